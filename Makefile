@@ -1,0 +1,33 @@
+# `make demo` and `make test` do all the set-up themselves; a second call finds it done.
+.PHONY: setup setup-dev demo test test-long check bench clean
+export PYTHON
+
+setup:
+	@scripts/setup.sh all,test
+
+setup-dev:
+	@scripts/setup.sh all,test,dev
+
+demo: setup
+	@scripts/demo.sh
+
+test: setup
+	.venv/bin/python -m pytest
+
+test-long: setup
+	.venv/bin/python -m pytest -m long || [ $$? = 5 ] # 5: there are none yet
+
+check: setup-dev
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	scripts/check_wheel.sh
+
+bench: setup
+	@for script in $(wildcard benchmarks/[!_]*.py); do .venv/bin/python "$$script" || exit 1; done
+
+# Leaves .venv: to start over, remove that too.
+clean:
+	rm -rf build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
