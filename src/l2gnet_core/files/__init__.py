@@ -1,0 +1,236 @@
+"""Reading scans and masks, writing masks: one small module a format, found by the file's suffix.
+
+A format module offers `read(path) -> (Volume, LabelText)` and
+`write(path, labels, like, text) -> None`; adding one is a line in FORMATS.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from l2gnet_core.errors import InputError
+from l2gnet_core.files.labeltext import LabelText
+from l2gnet_core.volume import Grid, Volume
+
+__all__ = [
+    "FORMATS",
+    "LabelFile",
+    "LabelText",
+    "is_supported",
+    "read_any",
+    "read_labels",
+    "read_volume",
+    "suffix_of",
+    "write_labels",
+]
+
+
+class _FormatModule(Protocol):
+    def read(self, path: Path) -> tuple[Volume, LabelText]: ...
+
+    def write(
+        self, path: Path, labels: npt.NDArray[Any], like: Volume | Grid, text: LabelText
+    ) -> None: ...
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format: its suffixes, the module that knows it, which suffixes can be written."""
+
+    name: str
+    module: str
+    suffixes: tuple[str, ...]
+    writes: tuple[str, ...]
+
+    def load(self) -> _FormatModule:
+        """Import the module only now: nibabel and tifffile cost time the command line may spare."""
+        return cast(_FormatModule, import_module(self.module))
+
+
+FORMATS = (
+    Format(
+        "NIfTI",
+        "l2gnet_core.files.nifti",
+        (".nii.gz", ".nii", ".hdr.gz", ".img.gz", ".hdr", ".img"),
+        (".nii.gz", ".nii"),
+    ),
+    Format(
+        "TIFF",
+        "l2gnet_core.files.tiff",
+        (".ome.tiff", ".ome.tif", ".tiff", ".tif"),
+        (".ome.tiff", ".ome.tif", ".tiff", ".tif"),
+    ),
+)
+
+# What people will try, and what gets them on: formats that are not read yet.
+_OTHERS = {
+    ".dcm": ("a DICOM file", "convert the series with dcm2niix"),
+    ".ima": ("a DICOM file", "convert the series with dcm2niix"),
+    ".seg": ("a segmentation file of another tool", "export it as NIfTI"),
+    ".nrrd": ("an NRRD file", "save it as NIfTI in 3D Slicer"),
+    ".nhdr": ("an NRRD file", "save it as NIfTI in 3D Slicer"),
+    ".mha": ("a MetaImage file", "save it as NIfTI in 3D Slicer"),
+    ".mhd": ("a MetaImage file", "save it as NIfTI in 3D Slicer"),
+    ".mgz": ("a FreeSurfer file", "convert it with mri_convert"),
+    ".mgh": ("a FreeSurfer file", "convert it with mri_convert"),
+    ".mnc": ("a MINC file", "convert it with mnc2nii"),
+    ".head": ("an AFNI file", "convert it with 3dAFNItoNIFTI"),
+    ".brik": ("an AFNI file", "convert it with 3dAFNItoNIFTI"),
+    ".brik.gz": ("an AFNI file", "convert it with 3dAFNItoNIFTI"),
+    ".par": ("a Philips PAR/REC file", "convert it with dcm2niix"),
+    ".rec": ("a Philips PAR/REC file", "convert it with dcm2niix"),
+    ".gii": ("a surface (GIFTI) file", "open the volume it was made from"),
+    ".png": ("a picture", "save it as TIFF"),
+    ".jpg": ("a picture", "save it as TIFF"),
+    ".jpeg": ("a picture", "save it as TIFF"),
+}
+
+SUPPORTED = "NIfTI (.nii, .nii.gz, .hdr/.img) and TIFF (.tif, .tiff)"
+
+
+@dataclass(frozen=True, eq=False)
+class LabelFile:
+    """A mask as a file gives it.
+
+    volume: its data is uint8 or uint16, (z, y, x) or (t, z, y, x).
+    names, colors: label id → name and → "#rrggbb", as far as the file carries them.
+    """
+
+    volume: Volume
+    names: dict[int, str] = field(default_factory=dict)
+    colors: dict[int, str] = field(default_factory=dict)
+
+
+def suffix_of(path: str | os.PathLike[str]) -> str:
+    """The whole known suffix of a path in lower case (".nii.gz"), else the last one, or ""."""
+    name = Path(path).name.lower()
+    known = [*(s for f in FORMATS for s in f.suffixes), *_OTHERS]
+    fitting = [s for s in known if name.endswith(s) and name != s]
+    return max(fitting, key=len) if fitting else Path(name).suffix
+
+
+def read_volume(path: str | os.PathLike[str]) -> Volume:
+    """Read a scan.
+
+    Returns data in (z, y, x) or (t, z, y, x) and its geometry in mm.
+    Errors: InputError, one sentence, for whatever cannot be read.
+    """
+    return read_any(path)[0]
+
+
+def read_labels(path: str | os.PathLike[str]) -> LabelFile:
+    """Read a mask with the names and colours it carries.
+
+    Errors: InputError where values are not whole numbers between 0 and 65535.
+    """
+    volume, text = read_any(path)
+    labels = as_labels(volume.data, Path(path).name)
+    return LabelFile(
+        volume.grid.volume(labels, volume.warnings), dict(text.names), dict(text.colors)
+    )
+
+
+def write_labels(
+    path: str | os.PathLike[str],
+    labels: npt.NDArray[Any],
+    like: Volume | Grid,
+    label_names: Mapping[int, str] | None = None,
+    colors: Mapping[int, str] | None = None,
+) -> Path:
+    """Write a mask into the grid of the scan it belongs to, read it back and compare.
+
+    labels: whole numbers 0…65535 in like's shape; stored as uint8, or uint16 for ids above 255.
+    label_names, colors: id → name, id → "#rrggbb"; they travel in the file.
+    Returns the path written. The suffix chooses the format. A file already there is replaced
+    only by a complete, checked one.
+    Errors: InputError for what cannot be written, OutputError where writing failed.
+    """
+    path = Path(path)
+    found = _format_of(path)
+    if found is None or suffix_of(path) not in found.writes:
+        writable = ", ".join(s for f in FORMATS for s in f.writes)
+        raise InputError(f"A mask is saved as one of {writable}, not as {path.name}.")
+    if tuple(labels.shape) != like.shape:
+        raise InputError(
+            f"A mask for {like.name or 'this scan'} has the shape {like.shape}, "
+            f"not {tuple(labels.shape)}."
+        )
+    text = LabelText.of(label_names, colors)
+    found.load().write(path, as_labels(np.asarray(labels), "The mask"), like, text)
+    return path
+
+
+def as_labels(data: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
+    """Whole numbers as uint8, or uint16 where an id is above 255; never renumbered.
+
+    Errors: InputError for fractions, negative or too big ids.
+    """
+    if data.dtype == np.uint8 or data.dtype == np.bool_:
+        return data.astype(np.uint8, copy=False)
+    if data.dtype.kind not in "iuf":
+        raise InputError(
+            f"{what} holds {data.dtype} values where whole label numbers are expected."
+        )
+    low, high = data.min(), data.max()
+    if low < 0 or high > 65535 or not np.isfinite(high):
+        raise InputError(
+            f"{what} holds values from {low:g} to {high:g} where label numbers from 0 to 65535 "
+            "are expected: choose a mask, not a scan."
+        )
+    if data.dtype.kind == "f" and not np.array_equal(data, np.rint(data)):
+        raise InputError(
+            f"{what} holds fractions where whole label numbers are expected: "
+            "choose a mask, not a scan."
+        )
+    return data.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
+
+
+def _format_of(path: Path) -> Format | None:
+    suffix = suffix_of(path)
+    return next((f for f in FORMATS if suffix in f.suffixes), None)
+
+
+def is_supported(path: str | os.PathLike[str]) -> bool:
+    """Does the path's suffix name a format that can be read?"""
+    return _format_of(Path(path)) is not None
+
+
+def read_any(path: str | os.PathLike[str]) -> tuple[Volume, LabelText]:
+    """Read a file that may be a scan or a mask, with the label text it may carry.
+
+    Errors: InputError, one sentence.
+    """
+    path = Path(path)
+    found = _format_of(path)
+    if not path.exists():
+        raise InputError(f"There is no file {path}.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder where a scan is expected: {SUPPORTED}.")
+    if found is None:
+        kind, way_out = _OTHERS.get(suffix_of(path), ("in a format not known here", "convert it"))
+        raise InputError(f"{path.name} is {kind}; scans are read from {SUPPORTED}: {way_out}.")
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(64)
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened: {error.strerror or error}.") from error
+    if not start:
+        raise InputError(f"{path.name} is empty (0 bytes): copy or export it again.")
+    if start.startswith(b"version https://git-lfs"):
+        raise InputError(
+            f"{path.name} is a Git LFS pointer, not the scan itself: run git lfs pull first."
+        )
+    try:
+        return found.load().read(path)
+    except MemoryError as error:
+        raise InputError(f"{path.name} does not fit into this computer's memory.") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error

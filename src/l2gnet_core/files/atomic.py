@@ -1,0 +1,58 @@
+"""Write a file whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from l2gnet_core.errors import InputError, OutputError
+
+
+def replace_file(
+    path: Path, suffix: str, write: Callable[[BinaryIO], None], check: Callable[[Path], None]
+) -> None:
+    """Write beside the destination, check what was written, then put it in place.
+
+    suffix: the temporary file's, so that `check` can read it by its suffix.
+    check: reads the temporary file and raises if it is not what was meant.
+    Errors: OutputError; the destination is then as it was before.
+    """
+    # Through a symbolic link we mean the file it points to, not the link.
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".l2gnet-{secrets.token_hex(6)}{suffix}")
+    try:
+        if target.is_dir():
+            raise OutputError(f"{path} is a folder: give the name of a file to write.")
+        with temporary.open("xb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        check(temporary)
+        os.replace(temporary, target)
+        _sync_folder(target.parent)
+    except OutputError:
+        raise
+    except InputError as error:
+        raise OutputError(f"{path} did not read back as written: {error}") from error
+    except FileNotFoundError as error:
+        raise OutputError(
+            f"{path} cannot be written: the folder {target.parent} does not exist."
+        ) from error
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Makes the new name itself survive a power cut; Windows has no such call and needs none.
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

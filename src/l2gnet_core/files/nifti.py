@@ -1,0 +1,165 @@
+"""NIfTI-1, NIfTI-2 and Analyze files, single or in pairs: voxels in, masks out.
+
+Source: the NIfTI-1.1 and NIfTI-2 standards (nifti.nimh.nih.gov); nibabel decides what a header
+means, the bytes are read here, so that a lying header is found before any memory is asked for.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from l2gnet_core.errors import InputError, OutputError
+from l2gnet_core.files.atomic import replace_file
+from l2gnet_core.files.labeltext import LabelText
+from l2gnet_core.files.nifti_geometry import geometry
+from l2gnet_core.files.nifti_header import mask_header, read_header, voxel_offset
+from l2gnet_core.files.values import brightness, plain_values
+from l2gnet_core.volume import Grid, Volume
+
+_GZIP_MAGIC = b"\x1f\x8b"
+# Deflate cannot shrink more than about 1032 to 1: a claim beyond that is a lie, not a scan.
+_MOST_DEFLATE = 1040
+_CHUNK = 16 << 20
+# Masks shrink well at any level; above 3 only the waiting grows.
+_GZIP_LEVEL = 3
+
+
+def read(path: Path) -> tuple[Volume, LabelText]:
+    """Read a scan and the label text it may carry; see l2gnet_core.files.read_volume."""
+    header_path, image_path = _pair(path)
+    try:
+        with _opened(header_path) as stream:
+            raw = stream.read(540)
+            header, source, text = read_header(header_path.name, raw, stream)
+        # vox_offset of a pair counts from the start of the .img file.
+        with _opened(image_path) as stream:
+            stored = _voxels(image_path, stream, header, source.shape)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{path.name} is damaged or cut short (its gzip stream breaks off): "
+            "copy or export it again."
+        ) from error
+
+    warnings: list[str] = []
+    stored = _real_values(path.name, stored, header, warnings)
+    affine, units, oriented = geometry(path, header, text, warnings)
+    shape = source.shape[:3] + (1,) * (3 - len(source.shape[:3]))
+    if math.prod(source.shape) > math.prod(shape):
+        shape = (*shape, math.prod(source.shape[3:]))
+    volume = Volume(
+        stored.reshape(shape, order="F").T,
+        affine=affine,
+        units=units,
+        stored_axes=(2, 1, 0),
+        name=_stem(path.name),
+        oriented=oriented,
+        source=source,
+        warnings=tuple(warnings),
+    )
+    return volume, text
+
+
+def _stem(name: str) -> str:
+    for suffix in (".gz", ".nii", ".hdr", ".img"):
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            name = name[: -len(suffix)]
+    return name
+
+
+def _pair(path: Path) -> tuple[Path, Path]:
+    """The header's and the voxels' file: twice the same unless the path is one of a pair."""
+    name = path.name.lower()
+    for mine, other in ((".hdr", ".img"), (".img", ".hdr")):
+        for packed in ("", ".gz"):
+            if not name.endswith(mine + packed):
+                continue
+            stem = path.name[: -len(mine + packed)]
+            for suffix in (other + packed, other, other + ".gz", (other + packed).upper()):
+                partner = path.with_name(stem + suffix)
+                if partner.exists():
+                    return (path, partner) if mine == ".hdr" else (partner, path)
+            raise InputError(
+                f"{path.name} is one half of a pair and {stem}{other} is not beside it: "
+                "copy both files."
+            )
+    return path, path
+
+
+def _opened(path: Path) -> BinaryIO:
+    # By what it is, not by its name: .nii.gz that is not compressed is common.
+    with path.open("rb") as stream:
+        packed = stream.read(2) == _GZIP_MAGIC
+    return cast(BinaryIO, gzip.open(path, "rb")) if packed else path.open("rb")
+
+
+def _voxels(path: Path, stream: BinaryIO, header: Any, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """The stored voxels, flat, in the file's order; nothing is allocated for an empty claim."""
+    dtype = header.get_data_dtype()
+    offset = voxel_offset(path.name, header)
+    claimed = math.prod(shape) * dtype.itemsize
+    most = path.stat().st_size * (_MOST_DEFLATE if isinstance(stream, gzip.GzipFile) else 1)
+    if offset + claimed > most:
+        raise InputError(
+            f"{path.name} is cut short or its header is wrong: it claims {claimed:,} bytes of "
+            f"voxels {shape} and holds {path.stat().st_size:,} bytes in all."
+        )
+    stream.seek(offset)
+    buffer = np.empty(claimed, dtype=np.uint8)
+    at = 0
+    while at < claimed:
+        chunk = stream.read(min(_CHUNK, claimed - at))
+        if not chunk:
+            raise InputError(
+                f"{path.name} is cut short: {at:,} of {claimed:,} bytes of voxels are there; "
+                "copy or export it again."
+            )
+        buffer[at : at + len(chunk)] = np.frombuffer(chunk, dtype=np.uint8)
+        at += len(chunk)
+    return buffer.view(dtype)
+
+
+def _real_values(
+    name: str, stored: npt.NDArray[Any], header: Any, warnings: list[str]
+) -> npt.NDArray[Any]:
+    """Colour to grey, slope and intercept applied, nothing infinite left."""
+    if stored.dtype.names:
+        stored = brightness(np.stack([stored[c] for c in ("R", "G", "B")]))
+        warnings.append(f"{name} is a colour image; its brightness is shown and segmented.")
+    slope, inter = header.get_slope_inter()
+    if stored.dtype.kind in "iuf" and slope is not None and (slope, inter or 0) != (1, 0):
+        # float32 holds 24 bits, more than any scanner measures.
+        kind = np.dtype(np.float64 if stored.dtype.itemsize == 8 else np.float32)
+        stored = stored.astype(kind) * kind.type(slope) + kind.type(inter or 0.0)
+    return plain_values(name, stored, warnings)
+
+
+def write(path: Path, labels: npt.NDArray[Any], like: Volume | Grid, text: LabelText) -> None:
+    """Write a mask, read it back and compare; see l2gnet_core.files.write_labels."""
+    header, stored_shape = mask_header(like, tuple(labels.shape), labels.dtype, text)
+    voxels = labels.T.reshape(stored_shape, order="F").astype(header.get_data_dtype(), copy=False)
+
+    def write_to(file: BinaryIO) -> None:
+        packed = path.name.lower().endswith(".gz")
+        # No name and no time inside the gzip header: the same mask gives the same bytes.
+        stream = (
+            cast(BinaryIO, gzip.GzipFile("", "wb", _GZIP_LEVEL, file, mtime=0)) if packed else file
+        )
+        header.write_to(stream)
+        stream.write(np.ascontiguousarray(voxels.T).tobytes())
+        if packed:
+            stream.close()
+
+    def check(written: Path) -> None:
+        again, _ = read(written)
+        expected = geometry(written, header, text, [])[0]
+        if not (np.array_equal(again.data, labels) and np.array_equal(again.affine, expected)):
+            raise OutputError(f"{path} did not read back as it was written: check the disk.")
+
+    replace_file(path, ".nii.gz" if path.name.lower().endswith(".gz") else ".nii", write_to, check)

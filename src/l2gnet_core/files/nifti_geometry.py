@@ -1,0 +1,130 @@
+"""Where the voxels of a NIfTI or Analyze file lie: which of its statements counts, in mm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from nibabel.spatialimages import HeaderDataError
+from nibabel.spm2analyze import Spm2AnalyzeHeader
+
+from l2gnet_core.files.labeltext import LabelText
+from l2gnet_core.volume import Units
+
+_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
+_UNIT_NAMES = {1: "metres", 3: "micrometres"}
+
+
+def geometry(
+    path: Path, header: Any, text: LabelText, warnings: list[str]
+) -> tuple[npt.NDArray[np.float64], Units, bool]:
+    """Affine (voxel x, y, z → RAS+ mm), units, oriented.
+
+    The sform counts before the qform, the qform before the bare voxel sizes, as in nibabel; one
+    that is not an affine at all (singular, not finite) is passed over. Adds to warnings.
+    """
+    name = path.name
+    if isinstance(header, Spm2AnalyzeHeader):
+        return _analyze_geometry(path, header, warnings)
+    stated: dict[str, npt.NDArray[np.float64]] = {}
+    for kind, code, get in (
+        ("sform", int(header["sform_code"]), header.get_sform),
+        ("qform", int(header["qform_code"]), header.get_qform),
+    ):
+        if code <= 0:
+            continue
+        try:
+            affine = np.asarray(get(), dtype=np.float64)
+        except (HeaderDataError, ValueError, np.linalg.LinAlgError):
+            affine = np.zeros((4, 4))
+        if _usable(affine):
+            stated[kind] = affine
+        else:
+            warnings.append(f"The {kind} of {name} is not a valid position and is passed over.")
+    if len(stated) == 2:
+        _compare(name, stated["sform"], stated["qform"], header.get_data_shape(), warnings)
+    affine = next(iter(stated.values()), _bare_affine(header))
+
+    unit = int(header["xyzt_units"]) & 7
+    affine = np.diag([_MM.get(unit, 1.0)] * 3 + [1.0]) @ affine
+    if unit in _UNIT_NAMES:
+        warnings.append(f"{name} is measured in {_UNIT_NAMES[unit]}; it is shown in millimetres.")
+    # Many writers leave the unit out and mean mm; without it, position and voxel size, nothing
+    # physical is stated.
+    unstated = unit == 0 and not stated and set(np.abs(np.diag(affine)[:3])) == {1.0}
+    units: Units = "pixel" if unstated or text.extra.get("units") == "pixel" else "mm"
+    return affine, units, bool(stated) and text.extra.get("oriented") is not False
+
+
+def _usable(affine: npt.NDArray[np.float64]) -> bool:
+    if not np.isfinite(affine).all():
+        return False
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if sizes.min() <= 0:
+        return False
+    return bool(abs(np.linalg.det(affine[:3, :3] / sizes)) > 1e-3)
+
+
+def _bare_affine(header: Any) -> npt.NDArray[np.float64]:
+    """nibabel's affine of a header without position, missing voxel sizes taken as 1."""
+    sizes = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
+    sizes[~np.isfinite(sizes) | (sizes == 0)] = 1.0
+    shape = (*header.get_data_shape()[:3], 1, 1)[:3]
+    linear = np.diag(sizes * (-1.0 if header.default_x_flip else 1.0, 1.0, 1.0))
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = linear, -linear @ ((np.array(shape) - 1) / 2)
+    return affine
+
+
+def _compare(
+    name: str,
+    sform: npt.NDArray[np.float64],
+    qform: npt.NDArray[np.float64],
+    shape: tuple[int, ...],
+    warnings: list[str],
+) -> None:
+    size = np.array((*shape[:3], 1, 1)[:3], dtype=np.float64)
+    corners = np.array(np.meshgrid(*((0, n - 1) for n in size))).reshape(3, -1)
+    apart = np.abs((sform - qform)[:3] @ np.vstack([corners, np.ones(8)])).max()
+    smallest = np.linalg.norm(sform[:3, :3], axis=0).min()
+    if apart > 0.5 * smallest:
+        warnings.append(
+            f"{name} states two positions that differ by up to {apart:.3g} mm; the sform counts, "
+            "not the qform."
+        )
+
+
+def _analyze_geometry(
+    path: Path, header: Any, warnings: list[str]
+) -> tuple[npt.NDArray[np.float64], Units, bool]:
+    affine = _bare_affine(header)
+    stated = _spm_mat(path)
+    if stated is not None and _usable(stated):
+        return stated, "mm", True
+    warnings.append(
+        f"{path.name} is in Analyze format, which does not say which side is right; it is taken "
+        "as stored right to left."
+    )
+    return affine, "mm", False
+
+
+def _spm_mat(path: Path) -> npt.NDArray[np.float64] | None:
+    """The affine SPM keeps in a .mat file beside an Analyze pair."""
+    mat = path.with_name(path.name[: path.name.lower().rindex(".")] + ".mat")
+    if not mat.is_file():
+        return None
+    try:
+        from scipy.io import loadmat
+
+        content = loadmat(str(mat))
+        # SPM counts voxels from 1; "M" leaves the left-right flip of Analyze to the reader.
+        from_one = np.asarray(content["mat"] if "mat" in content else content["M"], dtype=float)
+        if "mat" not in content:
+            from_one = np.diag([-1.0, 1, 1, 1]) @ from_one
+        to_one = np.eye(4)
+        to_one[:3, 3] = 1
+        return np.asarray(from_one.reshape(4, 4) @ to_one, dtype=np.float64)
+    except Exception:  # a broken helper file: scipy raises many kinds; the scan is still good
+        return None

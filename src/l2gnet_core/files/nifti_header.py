@@ -1,0 +1,189 @@
+"""What a NIfTI header says: shape, place of the voxels, label text; and a mask's own header."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
+
+import numpy as np
+from nibabel.nifti1 import Nifti1Extension, Nifti1Extensions, Nifti1Header, Nifti1PairHeader
+from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
+from nibabel.spatialimages import HeaderDataError
+from nibabel.spm2analyze import Spm2AnalyzeHeader
+
+from l2gnet_core.errors import InputError
+from l2gnet_core.files.labeltext import LabelText
+from l2gnet_core.volume import Geometry
+
+_MOST_EXTENSION = 16 << 20
+_COMMENT = 6
+_LABEL_INTENT = 1002
+
+# nibabel reports every oddity it mends on stderr; what matters to the user goes into warnings.
+_quiet = logging.getLogger(__name__)
+_quiet.addHandler(logging.NullHandler())
+_quiet.propagate = False
+
+
+@dataclass(frozen=True)
+class NiftiSource:
+    """What a mask needs to lie in the image's own grid.
+
+    header: the header as the file has it, to the byte; None for Analyze, which has no such grid.
+    endianness: "<" or ">". version: 1 or 2.
+    shape: the stored shape (x, y, …), with the axes of length 1 the volume leaves out.
+    """
+
+    header: bytes | None
+    endianness: str
+    version: int
+    shape: tuple[int, ...]
+
+
+def read_header(name: str, raw: bytes, stream: BinaryIO) -> tuple[Any, NiftiSource, LabelText]:
+    """Header object (mended by nibabel), source (as stored) and label text."""
+    kinds: dict[bytes, tuple[type[Any], int]] = {
+        b"n+1\0": (Nifti1Header, 1),
+        b"ni1\0": (Nifti1PairHeader, 1),
+        b"n+2\0": (Nifti2Header, 2),
+        b"ni2\0": (Nifti2PairHeader, 2),
+    }
+    if raw[4:8] in kinds and len(raw) >= 540:
+        kind, version = kinds[raw[4:8]]
+        size = 540
+    elif raw[344:348] in kinds:
+        kind, version = kinds[raw[344:348]]
+        size = 348
+    elif len(raw) >= 348 and 348 in (
+        int.from_bytes(raw[:4], "little"),
+        int.from_bytes(raw[:4], "big"),
+    ):
+        kind, version, size = Spm2AnalyzeHeader, 0, 348
+    elif len(raw) < 348:
+        raise InputError(
+            f"{name} holds {len(raw)} bytes where a NIfTI header needs 348: it is cut short or "
+            "not a NIfTI file."
+        )
+    else:
+        raise InputError(f"{name} is not a NIfTI file, whatever its name says: check its origin.")
+    try:
+        header = kind(raw[:size], check=False)
+        endianness = str(header.endianness)
+        header.check_fix(logger=_quiet, error_level=40)
+        shape = tuple(int(n) for n in header.get_data_shape())
+        intent = int(header["intent_code"]) if version else 0
+        header.get_data_dtype()
+    except (HeaderDataError, ValueError, KeyError, OverflowError) as error:
+        raise InputError(
+            f"{name} has a damaged NIfTI header ({_sentence(error)}): export it again."
+        ) from error
+    if 3000 <= intent < 3100:
+        raise InputError(
+            f"{name} is a CIFTI file (surfaces or connectivity) where a scan of voxels is "
+            "expected: open the volume it was made from."
+        )
+    _check_stored_shape(name, shape)
+    source = NiftiSource(raw[:size] if version else None, endianness, version, shape)
+    text = LabelText(is_mask=intent == _LABEL_INTENT)
+    if kind in (Nifti1Header, Nifti2Header):
+        offset = voxel_offset(name, header)
+        rest = raw[size:] + stream.read(max(0, min(offset, _MOST_EXTENSION) - len(raw)))
+        text = _label_text(rest[: offset - size], endianness) or text
+    return header, source, text
+
+
+def _sentence(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+
+
+def _check_stored_shape(name: str, shape: tuple[int, ...]) -> None:
+    if not shape or min(shape) < 1:
+        raise InputError(f"{name} has the shape {shape}, which holds no voxels: export it again.")
+    more = [n for n in shape[3:] if n > 1]
+    if len(more) > 1 or (len(shape) > 4 and more and shape[3] == 1):
+        raise InputError(
+            f"{name} has the shape {shape}, several values a voxel, where a scan (x, y, z) or a "
+            "time series (x, y, z, t) is expected: extract one of them."
+        )
+
+
+def voxel_offset(name: str, header: Any) -> int:
+    """The byte at which the voxels begin; InputError where that is no number."""
+    offset = float(header["vox_offset"])
+    if not math.isfinite(offset) or offset < 0:
+        raise InputError(f"{name} says its voxels begin at byte {offset}: export it again.")
+    return int(offset)
+
+
+def _label_text(block: bytes, endianness: str) -> LabelText | None:
+    """The label text among header extensions; anything malformed counts as none."""
+    if block[:1] in (b"", b"\0"):
+        return None
+    order = "little" if endianness == "<" else "big"
+    at = 4
+    while at + 8 <= len(block):
+        size = int.from_bytes(block[at : at + 4], order)  # type: ignore[arg-type]
+        code = int.from_bytes(block[at + 4 : at + 8], order)  # type: ignore[arg-type]
+        if size < 16 or at + size > len(block):
+            break
+        if code == _COMMENT:
+            text = LabelText.from_json(block[at + 8 : at + size].rstrip(b"\0"))
+            if text is not None:
+                return text
+        at += size
+    return None
+
+
+def _same_space(source: Any, shape: tuple[int, ...]) -> bool:
+    """Is this a NIfTI image's own space? One frame of a series is, a part of a scan is not."""
+    if not isinstance(source, NiftiSource) or source.header is None:
+        return False
+    return (*source.shape, 1, 1)[:3] == shape[:-4:-1]
+
+
+def mask_header(
+    like: Geometry, shape: tuple[int, ...], dtype: np.dtype[Any], text: LabelText
+) -> tuple[Any, tuple[int, ...]]:
+    """The header of a mask in the grid of `like`, and the stored shape (x, y, …) of its voxels.
+
+    From a NIfTI image: its own header (version, byte order, qform, sform, codes, units as they
+    are to the byte), without scaling, display range, description, names or extensions, which may
+    name the patient. Else a new one that states the affine twice, as qform and sform.
+    shape: of the volume, (z, y, x) or (t, z, y, x).
+    """
+    source = like.source
+    stored_shape = shape[::-1]
+    if isinstance(source, NiftiSource) and math.prod(source.shape) == math.prod(shape):
+        stored_shape = source.shape
+    if _same_space(source, shape):
+        kind: type[Any] = Nifti1Header if source.version == 1 else Nifti2Header
+        header = kind(source.header, source.endianness, check=False)
+        header["magic"] = kind.single_magic
+        if stored_shape != source.shape:
+            header.set_data_shape(stored_shape)
+    else:
+        big = max(shape) > 32767
+        header = Nifti2Header() if big else Nifti1Header()
+        header.set_data_shape(stored_shape)
+        # Code 2, "aligned to something": no file said where the patient lies.
+        code = 1 if like.oriented else 2
+        header.set_sform(like.affine, code)
+        header.set_qform(like.affine, code, strip_shears=True)
+        header.set_xyzt_units("mm" if like.units == "mm" else "unknown", "unknown")
+        text = replace(text, extra={"units": like.units, "oriented": like.oriented})
+    header.set_data_dtype(dtype)
+    header["scl_slope"], header["scl_inter"] = 1.0, 0.0
+    header["cal_min"] = header["cal_max"] = 0.0
+    for name in ("descrip", "aux_file", "intent_name", "db_name", "data_type"):
+        if name in header:
+            header[name] = b""
+    header["intent_code"] = _LABEL_INTENT
+    for name in ("intent_p1", "intent_p2", "intent_p3", "extents", "glmin", "glmax"):
+        if name in header:
+            header[name] = 0
+    content = text.to_json().encode("ascii")
+    header.extensions = Nifti1Extensions([Nifti1Extension(_COMMENT, content)])
+    header["vox_offset"] = header.single_vox_offset + header.extensions.get_sizeondisk()
+    return header, stored_shape

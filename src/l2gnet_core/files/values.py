@@ -1,0 +1,46 @@
+"""Voxel values of any file made plain: real, finite, in this machine's byte order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from l2gnet_core.errors import InputError
+
+
+def brightness(colors: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Luma of red, green, blue along the first axis (ITU-R BT.601 weights), float32."""
+    red, green, blue = (channel.astype(np.float32) for channel in colors[:3])
+    return np.asarray(0.299 * red + 0.587 * green + 0.114 * blue, dtype=np.float32)
+
+
+def plain_values(name: str, data: npt.NDArray[Any], warnings: list[str]) -> npt.NDArray[Any]:
+    """Native integers as they are, bool as uint8, floats as float32 or float64 without NaN, inf.
+
+    Adds a sentence to warnings where voxels were replaced.
+    Errors: InputError for complex numbers and anything else that is not a real number.
+    """
+    if data.dtype.kind == "c":
+        raise InputError(f"{name} holds complex numbers: export the magnitude image.")
+    if data.dtype.kind not in "biuf":
+        raise InputError(f"{name} holds {data.dtype} values where numbers are expected.")
+    if data.dtype.kind == "b":
+        return data.astype(np.uint8)
+    if not data.dtype.isnative:
+        data = data.astype(data.dtype.newbyteorder("="))
+    if data.dtype.kind != "f":
+        return data
+    if data.dtype.itemsize not in (4, 8):
+        data = data.astype(np.float64 if data.dtype.itemsize > 8 else np.float32)
+    finite = np.isfinite(data)
+    if finite.all():
+        return data
+    count = int(data.size - np.count_nonzero(finite))
+    lowest = data[finite].min() if count < data.size else data.dtype.type(0)
+    warnings.append(
+        f"{name} holds {count:,} voxels that are not finite numbers; they count as its lowest "
+        f"value, {lowest:g}."
+    )
+    return np.where(finite, data, lowest)

@@ -1,0 +1,183 @@
+"""A scan and where its voxels lie: arrays in (z, y, x), geometry in (x, y, z), as in SimpleITK."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from l2gnet_core.errors import InputError
+
+Units = Literal["mm", "pixel"]
+SlicingRule = Literal["through-plane", "axial", "coronal", "sagittal"]
+
+# The pair of letters of each world axis: where its coordinate falls to, where it grows to (RAS+).
+_LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
+_WORLD_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
+# A file without orientation is taken as ITK takes it: x grows to the left, y to the back.
+_ITK_SIGNS = (-1.0, -1.0, 1.0)
+
+
+def default_affine(
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> npt.NDArray[np.float64]:
+    """Affine of a file that gives a voxel size at most: rows go down, columns go right.
+
+    spacing: (z, y, x) mm. Returns (4, 4), voxel (x, y, z, 1) → RAS+ mm; the identity direction of
+    ITK's LPS+ world, origin at the first voxel.
+    """
+    return np.diag([s * v for s, v in zip(_ITK_SIGNS, spacing[::-1], strict=True)] + [1.0])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Geometry:
+    """Where voxels lie, without the voxels.
+
+    affine: (4, 4) float64, voxel index (x, y, z, 1) → RAS+ mm (nibabel's affine for NIfTI).
+    units: "mm" if the file states a physical voxel size, else "pixel".
+    stored_axes: stored axis a of the file is axis stored_axes[a] of (z, y, x): (2, 1, 0) for
+        NIfTI, (0, 1, 2) for TIFF.
+    name: file name without suffixes, for layer names only.
+    oriented: does the file say where right, front and top are?
+    source: what a writer needs to put a mask into the file's own grid; opaque, light, no pixels.
+    """
+
+    affine: npt.NDArray[np.float64] = field(default_factory=default_affine)
+    units: Units = "pixel"
+    stored_axes: tuple[int, int, int] = (0, 1, 2)
+    name: str = ""
+    oriented: bool = False
+    source: Any = None
+
+    def __post_init__(self) -> None:
+        affine = np.array(self.affine, dtype=np.float64)
+        if affine.shape != (4, 4) or not np.isfinite(affine).all():
+            raise InputError(f"An affine of 4×4 finite numbers is needed, not {affine.tolist()}.")
+        affine.flags.writeable = False
+        object.__setattr__(self, "affine", affine)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size (z, y, x) in mm (or in pixels, see units)."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(z), float(y), float(x)
+
+    @property
+    def voxel_volume_ml(self) -> float:
+        """Volume of one voxel in mL; meaningful only when units is "mm"."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])) / 1000.0)
+
+    @property
+    def axis_codes(self) -> tuple[str, str, str]:
+        """The anatomical letter each of (z, y, x) grows to, nearest for oblique scans."""
+        from nibabel.orientations import io_orientation
+
+        letters = ["", "", ""]
+        for axis, (world, sign) in enumerate(io_orientation(self.affine)):
+            letters[axis] = _LETTERS[int(world)][int(sign > 0)]
+        return letters[2], letters[1], letters[0]
+
+    def _geometry(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(Geometry)}
+
+
+@dataclass(frozen=True, eq=False)
+class Grid(Geometry):
+    """A Volume without its voxels: enough to write a mask for it.
+
+    shape: (z, y, x), or (t, z, y, x).
+    """
+
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_shape(self.shape)
+
+    @property
+    def frame(self) -> Grid:
+        """The (z, y, x) grid of one frame of a time series; itself for a scan."""
+        return replace(self, shape=self.shape[-3:])
+
+    def volume(self, data: Any, warnings: tuple[str, ...] = ()) -> Volume:
+        """Put an array of this grid's shape into it."""
+        if tuple(data.shape) != self.shape:
+            raise InputError(
+                f"An array of shape {self.shape} belongs to {self.name or 'this scan'}, "
+                f"not one of {tuple(data.shape)}."
+            )
+        return Volume(data, warnings=warnings, **self._geometry())
+
+
+@dataclass(frozen=True, eq=False)
+class Volume(Geometry):
+    """A scan: voxels and where they lie.
+
+    data: (z, y, x), or (t, z, y, x) for a time series; NIfTI arrays reversed, TIFF as stored.
+        A NumPy array from files; from napari it may be lazy (dask, zarr): go through `frames`.
+    warnings: sentences for the user about how the file was understood.
+    """
+
+    data: npt.NDArray[Any]
+    warnings: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_shape(tuple(self.data.shape))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of data."""
+        return tuple(int(n) for n in self.data.shape)
+
+    @property
+    def grid(self) -> Grid:
+        """This volume's place in the world, without its voxels."""
+        return Grid(self.shape, **self._geometry())
+
+    @property
+    def frames(self) -> Iterator[npt.NDArray[Any]]:
+        """Each (z, y, x) frame as a NumPy array: one for a scan, t for a time series."""
+        if len(self.shape) == 3:
+            yield np.asarray(self.data)
+            return
+        for t in range(self.shape[0]):
+            yield np.asarray(self.data[t])
+
+
+def _check_shape(shape: tuple[int, ...]) -> None:
+    if len(shape) not in (3, 4) or min(shape) < 1:
+        raise InputError(f"A scan has the axes (z, y, x) or (t, z, y, x), none empty, not {shape}.")
+
+
+def slicing_axis(
+    volume: Volume | Grid, rule: SlicingRule | str, override: int | None = None
+) -> int:
+    """The axis of (z, y, x) whose slices the network sees.
+
+    rule: "through-plane" (the axis with the spacing coarsest by at least 1.5×, else the slowest
+        stored one, z), or "axial", "coronal", "sagittal", found through the affine.
+    override: an index of the stored array; it wins over the rule.
+    Errors: InputError for an unknown rule or an index other than 0, 1, 2.
+    """
+    if override is not None:
+        if override not in (0, 1, 2):
+            raise InputError(f"The slicing axis is 0, 1 or 2 of the stored array, not {override}.")
+        return volume.stored_axes[override]
+    if rule in _WORLD_AXIS:
+        wanted = _LETTERS[_WORLD_AXIS[rule]]
+        return next(i for i, letter in enumerate(volume.axis_codes) if letter in wanted)
+    if rule != "through-plane":
+        known = ", ".join(["through-plane", *_WORLD_AXIS])
+        raise InputError(f"The slicing axis is one of {known}, not {rule!r}.")
+    single = [axis for axis, size in enumerate(volume.shape[-3:]) if size == 1]
+    if len(single) == 1:  # one slice only: its thickness is often not known, its plane is
+        return single[0]
+    spacing = volume.spacing
+    coarsest = int(np.argmax(spacing))
+    others = [s for axis, s in enumerate(spacing) if axis != coarsest]
+    # Headers hold float32: 1.5 may come as 1.4999999.
+    return coarsest if spacing[coarsest] >= 1.5 * max(others) * (1 - 1e-5) else 0

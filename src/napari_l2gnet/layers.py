@@ -1,0 +1,265 @@
+"""Volumes as napari layers and back: transforms, names, colours.
+
+Array axes stay as the file stores them and nothing is ever resampled. A scan that is aligned with
+the patient's axes lies in the patient's own space, (S, P, L) in mm: napari draws the second axis
+down and the third to the right, so that back is down and the patient's left is on the right, as
+radiologists see it. napari slices only along array axes; a scan whose axes are turned or tilted is
+therefore shown in its own grid, mirrored where needed to come as near to that view as it can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from l2gnet_core.errors import InputError
+from l2gnet_core.labels import LabelSet
+from l2gnet_core.volume import Grid, Volume
+
+if TYPE_CHECKING:
+    from napari.layers import Image, Labels, Layer
+    from napari.types import LayerDataTuple
+
+GRID_KEY = "l2gnet_volume"
+WORLD_KEY = "l2gnet_world"
+LABELS_KEY = "l2gnet_labels"
+
+World = Literal["patient", "own grid"]
+
+# RAS+ (x, y, z) → napari's world here, (S, P, L).
+_RAS_TO_WORLD = np.array([[0.0, 0, 1], [0, -1, 0], [-1, 0, 0]])
+_DOWN_OR_RIGHT = "LPI"
+_DIRECTIONS = {
+    "R": (1.0, 0, 0),
+    "L": (-1.0, 0, 0),
+    "A": (0, 1.0, 0),
+    "P": (0, -1.0, 0),
+    "S": (0, 0, 1.0),
+    "I": (0, 0, -1.0),
+}
+_OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
+# Below this tilt (radians) the far corner of a scan 500 voxels wide moves by half a voxel.
+_ALIGNED = 1e-3
+
+
+@dataclass(frozen=True)
+class Display:
+    """How a grid is shown.
+
+    transform: scale, affine, units, axis_labels, as napari's layers take them.
+    world: "patient" for true (S, P, L) positions in mm, "own grid" for voxel sizes and an origin
+        of 0 only.
+    mirrored: in napari's 3-D view the own grid shows the patient's mirror image (turn
+        viewer.camera.orientation's depth round to mend it); slices are never affected.
+    """
+
+    transform: dict[str, Any]
+    world: World
+    mirrored: bool
+
+
+def display_of(grid: Grid | Volume) -> Display:
+    """The transform that shows a grid as the module says."""
+    linear = _RAS_TO_WORLD @ grid.affine[:3, :3][:, ::-1]  # columns: array axes z, y, x
+    sizes = np.linalg.norm(linear, axis=0)
+    directions = linear / sizes
+    aligned = bool(np.abs(directions - np.diag(np.diag(directions))).max() < _ALIGNED)
+    if aligned:
+        signs = np.sign(np.diag(directions))
+        offset = _RAS_TO_WORLD @ grid.affine[:3, 3]
+        labels = ("S", "P", "L")
+    else:
+        codes = grid.axis_codes
+        signs = np.array([1.0, *(1.0 if c in _DOWN_OR_RIGHT else -1.0 for c in codes[1:])])
+        offset = np.where(signs < 0, (np.array(grid.shape[-3:]) - 1) * sizes, 0.0)
+        labels = tuple(
+            code if sign > 0 else _OPPOSITE[code] for code, sign in zip(codes, signs, strict=True)
+        )
+    if not grid.oriented:
+        labels = ("z", "y", "x")
+    n = len(grid.shape)
+    affine = np.eye(n + 1)
+    affine[n - 3 : n, n - 3 : n] = np.diag(signs)
+    affine[n - 3 : n, n] = offset
+    time = n - 3
+    return Display(
+        transform={
+            "scale": (1.0,) * time + tuple(float(s) for s in sizes),
+            "affine": affine,
+            "units": ("pixel",) * time + (grid.units,) * 3,
+            "axis_labels": ("time",) * time + labels,
+        },
+        world="patient" if aligned else "own grid",
+        mirrored=bool(np.linalg.det(directions) * np.prod(signs) < 0),
+    )
+
+
+def to_layer_data(
+    volume: Volume,
+    kind: Literal["image", "labels"] = "image",
+    names: Mapping[int, str] | None = None,
+    colors: Mapping[int, str] | None = None,
+) -> LayerDataTuple:
+    """A volume as napari's (data, arguments, layer type).
+
+    names, colors: of a mask's labels, id → name, id → "#rrggbb".
+    The layer's metadata carries the volume's grid, without its voxels.
+    """
+    grid = volume.grid
+    display = display_of(grid)
+    arguments: dict[str, Any] = {
+        "name": volume.name or kind,
+        **display.transform,
+        "metadata": {GRID_KEY: grid, WORLD_KEY: display.world},
+    }
+    if kind == "labels":
+        arguments |= label_arguments(names or {}, colors or {})
+        arguments["metadata"][LABELS_KEY] = dict(names or {})
+    return volume.data, arguments, kind
+
+
+def label_arguments(names: Mapping[int, str], colors: Mapping[int, str]) -> dict[str, Any]:
+    """features (names in the status bar) and colormap of a Labels layer; {} where nothing is known.
+
+    Named structures without a colour get the palette's, so that they look alike everywhere.
+    """
+    if not names and not colors:
+        return {}
+    import pandas as pd
+    from napari.utils.colormaps import DirectLabelColormap
+
+    everything = {**{label: f"label {label}" for label in colors}, **names}
+    labels = LabelSet.from_names(everything, colors)
+    features = pd.DataFrame(
+        {"index": [0, *labels.names], "name": ["background", *labels.names.values()]}
+    )
+    color_dict: dict[int | None, str] = {None: "white", 0: "transparent"}
+    color_dict.update(labels.colors)
+    return {"features": features, "colormap": DirectLabelColormap(color_dict=color_dict)}
+
+
+def transform_of(layer: Layer) -> dict[str, Any]:
+    """The whole transform of a layer as arguments for another layer that lies exactly on it."""
+    return {
+        "scale": np.array(layer.scale),
+        "translate": np.array(layer.translate),
+        "rotate": np.array(layer.rotate),
+        "shear": np.array(layer.shear),
+        "affine": np.array(layer.affine.affine_matrix),
+        "units": tuple(layer.units),
+        "axis_labels": tuple(layer.axis_labels),
+    }
+
+
+def volume_of(layer: Image | Labels) -> Volume:
+    """The scan or mask any napari layer shows.
+
+    Lazy data (dask, zarr) stays lazy, of a pyramid the finest level counts. The grid is the file's
+    where the layer carries one that still fits, else what the layer's transform says.
+    Errors: InputError for colour images and data of other than 2 to 4 axes.
+    """
+    if getattr(layer, "rgb", False):
+        raise InputError(
+            f'The layer "{layer.name}" is a colour image where a scan with one value a voxel is '
+            "expected: split its channels first."
+        )
+    data = layer.data[0] if layer.multiscale else layer.data
+    shape = tuple(int(n) for n in data.shape)
+    grid = grid_of(shape, transform_of(layer), layer.name, layer.metadata)
+    if shape != grid.shape:
+        data = np.asarray(data).reshape(grid.shape)
+    return grid.volume(data)
+
+
+def grid_of(
+    shape: tuple[int, ...],
+    transform: Mapping[str, Any],
+    name: str,
+    metadata: Mapping[str, Any],
+) -> Grid:
+    """The grid of a layer's array: the one its metadata carries if it fits, else the transform's.
+
+    shape: of the layer's array, 2 to 4 axes; a flat image becomes (1, y, x).
+    transform: as from transform_of, or a layer's saved state.
+    """
+    carried = metadata.get(GRID_KEY)
+    if isinstance(carried, Volume):
+        carried = carried.grid
+    if isinstance(carried, Grid) and _fits(carried, shape, transform):
+        return carried
+    if not 2 <= len(shape) <= 4:
+        raise InputError(
+            f'The layer "{name}" has {len(shape)} axes where 2 to 4 are expected, '
+            "(y, x) to (time, z, y, x): pick one of its images first."
+        )
+    affine, units, oriented = _geometry(len(shape), transform)
+    full = shape if len(shape) > 2 else (1, *shape)
+    return Grid(full, affine=affine, units=units, name=name, oriented=oriented)
+
+
+def _fits(grid: Grid, shape: tuple[int, ...], transform: Mapping[str, Any]) -> bool:
+    if grid.shape != shape and grid.shape != (1, *shape):
+        return False
+    # A person who sets a voxel size in napari knows better than a file that states none.
+    scale = np.asarray(transform["scale"], dtype=float)[-min(3, len(shape)) :]
+    return bool(np.allclose(scale, grid.spacing[-len(scale) :], rtol=1e-4))
+
+
+def _geometry(
+    ndim: int, transform: Mapping[str, Any]
+) -> tuple[npt.NDArray[np.float64], Literal["mm", "pixel"], bool]:
+    """Affine, units, oriented from any layer's transform."""
+    from napari.utils.transforms import Affine
+
+    own = Affine(
+        **{key: transform[key] for key in ("scale", "translate", "rotate", "shear")}, ndim=ndim
+    ).affine_matrix
+    whole = np.asarray(transform["affine"], dtype=float) @ own
+    size = min(3, ndim)
+    matrix = np.eye(4)  # array (z, y, x) → world
+    matrix[3 - size : 3, 3 - size : 3] = whole[ndim - size : ndim, ndim - size : ndim]
+    matrix[3 - size : 3, 3] = whole[ndim - size : ndim, ndim]
+    factors = _mm(transform.get("units"), size)
+    units: Literal["mm", "pixel"] = "mm" if factors is not None else "pixel"
+    if factors is not None:
+        # The slices of a flat image have no thickness; its pixel size stands in.
+        matrix[3 - size : 3] *= np.array(factors)[:, None]
+        if size == 2:
+            matrix[0, 0] = np.linalg.norm(matrix[:3, 2])
+    labels = tuple(str(label) for label in transform.get("axis_labels") or ())[-3:]
+    oriented = len(labels) == 3 and set(labels) <= set(_DIRECTIONS)
+    to_ras = np.array([_DIRECTIONS[c] for c in labels]).T if oriented else _RAS_TO_WORLD.T
+    if oriented and abs(np.linalg.det(to_ras)) < 0.5:
+        oriented, to_ras = False, _RAS_TO_WORLD.T
+    affine = np.eye(4)
+    affine[:3, :3] = (to_ras @ matrix[:3, :3])[:, ::-1]
+    affine[:3, 3] = to_ras @ matrix[:3, 3]
+    return affine, units, oriented
+
+
+def _mm(units: Any, size: int) -> list[float] | None:
+    """mm for each unit of the last axes, or None where one of them is no length."""
+    import pint
+
+    factors = []
+    for unit in tuple(units or ())[-size:]:
+        try:
+            quantity = pint.application_registry.get().Quantity(1.0, str(unit))
+            factors.append(float(quantity.to("mm").magnitude))
+        except (pint.DimensionalityError, pint.UndefinedUnitError):
+            return None
+    return factors if len(factors) == size else None
+
+
+def shown_index(layer: Layer, point: tuple[float, ...]) -> tuple[int, ...]:
+    """The array index of a layer at a place in the world, such as viewer.dims.point.
+
+    Where a layer is mirrored the slider's step is not the index: always ask here.
+    """
+    index = np.rint(layer.world_to_data(point[-layer.ndim :])).astype(int)
+    shape = layer.data[0].shape if layer.multiscale else layer.data.shape
+    return tuple(int(i) for i in np.clip(index, 0, np.array(shape[: layer.ndim]) - 1))

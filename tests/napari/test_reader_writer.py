@@ -1,0 +1,370 @@
+"""Files to layers and back, in a real viewer where it matters."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from pathlib import Path
+
+import dask.array as da
+import nibabel as nib
+import numpy as np
+import pytest
+import tifffile
+from napari.layers import Image, Labels, Layer
+from napari.utils.notifications import notification_manager
+
+from l2gnet_core.errors import InputError
+from l2gnet_core.files import read_labels, read_volume, write_labels
+from l2gnet_core.volume import Grid, Volume
+from napari_l2gnet.layers import (
+    GRID_KEY,
+    WORLD_KEY,
+    display_of,
+    shown_index,
+    to_layer_data,
+    transform_of,
+    volume_of,
+)
+from napari_l2gnet.reader import get_reader
+from napari_l2gnet.writer import SaveError
+from napari_l2gnet.writer import write_labels as save_layer
+
+MANIFEST = Path(__file__).parents[2] / "napari.yaml"
+ORIENTATIONS = [
+    "".join(letters)
+    for order in itertools.permutations(("LR", "PA", "IS"))
+    for letters in itertools.product(*order)
+]
+DIRECTION = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
+NAMES = {1: "right ventricle", 3: "left ventricle"}
+COLORS = {1: "#ff8000", 3: "#0080ff"}
+
+
+def affine_of(codes, spacing=(1.0, 2.0, 3.0)):
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    affine[:3, 3] = (10, -20, 30)
+    for axis, letter in enumerate(codes):
+        world, sign = DIRECTION[letter]
+        affine[world, axis] = sign * spacing[axis]
+    return affine
+
+
+def scan(codes="LPS", shape=(4, 5, 6), **kwargs):
+    data = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    return Volume(data, affine=affine_of(codes), units="mm", oriented=True, name="scan", **kwargs)
+
+
+def layer_of(volume, *args):
+    return Layer.create(*to_layer_data(volume, *args))
+
+
+@pytest.fixture
+def nifti(tmp_path):
+    path = tmp_path / "heart.nii.gz"
+    image = nib.Nifti1Image(np.arange(120, dtype=np.int16).reshape(6, 5, 4), affine_of("RAS"))
+    image.set_qform(image.affine, 1)
+    image.set_sform(image.affine, 1)
+    nib.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+def test_how_every_orientation_is_shown(codes):
+    volume = scan(codes)
+    layer = layer_of(volume)
+    assert np.array_equal(layer.data, volume.data)
+    assert layer.scale == pytest.approx((3, 2, 1))
+    in_place = [letter in pair for letter, pair in zip(codes, ("LR", "AP", "SI"), strict=True)]
+    if all(in_place):
+        assert layer.metadata[WORLD_KEY] == "patient"
+        for index in itertools.product((0, 3), (0, 4), (0, 5)):
+            x, y, z = (volume.affine @ [*index[::-1], 1])[:3]
+            assert layer.data_to_world(index) == pytest.approx((z, -y, -x))
+        assert tuple(layer.axis_labels) == ("S", "P", "L")
+    else:
+        assert layer.metadata[WORLD_KEY] == "own grid"
+        corners = [layer.data_to_world(i) for i in itertools.product((0, 3), (0, 4), (0, 5))]
+        assert np.min(corners, axis=0) == pytest.approx((0, 0, 0))
+        assert np.max(corners, axis=0) == pytest.approx((9, 8, 5))
+        assert set(layer.axis_labels[1:]) <= set("LPI")
+        # The slider shows the file's own slice numbers.
+        assert layer.data_to_world((2, 0, 0))[0] == pytest.approx(6)
+        # The label tells the truth: a step along the axis goes where it says.
+        for axis, letter in enumerate(layer.axis_labels):
+            start = np.array(layer.data_to_world((1, 1, 1)))
+            step = np.eye(3)[axis] * layer.scale[axis]
+            index = np.array(layer.world_to_data(start + step)) - 1
+            moved = volume.affine[:3, :3] @ index[::-1]
+            world, sign = DIRECTION[letter]
+            assert sign * moved[world] > 0
+    assert [str(u) for u in layer.units] == ["millimeter"] * 3
+
+
+def test_oblique_scans_are_shown_in_their_own_grid():
+    tilt = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.3, 0.2, 0.1) * (1, 2, 3), (1, 2, 3))
+    volume = Volume(np.zeros((4, 5, 6)), affine=tilt, units="mm", oriented=True)
+    display = display_of(volume)
+    assert display.world == "own grid"
+    assert not display.mirrored
+    assert display.transform["axis_labels"] == ("S", "P", "L")
+    assert np.array_equal(volume_of(layer_of(volume)).affine, tilt)
+
+
+def test_rounding_in_a_header_is_no_tilt():
+    affine = affine_of("LPS")
+    affine[0, 1] = 1e-5
+    assert display_of(Volume(np.zeros((4, 5, 6)), affine=affine)).world == "patient"
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPI", "LAS", "PIL", "SRA"])
+def test_slicing_and_painting_reach_the_right_voxels(make_napari_viewer, codes):
+    viewer = make_napari_viewer()
+    volume = scan(codes)
+    image = viewer._add_layer_from_data(*to_layer_data(volume))[0]
+    labels = viewer.add_labels(np.zeros(volume.shape, np.uint8), **transform_of(image))
+    assert tuple(viewer.dims.axis_labels) == tuple(image.axis_labels)
+    for step in range(4):
+        viewer.dims.set_current_step(0, step)
+        index = shown_index(image, viewer.dims.point)[0]
+        assert np.array_equal(np.asarray(image._slice.image.raw), volume.data[index])
+    labels.brush_size = 1  # a brush of one voxel
+    for voxel in ((0, 0, 0), (2, 3, 4), (3, 4, 5)):
+        world = image.data_to_world(voxel)
+        viewer.dims.set_point(0, world[0])
+        labels.paint(labels.world_to_data(world), 7)
+        assert labels.data[voxel] == 7
+        assert labels.get_value(world, world=True) == 7
+        assert image.get_value(world, world=True) == volume.data[voxel]
+    assert np.count_nonzero(labels.data) == 3
+
+
+def test_a_time_series_keeps_its_frames():
+    volume = scan("RAS", (2, 4, 5, 6))
+    layer = layer_of(volume)
+    assert tuple(layer.axis_labels) == ("time", "S", "P", "L")
+    assert [str(u) for u in layer.units] == ["pixel", *["millimeter"] * 3]
+    assert layer.data_to_world((1, 0, 0, 0))[0] == 1
+    again = volume_of(layer)
+    assert len(list(again.frames)) == 2
+    layer.metadata = {}
+    assert np.allclose(volume_of(layer).affine, volume.affine)
+
+
+def test_the_metadata_is_light():
+    volume = scan("RAS", (40, 50, 60))
+    grid = layer_of(volume).metadata[GRID_KEY]
+    assert isinstance(grid, Grid)
+    assert len(pickle.dumps(grid)) < 2000
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPI", "RAI"])
+def test_a_layer_without_metadata_gives_the_same_geometry(codes):
+    volume = scan(codes)
+    layer = layer_of(volume)
+    layer.metadata = {}
+    again = volume_of(layer)
+    assert np.allclose(again.affine, volume.affine)
+    assert (again.units, again.oriented) == ("mm", True)
+
+
+def test_the_current_data_counts_and_only_while_the_grid_fits():
+    layer = layer_of(scan("RAS"))
+    layer.data = layer.data + 1
+    assert volume_of(layer).data[0, 0, 0] == 1
+    assert volume_of(layer).name == "scan"
+    layer.data = np.zeros((2, 5, 6), np.float32)
+    assert volume_of(layer).shape == (2, 5, 6)
+    assert volume_of(layer).spacing == pytest.approx((3, 2, 1))
+
+
+def test_a_voxel_size_set_by_hand_counts(tmp_path):
+    tifffile.imwrite(tmp_path / "i.tif", np.zeros((4, 5, 6), np.uint8), photometric="minisblack")
+    layer = Layer.create(*get_reader(str(tmp_path / "i.tif"))(str(tmp_path / "i.tif"))[0])
+    assert volume_of(layer).units == "pixel"
+    layer.scale, layer.units = (5, 0.5, 0.5), ("mm", "mm", "mm")
+    again = volume_of(layer)
+    assert (again.units, again.spacing) == ("mm", pytest.approx((5, 0.5, 0.5)))
+
+
+@pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
+def test_any_layer_becomes_a_volume():
+    flat = volume_of(Image(np.zeros((5, 6)), scale=(2, 1), units=("um", "um")))
+    assert flat.shape == (1, 5, 6)
+    assert flat.spacing[1:] == pytest.approx((0.002, 0.001))
+    assert not flat.oriented
+    turned = Image(
+        np.zeros((4, 5, 6)),
+        scale=(3, 2, 1),
+        rotate=(10, 20, 30),
+        translate=(1, 2, 3),
+        shear=[0.1, 0, 0],
+    )
+    volume = volume_of(turned)
+    for index in ((0, 0, 0), (1, 2, 3)):
+        s, p, left = turned.data_to_world(index)
+        assert (volume.affine @ [*index[::-1], 1])[:3] == pytest.approx((-left, -p, s))
+    with pytest.raises(InputError, match="5 axes"):
+        volume_of(Image(np.zeros((2, 2, 2, 2, 2))))
+    with pytest.raises(InputError, match="colour"):
+        volume_of(Image(np.zeros((5, 6, 3), np.uint8), rgb=True))
+
+
+def test_lazy_data_stays_lazy_and_pyramids_give_their_finest_level():
+    touched = []
+
+    def block(block_info=None):
+        touched.append(block_info[None]["chunk-location"])
+        return np.full((1, 4, 5, 6), len(touched), np.float32)
+
+    lazy = da.map_blocks(
+        block, chunks=((1,) * 3, (4,), (5,), (6,)), dtype=np.float32, meta=np.empty(0, np.float32)
+    )
+    layer = Image(lazy, contrast_limits=(0, 1), cache=False)
+    before = len(touched)
+    volume = volume_of(layer)
+    assert len(touched) == before
+    frame = next(iter(volume.frames))
+    assert isinstance(frame, np.ndarray)
+    assert len(touched) == before + 1
+    pyramid = Image([np.ones((8, 8, 8)), np.ones((4, 4, 4))], multiscale=True, scale=(2, 1, 1))
+    assert volume_of(pyramid).shape == (8, 8, 8)
+    assert volume_of(pyramid).spacing == pytest.approx((2, 1, 1))
+
+
+@pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
+def test_the_whole_transform_is_copied():
+    image = Image(
+        np.zeros((4, 5, 6)),
+        scale=(3, 2, 1),
+        translate=(1, 2, 3),
+        rotate=(10, 20, 30),
+        shear=(0.1, 0.2, 0.3),
+        affine=affine_of("LAS"),
+        units=("mm",) * 3,
+        axis_labels=("a", "b", "c"),
+    )
+    labels = Labels(np.zeros((4, 5, 6), np.uint8), **transform_of(image))
+    for index in ((0, 0, 0), (1, 2, 3)):
+        assert labels.data_to_world(index) == pytest.approx(image.data_to_world(index))
+    assert labels.units == image.units
+    assert labels.axis_labels == image.axis_labels
+
+
+def test_reader_takes_what_it_knows(nifti, tmp_path):
+    assert get_reader("scan.dcm") is None
+    assert get_reader([str(nifti), "scan.dcm"]) is None
+    assert get_reader([]) is None
+    (data, arguments, kind), *_ = get_reader(str(nifti))(str(nifti))
+    assert (kind, arguments["name"], data.shape) == ("image", "heart", (4, 5, 6))
+    assert len(get_reader([str(nifti)] * 2)([str(nifti)] * 2)) == 2
+
+
+def test_masks_open_as_labels_with_names_and_colours(nifti, tmp_path):
+    volume = read_volume(nifti)
+    for name in ("m.nii.gz", "m.tif", "m.ome.tif"):
+        path = str(write_labels(tmp_path / name, volume.data % 4, volume, NAMES, COLORS))
+        layer = Layer.create(*get_reader(path)(path)[0])
+        assert isinstance(layer, Labels)
+        assert layer.data.dtype == np.uint8
+        assert dict(zip(layer.features["index"], layer.features["name"], strict=True)) == {
+            0: "background",
+            **NAMES,
+        }
+        assert layer.colormap.map(3)[:3] == pytest.approx((0, 0.5, 1), abs=0.01)
+        # It lies on its image.
+        image = layer_of(volume)
+        assert layer.data_to_world((1, 2, 3)) == pytest.approx(image.data_to_world((1, 2, 3)))
+
+
+def test_a_script_gets_the_sentence_as_an_exception(tmp_path):
+    (tmp_path / "broken.nii").write_bytes(b"x" * 100)
+    path = str(tmp_path / "broken.nii")
+    with pytest.raises(InputError, match="cut short"):
+        get_reader(path)(path)
+
+
+def test_a_person_gets_the_sentence_as_a_notification(tmp_path, make_napari_viewer, qtbot, capfd):
+    from qtpy.QtCore import QTimer
+
+    path = tmp_path / "broken.nii"
+    path.write_bytes(b"x" * 100)
+    viewer = make_napari_viewer()
+    results = []
+    notification_manager.records.clear()
+    QTimer.singleShot(0, lambda: results.append(get_reader(str(path))(str(path))))
+    qtbot.waitUntil(lambda: bool(results))
+    assert results == [[(None,)]]
+    assert [str(r.severity) for r in notification_manager.records] == ["error"]
+    assert "cut short" in notification_manager.records[0].message
+    assert not viewer.layers
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_a_layer_saves_onto_its_scans_own_grid(nifti, tmp_path):
+    layer = Layer.create(*get_reader(str(nifti))(str(nifti))[0])
+    painted = Labels(
+        (layer.data % 4).astype(np.uint8),
+        **transform_of(layer),
+        metadata=layer.metadata,
+        features={"index": [0, *NAMES], "name": ["background", *NAMES.values()]},
+        colormap={None: "white", 0: "transparent", **COLORS},
+    )
+    target = str(tmp_path / "m.nii.gz")
+    assert save_layer(target, *painted.as_layer_data_tuple()[:2]) == [target]
+    before, after = nib.load(nifti), nib.load(target)
+    assert np.array_equal(before.affine, after.affine)
+    assert (after.header["qform_code"], after.header["sform_code"]) == (1, 1)
+    back = read_labels(target)
+    assert (back.names, back.colors) == (NAMES, COLORS)
+    assert np.array_equal(back.volume.data, painted.data)
+
+
+def test_labels_layers_of_others_save_where_they_lie(tmp_path):
+    layer = Labels(
+        np.eye(5, dtype=np.int32)[None].repeat(4, axis=0) * 300,
+        scale=(3, 2, 1),
+        translate=(1, 2, 3),
+        units=("mm",) * 3,
+    )
+    target = str(tmp_path / "m.nii")
+    save_layer(target, *layer.as_layer_data_tuple()[:2])
+    image = nib.load(target)
+    assert image.get_data_dtype() == np.uint16
+    assert np.array_equal(np.asarray(image.dataobj).T, layer.data)
+    assert image.affine @ [0, 0, 0, 1] == pytest.approx([-3, -2, 1, 1])
+    flat = Labels(np.ones((5, 6), np.uint8))
+    save_layer(str(tmp_path / "f.tif"), *flat.as_layer_data_tuple()[:2])
+    assert read_labels(tmp_path / "f.tif").volume.data.sum() == 30
+
+
+def test_a_failed_save_is_loud(tmp_path):
+    layer = Labels(np.full((4, 5, 6), -1))
+    with pytest.raises(SaveError, match="0 to 65535") as error:
+        save_layer(str(tmp_path / "m.nii"), *layer.as_layer_data_tuple()[:2])
+    assert not isinstance(error.value, ValueError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_through_naparis_own_doors(nifti, tmp_path, make_napari_viewer, npe2pm):
+    with npe2pm.tmp_plugin(manifest=MANIFEST):
+        viewer = make_napari_viewer()
+        (image,) = viewer.open(nifti, plugin="napari-l2gnet")
+        labels = viewer.add_labels(
+            (image.data % 3).astype(np.uint8), **transform_of(image), metadata=image.metadata
+        )
+        for name in ("m.nii.gz", "m.nii", "m.tif"):
+            assert labels.save(str(tmp_path / name), plugin="napari-l2gnet") == [
+                str(tmp_path / name)
+            ]
+            (again,) = viewer.open(tmp_path / name, plugin="napari-l2gnet")
+            assert isinstance(again, Labels)
+            assert np.array_equal(again.data, labels.data)
+            assert again.data_to_world((3, 4, 5)) == pytest.approx(image.data_to_world((3, 4, 5)))
+        (tmp_path / "broken.nii").write_bytes(b"x")
+        with pytest.raises(InputError, match="cut short"):
+            viewer.open(tmp_path / "broken.nii", plugin="napari-l2gnet")
+        labels.data = labels.data.astype(np.int32) - 5
+        with pytest.raises(SaveError):
+            labels.save(str(tmp_path / "bad.nii"), plugin="napari-l2gnet")
