@@ -1,0 +1,51 @@
+"""Frozen settings of the network, stored inside every checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """What `l2gnet_core.model.build` needs to make a network.
+
+    `classes` counts the background. `widths` are the channels of each resolution, finest first, so
+    the bottleneck has stride 2 ** (len(widths) - 1).
+    """
+
+    classes: int
+    in_channels: int = 1
+    widths: tuple[int, ...] = (16, 32, 64, 128, 256)
+    codes: int = 256
+    references: int = 64
+    epsilon: float = 0.1
+    sinkhorn_iterations: int = 8
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the image per token of the bottleneck, along each in-plane axis."""
+        return int(2 ** (len(self.widths) - 1))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that `from_json` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> NetworkConfig:
+        """Inverse of `to_json`."""
+        return cls(**{**values, "widths": tuple(values["widths"])})
+
+
+#: Sizes by name; `small` (2.7 million parameters) is the one that ships.
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {"widths": (8, 8, 16, 16, 32), "codes": 32, "references": 8},
+    "small": {},
+    "base": {"widths": (32, 64, 128, 256, 384), "codes": 512, "references": 128},
+}
+
+
+def preset(name: str, classes: int, in_channels: int = 1) -> NetworkConfig:
+    """The `NetworkConfig` called `name` for a number of classes (background included)."""
+    return NetworkConfig(classes=classes, in_channels=in_channels, **PRESETS[name])

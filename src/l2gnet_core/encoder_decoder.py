@@ -1,0 +1,64 @@
+"""The U-shaped body that every architecture shares (Ronneberger et al., "U-Net", MICCAI 2015).
+
+Group normalisation instead of batch normalisation: statistics of one image do not depend on its
+neighbours in the batch, which keeps few-slice fine-tuning and several processes sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class ConvBlock(nn.Sequential):
+    """Two 3×3 convolutions, each with group normalisation and LeakyReLU; keeps H and W."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        layers: list[nn.Module] = []
+        for channels in (inputs, outputs):
+            layers += [
+                nn.Conv2d(channels, outputs, 3, padding=1, bias=False),
+                nn.GroupNorm(8, outputs),
+                nn.LeakyReLU(0.01, inplace=True),
+            ]
+        super().__init__(*layers)
+
+
+class Encoder(nn.Module):
+    """image (B,C,H,W) → features of every resolution, finest first; the last is the bottleneck."""
+
+    def __init__(self, in_channels: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        inputs = (in_channels, *widths[:-1])
+        self.blocks = nn.ModuleList(map(ConvBlock, inputs, widths))
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """H and W must be multiples of 2 ** (len(widths) - 1)."""
+        features: list[Tensor] = []
+        for block in self.blocks:
+            image = block(nn.functional.max_pool2d(image, 2) if features else image)
+            features.append(image)
+        return features
+
+
+class Decoder(nn.Module):
+    """Features of every resolution → logits (B,classes,H,W)."""
+
+    def __init__(self, widths: Sequence[int], classes: int) -> None:
+        super().__init__()
+        fine, coarse = widths[:-1], widths[1:]
+        self.ups = nn.ModuleList(
+            nn.ConvTranspose2d(c, f, 2, 2) for f, c in zip(fine, coarse, strict=True)
+        )
+        self.blocks = nn.ModuleList(ConvBlock(2 * f, f) for f in fine)
+        self.head = nn.Conv2d(widths[0], classes, 1)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """The last of `features` is the bottleneck, the others are the skips."""
+        out = features[-1]
+        for level in reversed(range(len(self.blocks))):
+            out = self.blocks[level](torch.cat([features[level], self.ups[level](out)], 1))
+        logits: Tensor = self.head(out)
+        return logits

@@ -1,0 +1,47 @@
+"""From stored intensities to what the network sees; shared by training and inference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+#: Percentiles of a whole scan that become 0 and 1. Bright outliers (fat, flow, metal) and the
+#: scanner's arbitrary gain would otherwise set the scale.
+PERCENTILES = (1.0, 99.0)
+
+
+def intensity_window(scan: NDArray[Any], at_most: int = 2_000_000) -> tuple[float, float]:
+    """The two values of a 3-D scan that become 0 and 1.
+
+    Read off an evenly spaced subset of about `at_most` voxels, so that large scans stay quick.
+    """
+    flat = scan.reshape(-1) if scan.flags.c_contiguous else scan.ravel()
+    # An odd step does not lock onto the columns of images whose width is even.
+    step = max(1, flat.size // at_most) | 1
+    low, high = np.percentile(flat[::step], PERCENTILES)
+    return float(low), float(high)
+
+
+def normalise(array: NDArray[Any], window: tuple[float, float]) -> NDArray[np.float32]:
+    """Map `window` to [0, 1] and clip; a constant scan becomes zeros."""
+    low, high = window
+    if not high > low:
+        return np.zeros(array.shape, np.float32)
+    scaled = (array.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    return np.clip(scaled, 0, 1, out=scaled)
+
+
+def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Zero-pad (…,H,W) at the end of both axes; cropping to (H,W) is the exact inverse."""
+    height, width = images.shape[-2:]
+    return F.pad(images, (0, -width % multiple, 0, -height % multiple))
+
+
+def to_tensor(array: NDArray[np.float32]) -> Tensor:
+    """A tensor over a contiguous copy of the array where it is not contiguous."""
+    return torch.from_numpy(np.ascontiguousarray(array))

@@ -1,0 +1,93 @@
+"""The codebook: a vector quantiser learnt by exponential moving average.
+
+Source: van den Oord et al., "Neural Discrete Representation Learning" (NeurIPS 2017), appendix A.1
+for the moving average; dead codes are restarted at encoder outputs as in Dhariwal et al.,
+"Jukebox" (2020).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """tokens: (B,n,d), codes with straight-through gradient. codes: (B,n) indices.
+    commitment: scalar, mean ‖z − sg[c]‖² per channel."""
+
+    tokens: Tensor
+    codes: Tensor
+    commitment: Tensor
+
+
+class Codebook(nn.Module):
+    """K code vectors of d channels; `forward` maps each token to its nearest code."""
+
+    vectors: Tensor
+    counts: Tensor
+    sums: Tensor
+    started: Tensor
+
+    def __init__(self, codes: int, channels: int, decay: float = 0.99) -> None:
+        super().__init__()
+        self.decay = decay
+        # A code is dead when it gets less than this share of an equal part of the tokens.
+        self.dead_share = 0.02
+        self.register_buffer("vectors", torch.randn(codes, channels))
+        self.register_buffer("counts", torch.ones(codes))
+        self.register_buffer("sums", self.vectors.clone())
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+
+    def nearest(self, tokens: Tensor) -> Tensor:
+        """Indices (B,n) of the codes nearest to tokens (B,n,d), by squared distance."""
+        scores = tokens @ self.vectors.T - 0.5 * self.vectors.square().sum(1)
+        return scores.argmax(-1)
+
+    def forward(self, tokens: Tensor) -> Quantized:
+        """Quantise tokens (B,n,d); in training mode also move the codebook towards them."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            tokens = tokens.float()
+            if self.training:
+                self._start(tokens.detach())
+            codes = self.nearest(tokens.detach())
+            nearest = F.embedding(codes, self.vectors)
+            commitment = F.mse_loss(tokens, nearest)
+            straight = tokens + (nearest - tokens).detach()
+            if self.training:
+                self._update(tokens.detach(), codes)
+        return Quantized(straight, codes, commitment)
+
+    def _start(self, tokens: Tensor) -> None:
+        """Begin with codes drawn from the first batch, so that none starts far from all data."""
+        if not self.started:
+            self.vectors.copy_(self._draw(tokens, len(self.vectors)))
+            self.sums.copy_(self.vectors)
+            self.started.fill_(True)
+
+    def _draw(self, tokens: Tensor, count: int) -> Tensor:
+        flat = tokens.flatten(0, -2)
+        return flat[torch.randint(len(flat), (count,), device=flat.device)]
+
+    @torch.no_grad()
+    def _update(self, tokens: Tensor, codes: Tensor) -> None:
+        flat, index = tokens.flatten(0, -2), codes.flatten()
+        counts = torch.zeros_like(self.counts).index_add_(0, index, flat.new_ones(len(flat)))
+        sums = torch.zeros_like(self.sums).index_add_(0, index, flat)
+        self.counts.lerp_(counts, 1 - self.decay)
+        self.sums.lerp_(sums, 1 - self.decay)
+        dead = self.counts < self.dead_share * self.counts.mean()
+        fresh = self._draw(tokens, len(self.vectors))
+        revived = self.counts.mean()
+        self.counts.copy_(torch.where(dead, revived, self.counts))
+        self.sums.copy_(torch.where(dead[:, None], fresh * revived, self.sums))
+        self.vectors.copy_(self.sums / self.counts.clamp(min=1e-6)[:, None])
+
+
+def perplexity(codes: Tensor, count: int) -> float:
+    """exp(entropy) of how often each of `count` codes occurs: 1 = one code, `count` = all alike."""
+    share = torch.bincount(codes.flatten(), minlength=count).double() / codes.numel()
+    return float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum()))

@@ -1,0 +1,154 @@
+r"""Optimal transport between discrete codes and a trainable reference (local → global).
+
+Letters, used only here. B images; m rows (n tokens, or the K' codes that occur); R references;
+d channels.
+
+    c (B,m,d)   the codes                    h (B,m)    mass of each row, sums to one
+    r (R,d)     the trainable reference      M (B,m,R)  cost, 1 − cos(c_i, r_j)
+    P (B,m,R)   coupling with row sums h and column sums near 1/R
+    s (B,R)     column sums of P             A (B,R,d)  aligned codes, diag(1/s) Pᵀ c
+    g (B,m,d)   what each row gets back, diag(1/h) P A
+
+With one row per token (h = 1/n) g = S c with S = n P diag(1/s) Pᵀ, which is symmetric, positive
+semi-definite and has rows that sum to one: a doubly-stochastic attention without query, key and
+value weights. P_ij depends on i only through its code, so the coupling over tokens collapses
+exactly, at every iteration, to one over the codes that occur, with h_k = how often code k occurs.
+
+Sources: the alignment on a trainable reference follows Mialon et al., "A Trainable Optimal
+Transport Embedding for Feature Aggregation and its Relationship to Attention" (ICLR 2021), whose
+embedding scales by √R; the iterations are Sinkhorn's, in the log domain (Peyré and Cuturi,
+"Computational Optimal Transport", 2019, §4.4). Sending A back to the tokens is our reading of
+L2GNet (arXiv 2502.05229), whose abstract leaves it open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TransportPlan:
+    """A coupling between rows (tokens or codes) and references.
+
+    coupling: (B,m,R), rows sum to `row_mass` exactly, columns to 1/R nearly.
+    row_mass: (B,m), sums to one; zero where a row is padding.
+    row_codes: (B,m), the code of each row; −1 where a row is padding.
+    """
+
+    coupling: Tensor
+    row_mass: Tensor
+    row_codes: Tensor
+
+    def column_residual(self) -> Tensor:
+        """(B,): largest relative deviation of a column sum from 1/R."""
+        references = self.coupling.shape[-1]
+        return (self.coupling.sum(1) * references - 1).abs().amax(-1)
+
+    def code_to_code(self, codes: int) -> Tensor:
+        """Code-to-code transport plan T = Q diag(1/s) Qᵀ, (B,codes,codes).
+
+        Symmetric and non-negative; both marginals are the code frequencies, so it sums to one.
+        Rows of codes that do not occur are zero.
+        """
+        batch, rows, references = self.coupling.shape
+        index = self.row_codes.clamp(min=0)[..., None].expand(batch, rows, references)
+        by_code = self.coupling.new_zeros(batch, codes, references)
+        # Padding rows carry no mass, so adding them to code 0 changes nothing.
+        by_code.scatter_add_(1, index, self.coupling)
+        return (by_code / by_code.sum(1, keepdim=True)) @ by_code.transpose(1, 2)
+
+
+def cosine_cost(rows: Tensor, reference: Tensor) -> Tensor:
+    """M (B,m,R) = 1 − cos(rows (B,m,d), reference (R,d))."""
+    return 1 - F.normalize(rows, dim=-1) @ F.normalize(reference, dim=-1).T
+
+
+def sinkhorn(cost: Tensor, row_mass: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Coupling (B,m,R) that nearly minimises ⟨P,M⟩ − ε·H(P), by a fixed number of iterations.
+
+    cost: (B,m,R). row_mass: (B,m), sums to one; zeros are allowed and give zero rows. Each
+    iteration updates columns, then rows, so that rows are exact however few the iterations: the
+    order of POT's `ot.sinkhorn`. Differentiable. The dtype of `cost` is kept.
+    """
+    log_mass = row_mass.log()[..., None]
+    # Log of P up to a factor per row. Starting at −M/ε is starting at the row masses, which makes
+    # tokens and codes agree at every iteration, not only the last.
+    scaled = -cost / epsilon
+    for iteration in range(iterations):
+        if iteration:
+            scaled = scaled.log_softmax(2)
+        # The columns' common mass 1/R is left out: the row update would cancel it.
+        scaled = scaled - torch.logsumexp(scaled + log_mass, 1, keepdim=True)
+    # A softmax as the last row update keeps rows exact in float32, whatever ε.
+    return row_mass[..., None] * scaled.softmax(2)
+
+
+def _precise(values: Tensor) -> torch.dtype:
+    """float32, or the dtype of the values where that is better."""
+    return torch.promote_types(values.dtype, torch.float32)
+
+
+def transport(
+    rows: Tensor,
+    row_mass: Tensor,
+    row_codes: Tensor,
+    reference: Tensor,
+    epsilon: float,
+    iterations: int,
+) -> tuple[Tensor, TransportPlan]:
+    """Align rows (B,m,d) on the reference (R,d) and send the result back: g (B,m,d) and the plan.
+
+    Computed in float32 or better, also under autocast: bfloat16 has too few digits for couplings.
+    """
+    with torch.autocast(rows.device.type, enabled=False):
+        rows = rows.to(_precise(rows))
+        row_mass = row_mass.to(rows.dtype)
+        coupling = sinkhorn(
+            cosine_cost(rows, reference.to(rows.dtype)), row_mass, epsilon, iterations
+        )
+        aligned = (coupling / coupling.sum(1, keepdim=True)).transpose(1, 2) @ rows
+        # Dividing by a padding row's zero mass would give 0/0.
+        share = coupling / row_mass.clamp(min=torch.finfo(rows.dtype).tiny)[..., None]
+        return share @ aligned, TransportPlan(coupling, row_mass, row_codes)
+
+
+def transport_tokens(
+    tokens: Tensor, codes: Tensor, reference: Tensor, epsilon: float, iterations: int
+) -> tuple[Tensor, TransportPlan]:
+    """Transport of every token: tokens (B,n,d), their codes (B,n) → g (B,n,d) and the plan.
+
+    The form to train with: straight-through gradients differ from token to token.
+    """
+    batch, count, _ = tokens.shape
+    mass = torch.full((batch, count), 1 / count, device=tokens.device, dtype=_precise(tokens))
+    return transport(tokens, mass, codes, reference, epsilon, iterations)
+
+
+def transport_codes(
+    codebook: Tensor, codes: Tensor, reference: Tensor, epsilon: float, iterations: int
+) -> tuple[Tensor, TransportPlan]:
+    """Transport of the codes that occur: codebook (K,d), codes (B,n) → g (B,n,d) and the plan.
+
+    Equal to `transport_tokens` of the quantised tokens, at O(K'·R) instead of O(n·R).
+    """
+    batch, count = codes.shape
+    # Counted in integers: exact, and on a GPU the same however the additions are ordered.
+    occurrences = codes.new_zeros(batch, len(codebook))
+    occurrences.scatter_add_(1, codes, torch.ones_like(codes))
+    frequency = occurrences.to(_precise(codebook)) / count
+    occurring = occurrences > 0
+    rows = int(occurring.sum(1).max())
+    # Codes that occur first, in ascending order; images with fewer are padded with massless rows.
+    order = torch.argsort(occurring.int(), dim=1, descending=True, stable=True)[:, :rows]
+    mass = frequency.gather(1, order)
+    row_codes = torch.where(mass > 0, order, -1)
+    returned, plan = transport(codebook[order], mass, row_codes, reference, epsilon, iterations)
+    row_of_code = order.new_zeros(batch, len(codebook))
+    row_of_code.scatter_(1, order, torch.arange(rows, device=order.device).expand(batch, rows))
+    row_of_token = row_of_code.gather(1, codes)
+    index = row_of_token[..., None].expand(*codes.shape, returned.shape[-1])
+    return returned.gather(1, index), plan

@@ -1,0 +1,123 @@
+"""What several tests of the core share: one thread, small scans on disk, an untrained model."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from l2gnet_core.card import ModelCard
+from l2gnet_core.checkpoint import MODEL_FILE, Model, save_model
+from l2gnet_core.config import preset
+from l2gnet_core.labels import LabelSet
+from l2gnet_core.model import build
+
+LABELS = LabelSet.from_names({1: "right ventricle", 2: "myocardium", 3: "left ventricle"})
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    # Tests are small: more threads only wait for each other on a busy machine.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def seeded():
+    """The global generator in a known state, and untouched for whoever comes next."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture
+def make_model() -> Callable[..., Model]:
+    """Untrained tiny models: nonsense, but the same nonsense for the same input."""
+
+    def make(labels: LabelSet = LABELS, seed: int = 0, **card) -> Model:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = build(preset("tiny", classes=len(labels) + 1))
+            # As built, the fusion is zero and the decoder's answer nearly one class everywhere.
+            torch.nn.init.normal_(network.bottleneck.fusion.weight, std=0.1)
+            torch.nn.init.normal_(network.decoder.head.weight, std=1.0)
+        network.eval().to(memory_format=torch.channels_last)
+        return Model(network, ModelCard(name="tiny", labels=labels, **card))
+
+    return make
+
+
+@pytest.fixture
+def model_file(make_model, tmp_path) -> Path:
+    """That model in a file, outside of any folder that a test segments."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    model = make_model()
+    return save_model(folder / MODEL_FILE, model.network, model.card)
+
+
+@pytest.fixture
+def save_scan() -> Callable[..., Path]:
+    """Write (z,y,x) as NIfTI, which stores (x,y,z); spacing is (z,y,x) in mm."""
+
+    def save(path: Path, data: np.ndarray, spacing=(8.0, 1.5, 1.5), shift=0.0) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        affine = np.diag([*spacing[::-1], 1.0])
+        affine[:3, 3] = shift
+        image = nib.Nifti1Image(data.transpose(), affine)
+        image.header.set_xyzt_units("mm")
+        nib.save(image, path)
+        return path
+
+    return save
+
+
+@pytest.fixture
+def scan() -> np.ndarray:
+    """A (z,y,x) scan of odd size with structure at several scales."""
+    rng = np.random.default_rng(0)
+    z, y, x = np.mgrid[0:3, 0:41, 0:53]
+    waves = np.sin(x / 5 + z) + np.cos(y / 7) + 0.3 * rng.standard_normal(x.shape)
+    return (200 + 100 * waves).astype(np.int16)
+
+
+@pytest.fixture
+def run_python() -> Callable[..., subprocess.CompletedProcess]:
+    """Run code in an interpreter of its own: what it imports, and how it ends, is its own."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        source = str(Path(__file__).parents[2] / "src")
+        paths = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            [sys.executable, *arguments],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=120,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def one_sentence() -> Callable[[BaseException], None]:
+    """Errors in the input are one sentence on one line."""
+
+    def check(error: BaseException) -> None:
+        text = str(error)
+        assert text.endswith(".")
+        assert "\n" not in text
+        assert 20 < len(text) < 500
+
+    return check
