@@ -1,0 +1,79 @@
+"""Model cards: what a model is, what it knows, what it was trained on and how well it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from l2gnet_core.cleanup import CleanUp
+from l2gnet_core.labels import Label, LabelSet
+
+
+@dataclass(frozen=True)
+class Expectations:
+    """What scans a model was made for, as far as a file can show it; ranges are (low, high).
+
+    `modality` is "MR" or "CT". `pixel` is the in-plane voxel size and `slice` the distance between
+    slices, in mm. `volumes` gives, by structure name, the usual volume in mL.
+    """
+
+    modality: str = ""
+    pixel: tuple[float, float] | None = None
+    slice: tuple[float, float] | None = None
+    volumes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Expectations:
+        """Read what `ModelCard.to_json` wrote: JSON has no tuples."""
+
+        def pair(value: Any) -> tuple[float, float] | None:
+            return None if value is None else (float(value[0]), float(value[1]))
+
+        volumes = {name: (float(a), float(b)) for name, (a, b) in values["volumes"].items()}
+        return cls(values["modality"], pair(values["pixel"]), pair(values["slice"]), volumes)
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Everything about a model but its weights; stored beside them in the checkpoint.
+
+    `slicing` is "axial", "coronal", "sagittal" or "through-plane". `views` is the number of quarter
+    turns over which predictions are averaged: 4 for models without left and right, else 1.
+    `clean_up` is how masks are tidied unless the user chooses otherwise. `scores` maps structure
+    names to measures ({"dice": …, "hd95": …}) on the patients of `split["test"]`.
+    """
+
+    name: str
+    labels: LabelSet
+    architecture: str = "l2gnet"
+    slicing: str = "through-plane"
+    views: int = 1
+    clean_up: CleanUp = field(default_factory=CleanUp)
+    summary: str = ""
+    data: str = ""
+    licence: str = ""
+    citation: str = ""
+    expects: Expectations = field(default_factory=Expectations)
+    split: Mapping[str, list[str]] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    weaknesses: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that `from_json` reads back."""
+        return {**asdict(self), "labels": [asdict(label) for label in self.labels]}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ModelCard:
+        """Inverse of `to_json`."""
+        return cls(
+            **{
+                **values,
+                "labels": LabelSet(tuple(Label(**label) for label in values["labels"])),
+                # Cards of the first models have none.
+                "clean_up": CleanUp(**values.get("clean_up", {})),
+                "expects": Expectations.from_json(values["expects"]),
+                "weaknesses": tuple(values["weaknesses"]),
+            }
+        )

@@ -1,0 +1,61 @@
+"""The models at hand: bundled ones, and the user's own."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from l2gnet_core.card import ModelCard
+from l2gnet_core.checkpoint import find_model_file, read_card
+from l2gnet_core.errors import InputError
+
+BUNDLED_FOLDER = Path(__file__).parent / "models"
+DEFAULT_MODEL = "cardiac-cine"
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """A model by the name that `--model` takes."""
+
+    name: str
+    path: Path
+    card: ModelCard
+    bundled: bool
+
+
+def user_folder() -> Path:
+    """Where the user's models are kept; the variable L2GNET_MODELS overrides the default."""
+    chosen = os.environ.get("L2GNET_MODELS")
+    return Path(chosen) if chosen else platformdirs.user_data_path("l2gnet") / "models"
+
+
+def models() -> list[CatalogEntry]:
+    """Every readable model, bundled ones first; files that are no models are left out."""
+    entries = []
+    for folder, bundled in ((BUNDLED_FOLDER, True), (user_folder(), False)):
+        for path in sorted(folder.glob("*.safetensors")):
+            try:
+                entries.append(CatalogEntry(path.stem, path, read_card(path), bundled))
+            except InputError:
+                continue
+    return entries
+
+
+def find_model(name_or_path: str) -> Path:
+    """The file of a model given by name, file or folder.
+
+    Raises InputError, naming the models at hand, if there is none.
+    """
+    entries = {entry.name: entry for entry in reversed(models())}
+    if name_or_path in entries:
+        return entries[name_or_path].path
+    if Path(name_or_path).exists():
+        return find_model_file(Path(name_or_path))
+    known = ", ".join(sorted(entries)) or "none"
+    raise InputError(
+        f"Expected a model's name, file or folder, but there is no '{name_or_path}'; "
+        f"models at hand: {known}."
+    )

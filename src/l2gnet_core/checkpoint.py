@@ -1,0 +1,133 @@
+"""Models on disk: one safetensors file that holds weights, network settings and card.
+
+safetensors (Hugging Face) stores plain tensors and strings: opening a model runs no code.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from l2gnet_core.card import ModelCard
+from l2gnet_core.config import NetworkConfig
+from l2gnet_core.errors import InputError
+
+if TYPE_CHECKING:
+    from l2gnet_core.model import L2GNet
+
+FORMAT = "l2gnet-1"
+MODEL_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network ready for inference, with its card."""
+
+    network: L2GNet
+    card: ModelCard
+
+
+def find_model_file(path: Path) -> Path:
+    """The model file of a path that may be that file or a folder that training wrote.
+
+    Raises InputError if there is none.
+    """
+    file = path / MODEL_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(
+            f"Expected a model file or a folder with {MODEL_FILE}, but {path} is neither; "
+            "`l2gnet models` lists the models at hand."
+        )
+    return file
+
+
+def read_card(path: Path) -> ModelCard:
+    """The card alone, without loading weights or PyTorch.
+
+    Raises InputError if the file is not a model of this package.
+    """
+    return _parse(path)[1]
+
+
+def _parse(path: Path) -> tuple[NetworkConfig, ModelCard]:
+    metadata = _read_metadata(path)
+    try:
+        network = NetworkConfig.from_json(json.loads(metadata["network"]))
+        return network, ModelCard.from_json(json.loads(metadata["card"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"Expected a model card that this version knows in {path}, but it has other fields; "
+            "update napari-l2gnet or train the model again."
+        ) from error
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    # The layout is 8 bytes of header length, then a JSON header (safetensors' README). Reading it
+    # directly keeps PyTorch out of the way of a list of models.
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise ValueError
+            metadata: dict[str, str] = json.loads(file.read(length))["__metadata__"]
+        if metadata["format"] != FORMAT:
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
+        raise InputError(
+            f"Expected a model that l2gnet saved, but {path} is not one; "
+            "choose a .safetensors file written by `l2gnet train` or `l2gnet finetune`."
+        ) from error
+    return metadata
+
+
+def save_model(path: Path, network: L2GNet, card: ModelCard) -> Path:
+    """Write weights, settings and card to one file, atomically."""
+    from safetensors.torch import save
+
+    from l2gnet_core.files.atomic import replace_file
+
+    tensors = {name: t.detach().contiguous().cpu() for name, t in network.state_dict().items()}
+    metadata = {
+        "format": FORMAT,
+        "network": json.dumps(network.config.to_json()),
+        "card": json.dumps(card.to_json()),
+    }
+    content = save(tensors, metadata)
+
+    def write(file: BinaryIO) -> None:
+        file.write(content)
+
+    def check(file: Path) -> None:
+        read_card(file)
+
+    replace_file(path, path.suffix, write, check)
+    return path
+
+
+def load_model(path: Path, device: str = "cpu") -> Model:
+    """Read a model file or run folder; the network comes in evaluation mode on `device`.
+
+    Raises InputError if the file is not a model of this package or is damaged.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from l2gnet_core.model import build
+
+    file = find_model_file(path)
+    config, card = _parse(file)
+    network = build(config)
+    try:
+        tensors: dict[str, Any] = load_file(file, device="cpu")
+        network.load_state_dict(tensors)
+    except (SafetensorError, RuntimeError) as error:
+        raise InputError(
+            f"Expected the weights of a whole model in {file}, but they are damaged or incomplete; "
+            "copy or download the file again."
+        ) from error
+    network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    return Model(network, card)

@@ -1,0 +1,71 @@
+"""Choices for tidying a finished mask; none changes a structure's id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# scipy.ndimage takes half a second to import; cards, which every list of models reads, name these
+# choices, so the functions import it.
+
+
+@dataclass(frozen=True)
+class CleanUp:
+    """Choices for tidying a finished mask; a model's card says which of them suit its organs."""
+
+    largest_piece: bool = False
+    fill_holes: bool = False
+
+    def __bool__(self) -> bool:
+        return self.largest_piece or self.fill_holes
+
+
+def tidy(mask: NDArray[Any], axis: int, choices: CleanUp) -> NDArray[Any]:
+    """Mask (z,y,x), tidied by the choices; axis is the slicing axis."""
+    if choices.largest_piece:
+        mask = keep_largest_component(mask)
+    return fill_holes(mask, axis) if choices.fill_holes else mask
+
+
+def keep_largest_component(mask: NDArray[Any]) -> NDArray[Any]:
+    """A copy of mask (z,y,x) in which each structure keeps its largest connected piece only."""
+    from scipy import ndimage
+
+    result = np.zeros_like(mask)
+    for id, box in _structures(mask):
+        pieces, count = ndimage.label(mask[box] == id)
+        if count:
+            sizes = np.bincount(pieces.ravel())
+            sizes[0] = 0
+            result[box][pieces == sizes.argmax()] = id
+    return result
+
+
+def fill_holes(mask: NDArray[Any], axis: int) -> NDArray[Any]:
+    """A copy of mask (z,y,x) with background that a structure encloses in a slice given to it.
+
+    Only background changes: a cavity that is another structure stays. Where one structure lies
+    inside another, as the left ventricle in the myocardium, a hole goes to the inner one.
+    """
+    from scipy import ndimage
+
+    result = mask.copy()
+    for seen, out in zip(np.moveaxis(mask, axis, 0), np.moveaxis(result, axis, 0), strict=True):
+        filled = [
+            (ndimage.binary_fill_holes(seen[box] == id), id, box) for id, box in _structures(seen)
+        ]
+        # What lies inside another is the smaller one: it comes first, and first come stays.
+        for area, id, box in sorted(filled, key=lambda one: np.count_nonzero(one[0])):
+            out[box][area & (out[box] == 0)] = id
+    return result
+
+
+def _structures(mask: NDArray[Any]) -> list[tuple[int, tuple[slice, ...]]]:
+    """Each id in mask, of any number of axes, with the box that holds all of it."""
+    from scipy import ndimage
+
+    boxes = ndimage.find_objects(mask.astype(np.int32, copy=False))
+    return [(id, box) for id, box in enumerate(boxes, start=1) if box is not None]

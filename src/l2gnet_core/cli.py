@@ -1,0 +1,338 @@
+"""The `l2gnet` command. Exit 0 on success, 2 with one line on stderr for input it cannot use."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from l2gnet_core.catalog import DEFAULT_MODEL
+from l2gnet_core.errors import InputError
+
+if TYPE_CHECKING:
+    from l2gnet_core.evaluate import CaseScores
+
+# PyTorch takes seconds to import: each command imports what it needs, so that --help is instant.
+
+Item = TypeVar("Item")
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+class _Progress:
+    """A tqdm bar on a terminal, nothing when piped."""
+
+    def __init__(self, total: float, label: str) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=total,
+            desc=label,
+            disable=not sys.stderr.isatty(),
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}",
+        )
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def reach(self, done: float, note: str = "") -> None:
+        """Move the bar to `done` of its total."""
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def follow(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Pass items through, one step each."""
+        for item in items:
+            yield item
+            self._bar.update(1)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
+@click.version_option(package_name="napari-l2gnet")
+def cli() -> None:
+    """Segment medical scans with L2GNet. For research use only."""
+
+
+@cli.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A file for one image; a folder for several images or a folder.",
+)
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name, file or folder.")
+@device_option
+@click.option(
+    "--axis",
+    type=click.IntRange(0, 2),
+    help="Slice along this axis of the stored array, whatever the model's card says.",
+)
+@click.option("--raw", is_flag=True, help="Leave out the tidying that the model's card asks for.")
+@json_option
+def segment(
+    images: tuple[Path, ...],
+    output: Path,
+    model: str,
+    device: str,
+    axis: int | None,
+    raw: bool,
+    as_json: bool,
+) -> None:
+    """Write one mask per image, in the image's own grid."""
+    from l2gnet_core.segment_files import Job, plan_jobs, segment_file
+
+    started = time.perf_counter()
+    jobs: Sequence[Job] = plan_jobs(images, output)
+    from l2gnet_core.catalog import find_model
+    from l2gnet_core.checkpoint import load_model
+    from l2gnet_core.predict import choose_device
+
+    device, why = choose_device(device)
+    loaded = load_model(find_model(model), device)
+    load_seconds = time.perf_counter() - started
+    reports, failures = [], 0
+    with _Progress(len(jobs), "Segmenting") as bar:
+        for job in jobs:
+            try:
+                report = segment_file(job, loaded, device, axis, raw)
+            except InputError as error:
+                if len(jobs) == 1:
+                    raise
+                # The other images of a batch are not lost because one is bad.
+                failures += 1
+                click.echo(f"l2gnet: {error}", err=True)
+                reports.append({"image": str(job.image), "error": str(error)})
+                continue
+            finally:
+                bar.reach(len(reports) + 1)
+            for warning in report["warnings"]:
+                click.echo(f"{job.image.name}: {warning}", err=True)
+            reports.append(report)
+    if as_json:
+        summary = {
+            "model": loaded.card.name,
+            "device": device,
+            "device_why": why,
+            "load_seconds": round(load_seconds, 3),
+            "images": reports,
+        }
+        click.echo(json.dumps(summary, indent=1))
+    elif sys.stderr.isatty():
+        click.echo(f"{len(reports) - failures} of {len(jobs)} masks in {output} ({why})", err=True)
+    if failures:
+        raise InputError(f"{failures} of {len(jobs)} images could not be segmented (see above).")
+
+
+@cli.command()
+@click.argument("predictions", type=click.Path(path_type=Path))
+@click.argument("references", type=click.Path(path_type=Path))
+@click.option(
+    "--tolerance", default=2.0, show_default=True, metavar="MM", help="Of the surface Dice."
+)
+@json_option
+def evaluate(predictions: Path, references: Path, tolerance: float, as_json: bool) -> None:
+    """Score masks against references: Dice, HD95 (mm), surface Dice."""
+    from l2gnet_core.evaluate import evaluate as score
+    from l2gnet_core.evaluate import pair_files, summary
+
+    if tolerance <= 0:
+        raise InputError(f"Expected a tolerance above 0 mm, but got {tolerance:g}.")
+    pairs = pair_files(predictions, references)
+    with _Progress(len(pairs), "Scoring") as bar:
+        cases = list(bar.follow(score(pairs, tolerance)))
+    overall = summary(cases)
+    if as_json:
+        from dataclasses import asdict
+
+        rows = {
+            c.case: {name: asdict(scores) for name, scores in c.structures.items()} for c in cases
+        }
+        click.echo(
+            json.dumps({"tolerance_mm": tolerance, "overall": overall, "cases": rows}, indent=1)
+        )
+    else:
+        click.echo(_score_table(cases, overall, tolerance))
+
+
+def _score_table(
+    cases: list[CaseScores], overall: dict[str, dict[str, float]], tolerance: float
+) -> str:
+    head = ("case", "structure", "Dice", "HD95 mm", f"surface Dice {tolerance:g} mm")
+    rows = [
+        (case.case, name, f"{s.dice:.4f}", f"{s.hd95:.2f}", f"{s.surface_dice:.4f}")
+        for case in cases
+        for name, s in case.structures.items()
+    ]
+    rows += [
+        ("all", name, f"{s['dice']:.4f}", f"{s['hd95']:.2f}", f"{s['surface_dice']:.4f}")
+        for name, s in overall.items()
+    ]
+    return _table([head, *rows])
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+@cli.command()
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
+@click.option("--arch", type=click.Choice(["l2gnet"]), default="l2gnet", show_default=True)
+@click.option(
+    "--preset",
+    "size",
+    type=click.Choice(["tiny", "small", "base"]),
+    default="small",
+    show_default=True,
+)
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Training time.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the training slices.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--resume", is_flag=True, help="Go on with an unfinished run.")
+@click.option(
+    "--oriented",
+    is_flag=True,
+    help="Keep left and right: no quarter turns or mirror images in training.",
+)
+@click.option(
+    "--phantoms",
+    type=click.FloatRange(0, 0.5),
+    default=0.0,
+    help="Share of slices drawn from the cardiac phantom (labels 1 RV, 2 myocardium, 3 LV).",
+)
+@device_option
+def train(
+    dataset: Path,
+    output: Path,
+    arch: str,
+    size: str,
+    minutes: float | None,
+    epochs: int | None,
+    seed: int,
+    resume: bool,
+    oriented: bool,
+    phantoms: float,
+    device: str,
+) -> None:
+    """Train on a folder with images/, labels/ and, optionally, dataset.json."""
+    if minutes is not None and epochs is not None:
+        raise InputError("Expected --minutes or --epochs, but got both; give one of them.")
+    if minutes is None and epochs is None:
+        minutes = 60.0
+    from l2gnet_core.augment import Augmentation
+    from l2gnet_core.predict import choose_device
+    from l2gnet_core.train import TrainingConfig
+    from l2gnet_core.training_run import RunSettings, train_dataset
+
+    settings = RunSettings(
+        dataset=dataset,
+        folder=output,
+        preset=size,
+        device=choose_device(device)[0],
+        resume=resume,
+    )
+    training = TrainingConfig(minutes=minutes, epochs=epochs, seed=seed, extra_share=phantoms)
+    augmentation = Augmentation(orientation_free=not oriented)
+    with _Progress(1.0, "Training") as bar:
+        best, steps = "", 0  # a resumed run may have nothing left to do
+        for progress in train_dataset(settings, training, augmentation):
+            steps = progress.step
+            if progress.dice:
+                best = ", Dice " + " ".join(f"{dice:.3f}" for dice in progress.dice)
+            bar.reach(progress.done, f"loss {progress.loss:.3f}{best}")
+    click.echo(f"{output}: {steps} steps{best}" if steps else f"{output}: was finished already")
+
+
+@cli.command()
+@json_option
+def models(as_json: bool) -> None:
+    """List the models at hand."""
+    from l2gnet_core.catalog import models as catalog
+
+    entries = catalog()
+    if as_json:
+        rows = [{"name": e.name, "bundled": e.bundled, **e.card.to_json()} for e in entries]
+        click.echo(json.dumps(rows, indent=1))
+        return
+    for entry in entries:
+        card = entry.card
+        click.echo(click.style(entry.name, bold=True) + ("" if entry.bundled else " (yours)"))
+        scores = {name: s["dice"] for name, s in card.scores.items() if "dice" in s}
+        lines = {
+            "": card.summary,
+            "labels": ", ".join(f"{label.id} {label.name}" for label in card.labels),
+            "slices": card.slicing,
+            "data": card.data,
+            "licence": card.licence,
+            "Dice": ", ".join(f"{name} {dice:.3f}" for name, dice in scores.items()),
+            "weak": " ".join(card.weaknesses),
+        }
+        for key, text in lines.items():
+            if text:
+                click.echo(f"  {key + ': ' if key else ''}{text}")
+
+
+@cli.command()
+@click.option(
+    "--headless",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="No window left open: write a screenshot, the mask and the table of organs to DIR.",
+)
+def demo(headless: Path | None) -> None:
+    """Segment the sample scan in napari."""
+    try:
+        # By name: the core must run, and import, without napari.
+        run_demo = importlib.import_module("napari_l2gnet.demo").run_demo
+    except ImportError as error:
+        raise InputError(
+            f"Expected napari for the demo, but '{error.name}' is not installed; "
+            "run `pip install napari-l2gnet[all]`."
+        ) from error
+    run_demo(headless)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: errors in the input become one line and exit code 2."""
+    with contextlib.suppress(AttributeError):
+        sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+    try:
+        cli.main(args=arguments, prog_name="l2gnet", standalone_mode=False)
+    except InputError as error:
+        _fail(str(error), 2)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f"; see `{context.command_path} --help`" if context else ""
+        _fail(error.format_message().rstrip(".") + hint, 2)
+    except OSError as error:
+        # A full disk, a folder that may not be written, a file where a folder should be.
+        _fail(f"{error.filename or 'The system'}: {error.strerror or error}.", 2)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("stopped", 130)
+
+
+def _fail(message: str, code: int) -> Any:
+    click.echo(f"l2gnet: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,131 @@
+"""Segmentation of whole scans, slice by slice, as a generator that can be stopped anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from l2gnet_core.card import ModelCard
+from l2gnet_core.checkpoint import Model
+from l2gnet_core.errors import InputError
+from l2gnet_core.preprocess import intensity_window, normalise, pad_to_multiple
+
+#: Pixels per forward pass. On a laptop's CPU this keeps a pass well under the second within which
+#: a cancel must take effect; a GPU wants more to be busy.
+BATCH_PIXELS = {"cpu": 2 * 256 * 256, "cuda": 32 * 256 * 256}
+
+
+@dataclass(frozen=True)
+class SlicePrediction:
+    """One finished slice: labels (H,W) of label ids, its index along the slicing axis, the device
+    that computed it, and a sentence if that device is not the one asked for."""
+
+    index: int
+    labels: NDArray[np.uint8] | NDArray[np.uint16]
+    device: str
+    notice: str | None = None
+
+
+def choose_device(wanted: str = "auto") -> tuple[str, str]:
+    """(device, why): "cuda" where PyTorch finds one, else "cpu".
+
+    Raises InputError if "cuda" is asked for and there is none.
+    """
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise InputError(f"Expected a device among auto, cpu and cuda, but got '{wanted}'.")
+    if wanted == "cpu":
+        return "cpu", "CPU: chosen"
+    if torch.cuda.is_available():
+        return "cuda", f"GPU: {torch.cuda.get_device_name()}"
+    why = "no CUDA device found" if torch.version.cuda else "this PyTorch is built without CUDA"
+    if wanted == "cuda":
+        raise InputError(f"Expected a CUDA device, but {why}; use --device cpu.")
+    return "cpu", f"CPU: {why}"
+
+
+def outward(first: int, count: int) -> list[int]:
+    """0 … count − 1, beginning at `first` and going outward from it."""
+    return sorted(range(count), key=lambda index: (abs(index - first), index))
+
+
+def predict_slices(
+    model: Model,
+    scan: NDArray[np.generic],
+    axis: int,
+    order: Sequence[int] | None = None,
+    device: str = "cpu",
+) -> Iterator[SlicePrediction | None]:
+    """Segment slices of a scan (z,y,x) along `axis`, yielding each when it is done.
+
+    Between the passes of a model with several views it yields None: a moment at which whoever
+    drives the generator can stop it, long before a large slice is finished.
+
+    `order` names the slices, in the order they are wanted; all of them by default. Intensities are
+    scaled by the whole scan, so a slice comes out the same alone and among others. When the GPU's
+    memory does not suffice, smaller batches are tried, then the CPU.
+    """
+    lookup = label_lookup(model.card)
+    window = intensity_window(scan)
+    slices = np.moveaxis(scan, axis, 0)
+    waiting = list(range(len(slices)) if order is None else order)
+    pixels = slices.shape[1] * slices.shape[2]
+    batch = max(1, BATCH_PIXELS[device] // pixels)
+    notice = None
+    while waiting:
+        indices = waiting[:batch]
+        images = torch.from_numpy(normalise(slices[indices], window))[:, None]
+        try:
+            for classes in _classes(model, images, device):
+                if classes is None:
+                    yield None
+        except torch.cuda.OutOfMemoryError:  # PyTorch 2.4 has no torch.OutOfMemoryError
+            if batch > 1:
+                batch //= 2
+                notice = f"GPU memory is short: going on with smaller batches ({batch})"
+            elif device != "cpu":
+                device = "cpu"
+                notice = "GPU memory does not suffice: going on with the CPU"
+            else:
+                raise
+            continue
+        waiting = waiting[batch:]
+        assert classes is not None
+        for index, one in zip(indices, classes.numpy(), strict=True):
+            yield SlicePrediction(index, lookup[one], device, notice)
+            notice = None
+
+
+def _classes(model: Model, images: Tensor, device: str) -> Iterator[Tensor | None]:
+    """Class indices (B,H,W), uint8 on the CPU, of images (B,1,H,W), after a None for each pass
+    that is not the last."""
+    height, width = images.shape[-2:]
+    network = model.network.to(device)
+    padded = pad_to_multiple(images, network.config.stride).to(device)
+    padded = padded.contiguous(memory_format=torch.channels_last)
+    total: Tensor | None = None
+    # A model without left and right sees each quarter turn; together they make its answer turn
+    # with the scan.
+    for turns in range(model.card.views):
+        if total is not None:
+            yield None
+        # Entered per pass: held across a yield it would leak into whoever consumes the generator.
+        with (
+            torch.inference_mode(),
+            torch.autocast(device, torch.float16, enabled=device == "cuda"),
+        ):
+            logits = network(padded.rot90(turns, (2, 3))).logits
+            probabilities = logits.float().softmax(1).rot90(-turns, (2, 3))
+            total = probabilities if total is None else total + probabilities
+    assert total is not None
+    yield total.argmax(1)[:, :height, :width].to("cpu", torch.uint8)
+
+
+def label_lookup(card: ModelCard) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Label id of each class index; 0 stays background."""
+    ids = [0, *(label.id for label in card.labels)]
+    return np.array(ids, np.uint8) if max(ids) < 256 else np.array(ids, np.uint16)

@@ -1,0 +1,159 @@
+"""Segmentation of files, one after the other: what `l2gnet segment` does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from l2gnet_core.checkpoint import Model
+from l2gnet_core.cleanup import tidy
+from l2gnet_core.errors import InputError
+from l2gnet_core.files import FORMATS, is_supported, read_volume, suffix_of, write_labels
+from l2gnet_core.predict import label_lookup, predict_slices
+from l2gnet_core.preprocess import intensity_window
+from l2gnet_core.suitability import doubts, mismatches, voxel_counts
+from l2gnet_core.volume import slicing_axis
+
+#: Suffixes of masks that can be written.
+WRITABLE = tuple(suffix for format in FORMATS for suffix in format.writes)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to segment and the mask to write."""
+
+    image: Path
+    mask: Path
+
+
+def plan_jobs(images: Sequence[Path], output: Path) -> list[Job]:
+    """Which mask goes where: a file for one image, else a folder of the images' file names.
+
+    Raises InputError for missing images and for masks that would overwrite an image or each other.
+    """
+    files: list[Path] = []
+    for path in images:
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.is_file() and _is_scan(p))
+            if not inside:
+                raise InputError(
+                    f"Expected scans in {path}, but it holds no NIfTI or TIFF file; name another "
+                    "folder."
+                )
+            files += inside
+        elif not path.exists():
+            raise InputError(f"There is no file {path}.")
+        else:
+            files.append(path)
+    single = len(images) == 1 and not images[0].is_dir()
+    if single and not output.is_dir():
+        # Said now, not after minutes of computing.
+        if suffix_of(output) not in WRITABLE:
+            raise InputError(
+                f"A mask is saved as one of {', '.join(WRITABLE)}, not as {output.name}."
+            )
+        jobs = [Job(files[0], output)]
+    else:
+        if output.is_file() or (not output.is_dir() and suffix_of(output) and is_supported(output)):
+            raise InputError(
+                f"Expected a folder for {len(files)} masks, but {output} names a file; "
+                "give a folder."
+            )
+        jobs = [Job(file, output / _mask_name(file)) for file in files]
+    seen: dict[Path, Path] = {}
+    inputs = {job.image.resolve() for job in jobs}
+    for job in jobs:
+        target = job.mask.resolve()
+        if target in inputs:
+            raise InputError(
+                f"Expected another place than the image's for the mask, but {job.mask} is an "
+                "image; choose another output."
+            )
+        if target in seen:
+            raise InputError(
+                f"Expected different file names, but {seen[target]} and {job.image} would both "
+                f"become {job.mask.name}; segment them into different folders."
+            )
+        seen[target] = job.image
+    return jobs
+
+
+def _mask_name(image: Path) -> str:
+    """The image's own name, unless its format can be read only (.img, .hdr)."""
+    suffix = suffix_of(image)
+    if suffix in WRITABLE or not is_supported(image):
+        return image.name
+    return image.name[: -len(suffix)] + ".nii.gz"
+
+
+def _is_scan(path: Path) -> bool:
+    """Can it be read, and is it not the second file of a .hdr/.img pair?"""
+    if path.name.lower().endswith((".img", ".img.gz")):
+        stem = path.name[: -len(suffix_of(path))]
+        if any(path.with_name(stem + suffix).exists() for suffix in (".hdr", ".hdr.gz")):
+            return False
+    return is_supported(path)
+
+
+def segment_file(
+    job: Job, model: Model, device: str, axis: int | None = None, raw: bool = False
+) -> dict[str, Any]:
+    """Segment one image and write its mask; returns what `--json` reports of it.
+
+    axis: an index of the stored array, overriding the card's rule. raw: leave out the tidying that
+    the card asks for. Raises InputError.
+    """
+    started = time.perf_counter()
+    volume = read_volume(job.image)
+    along = slicing_axis(volume, model.card.slicing, axis)
+    warnings = list(volume.warnings)
+    read = time.perf_counter()
+    masks = []
+    for index, frame in enumerate(volume.frames):
+        if index == 0:
+            warnings += mismatches(model.card, volume, along, intensity_window(frame))
+        mask = np.zeros(frame.shape, label_lookup(model.card).dtype)
+        target = np.moveaxis(mask, along, 0)
+        for done in predict_slices(model, frame, along, device=device):
+            if done is None:
+                continue
+            target[done.index] = done.labels
+            if done.notice:
+                warnings.append(done.notice)
+        masks.append(mask if raw else tidy(mask, along, model.card.clean_up))
+    result = np.stack(masks) if volume.data.ndim == 4 else masks[0]
+    predicted = time.perf_counter()
+    job.mask.parent.mkdir(parents=True, exist_ok=True)
+    labels = model.card.labels
+    write_labels(job.mask, result, volume, labels.names, labels.colors)
+    counts = voxel_counts(result, model.card)
+    volume_ml = {
+        label.name: counts[label.id] * volume.voxel_volume_ml / len(masks) for label in labels
+    }
+    real = volume.units == "mm"
+    warnings += doubts(model.card, volume_ml) if real else []
+    return {
+        "image": str(job.image),
+        "mask": str(job.mask),
+        "slicing_axis": volume.stored_axes.index(along),
+        "labels": [
+            {
+                "id": label.id,
+                "name": label.name,
+                "voxels": counts[label.id],
+                "volume_ml": round(volume_ml[label.name], 3) if real else None,
+            }
+            for label in labels
+        ],
+        "seconds": {
+            "read": round(read - started, 3),
+            "segment": round(predicted - read, 3),
+            "write": round(time.perf_counter() - predicted, 3),
+        },
+        "warnings": warnings,
+    }

@@ -1,0 +1,74 @@
+"""Does this scan look like what the model was made for? Sentences for the user, no verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2gnet_core.card import ModelCard
+from l2gnet_core.volume import Grid, Volume
+
+
+def mismatches(
+    card: ModelCard, grid: Volume | Grid, axis: int, window: tuple[float, float] | None = None
+) -> list[str]:
+    """What about a scan is unlike the model's training data, before segmenting it.
+
+    axis: the slicing axis of (z,y,x). window: the scan's low and high intensity, if known yet.
+    """
+    found = [] if window is None else _intensity_mismatches(card, *window)
+    expects = card.expects
+    if grid.units != "mm":
+        if expects.pixel or expects.slice:
+            found.append("The file gives no voxel size: sizes cannot be checked, mL not computed.")
+        return found
+    spacing = list(grid.spacing)
+    between = spacing.pop(axis)
+    if expects.pixel and not expects.pixel[0] <= min(spacing) <= max(spacing) <= expects.pixel[1]:
+        found.append(
+            f"Pixels of {spacing[0]:.2g}×{spacing[1]:.2g} mm; this model knows "
+            f"{expects.pixel[0]:g} to {expects.pixel[1]:g} mm."
+        )
+    if expects.slice and not expects.slice[0] <= between <= expects.slice[1]:
+        found.append(
+            f"Slices {between:.2g} mm apart; this model knows {expects.slice[0]:g} to "
+            f"{expects.slice[1]:g} mm: check the slicing axis."
+        )
+    return found
+
+
+def _intensity_mismatches(card: ModelCard, low: float, high: float) -> list[str]:
+    if not high > low:
+        return ["The scan has one intensity everywhere: there is nothing to segment."]
+    # Air is −1000 HU; no MR scanner stores values that low.
+    looks_like_ct = low < -300
+    modality = card.expects.modality
+    if modality == "MR" and looks_like_ct:
+        return ["The scan looks like a CT (values below −300); this model was made for MR."]
+    if modality == "CT" and not looks_like_ct:
+        return ["The scan does not look like a CT in Hounsfield units, as this model expects."]
+    return []
+
+
+def doubts(card: ModelCard, volumes_ml: Mapping[str, float]) -> list[str]:
+    """What about a finished segmentation is unusual. volumes_ml: mL by structure name."""
+    missing = [label.name for label in card.labels if not volumes_ml.get(label.name)]
+    if missing:
+        names = " and ".join(missing) if len(missing) < 3 else ", ".join(missing)
+        return [f"No {names} found: out of view, or not what this model was made for."]
+    found = []
+    for name, (low, high) in card.expects.volumes.items():
+        volume = volumes_ml[name]
+        if not low <= volume <= high:
+            found.append(f"{name.capitalize()}: {volume:.0f} mL is unusual ({low:g}–{high:g} mL).")
+    return found
+
+
+def voxel_counts(mask: NDArray[np.generic], card: ModelCard) -> dict[int, int]:
+    """How many voxels each of the card's structures has in the mask, by label id."""
+    # bincount needs one pass and no sorting, which np.unique does on every call.
+    ids = [label.id for label in card.labels]
+    counts = np.bincount(mask.reshape(-1), minlength=max(ids) + 1)
+    return {id: int(counts[id]) for id in ids}

@@ -1,0 +1,192 @@
+"""Model files: nothing is lost, nothing runs, whatever else is refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from l2gnet_core.card import Expectations, ModelCard
+from l2gnet_core.catalog import find_model, models, user_folder
+from l2gnet_core.checkpoint import FORMAT, MODEL_FILE, load_model, read_card, save_model
+from l2gnet_core.cleanup import CleanUp
+from l2gnet_core.errors import InputError, OutputError
+from l2gnet_core.labels import Label, LabelSet
+
+CARD = ModelCard(
+    name="heart",
+    labels=LabelSet((Label(1, "rechter Ventrikel – größer", "#112233"), Label(7, "LV", "#445566"))),
+    slicing="axial",
+    views=4,
+    clean_up=CleanUp(largest_piece=True),
+    summary="A heart.",
+    data="ACDC",
+    licence="CC BY-NC-SA 4.0",
+    citation="Somebody 2020",
+    expects=Expectations("MR", (0.7, 2.5), None, {"LV": (20.0, 400.0)}),
+    split={"train": ["a", "b"], "tuning": ["c"], "test": ["d"]},
+    training={"steps": 3, "settings": {"scale": [0.6, 1.6]}},
+    scores={"LV": {"dice": 0.9, "hd95": 3.0}},
+    weaknesses=("Apex.", "Base."),
+)
+
+
+def test_a_card_survives_json_and_a_file(tmp_path, make_model):
+    assert ModelCard.from_json(json.loads(json.dumps(CARD.to_json()))) == CARD
+    path = save_model(tmp_path / "heart.safetensors", make_model().network, CARD)
+    assert read_card(path) == CARD
+
+
+def test_cards_from_before_clean_up_can_be_read():
+    values = CARD.to_json()
+    del values["clean_up"], values["views"]
+    card = ModelCard.from_json(values)
+    assert (card.views, card.clean_up) == (1, CleanUp())
+
+
+def test_a_model_survives_a_file(tmp_path, make_model):
+    model = make_model()
+    for index in range(2):  # the second overwrites the first
+        path = save_model(tmp_path / MODEL_FILE, model.network, model.card)
+        for at in (path, tmp_path):  # the file, or the folder that training wrote
+            loaded = load_model(at)
+            assert not loaded.network.training
+            assert loaded.card == model.card
+            assert loaded.network.config == model.network.config
+            state = model.network.state_dict()
+            for name, tensor in loaded.network.state_dict().items():
+                assert torch.equal(tensor, state[name]), (index, name)
+    image = torch.rand(1, 1, 32, 48)
+    with torch.no_grad():
+        assert torch.equal(loaded.network(image).codes, model.network(image).codes)
+    assert [path.name for path in tmp_path.iterdir()] == [MODEL_FILE]  # nothing left beside it
+
+
+def test_a_model_file_is_plain_safetensors(model_file):
+    content = model_file.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    assert header["__metadata__"]["format"] == FORMAT
+    # A pickle would start with its own marks, and safetensors has no place to hide one.
+    assert set(header.pop("__metadata__")) == {"format", "network", "card"}
+    assert {entry["dtype"] for entry in header.values()} <= {"F32", "BOOL"}
+
+
+def damaged(model_file, tmp_path):
+    """Files that are no models, by what is wrong with them."""
+    content = model_file.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+
+    def with_header(header) -> bytes:
+        text = json.dumps(header).encode()
+        return struct.pack("<Q", len(text)) + text + content[8 + length :]
+
+    def with_metadata(**changes) -> bytes:
+        metadata = {**header["__metadata__"], **changes}
+        return with_header(
+            {**header, "__metadata__": {k: v for k, v in metadata.items() if v is not None}}
+        )
+
+    card, network = (json.loads(header["__metadata__"][key]) for key in ("card", "network"))
+    yield "empty", b""
+    yield "short", content[:5]
+    yield "header cut", content[: 8 + length // 2]
+    yield "huge header", struct.pack("<Q", 2**63) + content[8:]
+    yield "text", b"These are not the weights you are looking for."
+    yield "pickle", b"\x80\x04\x95" + b"\x00" * 100
+    yield "header is a list", with_header([1, 2])
+    yield "no metadata", with_header({**header, "__metadata__": None})
+    yield "foreign format", with_metadata(format="pt")
+    yield "no card", with_metadata(card=None)
+    yield "no network", with_metadata(network=None)
+    yield "card no JSON", with_metadata(card="{")
+    yield "card a list", with_metadata(card="[]")
+    yield "card of the future", with_metadata(card=json.dumps({**card, "aura": "blue"}))
+    yield "network of the future", with_metadata(network=json.dumps({**network, "heads": 8}))
+
+
+def test_whatever_is_no_model_is_refused_in_one_sentence(model_file, tmp_path, one_sentence):
+    for what, content in damaged(model_file, tmp_path):
+        path = tmp_path / "bad.safetensors"
+        path.write_bytes(content)
+        for read in (read_card, load_model):
+            try:
+                read(path)
+            except InputError as error:
+                one_sentence(error)
+            else:
+                pytest.fail(f"{what} was read by {read.__name__}")
+
+
+def test_truncated_or_foreign_weights_are_refused(model_file, tmp_path, one_sentence):
+    content = model_file.read_bytes()
+    path = tmp_path / "bad.safetensors"
+    (length,) = struct.unpack("<Q", content[:8])
+    metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+    for cut in (len(content) - 1, len(content) // 2, 8 + length):
+        path.write_bytes(content[:cut])
+        assert read_card(path).name == "tiny"  # the card is whole, the weights are not
+        with pytest.raises(InputError, match="weights") as error:
+            load_model(path)
+        one_sentence(error.value)
+    # Weights that are whole, but another network's.
+    save_file({"decoder.head.weight": torch.zeros(2, 2)}, path, metadata)
+    with pytest.raises(InputError, match="weights"):
+        load_model(path)
+
+
+def test_missing_models_are_refused(tmp_path, one_sentence):
+    for path in (tmp_path / "missing.safetensors", tmp_path):
+        with pytest.raises(InputError, match=r"model\.safetensors") as error:
+            load_model(path)
+        one_sentence(error.value)
+    with pytest.raises(InputError):
+        read_card(tmp_path)
+
+
+def test_a_failed_save_leaves_the_old_model(model_file, make_model):
+    before = model_file.read_bytes()
+    unsaveable = ModelCard(name="x", labels=CARD.labels, training={"steps": np.float32(1)})
+    with pytest.raises(TypeError):
+        save_model(model_file, make_model().network, unsaveable)
+    assert model_file.read_bytes() == before
+    with pytest.raises(OutputError):
+        save_model(model_file.parent / "nowhere" / "m.safetensors", make_model().network, CARD)
+
+
+def test_reading_cards_imports_no_torch(model_file, run_python, monkeypatch):
+    monkeypatch.setenv("L2GNET_MODELS", str(model_file.parent))
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from l2gnet_core.checkpoint import read_card\n"
+        "from l2gnet_core.catalog import models\n"
+        f"assert read_card(Path({str(model_file)!r})).name == 'tiny'\n"
+        "assert 'model' in [entry.name for entry in models()]\n"
+        "print(sorted({'torch', 'safetensors', 'nibabel', 'napari'} & set(sys.modules)))"
+    )
+    result = run_python("-c", code)
+    assert result.stderr == ""
+    assert result.stdout.strip() == "[]"
+
+
+def test_the_catalog_lists_what_is_readable_and_finds_by_name(
+    model_file, tmp_path, monkeypatch, one_sentence
+):
+    monkeypatch.setenv("L2GNET_MODELS", str(model_file.parent))
+    assert user_folder() == model_file.parent
+    for what, content in damaged(model_file, tmp_path):
+        (model_file.parent / f"{what}.safetensors").write_bytes(content)
+    mine = [entry for entry in models() if not entry.bundled]
+    assert [entry.name for entry in mine] == ["model"]
+    assert mine[0].card.labels.names[2] == "myocardium"
+    assert find_model("model") == model_file
+    assert find_model(str(model_file)) == model_file
+    assert find_model(str(model_file.parent)) == model_file
+    with pytest.raises(InputError, match=r"'liver'.*model") as error:
+        find_model("liver")
+    one_sentence(error.value)

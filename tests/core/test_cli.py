@@ -1,0 +1,292 @@
+"""The `l2gnet` command, as people and scripts meet it."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from l2gnet_core.checkpoint import MODEL_FILE, load_model
+from l2gnet_core.cli import main
+
+
+@pytest.fixture
+def l2gnet(capsys):
+    """Run the command in this process; returns (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            main([str(argument) for argument in arguments])
+            code = 0
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def refused(l2gnet):
+    """The command must end with 2 and one line on stderr, which is returned."""
+
+    def run(*arguments: object) -> str:
+        code, out, err = l2gnet(*arguments)
+        assert code == 2
+        assert out == ""
+        assert err.endswith("\n")
+        assert err.count("\n") == 1
+        assert "Traceback" not in err
+        assert err.startswith("l2gnet: ")
+        return err
+
+    return run
+
+
+@pytest.fixture
+def image(save_scan, scan, tmp_path):
+    return save_scan(tmp_path / "in" / "a.nii.gz", scan)
+
+
+def test_segments_one_file_quietly(l2gnet, image, model_file, tmp_path):
+    mask = tmp_path / "mask.nii.gz"
+    code, out, err = l2gnet("segment", image, "-o", mask, "--model", model_file)
+    assert (code, out) == (0, "")
+    assert "%" not in err  # no progress bar where nobody watches
+    stored, written = nib.load(image), nib.load(mask)
+    assert written.shape == stored.shape
+    assert np.array_equal(written.affine, stored.affine)
+
+
+def test_json_says_what_was_found(l2gnet, image, model_file, tmp_path):
+    mask = tmp_path / "mask.nii.gz"
+    code, out, _ = l2gnet(
+        "segment", image, "-o", mask, "--model", model_file.parent, "--device", "cpu", "--json"
+    )
+    report = json.loads(out)
+    assert code == 0
+    assert (report["model"], report["device"]) == ("tiny", "cpu")
+    assert report["load_seconds"] > 0
+    (one,) = report["images"]
+    assert one["mask"] == str(mask)
+    assert [label["name"] for label in one["labels"]] == [
+        "right ventricle",
+        "myocardium",
+        "left ventricle",
+    ]
+    voxels = np.asarray(nib.load(mask).dataobj)
+    for label in one["labels"]:
+        assert label["voxels"] == (voxels == label["id"]).sum()
+        assert label["volume_ml"] == pytest.approx(label["voxels"] * 0.018, abs=1e-3)
+    assert one["seconds"]["segment"] > 0
+
+
+def test_a_model_is_found_by_name(l2gnet, image, model_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("L2GNET_MODELS", str(model_file.parent))
+    assert l2gnet("segment", image, "-o", tmp_path / "m.nii", "--model", "model")[0] == 0
+    assert (tmp_path / "m.nii").is_file()
+
+
+def test_several_files_and_a_folder_keep_their_names(
+    l2gnet, image, save_scan, scan, model_file, tmp_path
+):
+    other = save_scan(tmp_path / "in" / "b.nii", scan)
+    for number, images in enumerate(([image, other], [image.parent])):
+        out = tmp_path / f"out{number}"
+        assert l2gnet("segment", *images, "-o", out, "--model", model_file)[0] == 0
+        assert sorted(path.name for path in out.iterdir()) == ["a.nii.gz", "b.nii"]
+
+
+def test_the_axis_can_be_chosen(l2gnet, image, model_file, tmp_path):
+    def segmented(*axis):
+        mask = tmp_path / "mask.nii.gz"
+        arguments = ("segment", image, "-o", mask, "--model", model_file, "--json", *axis)
+        report = json.loads(l2gnet(*arguments)[1])
+        return report["images"][0]["slicing_axis"], np.asarray(nib.load(mask).dataobj)
+
+    plain, through_plane = segmented()
+    last, same = segmented("--axis", "2")
+    first, other = segmented("--axis", "0")
+    assert (plain, last, first) == (2, 2, 0)
+    assert np.array_equal(through_plane, same)
+    assert not np.array_equal(through_plane, other)
+
+
+def test_one_bad_image_does_not_lose_the_others(l2gnet, image, model_file, tmp_path):
+    bad = tmp_path / "in" / "bad.nii.gz"
+    bad.write_bytes(b"not a scan")
+    out = tmp_path / "out"
+    code, text, err = l2gnet("segment", image.parent, "-o", out, "--model", model_file, "--json")
+    assert code == 2
+    assert [path.name for path in out.iterdir()] == ["a.nii.gz"]
+    assert "bad.nii.gz" in err
+    assert "1 of 2" in err
+    assert "Traceback" not in err
+    good, failed = json.loads(text)["images"]
+    assert good["labels"]
+    assert set(failed) == {"image", "error"}
+
+
+def test_bad_input_ends_with_two_and_one_line(
+    refused, image, save_scan, scan, model_file, tmp_path, make_model
+):
+    model = ("--model", model_file)
+    mask = tmp_path / "mask.nii.gz"
+    text = tmp_path / "in" / "notes.txt"
+    text.write_text("hello")
+    empty = tmp_path / "empty.nii.gz"
+    empty.touch()
+    same_name = save_scan(tmp_path / "other" / "a.nii.gz", scan)
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(model_file.read_bytes()[:-40])
+    assert "nothing.nii" in refused("segment", tmp_path / "nothing.nii", "-o", mask, *model)
+    assert "notes.txt" in refused("segment", text, "-o", mask, *model)
+    assert "empty" in refused("segment", empty, "-o", mask, *model)
+    assert "choose another output" in refused("segment", image, "-o", image, *model)
+    assert "choose another output" in refused("segment", image, "-o", image.parent, *model)
+    assert "different" in refused("segment", image, same_name, "-o", tmp_path / "out", *model)
+    assert "folder" in refused("segment", image, same_name, "-o", mask, *model)
+    assert "mask.png" in refused("segment", image, "-o", tmp_path / "mask.png", *model)
+    assert "liver" in refused("segment", image, "-o", mask, "--model", "liver")
+    assert "weights" in refused("segment", image, "-o", mask, "--model", damaged)
+    assert "notes.txt" in refused("segment", image, "-o", mask, "--model", text)
+    # A file where a folder should be is the system's error, not ours to trace back.
+    refused("segment", image, "-o", text / "mask.nii.gz", *model)
+    assert not mask.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "Missing command"),
+        (["paint"], "No such command"),
+        (["segment"], "Missing argument"),
+        (["segment", "a.nii"], "Missing option"),
+        (["segment", "a.nii", "-o", "b.nii", "--axis", "3"], "--axis"),
+        (["segment", "a.nii", "-o", "b.nii", "--device", "tpu"], "--device"),
+        (["segment", "a.nii", "-o", "b.nii", "--sharp"], "--sharp"),
+        (["evaluate", "a.nii"], "Missing argument"),
+        (["evaluate", "a.nii", "b.nii", "--tolerance", "0"], "tolerance"),
+        (["evaluate", "a.nii", "b.nii"], "a.nii"),
+        (["train", "nowhere", "-o", "run", "--minutes", "1", "--epochs", "1"], "one of them"),
+        (["train", "nowhere", "-o", "run"], "nowhere"),
+        (["train", "nowhere", "-o", "run", "--epochs", "0"], "--epochs"),
+    ],
+)
+def test_bad_arguments_end_with_two_and_one_line(refused, tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    assert says in refused(*arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gpu_that_is_not_there_is_said(refused, image, model_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    arguments = ("segment", image, "-o", tmp_path / "m.nii", "--model", model_file)
+    assert "--device cpu" in refused(*arguments, "--device", "cuda")
+
+
+@pytest.fixture
+def two_folders(save_scan, tmp_path):
+    """Masks of two cases: one perfect, one of which half is missing."""
+    truth = np.zeros((2, 20, 20), np.uint8)
+    truth[:, 5:15, 5:15] = 1
+    half = truth.copy()
+    half[0] = 0
+    for name, predicted in (("a", truth), ("b", half)):
+        save_scan(tmp_path / "predictions" / f"{name}.nii.gz", predicted)
+        save_scan(tmp_path / "references" / f"{name}.nii.gz", truth)
+    return tmp_path / "predictions", tmp_path / "references"
+
+
+def test_evaluate_prints_a_table(l2gnet, two_folders):
+    code, out, err = l2gnet("evaluate", *two_folders)
+    assert (code, err) == (0, "")
+    head, *rows = out.splitlines()
+    assert "Dice" in head
+    assert "HD95 mm" in head
+    assert "surface Dice 2 mm" in head
+    cells = [row.split() for row in rows]
+    assert [row[0] for row in cells] == ["a", "b", "all", "all"]
+    assert cells[0][-3:] == ["1.0000", "0.00", "1.0000"]
+    assert cells[1][-3] == "0.6667"
+    assert cells[-1][:3] == ["all", "mean", "0.8333"]
+
+
+def test_evaluate_prints_json(l2gnet, two_folders):
+    code, out, err = l2gnet("evaluate", *two_folders, "--json", "--tolerance", "3")
+    assert (code, err) == (0, "")
+    result = json.loads(out)
+    assert result["tolerance_mm"] == 3
+    assert set(result["cases"]) == {"a", "b"}
+    scores = result["cases"]["b"]["label 1"]
+    assert scores["dice"] == pytest.approx(2 / 3)
+    assert scores["hd95"] == pytest.approx(8)  # the missing slice is one slice away
+    assert result["overall"]["mean"]["dice"] == pytest.approx(5 / 6)
+
+
+def test_evaluate_refuses_what_cannot_be_compared(refused, two_folders, save_scan):
+    predictions, references = two_folders
+    small = save_scan(predictions / "small.nii", np.zeros((2, 20, 19), np.uint8))
+    assert "shape" in refused("evaluate", small, references / "a.nii.gz")
+    (predictions / "b.nii.gz").unlink()
+    assert "no prediction for b" in refused("evaluate", predictions, references)
+
+
+def test_models_are_listed(l2gnet, model_file, monkeypatch):
+    monkeypatch.setenv("L2GNET_MODELS", str(model_file.parent))
+    code, out, _ = l2gnet("models")
+    assert code == 0
+    assert "model (yours)" in out
+    assert "2 myocardium" in out
+    code, out, _ = l2gnet("models", "--json")
+    (mine,) = [row for row in json.loads(out) if not row["bundled"]]
+    assert mine["name"] == "tiny"
+    assert mine["labels"][0]["name"] == "right ventricle"
+
+
+def test_trains_a_model_that_segments(l2gnet, refused, save_scan, scan, image, tmp_path):
+    for patient in range(3):
+        save_scan(tmp_path / "data" / "images" / f"p{patient}.nii.gz", scan + patient)
+        labels = (scan > 250).astype(np.uint8)
+        save_scan(tmp_path / "data" / "labels" / f"p{patient}.nii.gz", labels)
+    arguments = ("train", tmp_path / "data", "-o", tmp_path / "run", "--preset", "tiny")
+    code, out, err = l2gnet(*arguments, "--epochs", "1", "--seed", "3", "--oriented")
+    assert (code, err) == (0, "")
+    assert "1 steps, Dice" in out
+    model = load_model(tmp_path / "run" / MODEL_FILE)
+    assert model.card.labels.names == {1: "structure 1"}
+    assert model.card.training["settings"]["seed"] == 3
+    assert model.card.training["augmentation"]["orientation_free"] is False
+
+    assert "--resume" in refused(*arguments, "--epochs", "1")
+    code, out, _ = l2gnet(*arguments, "--epochs", "1", "--resume")
+    assert (code, "finished already" in out) == (0, True)
+    mask = tmp_path / "mask.nii.gz"
+    assert l2gnet("segment", image, "-o", mask, "--model", tmp_path / "run")[0] == 0
+
+
+def test_the_command_in_a_process_of_its_own(run_python, image, tmp_path):
+    # What capsys cannot see: the exit code and stderr that a shell gets.
+    code = "import sys; from l2gnet_core.cli import main; main(sys.argv[1:])"
+    result = run_python("-c", code, "segment", str(image), "-o", str(image))
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_help_is_instant(run_python):
+    code = (
+        "import sys\nfrom l2gnet_core.cli import main\n"
+        "main(['--help'])\n"
+        "slow = {'torch', 'napari', 'scipy', 'nibabel', 'qtpy', 'magicgui'}\n"
+        "print('IMPORTED', sorted(slow & set(sys.modules)))"
+    )
+    result = run_python("-c", code)
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert "IMPORTED []" in result.stdout
+    for command in ("segment", "evaluate", "train", "models", "demo"):
+        assert command in result.stdout

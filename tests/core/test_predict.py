@@ -1,0 +1,227 @@
+"""Segmentation of scans slice by slice: order, independence, memory, cancelling."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from l2gnet_core import predict
+from l2gnet_core.errors import InputError
+from l2gnet_core.labels import LabelSet
+from l2gnet_core.predict import choose_device, label_lookup, outward, predict_slices
+
+
+@pytest.fixture
+def model(make_model):
+    return make_model()
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The sizes of the batches that were computed."""
+    sizes, compute = [], predict._classes
+
+    def counted(model, images, device):
+        sizes.append(len(images))
+        return compute(model, images, device)
+
+    monkeypatch.setattr(predict, "_classes", counted)
+    return sizes
+
+
+def whole(model, scan, axis=0, **options) -> np.ndarray:
+    """The mask of the scan, put together from its slices."""
+    mask = np.full(scan.shape, 255, np.uint8)
+    target = np.moveaxis(mask, axis, 0)
+    for done in predict_slices(model, scan, axis, **options):
+        if done is not None:
+            target[done.index] = done.labels
+    return mask
+
+
+def agree(a: np.ndarray, b: np.ndarray) -> bool:
+    # A batch of another size may be summed in another order: a voxel may sit on the fence.
+    return a.shape == b.shape and np.mean(a != b) < 1e-3
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 60), st.data())
+def test_outward_begins_at_the_slice_on_screen(count, data):
+    first = data.draw(st.integers(0, count - 1))
+    order = outward(first, count)
+    assert sorted(order) == list(range(count))
+    assert order[0] == first
+    distances = [abs(index - first) for index in order]
+    assert distances == sorted(distances)
+
+
+def test_every_slice_comes_once_in_its_own_size_with_the_cards_ids(model, scan):
+    done = list(predict_slices(model, scan, 0))
+    assert [slice.index for slice in done] == [0, 1, 2]
+    assert all(slice.labels.shape == (41, 53) for slice in done)  # no multiple of the stride
+    assert all(slice.labels.dtype == np.uint8 for slice in done)
+    assert all((slice.device, slice.notice) == ("cpu", None) for slice in done)
+    found = set(np.unique([slice.labels for slice in done]))
+    assert found <= {0, 1, 2, 3}
+    assert len(found) > 1  # the untrained model says something, or the tests here say nothing
+
+
+def test_slices_come_in_the_order_wanted(model, scan):
+    assert [done.index for done in predict_slices(model, scan, 0, [2, 0])] == [2, 0]
+    assert [done.index for done in predict_slices(model, scan, 1, range(40, 30, -3))] == [
+        40, 37, 34, 31,
+    ]  # fmt: skip
+    assert list(predict_slices(model, scan, 0, [])) == []
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_slice_comes_out_the_same_alone_and_among_others(model, scan, axis):
+    mask = whole(model, scan, axis)
+    middle = scan.shape[axis] // 2
+    (alone,) = predict_slices(model, scan, axis, [middle])
+    assert agree(alone.labels, mask.take(middle, axis))
+    assert len(np.unique(mask)) > 1
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_any_axis_is_like_the_first_of_the_scan_turned(model, scan, axis):
+    turned = np.ascontiguousarray(np.moveaxis(scan, axis, 0))
+    assert agree(np.moveaxis(whole(model, scan, axis), axis, 0), whole(model, turned))
+
+
+def test_with_four_views_the_answer_turns_with_the_scan(make_model, scan):
+    scan = scan[:, :32, :48]  # a multiple of the stride: padding goes to one side only
+    model = make_model(views=4)
+    upright = whole(model, scan)
+    turned = whole(model, np.rot90(scan, axes=(1, 2)))
+    assert agree(np.rot90(turned, -1, axes=(1, 2)), upright)
+    one_view = make_model()
+    assert not agree(
+        np.rot90(whole(one_view, np.rot90(scan, axes=(1, 2))), -1, axes=(1, 2)),
+        whole(one_view, scan),
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 16, 16), (1, 15, 17), (3, 1, 40)])
+def test_odd_sizes(model, shape):
+    scan = np.random.default_rng(0).integers(0, 100, shape).astype(np.int16)
+    for axis in range(3):
+        assert (whole(model, scan, axis) < 4).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32, np.float64, ">i2"])
+def test_the_type_of_the_voxels_does_not_matter(model, scan, dtype):
+    scaled = (scan // 4).clip(0, 255)
+    reference = whole(model, scaled.astype(np.int16))
+    assert agree(whole(model, scaled.astype(dtype)), reference)
+
+
+def test_a_read_only_scan_in_any_layout_is_left_alone(model, scan):
+    stored = np.asfortranarray(scan)
+    stored.flags.writeable = False
+    assert agree(whole(model, stored), whole(model, scan))
+
+
+def test_a_constant_scan_gives_labels_too(model):
+    assert (whole(model, np.full((2, 20, 20), 7)) < 4).all()
+
+
+def test_ids_above_255_need_two_bytes(make_model, scan):
+    labels = LabelSet.from_names({20: "small", 300: "large"})
+    assert label_lookup(make_model(labels).card).tolist() == [0, 20, 300]
+    done = next(predict_slices(make_model(labels), scan, 0))
+    assert done.labels.dtype == np.uint16
+    assert set(np.unique(done.labels)) <= {0, 20, 300}
+
+
+def test_batches_hold_as_many_slices_as_the_device_likes(model, scan, calls, monkeypatch):
+    monkeypatch.setitem(predict.BATCH_PIXELS, "cpu", 2 * 41 * 53)
+    list(predict_slices(model, scan, 0))
+    assert calls == [2, 1]
+    calls.clear()
+    monkeypatch.setitem(predict.BATCH_PIXELS, "cpu", 1)
+    list(predict_slices(model, scan, 0))
+    assert calls == [1, 1, 1]
+
+
+def test_when_memory_is_short_smaller_batches_do(model, scan, monkeypatch):
+    wanted = whole(model, scan, 1)
+    sizes, compute = [], predict._classes
+
+    def greedy(model, images, device):
+        sizes.append(len(images))
+        if len(images) > 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return compute(model, images, device)
+
+    monkeypatch.setattr(predict, "_classes", greedy)
+    monkeypatch.setitem(predict.BATCH_PIXELS, "cpu", 4 * 3 * 53)
+    done = list(predict_slices(model, scan, 1))
+    assert sizes == [4, 2, *[1] * 41]  # what was learnt is kept
+    assert [slice.index for slice in done] == list(range(41))
+    assert agree(np.stack([slice.labels for slice in done], 1), wanted)
+    # Said once, with the slice that came late.
+    assert "smaller batches (1)" in done[0].notice
+    assert all(slice.notice is None for slice in done[1:])
+
+
+def test_when_the_gpu_does_not_suffice_the_cpu_does(model, scan, monkeypatch):
+    wanted, compute = whole(model, scan), predict._classes
+
+    def no_gpu(model, images, device):
+        if device == "cuda":
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return compute(model, images, device)
+
+    monkeypatch.setattr(predict, "_classes", no_gpu)
+    done = list(predict_slices(model, scan, 0, device="cuda"))
+    assert [slice.device for slice in done] == ["cpu"] * 3
+    assert "CPU" in done[0].notice
+    assert agree(np.stack([slice.labels for slice in done]), wanted)
+
+
+def test_when_nothing_suffices_the_error_is_passed_on(model, scan, monkeypatch):
+    def never(model, images, device):
+        raise torch.cuda.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(predict, "_classes", never)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        list(predict_slices(model, scan, 0))
+
+
+def test_closing_the_generator_cancels(model, scan, calls, monkeypatch):
+    monkeypatch.setitem(predict.BATCH_PIXELS, "cpu", 1)
+    slices = predict_slices(model, scan, 0, outward(1, 3))
+    assert next(slices).index == 1
+    # Whoever consumes the generator may train meanwhile: no mode leaks out of it.
+    assert not torch.is_inference_mode_enabled()
+    assert torch.is_grad_enabled()
+    slices.close()
+    assert calls == [1]
+    assert list(slices) == []
+    assert agree(whole(model, scan), whole(model, scan))  # and the model still works
+
+
+def test_between_the_views_of_a_slice_there_is_a_moment_to_stop(make_model, scan, monkeypatch):
+    monkeypatch.setitem(predict.BATCH_PIXELS, "cpu", 1)
+    done = list(predict_slices(make_model(views=4), scan, 0))
+    assert [result is None for result in done] == [True, True, True, False] * 3
+
+
+def test_the_device_is_chosen_with_a_reason(monkeypatch, one_sentence):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("cpu") == ("cpu", "CPU: chosen")
+    device, why = choose_device("auto")
+    assert device == "cpu"
+    assert "CUDA" in why
+    for wanted in ("cuda", "tpu"):
+        with pytest.raises(InputError) as error:
+            choose_device(wanted)
+        one_sentence(error.value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H100")
+    assert choose_device("auto") == choose_device("cuda") == ("cuda", "GPU: H100")
+    assert choose_device("cpu")[0] == "cpu"

@@ -1,0 +1,251 @@
+"""Files in, masks out: which mask goes where, what is said about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import tifffile
+
+from l2gnet_core.card import Expectations, ModelCard
+from l2gnet_core.cleanup import CleanUp, tidy
+from l2gnet_core.errors import InputError
+from l2gnet_core.files import read_labels
+from l2gnet_core.labels import LabelSet
+from l2gnet_core.predict import predict_slices
+from l2gnet_core.segment_files import Job, plan_jobs, segment_file
+from l2gnet_core.suitability import doubts, mismatches, voxel_counts
+from l2gnet_core.volume import Volume
+
+
+@pytest.fixture
+def touch(tmp_path):
+    """Empty files: planning looks at names only."""
+
+    def make(*names: str) -> list[Path]:
+        paths = [tmp_path / name for name in names]
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        return paths
+
+    return make
+
+
+def names(jobs: list[Job], folder: Path) -> list[tuple[str, str]]:
+    return [(str(job.image.relative_to(folder)), str(job.mask.relative_to(folder))) for job in jobs]
+
+
+def test_one_image_becomes_the_file_or_goes_into_the_folder(touch, tmp_path):
+    (image,) = touch("a.nii.gz")
+    mask = tmp_path / "new" / "mask.nii"
+    assert plan_jobs([image], mask) == [Job(image, mask)]
+    (tmp_path / "out").mkdir()
+    assert plan_jobs([image], tmp_path / "out") == [Job(image, tmp_path / "out" / "a.nii.gz")]
+
+
+def test_several_images_keep_their_names_in_a_folder(touch, tmp_path):
+    images = touch("a.nii.gz", "b.nii", "c.ome.tif", "d.tiff")
+    jobs = plan_jobs(images, tmp_path / "out")
+    assert [job.mask for job in jobs] == [tmp_path / "out" / image.name for image in images]
+
+
+def test_a_folder_gives_its_scans_and_nothing_else(touch, tmp_path):
+    touch("in/b.nii.gz", "in/a.tif", "in/notes.txt", "in/sub/c.nii")
+    (tmp_path / "in" / "d.nii").mkdir()
+    assert names(plan_jobs([tmp_path / "in"], tmp_path / "out"), tmp_path) == [
+        ("in/a.tif", "out/a.tif"),
+        ("in/b.nii.gz", "out/b.nii.gz"),
+    ]
+
+
+def test_a_pair_of_header_and_image_is_one_scan_written_as_nifti(touch, tmp_path):
+    touch("in/a.hdr", "in/a.img", "in/b.img")
+    assert names(plan_jobs([tmp_path / "in"], tmp_path / "out"), tmp_path) == [
+        ("in/a.hdr", "out/a.nii.gz"),
+        ("in/b.img", "out/b.nii.gz"),
+    ]
+
+
+def test_plans_that_would_harm_are_refused_before_anything_is_written(
+    touch, tmp_path, one_sentence
+):
+    a, b, same_name, _, link = touch("a.nii", "b.nii", "other/a.nii", "empty/x.txt", "link.nii")
+    link.unlink()
+    link.symlink_to(a)
+    for images, output, says in (
+        ([a], a, "choose another output"),
+        ([a], link, "choose another output"),  # the image by another name
+        ([a], tmp_path, "choose another output"),  # into the image's own folder
+        ([a, b], tmp_path, "choose another output"),
+        ([tmp_path / "other"], tmp_path / "other", "choose another output"),
+        ([a, same_name], tmp_path / "out", "different file names"),
+        ([a, b], tmp_path / "mask.nii", "names a file"),
+        ([tmp_path / "other"], b, "names a file"),
+        ([a], tmp_path / "mask.mha", "not as mask.mha"),
+        ([a], tmp_path / "mask", "not as mask"),
+        ([tmp_path / "nowhere.nii"], tmp_path / "mask.nii", "no file"),
+        ([a, tmp_path / "nowhere.nii"], tmp_path / "out", "no file"),
+        ([tmp_path / "empty"], tmp_path / "out", "no NIfTI or TIFF"),
+    ):
+        with pytest.raises(InputError, match=says) as error:
+            plan_jobs(images, output)
+        one_sentence(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mask_lies_on_its_image_and_the_report_says_what_is_in_it(
+    make_model, save_scan, scan, tmp_path
+):
+    model = make_model()
+    image = save_scan(tmp_path / "a.nii.gz", scan, (8.0, 1.5, 1.25), shift=17.0)
+    job = Job(image, tmp_path / "new" / "folder" / "mask.nii.gz")
+    report = segment_file(job, model, "cpu")
+
+    stored, mask = nib.load(image), nib.load(job.mask)
+    assert mask.shape == stored.shape
+    assert np.array_equal(mask.affine, stored.affine)
+    found = read_labels(job.mask)
+    wanted = np.stack([done.labels for done in predict_slices(model, scan, 0)])
+    assert np.mean(found.volume.data != wanted) < 1e-3
+    assert found.names == model.card.labels.names
+
+    assert report["image"] == str(image)
+    assert report["mask"] == str(job.mask)
+    assert report["slicing_axis"] == 2  # NIfTI stores (x, y, z)
+    assert set(report["seconds"]) == {"read", "segment", "write"}
+    for row in report["labels"]:
+        assert row["name"] == model.card.labels.names[row["id"]]
+        assert row["voxels"] == (found.volume.data == row["id"]).sum()
+        assert row["volume_ml"] == pytest.approx(row["voxels"] * 8 * 1.5 * 1.25 / 1000, abs=1e-3)
+    assert sum(row["voxels"] for row in report["labels"]) > 0
+
+
+def test_masks_are_tidied_as_the_card_says_unless_raw(make_model, save_scan, scan, tmp_path):
+    choices = CleanUp(largest_piece=True, fill_holes=True)
+    image = save_scan(tmp_path / "a.nii.gz", scan)
+    found = {}
+    for name, model, raw in (
+        ("plain", make_model(), False),
+        ("tidy", make_model(clean_up=choices), False),
+        ("raw", make_model(clean_up=choices), True),
+    ):
+        report = segment_file(Job(image, tmp_path / f"{name}.nii.gz"), model, "cpu", raw=raw)
+        found[name] = read_labels(tmp_path / f"{name}.nii.gz").volume.data
+        # What is counted is what was written.
+        counts = [row["voxels"] for row in report["labels"]]
+        assert counts == [(found[name] == row["id"]).sum() for row in report["labels"]]
+    assert np.array_equal(found["raw"], found["plain"])
+    assert not np.array_equal(found["tidy"], found["plain"])
+    assert np.array_equal(found["tidy"], tidy(found["plain"], 0, choices))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_axis_counts_in_the_stored_array(make_model, save_scan, scan, tmp_path, axis):
+    model = make_model()
+    image = save_scan(tmp_path / "a.nii.gz", scan)
+    report = segment_file(Job(image, tmp_path / "m.nii.gz"), model, "cpu", axis)
+    assert report["slicing_axis"] == axis
+    along = 2 - axis  # stored (x, y, z) is (z, y, x) here
+    wanted = np.zeros(scan.shape, np.uint8)
+    target = np.moveaxis(wanted, along, 0)
+    for done in predict_slices(model, scan, along):
+        target[done.index] = done.labels
+    assert np.mean(read_labels(tmp_path / "m.nii.gz").volume.data != wanted) < 1e-3
+
+
+def test_a_time_series_is_segmented_frame_by_frame(make_model, save_scan, scan, tmp_path):
+    model = make_model()
+    series = np.stack([scan, scan[:, ::-1] // 2])
+    image = save_scan(tmp_path / "a.nii.gz", series)
+    report = segment_file(Job(image, tmp_path / "m.nii.gz"), model, "cpu")
+    found = read_labels(tmp_path / "m.nii.gz").volume
+    assert found.data.shape == series.shape
+    for frame, mask in zip(series, found.data, strict=True):
+        # Each frame has its own window: alone it comes out the same.
+        alone = np.stack([done.labels for done in predict_slices(model, frame, 0)])
+        assert np.mean(mask != alone) < 1e-3
+    row = report["labels"][0]
+    per_frame = (found.data == row["id"]).sum() / 2
+    assert row["volume_ml"] == pytest.approx(per_frame * 8 * 1.5 * 1.5 / 1000, abs=1e-3)
+
+
+def test_without_a_voxel_size_there_are_no_millilitres(make_model, scan, tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", scan.astype(np.uint16), photometric="minisblack")
+    model = make_model(expects=Expectations("MR", (0.7, 2.5)))
+    report = segment_file(Job(tmp_path / "a.tif", tmp_path / "m.tif"), model, "cpu")
+    assert {row["volume_ml"] for row in report["labels"]} == {None}
+    assert any("no voxel size" in warning for warning in report["warnings"])
+    assert read_labels(tmp_path / "m.tif").volume.data.shape == scan.shape
+
+
+def test_ids_above_255_are_written_as_they_are(make_model, save_scan, scan, tmp_path):
+    model = make_model(LabelSet.from_names({20: "small", 300: "large"}))
+    image = save_scan(tmp_path / "a.nii.gz", scan)
+    report = segment_file(Job(image, tmp_path / "m.nii.gz"), model, "cpu")
+    found = read_labels(tmp_path / "m.nii.gz").volume.data
+    counts = {row["id"]: row["voxels"] for row in report["labels"]}
+    assert counts == {id: (found == id).sum() for id in (20, 300)}
+    assert set(np.unique(found)) <= {0, 20, 300}
+
+
+LABELS = LabelSet.from_names({1: "right ventricle", 2: "left ventricle"})
+
+
+def card(**expects) -> ModelCard:
+    return ModelCard(name="m", labels=LABELS, expects=Expectations(**expects))
+
+
+def volume(spacing=(8.0, 1.5, 1.5), units="mm") -> Volume:
+    affine = np.diag([*spacing[::-1], 1.0])
+    return Volume(np.zeros((4, 6, 6), np.int16), affine=affine, units=units)
+
+
+HEART = {"modality": "MR", "pixel": (0.7, 2.5), "slice": (4.0, 12.0)}
+
+
+def test_a_fitting_scan_raises_no_eyebrow():
+    assert mismatches(card(**HEART), volume(), 0, (0.0, 500.0)) == []
+    assert mismatches(card(), volume((0.1, 90, 90)), 0, (-1000.0, 500.0)) == []
+
+
+@pytest.mark.parametrize(
+    ("expects", "scan", "axis", "window", "says"),
+    [
+        (HEART, volume(), 0, (5.0, 5.0), "one intensity"),
+        (HEART, volume(), 0, (-1000.0, 500.0), "CT"),
+        ({"modality": "CT"}, volume(), 0, (0.0, 500.0), "Hounsfield"),
+        (HEART, volume((8.0, 0.2, 0.2)), 0, (0.0, 500.0), "0.2×0.2 mm"),
+        (HEART, volume((8.0, 1.5, 4.0)), 0, (0.0, 500.0), "1.5×4 mm"),
+        (HEART, volume((1.0, 1.5, 1.5)), 0, (0.0, 500.0), "1 mm apart"),
+        (HEART, volume(units="pixel"), 0, (0.0, 500.0), "no voxel size"),
+    ],
+)
+def test_a_scan_of_another_kind_is_named(expects, scan, axis, window, says, one_sentence):
+    (sentence,) = mismatches(card(**expects), scan, axis, window)
+    assert says in sentence
+    one_sentence(ValueError(sentence))
+
+
+def test_the_wrong_slicing_axis_shows_in_pixels_and_slices():
+    found = mismatches(card(**HEART), volume(), 2, (0.0, 500.0))
+    assert len(found) == 2
+
+
+def test_unusual_volumes_and_missing_structures_are_named():
+    usual = card(volumes={"left ventricle": (20.0, 400.0)})
+    assert doubts(usual, {"right ventricle": 90.0, "left ventricle": 100.0}) == []
+    (sentence,) = doubts(usual, {"right ventricle": 90.0, "left ventricle": 900.0})
+    assert "900 mL" in sentence
+    (sentence,) = doubts(usual, {"right ventricle": 0.0, "left ventricle": 900.0})
+    assert "No right ventricle" in sentence
+    (sentence,) = doubts(usual, {})
+    assert "right ventricle and left ventricle" in sentence
+
+
+def test_voxels_are_counted_by_id():
+    mask = np.array([[[0, 1, 1], [2, 2, 2]]], np.uint8)
+    assert voxel_counts(mask, card()) == {1: 2, 2: 3}
+    assert voxel_counts(np.zeros((1, 2, 2), np.uint8), card()) == {1: 0, 2: 0}

@@ -1,0 +1,257 @@
+"""Training: it learns, it can be stopped and resumed without a trace, it leaves what it should."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from itertools import chain, pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from l2gnet_core.augment import Augmentation
+from l2gnet_core.checkpoint import MODEL_FILE, load_model, read_card
+from l2gnet_core.config import preset
+from l2gnet_core.data import TrainingCase
+from l2gnet_core.errors import InputError
+from l2gnet_core.train import STATE_FILE, Trainer, TrainingConfig
+from l2gnet_core.training_run import LOG_FILE, SPLIT_FILE, RunSettings, train_dataset
+
+SMALL_VIEWS = Augmentation(size=32)
+#: 4 of 6 patients with 2 slices each in batches of 4 are 2 steps an epoch: 6 steps.
+SHORT = TrainingConfig(epochs=3, batch=4, validate_every=2, save_every_seconds=0.0)
+STEPS = 6
+
+
+def bright_discs(seed: int, slices: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """48² slices with a bright disc (2) in a grey one (1): what a tiny network learns at once."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:48, 0:48]
+    labels = np.zeros((slices, 48, 48), np.uint8)
+    for one in labels:
+        row, column = rng.uniform(18, 30, 2)
+        distance = np.hypot(y - row, x - column)
+        one[distance < 13], one[distance < 7] = 1, 2
+    image = np.array([20, 110, 220])[labels] + rng.normal(0, 8, labels.shape)
+    return image.astype(np.int16), labels
+
+
+@pytest.fixture
+def dataset(tmp_path, save_scan) -> Path:
+    for patient in range(6):
+        image, labels = bright_discs(patient)
+        name = f"patient{patient:03}_frame01.nii.gz"
+        save_scan(tmp_path / "data" / "images" / name, image)
+        save_scan(tmp_path / "data" / "labels" / name, labels)
+    (tmp_path / "data" / "dataset.json").write_text('{"labels": {"rim": 1, "core": 2}}')
+    return tmp_path / "data"
+
+
+def run(dataset, folder, training=SHORT, stop_after=None, **settings):
+    """Train; `stop_after` closes the generator after that many steps."""
+    settings = RunSettings(dataset, folder, **{"preset": "tiny", "tuning": 0.1, **settings})
+    steps = train_dataset(settings, training, SMALL_VIEWS)
+    if stop_after is None:
+        return list(steps)
+    done = [next(steps) for _ in range(stop_after)]
+    steps.close()
+    return done
+
+
+def log_rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / LOG_FILE).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def training_cases(seeds) -> list[TrainingCase]:
+    cases = []
+    for image, labels in map(bright_discs, seeds):
+        scaled = torch.from_numpy(image / 255.0).clamp(0, 1).half()
+        cases.append(TrainingCase(scaled, torch.from_numpy(labels)))
+    return cases
+
+
+def test_training_lowers_the_loss(tmp_path):
+    training = TrainingConfig(
+        epochs=15, batch=4, learning_rate=5e-3, averaging=0.8, validate_every=1000
+    )
+    trainer = Trainer(preset("tiny", 3), training, SMALL_VIEWS, tmp_path)
+    progress = list(trainer.run(training_cases(range(4)), training_cases([9])))
+    losses = [step.loss for step in progress]
+    assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])
+    assert np.isfinite(losses).all()
+    assert [step.step for step in progress] == list(range(1, 31))
+    # Only the last step validates, by the averaged weights.
+    assert [bool(step.dice) for step in progress] == [False] * 29 + [True]
+    assert len(progress[-1].dice) == 2
+    assert max(progress[-1].dice) > 0.3
+    assert progress[-1].done == 1
+    assert 1 <= progress[-1].perplexity <= 32
+
+
+def test_the_learning_rate_warms_up_and_falls_with_what_is_done(tmp_path):
+    trainer = Trainer(preset("tiny", 3), TrainingConfig(epochs=1), SMALL_VIEWS, tmp_path)
+    rates = [trainer._learning_rate(done) for done in (0.0, 0.015, 0.03, 0.5, 0.9, 1.0)]
+    assert rates[0] < rates[1] < rates[2]
+    assert rates[2] == pytest.approx(1e-3)
+    assert rates[2] > rates[3] > rates[4] > rates[5]
+    assert rates[5] == pytest.approx(0, abs=1e-12)
+
+
+def test_minutes_count_training_time(tmp_path):
+    training = TrainingConfig(minutes=0.5 / 60, batch=2)
+    trainer = Trainer(preset("tiny", 3), training, SMALL_VIEWS, tmp_path)
+    progress = list(trainer.run(training_cases(range(2)), training_cases([9])))
+    assert 0.5 <= progress[-1].seconds < 5
+    assert progress[-1].done == 1
+    assert all(a.done < b.done for a, b in pairwise(progress))
+
+
+def test_the_average_follows_the_weights_and_takes_the_current_codebook(tmp_path):
+    training = TrainingConfig(epochs=1, batch=4, averaging=0.5)
+    trainer = Trainer(preset("tiny", 3), training, SMALL_VIEWS, tmp_path)
+    list(trainer.run(training_cases(range(4)), training_cases([9])))
+    average = trainer.averaged_network()
+    assert not average.training
+    name = "decoder.head.weight"
+    assert not torch.equal(average.state_dict()[name], trainer.network.state_dict()[name])
+    vectors = "bottleneck.codebook.vectors"
+    assert torch.equal(average.state_dict()[vectors], trainer.network.state_dict()[vectors])
+
+
+@pytest.mark.parametrize("stop_after", [1, 4])
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(dataset, tmp_path, stop_after):
+    whole = run(dataset, tmp_path / "whole")
+    run(dataset, tmp_path / "parts", stop_after=stop_after)
+    # Whoever resumes comes from another process, with another random state.
+    torch.manual_seed(999)
+    rest = run(dataset, tmp_path / "parts", resume=True)
+    assert len(whole) == STEPS
+    assert [step.step for step in rest] == list(range(stop_after + 1, STEPS + 1))
+    for ours, theirs in zip(rest, whole[stop_after:], strict=True):
+        assert replace(ours, seconds=0) == replace(theirs, seconds=0)
+    one, other = (load_file(tmp_path / name / MODEL_FILE) for name in ("whole", "parts"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert [row["step"] for row in log_rows(tmp_path / "parts")] == [str(n + 1) for n in range(6)]
+
+
+def test_steps_after_the_last_save_are_done_again_and_logged_once(dataset, tmp_path):
+    whole = run(dataset, tmp_path / "whole")
+    rarely = replace(SHORT, save_every_seconds=1e6)
+    run(dataset, tmp_path / "parts", stop_after=2)  # saves after each step
+    run(dataset, tmp_path / "parts", rarely, stop_after=3, resume=True)  # steps 3 to 5 are lost
+    rest = run(dataset, tmp_path / "parts", resume=True)
+    assert [step.loss for step in rest] == [step.loss for step in whole[2:]]
+    assert [row["step"] for row in log_rows(tmp_path / "parts")] == [str(n + 1) for n in range(6)]
+
+
+def test_a_run_leaves_log_split_state_and_a_model_that_loads(dataset, tmp_path):
+    folder = tmp_path / "run"
+    progress = run(dataset, folder)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {LOG_FILE, SPLIT_FILE, STATE_FILE, MODEL_FILE}
+
+    rows = log_rows(folder)
+    assert len(rows) == STEPS
+    assert float(rows[-1]["loss"]) == pytest.approx(progress[-1].loss, abs=1e-5)
+    assert float(rows[-1]["Dice rim"]) == pytest.approx(progress[-1].dice[0], abs=1e-4)
+    assert float(rows[-1]["done"]) == 1
+
+    model = load_model(folder)
+    assert not model.network.training
+    assert model.card.name == "run"
+    assert model.card.labels.names == {1: "rim", 2: "core"}
+    assert model.card.training["steps"] == STEPS
+    split = json.loads((folder / SPLIT_FILE).read_text())
+    assert model.card.split == split
+    assert sorted(chain(*split.values())) == [f"patient{n:03}" for n in range(6)]
+    assert torch.isfinite(model.network(torch.rand(1, 1, 48, 48)).logits).all()
+
+
+def test_a_second_start_without_resume_is_refused(dataset, tmp_path, one_sentence):
+    run(dataset, tmp_path / "run", stop_after=1)
+    before = (tmp_path / "run" / STATE_FILE).read_bytes()
+    with pytest.raises(InputError, match="--resume") as error:
+        run(dataset, tmp_path / "run")
+    one_sentence(error.value)
+    assert (tmp_path / "run" / STATE_FILE).read_bytes() == before
+
+
+def test_resuming_a_finished_run_does_nothing_more(dataset, tmp_path):
+    run(dataset, tmp_path / "run")
+    before = load_file(tmp_path / "run" / MODEL_FILE)
+    assert run(dataset, tmp_path / "run", resume=True) == []
+    after = load_file(tmp_path / "run" / MODEL_FILE)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_split_that_is_there_is_kept(dataset, tmp_path, one_sentence):
+    split = {
+        "train": ["patient005", "patient004"],
+        "tuning": ["patient000"],
+        "test": ["patient001", "patient002", "patient003"],
+    }
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / SPLIT_FILE).write_text(json.dumps(split))
+    progress = run(dataset, tmp_path / "run", seed_training(7))
+    assert len(progress) == 3  # 2 patients, 1 step an epoch: the other slices were not seen
+    assert read_card(tmp_path / "run" / MODEL_FILE).split == split
+
+    split["test"].append("patient999")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / SPLIT_FILE).write_text(json.dumps(split))
+    with pytest.raises(InputError, match="patient999") as error:
+        run(dataset, tmp_path / "other")
+    one_sentence(error.value)
+
+
+def seed_training(seed: int) -> TrainingConfig:
+    return replace(SHORT, seed=seed)
+
+
+def test_the_seed_decides_the_run(dataset, tmp_path):
+    losses = [
+        [step.loss for step in run(dataset, tmp_path / str(index), seed_training(seed), 2)]
+        for index, seed in enumerate((1, 1, 2))
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_another_runs_state_or_a_damaged_one_is_refused(dataset, tmp_path, one_sentence):
+    run(dataset, tmp_path / "run", stop_after=1)
+    (dataset / "dataset.json").write_text('{"labels": {"rim": 1, "core": 2, "more": 3}}')
+    with pytest.raises(InputError, match="these labels") as error:
+        run(dataset, tmp_path / "run", resume=True)
+    one_sentence(error.value)
+    (dataset / "dataset.json").unlink()
+    state = tmp_path / "run" / STATE_FILE
+    for content in (state.read_bytes()[:-500], b"", b"nonsense" * 100):
+        state.write_bytes(content)
+        with pytest.raises(InputError, match="damaged"):
+            run(dataset, tmp_path / "run", resume=True)
+
+
+def test_two_patients_train_without_tuning_scores(dataset, tmp_path):
+    for part in ("images", "labels"):
+        for path in sorted((dataset / part).iterdir())[2:]:
+            path.unlink()
+    progress = run(dataset, tmp_path / "run")
+    assert progress[-1].done == 1
+    assert not progress[-1].dice
+    assert load_model(tmp_path / "run").card.split["tuning"] == []
+
+
+def test_extra_cases_make_up_their_share(tmp_path):
+    training = TrainingConfig(epochs=1, batch=64, extra_share=0.25)
+    trainer = Trainer(preset("tiny", 3), training, SMALL_VIEWS, tmp_path)
+    black = TrainingCase(torch.zeros(1, 48, 48).half(), torch.zeros(1, 48, 48, dtype=torch.uint8))
+    white = TrainingCase(black.image, torch.full((1, 48, 48), 2, dtype=torch.uint8))
+    targets = torch.cat([trainer._batch([black], [white])[1] for _ in range(10)])
+    share = (targets == 2).flatten(1).any(1).float().mean()
+    assert share == pytest.approx(0.25, abs=0.06)
+    assert not (trainer._batch([black], [])[1] == 2).any()

@@ -1,0 +1,37 @@
+"""What the documentation says is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from l2gnet_core.cli import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_parse(page: Path) -> None:
+    for line in re.findall(r"^l2gnet .*$", page.read_text(encoding="utf-8"), re.MULTILINE):
+        name, *arguments = shlex.split(line, comments=True)[1:]
+        # Parsing alone: nothing is read or run.
+        cli.commands[name].make_context(f"l2gnet {name}", arguments)
+
+
+def test_every_command_is_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name, command in cli.commands.items():
+        assert isinstance(command, click.Command)
+        assert f"l2gnet {name}" in text
