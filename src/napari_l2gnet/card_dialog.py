@@ -1,0 +1,57 @@
+"""A model's card, as a page to read."""
+
+from __future__ import annotations
+
+from html import escape
+
+from qtpy.QtWidgets import QDialog, QDialogButtonBox, QTextBrowser, QVBoxLayout, QWidget
+
+from l2gnet_core.card import ModelCard
+
+
+class CardDialog(QDialog):
+    """Shows what a model knows, what it was trained on, and how well it does."""
+
+    def __init__(self, card: ModelCard, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setWindowTitle(f"Model: {card.name}")
+        text = QTextBrowser()
+        text.setOpenExternalLinks(True)
+        text.setHtml(card_html(card))
+        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
+        buttons.rejected.connect(self.reject)
+        layout = QVBoxLayout(self)
+        layout.addWidget(text)
+        layout.addWidget(buttons)
+        self.resize(520, 560)
+
+
+def card_html(card: ModelCard) -> str:
+    """The card as HTML; what comes from the file is escaped."""
+    parts = [f"<h2>{escape(card.name)}</h2><p>{escape(card.summary)}</p>"]
+    rows = []
+    for label in card.labels:
+        scores = card.scores.get(label.name, {})
+        dice = f"{scores['dice']:.3f}" if "dice" in scores else "–"
+        hd95 = f"{scores['hd95']:.1f}" if "hd95" in scores else "–"
+        rows.append(
+            f'<tr><td style="color:{escape(label.color)}">■ </td>'
+            f"<td>{label.id} {escape(label.name)}</td><td>{dice}</td><td>{hd95}</td></tr>"
+        )
+    head = "<tr><th></th><th align=left>Organ</th><th>Dice</th><th>HD95, pixels</th></tr>"
+    parts.append(f"<table cellpadding=4>{head}{''.join(rows)}</table>")
+    tested = card.split.get("test", ())
+    if tested:
+        parts.append(f"<p>Measured on {len(tested)} patients that training never saw.</p>")
+    for title, text in (
+        ("Data", card.data),
+        ("Licence", card.licence),
+        ("Source", card.citation),
+        ("Slices", f"cut {card.slicing}"),
+    ):
+        if text:
+            parts.append(f"<p><b>{title}:</b> {escape(text)}</p>")
+    if card.weaknesses:
+        items = "".join(f"<li>{escape(weakness)}</li>" for weakness in card.weaknesses)
+        parts.append(f"<p><b>Known weaknesses</b></p><ul>{items}</ul>")
+    return "".join(parts)

@@ -1,0 +1,72 @@
+"""The sample scan, segmented: in a window, or without one as a picture, a mask and a table."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import napari
+from qtpy.QtCore import QEventLoop, QTimer
+
+from l2gnet_core.errors import InputError
+from napari_l2gnet.segment import SegmentWidget
+
+TITLE = "napari-l2gnet"
+
+
+def run_demo(headless: Path | None) -> None:
+    """Open the sample and segment it.
+
+    With a folder, write screenshot.png, mask.nii.gz and organs.csv there and close; without one,
+    leave the window to the user. Raises InputError if the segmentation fails.
+    """
+    viewer = napari.Viewer(title=TITLE, show=headless is None)
+    viewer.open_sample("napari-l2gnet", "cardiac-phantom")
+    _, widget = viewer.window.add_plugin_dock_widget("napari-l2gnet", "Segment")
+    assert isinstance(widget, SegmentWidget)
+    viewer.dims.set_current_step(1, viewer.dims.nsteps[1] // 2)
+    if headless is None:
+        # Once the window is up, so that a person sees the organs fill in.
+        QTimer.singleShot(500, widget.segment)
+        napari.run()
+        return
+    headless.mkdir(parents=True, exist_ok=True)
+    outcome = _segment_and_wait(widget)
+    if outcome != "finished":
+        raise InputError(f"The demo's segmentation {outcome}: {widget.message.text()}")
+    _save(viewer, widget, headless)
+    viewer.close()
+
+
+def _segment_and_wait(widget: SegmentWidget) -> str:
+    outcomes: list[str] = []
+    loop = QEventLoop()
+    widget.run_ended.connect(outcomes.append)
+    widget.run_ended.connect(lambda _: loop.quit())
+    widget.segment()
+    if not outcomes:
+        loop.exec()
+    return outcomes[0]
+
+
+def _save(viewer: napari.Viewer, widget: SegmentWidget, folder: Path) -> None:
+    assert widget.mask is not None
+    widget.mask.layer.save(str(folder / "mask.nii.gz"), plugin="napari-l2gnet")
+    with (folder / "organs.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["organ", "voxels", "mL"])
+        rows.writerows(widget.organs.rows())
+    picture(viewer, folder / "screenshot.png")
+
+
+def picture(viewer: napari.Viewer, path: Path, size: tuple[int, int] = (1400, 900)) -> None:
+    """The whole window, as a person sees it, as a PNG."""
+    from qtpy.QtWidgets import QApplication
+
+    viewer.window._qt_window.resize(*size)
+    viewer.window._qt_window.show()
+    for _ in range(5):
+        QApplication.processEvents()
+    viewer.reset_view()
+    QApplication.processEvents()
+    viewer.screenshot(str(path), canvas_only=False, flash=False)

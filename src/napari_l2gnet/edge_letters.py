@@ -1,0 +1,73 @@
+"""R, L, A, P, S, I at the edges of the canvas, so that nobody paints the wrong side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import napari
+from napari.components.overlays import TextOverlay
+from napari.layers import Layer
+
+OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
+_PLACES = {
+    "l2gnet_left": "middle_left",
+    "l2gnet_right": "middle_right",
+    "l2gnet_top": "top_center",
+    "l2gnet_bottom": "bottom_center",
+}
+
+
+class EdgeLetters:
+    """Keeps the letters true to one layer while the view is turned."""
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        self._viewer = viewer
+        self._layer: Layer | None = None
+        self._overlays = {}
+        for key, place in _PLACES.items():
+            # On a box of its own: a letter over bright fat must be legible.
+            overlay = TextOverlay(position=place, font_size=13, box=True, visible=False)
+            self._overlays[key] = viewer.canvas.overlays.setdefault(key, overlay)
+        for event in self._events():
+            event.connect(self._draw)
+
+    def _events(self) -> tuple[Any, ...]:
+        dims, camera = self._viewer.dims.events, self._viewer.scene.camera.events
+        return dims.order, dims.ndisplay, dims.ndim, camera.orientation
+
+    def follow(self, layer: Layer | None) -> None:
+        """Tell the directions of this layer; None, or a layer that does not say, clears them."""
+        self._layer = layer
+        self._draw()
+
+    def disconnect(self) -> None:
+        """Clear the letters and let go of the viewer."""
+        self.follow(None)
+        for event in self._events():
+            event.disconnect(self._draw)
+
+    def _draw(self, _: Any = None) -> None:
+        letters = self.letters()
+        for key, overlay in self._overlays.items():
+            overlay.visible = letters is not None
+            overlay.text = letters[key] if letters else ""
+
+    def letters(self) -> dict[str, str] | None:
+        """Letter of each edge, or None where the layer or the 3-D view has none to tell."""
+        layer, dims = self._layer, self._viewer.dims
+        if layer is None or dims.ndisplay != 2:
+            return None
+        axes = [axis - dims.ndim for axis in dims.displayed]
+        if min(axes) < -layer.ndim:
+            return None
+        grows = [str(layer.axis_labels[axis]) for axis in axes]
+        if not set(grows) <= set(OPPOSITE):
+            return None
+        down, right = grows
+        _, vertical, horizontal = (str(o) for o in self._viewer.scene.camera.orientation)
+        if vertical == "up":
+            down = OPPOSITE[down]
+        if horizontal == "left":
+            right = OPPOSITE[right]
+        edges = (OPPOSITE[right], right, OPPOSITE[down], down)
+        return dict(zip(_PLACES, edges, strict=True))

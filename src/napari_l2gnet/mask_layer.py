@@ -1,0 +1,159 @@
+"""A segmentation and the Labels layer that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import napari
+import numpy as np
+from napari.layers import Image, Labels
+from napari.utils.colormaps import DirectLabelColormap
+from numpy.typing import NDArray
+
+from l2gnet_core.card import ModelCard
+from l2gnet_core.volume import Grid
+from napari_l2gnet.layers import (
+    GRID_KEY,
+    LABELS_KEY,
+    WORLD_KEY,
+    label_arguments,
+    shown_index,
+    transform_of,
+)
+from napari_l2gnet.session import Place, Segmentation
+
+SEGMENTATION_KEY = "l2gnet_segmentation"
+MODEL_KEY = "l2gnet_model"
+IMAGE_KEY = "l2gnet_image"
+
+
+class MaskLayer:
+    """Keeps a `Segmentation` and its layer in step. The layer lies exactly on its image."""
+
+    def __init__(self, viewer: napari.Viewer, layer: Labels) -> None:
+        self.viewer = viewer
+        self.layer = layer
+        self.segmentation: Segmentation = layer.metadata[SEGMENTATION_KEY]
+
+    @classmethod
+    def find(cls, viewer: napari.Viewer, image: Image | None, model: str) -> MaskLayer | None:
+        """The newest mask of an image by a model that is still in the viewer."""
+        for layer in reversed(viewer.layers):
+            if (
+                SEGMENTATION_KEY in layer.metadata
+                and layer.metadata[IMAGE_KEY] is image
+                and layer.metadata[MODEL_KEY] == model
+            ):
+                return cls(viewer, layer)
+        return None
+
+    @classmethod
+    def add(
+        cls, viewer: napari.Viewer, image: Image, grid: Grid, card: ModelCard, axis: int
+    ) -> MaskLayer:
+        """An empty mask on top of an image."""
+        segmentation = Segmentation(grid, card, axis)
+        shape = (image.data[0] if image.multiscale else image.data).shape
+        layer = Labels(
+            # A view: what the segmentation takes in is what the layer shows.
+            segmentation.shown.reshape(shape),
+            name=f"{image.name} · {card.name}",
+            opacity=0.6,
+            metadata={
+                GRID_KEY: grid,
+                WORLD_KEY: image.metadata.get(WORLD_KEY),
+                LABELS_KEY: card.labels.names,
+                SEGMENTATION_KEY: segmentation,
+                MODEL_KEY: card.name,
+                IMAGE_KEY: image,
+            },
+            **transform_of(image),
+            **label_arguments(card.labels.names, card.labels.colors),
+        )
+        viewer.add_layer(layer)
+        return cls(viewer, layer)
+
+    def can_take(self, grid: Grid, axis: int) -> bool:
+        """May a new run write here: same scan and axis, and no voxel touched by a person?"""
+        mine = self.segmentation
+        return (
+            mine.grid.shape == grid.shape
+            and mine.axis == axis
+            # Another plugin may have put a different array into the layer.
+            and np.shares_memory(self.layer.data, mine.shown)
+            and not mine.touched()
+        )
+
+    def put(self, place: Place, labels: NDArray[Any]) -> None:
+        """Take a predicted slice in and draw it if it is on screen."""
+        self.segmentation.put(place, labels)
+        if self._on_screen(place):
+            self.layer.refresh(thumbnail=False, highlight=False, extent=False)
+
+    def put_cleaned(self, masks: Sequence[NDArray[Any]]) -> None:
+        """Show tidied masks."""
+        self.segmentation.put_cleaned(masks)
+        self.layer.refresh()
+
+    def _on_screen(self, place: Place) -> bool:
+        if self.viewer.dims.ndisplay == 3:
+            # Redrawing a volume for every slice would stall the window; the end redraws it once.
+            return False
+        frame, *voxel = self._here()
+        axis = self.segmentation.axis
+        displayed = [d - self.layer.ndim for d in self.viewer.dims.displayed]
+        return frame == place[0] and (axis - 3 in displayed or voxel[axis] == place[1])
+
+    def _here(self) -> tuple[int, int, int, int]:
+        """(frame, z, y, x) at the viewer's current point."""
+        index = shown_index(self.layer, self.viewer.dims.point)
+        frame, z, y, x = (0,) * (4 - len(index)) + index
+        return frame, z, y, x
+
+    def voxels(self) -> dict[int, int]:
+        """Voxels by label id in the frame on screen."""
+        return self.segmentation.counts.in_frame(self._here()[0])
+
+    def volumes_ml(self) -> dict[str, float]:
+        """mL by organ in the frame on screen."""
+        ml, counts = self.segmentation.grid.voxel_volume_ml, self.voxels()
+        return {label.name: counts[label.id] * ml for label in self.segmentation.card.labels}
+
+    def go_to(self, label: int) -> bool:
+        """Show the largest slice of an organ in this frame; False if it has none."""
+        frame = self._here()[0]
+        voxel = self.segmentation.go_to(label, frame)
+        if voxel is None:
+            return False
+        index = ((frame,) if self.layer.ndim == 4 else ()) + voxel
+        point = self.layer.data_to_world(index[-self.layer.ndim :])
+        dims = self.viewer.dims
+        dims.set_point(range(dims.ndim - self.layer.ndim, dims.ndim), point)
+        self.viewer.scene.camera.center = tuple(point[-3:])
+        return True
+
+    def show_organ(self, label: int, shown: bool) -> None:
+        """Draw an organ, or do not."""
+        colors = dict(self.layer.colormap.color_dict)
+        color = np.array(colors[label], dtype=float)
+        color[3] = 1.0 if shown else 0.0
+        self._set_colors({**colors, label: color})
+
+    def color_organ(self, label: int, color: str) -> None:
+        """Give an organ another colour."""
+        self._set_colors({**dict(self.layer.colormap.color_dict), label: color})
+
+    def _set_colors(self, colors: dict[Any, Any]) -> None:
+        self.layer.colormap = DirectLabelColormap(color_dict=colors)
+
+    def follow(self, on_painted: Callable[..., None], on_removed: Callable[..., None]) -> None:
+        """Tell of changes to the mask and of its removal."""
+        # `set_data` comes with every redraw: the one event that strokes and undo share.
+        self.layer.events.set_data.connect(on_painted)
+        self.viewer.layers.events.removed.connect(on_removed)
+
+    def stop(self, on_painted: Callable[..., None], on_removed: Callable[..., None]) -> None:
+        """Undo `follow`."""
+        self.layer.events.set_data.disconnect(on_painted)
+        self.viewer.layers.events.removed.disconnect(on_removed)

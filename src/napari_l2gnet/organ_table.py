@@ -1,0 +1,128 @@
+"""The table of organs: colour, name, size, whether it is shown, and the way to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QColorDialog,
+    QHeaderView,
+    QTableWidget,
+    QTableWidgetItem,
+    QToolButton,
+    QWidget,
+)
+
+from l2gnet_core.labels import Label, LabelSet
+
+COLOR, NAME, VOXELS, VOLUME, GO = range(5)
+_ID = Qt.ItemDataRole.UserRole
+
+
+class OrganTable(QTableWidget):
+    """One row an organ. Draws what it is given and says what was clicked."""
+
+    visibility_changed = Signal(int, bool)
+    color_changed = Signal(int, str)
+    organ_selected = Signal(int)
+    go_to = Signal(int)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(0, 5, parent)
+        self.setHorizontalHeaderLabels(["", "Organ", "Voxels", "mL", ""])
+        self.verticalHeader().hide()
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.setShowGrid(False)
+        header = self.horizontalHeader()
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        header.setSectionResizeMode(NAME, QHeaderView.ResizeMode.Stretch)
+        header.setSectionResizeMode(COLOR, QHeaderView.ResizeMode.Fixed)
+        header.setSectionResizeMode(GO, QHeaderView.ResizeMode.Fixed)
+        self.setColumnWidth(COLOR, 50)
+        self.setColumnWidth(GO, 36)
+        self.itemChanged.connect(self._on_item_changed)
+        self.cellDoubleClicked.connect(self._on_double_click)
+        self.itemSelectionChanged.connect(self._on_selection)
+
+    def show_labels(self, labels: LabelSet) -> None:
+        """A fresh row for each label, all of them shown in the scan."""
+        self.blockSignals(True)
+        self.setRowCount(len(labels))
+        for row, label in enumerate(labels):
+            self._fill(row, label)
+        self.blockSignals(False)
+        # Tall enough for a handful of organs; more of them scroll.
+        rows = min(max(len(labels), 3), 8)
+        self.setFixedHeight(self.horizontalHeader().sizeHint().height() + 30 * rows + 4)
+
+    def _fill(self, row: int, label: Label) -> None:
+        color = QTableWidgetItem()
+        color.setData(_ID, label.id)
+        color.setBackground(QColor(label.color))
+        color.setCheckState(Qt.CheckState.Checked)
+        color.setToolTip("Tick: show this organ. Double-click: change its colour.")
+        self.setItem(row, COLOR, color)
+        name = QTableWidgetItem(label.name)
+        name.setToolTip(f"Label {label.id}. Click: paint with it. Double-click: go to it.")
+        self.setItem(row, NAME, name)
+        for column in (VOXELS, VOLUME):
+            number = QTableWidgetItem("–")
+            number.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+            self.setItem(row, column, number)
+        button = QToolButton()
+        button.setText("→")
+        button.setToolTip(f"Go to the largest slice of the {label.name}")
+        button.clicked.connect(lambda _=False, id=label.id: self.go_to.emit(id))
+        self.setCellWidget(row, GO, button)
+        self.setRowHeight(row, 30)
+
+    def show_sizes(self, voxels: Mapping[int, int], ml_per_voxel: float | None) -> None:
+        """Sizes by label id; without a voxel size in mm there are no mL to tell."""
+        self.blockSignals(True)
+        for row in range(self.rowCount()):
+            count = voxels.get(self._id(row), 0)
+            self.item(row, VOXELS).setText(f"{count:,}".replace(",", "\u202f"))
+            volume = self.item(row, VOLUME)
+            volume.setText("–" if ml_per_voxel is None else f"{count * ml_per_voxel:.1f}")
+            volume.setToolTip(
+                "The file gives no voxel size in mm" if ml_per_voxel is None else "Volume in mL"
+            )
+        self.blockSignals(False)
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """What the table says, row by row: name, voxels, mL."""
+        columns = (NAME, VOXELS, VOLUME)
+        return [
+            tuple(self.item(row, column).text() for column in columns)
+            for row in range(self.rowCount())
+        ]
+
+    def _id(self, row: int) -> int:
+        return int(self.item(row, COLOR).data(_ID))
+
+    def _on_item_changed(self, item: QTableWidgetItem) -> None:
+        if item.column() == COLOR:
+            shown = item.checkState() == Qt.CheckState.Checked
+            self.visibility_changed.emit(self._id(item.row()), shown)
+
+    def _on_selection(self) -> None:
+        rows = self.selectionModel().selectedRows()
+        if rows:
+            self.organ_selected.emit(self._id(rows[0].row()))
+
+    def _on_double_click(self, row: int, column: int) -> None:
+        if column != COLOR:
+            self.go_to.emit(self._id(row))
+            return
+        item = self.item(row, COLOR)
+        color = QColorDialog.getColor(item.background().color(), self, "Colour of the organ")
+        if color.isValid():
+            self.blockSignals(True)
+            item.setBackground(color)
+            self.blockSignals(False)
+            self.color_changed.emit(self._id(row), color.name())

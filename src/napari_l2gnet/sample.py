@@ -1,0 +1,31 @@
+"""The sample scan: a procedural cardiac phantom, so that no patient's data is needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from l2gnet_core.phantom import cardiac_cine, cardiac_phantom
+from l2gnet_core.volume import Volume, default_affine
+from napari_l2gnet.layers import to_layer_data
+
+if TYPE_CHECKING:
+    from napari.types import LayerDataTuple
+
+
+def phantom_volume(seed: int = 0) -> Volume:
+    """Two frames, end-diastole and end-systole, of the heart drawn for `seed`: (2,z,y,x)."""
+    image, _ = cardiac_cine(seed, frames=2)
+    spacing = cardiac_phantom(seed).spacing
+    return Volume(
+        np.asarray(image),
+        affine=default_affine(spacing),
+        units="mm",
+        name="cardiac phantom",
+    )
+
+
+def cardiac_phantom_layers() -> list[LayerDataTuple]:
+    """npe2 sample data."""
+    return [to_layer_data(phantom_volume())]

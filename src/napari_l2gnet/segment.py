@@ -1,0 +1,390 @@
+"""The Segment widget: controls and connections; what they do is in `session` and `mask_layer`."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import napari
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QTimer, Signal
+
+from l2gnet_core.card import ModelCard
+from l2gnet_core.cleanup import CleanUp
+from l2gnet_core.errors import InputError
+from l2gnet_core.suitability import doubts, mismatches
+from l2gnet_core.volume import Volume
+from napari_l2gnet.card_dialog import CardDialog
+from napari_l2gnet.edge_letters import EdgeLetters
+from napari_l2gnet.layers import shown_index, volume_of
+from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.segment_form import RANGE, THIS_SLICE, SegmentForm
+from napari_l2gnet.session import Place, Request, Session, Step, shared_session
+from napari_l2gnet.worker import Job
+
+
+class SegmentWidget(SegmentForm):
+    """Choose a scan and a model, press Segment, watch the organs fill in."""
+
+    #: How a run ended: "finished", "cancelled" or "failed". Everything is drawn by then.
+    run_ended = Signal(str)
+    #: The line on the device is filled in.
+    ready = Signal()
+
+    def __init__(self, napari_viewer: napari.Viewer, session: Session | None = None) -> None:
+        self.session = session or shared_session()
+        self.catalog = {entry.name: entry for entry in self.session.catalog()}
+        super().__init__(napari_viewer, list(self.catalog))
+        self.viewer = napari_viewer
+        self.mask: MaskLayer | None = None
+        self.letters = EdgeLetters(napari_viewer)
+        self._job: Job | None = None
+        self._warnings: list[str] = []
+        self._connect()
+        self._on_model()
+        self._tell_device()
+
+    def _connect(self) -> None:
+        self.image.chosen.connect(self._on_scan_or_model)
+        self.model.currentIndexChanged.connect(self._on_model)
+        self.axis.currentIndexChanged.connect(self._on_axis)
+        self.region.currentIndexChanged.connect(self._update_controls)
+        self.about.clicked.connect(self._show_card)
+        self.start.clicked.connect(self.segment)
+        self.cancel.clicked.connect(self.cancel_run)
+        self.largest.toggled.connect(self._tidy_again)
+        self.holes.toggled.connect(self._tidy_again)
+        self.organs.visibility_changed.connect(self._show_organ)
+        self.organs.color_changed.connect(self._color_organ)
+        self.organs.organ_selected.connect(self._paint_with)
+        self.organs.go_to.connect(self.go_to)
+        self.viewer.dims.events.current_step.connect(self._on_step)
+        # The table follows what a person paints and undoes; counting waits for a quiet moment.
+        self._counting = QTimer(self, interval=0)
+        self._counting.timeout.connect(self._count)
+
+    def closeEvent(self, event: Any) -> None:
+        """Stop the run and let go of the viewer's events."""
+        self.cancel_run()
+        self._counting.stop()
+        self.image.disconnect_layers()
+        self.letters.disconnect()
+        self.viewer.dims.events.current_step.disconnect(self._on_step)
+        super().closeEvent(event)
+
+    # ------------------------------------------------------------------ state → controls
+
+    @property
+    def card(self) -> ModelCard | None:
+        """The chosen model's card."""
+        entry = self.catalog.get(self.model.currentText())
+        return entry.card if entry else None
+
+    @property
+    def running(self) -> bool:
+        """Is a job under way?"""
+        return self._job is not None
+
+    def _volume(self) -> Volume | None:
+        layer = self.image.layer
+        return None if layer is None else volume_of(layer)
+
+    def _on_model(self) -> None:
+        """Another model: its organs are tidied as its card says, until the user says otherwise."""
+        if self.card is not None:
+            for box, choice in (
+                (self.largest, self.card.clean_up.largest_piece),
+                (self.holes, self.card.clean_up.fill_holes),
+            ):
+                box.blockSignals(True)
+                box.setChecked(choice)
+                box.blockSignals(False)
+        self._on_scan_or_model()
+
+    def _on_scan_or_model(self) -> None:
+        """Another scan or model: the axes it can be cut along, its organs, what does not fit."""
+        self._warnings = []
+        self.letters.follow(self.image.layer)
+        card = self.card
+        try:
+            volume = self._volume()
+        except InputError as error:
+            self._say(str(error), bad=True)
+            self._update_controls(reason=str(error))
+            return
+        self._follow(MaskLayer.find(self.viewer, self.image.layer, self.model.currentText()))
+        if card is not None and self.mask is None:
+            self.organs.show_labels(card.labels)
+        self.axis.blockSignals(True)
+        self.axis.clear()
+        if volume is not None and card is not None:
+            automatic = self.session.axis(volume, card, None)
+            names = [_axis_name(volume, axis) for axis in range(3)]
+            self.axis.addItem(f"{names[automatic]} (auto)", automatic)
+            for axis in range(3):
+                if axis != automatic:
+                    self.axis.addItem(names[axis], axis)
+        self.axis.blockSignals(False)
+        self._on_axis()
+
+    def _on_axis(self) -> None:
+        volume, card = self._volume(), self.card
+        if volume is not None and card is not None and self.axis.count():
+            count = volume.shape[-3:][self.axis.currentData()]
+            for box in (self.first, self.last):
+                box.setMaximum(count - 1)
+            self.first.setValue(0)
+            self.last.setValue(count - 1)
+            self._warnings = mismatches(card, volume, self.axis.currentData())
+        self._say("")
+        self._update_controls()
+
+    def _update_controls(self, _: Any = None, reason: str = "") -> None:
+        """Enable what can be done now; everything disabled says why."""
+        if not reason:
+            if self.image.layer is None:
+                reason = "Open a scan first: drag a NIfTI or TIFF file into the window."
+            elif self.card is None:
+                reason = "No model is at hand."
+            elif self.running:
+                reason = "A run is under way: cancel it first."
+        for control in (self.start, self.image, self.model, self.axis, self.region):
+            busy = self.running if control is not self.start else bool(reason)
+            control.setEnabled(not busy)
+        self.start.setToolTip(reason or "Find the organs in the scan")
+        ranged = self.region.currentIndex() == RANGE
+        for part in (self.first, self.to, self.last):
+            part.setVisible(ranged)
+            part.setEnabled(not self.running)
+        self.cancel.setEnabled(self.running)
+        self.cancel.setToolTip(
+            "Stop; what is finished stays" if self.running else "Nothing is running"
+        )
+        segmented = self.mask is not None and bool(self.mask.segmentation.finished)
+        for box in (self.largest, self.holes):
+            box.setEnabled(not self.running)
+        self.organs.setEnabled(segmented)
+        self.organs.setToolTip("" if segmented else "Press Segment first")
+        self.bar.setVisible(self.running)
+        if reason and not self.running and not self.message.text():
+            self._say(reason)
+
+    def _say(self, text: str, bad: bool = False) -> None:
+        """The line under the buttons: what happened, then what to beware of."""
+        color = "#e0524d" if bad else "palette(text)"
+        lines = [f'<span style="color:{color}">{text}</span>'] if text else []
+        lines += [f'<span style="color:#e69f00">⚠ {line}</span>' for line in self._warnings]
+        self.message.setText("<br>".join(lines))
+        self.message.setVisible(bool(lines))
+
+    def _tell_device(self) -> None:
+        """Fill in the device line; imports what a run needs while nobody waits for it."""
+
+        def look() -> Generator[str, None, None]:
+            # napari imports these with the first Labels layer, in the GUI's thread.
+            import pandas  # noqa: F401
+            import skimage.color.colorconv  # noqa: F401
+
+            from l2gnet_core.predict import choose_device
+
+            yield choose_device("auto")[1]
+
+        job = Job(look(), self)
+        job.yielded.connect(self.device.setText)
+        job.failed.connect(self.device.setText)
+        job.finished.connect(self.ready)
+        job.start()
+
+    def _show_card(self) -> None:
+        if self.card is not None:
+            CardDialog(self.card, self).open()
+
+    # ------------------------------------------------------------------ runs
+
+    def segment(self) -> None:
+        """What the button does; the outcome comes with `run_ended`."""
+        layer, card = self.image.layer, self.card
+        if layer is None or card is None or self.running:
+            return
+        try:
+            volume = volume_of(layer)
+        except InputError as error:
+            self._say(str(error), bad=True)
+            return
+        axis = self.axis.currentData()
+        if self.mask is None or not self.mask.can_take(volume.grid, axis):
+            self._follow(MaskLayer.add(self.viewer, layer, volume.grid, card, axis))
+        assert self.mask is not None
+        request = Request(volume, self.model.currentText(), self._places(volume, axis), axis)
+        self._warnings = []
+        self._say("")
+        self.bar.setRange(0, len(request.places))
+        self.bar.setValue(0)
+        self._run(self.session.segment(request), self._segmented)
+
+    def cancel_run(self) -> None:
+        """Stop the run; what is finished stays."""
+        if self._job is not None:
+            self._job.cancel()
+            self.bar.setFormat("Cancelling")
+
+    def _places(self, volume: Volume, axis: int) -> list[Place]:
+        """Slices to segment, the one on screen first, then outward from it, then other frames."""
+        assert self.image.layer is not None
+        point = shown_index(self.image.layer, self.viewer.dims.point)
+        frame = point[0] if len(volume.shape) == 4 else 0
+        here = point[axis - 3] if len(point) >= 3 else 0
+        region = self.region.currentIndex()
+        if region == THIS_SLICE:
+            return [(frame, here)]
+        frames = volume.shape[0] if len(volume.shape) == 4 else 1
+        indices = range(volume.shape[-3:][axis])
+        if region == RANGE:
+            low, high = sorted((self.first.value(), self.last.value()))
+            indices = range(low, high + 1)
+        return sorted(
+            ((f, i) for f in range(frames) for i in indices),
+            key=lambda place: (abs(place[0] - frame), abs(place[1] - here), place),
+        )
+
+    def _run(self, steps: Generator[Step, None, None], then: Any) -> None:
+        self._job = Job(steps, self)
+        self._job.yielded.connect(self._take)
+        self._job.finished.connect(then)
+        self._job.cancelled.connect(self._cancelled)
+        self._job.failed.connect(self._failed)
+        self._update_controls()
+        self._job.start()
+
+    def _take(self, step: Step) -> None:
+        """A step of the run, in the GUI's thread."""
+        if self.mask is None:
+            return
+        if step.place is not None:
+            self.mask.put(step.place, step.labels)
+        if step.cleaned is not None:
+            self.mask.put_cleaned(step.cleaned)
+        self.bar.setValue(step.done)
+        left = "" if step.seconds_left is None else f" · {_duration(step.seconds_left)} left"
+        counted = f" {step.done}/{step.total}" if step.total else ""
+        self.bar.setFormat(f"{step.message}{counted}{left}")
+        if step.warnings:
+            self._warnings += step.warnings
+            self._say("")
+        self._counting.start()
+
+    def _segmented(self) -> None:
+        if self._choices():
+            assert self.mask is not None
+            self._run(self.session.clean(self.mask.segmentation, self._choices()), self._tidied)
+        else:
+            self._tidied()
+
+    def _tidied(self) -> None:
+        assert self.mask is not None
+        while self._count():
+            pass
+        whole = len(self.mask.segmentation.finished) == len(self.mask.segmentation.places)
+        if whole and self.mask.segmentation.grid.units == "mm":
+            self._warnings += doubts(self.mask.segmentation.card, self.mask.volumes_ml())
+        self._end("finished", "")
+
+    def _cancelled(self) -> None:
+        finished = len(self.mask.segmentation.finished) if self.mask else 0
+        self._end("cancelled", f"Cancelled: {finished} slices are segmented and stay.")
+
+    def _failed(self, sentence: str) -> None:
+        show_error(sentence)
+        self._end("failed", sentence)
+
+    def _end(self, outcome: str, text: str) -> None:
+        self._job = None
+        if self.mask is not None:
+            self.mask.layer.refresh()
+        self._say(text, bad=outcome == "failed")
+        self._update_controls()
+        self._counting.start()
+        self.run_ended.emit(outcome)
+
+    def _choices(self) -> CleanUp:
+        return CleanUp(self.largest.isChecked(), self.holes.isChecked())
+
+    def _tidy_again(self) -> None:
+        """A choice was ticked or unticked: apply it to the mask that is there."""
+        if self.mask is not None and self.mask.segmentation.finished and not self.running:
+            self._run(self.session.clean(self.mask.segmentation, self._choices()), self._tidied)
+
+    # ------------------------------------------------------------------ the mask's table
+
+    def _follow(self, mask: MaskLayer | None) -> None:
+        """Show this mask's organs, and keep their sizes true."""
+        if self.mask is not None:
+            self.mask.stop(self._on_painted, self._on_removed)
+        self.mask = mask
+        if mask is not None:
+            self.organs.show_labels(mask.segmentation.card.labels)
+            mask.follow(self._on_painted, self._on_removed)
+            mask.segmentation.counts.mark_all()
+            self._counting.start()
+
+    def _on_painted(self, _: Any = None) -> None:
+        # napari tells of a redraw, not of what changed (undo tells nothing else): count afresh.
+        if self.mask is not None and not self.running:
+            self.mask.segmentation.counts.mark_all()
+            self._counting.start()
+
+    def _on_removed(self, event: Any) -> None:
+        if self.mask is not None and event.value is self.mask.layer:
+            self.cancel_run()
+            self._follow(None)
+            self._update_controls()
+
+    def _on_step(self, _: Any = None) -> None:
+        if self.mask is not None:
+            self._show_sizes()
+
+    def _count(self) -> bool:
+        """Count for a few milliseconds; True while there is more to do."""
+        if self.mask is None or self.mask.segmentation.counts.refresh(seconds=0.005):
+            self._counting.stop()
+            self._show_sizes()
+            return False
+        return True
+
+    def _show_sizes(self) -> None:
+        if self.mask is not None:
+            grid = self.mask.segmentation.grid
+            ml = grid.voxel_volume_ml if grid.units == "mm" else None
+            self.organs.show_sizes(self.mask.voxels(), ml)
+
+    def _show_organ(self, label: int, shown: bool) -> None:
+        if self.mask is not None:
+            self.mask.show_organ(label, shown)
+
+    def _color_organ(self, label: int, color: str) -> None:
+        if self.mask is not None:
+            self.mask.color_organ(label, color)
+
+    def _paint_with(self, label: int) -> None:
+        if self.mask is not None:
+            self.mask.layer.selected_label = label
+
+    def go_to(self, label: int) -> None:
+        """Show an organ's largest slice."""
+        if self.mask is not None and not self.mask.go_to(label):
+            self._say("This organ is not in the mask.")
+
+
+def _axis_name(volume: Volume, axis: int) -> str:
+    """An axis as a person knows it, with its number of slices."""
+    plane = {"S": "axial", "I": "axial", "A": "coronal", "P": "coronal"}.get(
+        volume.axis_codes[axis], "sagittal"
+    )
+    name = plane if volume.oriented else "zyx"[axis]
+    return f"{name}, {volume.shape[-3:][axis]} slices"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min"

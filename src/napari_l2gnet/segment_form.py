@@ -1,0 +1,110 @@
+"""The controls of the Segment widget and how they are laid out; what they do is in `segment`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import napari
+from napari.layers import Image
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QSizePolicy,
+    QSpinBox,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from l2gnet_core.catalog import DEFAULT_MODEL
+from napari_l2gnet.layer_combo import LayerCombo
+from napari_l2gnet.organ_table import OrganTable
+
+#: Rows of the list of regions.
+WHOLE, THIS_SLICE, RANGE = range(3)
+
+
+class SegmentForm(QWidget):
+    """Scan, model, device, axis and region; Segment and Cancel; progress; organs; tidying."""
+
+    def __init__(self, viewer: napari.Viewer, models: Sequence[str]) -> None:
+        super().__init__()
+        self.image = LayerCombo(viewer.layers, Image)
+        self.image.setToolTip("The scan to segment")
+        self.model = QComboBox()
+        self.model.addItems(models)
+        self.model.setCurrentIndex(max(0, self.model.findText(DEFAULT_MODEL)))
+        self.about = QToolButton()
+        self.about.setText("About")
+        self.about.setToolTip("What this model knows, what it was trained on, how well it does")
+        model_row = QHBoxLayout()
+        model_row.addWidget(self.model, 1)
+        model_row.addWidget(self.about)
+        self.device = QLabel("…")
+        self.device.setWordWrap(True)
+        self.axis = QComboBox()
+        self.axis.setToolTip("The axis along which the scan is cut into the slices the model sees")
+        self.region = QComboBox()
+        self.region.addItems(["Whole scan", "This slice", "Slices …"])
+        self.first, self.last = QSpinBox(), QSpinBox()
+        self.first.setToolTip("First slice, counted from 0 as in the file")
+        self.last.setToolTip("Last slice, counted from 0 as in the file")
+        region_row = QHBoxLayout()
+        region_row.addWidget(self.region, 1)
+        region_row.addWidget(self.first)
+        self.to = QLabel("to")
+        region_row.addWidget(self.to)
+        region_row.addWidget(self.last)
+        for combo in (self.image, self.model, self.axis, self.region):
+            combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            combo.setMinimumContentsLength(10)
+        form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
+        form.addRow("Scan", self.image)
+        form.addRow("Model", model_row)
+        form.addRow("Device", self.device)
+        form.addRow("Slices along", self.axis)
+        form.addRow("Segment", region_row)
+
+        self.start = QPushButton("Segment")
+        self.start.setStyleSheet("QPushButton { font-weight: bold; padding: 7px; }")
+        self.cancel = QPushButton("Cancel")
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.start, 3)
+        buttons.addWidget(self.cancel, 1)
+        self.bar = QProgressBar()
+        self.bar.setTextVisible(True)
+        self.message = QLabel()
+        self.message.setWordWrap(True)
+        self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+
+        self.organs = OrganTable()
+        self.largest = QCheckBox("Largest piece only")
+        self.largest.setToolTip("Keep the largest connected piece of each organ")
+        self.holes = QCheckBox("Fill holes")
+        self.holes.setToolTip("Fill background that an organ encloses within a slice")
+        tidy = QHBoxLayout()
+        tidy.addWidget(QLabel("Tidy"))
+        tidy.addWidget(self.largest)
+        tidy.addWidget(self.holes)
+        tidy.addStretch(1)
+        research = QLabel("For research use only · File ▸ Save Selected Layers saves the mask")
+        research.setStyleSheet("QLabel { color: gray; font-size: 10px; }")
+        research.setWordWrap(True)
+
+        layout = QVBoxLayout(self)
+        layout.addLayout(form)
+        layout.addLayout(buttons)
+        layout.addWidget(self.bar)
+        layout.addWidget(self.message)
+        layout.addWidget(self.organs)
+        layout.addLayout(tidy)
+        layout.addStretch(1)
+        layout.addWidget(research)
+        self.setMinimumWidth(320)

@@ -1,0 +1,83 @@
+"""The only threading code: a generator run in a thread of its own, that can be cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import Any
+
+from napari.qt.threading import GeneratorWorker, create_worker
+from qtpy.QtCore import QObject, Signal
+
+from l2gnet_core.errors import InputError
+
+
+class JobError(Exception):
+    """What a job failed with, as one sentence.
+
+    napari's generator workers swallow RuntimeError (torch.OutOfMemoryError is one) and then emit
+    nothing; this type gets through.
+    """
+
+
+class Job(QObject):
+    """Runs a generator in a thread and hands out what it yields, in the GUI's thread.
+
+    Exactly one of `finished`, `cancelled` and `failed` (with a sentence) ends a job. Signals are
+    not emitted once the owner is gone: connections to a deleted QObject are cut by Qt.
+    """
+
+    yielded = Signal(object)
+    finished = Signal()
+    cancelled = Signal()
+    failed = Signal(str)
+
+    def __init__(self, generator: Generator[Any, None, None], parent: QObject) -> None:
+        super().__init__(parent)
+        self._worker: GeneratorWorker = create_worker(
+            _guarded, generator, _start_thread=False, _ignore_errors=True
+        )
+        self._worker.yielded.connect(self._on_yielded)
+        self._worker.returned.connect(self._on_returned)
+        self._worker.errored.connect(self._on_errored)
+        self._worker.aborted.connect(self._on_aborted)
+        # quit() alone does not run the generator's `finally` clauses.
+        self._worker.aborted.connect(generator.close)
+        # A widget that is closed takes its job along.
+        parent.destroyed.connect(self._worker.quit)
+        self._cancelling = False
+
+    def start(self) -> None:
+        """Begin; signals follow."""
+        self._worker.start()
+
+    def cancel(self) -> None:
+        """Stop at the next yield; nothing is handed out any more from now on."""
+        self._cancelling = True
+        self._worker.quit()
+
+    def _on_yielded(self, item: Any) -> None:
+        if not self._cancelling:
+            self.yielded.emit(item)
+
+    def _on_returned(self, _: Any) -> None:
+        (self.cancelled if self._cancelling else self.finished).emit()
+
+    def _on_aborted(self) -> None:
+        self.cancelled.emit()
+
+    def _on_errored(self, error: BaseException) -> None:
+        self.failed.emit(str(error))
+
+
+def _guarded(generator: Generator[Any, None, None]) -> Iterator[Any]:
+    try:
+        yield from generator
+    except InputError as error:
+        raise JobError(str(error)) from error
+    except Exception as error:
+        raise JobError(_sentence(error)) from error
+
+
+def _sentence(error: Exception) -> str:
+    first = (str(error).splitlines() or [""])[0] or type(error).__name__
+    return f"{type(error).__name__}: {first} Nothing that was there before has been changed."

@@ -1,0 +1,80 @@
+"""What the GUI tests share: small models, scans, and a viewer that leaves no thread behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from superqt.utils import WorkerBase
+
+from l2gnet_core.card import Expectations, ModelCard
+from l2gnet_core.checkpoint import save_model
+from l2gnet_core.config import preset
+from l2gnet_core.labels import LabelSet
+from l2gnet_core.model import build
+from napari_l2gnet.segment import SegmentWidget
+from napari_l2gnet.session import Session
+
+NAMES = {1: "right ventricle", 2: "myocardium", 3: "left ventricle"}
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    yield
+    WorkerBase.await_workers(10_000)
+
+
+@pytest.fixture
+def user_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the user's models with one untrained model, "scribbler", that labels noise."""
+    import torch
+
+    folder = tmp_path / "models"
+    monkeypatch.setenv("L2GNET_MODELS", str(folder))
+    torch.manual_seed(0)
+    network = build(preset("tiny", classes=4))
+    # Untrained logits hardly differ: without this one class would take every voxel.
+    torch.nn.init.normal_(network.decoder.head.weight, std=3)
+    torch.nn.init.zeros_(network.decoder.head.bias)
+    folder.mkdir()
+    card = ModelCard(
+        "scribbler",
+        LabelSet.from_names(NAMES),
+        expects=Expectations("MR", pixel=(0.6, 3.5), slice=(4, 20)),
+    )
+    save_model(folder / "scribbler.safetensors", network.eval(), card)
+    return folder
+
+
+@pytest.fixture
+def scan_file(tmp_path: Path) -> Path:
+    """A short-axis-like NIfTI scan, 48×40 pixels, 6 slices, with axes flipped and a qform."""
+    rng = np.random.default_rng(0)
+    smooth = rng.normal(size=(12, 10, 6)).repeat(4, 0).repeat(4, 1)
+    data = ((smooth - smooth.min()) * 300).astype(np.int16)
+    image = nib.Nifti1Image(data, np.diag([-1.4, -1.4, 8.0, 1.0]))
+    image.set_qform(image.affine, 1)
+    image.set_sform(image.affine, 2)
+    path = tmp_path / "scan.nii.gz"
+    nib.save(image, path)
+    return path
+
+
+@pytest.fixture
+def segment_widget(
+    make_napari_viewer: Callable[..., Any], user_models: Path
+) -> Callable[[], tuple[Any, SegmentWidget]]:
+    """Makes a viewer with the docked widget, "scribbler" chosen."""
+
+    def make() -> tuple[Any, SegmentWidget]:
+        viewer = make_napari_viewer()
+        widget = SegmentWidget(viewer, Session())
+        viewer.window.add_dock_widget(widget, name="Segment")
+        widget.model.setCurrentText("scribbler")
+        return viewer, widget
+
+    return make

@@ -1,0 +1,353 @@
+"""The Segment widget in a real viewer: run, cancel, run again, paint, tidy, save."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from napari_l2gnet.layers import transform_of
+from napari_l2gnet.segment_form import RANGE, THIS_SLICE
+
+PLUGIN = "napari-l2gnet"
+
+
+def open_scan(viewer: Any, path: Path) -> Any:
+    viewer.open(path, plugin=PLUGIN)
+    return viewer.layers[-1]
+
+
+def run(qtbot: Any, widget: Any) -> str:
+    with qtbot.waitSignal(widget.run_ended, timeout=20_000) as blocker:
+        widget.start.click()
+    return str(blocker.args[0])
+
+
+def test_a_whole_scan_is_segmented_and_saved_on_its_own_grid(
+    segment_widget: Any, scan_file: Path, tmp_path: Path, qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    image = open_scan(viewer, scan_file)
+    assert run(qtbot, widget) == "finished"
+    mask = widget.mask.layer
+    assert mask.data.shape == image.data.shape
+    assert mask.data.any()
+    ours, its = transform_of(mask), transform_of(image)
+    for key in ours:
+        np.testing.assert_array_equal(ours[key], its[key], err_msg=key)
+    path = tmp_path / "mask.nii.gz"
+    assert mask.save(str(path), plugin=PLUGIN) == [str(path)]
+    saved, scan = nib.load(path), nib.load(scan_file)
+    assert saved.shape == scan.shape
+    np.testing.assert_array_equal(saved.affine, scan.affine)
+    assert saved.get_qform(coded=True)[1] == scan.get_qform(coded=True)[1] == 1
+    assert saved.get_sform(coded=True)[1] == scan.get_sform(coded=True)[1] == 2
+    np.testing.assert_array_equal(np.asarray(saved.dataobj).T, mask.data)
+
+
+def test_the_mask_is_what_the_command_line_writes(
+    segment_widget: Any, scan_file: Path, tmp_path: Path, qtbot: Any, user_models: Path
+) -> None:
+    from l2gnet_core.cli import main
+
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    main(["segment", str(scan_file), "-o", str(tmp_path / "cli.nii"), "--model", "scribbler"])
+    written = np.asarray(nib.load(tmp_path / "cli.nii").dataobj).T
+    np.testing.assert_array_equal(written, widget.mask.layer.data)
+
+
+def test_cancel_keeps_what_is_finished_and_a_second_run_completes(
+    segment_widget: Any, scan_file: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    slow_down(monkeypatch, 0.15)
+    widget.start.click()
+    qtbot.waitUntil(lambda: widget.mask and len(widget.mask.segmentation.finished) >= 2)
+    asked = time.perf_counter()
+    with qtbot.waitSignal(widget.run_ended, timeout=5000) as ended:
+        widget.cancel.click()
+    assert ended.args == ["cancelled"]
+    assert time.perf_counter() - asked < 1
+    finished = widget.mask.segmentation.finished
+    assert 2 <= len(finished) < 6
+    kept = widget.mask.layer.data.copy()
+    assert all(kept[index].any() for _, index in finished)
+    assert "stay" in widget.message.text()
+    layer = widget.mask.layer
+    assert run(qtbot, widget) == "finished"
+    # Nobody painted, so the run goes on in the same layer.
+    assert widget.mask.layer is layer
+    assert len(widget.mask.segmentation.finished) == 6
+
+
+def test_the_slice_on_screen_comes_first(segment_widget: Any, scan_file: Path, qtbot: Any) -> None:
+    viewer, widget = segment_widget()
+    image = open_scan(viewer, scan_file)
+    viewer.dims.set_point(0, image.data_to_world((4, 0, 0))[0])
+    places = widget._places(image_volume(image), 0)
+    assert places[0] == (0, 4)
+    assert [abs(index - 4) for _, index in places] == sorted(abs(i - 4) for _, i in places)
+    before = viewer.dims.point
+    run(qtbot, widget)
+    assert viewer.dims.point == before
+
+
+def image_volume(layer: Any) -> Any:
+    from napari_l2gnet.layers import volume_of
+
+    return volume_of(layer)
+
+
+def test_one_slice_and_a_range(segment_widget: Any, scan_file: Path, qtbot: Any) -> None:
+    viewer, widget = segment_widget()
+    image = open_scan(viewer, scan_file)
+    viewer.dims.set_point(0, image.data_to_world((2, 0, 0))[0])
+    widget.region.setCurrentIndex(THIS_SLICE)
+    run(qtbot, widget)
+    assert widget.mask.segmentation.finished == {(0, 2)}
+    widget.region.setCurrentIndex(RANGE)
+    widget.first.setValue(3)
+    widget.last.setValue(4)
+    run(qtbot, widget)
+    assert widget.mask.segmentation.finished == {(0, 2), (0, 3), (0, 4)}
+    assert not widget.mask.layer.data[[0, 1, 5]].any()
+
+
+def test_a_painted_mask_is_never_overwritten(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    painted = widget.mask.layer
+    another = painted.data[2, 5, 6] % 3 + 1
+    painted.data_setitem((np.array([2]), np.array([5]), np.array([6])), another)
+    copy = painted.data.copy()
+    run(qtbot, widget)
+    np.testing.assert_array_equal(painted.data, copy)
+    assert widget.mask.layer is not painted
+    assert len(viewer.layers) == 3
+
+
+def test_a_stroke_while_slices_stream_in_stays(
+    segment_widget: Any, scan_file: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    slow_down(monkeypatch, 0.1)
+    widget.start.click()
+    stroke = (np.full(9, 5), np.repeat([10, 11, 12], 3), np.tile([10, 11, 12], 3))
+    widget.mask.layer.data_setitem(stroke, 2)
+    qtbot.waitUntil(lambda: not widget.running, timeout=10_000)
+    assert (widget.mask.layer.data[stroke] == 2).all()
+    assert (0, 5) in widget.mask.segmentation.finished
+
+
+def test_the_table_follows_strokes_and_undo(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    layer = widget.mask.layer
+
+    def told() -> list[int]:
+        return [int(row[1].replace("\u202f", "")) for row in widget.organs.rows()]
+
+    def true() -> list[int]:
+        return [int((layer.data == id).sum()) for id in (1, 2, 3)]
+
+    qtbot.waitUntil(lambda: told() == true())
+    before = true()
+    layer.data_setitem(tuple(np.indices((1, 10, 10)).reshape(3, -1)), 1)
+    assert true() != before
+    qtbot.waitUntil(lambda: told() == true())
+    layer.undo()
+    assert true() == before
+    qtbot.waitUntil(lambda: told() == before)
+    voxels, ml = told()[0], float(widget.organs.rows()[0][2])
+    assert ml == pytest.approx(voxels * 1.4 * 1.4 * 8 / 1000, abs=0.05)
+
+
+def test_organs_can_be_hidden_recoloured_and_gone_to(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    layer = widget.mask.layer
+    widget.organs.visibility_changed.emit(1, False)
+    assert layer.colormap.map(1)[3] == 0
+    widget.organs.visibility_changed.emit(1, True)
+    widget.organs.color_changed.emit(2, "#ff0000")
+    np.testing.assert_allclose(layer.colormap.map(2), [1, 0, 0, 1])
+    counts = (layer.data == 2).sum((1, 2))
+    widget.organs.go_to.emit(2)
+    shown = round(layer.world_to_data(viewer.dims.point)[0])
+    assert counts[shown] == counts.max() > 0
+    voxel = np.argwhere(layer.data[shown] == 2)[0]
+    status = layer.get_status(layer.data_to_world((shown, *voxel)), world=True)
+    assert "myocardium" in status["value"]
+
+
+def test_tidying_can_be_chosen_and_taken_back(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    from scipy import ndimage
+
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    raw = widget.mask.layer.data.copy()
+    with qtbot.waitSignal(widget.run_ended, timeout=10_000):
+        widget.largest.setChecked(True)
+    tidy = widget.mask.layer.data
+    for id in (1, 2, 3):
+        assert ndimage.label(tidy == id)[1] <= 1
+        assert (tidy == id).any() == (raw == id).any()
+    with qtbot.waitSignal(widget.run_ended, timeout=10_000):
+        widget.largest.setChecked(False)
+    np.testing.assert_array_equal(widget.mask.layer.data, raw)
+
+
+def test_a_time_series_is_segmented_frame_by_frame(
+    segment_widget: Any, tmp_path: Path, qtbot: Any
+) -> None:
+    rng = np.random.default_rng(1)
+    data = rng.integers(0, 900, (32, 32, 3, 2)).astype(np.int16)
+    path = tmp_path / "cine.nii.gz"
+    nib.save(nib.Nifti1Image(data, np.diag([1.4, 1.4, 8, 1])), path)
+    viewer, widget = segment_widget()
+    image = open_scan(viewer, path)
+    assert image.data.shape == (2, 3, 32, 32)
+    viewer.dims.set_current_step(0, 1)
+    run(qtbot, widget)
+    assert widget.mask.layer.data.shape == (2, 3, 32, 32)
+    assert len(widget.mask.segmentation.finished) == 6
+
+
+def test_a_failing_run_says_so_and_changes_nothing(
+    segment_widget: Any, scan_file: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    before = widget.mask.layer.data.copy()
+
+    def broken(*_: Any, **__: Any) -> Generator[Any, None, None]:
+        # napari's own generator workers swallow RuntimeError without a word.
+        raise RuntimeError("out of luck")
+        yield
+
+    monkeypatch.setattr("l2gnet_core.predict.predict_slices", broken)
+    monkeypatch.setattr("napari_l2gnet.segment.show_error", lambda _: None)
+    assert run(qtbot, widget) == "failed"
+    assert "out of luck" in widget.message.text()
+    np.testing.assert_array_equal(widget.mask.layer.data, before)
+    assert widget.start.isEnabled()
+
+
+def test_a_colour_image_is_refused_in_one_sentence(segment_widget: Any) -> None:
+    viewer, widget = segment_widget()
+    viewer.add_image(np.zeros((20, 20, 3), np.uint8), rgb=True)
+    assert "colour image" in widget.message.text()
+    assert not widget.start.isEnabled()
+
+
+def test_warnings_about_an_unfitting_scan(segment_widget: Any, qtbot: Any) -> None:
+    viewer, widget = segment_widget()
+    ct = np.linspace(-1000, 1500, 4 * 32 * 32).reshape(4, 32, 32).astype(np.float32)
+    viewer.add_image(ct, scale=(1, 1, 1), units=("mm",) * 3, name="ct")
+    assert "Slices 1 mm apart" in widget.message.text()
+    run(qtbot, widget)
+    assert "looks like a CT" in widget.message.text()
+
+
+def test_the_layer_list_follows_renames_and_removals(segment_widget: Any, scan_file: Path) -> None:
+    viewer, widget = segment_widget()
+    assert not widget.start.isEnabled()
+    assert "Open a scan" in widget.start.toolTip()
+    image = open_scan(viewer, scan_file)
+    other = viewer.add_image(np.zeros((4, 20, 20)), name="other")
+    widget.image.choose(image)
+    image.name = "renamed"
+    viewer.layers.move(0, 2)
+    assert widget.image.layer is image
+    assert widget.image.currentText() == "renamed"
+    viewer.layers.remove(image)
+    assert widget.image.layer is other
+
+
+def test_removing_the_mask_during_a_run_ends_it(
+    segment_widget: Any, scan_file: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    slow_down(monkeypatch, 0.1)
+    widget.start.click()
+    with qtbot.waitSignal(widget.run_ended, timeout=5000) as ended:
+        viewer.layers.remove(widget.mask.layer)
+    assert ended.args == ["cancelled"]
+    assert run(qtbot, widget) == "finished"
+
+
+def test_closing_the_viewer_during_a_run_is_safe(
+    segment_widget: Any, scan_file: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    slow_down(monkeypatch, 0.1)
+    widget.start.click()
+    qtbot.wait(150)
+    viewer.close()
+    qtbot.wait(300)
+
+
+def test_the_edges_say_which_side_is_which(segment_widget: Any, scan_file: Path) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    left, right, top, bottom = "l2gnet_left", "l2gnet_right", "l2gnet_top", "l2gnet_bottom"
+    # As radiologists look at it: the patient's right on the left, front up.
+    assert widget.letters.letters() == {left: "R", right: "L", top: "A", bottom: "P"}
+    viewer.dims.order = (1, 0, 2)
+    assert widget.letters.letters() == {left: "R", right: "L", top: "I", bottom: "S"}
+    viewer.scene.camera.orientation2d = ("up", "right")
+    assert widget.letters.letters() == {left: "R", right: "L", top: "S", bottom: "I"}
+    assert viewer.canvas.overlays[top].text == "S"
+    viewer.dims.ndisplay = 3
+    assert not viewer.canvas.overlays[top].visible
+    viewer.dims.ndisplay = 2
+    viewer.add_image(np.zeros((4, 20, 20)), name="nobody knows")
+    assert widget.letters.letters() is not None
+    widget.image.choose(viewer.layers["nobody knows"])
+    assert widget.letters.letters() is None
+
+
+def test_plugin_widget_and_sample_through_the_manifest(make_napari_viewer: Any, qtbot: Any) -> None:
+    viewer = make_napari_viewer()
+    viewer.open_sample(PLUGIN, "cardiac-phantom")
+    assert viewer.layers[0].data.shape == (2, 10, 224, 224)
+    _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, "Segment")
+    assert widget.image.layer is viewer.layers[0]
+
+
+def slow_down(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let every slice take a while, so that there is something to cancel."""
+    from l2gnet_core import predict
+
+    quick = predict.predict_slices
+
+    def slow(*arguments: Any) -> Generator[Any, None, None]:
+        for result in quick(*arguments):
+            time.sleep(seconds)
+            yield result
+
+    monkeypatch.setattr(predict, "predict_slices", slow)
