@@ -105,21 +105,23 @@ def test_an_unknown_slice_distance_is_said(tmp_path):
     assert "distance between its slices" in v.warnings[0]
 
 
+AXES = {
+    "YX": ((5, 6), (1, 5, 6)),
+    "ZYX": ((4, 5, 6), (4, 5, 6)),
+    "TYX": ((4, 5, 6), (4, 1, 5, 6)),
+    "TZYX": ((3, 4, 5, 6), (3, 4, 5, 6)),
+    "IYX": ((4, 5, 6), (4, 5, 6)),
+    "QYX": ((4, 5, 6), (4, 5, 6)),
+}
+
+
 @pytest.mark.parametrize(
-    ("shape", "axes", "expected"),
-    [
-        ((5, 6), "YX", (1, 5, 6)),
-        ((4, 5, 6), "ZYX", (4, 5, 6)),
-        ((4, 5, 6), "TYX", (4, 1, 5, 6)),
-        ((3, 4, 5, 6), "TZYX", (3, 4, 5, 6)),
-        ((4, 5, 6), "IYX", (4, 5, 6)),
-        ((4, 5, 6), "QYX", (4, 5, 6)),
-    ],
+    ("kind", "axes"),
+    # ImageJ and OME name their axes: nameless ones are for plain files.
+    [(k, a) for k in ("plain", "imagej", "ome") for a in AXES if k == "plain" or a[0] not in "IQ"],
 )
-@pytest.mark.parametrize("kind", ["plain", "imagej", "ome"])
-def test_axes(shape, axes, expected, kind, tmp_path):
-    if kind != "plain" and axes[0] in "IQ":
-        pytest.skip("ImageJ and OME name their axes")
+def test_axes(kind, axes, tmp_path):
+    shape, expected = AXES[axes]
     stored = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
     options = {} if kind == "plain" else {kind: True}
     tifffile.imwrite(tmp_path / "i.tif", stored, metadata={"axes": axes}, **GREY, **options)
