@@ -24,7 +24,7 @@ class Augmentation:
     stretch: float = 0.1
     turn: float = 30.0
     orientation_free: bool = True
-    on_structure: float = 0.5
+    on_structure: float = 0.6
     gamma: tuple[float, float] = (0.6, 1.6)
     noise: float = 0.06
     blur: float = 1.2

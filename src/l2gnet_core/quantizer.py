@@ -36,7 +36,7 @@ class Codebook(nn.Module):
         super().__init__()
         self.decay = decay
         # A code is dead when it gets less than this share of an equal part of the tokens.
-        self.dead_share = 0.02
+        self.dead_share = 0.25
         self.register_buffer("vectors", torch.randn(codes, channels))
         self.register_buffer("counts", torch.ones(codes))
         self.register_buffer("sums", self.vectors.clone())

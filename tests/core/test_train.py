@@ -77,7 +77,12 @@ def training_cases(seeds) -> list[TrainingCase]:
 
 def test_training_lowers_the_loss(tmp_path):
     training = TrainingConfig(
-        epochs=15, batch=4, learning_rate=5e-3, averaging=0.8, validate_every=1000
+        epochs=15,
+        batch=4,
+        learning_rate=5e-3,
+        averaging=0.8,
+        validate_every=1000,
+        large_from=1.0,
     )
     trainer = Trainer(preset("tiny", 3), training, SMALL_VIEWS, tmp_path)
     progress = list(trainer.run(training_cases(range(4)), training_cases([9])))
@@ -97,7 +102,7 @@ def test_the_learning_rate_warms_up_and_falls_with_what_is_done(tmp_path):
     trainer = Trainer(preset("tiny", 3), TrainingConfig(epochs=1), SMALL_VIEWS, tmp_path)
     rates = [trainer._learning_rate(done) for done in (0.0, 0.015, 0.03, 0.5, 0.9, 1.0)]
     assert rates[0] < rates[1] < rates[2]
-    assert rates[2] == pytest.approx(1e-3)
+    assert rates[2] == pytest.approx(trainer.training.learning_rate)
     assert rates[2] > rates[3] > rates[4] > rates[5]
     assert rates[5] == pytest.approx(0, abs=1e-12)
 
@@ -251,7 +256,22 @@ def test_extra_cases_make_up_their_share(tmp_path):
     trainer = Trainer(preset("tiny", 3), training, SMALL_VIEWS, tmp_path)
     black = TrainingCase(torch.zeros(1, 48, 48).half(), torch.zeros(1, 48, 48, dtype=torch.uint8))
     white = TrainingCase(black.image, torch.full((1, 48, 48), 2, dtype=torch.uint8))
-    targets = torch.cat([trainer._batch([black], [white])[1] for _ in range(10)])
+    targets = torch.cat([trainer._batch([black], [white], large=False)[1] for _ in range(10)])
     share = (targets == 2).flatten(1).any(1).float().mean()
     assert share == pytest.approx(0.25, abs=0.06)
-    assert not (trainer._batch([black], [])[1] == 2).any()
+    assert not (trainer._batch([black], [], large=False)[1] == 2).any()
+
+
+def test_a_run_ends_on_larger_crops_in_smaller_batches(tmp_path, monkeypatch):
+    training = TrainingConfig(epochs=2, batch=4, large_from=0.5, large=1.5)
+    trainer = Trainer(preset("tiny", 3), training, SMALL_VIEWS, tmp_path)
+    seen, batch = [], trainer._batch
+
+    def watched(*arguments, **options):
+        images, targets = batch(*arguments, **options)
+        seen.append(tuple(images.shape))
+        return images, targets
+
+    monkeypatch.setattr(trainer, "_batch", watched)
+    list(trainer.run(training_cases(range(2)), []))
+    assert seen == [(4, 1, 32, 32), (2, 1, 48, 48)]
