@@ -62,7 +62,7 @@ def doubts(card: ModelCard, volumes_ml: Mapping[str, float]) -> list[str]:
     for name, (low, high) in card.expects.volumes.items():
         volume = volumes_ml[name]
         if not low <= volume <= high:
-            found.append(f"{name.capitalize()}: {volume:.0f} mL is unusual ({low:g}–{high:g} mL).")
+            found.append(f"{name.capitalize()}: {volume:.3g} mL is unusual ({low:g}–{high:g} mL).")
     return found
 
 

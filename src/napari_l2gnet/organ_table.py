@@ -39,10 +39,8 @@ class OrganTable(QTableWidget):
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setShowGrid(False)
         header = self.horizontalHeader()
-        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        header.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
         header.setSectionResizeMode(NAME, QHeaderView.ResizeMode.Stretch)
-        header.setSectionResizeMode(COLOR, QHeaderView.ResizeMode.Fixed)
-        header.setSectionResizeMode(GO, QHeaderView.ResizeMode.Fixed)
         self.setColumnWidth(COLOR, 50)
         self.setColumnWidth(GO, 36)
         self.itemChanged.connect(self._on_item_changed)
@@ -93,6 +91,8 @@ class OrganTable(QTableWidget):
                 "The file gives no voxel size in mm" if ml_per_voxel is None else "Volume in mL"
             )
         self.blockSignals(False)
+        for column in (VOXELS, VOLUME):
+            self.resizeColumnToContents(column)
 
     def rows(self) -> list[tuple[str, ...]]:
         """What the table says, row by row: name, voxels, mL."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from html import escape
 from typing import Any
 
 import napari
@@ -152,28 +153,25 @@ class SegmentWidget(SegmentForm):
             busy = self.running if control is not self.start else bool(reason)
             control.setEnabled(not busy)
         self.start.setToolTip(reason or "Find the organs in the scan")
-        ranged = self.region.currentIndex() == RANGE
-        for part in (self.first, self.to, self.last):
-            part.setVisible(ranged)
-            part.setEnabled(not self.running)
+        self.range.setVisible(self.region.currentIndex() == RANGE)
+        self.range.setEnabled(not self.running)
         self.cancel.setEnabled(self.running)
         self.cancel.setToolTip(
             "Stop; what is finished stays" if self.running else "Nothing is running"
         )
-        segmented = self.mask is not None and bool(self.mask.segmentation.finished)
         for box in (self.largest, self.holes):
             box.setEnabled(not self.running)
-        self.organs.setEnabled(segmented)
-        self.organs.setToolTip("" if segmented else "Press Segment first")
+        self.organs.setEnabled(self.mask is not None)
+        self.organs.setToolTip("" if self.mask is not None else "Press Segment first")
         self.bar.setVisible(self.running)
         if reason and not self.running and not self.message.text():
             self._say(reason)
 
     def _say(self, text: str, bad: bool = False) -> None:
         """The line under the buttons: what happened, then what to beware of."""
-        color = "#e0524d" if bad else "palette(text)"
-        lines = [f'<span style="color:{color}">{text}</span>'] if text else []
-        lines += [f'<span style="color:#e69f00">⚠ {line}</span>' for line in self._warnings]
+        text = escape(text)
+        lines = [f'<span style="color:#e0524d">{text}</span>' if bad else text] if text else []
+        lines += [f'<span style="color:#e69f00">⚠ {escape(line)}</span>' for line in self._warnings]
         self.message.setText("<br>".join(lines))
         self.message.setVisible(bool(lines))
 
