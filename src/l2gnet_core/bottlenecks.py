@@ -1,24 +1,161 @@
-"""What happens between encoder and decoder: the only difference between architectures."""
+"""What happens between encoder and decoder: the only difference between architectures.
+
+| architecture | bottleneck | source |
+|---|---|---|
+| `unet` | `Continuous` | Ronneberger et al., MICCAI 2015 |
+| `attnunet` | `Continuous`, gates on the skips | Oktay et al., MIDL 2018 |
+| `vqunet` | `Codes` | Santhirasekaram et al., "Vector Quantisation for Robust Segmentation", 2022 |
+| `transunet` | `Transformer` | Chen et al., "TransUNet", 2021 |
+| `synergynet` | `CodesWithAttention` | Gorade et al., "SynergyNet", WACV 2024 |
+| `l2gnet` | `CodesWithTransport` | Gorade et al., arXiv 2502.05229 |
+
+All of them on one body and from scratch, so they are in the style of their papers, not copies:
+each class says where it departs.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from l2gnet_core.config import NetworkConfig
 from l2gnet_core.quantizer import Codebook
 from l2gnet_core.transport import TransportPlan, transport_codes, transport_tokens
 
 
 @dataclass(frozen=True)
 class BottleneckOutput:
-    """features (B,d,h,w) for the decoder; commitment, a scalar; codes (B,h,w); plan."""
+    """features (B,d,h,w) for the decoder; commitment, a scalar; codes (B,h,w) and plan where the
+    architecture has them."""
 
     features: Tensor
     commitment: Tensor
-    codes: Tensor
-    plan: TransportPlan
+    codes: Tensor | None = None
+    plan: TransportPlan | None = None
+
+
+def as_tokens(features: Tensor) -> Tensor:
+    """(B,d,h,w) → (B,n,d)."""
+    return features.flatten(2).transpose(1, 2)
+
+
+def as_map(tokens: Tensor, like: Tensor) -> Tensor:
+    """(B,n,d) → the shape of `like`, (B,d,h,w)."""
+    return tokens.transpose(1, 2).reshape(like.shape)
+
+
+def zero_started(inputs: int, outputs: int) -> nn.Conv2d:
+    """A 1×1 convolution that answers zero at first: what it is added to starts unchanged."""
+    fusion = nn.Conv2d(inputs, outputs, 1)
+    for parameter in fusion.parameters():
+        nn.init.zeros_(parameter)
+    return fusion
+
+
+class Continuous(nn.Module):
+    """The features as they are."""
+
+    def forward(self, features: Tensor) -> BottleneckOutput:
+        """features: (B,d,h,w)."""
+        return BottleneckOutput(features, features.new_zeros(()))
+
+
+class Codes(nn.Module):
+    """Every token replaced by its code. The paper quantises every skip too; here the bottleneck
+    alone, so that the bottleneck stays the only difference."""
+
+    def __init__(self, channels: int, codes: int) -> None:
+        super().__init__()
+        self.codebook = Codebook(codes, channels)
+
+    def forward(self, features: Tensor) -> BottleneckOutput:
+        """features: (B,d,h,w)."""
+        quantized = self.codebook(as_tokens(features))
+        batch, _, height, width = features.shape
+        return BottleneckOutput(
+            as_map(quantized.tokens, features),
+            quantized.commitment,
+            quantized.codes.reshape(batch, height, width),
+        )
+
+
+class Transformer(nn.Module):
+    """Twelve pre-norm transformer layers over the tokens, with fixed sinusoidal positions.
+
+    TransUNet has the ViT-B/16 of 768 channels, learnt positions of one image size, and weights from
+    ImageNet; ours keeps the body's channels, takes any image size and starts from scratch.
+    """
+
+    def __init__(self, channels: int, layers: int = 12) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(
+            channels,
+            nhead=max(1, channels // 32),
+            dim_feedforward=4 * channels,
+            dropout=0.0,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        self.layers = nn.TransformerEncoder(
+            layer, layers, norm=nn.LayerNorm(channels), enable_nested_tensor=False
+        )
+
+    def forward(self, features: Tensor) -> BottleneckOutput:
+        """features: (B,d,h,w)."""
+        tokens = as_tokens(features) + positions(features)
+        return BottleneckOutput(as_map(self.layers(tokens), features), features.new_zeros(()))
+
+
+def positions(features: Tensor) -> Tensor:
+    """Sinusoidal positions (n,d) of a map (B,d,h,w), half of the channels for each axis (Vaswani et
+    al., 2017; two axes as in Carion et al., 2020)."""
+    _, channels, height, width = features.shape
+    half = channels // 4
+    rates = torch.exp(-math.log(10_000) * torch.arange(half, device=features.device) / max(1, half))
+
+    def waves(length: int) -> Tensor:
+        phase = torch.arange(length, device=features.device)[:, None] * rates
+        return torch.cat([phase.sin(), phase.cos()], 1)
+
+    rows = waves(height)[:, None].expand(height, width, 2 * half)
+    columns = waves(width)[None].expand(height, width, 2 * half)
+    return torch.cat([rows, columns], 2).flatten(0, 1).to(features.dtype)
+
+
+class CodesWithAttention(nn.Module):
+    """Continuous tokens ask their codes by multi-head cross-attention.
+
+    SynergyNet's DisConX module relates discrete and continuous features by cross-attention with
+    several refinements; ours is one layer of it, fused like L2GNet's codes, so that the two differ
+    in attention against transport alone.
+    """
+
+    def __init__(self, channels: int, codes: int) -> None:
+        super().__init__()
+        self.codebook = Codebook(codes, channels)
+        self.attention = nn.MultiheadAttention(
+            channels, num_heads=max(1, channels // 32), batch_first=True
+        )
+        self.fusion = zero_started(3 * channels, channels)
+
+    def forward(self, features: Tensor) -> BottleneckOutput:
+        """features: (B,d,h,w)."""
+        tokens = as_tokens(features)
+        quantized = self.codebook(tokens)
+        asked, _ = self.attention(
+            tokens.float(), quantized.tokens, quantized.tokens, need_weights=False
+        )
+        parts = [features, as_map(quantized.tokens, features), as_map(asked, features)]
+        batch, _, height, width = features.shape
+        return BottleneckOutput(
+            features + self.fusion(torch.cat(parts, 1)),
+            quantized.commitment,
+            quantized.codes.reshape(batch, height, width),
+        )
 
 
 class CodesWithTransport(nn.Module):
@@ -37,14 +174,12 @@ class CodesWithTransport(nn.Module):
         self.reference = nn.Parameter(torch.randn(references, channels) / channels**0.5)
         self.epsilon = epsilon
         self.iterations = iterations
-        self.fusion = nn.Conv2d(3 * channels, channels, 1)
-        nn.init.zeros_(self.fusion.weight)
-        nn.init.zeros_(self.fusion.bias)  # type: ignore[arg-type]
+        self.fusion = zero_started(3 * channels, channels)
 
     def forward(self, features: Tensor) -> BottleneckOutput:
         """features: (B,d,h,w)."""
-        batch, channels, height, width = features.shape
-        quantized = self.codebook(features.flatten(2).transpose(1, 2))
+        batch, _, height, width = features.shape
+        quantized = self.codebook(as_tokens(features))
         if self.training:
             returned, plan = transport_tokens(
                 quantized.tokens, quantized.codes, self.reference, self.epsilon, self.iterations
@@ -58,10 +193,30 @@ class CodesWithTransport(nn.Module):
                 self.iterations,
             )
 
-        def as_map(tokens: Tensor) -> Tensor:
-            return tokens.transpose(1, 2).reshape(batch, channels, height, width)
-
-        joined = torch.cat([features, as_map(quantized.tokens), as_map(returned)], 1)
+        parts = [features, as_map(quantized.tokens, features), as_map(returned, features)]
         codes = quantized.codes.reshape(batch, height, width)
-        fused = features + self.fusion(joined)
+        fused = features + self.fusion(torch.cat(parts, 1))
         return BottleneckOutput(fused, quantized.commitment, codes, plan)
+
+
+def build_bottleneck(config: NetworkConfig) -> nn.Module:
+    """The bottleneck of an architecture; its forward takes (B,d,h,w), gives `BottleneckOutput`."""
+    channels = config.widths[-1]
+    match config.architecture:
+        case "unet" | "attnunet":
+            return Continuous()
+        case "vqunet":
+            return Codes(channels, config.codes)
+        case "transunet":
+            return Transformer(channels)
+        case "synergynet":
+            return CodesWithAttention(channels, config.codes)
+        case "l2gnet":
+            return CodesWithTransport(
+                channels,
+                config.codes,
+                config.references,
+                config.epsilon,
+                config.sinkhorn_iterations,
+            )
+    raise ValueError(f"There is no architecture {config.architecture!r}.")

@@ -16,7 +16,7 @@ from l2gnet_core.config import NetworkConfig
 from l2gnet_core.errors import InputError
 
 if TYPE_CHECKING:
-    from l2gnet_core.model import L2GNet
+    from l2gnet_core.model import SegmentationNetwork
 
 FORMAT = "l2gnet-1"
 MODEL_FILE = "model.safetensors"
@@ -26,7 +26,7 @@ MODEL_FILE = "model.safetensors"
 class Model:
     """A network ready for inference, with its card."""
 
-    network: L2GNet
+    network: SegmentationNetwork
     card: ModelCard
 
 
@@ -83,7 +83,7 @@ def _read_metadata(path: Path) -> dict[str, str]:
     return metadata
 
 
-def save_model(path: Path, network: L2GNet, card: ModelCard) -> Path:
+def save_model(path: Path, network: SegmentationNetwork, card: ModelCard) -> Path:
     """Write weights, settings and card to one file, atomically."""
     from safetensors.torch import save
 

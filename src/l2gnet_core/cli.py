@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from l2gnet_core.catalog import DEFAULT_MODEL
+from l2gnet_core.config import ARCHITECTURES
 from l2gnet_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def _table(rows: list[tuple[str, ...]]) -> str:
 @cli.command()
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
-@click.option("--arch", type=click.Choice(["l2gnet"]), default="l2gnet", show_default=True)
+@click.option("--arch", type=click.Choice(ARCHITECTURES), default="l2gnet", show_default=True)
 @click.option(
     "--preset",
     "size",
@@ -249,6 +250,7 @@ def train(
     settings = RunSettings(
         dataset=dataset,
         folder=output,
+        architecture=arch,
         preset=size,
         device=choose_device(device)[0],
         resume=resume,

@@ -6,16 +6,21 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+#: What may stand between encoder and decoder; `l2gnet_core.bottlenecks` says what each one does.
+ARCHITECTURES = ("unet", "attnunet", "vqunet", "transunet", "synergynet", "l2gnet")
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
     """What `l2gnet_core.model.build` needs to make a network.
 
     `classes` counts the background. `widths` are the channels of each resolution, finest first, so
-    the bottleneck has stride 2 ** (len(widths) - 1).
+    the bottleneck has stride 2 ** (len(widths) - 1). `codes` is used by the architectures that have
+    them, `references`, `epsilon` and `sinkhorn_iterations` by `l2gnet` alone.
     """
 
     classes: int
+    architecture: str = "l2gnet"
     in_channels: int = 1
     widths: tuple[int, ...] = (16, 32, 64, 128, 256)
     codes: int = 256
@@ -46,6 +51,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def preset(name: str, classes: int, in_channels: int = 1) -> NetworkConfig:
+def preset(
+    name: str, classes: int, in_channels: int = 1, architecture: str = "l2gnet"
+) -> NetworkConfig:
     """The `NetworkConfig` called `name` for a number of classes (background included)."""
-    return NetworkConfig(classes=classes, in_channels=in_channels, **PRESETS[name])
+    return NetworkConfig(
+        classes=classes, architecture=architecture, in_channels=in_channels, **PRESETS[name]
+    )

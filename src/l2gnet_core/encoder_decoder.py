@@ -43,15 +43,34 @@ class Encoder(nn.Module):
         return features
 
 
+class AttentionGate(nn.Module):
+    """Weighs a skip by what the next coarser level sees there (Oktay et al., "Attention U-Net",
+    MIDL 2018). Theirs gates with features before upsampling; ours after it, at the skip's size."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = max(8, channels // 2)
+        self.from_skip = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.from_coarse = nn.Conv2d(channels, hidden, 1)
+        self.weight = nn.Conv2d(hidden, 1, 1)
+
+    def forward(self, skip: Tensor, coarse: Tensor) -> Tensor:
+        """skip and coarse: (B,C,H,W); returns the weighted skip."""
+        seen = torch.relu(self.from_skip(skip) + self.from_coarse(coarse))
+        gated: Tensor = skip * torch.sigmoid(self.weight(seen))
+        return gated
+
+
 class Decoder(nn.Module):
     """Features of every resolution → logits (B,classes,H,W)."""
 
-    def __init__(self, widths: Sequence[int], classes: int) -> None:
+    def __init__(self, widths: Sequence[int], classes: int, gated: bool = False) -> None:
         super().__init__()
         fine, coarse = widths[:-1], widths[1:]
         self.ups = nn.ModuleList(
             nn.ConvTranspose2d(c, f, 2, 2) for f, c in zip(fine, coarse, strict=True)
         )
+        self.gates = nn.ModuleList(AttentionGate(f) for f in fine) if gated else None
         self.blocks = nn.ModuleList(ConvBlock(2 * f, f) for f in fine)
         self.head = nn.Conv2d(widths[0], classes, 1)
 
@@ -59,6 +78,9 @@ class Decoder(nn.Module):
         """The last of `features` is the bottleneck, the others are the skips."""
         out = features[-1]
         for level in reversed(range(len(self.blocks))):
-            out = self.blocks[level](torch.cat([features[level], self.ups[level](out)], 1))
+            skip, up = features[level], self.ups[level](out)
+            if self.gates is not None:
+                skip = self.gates[level](skip, up)
+            out = self.blocks[level](torch.cat([skip, up], 1))
         logits: Tensor = self.head(out)
         return logits

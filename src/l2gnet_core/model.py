@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from l2gnet_core.bottlenecks import CodesWithTransport
+from l2gnet_core.bottlenecks import build_bottleneck
 from l2gnet_core.config import NetworkConfig
 from l2gnet_core.encoder_decoder import Decoder, Encoder
 from l2gnet_core.transport import TransportPlan
@@ -14,30 +14,27 @@ from l2gnet_core.transport import TransportPlan
 
 @dataclass(frozen=True)
 class NetworkOutput:
-    """logits (B,classes,H,W); commitment, a scalar; codes (B,h,w); plan, tokens or codes to
-    references (tokens while training, codes at inference)."""
+    """logits (B,classes,H,W); commitment, a scalar, zero without codes; codes (B,h,w) where the
+    architecture has codes; plan where it has transport (tokens to references while training, codes
+    to references at inference)."""
 
     logits: Tensor
     commitment: Tensor
-    codes: Tensor
-    plan: TransportPlan
+    codes: Tensor | None
+    plan: TransportPlan | None
 
 
-class L2GNet(nn.Module):
-    """L2GNet (arXiv 2502.05229), as `CodesWithTransport` reads it, on a U-shaped body."""
+class SegmentationNetwork(nn.Module):
+    """A U-shaped body around one of the bottlenecks."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = Encoder(config.in_channels, config.widths)
-        self.bottleneck = CodesWithTransport(
-            config.widths[-1],
-            config.codes,
-            config.references,
-            config.epsilon,
-            config.sinkhorn_iterations,
+        self.bottleneck = build_bottleneck(config)
+        self.decoder = Decoder(
+            config.widths, config.classes, gated=config.architecture == "attnunet"
         )
-        self.decoder = Decoder(config.widths, config.classes)
 
     def forward(self, image: Tensor) -> NetworkOutput:
         """image: (B,C,H,W), H and W multiples of `config.stride`."""
@@ -47,6 +44,6 @@ class L2GNet(nn.Module):
         return NetworkOutput(logits, bottleneck.commitment, bottleneck.codes, bottleneck.plan)
 
 
-def build(config: NetworkConfig) -> L2GNet:
+def build(config: NetworkConfig) -> SegmentationNetwork:
     """A network with fresh weights, in training mode."""
-    return L2GNet(config)
+    return SegmentationNetwork(config)

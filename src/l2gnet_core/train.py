@@ -20,7 +20,7 @@ from l2gnet_core.data import TrainingCase
 from l2gnet_core.errors import InputError
 from l2gnet_core.losses import segmentation_loss
 from l2gnet_core.metrics import dice_per_class
-from l2gnet_core.model import L2GNet, build
+from l2gnet_core.model import SegmentationNetwork, build
 from l2gnet_core.preprocess import pad_to_multiple
 from l2gnet_core.quantizer import perplexity
 
@@ -55,7 +55,8 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Progress:
-    """One training step. `done` runs from 0 to 1; `dice` (per structure, tuning patients) is set
+    """One training step. `done` runs from 0 to 1; `perplexity` is of the batch's codes, if the
+    architecture has codes; `dice` (per structure, tuning patients) is set
     on the steps that validate."""
 
     step: int
@@ -63,7 +64,7 @@ class Progress:
     loss: float
     learning_rate: float
     seconds: float
-    perplexity: float
+    perplexity: float | None
     dice: tuple[float, ...] | None = None
 
 
@@ -112,10 +113,10 @@ class Trainer:
         assert self.training.minutes is not None
         return min(1.0, self.seconds / (60 * self.training.minutes))
 
-    def averaged_network(self) -> L2GNet:
+    def averaged_network(self) -> SegmentationNetwork:
         """The moving average of the weights, with the current codebook: what is saved."""
         network = self.average.module
-        assert isinstance(network, L2GNet)
+        assert isinstance(network, SegmentationNetwork)
         # Codebook vectors are a moving average already, and restarts make averaging them wrong.
         for target, source in zip(network.buffers(), self.network.buffers(), strict=True):
             target.copy_(source)
@@ -153,7 +154,9 @@ class Trainer:
             done, dice = self.done(steps_per_epoch), None
             if self.step % self.training.validate_every == 0 or done >= 1:
                 dice = self.validate(tuning)
-            used = perplexity(output.codes, self.network.config.codes)
+            used = None
+            if output.codes is not None:
+                used = perplexity(output.codes, self.network.config.codes)
             yield Progress(self.step, done, float(loss.detach()), rate, self.seconds, used, dice)
 
     def _learning_rate(self, done: float) -> float:

@@ -35,6 +35,7 @@ class RunSettings:
 
     dataset: Path
     folder: Path
+    architecture: str = "l2gnet"
     preset: str = "small"
     slicing: str = "through-plane"
     test: float = 0.2
@@ -63,7 +64,8 @@ def train_dataset(
     tuning = [
         load_case(c, dataset.labels, settings.slicing) for c in split.cases(dataset, "tuning")
     ]
-    network = preset(settings.preset, classes=len(dataset.labels) + 1)
+    classes = len(dataset.labels) + 1
+    network = preset(settings.preset, classes, architecture=settings.architecture)
     trainer = Trainer(network, training, augmentation, settings.folder, settings.device)
     if settings.resume:
         trainer.resume()
@@ -79,6 +81,7 @@ def train_dataset(
     card = ModelCard(
         name=settings.folder.name,
         labels=dataset.labels,
+        architecture=settings.architecture,
         slicing=settings.slicing,
         data=dataset.description,
         split={part: list(patients) for part, patients in asdict(split).items()},
@@ -153,7 +156,7 @@ class _Log:
                 f"{progress.loss:.5f}",
                 f"{progress.learning_rate:.3e}",
                 f"{progress.seconds:.1f}",
-                f"{progress.perplexity:.1f}",
+                "" if progress.perplexity is None else f"{progress.perplexity:.1f}",
                 *(f"{dice:.4f}" for dice in progress.dice or ()),
             ]
         )
