@@ -57,6 +57,10 @@ class _Progress:
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(done - self._bar.n)
 
+    def step(self) -> None:
+        """Move the bar by one."""
+        self._bar.update(1)
+
     def follow(self, items: Iterator[Item]) -> Iterator[Item]:
         """Pass items through, one step each."""
         for item in items:
@@ -265,6 +269,36 @@ def train(
                 best = ", Dice " + " ".join(f"{dice:.3f}" for dice in progress.dice)
             bar.reach(progress.done, f"loss {progress.loss:.3f}{best}")
     click.echo(f"{output}: {steps} steps{best}" if steps else f"{output}: was finished already")
+
+
+@cli.command()
+@click.argument("dataset", type=click.Path(path_type=Path))
+@json_option
+def check(dataset: Path, as_json: bool) -> None:
+    """Find what is wrong with a dataset before hours are spent on it."""
+    from dataclasses import asdict
+
+    from l2gnet_core.data import find_layout, pair_scans
+    from l2gnet_core.dataset_check import check_dataset
+
+    cases, _ = pair_scans(dataset, find_layout(dataset))
+    found = []
+    with _Progress(len(cases), "Checking") as bar:
+        for finding in check_dataset(dataset):
+            if finding is None:
+                bar.step()
+            else:
+                found.append(finding)
+    errors = [finding for finding in found if finding.kind == "error"]
+    if as_json:
+        click.echo(json.dumps({"cases": len(cases), "findings": [*map(asdict, found)]}, indent=1))
+    else:
+        for finding in found:
+            where = f"{finding.case}: " if finding.case else ""
+            click.echo(f"{finding.kind}: {where}{finding.sentence}")
+        click.echo(f"{len(cases)} cases, {len(errors)} errors, {len(found) - len(errors)} notes")
+    if errors:
+        raise InputError(f"{len(errors)} errors in {dataset} (see above); correct them first.")
 
 
 @cli.command()

@@ -49,46 +49,98 @@ class Dataset:
         return sorted({case.patient for case in self.cases})
 
 
-def open_dataset(folder: Path) -> Dataset:
-    """Read `images/` + `labels/` (+ `dataset.json` with {"labels": {"name": id}}).
+@dataclass(frozen=True)
+class Layout:
+    """Where a dataset keeps scans and labels, and what a scan's name has that its labels' lack."""
 
-    Raises InputError if the folder holds no such pair of folders or a scan lacks its labels.
-    """
-    images, labels = folder / "images", folder / "labels"
-    if not images.is_dir() or not labels.is_dir():
-        raise InputError(
-            f"Expected a dataset folder with 'images' and 'labels' inside, but {folder} has none; "
-            "put scans and label files of the same name into these two folders."
-        )
+    images: str
+    labels: str
+    channel: str = ""
+
+
+#: The plain one, and nnU-Net's (Isensee et al., Nature Methods 2021) for one channel.
+LAYOUTS = (Layout("images", "labels"), Layout("imagesTr", "labelsTr", "_0000"))
+
+
+def find_layout(folder: Path) -> Layout:
+    """The layout of a dataset folder. Raises InputError if it has none that is known."""
+    for layout in LAYOUTS:
+        if (folder / layout.images).is_dir() and (folder / layout.labels).is_dir():
+            return layout
+    raise InputError(
+        f"Expected a dataset folder with 'images' and 'labels' inside (or nnU-Net's 'imagesTr' and "
+        f"'labelsTr'), but {folder} has neither; put scans and label files of the same name into "
+        "these two folders."
+    )
+
+
+def pair_scans(folder: Path, layout: Layout) -> tuple[list[Case], list[str]]:
+    """Cases, and a sentence for every file that has no partner."""
+    images, labels = folder / layout.images, folder / layout.labels
     label_files = {_case_name(path): path for path in _scans(labels)}
-    cases = []
+    cases, problems = [], []
     for path in _scans(images):
         name = _case_name(path)
+        if layout.channel:
+            name, channel = name[: -len(layout.channel)], name[-len(layout.channel) :]
+            if channel != layout.channel:
+                problems.append(
+                    f"Expected scans of one channel (names that end in {layout.channel}), but "
+                    f"{path.name} is of another; take the other channels out."
+                )
+                continue
         if name not in label_files:
-            raise InputError(
+            problems.append(
                 f"Expected labels for every scan, but {path.name} has none in {labels}; "
                 "add the file or take the scan out."
             )
-        cases.append(Case(name, _FRAME.sub("", name), path, label_files[name]))
+            continue
+        cases.append(Case(name, _FRAME.sub("", name), path, label_files.pop(name)))
+    problems += [
+        f"Expected a scan for every label file, but {path.name} has none in {images}; "
+        "add the scan or take the labels out."
+        for path in label_files.values()
+    ]
+    return cases, problems
+
+
+def open_dataset(folder: Path) -> Dataset:
+    """Read `images/` + `labels/` or nnU-Net's `imagesTr/` + `labelsTr/`, with a `dataset.json`
+    that names the structures ({"labels": {"name": id}}) where there is one.
+
+    Raises InputError if the folder holds no such pair of folders or a file lacks its partner.
+    """
+    layout = find_layout(folder)
+    cases, problems = pair_scans(folder, layout)
+    if problems:
+        raise InputError(problems[0])
     if not cases:
-        raise InputError(f"Expected scans in {images}, but it is empty; put NIfTI files there.")
-    names, description = _read_settings(folder / "dataset.json")
+        raise InputError(
+            f"Expected scans in {folder / layout.images}, but it is empty; put NIfTI files there."
+        )
+    names, description = read_settings(folder / "dataset.json")
     if not names:
         ids = {
             int(i) for case in cases for i in np.unique(read_labels(case.labels).volume.data)
         } - {0}
         names = {id: f"structure {id}" for id in sorted(ids)}
-    cases = _join_same_patients(cases)
-    return Dataset(tuple(cases), LabelSet.from_names(names), description)
+    return Dataset(tuple(join_same_patients(cases)), LabelSet.from_names(names), description)
 
 
-def _read_settings(file: Path) -> tuple[dict[int, str], str]:
-    """Structure names by id and the description that dataset.json gives; nothing without one."""
+def read_settings(file: Path) -> tuple[dict[int, str], str]:
+    """Structure names by id and the description that dataset.json gives; nothing without one.
+
+    Labels may be written name → id, or id → name as in the Medical Segmentation Decathlon.
+    Raises InputError for a file that cannot be read so.
+    """
     if not file.is_file():
         return {}, ""
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
-        names = {int(id): str(name) for name, id in settings.get("labels", {}).items()}
+        names = {}
+        for key, value in settings.get("labels", {}).items():
+            id, name = (key, value) if str(key).isdigit() else (value, key)
+            names[int(id)] = str(name)
         return names, str(settings.get("description", ""))
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(
@@ -106,7 +158,7 @@ def _case_name(path: Path) -> str:
     return path.name[: len(path.name) - len(suffix_of(path))]
 
 
-def _join_same_patients(cases: Iterable[Case]) -> list[Case]:
+def join_same_patients(cases: Iterable[Case]) -> list[Case]:
     """Give patients that share an identical scan one identity, so that no split parts them."""
     cases = list(cases)
     identity = {case.patient: case.patient for case in cases}
