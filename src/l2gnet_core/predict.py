@@ -95,6 +95,14 @@ def predict_slices(
             else:
                 raise
             continue
+        except RuntimeError as error:
+            # The CPU's allocator raises nothing more particular.
+            if "allocate memory" not in str(error):
+                raise
+            raise InputError(
+                f"Expected slices that fit into memory, but {height}×{width} pixels do not; close "
+                "other programs, or use a smaller image."
+            ) from error
         waiting = waiting[batch:]
         assert classes is not None
         for index, one in zip(indices, classes.numpy(), strict=True):
