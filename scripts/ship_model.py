@@ -35,6 +35,7 @@ def main() -> None:
         labels=LabelSet.from_names(model.card.labels.names, colors),
         clean_up=CleanUp(**written.pop("clean_up")),
         expects=Expectations.from_json(written.pop("expects")),
+        sides=tuple(written.pop("sides")) if "sides" in written else None,
         weaknesses=tuple(written.pop("weaknesses")),
         scores=_scores(options.scores, model.card.labels),
         **written,

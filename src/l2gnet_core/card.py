@@ -40,6 +40,8 @@ class ModelCard:
 
     `slicing` is "axial", "coronal", "sagittal" or "through-plane". `views` is the number of quarter
     turns over which predictions are averaged: 4 for models without left and right, else 1.
+    `sides` is the range, in pixels, of the longer side of the slices learnt from; slices outside of
+    it are brought to its middle before the network sees them.
     `clean_up` is how masks are tidied unless the user chooses otherwise. `scores` maps structure
     names to measures ({"dice": …, "hd95": …}) on the patients of `split["test"]`.
     """
@@ -49,6 +51,7 @@ class ModelCard:
     architecture: str = "l2gnet"
     slicing: str = "through-plane"
     views: int = 1
+    sides: tuple[int, int] | None = None
     clean_up: CleanUp = field(default_factory=CleanUp)
     summary: str = ""
     data: str = ""
@@ -71,6 +74,7 @@ class ModelCard:
             **{
                 **values,
                 "labels": LabelSet(tuple(Label(**label) for label in values["labels"])),
+                "sides": tuple(values["sides"]) if values.get("sides") else None,
                 # Cards of the first models have none.
                 "clean_up": CleanUp(**values.get("clean_up", {})),
                 "expects": Expectations.from_json(values["expects"]),

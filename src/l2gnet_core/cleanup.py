@@ -23,15 +23,21 @@ class CleanUp:
         return self.largest_piece or self.fill_holes
 
 
-def tidy(mask: NDArray[Any], axis: int, choices: CleanUp) -> NDArray[Any]:
-    """Mask (z,y,x), tidied by the choices; axis is the slicing axis."""
+def tidy(
+    mask: NDArray[Any], axis: int, choices: CleanUp, painted: NDArray[np.bool_] | None = None
+) -> NDArray[Any]:
+    """Mask (z,y,x), tidied by the choices; axis is the slicing axis, `painted` says where a person
+    drew."""
     if choices.largest_piece:
-        mask = keep_largest_component(mask)
+        mask = keep_largest_component(mask, painted)
     return fill_holes(mask, axis) if choices.fill_holes else mask
 
 
-def keep_largest_component(mask: NDArray[Any]) -> NDArray[Any]:
-    """A copy of mask (z,y,x) in which each structure keeps its largest connected piece only."""
+def keep_largest_component(
+    mask: NDArray[Any], painted: NDArray[np.bool_] | None = None
+) -> NDArray[Any]:
+    """A copy of mask (z,y,x) in which each structure keeps its largest connected piece only, and
+    every piece that a person drew on."""
     from scipy import ndimage
 
     result = np.zeros_like(mask)
@@ -40,7 +46,10 @@ def keep_largest_component(mask: NDArray[Any]) -> NDArray[Any]:
         if count:
             sizes = np.bincount(pieces.ravel())
             sizes[0] = 0
-            result[box][pieces == sizes.argmax()] = id
+            kept = {int(sizes.argmax())}
+            if painted is not None:
+                kept |= set(np.unique(pieces[painted[box]]).tolist()) - {0}
+            result[box][np.isin(pieces, list(kept))] = id
     return result
 
 

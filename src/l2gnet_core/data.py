@@ -18,7 +18,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.files import is_supported, read_labels, read_volume, suffix_of
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.preprocess import intensity_window, normalise
-from l2gnet_core.volume import slicing_axis
+from l2gnet_core.volume import HEADERS_ROUND, distance_apart, slicing_axis
 
 #: What may follow a patient's identity in a file name: frames and phases of one examination. Only
 #: after a separator, lest "patient1" and "patient2" lose their "t1" and "t2" and become one.
@@ -111,19 +111,23 @@ def open_dataset(folder: Path) -> Dataset:
     Raises InputError if the folder holds no such pair of folders or a file lacks its partner.
     """
     layout = find_layout(folder)
-    cases, problems = pair_scans(folder, layout)
-    if problems:
-        raise InputError(problems[0])
-    if not cases:
+    if not _scans(folder / layout.images):
         raise InputError(
             f"Expected scans in {folder / layout.images}, but it is empty; put NIfTI files there."
         )
+    cases, problems = pair_scans(folder, layout)
+    if problems:
+        raise InputError(problems[0])
     names, description = read_settings(folder / "dataset.json")
     if not names:
-        ids = {
-            int(i) for case in cases for i in np.unique(read_labels(case.labels).volume.data)
-        } - {0}
-        names = {id: f"structure {id}" for id in sorted(ids)}
+        found = {int(i) for case in cases for i in np.unique(read_labels(case.labels).volume.data)}
+        names = {id: f"structure {id}" for id in sorted(found - {0})}
+    ids = sorted(names.keys() - {0})
+    if not 0 < len(ids) < 255 or not 0 < ids[0] <= ids[-1] <= 65535:
+        raise InputError(
+            f"Expected 1 to 254 structures with ids from 1 to 65535 in {folder}, but there are "
+            f"{len(ids)}; correct the labels or dataset.json."
+        )
     return Dataset(tuple(join_same_patients(cases)), LabelSet.from_names(names), description)
 
 
@@ -230,6 +234,12 @@ def load_case(case: Case, labels: LabelSet, axis_rule: str) -> TrainingCase:
         raise InputError(
             f"Expected labels of the scan's shape {volume.data.shape} for {case.name}, but they "
             f"have {truth.data.shape}; export them again on the scan's own grid."
+        )
+    apart = distance_apart(volume, truth)
+    if apart > HEADERS_ROUND:
+        raise InputError(
+            f"Expected scan and labels of {case.name} in one place, but they lie up to {apart:.1f} "
+            "mm apart; resample the labels onto the scan's grid, or correct one of the headers."
         )
     axis = slicing_axis(volume, axis_rule) + volume.data.ndim - 3
     scan = normalise(volume.data, intensity_window(volume.data))

@@ -14,9 +14,7 @@ import numpy as np
 from l2gnet_core.data import Case, find_layout, pair_scans, read_settings
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_labels, read_volume
-
-#: How far, in mm, corners of a scan and of its labels may lie apart: headers round.
-APART = 0.1
+from l2gnet_core.volume import HEADERS_ROUND, distance_apart
 
 
 @dataclass(frozen=True)
@@ -83,8 +81,8 @@ def _check_case(
             f"{truth.data.shape}; export them again on the scan's own grid.",
         )
         return
-    distance = _corner_distance(volume.affine, truth.affine, volume.data.shape[-3:])
-    if volume.units == truth.units == "mm" and distance > APART:
+    distance = distance_apart(volume, truth)
+    if distance > HEADERS_ROUND:
         yield Finding(
             "error",
             case.name,
@@ -105,13 +103,6 @@ def _check_case(
         )
     if set(found) == {0}:
         yield Finding("note", case.name, "The labels are empty: background everywhere.")
-
-
-def _corner_distance(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
-    """Largest distance (mm) between where two affines put the corners of a (z,y,x) grid."""
-    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(shape[::-1]) - 1)
-    points = np.c_[corners, np.ones(8)]
-    return float(np.linalg.norm((points @ (one - other).T)[:, :3], axis=1).max())
 
 
 def _duplicates(seen: dict[str, list[Case]]) -> Iterator[Finding]:

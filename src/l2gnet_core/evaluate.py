@@ -11,6 +11,7 @@ from typing import Any
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import is_supported, read_labels, suffix_of
 from l2gnet_core.metrics import Agreement, agreement_per_label
+from l2gnet_core.volume import HEADERS_ROUND, distance_apart
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,11 @@ def evaluate(pairs: list[tuple[Path, Path]], tolerance: float) -> Iterator[CaseS
                 f"Expected masks of one shape, but {prediction_file.name} is {a.data.shape} and "
                 f"its reference {b.data.shape}; compare masks on the same grid."
             )
-        if a.units == b.units == "mm" and abs(a.affine - b.affine).max() > 1e-2:
+        apart = distance_apart(a, b)
+        if apart > HEADERS_ROUND:
             raise InputError(
-                f"Expected masks in one place, but the affine of {prediction_file.name} differs "
-                "from its reference's; resample one of them onto the other's grid."
+                f"Expected masks in one place, but the affine of {prediction_file.name} puts it up "
+                f"to {apart:.1f} mm from its reference; resample one onto the other's grid."
             )
         names = reference.names or prediction.names
         ids = set(map(int, set(_ids(a.data)) | set(_ids(b.data)))) - {0}

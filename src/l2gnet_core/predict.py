@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from l2gnet_core.preprocess import intensity_window, normalise, pad_to_multiple
 #: Pixels per forward pass. On a laptop's CPU this keeps a pass well under the second within which
 #: a cancel must take effect; a GPU wants more to be busy.
 BATCH_PIXELS = {"cpu": 2 * 256 * 256, "cuda": 32 * 256 * 256}
+MOST_ENLARGED = 1.5
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ def predict_slices(
     window = intensity_window(scan)
     slices = np.moveaxis(scan, axis, 0)
     waiting = list(range(len(slices)) if order is None else order)
-    pixels = slices.shape[1] * slices.shape[2]
-    batch = max(1, BATCH_PIXELS[device] // pixels)
+    height, width = network_size(model.card, *slices.shape[1:])
+    batch = max(1, BATCH_PIXELS[device] // (height * width))
     notice = None
     while waiting:
         indices = waiting[:batch]
@@ -93,6 +95,14 @@ def predict_slices(
             else:
                 raise
             continue
+        except RuntimeError as error:
+            # The CPU's allocator raises nothing more particular.
+            if "allocate memory" not in str(error):
+                raise
+            raise InputError(
+                f"Expected slices that fit into memory, but {height}×{width} pixels do not; close "
+                "other programs, or use a smaller image."
+            ) from error
         waiting = waiting[batch:]
         assert classes is not None
         for index, one in zip(indices, classes.numpy(), strict=True):
@@ -100,12 +110,34 @@ def predict_slices(
             notice = None
 
 
+def network_size(card: ModelCard, height: int, width: int) -> tuple[int, int]:
+    """Size at which the network sees slices of (height, width).
+
+    Scans of a kind show much the same field of view, so the size of a slice in pixels tells the
+    size of the organs in it, also where the voxel size is unknown. A slice is at most enlarged by
+    half: a small one may also be a detail.
+    """
+    longer = max(height, width)
+    if card.sides is None or card.sides[0] <= longer <= card.sides[1]:
+        return height, width
+    factor = min(MOST_ENLARGED, sum(card.sides) / 2 / longer)
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps (B,C,H,W) at another size, bilinear, smoothed first where they shrink."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, tuple(size), mode="bilinear", antialias=True)
+
+
 def _classes(model: Model, images: Tensor, device: str) -> Iterator[Tensor | None]:
     """Class indices (B,H,W), uint8 on the CPU, of images (B,1,H,W), after a None for each pass
     that is not the last."""
-    height, width = images.shape[-2:]
+    size = network_size(model.card, *images.shape[-2:])
     network = model.network.to(device)
-    padded = pad_to_multiple(images, network.config.stride).to(device)
+    seen = resized(images.to(device), size)
+    padded = pad_to_multiple(seen, network.config.stride)
     padded = padded.contiguous(memory_format=torch.channels_last)
     total: Tensor | None = None
     # A model without left and right sees each quarter turn; together they make its answer turn
@@ -122,7 +154,9 @@ def _classes(model: Model, images: Tensor, device: str) -> Iterator[Tensor | Non
             probabilities = logits.float().softmax(1).rot90(-turns, (2, 3))
             total = probabilities if total is None else total + probabilities
     assert total is not None
-    yield total.argmax(1)[:, :height, :width].to("cpu", torch.uint8)
+    # Resized before the decision, not after it, so that borders stay smooth.
+    total = resized(total[:, :, : size[0], : size[1]], images.shape[-2:])
+    yield total.argmax(1).to("cpu", torch.uint8)
 
 
 def label_lookup(card: ModelCard) -> NDArray[np.uint8] | NDArray[np.uint16]:

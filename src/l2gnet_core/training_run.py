@@ -102,13 +102,26 @@ def read_or_make_split(dataset: Dataset, settings: RunSettings, seed: int) -> Sp
     """
     file = settings.folder / SPLIT_FILE
     if file.is_file():
-        parts = json.loads(file.read_text())
-        split = Split(**{part: tuple(patients) for part, patients in parts.items()})
-        missing = set(split.train + split.tuning + split.test) - set(dataset.patients)
+        try:
+            parts = json.loads(file.read_text(encoding="utf-8"))
+            split = Split(**{part: tuple(patients) for part, patients in parts.items()})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"Expected the patients of train, tuning and test in {file}, but it cannot be read "
+                "so; correct it, or delete it to have a new split made."
+            ) from error
+        named = set(split.train + split.tuning + split.test)
+        missing, left_out = named - set(dataset.patients), set(dataset.patients) - named
         if missing:
             raise InputError(
                 f"Expected the patients of {file} in the dataset, but {sorted(missing)[0]} is "
                 "missing; use the dataset that the run began with, or a new run folder."
+            )
+        if left_out or not split.train:
+            raise InputError(
+                f"Expected every patient of the dataset in {file}, and some to train on, but "
+                f"{len(left_out)} are in no part; add them there, or delete it to have a new split "
+                "made."
             )
         return split
     split = split_patients(dataset.patients, seed, settings.test, settings.tuning)

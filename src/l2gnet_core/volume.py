@@ -17,6 +17,8 @@ SlicingRule = Literal["through-plane", "axial", "coronal", "sagittal"]
 # The pair of letters of each world axis: where its coordinate falls to, where it grows to (RAS+).
 _LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
 _WORLD_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
+#: How far, in mm, two grids may put the same corner apart: headers hold float32.
+HEADERS_ROUND = 0.1
 # A file without orientation is taken as ITK takes it: x grows to the left, y to the back.
 _ITK_SIGNS = (-1.0, -1.0, 1.0)
 
@@ -151,6 +153,16 @@ class Volume(Geometry):
 def _check_shape(shape: tuple[int, ...]) -> None:
     if len(shape) not in (3, 4) or min(shape) < 1:
         raise InputError(f"A scan has the axes (z, y, x) or (t, z, y, x), none empty, not {shape}.")
+
+
+def distance_apart(one: Volume | Grid, other: Volume | Grid) -> float:
+    """Largest distance in mm between where two grids of one shape put the same corner; 0 where one
+    of them does not say where it is."""
+    if not one.units == other.units == "mm":
+        return 0.0
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(one.shape[-3:][::-1]) - 1)
+    moved = np.c_[corners, np.ones(8)] @ (one.affine - other.affine).T
+    return float(np.linalg.norm(moved[:, :3], axis=1).max())
 
 
 def slicing_axis(

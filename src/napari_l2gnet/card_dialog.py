@@ -38,10 +38,10 @@ def card_html(card: ModelCard) -> str:
             f'<tr><td style="color:{escape(label.color)}">■ </td>'
             f"<td>{label.id} {escape(label.name)}</td><td>{dice}</td><td>{hd95}</td></tr>"
         )
-    head = "<tr><th></th><th align=left>Organ</th><th>Dice</th><th>HD95, pixels</th></tr>"
+    head = "<tr><th></th><th align=left>Organ</th><th>Dice</th><th>HD95</th></tr>"
     parts.append(f"<table cellpadding=4>{head}{''.join(rows)}</table>")
     tested = card.split.get("test", ())
-    if tested:
+    if tested and card.scores:
         parts.append(f"<p>Measured on {len(tested)} patients that training never saw.</p>")
     for title, text in (
         ("Data", card.data),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import sys
 from pathlib import Path
 
 import napari
@@ -20,6 +22,12 @@ def run_demo(headless: Path | None) -> None:
     With a folder, write screenshot.png, mask.nii.gz and organs.csv there and close; without one,
     leave the window to the user. Raises InputError if the segmentation fails.
     """
+    if sys.platform == "linux" and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))):
+        # Qt would abort the process.
+        raise InputError(
+            "Expected a display for napari, but there is none; run `make demo`, or put "
+            "`xvfb-run -a` before the command."
+        )
     viewer = napari.Viewer(title=TITLE, show=headless is None)
     viewer.open_sample("napari-l2gnet", "cardiac-phantom")
     _, widget = viewer.window.add_plugin_dock_widget("napari-l2gnet", "Segment")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import napari
@@ -44,6 +44,8 @@ class MaskLayer:
                 SEGMENTATION_KEY in layer.metadata
                 and layer.metadata[IMAGE_KEY] is image
                 and layer.metadata[MODEL_KEY] == model
+                # A duplicate carries the same metadata, but nothing is ever written to it.
+                and np.shares_memory(layer.data, layer.metadata[SEGMENTATION_KEY].shown)
             ):
                 return cls(viewer, layer)
         return None
@@ -74,12 +76,13 @@ class MaskLayer:
         viewer.add_layer(layer)
         return cls(viewer, layer)
 
-    def can_take(self, grid: Grid, axis: int) -> bool:
-        """May a new run write here: same scan and axis, and no voxel touched by a person?"""
-        mine = self.segmentation
+    def can_take(self, image: Image, grid: Grid, axis: int) -> bool:
+        """May a new run write here: same scan, place and axis, and no voxel touched by a person?"""
+        mine, its, ours = self.segmentation, transform_of(image), transform_of(self.layer)
         return (
             mine.grid.shape == grid.shape
             and mine.axis == axis
+            and all(np.array_equal(its[key], ours[key]) for key in its)
             # Another plugin may have put a different array into the layer.
             and np.shares_memory(self.layer.data, mine.shown)
             and not mine.touched()
@@ -91,10 +94,11 @@ class MaskLayer:
         if self._on_screen(place):
             self.layer.refresh(thumbnail=False, highlight=False, extent=False)
 
-    def put_cleaned(self, masks: Sequence[NDArray[Any]]) -> None:
-        """Show tidied masks."""
-        self.segmentation.put_cleaned(masks)
-        self.layer.refresh()
+    def put_tidied(self, place: Place, labels: NDArray[Any]) -> None:
+        """Show a tidied slice instead of the raw one."""
+        self.segmentation.put_tidied(place, labels)
+        if self._on_screen(place):
+            self.layer.refresh(thumbnail=False, highlight=False, extent=False)
 
     def _on_screen(self, place: Place) -> bool:
         if self.viewer.dims.ndisplay == 3:
@@ -130,7 +134,8 @@ class MaskLayer:
         point = self.layer.data_to_world(index[-self.layer.ndim :])
         dims = self.viewer.dims
         dims.set_point(range(dims.ndim - self.layer.ndim, dims.ndim), point)
-        self.viewer.scene.camera.center = tuple(point[-3:])
+        shown = [dims.point[axis] for axis in dims.displayed]
+        self.viewer.scene.camera.center = (0.0,) * (3 - len(shown)) + tuple(shown)
         return True
 
     def show_organ(self, label: int, shown: bool) -> None:
@@ -147,13 +152,11 @@ class MaskLayer:
     def _set_colors(self, colors: dict[Any, Any]) -> None:
         self.layer.colormap = DirectLabelColormap(color_dict=colors)
 
-    def follow(self, on_painted: Callable[..., None], on_removed: Callable[..., None]) -> None:
-        """Tell of changes to the mask and of its removal."""
+    def follow(self, on_painted: Callable[..., None]) -> None:
+        """Tell of changes to the mask."""
         # `set_data` comes with every redraw: the one event that strokes and undo share.
         self.layer.events.set_data.connect(on_painted)
-        self.viewer.layers.events.removed.connect(on_removed)
 
-    def stop(self, on_painted: Callable[..., None], on_removed: Callable[..., None]) -> None:
+    def stop(self, on_painted: Callable[..., None]) -> None:
         """Undo `follow`."""
         self.layer.events.set_data.disconnect(on_painted)
-        self.viewer.layers.events.removed.disconnect(on_removed)

@@ -40,7 +40,11 @@ class SegmentWidget(SegmentForm):
         self.mask: MaskLayer | None = None
         self.letters = EdgeLetters(napari_viewer)
         self._job: Job | None = None
+        # The mask a run writes to: the user may look at another scan meanwhile.
+        self._target: MaskLayer | None = None
         self._warnings: list[str] = []
+        self._doubts: list[str] = []
+        self._refusal = ""
         self._connect()
         self._on_model()
         self._tell_device()
@@ -60,6 +64,7 @@ class SegmentWidget(SegmentForm):
         self.organs.organ_selected.connect(self._paint_with)
         self.organs.go_to.connect(self.go_to)
         self.viewer.dims.events.current_step.connect(self._on_step)
+        self.viewer.layers.events.removed.connect(self._on_removed)
         # The table follows what a person paints and undoes; counting waits for a quiet moment.
         self._counting = QTimer(self, interval=0)
         self._counting.timeout.connect(self._count)
@@ -71,6 +76,7 @@ class SegmentWidget(SegmentForm):
         self.image.disconnect_layers()
         self.letters.disconnect()
         self.viewer.dims.events.current_step.disconnect(self._on_step)
+        self.viewer.layers.events.removed.disconnect(self._on_removed)
         super().closeEvent(event)
 
     # ------------------------------------------------------------------ state → controls
@@ -104,14 +110,17 @@ class SegmentWidget(SegmentForm):
 
     def _on_scan_or_model(self) -> None:
         """Another scan or model: the axes it can be cut along, its organs, what does not fit."""
-        self._warnings = []
+        self._warnings, self._doubts, self._refusal = [], [], ""
         self.letters.follow(self.image.layer)
         card = self.card
         try:
             volume = self._volume()
         except InputError as error:
-            self._say(str(error), bad=True)
-            self._update_controls(reason=str(error))
+            self._refusal = str(error)
+            self._follow(None)
+            self.axis.clear()
+            self._say(self._refusal, bad=True)
+            self._update_controls()
             return
         self._follow(MaskLayer.find(self.viewer, self.image.layer, self.model.currentText()))
         if card is not None and self.mask is None:
@@ -129,6 +138,8 @@ class SegmentWidget(SegmentForm):
         self._on_axis()
 
     def _on_axis(self) -> None:
+        if self._refusal:
+            return
         volume, card = self._volume(), self.card
         if volume is not None and card is not None and self.axis.count():
             count = volume.shape[-3:][self.axis.currentData()]
@@ -140,8 +151,9 @@ class SegmentWidget(SegmentForm):
         self._say("")
         self._update_controls()
 
-    def _update_controls(self, _: Any = None, reason: str = "") -> None:
+    def _update_controls(self, _: Any = None) -> None:
         """Enable what can be done now; everything disabled says why."""
+        reason = self._refusal
         if not reason:
             if self.image.layer is None:
                 reason = "Open a scan first: drag a NIfTI or TIFF file into the window."
@@ -171,7 +183,8 @@ class SegmentWidget(SegmentForm):
         """The line under the buttons: what happened, then what to beware of."""
         text = escape(text)
         lines = [f'<span style="color:#e0524d">{text}</span>' if bad else text] if text else []
-        lines += [f'<span style="color:#e69f00">⚠ {escape(line)}</span>' for line in self._warnings]
+        beware = [*self._warnings, *self._doubts]
+        lines += [f'<span style="color:#e69f00">⚠ {escape(line)}</span>' for line in beware]
         self.message.setText("<br>".join(lines))
         self.message.setVisible(bool(lines))
 
@@ -210,11 +223,10 @@ class SegmentWidget(SegmentForm):
             self._say(str(error), bad=True)
             return
         axis = self.axis.currentData()
-        if self.mask is None or not self.mask.can_take(volume.grid, axis):
+        if self.mask is None or not self.mask.can_take(layer, volume.grid, axis):
             self._follow(MaskLayer.add(self.viewer, layer, volume.grid, card, axis))
-        assert self.mask is not None
         request = Request(volume, self.model.currentText(), self._places(volume, axis), axis)
-        self._warnings = []
+        self._warnings, self._doubts = [], []
         self._say("")
         self.bar.setRange(0, len(request.places))
         self.bar.setValue(0)
@@ -239,13 +251,15 @@ class SegmentWidget(SegmentForm):
         indices = range(volume.shape[-3:][axis])
         if region == RANGE:
             low, high = sorted((self.first.value(), self.last.value()))
-            indices = range(low, high + 1)
+            indices = indices[low : high + 1]
         return sorted(
             ((f, i) for f in range(frames) for i in indices),
             key=lambda place: (abs(place[0] - frame), abs(place[1] - here), place),
         )
 
     def _run(self, steps: Generator[Step, None, None], then: Any) -> None:
+        """Start a job that writes to the mask now shown."""
+        self._target = self._target or self.mask
         self._job = Job(steps, self)
         self._job.yielded.connect(self._take)
         self._job.finished.connect(then)
@@ -256,49 +270,62 @@ class SegmentWidget(SegmentForm):
 
     def _take(self, step: Step) -> None:
         """A step of the run, in the GUI's thread."""
-        if self.mask is None:
+        if self._target is None:
             return
         if step.place is not None:
-            self.mask.put(step.place, step.labels)
-        if step.cleaned is not None:
-            self.mask.put_cleaned(step.cleaned)
+            put = self._target.put_tidied if step.tidied else self._target.put
+            put(step.place, step.labels)
         self.bar.setValue(step.done)
         left = "" if step.seconds_left is None else f" · {_duration(step.seconds_left)} left"
         counted = f" {step.done}/{step.total}" if step.total else ""
         self.bar.setFormat(f"{step.message}{counted}{left}")
         if step.warnings:
-            self._warnings += step.warnings
+            self._warnings += [line for line in step.warnings if line not in self._warnings]
             self._say("")
         self._counting.start()
 
     def _segmented(self) -> None:
-        if self._choices():
-            assert self.mask is not None
-            self._run(self.session.clean(self.mask.segmentation, self._choices()), self._tidied)
+        if self._target is not None and self._choices():
+            self._run(self.session.clean(self._target.segmentation, self._choices()), self._tidied)
         else:
             self._tidied()
 
     def _tidied(self) -> None:
-        assert self.mask is not None
-        while self._count():
-            pass
-        whole = len(self.mask.segmentation.finished) == len(self.mask.segmentation.places)
-        if whole and self.mask.segmentation.grid.units == "mm":
-            self._warnings += doubts(self.mask.segmentation.card, self.mask.volumes_ml())
+        target = self._target
+        if target is not None:
+            segmentation = target.segmentation
+            if not segmentation.counts.refresh(seconds=0.02):
+                # A large mask is counted in pieces, so that the window does not wait.
+                QTimer.singleShot(0, self._tidied)
+                return
+            whole = len(segmentation.finished) == len(segmentation.places)
+            if whole and segmentation.grid.units == "mm":
+                self._doubts = doubts(segmentation.card, target.volumes_ml())
         self._end("finished", "")
 
     def _cancelled(self) -> None:
-        finished = len(self.mask.segmentation.finished) if self.mask else 0
-        self._end("cancelled", f"Cancelled: {finished} slices are segmented and stay.")
+        text = "Cancelled."
+        if self._target is not None:
+            segmentation = self._target.segmentation
+            finished, count = len(segmentation.finished), len(segmentation.places)
+            text = f"Cancelled: {finished} of {count} slices are segmented and stay."
+        self._end("cancelled", text)
 
     def _failed(self, sentence: str) -> None:
         show_error(sentence)
         self._end("failed", sentence)
 
     def _end(self, outcome: str, text: str) -> None:
-        self._job = None
-        if self.mask is not None:
-            self.mask.layer.refresh()
+        job, target = self._job, self._target
+        # First of all: whatever goes wrong below, the next run can start.
+        self._job = self._target = None
+        if job is not None:
+            job.deleteLater()
+        if target is not None and target.layer in self.viewer.layers:
+            if outcome == "failed" and not target.segmentation.finished:
+                self.viewer.layers.remove(target.layer)
+            else:
+                target.layer.refresh()
         self._say(text, bad=outcome == "failed")
         self._update_controls()
         self._counting.start()
@@ -317,11 +344,11 @@ class SegmentWidget(SegmentForm):
     def _follow(self, mask: MaskLayer | None) -> None:
         """Show this mask's organs, and keep their sizes true."""
         if self.mask is not None:
-            self.mask.stop(self._on_painted, self._on_removed)
+            self.mask.stop(self._on_painted)
         self.mask = mask
         if mask is not None:
             self.organs.show_labels(mask.segmentation.card.labels)
-            mask.follow(self._on_painted, self._on_removed)
+            mask.follow(self._on_painted)
             mask.segmentation.counts.mark_all()
             self._counting.start()
 
@@ -332,9 +359,11 @@ class SegmentWidget(SegmentForm):
             self._counting.start()
 
     def _on_removed(self, event: Any) -> None:
-        if self.mask is not None and event.value is self.mask.layer:
+        if self._target is not None and event.value is self._target.layer:
             self.cancel_run()
-            self._follow(None)
+        if self.mask is not None and event.value is self.mask.layer:
+            older = MaskLayer.find(self.viewer, self.image.layer, self.model.currentText())
+            self._follow(older)
             self._update_controls()
 
     def _on_step(self, _: Any = None) -> None:

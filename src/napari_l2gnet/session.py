@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from l2gnet_core.card import ModelCard
 from l2gnet_core.catalog import CatalogEntry, find_model, models
 from l2gnet_core.cleanup import CleanUp, tidy
+from l2gnet_core.files.values import plain_values
 from l2gnet_core.volume import Grid, Volume, slicing_axis
 
 if TYPE_CHECKING:
@@ -63,11 +64,9 @@ class Segmentation:
         self._show(place, labels)
         self.finished.add(place)
 
-    def put_cleaned(self, masks: Sequence[NDArray[Any]]) -> None:
-        """Show tidied masks (one (z,y,x) a frame) instead of the raw ones."""
-        for frame, mask in enumerate(masks):
-            for index in range(mask.shape[self.axis]):
-                self._show((frame, index), np.moveaxis(mask, self.axis, 0)[index])
+    def put_tidied(self, place: Place, labels: NDArray[Any]) -> None:
+        """Show a tidied slice instead of the raw one, where no person painted."""
+        self._show(place, labels)
 
     def _show(self, place: Place, labels: NDArray[Any]) -> None:
         shown, predicted = self._slice(self.shown, place), self._slice(self.predicted, place)
@@ -148,7 +147,7 @@ class Step:
     seconds_left: float | None = None
     place: Place | None = None
     labels: NDArray[Any] | None = None
-    cleaned: Sequence[NDArray[Any]] | None = None
+    tidied: bool = False
     warnings: Sequence[str] = field(default_factory=tuple)
 
 
@@ -183,7 +182,13 @@ class Session:
         started = time.perf_counter()
         for frame, indices in _by_frame(request.places).items():
             yield Step("Reading the scan", done, total)
-            scan = np.asarray(list(request.volume.frames)[frame].data)
+            data = request.volume.data
+            warnings: list[str] = []
+            # Files are plain already; layers of other plugins may hold anything.
+            scan = plain_values(
+                "The scan", np.asarray(data[frame] if data.ndim == 4 else data), warnings
+            )
+            yield Step("Segmenting", done, total, warnings=warnings)
             if frame == request.places[0][0]:
                 window = intensity_window(scan)
                 yield Step(
@@ -210,11 +215,15 @@ class Session:
     def clean(self, segmentation: Segmentation, choices: CleanUp) -> Generator[Step, None, None]:
         """Tidy the raw masks by the choices (none of them: show the raw masks again)."""
         yield Step("Tidying")
-        cleaned = []
-        for mask in segmentation.raw:
-            cleaned.append(tidy(mask, segmentation.axis, choices))
-            yield Step("Tidying")
-        yield Step("Tidying", cleaned=cleaned)
+        painted = segmentation.shown != segmentation.predicted
+        # With the strokes in place: what a person joined to an organ is a piece of it.
+        masks = np.where(painted, segmentation.shown, segmentation.raw)
+        for frame, mask in enumerate(masks):
+            tidied = np.moveaxis(
+                tidy(mask, segmentation.axis, choices, painted[frame]), segmentation.axis, 0
+            )
+            for index, labels in enumerate(tidied):
+                yield Step("Tidying", place=(frame, index), labels=labels, tidied=True)
 
     def _load(self, path: Path, device: str) -> Model:
         from l2gnet_core.checkpoint import load_model

@@ -80,4 +80,4 @@ def _guarded(generator: Generator[Any, None, None]) -> Iterator[Any]:
 
 def _sentence(error: Exception) -> str:
     first = (str(error).splitlines() or [""])[0] or type(error).__name__
-    return f"{type(error).__name__}: {first} Nothing that was there before has been changed."
+    return f"{type(error).__name__}: {first}"

@@ -211,6 +211,29 @@ def test_between_the_views_of_a_slice_there_is_a_moment_to_stop(make_model, scan
     assert [result is None for result in done] == [True, True, True, False] * 3
 
 
+@pytest.mark.parametrize(
+    ("side", "seen"),
+    [
+        ((256, 216), (256, 216)),
+        ((300, 10), (300, 10)),
+        ((500, 400), (250, 200)),
+        ((128, 128), (192, 192)),
+        ((180, 60), (250, 83)),
+    ],
+)
+def test_slices_of_unusual_size_are_brought_to_a_usual_one(make_model, side, seen):
+    assert predict.network_size(make_model().card, *side) == side
+    assert predict.network_size(make_model(sides=(200, 300)).card, *side) == seen
+
+
+def test_a_resized_scan_gets_a_mask_of_its_own_size(make_model, scan):
+    large = np.kron(scan, np.ones((1, 2, 2), np.int16))
+    mask = whole(make_model(sides=(46, 60)), large)  # to 53, as the scan is
+    assert mask.shape == large.shape
+    # Twice the pixels, the same picture: the same answer but at borders.
+    assert np.mean(mask[:, ::2, ::2] == whole(make_model(), scan)) > 0.7
+
+
 def test_the_device_is_chosen_with_a_reason(monkeypatch, one_sentence):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("cpu") == ("cpu", "CPU: chosen")

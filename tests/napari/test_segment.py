@@ -260,6 +260,8 @@ def test_a_colour_image_is_refused_in_one_sentence(segment_widget: Any) -> None:
     viewer.add_image(np.zeros((20, 20, 3), np.uint8), rgb=True)
     assert "colour image" in widget.message.text()
     assert not widget.start.isEnabled()
+    widget.region.setCurrentIndex(THIS_SLICE)
+    assert not widget.start.isEnabled()
 
 
 def test_warnings_about_an_unfitting_scan(segment_widget: Any, qtbot: Any) -> None:
@@ -309,6 +311,101 @@ def test_closing_the_viewer_during_a_run_is_safe(
     qtbot.wait(150)
     viewer.close()
     qtbot.wait(300)
+
+
+def test_a_run_writes_to_its_own_mask_whatever_is_chosen_meanwhile(
+    segment_widget: Any, scan_file: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, widget = segment_widget()
+    first = open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    finished = widget.mask.layer
+    before = finished.data.copy()
+    second = viewer.add_image(first.data[::-1] // 2, name="second", scale=(8, 1.4, 1.4))
+    widget.image.choose(second)
+    slow_down(monkeypatch, 0.1)
+    with qtbot.waitSignal(widget.run_ended, timeout=20_000) as ended:
+        widget.start.click()
+        other = widget.mask.layer
+        qtbot.wait(150)
+        viewer.layers.remove(second)
+        assert widget.image.layer is first
+    assert ended.args == ["finished"]
+    np.testing.assert_array_equal(finished.data, before)
+    assert other.data.any()
+    assert not widget.running
+    assert widget.start.isEnabled()
+
+
+def test_removing_the_only_image_during_a_run_leaves_a_working_widget(
+    segment_widget: Any, scan_file: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, widget = segment_widget()
+    image = open_scan(viewer, scan_file)
+    slow_down(monkeypatch, 0.05)
+    with qtbot.waitSignal(widget.run_ended, timeout=20_000):
+        widget.start.click()
+        viewer.layers.remove(image)
+    assert not widget.running
+    open_scan(viewer, scan_file)
+    assert run(qtbot, widget) == "finished"
+
+
+def test_tidying_keeps_a_stroke_whole(segment_widget: Any, scan_file: Path, qtbot: Any) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    layer = widget.mask.layer
+    # Over voxels of every kind, some of which the model already called 3.
+    stroke = tuple(np.indices((1, 6, 6)).reshape(3, -1))
+    layer.data_setitem(stroke, 3)
+    with qtbot.waitSignal(widget.run_ended, timeout=10_000):
+        widget.largest.setChecked(True)
+    assert (layer.data[stroke] == 3).all()
+    with qtbot.waitSignal(widget.run_ended, timeout=10_000):
+        widget.largest.setChecked(False)
+    assert (layer.data[stroke] == 3).all()
+
+
+def test_a_duplicated_mask_is_a_backup_that_nothing_writes_to(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    from napari.layers import Labels
+
+    viewer, widget = segment_widget()
+    image = open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    mask = widget.mask.layer
+    backup = Labels(mask.data.copy(), metadata=mask.metadata, **transform_of(mask))
+    viewer.add_layer(backup)
+    viewer.add_image(np.zeros((4, 20, 20)), name="other")
+    widget.image.choose(image)
+    assert widget.mask.layer is mask
+
+
+def test_an_image_that_was_moved_gets_a_mask_that_lies_on_it(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    image = open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    old = widget.mask.layer
+    image.scale = (10, 2, 2)
+    run(qtbot, widget)
+    assert widget.mask.layer is not old
+    np.testing.assert_array_equal(widget.mask.layer.scale, (10, 2, 2))
+
+
+def test_not_a_number_in_a_layer_counts_as_its_lowest_value(
+    segment_widget: Any, qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    data = np.random.default_rng(0).normal(size=(3, 32, 32)).astype(np.float32)
+    data[0, 0, 0] = np.nan
+    viewer.add_image(data, name="holes")
+    assert run(qtbot, widget) == "finished"
+    assert "not finite" in widget.message.text()
+    assert "one intensity" not in widget.message.text()
 
 
 def test_the_edges_say_which_side_is_which(segment_widget: Any, scan_file: Path) -> None:
