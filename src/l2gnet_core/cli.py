@@ -216,6 +216,7 @@ def _table(rows: list[tuple[str, ...]]) -> str:
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the training slices.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with an unfinished run.")
+@click.option("--from", "start", metavar="NAME|PATH", help="Begin with this model's weights.")
 @click.option(
     "--oriented",
     is_flag=True,
@@ -237,6 +238,7 @@ def train(
     epochs: int | None,
     seed: int,
     resume: bool,
+    start: str | None,
     oriented: bool,
     phantoms: float,
     device: str,
@@ -247,6 +249,7 @@ def train(
     if minutes is None and epochs is None:
         minutes = 60.0
     from l2gnet_core.augment import Augmentation
+    from l2gnet_core.catalog import find_model
     from l2gnet_core.predict import choose_device
     from l2gnet_core.train import TrainingConfig
     from l2gnet_core.training_run import RunSettings, train_dataset
@@ -258,6 +261,7 @@ def train(
         preset=size,
         device=choose_device(device)[0],
         resume=resume,
+        start=find_model(start) if start else None,
     )
     training = TrainingConfig(minutes=minutes, epochs=epochs, seed=seed, extra_share=phantoms)
     augmentation = Augmentation(orientation_free=not oriented)

@@ -113,6 +113,19 @@ class Trainer:
         assert self.training.minutes is not None
         return min(1.0, self.seconds / (60 * self.training.minutes))
 
+    def start_from(self, network: SegmentationNetwork) -> None:
+        """Begin with another network's weights.
+
+        Raises InputError if it is of another architecture or size.
+        """
+        if network.config != self.network.config:
+            raise InputError(
+                "Expected a model of the same architecture, preset and number of structures to "
+                f"start from, but it has {network.config} where {self.network.config} is asked for."
+            )
+        self.network.load_state_dict(network.state_dict())
+        self.average.module.load_state_dict(network.state_dict())
+
     def averaged_network(self) -> SegmentationNetwork:
         """The moving average of the weights, with the current codebook: what is saved."""
         network = self.average.module

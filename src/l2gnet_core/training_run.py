@@ -12,7 +12,7 @@ import torch
 
 from l2gnet_core.augment import Augmentation
 from l2gnet_core.card import ModelCard
-from l2gnet_core.checkpoint import MODEL_FILE, save_model
+from l2gnet_core.checkpoint import MODEL_FILE, load_model, save_model
 from l2gnet_core.config import preset
 from l2gnet_core.data import Dataset, Split, TrainingCase, load_case, open_dataset, split_patients
 from l2gnet_core.errors import InputError
@@ -30,7 +30,8 @@ FIRST_TRAINING_PHANTOM = 10_000
 class RunSettings:
     """What a training run is asked for.
 
-    `test` and `tuning` are shares of the patients.
+    `start` is a model whose weights a new run begins with. `test` and `tuning` are shares of the
+    patients.
     """
 
     dataset: Path
@@ -42,6 +43,7 @@ class RunSettings:
     tuning: float = 0.0625
     device: str = "cpu"
     resume: bool = False
+    start: Path | None = None
 
 
 def train_dataset(
@@ -67,8 +69,9 @@ def train_dataset(
     classes = len(dataset.labels) + 1
     network = preset(settings.preset, classes, architecture=settings.architecture)
     trainer = Trainer(network, training, augmentation, settings.folder, settings.device)
-    if settings.resume:
-        trainer.resume()
+    resumed = settings.resume and trainer.resume()
+    if settings.start is not None and not resumed:
+        trainer.start_from(load_model(settings.start).network)
     saved = trainer.seconds
     with _Log(settings.folder / LOG_FILE, dataset, trainer.step) as log:
         for progress in trainer.run(cases, tuning, _phantom_cases(training.extra_share)):

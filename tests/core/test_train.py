@@ -275,3 +275,15 @@ def test_a_run_ends_on_larger_crops_in_smaller_batches(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "_batch", watched)
     list(trainer.run(training_cases(range(2)), []))
     assert seen == [(4, 1, 32, 32), (2, 1, 48, 48)]
+
+
+def test_a_run_can_begin_with_a_models_weights(dataset, tmp_path):
+    run(dataset, tmp_path / "first")
+    calm = replace(SHORT, epochs=1, learning_rate=0.0, averaging=0.0)
+    run(dataset, tmp_path / "second", calm, start=tmp_path / "first")
+    first, second = (load_file(tmp_path / name / MODEL_FILE) for name in ("first", "second"))
+    for name, weight in first.items():
+        if "codebook" not in name:  # codes follow the tokens even where nothing else learns
+            torch.testing.assert_close(second[name], weight)
+    with pytest.raises(InputError, match="same architecture"):
+        run(dataset, tmp_path / "third", start=tmp_path / "first", architecture="unet")
