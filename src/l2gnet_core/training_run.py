@@ -12,7 +12,13 @@ import torch
 
 from l2gnet_core.augment import Augmentation
 from l2gnet_core.card import ModelCard
-from l2gnet_core.checkpoint import MODEL_FILE, load_model, save_model
+from l2gnet_core.checkpoint import (
+    MODEL_FILE,
+    find_model_file,
+    load_model,
+    read_card,
+    save_model,
+)
 from l2gnet_core.config import preset
 from l2gnet_core.data import Dataset, Split, TrainingCase, load_case, open_dataset, split_patients
 from l2gnet_core.errors import InputError
@@ -127,10 +133,21 @@ def read_or_make_split(dataset: Dataset, settings: RunSettings, seed: int) -> Sp
                 "made."
             )
         return split
-    split = split_patients(dataset.patients, seed, settings.test, settings.tuning)
+    split = _inherited_split(dataset, settings.start) or split_patients(
+        dataset.patients, seed, settings.test, settings.tuning
+    )
     settings.folder.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(asdict(split), indent=1))
     return split
+
+
+def _inherited_split(dataset: Dataset, start: Path | None) -> Split | None:
+    """The split of the model that a run begins with, if the dataset has its patients: weights that
+    have seen a patient must not be tested on that patient."""
+    parts = {} if start is None else read_card(find_model_file(start)).split
+    if not parts or set().union(*parts.values()) != set(dataset.patients):
+        return None
+    return Split(**{part: tuple(patients) for part, patients in parts.items()})
 
 
 def _phantom_cases(share: float, count: int = 40) -> list[TrainingCase]:

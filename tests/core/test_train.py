@@ -285,5 +285,10 @@ def test_a_run_can_begin_with_a_models_weights(dataset, tmp_path):
     for name, weight in first.items():
         if "codebook" not in name:  # codes follow the tokens even where nothing else learns
             torch.testing.assert_close(second[name], weight)
+    # Whoever was tested on stays out of training, whatever the seed.
+    again = replace(calm, seed=5)
+    run(dataset, tmp_path / "other", again, start=tmp_path / "first")
+    splits = [(tmp_path / name / SPLIT_FILE).read_text() for name in ("first", "other")]
+    assert splits[0] == splits[1]
     with pytest.raises(InputError, match="same architecture"):
         run(dataset, tmp_path / "third", start=tmp_path / "first", architecture="unet")
