@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import is_supported, read_labels, read_volume, suffix_of
+from l2gnet_core.files import read_labels, read_volume, scans_in, stem_of
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.preprocess import intensity_window, normalise
 from l2gnet_core.volume import HEADERS_ROUND, distance_apart, slicing_axis
@@ -77,10 +77,10 @@ def find_layout(folder: Path) -> Layout:
 def pair_scans(folder: Path, layout: Layout) -> tuple[list[Case], list[str]]:
     """Cases, and a sentence for every file that has no partner."""
     images, labels = folder / layout.images, folder / layout.labels
-    label_files = {_case_name(path): path for path in _scans(labels)}
+    label_files = {stem_of(path): path for path in scans_in(labels)}
     cases, problems = [], []
-    for path in _scans(images):
-        name = _case_name(path)
+    for path in scans_in(images):
+        name = stem_of(path)
         if layout.channel:
             name, channel = name[: -len(layout.channel)], name[-len(layout.channel) :]
             if channel != layout.channel:
@@ -111,7 +111,7 @@ def open_dataset(folder: Path) -> Dataset:
     Raises InputError if the folder holds no such pair of folders or a file lacks its partner.
     """
     layout = find_layout(folder)
-    if not _scans(folder / layout.images):
+    if not scans_in(folder / layout.images):
         raise InputError(
             f"Expected scans in {folder / layout.images}, but it is empty; put NIfTI files there."
         )
@@ -151,15 +151,6 @@ def read_settings(file: Path) -> tuple[dict[int, str], str]:
             f'Expected {{"labels": {{"name": id, …}}}} in {file}, but it cannot be read so; '
             "correct the file or take it away."
         ) from error
-
-
-def _scans(folder: Path) -> list[Path]:
-    """Files of the folder that can be read, without what desktops leave there (.DS_Store)."""
-    return sorted(p for p in folder.iterdir() if is_supported(p) and not p.name.startswith("."))
-
-
-def _case_name(path: Path) -> str:
-    return path.name[: len(path.name) - len(suffix_of(path))]
 
 
 def join_same_patients(cases: Iterable[Case]) -> list[Case]:

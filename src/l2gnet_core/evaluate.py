@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import is_supported, read_labels, suffix_of
+from l2gnet_core.files import read_labels, scans_in, stem_of
 from l2gnet_core.metrics import Agreement, agreement_per_label
 from l2gnet_core.volume import HEADERS_ROUND, distance_apart
 
@@ -34,8 +34,8 @@ def pair_files(predictions: Path, references: Path) -> list[tuple[Path, Path]]:
             f"Expected two mask files or two folders of them, but got {predictions} and "
             f"{references}; give two of the same kind."
         )
-    found = {_stem(path): path for path in predictions.iterdir() if is_supported(path)}
-    wanted = {_stem(path): path for path in sorted(references.iterdir()) if is_supported(path)}
+    found = {stem_of(path): path for path in scans_in(predictions)}
+    wanted = {stem_of(path): path for path in scans_in(references)}
     missing = [name for name in wanted if name not in found]
     if missing or not wanted:
         lacking = f"no prediction for {missing[0]}" if missing else f"no masks in {references}"
@@ -44,10 +44,6 @@ def pair_files(predictions: Path, references: Path) -> list[tuple[Path, Path]]:
             "files are matched by name."
         )
     return [(found[name], path) for name, path in wanted.items()]
-
-
-def _stem(path: Path) -> str:
-    return path.name[: len(path.name) - len(suffix_of(path))]
 
 
 def evaluate(pairs: list[tuple[Path, Path]], tolerance: float) -> Iterator[CaseScores]:
@@ -77,7 +73,7 @@ def evaluate(pairs: list[tuple[Path, Path]], tolerance: float) -> Iterator[CaseS
         for index, (one, two) in enumerate(frames):
             suffix = f"[{index}]" if len(frames) > 1 else ""
             scores = agreement_per_label(one, two, named, b.spacing, tolerance)
-            yield CaseScores(_stem(reference_file) + suffix, scores)
+            yield CaseScores(stem_of(reference_file) + suffix, scores)
 
 
 def _ids(data: Any) -> list[int]:

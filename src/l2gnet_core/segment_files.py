@@ -13,7 +13,14 @@ import numpy as np
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.cleanup import tidy
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import FORMATS, is_supported, read_volume, suffix_of, write_labels
+from l2gnet_core.files import (
+    FORMATS,
+    is_supported,
+    read_volume,
+    scans_in,
+    suffix_of,
+    write_labels,
+)
 from l2gnet_core.predict import label_lookup, predict_slices
 from l2gnet_core.preprocess import intensity_window
 from l2gnet_core.suitability import doubts, mismatches, voxel_counts
@@ -39,7 +46,7 @@ def plan_jobs(images: Sequence[Path], output: Path) -> list[Job]:
     files: list[Path] = []
     for path in images:
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.is_file() and _is_scan(p))
+            inside = [p for p in scans_in(path) if _is_scan(p)]
             if not inside:
                 raise InputError(
                     f"Expected scans in {path}, but it holds no NIfTI or TIFF file; name another "

@@ -14,7 +14,7 @@ from l2gnet_core.card import ModelCard
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError
 from l2gnet_core.suitability import doubts, mismatches
-from l2gnet_core.volume import Volume
+from l2gnet_core.volume import Volume, slicing_axis
 from napari_l2gnet.card_dialog import CardDialog
 from napari_l2gnet.edge_letters import EdgeLetters
 from napari_l2gnet.layers import shown_index, volume_of
@@ -128,7 +128,7 @@ class SegmentWidget(SegmentForm):
         self.axis.blockSignals(True)
         self.axis.clear()
         if volume is not None and card is not None:
-            automatic = self.session.axis(volume, card, None)
+            automatic = slicing_axis(volume, card.slicing)
             names = [_axis_name(volume, axis) for axis in range(3)]
             self.axis.addItem(f"{names[automatic]} (auto)", automatic)
             for axis in range(3):

@@ -19,7 +19,7 @@ from l2gnet_core.card import ModelCard
 from l2gnet_core.catalog import CatalogEntry, find_model, models
 from l2gnet_core.cleanup import CleanUp, tidy
 from l2gnet_core.files.values import plain_values
-from l2gnet_core.volume import Grid, Volume, slicing_axis
+from l2gnet_core.volume import Grid, Volume
 
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
@@ -160,10 +160,6 @@ class Session:
     def catalog(self) -> list[CatalogEntry]:
         """The models that can be chosen."""
         return models()
-
-    def axis(self, volume: Volume | Grid, card: ModelCard, override: int | None) -> int:
-        """The slicing axis of (z,y,x): the card's rule, or an index of the shown array."""
-        return slicing_axis(volume, card.slicing) if override is None else override
 
     def segment(self, request: Request) -> Generator[Step, None, None]:
         """Segment, yielding after every slice; meant for a thread of its own.

@@ -203,6 +203,17 @@ def is_supported(path: str | os.PathLike[str]) -> bool:
     return _format_of(Path(path)) is not None
 
 
+def scans_in(folder: Path) -> list[Path]:
+    """Files of a folder that can be read, by name, without hidden ones (macOS: ._scan.nii)."""
+    found = (p for p in folder.iterdir() if p.is_file() and is_supported(p))
+    return sorted(p for p in found if not p.name.startswith("."))
+
+
+def stem_of(path: Path) -> str:
+    """The file's name without its whole suffix: how scans, labels and masks are matched."""
+    return path.name[: len(path.name) - len(suffix_of(path))]
+
+
 def read_any(path: str | os.PathLike[str]) -> tuple[Volume, LabelText]:
     """Read a file that may be a scan or a mask, with the label text it may carry.
 
