@@ -16,7 +16,8 @@ class Augmentation:
 
     `scale` is the range of in-plane magnification; `turn` the largest free rotation in degrees, on
     top of which `orientation_free` adds quarter turns and mirroring (only for models without left
-    and right).
+    and right). `alone` is how often a network of several slices sees the middle one in place of its
+    neighbours, lest it fail on a single image.
     """
 
     size: int = 160
@@ -29,6 +30,7 @@ class Augmentation:
     noise: float = 0.06
     blur: float = 1.2
     bias: float = 0.5
+    alone: float = 0.1
 
 
 def uniform(low: float, high: float) -> float:

@@ -212,6 +212,13 @@ def _table(rows: list[tuple[str, ...]]) -> str:
     default="small",
     show_default=True,
 )
+@click.option(
+    "--slices",
+    type=click.Choice(["1", "3", "5"]),
+    default="1",
+    show_default=True,
+    help="Neighbouring slices that the network sees at once (2.5-D).",
+)
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Training time.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the training slices.")
 @click.option("--seed", default=0, show_default=True)
@@ -234,6 +241,7 @@ def train(
     output: Path,
     arch: str,
     size: str,
+    slices: str,
     minutes: float | None,
     epochs: int | None,
     seed: int,
@@ -259,6 +267,7 @@ def train(
         folder=output,
         architecture=arch,
         preset=size,
+        slices=int(slices),
         device=choose_device(device)[0],
         resume=resume,
         start=find_model(start) if start else None,

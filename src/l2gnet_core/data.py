@@ -209,14 +209,15 @@ def split_patients(patients: Sequence[str], seed: int, test: float, tuning: floa
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """Slices of one scan: image (n,H,W) float16 in [0,1], classes (n,H,W) uint8."""
+    """Neighbouring slices of one frame: image (n,H,W) float16 in [0,1], classes (n,H,W) uint8."""
 
     image: Tensor
     classes: Tensor
 
 
-def load_case(case: Case, labels: LabelSet, axis_rule: str) -> TrainingCase:
-    """Read one case; label ids become class indices in the order of `labels`.
+def load_frames(case: Case, labels: LabelSet, axis_rule: str) -> list[TrainingCase]:
+    """Read one case, frame by frame as inference does; label ids become class indices in the order
+    of `labels`.
 
     Raises InputError if scan and labels differ in shape or the labels hold an unknown id.
     """
@@ -232,8 +233,6 @@ def load_case(case: Case, labels: LabelSet, axis_rule: str) -> TrainingCase:
             f"Expected scan and labels of {case.name} in one place, but they lie up to {apart:.1f} "
             "mm apart; resample the labels onto the scan's grid, or correct one of the headers."
         )
-    axis = slicing_axis(volume, axis_rule) + volume.data.ndim - 3
-    scan = normalise(volume.data, intensity_window(volume.data))
     lookup = np.full(max([int(truth.data.max()), *labels.names]) + 1, 255, np.uint8)
     lookup[[0, *labels.names]] = np.arange(len(labels) + 1)
     classes = lookup[truth.data]
@@ -244,10 +243,16 @@ def load_case(case: Case, labels: LabelSet, axis_rule: str) -> TrainingCase:
             "name them in dataset.json or take them out."
         )
 
-    def slices(array: np.ndarray) -> np.ndarray:
-        moved = np.moveaxis(array, axis, 0)
-        return np.ascontiguousarray(moved).reshape(-1, *moved.shape[-2:])
-
-    return TrainingCase(
-        torch.from_numpy(slices(scan).astype(np.float16)), torch.from_numpy(slices(classes))
-    )
+    axis, frames = slicing_axis(volume, axis_rule), []
+    for scan, truth_classes in zip(
+        volume.frames, classes.reshape(-1, *classes.shape[-3:]), strict=True
+    ):
+        image = np.moveaxis(normalise(scan, intensity_window(scan)), axis, 0).astype(np.float16)
+        truth_slices = np.moveaxis(truth_classes, axis, 0)
+        frames.append(
+            TrainingCase(
+                torch.from_numpy(np.ascontiguousarray(image)),
+                torch.from_numpy(np.ascontiguousarray(truth_slices)),
+            )
+        )
+    return frames

@@ -14,7 +14,7 @@ from torch import Tensor
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.errors import InputError
-from l2gnet_core.preprocess import intensity_window, normalise, pad_to_multiple
+from l2gnet_core.preprocess import intensity_window, neighbours, normalise, pad_to_multiple
 
 #: Pixels per forward pass. On a laptop's CPU this keeps a pass well under the second within which
 #: a cancel must take effect; a GPU wants more to be busy.
@@ -80,7 +80,8 @@ def predict_slices(
     notice = None
     while waiting:
         indices = waiting[:batch]
-        images = torch.from_numpy(normalise(slices[indices], window))[:, None]
+        seen = slices[neighbours(indices, len(slices), model.network.config.in_channels)]
+        images = torch.from_numpy(normalise(seen, window))
         try:
             for classes in _classes(model, images, device):
                 if classes is None:
@@ -132,7 +133,7 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _classes(model: Model, images: Tensor, device: str) -> Iterator[Tensor | None]:
-    """Class indices (B,H,W), uint8 on the CPU, of images (B,1,H,W), after a None for each pass
+    """Class indices (B,H,W), uint8 on the CPU, of images (B,C,H,W), after a None for each pass
     that is not the last."""
     size = network_size(model.card, *images.shape[-2:])
     network = model.network.to(device)

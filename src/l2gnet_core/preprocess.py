@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
@@ -42,6 +42,11 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     return F.pad(images, (0, -width % multiple, 0, -height % multiple))
 
 
-def to_tensor(array: NDArray[np.float32]) -> Tensor:
-    """A tensor over a contiguous copy of the array where it is not contiguous."""
-    return torch.from_numpy(np.ascontiguousarray(array))
+def neighbours(indices: Sequence[int], total: int, count: int) -> NDArray[np.intp]:
+    """(k,count): for each of `indices` the `count` slices around it that a network sees (2.5-D).
+
+    `total` is the number of slices; at the ends the last one stands for those missing. `count` is
+    odd.
+    """
+    wanted = np.asarray(indices)[:, None] + np.arange(count) - count // 2
+    return wanted.clip(0, total - 1)

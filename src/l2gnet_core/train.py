@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -21,7 +23,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.losses import segmentation_loss
 from l2gnet_core.metrics import dice_per_class
 from l2gnet_core.model import SegmentationNetwork, build
-from l2gnet_core.preprocess import pad_to_multiple
+from l2gnet_core.preprocess import neighbours, pad_to_multiple
 from l2gnet_core.quantizer import perplexity
 
 STATE_FILE = "state.pt"
@@ -114,17 +116,25 @@ class Trainer:
         return min(1.0, self.seconds / (60 * self.training.minutes))
 
     def start_from(self, network: SegmentationNetwork) -> None:
-        """Begin with another network's weights.
+        """Begin with another network's weights, which may see fewer slices.
 
         Raises InputError if it is of another architecture or size.
         """
-        if network.config != self.network.config:
+        channels = self.network.config.in_channels
+        same = replace(network.config, in_channels=channels) == self.network.config
+        if not same or network.config.in_channels > channels:
             raise InputError(
-                "Expected a model of the same architecture, preset and number of structures to "
-                f"start from, but it has {network.config} where {self.network.config} is asked for."
+                "Expected a model of the same architecture, preset and number of structures, and "
+                f"no more slices, to start from, but it has {network.config} where "
+                f"{self.network.config} is asked for."
             )
-        self.network.load_state_dict(network.state_dict())
-        self.average.module.load_state_dict(network.state_dict())
+        weights = network.state_dict()
+        first = "encoder.blocks.0.0.weight"
+        more = (channels - network.config.in_channels) // 2
+        # Neighbours begin with no say, so that the wider network starts out as the narrow one.
+        weights[first] = F.pad(weights[first], (0, 0, 0, 0, more, more))
+        self.network.load_state_dict(weights)
+        self.average.module.load_state_dict(weights)
 
     def averaged_network(self) -> SegmentationNetwork:
         """The moving average of the weights, with the current codebook: what is saved."""
@@ -193,7 +203,12 @@ class Trainer:
             pool = extra if extra and torch.rand(()) < self.training.extra_share else cases
             case = pool[int(torch.randint(len(pool), ()))]
             index = int(torch.randint(len(case.image), ()))
-            image, target = spatial_view(case.image[index][None].float(), case.classes[index], how)
+            seen = neighbours([index], len(case.image), self.network.config.in_channels)[0]
+            if how.orientation_free and torch.rand(()) < 0.5:
+                seen = seen[::-1]
+            if torch.rand(()) < how.alone:
+                seen = np.full_like(seen, index)
+            image, target = spatial_view(case.image[seen.copy()].float(), case.classes[index], how)
             images.append(intensity_view(image, how))
             targets.append(target)
         batch = torch.stack(images).to(self.device, memory_format=torch.channels_last)
@@ -207,8 +222,11 @@ class Trainer:
         scores = []
         for case in cases:
             predicted = []
-            for slices in case.image.split(4):
-                batch = pad_to_multiple(slices[:, None].float(), network.config.stride)
+            count = len(case.image)
+            for indices in torch.arange(count).split(4):
+                seen = neighbours(indices.tolist(), count, network.config.in_channels)
+                slices = case.image[seen].float()
+                batch = pad_to_multiple(slices, network.config.stride)
                 with torch.inference_mode():
                     logits = network(batch.to(self.device)).logits
                 height, width = slices.shape[-2:]

@@ -20,7 +20,7 @@ from l2gnet_core.checkpoint import (
     save_model,
 )
 from l2gnet_core.config import preset
-from l2gnet_core.data import Dataset, Split, TrainingCase, load_case, open_dataset, split_patients
+from l2gnet_core.data import Dataset, Split, TrainingCase, load_frames, open_dataset, split_patients
 from l2gnet_core.errors import InputError
 from l2gnet_core.phantom import cardiac_phantom
 from l2gnet_core.preprocess import intensity_window, normalise
@@ -36,6 +36,7 @@ FIRST_TRAINING_PHANTOM = 10_000
 class RunSettings:
     """What a training run is asked for.
 
+    `slices` is how many neighbouring slices the network sees at once (odd; more than one is 2.5-D).
     `start` is a model whose weights a new run begins with. `test` and `tuning` are shares of the
     patients.
     """
@@ -44,6 +45,7 @@ class RunSettings:
     folder: Path
     architecture: str = "l2gnet"
     preset: str = "small"
+    slices: int = 1
     slicing: str = "through-plane"
     test: float = 0.2
     tuning: float = 0.0625
@@ -68,12 +70,21 @@ def train_dataset(
         )
     dataset = open_dataset(settings.dataset)
     split = read_or_make_split(dataset, settings, training.seed)
-    cases = [load_case(c, dataset.labels, settings.slicing) for c in split.cases(dataset, "train")]
-    tuning = [
-        load_case(c, dataset.labels, settings.slicing) for c in split.cases(dataset, "tuning")
-    ]
-    classes = len(dataset.labels) + 1
-    network = preset(settings.preset, classes, architecture=settings.architecture)
+
+    def frames(part: str) -> list[TrainingCase]:
+        return [
+            frame
+            for case in split.cases(dataset, part)
+            for frame in load_frames(case, dataset.labels, settings.slicing)
+        ]
+
+    cases, tuning = frames("train"), frames("tuning")
+    network = preset(
+        settings.preset,
+        len(dataset.labels) + 1,
+        in_channels=settings.slices,
+        architecture=settings.architecture,
+    )
     trainer = Trainer(network, training, augmentation, settings.folder, settings.device)
     resumed = settings.resume and trainer.resume()
     if settings.start is not None and not resumed:

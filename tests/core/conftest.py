@@ -43,10 +43,10 @@ def seeded():
 def make_model() -> Callable[..., Model]:
     """Untrained tiny models: nonsense, but the same nonsense for the same input."""
 
-    def make(labels: LabelSet = LABELS, seed: int = 0, **card) -> Model:
+    def make(labels: LabelSet = LABELS, seed: int = 0, in_channels: int = 1, **card) -> Model:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = build(preset("tiny", classes=len(labels) + 1))
+            network = build(preset("tiny", len(labels) + 1, in_channels))
             # As built, the fusion is zero and the decoder's answer nearly one class everywhere.
             torch.nn.init.normal_(network.bottleneck.fusion.weight, std=0.1)
             torch.nn.init.normal_(network.decoder.head.weight, std=1.0)

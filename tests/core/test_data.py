@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2gnet_core.data import load_case, open_dataset, split_patients
+from l2gnet_core.data import load_frames, open_dataset, split_patients
 from l2gnet_core.errors import InputError
 from l2gnet_core.labels import LabelSet
 
@@ -127,7 +127,7 @@ def test_a_case_comes_as_slices_of_classes(make_dataset, save_scan):
     labels[0, 3], labels[1, 4] = 20, 300
     save_scan(folder / "labels" / "a.nii.gz", labels)
     dataset = open_dataset(folder)
-    case = load_case(dataset.cases[0], dataset.labels, "through-plane")
+    (case,) = load_frames(dataset.cases[0], dataset.labels, "through-plane")
     assert case.image.shape == case.classes.shape == (2, 9, 11)
     assert case.image.dtype == torch.float16
     assert case.classes.dtype == torch.uint8
@@ -145,31 +145,34 @@ def test_slices_lie_along_the_axis_of_the_rule(make_dataset, save_scan, rule, sh
     labels = rng.integers(0, 3, (4, 6, 8)).astype(np.uint8)
     save_scan(folder / "images" / "a.nii.gz", labels.astype(np.int16))
     save_scan(folder / "labels" / "a.nii.gz", labels)
-    case = load_case(open_dataset(folder).cases[0], LABELS, rule)
+    (case,) = load_frames(open_dataset(folder).cases[0], LABELS, rule)
     assert case.classes.shape == shape
     axis = {"axial": 0, "sagittal": 2}[rule]
     assert np.array_equal(case.classes.numpy(), np.moveaxis(labels, axis, 0))
 
 
-def test_frames_of_a_time_series_are_all_slices(make_dataset, save_scan):
+def test_each_frame_of_a_time_series_is_scaled_by_itself(make_dataset, save_scan):
     folder = make_dataset(["a"])
     series = np.random.default_rng(0).integers(0, 3, (3, 2, 9, 11)).astype(np.uint8)
-    save_scan(folder / "images" / "a.nii.gz", series)
+    save_scan(
+        folder / "images" / "a.nii.gz", series * np.array([1, 5, 90], np.uint8)[:, None, None, None]
+    )
     save_scan(folder / "labels" / "a.nii.gz", series)
-    case = load_case(open_dataset(folder).cases[0], LABELS, "through-plane")
-    assert case.classes.shape == (6, 9, 11)
-    assert len(np.unique(case.classes.reshape(6, -1).numpy(), axis=0)) == 6
+    frames = load_frames(open_dataset(folder).cases[0], LABELS, "through-plane")
+    assert np.array_equal(torch.stack([frame.classes for frame in frames]), series)
+    for frame in frames:
+        assert np.array_equal(frame.image.unique(), [0, 0.5, 1])
 
 
 def test_cases_that_do_not_fit_are_refused(make_dataset, save_scan, one_sentence):
     folder = make_dataset(["a"])
     (case,) = open_dataset(folder).cases
     with pytest.raises(InputError, match=r"ids \[1\].*\[2\]") as error:
-        load_case(case, LabelSet.from_names({1: "one"}), "through-plane")
+        load_frames(case, LabelSet.from_names({1: "one"}), "through-plane")
     one_sentence(error.value)
     save_scan(folder / "labels" / "a.nii.gz", np.zeros((2, 9, 10), np.uint8))
     with pytest.raises(InputError, match="shape") as error:
-        load_case(case, LABELS, "through-plane")
+        load_frames(case, LABELS, "through-plane")
     one_sentence(error.value)
 
 

@@ -12,6 +12,7 @@ from l2gnet_core import predict
 from l2gnet_core.errors import InputError
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.predict import choose_device, label_lookup, outward, predict_slices
+from l2gnet_core.preprocess import intensity_window, normalise, pad_to_multiple
 
 
 @pytest.fixture
@@ -117,6 +118,25 @@ def test_the_type_of_the_voxels_does_not_matter(model, scan, dtype):
     scaled = (scan // 4).clip(0, 255)
     reference = whole(model, scaled.astype(np.int16))
     assert agree(whole(model, scaled.astype(dtype)), reference)
+
+
+def test_a_network_of_three_slices_sees_each_amid_its_neighbours(make_model, scan):
+    model = make_model(in_channels=3)
+    mask = whole(model, scan)
+    # Alone, in another order, or in the whole scan: a slice comes out the same.
+    (last,) = predict_slices(model, scan, 0, [2])
+    assert agree(last.labels, mask[2])
+    changed = scan.copy()
+    changed[2] = changed[2, ::-1]
+    again = whole(model, changed)
+    assert agree(again[0], mask[0])  # two slices away
+    assert not agree(again[1], mask[1])
+    # What the network is given is the slice below, the slice itself and the one above.
+    scaled = normalise(scan, intensity_window(scan))
+    window = pad_to_multiple(torch.from_numpy(scaled)[None, [0, 1, 2]], model.network.config.stride)
+    with torch.inference_mode():
+        expected = model.network(window).logits.argmax(1)[0, :41, :53]
+    assert agree(label_lookup(model.card)[expected], mask[1])
 
 
 def test_a_read_only_scan_in_any_layout_is_left_alone(model, scan):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from l2gnet_core import augment
 from l2gnet_core.augment import Augmentation, intensity_view, spatial_view
-from l2gnet_core.preprocess import intensity_window, normalise, pad_to_multiple
+from l2gnet_core.preprocess import intensity_window, neighbours, normalise, pad_to_multiple
 
 quick = settings(max_examples=20, deadline=None)
 STILL = Augmentation(size=32, scale=(1.0, 1.0), stretch=0.0, turn=0.0, orientation_free=False)
@@ -74,6 +74,16 @@ def test_cropping_undoes_padding_exactly(height, width, multiple):
 def centred(monkeypatch):
     """Crops around the middle of the slice instead of a random place."""
     monkeypatch.setattr(augment, "_centre", lambda label, how: tuple(n / 2 for n in label.shape))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 20), st.sampled_from([1, 3, 5]), st.data())
+def test_neighbours_surround_their_slice_and_end_with_the_stack(total, count, data):
+    index = data.draw(st.integers(0, total - 1))
+    (seen,) = neighbours([index], total, count)
+    assert len(seen) == count
+    for offset, slice in enumerate(seen, -(count // 2)):
+        assert slice == min(max(index + offset, 0), total - 1)
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (48, 40)])

@@ -292,3 +292,27 @@ def test_a_run_can_begin_with_a_models_weights(dataset, tmp_path):
     assert splits[0] == splits[1]
     with pytest.raises(InputError, match="same architecture"):
         run(dataset, tmp_path / "third", start=tmp_path / "first", architecture="unet")
+
+
+def test_a_network_of_three_slices_begins_as_the_single_slice_model_it_came_from(dataset, tmp_path):
+    run(dataset, tmp_path / "flat")
+    calm = replace(SHORT, epochs=1, learning_rate=0.0, averaging=0.0)
+    run(dataset, tmp_path / "deep", calm, start=tmp_path / "flat", slices=3)
+    flat, deep = (load_model(tmp_path / name).network for name in ("flat", "deep"))
+    slices = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(deep.encoder(slices), flat.encoder(slices[:, 1:2]))
+    with pytest.raises(InputError, match="no more slices"):
+        run(dataset, tmp_path / "back", start=tmp_path / "deep")
+
+
+def test_neighbours_come_in_both_orders_and_sometimes_not_at_all(tmp_path):
+    training = TrainingConfig(epochs=1, batch=200, large_from=1.0)
+    still = Augmentation(size=32, scale=(1, 1), stretch=0, turn=0, alone=0.2)
+    trainer = Trainer(preset("tiny", 3, in_channels=3), training, still, tmp_path)
+    levels = torch.tensor([0.2, 0.5, 0.8])[:, None, None].expand(3, 64, 64)
+    case = TrainingCase(levels.half(), torch.zeros(3, 64, 64, dtype=torch.uint8))
+    images, _ = trainer._batch([case], [], large=False)
+    rising = torch.sign(images.diff(dim=1).mean((2, 3))).sum(1)
+    # Up, down, and level: alone, or two noisy copies at an end of the stack.
+    assert (rising > 0).sum() > 40
+    assert (rising < 0).sum() > 40
