@@ -1,12 +1,20 @@
-"""Random views of training slices, on tensors."""
+"""Random views of training slices: drawn one by one, made for a whole batch at once.
+
+Every draw comes from a generator that belongs to one sample, so a view does not depend on the
+other samples of its batch, nor on how many processes share the batch.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.random import Generator
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -14,10 +22,12 @@ from torch import Tensor
 class Augmentation:
     """How far training views stray from the stored slices. Probabilities are per slice.
 
-    `scale` is the range of in-plane magnification; `turn` the largest free rotation in degrees, on
-    top of which `orientation_free` adds quarter turns and mirroring (only for models without left
-    and right). `alone` is how often a network of several slices sees the middle one in place of its
-    neighbours, lest it fail on a single image.
+    `size` is the width of a view in pixels. `scale` is the range of in-plane magnification; `turn`
+    the largest free rotation in degrees, on top of which `orientation_free` adds quarter turns and
+    mirroring (only for models without left and right). `on_structure` is the share of views that
+    are centred near a structure, each structure as often as the others, so that small organs are
+    not lost among large ones. `alone` is how often a network of several slices sees the middle one
+    in place of its neighbours, lest it fail on a single image.
     """
 
     size: int = 160
@@ -25,89 +35,138 @@ class Augmentation:
     stretch: float = 0.1
     turn: float = 30.0
     orientation_free: bool = True
-    on_structure: float = 0.6
+    on_structure: float = 0.5
+    alone: float = 0.1
     gamma: tuple[float, float] = (0.6, 1.6)
     noise: float = 0.06
     blur: float = 1.2
     bias: float = 0.5
-    alone: float = 0.1
 
 
-def uniform(low: float, high: float) -> float:
-    """One draw from torch's global generator, whose state a training run saves and restores."""
-    return low + (high - low) * float(torch.rand(()))
+@dataclass(frozen=True)
+class SpatialView:
+    """Where a view lies in its slice. `centre` is (row, column) in pixels, `angle` in radians,
+    `rows` and `columns` say how many pixels of the slice one pixel of the view spans (negative:
+    mirrored)."""
+
+    centre: tuple[float, float]
+    angle: float
+    rows: float
+    columns: float
 
 
-def spatial_view(image: Tensor, label: Tensor, how: Augmentation) -> tuple[Tensor, Tensor]:
-    """A random crop, turned, mirrored and scaled.
+@dataclass(frozen=True)
+class IntensityView:
+    """What happens to the intensities of a view; None where a step is left out.
 
-    image: (C,H,W) float; label: (H,W) integers. Returns (C,size,size) and (size,size); outside of
-    the slice both are zero.
+    `bias` (4,4) is the logarithm of a coarse gain field, `blur` and `noise` are standard deviations
+    (pixels, intensity), `resolution` is the share of the pixels along an axis that survives.
     """
-    height, width = label.shape
-    scale = math.exp(uniform(math.log(how.scale[0]), math.log(how.scale[1])))
-    stretch = math.exp(uniform(-how.stretch, how.stretch))
-    angle = math.radians(uniform(-how.turn, how.turn))
-    mirror = 1.0
+
+    gamma: float | None
+    gain: float
+    offset: float
+    bias: NDArray[np.float32] | None
+    blur: float | None
+    resolution: float | None
+    noise: float | None
+
+
+def draw_spatial(rng: Generator, centre: tuple[float, float], how: Augmentation) -> SpatialView:
+    """A random turn, mirror image, magnification and stretch about a centre (row, column)."""
+    scale = math.exp(rng.uniform(*np.log(how.scale)))
+    stretch = math.exp(rng.uniform(-how.stretch, how.stretch))
+    angle = math.radians(rng.uniform(-how.turn, how.turn))
+    quarters, mirror = 0, 1
     if how.orientation_free:
-        angle += math.pi / 2 * int(torch.randint(4, ()))
-        mirror = 1.0 if torch.rand(()) < 0.5 else -1.0
-    row, column = _centre(label, how)
-    # Output pixel → input pixel, in pixels; divided by the half-size for grid_sample.
-    cos, sin = math.cos(angle), math.sin(angle)
-    half = how.size / 2
-    across, along = half / scale * stretch * mirror, half / scale / stretch
-    theta = torch.tensor(
-        [
-            [across * cos / (width / 2), -along * sin / (width / 2), 2 * column / width - 1],
-            [across * sin / (height / 2), along * cos / (height / 2), 2 * row / height - 1],
-        ]
+        quarters, mirror = int(rng.integers(4)), int(rng.choice([-1, 1]))
+    return SpatialView(
+        centre, angle + math.pi / 2 * quarters, 1 / (scale * stretch), mirror * stretch / scale
     )
-    grid = F.affine_grid(theta[None], [1, 1, how.size, how.size], align_corners=False)
-    seen = F.grid_sample(image[None], grid, align_corners=False)[0]
-    truth = F.grid_sample(label[None, None].float(), grid, mode="nearest", align_corners=False)
-    return seen, truth[0, 0].long()
 
 
-def _centre(label: Tensor, how: Augmentation) -> tuple[float, float]:
-    """Where in the slice (row, column) the crop is centred."""
-    height, width = label.shape
-    inside = torch.nonzero(label) if torch.rand(()) < how.on_structure else label.new_empty(0)
-    if len(inside):
-        row, column = inside[int(torch.randint(len(inside), ()))].tolist()
-        reach = how.size / 4
-        return row + uniform(-reach, reach), column + uniform(-reach, reach)
-    return uniform(0.2, 0.8) * height, uniform(0.2, 0.8) * width
+def draw_intensity(rng: Generator, how: Augmentation) -> IntensityView:
+    """Random gamma, gain, bias field, blur, low resolution and noise."""
+
+    def sometimes(share: float, low: float, high: float) -> float | None:
+        value = rng.uniform(low, high)
+        return float(value) if rng.random() < share else None
+
+    gamma = sometimes(0.5, *np.log(how.gamma))
+    strength = sometimes(0.3, 0, how.bias)
+    return IntensityView(
+        gamma=None if gamma is None else math.exp(gamma),
+        gain=rng.uniform(0.75, 1.3),
+        offset=rng.uniform(-0.1, 0.1),
+        bias=None if strength is None else strength * rng.standard_normal((4, 4), np.float32),
+        blur=sometimes(0.2, 0.4, how.blur),
+        resolution=sometimes(0.15, 0.5, 0.9),
+        noise=sometimes(0.4, 0, how.noise),
+    )
 
 
-def intensity_view(image: Tensor, how: Augmentation) -> Tensor:
-    """Random gamma, gain, bias field, blur, low resolution and noise of image (C,H,W) in [0,1]."""
-    if torch.rand(()) < 0.5:
-        image = image.clamp(0, 1) ** math.exp(uniform(*map(math.log, how.gamma)))
-    image = image * uniform(0.75, 1.3) + uniform(-0.1, 0.1)
-    if torch.rand(()) < 0.3:
-        coarse = torch.randn(1, 1, 4, 4) * how.bias * float(torch.rand(()))
-        field = F.interpolate(coarse, image.shape[-2:], mode="bicubic", align_corners=True)
-        image = image * field[0].exp().clamp(0.3, 3)
-    if torch.rand(()) < 0.2:
-        image = _blur(image, uniform(0.4, how.blur))
-    if torch.rand(()) < 0.15:
-        height, width = image.shape[-2:]
-        factor = uniform(0.5, 0.9)
-        small = F.interpolate(image[None], scale_factor=factor, mode="bilinear", antialias=True)
-        image = F.interpolate(small, (height, width), mode="bilinear")[0]
-    if torch.rand(()) < 0.4:
-        image = image + torch.randn_like(image) * uniform(0, how.noise)
-    return image
+def spatial_views(
+    images: Tensor, labels: Tensor, views: Sequence[SpatialView], size: int
+) -> tuple[Tensor, Tensor]:
+    """images (B,C,H,W) float, labels (B,H,W) integers → (B,C,size,size), (B,size,size) long;
+    outside of the slices both are zero."""
+    height, width = labels.shape[-2:]
+    theta = torch.tensor([_theta(view, size, height, width) for view in views])
+    grid = F.affine_grid(theta, [len(views), 1, size, size], align_corners=False).to(images.device)
+    seen = F.grid_sample(images, grid, align_corners=False)
+    truth = F.grid_sample(labels[:, None].float(), grid, mode="nearest", align_corners=False)
+    return seen, truth[:, 0].long()
+
+
+def _theta(view: SpatialView, size: int, height: int, width: int) -> list[list[float]]:
+    """View's pixels → slice's pixels, both from −1 to 1 as `torch.nn.functional.affine_grid` wants
+    them."""
+    cos, sin = math.cos(view.angle), math.sin(view.angle)
+    across, along = size * view.columns, size * view.rows
+    row, column = view.centre
+    return [
+        [across * cos / width, -along * sin / width, 2 * column / width - 1],
+        [across * sin / height, along * cos / height, 2 * row / height - 1],
+    ]
+
+
+def intensity_views(
+    images: Tensor, views: Sequence[IntensityView], rngs: Sequence[Generator]
+) -> Tensor:
+    """images (B,C,H,W) in [0,1], changed as `views` say; the noise itself comes from `rngs`."""
+    shape, device = images.shape[-2:], images.device
+
+    def column(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, device=device)[:, None, None, None]
+
+    gammas = [i for i, view in enumerate(views) if view.gamma is not None]
+    if gammas:
+        images[gammas] = images[gammas].clamp(0, 1) ** column([views[i].gamma or 1 for i in gammas])
+    images = images * column([v.gain for v in views]) + column([v.offset for v in views])
+    fields = {i: view.bias for i, view in enumerate(views) if view.bias is not None}
+    if fields:
+        coarse = torch.from_numpy(np.stack(list(fields.values())))[:, None].to(device)
+        field = F.interpolate(coarse, shape, mode="bicubic", align_corners=True)
+        images[list(fields)] *= field.exp().clamp(0.3, 3)
+    for i, view in enumerate(views):
+        if view.blur is not None:
+            images[i] = _blur(images[i], view.blur)
+        if view.resolution is not None:
+            small = F.interpolate(
+                images[i : i + 1], scale_factor=view.resolution, mode="bilinear", antialias=True
+            )
+            images[i] = F.interpolate(small, shape, mode="bilinear")[0]
+        if view.noise is not None:
+            noise = rngs[i].standard_normal(images.shape[1:], np.float32)
+            images[i] += torch.from_numpy(noise).to(device) * view.noise
+    return images
 
 
 def _blur(image: Tensor, sigma: float) -> Tensor:
-    offsets = torch.arange(-3, 4, dtype=image.dtype)
+    """Gaussian blur of (C,H,W); the border is repeated."""
+    offsets = torch.arange(-3, 4, dtype=image.dtype, device=image.device)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     kernel = kernel / kernel.sum()
-    channels = len(image)
-    for shape in ((1, 1, 7, 1), (1, 1, 1, 7)):
-        pad = (shape[3] // 2, shape[3] // 2, shape[2] // 2, shape[2] // 2)
-        weight = kernel.reshape(shape).expand(channels, *shape[1:])
-        image = F.conv2d(F.pad(image[None], pad, mode="replicate"), weight, groups=channels)[0]
-    return image
+    # The channels as a batch: a convolution of one channel is the quick kind.
+    out = F.pad(image[:, None], (3, 3, 3, 3), mode="replicate")
+    return F.conv2d(F.conv2d(out, kernel[None, None, :, None]), kernel[None, None, None])[:, 0]

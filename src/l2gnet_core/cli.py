@@ -221,6 +221,13 @@ def _table(rows: list[tuple[str, ...]]) -> str:
 )
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Training time.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the training slices.")
+@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2e-3,
+    show_default=True,
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with an unfinished run.")
 @click.option("--from", "start", metavar="NAME|PATH", help="Begin with this model's weights.")
@@ -236,52 +243,82 @@ def _table(rows: list[tuple[str, ...]]) -> str:
     help="Share of slices drawn from the cardiac phantom (labels 1 RV, 2 myocardium, 3 LV).",
 )
 @device_option
+@click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="GPUs, or processes on the CPU, that share each batch.",
+)
+@click.pass_context
 def train(
+    context: click.Context,
+    /,
     dataset: Path,
     output: Path,
-    arch: str,
-    size: str,
-    slices: str,
-    minutes: float | None,
-    epochs: int | None,
-    seed: int,
     resume: bool,
     start: str | None,
-    oriented: bool,
-    phantoms: float,
     device: str,
+    devices: int,
+    **how: Any,
 ) -> None:
-    """Train on a folder with images/, labels/ and, optionally, dataset.json."""
-    if minutes is not None and epochs is not None:
+    """Train on a folder with images/, labels/ and, optionally, dataset.json.
+
+    The run folder RUN holds the model of the best epoch, the split, logs (log.csv, tensorboard/)
+    and curves.png. --resume goes on with the settings the run began with, unless others are given.
+    """
+    if how["minutes"] is not None and how["epochs"] is not None:
         raise InputError("Expected --minutes or --epochs, but got both; give one of them.")
-    if minutes is None and epochs is None:
-        minutes = 60.0
     from l2gnet_core.augment import Augmentation
     from l2gnet_core.catalog import find_model
     from l2gnet_core.predict import choose_device
     from l2gnet_core.train import TrainingConfig
-    from l2gnet_core.training_run import RunSettings, train_dataset
+    from l2gnet_core.training_run import RunSettings, read_choices, train_dataset, write_choices
 
+    if resume:
+        given = {name: value for name, value in how.items() if _is_given(context, name)}
+        how = {**how, **read_choices(output), **given}
+        if "minutes" in given or "epochs" in given:
+            how |= {"minutes": None, "epochs": None} | given
+    if how["minutes"] is None and how["epochs"] is None:
+        how["minutes"] = 60.0
     settings = RunSettings(
         dataset=dataset,
         folder=output,
-        architecture=arch,
-        preset=size,
-        slices=int(slices),
+        architecture=how["arch"],
+        preset=how["size"],
+        slices=int(how["slices"]),
         device=choose_device(device)[0],
+        devices=devices,
         resume=resume,
         start=find_model(start) if start else None,
     )
-    training = TrainingConfig(minutes=minutes, epochs=epochs, seed=seed, extra_share=phantoms)
-    augmentation = Augmentation(orientation_free=not oriented)
+    training = TrainingConfig(
+        minutes=how["minutes"],
+        epochs=how["epochs"],
+        seed=how["seed"],
+        batch=how["batch"],
+        learning_rate=how["learning_rate"],
+        extra_share=how["phantoms"],
+    )
+    augmentation = Augmentation(orientation_free=not how["oriented"])
     with _Progress(1.0, "Training") as bar:
-        best, steps = "", 0  # a resumed run may have nothing left to do
+        scores, steps = "", 0
         for progress in train_dataset(settings, training, augmentation):
+            if not steps:
+                write_choices(output, how)
             steps = progress.step
             if progress.dice:
-                best = ", Dice " + " ".join(f"{dice:.3f}" for dice in progress.dice)
-            bar.reach(progress.done, f"loss {progress.loss:.3f}{best}")
-    click.echo(f"{output}: {steps} steps{best}" if steps else f"{output}: was finished already")
+                scores = ", Dice " + " ".join(f"{dice:.3f}" for dice in progress.dice)
+            bar.reach(progress.done, f"epoch {progress.epoch}, loss {progress.loss:.3f}{scores}")
+    if steps:
+        click.echo(f"{output}: {steps} steps{scores}")
+    elif devices == 1:  # the other processes of several have nothing to say
+        click.echo(f"{output}: was finished already")
+
+
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
 
 
 @cli.command()

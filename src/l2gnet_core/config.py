@@ -16,7 +16,8 @@ class NetworkConfig:
 
     `classes` counts the background. `widths` are the channels of each resolution, finest first, so
     the bottleneck has stride 2 ** (len(widths) - 1). `codes` is used by the architectures that have
-    them, `references`, `epsilon` and `sinkhorn_iterations` by `l2gnet` alone.
+    them, `references`, `epsilon` and `sinkhorn_iterations` by `l2gnet` alone. `supervised` counts
+    the coarser levels of the decoder that learn from the labels too (deep supervision).
     """
 
     classes: int
@@ -27,6 +28,7 @@ class NetworkConfig:
     references: int = 64
     epsilon: float = 0.1
     sinkhorn_iterations: int = 8
+    supervised: int = 0
 
     @property
     def stride(self) -> int:
@@ -52,9 +54,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset(
-    name: str, classes: int, in_channels: int = 1, architecture: str = "l2gnet"
+    name: str,
+    classes: int,
+    in_channels: int = 1,
+    architecture: str = "l2gnet",
+    supervised: int = 0,
 ) -> NetworkConfig:
     """The `NetworkConfig` called `name` for a number of classes (background included)."""
     return NetworkConfig(
-        classes=classes, architecture=architecture, in_channels=in_channels, **PRESETS[name]
+        classes=classes,
+        architecture=architecture,
+        in_channels=in_channels,
+        supervised=supervised,
+        **PRESETS[name],
     )

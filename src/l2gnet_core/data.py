@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -213,6 +214,22 @@ class TrainingCase:
 
     image: Tensor
     classes: Tensor
+
+    @cached_property
+    def _holds(self) -> Tensor:
+        """(n, 256) bool: which class has a voxel in which slice."""
+        flat = self.classes.flatten(1).long()
+        return torch.zeros(len(flat), 256, dtype=torch.bool).scatter_(1, flat, True)
+
+    @cached_property
+    def structures(self) -> list[int]:
+        """Classes that are somewhere in this frame, background left out."""
+        return [c for c in torch.nonzero(self._holds.any(0)).flatten().tolist() if c]
+
+    def slices_with(self, structure: int) -> list[int]:
+        """Indices of the slices that hold a voxel of a class."""
+        found: list[int] = torch.nonzero(self._holds[:, structure]).flatten().tolist()
+        return found
 
 
 def load_frames(case: Case, labels: LabelSet, axis_rule: str) -> list[TrainingCase]:

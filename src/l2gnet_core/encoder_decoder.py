@@ -62,9 +62,12 @@ class AttentionGate(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features of every resolution → logits (B,classes,H,W)."""
+    """Features of every resolution → logits (B,classes,H,W), and while training those of the
+    `supervised` next coarser levels."""
 
-    def __init__(self, widths: Sequence[int], classes: int, gated: bool = False) -> None:
+    def __init__(
+        self, widths: Sequence[int], classes: int, gated: bool = False, supervised: int = 0
+    ) -> None:
         super().__init__()
         fine, coarse = widths[:-1], widths[1:]
         self.ups = nn.ModuleList(
@@ -73,14 +76,19 @@ class Decoder(nn.Module):
         self.gates = nn.ModuleList(AttentionGate(f) for f in fine) if gated else None
         self.blocks = nn.ModuleList(ConvBlock(2 * f, f) for f in fine)
         self.head = nn.Conv2d(widths[0], classes, 1)
+        self.coarser_heads = nn.ModuleList(
+            nn.Conv2d(f, classes, 1) for f in fine[1 : 1 + supervised]
+        )
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """The last of `features` is the bottleneck, the others are the skips."""
-        out = features[-1]
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """The last of `features` is the bottleneck, the others are the skips. Finest logits
+        first."""
+        out, logits = features[-1], []
         for level in reversed(range(len(self.blocks))):
             skip, up = features[level], self.ups[level](out)
             if self.gates is not None:
                 skip = self.gates[level](skip, up)
             out = self.blocks[level](torch.cat([skip, up], 1))
-        logits: Tensor = self.head(out)
-        return logits
+            if self.training and 0 < level <= len(self.coarser_heads):
+                logits.append(self.coarser_heads[level - 1](out))
+        return [self.head(out), *reversed(logits)]

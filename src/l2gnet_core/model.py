@@ -14,11 +14,13 @@ from l2gnet_core.transport import TransportPlan
 
 @dataclass(frozen=True)
 class NetworkOutput:
-    """logits (B,classes,H,W); commitment, a scalar, zero without codes; codes (B,h,w) where the
+    """logits (B,classes,H,W); `coarser` ones (B,classes,H/2,W/2), … while training a network with
+    deep supervision; commitment, a scalar, zero without codes; codes (B,h,w) where the
     architecture has codes; plan where it has transport (tokens to references while training, codes
     to references at inference)."""
 
     logits: Tensor
+    coarser: tuple[Tensor, ...]
     commitment: Tensor
     codes: Tensor | None
     plan: TransportPlan | None
@@ -33,15 +35,20 @@ class SegmentationNetwork(nn.Module):
         self.encoder = Encoder(config.in_channels, config.widths)
         self.bottleneck = build_bottleneck(config)
         self.decoder = Decoder(
-            config.widths, config.classes, gated=config.architecture == "attnunet"
+            config.widths,
+            config.classes,
+            gated=config.architecture == "attnunet",
+            supervised=config.supervised,
         )
 
     def forward(self, image: Tensor) -> NetworkOutput:
         """image: (B,C,H,W), H and W multiples of `config.stride`."""
         *skips, deepest = self.encoder(image)
         bottleneck = self.bottleneck(deepest)
-        logits = self.decoder([*skips, bottleneck.features])
-        return NetworkOutput(logits, bottleneck.commitment, bottleneck.codes, bottleneck.plan)
+        logits, *coarser = self.decoder([*skips, bottleneck.features])
+        return NetworkOutput(
+            logits, tuple(coarser), bottleneck.commitment, bottleneck.codes, bottleneck.plan
+        )
 
 
 def build(config: NetworkConfig) -> SegmentationNetwork:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from l2gnet_core.processes import gathered
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -48,17 +50,19 @@ class Codebook(nn.Module):
         return scores.argmax(-1)
 
     def forward(self, tokens: Tensor) -> Quantized:
-        """Quantise tokens (B,n,d); in training mode also move the codebook towards them."""
+        """Quantise tokens (B,n,d); in training mode also move the codebook towards
+        them and those of all other processes."""
         with torch.autocast(tokens.device.type, enabled=False):
             tokens = tokens.float()
+            everyone = gathered(tokens) if self.training else tokens
             if self.training:
-                self._start(tokens.detach())
+                self._start(everyone.detach())
             codes = self.nearest(tokens.detach())
             nearest = F.embedding(codes, self.vectors)
             commitment = F.mse_loss(tokens, nearest)
             straight = tokens + (nearest - tokens).detach()
             if self.training:
-                self._update(tokens.detach(), codes)
+                self._update(everyone.detach(), gathered(codes))
         return Quantized(straight, codes, commitment)
 
     def _start(self, tokens: Tensor) -> None:
@@ -70,7 +74,8 @@ class Codebook(nn.Module):
 
     def _draw(self, tokens: Tensor, count: int) -> Tensor:
         flat = tokens.flatten(0, -2)
-        return flat[torch.randint(len(flat), (count,), device=flat.device)]
+        # Drawn on the CPU, whose generator a run saves and restores, also where training is not.
+        return flat[torch.randint(len(flat), (count,)).to(flat.device)]
 
     @torch.no_grad()
     def _update(self, tokens: Tensor, codes: Tensor) -> None:

@@ -1,39 +1,46 @@
-"""One training loop: a generator that yields progress, can be stopped anywhere and resumed."""
+"""One training loop: a generator that yields progress, can be stopped anywhere and resumed.
+
+Devices, precision and processes are the business of Lightning Fabric.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
 import pickle
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from l2gnet_core.augment import Augmentation, intensity_view, spatial_view
 from l2gnet_core.config import NetworkConfig
 from l2gnet_core.data import TrainingCase
 from l2gnet_core.errors import InputError
 from l2gnet_core.losses import segmentation_loss
 from l2gnet_core.metrics import dice_per_class
-from l2gnet_core.model import SegmentationNetwork, build
+from l2gnet_core.model import NetworkOutput, SegmentationNetwork, build
 from l2gnet_core.preprocess import neighbours, pad_to_multiple
 from l2gnet_core.quantizer import perplexity
+from l2gnet_core.sampling import Sampler
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 STATE_FILE = "state.pt"
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How long and how to train. Exactly one of `epochs` and `minutes` is set; minutes count
-    training time only and carry over a resume. `extra_share` is the share of slices drawn from
-    the extra cases that `Trainer.run` is given.
+    """How long and how to train. Exactly one of `epochs`, `steps` and `minutes` is set; an epoch is
+    as many steps as it takes to draw as many slices as there are, minutes count training time only
+    and carry over a resume. `batch` is the number of slices of a step over all processes.
+    `extra_share` is the share of slices drawn from the extra cases that `Trainer.run` is given.
 
     Normalisation takes its statistics from what the network sees: crops while training, whole
     slices later. Small crops learn quickly; from `large_from` (a share of the run) on, crops are
@@ -41,6 +48,7 @@ class TrainingConfig:
     "Fixing the train-test resolution discrepancy", NeurIPS 2019)."""
 
     epochs: int | None = None
+    steps: int | None = None
     minutes: float | None = None
     batch: int = 8
     learning_rate: float = 2e-3
@@ -48,7 +56,6 @@ class TrainingConfig:
     warm_up: float = 0.03
     averaging: float = 0.998
     seed: int = 0
-    validate_every: int = 250
     save_every_seconds: float = 60.0
     extra_share: float = 0.0
     large_from: float = 0.6
@@ -57,84 +64,123 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Progress:
-    """One training step. `done` runs from 0 to 1; `perplexity` is of the batch's codes, if the
-    architecture has codes; `dice` (per structure, tuning patients) is set
-    on the steps that validate."""
+    """One training step. `done` runs from 0 to 1; `loading` are the seconds of `seconds` that went
+    into drawing slices; `perplexity` is of the batch's codes, if the architecture has codes;
+    `dice` (per structure, mean over the tuning scans) is set on the last step of an epoch, and
+    `best` where no epoch before had a higher mean."""
 
     step: int
+    epoch: int
     done: float
     loss: float
     learning_rate: float
     seconds: float
+    loading: float
     perplexity: float | None
     dice: tuple[float, ...] | None = None
+    best: bool = False
 
 
-def autocast_dtype(device: str) -> torch.dtype | None:
-    """bfloat16 where the hardware computes in it, else None: emulated, it is ten times slower."""
-    if device == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else None
+def precision(device: str) -> Literal["bf16-mixed", "32-true"]:
+    """bfloat16 where the hardware computes in it: emulated, it is ten times slower than float32."""
+    native = (
+        torch.cuda.is_bf16_supported()
+        if device == "cuda"
+        else torch.cpu._is_avx512_bf16_supported()
+    )
+    return "bf16-mixed" if native else "32-true"
+
+
+def make_fabric(device: str = "cpu", devices: int = 1) -> Fabric:
+    """Lightning Fabric for a number of GPUs or, on the CPU, of processes that talk by gloo.
+
+    Call `launch` before training with several. Raises InputError if there are not as many GPUs.
+    """
+    from lightning_fabric import Fabric
+
+    # How processes find each other is of no interest to whoever trains.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    if device == "cuda" and devices > torch.cuda.device_count():
+        raise InputError(
+            f"Expected at most {torch.cuda.device_count()} devices, the GPUs of this machine, but "
+            f"got --devices {devices}; ask for fewer."
+        )
+    strategy = "ddp" if devices > 1 else "auto"
+    return Fabric(
+        accelerator=device, devices=devices, strategy=strategy, precision=precision(device)
+    )
+
+
+class _NetworkWithLoss(nn.Module):
+    """What Fabric runs and shares between processes: it passes tensors on, no dataclasses."""
+
+    def __init__(self, network: SegmentationNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        output: NetworkOutput = self.network(images)
+        return segmentation_loss(output, targets), output.codes
 
 
 class Trainer:
     """State of one run: network, averaged network, optimiser, step and time spent."""
 
     def __init__(
-        self,
-        network: NetworkConfig,
-        training: TrainingConfig,
-        augmentation: Augmentation,
-        folder: Path,
-        device: str = "cpu",
+        self, network: NetworkConfig, training: TrainingConfig, folder: Path, fabric: Fabric
     ) -> None:
         torch.manual_seed(training.seed)
         self.training = training
-        self.augmentation = augmentation
         self.folder = folder
-        self.device = device
+        self.fabric = fabric
         self.network = build(network)
         # Missing from the annotations of nn.Module.to.
-        self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(
             self.network,
             multi_avg_fn=get_ema_multi_avg_fn(training.averaging),
         )
-        self.optimizer = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             self.network.parameters(),
             lr=training.learning_rate,
             weight_decay=training.weight_decay,
         )
+        self._parallel, self.optimizer = fabric.setup(_NetworkWithLoss(self.network), optimizer)
         self.step = 0
         self.seconds = 0.0
+        self.loading = 0.0
+        self.best: float | None = None
 
     def done(self, steps_per_epoch: int) -> float:
         """Share of the run that is behind, 0 to 1."""
-        if self.training.epochs is not None:
-            return min(1.0, self.step / (self.training.epochs * steps_per_epoch))
-        assert self.training.minutes is not None
-        return min(1.0, self.seconds / (60 * self.training.minutes))
+        if self.training.minutes is not None:
+            # Clocks differ between processes, which have to end together.
+            seconds = self.fabric.broadcast(self.seconds)
+            return min(1.0, seconds / (60 * self.training.minutes))
+        steps = self.training.steps or (self.training.epochs or 0) * steps_per_epoch
+        return min(1.0, self.step / steps)
 
     def start_from(self, network: SegmentationNetwork) -> None:
         """Begin with another network's weights, which may see fewer slices.
 
         Raises InputError if it is of another architecture or size.
         """
-        channels = self.network.config.in_channels
-        same = replace(network.config, in_channels=channels) == self.network.config
-        if not same or network.config.in_channels > channels:
+        wanted, given = self.network.config, network.config
+        channels = wanted.in_channels
+        same = replace(given, in_channels=channels, supervised=wanted.supervised) == wanted
+        if not same or given.in_channels > channels:
             raise InputError(
                 "Expected a model of the same architecture, preset and number of structures, and "
-                f"no more slices, to start from, but it has {network.config} where "
-                f"{self.network.config} is asked for."
+                f"no more slices, to start from, but it has {given} where {wanted} is asked for."
             )
         weights = network.state_dict()
         first = "encoder.blocks.0.0.weight"
-        more = (channels - network.config.in_channels) // 2
+        more = (channels - given.in_channels) // 2
         # Neighbours begin with no say, so that the wider network starts out as the narrow one.
         weights[first] = F.pad(weights[first], (0, 0, 0, 0, more, more))
-        self.network.load_state_dict(weights)
-        self.average.module.load_state_dict(weights)
+        for target in (self.network, self.average.module):
+            # Only the coarser heads may be missing, which inference does not use.
+            target.load_state_dict({**target.state_dict(), **weights})
 
     def averaged_network(self) -> SegmentationNetwork:
         """The moving average of the weights, with the current codebook: what is saved."""
@@ -145,42 +191,53 @@ class Trainer:
             target.copy_(source)
         return network.eval()
 
-    def run(
-        self,
-        cases: Sequence[TrainingCase],
-        tuning: Sequence[TrainingCase],
-        extra: Sequence[TrainingCase] = (),
-    ) -> Iterator[Progress]:
-        """Train until done, yielding after every step.
-
-        `extra` cases (drawn phantoms) make up `extra_share` of the slices.
-        """
-        self.network.train()
-        steps_per_epoch = math.ceil(sum(len(case.image) for case in cases) / self.training.batch)
+    def run(self, sampler: Sampler, tuning: Sequence[TrainingCase]) -> Iterator[Progress]:
+        """Train until done, yielding after every step."""
+        self._parallel.train()
+        steps_per_epoch = math.ceil(sampler.slices / self.training.batch)
         while (done := self.done(steps_per_epoch)) < 1:
             started = time.perf_counter()
-            images, targets = self._batch(cases, extra, large=done >= self.training.large_from)
+            images, targets = self._batch(sampler, large=done >= self.training.large_from)
+            loaded = time.perf_counter()
             rate = self._learning_rate(done)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            dtype = autocast_dtype(self.device)
-            with torch.autocast(self.device, dtype, enabled=dtype is not None):
-                output = self.network(images)
-            loss = segmentation_loss(output, targets)
+            loss, codes = self._parallel(images, targets)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+            self.fabric.backward(loss)
+            self.fabric.clip_gradients(self._parallel, self.optimizer, max_norm=1.0)
             self.optimizer.step()
             self.average.update_parameters(self.network)
             self.step += 1
+            mean_loss = float(self._over_processes(loss.detach(), "mean"))
+            self.loading += loaded - started
             self.seconds += time.perf_counter() - started
-            done, dice = self.done(steps_per_epoch), None
-            if self.step % self.training.validate_every == 0 or done >= 1:
+            done, dice, best = self.done(steps_per_epoch), None, False
+            if self.step % steps_per_epoch == 0 or done >= 1:
                 dice = self.validate(tuning)
-            used = None
-            if output.codes is not None:
-                used = perplexity(output.codes, self.network.config.codes)
-            yield Progress(self.step, done, float(loss.detach()), rate, self.seconds, used, dice)
+                best = self._is_best(dice)
+            used = None if codes is None else perplexity(codes, self.network.config.codes)
+            yield Progress(
+                step=self.step,
+                epoch=math.ceil(self.step / steps_per_epoch),
+                done=done,
+                loss=mean_loss,
+                learning_rate=rate,
+                seconds=self.seconds,
+                loading=self.loading,
+                perplexity=used,
+                dice=dice,
+                best=best,
+            )
+
+    def _is_best(self, dice: Sequence[float]) -> bool:
+        """Has no epoch had a higher mean? Without tuning scans the latest counts as best."""
+        scores = [score for score in dice if not math.isnan(score)]
+        mean = sum(scores) / len(scores) if scores else -math.inf
+        if self.best is not None and mean < self.best:
+            return False
+        self.best = mean
+        return True
 
     def _learning_rate(self, done: float) -> float:
         """Linear warm-up, then half a cosine down to zero."""
@@ -190,54 +247,49 @@ class Trainer:
         falling = (done - warm) / (1 - warm)
         return self.training.learning_rate * 0.5 * (1 + math.cos(math.pi * falling))
 
-    def _batch(
-        self, cases: Sequence[TrainingCase], extra: Sequence[TrainingCase], large: bool
-    ) -> tuple[Tensor, Tensor]:
-        how, count = self.augmentation, self.training.batch
+    def _batch(self, sampler: Sampler, large: bool) -> tuple[Tensor, Tensor]:
+        """This process's part of the step's slices."""
+        size, processes = sampler.how.size, self.fabric.world_size
+        count = self.training.batch // processes
         if large:
             stride, factor = self.network.config.stride, self.training.large
-            how = replace(how, size=round(how.size * factor / stride) * stride)
+            size = round(size * factor / stride) * stride
             count = max(1, round(count / factor**2))
-        images, targets = [], []
-        for _ in range(count):
-            pool = extra if extra and torch.rand(()) < self.training.extra_share else cases
-            case = pool[int(torch.randint(len(pool), ()))]
-            index = int(torch.randint(len(case.image), ()))
-            seen = neighbours([index], len(case.image), self.network.config.in_channels)[0]
-            if how.orientation_free and torch.rand(()) < 0.5:
-                seen = seen[::-1]
-            if torch.rand(()) < how.alone:
-                seen = np.full_like(seen, index)
-            image, target = spatial_view(case.image[seen.copy()].float(), case.classes[index], how)
-            images.append(intensity_view(image, how))
-            targets.append(target)
-        batch = torch.stack(images).to(self.device, memory_format=torch.channels_last)
-        return batch, torch.stack(targets).to(self.device)
+        first = self.fabric.global_rank * count
+        images, targets = sampler.batch(
+            self.step, range(first, first + count), size, self.fabric.device
+        )
+        return images.contiguous(memory_format=torch.channels_last), targets
 
     def validate(self, cases: Sequence[TrainingCase]) -> tuple[float, ...]:
         """Mean Dice per structure over whole scans, with the averaged weights; () without cases."""
         if not cases:
             return ()
         network = self.averaged_network()
-        scores = []
-        for case in cases:
-            predicted = []
-            count = len(case.image)
+        scores = torch.zeros(len(cases), network.config.classes - 1, device=self.fabric.device)
+        for number in range(self.fabric.global_rank, len(cases), self.fabric.world_size):
+            case = cases[number]
+            height, width = case.image.shape[-2:]
+            predicted, count = [], len(case.image)
             for indices in torch.arange(count).split(4):
                 seen = neighbours(indices.tolist(), count, network.config.in_channels)
-                slices = case.image[seen].float()
-                batch = pad_to_multiple(slices, network.config.stride)
-                with torch.inference_mode():
-                    logits = network(batch.to(self.device)).logits
-                height, width = slices.shape[-2:]
+                batch = pad_to_multiple(case.image[seen].float(), network.config.stride)
+                with torch.inference_mode(), self.fabric.autocast():
+                    logits = network(batch.to(self.fabric.device)).logits
                 predicted.append(logits.argmax(1)[:, :height, :width].cpu())
-            scores.append(
-                dice_per_class(torch.cat(predicted), case.classes, network.config.classes)
+            scores[number] = dice_per_class(
+                torch.cat(predicted), case.classes, network.config.classes
             )
-        return tuple(torch.stack(scores).nanmean(0).tolist())
+        # Whoever did not score a scan adds zero.
+        return tuple(self._over_processes(scores, "sum").nanmean(0).tolist())
+
+    def _over_processes(self, values: Tensor, how: str) -> Tensor:
+        return cast(Tensor, self.fabric.all_reduce(values, reduce_op=how))
 
     def save(self) -> None:
         """Write everything a resume needs, atomically."""
+        if not self.fabric.is_global_zero:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {
             "network": self.network.state_dict(),
@@ -246,6 +298,8 @@ class Trainer:
             "random": torch.get_rng_state(),
             "step": self.step,
             "seconds": self.seconds,
+            "loading": self.loading,
+            "best": self.best,
             "training": asdict(self.training),
         }
         partial = self.folder / (STATE_FILE + ".partial")
@@ -266,11 +320,12 @@ class Trainer:
             self.network.load_state_dict(state["network"])
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seconds = state["step"], state["seconds"]
+            self.loading, self.best = state["loading"], state["best"]
         except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
             raise InputError(
                 f"Expected the state of a run with this preset and these labels in {file}, but it "
                 "is another's or damaged; resume with the first settings, or use a new run folder."
             ) from error
         torch.set_rng_state(state["random"])
-        self.step, self.seconds = state["step"], state["seconds"]
         return True

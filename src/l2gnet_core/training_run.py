@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,10 +24,12 @@ from l2gnet_core.data import Dataset, Split, TrainingCase, load_frames, open_dat
 from l2gnet_core.errors import InputError
 from l2gnet_core.phantom import cardiac_phantom
 from l2gnet_core.preprocess import intensity_window, normalise
-from l2gnet_core.train import Progress, Trainer, TrainingConfig
+from l2gnet_core.sampling import Sampler
+from l2gnet_core.train import STATE_FILE, Progress, Trainer, TrainingConfig, make_fabric
+from l2gnet_core.training_log import TrainingLog
 
 SPLIT_FILE = "split.json"
-LOG_FILE = "log.csv"
+CHOICES_FILE = "settings.json"
 #: Seeds of drawn phantoms that training may see; demonstrations and tests use smaller ones.
 FIRST_TRAINING_PHANTOM = 10_000
 
@@ -50,6 +52,7 @@ class RunSettings:
     test: float = 0.2
     tuning: float = 0.0625
     device: str = "cpu"
+    devices: int = 1
     resume: bool = False
     start: Path | None = None
 
@@ -57,17 +60,24 @@ class RunSettings:
 def train_dataset(
     settings: RunSettings, training: TrainingConfig, augmentation: Augmentation
 ) -> Iterator[Progress]:
-    """Train on a dataset folder, yielding progress; writes the model file at the end.
+    """Train on a dataset folder, yielding progress; the model file holds the best epoch so far.
 
-    Stopping the generator loses at most `training.save_every_seconds` of work: run again with
-    `resume`. Raises InputError for a dataset or run folder that cannot be used.
+    With several devices, each runs the whole program; all but the first yield nothing. Stopping the
+    generator loses at most `training.save_every_seconds` of work: run again with `resume`. Raises
+    InputError for a dataset or run folder that cannot be used.
     """
-    state_exists = any(settings.folder.glob("state.pt"))
+    state_exists = any(settings.folder.glob(STATE_FILE))
     if state_exists and not settings.resume:
         raise InputError(
             f"Expected a new run folder, but {settings.folder} holds a run already; "
             "add --resume to go on with it, or choose another folder."
         )
+    if training.batch % settings.devices:
+        raise InputError(
+            f"Expected a batch that {settings.devices} devices can share evenly, but got "
+            f"{training.batch} slices; give a multiple of the devices as --batch."
+        )
+    fabric = make_fabric(settings.device, settings.devices)
     dataset = open_dataset(settings.dataset)
     split = read_or_make_split(dataset, settings, training.seed)
 
@@ -79,26 +89,48 @@ def train_dataset(
         ]
 
     cases, tuning = frames("train"), frames("tuning")
+    extra = _phantom_cases(training.extra_share)
+    sampler = Sampler(
+        cases, augmentation, settings.slices, training.seed, extra, training.extra_share
+    )
     network = preset(
         settings.preset,
         len(dataset.labels) + 1,
         in_channels=settings.slices,
         architecture=settings.architecture,
+        supervised=2,
     )
-    trainer = Trainer(network, training, augmentation, settings.folder, settings.device)
+    fabric.launch()
+    trainer = Trainer(network, training, settings.folder, fabric)
     resumed = settings.resume and trainer.resume()
     if settings.start is not None and not resumed:
         trainer.start_from(load_model(settings.start).network)
+    if not fabric.is_global_zero:
+        for _ in trainer.run(sampler, tuning):
+            pass
+        return
     saved = trainer.seconds
-    with _Log(settings.folder / LOG_FILE, dataset, trainer.step) as log:
-        for progress in trainer.run(cases, tuning, _phantom_cases(training.extra_share)):
+    with TrainingLog(settings.folder, dataset.labels, trainer.step) as log:
+        for progress in trainer.run(sampler, tuning):
             log.add(progress)
-            if progress.seconds - saved > training.save_every_seconds:
+            if progress.best:
+                card = _card(settings, dataset, split, training, augmentation, progress)
+                save_model(settings.folder / MODEL_FILE, trainer.averaged_network(), card)
+            if progress.seconds - saved > training.save_every_seconds or progress.done >= 1:
                 trainer.save()
                 saved = progress.seconds
             yield progress
-    trainer.save()
-    card = ModelCard(
+
+
+def _card(
+    settings: RunSettings,
+    dataset: Dataset,
+    split: Split,
+    training: TrainingConfig,
+    augmentation: Augmentation,
+    progress: Progress,
+) -> ModelCard:
+    return ModelCard(
         name=settings.folder.name,
         labels=dataset.labels,
         architecture=settings.architecture,
@@ -106,13 +138,32 @@ def train_dataset(
         data=dataset.description,
         split={part: list(patients) for part, patients in asdict(split).items()},
         training={
-            "steps": trainer.step,
-            "minutes": round(trainer.seconds / 60, 1),
+            "steps": progress.step,
+            "minutes": round(progress.seconds / 60, 1),
             "settings": asdict(training),
             "augmentation": asdict(augmentation),
         },
     )
-    save_model(settings.folder / MODEL_FILE, trainer.averaged_network(), card)
+
+
+def write_choices(folder: Path, choices: Mapping[str, Any]) -> None:
+    """Keep what a run was asked for, so that a resume need not say it again."""
+    (folder / CHOICES_FILE).write_text(json.dumps(dict(choices), indent=1), encoding="utf-8")
+
+
+def read_choices(folder: Path) -> dict[str, Any]:
+    """What the run in a folder was asked for; nothing where that was not kept."""
+    file = folder / CHOICES_FILE
+    try:
+        choices: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise InputError(
+            f"Expected the settings of the run in {file}, but it cannot be read so; delete it and "
+            "give them again as options."
+        ) from error
+    return choices
 
 
 def read_or_make_split(dataset: Dataset, settings: RunSettings, seed: int) -> Split:
@@ -169,39 +220,3 @@ def _phantom_cases(share: float, count: int = 40) -> list[TrainingCase]:
         scan = normalise(phantom.image, intensity_window(phantom.image))
         cases.append(TrainingCase(torch.from_numpy(scan).half(), torch.from_numpy(phantom.labels)))
     return cases
-
-
-class _Log:
-    """Writes one CSV row a step; kept open so that a row costs no file opening."""
-
-    def __init__(self, path: Path, dataset: Dataset, step: int) -> None:
-        names = [f"Dice {label.name}" for label in dataset.labels]
-        rows = [["step", "done", "loss", "learning rate", "seconds", "perplexity", *names]]
-        if path.is_file():
-            # Steps after the last save are done again, so their rows are too.
-            with path.open(newline="") as old:
-                done = [row for row in csv.reader(old) if row and row[0].isdigit()]
-            rows += [row for row in done if int(row[0]) <= step]
-        self._file = path.open("w", newline="")
-        self._rows = csv.writer(self._file)
-        self._rows.writerows(rows)
-
-    def __enter__(self) -> _Log:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def add(self, progress: Progress) -> None:
-        self._rows.writerow(
-            [
-                progress.step,
-                f"{progress.done:.5f}",
-                f"{progress.loss:.5f}",
-                f"{progress.learning_rate:.3e}",
-                f"{progress.seconds:.1f}",
-                "" if progress.perplexity is None else f"{progress.perplexity:.1f}",
-                *(f"{dice:.4f}" for dice in progress.dice or ()),
-            ]
-        )
-        self._file.flush()

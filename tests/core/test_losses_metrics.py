@@ -58,7 +58,7 @@ def test_segmentation_loss_is_half_and_half_plus_commitment():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, 4, 4, generator=generator)
     target = torch.randint(3, (2, 4, 4), generator=generator)
-    output = NetworkOutput(logits, torch.tensor(0.8), target, None)
+    output = NetworkOutput(logits, (), torch.tensor(0.8), target, None)
     wanted = (
         0.5 * torch.nn.functional.cross_entropy(logits, target)
         + 0.5 * soft_dice_loss(logits, target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import struct
 from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
@@ -18,12 +19,16 @@ from l2gnet_core.checkpoint import MODEL_FILE, load_model, read_card
 from l2gnet_core.config import preset
 from l2gnet_core.data import TrainingCase
 from l2gnet_core.errors import InputError
-from l2gnet_core.train import STATE_FILE, Trainer, TrainingConfig
-from l2gnet_core.training_run import LOG_FILE, SPLIT_FILE, RunSettings, train_dataset
+from l2gnet_core.losses import segmentation_loss
+from l2gnet_core.model import build
+from l2gnet_core.sampling import Sampler
+from l2gnet_core.train import STATE_FILE, Trainer, TrainingConfig, make_fabric
+from l2gnet_core.training_log import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER
+from l2gnet_core.training_run import SPLIT_FILE, RunSettings, train_dataset
 
 SMALL_VIEWS = Augmentation(size=32)
 #: 4 of 6 patients with 2 slices each in batches of 4 are 2 steps an epoch: 6 steps.
-SHORT = TrainingConfig(epochs=3, batch=4, validate_every=2, save_every_seconds=0.0)
+SHORT = TrainingConfig(epochs=3, batch=4, save_every_seconds=0.0)
 STEPS = 6
 
 
@@ -75,23 +80,27 @@ def training_cases(seeds) -> list[TrainingCase]:
     return cases
 
 
+def sampler(seeds, channels: int = 1) -> Sampler:
+    return Sampler(training_cases(seeds), SMALL_VIEWS, channels, seed=0)
+
+
 def test_training_lowers_the_loss(tmp_path):
     training = TrainingConfig(
         epochs=15,
         batch=4,
         learning_rate=5e-3,
         averaging=0.8,
-        validate_every=1000,
         large_from=1.0,
     )
-    trainer = Trainer(preset("tiny", 3), training, SMALL_VIEWS, tmp_path)
-    progress = list(trainer.run(training_cases(range(4)), training_cases([9])))
+    trainer = Trainer(preset("tiny", 3, supervised=1), training, tmp_path, make_fabric())
+    progress = list(trainer.run(sampler(range(4)), training_cases([9])))
     losses = [step.loss for step in progress]
     assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])
     assert np.isfinite(losses).all()
     assert [step.step for step in progress] == list(range(1, 31))
-    # Only the last step validates, by the averaged weights.
-    assert [bool(step.dice) for step in progress] == [False] * 29 + [True]
+    # The last step of each epoch validates, by the averaged weights.
+    assert [bool(step.dice) for step in progress] == [False, True] * 15
+    assert [step.epoch for step in progress[::2]] == list(range(1, 16))
     assert len(progress[-1].dice) == 2
     assert max(progress[-1].dice) > 0.3
     assert progress[-1].done == 1
@@ -99,7 +108,7 @@ def test_training_lowers_the_loss(tmp_path):
 
 
 def test_the_learning_rate_warms_up_and_falls_with_what_is_done(tmp_path):
-    trainer = Trainer(preset("tiny", 3), TrainingConfig(epochs=1), SMALL_VIEWS, tmp_path)
+    trainer = Trainer(preset("tiny", 3), TrainingConfig(epochs=1), tmp_path, make_fabric())
     rates = [trainer._learning_rate(done) for done in (0.0, 0.015, 0.03, 0.5, 0.9, 1.0)]
     assert rates[0] < rates[1] < rates[2]
     assert rates[2] == pytest.approx(trainer.training.learning_rate)
@@ -109,8 +118,8 @@ def test_the_learning_rate_warms_up_and_falls_with_what_is_done(tmp_path):
 
 def test_minutes_count_training_time(tmp_path):
     training = TrainingConfig(minutes=0.5 / 60, batch=2)
-    trainer = Trainer(preset("tiny", 3), training, SMALL_VIEWS, tmp_path)
-    progress = list(trainer.run(training_cases(range(2)), training_cases([9])))
+    trainer = Trainer(preset("tiny", 3), training, tmp_path, make_fabric())
+    progress = list(trainer.run(sampler(range(2)), training_cases([9])))
     assert 0.5 <= progress[-1].seconds < 5
     assert progress[-1].done == 1
     assert all(a.done < b.done for a, b in pairwise(progress))
@@ -118,8 +127,8 @@ def test_minutes_count_training_time(tmp_path):
 
 def test_the_average_follows_the_weights_and_takes_the_current_codebook(tmp_path):
     training = TrainingConfig(epochs=1, batch=4, averaging=0.5)
-    trainer = Trainer(preset("tiny", 3), training, SMALL_VIEWS, tmp_path)
-    list(trainer.run(training_cases(range(4)), training_cases([9])))
+    trainer = Trainer(preset("tiny", 3), training, tmp_path, make_fabric())
+    list(trainer.run(sampler(range(4)), training_cases([9])))
     average = trainer.averaged_network()
     assert not average.training
     name = "decoder.head.weight"
@@ -138,7 +147,7 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(dataset, tmp_path,
     assert len(whole) == STEPS
     assert [step.step for step in rest] == list(range(stop_after + 1, STEPS + 1))
     for ours, theirs in zip(rest, whole[stop_after:], strict=True):
-        assert replace(ours, seconds=0) == replace(theirs, seconds=0)
+        assert replace(ours, seconds=0, loading=0) == replace(theirs, seconds=0, loading=0)
     one, other = (load_file(tmp_path / name / MODEL_FILE) for name in ("whole", "parts"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -159,7 +168,14 @@ def test_a_run_leaves_log_split_state_and_a_model_that_loads(dataset, tmp_path):
     folder = tmp_path / "run"
     progress = run(dataset, folder)
     names = {path.name for path in folder.iterdir()}
-    assert names == {LOG_FILE, SPLIT_FILE, STATE_FILE, MODEL_FILE}
+    assert names == {
+        CURVES_FILE,
+        LOG_FILE,
+        MODEL_FILE,
+        SPLIT_FILE,
+        STATE_FILE,
+        TENSORBOARD_FOLDER,
+    }
 
     rows = log_rows(folder)
     assert len(rows) == STEPS
@@ -193,6 +209,50 @@ def test_resuming_a_finished_run_does_nothing_more(dataset, tmp_path):
     assert run(dataset, tmp_path / "run", resume=True) == []
     after = load_file(tmp_path / "run" / MODEL_FILE)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_model_file_holds_the_best_epoch(dataset, tmp_path):
+    long = replace(SHORT, epochs=8, learning_rate=0.02, averaging=0.0)
+    means, kept = [], []
+    for progress in train_dataset(
+        RunSettings(dataset, tmp_path / "run", preset="tiny", tuning=0.1), long, SMALL_VIEWS
+    ):
+        if progress.dice:
+            means.append(np.mean(progress.dice))
+            kept.append(read_card(tmp_path / "run" / MODEL_FILE).training["steps"])
+    for epoch, steps in enumerate(kept, 1):
+        assert means[steps // 2 - 1] == max(means[:epoch])
+
+
+def test_tensorboard_and_csv_say_the_same(dataset, tmp_path):
+    progress = run(dataset, tmp_path / "run")
+    (events,) = (tmp_path / "run" / TENSORBOARD_FOLDER).iterdir()
+    values: dict[str, list[float]] = {}
+    for event in _records(events):
+        for value in event.summary.value:
+            values.setdefault(value.tag, []).append(value.simple_value)
+    assert values["loss"] == pytest.approx([step.loss for step in progress])
+    assert values["Dice/rim"] == pytest.approx([step.dice[0] for step in progress if step.dice])
+
+
+def _records(path: Path):
+    from tensorboardX.proto.event_pb2 import Event
+
+    content, at = path.read_bytes(), 0
+    while at < len(content):
+        (length,) = struct.unpack_from("<Q", content, at)
+        yield Event.FromString(content[at + 12 : at + 12 + length])
+        at += length + 16
+
+
+def test_coarser_outputs_learn_while_training_and_are_left_out_later():
+    network = build(preset("tiny", 3, supervised=2))
+    output = network.train()(torch.rand(1, 1, 64, 64))
+    assert [tuple(part.shape[-2:]) for part in output.coarser] == [(32, 32), (16, 16)]
+    target = torch.randint(3, (1, 64, 64))
+    segmentation_loss(output, target).backward()
+    assert all(head.weight.grad.any() for head in network.decoder.coarser_heads)
+    assert network.eval()(torch.rand(1, 1, 64, 64)).coarser == ()
 
 
 def test_a_split_that_is_there_is_kept(dataset, tmp_path, one_sentence):
@@ -251,20 +311,9 @@ def test_two_patients_train_without_tuning_scores(dataset, tmp_path):
     assert load_model(tmp_path / "run").card.split["tuning"] == []
 
 
-def test_extra_cases_make_up_their_share(tmp_path):
-    training = TrainingConfig(epochs=1, batch=64, extra_share=0.25)
-    trainer = Trainer(preset("tiny", 3), training, SMALL_VIEWS, tmp_path)
-    black = TrainingCase(torch.zeros(1, 48, 48).half(), torch.zeros(1, 48, 48, dtype=torch.uint8))
-    white = TrainingCase(black.image, torch.full((1, 48, 48), 2, dtype=torch.uint8))
-    targets = torch.cat([trainer._batch([black], [white], large=False)[1] for _ in range(10)])
-    share = (targets == 2).flatten(1).any(1).float().mean()
-    assert share == pytest.approx(0.25, abs=0.06)
-    assert not (trainer._batch([black], [], large=False)[1] == 2).any()
-
-
 def test_a_run_ends_on_larger_crops_in_smaller_batches(tmp_path, monkeypatch):
     training = TrainingConfig(epochs=2, batch=4, large_from=0.5, large=1.5)
-    trainer = Trainer(preset("tiny", 3), training, SMALL_VIEWS, tmp_path)
+    trainer = Trainer(preset("tiny", 3), training, tmp_path, make_fabric())
     seen, batch = [], trainer._batch
 
     def watched(*arguments, **options):
@@ -273,7 +322,7 @@ def test_a_run_ends_on_larger_crops_in_smaller_batches(tmp_path, monkeypatch):
         return images, targets
 
     monkeypatch.setattr(trainer, "_batch", watched)
-    list(trainer.run(training_cases(range(2)), []))
+    list(trainer.run(sampler(range(2)), []))
     assert seen == [(4, 1, 32, 32), (2, 1, 48, 48)]
 
 
@@ -303,16 +352,3 @@ def test_a_network_of_three_slices_begins_as_the_single_slice_model_it_came_from
     torch.testing.assert_close(deep.encoder(slices), flat.encoder(slices[:, 1:2]))
     with pytest.raises(InputError, match="no more slices"):
         run(dataset, tmp_path / "back", start=tmp_path / "deep")
-
-
-def test_neighbours_come_in_both_orders_and_sometimes_not_at_all(tmp_path):
-    training = TrainingConfig(epochs=1, batch=200, large_from=1.0)
-    still = Augmentation(size=32, scale=(1, 1), stretch=0, turn=0, alone=0.2)
-    trainer = Trainer(preset("tiny", 3, in_channels=3), training, still, tmp_path)
-    levels = torch.tensor([0.2, 0.5, 0.8])[:, None, None].expand(3, 64, 64)
-    case = TrainingCase(levels.half(), torch.zeros(3, 64, 64, dtype=torch.uint8))
-    images, _ = trainer._batch([case], [], large=False)
-    rising = torch.sign(images.diff(dim=1).mean((2, 3))).sum(1)
-    # Up, down, and level: alone, or two noisy copies at an end of the stack.
-    assert (rising > 0).sum() > 40
-    assert (rising < 0).sum() > 40

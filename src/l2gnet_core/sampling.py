@@ -1,0 +1,92 @@
+"""Which slices a training step sees. Sample i of step s is the same on every machine, in every
+process and after every resume, because its random numbers depend on (seed, s, i) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch import Tensor
+
+from l2gnet_core.augment import (
+    Augmentation,
+    draw_intensity,
+    draw_spatial,
+    intensity_views,
+    spatial_views,
+)
+from l2gnet_core.data import TrainingCase
+from l2gnet_core.preprocess import neighbours
+
+
+class Sampler:
+    """Draws augmented slices from `cases` and, for `extra_share` of them, from `extra`.
+
+    `channels` is how many neighbouring slices a sample holds.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[TrainingCase],
+        how: Augmentation,
+        channels: int,
+        seed: int,
+        extra: Sequence[TrainingCase] = (),
+        extra_share: float = 0.0,
+    ) -> None:
+        self.cases = cases
+        self.extra = extra
+        self.extra_share = extra_share if extra else 0.0
+        self.how = how
+        self.channels = channels
+        self.seed = seed
+
+    @property
+    def slices(self) -> int:
+        """Slices of all cases; extra ones not counted."""
+        return sum(len(case.image) for case in self.cases)
+
+    def batch(
+        self, step: int, samples: Iterable[int], size: int, device: str | torch.device = "cpu"
+    ) -> tuple[Tensor, Tensor]:
+        """Some samples of a step: images (B,C,size,size) float32, targets (B,size,size) long."""
+        rngs = [np.random.default_rng((self.seed, step, sample)) for sample in samples]
+        drawn = [self._slice(rng, size) for rng in rngs]
+        height, width = np.max([classes.shape for _, classes, _ in drawn], axis=0)
+        images = torch.zeros(len(drawn), self.channels, height, width, dtype=torch.float16)
+        labels = torch.zeros(len(drawn), height, width, dtype=torch.uint8)
+        for i, (image, classes, _) in enumerate(drawn):
+            images[i, :, : image.shape[1], : image.shape[2]] = image
+            labels[i, : image.shape[1], : image.shape[2]] = classes
+        where = [
+            draw_spatial(rng, centre, self.how)
+            for rng, (_, _, centre) in zip(rngs, drawn, strict=True)
+        ]
+        looks = [draw_intensity(rng, self.how) for rng in rngs]
+        seen, targets = spatial_views(images.to(device).float(), labels.to(device), where, size)
+        return intensity_views(seen, looks, rngs), targets
+
+    def _slice(self, rng: Generator, size: int) -> tuple[Tensor, Tensor, tuple[float, float]]:
+        """One slice with its neighbours (C,H,W), its classes, and where (row, column) to look."""
+        pool = self.extra if rng.random() < self.extra_share else self.cases
+        case = pool[int(rng.integers(len(pool)))]
+        index, inside = int(rng.integers(len(case.image))), None
+        if rng.random() < self.how.on_structure and case.structures:
+            structure = int(rng.choice(case.structures))
+            index = int(rng.choice(case.slices_with(structure)))
+            inside = torch.nonzero(case.classes[index] == structure)
+        seen = neighbours([index], len(case.image), self.channels)[0]
+        if self.how.orientation_free and rng.random() < 0.5:
+            seen = seen[::-1].copy()
+        if rng.random() < self.how.alone:
+            seen = np.full_like(seen, index)
+        height, width = case.classes.shape[1:]
+        if inside is None:
+            centre = (rng.uniform(0.2, 0.8) * height, rng.uniform(0.2, 0.8) * width)
+        else:
+            row, column = inside[int(rng.integers(len(inside)))].tolist()
+            reach = size / 4
+            centre = (row + rng.uniform(-reach, reach), column + rng.uniform(-reach, reach))
+        return case.image[seen], case.classes[index], centre

@@ -1,0 +1,113 @@
+"""What a training run leaves to look at: a CSV row a step, TensorBoard events, a picture of the
+curves."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from l2gnet_core.labels import LabelSet
+from l2gnet_core.train import Progress
+
+LOG_FILE = "log.csv"
+CURVES_FILE = "curves.png"
+TENSORBOARD_FOLDER = "tensorboard"
+_COLUMNS = ["step", "epoch", "done", "loss", "learning rate", "seconds", "loading", "perplexity"]
+#: Drawing takes a third of a second, an epoch of a small dataset less.
+_SECONDS_BETWEEN_PICTURES = 60.0
+
+
+class TrainingLog:
+    """Writes the logs of a run folder; goes on after `step` where a run is resumed."""
+
+    def __init__(self, folder: Path, labels: LabelSet, step: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._folder = folder
+        self._names = [label.name for label in labels]
+        # Steps after the last save are done again, so their rows are too.
+        self._rows = [row for row in _read(folder / LOG_FILE) if int(row["step"]) <= step]
+        self._file = (folder / LOG_FILE).open("w", newline="", encoding="utf-8")
+        columns = [*_COLUMNS, *(f"Dice {name}" for name in self._names)]
+        self._writer = csv.DictWriter(self._file, columns)
+        self._writer.writeheader()
+        self._writer.writerows(self._rows)
+        self._events = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=step + 1)
+        self._drawn = time.monotonic()
+
+    def __enter__(self) -> TrainingLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._events.close()
+        self._draw()
+
+    def add(self, progress: Progress) -> None:
+        """Write one step; draw the curves anew now and then."""
+        dice = dict(zip(self._names, progress.dice or (), strict=bool(progress.dice)))
+        row = {
+            "step": progress.step,
+            "epoch": progress.epoch,
+            "done": f"{progress.done:.5f}",
+            "loss": f"{progress.loss:.5f}",
+            "learning rate": f"{progress.learning_rate:.3e}",
+            "seconds": f"{progress.seconds:.1f}",
+            "loading": f"{progress.loading:.1f}",
+            "perplexity": "" if progress.perplexity is None else f"{progress.perplexity:.1f}",
+            **{f"Dice {name}": f"{score:.4f}" for name, score in dice.items()},
+        }
+        self._rows.append(row)
+        self._writer.writerow(row)
+        self._file.flush()
+        self._events.add_scalar("loss", progress.loss, progress.step)
+        self._events.add_scalar("learning rate", progress.learning_rate, progress.step)
+        for name, score in dice.items():
+            self._events.add_scalar(f"Dice/{name}", score, progress.step)
+        if dice and time.monotonic() - self._drawn > _SECONDS_BETWEEN_PICTURES:
+            self._draw()
+            self._drawn = time.monotonic()
+
+    def _draw(self) -> None:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(10, 4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        if self._rows:
+            steps = [int(row["step"]) for row in self._rows]
+            losses = [float(row["loss"]) for row in self._rows]
+            left.plot(steps, losses, color="0.85", linewidth=0.5)
+            left.plot(steps, list(_smoothed(losses)), color="C0")
+            left.set_yscale("log")
+        left.set(xlabel="step", ylabel="loss", title="Training")
+        for name in self._names:
+            scored = [row for row in self._rows if row.get(f"Dice {name}")]
+            right.plot(
+                [int(row["step"]) for row in scored],
+                [float(row[f"Dice {name}"]) for row in scored],
+                marker=".",
+                label=name,
+            )
+        right.set(xlabel="step", ylabel="Dice", title="Tuning scans")
+        right.grid(alpha=0.3)
+        right.legend()
+        figure.savefig(self._folder / CURVES_FILE, dpi=100)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log, without one that a crash cut short; none where there is no log."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if row.get("perplexity") is not None]
+
+
+def _smoothed(values: list[float], share: float = 0.02) -> Iterator[float]:
+    """Exponential moving average, as TensorBoard draws it."""
+    mean = values[0] if values else 0.0
+    for value in values:
+        mean += share * (value - mean)
+        yield mean

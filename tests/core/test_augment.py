@@ -1,0 +1,172 @@
+"""Random views: image and labels move together, intensities stay sane, draws stay apart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from l2gnet_core import augment
+from l2gnet_core.augment import (
+    Augmentation,
+    IntensityView,
+    SpatialView,
+    draw_intensity,
+    draw_spatial,
+    intensity_views,
+    spatial_views,
+)
+
+quick = settings(max_examples=20, deadline=None)
+PLAIN = IntensityView(None, 1.0, 0.0, None, None, None, None)
+
+
+def middle(label: torch.Tensor) -> tuple[float, float]:
+    return label.shape[0] / 2, label.shape[1] / 2
+
+
+def view_of(image, label, view, size):
+    """One slice through the batched function."""
+    seen, truth = spatial_views(image[None], label[None], [view], size)
+    return seen[0], truth[0]
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (48, 40)])
+def test_without_scale_and_turn_the_view_is_a_plain_crop(shape):
+    label = torch.randint(4, shape)
+    image = torch.rand(2, *shape)
+    seen, truth = view_of(image, label, SpatialView(middle(label), 0.0, 1.0, 1.0), 32)
+    top, left = ((n - 32) // 2 for n in shape)
+    assert torch.allclose(seen, image[:, top : top + 32, left : left + 32], atol=1e-5)
+    assert torch.equal(truth, label[top : top + 32, left : left + 32])
+
+
+def test_outside_of_the_slice_is_zero():
+    view = SpatialView((10.0, 10.0), 0.0, 1.0, 1.0)
+    seen, truth = view_of(torch.ones(1, 20, 20), torch.ones(20, 20, dtype=torch.long), view, 32)
+    assert truth.sum() == 400
+    assert (truth[6:26, 6:26] == 1).all()
+    assert seen.sum() == pytest.approx(400, rel=1e-4)
+
+
+@quick
+@given(st.integers(0, 9999), st.booleans(), st.sampled_from([(60, 60), (40, 70)]))
+def test_image_and_labels_move_together(seed, orientation_free, shape):
+    rng = np.random.default_rng(seed)
+    # Smooth shapes: at their edges only, linear and nearest interpolation differ.
+    y, x = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
+    label = ((y - 22) ** 2 / 90 + (x - 30) ** 2 / 200 < 1).long()
+    label[(y - 25) ** 2 + (x - 35) ** 2 < 30] = 2
+    image = torch.stack([(label == 1).float(), (label == 2).float()])
+    how = Augmentation(orientation_free=orientation_free)
+    seen, truth = view_of(image, label, draw_spatial(rng, (24.0, 32.0), how), 48)
+    for index in (1, 2):
+        same = (seen[index - 1] > 0.5) == (truth == index)
+        # What differs is rounding at the edge, within a voxel of the stored slice.
+        assert same.float().mean() > 0.97
+
+
+@quick
+@given(st.integers(0, 9999))
+def test_a_view_in_a_batch_is_the_view_alone(seed):
+    rng = np.random.default_rng(seed)
+    images = torch.rand(3, 2, 30, 44)
+    labels = torch.randint(4, (3, 30, 44))
+    views = [draw_spatial(rng, (15.0, 20.0), Augmentation()) for _ in range(3)]
+    seen, truth = spatial_views(images, labels, views, 24)
+    looks = [draw_intensity(rng, Augmentation()) for _ in range(3)]
+    changed = intensity_views(seen.clone(), looks, [np.random.default_rng(n) for n in range(3)])
+    for i in range(3):
+        alone, truth_alone = view_of(images[i], labels[i], views[i], 24)
+        torch.testing.assert_close(seen[i], alone)
+        assert torch.equal(truth[i], truth_alone)
+        changed_alone = intensity_views(
+            alone[None].clone(), [looks[i]], [np.random.default_rng(i)]
+        )[0]
+        torch.testing.assert_close(changed[i], changed_alone)
+
+
+def test_turns_keep_shapes_on_slices_that_are_not_square():
+    y, x = torch.meshgrid(torch.arange(40), torch.arange(90), indexing="ij")
+    disc = ((y - 19.5) ** 2 + (x - 44.5) ** 2 < 100).long()
+    for angle in (0.3, 1.0, 2.0, 4.0):
+        truth = view_of(disc[None].float(), disc, SpatialView(middle(disc), angle, 1, 1), 32)[1]
+        assert truth.sum() == pytest.approx(int(disc.sum()), rel=0.03)
+        rows, columns = truth.any(1).sum(), truth.any(0).sum()
+        assert abs(int(rows) - int(columns)) <= 1
+
+
+@quick
+@given(st.integers(0, 9999), st.sampled_from([0.5, 2.0]))
+def test_scale_magnifies(seed, scale):
+    label = torch.zeros(64, 64, dtype=torch.long)
+    label[28:36, 28:36] = 1
+    how = Augmentation(scale=(scale, scale), stretch=0.0, turn=0.0)
+    view = draw_spatial(np.random.default_rng(seed), middle(label), how)
+    truth = view_of(label[None].float(), label, view, 64)[1]
+    assert truth.sum() == pytest.approx(64 * scale**2, rel=0.05)
+
+
+def orientations(how: Augmentation) -> set[tuple[str, str]]:
+    """Where two marks of a slice, right of and below its middle, come to lie in 40 views."""
+    label = torch.zeros(31, 31, dtype=torch.long)
+    label[15, 25], label[25, 15] = 1, 2
+    found, rng = set(), np.random.default_rng(0)
+    for _ in range(40):
+        view = draw_spatial(rng, middle(label), how)
+        truth = view_of(label[None].float(), label, view, 31)[1]
+        places = []
+        for mark in (1, 2):
+            y, x = torch.nonzero(truth == mark)[0].tolist()
+            places.append(("up", "down")[y > 15] if abs(y - 15) > 5 else ("left", "right")[x > 15])
+        found.add(tuple(places))
+    return found
+
+
+def test_oriented_models_never_see_mirror_images_or_quarter_turns():
+    still = Augmentation(31, (1.0, 1.0), 0.0, 0.0, orientation_free=False)
+    assert orientations(still) == {("right", "down")}
+    assert len(orientations(replace(still, orientation_free=True))) == 8  # turned and mirrored
+
+
+@quick
+@given(st.integers(0, 9999), st.integers(1, 3))
+def test_intensity_views_stay_finite_and_keep_the_shape(seed, channels):
+    rng = np.random.default_rng(seed)
+    for images in (torch.rand(2, channels, 24, 40), torch.zeros(2, channels, 24, 40)):
+        looks = [draw_intensity(rng, Augmentation()) for _ in images]
+        seen = intensity_views(images.clone(), looks, [rng, rng])
+        assert seen.shape == images.shape
+        assert torch.isfinite(seen).all()
+
+
+def test_each_step_does_what_its_name_says():
+    image = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def seen(**step) -> torch.Tensor:
+        rng = np.random.default_rng(0)
+        return intensity_views(image.clone(), [replace(PLAIN, **step)], [rng])
+
+    assert torch.equal(seen(), image)
+    torch.testing.assert_close(seen(gamma=2.0), image**2)
+    torch.testing.assert_close(seen(gain=1.2, offset=0.1), image * 1.2 + 0.1)
+    assert seen(noise=0.1).sub(image).std() == pytest.approx(0.1, rel=0.1)
+    assert seen(resolution=0.5).diff(dim=-1).abs().mean() < 0.6 * image.diff(dim=-1).abs().mean()
+    bias = np.zeros((4, 4), np.float32)
+    bias[:, 2:] = 0.5
+    brighter = seen(bias=bias) / image
+    assert brighter[..., -4:].mean() > 1.3 * brighter[..., :4].mean()
+
+
+@quick
+@given(st.floats(0.4, 1.2))
+def test_blur_is_scipys_gaussian_and_keeps_channels_apart(sigma):
+    image = np.random.default_rng(0).random((2, 20, 24)).astype(np.float32)
+    expected = [ndimage.gaussian_filter(c, sigma, mode="nearest", radius=3) for c in image]
+    blurred = augment._blur(torch.from_numpy(image), sigma)
+    torch.testing.assert_close(blurred, torch.from_numpy(np.stack(expected)), atol=1e-5, rtol=1e-4)

@@ -1,0 +1,77 @@
+"""Intensities, padding and neighbouring slices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from l2gnet_core.preprocess import intensity_window, neighbours, normalise, pad_to_multiple
+
+quick = settings(max_examples=20, deadline=None)
+
+
+def test_a_constant_scan_becomes_zeros():
+    for value in (0, -1000, 77):
+        scan = np.full((3, 8, 8), value, np.int16)
+        result = normalise(scan, intensity_window(scan))
+        assert result.dtype == np.float32
+        assert (result == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float32, np.float64])
+def test_percentiles_become_zero_and_one(dtype):
+    scan = np.random.default_rng(0).integers(0, 250, (4, 50, 50)).astype(dtype)
+    low, high = np.percentile(scan, (1, 99))
+    assert intensity_window(scan) == pytest.approx((low, high))
+    result = normalise(scan, (low, high))
+    assert result.dtype == np.float32
+    assert np.allclose(result, np.clip((scan.astype(float) - low) / (high - low), 0, 1), atol=1e-6)
+
+
+@quick
+@given(st.floats(0.01, 1000), st.floats(-500, 500))
+def test_the_scanners_gain_and_offset_do_not_matter(gain, offset):
+    scan = np.random.default_rng(0).normal(size=(2, 30, 30))
+    plain = normalise(scan, intensity_window(scan))
+    other = gain * scan + offset
+    assert np.allclose(normalise(other, intensity_window(other)), plain, atol=1e-3)
+
+
+def test_window_does_not_depend_on_how_the_array_lies_in_memory():
+    scan = np.random.default_rng(0).integers(0, 1000, (5, 40, 30)).astype(np.int16)
+    stored = np.asfortranarray(scan)
+    for at_most in (500, 2_000_000):
+        assert intensity_window(stored, at_most) == intensity_window(scan, at_most)
+
+
+def test_window_of_a_large_scan_is_read_off_a_fair_sample():
+    # Each column has its own brightness: a step that divides the width would see one column only.
+    scan = np.broadcast_to(np.arange(64.0), (20, 64, 64)).copy()
+    low, high = intensity_window(scan, at_most=scan.size // 64)
+    assert low <= 2
+    assert high >= 61
+
+
+@quick
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 2, 16]))
+def test_cropping_undoes_padding_exactly(height, width, multiple):
+    images = torch.rand(2, 1, height, width)
+    padded = pad_to_multiple(images, multiple)
+    assert padded.shape[-2] % multiple == padded.shape[-1] % multiple == 0
+    assert padded.shape[-2] - height < multiple
+    assert padded.shape[-1] - width < multiple
+    assert torch.equal(padded[..., :height, :width], images)
+    assert padded.sum() == pytest.approx(float(images.sum()), rel=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 20), st.sampled_from([1, 3, 5]), st.data())
+def test_neighbours_surround_their_slice_and_end_with_the_stack(total, count, data):
+    index = data.draw(st.integers(0, total - 1))
+    (seen,) = neighbours([index], total, count)
+    assert len(seen) == count
+    for offset, slice in enumerate(seen, -(count // 2)):
+        assert slice == min(max(index + offset, 0), total - 1)
