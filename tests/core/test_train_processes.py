@@ -16,8 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from l2gnet_core.checkpoint import MODEL_FILE
-from l2gnet_core.train import STATE_FILE
+from l2gnet_core.checkpoint import MODEL_FILE, load_model
 from l2gnet_core.training_log import LOG_FILE
 
 #: 6 steps of 8 slices; every step is saved, so that a kill may fall between any two.
@@ -96,11 +95,9 @@ def test_two_processes_learn_what_one_does_with_the_whole_batch(dataset, tmp_pat
     assert len(losses(one)) == len(losses(two)) == 6
     assert np.abs(np.subtract(losses(one), losses(two))).max() < 1e-3
     # Not only what they say: what they have become.
-    states = [torch.load(run / STATE_FILE, weights_only=True)["network"] for run in (one, two)]
-    for name, weight in states[0].items():
-        # As a whole: Adam turns the rounding of a gradient near zero into a step of its own size.
-        apart = (states[1][name].float() - weight.float()).norm()
-        assert apart <= 1e-2 * weight.float().norm() + 1e-3, name
+    image = torch.rand(2, 1, 48, 48, generator=torch.Generator().manual_seed(0))
+    answers = [load_model(folder).network(image).logits for folder in (one, two)]
+    torch.testing.assert_close(*answers, atol=2e-2, rtol=0)
 
 
 def kill_and_resume(dataset: Path, folder: Path, kills: int, epochs: int, seed: int) -> None:
