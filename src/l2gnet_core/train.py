@@ -19,12 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from l2gnet_core.config import NetworkConfig
 from l2gnet_core.data import TrainingCase
 from l2gnet_core.errors import InputError
 from l2gnet_core.losses import segmentation_loss
 from l2gnet_core.metrics import dice_per_class
-from l2gnet_core.model import NetworkOutput, SegmentationNetwork, build
+from l2gnet_core.model import NetworkOutput, SegmentationNetwork
 from l2gnet_core.preprocess import neighbours, pad_to_multiple
 from l2gnet_core.quantizer import perplexity
 from l2gnet_core.sampling import Sampler
@@ -127,13 +126,12 @@ class Trainer:
     """State of one run: network, averaged network, optimiser, step and time spent."""
 
     def __init__(
-        self, network: NetworkConfig, training: TrainingConfig, folder: Path, fabric: Fabric
+        self, network: SegmentationNetwork, training: TrainingConfig, folder: Path, fabric: Fabric
     ) -> None:
-        torch.manual_seed(training.seed)
         self.training = training
         self.folder = folder
         self.fabric = fabric
-        self.network = build(network)
+        self.network = network
         # Missing from the annotations of nn.Module.to.
         self.network.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(

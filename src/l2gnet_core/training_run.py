@@ -22,6 +22,7 @@ from l2gnet_core.checkpoint import (
 from l2gnet_core.config import preset
 from l2gnet_core.data import Dataset, Split, TrainingCase, load_frames, open_dataset, split_patients
 from l2gnet_core.errors import InputError
+from l2gnet_core.model import build
 from l2gnet_core.phantom import cardiac_phantom
 from l2gnet_core.preprocess import intensity_window, normalise
 from l2gnet_core.sampling import Sampler
@@ -93,14 +94,17 @@ def train_dataset(
     sampler = Sampler(
         cases, augmentation, settings.slices, training.seed, extra, training.extra_share
     )
-    network = preset(
-        settings.preset,
-        len(dataset.labels) + 1,
-        in_channels=settings.slices,
-        architecture=settings.architecture,
-        supervised=2,
-    )
     fabric.launch()
+    torch.manual_seed(training.seed)
+    network = build(
+        preset(
+            settings.preset,
+            len(dataset.labels) + 1,
+            in_channels=settings.slices,
+            architecture=settings.architecture,
+            supervised=2,
+        )
+    )
     trainer = Trainer(network, training, settings.folder, fabric)
     resumed = settings.resume and trainer.resume()
     if settings.start is not None and not resumed:

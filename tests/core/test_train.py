@@ -92,7 +92,7 @@ def test_training_lowers_the_loss(tmp_path):
         averaging=0.8,
         large_from=1.0,
     )
-    trainer = Trainer(preset("tiny", 3, supervised=1), training, tmp_path, make_fabric())
+    trainer = Trainer(build(preset("tiny", 3, supervised=1)), training, tmp_path, make_fabric())
     progress = list(trainer.run(sampler(range(4)), training_cases([9])))
     losses = [step.loss for step in progress]
     assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])
@@ -108,7 +108,7 @@ def test_training_lowers_the_loss(tmp_path):
 
 
 def test_the_learning_rate_warms_up_and_falls_with_what_is_done(tmp_path):
-    trainer = Trainer(preset("tiny", 3), TrainingConfig(epochs=1), tmp_path, make_fabric())
+    trainer = Trainer(build(preset("tiny", 3)), TrainingConfig(epochs=1), tmp_path, make_fabric())
     rates = [trainer._learning_rate(done) for done in (0.0, 0.015, 0.03, 0.5, 0.9, 1.0)]
     assert rates[0] < rates[1] < rates[2]
     assert rates[2] == pytest.approx(trainer.training.learning_rate)
@@ -118,7 +118,7 @@ def test_the_learning_rate_warms_up_and_falls_with_what_is_done(tmp_path):
 
 def test_minutes_count_training_time(tmp_path):
     training = TrainingConfig(minutes=0.5 / 60, batch=2)
-    trainer = Trainer(preset("tiny", 3), training, tmp_path, make_fabric())
+    trainer = Trainer(build(preset("tiny", 3)), training, tmp_path, make_fabric())
     progress = list(trainer.run(sampler(range(2)), training_cases([9])))
     assert 0.5 <= progress[-1].seconds < 5
     assert progress[-1].done == 1
@@ -127,7 +127,7 @@ def test_minutes_count_training_time(tmp_path):
 
 def test_the_average_follows_the_weights_and_takes_the_current_codebook(tmp_path):
     training = TrainingConfig(epochs=1, batch=4, averaging=0.5)
-    trainer = Trainer(preset("tiny", 3), training, tmp_path, make_fabric())
+    trainer = Trainer(build(preset("tiny", 3)), training, tmp_path, make_fabric())
     list(trainer.run(sampler(range(4)), training_cases([9])))
     average = trainer.averaged_network()
     assert not average.training
@@ -313,7 +313,7 @@ def test_two_patients_train_without_tuning_scores(dataset, tmp_path):
 
 def test_a_run_ends_on_larger_crops_in_smaller_batches(tmp_path, monkeypatch):
     training = TrainingConfig(epochs=2, batch=4, large_from=0.5, large=1.5)
-    trainer = Trainer(preset("tiny", 3), training, tmp_path, make_fabric())
+    trainer = Trainer(build(preset("tiny", 3)), training, tmp_path, make_fabric())
     seen, batch = [], trainer._batch
 
     def watched(*arguments, **options):
