@@ -90,6 +90,11 @@ def cli() -> None:
     type=click.IntRange(0, 2),
     help="Slice along this axis of the stored array, whatever the model's card says.",
 )
+@click.option(
+    "--orientation",
+    metavar="LPS",
+    help="What the axes of the stored array grow to (L/R, P/A, I/S), for scans that do not say.",
+)
 @click.option("--raw", is_flag=True, help="Leave out the tidying that the model's card asks for.")
 @json_option
 def segment(
@@ -98,13 +103,16 @@ def segment(
     model: str,
     device: str,
     axis: int | None,
+    orientation: str | None,
     raw: bool,
     as_json: bool,
 ) -> None:
     """Write one mask per image, in the image's own grid."""
     from l2gnet_core.segment_files import Job, plan_jobs, segment_file
+    from l2gnet_core.volume import parse_orientation
 
     started = time.perf_counter()
+    orientation = parse_orientation(orientation) if orientation is not None else None
     jobs: Sequence[Job] = plan_jobs(images, output)
     from l2gnet_core.catalog import find_model
     from l2gnet_core.checkpoint import load_model
@@ -117,7 +125,7 @@ def segment(
     with _Progress(len(jobs), "Segmenting") as bar:
         for job in jobs:
             try:
-                report = segment_file(job, loaded, device, axis, raw)
+                report = segment_file(job, loaded, device, axis, raw, orientation)
             except InputError as error:
                 if len(jobs) == 1:
                     raise
@@ -332,7 +340,7 @@ def models(as_json: bool) -> None:
         lines = {
             "": card.summary,
             "labels": ", ".join(f"{label.id} {label.name}" for label in card.labels),
-            "slices": card.slicing,
+            "slices": card.slicing + (", left and right told apart" if card.oriented else ""),
             "data": card.data,
             "licence": card.licence,
             "Dice": ", ".join(f"{name} {dice:.3f}" for name, dice in scores.items()),

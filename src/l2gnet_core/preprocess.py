@@ -20,10 +20,10 @@ def intensity_window(scan: NDArray[Any], at_most: int = 2_000_000) -> tuple[floa
 
     Read off an evenly spaced subset of about `at_most` voxels, so that large scans stay quick.
     """
-    flat = scan.reshape(-1) if scan.flags.c_contiguous else scan.ravel()
     # An odd step does not lock onto the columns of images whose width is even.
-    step = max(1, flat.size // at_most) | 1
-    low, high = np.percentile(flat[::step], PERCENTILES)
+    step = max(1, scan.size // at_most) | 1
+    # Not ravel(): it copies all of a scan that is seen the other way round.
+    low, high = np.percentile(scan.flat[::step], PERCENTILES)
     return float(low), float(high)
 
 
@@ -42,11 +42,18 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     return F.pad(images, (0, -width % multiple, 0, -height % multiple))
 
 
-def neighbours(indices: Sequence[int], total: int, count: int) -> NDArray[np.intp]:
+def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps (B,C,H,W) at another size, bilinear, smoothed first where they shrink."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, tuple(size), mode="bilinear", antialias=True)
+
+
+def neighbours(indices: Sequence[int], total: int, count: int, step: int = 1) -> NDArray[np.intp]:
     """(k,count): for each of `indices` the `count` slices around it that a network sees (2.5-D).
 
     `total` is the number of slices; at the ends the last one stands for those missing. `count` is
-    odd.
+    odd. `step` is how many slices one neighbour is from the next.
     """
-    wanted = np.asarray(indices)[:, None] + np.arange(count) - count // 2
+    wanted = np.asarray(indices)[:, None] + step * (np.arange(count) - count // 2)
     return wanted.clip(0, total - 1)

@@ -86,6 +86,16 @@ def test_neighbours_surround_their_slice_and_end_with_the_stack(total, count, da
         assert slice == min(max(index + offset, 0), total - 1)
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 30), st.sampled_from([3, 5]), st.integers(1, 12), st.data())
+def test_neighbours_may_lie_apart(total, count, step, data):
+    index = data.draw(st.integers(0, total - 1))
+    (seen,) = neighbours([index], total, count, step)
+    assert [
+        min(max(index + step * k, 0), total - 1) for k in range(-(count // 2), count // 2 + 1)
+    ] == [*seen]
+
+
 @pytest.mark.parametrize("shape", [(32, 32), (48, 40)])
 def test_without_scale_and_turn_the_view_is_a_plain_crop(centred, shape):
     label = torch.randint(4, shape)
