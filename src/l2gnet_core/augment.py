@@ -16,8 +16,9 @@ class Augmentation:
 
     `scale` is the range of in-plane magnification; `turn` the largest free rotation in degrees, on
     top of which `orientation_free` adds quarter turns and mirroring (only for models without left
-    and right). `alone` is how often a network of several slices sees the middle one in place of its
-    neighbours, lest it fail on a single image.
+    and right). Models that have them see mirror images only where `mirror_pairs` are the classes
+    that change places in one. `alone` is how often a network of several slices sees the middle one
+    in place of its neighbours, lest it fail on a single image.
     """
 
     size: int = 160
@@ -25,6 +26,7 @@ class Augmentation:
     stretch: float = 0.1
     turn: float = 30.0
     orientation_free: bool = True
+    mirror_pairs: tuple[tuple[int, int], ...] = ()
     on_structure: float = 0.6
     gamma: tuple[float, float] = (0.6, 1.6)
     noise: float = 0.06
@@ -52,6 +54,8 @@ def spatial_view(image: Tensor, label: Tensor, how: Augmentation) -> tuple[Tenso
     if how.orientation_free:
         angle += math.pi / 2 * int(torch.randint(4, ()))
         mirror = 1.0 if torch.rand(()) < 0.5 else -1.0
+    elif how.mirror_pairs and torch.rand(()) < 0.5:
+        mirror, label = -1.0, swapped(label, how.mirror_pairs)
     row, column = _centre(label, how)
     # Output pixel → input pixel, in pixels; divided by the half-size for grid_sample.
     cos, sin = math.cos(angle), math.sin(angle)
@@ -67,6 +71,14 @@ def spatial_view(image: Tensor, label: Tensor, how: Augmentation) -> tuple[Tenso
     seen = F.grid_sample(image[None], grid, align_corners=False)[0]
     truth = F.grid_sample(label[None, None].float(), grid, mode="nearest", align_corners=False)
     return seen, truth[0, 0].long()
+
+
+def swapped(label: Tensor, pairs: tuple[tuple[int, int], ...]) -> Tensor:
+    """Classes (H,W) with those of each pair exchanged."""
+    lookup = torch.arange(256, dtype=label.dtype)
+    for one, other in pairs:
+        lookup[one], lookup[other] = other, one
+    return lookup[label.long()]
 
 
 def _centre(label: Tensor, how: Augmentation) -> tuple[float, float]:

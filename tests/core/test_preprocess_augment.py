@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -175,6 +177,25 @@ def test_oriented_models_never_see_mirror_images_or_quarter_turns():
     assert orientations(still) == {("right", "down")}
     free = Augmentation(31, (1.0, 1.0), 0.0, 0.0, orientation_free=True)
     assert len(orientations(free)) == 8  # four turns, each mirrored or not
+
+
+@pytest.mark.usefixtures("centred", "seeded")
+def test_in_a_mirror_paired_classes_change_places():
+    # 1 is left of the middle, 2 right of it; 3 is left too, but has no side in its name.
+    label = torch.zeros(32, 32, dtype=torch.uint8)
+    label[10:14, 4:8], label[10:14, 24:28], label[20:24, 4:8] = 1, 2, 3
+    image = (label == 3)[None].float()
+    how = replace(STILL, mirror_pairs=((1, 2),))
+    mirrored = []
+    for _ in range(60):
+        seen, truth = spatial_view(image, label, how)
+        columns = [torch.nonzero(truth == id)[:, 1].float().mean() for id in (1, 2, 3)]
+        assert columns[0] < 10
+        assert columns[1] > 20
+        mirrored.append(bool(columns[2] > 20))
+        assert torch.equal(seen[0] > 0.5, truth == 3)
+    assert 15 < sum(mirrored) < 45
+    assert torch.equal(label[10:14, 4:8], torch.ones(4, 4, dtype=torch.uint8))  # left as it was
 
 
 def test_views_depend_on_the_seed_alone():
