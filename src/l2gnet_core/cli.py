@@ -235,7 +235,18 @@ def _table(rows: list[tuple[str, ...]]) -> str:
 @click.option(
     "--oriented",
     is_flag=True,
-    help="Keep left and right: no quarter turns or mirror images in training.",
+    help="Tell left from right: scans are seen from one side whatever their storage order, not "
+    "turned far, and mirrored only if all structures with a side have a partner by name.",
+)
+@click.option(
+    "--plane",
+    type=click.Choice(["axial", "coronal", "sagittal"]),
+    help="Slices to learn from; by default through-plane ones, with --oriented axial ones.",
+)
+@click.option(
+    "--resample",
+    is_flag=True,
+    help="See slices at one voxel size in mm, the median of the training scans.",
 )
 @click.option(
     "--phantoms",
@@ -256,6 +267,8 @@ def train(
     resume: bool,
     start: str | None,
     oriented: bool,
+    plane: str | None,
+    resample: bool,
     phantoms: float,
     device: str,
 ) -> None:
@@ -276,15 +289,17 @@ def train(
         architecture=arch,
         preset=size,
         slices=int(slices),
+        slicing=plane or ("axial" if oriented else "through-plane"),
+        oriented=oriented,
+        resample=resample,
         device=choose_device(device)[0],
         resume=resume,
         start=find_model(start) if start else None,
     )
     training = TrainingConfig(minutes=minutes, epochs=epochs, seed=seed, extra_share=phantoms)
-    augmentation = Augmentation(orientation_free=not oriented)
     with _Progress(1.0, "Training") as bar:
         best, steps = "", 0  # a resumed run may have nothing left to do
-        for progress in train_dataset(settings, training, augmentation):
+        for progress in train_dataset(settings, training, Augmentation()):
             steps = progress.step
             if progress.dice:
                 best = ", Dice " + " ".join(f"{dice:.3f}" for dice in progress.dice)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
@@ -47,6 +48,18 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     return F.interpolate(maps, tuple(size), mode="bilinear", antialias=True)
+
+
+def resized_classes(classes: Tensor, size: Sequence[int]) -> Tensor:
+    """Class indices (n,H,W) at another size: a pixel goes to the class with the largest share."""
+    if tuple(classes.shape[-2:]) == tuple(size):
+        return classes
+    found = []
+    for one in classes:
+        present, which = torch.unique(one, return_inverse=True)
+        shares = F.one_hot(which, len(present)).movedim(-1, 0)[None].float()
+        found.append(present[resized(shares, size)[0].argmax(0)])
+    return torch.stack(found)
 
 
 def neighbours(indices: Sequence[int], total: int, count: int, step: int = 1) -> NDArray[np.intp]:

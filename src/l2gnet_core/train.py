@@ -203,7 +203,8 @@ class Trainer:
             pool = extra if extra and torch.rand(()) < self.training.extra_share else cases
             case = pool[int(torch.randint(len(pool), ()))]
             index = int(torch.randint(len(case.image), ()))
-            seen = neighbours([index], len(case.image), self.network.config.in_channels)[0]
+            channels = self.network.config.in_channels
+            seen = neighbours([index], len(case.image), channels, case.step)[0]
             if how.orientation_free and torch.rand(()) < 0.5:
                 seen = seen[::-1]
             if torch.rand(()) < how.alone:
@@ -224,7 +225,7 @@ class Trainer:
             predicted = []
             count = len(case.image)
             for indices in torch.arange(count).split(4):
-                seen = neighbours(indices.tolist(), count, network.config.in_channels)
+                seen = neighbours(indices.tolist(), count, network.config.in_channels, case.step)
                 slices = case.image[seen].float()
                 batch = pad_to_multiple(slices, network.config.stride)
                 with torch.inference_mode():

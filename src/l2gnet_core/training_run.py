@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,16 +20,28 @@ from l2gnet_core.checkpoint import (
     save_model,
 )
 from l2gnet_core.config import preset
-from l2gnet_core.data import Dataset, Split, TrainingCase, load_frames, open_dataset, split_patients
+from l2gnet_core.data import (
+    Dataset,
+    Split,
+    TrainingCase,
+    load_frames,
+    median_spacing,
+    open_dataset,
+    split_patients,
+)
 from l2gnet_core.errors import InputError
 from l2gnet_core.phantom import cardiac_phantom
 from l2gnet_core.preprocess import intensity_window, normalise
+from l2gnet_core.sides import mirror_pairs
 from l2gnet_core.train import Progress, Trainer, TrainingConfig
 
 SPLIT_FILE = "split.json"
 LOG_FILE = "log.csv"
+VIEW_FILE = "view.json"
 #: Seeds of drawn phantoms that training may see; demonstrations and tests use smaller ones.
 FIRST_TRAINING_PHANTOM = 10_000
+#: Degrees by which slices are turned at most for models that tell left from right.
+ORIENTED_TURN = 15.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,8 @@ class RunSettings:
     """What a training run is asked for.
 
     `slices` is how many neighbouring slices the network sees at once (odd; more than one is 2.5-D).
+    `oriented` makes a model that tells left from right, for axial, coronal or sagittal `slicing`;
+    `resample` one that sees slices at the median voxel size of its training scans.
     `start` is a model whose weights a new run begins with. `test` and `tuning` are shares of the
     patients.
     """
@@ -47,6 +61,8 @@ class RunSettings:
     preset: str = "small"
     slices: int = 1
     slicing: str = "through-plane"
+    oriented: bool = False
+    resample: bool = False
     test: float = 0.2
     tuning: float = 0.0625
     device: str = "cpu"
@@ -68,15 +84,20 @@ def train_dataset(
             f"Expected a new run folder, but {settings.folder} holds a run already; "
             "add --resume to go on with it, or choose another folder."
         )
+    if training.extra_share and (settings.oriented or settings.resample):
+        raise InputError(
+            "Drawn phantoms have no left, no right and no true size: leave out --phantoms, or "
+            "--oriented and --resample."
+        )
     dataset = open_dataset(settings.dataset)
     split = read_or_make_split(dataset, settings, training.seed)
+    card = _begun_card(dataset, split, settings)
+    if settings.oriented:
+        augmentation = _keeping_sides(augmentation, card)
 
     def frames(part: str) -> list[TrainingCase]:
-        return [
-            frame
-            for case in split.cases(dataset, part)
-            for frame in load_frames(case, dataset.labels, settings.slicing)
-        ]
+        found = split.cases(dataset, part)
+        return [frame for case in found for frame in load_frames(case, card)]
 
     cases, tuning = frames("train"), frames("tuning")
     network = preset(
@@ -98,13 +119,8 @@ def train_dataset(
                 saved = progress.seconds
             yield progress
     trainer.save()
-    card = ModelCard(
-        name=settings.folder.name,
-        labels=dataset.labels,
-        architecture=settings.architecture,
-        slicing=settings.slicing,
-        data=dataset.description,
-        split={part: list(patients) for part, patients in asdict(split).items()},
+    card = replace(
+        card,
         training={
             "steps": trainer.step,
             "minutes": round(trainer.seconds / 60, 1),
@@ -113,6 +129,52 @@ def train_dataset(
         },
     )
     save_model(settings.folder / MODEL_FILE, trainer.averaged_network(), card)
+
+
+def _begun_card(dataset: Dataset, split: Split, settings: RunSettings) -> ModelCard:
+    """What a run's model is and how it sees scans; the latter is written into the run folder.
+
+    Raises InputError if a resumed run began with another view of scans.
+    """
+    if settings.oriented and settings.slicing == "through-plane":
+        raise InputError(
+            "Expected axial, coronal or sagittal slices for a model that tells left from right, "
+            "but got through-plane; choose one of the three."
+        )
+    card = ModelCard(
+        name=settings.folder.name,
+        labels=dataset.labels,
+        architecture=settings.architecture,
+        slicing=settings.slicing,
+        oriented=settings.oriented,
+        data=dataset.description,
+        split={part: list(patients) for part, patients in asdict(split).items()},
+    )
+    if settings.resample:
+        card = replace(card, spacing=median_spacing(split.cases(dataset, "train"), card))
+    file = settings.folder / VIEW_FILE
+    view = json.dumps({n: getattr(card, n) for n in ("slicing", "oriented", "spacing")}, indent=1)
+    # Half of a run with left and right and half without would make a model of neither kind.
+    if settings.resume and file.is_file() and file.read_text() != view:
+        raise InputError(
+            f"Expected the way of seeing scans that the run began with ({file}), but it is "
+            "another; resume with the first --plane, --oriented and --resample, or use a new run "
+            "folder."
+        )
+    file.write_text(view)
+    return card
+
+
+def _keeping_sides(augmentation: Augmentation, card: ModelCard) -> Augmentation:
+    """Training views for a model that tells left from right."""
+    # In a sagittal stack left and right are no sides of the picture.
+    pairs = () if card.slicing == "sagittal" else mirror_pairs(card.labels)
+    return replace(
+        augmentation,
+        orientation_free=False,
+        turn=min(augmentation.turn, ORIENTED_TURN),
+        mirror_pairs=pairs,
+    )
 
 
 def read_or_make_split(dataset: Dataset, settings: RunSettings, seed: int) -> Split:

@@ -287,10 +287,12 @@ def test_trains_a_model_that_segments(l2gnet, refused, save_scan, scan, image, t
     model = load_model(tmp_path / "run" / MODEL_FILE)
     assert model.card.labels.names == {1: "structure 1"}
     assert model.card.training["settings"]["seed"] == 3
+    assert (model.card.slicing, model.card.oriented) == ("axial", True)
     assert model.card.training["augmentation"]["orientation_free"] is False
 
     assert "--resume" in refused(*arguments, "--epochs", "1")
-    code, out, _ = l2gnet(*arguments, "--epochs", "1", "--resume")
+    assert "--oriented" in refused(*arguments, "--epochs", "1", "--resume")
+    code, out, _ = l2gnet(*arguments, "--epochs", "1", "--resume", "--oriented")
     assert (code, "finished already" in out) == (0, True)
     mask = tmp_path / "mask.nii.gz"
     assert l2gnet("segment", image, "-o", mask, "--model", tmp_path / "run")[0] == 0

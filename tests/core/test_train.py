@@ -19,7 +19,7 @@ from l2gnet_core.config import preset
 from l2gnet_core.data import TrainingCase
 from l2gnet_core.errors import InputError
 from l2gnet_core.train import STATE_FILE, Trainer, TrainingConfig
-from l2gnet_core.training_run import LOG_FILE, SPLIT_FILE, RunSettings, train_dataset
+from l2gnet_core.training_run import LOG_FILE, SPLIT_FILE, VIEW_FILE, RunSettings, train_dataset
 
 SMALL_VIEWS = Augmentation(size=32)
 #: 4 of 6 patients with 2 slices each in batches of 4 are 2 steps an epoch: 6 steps.
@@ -159,7 +159,7 @@ def test_a_run_leaves_log_split_state_and_a_model_that_loads(dataset, tmp_path):
     folder = tmp_path / "run"
     progress = run(dataset, folder)
     names = {path.name for path in folder.iterdir()}
-    assert names == {LOG_FILE, SPLIT_FILE, STATE_FILE, MODEL_FILE}
+    assert names == {LOG_FILE, SPLIT_FILE, VIEW_FILE, STATE_FILE, MODEL_FILE}
 
     rows = log_rows(folder)
     assert len(rows) == STEPS
@@ -303,6 +303,59 @@ def test_a_network_of_three_slices_begins_as_the_single_slice_model_it_came_from
     torch.testing.assert_close(deep.encoder(slices), flat.encoder(slices[:, 1:2]))
     with pytest.raises(InputError, match="no more slices"):
         run(dataset, tmp_path / "back", start=tmp_path / "deep")
+
+
+def test_models_with_left_and_right_learn_from_views_that_keep_them(dataset, tmp_path):
+    (dataset / "dataset.json").write_text('{"labels": {"rim left": 1, "rim right": 2}}')
+    for name, slicing, pairs in (("a", "axial", [[1, 2]]), ("s", "sagittal", [])):
+        settings = {"oriented": True, "resample": True, "slicing": slicing}
+        run(dataset, tmp_path / name, replace(SHORT, epochs=1), **settings)
+        card = read_card(tmp_path / name / MODEL_FILE)
+        assert (card.oriented, card.slicing) == (True, slicing)
+        assert card.spacing == ((8.0, 1.5, 1.5) if slicing == "axial" else (1.5, 1.5, 1.5))
+        how = card.training["augmentation"]
+        assert (how["orientation_free"], how["turn"]) == (False, 15.0)
+        assert how["mirror_pairs"] == pairs
+    run(dataset, tmp_path / "free", replace(SHORT, epochs=1))
+    card = read_card(tmp_path / "free" / MODEL_FILE)
+    assert (card.oriented, card.spacing, card.slicing) == (False, None, "through-plane")
+    assert card.training["augmentation"]["orientation_free"]
+
+
+def test_a_run_goes_on_with_the_view_it_began_with(dataset, tmp_path, one_sentence):
+    axial = {"oriented": True, "slicing": "axial"}
+    run(dataset, tmp_path / "run", stop_after=1, **axial)
+    for other in ({}, {"slicing": "axial"}, {**axial, "resample": True}):
+        with pytest.raises(InputError, match="--oriented") as error:
+            run(dataset, tmp_path / "run", resume=True, **other)
+        one_sentence(error.value)
+    assert run(dataset, tmp_path / "run", resume=True, **axial)[-1].done == 1
+
+
+def test_left_and_right_need_a_plane_and_no_phantoms(dataset, tmp_path, one_sentence):
+    phantoms = replace(SHORT, extra_share=0.2)
+    for says, training, settings in (
+        ("axial, coronal or sagittal", SHORT, {"oriented": True}),
+        ("--phantoms", phantoms, {"oriented": True, "slicing": "axial"}),
+        ("--phantoms", phantoms, {"resample": True}),
+    ):
+        with pytest.raises(InputError, match=says) as error:
+            run(dataset, tmp_path / "run", training, **settings)
+        one_sentence(error.value)
+
+
+def test_neighbours_lie_as_far_apart_as_the_case_says(tmp_path):
+    training = TrainingConfig(epochs=1, batch=60, large_from=1.0)
+    still = Augmentation(size=16, scale=(1, 1), stretch=0, turn=0, alone=0, orientation_free=False)
+    trainer = Trainer(preset("tiny", 3, in_channels=3), training, still, tmp_path)
+    levels = torch.linspace(0, 1, 9)[:, None, None].expand(9, 64, 64)
+    classes = torch.zeros(9, 64, 64, dtype=torch.uint8)
+    rises = []
+    for step in (1, 3):
+        torch.manual_seed(0)
+        images, _ = trainer._batch([TrainingCase(levels.half(), classes, step)], [], large=False)
+        rises.append(float((images[:, 2] - images[:, 0]).mean()))
+    assert rises[1] > 1.8 * rises[0] > 0
 
 
 def test_neighbours_come_in_both_orders_and_sometimes_not_at_all(tmp_path):
