@@ -24,10 +24,11 @@ class Augmentation:
 
     `size` is the width of a view in pixels. `scale` is the range of in-plane magnification; `turn`
     the largest free rotation in degrees, on top of which `orientation_free` adds quarter turns and
-    mirroring (only for models without left and right). `on_structure` is the share of views that
-    are centred near a structure, each structure as often as the others, so that small organs are
-    not lost among large ones. `alone` is how often a network of several slices sees the middle one
-    in place of its neighbours, lest it fail on a single image.
+    mirroring (only for models without left and right). Models that have them see mirror images only
+    where `mirror_pairs` are the classes that change places in one. `on_structure` is the share of
+    views that are centred near a structure, each structure as often as the others, so that small
+    organs are not lost among large ones. `alone` is how often a network of several slices sees the
+    middle one in place of its neighbours, lest it fail on a single image.
     """
 
     size: int = 160
@@ -35,6 +36,7 @@ class Augmentation:
     stretch: float = 0.1
     turn: float = 30.0
     orientation_free: bool = True
+    mirror_pairs: tuple[tuple[int, int], ...] = ()
     on_structure: float = 0.5
     alone: float = 0.1
     gamma: tuple[float, float] = (0.6, 1.6)
@@ -53,6 +55,11 @@ class SpatialView:
     angle: float
     rows: float
     columns: float
+
+    @property
+    def mirrored(self) -> bool:
+        """Is the view a mirror image of the slice?"""
+        return self.columns < 0
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,9 @@ def draw_spatial(rng: Generator, centre: tuple[float, float], how: Augmentation)
     angle = math.radians(rng.uniform(-how.turn, how.turn))
     quarters, mirror = 0, 1
     if how.orientation_free:
-        quarters, mirror = int(rng.integers(4)), int(rng.choice([-1, 1]))
+        quarters = int(rng.integers(4))
+    if how.orientation_free or how.mirror_pairs:
+        mirror = int(rng.choice([-1, 1]))
     return SpatialView(
         centre, angle + math.pi / 2 * quarters, 1 / (scale * stretch), mirror * stretch / scale
     )
@@ -116,6 +125,14 @@ def spatial_views(
     seen = F.grid_sample(images, grid, align_corners=False)
     truth = F.grid_sample(labels[:, None].float(), grid, mode="nearest", align_corners=False)
     return seen, truth[:, 0].long()
+
+
+def swapped(classes: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """Classes (H,W) with those of each pair exchanged."""
+    lookup = torch.arange(256, dtype=classes.dtype)
+    for one, other in pairs:
+        lookup[one], lookup[other] = other, one
+    return lookup[classes.long()]
 
 
 def _theta(view: SpatialView, size: int, height: int, width: int) -> list[list[float]]:

@@ -40,8 +40,11 @@ class ModelCard:
 
     `slicing` is "axial", "coronal", "sagittal" or "through-plane". `views` is the number of quarter
     turns over which predictions are averaged: 4 for models without left and right, else 1.
-    `sides` is the range, in pixels, of the longer side of the slices learnt from; slices outside of
-    it are brought to its middle before the network sees them.
+    `oriented` models tell left from right: `l2gnet_core.slice_view` says which way round they see
+    slices. `spacing` is the distance between slices, rows and columns, in mm, at which the network
+    saw its training slices; where a scan's voxel size is known, its slices are resampled in plane
+    to it. `sides` is the range, in pixels, of the longer side of the slices learnt from; slices
+    outside of it are brought to its middle, unless `spacing` already says how large they are seen.
     `clean_up` is how masks are tidied unless the user chooses otherwise. `scores` maps structure
     names to measures ({"dice": …, "hd95": …}) on the patients of `split["test"]`.
     """
@@ -51,6 +54,8 @@ class ModelCard:
     architecture: str = "l2gnet"
     slicing: str = "through-plane"
     views: int = 1
+    oriented: bool = False
+    spacing: tuple[float, float, float] | None = None
     sides: tuple[int, int] | None = None
     clean_up: CleanUp = field(default_factory=CleanUp)
     summary: str = ""
@@ -74,6 +79,7 @@ class ModelCard:
             **{
                 **values,
                 "labels": LabelSet(tuple(Label(**label) for label in values["labels"])),
+                "spacing": _spacing(values.get("spacing")),
                 "sides": tuple(values["sides"]) if values.get("sides") else None,
                 # Cards of the first models have none.
                 "clean_up": CleanUp(**values.get("clean_up", {})),
@@ -81,3 +87,12 @@ class ModelCard:
                 "weaknesses": tuple(values["weaknesses"]),
             }
         )
+
+
+def _spacing(value: Any) -> tuple[float, float, float] | None:
+    if value is None:
+        return None
+    between, rows, columns = (float(size) for size in value)
+    if not all(0 < size < float("inf") for size in (between, rows, columns)):
+        raise ValueError(f"{value} is no voxel size")
+    return between, rows, columns

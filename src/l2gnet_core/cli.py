@@ -90,6 +90,11 @@ def cli() -> None:
     type=click.IntRange(0, 2),
     help="Slice along this axis of the stored array, whatever the model's card says.",
 )
+@click.option(
+    "--orientation",
+    metavar="LPS",
+    help="What the axes of the stored array grow to (L/R, P/A, I/S), for scans that do not say.",
+)
 @click.option("--raw", is_flag=True, help="Leave out the tidying that the model's card asks for.")
 @json_option
 def segment(
@@ -98,13 +103,16 @@ def segment(
     model: str,
     device: str,
     axis: int | None,
+    orientation: str | None,
     raw: bool,
     as_json: bool,
 ) -> None:
     """Write one mask per image, in the image's own grid."""
     from l2gnet_core.segment_files import Job, plan_jobs, segment_file
+    from l2gnet_core.volume import parse_orientation
 
     started = time.perf_counter()
+    orientation = parse_orientation(orientation) if orientation is not None else None
     jobs: Sequence[Job] = plan_jobs(images, output)
     from l2gnet_core.catalog import find_model
     from l2gnet_core.checkpoint import load_model
@@ -117,7 +125,7 @@ def segment(
     with _Progress(len(jobs), "Segmenting") as bar:
         for job in jobs:
             try:
-                report = segment_file(job, loaded, device, axis, raw)
+                report = segment_file(job, loaded, device, axis, raw, orientation)
             except InputError as error:
                 if len(jobs) == 1:
                     raise
@@ -234,7 +242,18 @@ def _table(rows: list[tuple[str, ...]]) -> str:
 @click.option(
     "--oriented",
     is_flag=True,
-    help="Keep left and right: no quarter turns or mirror images in training.",
+    help="Tell left from right: scans are seen from one side whatever their storage order, not "
+    "turned far, and mirrored only if all structures with a side have a partner by name.",
+)
+@click.option(
+    "--plane",
+    type=click.Choice(["axial", "coronal", "sagittal"]),
+    help="Slices to learn from; by default through-plane ones, with --oriented axial ones.",
+)
+@click.option(
+    "--resample",
+    is_flag=True,
+    help="See slices at one voxel size in mm, the median of the training scans.",
 )
 @click.option(
     "--phantoms",
@@ -288,6 +307,9 @@ def train(
         architecture=how["arch"],
         preset=how["size"],
         slices=int(how["slices"]),
+        slicing=how["plane"] or ("axial" if how["oriented"] else "through-plane"),
+        oriented=how["oriented"],
+        resample=how["resample"],
         device=choose_device(device)[0],
         devices=devices,
         resume=resume,
@@ -301,10 +323,9 @@ def train(
         learning_rate=how["learning_rate"],
         extra_share=how["phantoms"],
     )
-    augmentation = Augmentation(orientation_free=not how["oriented"])
     with _Progress(1.0, "Training") as bar:
         scores, steps = "", 0
-        for progress in train_dataset(settings, training, augmentation):
+        for progress in train_dataset(settings, training, Augmentation()):
             if not steps:
                 write_choices(output, how)
             steps = progress.step
@@ -369,7 +390,7 @@ def models(as_json: bool) -> None:
         lines = {
             "": card.summary,
             "labels": ", ".join(f"{label.id} {label.name}" for label in card.labels),
-            "slices": card.slicing,
+            "slices": card.slicing + (", left and right told apart" if card.oriented else ""),
             "data": card.data,
             "licence": card.licence,
             "Dice": ", ".join(f"{name} {dice:.3f}" for name, dice in scores.items()),

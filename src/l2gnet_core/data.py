@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from l2gnet_core.card import ModelCard
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_labels, read_volume, scans_in, stem_of
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.preprocess import intensity_window, normalise
-from l2gnet_core.volume import HEADERS_ROUND, distance_apart, slicing_axis
+from l2gnet_core.preprocess import intensity_window, normalise, resized, resized_classes
+from l2gnet_core.slice_view import SliceView, slice_view
+from l2gnet_core.volume import HEADERS_ROUND, Volume, distance_apart, slicing_axis
 
 #: What may follow a patient's identity in a file name: frames and phases of one examination. Only
 #: after a separator, lest "patient1" and "patient2" lose their "t1" and "t2" and become one.
@@ -210,10 +212,14 @@ def split_patients(patients: Sequence[str], seed: int, test: float, tuning: floa
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """Neighbouring slices of one frame: image (n,H,W) float16 in [0,1], classes (n,H,W) uint8."""
+    """Neighbouring slices of one frame: image (n,H,W) float16 in [0,1], classes (n,H,W) uint8.
+
+    `step` is how many slices one neighbour that the network sees is from the next.
+    """
 
     image: Tensor
     classes: Tensor
+    step: int = 1
 
     @cached_property
     def _holds(self) -> Tensor:
@@ -232,12 +238,50 @@ class TrainingCase:
         return found
 
 
-def load_frames(case: Case, labels: LabelSet, axis_rule: str) -> list[TrainingCase]:
-    """Read one case, frame by frame as inference does; label ids become class indices in the order
-    of `labels`.
+def median_spacing(cases: Sequence[Case], card: ModelCard) -> tuple[float, float, float]:
+    """The distance between slices, rows and columns in mm at which a model best learns from cases.
 
-    Raises InputError if scan and labels differ in shape or the labels hold an unknown id.
+    Rows and columns get the finer of their two medians: with square pixels a turned slice is a
+    slice. Raises InputError if a scan does not say its voxel size.
     """
+    found = []
+    for case in cases:
+        volume = read_volume(case.image)
+        _check_voxel_size(case, volume)
+        found.append([volume.spacing[axis] for axis in _view(case, volume, card).axes])
+    between, rows, columns = (float(size) for size in np.median(found, axis=0))
+    return between, min(rows, columns), min(rows, columns)
+
+
+def _check_voxel_size(case: Case, volume: Volume) -> None:
+    if volume.units != "mm":
+        raise InputError(
+            f"Expected scans with a voxel size, to resample them to a common one, but "
+            f"{case.image.name} has none; write it into the header, or train without --resample."
+        )
+
+
+def _view(case: Case, volume: Volume, card: ModelCard) -> SliceView:
+    """How the model will see a training scan."""
+    if card.oriented and not volume.oriented:
+        raise InputError(
+            f"Expected scans that say where right, front and top are, to learn left from right, "
+            f"but {case.image.name} does not; write it into the header, or train without "
+            "--oriented."
+        )
+    if card.spacing is not None:
+        _check_voxel_size(case, volume)
+    return slice_view(card, volume, slicing_axis(volume, card.slicing))
+
+
+def load_frames(case: Case, card: ModelCard) -> list[TrainingCase]:
+    """Read one case, frame by frame and as inference sees it with a model of this card; label ids
+    become class indices in the order of the card's labels.
+
+    Raises InputError if scan and labels differ in shape, the labels hold an unknown id, or the
+    scan does not say the orientation or voxel size that the model needs.
+    """
+    labels = card.labels
     volume, truth = read_volume(case.image), read_labels(case.labels).volume
     if volume.data.shape != truth.data.shape:
         raise InputError(
@@ -260,16 +304,18 @@ def load_frames(case: Case, labels: LabelSet, axis_rule: str) -> list[TrainingCa
             "name them in dataset.json or take them out."
         )
 
-    axis, frames = slicing_axis(volume, axis_rule), []
+    view, frames = _view(case, volume, card), []
     for scan, truth_classes in zip(
         volume.frames, classes.reshape(-1, *classes.shape[-3:]), strict=True
     ):
-        image = np.moveaxis(normalise(scan, intensity_window(scan)), axis, 0).astype(np.float16)
-        truth_slices = np.moveaxis(truth_classes, axis, 0)
+        slices = view.stack(scan)
+        image = np.ascontiguousarray(normalise(slices, intensity_window(slices)))
+        truth_slices = np.ascontiguousarray(view.stack(truth_classes))
         frames.append(
             TrainingCase(
-                torch.from_numpy(np.ascontiguousarray(image)),
-                torch.from_numpy(np.ascontiguousarray(truth_slices)),
+                resized(torch.from_numpy(image)[None], view.size)[0].half(),
+                resized_classes(torch.from_numpy(truth_slices), view.size),
+                view.step,
             )
         )
     return frames

@@ -7,19 +7,25 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.errors import InputError
-from l2gnet_core.preprocess import intensity_window, neighbours, normalise, pad_to_multiple
+from l2gnet_core.preprocess import (
+    intensity_window,
+    neighbours,
+    normalise,
+    pad_to_multiple,
+    resized,
+)
+from l2gnet_core.slice_view import slice_view
+from l2gnet_core.volume import Grid, Volume
 
 #: Pixels per forward pass. On a laptop's CPU this keeps a pass well under the second within which
 #: a cancel must take effect; a GPU wants more to be busy.
 BATCH_PIXELS = {"cpu": 2 * 256 * 256, "cuda": 32 * 256 * 256}
-MOST_ENLARGED = 1.5
 
 
 @dataclass(frozen=True)
@@ -58,32 +64,40 @@ def outward(first: int, count: int) -> list[int]:
 def predict_slices(
     model: Model,
     scan: NDArray[np.generic],
+    grid: Volume | Grid,
     axis: int,
     order: Sequence[int] | None = None,
     device: str = "cpu",
 ) -> Iterator[SlicePrediction | None]:
     """Segment slices of a scan (z,y,x) along `axis`, yielding each when it is done.
 
+    `grid` says where the scan lies, or the series that it is a frame of; labels come back on it.
+
     Between the passes of a model with several views it yields None: a moment at which whoever
     drives the generator can stop it, long before a large slice is finished.
 
     `order` names the slices, in the order they are wanted; all of them by default. Intensities are
     scaled by the whole scan, so a slice comes out the same alone and among others. When the GPU's
-    memory does not suffice, smaller batches are tried, then the CPU.
+    memory does not suffice, smaller batches are tried, then the CPU. Raises InputError for a scan
+    of unknown orientation if the model needs it.
     """
     lookup = label_lookup(model.card)
-    window = intensity_window(scan)
-    slices = np.moveaxis(scan, axis, 0)
+    view = slice_view(model.card, grid, axis)
+    slices = view.stack(scan)
+    window = intensity_window(slices)
     waiting = list(range(len(slices)) if order is None else order)
-    height, width = network_size(model.card, *slices.shape[1:])
-    batch = max(1, BATCH_PIXELS[device] // (height * width))
+    height, width = view.size
+    largest = max(height * width, view.shape[1] * view.shape[2])
+    batch = max(1, BATCH_PIXELS[device] // largest)
     notice = None
     while waiting:
         indices = waiting[:batch]
-        seen = slices[neighbours(indices, len(slices), model.network.config.in_channels)]
+        places = [view.place(index) for index in indices]
+        count = model.network.config.in_channels
+        seen = slices[neighbours(places, len(slices), count, view.step)]
         images = torch.from_numpy(normalise(seen, window))
         try:
-            for classes in _classes(model, images, device):
+            for classes in _classes(model, images, view.size, device):
                 if classes is None:
                     yield None
         except torch.cuda.OutOfMemoryError:  # PyTorch 2.4 has no torch.OutOfMemoryError
@@ -107,35 +121,15 @@ def predict_slices(
         waiting = waiting[batch:]
         assert classes is not None
         for index, one in zip(indices, classes.numpy(), strict=True):
-            yield SlicePrediction(index, lookup[one], device, notice)
+            yield SlicePrediction(index, lookup[view.stored(one)], device, notice)
             notice = None
 
 
-def network_size(card: ModelCard, height: int, width: int) -> tuple[int, int]:
-    """Size at which the network sees slices of (height, width).
-
-    Scans of a kind show much the same field of view, so the size of a slice in pixels tells the
-    size of the organs in it, also where the voxel size is unknown. A slice is at most enlarged by
-    half: a small one may also be a detail.
-    """
-    longer = max(height, width)
-    if card.sides is None or card.sides[0] <= longer <= card.sides[1]:
-        return height, width
-    factor = min(MOST_ENLARGED, sum(card.sides) / 2 / longer)
-    return max(1, round(height * factor)), max(1, round(width * factor))
-
-
-def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps (B,C,H,W) at another size, bilinear, smoothed first where they shrink."""
-    if tuple(maps.shape[-2:]) == tuple(size):
-        return maps
-    return F.interpolate(maps, tuple(size), mode="bilinear", antialias=True)
-
-
-def _classes(model: Model, images: Tensor, device: str) -> Iterator[Tensor | None]:
-    """Class indices (B,H,W), uint8 on the CPU, of images (B,C,H,W), after a None for each pass
-    that is not the last."""
-    size = network_size(model.card, *images.shape[-2:])
+def _classes(
+    model: Model, images: Tensor, size: tuple[int, int], device: str
+) -> Iterator[Tensor | None]:
+    """Class indices (B,H,W), uint8 on the CPU, of images (B,C,H,W) that the network sees at
+    another size, after a None for each pass that is not the last."""
     network = model.network.to(device)
     seen = resized(images.to(device), size)
     padded = pad_to_multiple(seen, network.config.stride)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,10 +21,10 @@ def intensity_window(scan: NDArray[Any], at_most: int = 2_000_000) -> tuple[floa
 
     Read off an evenly spaced subset of about `at_most` voxels, so that large scans stay quick.
     """
-    flat = scan.reshape(-1) if scan.flags.c_contiguous else scan.ravel()
     # An odd step does not lock onto the columns of images whose width is even.
-    step = max(1, flat.size // at_most) | 1
-    low, high = np.percentile(flat[::step], PERCENTILES)
+    step = max(1, scan.size // at_most) | 1
+    # Not ravel(): it copies all of a scan that is seen the other way round.
+    low, high = np.percentile(scan.flat[::step], PERCENTILES)
     return float(low), float(high)
 
 
@@ -42,11 +43,30 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     return F.pad(images, (0, -width % multiple, 0, -height % multiple))
 
 
-def neighbours(indices: Sequence[int], total: int, count: int) -> NDArray[np.intp]:
+def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps (B,C,H,W) at another size, bilinear, smoothed first where they shrink."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, tuple(size), mode="bilinear", antialias=True)
+
+
+def resized_classes(classes: Tensor, size: Sequence[int]) -> Tensor:
+    """Class indices (n,H,W) at another size: a pixel goes to the class with the largest share."""
+    if tuple(classes.shape[-2:]) == tuple(size):
+        return classes
+    found = []
+    for one in classes:
+        present, which = torch.unique(one, return_inverse=True)
+        shares = F.one_hot(which, len(present)).movedim(-1, 0)[None].float()
+        found.append(present[resized(shares, size)[0].argmax(0)])
+    return torch.stack(found)
+
+
+def neighbours(indices: Sequence[int], total: int, count: int, step: int = 1) -> NDArray[np.intp]:
     """(k,count): for each of `indices` the `count` slices around it that a network sees (2.5-D).
 
     `total` is the number of slices; at the ends the last one stands for those missing. `count` is
-    odd.
+    odd. `step` is how many slices one neighbour is from the next.
     """
-    wanted = np.asarray(indices)[:, None] + np.arange(count) - count // 2
+    wanted = np.asarray(indices)[:, None] + step * (np.arange(count) - count // 2)
     return wanted.clip(0, total - 1)

@@ -16,6 +16,7 @@ from l2gnet_core.augment import (
     draw_spatial,
     intensity_views,
     spatial_views,
+    swapped,
 )
 from l2gnet_core.data import TrainingCase
 from l2gnet_core.preprocess import neighbours
@@ -57,13 +58,14 @@ class Sampler:
         height, width = np.max([classes.shape for _, classes, _ in drawn], axis=0)
         images = torch.zeros(len(drawn), self.channels, height, width, dtype=torch.float16)
         labels = torch.zeros(len(drawn), height, width, dtype=torch.uint8)
-        for i, (image, classes, _) in enumerate(drawn):
-            images[i, :, : image.shape[1], : image.shape[2]] = image
-            labels[i, : image.shape[1], : image.shape[2]] = classes
         where = [
             draw_spatial(rng, centre, self.how)
             for rng, (_, _, centre) in zip(rngs, drawn, strict=True)
         ]
+        for i, (image, classes, _) in enumerate(drawn):
+            images[i, :, : image.shape[1], : image.shape[2]] = image
+            truth = swapped(classes, self.how.mirror_pairs) if where[i].mirrored else classes
+            labels[i, : image.shape[1], : image.shape[2]] = truth
         looks = [draw_intensity(rng, self.how) for rng in rngs]
         seen, targets = spatial_views(images.to(device).float(), labels.to(device), where, size)
         return intensity_views(seen, looks, rngs), targets
@@ -77,7 +79,7 @@ class Sampler:
             structure = int(rng.choice(case.structures))
             index = int(rng.choice(case.slices_with(structure)))
             inside = torch.nonzero(case.classes[index] == structure)
-        seen = neighbours([index], len(case.image), self.channels)[0]
+        seen = neighbours([index], len(case.image), self.channels, case.step)[0]
         if self.how.orientation_free and rng.random() < 0.5:
             seen = seen[::-1].copy()
         if rng.random() < self.how.alone:

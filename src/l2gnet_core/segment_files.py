@@ -24,7 +24,7 @@ from l2gnet_core.files import (
 from l2gnet_core.predict import label_lookup, predict_slices
 from l2gnet_core.preprocess import intensity_window
 from l2gnet_core.suitability import doubts, mismatches, voxel_counts
-from l2gnet_core.volume import slicing_axis
+from l2gnet_core.volume import oriented_as, slicing_axis
 
 #: Suffixes of masks that can be written.
 WRITABLE = tuple(suffix for format in FORMATS for suffix in format.writes)
@@ -108,25 +108,33 @@ def _is_scan(path: Path) -> bool:
 
 
 def segment_file(
-    job: Job, model: Model, device: str, axis: int | None = None, raw: bool = False
+    job: Job,
+    model: Model,
+    device: str,
+    axis: int | None = None,
+    raw: bool = False,
+    orientation: str | None = None,
 ) -> dict[str, Any]:
     """Segment one image and write its mask; returns what `--json` reports of it.
 
     axis: an index of the stored array, overriding the card's rule. raw: leave out the tidying that
-    the card asks for. Raises InputError.
+    the card asks for. orientation: letters for a scan that does not say its own, see
+    `l2gnet_core.volume.oriented_as`. Raises InputError.
     """
     started = time.perf_counter()
     volume = read_volume(job.image)
-    along = slicing_axis(volume, model.card.slicing, axis)
+    # For the model's eyes only: the mask is written with the header that the image has.
+    grid = oriented_as(volume.grid, orientation) if orientation else volume.grid
+    along = slicing_axis(grid, model.card.slicing, axis)
     warnings = list(volume.warnings)
     read = time.perf_counter()
     masks = []
     for index, frame in enumerate(volume.frames):
         if index == 0:
-            warnings += mismatches(model.card, volume, along, intensity_window(frame))
+            warnings += mismatches(model.card, grid, along, intensity_window(frame))
         mask = np.zeros(frame.shape, label_lookup(model.card).dtype)
         target = np.moveaxis(mask, along, 0)
-        for done in predict_slices(model, frame, along, device=device):
+        for done in predict_slices(model, frame, grid, along, device=device):
             if done is None:
                 continue
             target[done.index] = done.labels

@@ -21,7 +21,13 @@ def mismatches(
     found = [] if window is None else _intensity_mismatches(card, *window)
     expects = card.expects
     if grid.units != "mm":
-        if expects.pixel or expects.slice:
+        if card.spacing:
+            found.append(
+                "The file gives no voxel size: the model sees its slices as they are, not at "
+                f"the {card.spacing[1]:.2g}×{card.spacing[2]:.2g} mm it learnt from, and mL are "
+                "not computed."
+            )
+        elif expects.pixel or expects.slice:
             found.append("The file gives no voxel size: sizes cannot be checked, mL not computed.")
         return found
     spacing = list(grid.spacing)

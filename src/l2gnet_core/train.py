@@ -270,7 +270,7 @@ class Trainer:
             height, width = case.image.shape[-2:]
             predicted, count = [], len(case.image)
             for indices in torch.arange(count).split(4):
-                seen = neighbours(indices.tolist(), count, network.config.in_channels)
+                seen = neighbours(indices.tolist(), count, network.config.in_channels, case.step)
                 batch = pad_to_multiple(case.image[seen].float(), network.config.stride)
                 with torch.inference_mode(), self.fabric.autocast():
                     logits = network(batch.to(self.fabric.device)).logits

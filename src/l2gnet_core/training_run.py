@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,33 @@ from l2gnet_core.checkpoint import (
     save_model,
 )
 from l2gnet_core.config import preset
-from l2gnet_core.data import Dataset, Split, TrainingCase, load_frames, open_dataset, split_patients
+from l2gnet_core.data import (
+    Dataset,
+    Split,
+    TrainingCase,
+    load_frames,
+    median_spacing,
+    open_dataset,
+    split_patients,
+)
 from l2gnet_core.errors import InputError
 from l2gnet_core.model import build
 from l2gnet_core.phantom import cardiac_phantom
 from l2gnet_core.preprocess import intensity_window, normalise
 from l2gnet_core.sampling import Sampler
+from l2gnet_core.sides import mirror_pairs
 from l2gnet_core.train import STATE_FILE, Progress, Trainer, TrainingConfig, make_fabric
 from l2gnet_core.training_log import TrainingLog
 
 SPLIT_FILE = "split.json"
 CHOICES_FILE = "settings.json"
+VIEW_FILE = "view.json"
 #: Seeds of drawn phantoms that training may see; demonstrations and tests use smaller ones.
 FIRST_TRAINING_PHANTOM = 10_000
+#: Degrees by which slices are turned at most for models that tell left from right.
+ORIENTED_TURN = 15.0
+#: Magnification for models that see every scan at one voxel size: organs differ, voxels do not.
+RESAMPLED_SCALE = (0.7, 1.4)
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,8 @@ class RunSettings:
     """What a training run is asked for.
 
     `slices` is how many neighbouring slices the network sees at once (odd; more than one is 2.5-D).
+    `oriented` makes a model that tells left from right, for axial, coronal or sagittal `slicing`;
+    `resample` one that sees slices at the median voxel size of its training scans.
     `start` is a model whose weights a new run begins with. `test` and `tuning` are shares of the
     patients.
     """
@@ -50,6 +66,8 @@ class RunSettings:
     preset: str = "small"
     slices: int = 1
     slicing: str = "through-plane"
+    oriented: bool = False
+    resample: bool = False
     test: float = 0.2
     tuning: float = 0.0625
     device: str = "cpu"
@@ -78,16 +96,23 @@ def train_dataset(
             f"Expected a batch that {settings.devices} devices can share evenly, but got "
             f"{training.batch} slices; give a multiple of the devices as --batch."
         )
+    if training.extra_share and (settings.oriented or settings.resample):
+        raise InputError(
+            "Drawn phantoms have no left, no right and no true size: leave out --phantoms, or "
+            "--oriented and --resample."
+        )
     fabric = make_fabric(settings.device, settings.devices)
     dataset = open_dataset(settings.dataset)
     split = read_or_make_split(dataset, settings, training.seed)
+    card = _begun_card(dataset, split, settings)
+    if settings.oriented:
+        augmentation = keeping_sides(augmentation, card)
+    if settings.resample:
+        augmentation = replace(augmentation, scale=RESAMPLED_SCALE)
 
     def frames(part: str) -> list[TrainingCase]:
-        return [
-            frame
-            for case in split.cases(dataset, part)
-            for frame in load_frames(case, dataset.labels, settings.slicing)
-        ]
+        found = split.cases(dataset, part)
+        return [frame for case in found for frame in load_frames(case, card)]
 
     cases, tuning = frames("train"), frames("tuning")
     extra = _phantom_cases(training.extra_share)
@@ -113,41 +138,19 @@ def train_dataset(
         for _ in trainer.run(sampler, tuning):
             pass
         return
+    how = {"settings": asdict(training), "augmentation": asdict(augmentation)}
     saved = trainer.seconds
     with TrainingLog(settings.folder, dataset.labels, trainer.step) as log:
         for progress in trainer.run(sampler, tuning):
             log.add(progress)
             if progress.best:
-                card = _card(settings, dataset, split, training, augmentation, progress)
+                how_long = {"steps": progress.step, "minutes": round(progress.seconds / 60, 1)}
+                card = replace(card, training={**how_long, **how})
                 save_model(settings.folder / MODEL_FILE, trainer.averaged_network(), card)
             if progress.seconds - saved > training.save_every_seconds or progress.done >= 1:
                 trainer.save()
                 saved = progress.seconds
             yield progress
-
-
-def _card(
-    settings: RunSettings,
-    dataset: Dataset,
-    split: Split,
-    training: TrainingConfig,
-    augmentation: Augmentation,
-    progress: Progress,
-) -> ModelCard:
-    return ModelCard(
-        name=settings.folder.name,
-        labels=dataset.labels,
-        architecture=settings.architecture,
-        slicing=settings.slicing,
-        data=dataset.description,
-        split={part: list(patients) for part, patients in asdict(split).items()},
-        training={
-            "steps": progress.step,
-            "minutes": round(progress.seconds / 60, 1),
-            "settings": asdict(training),
-            "augmentation": asdict(augmentation),
-        },
-    )
 
 
 def write_choices(folder: Path, choices: Mapping[str, Any]) -> None:
@@ -168,6 +171,52 @@ def read_choices(folder: Path) -> dict[str, Any]:
             "give them again as options."
         ) from error
     return choices
+
+
+def _begun_card(dataset: Dataset, split: Split, settings: RunSettings) -> ModelCard:
+    """What a run's model is and how it sees scans; the latter is written into the run folder.
+
+    Raises InputError if a resumed run began with another view of scans.
+    """
+    if settings.oriented and settings.slicing == "through-plane":
+        raise InputError(
+            "Expected axial, coronal or sagittal slices for a model that tells left from right, "
+            "but got through-plane; choose one of the three."
+        )
+    card = ModelCard(
+        name=settings.folder.name,
+        labels=dataset.labels,
+        architecture=settings.architecture,
+        slicing=settings.slicing,
+        oriented=settings.oriented,
+        data=dataset.description,
+        split={part: list(patients) for part, patients in asdict(split).items()},
+    )
+    if settings.resample:
+        card = replace(card, spacing=median_spacing(split.cases(dataset, "train"), card))
+    file = settings.folder / VIEW_FILE
+    view = json.dumps({n: getattr(card, n) for n in ("slicing", "oriented", "spacing")}, indent=1)
+    # Half of a run with left and right and half without would make a model of neither kind.
+    if settings.resume and file.is_file() and file.read_text() != view:
+        raise InputError(
+            f"Expected the way of seeing scans that the run began with ({file}), but it is "
+            "another; resume with the first --plane, --oriented and --resample, or use a new run "
+            "folder."
+        )
+    file.write_text(view)
+    return card
+
+
+def keeping_sides(augmentation: Augmentation, card: ModelCard) -> Augmentation:
+    """Training views for a model that tells left from right."""
+    # In a sagittal stack left and right are no sides of the picture.
+    pairs = () if card.slicing == "sagittal" else mirror_pairs(card.labels)
+    return replace(
+        augmentation,
+        orientation_free=False,
+        turn=min(augmentation.turn, ORIENTED_TURN),
+        mirror_pairs=pairs,
+    )
 
 
 def read_or_make_split(dataset: Dataset, settings: RunSettings, seed: int) -> Split:

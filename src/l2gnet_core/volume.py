@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -163,6 +163,49 @@ def distance_apart(one: Volume | Grid, other: Volume | Grid) -> float:
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(one.shape[-3:][::-1]) - 1)
     moved = np.c_[corners, np.ones(8)] @ (one.affine - other.affine).T
     return float(np.linalg.norm(moved[:, :3], axis=1).max())
+
+
+Place = TypeVar("Place", "Grid", "Volume")
+
+
+def parse_orientation(letters: str) -> str:
+    """Three capital letters, such as "LPS", one of each of L/R, P/A and I/S.
+
+    Errors: InputError for anything else.
+    """
+    given = letters.strip().upper()
+    worlds = [i for letter in given for i, pair in enumerate(_LETTERS) if letter in pair]
+    if len(given) != 3 or sorted(worlds) != [0, 1, 2]:
+        raise InputError(
+            "An orientation has three letters, one of each of L/R, P/A and I/S, such as LPS, "
+            f"not {letters!r}."
+        )
+    return given
+
+
+def oriented_as(scan: Place, letters: str) -> Place:
+    """A scan whose file does not say its orientation, with the one that a person gives it.
+
+    letters: what each axis of the stored array grows to, in the file's order, as
+        nibabel.aff2axcodes reports them. Voxel sizes stay; the first voxel becomes the origin.
+    Errors: InputError for other letters, and for a scan that says itself that it lies otherwise.
+    """
+    letters = parse_orientation(letters)
+    if scan.oriented:
+        stated = "".join(scan.axis_codes[axis] for axis in scan.stored_axes)
+        if stated != letters:
+            raise InputError(
+                f"An orientation is given to scans that do not say theirs, but "
+                f"{scan.name or 'this scan'} says {stated}, not {letters}: leave it out, or "
+                "correct the file's header."
+            )
+        return scan
+    affine = np.diag([0.0, 0.0, 0.0, 1.0])
+    for axis, letter in zip(scan.stored_axes, letters, strict=True):
+        world = next(i for i, pair in enumerate(_LETTERS) if letter in pair)
+        sign = 1.0 if letter == _LETTERS[world][1] else -1.0
+        affine[world, 2 - axis] = sign * scan.spacing[axis]
+    return replace(scan, affine=affine, oriented=True)
 
 
 def slicing_axis(

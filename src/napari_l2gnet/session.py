@@ -192,7 +192,9 @@ class Session:
                     total=total,
                     warnings=mismatches(model.card, request.volume, request.axis, window),
                 )
-            for result in predict_slices(model, scan, request.axis, indices, device):
+            for result in predict_slices(
+                model, scan, request.volume, request.axis, indices, device
+            ):
                 if result is None:
                     yield Step("Segmenting", done, total, left)
                     continue

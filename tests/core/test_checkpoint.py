@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ CARD = ModelCard(
     labels=LabelSet((Label(1, "rechter Ventrikel – größer", "#112233"), Label(7, "LV", "#445566"))),
     slicing="axial",
     views=4,
+    oriented=True,
+    spacing=(3.0, 0.9, 1.1),
     clean_up=CleanUp(largest_piece=True),
     summary="A heart.",
     data="ACDC",
@@ -46,6 +49,23 @@ def test_cards_from_before_clean_up_can_be_read():
     del values["clean_up"], values["views"]
     card = ModelCard.from_json(values)
     assert (card.views, card.clean_up) == (1, CleanUp())
+
+
+def test_cards_from_before_left_and_right_can_be_read():
+    values = CARD.to_json()
+    del values["oriented"], values["spacing"]
+    card = ModelCard.from_json(values)
+    assert (card.oriented, card.spacing) == (False, None)
+    shipped = read_card(find_model("cardiac-cine"))
+    assert (shipped.oriented, shipped.spacing) == (False, None)
+
+
+@pytest.mark.parametrize("spacing", [[1, 2], [1, 2, 0], [1, -2, 3], [1, 2, "x"], 3, [1, 2, 1e999]])
+def test_cards_with_senseless_voxel_sizes_are_refused(spacing, tmp_path, make_model, one_sentence):
+    card = replace(CARD, spacing=spacing)
+    with pytest.raises(InputError) as error:
+        save_model(tmp_path / "m.safetensors", make_model().network, card)
+    one_sentence(error.value)
 
 
 def test_a_model_survives_a_file(tmp_path, make_model):

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from l2gnet_core.checkpoint import MODEL_FILE, load_model
+from l2gnet_core.checkpoint import MODEL_FILE, load_model, save_model
 from l2gnet_core.cli import main
 
 
@@ -113,6 +113,34 @@ def test_the_axis_can_be_chosen(l2gnet, image, model_file, tmp_path):
     assert (plain, last, first) == (2, 2, 0)
     assert np.array_equal(through_plane, same)
     assert not np.array_equal(through_plane, other)
+
+
+def test_letters_say_where_a_silent_scan_lies(l2gnet, refused, scan, make_model, tmp_path):
+    model = make_model(oriented=True, slicing="axial")
+    save_model(tmp_path / "oriented.safetensors", model.network, model.card)
+    stored, silent = scan.transpose(), tmp_path / "silent.nii"
+    image = nib.Nifti1Image(stored, None)
+    image.header.set_zooms((1.5, 1.5, 8.0))
+    nib.save(image, silent)
+    nib.save(nib.Nifti1Image(stored, np.diag([-1.5, -1.5, 8, 1])), tmp_path / "told.nii")
+
+    def segmented(name, *more):
+        mask = tmp_path / f"mask-{name}"
+        model = ("--model", tmp_path / "oriented.safetensors")
+        code, _, _ = l2gnet("segment", tmp_path / name, "-o", mask, *model, *more)
+        assert code == 0
+        return np.asarray(nib.load(mask).dataobj)
+
+    arguments = ("segment", silent, "-o", tmp_path / "m.nii", "--model")
+    oriented = tmp_path / "oriented.safetensors"
+    assert "--orientation" in refused(*arguments, oriented)
+    assert "three letters" in refused(*arguments, oriented, "--orientation", "LPX")
+    told = segmented("told.nii")
+    assert np.array_equal(segmented("silent.nii", "--orientation", "LPS"), told)
+    assert not np.array_equal(segmented("silent.nii", "--orientation", "RPS"), told)
+    assert np.array_equal(segmented("told.nii", "--orientation", "LPS"), told)
+    more = ("--model", oriented, "--orientation", "RAS")
+    assert "says LPS" in refused("segment", tmp_path / "told.nii", "-o", tmp_path / "m.nii", *more)
 
 
 def test_one_bad_image_does_not_lose_the_others(l2gnet, image, model_file, tmp_path):
@@ -259,10 +287,12 @@ def test_trains_a_model_that_segments(l2gnet, refused, save_scan, scan, image, t
     model = load_model(tmp_path / "run" / MODEL_FILE)
     assert model.card.labels.names == {1: "structure 1"}
     assert model.card.training["settings"]["seed"] == 3
+    assert (model.card.slicing, model.card.oriented) == ("axial", True)
     assert model.card.training["augmentation"]["orientation_free"] is False
 
     assert "--resume" in refused(*arguments, "--epochs", "1")
-    code, out, _ = l2gnet(*arguments, "--epochs", "1", "--resume")
+    assert "--oriented" in refused(*arguments, "--epochs", "1", "--resume")
+    code, out, _ = l2gnet(*arguments, "--epochs", "1", "--resume", "--oriented")
     assert (code, "finished already" in out) == (0, True)
     mask = tmp_path / "mask.nii.gz"
     assert l2gnet("segment", image, "-o", mask, "--model", tmp_path / "run")[0] == 0

@@ -6,13 +6,16 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_volume import ORIENTATIONS
 
-from l2gnet_core.data import load_frames, open_dataset, split_patients
+from l2gnet_core.card import ModelCard
+from l2gnet_core.data import load_frames, median_spacing, open_dataset, split_patients
 from l2gnet_core.errors import InputError
 from l2gnet_core.labels import LabelSet
 
@@ -121,13 +124,17 @@ def test_datasets_that_cannot_be_used_are_refused(make_dataset, tmp_path, one_se
 LABELS = LabelSet.from_names({1: "one", 2: "two"})
 
 
+def card(labels=LABELS, **fields) -> ModelCard:
+    return ModelCard(name="m", labels=labels, **fields)
+
+
 def test_a_case_comes_as_slices_of_classes(make_dataset, save_scan):
     folder = make_dataset(["a"])
     labels = np.zeros((2, 9, 11), np.uint16)
     labels[0, 3], labels[1, 4] = 20, 300
     save_scan(folder / "labels" / "a.nii.gz", labels)
     dataset = open_dataset(folder)
-    (case,) = load_frames(dataset.cases[0], dataset.labels, "through-plane")
+    (case,) = load_frames(dataset.cases[0], card(dataset.labels))
     assert case.image.shape == case.classes.shape == (2, 9, 11)
     assert case.image.dtype == torch.float16
     assert case.classes.dtype == torch.uint8
@@ -145,7 +152,7 @@ def test_slices_lie_along_the_axis_of_the_rule(make_dataset, save_scan, rule, sh
     labels = rng.integers(0, 3, (4, 6, 8)).astype(np.uint8)
     save_scan(folder / "images" / "a.nii.gz", labels.astype(np.int16))
     save_scan(folder / "labels" / "a.nii.gz", labels)
-    (case,) = load_frames(open_dataset(folder).cases[0], LABELS, rule)
+    (case,) = load_frames(open_dataset(folder).cases[0], card(slicing=rule))
     assert case.classes.shape == shape
     axis = {"axial": 0, "sagittal": 2}[rule]
     assert np.array_equal(case.classes.numpy(), np.moveaxis(labels, axis, 0))
@@ -158,7 +165,7 @@ def test_each_frame_of_a_time_series_is_scaled_by_itself(make_dataset, save_scan
         folder / "images" / "a.nii.gz", series * np.array([1, 5, 90], np.uint8)[:, None, None, None]
     )
     save_scan(folder / "labels" / "a.nii.gz", series)
-    frames = load_frames(open_dataset(folder).cases[0], LABELS, "through-plane")
+    frames = load_frames(open_dataset(folder).cases[0], card())
     assert np.array_equal(torch.stack([frame.classes for frame in frames]), series)
     for frame in frames:
         assert np.array_equal(frame.image.unique(), [0, 0.5, 1])
@@ -168,12 +175,76 @@ def test_cases_that_do_not_fit_are_refused(make_dataset, save_scan, one_sentence
     folder = make_dataset(["a"])
     (case,) = open_dataset(folder).cases
     with pytest.raises(InputError, match=r"ids \[1\].*\[2\]") as error:
-        load_frames(case, LabelSet.from_names({1: "one"}), "through-plane")
+        load_frames(case, card(LabelSet.from_names({1: "one"})))
     one_sentence(error.value)
     save_scan(folder / "labels" / "a.nii.gz", np.zeros((2, 9, 10), np.uint8))
     with pytest.raises(InputError, match="shape") as error:
-        load_frames(case, LABELS, "through-plane")
+        load_frames(case, card())
     one_sentence(error.value)
+
+
+def test_an_oriented_case_is_one_whatever_its_storage_order(make_dataset, save_scan):
+    folder = make_dataset(["a"])
+    (case,) = open_dataset(folder).cases
+    files = (case.image, case.labels)
+    # In memory: the files are about to be written over.
+    image, labels = (nib.Nifti1Image.from_bytes(nib.load(path).to_bytes()) for path in files)
+    sees, found = card(slicing="axial", oriented=True), []
+    for codes in ORIENTATIONS:
+        turn = nib.orientations.ornt_transform(
+            nib.orientations.io_orientation(image.affine), nib.orientations.axcodes2ornt(codes)
+        )
+        nib.save(image.as_reoriented(turn), case.image)
+        nib.save(labels.as_reoriented(turn), case.labels)
+        (frame,) = load_frames(case, sees)
+        found.append(frame)
+    # LPS: rows to the back, columns to the left, the stack to the top.
+    lps = np.asarray(labels.dataobj).T[:, ::-1, ::-1]
+    for frame in found:
+        assert np.array_equal(frame.classes, lps)
+        assert torch.equal(frame.image, found[0].image)
+
+
+def test_cases_are_resampled_to_the_median_voxel_size(make_dataset, save_scan):
+    folder = make_dataset(["a", "b", "c"])
+    y, x = np.mgrid[0:40, 0:60]
+    disc = (np.hypot(y - 20, x - 30) < 15).astype(np.uint8)[None].repeat(6, 0)
+    spacings = {"a": (2.0, 1.0, 1.0), "b": (4.0, 2.0, 2.0), "c": (8.0, 2.0, 3.0)}
+    for name, spacing in spacings.items():
+        for part in ("images", "labels"):
+            save_scan(folder / part / f"{name}.nii.gz", disc, spacing)
+    cases = open_dataset(folder).cases
+    assert median_spacing(cases, card()) == (4.0, 2.0, 2.0)
+    sees = card(spacing=(4.0, 2.0, 2.0))
+    (a,), (b,), (c,) = (load_frames(case, sees) for case in cases)
+    assert (a.image.shape, a.step) == ((6, 20, 30), 2)
+    assert (b.image.shape, b.step) == ((6, 40, 60), 1)
+    assert (c.image.shape, c.step) == ((6, 40, 90), 1)
+    assert np.array_equal(b.classes, disc)
+    for case, factor in ((a, 0.25), (c, 1.5)):
+        assert case.classes.shape == case.image.shape
+        assert case.classes.dtype == torch.uint8
+        assert case.image.dtype == torch.float16
+        assert case.classes.sum() == pytest.approx(factor * int(disc.sum()), rel=0.05)
+        assert ((case.image > 0.5) == (case.classes == 1)).float().mean() > 0.99
+
+
+def test_training_scans_must_say_what_the_model_needs(make_dataset, one_sentence):
+    folder = make_dataset(["a"])
+    (case,) = open_dataset(folder).cases
+    silent = nib.Nifti1Image(np.asarray(nib.load(case.image).dataobj), None)
+    silent.set_sform(None, 0)
+    silent.set_qform(None, 0)
+    nib.save(silent, case.image)
+    for says, call in (
+        ("right, front and top", lambda: load_frames(case, card(slicing="axial", oriented=True))),
+        ("voxel size", lambda: load_frames(case, card(spacing=(1.0, 1.0, 1.0)))),
+        ("voxel size", lambda: median_spacing([case], card())),
+    ):
+        with pytest.raises(InputError, match=rf"{says}.*a\.nii\.gz") as error:
+            call()
+        one_sentence(error.value)
+    assert load_frames(case, card())  # and it does for a model that needs neither
 
 
 @quick

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from l2gnet_core.card import ModelCard
 from l2gnet_core.data import load_frames, open_dataset
 from l2gnet_core.dataset_check import check_dataset
 from l2gnet_core.errors import InputError
@@ -41,7 +42,7 @@ def test_labels_on_another_grid(dataset, save_scan):
     assert kind == "error"
     assert "(3, 20, 20)" in sentence
     with pytest.raises(InputError, match="shape"):
-        load_frames(open_dataset(dataset).cases[1], open_dataset(dataset).labels, "axial")
+        load_frames(open_dataset(dataset).cases[1], ModelCard("m", open_dataset(dataset).labels))
 
 
 def test_labels_elsewhere_in_the_world(dataset):
@@ -54,7 +55,7 @@ def test_labels_elsewhere_in_the_world(dataset):
     assert kind == "error"
     assert "mm apart" in sentence
     with pytest.raises(InputError, match="mm apart"):
-        load_frames(open_dataset(dataset).cases[1], open_dataset(dataset).labels, "axial")
+        load_frames(open_dataset(dataset).cases[1], ModelCard("m", open_dataset(dataset).labels))
 
 
 def test_unknown_and_missing_ids(dataset, save_scan):

@@ -13,6 +13,8 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.predict import choose_device, label_lookup, outward, predict_slices
 from l2gnet_core.preprocess import intensity_window, normalise, pad_to_multiple
+from l2gnet_core.slice_view import usual_size
+from l2gnet_core.volume import Grid
 
 
 @pytest.fixture
@@ -25,19 +27,24 @@ def calls(monkeypatch):
     """The sizes of the batches that were computed."""
     sizes, compute = [], predict._classes
 
-    def counted(model, images, device):
+    def counted(model, images, *more):
         sizes.append(len(images))
-        return compute(model, images, device)
+        return compute(model, images, *more)
 
     monkeypatch.setattr(predict, "_classes", counted)
     return sizes
+
+
+def sliced(model, scan, axis=0, *more, **options):
+    """Slices of a scan that says nothing of where it lies."""
+    return predict_slices(model, scan, Grid(scan.shape), axis, *more, **options)
 
 
 def whole(model, scan, axis=0, **options) -> np.ndarray:
     """The mask of the scan, put together from its slices."""
     mask = np.full(scan.shape, 255, np.uint8)
     target = np.moveaxis(mask, axis, 0)
-    for done in predict_slices(model, scan, axis, **options):
+    for done in sliced(model, scan, axis, **options):
         if done is not None:
             target[done.index] = done.labels
     return mask
@@ -60,7 +67,7 @@ def test_outward_begins_at_the_slice_on_screen(count, data):
 
 
 def test_every_slice_comes_once_in_its_own_size_with_the_cards_ids(model, scan):
-    done = list(predict_slices(model, scan, 0))
+    done = list(sliced(model, scan, 0))
     assert [slice.index for slice in done] == [0, 1, 2]
     assert all(slice.labels.shape == (41, 53) for slice in done)  # no multiple of the stride
     assert all(slice.labels.dtype == np.uint8 for slice in done)
@@ -71,18 +78,18 @@ def test_every_slice_comes_once_in_its_own_size_with_the_cards_ids(model, scan):
 
 
 def test_slices_come_in_the_order_wanted(model, scan):
-    assert [done.index for done in predict_slices(model, scan, 0, [2, 0])] == [2, 0]
-    assert [done.index for done in predict_slices(model, scan, 1, range(40, 30, -3))] == [
+    assert [done.index for done in sliced(model, scan, 0, [2, 0])] == [2, 0]
+    assert [done.index for done in sliced(model, scan, 1, range(40, 30, -3))] == [
         40, 37, 34, 31,
     ]  # fmt: skip
-    assert list(predict_slices(model, scan, 0, [])) == []
+    assert list(sliced(model, scan, 0, [])) == []
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_slice_comes_out_the_same_alone_and_among_others(model, scan, axis):
     mask = whole(model, scan, axis)
     middle = scan.shape[axis] // 2
-    (alone,) = predict_slices(model, scan, axis, [middle])
+    (alone,) = sliced(model, scan, axis, [middle])
     assert agree(alone.labels, mask.take(middle, axis))
     assert len(np.unique(mask)) > 1
 
@@ -124,7 +131,7 @@ def test_a_network_of_three_slices_sees_each_amid_its_neighbours(make_model, sca
     model = make_model(in_channels=3)
     mask = whole(model, scan)
     # Alone, in another order, or in the whole scan: a slice comes out the same.
-    (last,) = predict_slices(model, scan, 0, [2])
+    (last,) = sliced(model, scan, 0, [2])
     assert agree(last.labels, mask[2])
     changed = scan.copy()
     changed[2] = changed[2, ::-1]
@@ -152,18 +159,18 @@ def test_a_constant_scan_gives_labels_too(model):
 def test_ids_above_255_need_two_bytes(make_model, scan):
     labels = LabelSet.from_names({20: "small", 300: "large"})
     assert label_lookup(make_model(labels).card).tolist() == [0, 20, 300]
-    done = next(predict_slices(make_model(labels), scan, 0))
+    done = next(sliced(make_model(labels), scan, 0))
     assert done.labels.dtype == np.uint16
     assert set(np.unique(done.labels)) <= {0, 20, 300}
 
 
 def test_batches_hold_as_many_slices_as_the_device_likes(model, scan, calls, monkeypatch):
     monkeypatch.setitem(predict.BATCH_PIXELS, "cpu", 2 * 41 * 53)
-    list(predict_slices(model, scan, 0))
+    list(sliced(model, scan, 0))
     assert calls == [2, 1]
     calls.clear()
     monkeypatch.setitem(predict.BATCH_PIXELS, "cpu", 1)
-    list(predict_slices(model, scan, 0))
+    list(sliced(model, scan, 0))
     assert calls == [1, 1, 1]
 
 
@@ -171,15 +178,15 @@ def test_when_memory_is_short_smaller_batches_do(model, scan, monkeypatch):
     wanted = whole(model, scan, 1)
     sizes, compute = [], predict._classes
 
-    def greedy(model, images, device):
+    def greedy(model, images, *more):
         sizes.append(len(images))
         if len(images) > 1:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-        return compute(model, images, device)
+        return compute(model, images, *more)
 
     monkeypatch.setattr(predict, "_classes", greedy)
     monkeypatch.setitem(predict.BATCH_PIXELS, "cpu", 4 * 3 * 53)
-    done = list(predict_slices(model, scan, 1))
+    done = list(sliced(model, scan, 1))
     assert sizes == [4, 2, *[1] * 41]  # what was learnt is kept
     assert [slice.index for slice in done] == list(range(41))
     assert agree(np.stack([slice.labels for slice in done], 1), wanted)
@@ -191,30 +198,30 @@ def test_when_memory_is_short_smaller_batches_do(model, scan, monkeypatch):
 def test_when_the_gpu_does_not_suffice_the_cpu_does(model, scan, monkeypatch):
     wanted, compute = whole(model, scan), predict._classes
 
-    def no_gpu(model, images, device):
+    def no_gpu(model, images, size, device):
         if device == "cuda":
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-        return compute(model, images, device)
+        return compute(model, images, size, device)
 
     monkeypatch.setattr(predict, "_classes", no_gpu)
-    done = list(predict_slices(model, scan, 0, device="cuda"))
+    done = list(sliced(model, scan, 0, device="cuda"))
     assert [slice.device for slice in done] == ["cpu"] * 3
     assert "CPU" in done[0].notice
     assert agree(np.stack([slice.labels for slice in done]), wanted)
 
 
 def test_when_nothing_suffices_the_error_is_passed_on(model, scan, monkeypatch):
-    def never(model, images, device):
+    def never(*_):
         raise torch.cuda.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(predict, "_classes", never)
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        list(predict_slices(model, scan, 0))
+        list(sliced(model, scan, 0))
 
 
 def test_closing_the_generator_cancels(model, scan, calls, monkeypatch):
     monkeypatch.setitem(predict.BATCH_PIXELS, "cpu", 1)
-    slices = predict_slices(model, scan, 0, outward(1, 3))
+    slices = sliced(model, scan, 0, outward(1, 3))
     assert next(slices).index == 1
     # Whoever consumes the generator may train meanwhile: no mode leaks out of it.
     assert not torch.is_inference_mode_enabled()
@@ -227,7 +234,7 @@ def test_closing_the_generator_cancels(model, scan, calls, monkeypatch):
 
 def test_between_the_views_of_a_slice_there_is_a_moment_to_stop(make_model, scan, monkeypatch):
     monkeypatch.setitem(predict.BATCH_PIXELS, "cpu", 1)
-    done = list(predict_slices(make_model(views=4), scan, 0))
+    done = list(sliced(make_model(views=4), scan, 0))
     assert [result is None for result in done] == [True, True, True, False] * 3
 
 
@@ -242,8 +249,8 @@ def test_between_the_views_of_a_slice_there_is_a_moment_to_stop(make_model, scan
     ],
 )
 def test_slices_of_unusual_size_are_brought_to_a_usual_one(make_model, side, seen):
-    assert predict.network_size(make_model().card, *side) == side
-    assert predict.network_size(make_model(sides=(200, 300)).card, *side) == seen
+    assert usual_size(make_model().card, *side) == side
+    assert usual_size(make_model(sides=(200, 300)).card, *side) == seen
 
 
 def test_a_resized_scan_gets_a_mask_of_its_own_size(make_model, scan):

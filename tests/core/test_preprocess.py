@@ -8,7 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2gnet_core.preprocess import intensity_window, neighbours, normalise, pad_to_multiple
+from l2gnet_core.preprocess import (
+    intensity_window,
+    neighbours,
+    normalise,
+    pad_to_multiple,
+    resized,
+    resized_classes,
+)
 
 quick = settings(max_examples=20, deadline=None)
 
@@ -75,3 +82,29 @@ def test_neighbours_surround_their_slice_and_end_with_the_stack(total, count, da
     assert len(seen) == count
     for offset, slice in enumerate(seen, -(count // 2)):
         assert slice == min(max(index + offset, 0), total - 1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 30), st.sampled_from([3, 5]), st.integers(1, 12), st.data())
+def test_neighbours_may_lie_apart(total, count, step, data):
+    index = data.draw(st.integers(0, total - 1))
+    (seen,) = neighbours([index], total, count, step)
+    assert [
+        min(max(index + step * k, 0), total - 1) for k in range(-(count // 2), count // 2 + 1)
+    ] == [*seen]
+
+
+@quick
+@given(
+    st.integers(0, 9999), st.tuples(*[st.integers(1, 50)] * 2), st.tuples(*[st.integers(1, 50)] * 2)
+)
+def test_resized_classes_are_those_whose_share_is_largest(seed, size, wanted):
+    classes = torch.from_numpy(np.random.default_rng(seed).choice([0, 3, 200], (2, *size)))
+    found = resized_classes(classes.byte(), wanted)
+    assert found.shape == (2, *wanted)
+    assert found.dtype == torch.uint8
+    shares = torch.stack([resized((classes == id)[None].float(), wanted)[0] for id in (0, 3, 200)])
+    largest = shares.max(0).values
+    for place, id in enumerate((0, 3, 200)):
+        assert (shares[place][found == id] > largest[found == id] - 1e-5).all()
+    assert torch.equal(resized_classes(classes, size), classes)

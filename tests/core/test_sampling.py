@@ -89,3 +89,35 @@ def test_structures_and_their_slices_are_found():
     assert case.structures == [1, 2]
     assert case.slices_with(1) == [1, 2, 3]
     assert case.slices_with(2) == [2]
+
+
+def test_neighbours_lie_as_far_apart_as_the_case_says():
+    still = Augmentation(16, (1, 1), stretch=0, turn=0, alone=0, orientation_free=False)
+    levels = torch.linspace(0, 1, 9)[:, None, None].expand(9, 64, 64)
+    classes = torch.zeros(9, 64, 64, dtype=torch.uint8)
+    rises = []
+    for step in (1, 3):
+        case = TrainingCase(levels.half(), classes, step)
+        images, _ = Sampler([case], still, 3, 0).batch(0, range(60), 16)
+        rises.append(float((images[:, 2] - images[:, 0]).mean()))
+    assert rises[1] > 1.8 * rises[0] > 0
+
+
+def test_in_a_mirror_paired_classes_change_places():
+    # 1 is left of the middle, 2 right of it; 3 is left too, but has no side in its name.
+    classes = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    classes[0, 20:28, 8:16], classes[0, 20:28, 48:56], classes[0, 40:48, 8:16] = 1, 2, 3
+    image = (classes == 3).half()
+    how = Augmentation(
+        scale=(1, 1), stretch=0, turn=0, orientation_free=False, mirror_pairs=((1, 2),)
+    )
+    sampler = Sampler([TrainingCase(image, classes)], how, 1, 0)
+    _, targets = sampler.batch(0, range(60), 256)
+    columns = [
+        [float(torch.nonzero(target == id)[:, 1].float().mean()) for id in (1, 2, 3)]
+        for target in targets
+    ]
+    mirrored = [third > first + 10 for first, _, third in columns]
+    assert all(first < second - 30 for first, second, _ in columns)
+    assert 15 < sum(mirrored) < 45
+    assert (classes[0, 20:28, 8:16] == 1).all()  # left as it was

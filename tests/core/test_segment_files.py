@@ -17,7 +17,7 @@ from l2gnet_core.labels import LabelSet
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.segment_files import Job, plan_jobs, segment_file
 from l2gnet_core.suitability import doubts, mismatches, voxel_counts
-from l2gnet_core.volume import Volume
+from l2gnet_core.volume import Grid, Volume
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_a_mask_lies_on_its_image_and_the_report_says_what_is_in_it(
     assert mask.shape == stored.shape
     assert np.array_equal(mask.affine, stored.affine)
     found = read_labels(job.mask)
-    wanted = np.stack([done.labels for done in predict_slices(model, scan, 0)])
+    wanted = np.stack([done.labels for done in predict_slices(model, scan, Grid(scan.shape), 0)])
     assert np.mean(found.volume.data != wanted) < 1e-3
     assert found.names == model.card.labels.names
 
@@ -151,7 +151,7 @@ def test_the_axis_counts_in_the_stored_array(make_model, save_scan, scan, tmp_pa
     along = 2 - axis  # stored (x, y, z) is (z, y, x) here
     wanted = np.zeros(scan.shape, np.uint8)
     target = np.moveaxis(wanted, along, 0)
-    for done in predict_slices(model, scan, along):
+    for done in predict_slices(model, scan, Grid(scan.shape), along):
         target[done.index] = done.labels
     assert np.mean(read_labels(tmp_path / "m.nii.gz").volume.data != wanted) < 1e-3
 
@@ -165,7 +165,9 @@ def test_a_time_series_is_segmented_frame_by_frame(make_model, save_scan, scan, 
     assert found.data.shape == series.shape
     for frame, mask in zip(series, found.data, strict=True):
         # Each frame has its own window: alone it comes out the same.
-        alone = np.stack([done.labels for done in predict_slices(model, frame, 0)])
+        alone = np.stack(
+            [done.labels for done in predict_slices(model, frame, Grid(frame.shape), 0)]
+        )
         assert np.mean(mask != alone) < 1e-3
     row = report["labels"][0]
     per_frame = (found.data == row["id"]).sum() / 2

@@ -24,7 +24,7 @@ from l2gnet_core.model import build
 from l2gnet_core.sampling import Sampler
 from l2gnet_core.train import STATE_FILE, Trainer, TrainingConfig, make_fabric
 from l2gnet_core.training_log import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER
-from l2gnet_core.training_run import SPLIT_FILE, RunSettings, train_dataset
+from l2gnet_core.training_run import SPLIT_FILE, VIEW_FILE, RunSettings, train_dataset
 
 SMALL_VIEWS = Augmentation(size=32)
 #: 4 of 6 patients with 2 slices each in batches of 4 are 2 steps an epoch: 6 steps.
@@ -175,6 +175,7 @@ def test_a_run_leaves_log_split_state_and_a_model_that_loads(dataset, tmp_path):
         SPLIT_FILE,
         STATE_FILE,
         TENSORBOARD_FOLDER,
+        VIEW_FILE,
     }
 
     rows = log_rows(folder)
@@ -352,3 +353,42 @@ def test_a_network_of_three_slices_begins_as_the_single_slice_model_it_came_from
     torch.testing.assert_close(deep.encoder(slices), flat.encoder(slices[:, 1:2]))
     with pytest.raises(InputError, match="no more slices"):
         run(dataset, tmp_path / "back", start=tmp_path / "deep")
+
+
+def test_models_with_left_and_right_learn_from_views_that_keep_them(dataset, tmp_path):
+    (dataset / "dataset.json").write_text('{"labels": {"rim left": 1, "rim right": 2}}')
+    for name, slicing, pairs in (("a", "axial", [[1, 2]]), ("s", "sagittal", [])):
+        settings = {"oriented": True, "resample": True, "slicing": slicing}
+        run(dataset, tmp_path / name, replace(SHORT, epochs=1), **settings)
+        card = read_card(tmp_path / name / MODEL_FILE)
+        assert (card.oriented, card.slicing) == (True, slicing)
+        assert card.spacing == ((8.0, 1.5, 1.5) if slicing == "axial" else (1.5, 1.5, 1.5))
+        how = card.training["augmentation"]
+        assert (how["orientation_free"], how["turn"]) == (False, 15.0)
+        assert how["mirror_pairs"] == pairs
+    run(dataset, tmp_path / "free", replace(SHORT, epochs=1))
+    card = read_card(tmp_path / "free" / MODEL_FILE)
+    assert (card.oriented, card.spacing, card.slicing) == (False, None, "through-plane")
+    assert card.training["augmentation"]["orientation_free"]
+
+
+def test_a_run_goes_on_with_the_view_it_began_with(dataset, tmp_path, one_sentence):
+    axial = {"oriented": True, "slicing": "axial"}
+    run(dataset, tmp_path / "run", stop_after=1, **axial)
+    for other in ({}, {"slicing": "axial"}, {**axial, "resample": True}):
+        with pytest.raises(InputError, match="--oriented") as error:
+            run(dataset, tmp_path / "run", resume=True, **other)
+        one_sentence(error.value)
+    assert run(dataset, tmp_path / "run", resume=True, **axial)[-1].done == 1
+
+
+def test_left_and_right_need_a_plane_and_no_phantoms(dataset, tmp_path, one_sentence):
+    phantoms = replace(SHORT, extra_share=0.2)
+    for says, training, settings in (
+        ("axial, coronal or sagittal", SHORT, {"oriented": True}),
+        ("--phantoms", phantoms, {"oriented": True, "slicing": "axial"}),
+        ("--phantoms", phantoms, {"resample": True}),
+    ):
+        with pytest.raises(InputError, match=says) as error:
+            run(dataset, tmp_path / "run", training, **settings)
+        one_sentence(error.value)

@@ -1,0 +1,56 @@
+"""Which structures are each other's mirror image, judged by their names."""
+
+from __future__ import annotations
+
+import re
+from itertools import combinations
+
+from l2gnet_core.labels import Label, LabelSet
+
+_SIDES = {"left": "left", "l": "left", "lt": "left", "right": "right", "r": "right", "rt": "right"}
+_OTHER = {"left": "right", "right": "left"}
+#: Left and right by what they do, not by where they lie: the mirror image of a left ventricle of
+#: the heart is no right one. The brain's lateral ventricles are a true pair.
+_NOT_BY_PLACE = ("ventric", "atri", "heart", "cardi", "myo", "coronar", "liver", "hepat")
+
+
+def mirror_pairs(labels: LabelSet) -> tuple[tuple[int, int], ...]:
+    """The classes that change places when left and right do, each pair once.
+
+    Classes count from 1 in the order of `labels`, as in training; those without a side keep their
+    place. The result is empty if pictures of these structures had better not be mirrored at all:
+    no name has a side, or a structure with a side has no partner, or it is doubtful which one.
+    """
+    paired: dict[tuple[tuple[str, ...], str], int] = {}
+    plain: list[str] = []
+    for number, label in enumerate(labels, 1):
+        words = _words(label)
+        sides = [_SIDES[word] for word in words if word in _SIDES]
+        if not sides:
+            plain.append(label.name.casefold())
+            continue
+        by_place = "lateral" in words or not any(w.startswith(_NOT_BY_PLACE) for w in words)
+        what = (tuple(sorted(word for word in words if word not in _SIDES)), sides[0])
+        if len(sides) > 1 or not by_place or what in paired:
+            return ()
+        paired[what] = number
+    # "LV" and "RV" or "Eye_AL" and "Eye_AR" have sides, too, but which way is anyone's guess.
+    if any(_differ_in_side(one, other) for one, other in combinations(plain, 2)):
+        return ()
+    if any((what, _OTHER[side]) not in paired for what, side in paired):
+        return ()
+    return tuple(
+        (number, paired[what, "right"]) for (what, side), number in paired.items() if side == "left"
+    )
+
+
+def _words(label: Label) -> list[str]:
+    """Lower-case words of a name written with spaces, underscores, hyphens or in camel case."""
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label.name)
+    return [word.casefold() for word in re.findall(r"[^\W_]+", name)]
+
+
+def _differ_in_side(one: str, other: str) -> bool:
+    """Is an l in one an r in the other, and nothing else different?"""
+    different = [{a, b} for a, b in zip(one, other, strict=False) if a != b]
+    return len(one) == len(other) and different == [{"l", "r"}]

@@ -1,0 +1,121 @@
+"""How a model sees the slices of a scan – which way round, how large, how far apart – and back.
+
+Only exact flips and transposes happen to the scan itself, none for models without left and right.
+Models that have them see every scan alike, however it is stored: the stack grows to the patient's
+right, front or top, and slices lie as radiologists look at them,
+
+    axial: rows to the back, columns to the left; coronal: rows down, columns to the left;
+    sagittal: rows down, columns to the back.
+
+Tilted scans keep their own planes; the nearest anatomical direction counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2gnet_core.card import ModelCard
+from l2gnet_core.errors import InputError
+from l2gnet_core.volume import Grid, Volume
+
+#: How far slices are enlarged where nothing but their size in pixels is known.
+MOST_ENLARGED = 1.5
+#: Pixels to which a side is enlarged at most: a wrong voxel size must not ask for all the memory.
+LONGEST_SIDE = 2048
+
+_STACK_GROWS_TO = "RAS"
+_PICTURE_GROWS_TO = "LPI"
+_WORLD_AXES = ("LR", "PA", "IS")
+
+
+@dataclass(frozen=True)
+class SliceView:
+    """From a scan (z,y,x) on its own grid to what a network sees of it, with the exact inverse.
+
+    axes: the axes of (z,y,x) along which stack, rows and columns lie. flipped: which of the three
+    run against them. shape: (n,H,W) of the stack. size: (height, width) at which the network sees
+    a slice. step: how many slices of the stack lie between two that a network of several sees.
+    """
+
+    axes: tuple[int, int, int]
+    flipped: tuple[bool, bool, bool]
+    shape: tuple[int, int, int]
+    size: tuple[int, int]
+    step: int
+
+    def stack(self, scan: NDArray[Any]) -> NDArray[Any]:
+        """The slices (n,H,W) of a scan (z,y,x), without copying."""
+        return _flipped(scan.transpose(self.axes), self.flipped)
+
+    def place(self, index: int) -> int:
+        """Where in the stack slice `index` of the stored axis is; its own inverse."""
+        return self.shape[0] - 1 - index if self.flipped[0] else index
+
+    def stored(self, picture: NDArray[Any]) -> NDArray[Any]:
+        """A slice (H,W) of the stack with its axes as the scan stores them, without copying."""
+        picture = _flipped(picture, self.flipped[1:])
+        return picture.T if self.axes[1] > self.axes[2] else picture
+
+
+def slice_view(card: ModelCard, grid: Volume | Grid, axis: int) -> SliceView:
+    """The view that a model has of a scan.
+
+    axis: the slicing axis of (z,y,x). Raises InputError if the model tells left from right and the
+    scan does not say where they are.
+    """
+    others = [other for other in range(3) if other != axis]
+    axes, flipped = (axis, others[0], others[1]), (False, False, False)
+    if card.oriented:
+        if not grid.oriented:
+            raise InputError(
+                f"Expected a scan that says where right, front and top are, because {card.name} "
+                f"tells left from right, but {grid.name or 'this scan'} does not; say what its "
+                "stored axes grow to, as in --orientation LPS."
+            )
+        codes = grid.axis_codes
+        world = [next(i for i, pair in enumerate(_WORLD_AXES) if c in pair) for c in codes]
+        rows, columns = sorted(others, key=lambda other: world[other], reverse=True)
+        axes = (axis, rows, columns)
+        flipped = (
+            codes[axis] not in _STACK_GROWS_TO,
+            codes[rows] not in _PICTURE_GROWS_TO,
+            codes[columns] not in _PICTURE_GROWS_TO,
+        )
+    n, height, width = (int(grid.shape[-3:][a]) for a in axes)
+    size, step = usual_size(card, height, width), 1
+    if card.spacing is not None and grid.units == "mm":
+        between, *pixel = (grid.spacing[a] for a in axes)
+        size = (
+            _resampled_side(height, pixel[0], card.spacing[1]),
+            _resampled_side(width, pixel[1], card.spacing[2]),
+        )
+        step = max(1, round(min(n, card.spacing[0] / between)))
+    return SliceView(axes, flipped, (n, height, width), size, step)
+
+
+def usual_size(card: ModelCard, height: int, width: int) -> tuple[int, int]:
+    """Size at which slices of (height, width) are seen where the voxel size does not count.
+
+    Scans of a kind show much the same field of view, so the size of a slice in pixels tells the
+    size of the organs in it, also where the voxel size is unknown. A slice is at most enlarged by
+    half: a small one may also be a detail.
+    """
+    longer = max(height, width)
+    if card.sides is None or card.sides[0] <= longer <= card.sides[1]:
+        return height, width
+    factor = min(MOST_ENLARGED, sum(card.sides) / 2 / longer)
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def _resampled_side(pixels: int, spacing: float, wanted: float) -> int:
+    return max(1, round(min(pixels * spacing / wanted, max(pixels, LONGEST_SIDE))))
+
+
+def _flipped(array: NDArray[Any], flips: Sequence[bool]) -> NDArray[Any]:
+    turned: NDArray[Any] = array[tuple(np.s_[::-1] if flip else np.s_[:] for flip in flips)]
+    return turned
