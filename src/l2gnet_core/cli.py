@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,16 @@ device_option = click.option(
     help="Where to compute.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+class _Number(click.FloatRange):
+    """A number in a range; click lets nan and inf through."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 class _Progress:
@@ -150,7 +161,12 @@ def segment(
 @click.argument("predictions", type=click.Path(path_type=Path))
 @click.argument("references", type=click.Path(path_type=Path))
 @click.option(
-    "--tolerance", default=2.0, show_default=True, metavar="MM", help="Of the surface Dice."
+    "--tolerance",
+    type=_Number(min=0, min_open=True),
+    default=2.0,
+    show_default=True,
+    metavar="MM",
+    help="Of the surface Dice.",
 )
 @json_option
 def evaluate(predictions: Path, references: Path, tolerance: float, as_json: bool) -> None:
@@ -158,8 +174,6 @@ def evaluate(predictions: Path, references: Path, tolerance: float, as_json: boo
     from l2gnet_core.evaluate import evaluate as score
     from l2gnet_core.evaluate import pair_files, summary
 
-    if tolerance <= 0:
-        raise InputError(f"Expected a tolerance above 0 mm, but got {tolerance:g}.")
     pairs = pair_files(predictions, references)
     with _Progress(len(pairs), "Scoring") as bar:
         cases = list(bar.follow(score(pairs, tolerance)))
@@ -219,7 +233,7 @@ def _table(rows: list[tuple[str, ...]]) -> str:
     show_default=True,
     help="Neighbouring slices that the network sees at once (2.5-D).",
 )
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Training time.")
+@click.option("--minutes", type=_Number(min=0, min_open=True), help="Training time.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the training slices.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with an unfinished run.")
@@ -231,7 +245,7 @@ def _table(rows: list[tuple[str, ...]]) -> str:
 )
 @click.option(
     "--phantoms",
-    type=click.FloatRange(0, 0.5),
+    type=_Number(0, 0.5),
     default=0.0,
     help="Share of slices drawn from the cardiac phantom (labels 1 RV, 2 myocardium, 3 LV).",
 )

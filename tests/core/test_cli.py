@@ -170,10 +170,13 @@ def test_bad_input_ends_with_two_and_one_line(
         (["segment", "a.nii", "-o", "b.nii", "--sharp"], "--sharp"),
         (["evaluate", "a.nii"], "Missing argument"),
         (["evaluate", "a.nii", "b.nii", "--tolerance", "0"], "tolerance"),
+        (["evaluate", "a.nii", "b.nii", "--tolerance", "nan"], "nan is not a finite number"),
+        (["evaluate", "a.nii", "b.nii", "--tolerance", "inf"], "inf is not a finite number"),
         (["evaluate", "a.nii", "b.nii"], "a.nii"),
         (["train", "nowhere", "-o", "run", "--minutes", "1", "--epochs", "1"], "one of them"),
         (["train", "nowhere", "-o", "run"], "nowhere"),
         (["train", "nowhere", "-o", "run", "--epochs", "0"], "--epochs"),
+        (["train", "nowhere", "-o", "run", "--minutes", "nan"], "--minutes"),
     ],
 )
 def test_bad_arguments_end_with_two_and_one_line(refused, tmp_path, monkeypatch, arguments, says):
