@@ -101,6 +101,19 @@ def test_an_unreadable_file(dataset):
     assert any("empty (0 bytes)" in sentence for _, sentence in findings(dataset))
 
 
+def test_pairs_of_files_are_one_scan(dataset):
+    for part in ("images", "labels"):
+        for path in sorted((dataset / part).iterdir()):
+            stored = nib.load(path)
+            pair = nib.Nifti1Pair(np.asarray(stored.dataobj), stored.affine)
+            pair.header.set_xyzt_units("mm")
+            nib.save(pair, dataset / part / path.name.replace(".nii.gz", ".img"))
+            path.unlink()
+    assert findings(dataset) == []
+    opened = open_dataset(dataset)
+    assert [case.name for case in opened.cases] == [f"patient{i}" for i in range(4)]
+
+
 def test_nnunets_layout(dataset):
     (dataset / "labels").rename(dataset / "labelsTr")
     (dataset / "images").rename(dataset / "imagesTr")

@@ -204,9 +204,16 @@ def is_supported(path: str | os.PathLike[str]) -> bool:
 
 
 def scans_in(folder: Path) -> list[Path]:
-    """Files of a folder that can be read, by name, without hidden ones (macOS: ._scan.nii)."""
-    found = (p for p in folder.iterdir() if p.is_file() and is_supported(p))
-    return sorted(p for p in found if not p.name.startswith("."))
+    """Files of a folder that can be read, by name: one of each .hdr/.img pair, and no hidden ones
+    (macOS: ._scan.nii)."""
+    found = [p for p in folder.iterdir() if p.is_file() and is_supported(p)]
+    headers = {stem_of(p) for p in found if suffix_of(p) in (".hdr", ".hdr.gz")}
+    return sorted(
+        p
+        for p in found
+        if not p.name.startswith(".")
+        and not (suffix_of(p) in (".img", ".img.gz") and stem_of(p) in headers)
+    )
 
 
 def stem_of(path: Path) -> str:
