@@ -19,6 +19,7 @@ from l2gnet_core.config import ARCHITECTURES
 from l2gnet_core.errors import InputError
 
 if TYPE_CHECKING:
+    from l2gnet_core.dataset_check import Survey
     from l2gnet_core.evaluate import CaseScores
 
 # PyTorch takes seconds to import: each command imports what it needs, so that --help is instant.
@@ -67,10 +68,6 @@ class _Progress:
         """Move the bar to `done` of its total."""
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(done - self._bar.n)
-
-    def step(self) -> None:
-        """Move the bar by one."""
-        self._bar.update(1)
 
     def follow(self, items: Iterator[Item]) -> Iterator[Item]:
         """Pass items through, one step each."""
@@ -265,26 +262,34 @@ def train(
     phantoms: float,
     device: str,
 ) -> None:
-    """Train on a folder with images/, labels/ and, optionally, dataset.json."""
+    """Train on a dataset folder; `l2gnet check` says whether it is one."""
     if minutes is not None and epochs is not None:
         raise InputError("Expected --minutes or --epochs, but got both; give one of them.")
     if minutes is None and epochs is None:
         minutes = 60.0
     from l2gnet_core.augment import Augmentation
     from l2gnet_core.catalog import find_model
+    from l2gnet_core.data import dataset_of
+    from l2gnet_core.dataset_check import told
     from l2gnet_core.predict import choose_device
     from l2gnet_core.train import TrainingConfig
     from l2gnet_core.training_run import RunSettings, train_dataset
 
+    # What is quick to refuse comes before the files are read.
+    chosen, model = choose_device(device)[0], find_model(start) if start else None
+    survey = _examined(dataset)
+    opened = dataset_of(survey)
+    for line in told(finding for finding in survey.findings if finding.kind == "warning"):
+        click.echo(line, err=True)
     settings = RunSettings(
-        dataset=dataset,
+        dataset=opened,
         folder=output,
         architecture=arch,
         preset=size,
         slices=int(slices),
-        device=choose_device(device)[0],
+        device=chosen,
         resume=resume,
-        start=find_model(start) if start else None,
+        start=model,
     )
     training = TrainingConfig(minutes=minutes, epochs=epochs, seed=seed, extra_share=phantoms)
     augmentation = Augmentation(orientation_free=not oriented)
@@ -300,32 +305,51 @@ def train(
 
 @cli.command()
 @click.argument("dataset", type=click.Path(path_type=Path))
+@click.option(
+    "--split",
+    type=click.Path(exists=True, path_type=Path),
+    help="A run folder or its split.json: does it keep patients apart?",
+)
 @json_option
-def check(dataset: Path, as_json: bool) -> None:
+def check(dataset: Path, split: Path | None, as_json: bool) -> None:
     """Find what is wrong with a dataset before hours are spent on it."""
     from dataclasses import asdict
 
-    from l2gnet_core.data import find_layout, pair_scans
-    from l2gnet_core.dataset_check import check_dataset
+    from l2gnet_core.dataset_check import told
 
-    cases, _ = pair_scans(dataset, find_layout(dataset))
-    found = []
-    with _Progress(len(cases), "Checking") as bar:
-        for finding in check_dataset(dataset):
-            if finding is None:
-                bar.step()
-            else:
-                found.append(finding)
-    errors = [finding for finding in found if finding.kind == "error"]
+    survey = _examined(dataset)
+    if split is not None:
+        survey.examine_split(split)
+    cases, patients = len(survey.cases), len(set(survey.patients.names.values()))
     if as_json:
-        click.echo(json.dumps({"cases": len(cases), "findings": [*map(asdict, found)]}, indent=1))
+        findings = [*map(asdict, survey.findings)]
+        click.echo(
+            json.dumps({"cases": cases, "patients": patients, "findings": findings}, indent=1)
+        )
     else:
-        for finding in found:
-            where = f"{finding.case}: " if finding.case else ""
-            click.echo(f"{finding.kind}: {where}{finding.sentence}")
-        click.echo(f"{len(cases)} cases, {len(errors)} errors, {len(found) - len(errors)} notes")
-    if errors:
-        raise InputError(f"{len(errors)} errors in {dataset} (see above); correct them first.")
+        for line in told(survey.findings):
+            click.echo(line)
+        kinds = [finding.kind for finding in survey.findings]
+        counts = [_count(kinds.count(kind), kind) for kind in ("error", "warning", "note")]
+        who = f"{_count(cases, 'scan')} of {_count(patients, 'patient')}"
+        click.echo(f"{who}: {', '.join(counts)}")
+    if survey.errors:
+        errors = _count(len(survey.errors), "error")
+        raise InputError(f"Expected a sound dataset, but {dataset} has {errors}; correct them.")
+
+
+def _examined(dataset: Path) -> Survey:
+    from l2gnet_core.dataset_check import Survey
+
+    survey = Survey(dataset)
+    with _Progress(len(survey.cases), "Checking") as bar:
+        for _ in bar.follow(survey.examine()):
+            pass
+    return survey
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 @cli.command()

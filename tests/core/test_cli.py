@@ -177,6 +177,8 @@ def test_bad_input_ends_with_two_and_one_line(
         (["train", "nowhere", "-o", "run"], "nowhere"),
         (["train", "nowhere", "-o", "run", "--epochs", "0"], "--epochs"),
         (["train", "nowhere", "-o", "run", "--minutes", "nan"], "--minutes"),
+        (["check", "nowhere"], "nowhere"),
+        (["check", "nowhere", "--split", "split.json"], "split.json"),
     ],
 )
 def test_bad_arguments_end_with_two_and_one_line(refused, tmp_path, monkeypatch, arguments, says):

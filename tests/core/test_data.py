@@ -1,40 +1,16 @@
-"""Datasets: who is a patient, how patients are split, what is refused."""
+"""Datasets: who is a patient, what is refused, and the slices that training gets."""
 
 from __future__ import annotations
 
-import json
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from l2gnet_core.data import load_frames, open_dataset, split_patients
+from l2gnet_core.data import load_frames, open_dataset
 from l2gnet_core.errors import InputError
 from l2gnet_core.labels import LabelSet
-
-quick = settings(max_examples=30, deadline=None)
-
-
-@pytest.fixture
-def make_dataset(tmp_path, save_scan):
-    """A dataset folder with a scan per name; a number repeats the scan of that seed."""
-
-    def make(names, seeds=None, settings=None) -> Path:
-        for index, name in enumerate(names):
-            rng = np.random.default_rng(index if seeds is None else seeds[index])
-            image = rng.integers(0, 500, (2, 9, 11)).astype(np.int16)
-            labels = rng.integers(0, 3, (2, 9, 11)).astype(np.uint8)
-            save_scan(tmp_path / "data" / "images" / f"{name}.nii.gz", image)
-            save_scan(tmp_path / "data" / "labels" / f"{name}.nii.gz", labels)
-        if settings is not None:
-            (tmp_path / "data" / "dataset.json").write_text(json.dumps(settings))
-        return tmp_path / "data"
-
-    return make
 
 
 def patients(dataset) -> dict[str, str]:
@@ -174,52 +150,3 @@ def test_cases_that_do_not_fit_are_refused(make_dataset, save_scan, one_sentence
     with pytest.raises(InputError, match="shape") as error:
         load_frames(case, LABELS, "through-plane")
     one_sentence(error.value)
-
-
-@quick
-@given(
-    st.integers(3, 120),
-    st.integers(0, 999),
-    st.floats(0, 0.4),
-    st.floats(0, 0.3),
-)
-def test_splits_are_disjoint_complete_and_never_empty(count, seed, test, tuning):
-    everyone = [f"p{index:03}" for index in range(count)]
-    split = split_patients(everyone, seed, test, tuning)
-    parts = (split.train, split.tuning, split.test)
-    assert all(parts)
-    assert sorted(sum(parts, ())) == everyone
-    assert split == split_patients(everyone[::-1], seed, test, tuning)
-    assert abs(len(split.test) - test * count) <= 1
-    assert abs(len(split.tuning) - tuning * count) <= 1
-
-
-@quick
-@given(st.integers(0, 9999))
-def test_splits_reach_every_block_of_neighbours(seed):
-    # 100 patients numbered by disease, as in ACDC: five blocks of twenty.
-    everyone = [f"patient{index:03}" for index in range(1, 101)]
-    split = split_patients(everyone, seed, 0.2, 0.05)
-    places = [int(patient[-3:]) for patient in split.test]
-    blocks = np.bincount([(place - 1) // 20 for place in places], minlength=5)
-    assert (blocks == 4).all()
-    assert max(b - a for a, b in pairwise(places)) < 10
-    tuning = [(int(patient[-3:]) - 1) // 20 for patient in split.tuning]
-    assert len(set(tuning)) >= 4
-
-
-def test_few_patients_are_all_trained_on():
-    assert split_patients(["a"], 0, 0.2, 0.1).train == ("a",)
-    assert split_patients(["a", "b"], 0, 0.2, 0.1).train == ("a", "b")
-
-
-def test_a_split_never_parts_a_patient(make_dataset):
-    names = [f"patient{p:03}_frame{f:02}" for p in range(6) for f in (1, 9)]
-    dataset = open_dataset(make_dataset(names))
-    split = split_patients(dataset.patients, 0, 0.2, 0.1)
-    parts = {part: split.cases(dataset, part) for part in ("train", "tuning", "test")}
-    assert sum(map(len, parts.values())) == 12
-    where = {case.patient: part for part, cases in parts.items() for case in cases}
-    for part, cases in parts.items():
-        assert len(cases) % 2 == 0
-        assert {where[case.patient] for case in cases} == {part}

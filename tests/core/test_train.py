@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from l2gnet_core.augment import Augmentation
 from l2gnet_core.checkpoint import MODEL_FILE, load_model, read_card
 from l2gnet_core.config import preset
-from l2gnet_core.data import TrainingCase
+from l2gnet_core.data import TrainingCase, open_dataset
 from l2gnet_core.errors import InputError
 from l2gnet_core.train import STATE_FILE, Trainer, TrainingConfig
 from l2gnet_core.training_run import LOG_FILE, SPLIT_FILE, RunSettings, train_dataset
@@ -53,7 +53,8 @@ def dataset(tmp_path, save_scan) -> Path:
 
 def run(dataset, folder, training=SHORT, stop_after=None, **settings):
     """Train; `stop_after` closes the generator after that many steps."""
-    settings = RunSettings(dataset, folder, **{"preset": "tiny", "tuning": 0.1, **settings})
+    opened = open_dataset(dataset)
+    settings = RunSettings(opened, folder, **{"preset": "tiny", "tuning": 0.1, **settings})
     steps = train_dataset(settings, training, SMALL_VIEWS)
     if stop_after is None:
         return list(steps)
