@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from l2gnet_core.array_files import ArrayFiles, array_scans
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_labels, read_volume, scans_in, stem_of
 from l2gnet_core.volume import Volume
@@ -19,6 +21,11 @@ _CHANNEL = re.compile(r"_\d{4}$")
 
 Part = Literal["train", "tuning", "test"]
 PARTS: tuple[Part, ...] = ("train", "tuning", "test")
+#: Folders of arrays whose scans are held out; train_npz and the like are free to be split.
+_HELD_OUT: dict[Part, re.Pattern[str]] = {
+    "test": re.compile("test", re.IGNORECASE),
+    "tuning": re.compile("(^|_)val", re.IGNORECASE),
+}
 
 
 class ScanFiles(Protocol):
@@ -125,13 +132,7 @@ def find_cases(folder: Path) -> tuple[list[Case], list[Finding]]:
     cases: list[Case] = []
     findings: list[Finding] = []
     known = [x for x in LAYOUTS if (folder / x.images).is_dir() and (folder / x.labels).is_dir()]
-    if not known:
-        raise InputError(
-            f"Expected a dataset folder with 'images' and 'labels' inside (or nnU-Net's 'imagesTr' "
-            f"and 'labelsTr'), but {folder} has neither; put scans and label files of the same "
-            "name into these two folders."
-        )
-    if not any(scans_in(folder / layout.images) for layout in known):
+    if known and not any(scans_in(folder / layout.images) for layout in known):
         raise InputError(
             f"Expected scans in {folder / known[0].images}, but it is empty; put NIfTI files there."
         )
@@ -139,6 +140,14 @@ def find_cases(folder: Path) -> tuple[list[Case], list[Finding]]:
         found, problems = _pairs(folder, layout)
         cases += found
         findings += [Finding("error", "", sentence) for sentence in problems]
+    if not known:
+        cases, findings = _array_cases(folder) if folder.is_dir() else ([], [])
+        if not cases:
+            raise InputError(
+                f"Expected a dataset folder with 'images' and 'labels' inside (or nnU-Net's "
+                f"'imagesTr' and 'labelsTr', or TransUNet's .npz and .h5 files), but {folder} has "
+                "none of these; put scans and label files of the same name into these two folders."
+            )
     return sorted(cases, key=lambda case: case.name), findings
 
 
@@ -185,6 +194,44 @@ def _by_stem(folder: Path, problems: list[str]) -> dict[str, Path]:
                 f"{path.name}; take one out."
             )
     return files
+
+
+def _array_cases(folder: Path) -> tuple[list[Case], list[Finding]]:
+    """Scans in .npz and .h5 files, in the folder itself or in folders named after their part."""
+    found: dict[tuple[Part | None, str], list[ArrayFiles]] = defaultdict(list)
+    findings: list[Finding] = []
+    inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    for place in (folder, *inside):
+        scans, odd = array_scans(place)
+        findings += [Finding("warning", "", sentence) for sentence in odd]
+        for name, files in scans.items():
+            part = None if place == folder else _part_of(place.name)
+            found[part, name] += files
+    cases, twice = [], []
+    for (part, name), files in found.items():
+        # SSL4MIS stores each scan whole and in slices.
+        whole = [scan for scan in files if not scan.sliced] or files
+        if len(whole) > 1:
+            findings.append(
+                Finding(
+                    "error",
+                    "",
+                    f"Expected one scan of a name, but there are {whole[0].paths[0]} and "
+                    f"{whole[1].paths[0]}; take one out.",
+                )
+            )
+        elif len(files) > 1:
+            twice.append(name)
+        cases.append(Case.named(name, whole[0], part))
+    if twice:
+        findings.append(
+            Finding("note", "", f"{some(twice)} are there whole and in slices; the whole are read.")
+        )
+    return cases, findings
+
+
+def _part_of(folder: str) -> Part | None:
+    return next((part for part, name in _HELD_OUT.items() if name.search(folder)), None)
 
 
 def some(names: list[str], most: int = 3) -> str:
