@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from l2gnet_core.config import ARCHITECTURES
 from l2gnet_core.errors import InputError
 
 if TYPE_CHECKING:
+    from l2gnet_core.dataset_check import Survey
     from l2gnet_core.evaluate import CaseScores
 
 # PyTorch takes seconds to import: each command imports what it needs, so that --help is instant.
@@ -31,6 +33,16 @@ device_option = click.option(
     help="Where to compute.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+class _Number(click.FloatRange):
+    """A number in a range; click lets nan and inf through."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 class _Progress:
@@ -56,10 +68,6 @@ class _Progress:
         """Move the bar to `done` of its total."""
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(done - self._bar.n)
-
-    def step(self) -> None:
-        """Move the bar by one."""
-        self._bar.update(1)
 
     def follow(self, items: Iterator[Item]) -> Iterator[Item]:
         """Pass items through, one step each."""
@@ -158,7 +166,12 @@ def segment(
 @click.argument("predictions", type=click.Path(path_type=Path))
 @click.argument("references", type=click.Path(path_type=Path))
 @click.option(
-    "--tolerance", default=2.0, show_default=True, metavar="MM", help="Of the surface Dice."
+    "--tolerance",
+    type=_Number(min=0, min_open=True),
+    default=2.0,
+    show_default=True,
+    metavar="MM",
+    help="Of the surface Dice.",
 )
 @json_option
 def evaluate(predictions: Path, references: Path, tolerance: float, as_json: bool) -> None:
@@ -166,8 +179,6 @@ def evaluate(predictions: Path, references: Path, tolerance: float, as_json: boo
     from l2gnet_core.evaluate import evaluate as score
     from l2gnet_core.evaluate import pair_files, summary
 
-    if tolerance <= 0:
-        raise InputError(f"Expected a tolerance above 0 mm, but got {tolerance:g}.")
     pairs = pair_files(predictions, references)
     with _Progress(len(pairs), "Scoring") as bar:
         cases = list(bar.follow(score(pairs, tolerance)))
@@ -227,7 +238,7 @@ def _table(rows: list[tuple[str, ...]]) -> str:
     show_default=True,
     help="Neighbouring slices that the network sees at once (2.5-D).",
 )
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Training time.")
+@click.option("--minutes", type=_Number(min=0, min_open=True), help="Training time.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the training slices.")
 @click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True)
 @click.option(
@@ -257,7 +268,7 @@ def _table(rows: list[tuple[str, ...]]) -> str:
 )
 @click.option(
     "--phantoms",
-    type=click.FloatRange(0, 0.5),
+    type=_Number(0, 0.5),
     default=0.0,
     help="Share of slices drawn from the cardiac phantom (labels 1 RV, 2 myocardium, 3 LV).",
 )
@@ -281,7 +292,7 @@ def train(
     devices: int,
     **how: Any,
 ) -> None:
-    """Train on a folder with images/, labels/ and, optionally, dataset.json.
+    """Train on a dataset folder; `l2gnet check` says whether it is one.
 
     The run folder RUN holds the model of the best epoch, the split, logs (log.csv, tensorboard/)
     and curves.png. --resume goes on with the settings the run began with, unless others are given.
@@ -290,6 +301,8 @@ def train(
         raise InputError("Expected --minutes or --epochs, but got both; give one of them.")
     from l2gnet_core.augment import Augmentation
     from l2gnet_core.catalog import find_model
+    from l2gnet_core.data import dataset_of
+    from l2gnet_core.dataset_check import told
     from l2gnet_core.predict import choose_device
     from l2gnet_core.train import TrainingConfig
     from l2gnet_core.training_run import RunSettings, read_choices, train_dataset, write_choices
@@ -301,8 +314,14 @@ def train(
             how |= {"minutes": None, "epochs": None} | given
     if how["minutes"] is None and how["epochs"] is None:
         how["minutes"] = 60.0
+    # What is quick to refuse comes before the files are read.
+    chosen, model = choose_device(device)[0], find_model(start) if start else None
+    survey = _examined(dataset)
+    opened = dataset_of(survey)
+    for line in told(finding for finding in survey.findings if finding.kind == "warning"):
+        click.echo(line, err=True)
     settings = RunSettings(
-        dataset=dataset,
+        dataset=opened,
         folder=output,
         architecture=how["arch"],
         preset=how["size"],
@@ -310,10 +329,10 @@ def train(
         slicing=how["plane"] or ("axial" if how["oriented"] else "through-plane"),
         oriented=how["oriented"],
         resample=how["resample"],
-        device=choose_device(device)[0],
+        device=chosen,
         devices=devices,
         resume=resume,
-        start=find_model(start) if start else None,
+        start=model,
     )
     training = TrainingConfig(
         minutes=how["minutes"],
@@ -344,32 +363,51 @@ def _is_given(context: click.Context, name: str) -> bool:
 
 @cli.command()
 @click.argument("dataset", type=click.Path(path_type=Path))
+@click.option(
+    "--split",
+    type=click.Path(exists=True, path_type=Path),
+    help="A run folder or its split.json: does it keep patients apart?",
+)
 @json_option
-def check(dataset: Path, as_json: bool) -> None:
+def check(dataset: Path, split: Path | None, as_json: bool) -> None:
     """Find what is wrong with a dataset before hours are spent on it."""
     from dataclasses import asdict
 
-    from l2gnet_core.data import find_layout, pair_scans
-    from l2gnet_core.dataset_check import check_dataset
+    from l2gnet_core.dataset_check import told
 
-    cases, _ = pair_scans(dataset, find_layout(dataset))
-    found = []
-    with _Progress(len(cases), "Checking") as bar:
-        for finding in check_dataset(dataset):
-            if finding is None:
-                bar.step()
-            else:
-                found.append(finding)
-    errors = [finding for finding in found if finding.kind == "error"]
+    survey = _examined(dataset)
+    if split is not None:
+        survey.examine_split(split)
+    cases, patients = len(survey.cases), len(set(survey.patients.names.values()))
     if as_json:
-        click.echo(json.dumps({"cases": len(cases), "findings": [*map(asdict, found)]}, indent=1))
+        findings = [*map(asdict, survey.findings)]
+        click.echo(
+            json.dumps({"cases": cases, "patients": patients, "findings": findings}, indent=1)
+        )
     else:
-        for finding in found:
-            where = f"{finding.case}: " if finding.case else ""
-            click.echo(f"{finding.kind}: {where}{finding.sentence}")
-        click.echo(f"{len(cases)} cases, {len(errors)} errors, {len(found) - len(errors)} notes")
-    if errors:
-        raise InputError(f"{len(errors)} errors in {dataset} (see above); correct them first.")
+        for line in told(survey.findings):
+            click.echo(line)
+        kinds = [finding.kind for finding in survey.findings]
+        counts = [_count(kinds.count(kind), kind) for kind in ("error", "warning", "note")]
+        who = f"{_count(cases, 'scan')} of {_count(patients, 'patient')}"
+        click.echo(f"{who}: {', '.join(counts)}")
+    if survey.errors:
+        errors = _count(len(survey.errors), "error")
+        raise InputError(f"Expected a sound dataset, but {dataset} has {errors}; correct them.")
+
+
+def _examined(dataset: Path) -> Survey:
+    from l2gnet_core.dataset_check import Survey
+
+    survey = Survey(dataset)
+    with _Progress(len(survey.cases), "Checking") as bar:
+        for _ in bar.follow(survey.examine()):
+            pass
+    return survey
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 @cli.command()

@@ -3,121 +3,169 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from l2gnet_core.data import Case, find_layout, pair_scans, read_settings
+from l2gnet_core.cases import Case, Finding, Patients, find_cases, some
+from l2gnet_core.dataset_compare import Examined, compare, same_patients
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import read_labels, read_volume
-from l2gnet_core.volume import HEADERS_ROUND, distance_apart
+from l2gnet_core.split import read_split, split_problems
+from l2gnet_core.volume import HEADERS_ROUND, Volume, distance_apart
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One sentence about a dataset. An "error" would stop or spoil training, a "note" may be
-    meant so. `case` is empty where the sentence is about the whole."""
+class Survey:
+    """One look at every file of a dataset.
 
-    kind: Literal["error", "note"]
-    case: str
-    sentence: str
-
-
-def check_dataset(folder: Path) -> Iterator[Finding | None]:
-    """Look at every file of a dataset; yields a None after each case, so that callers can show how
-    far it is.
-
+    cases: as the files name them. names, description: of dataset.json. findings: what is wrong,
+    complete when `examine` is through.
     Raises InputError if the folder is no dataset at all.
     """
-    layout = find_layout(folder)
-    cases, problems = pair_scans(folder, layout)
-    for sentence in problems:
-        yield Finding("error", "", sentence)
-    names, _ = read_settings(folder / "dataset.json")
-    if not names:
-        yield Finding(
-            "note", "", "There is no dataset.json with names: structures are called by their ids."
-        )
-    seen: dict[str, list[Case]] = defaultdict(list)
-    counts: Counter[int] = Counter()
-    for case in cases:
-        yield from _check_case(case, names, seen, counts)
-        yield None
-    yield from _duplicates(seen)
-    for id, name in names.items():
-        if id and cases and not counts[id]:
-            yield Finding("error", "", f"No label file holds {id} {name}: check dataset.json.")
-    patients = {case.patient for case in cases}
-    if len(patients) < 3:
-        yield Finding(
-            "error",
-            "",
-            f"Expected at least 3 patients to learn from, tune on and test on, but there are "
-            f"{len(patients)}; add some.",
-        )
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cases, self.findings = find_cases(folder)
+        self.names, self.description = read_settings(folder / "dataset.json")
+        self._examined: list[Examined] = []
+
+    def examine(self) -> Iterator[Case]:
+        """Read all files; yields each case when it is done."""
+        for case in self.cases:
+            try:
+                examined, findings = _examine(case, self.names)
+            except InputError as error:
+                self.findings.append(Finding("error", case.name, str(error)))
+            else:
+                self._examined.append(examined)
+                self.findings += findings
+            yield case
+        if not self.names:
+            found = sorted({id for one in self._examined for id in one.voxels} - {0})
+            self.names = {id: f"structure {id}" for id in found}
+            if found:
+                told = some([str(id) for id in found])
+                sentence = f"No dataset.json names the structures {told}: they go by their ids."
+                self.findings.append(Finding("note", "", sentence))
+        self.findings += compare(self._examined, self.names, self.patients)
+
+    def examine_split(self, file: Path) -> None:
+        """Add what is wrong with a written split of the dataset, once the rest is examined.
+
+        Raises InputError for a file that is no split.
+        """
+        problems = split_problems(read_split(file), self.patients, str(file))
+        self.findings += [Finding("error", "", sentence) for sentence in problems]
+
+    @property
+    def errors(self) -> list[Finding]:
+        """The findings that stop training."""
+        return [finding for finding in self.findings if finding.kind == "error"]
+
+    @property
+    def patients(self) -> Patients:
+        """Who is in the dataset, as far as it is examined."""
+        names = same_patients(self.cases, self._examined)
+        parts = {names[case.patient]: case.part for case in self.cases if case.part is not None}
+        return Patients(names, parts)
 
 
-def _check_case(
-    case: Case, names: dict[int, str], seen: dict[str, list[Case]], counts: Counter[int]
-) -> Iterator[Finding]:
+def told(findings: Iterable[Finding], most: int = 3) -> Iterator[str]:
+    """Findings as lines. Of those that differ only in numbers and in the case's name, the first few
+    stand for all: one slip of a converter is in every file."""
+    alike: dict[tuple[str, str], list[Finding]] = defaultdict(list)
+    for finding in findings:
+        without_case = finding.sentence.replace(finding.case, "") if finding.case else ""
+        alike[finding.kind, re.sub(r"\d+", "", without_case) or finding.sentence].append(finding)
+    for (kind, _), same in alike.items():
+        for finding in same[:most]:
+            yield f"{kind}: {finding.case + ': ' if finding.case else ''}{finding.sentence}"
+        if len(same) > most:
+            names = some([finding.case for finding in same[most:]])
+            yield f"{kind}: the same of {len(same) - most} more: {names}."
+
+
+def read_settings(file: Path) -> tuple[dict[int, str], str]:
+    """Structure names by id and the description that dataset.json gives; nothing without one.
+
+    Labels may be written name → id, or id → name as in the Medical Segmentation Decathlon.
+    Raises InputError for a file that cannot be read so.
+    """
+    if not file.is_file():
+        return {}, ""
     try:
-        volume, truth = read_volume(case.image), read_labels(case.labels).volume
-    except InputError as error:
-        yield Finding("error", case.name, str(error))
-        return
-    for warning in volume.warnings:
-        yield Finding("note", case.name, warning)
-    pixels = np.ascontiguousarray(volume.data)
-    seen[hashlib.sha256(pixels.tobytes()).hexdigest()].append(case)
-    if volume.data.shape != truth.data.shape:
-        yield Finding(
-            "error",
-            case.name,
-            f"Expected labels of the scan's shape {volume.data.shape}, but they have "
-            f"{truth.data.shape}; export them again on the scan's own grid.",
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        names = {}
+        for key, value in settings.get("labels", {}).items():
+            id, name = (key, value) if str(key).isdigit() else (value, key)
+            names[int(id)] = str(name)
+        return names, str(settings.get("description", ""))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f'Expected {{"labels": {{"name": id, …}}}} in {file}, but it cannot be read so; '
+            "correct the file or take it away."
+        ) from error
+
+
+def _examine(case: Case, names: dict[int, str]) -> tuple[Examined, list[Finding]]:
+    """Raises InputError if a file of the case cannot be read."""
+    volume, truth = case.read()
+    errors, warnings = [], list(volume.warnings)
+    # A pair of files has one name, and often one header.
+    warnings += [f"Labels: {text}" for text in truth.warnings if text not in volume.warnings]
+    if volume.data.min() == volume.data.max():
+        errors.append("The scan has one intensity everywhere; export it again or take it out.")
+    if mismatch := _mismatch(volume, truth):
+        errors.append(mismatch)
+    ids, counts = np.unique(truth.data, return_counts=True)
+    voxels = dict(zip(ids.tolist(), counts.tolist(), strict=True))
+    unknown = sorted(set(voxels) - {0, *names}) if names else []
+    if unknown:
+        errors.append(
+            f"Label ids {unknown} are not in dataset.json; name them there or take them out."
         )
-        return
+    if set(voxels) == {0}:
+        warnings.append("The labels are empty: background everywhere.")
+    if volume.units != truth.units:
+        without = "labels give" if volume.units == "mm" else "scan gives"
+        warnings.append(
+            f"The {without} no voxel size in mm: whether both lie in one place cannot be checked."
+        )
+    findings = [Finding("error", case.name, text) for text in errors]
+    findings += [Finding("warning", case.name, text) for text in warnings]
+    # float32, so that a scan is found again in files of another type.
+    scan_hash = _fingerprint(volume.data.astype(np.float32, copy=False))
+    label_hash = _fingerprint(truth.data.astype(np.uint16, copy=False))
+    return Examined(case, volume.grid, voxels, scan_hash, label_hash), findings
+
+
+def _mismatch(volume: Volume, truth: Volume) -> str:
+    """Why labels do not lie on their scan; empty where they do."""
+    if volume.data.ndim > truth.data.ndim:
+        return (
+            f"Expected labels for each of the scan's {len(volume.data)} frames, but they are of "
+            "one; save the frame that they belong to as a scan of its own."
+        )
+    if volume.shape != truth.shape:
+        return (
+            f"Expected labels of the scan's shape {volume.shape}, but they have {truth.shape}; "
+            "export them again on the scan's own grid."
+        )
     distance = distance_apart(volume, truth)
     if distance > HEADERS_ROUND:
-        yield Finding(
-            "error",
-            case.name,
+        return (
             f"Scan and labels lie up to {distance:.1f} mm apart in the world; resample the labels "
-            "onto the scan's grid, or correct one of the headers.",
+            "onto the scan's grid, or correct one of the headers."
         )
-    if pixels.min() == pixels.max():
-        yield Finding("error", case.name, "The scan has one intensity everywhere.")
-    ids, voxels = np.unique(truth.data, return_counts=True)
-    found = dict(zip(ids.tolist(), voxels.tolist(), strict=True))
-    counts.update({id: n for id, n in found.items() if id})
-    unknown = sorted(set(found) - {0, *names}) if names else []
-    if unknown:
-        yield Finding(
-            "error",
-            case.name,
-            f"Label ids {unknown} are not in dataset.json; name them there or take them out.",
-        )
-    if set(found) == {0}:
-        yield Finding("note", case.name, "The labels are empty: background everywhere.")
+    return ""
 
 
-def _duplicates(seen: dict[str, list[Case]]) -> Iterator[Finding]:
-    """Identical scans. Under one patient's name they are waste; under two, the split would put one
-    patient on two sides if it went by names."""
-    for same in seen.values():
-        if len(same) < 2:
-            continue
-        files = " and ".join(case.image.name for case in same)
-        if len({case.patient for case in same}) == 1:
-            yield Finding("note", same[0].name, f"{files} are the same scan; one is enough.")
-        else:
-            yield Finding(
-                "note",
-                same[0].name,
-                f"{files} are the same scan under different patients; the split keeps them "
-                "together, but take one out unless a second reading is wanted.",
-            )
+def _fingerprint(array: npt.NDArray[np.float32] | npt.NDArray[np.uint16]) -> str:
+    """The same for equal values in one shape, and else different."""
+    state = hashlib.sha256(repr(array.shape).encode())
+    state.update(np.ascontiguousarray(array).data)
+    return state.hexdigest()

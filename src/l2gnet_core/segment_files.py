@@ -46,7 +46,7 @@ def plan_jobs(images: Sequence[Path], output: Path) -> list[Job]:
     files: list[Path] = []
     for path in images:
         if path.is_dir():
-            inside = [p for p in scans_in(path) if _is_scan(p)]
+            inside = scans_in(path)
             if not inside:
                 raise InputError(
                     f"Expected scans in {path}, but it holds no NIfTI or TIFF file; name another "
@@ -96,15 +96,6 @@ def _mask_name(image: Path) -> str:
     if suffix in WRITABLE or not is_supported(image):
         return image.name
     return image.name[: -len(suffix)] + ".nii.gz"
-
-
-def _is_scan(path: Path) -> bool:
-    """Can it be read, and is it not the second file of a .hdr/.img pair?"""
-    if path.name.lower().endswith((".img", ".img.gz")):
-        stem = path.name[: -len(suffix_of(path))]
-        if any(path.with_name(stem + suffix).exists() for suffix in (".hdr", ".hdr.gz")):
-            return False
-    return is_supported(path)
 
 
 def segment_file(

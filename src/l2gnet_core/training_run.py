@@ -12,6 +12,7 @@ import torch
 
 from l2gnet_core.augment import Augmentation
 from l2gnet_core.card import ModelCard
+from l2gnet_core.cases import PARTS, Part
 from l2gnet_core.checkpoint import (
     MODEL_FILE,
     find_model_file,
@@ -20,25 +21,17 @@ from l2gnet_core.checkpoint import (
     save_model,
 )
 from l2gnet_core.config import preset
-from l2gnet_core.data import (
-    Dataset,
-    Split,
-    TrainingCase,
-    load_frames,
-    median_spacing,
-    open_dataset,
-    split_patients,
-)
+from l2gnet_core.data import Dataset, TrainingCase, load_frames, median_spacing
 from l2gnet_core.errors import InputError
 from l2gnet_core.model import build
 from l2gnet_core.phantom import cardiac_phantom
 from l2gnet_core.preprocess import intensity_window, normalise
 from l2gnet_core.sampling import Sampler
 from l2gnet_core.sides import mirror_pairs
+from l2gnet_core.split import SPLIT_FILE, Split, checked_split, read_split, split_patients
 from l2gnet_core.train import STATE_FILE, Progress, Trainer, TrainingConfig, make_fabric
 from l2gnet_core.training_log import TrainingLog
 
-SPLIT_FILE = "split.json"
 CHOICES_FILE = "settings.json"
 VIEW_FILE = "view.json"
 #: Seeds of drawn phantoms that training may see; demonstrations and tests use smaller ones.
@@ -60,7 +53,7 @@ class RunSettings:
     patients.
     """
 
-    dataset: Path
+    dataset: Dataset
     folder: Path
     architecture: str = "l2gnet"
     preset: str = "small"
@@ -102,7 +95,7 @@ def train_dataset(
             "--oriented and --resample."
         )
     fabric = make_fabric(settings.device, settings.devices)
-    dataset = open_dataset(settings.dataset)
+    dataset = settings.dataset
     split = read_or_make_split(dataset, settings, training.seed)
     card = _begun_card(dataset, split, settings)
     if settings.oriented:
@@ -110,7 +103,7 @@ def train_dataset(
     if settings.resample:
         augmentation = replace(augmentation, scale=RESAMPLED_SCALE)
 
-    def frames(part: str) -> list[TrainingCase]:
+    def frames(part: Part) -> list[TrainingCase]:
         found = split.cases(dataset, part)
         return [frame for case in found for frame in load_frames(case, card)]
 
@@ -222,34 +215,13 @@ def keeping_sides(augmentation: Augmentation, card: ModelCard) -> Augmentation:
 def read_or_make_split(dataset: Dataset, settings: RunSettings, seed: int) -> Split:
     """The run folder's split, made and written on the first call.
 
-    Raises InputError if a written split names patients that the dataset lacks.
+    Raises InputError if a written split does not fit the dataset.
     """
     file = settings.folder / SPLIT_FILE
     if file.is_file():
-        try:
-            parts = json.loads(file.read_text(encoding="utf-8"))
-            split = Split(**{part: tuple(patients) for part, patients in parts.items()})
-        except (ValueError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"Expected the patients of train, tuning and test in {file}, but it cannot be read "
-                "so; correct it, or delete it to have a new split made."
-            ) from error
-        named = set(split.train + split.tuning + split.test)
-        missing, left_out = named - set(dataset.patients), set(dataset.patients) - named
-        if missing:
-            raise InputError(
-                f"Expected the patients of {file} in the dataset, but {sorted(missing)[0]} is "
-                "missing; use the dataset that the run began with, or a new run folder."
-            )
-        if left_out or not split.train:
-            raise InputError(
-                f"Expected every patient of the dataset in {file}, and some to train on, but "
-                f"{len(left_out)} are in no part; add them there, or delete it to have a new split "
-                "made."
-            )
-        return split
+        return checked_split(read_split(file), dataset.people, str(file))
     split = _inherited_split(dataset, settings.start) or split_patients(
-        dataset.patients, seed, settings.test, settings.tuning
+        dataset.patients, seed, settings.test, settings.tuning, dataset.people.held_out
     )
     settings.folder.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(asdict(split), indent=1))
@@ -260,9 +232,11 @@ def _inherited_split(dataset: Dataset, start: Path | None) -> Split | None:
     """The split of the model that a run begins with, if the dataset has its patients: weights that
     have seen a patient must not be tested on that patient."""
     parts = {} if start is None else read_card(find_model_file(start)).split
-    if not parts or set().union(*parts.values()) != set(dataset.patients):
+    known = {dataset.people.names.get(name) for names in parts.values() for name in names}
+    if known != set(dataset.patients):
         return None
-    return Split(**{part: tuple(patients) for part, patients in parts.items()})
+    by_part = {part: parts.get(part, []) for part in PARTS}
+    return checked_split(by_part, dataset.people, f"the split of {start}")
 
 
 def _phantom_cases(share: float, count: int = 40) -> list[TrainingCase]:

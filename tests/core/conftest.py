@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -121,3 +122,21 @@ def one_sentence() -> Callable[[BaseException], None]:
         assert 20 < len(text) < 500
 
     return check
+
+
+@pytest.fixture
+def make_dataset(tmp_path, save_scan):
+    """A dataset folder with a scan per name; a number repeats the scan of that seed."""
+
+    def make(names, seeds=None, settings=None) -> Path:
+        for index, name in enumerate(names):
+            rng = np.random.default_rng(index if seeds is None else seeds[index])
+            image = rng.integers(0, 500, (2, 9, 11)).astype(np.int16)
+            labels = rng.integers(0, 3, (2, 9, 11)).astype(np.uint8)
+            save_scan(tmp_path / "data" / "images" / f"{name}.nii.gz", image)
+            save_scan(tmp_path / "data" / "labels" / f"{name}.nii.gz", labels)
+        if settings is not None:
+            (tmp_path / "data" / "dataset.json").write_text(json.dumps(settings))
+        return tmp_path / "data"
+
+    return make

@@ -198,10 +198,15 @@ def test_bad_input_ends_with_two_and_one_line(
         (["segment", "a.nii", "-o", "b.nii", "--sharp"], "--sharp"),
         (["evaluate", "a.nii"], "Missing argument"),
         (["evaluate", "a.nii", "b.nii", "--tolerance", "0"], "tolerance"),
+        (["evaluate", "a.nii", "b.nii", "--tolerance", "nan"], "nan is not a finite number"),
+        (["evaluate", "a.nii", "b.nii", "--tolerance", "inf"], "inf is not a finite number"),
         (["evaluate", "a.nii", "b.nii"], "a.nii"),
         (["train", "nowhere", "-o", "run", "--minutes", "1", "--epochs", "1"], "one of them"),
         (["train", "nowhere", "-o", "run"], "nowhere"),
         (["train", "nowhere", "-o", "run", "--epochs", "0"], "--epochs"),
+        (["train", "nowhere", "-o", "run", "--minutes", "nan"], "--minutes"),
+        (["check", "nowhere"], "nowhere"),
+        (["check", "nowhere", "--split", "split.json"], "split.json"),
     ],
 )
 def test_bad_arguments_end_with_two_and_one_line(refused, tmp_path, monkeypatch, arguments, says):
@@ -291,8 +296,9 @@ def test_trains_a_model_that_segments(l2gnet, refused, save_scan, scan, image, t
     assert model.card.training["augmentation"]["orientation_free"] is False
 
     assert "--resume" in refused(*arguments, "--epochs", "1")
-    assert "--oriented" in refused(*arguments, "--epochs", "1", "--resume")
-    code, out, _ = l2gnet(*arguments, "--epochs", "1", "--resume", "--oriented")
+    assert "--plane" in refused(*arguments, "--resume", "--plane", "coronal")
+    # What the run began with need not be said again.
+    code, out, _ = l2gnet(*arguments, "--resume")
     assert (code, "finished already" in out) == (0, True)
     mask = tmp_path / "mask.nii.gz"
     assert l2gnet("segment", image, "-o", mask, "--model", tmp_path / "run")[0] == 0

@@ -1,43 +1,19 @@
-"""Datasets: who is a patient, how patients are split, what is refused."""
+"""Datasets: who is a patient, what is refused, and the slices that training gets."""
 
 from __future__ import annotations
 
-import json
-from itertools import pairwise
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from test_volume import ORIENTATIONS
 
 from l2gnet_core.card import ModelCard
-from l2gnet_core.data import load_frames, median_spacing, open_dataset, split_patients
+from l2gnet_core.data import load_frames, median_spacing, open_dataset
 from l2gnet_core.errors import InputError
 from l2gnet_core.labels import LabelSet
-
-quick = settings(max_examples=30, deadline=None)
-
-
-@pytest.fixture
-def make_dataset(tmp_path, save_scan):
-    """A dataset folder with a scan per name; a number repeats the scan of that seed."""
-
-    def make(names, seeds=None, settings=None) -> Path:
-        for index, name in enumerate(names):
-            rng = np.random.default_rng(index if seeds is None else seeds[index])
-            image = rng.integers(0, 500, (2, 9, 11)).astype(np.int16)
-            labels = rng.integers(0, 3, (2, 9, 11)).astype(np.uint8)
-            save_scan(tmp_path / "data" / "images" / f"{name}.nii.gz", image)
-            save_scan(tmp_path / "data" / "labels" / f"{name}.nii.gz", labels)
-        if settings is not None:
-            (tmp_path / "data" / "dataset.json").write_text(json.dumps(settings))
-        return tmp_path / "data"
-
-    return make
 
 
 def patients(dataset) -> dict[str, str]:
@@ -186,7 +162,7 @@ def test_cases_that_do_not_fit_are_refused(make_dataset, save_scan, one_sentence
 def test_an_oriented_case_is_one_whatever_its_storage_order(make_dataset, save_scan):
     folder = make_dataset(["a"])
     (case,) = open_dataset(folder).cases
-    files = (case.image, case.labels)
+    files = (case.files.image, case.files.labels)
     # In memory: the files are about to be written over.
     image, labels = (nib.Nifti1Image.from_bytes(nib.load(path).to_bytes()) for path in files)
     sees, found = card(slicing="axial", oriented=True), []
@@ -194,8 +170,8 @@ def test_an_oriented_case_is_one_whatever_its_storage_order(make_dataset, save_s
         turn = nib.orientations.ornt_transform(
             nib.orientations.io_orientation(image.affine), nib.orientations.axcodes2ornt(codes)
         )
-        nib.save(image.as_reoriented(turn), case.image)
-        nib.save(labels.as_reoriented(turn), case.labels)
+        nib.save(image.as_reoriented(turn), case.files.image)
+        nib.save(labels.as_reoriented(turn), case.files.labels)
         (frame,) = load_frames(case, sees)
         found.append(frame)
     # LPS: rows to the back, columns to the left, the stack to the top.
@@ -232,10 +208,10 @@ def test_cases_are_resampled_to_the_median_voxel_size(make_dataset, save_scan):
 def test_training_scans_must_say_what_the_model_needs(make_dataset, one_sentence):
     folder = make_dataset(["a"])
     (case,) = open_dataset(folder).cases
-    silent = nib.Nifti1Image(np.asarray(nib.load(case.image).dataobj), None)
+    silent = nib.Nifti1Image(np.asarray(nib.load(case.files.image).dataobj), None)
     silent.set_sform(None, 0)
     silent.set_qform(None, 0)
-    nib.save(silent, case.image)
+    nib.save(silent, case.files.image)
     for says, call in (
         ("right, front and top", lambda: load_frames(case, card(slicing="axial", oriented=True))),
         ("voxel size", lambda: load_frames(case, card(spacing=(1.0, 1.0, 1.0)))),
@@ -245,52 +221,3 @@ def test_training_scans_must_say_what_the_model_needs(make_dataset, one_sentence
             call()
         one_sentence(error.value)
     assert load_frames(case, card())  # and it does for a model that needs neither
-
-
-@quick
-@given(
-    st.integers(3, 120),
-    st.integers(0, 999),
-    st.floats(0, 0.4),
-    st.floats(0, 0.3),
-)
-def test_splits_are_disjoint_complete_and_never_empty(count, seed, test, tuning):
-    everyone = [f"p{index:03}" for index in range(count)]
-    split = split_patients(everyone, seed, test, tuning)
-    parts = (split.train, split.tuning, split.test)
-    assert all(parts)
-    assert sorted(sum(parts, ())) == everyone
-    assert split == split_patients(everyone[::-1], seed, test, tuning)
-    assert abs(len(split.test) - test * count) <= 1
-    assert abs(len(split.tuning) - tuning * count) <= 1
-
-
-@quick
-@given(st.integers(0, 9999))
-def test_splits_reach_every_block_of_neighbours(seed):
-    # 100 patients numbered by disease, as in ACDC: five blocks of twenty.
-    everyone = [f"patient{index:03}" for index in range(1, 101)]
-    split = split_patients(everyone, seed, 0.2, 0.05)
-    places = [int(patient[-3:]) for patient in split.test]
-    blocks = np.bincount([(place - 1) // 20 for place in places], minlength=5)
-    assert (blocks == 4).all()
-    assert max(b - a for a, b in pairwise(places)) < 10
-    tuning = [(int(patient[-3:]) - 1) // 20 for patient in split.tuning]
-    assert len(set(tuning)) >= 4
-
-
-def test_few_patients_are_all_trained_on():
-    assert split_patients(["a"], 0, 0.2, 0.1).train == ("a",)
-    assert split_patients(["a", "b"], 0, 0.2, 0.1).train == ("a", "b")
-
-
-def test_a_split_never_parts_a_patient(make_dataset):
-    names = [f"patient{p:03}_frame{f:02}" for p in range(6) for f in (1, 9)]
-    dataset = open_dataset(make_dataset(names))
-    split = split_patients(dataset.patients, 0, 0.2, 0.1)
-    parts = {part: split.cases(dataset, part) for part in ("train", "tuning", "test")}
-    assert sum(map(len, parts.values())) == 12
-    where = {case.patient: part for part, cases in parts.items() for case in cases}
-    for part, cases in parts.items():
-        assert len(cases) % 2 == 0
-        assert {where[case.patient] for case in cases} == {part}

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+from itertools import chain
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import tifffile
 
-from l2gnet_core.card import ModelCard
-from l2gnet_core.data import load_frames, open_dataset
-from l2gnet_core.dataset_check import check_dataset
+from l2gnet_core.cli import main
+from l2gnet_core.data import open_dataset
+from l2gnet_core.dataset_check import Survey
 from l2gnet_core.errors import InputError
+
+ACDC = Path(__file__).parents[3] / "shared" / "data" / "acdc"
 
 
 @pytest.fixture
@@ -29,96 +36,324 @@ def dataset(tmp_path, save_scan) -> Path:
 
 
 def findings(folder: Path) -> list[tuple[str, str]]:
-    return [(f.kind, f.sentence) for f in check_dataset(folder) if f is not None]
+    survey = Survey(folder)
+    for _ in survey.examine():
+        pass
+    return [(finding.kind, finding.sentence) for finding in survey.findings]
 
 
-def test_a_sound_dataset_has_nothing_to_find(dataset):
-    assert findings(dataset) == []
-
-
-def test_labels_on_another_grid(dataset, save_scan):
-    save_scan(dataset / "labels" / "patient1.nii.gz", np.zeros((3, 20, 20), np.uint8))
-    [(kind, sentence)] = findings(dataset)
-    assert kind == "error"
-    assert "(3, 20, 20)" in sentence
-    with pytest.raises(InputError, match="shape"):
-        load_frames(open_dataset(dataset).cases[1], ModelCard("m", open_dataset(dataset).labels))
-
-
-def test_labels_elsewhere_in_the_world(dataset):
-    path = dataset / "labels" / "patient1.nii.gz"
+def replace_file(path: Path, data: np.ndarray | None = None, affine=None) -> None:
+    """Write a scan again with other voxels or another header."""
     stored = nib.load(path)
-    moved = stored.affine.copy()
-    moved[:3, 3] += 5
-    nib.save(nib.Nifti1Image(np.asarray(stored.dataobj), moved), path)
-    [(kind, sentence)] = findings(dataset)
-    assert kind == "error"
-    assert "mm apart" in sentence
-    with pytest.raises(InputError, match="mm apart"):
-        load_frames(open_dataset(dataset).cases[1], ModelCard("m", open_dataset(dataset).labels))
+    voxels = np.asarray(stored.dataobj) if data is None else data.transpose()
+    image = nib.Nifti1Image(voxels, stored.affine if affine is None else affine)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
 
 
-def test_unknown_and_missing_ids(dataset, save_scan):
-    save_scan(dataset / "labels" / "patient1.nii.gz", np.full((3, 20, 24), 7, np.uint8))
-    assert (
-        "error",
-        "Label ids [7] are not in dataset.json; name them there or take them out.",
-    ) in (findings(dataset))
-    (dataset / "dataset.json").write_text('{"labels": {"one": 1, "two": 2, "3": 3, "seven": 7}}')
-    assert any("No label file holds 3" in sentence for _, sentence in findings(dataset))
+def other_shape(folder: Path) -> None:
+    replace_file(folder / "labels" / "patient1.nii.gz", np.zeros((3, 20, 20), np.uint8))
 
 
-def test_empty_labels_and_constant_scans(dataset, save_scan):
-    save_scan(dataset / "labels" / "patient1.nii.gz", np.zeros((3, 20, 24), np.uint8))
-    save_scan(dataset / "images" / "patient2.nii.gz", np.full((3, 20, 24), 5, np.int16))
-    assert findings(dataset) == [
-        ("note", "The labels are empty: background everywhere."),
-        ("error", "The scan has one intensity everywhere."),
-    ]
+def elsewhere(folder: Path) -> None:
+    affine = nib.load(folder / "labels" / "patient1.nii.gz").affine.copy()
+    affine[:3, 3] += 5
+    replace_file(folder / "labels" / "patient1.nii.gz", affine=affine)
 
 
-def test_one_scan_under_two_names(dataset):
+def mirrored(folder: Path) -> None:
+    affine = nib.load(folder / "labels" / "patient1.nii.gz").affine @ np.diag([-1, 1, 1, 1])
+    replace_file(folder / "labels" / "patient1.nii.gz", affine=affine)
+
+
+def unknown_ids(folder: Path) -> None:
+    replace_file(folder / "labels" / "patient1.nii.gz", np.full((3, 20, 24), 7, np.uint8))
+
+
+def fractions(folder: Path) -> None:
+    replace_file(folder / "labels" / "patient1.nii.gz", np.full((3, 20, 24), 0.5, np.float32))
+
+
+def no_label_file(folder: Path) -> None:
+    (folder / "labels" / "patient1.nii.gz").unlink()
+
+
+def no_scan(folder: Path) -> None:
+    (folder / "images" / "patient1.nii.gz").unlink()
+
+
+def two_of_a_name(folder: Path) -> None:
+    nib.save(nib.load(folder / "labels" / "patient1.nii.gz"), folder / "labels" / "patient1.nii")
+
+
+def no_bytes(folder: Path) -> None:
+    (folder / "images" / "patient1.nii.gz").write_bytes(b"")
+
+
+def half_the_bytes(folder: Path) -> None:
+    path = folder / "images" / "patient1.nii.gz"
+    path.write_bytes(path.read_bytes()[:500])
+
+
+def one_intensity(folder: Path) -> None:
+    replace_file(folder / "images" / "patient1.nii.gz", np.full((3, 20, 24), 5, np.int16))
+
+
+def nothing_finite(folder: Path) -> None:
+    replace_file(folder / "images" / "patient1.nii.gz", np.full((3, 20, 24), np.nan, np.float32))
+
+
+def frames_without_labels(folder: Path) -> None:
+    series = np.random.default_rng(1).integers(0, 900, (5, 3, 20, 24)).astype(np.int16)
+    replace_file(folder / "images" / "patient1.nii.gz", series)
+
+
+def too_many_structures(folder: Path) -> None:
+    (folder / "dataset.json").write_text(
+        json.dumps({"labels": {f"part {n}": n for n in range(1, 300)}})
+    )
+
+
+@pytest.mark.parametrize(
+    ("plant", "says"),
+    [
+        (other_shape, r"shape \(3, 20, 24\).*\(3, 20, 20\)"),
+        (elsewhere, "8.7 mm apart"),
+        (mirrored, "mm apart"),
+        (unknown_ids, r"ids \[7\] are not in dataset.json"),
+        (fractions, "holds fractions"),
+        (no_label_file, "labels for every scan, but patient1.nii.gz has none"),
+        (no_scan, "scan for every label file, but patient1.nii.gz has none"),
+        (two_of_a_name, "one file of a name.*patient1.nii and patient1.nii.gz"),
+        (no_bytes, "empty"),
+        (half_the_bytes, "damaged or cut short"),
+        (one_intensity, "one intensity"),
+        (nothing_finite, "one intensity"),
+        (frames_without_labels, "each of the scan's 5 frames"),
+        (too_many_structures, "1 to 254 structures"),
+    ],
+)
+def test_an_error_is_told_and_stops_training(dataset, tmp_path, plant, says, one_sentence, capsys):
+    plant(dataset)
+    errors = [sentence for kind, sentence in findings(dataset) if kind == "error"]
+    assert sum(bool(re.search(says, sentence)) for sentence in errors) == 1
+    for sentence in errors:
+        one_sentence(ValueError(sentence))
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", str(dataset), "-o", str(tmp_path / "run"), "--epochs", "1"])
+    assert stopped.value.code == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert re.search(says, line)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(SystemExit) as stopped:
+        main(["check", str(dataset)])
+    assert stopped.value.code == 2
+    assert re.search(says, capsys.readouterr().out)
+
+
+def empty_labels(folder: Path) -> None:
+    replace_file(folder / "labels" / "patient1.nii.gz", np.zeros((3, 20, 24), np.uint8))
+
+
+def a_structure_that_none_has(folder: Path) -> None:
+    (folder / "dataset.json").write_text('{"labels": {"one": 1, "two": 2, "three": 3}}')
+
+
+def one_scan_under_two_names(folder: Path) -> None:
     for part in ("images", "labels"):
-        content = (dataset / part / "patient1.nii.gz").read_bytes()
-        (dataset / part / "patient3.nii.gz").write_bytes(content)
+        shutil.copy(folder / part / "patient1.nii.gz", folder / part / "patient3.nii.gz")
+
+
+def one_scan_read_twice(folder: Path) -> None:
+    shutil.copy(folder / "images" / "patient1.nii.gz", folder / "images" / "patient3.nii.gz")
+    labels = np.zeros((3, 20, 24), np.uint8)
+    labels[1, 5:11, 5:12], labels[1, 12:15, 5:12] = 1, 2
+    replace_file(folder / "labels" / "patient3.nii.gz", labels)
+
+
+def one_scan_as_two_frames(folder: Path) -> None:
+    for part in ("images", "labels"):
+        path = folder / part / "patient1.nii.gz"
+        shutil.copy(path, folder / part / "patient1_frame02.nii.gz")
+
+
+def ten_times_the_spacing(folder: Path) -> None:
+    for part in ("images", "labels"):
+        path = folder / part / "patient1.nii.gz"
+        replace_file(path, affine=nib.load(path).affine @ np.diag([10, 10, 10, 1]))
+
+
+def no_voxel_size(folder: Path) -> None:
+    for part in ("images", "labels"):
+        path = folder / part / "patient1.nii.gz"
+        data = np.asarray(nib.load(path).dataobj).transpose()
+        tifffile.imwrite(path.with_name("patient1.tif"), data, photometric="minisblack")
+        path.unlink()
+
+
+def another_orientation(folder: Path) -> None:
+    for part in ("images", "labels"):
+        path = folder / part / "patient1.nii.gz"
+        replace_file(path, affine=nib.load(path).affine @ np.diag([-1, -1, 1, 1]))
+
+
+def one_time_series(folder: Path) -> None:
+    for part in ("images", "labels"):
+        path = folder / part / "patient1.nii.gz"
+        data = np.asarray(nib.load(path).dataobj).transpose()
+        replace_file(path, np.stack([data, data + (part == "images")]))
+
+
+def some_voxels_not_finite(folder: Path) -> None:
+    data = np.random.default_rng(1).random((3, 20, 24)).astype(np.float32)
+    data[0, 0, :5] = np.nan
+    replace_file(folder / "images" / "patient1.nii.gz", data)
+
+
+def two_patients(folder: Path) -> None:
+    for part in ("images", "labels"):
+        for patient in (2, 3):
+            (folder / part / f"patient{patient}.nii.gz").unlink()
+
+
+WARNINGS = [
+    (empty_labels, "labels are empty"),
+    (a_structure_that_none_has, "No label file holds 3 three"),
+    (one_scan_under_two_names, "patient1 and patient3 share .* the same labels"),
+    (one_scan_read_twice, "patient1 and patient3 share .* different labels .* read twice"),
+    (one_scan_as_two_frames, "patient1 = patient1_frame02: identical scans with the same labels"),
+    (ten_times_the_spacing, "Voxels of 15×15×80 mm where 1.5×1.5×8 are usual"),
+    (no_voxel_size, r"voxel size: 3 in mm, 1 without \(patient1\)"),
+    (another_orientation, r"different orientations: 3 RAS, 1 LPS \(patient1\)"),
+    (one_time_series, r"3 a single frame, 1 a time series \(patient1\)"),
+    (some_voxels_not_finite, "5 voxels that are not finite"),
+    (two_patients, "at least 3 patients"),
+]
+
+
+@pytest.mark.parametrize(("plant", "says"), WARNINGS)
+def test_what_may_be_meant_is_a_warning_of_its_own(dataset, plant, says, one_sentence):
+    plant(dataset)
+    found = findings(dataset)
+    assert {kind for kind, _ in found} == {"warning"}
+    [sentence] = [sentence for _, sentence in found if re.search(says, sentence)]
+    one_sentence(ValueError(sentence))
+    assert [other for _, other in WARNINGS if re.search(other, sentence)] == [says]
+    open_dataset(dataset)
+
+
+def test_training_says_the_warnings_before_it_goes_on(dataset, tmp_path, capsys):
+    one_scan_read_twice(dataset)
+    empty_labels(dataset)
+    run = tmp_path / "run"
+    main(["train", str(dataset), "-o", str(run), "--epochs", "1", "--preset", "tiny"])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[0] == "warning: patient1: The labels are empty: background everywhere."
+    assert "patient1 and patient3 share identical scans" in lines[1]
+    # The two are one patient, and so is their split.
+    split = json.loads((run / "split.json").read_text())
+    assert sorted(chain(*split.values())) == ["patient0", "patient1", "patient2"]
+
+    # A split that parts them is refused, by check and by train.
+    split = {"train": ["patient0", "patient1"], "tuning": ["patient2"], "test": ["patient3"]}
+    (run / "split.json").write_text(json.dumps(split))
+    for command in (
+        ["check", str(dataset), "--split", str(run)],
+        ["train", str(dataset), "-o", str(run), "--epochs", "1", "--preset", "tiny", "--resume"],
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(command)
+        assert stopped.value.code == 2
+        said = "".join(capsys.readouterr())
+        assert "patient1 in train and patient3 in test share an identical scan" in said
+
+
+def test_a_sound_dataset_has_nothing_to_find(dataset, capsys):
+    assert findings(dataset) == []
+    main(["check", str(dataset)])
+    out, err = capsys.readouterr()
+    assert out == "4 scans of 4 patients: 0 errors, 0 warnings, 0 notes\n"
+    assert err == ""
+
+
+def test_without_names_structures_go_by_their_ids(dataset, capsys):
+    (dataset / "dataset.json").unlink()
     [(kind, sentence)] = findings(dataset)
-    assert kind == "note"
-    assert "patient1.nii.gz and patient3.nii.gz are the same scan" in sentence
-    patients = {case.name: case.patient for case in open_dataset(dataset).cases}
-    assert patients["patient1"] == patients["patient3"]
+    assert (kind, "structures 1, 2:" in sentence) == ("note", True)
+    main(["check", str(dataset), "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert (report["cases"], report["patients"]) == (4, 4)
+    assert [finding["kind"] for finding in report["findings"]] == ["note"]
 
 
-def test_files_without_a_partner(dataset):
-    (dataset / "labels" / "patient0.nii.gz").unlink()
-    (dataset / "images" / "patient1.nii.gz").unlink()
-    sentences = [sentence for _, sentence in findings(dataset)]
-    assert any("Expected labels for every scan" in sentence for sentence in sentences)
-    assert any("Expected a scan for every label file" in sentence for sentence in sentences)
-    assert any("at least 3 patients" in sentence for sentence in sentences)
+def test_a_fault_of_every_scan_is_told_of_the_first_few(dataset, capsys):
+    for index, path in enumerate(sorted((dataset / "labels").iterdir())):
+        affine = nib.load(path).affine.copy()
+        affine[:3, 3] += 5 + index
+        replace_file(path, affine=affine)
+    with pytest.raises(SystemExit):
+        main(["check", str(dataset)])
+    *lines, last, total = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert last == "error: the same of 1 more: patient3."
+    assert total.endswith("4 errors, 0 warnings, 0 notes")
 
 
-def test_an_unreadable_file(dataset):
-    (dataset / "images" / "patient1.nii.gz").write_bytes(b"")
-    assert any("empty (0 bytes)" in sentence for _, sentence in findings(dataset))
+def test_pairs_of_files_are_one_scan(dataset):
+    for part in ("images", "labels"):
+        for path in sorted((dataset / part).iterdir()):
+            stored = nib.load(path)
+            pair = nib.Nifti1Pair(np.asarray(stored.dataobj), stored.affine)
+            pair.header.set_xyzt_units("mm")
+            nib.save(pair, dataset / part / path.name.replace(".nii.gz", ".img"))
+            path.unlink()
+    assert findings(dataset) == []
+    opened = open_dataset(dataset)
+    assert [case.name for case in opened.cases] == [f"patient{i}" for i in range(4)]
 
 
-def test_nnunets_layout(dataset):
+def to_nnunet(dataset: Path, channel: str = "_0000") -> None:
     (dataset / "labels").rename(dataset / "labelsTr")
     (dataset / "images").rename(dataset / "imagesTr")
     for path in (dataset / "imagesTr").iterdir():
-        path.rename(path.with_name(path.name.replace(".nii", "_0000.nii")))
+        path.rename(path.with_name(path.name.replace(".nii", f"{channel}.nii")))
     (dataset / "dataset.json").write_text(
         '{"channel_names": {"0": "MRI"}, "labels": {"background": 0, "one": 1, "two": 2}}'
     )
+
+
+@pytest.mark.parametrize("channel", ["_0000", ""])  # the Decathlon names no channels
+def test_nnunets_layout(dataset, channel):
+    to_nnunet(dataset, channel)
     assert findings(dataset) == []
     opened = open_dataset(dataset)
     assert [case.name for case in opened.cases] == [f"patient{i}" for i in range(4)]
     assert opened.labels.names == {1: "one", 2: "two"}
-    second = dataset / "imagesTr" / "patient1_0001.nii.gz"
-    second.write_bytes((dataset / "imagesTr" / "patient1_0000.nii.gz").read_bytes())
-    assert any("one channel" in sentence for _, sentence in findings(dataset))
+
+
+def test_nnunets_test_cases_are_held_out_and_other_channels_refused(dataset):
+    to_nnunet(dataset)
+    for part, name in (("images", "patient3_0000.nii.gz"), ("labels", "patient3.nii.gz")):
+        (dataset / f"{part}Ts").mkdir()
+        (dataset / f"{part}Tr" / name).rename(dataset / f"{part}Ts" / name)
+    assert findings(dataset) == []
+    assert open_dataset(dataset).people.held_out == {"patient3": "test"}
+    images = dataset / "imagesTr"
+    shutil.copy(images / "patient1_0000.nii.gz", images / "patient1_0001.nii.gz")
+    [(kind, sentence)] = findings(dataset)
+    assert (kind, "one channel" in sentence) == ("error", True)
 
 
 def test_a_folder_that_is_no_dataset(tmp_path):
     with pytest.raises(InputError, match="Expected a dataset folder"):
-        list(check_dataset(tmp_path))
+        Survey(tmp_path)
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not ACDC.is_dir(), reason="needs the shared data")
+def test_the_patient_of_acdc_who_was_read_twice():
+    told = findings(ACDC)
+    [warning] = [sentence for kind, sentence in told if kind != "note"]
+    assert warning.startswith("patient074 and patient076 share identical scans with different")

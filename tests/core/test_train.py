@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from l2gnet_core.augment import Augmentation
 from l2gnet_core.checkpoint import MODEL_FILE, load_model, read_card
 from l2gnet_core.config import preset
-from l2gnet_core.data import TrainingCase
+from l2gnet_core.data import TrainingCase, open_dataset
 from l2gnet_core.errors import InputError
 from l2gnet_core.losses import segmentation_loss
 from l2gnet_core.model import build
@@ -58,7 +58,8 @@ def dataset(tmp_path, save_scan) -> Path:
 
 def run(dataset, folder, training=SHORT, stop_after=None, **settings):
     """Train; `stop_after` closes the generator after that many steps."""
-    settings = RunSettings(dataset, folder, **{"preset": "tiny", "tuning": 0.1, **settings})
+    opened = open_dataset(dataset)
+    settings = RunSettings(opened, folder, **{"preset": "tiny", "tuning": 0.1, **settings})
     steps = train_dataset(settings, training, SMALL_VIEWS)
     if stop_after is None:
         return list(steps)
@@ -216,7 +217,9 @@ def test_the_model_file_holds_the_best_epoch(dataset, tmp_path):
     long = replace(SHORT, epochs=8, learning_rate=0.02, averaging=0.0)
     means, kept = [], []
     for progress in train_dataset(
-        RunSettings(dataset, tmp_path / "run", preset="tiny", tuning=0.1), long, SMALL_VIEWS
+        RunSettings(open_dataset(dataset), tmp_path / "run", preset="tiny", tuning=0.1),
+        long,
+        SMALL_VIEWS,
     ):
         if progress.dice:
             means.append(np.mean(progress.dice))

@@ -88,6 +88,10 @@ _OTHERS = {
     ".par": ("a Philips PAR/REC file", "convert it with dcm2niix"),
     ".rec": ("a Philips PAR/REC file", "convert it with dcm2niix"),
     ".gii": ("a surface (GIFTI) file", "open the volume it was made from"),
+    ".npz": ("an array file of a training dataset", "save the scan as NIfTI"),
+    ".h5": ("an array file of a training dataset", "save the scan as NIfTI"),
+    ".npy.h5": ("an array file of a training dataset", "save the scan as NIfTI"),
+    ".hdf5": ("an array file of a training dataset", "save the scan as NIfTI"),
     ".png": ("a picture", "save it as TIFF"),
     ".jpg": ("a picture", "save it as TIFF"),
     ".jpeg": ("a picture", "save it as TIFF"),
@@ -204,9 +208,16 @@ def is_supported(path: str | os.PathLike[str]) -> bool:
 
 
 def scans_in(folder: Path) -> list[Path]:
-    """Files of a folder that can be read, by name, without hidden ones (macOS: ._scan.nii)."""
-    found = (p for p in folder.iterdir() if p.is_file() and is_supported(p))
-    return sorted(p for p in found if not p.name.startswith("."))
+    """Files of a folder that can be read, by name: one of each .hdr/.img pair, and no hidden ones
+    (macOS: ._scan.nii)."""
+    found = [p for p in folder.iterdir() if p.is_file() and is_supported(p)]
+    headers = {stem_of(p) for p in found if suffix_of(p) in (".hdr", ".hdr.gz")}
+    return sorted(
+        p
+        for p in found
+        if not p.name.startswith(".")
+        and not (suffix_of(p) in (".img", ".img.gz") and stem_of(p) in headers)
+    )
 
 
 def stem_of(path: Path) -> str:

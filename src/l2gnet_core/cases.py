@@ -1,0 +1,240 @@
+"""Cases on disk: which layout a dataset has, and which files are one scan and its labels."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from l2gnet_core.array_files import ArrayFiles, array_scans
+from l2gnet_core.errors import InputError
+from l2gnet_core.files import read_labels, read_volume, scans_in, stem_of
+from l2gnet_core.volume import Volume
+
+#: What may follow a patient's identity in a file name: frames and phases of one examination. Only
+#: after a separator, lest "patient1" and "patient2" lose their "t1" and "t2" and become one.
+_FRAME = re.compile(r"[_-](frame|phase|time|ed|es|t)[_-]?\d*$", re.IGNORECASE)
+_CHANNEL = re.compile(r"_\d{4}$")
+
+Part = Literal["train", "tuning", "test"]
+PARTS: tuple[Part, ...] = ("train", "tuning", "test")
+#: Folders of arrays whose scans are held out; train_npz and the like are free to be split.
+_HELD_OUT: dict[Part, re.Pattern[str]] = {
+    "test": re.compile("test", re.IGNORECASE),
+    "tuning": re.compile("(^|_)val", re.IGNORECASE),
+}
+
+
+class ScanFiles(Protocol):
+    """One scan and its labels, however they are stored; `name` is what messages call them."""
+
+    @property
+    def name(self) -> str: ...
+
+    def read_image(self) -> Volume: ...
+
+    def read_labels(self) -> Volume: ...
+
+
+@dataclass(frozen=True)
+class FilePair:
+    """A scan and its labels, each in a file of its own."""
+
+    image: Path
+    labels: Path
+
+    @property
+    def name(self) -> str:
+        """Folder and file of the scan."""
+        return f"{self.image.parent.name}/{self.image.name}"
+
+    def read_image(self) -> Volume:
+        """The scan. Errors: InputError."""
+        return read_volume(self.image)
+
+    def read_labels(self) -> Volume:
+        """The labels. Errors: InputError."""
+        return read_labels(self.labels).volume
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan and its labels; cases of one `patient` never end up on two sides of a split.
+
+    `part` is where the dataset's own folders put the case, None where they leave it open.
+    """
+
+    name: str
+    patient: str
+    files: ScanFiles
+    part: Part | None = None
+
+    @classmethod
+    def named(cls, name: str, files: ScanFiles, part: Part | None = None) -> Case:
+        """A case whose patient its name tells: "patient001_frame01" is of "patient001"."""
+        return cls(name, _FRAME.sub("", name), files, part)
+
+    def read(self) -> tuple[Volume, Volume]:
+        """The scan and its labels. Errors: InputError, one sentence."""
+        return self.files.read_image(), self.files.read_labels()
+
+
+@dataclass(frozen=True)
+class Patients:
+    """Who is in a dataset.
+
+    `names` maps each name that files give a patient to that patient: two names that share an
+    identical scan are one patient. `held_out` is the part that the dataset's own folders put a
+    patient into, for those of whom they say so.
+    """
+
+    names: Mapping[str, str]
+    held_out: Mapping[str, Part]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence about a dataset. An "error" stops training, a "warning" may be meant so and a
+    "note" is good to know. `case` is empty where the sentence is about the whole."""
+
+    kind: Literal["error", "warning", "note"]
+    case: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a dataset keeps scans and labels, what a scan's name has that its labels' lack, and
+    which part of the split it is."""
+
+    images: str
+    labels: str
+    channel: str = ""
+    part: Part | None = None
+
+
+#: The plain one, and nnU-Net's (Isensee et al., Nature Methods 2021) for one channel.
+LAYOUTS = (
+    Layout("images", "labels"),
+    Layout("imagesTr", "labelsTr", "_0000"),
+    Layout("imagesTs", "labelsTs", "_0000", "test"),
+)
+
+
+def find_cases(folder: Path) -> tuple[list[Case], list[Finding]]:
+    """The cases of a dataset folder in the order of their names, and what is wrong with its files.
+
+    Raises InputError if the folder has no layout that is known.
+    """
+    cases: list[Case] = []
+    findings: list[Finding] = []
+    known = [x for x in LAYOUTS if (folder / x.images).is_dir() and (folder / x.labels).is_dir()]
+    if known and not any(scans_in(folder / layout.images) for layout in known):
+        raise InputError(
+            f"Expected scans in {folder / known[0].images}, but it is empty; put NIfTI files there."
+        )
+    for layout in known:
+        found, problems = _pairs(folder, layout)
+        cases += found
+        findings += [Finding("error", "", sentence) for sentence in problems]
+    if not known:
+        cases, findings = _array_cases(folder) if folder.is_dir() else ([], [])
+        if not cases:
+            raise InputError(
+                f"Expected a dataset folder with 'images' and 'labels' inside (or nnU-Net's "
+                f"'imagesTr' and 'labelsTr', or TransUNet's .npz and .h5 files), but {folder} has "
+                "none of these; put scans and label files of the same name into these two folders."
+            )
+    return sorted(cases, key=lambda case: case.name), findings
+
+
+def _pairs(folder: Path, layout: Layout) -> tuple[list[Case], list[str]]:
+    """Cases, and a sentence for every file that has no partner or more than one."""
+    images, labels = folder / layout.images, folder / layout.labels
+    problems: list[str] = []
+    scan_files, label_files = _by_stem(images, problems), _by_stem(labels, problems)
+    cases = []
+    for stem, path in scan_files.items():
+        name = stem
+        # The Medical Segmentation Decathlon has nnU-Net's folders without its channels.
+        if layout.channel and stem not in label_files:
+            name = stem.removesuffix(layout.channel)
+            if name == stem and _CHANNEL.search(stem):
+                problems.append(
+                    f"Expected scans of one channel (names that end in {layout.channel}), but "
+                    f"{path.name} is of another; take the other channels out."
+                )
+                continue
+        if name not in label_files:
+            problems.append(
+                f"Expected labels for every scan, but {path.name} has none in {labels}; "
+                "add the file or take the scan out."
+            )
+            continue
+        cases.append(Case.named(name, FilePair(path, label_files.pop(name)), layout.part))
+    problems += [
+        f"Expected a scan for every label file, but {path.name} has none in {images}; "
+        "add the scan or take the labels out."
+        for path in label_files.values()
+    ]
+    return cases, problems
+
+
+def _by_stem(folder: Path, problems: list[str]) -> dict[str, Path]:
+    """Files by what scans and labels have in common; a sentence for each name that comes twice."""
+    files: dict[str, Path] = {}
+    for path in scans_in(folder):
+        first = files.setdefault(stem_of(path), path)
+        if first != path:
+            problems.append(
+                f"Expected one file of a name in {folder}, but there are {first.name} and "
+                f"{path.name}; take one out."
+            )
+    return files
+
+
+def _array_cases(folder: Path) -> tuple[list[Case], list[Finding]]:
+    """Scans in .npz and .h5 files, in the folder itself or in folders named after their part."""
+    found: dict[tuple[Part | None, str], list[ArrayFiles]] = defaultdict(list)
+    findings: list[Finding] = []
+    inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    for place in (folder, *inside):
+        scans, odd = array_scans(place)
+        findings += [Finding("warning", "", sentence) for sentence in odd]
+        for name, files in scans.items():
+            part = None if place == folder else _part_of(place.name)
+            found[part, name] += files
+    cases, twice = [], []
+    for (part, name), files in found.items():
+        # SSL4MIS stores each scan whole and in slices.
+        whole = [scan for scan in files if not scan.sliced] or files
+        if len(whole) > 1:
+            findings.append(
+                Finding(
+                    "error",
+                    "",
+                    f"Expected one scan of a name, but there are {whole[0].paths[0]} and "
+                    f"{whole[1].paths[0]}; take one out.",
+                )
+            )
+        elif len(files) > 1:
+            twice.append(name)
+        cases.append(Case.named(name, whole[0], part))
+    if twice:
+        findings.append(
+            Finding("note", "", f"{some(twice)} are there whole and in slices; the whole are read.")
+        )
+    return cases, findings
+
+
+def _part_of(folder: str) -> Part | None:
+    return next((part for part, name in _HELD_OUT.items() if name.search(folder)), None)
+
+
+def some(names: list[str], most: int = 3) -> str:
+    """A few of the names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,186 @@
+"""What scans say about each other: duplicates, odd ones out, structures that none has."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from l2gnet_core.cases import Case, Finding, Patients, some
+from l2gnet_core.volume import Grid
+
+#: A voxel size this many times the usual one, or the usual one this many times it, is odd. Slices
+#: of 1 and 3 mm do come together; centimetres and millimetres are a factor of 10.
+_ODD_SIZE = 5.0
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What is kept of a case once it was read.
+
+    voxels: how many of each label id. scan_hash, label_hash: equal for equal values in one shape.
+    """
+
+    case: Case
+    grid: Grid
+    voxels: Mapping[int, int]
+    scan_hash: str
+    label_hash: str
+
+
+def compare(
+    examined: list[Examined], names: Mapping[int, str], patients: Patients
+) -> Iterator[Finding]:
+    """Findings about several cases at once; `names` are the structures by id."""
+    yield from _duplicates(examined)
+    yield from _patients(examined, patients)
+    yield from _structures(examined, names)
+    yield from _odd_grids(examined)
+
+
+def same_patients(cases: Iterable[Case], examined: Iterable[Examined]) -> dict[str, str]:
+    """For each patient's name the patient: names that share an identical scan are one patient, so
+    that no split parts them."""
+    identity = {case.patient: case.patient for case in cases}
+    owner: dict[str, str] = {}
+    for one in examined:
+        patient = one.case.patient
+        first = owner.setdefault(one.scan_hash, patient)
+        # Whoever was joined with one of the two before comes along.
+        kept, other = sorted((identity[first], identity[patient]))
+        if kept != other:
+            identity = {name: kept if who == other else who for name, who in identity.items()}
+    return identity
+
+
+def _duplicates(examined: list[Examined]) -> Iterator[Finding]:
+    """Identical scans, told once for each set of patients who share them."""
+    groups: dict[str, list[Examined]] = defaultdict(list)
+    for one in examined:
+        groups[one.scan_hash].append(one)
+    shared: dict[tuple[str, ...], list[list[Examined]]] = defaultdict(list)
+    for group in groups.values():
+        if len(group) > 1:
+            shared[tuple(sorted({one.case.patient for one in group}))].append(group)
+    for people, same in shared.items():
+        scans = some([" = ".join(one.case.name for one in group) for group in same])
+        differ = any(len({one.label_hash for one in group}) > 1 for group in same)
+        if len(people) == 1:
+            advice = (
+                "they contradict each other: keep the right ones" if differ else "one is enough"
+            )
+            labels = "different" if differ else "the same"
+            yield Finding(
+                "warning", "", f"{scans}: identical scans with {labels} labels; {advice}."
+            )
+        elif differ:
+            yield Finding(
+                "warning",
+                "",
+                f"{' and '.join(people)} share identical scans with different labels ({scans}), as "
+                "if one patient was read twice; the split keeps them together, but take one out "
+                "unless a second reading is wanted.",
+            )
+        else:
+            yield Finding(
+                "warning",
+                "",
+                f"{' and '.join(people)} share identical scans with the same labels ({scans}); the "
+                "split keeps them together, but take one out.",
+            )
+
+
+def _patients(examined: list[Examined], patients: Patients) -> Iterator[Finding]:
+    """Too few to split, or on two sides of the split that the dataset's own folders make."""
+    by_patient: dict[str, dict[str | None, Case]] = defaultdict(dict)
+    for one in examined:
+        by_patient[patients.names[one.case.patient]].setdefault(one.case.part, one.case)
+    for parts in by_patient.values():
+        for first, second in [*combinations(parts.values(), 2)][:1]:
+            same = "of one patient" if first.patient == second.patient else "identical scans"
+            yield Finding(
+                "error",
+                "",
+                f"Expected patients to learn from and to test on apart, but {first.files.name} and "
+                f"{second.files.name} are {same}; take one out.",
+            )
+    if by_patient and all(None not in parts for parts in by_patient.values()):
+        yield Finding("error", "", "There is nobody to learn from: all are kept for testing.")
+    elif len(by_patient) < 3:
+        yield Finding(
+            "warning",
+            "",
+            f"Expected at least 3 patients to learn from, tune on and test on, but there "
+            f"{'is' if len(by_patient) == 1 else 'are'} {len(by_patient)}; all are learned from.",
+        )
+
+
+def _structures(examined: list[Examined], names: Mapping[int, str]) -> Iterator[Finding]:
+    ids = sorted(names.keys() - {0})
+    if examined and (not 0 < len(ids) < 255 or not 0 < ids[0] <= ids[-1] <= 65535):
+        yield Finding(
+            "error",
+            "",
+            f"Expected 1 to 254 structures with ids from 1 to 65535, but there are {len(ids)}; "
+            "correct the labels or dataset.json.",
+        )
+    found = Counter(id for one in examined for id in one.voxels)
+    missing = [f"{id} {names[id]}" for id in ids if not found[id]]
+    if missing and examined:
+        yield Finding(
+            "warning",
+            "",
+            f"No label file holds {some(missing)}, so it cannot be learned; check dataset.json.",
+        )
+
+
+def _odd_grids(examined: list[Examined]) -> Iterator[Finding]:
+    """Scans that are stored unlike the others, as after a slip in converting."""
+
+    def mixed(what: str, kinds: Iterable[str], advice: str) -> Iterator[Finding]:
+        cases: dict[str, list[str]] = defaultdict(list)
+        for one, kind in zip(examined, kinds, strict=True):
+            cases[kind].append(one.case.name)
+        usual, *others = sorted(cases, key=lambda kind: -len(cases[kind])) or [""]
+        if others:
+            told = [f"{len(cases[kind])} {kind} ({some(cases[kind])})" for kind in others]
+            counts = ", ".join([f"{len(cases[usual])} {usual}", *told])
+            yield Finding("warning", "", f"{what}: {counts}; {advice}.")
+
+    grids = [one.grid for one in examined]
+    yield from mixed(
+        "Only some scans are time series",
+        ("a time series" if len(grid.shape) == 4 else "a single frame" for grid in grids),
+        "every frame is learned from",
+    )
+    yield from mixed(
+        "Only some scans give a voxel size",
+        ("in mm" if grid.units == "mm" else "without" for grid in grids),
+        "check that the others are of the same size",
+    )
+    yield from mixed(
+        "Scans are stored in different orientations",
+        ("".join(grid.axis_codes[::-1]) if grid.oriented else "unstated" for grid in grids),
+        "check that their headers are right",
+    )
+    measured = [one for one in examined if one.grid.units == "mm"]
+    if len(measured) < 3:  # who would be the odd one of two?
+        return
+    usual = np.median([one.grid.spacing for one in measured], axis=0)
+    for one in measured:
+        spacing = np.array(one.grid.spacing)
+        if (spacing > _ODD_SIZE * usual).any() or (_ODD_SIZE * spacing < usual).any():
+            yield Finding(
+                "warning",
+                one.case.name,
+                f"Voxels of {_size(spacing)} mm where {_size(usual)} are usual here; "
+                "check the header.",
+            )
+
+
+def _size(spacing: Iterable[float]) -> str:
+    """(z,y,x) as x×y×z."""
+    return "×".join(f"{value:.3g}" for value in [*spacing][::-1])
