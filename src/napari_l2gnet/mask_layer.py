@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import napari
@@ -21,7 +21,7 @@ from napari_l2gnet.layers import (
     shown_index,
     transform_of,
 )
-from napari_l2gnet.session import Place, Segmentation
+from napari_l2gnet.segmentation import Place, Segmentation
 
 SEGMENTATION_KEY = "l2gnet_segmentation"
 MODEL_KEY = "l2gnet_model"
@@ -73,6 +73,7 @@ class MaskLayer:
             **transform_of(image),
             **label_arguments(card.labels.names, card.labels.colors),
         )
+        _tell_strokes(layer, segmentation)
         viewer.add_layer(layer)
         return cls(viewer, layer)
 
@@ -160,3 +161,52 @@ class MaskLayer:
     def stop(self, on_painted: Callable[..., None]) -> None:
         """Undo `follow`."""
         self.layer.events.set_data.disconnect(on_painted)
+
+
+def _tell_strokes(layer: Labels, segmentation: Segmentation) -> None:
+    """Let a segmentation know of strokes on its layer, and of their undo and redo."""
+
+    def painted(event: Any) -> None:
+        segmentation.stroke(*_changes(event.value, layer.data.shape))
+
+    def editable(_: Any) -> None:
+        if not layer.editable:
+            segmentation.forget_strokes()  # as the layer does
+
+    def then(replay: Callable[[], None], tell: Callable[[], None]) -> Callable[[], None]:
+        def replay_and_tell() -> None:
+            replay()
+            tell()
+            layer.refresh()
+
+        return replay_and_tell
+
+    layer.events.paint.connect(painted)
+    layer.events.editable.connect(editable)
+    # napari has no event for these two, and their effect may look the same.
+    layer.undo = then(layer.undo, segmentation.undone)
+    layer.redo = then(layer.redo, segmentation.redone)
+
+
+def _changes(
+    atoms: Sequence[tuple[Any, ...]], shape: tuple[int, ...]
+) -> tuple[NDArray[np.intp], NDArray[Any], NDArray[Any]]:
+    """Voxels (flat indices, each once) of one item of napari's history, with their labels before
+    and after it."""
+    voxels, before, after = [], [], []
+    for *where, old, new in atoms:
+        if len(where) == 2:  # brush, fill, polygon: a box, and what of it changed
+            box, mask = where
+            inside = np.nonzero(np.ones(np.shape(old), bool) if mask is None else mask)
+            indices = tuple(i + s.indices(n)[0] for i, s, n in zip(inside, box, shape, strict=True))
+        else:  # data_setitem: an index for each axis
+            (indices,) = where
+        flat = np.ravel_multi_index(indices, shape, mode="wrap").ravel()
+        voxels.append(flat)
+        before.append(np.ravel(old))
+        after.append(np.broadcast_to(np.ravel(new), flat.shape))
+    everywhere = np.concatenate(voxels)
+    # Of a voxel changed twice: what it was at first, and what it became at last.
+    unique, first = np.unique(everywhere, return_index=True)
+    _, from_the_end = np.unique(everywhere[::-1], return_index=True)
+    return unique, np.concatenate(before)[first], np.concatenate(after)[::-1][from_the_end]

@@ -20,7 +20,8 @@ from napari_l2gnet.edge_letters import EdgeLetters
 from napari_l2gnet.layers import shown_index, volume_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.segment_form import RANGE, THIS_SLICE, SegmentForm
-from napari_l2gnet.session import Place, Request, Session, Step, shared_session
+from napari_l2gnet.segmentation import Place
+from napari_l2gnet.session import Request, Session, Step, shared_session
 from napari_l2gnet.worker import Job
 
 
@@ -294,7 +295,7 @@ class SegmentWidget(SegmentForm):
         target = self._target
         if target is not None:
             segmentation = target.segmentation
-            if not segmentation.counts.refresh(seconds=0.02):
+            if not segmentation.count(seconds=0.02):
                 # A large mask is counted in pieces, so that the window does not wait.
                 QTimer.singleShot(0, self._tidied)
                 return
@@ -372,7 +373,7 @@ class SegmentWidget(SegmentForm):
 
     def _count(self) -> bool:
         """Count for a few milliseconds; True while there is more to do."""
-        if self.mask is None or self.mask.segmentation.counts.refresh(seconds=0.005):
+        if self.mask is None or self.mask.segmentation.count(seconds=0.005):
             self._counting.stop()
             self._show_sizes()
             return False

@@ -147,8 +147,17 @@ def test_a_stroke_while_slices_stream_in_stays(
     stroke = (np.full(9, 5), np.repeat([10, 11, 12], 3), np.tile([10, 11, 12], 3))
     widget.mask.layer.data_setitem(stroke, 2)
     qtbot.waitUntil(lambda: not widget.running, timeout=10_000)
-    assert (widget.mask.layer.data[stroke] == 2).all()
+    layer = widget.mask.layer
+    assert (layer.data[stroke] == 2).all()
     assert (0, 5) in widget.mask.segmentation.finished
+    # Undone, the stroke leaves no hole: all is as if there had been none.
+    layer.undo()
+    undone = layer.data.copy()
+    assert run(qtbot, widget) == "finished"
+    assert widget.mask.layer is layer
+    np.testing.assert_array_equal(layer.data, undone)
+    layer.redo()
+    assert (layer.data[stroke] == 2).all()
 
 
 def test_the_table_follows_strokes_and_undo(
