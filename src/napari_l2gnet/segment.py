@@ -1,24 +1,24 @@
-"""The Segment widget: controls and connections; what they do is in `session` and `mask_layer`."""
+"""The Segment widget: controls and connections; what they do is in `run` and `mask_table`."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from html import escape
 from typing import Any
 
 import napari
-from napari.utils.notifications import show_error
-from qtpy.QtCore import QTimer, Signal
+from qtpy.QtCore import Signal
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError
-from l2gnet_core.suitability import doubts, mismatches
+from l2gnet_core.suitability import mismatches
 from l2gnet_core.volume import Volume, slicing_axis
 from napari_l2gnet.card_dialog import CardDialog
 from napari_l2gnet.edge_letters import EdgeLetters
 from napari_l2gnet.layers import shown_index, volume_of
 from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.mask_table import MaskTable
+from napari_l2gnet.run import Run
 from napari_l2gnet.segment_form import RANGE, THIS_SLICE, SegmentForm
 from napari_l2gnet.segmentation import Place
 from napari_l2gnet.session import Request, Session, Step, shared_session
@@ -38,11 +38,9 @@ class SegmentWidget(SegmentForm):
         self.catalog = {entry.name: entry for entry in self.session.catalog()}
         super().__init__(napari_viewer, list(self.catalog))
         self.viewer = napari_viewer
-        self.mask: MaskLayer | None = None
         self.letters = EdgeLetters(napari_viewer)
-        self._job: Job | None = None
-        # The mask a run writes to: the user may look at another scan meanwhile.
-        self._target: MaskLayer | None = None
+        self.table = MaskTable(napari_viewer, self.organs, self)
+        self._run: Run | None = None
         self._warnings: list[str] = []
         self._doubts: list[str] = []
         self._refusal = ""
@@ -60,23 +58,15 @@ class SegmentWidget(SegmentForm):
         self.cancel.clicked.connect(self.cancel_run)
         self.largest.toggled.connect(self._tidy_again)
         self.holes.toggled.connect(self._tidy_again)
-        self.organs.visibility_changed.connect(self._show_organ)
-        self.organs.color_changed.connect(self._color_organ)
-        self.organs.organ_selected.connect(self._paint_with)
         self.organs.go_to.connect(self.go_to)
-        self.viewer.dims.events.current_step.connect(self._on_step)
         self.viewer.layers.events.removed.connect(self._on_removed)
-        # The table follows what a person paints and undoes; counting waits for a quiet moment.
-        self._counting = QTimer(self, interval=0)
-        self._counting.timeout.connect(self._count)
 
     def closeEvent(self, event: Any) -> None:
         """Stop the run and let go of the viewer's events."""
         self.cancel_run()
-        self._counting.stop()
+        self.table.disconnect_viewer()
         self.image.disconnect_layers()
         self.letters.disconnect()
-        self.viewer.dims.events.current_step.disconnect(self._on_step)
         self.viewer.layers.events.removed.disconnect(self._on_removed)
         super().closeEvent(event)
 
@@ -91,7 +81,12 @@ class SegmentWidget(SegmentForm):
     @property
     def running(self) -> bool:
         """Is a job under way?"""
-        return self._job is not None
+        return self._run is not None
+
+    @property
+    def mask(self) -> MaskLayer | None:
+        """The mask that the table shows."""
+        return self.table.mask
 
     def _volume(self) -> Volume | None:
         layer = self.image.layer
@@ -118,12 +113,12 @@ class SegmentWidget(SegmentForm):
             volume = self._volume()
         except InputError as error:
             self._refusal = str(error)
-            self._follow(None)
+            self.table.follow(None)
             self.axis.clear()
             self._say(self._refusal, bad=True)
             self._update_controls()
             return
-        self._follow(MaskLayer.find(self.viewer, self.image.layer, self.model.currentText()))
+        self.table.follow(MaskLayer.find(self.viewer, self.image.layer, self.model.currentText()))
         if card is not None and self.mask is None:
             self.organs.show_labels(card.labels)
         self.axis.blockSignals(True)
@@ -182,12 +177,7 @@ class SegmentWidget(SegmentForm):
 
     def _say(self, text: str, bad: bool = False) -> None:
         """The line under the buttons: what happened, then what to beware of."""
-        text = escape(text)
-        lines = [f'<span style="color:#e0524d">{text}</span>' if bad else text] if text else []
-        beware = [*self._warnings, *self._doubts]
-        lines += [f'<span style="color:#e69f00">⚠ {escape(line)}</span>' for line in beware]
-        self.message.setText("<br>".join(lines))
-        self.message.setVisible(bool(lines))
+        self.show_message(text, bad, [*self._warnings, *self._doubts])
 
     def _tell_device(self) -> None:
         """Fill in the device line; imports what a run needs while nobody waits for it."""
@@ -225,18 +215,18 @@ class SegmentWidget(SegmentForm):
             return
         axis = self.axis.currentData()
         if self.mask is None or not self.mask.can_take(layer, volume.grid, axis):
-            self._follow(MaskLayer.add(self.viewer, layer, volume.grid, card, axis))
+            self.table.follow(MaskLayer.add(self.viewer, layer, volume.grid, card, axis))
         request = Request(volume, self.model.currentText(), self._places(volume, axis), axis)
         self._warnings, self._doubts = [], []
         self._say("")
         self.bar.setRange(0, len(request.places))
         self.bar.setValue(0)
-        self._run(self.session.segment(request), self._segmented)
+        self._new_run().segment(request)
 
     def cancel_run(self) -> None:
         """Stop the run; what is finished stays."""
-        if self._job is not None:
-            self._job.cancel()
+        if self._run is not None:
+            self._run.cancel()
             self.bar.setFormat("Cancelling")
 
     def _places(self, volume: Volume, axis: int) -> list[Place]:
@@ -258,78 +248,33 @@ class SegmentWidget(SegmentForm):
             key=lambda place: (abs(place[0] - frame), abs(place[1] - here), place),
         )
 
-    def _run(self, steps: Generator[Step, None, None], then: Any) -> None:
-        """Start a job that writes to the mask now shown."""
-        self._target = self._target or self.mask
-        self._job = Job(steps, self)
-        self._job.yielded.connect(self._take)
-        self._job.finished.connect(then)
-        self._job.cancelled.connect(self._cancelled)
-        self._job.failed.connect(self._failed)
+    def _new_run(self) -> Run:
+        """A run, yet to be started, that writes to the mask now shown."""
+        assert self.mask is not None
+        self._run = Run(self.session, self.mask, self._choices(), self)
+        self._run.stepped.connect(self._on_step)
+        self._run.ended.connect(self._on_end)
+        self.table.running = True
         self._update_controls()
-        self._job.start()
+        return self._run
 
-    def _take(self, step: Step) -> None:
-        """A step of the run, in the GUI's thread."""
-        if self._target is None:
-            return
-        if step.place is not None:
-            put = self._target.put_tidied if step.tidied else self._target.put
-            put(step.place, step.labels)
+    def _on_step(self, step: Step) -> None:
         self.bar.setValue(step.done)
-        left = "" if step.seconds_left is None else f" · {_duration(step.seconds_left)} left"
-        counted = f" {step.done}/{step.total}" if step.total else ""
-        self.bar.setFormat(f"{step.message}{counted}{left}")
+        self.bar.setFormat(str(step))
         if step.warnings:
             self._warnings += [line for line in step.warnings if line not in self._warnings]
             self._say("")
-        self._counting.start()
+        self.table.count_soon()
 
-    def _segmented(self) -> None:
-        if self._target is not None and self._choices():
-            self._run(self.session.clean(self._target.segmentation, self._choices()), self._tidied)
-        else:
-            self._tidied()
-
-    def _tidied(self) -> None:
-        target = self._target
-        if target is not None:
-            segmentation = target.segmentation
-            if not segmentation.count(seconds=0.02):
-                # A large mask is counted in pieces, so that the window does not wait.
-                QTimer.singleShot(0, self._tidied)
-                return
-            whole = len(segmentation.finished) == len(segmentation.places)
-            if whole and segmentation.grid.units == "mm":
-                self._doubts = doubts(segmentation.card, target.volumes_ml())
-        self._end("finished", "")
-
-    def _cancelled(self) -> None:
-        text = "Cancelled."
-        if self._target is not None:
-            segmentation = self._target.segmentation
-            finished, count = len(segmentation.finished), len(segmentation.places)
-            text = f"Cancelled: {finished} of {count} slices are segmented and stay."
-        self._end("cancelled", text)
-
-    def _failed(self, sentence: str) -> None:
-        show_error(sentence)
-        self._end("failed", sentence)
-
-    def _end(self, outcome: str, text: str) -> None:
-        job, target = self._job, self._target
-        # First of all: whatever goes wrong below, the next run can start.
-        self._job = self._target = None
-        if job is not None:
-            job.deleteLater()
-        if target is not None and target.layer in self.viewer.layers:
-            if outcome == "failed" and not target.segmentation.finished:
-                self.viewer.layers.remove(target.layer)
-            else:
-                target.layer.refresh()
+    def _on_end(self, outcome: str, text: str) -> None:
+        assert self._run is not None
+        self._doubts = self._run.doubts
+        self._run.deleteLater()
+        self._run = None
+        self.table.running = False
         self._say(text, bad=outcome == "failed")
         self._update_controls()
-        self._counting.start()
+        self.table.count_all()
         self.run_ended.emit(outcome)
 
     def _choices(self) -> CleanUp:
@@ -338,64 +283,15 @@ class SegmentWidget(SegmentForm):
     def _tidy_again(self) -> None:
         """A choice was ticked or unticked: apply it to the mask that is there."""
         if self.mask is not None and self.mask.segmentation.finished and not self.running:
-            self._run(self.session.clean(self.mask.segmentation, self._choices()), self._tidied)
-
-    # ------------------------------------------------------------------ the mask's table
-
-    def _follow(self, mask: MaskLayer | None) -> None:
-        """Show this mask's organs, and keep their sizes true."""
-        if self.mask is not None:
-            self.mask.stop(self._on_painted)
-        self.mask = mask
-        if mask is not None:
-            self.organs.show_labels(mask.segmentation.card.labels)
-            mask.follow(self._on_painted)
-            mask.segmentation.counts.mark_all()
-            self._counting.start()
-
-    def _on_painted(self, _: Any = None) -> None:
-        # napari tells of a redraw, not of what changed (undo tells nothing else): count afresh.
-        if self.mask is not None and not self.running:
-            self.mask.segmentation.counts.mark_all()
-            self._counting.start()
+            self._new_run().tidy()
 
     def _on_removed(self, event: Any) -> None:
-        if self._target is not None and event.value is self._target.layer:
+        if self._run is not None and event.value is self._run.mask.layer:
             self.cancel_run()
         if self.mask is not None and event.value is self.mask.layer:
             older = MaskLayer.find(self.viewer, self.image.layer, self.model.currentText())
-            self._follow(older)
+            self.table.follow(older)
             self._update_controls()
-
-    def _on_step(self, _: Any = None) -> None:
-        if self.mask is not None:
-            self._show_sizes()
-
-    def _count(self) -> bool:
-        """Count for a few milliseconds; True while there is more to do."""
-        if self.mask is None or self.mask.segmentation.count(seconds=0.005):
-            self._counting.stop()
-            self._show_sizes()
-            return False
-        return True
-
-    def _show_sizes(self) -> None:
-        if self.mask is not None:
-            grid = self.mask.segmentation.grid
-            ml = grid.voxel_volume_ml if grid.units == "mm" else None
-            self.organs.show_sizes(self.mask.voxels(), ml)
-
-    def _show_organ(self, label: int, shown: bool) -> None:
-        if self.mask is not None:
-            self.mask.show_organ(label, shown)
-
-    def _color_organ(self, label: int, color: str) -> None:
-        if self.mask is not None:
-            self.mask.color_organ(label, color)
-
-    def _paint_with(self, label: int) -> None:
-        if self.mask is not None:
-            self.mask.layer.selected_label = label
 
     def go_to(self, label: int) -> None:
         """Show an organ's largest slice."""
@@ -410,9 +306,3 @@ def _axis_name(volume: Volume, axis: int) -> str:
     )
     name = plane if volume.oriented else "zyx"[axis]
     return f"{name}, {volume.shape[-3:][axis]} slices"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
 import napari
 from napari.layers import Image
@@ -109,3 +110,11 @@ class SegmentForm(QWidget):
         layout.addStretch(1)
         layout.addWidget(research)
         self.setMinimumWidth(320)
+
+    def show_message(self, text: str, bad: bool, beware: Sequence[str]) -> None:
+        """The lines under the buttons: what happened, then what to beware of."""
+        text = escape(text)
+        lines = [f'<span style="color:#e0524d">{text}</span>' if bad else text] if text else []
+        lines += [f'<span style="color:#e69f00">⚠ {escape(line)}</span>' for line in beware]
+        self.message.setText("<br>".join(lines))
+        self.message.setVisible(bool(lines))

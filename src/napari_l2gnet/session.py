@@ -52,6 +52,15 @@ class Step:
     tidied: bool = False
     warnings: Sequence[str] = field(default_factory=tuple)
 
+    def __str__(self) -> str:
+        """As in "Segmenting 3/10 · 2 s left"."""
+        counted = f" {self.done}/{self.total}" if self.total else ""
+        if self.seconds_left is None:
+            return f"{self.message}{counted}"
+        minutes = self.seconds_left / 60
+        left = f"{minutes:.0f} min" if minutes >= 1.5 else f"{self.seconds_left:.0f} s"
+        return f"{self.message}{counted} · {left} left"
+
 
 class Session:
     """The models at hand, and those in memory."""

@@ -257,7 +257,7 @@ def test_a_failing_run_says_so_and_changes_nothing(
         yield
 
     monkeypatch.setattr("l2gnet_core.predict.predict_slices", broken)
-    monkeypatch.setattr("napari_l2gnet.segment.show_error", lambda _: None)
+    monkeypatch.setattr("napari_l2gnet.run.show_error", lambda _: None)
     assert run(qtbot, widget) == "failed"
     assert "out of luck" in widget.message.text()
     np.testing.assert_array_equal(widget.mask.layer.data, before)

@@ -1,0 +1,85 @@
+"""The table of organs of one mask: what it shows and what its clicks do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import napari
+from qtpy.QtCore import QObject, QTimer
+
+from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.organ_table import OrganTable
+
+
+class MaskTable(QObject):
+    """Keeps the table of organs true to a mask, whoever changes it."""
+
+    def __init__(self, viewer: napari.Viewer, organs: OrganTable, parent: QObject) -> None:
+        super().__init__(parent)
+        self.mask: MaskLayer | None = None
+        #: A run is writing: it tells by itself which slices have changed.
+        self.running = False
+        self._viewer = viewer
+        self._organs = organs
+        organs.visibility_changed.connect(self._show_organ)
+        organs.color_changed.connect(self._color_organ)
+        organs.organ_selected.connect(self._paint_with)
+        viewer.dims.events.current_step.connect(self._show_sizes)
+        # The table follows what a person paints and undoes; counting waits for a quiet moment.
+        self._counting = QTimer(self, interval=0)
+        self._counting.timeout.connect(self._count)
+
+    def disconnect_viewer(self) -> None:
+        """Stop following: events must not reach a widget that Qt has deleted."""
+        self.follow(None)
+        self._counting.stop()
+        self._viewer.dims.events.current_step.disconnect(self._show_sizes)
+
+    def follow(self, mask: MaskLayer | None) -> None:
+        """Show this mask's organs from now on."""
+        if self.mask is not None:
+            self.mask.stop(self._on_painted)
+        self.mask = mask
+        if mask is not None:
+            self._organs.show_labels(mask.segmentation.card.labels)
+            mask.follow(self._on_painted)
+            self.count_all()
+
+    def count_soon(self) -> None:
+        """Bring the sizes up to date when there is time."""
+        self._counting.start()
+
+    def count_all(self) -> None:
+        """Anything may have changed: count every slice again when there is time."""
+        if self.mask is not None:
+            self.mask.segmentation.counts.mark_all()
+            self.count_soon()
+
+    def _on_painted(self, _: Any = None) -> None:
+        # napari tells of a redraw, not of what changed (undo tells nothing else): count afresh.
+        if not self.running:
+            self.count_all()
+
+    def _count(self) -> None:
+        """Count for a few milliseconds."""
+        if self.mask is None or self.mask.segmentation.count(seconds=0.005):
+            self._counting.stop()
+            self._show_sizes()
+
+    def _show_sizes(self, _: Any = None) -> None:
+        if self.mask is not None:
+            grid = self.mask.segmentation.grid
+            ml = grid.voxel_volume_ml if grid.units == "mm" else None
+            self._organs.show_sizes(self.mask.voxels(), ml)
+
+    def _show_organ(self, label: int, shown: bool) -> None:
+        if self.mask is not None:
+            self.mask.show_organ(label, shown)
+
+    def _color_organ(self, label: int, color: str) -> None:
+        if self.mask is not None:
+            self.mask.color_organ(label, color)
+
+    def _paint_with(self, label: int) -> None:
+        if self.mask is not None:
+            self.mask.layer.selected_label = label
