@@ -16,7 +16,6 @@ from l2gnet_core.volume import Grid
 from napari_l2gnet.layers import (
     GRID_KEY,
     LABELS_KEY,
-    WORLD_KEY,
     label_arguments,
     shown_index,
     transform_of,
@@ -64,7 +63,6 @@ class MaskLayer:
             opacity=0.6,
             metadata={
                 GRID_KEY: grid,
-                WORLD_KEY: image.metadata.get(WORLD_KEY),
                 LABELS_KEY: card.labels.names,
                 SEGMENTATION_KEY: segmentation,
                 MODEL_KEY: card.name,
