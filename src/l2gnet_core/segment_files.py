@@ -18,6 +18,7 @@ from l2gnet_core.files import (
     is_supported,
     read_volume,
     scans_in,
+    stem_of,
     suffix_of,
     write_labels,
 )
@@ -95,13 +96,13 @@ def _mask_name(image: Path) -> str:
     suffix = suffix_of(image)
     if suffix in WRITABLE or not is_supported(image):
         return image.name
-    return image.name[: -len(suffix)] + ".nii.gz"
+    return stem_of(image) + ".nii.gz"
 
 
 def _is_scan(path: Path) -> bool:
     """Can it be read, and is it not the second file of a .hdr/.img pair?"""
     if path.name.lower().endswith((".img", ".img.gz")):
-        stem = path.name[: -len(suffix_of(path))]
+        stem = stem_of(path)
         if any(path.with_name(stem + suffix).exists() for suffix in (".hdr", ".hdr.gz")):
             return False
     return is_supported(path)
