@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from napari_l2gnet.segmentation import Place, Segmentation
 SEGMENTATION_KEY = "l2gnet_segmentation"
 MODEL_KEY = "l2gnet_model"
 IMAGE_KEY = "l2gnet_image"
+_COVERAGE = re.compile(r" \(\d+ of \d+\)")
 
 
 class MaskLayer:
@@ -122,6 +124,16 @@ class MaskLayer:
         """mL by organ in the frame on screen."""
         ml, counts = self.segmentation.grid.voxel_volume_ml, self.voxels()
         return {label.name: counts[label.id] * ml for label in self.segmentation.card.labels}
+
+    def coverage(self) -> tuple[int, int]:
+        """Slices segmented, and slices there are, in the frame on screen."""
+        return self.segmentation.coverage(self._here()[0])
+
+    def name_coverage(self) -> None:
+        """Say in the layer's name that a part of the scan is not segmented, as long as it is so."""
+        finished, count = self.segmentation.coverage()
+        whole = _COVERAGE.sub("", self.layer.name)
+        self.layer.name = whole if finished == count else f"{whole} ({finished} of {count})"
 
     def go_to(self, label: int) -> bool:
         """Show the largest slice of an organ in this frame; False if it has none."""

@@ -6,21 +6,25 @@ from typing import Any
 
 import napari
 from qtpy.QtCore import QObject, QTimer
+from qtpy.QtWidgets import QLabel
 
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.organ_table import OrganTable
 
 
 class MaskTable(QObject):
-    """Keeps the table of organs true to a mask, whoever changes it."""
+    """Keeps the table of organs, and the line below it, true to a mask, whoever changes it."""
 
-    def __init__(self, viewer: napari.Viewer, organs: OrganTable, parent: QObject) -> None:
+    def __init__(
+        self, viewer: napari.Viewer, organs: OrganTable, coverage: QLabel, parent: QObject
+    ) -> None:
         super().__init__(parent)
         self.mask: MaskLayer | None = None
         #: A run is writing: it tells by itself which slices have changed.
         self.running = False
         self._viewer = viewer
         self._organs = organs
+        self._coverage = coverage
         organs.visibility_changed.connect(self._show_organ)
         organs.color_changed.connect(self._color_organ)
         organs.organ_selected.connect(self._paint_with)
@@ -44,6 +48,8 @@ class MaskTable(QObject):
             self._organs.show_labels(mask.segmentation.card.labels)
             mask.follow(self._on_painted)
             self.count_all()
+        else:
+            self._show_sizes()
 
     def count_soon(self) -> None:
         """Bring the sizes up to date when there is time."""
@@ -67,10 +73,17 @@ class MaskTable(QObject):
             self._show_sizes()
 
     def _show_sizes(self, _: Any = None) -> None:
-        if self.mask is not None:
-            grid = self.mask.segmentation.grid
-            ml = grid.voxel_volume_ml if grid.units == "mm" else None
-            self._organs.show_sizes(self.mask.voxels(), ml)
+        if self.mask is None:
+            self._coverage.hide()
+            return
+        grid = self.mask.segmentation.grid
+        ml = grid.voxel_volume_ml if grid.units == "mm" else None
+        finished, count = coverage = self.mask.coverage()
+        self._organs.show_sizes(self.mask.voxels(), ml, coverage)
+        of = " of this frame" if len(grid.shape) == 4 else ""
+        self._coverage.setText(f"Partial: {finished} of {count} slices{of}")
+        # While a run goes on its bar says so.
+        self._coverage.setVisible(finished < count and not self.running)
 
     def _show_organ(self, label: int, shown: bool) -> None:
         if self.mask is not None:

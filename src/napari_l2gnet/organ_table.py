@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QColor
+from qtpy.QtGui import QColor, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QColorDialog,
@@ -54,9 +54,8 @@ class OrganTable(QTableWidget):
         for row, label in enumerate(labels):
             self._fill(row, label)
         self.blockSignals(False)
-        # Tall enough for a handful of organs; more of them scroll.
-        rows = min(max(len(labels), 3), 8)
-        self.setFixedHeight(self.horizontalHeader().sizeHint().height() + 30 * rows + 4)
+        self._fit_columns()
+        self._fit_height()
 
     def _fill(self, row: int, label: Label) -> None:
         color = QTableWidgetItem()
@@ -79,18 +78,42 @@ class OrganTable(QTableWidget):
         self.setCellWidget(row, GO, button)
         self.setRowHeight(row, 30)
 
-    def show_sizes(self, voxels: Mapping[int, int], ml_per_voxel: float | None) -> None:
-        """Sizes by label id; without a voxel size in mm there are no mL to tell."""
+    def show_sizes(
+        self, voxels: Mapping[int, int], ml_per_voxel: float | None, coverage: tuple[int, int]
+    ) -> None:
+        """Sizes by label id; without a voxel size in mm there are no mL to tell.
+
+        coverage: slices segmented, and slices there are. Sizes in a part of a scan are marked so.
+        """
+        finished, count = coverage
+        least = "" if finished == count else "≥\u202f"
+        of = "" if finished == count else f" in the {finished} of {count} slices segmented"
         self.blockSignals(True)
         for row in range(self.rowCount()):
-            count = voxels.get(self._id(row), 0)
-            self.item(row, VOXELS).setText(f"{count:,}".replace(",", "\u202f"))
-            volume = self.item(row, VOLUME)
-            volume.setText("–" if ml_per_voxel is None else f"{count * ml_per_voxel:.1f}")
-            volume.setToolTip(
-                "The file gives no voxel size in mm" if ml_per_voxel is None else "Volume in mL"
-            )
+            found = voxels.get(self._id(row), 0)
+            number, volume = self.item(row, VOXELS), self.item(row, VOLUME)
+            number.setText(least + f"{found:,}".replace(",", "\u202f"))
+            number.setToolTip(f"Voxels{of}")
+            if ml_per_voxel is None:
+                volume.setText("–")
+                volume.setToolTip("The file gives no voxel size in mm")
+            else:
+                volume.setText(f"{least}{found * ml_per_voxel:.1f}")
+                volume.setToolTip(f"Volume in mL{of}")
         self.blockSignals(False)
+        self._fit_columns()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Only now the theme has said how tall the header is."""
+        super().showEvent(event)
+        self._fit_height()
+
+    def _fit_height(self) -> None:
+        # Tall enough for a handful of organs; more of them scroll.
+        rows = min(max(self.rowCount(), 3), 8)
+        self.setFixedHeight(self.horizontalHeader().sizeHint().height() + 30 * rows + 4)
+
+    def _fit_columns(self) -> None:
         for column in (VOXELS, VOLUME):
             self.resizeColumnToContents(column)
 

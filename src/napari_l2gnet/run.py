@@ -76,14 +76,13 @@ class Run(QObject):
             # A large mask is counted in pieces, so that the window does not wait.
             QTimer.singleShot(0, self._tidied)
             return
-        whole = len(segmentation.finished) == len(segmentation.places)
-        if whole and segmentation.grid.units == "mm":
+        finished, count = segmentation.coverage()
+        if finished == count and segmentation.grid.units == "mm":
             self.doubts = doubts(segmentation.card, self.mask.volumes_ml())
         self._end("finished", "")
 
     def _cancelled(self) -> None:
-        segmentation = self.mask.segmentation
-        finished, count = len(segmentation.finished), len(segmentation.places)
+        finished, count = self.mask.segmentation.coverage()
         self._end("cancelled", f"Cancelled: {finished} of {count} slices are segmented and stay.")
 
     def _failed(self, sentence: str) -> None:
@@ -96,6 +95,7 @@ class Run(QObject):
             if layer in layers and outcome == "failed" and not self.mask.segmentation.finished:
                 layers.remove(layer)
             elif layer in layers:
+                self.mask.name_coverage()
                 layer.refresh()
         finally:
             # Whatever other listeners to the layer do: the next run can start.

@@ -39,7 +39,7 @@ class SegmentWidget(SegmentForm):
         super().__init__(napari_viewer, list(self.catalog))
         self.viewer = napari_viewer
         self.letters = EdgeLetters(napari_viewer)
-        self.table = MaskTable(napari_viewer, self.organs, self)
+        self.table = MaskTable(napari_viewer, self.organs, self.coverage, self)
         self._run: Run | None = None
         self._warnings: list[str] = []
         self._doubts: list[str] = []

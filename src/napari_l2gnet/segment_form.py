@@ -29,6 +29,8 @@ from napari_l2gnet.organ_table import OrganTable
 
 #: Rows of the list of regions.
 WHOLE, THIS_SLICE, RANGE = range(3)
+#: Colour of what the user should know before trusting a result.
+BEWARE = "#e69f00"
 
 
 class SegmentForm(QWidget):
@@ -87,6 +89,10 @@ class SegmentForm(QWidget):
         self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
 
         self.organs = OrganTable()
+        self.coverage = QLabel()
+        self.coverage.setStyleSheet(f"QLabel {{ color: {BEWARE}; }}")
+        self.coverage.setWordWrap(True)
+        self.coverage.hide()
         self.largest = QCheckBox("Largest piece only")
         self.largest.setToolTip("Keep the largest connected piece of each organ")
         self.holes = QCheckBox("Fill holes")
@@ -106,6 +112,7 @@ class SegmentForm(QWidget):
         layout.addWidget(self.bar)
         layout.addWidget(self.message)
         layout.addWidget(self.organs)
+        layout.addWidget(self.coverage)
         layout.addLayout(tidy)
         layout.addStretch(1)
         layout.addWidget(research)
@@ -115,6 +122,6 @@ class SegmentForm(QWidget):
         """The lines under the buttons: what happened, then what to beware of."""
         text = escape(text)
         lines = [f'<span style="color:#e0524d">{text}</span>' if bad else text] if text else []
-        lines += [f'<span style="color:#e69f00">⚠ {escape(line)}</span>' for line in beware]
+        lines += [f'<span style="color:{BEWARE}">⚠ {escape(line)}</span>' for line in beware]
         self.message.setText("<br>".join(lines))
         self.message.setVisible(bool(lines))

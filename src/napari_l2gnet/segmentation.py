@@ -63,6 +63,11 @@ class Segmentation:
         frames, count = len(self.shown), self.shown.shape[1 + self.axis]
         return [(frame, index) for frame in range(frames) for index in range(count)]
 
+    def coverage(self, frame: int | None = None) -> tuple[int, int]:
+        """How many slices are segmented, and how many there are: of one frame, or of all."""
+        places = [place for place in self.places if frame in (None, place[0])]
+        return len(self.finished.intersection(places)), len(places)
+
     def by_person(self) -> NDArray[np.bool_]:
         """Voxels (t,z,y,x) whose label a person chose."""
         return self.stroked | (self.shown != self.known)

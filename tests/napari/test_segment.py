@@ -82,7 +82,17 @@ def test_cancel_keeps_what_is_finished_and_a_second_run_completes(
     assert all(kept[index].any() for _, index in finished)
     assert "stay" in widget.message.text()
     layer = widget.mask.layer
+    told = f"{len(finished)} of 6 slices"
+    qtbot.waitUntil(lambda: told in widget.coverage.text() and not widget.coverage.isHidden())
+    assert layer.name == f"scan · scribbler ({len(finished)} of 6)"
+    for row, (_, voxels, ml) in enumerate(widget.organs.rows()):
+        assert voxels.startswith("≥")
+        assert ml.startswith("≥")
+        assert told in widget.organs.item(row, 3).toolTip()
     assert run(qtbot, widget) == "finished"
+    qtbot.waitUntil(lambda: not any("≥" in "".join(row) for row in widget.organs.rows()))
+    assert widget.coverage.isHidden()
+    assert layer.name == "scan · scribbler"
     # Nobody painted, so the run goes on in the same layer.
     assert widget.mask.layer is layer
     assert len(widget.mask.segmentation.finished) == 6
@@ -225,6 +235,29 @@ def test_tidying_can_be_chosen_and_taken_back(
     with qtbot.waitSignal(widget.run_ended, timeout=10_000):
         widget.largest.setChecked(False)
     np.testing.assert_array_equal(widget.mask.layer.data, raw)
+
+
+def test_partial_sizes_are_told_by_frame(segment_widget: Any, tmp_path: Path, qtbot: Any) -> None:
+    rng = np.random.default_rng(1)
+    data = rng.integers(0, 900, (32, 32, 2, 2)).astype(np.int16)
+    path = tmp_path / "cine.nii.gz"
+    nib.save(nib.Nifti1Image(data, np.diag([1.4, 1.4, 8, 1])), path)
+    viewer, widget = segment_widget()
+    open_scan(viewer, path)
+    widget.region.setCurrentIndex(THIS_SLICE)
+    viewer.dims.set_current_step((0, 1), (0, 0))
+    run(qtbot, widget)
+    viewer.dims.set_current_step((0, 1), (0, 1))
+    run(qtbot, widget)
+    layer = widget.mask.layer
+    qtbot.waitUntil(widget.coverage.isHidden)
+    assert layer.name.endswith("(2 of 4)")
+    viewer.dims.set_current_step(0, 1)
+    assert widget.coverage.text().endswith("0 of 2 slices of this frame")
+    assert not widget.coverage.isHidden()
+    layer.name = "my mask"
+    run(qtbot, widget)
+    assert layer.name == "my mask (3 of 4)"
 
 
 def test_a_time_series_is_segmented_frame_by_frame(
