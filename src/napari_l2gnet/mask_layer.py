@@ -149,28 +149,47 @@ class MaskLayer:
         self.viewer.scene.camera.center = (0.0,) * (3 - len(shown)) + tuple(shown)
         return True
 
+    def colors(self) -> dict[int, tuple[str, bool]]:
+        """By label id: an organ's colour as "#rrggbb", and whether it is drawn."""
+        colors = {}
+        for label in self.segmentation.card.labels:
+            *rgb, alpha = self._colors()[label.id]
+            colors[label.id] = ("#" + "".join(f"{round(255 * c):02x}" for c in rgb), alpha > 0)
+        return colors
+
     def show_organ(self, label: int, shown: bool) -> None:
         """Draw an organ, or do not."""
-        colors = dict(self.layer.colormap.color_dict)
-        color = np.array(colors[label], dtype=float)
-        color[3] = 1.0 if shown else 0.0
-        self._set_colors({**colors, label: color})
+        self._set_color(label, [*self._colors()[label][:3], float(shown)])
 
     def color_organ(self, label: int, color: str) -> None:
-        """Give an organ another colour."""
-        self._set_colors({**dict(self.layer.colormap.color_dict), label: color})
+        """Give an organ another colour; one that is not drawn stays so."""
+        rgb = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        self._set_color(label, [*rgb, self._colors()[label][3]])
 
-    def _set_colors(self, colors: dict[Any, Any]) -> None:
-        self.layer.colormap = DirectLabelColormap(color_dict=colors)
+    def _colors(self) -> dict[int | None, list[float]]:
+        """RGBA by label id, as napari's layer controls may have changed them."""
+        colormap = self.layer.colormap
+        if isinstance(colormap, DirectLabelColormap):
+            colors = dict(colormap.color_dict)
+        else:  # "auto": napari's own colours, one for each label there could be
+            colors = {None: [1.0, 1.0, 1.0, 1.0], 0: [0.0, 0.0, 0.0, 0.0]}
+        for label in self.segmentation.card.labels:
+            colors.setdefault(label.id, colormap.map(label.id))
+        return {label: [float(c) for c in color] for label, color in colors.items()}
 
-    def follow(self, on_painted: Callable[..., None]) -> None:
-        """Tell of changes to the mask."""
+    def _set_color(self, label: int, color: list[float]) -> None:
+        self.layer.colormap = DirectLabelColormap(color_dict={**self._colors(), label: color})
+
+    def follow(self, on_painted: Callable[..., None], on_colored: Callable[..., None]) -> None:
+        """Tell of changes to the mask, and to its organs' colours."""
         # `set_data` comes with every redraw: the one event that strokes and undo share.
         self.layer.events.set_data.connect(on_painted)
+        self.layer.events.colormap.connect(on_colored)
 
-    def stop(self, on_painted: Callable[..., None]) -> None:
+    def stop(self, on_painted: Callable[..., None], on_colored: Callable[..., None]) -> None:
         """Undo `follow`."""
         self.layer.events.set_data.disconnect(on_painted)
+        self.layer.events.colormap.disconnect(on_colored)
 
 
 def _tell_strokes(layer: Labels, segmentation: Segmentation) -> None:

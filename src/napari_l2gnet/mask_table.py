@@ -42,11 +42,12 @@ class MaskTable(QObject):
     def follow(self, mask: MaskLayer | None) -> None:
         """Show this mask's organs from now on."""
         if self.mask is not None:
-            self.mask.stop(self._on_painted)
+            self.mask.stop(self._on_painted, self._show_colors)
         self.mask = mask
         if mask is not None:
             self._organs.show_labels(mask.segmentation.card.labels)
-            mask.follow(self._on_painted)
+            self._show_colors()
+            mask.follow(self._on_painted, self._show_colors)
             self.count_all()
         else:
             self._show_sizes()
@@ -84,6 +85,10 @@ class MaskTable(QObject):
         self._coverage.setText(f"Partial: {finished} of {count} slices{of}")
         # While a run goes on its bar says so.
         self._coverage.setVisible(finished < count and not self.running)
+
+    def _show_colors(self, _: Any = None) -> None:
+        if self.mask is not None:
+            self._organs.show_colors(self.mask.colors())
 
     def _show_organ(self, label: int, shown: bool) -> None:
         if self.mask is not None:

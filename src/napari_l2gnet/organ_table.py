@@ -78,6 +78,16 @@ class OrganTable(QTableWidget):
         self.setCellWidget(row, GO, button)
         self.setRowHeight(row, 30)
 
+    def show_colors(self, colors: Mapping[int, tuple[str, bool]]) -> None:
+        """By label id: colour as "#rrggbb", and whether the organ is drawn."""
+        self.blockSignals(True)
+        for row in range(self.rowCount()):
+            color, shown = colors[self._id(row)]
+            item = self.item(row, COLOR)
+            item.setBackground(QColor(color))
+            item.setCheckState(Qt.CheckState.Checked if shown else Qt.CheckState.Unchecked)
+        self.blockSignals(False)
+
     def show_sizes(
         self, voxels: Mapping[int, int], ml_per_voxel: float | None, coverage: tuple[int, int]
     ) -> None:
@@ -145,7 +155,4 @@ class OrganTable(QTableWidget):
         item = self.item(row, COLOR)
         color = QColorDialog.getColor(item.background().color(), self, "Colour of the organ")
         if color.isValid():
-            self.blockSignals(True)
-            item.setBackground(color)
-            self.blockSignals(False)
             self.color_changed.emit(self._id(row), color.name())

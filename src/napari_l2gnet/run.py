@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.suitability import doubts
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.session import Request, Session, Step
@@ -25,25 +24,22 @@ class Run(QObject):
     #: "finished", "cancelled" or "failed", and a sentence. Everything is drawn by then.
     ended = Signal(str, str)
 
-    def __init__(
-        self, session: Session, mask: MaskLayer, choices: CleanUp, parent: QObject
-    ) -> None:
-        """choices: how the mask is tidied at the end."""
+    def __init__(self, session: Session, mask: MaskLayer, parent: QObject) -> None:
         super().__init__(parent)
         self.mask = mask
         #: What about the finished mask is unusual.
         self.doubts: list[str] = []
         self._session = session
-        self._choices = choices
         self._job: Job | None = None
 
     def segment(self, request: Request) -> None:
-        """Segment, then tidy as chosen."""
+        """Segment, then tidy as chosen for this mask."""
         self._start(self._session.segment(request), self._segmented)
 
     def tidy(self) -> None:
         """Tidy the mask as chosen; no choice shows it as the model made it."""
-        self._start(self._session.clean(self.mask.segmentation, self._choices), self._tidied)
+        segmentation = self.mask.segmentation
+        self._start(self._session.clean(segmentation, segmentation.clean_up), self._tidied)
 
     def cancel(self) -> None:
         """Stop; what is finished stays."""
@@ -65,7 +61,7 @@ class Run(QObject):
         self.stepped.emit(step)
 
     def _segmented(self) -> None:
-        if self._choices:
+        if self.mask.segmentation.clean_up:
             self.tidy()
         else:
             self._tidied()

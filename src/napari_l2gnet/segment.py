@@ -41,16 +41,18 @@ class SegmentWidget(SegmentForm):
         self.letters = EdgeLetters(napari_viewer)
         self.table = MaskTable(napari_viewer, self.organs, self.coverage, self)
         self._run: Run | None = None
+        # How the user last wanted masks of a model tidied.
+        self._tidying: dict[str, CleanUp] = {}
         self._warnings: list[str] = []
         self._doubts: list[str] = []
         self._refusal = ""
         self._connect()
-        self._on_model()
+        self._on_scan_or_model()
         self._tell_device()
 
     def _connect(self) -> None:
         self.image.chosen.connect(self._on_scan_or_model)
-        self.model.currentIndexChanged.connect(self._on_model)
+        self.model.currentIndexChanged.connect(self._on_scan_or_model)
         self.axis.currentIndexChanged.connect(self._on_axis)
         self.region.currentIndexChanged.connect(self._update_controls)
         self.about.clicked.connect(self._show_card)
@@ -92,17 +94,21 @@ class SegmentWidget(SegmentForm):
         layer = self.image.layer
         return None if layer is None else volume_of(layer)
 
-    def _on_model(self) -> None:
-        """Another model: its organs are tidied as its card says, until the user says otherwise."""
-        if self.card is not None:
-            for box, choice in (
-                (self.largest, self.card.clean_up.largest_piece),
-                (self.holes, self.card.clean_up.fill_holes),
-            ):
-                box.blockSignals(True)
-                box.setChecked(choice)
-                box.blockSignals(False)
-        self._on_scan_or_model()
+    def _follow(self, mask: MaskLayer | None) -> None:
+        """Show a mask's organs and how it is tidied; without one, how the model's would be."""
+        self.table.follow(mask)
+        if self.card is None:
+            return
+        choices = self._tidying.get(self.model.currentText(), self.card.clean_up)
+        if mask is not None:
+            choices = mask.segmentation.clean_up
+        for box, choice in (
+            (self.largest, choices.largest_piece),
+            (self.holes, choices.fill_holes),
+        ):
+            box.blockSignals(True)
+            box.setChecked(choice)
+            box.blockSignals(False)
 
     def _on_scan_or_model(self) -> None:
         """Another scan or model: the axes it can be cut along, its organs, what does not fit."""
@@ -113,12 +119,12 @@ class SegmentWidget(SegmentForm):
             volume = self._volume()
         except InputError as error:
             self._refusal = str(error)
-            self.table.follow(None)
+            self._follow(None)
             self.axis.clear()
             self._say(self._refusal, bad=True)
             self._update_controls()
             return
-        self.table.follow(MaskLayer.find(self.viewer, self.image.layer, self.model.currentText()))
+        self._follow(MaskLayer.find(self.viewer, self.image.layer, self.model.currentText()))
         if card is not None and self.mask is None:
             self.organs.show_labels(card.labels)
         self.axis.blockSignals(True)
@@ -215,7 +221,9 @@ class SegmentWidget(SegmentForm):
             return
         axis = self.axis.currentData()
         if self.mask is None or not self.mask.can_take(layer, volume.grid, axis):
-            self.table.follow(MaskLayer.add(self.viewer, layer, volume.grid, card, axis))
+            mask = MaskLayer.add(self.viewer, layer, volume.grid, card, axis)
+            mask.segmentation.clean_up = self._choices()
+            self._follow(mask)
         request = Request(volume, self.model.currentText(), self._places(volume, axis), axis)
         self._warnings, self._doubts = [], []
         self._say("")
@@ -251,7 +259,7 @@ class SegmentWidget(SegmentForm):
     def _new_run(self) -> Run:
         """A run, yet to be started, that writes to the mask now shown."""
         assert self.mask is not None
-        self._run = Run(self.session, self.mask, self._choices(), self)
+        self._run = Run(self.session, self.mask, self)
         self._run.stepped.connect(self._on_step)
         self._run.ended.connect(self._on_end)
         self.table.running = True
@@ -282,15 +290,18 @@ class SegmentWidget(SegmentForm):
 
     def _tidy_again(self) -> None:
         """A choice was ticked or unticked: apply it to the mask that is there."""
-        if self.mask is not None and self.mask.segmentation.finished and not self.running:
-            self._new_run().tidy()
+        self._tidying[self.model.currentText()] = self._choices()
+        if self.mask is not None:
+            self.mask.segmentation.clean_up = self._choices()
+            if self.mask.segmentation.finished and not self.running:
+                self._new_run().tidy()
 
     def _on_removed(self, event: Any) -> None:
         if self._run is not None and event.value is self._run.mask.layer:
             self.cancel_run()
         if self.mask is not None and event.value is self.mask.layer:
             older = MaskLayer.find(self.viewer, self.image.layer, self.model.currentText())
-            self.table.follow(older)
+            self._follow(older)
             self._update_controls()
 
     def go_to(self, label: int) -> None:

@@ -53,6 +53,8 @@ class Segmentation:
         self.shown = np.zeros_like(self.raw)
         self.stroked = np.zeros(self.raw.shape, bool)
         self.finished: set[Place] = set()
+        #: How the user wants this mask tidied.
+        self.clean_up = card.clean_up
         self.counts = SliceCounts(self.shown, axis, ids)
         self._strokes: deque[Stroke] = deque(maxlen=UNDO_LIMIT)
         self._undone: deque[Stroke] = deque(maxlen=UNDO_LIMIT)

@@ -10,6 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from qtpy.QtCore import Qt
 
 from napari_l2gnet.layers import transform_of
 from napari_l2gnet.segment_form import RANGE, THIS_SLICE
@@ -215,6 +216,99 @@ def test_organs_can_be_hidden_recoloured_and_gone_to(
     voxel = np.argwhere(layer.data[shown] == 2)[0]
     status = layer.get_status(layer.data_to_world((shown, *voxel)), world=True)
     assert "myocardium" in status["value"]
+
+
+def ticks(widget: Any) -> list[bool]:
+    rows = range(widget.organs.rowCount())
+    return [widget.organs.item(row, 0).checkState() == Qt.CheckState.Checked for row in rows]
+
+
+def drawn_in(widget: Any, row: int) -> str:
+    return str(widget.organs.item(row, 0).background().color().name())
+
+
+def test_each_mask_keeps_its_own_colours_and_hidden_organs(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    first = open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    mask = widget.mask.layer
+    widget.organs.item(0, 0).setCheckState(Qt.CheckState.Unchecked)
+    widget.organs.color_changed.emit(1, "#123456")
+    widget.organs.color_changed.emit(2, "#ff0000")
+    assert mask.colormap.map(1)[3] == 0
+    second = viewer.add_image(first.data // 2, name="second", **transform_of(first))
+    widget.image.choose(second)
+    assert ticks(widget) == [True, True, True]
+    run(qtbot, widget)
+    assert ticks(widget) == [True, True, True]
+    assert drawn_in(widget, 1) != "#ff0000"
+    widget.image.choose(first)
+    assert ticks(widget) == [False, True, True]
+    assert drawn_in(widget, 1) == "#ff0000"
+    widget.organs.item(0, 0).setCheckState(Qt.CheckState.Checked)
+    np.testing.assert_allclose(mask.colormap.map(1), [0x12 / 255, 0x34 / 255, 0x56 / 255, 1])
+    # A second widget, opened late, shows the same truth.
+    widget.organs.item(2, 0).setCheckState(Qt.CheckState.Unchecked)
+    other = type(widget)(viewer, widget.session)
+    qtbot.addWidget(other)
+    other.model.setCurrentText("scribbler")
+    other.image.choose(second)
+    other.image.choose(first)
+    assert ticks(other) == [True, True, False]
+    assert drawn_in(other, 1) == "#ff0000"
+    other.close()
+
+
+def test_colours_set_in_naparis_own_controls_reach_the_table(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    from napari.utils.colormaps import DirectLabelColormap, label_colormap
+
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    layer = widget.mask.layer
+    layer.colormap = DirectLabelColormap(color_dict={None: "white", 0: "transparent", 1: "blue"})
+    assert drawn_in(widget, 0) == "#0000ff"
+    assert drawn_in(widget, 1) == "#ffffff"
+    layer.colormap = label_colormap(49)
+    np.testing.assert_allclose(
+        [int(drawn_in(widget, 0)[i : i + 2], 16) for i in (1, 3, 5)],
+        255 * layer.colormap.map(1)[:3],
+        atol=1,
+    )
+    before = layer.colormap.map(2)
+    widget.organs.item(0, 0).setCheckState(Qt.CheckState.Unchecked)
+    assert layer.colormap.map(1)[3] == 0
+    np.testing.assert_allclose(layer.colormap.map(2), before, atol=1e-6)
+    assert ticks(widget) == [False, True, True]
+
+
+def test_tidying_is_remembered_by_mask_and_by_model(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+
+    def tidying() -> tuple[bool, bool]:
+        return widget.largest.isChecked(), widget.holes.isChecked()
+
+    assert tidying() == (False, False)
+    widget.holes.setChecked(True)
+    widget.model.setCurrentText("cardiac-cine")
+    assert tidying() == (True, False)
+    widget.model.setCurrentText("scribbler")
+    assert tidying() == (False, True)
+    first = open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    second = viewer.add_image(first.data // 2, name="second", **transform_of(first))
+    widget.image.choose(second)
+    widget.largest.setChecked(True)
+    widget.image.choose(first)
+    assert tidying() == (False, True)
+    widget.image.choose(second)
+    assert tidying() == (True, True)
 
 
 def test_tidying_can_be_chosen_and_taken_back(
