@@ -43,6 +43,7 @@ class OrganTable(QTableWidget):
         header.setSectionResizeMode(NAME, QHeaderView.ResizeMode.Stretch)
         self.setColumnWidth(COLOR, 50)
         self.setColumnWidth(GO, 36)
+        self._reason = ""
         self.itemChanged.connect(self._on_item_changed)
         self.cellDoubleClicked.connect(self._on_double_click)
         self.itemSelectionChanged.connect(self._on_selection)
@@ -54,6 +55,7 @@ class OrganTable(QTableWidget):
         for row, label in enumerate(labels):
             self._fill(row, label)
         self.blockSignals(False)
+        self.allow(self._reason)
         self._fit_columns()
         self._fit_height()
 
@@ -62,10 +64,8 @@ class OrganTable(QTableWidget):
         color.setData(_ID, label.id)
         color.setBackground(QColor(label.color))
         color.setCheckState(Qt.CheckState.Checked)
-        color.setToolTip("Tick: show this organ. Double-click: change its colour.")
         self.setItem(row, COLOR, color)
         name = QTableWidgetItem(label.name)
-        name.setToolTip(f"Label {label.id}. Click: paint with it. Double-click: go to it.")
         self.setItem(row, NAME, name)
         for column in (VOXELS, VOLUME):
             number = QTableWidgetItem("–")
@@ -73,10 +73,27 @@ class OrganTable(QTableWidget):
             self.setItem(row, column, number)
         button = QToolButton()
         button.setText("→")
-        button.setToolTip(f"Go to the largest slice of the {label.name}")
         button.clicked.connect(lambda _=False, id=label.id: self.go_to.emit(id))
         self.setCellWidget(row, GO, button)
         self.setRowHeight(row, 30)
+
+    def allow(self, reason_against: str) -> None:
+        """Enable the table; or disable it and say why wherever the mouse points."""
+        self._reason = reason_against
+        self.setEnabled(not reason_against)
+        self.setToolTip(reason_against)
+        self.blockSignals(True)
+        for row in range(self.rowCount()):
+            name = self.item(row, NAME).text()
+            tips = {
+                COLOR: "Tick: show this organ. Double-click: change its colour.",
+                NAME: f"Label {self._id(row)}. Click: paint with it. Double-click: go to it.",
+            }
+            for column, tip in tips.items():
+                self.item(row, column).setToolTip(reason_against or tip)
+            button = self.cellWidget(row, GO)
+            button.setToolTip(reason_against or f"Go to the largest slice of the {name}")
+        self.blockSignals(False)
 
     def show_colors(self, colors: Mapping[int, tuple[str, bool]]) -> None:
         """By label id: colour as "#rrggbb", and whether the organ is drawn."""

@@ -155,28 +155,24 @@ class SegmentWidget(SegmentForm):
 
     def _update_controls(self, _: Any = None) -> None:
         """Enable what can be done now; everything disabled says why."""
-        reason = self._refusal
-        if not reason:
-            if self.image.layer is None:
-                reason = "Open a scan first: drag a NIfTI or TIFF file into the window."
-            elif self.card is None:
-                reason = "No model is at hand."
-            elif self.running:
-                reason = "A run is under way: cancel it first."
-        for control in (self.start, self.image, self.model, self.axis, self.region):
-            busy = self.running if control is not self.start else bool(reason)
-            control.setEnabled(not busy)
-        self.start.setToolTip(reason or "Find the organs in the scan")
-        self.range.setVisible(self.region.currentIndex() == RANGE)
-        self.range.setEnabled(not self.running)
-        self.cancel.setEnabled(self.running)
-        self.cancel.setToolTip(
-            "Stop; what is finished stays" if self.running else "Nothing is running"
-        )
+        busy = "A run is under way: cancel it first." if self.running else ""
+        no_scan = no_model = ""
+        if self.image.layer is None:
+            no_scan = "Open a scan first: drag a NIfTI or TIFF file into the window."
+        if self.card is None:
+            no_model = "No model is at hand."
+        reason = self._refusal or no_scan or no_model or busy
+        self.allow(self.start, reason)
+        self.allow(self.image, no_scan or busy)
+        self.allow(self.model, no_model or busy)
+        self.allow(self.about, no_model)
+        for control in (self.axis, self.region, self.first, self.last):
+            self.allow(control, reason)
+        self.allow(self.cancel, "" if self.running else "Nothing is running.")
         for box in (self.largest, self.holes):
-            box.setEnabled(not self.running)
-        self.organs.setEnabled(self.mask is not None)
-        self.organs.setToolTip("" if self.mask is not None else "Press Segment first")
+            self.allow(box, no_model or busy)
+        self.organs.allow("" if self.mask is not None else "Press Segment first.")
+        self.range.setVisible(self.region.currentIndex() == RANGE)
         self.bar.setVisible(self.running)
         if reason and not self.running and not self.message.text():
             self._say(reason)

@@ -38,9 +38,12 @@ class SegmentForm(QWidget):
 
     def __init__(self, viewer: napari.Viewer, models: Sequence[str]) -> None:
         super().__init__()
+        #: What controls say of themselves while they are enabled.
+        self._tips: dict[QWidget, str] = {}
         self.image = LayerCombo(viewer.layers, Image)
         self.image.setToolTip("The scan to segment")
         self.model = QComboBox()
+        self.model.setToolTip("What finds the organs: each model knows some organs in some scans")
         self.model.addItems(models)
         self.model.setCurrentIndex(max(0, self.model.findText(DEFAULT_MODEL)))
         self.about = QToolButton()
@@ -54,6 +57,7 @@ class SegmentForm(QWidget):
         self.axis = QComboBox()
         self.axis.setToolTip("The axis along which the scan is cut into the slices the model sees")
         self.region = QComboBox()
+        self.region.setToolTip("How much of the scan to segment")
         self.region.addItems(["Whole scan", "This slice", "Slices …"])
         self.first, self.last = QSpinBox(), QSpinBox()
         self.first.setToolTip("First slice, counted from 0 as in the file")
@@ -78,7 +82,9 @@ class SegmentForm(QWidget):
 
         self.start = QPushButton("Segment")
         self.start.setStyleSheet("QPushButton { font-weight: bold; padding: 7px; }")
+        self.start.setToolTip("Find the organs in the scan")
         self.cancel = QPushButton("Cancel")
+        self.cancel.setToolTip("Stop; what is finished stays")
         buttons = QHBoxLayout()
         buttons.addWidget(self.start, 3)
         buttons.addWidget(self.cancel, 1)
@@ -117,6 +123,12 @@ class SegmentForm(QWidget):
         layout.addStretch(1)
         layout.addWidget(research)
         self.setMinimumWidth(320)
+
+    def allow(self, control: QWidget, reason_against: str) -> None:
+        """Enable a control that nothing speaks against; else its tooltip says what does."""
+        tip = self._tips.setdefault(control, control.toolTip())
+        control.setEnabled(not reason_against)
+        control.setToolTip(reason_against or tip)
 
     def show_message(self, text: str, bad: bool, beware: Sequence[str]) -> None:
         """The lines under the buttons: what happened, then what to beware of."""

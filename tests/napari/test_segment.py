@@ -11,6 +11,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QAbstractSpinBox,
+    QComboBox,
+    QTableWidget,
+)
 
 from napari_l2gnet.layers import transform_of
 from napari_l2gnet.segment_form import RANGE, THIS_SLICE
@@ -422,6 +428,52 @@ def test_the_layer_list_follows_renames_and_removals(segment_widget: Any, scan_f
     assert widget.image.currentText() == "renamed"
     viewer.layers.remove(image)
     assert widget.image.layer is other
+
+
+def disabled(widget: Any) -> dict[Any, str]:
+    """Every control that is off, with what its tooltip says."""
+    controls = (QAbstractButton, QComboBox, QAbstractSpinBox, QTableWidget)
+    return {
+        control: control.toolTip()
+        for kind in controls
+        for control in widget.findChildren(kind)
+        # A table has a button of its own in the corner of its headers, never to be seen here.
+        if not control.isEnabled() and not isinstance(control.parent(), QTableWidget)
+    }
+
+
+def test_every_disabled_control_says_why(
+    segment_widget: Any, scan_file: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, widget = segment_widget()
+    widget.region.setCurrentIndex(RANGE)
+    off = disabled(widget)
+    no_scan = {widget.start, widget.image, widget.axis, widget.region, widget.first, widget.last}
+    assert no_scan <= set(off)
+    assert all("Open a scan first" in off[control] for control in no_scan)
+    assert all(off.values())
+    viewer.add_image(np.zeros((20, 20, 3), np.uint8), rgb=True)
+    off = disabled(widget)
+    assert all("colour image" in off[control] for control in no_scan - {widget.image})
+    assert all(off.values())
+    widget.image.choose(open_scan(viewer, scan_file))
+    off = disabled(widget)
+    assert off.pop(widget.cancel) == "Nothing is running."
+    assert set(off.values()) == {"Press Segment first."}
+    assert widget.organs in off
+    item = widget.organs.item(0, 1)
+    assert item.toolTip() == "Press Segment first."
+    slow_down(monkeypatch, 0.1)
+    with qtbot.waitSignal(widget.run_ended, timeout=20_000):
+        widget.start.click()
+        off = disabled(widget)
+        assert set(off.values()) == {"A run is under way: cancel it first."}
+        assert {*no_scan, widget.model, widget.largest, widget.holes} <= set(off)
+        assert "Label 1" in widget.organs.item(0, 1).toolTip()
+        assert "what is finished stays" in widget.cancel.toolTip()
+    assert set(disabled(widget)) == {widget.cancel}
+    assert widget.start.toolTip() == "Find the organs in the scan"
+    assert "axis along which" in widget.axis.toolTip()
 
 
 def test_removing_the_mask_during_a_run_ends_it(
