@@ -45,10 +45,9 @@ class MaskLayer:
                 SEGMENTATION_KEY in layer.metadata
                 and layer.metadata[IMAGE_KEY] is image
                 and layer.metadata[MODEL_KEY] == model
-                # A duplicate carries the same metadata, but nothing is ever written to it.
-                and np.shares_memory(layer.data, layer.metadata[SEGMENTATION_KEY].shown)
+                and (mask := cls(viewer, layer)).connected
             ):
-                return cls(viewer, layer)
+                return mask
         return None
 
     @classmethod
@@ -73,9 +72,23 @@ class MaskLayer:
             **transform_of(image),
             **label_arguments(card.labels.names, card.labels.colors),
         )
-        _tell_strokes(layer, segmentation)
+        _tell_edits(layer, segmentation)
         viewer.add_layer(layer)
         return cls(viewer, layer)
+
+    @property
+    def connected(self) -> bool:
+        """Does the layer draw the segmentation's own array?
+
+        A duplicate carries the same metadata, but nothing is ever written to it; and another plugin
+        may have put something into the layer that is no mask of the scan.
+        """
+        data, shown = self.layer.data, self.segmentation.shown
+        return (
+            isinstance(data, np.ndarray)
+            and data.size == shown.size
+            and np.shares_memory(data, shown)
+        )
 
     def can_take(self, image: Image, grid: Grid, axis: int) -> bool:
         """May a new run write here: same scan, place and axis, and no voxel touched by a person?"""
@@ -84,8 +97,7 @@ class MaskLayer:
             mine.grid.shape == grid.shape
             and mine.axis == axis
             and all(np.array_equal(its[key], ours[key]) for key in its)
-            # Another plugin may have put a different array into the layer.
-            and np.shares_memory(self.layer.data, mine.shown)
+            and self.connected
             and not mine.touched()
         )
 
@@ -192,11 +204,15 @@ class MaskLayer:
         self.layer.events.colormap.disconnect(on_colored)
 
 
-def _tell_strokes(layer: Labels, segmentation: Segmentation) -> None:
-    """Let a segmentation know of strokes on its layer, and of their undo and redo."""
+def _tell_edits(layer: Labels, segmentation: Segmentation) -> None:
+    """Let a segmentation know of strokes on its layer, of their undo and redo, and of new data."""
 
     def painted(event: Any) -> None:
         segmentation.stroke(*_changes(event.value, layer.data.shape))
+
+    def replaced(_: Any) -> None:
+        if isinstance(layer.data, np.ndarray):
+            segmentation.replace(layer.data)
 
     def editable(_: Any) -> None:
         if not layer.editable:
@@ -212,6 +228,7 @@ def _tell_strokes(layer: Labels, segmentation: Segmentation) -> None:
 
     layer.events.paint.connect(painted)
     layer.events.editable.connect(editable)
+    layer.events.data.connect(replaced)
     # napari has no event for these two, and their effect may look the same.
     layer.undo = then(layer.undo, segmentation.undone)
     layer.redo = then(layer.redo, segmentation.redone)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import napari
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QLabel
 
 from napari_l2gnet.mask_layer import MaskLayer
@@ -14,6 +14,9 @@ from napari_l2gnet.organ_table import OrganTable
 
 class MaskTable(QObject):
     """Keeps the table of organs, and the line below it, true to a mask, whoever changes it."""
+
+    #: Another plugin has put something into the mask's layer that is no mask of its scan.
+    lost = Signal()
 
     def __init__(
         self, viewer: napari.Viewer, organs: OrganTable, coverage: QLabel, parent: QObject
@@ -69,13 +72,18 @@ class MaskTable(QObject):
 
     def _count(self) -> None:
         """Count for a few milliseconds."""
-        if self.mask is None or self.mask.segmentation.count(seconds=0.005):
+        if self.mask is not None and not self.mask.connected:
+            self._counting.stop()
+            self.lost.emit()
+        elif self.mask is None or self.mask.segmentation.count(seconds=0.005):
             self._counting.stop()
             self._show_sizes()
 
     def _show_sizes(self, _: Any = None) -> None:
         if self.mask is None:
             self._coverage.hide()
+            return
+        if not self.mask.connected:
             return
         grid = self.mask.segmentation.grid
         ml = grid.voxel_volume_ml if grid.units == "mm" else None

@@ -55,6 +55,9 @@ class Run(QObject):
         self._job.start()
 
     def _take(self, step: Step) -> None:
+        if not self.mask.connected:
+            self.cancel()
+            return
         if step.place is not None:
             put = self.mask.put_tidied if step.tidied else self.mask.put
             put(step.place, step.labels)

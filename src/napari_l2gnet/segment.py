@@ -61,6 +61,7 @@ class SegmentWidget(SegmentForm):
         self.largest.toggled.connect(self._tidy_again)
         self.holes.toggled.connect(self._tidy_again)
         self.organs.go_to.connect(self.go_to)
+        self.table.lost.connect(self._on_lost)
         self.viewer.layers.events.removed.connect(self._on_removed)
 
     def closeEvent(self, event: Any) -> None:
@@ -299,6 +300,13 @@ class SegmentWidget(SegmentForm):
             older = MaskLayer.find(self.viewer, self.image.layer, self.model.currentText())
             self._follow(older)
             self._update_controls()
+
+    def _on_lost(self) -> None:
+        assert self.mask is not None
+        text = f'The data of "{self.mask.layer.name}" were replaced and fit the scan no more.'
+        self._follow(MaskLayer.find(self.viewer, self.image.layer, self.model.currentText()))
+        self._say(f"{text} Segment again for a new mask.", bad=True)
+        self._update_controls()
 
     def go_to(self, label: int) -> None:
         """Show an organ's largest slice."""

@@ -148,6 +148,25 @@ class Segmentation:
     def _differs(self, voxels: NDArray[np.intp], labels: NDArray[Any]) -> bool:
         return not np.array_equal(self.shown.flat[voxels], labels)
 
+    def replace(self, labels: NDArray[Any]) -> bool:
+        """Another array is shown from now on; what in it is not as known is a person's.
+
+        labels: of any number of axes. False, and nothing changes, if it is no mask of this scan or
+        cannot be written to.
+        """
+        fits = (
+            labels.squeeze().shape == self.shown.squeeze().shape
+            and labels.flags.writeable
+            and np.can_cast(self.raw.dtype, labels.dtype)
+            and labels.min() >= 0
+            and labels.max() <= np.iinfo(np.uint16).max
+        )
+        if fits:
+            self.shown = labels.reshape(self.shown.shape)
+            self.counts = SliceCounts(self.shown, self.axis, [one.id for one in self.card.labels])
+            self.counts.mark_all()
+        return fits
+
     # ------------------------------------------------------------------ sizes and places
 
     def count(self, seconds: float = float("inf")) -> bool:
@@ -186,8 +205,11 @@ class SliceCounts:
 
     def count(self, place: Place) -> None:
         """Count one slice again."""
-        found = np.bincount(self._masks[place].ravel(), minlength=max(self._ids) + 1)
-        self._counts[place] = found[self._ids]
+        labels, top = self._masks[place].ravel(), max(self._ids)
+        if labels.dtype.itemsize > 2:
+            # Arrays of other plugins: bincount needs as much room as the largest id.
+            labels = labels[(labels >= 0) & (labels <= top)].astype(np.intp)
+        self._counts[place] = np.bincount(labels, minlength=top + 1)[self._ids]
 
     def in_frame(self, frame: int) -> dict[int, int]:
         """Voxels by label id in one frame."""

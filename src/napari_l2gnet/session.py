@@ -125,7 +125,7 @@ class Session:
         axis = segmentation.axis
         painted = segmentation.by_person()
         # With the strokes in place: what a person joined to an organ is a piece of it.
-        masks = np.where(painted, segmentation.shown, segmentation.raw)
+        masks = np.where(painted, segmentation.shown, segmentation.raw).astype(np.uint16)
         for frame, mask in enumerate(masks):
             tidied = tidy(mask, axis, choices, painted[frame])
             if painted[frame].any():

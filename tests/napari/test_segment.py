@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import nibabel as nib
 import numpy as np
 import pytest
@@ -33,6 +35,11 @@ def run(qtbot: Any, widget: Any) -> str:
     with qtbot.waitSignal(widget.run_ended, timeout=20_000) as blocker:
         widget.start.click()
     return str(blocker.args[0])
+
+
+def told(widget: Any) -> list[int]:
+    """Voxels by organ as the table says them, whether of a part of the scan or of all of it."""
+    return [int(re.sub(r"\D", "", row[1])) for row in widget.organs.rows()]
 
 
 def test_a_whole_scan_is_segmented_and_saved_on_its_own_grid(
@@ -185,21 +192,18 @@ def test_the_table_follows_strokes_and_undo(
     run(qtbot, widget)
     layer = widget.mask.layer
 
-    def told() -> list[int]:
-        return [int(row[1].replace("\u202f", "")) for row in widget.organs.rows()]
-
     def true() -> list[int]:
         return [int((layer.data == id).sum()) for id in (1, 2, 3)]
 
-    qtbot.waitUntil(lambda: told() == true())
+    qtbot.waitUntil(lambda: told(widget) == true())
     before = true()
     layer.data_setitem(tuple(np.indices((1, 10, 10)).reshape(3, -1)), 1)
     assert true() != before
-    qtbot.waitUntil(lambda: told() == true())
+    qtbot.waitUntil(lambda: told(widget) == true())
     layer.undo()
     assert true() == before
-    qtbot.waitUntil(lambda: told() == before)
-    voxels, ml = told()[0], float(widget.organs.rows()[0][2])
+    qtbot.waitUntil(lambda: told(widget) == before)
+    voxels, ml = told(widget)[0], float(widget.organs.rows()[0][2])
     assert ml == pytest.approx(voxels * 1.4 * 1.4 * 8 / 1000, abs=0.05)
 
 
@@ -569,6 +573,89 @@ def test_a_duplicated_mask_is_a_backup_that_nothing_writes_to(
     viewer.add_image(np.zeros((4, 20, 20)), name="other")
     widget.image.choose(image)
     assert widget.mask.layer is mask
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint64])
+def test_the_table_follows_data_that_another_plugin_puts_into_the_layer(
+    segment_widget: Any, scan_file: Path, qtbot: Any, dtype: type
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    layer, predicted = widget.mask.layer, widget.mask.layer.data.copy()
+    new = np.asfortranarray(predicted.astype(dtype))
+    new[2] = 3
+    new[3, 0, 0] = 200  # an id that the model does not know
+    layer.data = new
+    qtbot.waitUntil(lambda: told(widget) == [int((new == id).sum()) for id in (1, 2, 3)])
+    # Strokes, tidying and undo go on in the plugin's own array, and its labels are kept.
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 1)
+    layer.undo()
+    with qtbot.waitSignal(widget.run_ended, timeout=10_000):
+        widget.largest.setChecked(True)
+    assert layer.data is new
+    assert (new[2] == 3).all()
+    assert new[3, 0, 0] == 200
+    with qtbot.waitSignal(widget.run_ended, timeout=10_000):
+        widget.largest.setChecked(False)
+    np.testing.assert_array_equal(new[4:], predicted[4:])
+    new[:] = 0
+    layer.refresh()
+    qtbot.waitUntil(lambda: told(widget) == [0, 0, 0])
+    assert run(qtbot, widget) == "finished"
+    assert widget.mask.layer is not layer
+    assert not new.any()
+
+
+def read_only(data: np.ndarray) -> np.ndarray:
+    copy = data.copy()
+    copy.flags.writeable = False
+    return copy
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data[:3],
+        lambda data: np.stack([data, data]),
+        lambda data: data.astype(np.int32) - 1,
+        read_only,
+        lambda data: da.from_array(data),
+    ],
+    ids=["cropped", "more axes", "negative", "read-only", "lazy"],
+)
+def test_data_that_is_no_mask_of_the_scan_frees_the_widget_for_a_new_one(
+    segment_widget: Any, scan_file: Path, qtbot: Any, change: Any
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    layer = widget.mask.layer
+    layer.data = change(layer.data)
+    qtbot.waitUntil(lambda: widget.mask is None)
+    assert "Segment again" in widget.message.text()
+    assert widget.organs.toolTip() == "Press Segment first."
+    viewer.dims.set_current_step(0, 1)
+    assert run(qtbot, widget) == "finished"
+    assert widget.mask.layer is not layer
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_data_replaced_during_a_run(
+    segment_widget: Any, scan_file: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch, fits: bool
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    slow_down(monkeypatch, 0.1)
+    with qtbot.waitSignal(widget.run_ended, timeout=20_000) as ended:
+        widget.start.click()
+        qtbot.waitUntil(lambda: len(widget.mask.segmentation.finished) >= 2)
+        layer = widget.mask.layer
+        new = layer.data.copy() if fits else layer.data[:3].copy()
+        layer.data = new
+    assert ended.args == ["finished" if fits else "cancelled"]
+    assert not fits or all(new[index].any() for index in range(6))
+    assert widget.start.isEnabled()
 
 
 def test_an_image_that_was_moved_gets_a_mask_that_lies_on_it(
