@@ -234,6 +234,15 @@ def _mm(units: Any, size: int) -> list[float] | None:
     return factors if len(factors) == size else None
 
 
+def axis_name(volume: Volume, axis: int) -> str:
+    """An axis of (z,y,x) as a person knows it, with its number of slices."""
+    plane = {"S": "axial", "I": "axial", "A": "coronal", "P": "coronal"}.get(
+        volume.axis_codes[axis], "sagittal"
+    )
+    name = plane if volume.oriented else "zyx"[axis]
+    return f"{name}, {volume.shape[-3:][axis]} slices"
+
+
 def shown_index(layer: Layer, point: tuple[float, ...]) -> tuple[int, ...]:
     """The array index of a layer at a place in the world, such as viewer.dims.point.
 

@@ -15,7 +15,7 @@ from l2gnet_core.suitability import mismatches
 from l2gnet_core.volume import Volume, slicing_axis
 from napari_l2gnet.card_dialog import CardDialog
 from napari_l2gnet.edge_letters import EdgeLetters
-from napari_l2gnet.layers import shown_index, volume_of
+from napari_l2gnet.layers import axis_name, shown_index, volume_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.mask_table import MaskTable
 from napari_l2gnet.run import Run
@@ -98,18 +98,11 @@ class SegmentWidget(SegmentForm):
     def _follow(self, mask: MaskLayer | None) -> None:
         """Show a mask's organs and how it is tidied; without one, how the model's would be."""
         self.table.follow(mask)
-        if self.card is None:
-            return
-        choices = self._tidying.get(self.model.currentText(), self.card.clean_up)
         if mask is not None:
-            choices = mask.segmentation.clean_up
-        for box, choice in (
-            (self.largest, choices.largest_piece),
-            (self.holes, choices.fill_holes),
-        ):
-            box.blockSignals(True)
-            box.setChecked(choice)
-            box.blockSignals(False)
+            self.show_choices(mask.segmentation.clean_up)
+        elif self.card is not None:
+            self.organs.show_labels(self.card.labels)
+            self.show_choices(self._tidying.get(self.model.currentText(), self.card.clean_up))
 
     def _on_scan_or_model(self) -> None:
         """Another scan or model: the axes it can be cut along, its organs, what does not fit."""
@@ -121,23 +114,16 @@ class SegmentWidget(SegmentForm):
         except InputError as error:
             self._refusal = str(error)
             self._follow(None)
-            self.axis.clear()
+            self.show_axes()
             self._say(self._refusal, bad=True)
             self._update_controls()
             return
         self._follow(MaskLayer.find(self.viewer, self.image.layer, self.model.currentText()))
-        if card is not None and self.mask is None:
-            self.organs.show_labels(card.labels)
-        self.axis.blockSignals(True)
-        self.axis.clear()
         if volume is not None and card is not None:
-            automatic = slicing_axis(volume, card.slicing)
-            names = [_axis_name(volume, axis) for axis in range(3)]
-            self.axis.addItem(f"{names[automatic]} (auto)", automatic)
-            for axis in range(3):
-                if axis != automatic:
-                    self.axis.addItem(names[axis], axis)
-        self.axis.blockSignals(False)
+            names = [axis_name(volume, axis) for axis in range(3)]
+            self.show_axes(names, slicing_axis(volume, card.slicing))
+        else:
+            self.show_axes()
         self._on_axis()
 
     def _on_axis(self) -> None:
@@ -219,7 +205,7 @@ class SegmentWidget(SegmentForm):
         axis = self.axis.currentData()
         if self.mask is None or not self.mask.can_take(layer, volume.grid, axis):
             mask = MaskLayer.add(self.viewer, layer, volume.grid, card, axis)
-            mask.segmentation.clean_up = self._choices()
+            mask.segmentation.clean_up = self.choices()
             self._follow(mask)
         request = Request(volume, self.model.currentText(), self._places(volume, axis), axis)
         self._warnings, self._doubts = [], []
@@ -282,14 +268,11 @@ class SegmentWidget(SegmentForm):
         self.table.count_all()
         self.run_ended.emit(outcome)
 
-    def _choices(self) -> CleanUp:
-        return CleanUp(self.largest.isChecked(), self.holes.isChecked())
-
     def _tidy_again(self) -> None:
         """A choice was ticked or unticked: apply it to the mask that is there."""
-        self._tidying[self.model.currentText()] = self._choices()
+        self._tidying[self.model.currentText()] = self.choices()
         if self.mask is not None:
-            self.mask.segmentation.clean_up = self._choices()
+            self.mask.segmentation.clean_up = self.choices()
             if self.mask.segmentation.finished and not self.running:
                 self._new_run().tidy()
 
@@ -312,12 +295,3 @@ class SegmentWidget(SegmentForm):
         """Show an organ's largest slice."""
         if self.mask is not None and not self.mask.go_to(label):
             self._say("This organ is not in the mask.")
-
-
-def _axis_name(volume: Volume, axis: int) -> str:
-    """An axis as a person knows it, with its number of slices."""
-    plane = {"S": "axial", "I": "axial", "A": "coronal", "P": "coronal"}.get(
-        volume.axis_codes[axis], "sagittal"
-    )
-    name = plane if volume.oriented else "zyx"[axis]
-    return f"{name}, {volume.shape[-3:][axis]} slices"

@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
 )
 
 from l2gnet_core.catalog import DEFAULT_MODEL
+from l2gnet_core.cleanup import CleanUp
 from napari_l2gnet.layer_combo import LayerCombo
 from napari_l2gnet.organ_table import OrganTable
 
@@ -123,6 +124,26 @@ class SegmentForm(QWidget):
         layout.addStretch(1)
         layout.addWidget(research)
         self.setMinimumWidth(320)
+
+    def show_axes(self, names: Sequence[str] = (), automatic: int = 0) -> None:
+        """Offer the axes to slice along, the automatic one first; no signal tells of it."""
+        self.axis.blockSignals(True)
+        self.axis.clear()
+        for axis in sorted(range(len(names)), key=lambda axis: axis != automatic):
+            self.axis.addItem(names[axis] + (" (auto)" if axis == automatic else ""), axis)
+        self.axis.blockSignals(False)
+
+    def choices(self) -> CleanUp:
+        """How the ticks want masks tidied."""
+        return CleanUp(self.largest.isChecked(), self.holes.isChecked())
+
+    def show_choices(self, choices: CleanUp) -> None:
+        """Tick what is chosen; no signal tells of it."""
+        ticks = ((self.largest, choices.largest_piece), (self.holes, choices.fill_holes))
+        for box, choice in ticks:
+            box.blockSignals(True)
+            box.setChecked(choice)
+            box.blockSignals(False)
 
     def allow(self, control: QWidget, reason_against: str) -> None:
         """Enable a control that nothing speaks against; else its tooltip says what does."""
