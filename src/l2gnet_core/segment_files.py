@@ -18,6 +18,7 @@ from l2gnet_core.files import (
     is_supported,
     read_volume,
     scans_in,
+    stem_of,
     suffix_of,
     write_labels,
 )
@@ -95,7 +96,7 @@ def _mask_name(image: Path) -> str:
     suffix = suffix_of(image)
     if suffix in WRITABLE or not is_supported(image):
         return image.name
-    return image.name[: -len(suffix)] + ".nii.gz"
+    return stem_of(image) + ".nii.gz"
 
 
 def segment_file(

@@ -10,7 +10,6 @@ therefore shown in its own grid, mirrored where needed to come as near to that v
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -25,10 +24,7 @@ if TYPE_CHECKING:
     from napari.types import LayerDataTuple
 
 GRID_KEY = "l2gnet_volume"
-WORLD_KEY = "l2gnet_world"
 LABELS_KEY = "l2gnet_labels"
-
-World = Literal["patient", "own grid"]
 
 # RAS+ (x, y, z) → napari's world here, (S, P, L).
 _RAS_TO_WORLD = np.array([[0.0, 0, 1], [0, -1, 0], [-1, 0, 0]])
@@ -46,24 +42,12 @@ _OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
 _ALIGNED = 1e-3
 
 
-@dataclass(frozen=True)
-class Display:
-    """How a grid is shown.
+def display_of(grid: Grid | Volume) -> dict[str, Any]:
+    """The transform that shows a grid as the module says.
 
-    transform: scale, affine, units, axis_labels, as napari's layers take them.
-    world: "patient" for true (S, P, L) positions in mm, "own grid" for voxel sizes and an origin
-        of 0 only.
-    mirrored: in napari's 3-D view the own grid shows the patient's mirror image (turn
-        viewer.camera.orientation's depth round to mend it); slices are never affected.
+    Returns scale, affine, units and axis_labels, as napari's layers take them. A scan shown in its
+    own grid may be the patient's mirror image in napari's 3-D view; slices never are.
     """
-
-    transform: dict[str, Any]
-    world: World
-    mirrored: bool
-
-
-def display_of(grid: Grid | Volume) -> Display:
-    """The transform that shows a grid as the module says."""
     linear = _RAS_TO_WORLD @ grid.affine[:3, :3][:, ::-1]  # columns: array axes z, y, x
     sizes = np.linalg.norm(linear, axis=0)
     directions = linear / sizes
@@ -86,16 +70,12 @@ def display_of(grid: Grid | Volume) -> Display:
     affine[n - 3 : n, n - 3 : n] = np.diag(signs)
     affine[n - 3 : n, n] = offset
     time = n - 3
-    return Display(
-        transform={
-            "scale": (1.0,) * time + tuple(float(s) for s in sizes),
-            "affine": affine,
-            "units": ("pixel",) * time + (grid.units,) * 3,
-            "axis_labels": ("time",) * time + labels,
-        },
-        world="patient" if aligned else "own grid",
-        mirrored=bool(np.linalg.det(directions) * np.prod(signs) < 0),
-    )
+    return {
+        "scale": (1.0,) * time + tuple(float(s) for s in sizes),
+        "affine": affine,
+        "units": ("pixel",) * time + (grid.units,) * 3,
+        "axis_labels": ("time",) * time + labels,
+    }
 
 
 def to_layer_data(
@@ -110,11 +90,10 @@ def to_layer_data(
     The layer's metadata carries the volume's grid, without its voxels.
     """
     grid = volume.grid
-    display = display_of(grid)
     arguments: dict[str, Any] = {
         "name": volume.name or kind,
-        **display.transform,
-        "metadata": {GRID_KEY: grid, WORLD_KEY: display.world},
+        **display_of(grid),
+        "metadata": {GRID_KEY: grid},
     }
     if kind == "labels":
         arguments |= label_arguments(names or {}, colors or {})
@@ -253,6 +232,15 @@ def _mm(units: Any, size: int) -> list[float] | None:
         except (pint.DimensionalityError, pint.UndefinedUnitError):
             return None
     return factors if len(factors) == size else None
+
+
+def axis_name(volume: Volume, axis: int) -> str:
+    """An axis of (z,y,x) as a person knows it, with its number of slices."""
+    plane = {"S": "axial", "I": "axial", "A": "coronal", "P": "coronal"}.get(
+        volume.axis_codes[axis], "sagittal"
+    )
+    name = plane if volume.oriented else "zyx"[axis]
+    return f"{name}, {volume.shape[-3:][axis]} slices"
 
 
 def shown_index(layer: Layer, point: tuple[float, ...]) -> tuple[int, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import napari
@@ -16,16 +17,16 @@ from l2gnet_core.volume import Grid
 from napari_l2gnet.layers import (
     GRID_KEY,
     LABELS_KEY,
-    WORLD_KEY,
     label_arguments,
     shown_index,
     transform_of,
 )
-from napari_l2gnet.session import Place, Segmentation
+from napari_l2gnet.segmentation import Place, Segmentation
 
 SEGMENTATION_KEY = "l2gnet_segmentation"
 MODEL_KEY = "l2gnet_model"
 IMAGE_KEY = "l2gnet_image"
+_COVERAGE = re.compile(r" \(\d+ of \d+\)")
 
 
 class MaskLayer:
@@ -44,10 +45,9 @@ class MaskLayer:
                 SEGMENTATION_KEY in layer.metadata
                 and layer.metadata[IMAGE_KEY] is image
                 and layer.metadata[MODEL_KEY] == model
-                # A duplicate carries the same metadata, but nothing is ever written to it.
-                and np.shares_memory(layer.data, layer.metadata[SEGMENTATION_KEY].shown)
+                and (mask := cls(viewer, layer)).connected
             ):
-                return cls(viewer, layer)
+                return mask
         return None
 
     @classmethod
@@ -64,7 +64,6 @@ class MaskLayer:
             opacity=0.6,
             metadata={
                 GRID_KEY: grid,
-                WORLD_KEY: image.metadata.get(WORLD_KEY),
                 LABELS_KEY: card.labels.names,
                 SEGMENTATION_KEY: segmentation,
                 MODEL_KEY: card.name,
@@ -73,8 +72,23 @@ class MaskLayer:
             **transform_of(image),
             **label_arguments(card.labels.names, card.labels.colors),
         )
+        _tell_edits(layer, segmentation)
         viewer.add_layer(layer)
         return cls(viewer, layer)
+
+    @property
+    def connected(self) -> bool:
+        """Does the layer draw the segmentation's own array?
+
+        A duplicate carries the same metadata, but nothing is ever written to it; and another plugin
+        may have put something into the layer that is no mask of the scan.
+        """
+        data, shown = self.layer.data, self.segmentation.shown
+        return (
+            isinstance(data, np.ndarray)
+            and data.size == shown.size
+            and np.shares_memory(data, shown)
+        )
 
     def can_take(self, image: Image, grid: Grid, axis: int) -> bool:
         """May a new run write here: same scan, place and axis, and no voxel touched by a person?"""
@@ -83,8 +97,7 @@ class MaskLayer:
             mine.grid.shape == grid.shape
             and mine.axis == axis
             and all(np.array_equal(its[key], ours[key]) for key in its)
-            # Another plugin may have put a different array into the layer.
-            and np.shares_memory(self.layer.data, mine.shown)
+            and self.connected
             and not mine.touched()
         )
 
@@ -124,6 +137,16 @@ class MaskLayer:
         ml, counts = self.segmentation.grid.voxel_volume_ml, self.voxels()
         return {label.name: counts[label.id] * ml for label in self.segmentation.card.labels}
 
+    def coverage(self) -> tuple[int, int]:
+        """Slices segmented, and slices there are, in the frame on screen."""
+        return self.segmentation.coverage(self._here()[0])
+
+    def name_coverage(self) -> None:
+        """Say in the layer's name that a part of the scan is not segmented, as long as it is so."""
+        finished, count = self.segmentation.coverage()
+        whole = _COVERAGE.sub("", self.layer.name)
+        self.layer.name = whole if finished == count else f"{whole} ({finished} of {count})"
+
     def go_to(self, label: int) -> bool:
         """Show the largest slice of an organ in this frame; False if it has none."""
         frame = self._here()[0]
@@ -138,25 +161,98 @@ class MaskLayer:
         self.viewer.scene.camera.center = (0.0,) * (3 - len(shown)) + tuple(shown)
         return True
 
+    def colors(self) -> dict[int, tuple[str, bool]]:
+        """By label id: an organ's colour as "#rrggbb", and whether it is drawn."""
+        colors = {}
+        for label in self.segmentation.card.labels:
+            *rgb, alpha = self._colors()[label.id]
+            colors[label.id] = ("#" + "".join(f"{round(255 * c):02x}" for c in rgb), alpha > 0)
+        return colors
+
     def show_organ(self, label: int, shown: bool) -> None:
         """Draw an organ, or do not."""
-        colors = dict(self.layer.colormap.color_dict)
-        color = np.array(colors[label], dtype=float)
-        color[3] = 1.0 if shown else 0.0
-        self._set_colors({**colors, label: color})
+        self._set_color(label, [*self._colors()[label][:3], float(shown)])
 
     def color_organ(self, label: int, color: str) -> None:
-        """Give an organ another colour."""
-        self._set_colors({**dict(self.layer.colormap.color_dict), label: color})
+        """Give an organ another colour; one that is not drawn stays so."""
+        rgb = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        self._set_color(label, [*rgb, self._colors()[label][3]])
 
-    def _set_colors(self, colors: dict[Any, Any]) -> None:
-        self.layer.colormap = DirectLabelColormap(color_dict=colors)
+    def _colors(self) -> dict[int | None, list[float]]:
+        """RGBA by label id, as napari's layer controls may have changed them."""
+        colormap = self.layer.colormap
+        if isinstance(colormap, DirectLabelColormap):
+            colors = dict(colormap.color_dict)
+        else:  # "auto": napari's own colours, one for each label there could be
+            colors = {None: [1.0, 1.0, 1.0, 1.0], 0: [0.0, 0.0, 0.0, 0.0]}
+        for label in self.segmentation.card.labels:
+            colors.setdefault(label.id, colormap.map(label.id))
+        return {label: [float(c) for c in color] for label, color in colors.items()}
 
-    def follow(self, on_painted: Callable[..., None]) -> None:
-        """Tell of changes to the mask."""
+    def _set_color(self, label: int, color: list[float]) -> None:
+        self.layer.colormap = DirectLabelColormap(color_dict={**self._colors(), label: color})
+
+    def follow(self, on_painted: Callable[..., None], on_colored: Callable[..., None]) -> None:
+        """Tell of changes to the mask, and to its organs' colours."""
         # `set_data` comes with every redraw: the one event that strokes and undo share.
         self.layer.events.set_data.connect(on_painted)
+        self.layer.events.colormap.connect(on_colored)
 
-    def stop(self, on_painted: Callable[..., None]) -> None:
+    def stop(self, on_painted: Callable[..., None], on_colored: Callable[..., None]) -> None:
         """Undo `follow`."""
         self.layer.events.set_data.disconnect(on_painted)
+        self.layer.events.colormap.disconnect(on_colored)
+
+
+def _tell_edits(layer: Labels, segmentation: Segmentation) -> None:
+    """Let a segmentation know of strokes on its layer, of their undo and redo, and of new data."""
+
+    def painted(event: Any) -> None:
+        segmentation.stroke(*_changes(event.value, layer.data.shape))
+
+    def replaced(_: Any) -> None:
+        if isinstance(layer.data, np.ndarray):
+            segmentation.replace(layer.data)
+
+    def editable(_: Any) -> None:
+        if not layer.editable:
+            segmentation.forget_strokes()  # as the layer does
+
+    def then(replay: Callable[[], None], tell: Callable[[], None]) -> Callable[[], None]:
+        def replay_and_tell() -> None:
+            replay()
+            tell()
+            layer.refresh()
+
+        return replay_and_tell
+
+    layer.events.paint.connect(painted)
+    layer.events.editable.connect(editable)
+    layer.events.data.connect(replaced)
+    # napari has no event for these two, and their effect may look the same.
+    layer.undo = then(layer.undo, segmentation.undone)
+    layer.redo = then(layer.redo, segmentation.redone)
+
+
+def _changes(
+    atoms: Sequence[tuple[Any, ...]], shape: tuple[int, ...]
+) -> tuple[NDArray[np.intp], NDArray[Any], NDArray[Any]]:
+    """Voxels (flat indices, each once) of one item of napari's history, with their labels before
+    and after it."""
+    voxels, before, after = [], [], []
+    for *where, old, new in atoms:
+        if len(where) == 2:  # brush, fill, polygon: a box, and what of it changed
+            box, mask = where
+            inside = np.nonzero(np.ones(np.shape(old), bool) if mask is None else mask)
+            indices = tuple(i + s.indices(n)[0] for i, s, n in zip(inside, box, shape, strict=True))
+        else:  # data_setitem: an index for each axis
+            (indices,) = where
+        flat = np.ravel_multi_index(indices, shape, mode="wrap").ravel()
+        voxels.append(flat)
+        before.append(np.ravel(old))
+        after.append(np.broadcast_to(np.ravel(new), flat.shape))
+    everywhere = np.concatenate(voxels)
+    # Of a voxel changed twice: what it was at first, and what it became at last.
+    unique, first = np.unique(everywhere, return_index=True)
+    _, from_the_end = np.unique(everywhere[::-1], return_index=True)
+    return unique, np.concatenate(before)[first], np.concatenate(after)[::-1][from_the_end]

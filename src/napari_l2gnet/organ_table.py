@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QColor
+from qtpy.QtGui import QColor, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QColorDialog,
@@ -43,6 +43,7 @@ class OrganTable(QTableWidget):
         header.setSectionResizeMode(NAME, QHeaderView.ResizeMode.Stretch)
         self.setColumnWidth(COLOR, 50)
         self.setColumnWidth(GO, 36)
+        self._reason = ""
         self.itemChanged.connect(self._on_item_changed)
         self.cellDoubleClicked.connect(self._on_double_click)
         self.itemSelectionChanged.connect(self._on_selection)
@@ -54,19 +55,17 @@ class OrganTable(QTableWidget):
         for row, label in enumerate(labels):
             self._fill(row, label)
         self.blockSignals(False)
-        # Tall enough for a handful of organs; more of them scroll.
-        rows = min(max(len(labels), 3), 8)
-        self.setFixedHeight(self.horizontalHeader().sizeHint().height() + 30 * rows + 4)
+        self.allow(self._reason)
+        self._fit_columns()
+        self._fit_height()
 
     def _fill(self, row: int, label: Label) -> None:
         color = QTableWidgetItem()
         color.setData(_ID, label.id)
         color.setBackground(QColor(label.color))
         color.setCheckState(Qt.CheckState.Checked)
-        color.setToolTip("Tick: show this organ. Double-click: change its colour.")
         self.setItem(row, COLOR, color)
         name = QTableWidgetItem(label.name)
-        name.setToolTip(f"Label {label.id}. Click: paint with it. Double-click: go to it.")
         self.setItem(row, NAME, name)
         for column in (VOXELS, VOLUME):
             number = QTableWidgetItem("–")
@@ -74,23 +73,74 @@ class OrganTable(QTableWidget):
             self.setItem(row, column, number)
         button = QToolButton()
         button.setText("→")
-        button.setToolTip(f"Go to the largest slice of the {label.name}")
         button.clicked.connect(lambda _=False, id=label.id: self.go_to.emit(id))
         self.setCellWidget(row, GO, button)
         self.setRowHeight(row, 30)
 
-    def show_sizes(self, voxels: Mapping[int, int], ml_per_voxel: float | None) -> None:
-        """Sizes by label id; without a voxel size in mm there are no mL to tell."""
+    def allow(self, reason_against: str) -> None:
+        """Enable the table; or disable it and say why wherever the mouse points."""
+        self._reason = reason_against
+        self.setEnabled(not reason_against)
+        self.setToolTip(reason_against)
         self.blockSignals(True)
         for row in range(self.rowCount()):
-            count = voxels.get(self._id(row), 0)
-            self.item(row, VOXELS).setText(f"{count:,}".replace(",", "\u202f"))
-            volume = self.item(row, VOLUME)
-            volume.setText("–" if ml_per_voxel is None else f"{count * ml_per_voxel:.1f}")
-            volume.setToolTip(
-                "The file gives no voxel size in mm" if ml_per_voxel is None else "Volume in mL"
-            )
+            name = self.item(row, NAME).text()
+            tips = {
+                COLOR: "Tick: show this organ. Double-click: change its colour.",
+                NAME: f"Label {self._id(row)}. Click: paint with it. Double-click: go to it.",
+            }
+            for column, tip in tips.items():
+                self.item(row, column).setToolTip(reason_against or tip)
+            button = self.cellWidget(row, GO)
+            button.setToolTip(reason_against or f"Go to the largest slice of the {name}")
         self.blockSignals(False)
+
+    def show_colors(self, colors: Mapping[int, tuple[str, bool]]) -> None:
+        """By label id: colour as "#rrggbb", and whether the organ is drawn."""
+        self.blockSignals(True)
+        for row in range(self.rowCount()):
+            color, shown = colors[self._id(row)]
+            item = self.item(row, COLOR)
+            item.setBackground(QColor(color))
+            item.setCheckState(Qt.CheckState.Checked if shown else Qt.CheckState.Unchecked)
+        self.blockSignals(False)
+
+    def show_sizes(
+        self, voxels: Mapping[int, int], ml_per_voxel: float | None, coverage: tuple[int, int]
+    ) -> None:
+        """Sizes by label id; without a voxel size in mm there are no mL to tell.
+
+        coverage: slices segmented, and slices there are. Sizes in a part of a scan are marked so.
+        """
+        finished, count = coverage
+        least = "" if finished == count else "≥\u202f"
+        of = "" if finished == count else f" in the {finished} of {count} slices segmented"
+        self.blockSignals(True)
+        for row in range(self.rowCount()):
+            found = voxels.get(self._id(row), 0)
+            number, volume = self.item(row, VOXELS), self.item(row, VOLUME)
+            number.setText(least + f"{found:,}".replace(",", "\u202f"))
+            number.setToolTip(f"Voxels{of}")
+            if ml_per_voxel is None:
+                volume.setText("–")
+                volume.setToolTip("The file gives no voxel size in mm")
+            else:
+                volume.setText(f"{least}{found * ml_per_voxel:.1f}")
+                volume.setToolTip(f"Volume in mL{of}")
+        self.blockSignals(False)
+        self._fit_columns()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Only now the theme has said how tall the header is."""
+        super().showEvent(event)
+        self._fit_height()
+
+    def _fit_height(self) -> None:
+        # Tall enough for a handful of organs; more of them scroll.
+        rows = min(max(self.rowCount(), 3), 8)
+        self.setFixedHeight(self.horizontalHeader().sizeHint().height() + 30 * rows + 4)
+
+    def _fit_columns(self) -> None:
         for column in (VOXELS, VOLUME):
             self.resizeColumnToContents(column)
 
@@ -122,7 +172,4 @@ class OrganTable(QTableWidget):
         item = self.item(row, COLOR)
         color = QColorDialog.getColor(item.background().color(), self, "Colour of the organ")
         if color.isValid():
-            self.blockSignals(True)
-            item.setBackground(color)
-            self.blockSignals(False)
             self.color_changed.emit(self._id(row), color.name())

@@ -1,26 +1,27 @@
-"""The Segment widget: controls and connections; what they do is in `session` and `mask_layer`."""
+"""The Segment widget: controls and connections; what they do is in `run` and `mask_table`."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from html import escape
 from typing import Any
 
 import napari
-from napari.utils.notifications import show_error
-from qtpy.QtCore import QTimer, Signal
+from qtpy.QtCore import Signal
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError
-from l2gnet_core.suitability import doubts, mismatches
+from l2gnet_core.suitability import mismatches
 from l2gnet_core.volume import Volume, slicing_axis
 from napari_l2gnet.card_dialog import CardDialog
 from napari_l2gnet.edge_letters import EdgeLetters
-from napari_l2gnet.layers import shown_index, volume_of
+from napari_l2gnet.layers import axis_name, shown_index, volume_of
 from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.mask_table import MaskTable
+from napari_l2gnet.run import Run
 from napari_l2gnet.segment_form import RANGE, THIS_SLICE, SegmentForm
-from napari_l2gnet.session import Place, Request, Session, Step, shared_session
+from napari_l2gnet.segmentation import Place
+from napari_l2gnet.session import Request, Session, Step, shared_session
 from napari_l2gnet.worker import Job
 
 
@@ -37,21 +38,21 @@ class SegmentWidget(SegmentForm):
         self.catalog = {entry.name: entry for entry in self.session.catalog()}
         super().__init__(napari_viewer, list(self.catalog))
         self.viewer = napari_viewer
-        self.mask: MaskLayer | None = None
         self.letters = EdgeLetters(napari_viewer)
-        self._job: Job | None = None
-        # The mask a run writes to: the user may look at another scan meanwhile.
-        self._target: MaskLayer | None = None
+        self.table = MaskTable(napari_viewer, self.organs, self.coverage, self)
+        self._run: Run | None = None
+        # How the user last wanted masks of a model tidied.
+        self._tidying: dict[str, CleanUp] = {}
         self._warnings: list[str] = []
         self._doubts: list[str] = []
         self._refusal = ""
         self._connect()
-        self._on_model()
+        self._on_scan_or_model()
         self._tell_device()
 
     def _connect(self) -> None:
         self.image.chosen.connect(self._on_scan_or_model)
-        self.model.currentIndexChanged.connect(self._on_model)
+        self.model.currentIndexChanged.connect(self._on_scan_or_model)
         self.axis.currentIndexChanged.connect(self._on_axis)
         self.region.currentIndexChanged.connect(self._update_controls)
         self.about.clicked.connect(self._show_card)
@@ -59,23 +60,16 @@ class SegmentWidget(SegmentForm):
         self.cancel.clicked.connect(self.cancel_run)
         self.largest.toggled.connect(self._tidy_again)
         self.holes.toggled.connect(self._tidy_again)
-        self.organs.visibility_changed.connect(self._show_organ)
-        self.organs.color_changed.connect(self._color_organ)
-        self.organs.organ_selected.connect(self._paint_with)
         self.organs.go_to.connect(self.go_to)
-        self.viewer.dims.events.current_step.connect(self._on_step)
+        self.table.lost.connect(self._on_lost)
         self.viewer.layers.events.removed.connect(self._on_removed)
-        # The table follows what a person paints and undoes; counting waits for a quiet moment.
-        self._counting = QTimer(self, interval=0)
-        self._counting.timeout.connect(self._count)
 
     def closeEvent(self, event: Any) -> None:
         """Stop the run and let go of the viewer's events."""
         self.cancel_run()
-        self._counting.stop()
+        self.table.disconnect_viewer()
         self.image.disconnect_layers()
         self.letters.disconnect()
-        self.viewer.dims.events.current_step.disconnect(self._on_step)
         self.viewer.layers.events.removed.disconnect(self._on_removed)
         super().closeEvent(event)
 
@@ -90,23 +84,25 @@ class SegmentWidget(SegmentForm):
     @property
     def running(self) -> bool:
         """Is a job under way?"""
-        return self._job is not None
+        return self._run is not None
+
+    @property
+    def mask(self) -> MaskLayer | None:
+        """The mask that the table shows."""
+        return self.table.mask
 
     def _volume(self) -> Volume | None:
         layer = self.image.layer
         return None if layer is None else volume_of(layer)
 
-    def _on_model(self) -> None:
-        """Another model: its organs are tidied as its card says, until the user says otherwise."""
-        if self.card is not None:
-            for box, choice in (
-                (self.largest, self.card.clean_up.largest_piece),
-                (self.holes, self.card.clean_up.fill_holes),
-            ):
-                box.blockSignals(True)
-                box.setChecked(choice)
-                box.blockSignals(False)
-        self._on_scan_or_model()
+    def _follow(self, mask: MaskLayer | None) -> None:
+        """Show a mask's organs and how it is tidied; without one, how the model's would be."""
+        self.table.follow(mask)
+        if mask is not None:
+            self.show_choices(mask.segmentation.clean_up)
+        elif self.card is not None:
+            self.organs.show_labels(self.card.labels)
+            self.show_choices(self._tidying.get(self.model.currentText(), self.card.clean_up))
 
     def _on_scan_or_model(self) -> None:
         """Another scan or model: the axes it can be cut along, its organs, what does not fit."""
@@ -118,23 +114,16 @@ class SegmentWidget(SegmentForm):
         except InputError as error:
             self._refusal = str(error)
             self._follow(None)
-            self.axis.clear()
+            self.show_axes()
             self._say(self._refusal, bad=True)
             self._update_controls()
             return
         self._follow(MaskLayer.find(self.viewer, self.image.layer, self.model.currentText()))
-        if card is not None and self.mask is None:
-            self.organs.show_labels(card.labels)
-        self.axis.blockSignals(True)
-        self.axis.clear()
         if volume is not None and card is not None:
-            automatic = slicing_axis(volume, card.slicing)
-            names = [_axis_name(volume, axis) for axis in range(3)]
-            self.axis.addItem(f"{names[automatic]} (auto)", automatic)
-            for axis in range(3):
-                if axis != automatic:
-                    self.axis.addItem(names[axis], axis)
-        self.axis.blockSignals(False)
+            names = [axis_name(volume, axis) for axis in range(3)]
+            self.show_axes(names, slicing_axis(volume, card.slicing))
+        else:
+            self.show_axes()
         self._on_axis()
 
     def _on_axis(self) -> None:
@@ -153,40 +142,31 @@ class SegmentWidget(SegmentForm):
 
     def _update_controls(self, _: Any = None) -> None:
         """Enable what can be done now; everything disabled says why."""
-        reason = self._refusal
-        if not reason:
-            if self.image.layer is None:
-                reason = "Open a scan first: drag a NIfTI or TIFF file into the window."
-            elif self.card is None:
-                reason = "No model is at hand."
-            elif self.running:
-                reason = "A run is under way: cancel it first."
-        for control in (self.start, self.image, self.model, self.axis, self.region):
-            busy = self.running if control is not self.start else bool(reason)
-            control.setEnabled(not busy)
-        self.start.setToolTip(reason or "Find the organs in the scan")
-        self.range.setVisible(self.region.currentIndex() == RANGE)
-        self.range.setEnabled(not self.running)
-        self.cancel.setEnabled(self.running)
-        self.cancel.setToolTip(
-            "Stop; what is finished stays" if self.running else "Nothing is running"
-        )
+        busy = "A run is under way: cancel it first." if self.running else ""
+        no_scan = no_model = ""
+        if self.image.layer is None:
+            no_scan = "Open a scan first: drag a NIfTI or TIFF file into the window."
+        if self.card is None:
+            no_model = "No model is at hand."
+        reason = self._refusal or no_scan or no_model or busy
+        self.allow(self.start, reason)
+        self.allow(self.image, no_scan or busy)
+        self.allow(self.model, no_model or busy)
+        self.allow(self.about, no_model)
+        for control in (self.axis, self.region, self.first, self.last):
+            self.allow(control, reason)
+        self.allow(self.cancel, "" if self.running else "Nothing is running.")
         for box in (self.largest, self.holes):
-            box.setEnabled(not self.running)
-        self.organs.setEnabled(self.mask is not None)
-        self.organs.setToolTip("" if self.mask is not None else "Press Segment first")
+            self.allow(box, no_model or busy)
+        self.organs.allow("" if self.mask is not None else "Press Segment first.")
+        self.range.setVisible(self.region.currentIndex() == RANGE)
         self.bar.setVisible(self.running)
         if reason and not self.running and not self.message.text():
             self._say(reason)
 
     def _say(self, text: str, bad: bool = False) -> None:
         """The line under the buttons: what happened, then what to beware of."""
-        text = escape(text)
-        lines = [f'<span style="color:#e0524d">{text}</span>' if bad else text] if text else []
-        beware = [*self._warnings, *self._doubts]
-        lines += [f'<span style="color:#e69f00">⚠ {escape(line)}</span>' for line in beware]
-        self.message.setText("<br>".join(lines))
-        self.message.setVisible(bool(lines))
+        self.show_message(text, bad, [*self._warnings, *self._doubts])
 
     def _tell_device(self) -> None:
         """Fill in the device line; imports what a run needs while nobody waits for it."""
@@ -224,18 +204,20 @@ class SegmentWidget(SegmentForm):
             return
         axis = self.axis.currentData()
         if self.mask is None or not self.mask.can_take(layer, volume.grid, axis):
-            self._follow(MaskLayer.add(self.viewer, layer, volume.grid, card, axis))
+            mask = MaskLayer.add(self.viewer, layer, volume.grid, card, axis)
+            mask.segmentation.clean_up = self.choices()
+            self._follow(mask)
         request = Request(volume, self.model.currentText(), self._places(volume, axis), axis)
         self._warnings, self._doubts = [], []
         self._say("")
         self.bar.setRange(0, len(request.places))
         self.bar.setValue(0)
-        self._run(self.session.segment(request), self._segmented)
+        self._new_run().segment(request)
 
     def cancel_run(self) -> None:
         """Stop the run; what is finished stays."""
-        if self._job is not None:
-            self._job.cancel()
+        if self._run is not None:
+            self._run.cancel()
             self.bar.setFormat("Cancelling")
 
     def _places(self, volume: Volume, axis: int) -> list[Place]:
@@ -257,161 +239,59 @@ class SegmentWidget(SegmentForm):
             key=lambda place: (abs(place[0] - frame), abs(place[1] - here), place),
         )
 
-    def _run(self, steps: Generator[Step, None, None], then: Any) -> None:
-        """Start a job that writes to the mask now shown."""
-        self._target = self._target or self.mask
-        self._job = Job(steps, self)
-        self._job.yielded.connect(self._take)
-        self._job.finished.connect(then)
-        self._job.cancelled.connect(self._cancelled)
-        self._job.failed.connect(self._failed)
+    def _new_run(self) -> Run:
+        """A run, yet to be started, that writes to the mask now shown."""
+        assert self.mask is not None
+        self._run = Run(self.session, self.mask, self)
+        self._run.stepped.connect(self._on_step)
+        self._run.ended.connect(self._on_end)
+        self.table.running = True
         self._update_controls()
-        self._job.start()
+        return self._run
 
-    def _take(self, step: Step) -> None:
-        """A step of the run, in the GUI's thread."""
-        if self._target is None:
-            return
-        if step.place is not None:
-            put = self._target.put_tidied if step.tidied else self._target.put
-            put(step.place, step.labels)
+    def _on_step(self, step: Step) -> None:
         self.bar.setValue(step.done)
-        left = "" if step.seconds_left is None else f" · {_duration(step.seconds_left)} left"
-        counted = f" {step.done}/{step.total}" if step.total else ""
-        self.bar.setFormat(f"{step.message}{counted}{left}")
+        self.bar.setFormat(str(step))
         if step.warnings:
             self._warnings += [line for line in step.warnings if line not in self._warnings]
             self._say("")
-        self._counting.start()
+        self.table.count_soon()
 
-    def _segmented(self) -> None:
-        if self._target is not None and self._choices():
-            self._run(self.session.clean(self._target.segmentation, self._choices()), self._tidied)
-        else:
-            self._tidied()
-
-    def _tidied(self) -> None:
-        target = self._target
-        if target is not None:
-            segmentation = target.segmentation
-            if not segmentation.counts.refresh(seconds=0.02):
-                # A large mask is counted in pieces, so that the window does not wait.
-                QTimer.singleShot(0, self._tidied)
-                return
-            whole = len(segmentation.finished) == len(segmentation.places)
-            if whole and segmentation.grid.units == "mm":
-                self._doubts = doubts(segmentation.card, target.volumes_ml())
-        self._end("finished", "")
-
-    def _cancelled(self) -> None:
-        text = "Cancelled."
-        if self._target is not None:
-            segmentation = self._target.segmentation
-            finished, count = len(segmentation.finished), len(segmentation.places)
-            text = f"Cancelled: {finished} of {count} slices are segmented and stay."
-        self._end("cancelled", text)
-
-    def _failed(self, sentence: str) -> None:
-        show_error(sentence)
-        self._end("failed", sentence)
-
-    def _end(self, outcome: str, text: str) -> None:
-        job, target = self._job, self._target
-        # First of all: whatever goes wrong below, the next run can start.
-        self._job = self._target = None
-        if job is not None:
-            job.deleteLater()
-        if target is not None and target.layer in self.viewer.layers:
-            if outcome == "failed" and not target.segmentation.finished:
-                self.viewer.layers.remove(target.layer)
-            else:
-                target.layer.refresh()
+    def _on_end(self, outcome: str, text: str) -> None:
+        assert self._run is not None
+        self._doubts = self._run.doubts
+        self._run.deleteLater()
+        self._run = None
+        self.table.running = False
         self._say(text, bad=outcome == "failed")
         self._update_controls()
-        self._counting.start()
+        self.table.count_all()
         self.run_ended.emit(outcome)
-
-    def _choices(self) -> CleanUp:
-        return CleanUp(self.largest.isChecked(), self.holes.isChecked())
 
     def _tidy_again(self) -> None:
         """A choice was ticked or unticked: apply it to the mask that is there."""
-        if self.mask is not None and self.mask.segmentation.finished and not self.running:
-            self._run(self.session.clean(self.mask.segmentation, self._choices()), self._tidied)
-
-    # ------------------------------------------------------------------ the mask's table
-
-    def _follow(self, mask: MaskLayer | None) -> None:
-        """Show this mask's organs, and keep their sizes true."""
+        self._tidying[self.model.currentText()] = self.choices()
         if self.mask is not None:
-            self.mask.stop(self._on_painted)
-        self.mask = mask
-        if mask is not None:
-            self.organs.show_labels(mask.segmentation.card.labels)
-            mask.follow(self._on_painted)
-            mask.segmentation.counts.mark_all()
-            self._counting.start()
-
-    def _on_painted(self, _: Any = None) -> None:
-        # napari tells of a redraw, not of what changed (undo tells nothing else): count afresh.
-        if self.mask is not None and not self.running:
-            self.mask.segmentation.counts.mark_all()
-            self._counting.start()
+            self.mask.segmentation.clean_up = self.choices()
+            if self.mask.segmentation.finished and not self.running:
+                self._new_run().tidy()
 
     def _on_removed(self, event: Any) -> None:
-        if self._target is not None and event.value is self._target.layer:
+        if self._run is not None and event.value is self._run.mask.layer:
             self.cancel_run()
         if self.mask is not None and event.value is self.mask.layer:
             older = MaskLayer.find(self.viewer, self.image.layer, self.model.currentText())
             self._follow(older)
             self._update_controls()
 
-    def _on_step(self, _: Any = None) -> None:
-        if self.mask is not None:
-            self._show_sizes()
-
-    def _count(self) -> bool:
-        """Count for a few milliseconds; True while there is more to do."""
-        if self.mask is None or self.mask.segmentation.counts.refresh(seconds=0.005):
-            self._counting.stop()
-            self._show_sizes()
-            return False
-        return True
-
-    def _show_sizes(self) -> None:
-        if self.mask is not None:
-            grid = self.mask.segmentation.grid
-            ml = grid.voxel_volume_ml if grid.units == "mm" else None
-            self.organs.show_sizes(self.mask.voxels(), ml)
-
-    def _show_organ(self, label: int, shown: bool) -> None:
-        if self.mask is not None:
-            self.mask.show_organ(label, shown)
-
-    def _color_organ(self, label: int, color: str) -> None:
-        if self.mask is not None:
-            self.mask.color_organ(label, color)
-
-    def _paint_with(self, label: int) -> None:
-        if self.mask is not None:
-            self.mask.layer.selected_label = label
+    def _on_lost(self) -> None:
+        assert self.mask is not None
+        text = f'The data of "{self.mask.layer.name}" were replaced and fit the scan no more.'
+        self._follow(MaskLayer.find(self.viewer, self.image.layer, self.model.currentText()))
+        self._say(f"{text} Segment again for a new mask.", bad=True)
+        self._update_controls()
 
     def go_to(self, label: int) -> None:
         """Show an organ's largest slice."""
         if self.mask is not None and not self.mask.go_to(label):
             self._say("This organ is not in the mask.")
-
-
-def _axis_name(volume: Volume, axis: int) -> str:
-    """An axis as a person knows it, with its number of slices."""
-    plane = {"S": "axial", "I": "axial", "A": "coronal", "P": "coronal"}.get(
-        volume.axis_codes[axis], "sagittal"
-    )
-    name = plane if volume.oriented else "zyx"[axis]
-    return f"{name}, {volume.shape[-3:][axis]} slices"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min"

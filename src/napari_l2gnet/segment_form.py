@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
 import napari
 from napari.layers import Image
@@ -23,11 +24,14 @@ from qtpy.QtWidgets import (
 )
 
 from l2gnet_core.catalog import DEFAULT_MODEL
+from l2gnet_core.cleanup import CleanUp
 from napari_l2gnet.layer_combo import LayerCombo
 from napari_l2gnet.organ_table import OrganTable
 
 #: Rows of the list of regions.
 WHOLE, THIS_SLICE, RANGE = range(3)
+#: Colour of what the user should know before trusting a result.
+BEWARE = "#e69f00"
 
 
 class SegmentForm(QWidget):
@@ -35,9 +39,12 @@ class SegmentForm(QWidget):
 
     def __init__(self, viewer: napari.Viewer, models: Sequence[str]) -> None:
         super().__init__()
+        #: What controls say of themselves while they are enabled.
+        self._tips: dict[QWidget, str] = {}
         self.image = LayerCombo(viewer.layers, Image)
         self.image.setToolTip("The scan to segment")
         self.model = QComboBox()
+        self.model.setToolTip("What finds the organs: each model knows some organs in some scans")
         self.model.addItems(models)
         self.model.setCurrentIndex(max(0, self.model.findText(DEFAULT_MODEL)))
         self.about = QToolButton()
@@ -51,6 +58,7 @@ class SegmentForm(QWidget):
         self.axis = QComboBox()
         self.axis.setToolTip("The axis along which the scan is cut into the slices the model sees")
         self.region = QComboBox()
+        self.region.setToolTip("How much of the scan to segment")
         self.region.addItems(["Whole scan", "This slice", "Slices …"])
         self.first, self.last = QSpinBox(), QSpinBox()
         self.first.setToolTip("First slice, counted from 0 as in the file")
@@ -75,7 +83,9 @@ class SegmentForm(QWidget):
 
         self.start = QPushButton("Segment")
         self.start.setStyleSheet("QPushButton { font-weight: bold; padding: 7px; }")
+        self.start.setToolTip("Find the organs in the scan")
         self.cancel = QPushButton("Cancel")
+        self.cancel.setToolTip("Stop; what is finished stays")
         buttons = QHBoxLayout()
         buttons.addWidget(self.start, 3)
         buttons.addWidget(self.cancel, 1)
@@ -86,6 +96,10 @@ class SegmentForm(QWidget):
         self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
 
         self.organs = OrganTable()
+        self.coverage = QLabel()
+        self.coverage.setStyleSheet(f"QLabel {{ color: {BEWARE}; }}")
+        self.coverage.setWordWrap(True)
+        self.coverage.hide()
         self.largest = QCheckBox("Largest piece only")
         self.largest.setToolTip("Keep the largest connected piece of each organ")
         self.holes = QCheckBox("Fill holes")
@@ -105,7 +119,42 @@ class SegmentForm(QWidget):
         layout.addWidget(self.bar)
         layout.addWidget(self.message)
         layout.addWidget(self.organs)
+        layout.addWidget(self.coverage)
         layout.addLayout(tidy)
         layout.addStretch(1)
         layout.addWidget(research)
         self.setMinimumWidth(320)
+
+    def show_axes(self, names: Sequence[str] = (), automatic: int = 0) -> None:
+        """Offer the axes to slice along, the automatic one first; no signal tells of it."""
+        self.axis.blockSignals(True)
+        self.axis.clear()
+        for axis in sorted(range(len(names)), key=lambda axis: axis != automatic):
+            self.axis.addItem(names[axis] + (" (auto)" if axis == automatic else ""), axis)
+        self.axis.blockSignals(False)
+
+    def choices(self) -> CleanUp:
+        """How the ticks want masks tidied."""
+        return CleanUp(self.largest.isChecked(), self.holes.isChecked())
+
+    def show_choices(self, choices: CleanUp) -> None:
+        """Tick what is chosen; no signal tells of it."""
+        ticks = ((self.largest, choices.largest_piece), (self.holes, choices.fill_holes))
+        for box, choice in ticks:
+            box.blockSignals(True)
+            box.setChecked(choice)
+            box.blockSignals(False)
+
+    def allow(self, control: QWidget, reason_against: str) -> None:
+        """Enable a control that nothing speaks against; else its tooltip says what does."""
+        tip = self._tips.setdefault(control, control.toolTip())
+        control.setEnabled(not reason_against)
+        control.setToolTip(reason_against or tip)
+
+    def show_message(self, text: str, bad: bool, beware: Sequence[str]) -> None:
+        """The lines under the buttons: what happened, then what to beware of."""
+        text = escape(text)
+        lines = [f'<span style="color:#e0524d">{text}</span>' if bad else text] if text else []
+        lines += [f'<span style="color:{BEWARE}">⚠ {escape(line)}</span>' for line in beware]
+        self.message.setText("<br>".join(lines))
+        self.message.setVisible(bool(lines))

@@ -19,7 +19,6 @@ from l2gnet_core.files import read_labels, read_volume, write_labels
 from l2gnet_core.volume import Grid, Volume
 from napari_l2gnet.layers import (
     GRID_KEY,
-    WORLD_KEY,
     display_of,
     shown_index,
     to_layer_data,
@@ -78,13 +77,11 @@ def test_how_every_orientation_is_shown(codes):
     assert layer.scale == pytest.approx((3, 2, 1))
     in_place = [letter in pair for letter, pair in zip(codes, ("LR", "AP", "SI"), strict=True)]
     if all(in_place):
-        assert layer.metadata[WORLD_KEY] == "patient"
         for index in itertools.product((0, 3), (0, 4), (0, 5)):
             x, y, z = (volume.affine @ [*index[::-1], 1])[:3]
             assert layer.data_to_world(index) == pytest.approx((z, -y, -x))
         assert tuple(layer.axis_labels) == ("S", "P", "L")
     else:
-        assert layer.metadata[WORLD_KEY] == "own grid"
         corners = [layer.data_to_world(i) for i in itertools.product((0, 3), (0, 4), (0, 5))]
         assert np.min(corners, axis=0) == pytest.approx((0, 0, 0))
         assert np.max(corners, axis=0) == pytest.approx((9, 8, 5))
@@ -106,16 +103,19 @@ def test_oblique_scans_are_shown_in_their_own_grid():
     tilt = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.3, 0.2, 0.1) * (1, 2, 3), (1, 2, 3))
     volume = Volume(np.zeros((4, 5, 6)), affine=tilt, units="mm", oriented=True)
     display = display_of(volume)
-    assert display.world == "own grid"
-    assert not display.mirrored
-    assert display.transform["axis_labels"] == ("S", "P", "L")
+    # Axes are turned round at most, never tilted.
+    np.testing.assert_array_equal(np.abs(display["affine"][:3, :3]), np.eye(3))
+    assert display["axis_labels"] == ("S", "P", "L")
     assert np.array_equal(volume_of(layer_of(volume)).affine, tilt)
 
 
 def test_rounding_in_a_header_is_no_tilt():
     affine = affine_of("LPS")
     affine[0, 1] = 1e-5
-    assert display_of(Volume(np.zeros((4, 5, 6)), affine=affine)).world == "patient"
+    affine[:3, 3] = 10, 20, 30
+    display = display_of(Volume(np.zeros((4, 5, 6)), affine=affine))
+    # Shown at its place among the patient's axes (S, P, L), not in a grid of its own.
+    assert display["affine"][:3, 3].tolist() == [30, -20, -10]
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPI", "LAS", "PIL", "SRA"])

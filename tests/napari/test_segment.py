@@ -1,4 +1,4 @@
-"""The Segment widget in a real viewer: run, cancel, run again, paint, tidy, save."""
+"""The Segment widget in a real viewer: run, cancel, run again, paint, save."""
 
 from __future__ import annotations
 
@@ -10,22 +10,16 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from gui import PLUGIN, open_scan, run, slow_down
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QAbstractSpinBox,
+    QComboBox,
+    QTableWidget,
+)
 
 from napari_l2gnet.layers import transform_of
 from napari_l2gnet.segment_form import RANGE, THIS_SLICE
-
-PLUGIN = "napari-l2gnet"
-
-
-def open_scan(viewer: Any, path: Path) -> Any:
-    viewer.open(path, plugin=PLUGIN)
-    return viewer.layers[-1]
-
-
-def run(qtbot: Any, widget: Any) -> str:
-    with qtbot.waitSignal(widget.run_ended, timeout=20_000) as blocker:
-        widget.start.click()
-    return str(blocker.args[0])
 
 
 def test_a_whole_scan_is_segmented_and_saved_on_its_own_grid(
@@ -82,7 +76,17 @@ def test_cancel_keeps_what_is_finished_and_a_second_run_completes(
     assert all(kept[index].any() for _, index in finished)
     assert "stay" in widget.message.text()
     layer = widget.mask.layer
+    told = f"{len(finished)} of 6 slices"
+    qtbot.waitUntil(lambda: told in widget.coverage.text() and not widget.coverage.isHidden())
+    assert layer.name == f"scan · scribbler ({len(finished)} of 6)"
+    for row, (_, voxels, ml) in enumerate(widget.organs.rows()):
+        assert voxels.startswith("≥")
+        assert ml.startswith("≥")
+        assert told in widget.organs.item(row, 3).toolTip()
     assert run(qtbot, widget) == "finished"
+    qtbot.waitUntil(lambda: not any("≥" in "".join(row) for row in widget.organs.rows()))
+    assert widget.coverage.isHidden()
+    assert layer.name == "scan · scribbler"
     # Nobody painted, so the run goes on in the same layer.
     assert widget.mask.layer is layer
     assert len(widget.mask.segmentation.finished) == 6
@@ -147,75 +151,17 @@ def test_a_stroke_while_slices_stream_in_stays(
     stroke = (np.full(9, 5), np.repeat([10, 11, 12], 3), np.tile([10, 11, 12], 3))
     widget.mask.layer.data_setitem(stroke, 2)
     qtbot.waitUntil(lambda: not widget.running, timeout=10_000)
-    assert (widget.mask.layer.data[stroke] == 2).all()
+    layer = widget.mask.layer
+    assert (layer.data[stroke] == 2).all()
     assert (0, 5) in widget.mask.segmentation.finished
-
-
-def test_the_table_follows_strokes_and_undo(
-    segment_widget: Any, scan_file: Path, qtbot: Any
-) -> None:
-    viewer, widget = segment_widget()
-    open_scan(viewer, scan_file)
-    run(qtbot, widget)
-    layer = widget.mask.layer
-
-    def told() -> list[int]:
-        return [int(row[1].replace("\u202f", "")) for row in widget.organs.rows()]
-
-    def true() -> list[int]:
-        return [int((layer.data == id).sum()) for id in (1, 2, 3)]
-
-    qtbot.waitUntil(lambda: told() == true())
-    before = true()
-    layer.data_setitem(tuple(np.indices((1, 10, 10)).reshape(3, -1)), 1)
-    assert true() != before
-    qtbot.waitUntil(lambda: told() == true())
+    # Undone, the stroke leaves no hole: all is as if there had been none.
     layer.undo()
-    assert true() == before
-    qtbot.waitUntil(lambda: told() == before)
-    voxels, ml = told()[0], float(widget.organs.rows()[0][2])
-    assert ml == pytest.approx(voxels * 1.4 * 1.4 * 8 / 1000, abs=0.05)
-
-
-def test_organs_can_be_hidden_recoloured_and_gone_to(
-    segment_widget: Any, scan_file: Path, qtbot: Any
-) -> None:
-    viewer, widget = segment_widget()
-    open_scan(viewer, scan_file)
-    run(qtbot, widget)
-    layer = widget.mask.layer
-    widget.organs.visibility_changed.emit(1, False)
-    assert layer.colormap.map(1)[3] == 0
-    widget.organs.visibility_changed.emit(1, True)
-    widget.organs.color_changed.emit(2, "#ff0000")
-    np.testing.assert_allclose(layer.colormap.map(2), [1, 0, 0, 1])
-    counts = (layer.data == 2).sum((1, 2))
-    widget.organs.go_to.emit(2)
-    shown = round(layer.world_to_data(viewer.dims.point)[0])
-    assert counts[shown] == counts.max() > 0
-    voxel = np.argwhere(layer.data[shown] == 2)[0]
-    status = layer.get_status(layer.data_to_world((shown, *voxel)), world=True)
-    assert "myocardium" in status["value"]
-
-
-def test_tidying_can_be_chosen_and_taken_back(
-    segment_widget: Any, scan_file: Path, qtbot: Any
-) -> None:
-    from scipy import ndimage
-
-    viewer, widget = segment_widget()
-    open_scan(viewer, scan_file)
-    run(qtbot, widget)
-    raw = widget.mask.layer.data.copy()
-    with qtbot.waitSignal(widget.run_ended, timeout=10_000):
-        widget.largest.setChecked(True)
-    tidy = widget.mask.layer.data
-    for id in (1, 2, 3):
-        assert ndimage.label(tidy == id)[1] <= 1
-        assert (tidy == id).any() == (raw == id).any()
-    with qtbot.waitSignal(widget.run_ended, timeout=10_000):
-        widget.largest.setChecked(False)
-    np.testing.assert_array_equal(widget.mask.layer.data, raw)
+    undone = layer.data.copy()
+    assert run(qtbot, widget) == "finished"
+    assert widget.mask.layer is layer
+    np.testing.assert_array_equal(layer.data, undone)
+    layer.redo()
+    assert (layer.data[stroke] == 2).all()
 
 
 def test_a_time_series_is_segmented_frame_by_frame(
@@ -248,7 +194,7 @@ def test_a_failing_run_says_so_and_changes_nothing(
         yield
 
     monkeypatch.setattr("l2gnet_core.predict.predict_slices", broken)
-    monkeypatch.setattr("napari_l2gnet.segment.show_error", lambda _: None)
+    monkeypatch.setattr("napari_l2gnet.run.show_error", lambda _: None)
     assert run(qtbot, widget) == "failed"
     assert "out of luck" in widget.message.text()
     np.testing.assert_array_equal(widget.mask.layer.data, before)
@@ -286,6 +232,52 @@ def test_the_layer_list_follows_renames_and_removals(segment_widget: Any, scan_f
     assert widget.image.currentText() == "renamed"
     viewer.layers.remove(image)
     assert widget.image.layer is other
+
+
+def disabled(widget: Any) -> dict[Any, str]:
+    """Every control that is off, with what its tooltip says."""
+    controls = (QAbstractButton, QComboBox, QAbstractSpinBox, QTableWidget)
+    return {
+        control: control.toolTip()
+        for kind in controls
+        for control in widget.findChildren(kind)
+        # A table has a button of its own in the corner of its headers, never to be seen here.
+        if not control.isEnabled() and not isinstance(control.parent(), QTableWidget)
+    }
+
+
+def test_every_disabled_control_says_why(
+    segment_widget: Any, scan_file: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, widget = segment_widget()
+    widget.region.setCurrentIndex(RANGE)
+    off = disabled(widget)
+    no_scan = {widget.start, widget.image, widget.axis, widget.region, widget.first, widget.last}
+    assert no_scan <= set(off)
+    assert all("Open a scan first" in off[control] for control in no_scan)
+    assert all(off.values())
+    viewer.add_image(np.zeros((20, 20, 3), np.uint8), rgb=True)
+    off = disabled(widget)
+    assert all("colour image" in off[control] for control in no_scan - {widget.image})
+    assert all(off.values())
+    widget.image.choose(open_scan(viewer, scan_file))
+    off = disabled(widget)
+    assert off.pop(widget.cancel) == "Nothing is running."
+    assert set(off.values()) == {"Press Segment first."}
+    assert widget.organs in off
+    item = widget.organs.item(0, 1)
+    assert item.toolTip() == "Press Segment first."
+    slow_down(monkeypatch, 0.1)
+    with qtbot.waitSignal(widget.run_ended, timeout=20_000):
+        widget.start.click()
+        off = disabled(widget)
+        assert set(off.values()) == {"A run is under way: cancel it first."}
+        assert {*no_scan, widget.model, widget.largest, widget.holes} <= set(off)
+        assert "Label 1" in widget.organs.item(0, 1).toolTip()
+        assert "what is finished stays" in widget.cancel.toolTip()
+    assert set(disabled(widget)) == {widget.cancel}
+    assert widget.start.toolTip() == "Find the organs in the scan"
+    assert "axis along which" in widget.axis.toolTip()
 
 
 def test_removing_the_mask_during_a_run_ends_it(
@@ -351,38 +343,6 @@ def test_removing_the_only_image_during_a_run_leaves_a_working_widget(
     assert run(qtbot, widget) == "finished"
 
 
-def test_tidying_keeps_a_stroke_whole(segment_widget: Any, scan_file: Path, qtbot: Any) -> None:
-    viewer, widget = segment_widget()
-    open_scan(viewer, scan_file)
-    run(qtbot, widget)
-    layer = widget.mask.layer
-    # Over voxels of every kind, some of which the model already called 3.
-    stroke = tuple(np.indices((1, 6, 6)).reshape(3, -1))
-    layer.data_setitem(stroke, 3)
-    with qtbot.waitSignal(widget.run_ended, timeout=10_000):
-        widget.largest.setChecked(True)
-    assert (layer.data[stroke] == 3).all()
-    with qtbot.waitSignal(widget.run_ended, timeout=10_000):
-        widget.largest.setChecked(False)
-    assert (layer.data[stroke] == 3).all()
-
-
-def test_a_duplicated_mask_is_a_backup_that_nothing_writes_to(
-    segment_widget: Any, scan_file: Path, qtbot: Any
-) -> None:
-    from napari.layers import Labels
-
-    viewer, widget = segment_widget()
-    image = open_scan(viewer, scan_file)
-    run(qtbot, widget)
-    mask = widget.mask.layer
-    backup = Labels(mask.data.copy(), metadata=mask.metadata, **transform_of(mask))
-    viewer.add_layer(backup)
-    viewer.add_image(np.zeros((4, 20, 20)), name="other")
-    widget.image.choose(image)
-    assert widget.mask.layer is mask
-
-
 def test_an_image_that_was_moved_gets_a_mask_that_lies_on_it(
     segment_widget: Any, scan_file: Path, qtbot: Any
 ) -> None:
@@ -434,17 +394,3 @@ def test_plugin_widget_and_sample_through_the_manifest(make_napari_viewer: Any, 
     assert viewer.layers[0].data.shape == (2, 10, 224, 224)
     _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, "Segment")
     assert widget.image.layer is viewer.layers[0]
-
-
-def slow_down(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Let every slice take a while, so that there is something to cancel."""
-    from l2gnet_core import predict
-
-    quick = predict.predict_slices
-
-    def slow(*arguments: Any) -> Generator[Any, None, None]:
-        for result in quick(*arguments):
-            time.sleep(seconds)
-            yield result
-
-    monkeypatch.setattr(predict, "predict_slices", slow)

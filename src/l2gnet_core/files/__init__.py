@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -28,6 +28,8 @@ __all__ = [
     "read_any",
     "read_labels",
     "read_volume",
+    "scans_in",
+    "stem_of",
     "suffix_of",
     "write_labels",
 ]
@@ -221,7 +223,8 @@ def scans_in(folder: Path) -> list[Path]:
 
 
 def stem_of(path: Path) -> str:
-    """The file's name without its whole suffix: how scans, labels and masks are matched."""
+    """The file's name without its whole suffix: how scans, labels and masks are matched, and what a
+    scan is called."""
     return path.name[: len(path.name) - len(suffix_of(path))]
 
 
@@ -251,8 +254,9 @@ def read_any(path: str | os.PathLike[str]) -> tuple[Volume, LabelText]:
             f"{path.name} is a Git LFS pointer, not the scan itself: run git lfs pull first."
         )
     try:
-        return found.load().read(path)
+        volume, text = found.load().read(path)
     except MemoryError as error:
         raise InputError(f"{path.name} does not fit into this computer's memory.") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    return replace(volume, name=stem_of(path)), text

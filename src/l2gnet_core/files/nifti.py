@@ -58,19 +58,11 @@ def read(path: Path) -> tuple[Volume, LabelText]:
         affine=affine,
         units=units,
         stored_axes=(2, 1, 0),
-        name=_stem(path.name),
         oriented=oriented,
         source=source,
         warnings=tuple(warnings),
     )
     return volume, text
-
-
-def _stem(name: str) -> str:
-    for suffix in (".gz", ".nii", ".hdr", ".img"):
-        if name.lower().endswith(suffix) and len(name) > len(suffix):
-            name = name[: -len(suffix)]
-    return name
 
 
 def _pair(path: Path) -> tuple[Path, Path]:

@@ -98,19 +98,11 @@ def read(path: Path) -> tuple[Volume, LabelText]:
         affine=affine,
         units="mm" if unit_stated else "pixel",
         stored_axes=(0, 1, 2),
-        name=_stem(path.name),
         oriented=oriented,
         source=TiffSource(kept, ome),
         warnings=tuple(warnings),
     )
     return volume, text
-
-
-def _stem(name: str) -> str:
-    for suffix in (".tiff", ".tif", ".ome"):
-        if name.lower().endswith(suffix) and len(name) > len(suffix):
-            name = name[: -len(suffix)]
-    return name
 
 
 def _series(path: Path, tif: tifffile.TiffFile, warnings: list[str]) -> tifffile.TiffPageSeries:

@@ -1,0 +1,111 @@
+"""The table of organs of one mask: what it shows and what its clicks do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import napari
+from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtWidgets import QLabel
+
+from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.organ_table import OrganTable
+
+
+class MaskTable(QObject):
+    """Keeps the table of organs, and the line below it, true to a mask, whoever changes it."""
+
+    #: Another plugin has put something into the mask's layer that is no mask of its scan.
+    lost = Signal()
+
+    def __init__(
+        self, viewer: napari.Viewer, organs: OrganTable, coverage: QLabel, parent: QObject
+    ) -> None:
+        super().__init__(parent)
+        self.mask: MaskLayer | None = None
+        #: A run is writing: it tells by itself which slices have changed.
+        self.running = False
+        self._viewer = viewer
+        self._organs = organs
+        self._coverage = coverage
+        organs.visibility_changed.connect(self._show_organ)
+        organs.color_changed.connect(self._color_organ)
+        organs.organ_selected.connect(self._paint_with)
+        viewer.dims.events.current_step.connect(self._show_sizes)
+        # The table follows what a person paints and undoes; counting waits for a quiet moment.
+        self._counting = QTimer(self, interval=0)
+        self._counting.timeout.connect(self._count)
+
+    def disconnect_viewer(self) -> None:
+        """Stop following: events must not reach a widget that Qt has deleted."""
+        self.follow(None)
+        self._counting.stop()
+        self._viewer.dims.events.current_step.disconnect(self._show_sizes)
+
+    def follow(self, mask: MaskLayer | None) -> None:
+        """Show this mask's organs from now on."""
+        if self.mask is not None:
+            self.mask.stop(self._on_painted, self._show_colors)
+        self.mask = mask
+        if mask is not None:
+            self._organs.show_labels(mask.segmentation.card.labels)
+            self._show_colors()
+            mask.follow(self._on_painted, self._show_colors)
+            self.count_all()
+        else:
+            self._show_sizes()
+
+    def count_soon(self) -> None:
+        """Bring the sizes up to date when there is time."""
+        self._counting.start()
+
+    def count_all(self) -> None:
+        """Anything may have changed: count every slice again when there is time."""
+        if self.mask is not None:
+            self.mask.segmentation.counts.mark_all()
+            self.count_soon()
+
+    def _on_painted(self, _: Any = None) -> None:
+        # napari tells of a redraw, not of what changed (undo tells nothing else): count afresh.
+        if not self.running:
+            self.count_all()
+
+    def _count(self) -> None:
+        """Count for a few milliseconds."""
+        if self.mask is not None and not self.mask.connected:
+            self._counting.stop()
+            self.lost.emit()
+        elif self.mask is None or self.mask.segmentation.count(seconds=0.005):
+            self._counting.stop()
+            self._show_sizes()
+
+    def _show_sizes(self, _: Any = None) -> None:
+        if self.mask is None:
+            self._coverage.hide()
+            return
+        if not self.mask.connected:
+            return
+        grid = self.mask.segmentation.grid
+        ml = grid.voxel_volume_ml if grid.units == "mm" else None
+        finished, count = coverage = self.mask.coverage()
+        self._organs.show_sizes(self.mask.voxels(), ml, coverage)
+        of = " of this frame" if len(grid.shape) == 4 else ""
+        self._coverage.setText(f"Partial: {finished} of {count} slices{of}")
+        # While a run goes on its bar says so.
+        self._coverage.setVisible(finished < count and not self.running)
+
+    def _show_colors(self, _: Any = None) -> None:
+        if self.mask is not None:
+            self._organs.show_colors(self.mask.colors())
+
+    def _show_organ(self, label: int, shown: bool) -> None:
+        if self.mask is not None:
+            self.mask.show_organ(label, shown)
+
+    def _color_organ(self, label: int, color: str) -> None:
+        if self.mask is not None:
+            self.mask.color_organ(label, color)
+
+    def _paint_with(self, label: int) -> None:
+        if self.mask is not None:
+            self.mask.layer.selected_label = label

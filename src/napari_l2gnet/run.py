@@ -1,0 +1,101 @@
+"""A run: one press of Segment, or one tidying, from its first step to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from l2gnet_core.suitability import doubts
+from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.session import Request, Session, Step
+from napari_l2gnet.worker import Job
+
+
+class Run(QObject):
+    """Computes in a thread and writes what comes out into one mask.
+
+    It keeps to that mask: the user may look at another scan meanwhile.
+    """
+
+    #: What has just been done, a Step; the mask holds it already.
+    stepped = Signal(object)
+    #: "finished", "cancelled" or "failed", and a sentence. Everything is drawn by then.
+    ended = Signal(str, str)
+
+    def __init__(self, session: Session, mask: MaskLayer, parent: QObject) -> None:
+        super().__init__(parent)
+        self.mask = mask
+        #: What about the finished mask is unusual.
+        self.doubts: list[str] = []
+        self._session = session
+        self._job: Job | None = None
+
+    def segment(self, request: Request) -> None:
+        """Segment, then tidy as chosen for this mask."""
+        self._start(self._session.segment(request), self._segmented)
+
+    def tidy(self) -> None:
+        """Tidy the mask as chosen; no choice shows it as the model made it."""
+        segmentation = self.mask.segmentation
+        self._start(self._session.clean(segmentation, segmentation.clean_up), self._tidied)
+
+    def cancel(self) -> None:
+        """Stop; what is finished stays."""
+        if self._job is not None:
+            self._job.cancel()
+
+    def _start(self, steps: Generator[Step, None, None], then: Callable[[], None]) -> None:
+        self._job = Job(steps, self)
+        self._job.yielded.connect(self._take)
+        self._job.finished.connect(then)
+        self._job.cancelled.connect(self._cancelled)
+        self._job.failed.connect(self._failed)
+        self._job.start()
+
+    def _take(self, step: Step) -> None:
+        if not self.mask.connected:
+            self.cancel()
+            return
+        if step.place is not None:
+            put = self.mask.put_tidied if step.tidied else self.mask.put
+            put(step.place, step.labels)
+        self.stepped.emit(step)
+
+    def _segmented(self) -> None:
+        if self.mask.segmentation.clean_up:
+            self.tidy()
+        else:
+            self._tidied()
+
+    def _tidied(self) -> None:
+        segmentation = self.mask.segmentation
+        if not segmentation.count(seconds=0.02):
+            # A large mask is counted in pieces, so that the window does not wait.
+            QTimer.singleShot(0, self._tidied)
+            return
+        finished, count = segmentation.coverage()
+        if finished == count and segmentation.grid.units == "mm":
+            self.doubts = doubts(segmentation.card, self.mask.volumes_ml())
+        self._end("finished", "")
+
+    def _cancelled(self) -> None:
+        finished, count = self.mask.segmentation.coverage()
+        self._end("cancelled", f"Cancelled: {finished} of {count} slices are segmented and stay.")
+
+    def _failed(self, sentence: str) -> None:
+        show_error(sentence)
+        self._end("failed", sentence)
+
+    def _end(self, outcome: str, text: str) -> None:
+        layer, layers = self.mask.layer, self.mask.viewer.layers
+        try:
+            if layer in layers and outcome == "failed" and not self.mask.segmentation.finished:
+                layers.remove(layer)
+            elif layer in layers:
+                self.mask.name_coverage()
+                layer.refresh()
+        finally:
+            # Whatever other listeners to the layer do: the next run can start.
+            self.ended.emit(outcome, text)

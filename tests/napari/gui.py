@@ -1,0 +1,43 @@
+"""What a person does with the Segment widget, for the tests of it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PLUGIN = "napari-l2gnet"
+
+
+def open_scan(viewer: Any, path: Path) -> Any:
+    viewer.open(path, plugin=PLUGIN)
+    return viewer.layers[-1]
+
+
+def run(qtbot: Any, widget: Any) -> str:
+    with qtbot.waitSignal(widget.run_ended, timeout=20_000) as blocker:
+        widget.start.click()
+    return str(blocker.args[0])
+
+
+def told(widget: Any) -> list[int]:
+    """Voxels by organ as the table says them, whether of a part of the scan or of all of it."""
+    return [int(re.sub(r"\D", "", row[1])) for row in widget.organs.rows()]
+
+
+def slow_down(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let every slice take a while, so that there is something to cancel."""
+    from l2gnet_core import predict
+
+    quick = predict.predict_slices
+
+    def slow(*arguments: Any) -> Generator[Any, None, None]:
+        for result in quick(*arguments):
+            time.sleep(seconds)
+            yield result
+
+    monkeypatch.setattr(predict, "predict_slices", slow)
