@@ -1,0 +1,128 @@
+"""The datasets of `accuracy.py`: what they hold and how slices are seen; not their results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from l2gnet_core.augment import Augmentation
+from l2gnet_core.card import ModelCard
+from l2gnet_core.cases import Part
+from l2gnet_core.data import Dataset, TrainingCase, load_frames, median_spacing, open_dataset
+from l2gnet_core.labels import LabelSet
+from l2gnet_core.split import Split, split_patients
+from l2gnet_core.training_run import RESAMPLED_SCALE, keeping_sides
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@dataclass(frozen=True)
+class Study:
+    """One dataset. `steps` is how long every architecture trains, `seeds` how often; `size` is the
+    width of training views; `oriented` and `resampled` as in `l2gnet train`. Where the voxel size
+    is not real, distances are in pixels."""
+
+    folder: str
+    names: dict[int, str]
+    steps: int
+    seeds: int = 1
+    size: int = 160
+    slicing: str = "through-plane"
+    oriented: bool = False
+    resampled: bool = False
+
+    @property
+    def unit(self) -> str:
+        """Of in-plane distances."""
+        return "mm" if self.resampled else "pixels"
+
+
+STUDIES = {
+    "acdc": Study(
+        "acdc", {1: "right ventricle", 2: "myocardium", 3: "left ventricle"}, steps=1200, seeds=3
+    ),
+    "chaos-t2": Study(
+        "chaos_t2",
+        {1: "liver", 2: "right kidney", 3: "left kidney", 4: "spleen"},
+        steps=1000,
+        slicing="axial",
+        oriented=True,
+    ),
+    "openkbp": Study(
+        "openkbp_hn",
+        {
+            1: "brainstem",
+            2: "spinal cord",
+            3: "right parotid",
+            4: "left parotid",
+            5: "oesophagus",
+            6: "larynx",
+            7: "mandible",
+        },
+        steps=1000,
+        size=96,
+        slicing="axial",
+        oriented=True,
+        resampled=True,
+    ),
+    "hippocampus": Study(
+        "hippocampus",
+        {1: "anterior hippocampus", 2: "posterior hippocampus"},
+        steps=800,
+        size=48,
+        slicing="sagittal",
+        oriented=True,
+        resampled=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Material:
+    """A study, read: the frames of each part with the patient they are of, and how views are
+    drawn."""
+
+    card: ModelCard
+    augmentation: Augmentation
+    train: list[TrainingCase]
+    tuning: list[TrainingCase]
+    test: list[tuple[str, TrainingCase]]
+
+
+def read(study: Study, data: Path) -> Material:
+    """Read a study's scans. The split depends on the dataset alone: every architecture and every
+    seed is tested on the same patients."""
+    dataset = open_dataset(data / study.folder)
+    dataset = replace(dataset, labels=LabelSet.from_names(study.names))
+    split = split_patients(dataset.patients, seed=0, test=0.25, tuning=0.0625)
+    card = ModelCard(
+        name=study.folder,
+        labels=dataset.labels,
+        slicing=study.slicing,
+        oriented=study.oriented,
+        views=1,
+    )
+    if study.resampled:
+        card = replace(card, spacing=median_spacing(split.cases(dataset, "train"), card))
+    how = Augmentation(size=study.size)
+    if study.oriented:
+        how = keeping_sides(how, card)
+    if study.resampled:
+        how = replace(how, scale=RESAMPLED_SCALE)
+    return Material(
+        card,
+        how,
+        [frame for _, frame in _frames(dataset, split, "train", card)],
+        [frame for _, frame in _frames(dataset, split, "tuning", card)],
+        _frames(dataset, split, "test", card),
+    )
+
+
+def _frames(
+    dataset: Dataset, split: Split, part: Part, card: ModelCard
+) -> list[tuple[str, TrainingCase]]:
+    return [
+        (case.patient, frame)
+        for case in split.cases(dataset, part)
+        for frame in load_frames(case, card)
+    ]

@@ -1,0 +1,111 @@
+"""What `accuracy.py` trains: six architectures, L2GNet with one thing changed, a peer outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from l2gnet_core.bottlenecks import BottleneckOutput, as_map, as_tokens, zero_started
+from l2gnet_core.config import ARCHITECTURES, NetworkConfig, preset
+from l2gnet_core.model import NetworkOutput, build
+from l2gnet_core.quantizer import Codebook
+from l2gnet_core.transport import cosine_cost, transport_tokens
+
+Build = Callable[[int], nn.Module]
+
+
+def architecture(name: str, **changes: object) -> Build:
+    """A network of an architecture at preset `small`, with settings changed."""
+
+    def make(classes: int) -> nn.Module:
+        config = preset("small", classes, architecture=name, supervised=2)
+        return build(replace(config, **changes))
+
+    return make
+
+
+class CodesAndReference(nn.Module):
+    """L2GNet's bottleneck in pieces: which of z, c and g are fused, and what relates the codes."""
+
+    def __init__(self, config: NetworkConfig, parts: str, relation: str) -> None:
+        super().__init__()
+        channels = config.widths[-1]
+        self.codebook = Codebook(config.codes, channels)
+        self.reference = nn.Parameter(torch.randn(config.references, channels) / channels**0.5)
+        self.fusion = zero_started(len(parts) * channels, channels)
+        self.config, self.parts, self.relation = config, parts, relation
+
+    def forward(self, features: Tensor) -> BottleneckOutput:
+        """features: (B,d,h,w)."""
+        batch, _, height, width = features.shape
+        quantized = self.codebook(as_tokens(features))
+        parts = {"z": features, "c": as_map(quantized.tokens, features)}
+        if "g" in self.parts:
+            parts["g"] = as_map(self._related(quantized.tokens, quantized.codes), features)
+        fused = self.fusion(torch.cat([parts[part] for part in self.parts], 1))
+        codes = quantized.codes.reshape(batch, height, width)
+        return BottleneckOutput(features + fused, quantized.commitment, codes)
+
+    def _related(self, tokens: Tensor, codes: Tensor) -> Tensor:
+        config = self.config
+        if self.relation == "transport":
+            return transport_tokens(
+                tokens, codes, self.reference, config.epsilon, config.sinkhorn_iterations
+            )[0]
+        # Rows alone are normalised: attention to the reference, and back along its columns.
+        with torch.autocast(tokens.device.type, enabled=False):
+            weights = (-cosine_cost(tokens.float(), self.reference) / config.epsilon).softmax(-1)
+            gathered = weights.transpose(1, 2) @ tokens.float()
+            gathered = gathered / weights.sum(1).clamp(min=1e-6)[..., None]
+            return weights @ gathered
+
+
+def pieces(parts: str, relation: str = "transport") -> Build:
+    """L2GNet with `CodesAndReference` as its bottleneck."""
+
+    def make(classes: int) -> nn.Module:
+        network = build(preset("small", classes, supervised=2))
+        network.bottleneck = CodesAndReference(network.config, parts, relation)
+        return network
+
+    return make
+
+
+class MonaiUNet(nn.Module):
+    """MONAI's UNet with the same widths: another team's code on the same data and budget."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        from monai.networks.nets import UNet
+
+        self.config = preset("small", classes, architecture="unet")
+        widths = self.config.widths
+        self.unet = UNet(
+            2, 1, classes, widths, (2,) * (len(widths) - 1), num_res_units=2, norm="INSTANCE"
+        )
+
+    def forward(self, image: Tensor) -> NetworkOutput:
+        """image: (B,1,H,W)."""
+        return NetworkOutput(self.unet(image), (), image.new_zeros(()), None, None)
+
+
+#: Half as deep a body has codes at stride 8 instead of 16.
+STRIDE_8 = (16, 32, 64, 256)
+
+VARIANTS: dict[str, Build] = {
+    **{name: architecture(name) for name in ARCHITECTURES},
+    "monai-unet": MonaiUNet,
+    "no transport": pieces("zc"),
+    "softmax": pieces("zcg", "softmax"),
+    "fuse c, g": pieces("cg"),
+    "fuse z, g": pieces("zg"),
+    "stride 8": architecture("l2gnet", widths=STRIDE_8),
+    "R = 16": architecture("l2gnet", references=16),
+    "R = 256": architecture("l2gnet", references=256),
+    "K = 64": architecture("l2gnet", codes=64),
+    "K = 1024": architecture("l2gnet", codes=1024),
+}
+ABLATIONS = list(VARIANTS)[len(ARCHITECTURES) + 1 :]

@@ -1,0 +1,259 @@
+"""Six architectures on one body, trained alike, on four datasets; L2GNet with one thing changed.
+
+    python benchmarks/accuracy.py train [STUDY …] [--only VARIANT …] [--seeds N] [--device cuda]
+    python benchmarks/accuracy.py [table]
+
+`train` does whatever runs are missing, one after the other, and can be stopped and started again
+at any time; run folders lie in benchmarks/runs/, the scores of each finished run in
+benchmarks/results/. `table` prints what is finished. All runs of a study have the same steps,
+batch, views, losses and learning rate; nothing is tuned per architecture. The final weights (moving
+average) are scored on the test patients, without test-time views and without tidying: Dice per
+volume; HD95 and surface Dice (tolerance one pixel, or 2 mm) in plane, per slice that holds the
+structure in both masks. Differences are paired by patient, over the mean of the seeds, with 95 %
+intervals by bootstrap over patients: "first" needs an interval without zero, else it is "tied".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from _corruptions import CORRUPTIONS, corrupted
+from _studies import SHARED, STUDIES, Material, Study, read
+from _variants import ABLATIONS, VARIANTS
+from torch import nn
+
+from l2gnet_core.config import ARCHITECTURES
+from l2gnet_core.data import TrainingCase
+from l2gnet_core.metrics import agreement, dice_per_class
+from l2gnet_core.preprocess import neighbours, pad_to_multiple
+from l2gnet_core.sampling import Sampler
+from l2gnet_core.train import Trainer, TrainingConfig, make_fabric
+
+HERE = Path(__file__).parent
+RESULTS, RUNS = HERE / "results", HERE / "runs"
+BATCH = 8
+TOLERANCE = {"pixels": 1.0, "mm": 2.0}
+
+
+def result_file(study: str, variant: str, seed: int) -> Path:
+    """Where the scores of one run are kept."""
+    return RESULTS / f"{study}_{variant.replace(' ', '-').replace(',', '')}_{seed}.json"
+
+
+def runs(studies: Iterable[str], only: Iterable[str], seeds: int) -> list[tuple[str, str, int]]:
+    """(study, variant, seed) of everything that is asked for, the most telling first."""
+    wanted = []
+    for study in studies:
+        for seed in range(min(seeds, STUDIES[study].seeds)):
+            wanted += [(study, variant, seed) for variant in (*ARCHITECTURES, "monai-unet")]
+        if study == "acdc":
+            wanted += [(study, variant, 0) for variant in ABLATIONS]
+    chosen = list(only)
+    return [run for run in wanted if not chosen or run[1] in chosen]
+
+
+def train(study: str, variant: str, seed: int, material: Material, device: str) -> None:
+    """Train one run to its end, and score it."""
+    plan: Study = STUDIES[study]
+    folder = RUNS / result_file(study, variant, seed).stem
+    torch.manual_seed(seed)
+    network = VARIANTS[variant](len(material.card.labels) + 1)
+    training = TrainingConfig(steps=plan.steps, batch=BATCH, seed=seed)
+    trainer = Trainer(network, training, folder, make_fabric(device))
+    trainer.resume()
+    sampler = Sampler(material.train, material.augmentation, 1, seed)
+    saved = trainer.seconds
+    for progress in trainer.run(sampler, []):
+        if progress.seconds - saved > 60 or progress.done >= 1:
+            trainer.save()
+            saved = progress.seconds
+    network = trainer.averaged_network()
+    scores = {"": score(network, material, material.test, plan.unit)}
+    if study == "acdc" and variant in ARCHITECTURES:
+        for name in CORRUPTIONS:
+            worse = [(patient, corrupted(frame, name)) for patient, frame in material.test]
+            scores[name] = score(network, material, worse, plan.unit)
+    RESULTS.mkdir(exist_ok=True)
+    result_file(study, variant, seed).write_text(
+        json.dumps(
+            {
+                "study": study,
+                "variant": variant,
+                "seed": seed,
+                "steps": trainer.step,
+                "minutes": round(trainer.seconds / 60, 2),
+                "scores": scores,
+            },
+            indent=1,
+        )
+    )
+
+
+def segment(network: nn.Module, frame: TrainingCase) -> torch.Tensor:
+    """Classes (n,H,W) of a frame."""
+    height, width = frame.image.shape[-2:]
+    config, count, predicted = network.config, len(frame.image), []
+    device = next(network.parameters()).device
+    for indices in torch.arange(count).split(8):
+        seen = neighbours(indices.tolist(), count, config.in_channels, frame.step)
+        batch = pad_to_multiple(frame.image[seen].float(), config.stride)
+        with torch.inference_mode():
+            logits = network(batch.to(device)).logits
+        predicted.append(logits.argmax(1)[:, :height, :width].cpu())
+    return torch.cat(predicted)
+
+
+def score(
+    network: nn.Module, material: Material, test: list[tuple[str, TrainingCase]], unit: str
+) -> list[dict[str, object]]:
+    """One entry a frame: the patient, and per structure Dice, HD95 and surface Dice."""
+    spacing = material.card.spacing[1:] if material.card.spacing else (1.0, 1.0)
+    found = []
+    for patient, frame in test:
+        predicted = segment(network, frame)
+        dice = dice_per_class(predicted, frame.classes, len(material.card.labels) + 1).tolist()
+        structures = {}
+        for number, label in enumerate(material.card.labels, 1):
+            a, b = (predicted == number).numpy(), (frame.classes == number).numpy()
+            both = np.flatnonzero(a.any((1, 2)) & b.any((1, 2)))
+            slices = [agreement(a[z], b[z], spacing, TOLERANCE[unit]) for z in both]
+            if not np.isnan(dice[number - 1]):
+                structures[label.name] = {
+                    "dice": round(dice[number - 1], 5),
+                    "hd95": [round(s.hd95, 3) for s in slices if s],
+                    "surface_dice": [round(s.surface_dice, 4) for s in slices if s],
+                }
+        found.append({"patient": patient, "structures": structures})
+    return found
+
+
+def finished() -> list[dict]:
+    """Every finished run."""
+    return [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
+
+
+def by_patient(results: list[dict], corruption: str = "") -> dict[str, float]:
+    """Mean Dice per patient, over structures, frames and seeds."""
+    dice = defaultdict(list)
+    for result in results:
+        for entry in result["scores"][corruption]:
+            values = [s["dice"] for s in entry["structures"].values()]
+            dice[entry["patient"]].append(statistics.fmean(values))
+    return {patient: statistics.fmean(values) for patient, values in dice.items()}
+
+
+def pooled(results: list[dict], measure: str) -> float:
+    """Mean over structures of the mean over their slices."""
+    values = defaultdict(list)
+    for result in results:
+        for entry in result["scores"][""]:
+            for name, structure in entry["structures"].items():
+                values[name] += structure[measure]
+    return statistics.fmean(statistics.fmean(v) for v in values.values() if v)
+
+
+def difference(ours: dict[str, float], theirs: dict[str, float]) -> tuple[float, float, float]:
+    """Mean paired difference and its 95 % interval, by bootstrap over patients."""
+    gaps = np.array([ours[patient] - theirs[patient] for patient in sorted(ours)])
+    drawn = np.random.default_rng(0).integers(len(gaps), size=(10_000, len(gaps)))
+    low, high = np.percentile(gaps[drawn].mean(1), (2.5, 97.5))
+    return float(gaps.mean()), float(low), float(high)
+
+
+def print_study(study: str, results: list[dict]) -> None:
+    """One table: every variant, and L2GNet's lead over it."""
+    grouped = defaultdict(list)
+    for result in results:
+        grouped[result["variant"]].append(result)
+    ours = by_patient(grouped["l2gnet"]) if "l2gnet" in grouped else None
+    unit = STUDIES[study].unit
+    patients = len(by_patient(next(iter(grouped.values()))))
+    print(f"\n### {study}: {patients} test patients, {results[0]['steps']} steps\n")
+    print(f"| variant | seeds | Dice | l2gnet − it (95 %) | HD95 ({unit}) | surface Dice |")
+    print("|---|---|---|---|---|---|")
+    order = {name: place for place, name in enumerate(VARIANTS)}
+    for name, group in sorted(grouped.items(), key=lambda item: order[item[0]]):
+        theirs, lead = by_patient(group), "–"
+        if ours and name != "l2gnet":
+            mine = ours
+            if name in ABLATIONS:  # one seed against the same seed
+                mine = by_patient([r for r in grouped["l2gnet"] if r["seed"] == 0])
+            mean, low, high = difference(mine, theirs)
+            verdict = "ahead" if low > 0 else "behind" if high < 0 else "tied"
+            lead = f"{mean:+.4f} ({low:+.4f} … {high:+.4f}) {verdict}"
+        print(
+            f"| {name} | {len(group)} | {statistics.fmean(theirs.values()):.4f} | {lead} "
+            f"| {pooled(group, 'hd95'):.2f} | {pooled(group, 'surface_dice'):.3f} |"
+        )
+
+
+def print_corruptions(results: list[dict]) -> None:
+    """How far each architecture falls."""
+    grouped = defaultdict(list)
+    for result in results:
+        if result["variant"] in ARCHITECTURES and len(result["scores"]) > 1:
+            grouped[result["variant"]].append(result)
+    if not grouped:
+        return
+    print("\n### acdc: fall of Dice under corruption\n")
+    print("| variant | " + " | ".join(CORRUPTIONS) + " | mean | l2gnet's fall − its (95 %) |")
+    print("|---" * (len(CORRUPTIONS) + 3) + "|")
+    falls = {}
+    for name, group in grouped.items():
+        clean = by_patient(group)
+        falls[name] = {
+            corruption: {p: clean[p] - d for p, d in by_patient(group, corruption).items()}
+            for corruption in CORRUPTIONS
+        }
+    mean = {
+        name: {p: statistics.fmean(fall[c][p] for c in CORRUPTIONS) for p in fall["noise"]}
+        for name, fall in falls.items()
+    }
+    for name, fall in falls.items():
+        cells = [f"{statistics.fmean(fall[c].values()):.4f}" for c in CORRUPTIONS]
+        gap = "–"
+        if name != "l2gnet" and "l2gnet" in mean:
+            gap = "{:+.4f} ({:+.4f} … {:+.4f})".format(*difference(mean["l2gnet"], mean[name]))
+        overall = statistics.fmean(mean[name].values())
+        print(f"| {name} | {' | '.join(cells)} | {overall:.4f} | {gap} |")
+
+
+def main() -> None:
+    """Train what is missing, or print what is there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command")
+    training = commands.add_parser("train")
+    training.add_argument("studies", nargs="*", default=list(STUDIES))
+    training.add_argument("--only", nargs="*", default=[], metavar="VARIANT")
+    training.add_argument("--seeds", type=int, default=3)
+    training.add_argument("--data", type=Path, default=SHARED)
+    training.add_argument("--device", default="cpu")
+    commands.add_parser("table")
+    options = parser.parse_args()
+    if options.command != "train":
+        results = finished()
+        for study in STUDIES:
+            of_study = [result for result in results if result["study"] == study]
+            if of_study:
+                print_study(study, of_study)
+        print_corruptions([result for result in results if result["study"] == "acdc"])
+        return
+    material: dict[str, Material] = {}
+    for study, variant, seed in runs(options.studies, options.only, options.seeds):
+        if result_file(study, variant, seed).is_file():
+            continue
+        print(f"{study}, {variant}, seed {seed}", flush=True)
+        if study not in material:
+            material = {study: read(STUDIES[study], options.data)}
+        train(study, variant, seed, material[study], options.device)
+
+
+if __name__ == "__main__":
+    main()
