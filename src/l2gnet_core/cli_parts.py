@@ -1,0 +1,61 @@
+"""Options and a progress bar that several commands share."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import click
+
+Item = TypeVar("Item")
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+class Number(click.FloatRange):
+    """A number in a range; click lets nan and inf through."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+class ProgressBar:
+    """A tqdm bar on a terminal, nothing when piped."""
+
+    def __init__(self, total: float, label: str) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=total,
+            desc=label,
+            disable=not sys.stderr.isatty(),
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}",
+        )
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def reach(self, done: float, note: str = "") -> None:
+        """Move the bar to `done` of its total."""
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def follow(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Pass items through, one step each."""
+        for item in items:
+            yield item
+            self._bar.update(1)

@@ -1,0 +1,206 @@
+"""`l2gnet train` and `l2gnet check`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from l2gnet_core.cli_parts import Number, ProgressBar, device_option, json_option
+from l2gnet_core.config import ARCHITECTURES
+from l2gnet_core.errors import InputError
+
+if TYPE_CHECKING:
+    from l2gnet_core.dataset_check import Survey
+
+
+@click.command()
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
+@click.option("--arch", type=click.Choice(ARCHITECTURES), default="l2gnet", show_default=True)
+@click.option(
+    "--preset",
+    "size",
+    type=click.Choice(["tiny", "small", "base"]),
+    default="small",
+    show_default=True,
+)
+@click.option(
+    "--slices",
+    type=click.Choice(["1", "3", "5"]),
+    default="1",
+    show_default=True,
+    help="Neighbouring slices that the network sees at once (2.5-D).",
+)
+@click.option("--minutes", type=Number(min=0, min_open=True), help="Training time.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the training slices.")
+@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2e-3,
+    show_default=True,
+)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--resume", is_flag=True, help="Go on with an unfinished run.")
+@click.option("--from", "start", metavar="NAME|PATH", help="Begin with this model's weights.")
+@click.option(
+    "--oriented",
+    is_flag=True,
+    help="Tell left from right: scans are seen from one side whatever their storage order, not "
+    "turned far, and mirrored only if all structures with a side have a partner by name.",
+)
+@click.option(
+    "--plane",
+    type=click.Choice(["axial", "coronal", "sagittal"]),
+    help="Slices to learn from; by default through-plane ones, with --oriented axial ones.",
+)
+@click.option(
+    "--resample",
+    is_flag=True,
+    help="See slices at one voxel size in mm, the median of the training scans.",
+)
+@click.option(
+    "--phantoms",
+    type=Number(0, 0.5),
+    default=0.0,
+    help="Share of slices drawn from the cardiac phantom (labels 1 RV, 2 myocardium, 3 LV).",
+)
+@device_option
+@click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="GPUs, or processes on the CPU, that share each batch.",
+)
+@click.pass_context
+def train(
+    context: click.Context,
+    /,
+    dataset: Path,
+    output: Path,
+    resume: bool,
+    start: str | None,
+    device: str,
+    devices: int,
+    **how: Any,
+) -> None:
+    """Train on a dataset folder; `l2gnet check` says whether it is one.
+
+    The run folder RUN holds the model of the best epoch, the split, logs (log.csv, tensorboard/)
+    and curves.png. --resume goes on with the settings the run began with, unless others are given.
+    """
+    if how["minutes"] is not None and how["epochs"] is not None:
+        raise InputError("Expected --minutes or --epochs, but got both; give one of them.")
+    from l2gnet_core.augment import Augmentation
+    from l2gnet_core.catalog import find_model
+    from l2gnet_core.data import dataset_of
+    from l2gnet_core.dataset_check import told
+    from l2gnet_core.predict import choose_device
+    from l2gnet_core.train import TrainingConfig
+    from l2gnet_core.training_run import RunSettings, read_choices, train_dataset, write_choices
+
+    if resume:
+        given = {name: value for name, value in how.items() if _is_given(context, name)}
+        how = {**how, **read_choices(output), **given}
+        if "minutes" in given or "epochs" in given:
+            how |= {"minutes": None, "epochs": None} | given
+    if how["minutes"] is None and how["epochs"] is None:
+        how["minutes"] = 60.0
+    # What is quick to refuse comes before the files are read.
+    chosen, model = choose_device(device)[0], find_model(start) if start else None
+    survey = _examined(dataset)
+    opened = dataset_of(survey)
+    for line in told(finding for finding in survey.findings if finding.kind == "warning"):
+        click.echo(line, err=True)
+    settings = RunSettings(
+        dataset=opened,
+        folder=output,
+        architecture=how["arch"],
+        preset=how["size"],
+        slices=int(how["slices"]),
+        slicing=how["plane"] or ("axial" if how["oriented"] else "through-plane"),
+        oriented=how["oriented"],
+        resample=how["resample"],
+        device=chosen,
+        devices=devices,
+        resume=resume,
+        start=model,
+    )
+    training = TrainingConfig(
+        minutes=how["minutes"],
+        epochs=how["epochs"],
+        seed=how["seed"],
+        batch=how["batch"],
+        learning_rate=how["learning_rate"],
+        extra_share=how["phantoms"],
+    )
+    with ProgressBar(1.0, "Training") as bar:
+        scores, steps = "", 0
+        for progress in train_dataset(settings, training, Augmentation()):
+            if not steps:
+                write_choices(output, how)
+            steps = progress.step
+            if progress.dice:
+                scores = ", Dice " + " ".join(f"{dice:.3f}" for dice in progress.dice)
+            bar.reach(progress.done, f"epoch {progress.epoch}, loss {progress.loss:.3f}{scores}")
+    if steps:
+        click.echo(f"{output}: {steps} steps{scores}")
+    elif devices == 1:  # the other processes of several have nothing to say
+        click.echo(f"{output}: was finished already")
+
+
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+
+
+@click.command()
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option(
+    "--split",
+    type=click.Path(exists=True, path_type=Path),
+    help="A run folder or its split.json: does it keep patients apart?",
+)
+@json_option
+def check(dataset: Path, split: Path | None, as_json: bool) -> None:
+    """Find what is wrong with a dataset before hours are spent on it."""
+    from dataclasses import asdict
+
+    from l2gnet_core.dataset_check import told
+
+    survey = _examined(dataset)
+    if split is not None:
+        survey.examine_split(split)
+    cases, patients = len(survey.cases), len(set(survey.patients.names.values()))
+    if as_json:
+        findings = [*map(asdict, survey.findings)]
+        click.echo(
+            json.dumps({"cases": cases, "patients": patients, "findings": findings}, indent=1)
+        )
+    else:
+        for line in told(survey.findings):
+            click.echo(line)
+        kinds = [finding.kind for finding in survey.findings]
+        counts = [_count(kinds.count(kind), kind) for kind in ("error", "warning", "note")]
+        who = f"{_count(cases, 'scan')} of {_count(patients, 'patient')}"
+        click.echo(f"{who}: {', '.join(counts)}")
+    if survey.errors:
+        errors = _count(len(survey.errors), "error")
+        raise InputError(f"Expected a sound dataset, but {dataset} has {errors}; correct them.")
+
+
+def _examined(dataset: Path) -> Survey:
+    from l2gnet_core.dataset_check import Survey
+
+    survey = Survey(dataset)
+    with ProgressBar(len(survey.cases), "Checking") as bar:
+        for _ in bar.follow(survey.examine()):
+            pass
+    return survey
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
