@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,26 +29,36 @@ def architecture(name: str, **changes: object) -> Build:
 
 
 class CodesAndReference(nn.Module):
-    """L2GNet's bottleneck in pieces: which of z, c and g are fused, and what relates the codes."""
+    """L2GNet's bottleneck in pieces: which of z, c and g are fused, what relates the codes, whether
+    the encoder learns through the codes (`straight`), and how much the commitment weighs."""
 
-    def __init__(self, config: NetworkConfig, parts: str, relation: str) -> None:
+    def __init__(
+        self,
+        config: NetworkConfig,
+        parts: str,
+        relation: str = "transport",
+        straight: bool = True,
+        commitment: float = 1.0,
+    ) -> None:
         super().__init__()
         channels = config.widths[-1]
         self.codebook = Codebook(config.codes, channels)
         self.reference = nn.Parameter(torch.randn(config.references, channels) / channels**0.5)
         self.fusion = zero_started(len(parts) * channels, channels)
         self.config, self.parts, self.relation = config, parts, relation
+        self.straight, self.commitment = straight, commitment
 
     def forward(self, features: Tensor) -> BottleneckOutput:
         """features: (B,d,h,w)."""
         batch, _, height, width = features.shape
         quantized = self.codebook(as_tokens(features))
-        parts = {"z": features, "c": as_map(quantized.tokens, features)}
+        tokens = quantized.tokens if self.straight else quantized.tokens.detach()
+        parts = {"z": features, "c": as_map(tokens, features)}
         if "g" in self.parts:
-            parts["g"] = as_map(self._related(quantized.tokens, quantized.codes), features)
+            parts["g"] = as_map(self._related(tokens, quantized.codes), features)
         fused = self.fusion(torch.cat([parts[part] for part in self.parts], 1))
         codes = quantized.codes.reshape(batch, height, width)
-        return BottleneckOutput(features + fused, quantized.commitment, codes)
+        return BottleneckOutput(features + fused, self.commitment * quantized.commitment, codes)
 
     def _related(self, tokens: Tensor, codes: Tensor) -> Tensor:
         config = self.config
@@ -63,12 +74,12 @@ class CodesAndReference(nn.Module):
             return weights @ gathered
 
 
-def pieces(parts: str, relation: str = "transport") -> Build:
+def pieces(parts: str, **how: Any) -> Build:
     """L2GNet with `CodesAndReference` as its bottleneck."""
 
     def make(classes: int) -> nn.Module:
         network = build(preset("small", classes, supervised=2))
-        network.bottleneck = CodesAndReference(network.config, parts, relation)
+        network.bottleneck = CodesAndReference(network.config, parts, **how)
         return network
 
     return make
@@ -99,7 +110,9 @@ VARIANTS: dict[str, Build] = {
     **{name: architecture(name) for name in ARCHITECTURES},
     "monai-unet": MonaiUNet,
     "no transport": pieces("zc"),
-    "softmax": pieces("zcg", "softmax"),
+    "softmax": pieces("zcg", relation="softmax"),
+    "codes do not teach": pieces("zcg", straight=False),
+    "commitment / 10": pieces("zcg", commitment=0.1),
     "fuse c, g": pieces("cg"),
     "fuse z, g": pieces("zg"),
     "stride 8": architecture("l2gnet", widths=STRIDE_8),
