@@ -93,6 +93,8 @@ class SegmentForm(QWidget):
         self.bar.setTextVisible(True)
         self.message = QLabel()
         self.message.setWordWrap(True)
+        # Qt's guess takes escaped quotes without a tag for plain text.
+        self.message.setTextFormat(Qt.TextFormat.RichText)
         self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
 
         self.organs = OrganTable()
