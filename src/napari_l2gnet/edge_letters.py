@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import napari
+import numpy as np
 from napari.components.overlays import TextOverlay
 from napari.layers import Layer
 
@@ -23,6 +24,7 @@ class EdgeLetters:
     def __init__(self, viewer: napari.Viewer) -> None:
         self._viewer = viewer
         self._layer: Layer | None = None
+        self._codes: tuple[str, str, str] | None = None
         self._overlays = {}
         for key, place in _PLACES.items():
             # On a box of its own: a letter over bright fat must be legible.
@@ -35,14 +37,17 @@ class EdgeLetters:
         dims, camera = self._viewer.dims.events, self._viewer.scene.camera.events
         return dims.order, dims.ndisplay, dims.ndim, camera.orientation
 
-    def follow(self, layer: Layer | None) -> None:
-        """Tell the directions of this layer; None, or a layer that does not say, clears them."""
-        self._layer = layer
+    def follow(self, layer: Layer | None, codes: tuple[str, str, str] | None) -> None:
+        """Tell the directions of this layer; None clears them.
+
+        codes: the letter each of (z,y,x) of its array grows to, if that is known.
+        """
+        self._layer, self._codes = layer, codes
         self._draw()
 
     def disconnect(self) -> None:
         """Clear the letters and let go of the viewer."""
-        self.follow(None)
+        self.follow(None, None)
         for event in self._events():
             event.disconnect(self._draw)
 
@@ -54,16 +59,13 @@ class EdgeLetters:
 
     def letters(self) -> dict[str, str] | None:
         """Letter of each edge, or None where the layer or the 3-D view has none to tell."""
-        layer, dims = self._layer, self._viewer.dims
-        if layer is None or dims.ndisplay != 2:
+        layer, codes, dims = self._layer, self._codes, self._viewer.dims
+        if layer is None or codes is None or dims.ndisplay != 2:
             return None
         axes = [axis - dims.ndim for axis in dims.displayed]
-        if min(axes) < -layer.ndim:
+        if min(axes) < -min(3, layer.ndim):
             return None
-        grows = [str(layer.axis_labels[axis]) for axis in axes]
-        if not set(grows) <= set(OPPOSITE):
-            return None
-        down, right = grows
+        down, right = (_grows_to(layer, codes, axis) for axis in axes)
         _, vertical, horizontal = (str(o) for o in self._viewer.scene.camera.orientation)
         if vertical == "up":
             down = OPPOSITE[down]
@@ -71,3 +73,14 @@ class EdgeLetters:
             right = OPPOSITE[right]
         edges = (OPPOSITE[right], right, OPPOSITE[down], down)
         return dict(zip(_PLACES, edges, strict=True))
+
+
+def _grows_to(layer: Layer, codes: tuple[str, str, str], axis: int) -> str:
+    """The letter that an axis of the world, counted from the last, grows to."""
+    origin = np.array(layer.data_to_world((0.0,) * layer.ndim))
+    # How far each axis of the array goes along the world's; layers may be mirrored or turned.
+    steps = [
+        (np.array(layer.data_to_world(tuple(step))) - origin)[axis] for step in np.eye(layer.ndim)
+    ][-3:]
+    nearest = int(np.argmax(np.abs(steps))) - len(steps)
+    return codes[nearest] if steps[nearest] > 0 else OPPOSITE[codes[nearest]]

@@ -21,6 +21,7 @@ from napari_l2gnet.layers import (
     shown_index,
     transform_of,
 )
+from napari_l2gnet.orientation import ORIENTATION_KEY
 from napari_l2gnet.segmentation import Place, Segmentation
 
 SEGMENTATION_KEY = "l2gnet_segmentation"
@@ -54,7 +55,7 @@ class MaskLayer:
     def add(
         cls, viewer: napari.Viewer, image: Image, grid: Grid, card: ModelCard, axis: int
     ) -> MaskLayer:
-        """An empty mask on top of an image."""
+        """An empty mask on top of an image. grid: as the image's file has it."""
         segmentation = Segmentation(grid, card, axis)
         shape = (image.data[0] if image.multiscale else image.data).shape
         layer = Labels(
@@ -68,6 +69,7 @@ class MaskLayer:
                 SEGMENTATION_KEY: segmentation,
                 MODEL_KEY: card.name,
                 IMAGE_KEY: image,
+                ORIENTATION_KEY: image.metadata.get(ORIENTATION_KEY, ""),
             },
             **transform_of(image),
             **label_arguments(card.labels.names, card.labels.colors),
@@ -91,11 +93,14 @@ class MaskLayer:
         )
 
     def can_take(self, image: Image, grid: Grid, axis: int) -> bool:
-        """May a new run write here: same scan, place and axis, and no voxel touched by a person?"""
+        """May a new run write here: same scan, place, axis and orientation, and no voxel touched by
+        a person?"""
         mine, its, ours = self.segmentation, transform_of(image), transform_of(self.layer)
+        given = self.layer.metadata[ORIENTATION_KEY]
         return (
             mine.grid.shape == grid.shape
             and mine.axis == axis
+            and (not mine.card.oriented or given == image.metadata.get(ORIENTATION_KEY, ""))
             and all(np.array_equal(its[key], ours[key]) for key in its)
             and self.connected
             and not mine.touched()

@@ -18,6 +18,7 @@ from napari_l2gnet.edge_letters import EdgeLetters
 from napari_l2gnet.layers import axis_name, shown_index, volume_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.mask_table import MaskTable
+from napari_l2gnet.orientation import as_given, is_asked_for
 from napari_l2gnet.run import Run
 from napari_l2gnet.segment_form import RANGE, THIS_SLICE, SegmentForm
 from napari_l2gnet.segmentation import Place
@@ -53,6 +54,7 @@ class SegmentWidget(SegmentForm):
     def _connect(self) -> None:
         self.image.chosen.connect(self._on_scan_or_model)
         self.model.currentIndexChanged.connect(self._on_scan_or_model)
+        self.orientation.answered.connect(self._on_scan_or_model)
         self.axis.currentIndexChanged.connect(self._on_axis)
         self.region.currentIndexChanged.connect(self._update_controls)
         self.about.clicked.connect(self._show_card)
@@ -92,8 +94,9 @@ class SegmentWidget(SegmentForm):
         return self.table.mask
 
     def _volume(self) -> Volume | None:
+        """The chosen scan, lying as its file says or, where it does not, as a person said."""
         layer = self.image.layer
-        return None if layer is None else volume_of(layer)
+        return None if layer is None else as_given(layer, volume_of(layer))
 
     def _follow(self, mask: MaskLayer | None) -> None:
         """Show a mask's organs and how it is tidied; without one, how the model's would be."""
@@ -105,26 +108,33 @@ class SegmentWidget(SegmentForm):
             self.show_choices(self._tidying.get(self.model.currentText(), self.card.clean_up))
 
     def _on_scan_or_model(self) -> None:
-        """Another scan or model: the axes it can be cut along, its organs, what does not fit."""
+        """Another scan, model or orientation: the axes it can be cut along, its organs, what does
+        not fit."""
         self._warnings, self._doubts, self._refusal = [], [], ""
-        self.letters.follow(self.image.layer)
-        card = self.card
+        layer, card, stored = self.image.layer, self.card, None
         try:
-            volume = self._volume()
+            stored = None if layer is None else volume_of(layer)
         except InputError as error:
             self._refusal = str(error)
-            self._follow(None)
-            self.show_axes()
-            self._say(self._refusal, bad=True)
-            self._update_controls()
-            return
-        self._follow(MaskLayer.find(self.viewer, self.image.layer, self.model.currentText()))
-        if volume is not None and card is not None:
+        asked = stored if stored and card and is_asked_for(card, stored) else None
+        self.ask_orientation(layer, asked)
+        volume = as_given(layer, stored) if layer and stored else None
+        self.letters.follow(layer, volume.axis_codes if volume and volume.oriented else None)
+        unusable = bool(self._refusal)
+        if asked:
+            self._refusal = self.orientation.problem
+        found = MaskLayer.find(self.viewer, layer, self.model.currentText())
+        self._follow(None if unusable else found)
+        if volume is not None and card is not None and not self._refusal:
             names = [axis_name(volume, axis) for axis in range(3)]
             self.show_axes(names, slicing_axis(volume, card.slicing))
         else:
             self.show_axes()
-        self._on_axis()
+        if self._refusal:
+            self._say(self._refusal, bad=unusable)
+            self._update_controls()
+        else:
+            self._on_axis()
 
     def _on_axis(self) -> None:
         if self._refusal:
@@ -153,6 +163,7 @@ class SegmentWidget(SegmentForm):
         self.allow(self.image, no_scan or busy)
         self.allow(self.model, no_model or busy)
         self.allow(self.about, no_model)
+        self.allow(self.orientation, busy)
         for control in (self.axis, self.region, self.first, self.last):
             self.allow(control, reason)
         self.allow(self.cancel, "" if self.running else "Nothing is running.")
@@ -198,13 +209,17 @@ class SegmentWidget(SegmentForm):
         if layer is None or card is None or self.running:
             return
         try:
-            volume = volume_of(layer)
+            stored = volume_of(layer)
         except InputError as error:
             self._say(str(error), bad=True)
             return
-        axis = self.axis.currentData()
-        if self.mask is None or not self.mask.can_take(layer, volume.grid, axis):
-            mask = MaskLayer.add(self.viewer, layer, volume.grid, card, axis)
+        volume, axis = as_given(layer, stored), self.axis.currentData()
+        if axis is None or is_asked_for(card, volume):
+            self._on_scan_or_model()
+            return
+        if self.mask is None or not self.mask.can_take(layer, stored.grid, axis):
+            # The mask keeps the file's grid: what a person said is not written into its header.
+            mask = MaskLayer.add(self.viewer, layer, stored.grid, card, axis)
             mask.segmentation.clean_up = self.choices()
             self._follow(mask)
         request = Request(volume, self.model.currentText(), self._places(volume, axis), axis)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 import napari
-from napari.layers import Image
+from napari.layers import Image, Layer
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -25,8 +25,10 @@ from qtpy.QtWidgets import (
 
 from l2gnet_core.catalog import DEFAULT_MODEL
 from l2gnet_core.cleanup import CleanUp
+from l2gnet_core.volume import Volume
 from napari_l2gnet.layer_combo import LayerCombo
 from napari_l2gnet.organ_table import OrganTable
+from napari_l2gnet.orientation_combo import OrientationCombo, orientation_tip
 
 #: Rows of the list of regions.
 WHOLE, THIS_SLICE, RANGE = range(3)
@@ -53,6 +55,7 @@ class SegmentForm(QWidget):
         model_row = QHBoxLayout()
         model_row.addWidget(self.model, 1)
         model_row.addWidget(self.about)
+        self.orientation = OrientationCombo()
         self.device = QLabel("…")
         self.device.setWordWrap(True)
         self.axis = QComboBox()
@@ -69,13 +72,15 @@ class SegmentForm(QWidget):
         range_row.addWidget(self.first, 1)
         range_row.addWidget(QLabel("to"))
         range_row.addWidget(self.last, 1)
-        for combo in (self.image, self.model, self.axis, self.region):
+        for combo in (self.image, self.model, self.orientation, self.axis, self.region):
             combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
             combo.setMinimumContentsLength(10)
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
         form.addRow("Scan", self.image)
         form.addRow("Model", model_row)
+        self.orientation_label = QLabel("Orientation")
+        form.addRow(self.orientation_label, self.orientation)
         form.addRow("Device", self.device)
         form.addRow("Slices along", self.axis)
         form.addRow("Segment", self.region)
@@ -93,6 +98,8 @@ class SegmentForm(QWidget):
         self.bar.setTextVisible(True)
         self.message = QLabel()
         self.message.setWordWrap(True)
+        # Qt's guess takes escaped quotes without a tag for plain text.
+        self.message.setTextFormat(Qt.TextFormat.RichText)
         self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
 
         self.organs = OrganTable()
@@ -132,6 +139,14 @@ class SegmentForm(QWidget):
         for axis in sorted(range(len(names)), key=lambda axis: axis != automatic):
             self.axis.addItem(names[axis] + (" (auto)" if axis == automatic else ""), axis)
         self.axis.blockSignals(False)
+
+    def ask_orientation(self, layer: Layer | None, stored: Volume | None) -> None:
+        """Show the question how a layer's scan lies, as stored; with None nothing is asked."""
+        self.orientation.ask(layer, stored)
+        for part in (self.orientation, self.orientation_label):
+            part.setVisible(stored is not None)
+        if stored is not None:
+            self._tips[self.orientation] = orientation_tip(stored)
 
     def choices(self) -> CleanUp:
         """How the ticks want masks tidied."""

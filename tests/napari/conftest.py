@@ -28,25 +28,29 @@ def no_thread_is_left() -> Iterator[None]:
     WorkerBase.await_workers(10_000)
 
 
-@pytest.fixture
-def user_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of the user's models with one untrained model, "scribbler", that labels noise."""
+def save_untrained(folder: Path, name: str, **card: Any) -> None:
+    """Save a model that labels noise."""
     import torch
 
-    folder = tmp_path / "models"
-    monkeypatch.setenv("L2GNET_MODELS", str(folder))
     torch.manual_seed(0)
     network = build(preset("tiny", classes=4))
     # Untrained logits hardly differ: without this one class would take every voxel.
     torch.nn.init.normal_(network.decoder.head.weight, std=3)
     torch.nn.init.zeros_(network.decoder.head.bias)
+    saved = ModelCard(name, LabelSet.from_names(NAMES), **card)
+    save_model(folder / f"{name}.safetensors", network.eval(), saved)
+
+
+@pytest.fixture
+def user_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the user's models with two untrained ones: "scribbler", and "sided", which tells
+    left from right and sees axial slices."""
+    folder = tmp_path / "models"
     folder.mkdir()
-    card = ModelCard(
-        "scribbler",
-        LabelSet.from_names(NAMES),
-        expects=Expectations("MR", pixel=(0.6, 3.5), slice=(4, 20)),
-    )
-    save_model(folder / "scribbler.safetensors", network.eval(), card)
+    monkeypatch.setenv("L2GNET_MODELS", str(folder))
+    expects = Expectations("MR", pixel=(0.6, 3.5), slice=(4, 20))
+    save_untrained(folder, "scribbler", expects=expects)
+    save_untrained(folder, "sided", oriented=True, slicing="axial")
     return folder
 
 

@@ -210,6 +210,17 @@ def test_a_colour_image_is_refused_in_one_sentence(segment_widget: Any) -> None:
     assert not widget.start.isEnabled()
 
 
+def test_messages_show_quotes_as_quotes(segment_widget: Any) -> None:
+    _, widget = segment_widget()
+    widths = []
+    for text in ("not 'SP' & \"x\"", "not ’SP’ + ”x”"):
+        widget.show_message(text, False, ())
+        widget.message.setWordWrap(False)
+        widths.append(widget.message.sizeHint().width())
+    # Shown as "&#x27;" they would be much longer than quotes that need no escape.
+    assert widths[0] == pytest.approx(widths[1], rel=0.2)
+
+
 def test_warnings_about_an_unfitting_scan(segment_widget: Any, qtbot: Any) -> None:
     viewer, widget = segment_widget()
     ct = np.linspace(-1000, 1500, 4 * 32 * 32).reshape(4, 32, 32).astype(np.float32)

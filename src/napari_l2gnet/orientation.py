@@ -1,0 +1,44 @@
+"""How a scan lies whose file does not say so: what a person says of it, kept on its layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from napari.layers import Layer
+
+from l2gnet_core.card import ModelCard
+from l2gnet_core.volume import Place, oriented_as
+
+ORIENTATION_KEY = "l2gnet_orientation"
+
+
+def is_asked_for(card: ModelCard, stored: Place) -> bool:
+    """Does this model need an orientation that the scan, as its file has it, does not say?"""
+    return card.oriented and not stored.oriented
+
+
+def given_orientation(layer: Layer, stored_axes: Sequence[int]) -> str:
+    """What a person said: the letter each axis grows to, in the file's order; "" for nothing."""
+    # Kept in the order of (z, y, x): a voxel size set in napari replaces the file's grid, and
+    # with it the file's order.
+    codes: str = layer.metadata.get(ORIENTATION_KEY, "")
+    return "".join(codes[axis] for axis in stored_axes) if codes else ""
+
+
+def give_orientation(layer: Layer, letters: str, stored_axes: Sequence[int]) -> None:
+    """Keep what a person says of a layer's scan; "" forgets it.
+
+    letters: as given_orientation returns them, valid ones.
+    """
+    if letters:
+        of_axis = dict(zip(stored_axes, letters, strict=True))
+        layer.metadata[ORIENTATION_KEY] = of_axis[0] + of_axis[1] + of_axis[2]
+    else:
+        layer.metadata.pop(ORIENTATION_KEY, None)
+
+
+def as_given(layer: Layer, stored: Place) -> Place:
+    """A layer's scan with the orientation a person gave it; as stored if it says its own or nobody
+    gave one. For models and letters only: masks are saved with what is stored."""
+    letters = given_orientation(layer, stored.stored_axes)
+    return stored if stored.oriented or not letters else oriented_as(stored, letters)

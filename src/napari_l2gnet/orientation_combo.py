@@ -1,0 +1,111 @@
+"""The question how a scan lies that does not say so itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from napari.layers import Layer
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QComboBox, QWidget
+
+from l2gnet_core.errors import InputError
+from l2gnet_core.volume import Volume, parse_orientation
+from napari_l2gnet.orientation import give_orientation, given_orientation
+
+#: The usual ones, letters of columns, rows and slices, with who stores scans so.
+_USUAL = {
+    "LPS": "DICOM, ITK",
+    "LPI": "from the head down",
+    "RAS": "NIfTI",
+    "LAS": "NIfTI, FSL",
+    "LIA": "coronal, FreeSurfer",
+    "PIR": "sagittal",
+}
+_AXES = ("slices", "rows", "columns")  # of (z, y, x)
+_SIDES = {"R": "right", "L": "left", "A": "front", "P": "back", "S": "head", "I": "feet"}
+_CHOOSE = "Choose…"
+
+
+class OrientationCombo(QComboBox):
+    """Asks for the orientation of one layer's scan and keeps a valid answer on the layer."""
+
+    #: The answer is another one, or none any more.
+    answered = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._layer: Layer | None = None
+        self._axes: tuple[int, int, int] = (0, 1, 2)
+        self.setEditable(True)
+        self.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
+        # It would complete letters by the first line that begins with them.
+        self.setCompleter(None)
+        edit = self.lineEdit()
+        edit.setPlaceholderText(_CHOOSE)
+        # Cuts a chosen line to its letters, which are all there is to edit.
+        edit.setMaxLength(3)
+        self.editTextChanged.connect(self._keep)
+
+    def wheelEvent(self, event: Any) -> None:
+        """Nothing: scrolling past must not answer."""
+        event.ignore()
+
+    @property
+    def problem(self) -> str:
+        """Why the text is no orientation, in one sentence; "" if it is one."""
+        if not self.currentText():
+            return (
+                "Choose the orientation first: the scan does not say it, and this model tells "
+                "left from right."
+            )
+        try:
+            parse_orientation(self.currentText())
+        except InputError as error:
+            return str(error)
+        return ""
+
+    def ask(self, layer: Layer | None, stored: Volume | None) -> None:
+        """Ask about this layer's scan, as stored; with None about nothing.
+
+        What is being typed about a layer stays when it is asked about again.
+        """
+        if stored is None or layer is None:
+            self._layer = None
+        elif layer is not self._layer or stored.stored_axes != self._axes:
+            self._layer, self._axes = layer, stored.stored_axes
+            self.blockSignals(True)
+            self.clear()
+            self.addItems([_line(usual, self._axes) for usual in _USUAL])
+            self.setCurrentIndex(-1)
+            self.setEditText(given_orientation(layer, self._axes))
+            self.blockSignals(False)
+            self.view().setMinimumWidth(self.view().sizeHintForColumn(0) + 20)
+
+    def _keep(self, text: str) -> None:
+        if self._layer is None:
+            return
+        letters = "" if self.problem else parse_orientation(text)
+        if letters and letters != text:
+            self.setEditText(letters)  # and comes back with it
+            return
+        give_orientation(self._layer, letters, self._axes)
+        self.answered.emit()
+
+
+def _line(usual: str, axes: tuple[int, int, int]) -> str:
+    """As in "LPS  columns → left, rows → back, slices → head (DICOM, ITK)"."""
+    letters = [usual[2 - axis] for axis in axes]
+    runs = [f"{_AXES[axis]} → {_SIDES[letter]}" for axis, letter in zip(axes, letters, strict=True)]
+    return f"{''.join(letters)}  {', '.join(runs)} ({_USUAL[usual]})"
+
+
+def orientation_tip(stored: Volume) -> str:
+    """What to answer for this scan."""
+    order = [f"{_AXES[axis]} ({stored.shape[-3:][axis]})" for axis in stored.stored_axes]
+    letters = ", ".join(f"{letter} {side}" for letter, side in _SIDES.items())
+    return (
+        "Where the axes of the stored array point in the patient, a letter for each axis,\n"
+        f"in the order in which the file stores them. Here: {', '.join(order)}.\n"
+        f"{letters}. Any three may be typed.\n"
+        "The edges of the picture show what you chose; the file is not changed."
+    )
