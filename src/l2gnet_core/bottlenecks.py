@@ -28,13 +28,15 @@ from l2gnet_core.transport import TransportPlan, transport_codes, transport_toke
 
 @dataclass(frozen=True)
 class BottleneckOutput:
-    """features (B,d,h,w) for the decoder; commitment, a scalar; codes (B,h,w) and plan where the
-    architecture has them."""
+    """features (B,d,h,w) for the decoder; commitment, a scalar; codes (B,h,w), plan and
+    code_error (B,h,w), each token's mean squared distance to its code, where the architecture has
+    them."""
 
     features: Tensor
     commitment: Tensor
     codes: Tensor | None = None
     plan: TransportPlan | None = None
+    code_error: Tensor | None = None
 
 
 def as_tokens(features: Tensor) -> Tensor:
@@ -79,6 +81,7 @@ class Codes(nn.Module):
             as_map(quantized.tokens, features),
             quantized.commitment,
             quantized.codes.reshape(batch, height, width),
+            code_error=quantized.error.reshape(batch, height, width),
         )
 
 
@@ -155,6 +158,7 @@ class CodesWithAttention(nn.Module):
             features + self.fusion(torch.cat(parts, 1)),
             quantized.commitment,
             quantized.codes.reshape(batch, height, width),
+            code_error=quantized.error.reshape(batch, height, width),
         )
 
 
@@ -196,7 +200,8 @@ class CodesWithTransport(nn.Module):
         parts = [features, as_map(quantized.tokens, features), as_map(returned, features)]
         codes = quantized.codes.reshape(batch, height, width)
         fused = features + self.fusion(torch.cat(parts, 1))
-        return BottleneckOutput(fused, quantized.commitment, codes, plan)
+        error = quantized.error.reshape(batch, height, width)
+        return BottleneckOutput(fused, quantized.commitment, codes, plan, error)
 
 
 def build_bottleneck(config: NetworkConfig) -> nn.Module:

@@ -35,6 +35,24 @@ class Expectations:
 
 
 @dataclass(frozen=True)
+class CodeStatistics:
+    """Which codes a model's training scans use.
+
+    `counts` has the cells of all training slices by code. `distances` are those of single
+    scans from all other patients' together, ascending, a few dozen at most
+    (`l2gnet_core.inspect.populations` says how they are measured).
+    """
+
+    counts: tuple[int, ...]
+    distances: tuple[float, ...] = ()
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> CodeStatistics:
+        """Read what `ModelCard.to_json` wrote: JSON has no tuples."""
+        return cls(tuple(map(int, values["counts"])), tuple(map(float, values["distances"])))
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """Everything about a model but its weights; stored beside them in the checkpoint.
 
@@ -46,7 +64,8 @@ class ModelCard:
     to it. `sides` is the range, in pixels, of the longer side of the slices learnt from; slices
     outside of it are brought to its middle, unless `spacing` already says how large they are seen.
     `clean_up` is how masks are tidied unless the user chooses otherwise. `scores` maps structure
-    names to measures ({"dice": …, "hd95": …}) on the patients of `split["test"]`.
+    names to measures ({"dice": …, "hd95": …}) on the patients of `split["test"]`. `codes` says
+    which codes the training scans use, for models that have codes.
     """
 
     name: str
@@ -67,6 +86,7 @@ class ModelCard:
     training: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     weaknesses: tuple[str, ...] = ()
+    codes: CodeStatistics | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that `from_json` reads back."""
@@ -85,6 +105,7 @@ class ModelCard:
                 "clean_up": CleanUp(**values.get("clean_up", {})),
                 "expects": Expectations.from_json(values["expects"]),
                 "weaknesses": tuple(values["weaknesses"]),
+                "codes": CodeStatistics.from_json(values["codes"]) if values.get("codes") else None,
             }
         )
 

@@ -8,6 +8,8 @@ from typing import Any
 
 #: What may stand between encoder and decoder; `l2gnet_core.bottlenecks` says what each one does.
 ARCHITECTURES = ("unet", "attnunet", "vqunet", "transunet", "synergynet", "l2gnet")
+#: Those whose bottleneck is quantised: there is something to look at.
+WITH_CODES = ("vqunet", "synergynet", "l2gnet")
 
 
 @dataclass(frozen=True)

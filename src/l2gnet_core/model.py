@@ -16,14 +16,16 @@ from l2gnet_core.transport import TransportPlan
 class NetworkOutput:
     """logits (B,classes,H,W); `coarser` ones (B,classes,H/2,W/2), … while training a network with
     deep supervision; commitment, a scalar, zero without codes; codes (B,h,w) where the
-    architecture has codes; plan where it has transport (tokens to references while training, codes
-    to references at inference)."""
+    architecture has codes, and with them code_error (B,h,w), each token's mean squared distance to
+    its code; plan where it has transport (tokens to references while training, codes to references
+    at inference)."""
 
     logits: Tensor
     coarser: tuple[Tensor, ...]
     commitment: Tensor
     codes: Tensor | None
     plan: TransportPlan | None
+    code_error: Tensor | None = None
 
 
 class SegmentationNetwork(nn.Module):
@@ -47,7 +49,12 @@ class SegmentationNetwork(nn.Module):
         bottleneck = self.bottleneck(deepest)
         logits, *coarser = self.decoder([*skips, bottleneck.features])
         return NetworkOutput(
-            logits, tuple(coarser), bottleneck.commitment, bottleneck.codes, bottleneck.plan
+            logits,
+            tuple(coarser),
+            bottleneck.commitment,
+            bottleneck.codes,
+            bottleneck.plan,
+            bottleneck.code_error,
         )
 
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.errors import InputError
+from l2gnet_core.inspect.look import SliceLook, check_codes, slice_looks
+from l2gnet_core.model import NetworkOutput
 from l2gnet_core.preprocess import (
     intensity_window,
     neighbours,
@@ -31,12 +33,24 @@ BATCH_PIXELS = {"cpu": 2 * 256 * 256, "cuda": 32 * 256 * 256}
 @dataclass(frozen=True)
 class SlicePrediction:
     """One finished slice: labels (H,W) of label ids, its index along the slicing axis, the device
-    that computed it, and a sentence if that device is not the one asked for."""
+    that computed it, a sentence if that device is not the one asked for, and, where that was asked
+    for, what the network saw."""
 
     index: int
     labels: NDArray[np.uint8] | NDArray[np.uint16]
     device: str
     notice: str | None = None
+    look: SliceLook | None = None
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """classes: (B,H,W), uint8 on the CPU. probabilities: (B,classes,H,W), added up over the views.
+    upright: the network's output for the slices as they are."""
+
+    classes: Tensor
+    probabilities: Tensor
+    upright: NetworkOutput
 
 
 def choose_device(wanted: str = "auto") -> tuple[str, str]:
@@ -68,6 +82,7 @@ def predict_slices(
     axis: int,
     order: Sequence[int] | None = None,
     device: str = "cpu",
+    looks: bool = False,
 ) -> Iterator[SlicePrediction | None]:
     """Segment slices of a scan (z,y,x) along `axis`, yielding each when it is done.
 
@@ -78,9 +93,12 @@ def predict_slices(
 
     `order` names the slices, in the order they are wanted; all of them by default. Intensities are
     scaled by the whole scan, so a slice comes out the same alone and among others. When the GPU's
-    memory does not suffice, smaller batches are tried, then the CPU. Raises InputError for a scan
-    of unknown orientation if the model needs it.
+    memory does not suffice, smaller batches are tried, then the CPU. With `looks`, each slice comes
+    with what the network saw (`l2gnet_core.inspect.look`). Raises InputError for a scan of unknown
+    orientation if the model needs it, and for looks into a model without codes.
     """
+    if looks:
+        check_codes(model.network.config)
     lookup = label_lookup(model.card)
     view = slice_view(model.card, grid, axis)
     slices = view.stack(scan)
@@ -97,8 +115,8 @@ def predict_slices(
         seen = slices[neighbours(places, len(slices), count, view.step)]
         images = torch.from_numpy(normalise(seen, window))
         try:
-            for classes in _classes(model, images, view.size, device):
-                if classes is None:
+            for answer in _answers(model, images, view.size, device):
+                if answer is None:
                     yield None
         except torch.cuda.OutOfMemoryError:  # PyTorch 2.4 has no torch.OutOfMemoryError
             if batch > 1:
@@ -119,22 +137,30 @@ def predict_slices(
                 "other programs, or use a smaller image."
             ) from error
         waiting = waiting[batch:]
-        assert classes is not None
-        for index, one in zip(indices, classes.numpy(), strict=True):
-            yield SlicePrediction(index, lookup[view.stored(one)], device, notice)
+        assert answer is not None
+        seen_of: list[SliceLook] | list[None] = [None] * len(indices)
+        if looks:
+            shares = answer.probabilities / model.card.views
+            seen_of = slice_looks(answer.upright, shares, view)
+        classes = answer.classes.numpy()
+        # A GPU's memory is not kept while whoever consumes the generator is busy.
+        del answer
+        for index, one, look in zip(indices, classes, seen_of, strict=True):
+            yield SlicePrediction(index, lookup[view.stored(one)], device, notice, look)
             notice = None
 
 
-def _classes(
+def _answers(
     model: Model, images: Tensor, size: tuple[int, int], device: str
-) -> Iterator[Tensor | None]:
-    """Class indices (B,H,W), uint8 on the CPU, of images (B,C,H,W) that the network sees at
-    another size, after a None for each pass that is not the last."""
+) -> Iterator[_Answer | None]:
+    """The answer for images (B,C,H,W) that the network sees at another size, after a None for each
+    pass that is not the last."""
     network = model.network.to(device)
     seen = resized(images.to(device), size)
     padded = pad_to_multiple(seen, network.config.stride)
     padded = padded.contiguous(memory_format=torch.channels_last)
     total: Tensor | None = None
+    upright: NetworkOutput | None = None
     # A model without left and right sees each quarter turn; together they make its answer turn
     # with the scan.
     for turns in range(model.card.views):
@@ -145,13 +171,15 @@ def _classes(
             torch.inference_mode(),
             torch.autocast(device, torch.float16, enabled=device == "cuda"),
         ):
-            logits = network(padded.rot90(turns, (2, 3))).logits
-            probabilities = logits.float().softmax(1).rot90(-turns, (2, 3))
+            output = network(padded.rot90(turns, (2, 3)))
+            probabilities = output.logits.float().softmax(1).rot90(-turns, (2, 3))
             total = probabilities if total is None else total + probabilities
+            upright = upright or output
     assert total is not None
+    assert upright is not None
     # Resized before the decision, not after it, so that borders stay smooth.
     total = resized(total[:, :, : size[0], : size[1]], images.shape[-2:])
-    yield total.argmax(1).to("cpu", torch.uint8)
+    yield _Answer(total.argmax(1).to("cpu", torch.uint8), total, upright)
 
 
 def label_lookup(card: ModelCard) -> NDArray[np.uint8] | NDArray[np.uint16]:

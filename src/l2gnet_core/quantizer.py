@@ -19,11 +19,13 @@ from l2gnet_core.processes import gathered
 @dataclass(frozen=True)
 class Quantized:
     """tokens: (B,n,d), codes with straight-through gradient. codes: (B,n) indices.
-    commitment: scalar, mean ‖z − sg[c]‖² per channel."""
+    commitment: scalar, mean ‖z − sg[c]‖² per channel. error: (B,n), the same of each token, without
+    gradient."""
 
     tokens: Tensor
     codes: Tensor
     commitment: Tensor
+    error: Tensor
 
 
 class Codebook(nn.Module):
@@ -60,10 +62,11 @@ class Codebook(nn.Module):
             codes = self.nearest(tokens.detach())
             nearest = F.embedding(codes, self.vectors)
             commitment = F.mse_loss(tokens, nearest)
-            straight = tokens + (nearest - tokens).detach()
+            change = (nearest - tokens).detach()
+            straight = tokens + change
             if self.training:
                 self._update(everyone.detach(), gathered(codes))
-        return Quantized(straight, codes, commitment)
+        return Quantized(straight, codes, commitment, change.square().mean(-1))
 
     def _start(self, tokens: Tensor) -> None:
         """Begin with codes drawn from the first batch, so that none starts far from all data."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from l2gnet_core.augment import Augmentation
@@ -20,12 +21,14 @@ from l2gnet_core.checkpoint import (
     read_card,
     save_model,
 )
-from l2gnet_core.config import preset
+from l2gnet_core.config import WITH_CODES, preset
 from l2gnet_core.data import Dataset, TrainingCase, load_frames, median_spacing
 from l2gnet_core.errors import InputError
+from l2gnet_core.inspect.look import code_vectors
+from l2gnet_core.inspect.populations import code_statistics
 from l2gnet_core.model import build
 from l2gnet_core.phantom import cardiac_phantom
-from l2gnet_core.preprocess import intensity_window, normalise
+from l2gnet_core.preprocess import intensity_window, neighbours, normalise, pad_to_multiple
 from l2gnet_core.sampling import Sampler
 from l2gnet_core.sides import mirror_pairs
 from l2gnet_core.split import SPLIT_FILE, Split, checked_split, read_split, split_patients
@@ -74,7 +77,8 @@ def train_dataset(
 ) -> Iterator[Progress]:
     """Train on a dataset folder, yielding progress; the model file holds the best epoch so far.
 
-    With several devices, each runs the whole program; all but the first yield nothing. Stopping the
+    A model with codes also gets the statistics of its training scans' codes, at the end. With
+    several devices, each runs the whole program; all but the first yield nothing. Stopping the
     generator loses at most `training.save_every_seconds` of work: run again with `resume`. Raises
     InputError for a dataset or run folder that cannot be used.
     """
@@ -103,11 +107,12 @@ def train_dataset(
     if settings.resample:
         augmentation = replace(augmentation, scale=RESAMPLED_SCALE)
 
-    def frames(part: Part) -> list[TrainingCase]:
+    def frames(part: Part) -> list[tuple[str, TrainingCase]]:
         found = split.cases(dataset, part)
-        return [frame for case in found for frame in load_frames(case, card)]
+        return [(case.patient, frame) for case in found for frame in load_frames(case, card)]
 
-    cases, tuning = frames("train"), frames("tuning")
+    of_patients = frames("train")
+    cases, tuning = ([frame for _, frame in part] for part in (of_patients, frames("tuning")))
     extra = _phantom_cases(training.extra_share)
     sampler = Sampler(
         cases, augmentation, settings.slices, training.seed, extra, training.extra_share
@@ -144,6 +149,31 @@ def train_dataset(
                 trainer.save()
                 saved = progress.seconds
             yield progress
+    if network.config.architecture in WITH_CODES:
+        _add_code_statistics(settings.folder / MODEL_FILE, of_patients, settings.device)
+
+
+def _add_code_statistics(
+    file: Path, frames: Sequence[tuple[str, TrainingCase]], device: str
+) -> None:
+    """Complete a finished run's card; frames come with the patient they are of."""
+    model = load_model(file, device)
+    if model.card.codes is not None:
+        return
+    network = model.network
+    scans = []
+    for patient, frame in frames:
+        count, used = len(frame.image), np.zeros(network.config.codes, np.int64)
+        for indices in torch.arange(count).split(4):
+            seen = neighbours(indices.tolist(), count, network.config.in_channels, frame.step)
+            batch = pad_to_multiple(frame.image[seen].float(), network.config.stride)
+            with torch.inference_mode():
+                codes = network(batch.to(device)).codes
+            assert codes is not None
+            used += np.bincount(codes.flatten().cpu().numpy(), minlength=len(used))
+        scans.append((patient, used))
+    statistics = code_statistics(scans, code_vectors(network))
+    save_model(file, network, replace(model.card, codes=statistics))
 
 
 def write_choices(folder: Path, choices: Mapping[str, Any]) -> None:

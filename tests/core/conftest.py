@@ -16,6 +16,7 @@ import torch
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import MODEL_FILE, Model, save_model
+from l2gnet_core.cli import main
 from l2gnet_core.config import preset
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.model import build
@@ -89,6 +90,45 @@ def scan() -> np.ndarray:
     z, y, x = np.mgrid[0:3, 0:41, 0:53]
     waves = np.sin(x / 5 + z) + np.cos(y / 7) + 0.3 * rng.standard_normal(x.shape)
     return (200 + 100 * waves).astype(np.int16)
+
+
+@pytest.fixture
+def l2gnet(capsys):
+    """Run the command in this process; returns (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            main([str(argument) for argument in arguments])
+            code = 0
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def refused(l2gnet):
+    """The command must end with 2 and one line on stderr, which is returned."""
+
+    def run(*arguments: object) -> str:
+        code, out, err = l2gnet(*arguments)
+        assert code == 2
+        assert out == ""
+        assert err.endswith("\n")
+        assert err.count("\n") == 1
+        assert "Traceback" not in err
+        assert err.startswith("l2gnet: ")
+        return err
+
+    return run
+
+
+@pytest.fixture
+def image(save_scan, scan, tmp_path):
+    return save_scan(tmp_path / "in" / "a.nii.gz", scan)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from l2gnet_core.card import Expectations, ModelCard
+from l2gnet_core.card import CodeStatistics, Expectations, ModelCard
 from l2gnet_core.catalog import find_model, models, user_folder
 from l2gnet_core.checkpoint import FORMAT, MODEL_FILE, load_model, read_card, save_model
 from l2gnet_core.cleanup import CleanUp
@@ -35,6 +35,7 @@ CARD = ModelCard(
     training={"steps": 3, "settings": {"scale": [0.6, 1.6]}},
     scores={"LV": {"dice": 0.9, "hd95": 3.0}},
     weaknesses=("Apex.", "Base."),
+    codes=CodeStatistics((3, 0, 5), (0.1, 0.25)),
 )
 
 
@@ -58,6 +59,13 @@ def test_cards_from_before_left_and_right_can_be_read():
     assert (card.oriented, card.spacing) == (False, None)
     shipped = read_card(find_model("cardiac-cine"))
     assert (shipped.oriented, shipped.spacing) == (False, None)
+
+
+def test_cards_from_before_code_statistics_can_be_read():
+    values = CARD.to_json()
+    del values["codes"]
+    assert ModelCard.from_json(values).codes is None
+    assert ModelCard.from_json({**values, "codes": None}).codes is None
 
 
 @pytest.mark.parametrize("spacing", [[1, 2], [1, 2, 0], [1, -2, 3], [1, 2, "x"], 3, [1, 2, 1e999]])

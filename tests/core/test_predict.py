@@ -25,13 +25,13 @@ def model(make_model):
 @pytest.fixture
 def calls(monkeypatch):
     """The sizes of the batches that were computed."""
-    sizes, compute = [], predict._classes
+    sizes, compute = [], predict._answers
 
     def counted(model, images, *more):
         sizes.append(len(images))
         return compute(model, images, *more)
 
-    monkeypatch.setattr(predict, "_classes", counted)
+    monkeypatch.setattr(predict, "_answers", counted)
     return sizes
 
 
@@ -176,7 +176,7 @@ def test_batches_hold_as_many_slices_as_the_device_likes(model, scan, calls, mon
 
 def test_when_memory_is_short_smaller_batches_do(model, scan, monkeypatch):
     wanted = whole(model, scan, 1)
-    sizes, compute = [], predict._classes
+    sizes, compute = [], predict._answers
 
     def greedy(model, images, *more):
         sizes.append(len(images))
@@ -184,7 +184,7 @@ def test_when_memory_is_short_smaller_batches_do(model, scan, monkeypatch):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
         return compute(model, images, *more)
 
-    monkeypatch.setattr(predict, "_classes", greedy)
+    monkeypatch.setattr(predict, "_answers", greedy)
     monkeypatch.setitem(predict.BATCH_PIXELS, "cpu", 4 * 3 * 53)
     done = list(sliced(model, scan, 1))
     assert sizes == [4, 2, *[1] * 41]  # what was learnt is kept
@@ -196,14 +196,14 @@ def test_when_memory_is_short_smaller_batches_do(model, scan, monkeypatch):
 
 
 def test_when_the_gpu_does_not_suffice_the_cpu_does(model, scan, monkeypatch):
-    wanted, compute = whole(model, scan), predict._classes
+    wanted, compute = whole(model, scan), predict._answers
 
     def no_gpu(model, images, size, device):
         if device == "cuda":
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
         return compute(model, images, size, device)
 
-    monkeypatch.setattr(predict, "_classes", no_gpu)
+    monkeypatch.setattr(predict, "_answers", no_gpu)
     done = list(sliced(model, scan, 0, device="cuda"))
     assert [slice.device for slice in done] == ["cpu"] * 3
     assert "CPU" in done[0].notice
@@ -214,7 +214,7 @@ def test_when_nothing_suffices_the_error_is_passed_on(model, scan, monkeypatch):
     def never(*_):
         raise torch.cuda.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(predict, "_classes", never)
+    monkeypatch.setattr(predict, "_answers", never)
     with pytest.raises(torch.cuda.OutOfMemoryError):
         list(sliced(model, scan, 0))
 

@@ -19,8 +19,10 @@ from l2gnet_core.checkpoint import MODEL_FILE, load_model, read_card
 from l2gnet_core.config import preset
 from l2gnet_core.data import TrainingCase, open_dataset
 from l2gnet_core.errors import InputError
+from l2gnet_core.files import read_volume
 from l2gnet_core.losses import segmentation_loss
 from l2gnet_core.model import build
+from l2gnet_core.predict import predict_slices
 from l2gnet_core.sampling import Sampler
 from l2gnet_core.train import STATE_FILE, Trainer, TrainingConfig, make_fabric
 from l2gnet_core.training_log import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER
@@ -395,3 +397,30 @@ def test_left_and_right_need_a_plane_and_no_phantoms(dataset, tmp_path, one_sent
         with pytest.raises(InputError, match=says) as error:
             run(dataset, tmp_path / "run", training, **settings)
         one_sentence(error.value)
+
+
+@pytest.mark.parametrize("architecture", ["l2gnet", "unet"])
+def test_a_finished_run_knows_the_codes_of_its_training_scans(dataset, tmp_path, architecture):
+    folder = tmp_path / "run"
+    run(dataset, folder, stop_after=STEPS - 1, architecture=architecture)
+    if (folder / MODEL_FILE).is_file():
+        assert read_card(folder / MODEL_FILE).codes is None
+    run(dataset, folder, resume=True, architecture=architecture)
+    known = read_card(folder / MODEL_FILE).codes
+    if architecture == "unet":
+        assert known is None
+        return
+    model = load_model(folder / MODEL_FILE)
+    counts = np.zeros(32, int)
+    for patient in model.card.split["train"]:
+        scan = read_volume(dataset / "images" / f"{patient}_frame01.nii.gz")
+        for done in predict_slices(model, scan.data, scan, 0, looks=True):
+            counts += np.bincount(done.look.codes.ravel(), minlength=32)
+    # Half precision in training and sums in other batches may move a token to another code.
+    assert np.abs(counts - known.counts).sum() <= 0.05 * counts.sum()
+    assert sum(known.counts) == counts.sum() == 4 * 2 * 9
+    assert len(known.distances) == 4
+    # A resume of a finished run changes nothing.
+    before = (folder / MODEL_FILE).read_bytes()
+    run(dataset, folder, resume=True)
+    assert (folder / MODEL_FILE).read_bytes() == before

@@ -135,7 +135,31 @@ def _real_values(
 def write(path: Path, labels: npt.NDArray[Any], like: Volume | Grid, text: LabelText) -> None:
     """Write a mask, read it back and compare; see l2gnet_core.files.write_labels."""
     header, stored_shape = mask_header(like, tuple(labels.shape), labels.dtype, text)
-    voxels = labels.T.reshape(stored_shape, order="F").astype(header.get_data_dtype(), copy=False)
+    _write(path, labels, header, stored_shape, text)
+
+
+def write_map(path: Path, values: npt.NDArray[np.float32], like: Volume | Grid) -> None:
+    """Write numbers that are no labels, such as an uncertainty, in the grid of a scan.
+
+    values: (z,y,x), or (t,z,y,x) for several of each voxel; `like` has this shape. The path ends
+    in .nii or .nii.gz. Errors: OutputError.
+    """
+    header, stored_shape = mask_header(like, tuple(values.shape), values.dtype, LabelText())
+    # The extension with label names would make it a mask for our own reader.
+    header["intent_code"] = 0
+    header.extensions.clear()
+    header["vox_offset"] = header.single_vox_offset
+    _write(path, values, header, stored_shape, LabelText())
+
+
+def _write(
+    path: Path,
+    values: npt.NDArray[Any],
+    header: Any,
+    stored_shape: tuple[int, ...],
+    text: LabelText,
+) -> None:
+    voxels = values.T.reshape(stored_shape, order="F").astype(header.get_data_dtype(), copy=False)
 
     def write_to(file: BinaryIO) -> None:
         packed = path.name.lower().endswith(".gz")
@@ -151,7 +175,7 @@ def write(path: Path, labels: npt.NDArray[Any], like: Volume | Grid, text: Label
     def check(written: Path) -> None:
         again, _ = read(written)
         expected = geometry(written, header, text, [])[0]
-        if not (np.array_equal(again.data, labels) and np.array_equal(again.affine, expected)):
+        if not (np.array_equal(again.data, values) and np.array_equal(again.affine, expected)):
             raise OutputError(f"{path} did not read back as it was written: check the disk.")
 
     replace_file(path, ".nii.gz" if path.name.lower().endswith(".gz") else ".nii", write_to, check)

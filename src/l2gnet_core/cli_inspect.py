@@ -1,0 +1,71 @@
+"""`l2gnet inspect`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from l2gnet_core.catalog import DEFAULT_MODEL
+from l2gnet_core.cli_parts import ProgressBar, device_option
+from l2gnet_core.errors import InputError
+
+
+@click.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write to."
+)
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name, file or folder.")
+@device_option
+@click.option(
+    "--axis",
+    type=click.IntRange(0, 2),
+    help="Slice along this axis of the stored array, whatever the model's card says.",
+)
+@click.option(
+    "--orientation",
+    metavar="LPS",
+    help="What the axes of the stored array grow to (L/R, P/A, I/S), for scans that do not say.",
+)
+@click.option(
+    "--frame",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Which frame of a time series, counting from 0.",
+)
+def inspect(
+    image: Path,
+    output: Path,
+    model: str,
+    device: str,
+    axis: int | None,
+    orientation: str | None,
+    frame: int,
+) -> None:
+    """Show what a model saw of a scan: its codes, transport plans and doubts.
+
+    The folder gets one page to open in a browser (index.html), its pictures, tables as JSON, and
+    maps as NIfTI on the scan's grid.
+    """
+    if output.exists() and not output.is_dir():
+        raise InputError(f"Expected a folder to write to, but {output} is a file; give a folder.")
+    from l2gnet_core.volume import parse_orientation
+
+    orientation = parse_orientation(orientation) if orientation is not None else None
+    from l2gnet_core.catalog import find_model
+    from l2gnet_core.checkpoint import load_model
+    from l2gnet_core.inspect.report import PAGE_FILE, inspect_file
+    from l2gnet_core.predict import choose_device
+
+    device, _ = choose_device(device)
+    loaded = load_model(find_model(model), device)
+    with ProgressBar(1.0, "Inspecting") as bar:
+        for step in inspect_file(image, loaded, output, device, axis, orientation, frame):
+            bar.reach(step.done)
+            for warning in step.warnings:
+                click.echo(f"{image.name}: {warning}", err=True)
+    if sys.stderr.isatty():
+        click.echo(f"open {output / PAGE_FILE} in a browser", err=True)

@@ -1,0 +1,118 @@
+"""Where the cells of the code map lie on a scan's voxels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2gnet_core.slice_view import SliceView
+
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True, eq=False)
+class CellGrid:
+    """The cells (tokens) of all slices of a scan (z,y,x), and the voxels that each one covers.
+
+    A cell is a block of stride×stride pixels of a slice as the network sees it – after flips,
+    resizing and padding – so its centre lies half a cell from its corner, and the last cells may
+    hang over the scan's edge. Arrays of cells are (n,h,w): slices as they are stored along `axis`,
+    then the two other axes of (z,y,x) in their order.
+
+    shape: of the scan, (z,y,x). size: (h,w). rows, columns: the cell row (column) of every voxel
+    along the first (second) of the other axes. pitch: voxels from one cell to the next along each
+    of z,y,x. start: the voxel coordinates (z,y,x) of the centre of cell (0,0,0).
+    """
+
+    axis: int
+    shape: tuple[int, int, int]
+    size: tuple[int, int]
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    pitch: tuple[float, float, float]
+    start: tuple[float, float, float]
+
+    @property
+    def count(self) -> int:
+        """Number of slices."""
+        return self.shape[self.axis]
+
+    def on_slice(self, cells: NDArray[Any]) -> NDArray[Any]:
+        """Values (h,w) of one slice's cells on its pixels, as the scan stores them."""
+        return cells.take(self.columns, 1).take(self.rows, 0)
+
+    def on_scan(self, cells: NDArray[Any]) -> NDArray[Any]:
+        """Values (n,h,w) of cells on the voxels (z,y,x)."""
+        # Columns first: the long copies are then of whole rows.
+        return np.moveaxis(cells.take(self.columns, 2).take(self.rows, 1), 0, self.axis)
+
+    def in_scan_order(self, cells: NDArray[Any]) -> NDArray[Any]:
+        """Cells (n,h,w) with their axes as (z,y,x): what lies on the scan at `pitch` and `start`,
+        one array element a cell."""
+        return np.moveaxis(cells, 0, self.axis)
+
+    def at(self, voxel: tuple[int, int, int]) -> tuple[int, int, int]:
+        """The cell (slice, row, column) that covers a voxel (z,y,x)."""
+        across = [voxel[axis] for axis in range(3) if axis != self.axis]
+        return voxel[self.axis], int(self.rows[across[0]]), int(self.columns[across[1]])
+
+    def box(self, index: int, rows: slice, columns: slice) -> Box:
+        """The voxels (z,y,x) that a rectangle of one slice's cells covers, as slices."""
+        across = [
+            slice(*np.searchsorted(of, (wanted.start, wanted.stop)).tolist())
+            for of, wanted in ((self.rows, rows), (self.columns, columns))
+        ]
+        across.insert(self.axis, slice(index, index + 1))
+        return across[0], across[1], across[2]
+
+    def counts(self, mask: NDArray[Any], ids: list[int]) -> NDArray[np.int32]:
+        """(n,h,w,len(ids)): how many voxels of each cell have each value in mask (z,y,x); other
+        values are not counted."""
+        place = np.full(max([int(mask.max(initial=0)), *ids]) + 1, len(ids))
+        place[ids] = np.arange(len(ids))
+        bins = len(ids) + 1
+        h, w = self.size
+        cell = (self.rows[:, None] * w + self.columns) * bins
+        found = np.empty((self.count, h, w, bins), np.int32)
+        for one, out in zip(np.moveaxis(mask, self.axis, 0), found, strict=True):
+            counted = np.bincount((cell + place[one]).ravel(), minlength=out.size)
+            out[...] = counted.reshape(out.shape)
+        return found[..., :-1]
+
+    def affine(self, of_scan: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(4,4) from cell (x,y,z) to RAS+ mm, given that of the scan's voxels."""
+        to_voxels = np.diag([*self.pitch[::-1], 1.0])
+        to_voxels[:3, 3] = self.start[::-1]
+        return np.asarray(of_scan @ to_voxels)
+
+
+def cell_grid(view: SliceView, stride: int) -> CellGrid:
+    """The cells of a network of that stride that sees a scan through a view."""
+    shape, pitch, start = [0, 0, 0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]
+    shape[view.axes[0]] = view.shape[0]
+    size, of_voxels = [], []
+    for axis in sorted(view.axes[1:]):
+        at = view.axes.index(axis)
+        pixels, seen = view.shape[at], view.size[at - 1]
+        cells = -(-seen // stride)
+        # Of the pixel whose centre is at (p + ½) of `pixels`; in integers, so exact.
+        of_voxel = (2 * np.arange(pixels) + 1) * seen // (2 * pixels * stride)
+        shape[axis], pitch[axis] = pixels, stride * pixels / seen
+        start[axis] = (pitch[axis] - 1) / 2
+        if view.flipped[at]:
+            of_voxel = cells - 1 - of_voxel[::-1]
+            start[axis] = pixels - 1 - start[axis] - (cells - 1) * pitch[axis]
+        size.append(cells)
+        of_voxels.append(of_voxel.astype(np.intp))
+    return CellGrid(
+        view.axes[0],
+        (shape[0], shape[1], shape[2]),
+        (size[0], size[1]),
+        of_voxels[0],
+        of_voxels[1],
+        (pitch[0], pitch[1], pitch[2]),
+        (start[0], start[1], start[2]),
+    )

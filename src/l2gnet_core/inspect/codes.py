@@ -1,0 +1,89 @@
+"""Which codes a scan uses, which structures they carry, and where they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2gnet_core.inspect.cells import Box
+from l2gnet_core.inspect.look import Look
+
+
+def code_counts(look: Look) -> NDArray[np.int64]:
+    """(K,): how many cells of the slices seen have each code."""
+    codes = look.codes[look.seen].ravel()
+    return np.bincount(codes, minlength=len(look.vectors)).astype(np.int64)
+
+
+def perplexity(counts: NDArray[np.integer]) -> float:
+    """exp(entropy) of a histogram of codes: how many codes, all used alike, are as varied.
+
+    1 = a single code; 0 for an empty histogram.
+    """
+    share = counts[counts > 0] / max(1, counts.sum())
+    return float(np.exp(-(share * np.log(share)).sum())) if len(share) else 0.0
+
+
+def dead_codes(counts: NDArray[np.integer]) -> list[int]:
+    """Codes that no cell has."""
+    return [int(code) for code in np.flatnonzero(counts == 0)]
+
+
+def organ_table(look: Look, voxels: NDArray[np.int32]) -> NDArray[np.int64]:
+    """(K,L): how many voxels of each structure lie in cells of each code.
+
+    voxels: (n,h,w,L), voxels of each structure in each cell, from `CellGrid.counts`.
+    """
+    seen = look.seen
+    table = np.zeros((len(look.vectors), voxels.shape[-1]), np.int64)
+    np.add.at(table, look.codes[seen].ravel(), voxels[seen].reshape(-1, voxels.shape[-1]))
+    return table
+
+
+def purity(table: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(K,): share of a code's voxels that its commonest structure (or background) has; 1 = the code
+    means one thing. nan for codes without voxels."""
+    total = table.sum(1)
+    share: NDArray[np.float64] = np.full(len(table), np.nan)
+    np.divide(table.max(1), total, out=share, where=total > 0)
+    return share
+
+
+def code_colors(vectors: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """(K,3) RGB: the same for a model every time, and alike for codes that are alike.
+
+    vectors: (K,d). Red, green and blue are the ranks along the first three principal components.
+    """
+    centred = vectors.astype(np.float64) - vectors.mean(0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    colors = np.full((len(vectors), 3), 128, np.uint8)
+    for channel, axis in enumerate(axes[:3]):
+        # A component's sign is arbitrary.
+        along = centred @ axis * np.sign(axis[np.abs(axis).argmax()])
+        rank = along.argsort().argsort()
+        colors[:, channel] = np.rint(40 + 200 * rank / max(1, len(rank) - 1))
+    return colors
+
+
+@dataclass(frozen=True)
+class Example:
+    """A cell that has a code: (slice, row, column), the voxels (z,y,x) it covers, and how far its
+    token is from the code (mean squared distance per channel)."""
+
+    cell: tuple[int, int, int]
+    box: Box
+    error: float
+
+
+def examples(look: Look, code: int, most: int = 10) -> list[Example]:
+    """The cells most like a code, best first."""
+    where = np.argwhere(look.codes == code)
+    errors = look.error[tuple(where.T)]
+    best = np.argsort(errors, kind="stable")[:most]
+    found = []
+    for (index, row, column), error in zip(where[best].tolist(), errors[best], strict=True):
+        box = look.cells.box(index, slice(row, row + 1), slice(column, column + 1))
+        found.append(Example((index, row, column), box, float(error)))
+    return found

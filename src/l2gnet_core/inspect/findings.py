@@ -1,0 +1,140 @@
+"""Everything there is to say about one scan and one model, as plain numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2gnet_core.card import ModelCard
+from l2gnet_core.inspect.codes import (
+    code_counts,
+    dead_codes,
+    examples,
+    organ_table,
+    perplexity,
+    purity,
+)
+from l2gnet_core.inspect.look import Look
+from l2gnet_core.inspect.plans import code_plan, column_residual, organ_plan, partners
+from l2gnet_core.inspect.populations import Unlikeness, unlikeness
+from l2gnet_core.inspect.uncertainty import SliceDoubt, combined, ranked_slices, uncertainty_maps
+from l2gnet_core.volume import Grid
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """A look at a scan (z,y,x) with all that follows from it.
+
+    mask: the model's answer, untidied. names: of the columns of `table` and the rows and columns of
+    `between`, background first. table: (K,L) voxels. plan: (K,K), None without transport.
+    between: (L,L), see `organ_plan`. maps: on the voxels, "combined" among them. slices: the one to
+    check first is first, by softmax entropy. unlike: None if the card keeps no code statistics.
+    voxels: (n,h,w,L), of each structure in each cell.
+    """
+
+    card: ModelCard
+    grid: Grid
+    scan: NDArray[np.generic]
+    look: Look
+    mask: NDArray[np.integer]
+    names: list[str]
+    voxels: NDArray[np.int32]
+    counts: NDArray[np.int64]
+    table: NDArray[np.int64]
+    plan: NDArray[np.float64] | None
+    between: NDArray[np.float64] | None
+    maps: dict[str, NDArray[np.float32]]
+    slices: list[SliceDoubt]
+    unlike: Unlikeness | None
+
+    @property
+    def telling(self) -> list[int]:
+        """Codes with voxels of a structure, those with most of them first."""
+        structure = self.table[:, 1:].sum(1)
+        order = np.argsort(-structure, kind="stable")
+        return [int(code) for code in order if structure[code]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values without any voxels, and nothing of what the file is called. Codes and
+        references count from 1, slices from 0 as they are stored."""
+        cells, seen = self.look.cells, [int(code) for code in np.flatnonzero(self.counts)]
+        order = sorted(seen, key=lambda code: -int(self.counts[code]))
+        found: dict[str, Any] = {
+            "model": self.card.name,
+            "shape": self.grid.shape,
+            "slicing_axis": self.grid.stored_axes.index(cells.axis),
+            "cells": {"size": cells.size, "voxels_per_cell": cells.pitch},
+            "codes": len(self.counts),
+            "perplexity": round(perplexity(self.counts), 2),
+            "unused_codes": [code + 1 for code in dead_codes(self.counts)],
+            "check_first": [
+                {"slice": one.index, "expected_error": round(one.expected, 5)}
+                for one in self.slices
+            ],
+            "usage": [self._code(code) for code in order],
+        }
+        if self.unlike is not None:
+            found["distance_from_training"] = round(self.unlike.distance, 5)
+            found["percentile_of_training_scans"] = self.unlike.percentile
+        if self.between is not None:
+            found["column_residual"] = float(np.nanmax(column_residual(self.look)))
+            found["structures"] = self.names
+            found["plan_between_structures"] = np.round(self.between, 8).tolist()
+        return found
+
+    def _code(self, code: int) -> dict[str, Any]:
+        total = int(self.counts.sum())
+        pure = float(purity(self.table[code : code + 1])[0])
+        told: dict[str, Any] = {
+            "code": code + 1,
+            "cells": int(self.counts[code]),
+            "share": round(int(self.counts[code]) / total, 6),
+            "voxels": dict(zip(self.names, self.table[code].tolist(), strict=True)),
+            "purity": None if np.isnan(pure) else round(pure, 4),
+            "examples": [
+                {"slice": one.cell[0], "box_zyx": [[s.start, s.stop] for s in one.box]}
+                for one in examples(self.look, code, 3)
+            ],
+        }
+        if self.plan is not None:
+            told["partners"] = [
+                {
+                    "code": one.code + 1,
+                    "share": round(one.share, 5),
+                    "times_chance": round(one.times_chance, 3),
+                }
+                for one in partners(self.plan, code)
+            ]
+        return told
+
+
+def find(
+    card: ModelCard, grid: Grid, scan: NDArray[np.generic], look: Look, mask: NDArray[np.integer]
+) -> Findings:
+    """Work out everything about a scan (z,y,x) that has been looked at; mask is the answer."""
+    ids = [0, *(label.id for label in card.labels)]
+    voxels = look.cells.counts(mask, ids)
+    has_plans = look.plan_rows is not None
+    maps = uncertainty_maps(look, mask)
+    known = card.codes if card.codes and len(card.codes.counts) == len(look.vectors) else None
+    return Findings(
+        card=card,
+        grid=grid,
+        scan=scan,
+        look=look,
+        mask=mask,
+        names=["background", *(label.name for label in card.labels)],
+        voxels=voxels,
+        counts=code_counts(look),
+        table=organ_table(look, voxels),
+        plan=code_plan(look) if has_plans else None,
+        between=organ_plan(look, voxels) if has_plans else None,
+        maps={"combined": combined(maps), **maps},
+        # The other doubts have no fitted weights yet, and softmax alone ranks better than their
+        # plain mean does.
+        slices=ranked_slices(maps["softmax"], mask, look.cells.axis),
+        unlike=None if known is None else unlikeness(look, known),
+    )

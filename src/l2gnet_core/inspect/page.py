@@ -1,0 +1,188 @@
+"""One HTML page for a colleague: pictures inside, every name escaped, every number explained."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+import numpy as np
+
+from l2gnet_core.inspect.codes import dead_codes, perplexity, purity
+from l2gnet_core.inspect.findings import Findings
+from l2gnet_core.inspect.plans import column_residual, partners, times_chance
+
+#: Codes in the table; the JSON file has all of them.
+MOST_CODES = 40
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; margin: 2rem auto; max-width: 70rem;
+  padding: 0 1rem }
+h1 { font-size: 1.6rem } h2 { font-size: 1.25rem; margin-top: 2.5rem } img { max-width: 100% }
+table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .25rem .7rem;
+  border-bottom: 1px solid #d8dce1; text-align: right } th:first-child, td:first-child,
+td.text, th.text { text-align: left } .hint { color: #57606a; max-width: 50rem }
+.swatch { display: inline-block; width: .8em; height: .8em; margin-right: .4em }
+"""
+
+
+def page(findings: Findings, pictures: Mapping[str, bytes]) -> str:
+    """The page as text; pictures are PNG bytes by name, from `l2gnet_core.inspect.pictures`."""
+    parts = [_head(findings), _legend(findings), _check_first(findings, pictures["slices"])]
+    parts.append(_codes(findings, pictures["usage"]))
+    if findings.plan is not None:
+        parts.append(_plans(findings, pictures))
+    title = escape(f"What {findings.card.name} saw")
+    return (
+        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{_STYLE}</style>\n{''.join(parts)}</html>\n"
+    )
+
+
+def _head(findings: Findings) -> str:
+    cells = findings.look.cells
+    rows, columns = (n for axis, n in enumerate(cells.shape) if axis != cells.axis)
+    card = findings.card
+    what = (
+        f"A scan of {cells.count} slices of {rows}×{columns} pixels, seen by the model "
+        f"<b>{escape(card.name)}</b> ({escape(card.architecture)})."
+    )
+    return (
+        f"<h1>What the model saw</h1><p>{what} {_unlike(findings)}</p><p class=hint>For research "
+        "use only. This page holds pictures of the scan: treat it like the scan itself.</p>"
+    )
+
+
+def _unlike(findings: Findings) -> str:
+    known = findings.unlike
+    if known is None:
+        return (
+            "Whether the scan is like those that the model learnt from cannot be said: the model "
+            "keeps no statistics of their codes."
+        )
+    told = (
+        f"By the codes it uses, it lies {known.distance:.3f} from the scans that the model learnt "
+        "from (0 = the same codes as often, 1 = codes as if drawn by chance)"
+    )
+    if known.percentile is None:
+        return told + "."
+    told += f", farther than {known.percentile:.0f} % of those scans lie from the other patients'."
+    if known.percentile >= 97.5:
+        told += " <b>This scan is unlike what the model knows: check its answer with care.</b>"
+    return told
+
+
+def _legend(findings: Findings) -> str:
+    items = [
+        f'<span class=swatch style="background:{escape(label.color)}"></span>{escape(label.name)}'
+        for label in findings.card.labels
+    ]
+    return f"<p>{' &emsp; '.join(items)}</p>"
+
+
+def _check_first(findings: Findings, picture: bytes) -> str:
+    rows = [
+        (str(one.index), f"{100 * one.expected:.0f}") for one in findings.slices if one.expected
+    ]
+    return (
+        "<h2>What to check first</h2><p class=hint>Slices, numbered from 0 as the file stores "
+        "them, the most doubtful first. The number weighs uncertain voxels near borders (by "
+        "softmax entropy) against the size of the structures; only its order means something. "
+        "<b>Code map</b>: the network sees the slice in blocks, and gives each one of its codes; "
+        "blocks of like colour look alike to it. <b>Softmax entropy</b>: is one structure clearly "
+        "the likeliest (0), or are all alike (1)? <b>All doubts combined</b>: the mean of softmax "
+        "entropy, distance from the code, spread of the transport plan, and disagreement with the "
+        "neighbouring slices, each scaled over the scan.</p>"
+        f"{_picture(picture, 'the slices to check first')}"
+        f"{_table(('slice', 'doubt, 0 to 100'), rows)}"
+    )
+
+
+def _codes(findings: Findings, picture: bytes) -> str:
+    counts, table = findings.counts, findings.table
+    unused = len(dead_codes(counts))
+    total = int(counts.sum())
+    telling = findings.telling
+    pure = purity(table)
+    rows = []
+    for code in telling[:MOST_CODES]:
+        voxels = max(1, int(table[code].sum()))
+        shares = [
+            f"{escape(findings.names[column])} {100 * table[code, column] / voxels:.0f} %"
+            for column in np.argsort(-table[code], kind="stable").tolist()
+            if table[code, column] >= 0.005 * voxels
+        ]
+        row = [
+            str(code + 1),
+            str(counts[code]),
+            f"{100 * counts[code] / total:.1f} %",
+            ", ".join(shares),
+            "–" if np.isnan(pure[code]) else f"{pure[code]:.2f}",
+        ]
+        if findings.plan is not None:
+            others = partners(findings.plan, code)
+            row.append(", ".join(f"{o.code + 1} ({o.times_chance:.1f}×)" for o in others))
+        rows.append(row)
+    heads = ["code", "cells", "share", "what its voxels are", "purity"]
+    heads += ["meets most"] if findings.plan is not None else []
+    return (
+        f"<h2>Codes</h2><p>{len(counts) - unused} of {len(counts)} codes occur; they are as "
+        f"varied as {perplexity(counts):.0f} codes used alike (perplexity). {len(telling)} of "
+        "them hold voxels of a structure; those with most come first, inspect.json has all.</p>"
+        "<p class=hint>Codes count from 1, as in the file codes.nii.gz. A <b>cell</b> is one block "
+        "of a slice. <b>Purity</b> is the share of a code's voxels that its commonest structure "
+        "has: at 1 the code means one thing, a low one marks borders or a code that the model is "
+        "not clear about. <b>Meets most</b> names the other codes that share references with it, "
+        "and how many times as much as by chance.</p>"
+        f"{_picture(picture, 'how often each code occurs')}{_table(heads, rows)}"
+    )
+
+
+def _plans(findings: Findings, pictures: Mapping[str, bytes]) -> str:
+    assert findings.between is not None
+    lift = times_chance(findings.between)
+    kept = [column for column in range(len(findings.names)) if findings.between[column].any()]
+    rows = [
+        [escape(findings.names[one]), *(f"{lift[one, column]:.2f}" for column in kept)]
+        for one in kept
+    ]
+    residual = float(np.nanmax(column_residual(findings.look)))
+    return (
+        "<h2>Transport between codes</h2><p class=hint>The network sends each cell's mass to its "
+        "references, and each reference hands back a mean of what it received: so cells that share "
+        "references hear of each other, however far apart they lie. The table says how many times "
+        "as much as by chance the cells of two structures hear of each other: 1 = no more than any "
+        "two cells.</p>"
+        f"{_table(['', *(escape(findings.names[column]) for column in kept)], rows)}"
+        "<p class=hint>The picture is the same code by code, for codes that hold voxels of a "
+        "structure, grouped by the one they hold most of. Every reference should receive the "
+        "same mass; the largest deviation here is "
+        f"{_percent(residual)} (column residual, smaller is better).</p>"
+        f"{_picture(pictures['plan'], 'code-to-code transport plan')}"
+        "<p class=hint>Where the mass of one slice goes, for the references that its structures "
+        "send most to: red cells send it more than their even share, blue ones less.</p>"
+        f"{_picture(pictures['references'], 'maps of references')}"
+    )
+
+
+def _percent(share: float) -> str:
+    return "under 0.01 %" if share < 1e-4 else f"{100 * share:.2g} %"
+
+
+def _picture(png: bytes, what: str) -> str:
+    data = b64encode(png).decode("ascii")
+    return f'<img alt="{escape(what)}" src="data:image/png;base64,{data}">'
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Cells are HTML already."""
+    text = {n for n, head in enumerate(heads) if head in ("what its voxels are", "meets most")}
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        inside = (
+            f"<{tag}{' class=text' if n in text else ''}>{cell}</{tag}>"
+            for n, cell in enumerate(cells)
+        )
+        return f"<tr>{''.join(inside)}</tr>"
+
+    return f"<table>{line(heads, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"

@@ -1,0 +1,223 @@
+"""Pictures of what a model saw, as PNG bytes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2gnet_core.inspect.codes import code_colors
+from l2gnet_core.inspect.findings import Findings
+from l2gnet_core.inspect.plans import times_chance
+from l2gnet_core.preprocess import intensity_window, normalise
+from l2gnet_core.slice_view import SliceView, slice_view
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Slices in the picture of what to check first, and references in that of the plan.
+MOST_SLICES = 8
+MOST_REFERENCES = 8
+#: Bars of the usage chart.
+MOST_CODES = 60
+
+
+def pictures(findings: Findings) -> dict[str, bytes]:
+    """All pictures by name: "slices" and "usage", with transport "plan" and "references"."""
+    drawn = {"slices": _slices(findings), "usage": _usage(findings)}
+    if findings.plan is not None:
+        drawn |= {"plan": _plan(findings), "references": _references(findings)}
+    return {name: _png(figure) for name, figure in drawn.items()}
+
+
+def _png(figure: Figure) -> bytes:
+    stream = BytesIO()
+    # No date and no version: the same scan and model give the same bytes.
+    figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
+    return stream.getvalue()
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _upright(findings: Findings) -> tuple[SliceView, float]:
+    """How slices are shown: as radiologists look at them where the scan says which side is which,
+    else as stored. And height over width of a pixel."""
+    axis = findings.look.cells.axis
+    card = replace(findings.card, oriented=findings.grid.oriented)
+    view = slice_view(card, findings.grid, axis)
+    return view, findings.grid.spacing[view.axes[1]] / findings.grid.spacing[view.axes[2]]
+
+
+def _tall(view: SliceView, aspect: float) -> float:
+    """Inches that a row of four slices takes."""
+    return 2.4 * min(2.0, max(0.4, view.shape[1] * aspect / view.shape[2])) + 0.1
+
+
+def _show(axes: Axes, picture: NDArray[Any], aspect: float, **how: Any) -> Any:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    return axes.imshow(picture, aspect=aspect, interpolation="nearest", **how)
+
+
+def _outlines(axes: Axes, findings: Findings, mask: NDArray[np.integer], width: float = 1) -> None:
+    for label in findings.card.labels:
+        inside = mask == label.id
+        if inside.any() and min(inside.shape) > 1:
+            axes.contour(inside, [0.5], colors=[label.color], linewidths=width)
+
+
+def _slices(findings: Findings) -> Figure:
+    """The slices to check first: scan and answer, code map, uncertainty."""
+    view, aspect = _upright(findings)
+    grey = normalise(findings.scan, intensity_window(findings.scan))
+    code_map = findings.look.cells.on_scan(findings.look.codes)
+    scan, mask, codes, softmax, doubts = (
+        view.stack(one)
+        for one in (
+            grey,
+            findings.mask,
+            code_map,
+            findings.maps["softmax"],
+            findings.maps["combined"],
+        )
+    )
+    colors = code_colors(findings.look.vectors)
+    shown = findings.slices[:MOST_SLICES]
+    figure = _figure(11, _tall(view, aspect) * len(shown) + 0.7)
+    rows: NDArray[Any] = figure.subplots(len(shown), 4, squeeze=False)
+    for row, one in zip(rows, shown, strict=True):
+        at = view.place(one.index)
+        _show(row[0], scan[at], aspect, cmap="gray", vmin=0, vmax=1)
+        _outlines(row[0], findings, mask[at])
+        row[0].set_ylabel(f"slice {one.index}")
+        _show(row[1], colors[codes[at]], aspect)
+        _outlines(row[1], findings, mask[at])
+        for axes, doubt in zip(row[2:], (softmax, doubts), strict=True):
+            image = _show(axes, doubt[at], aspect, cmap="inferno", vmin=0, vmax=1)
+            _outlines(axes, findings, mask[at], 0.5)
+    titles = ("scan and answer", "code map", "softmax entropy", "all doubts combined")
+    for axes, title in zip(rows[0], titles, strict=True):
+        axes.set_title(title)
+    figure.colorbar(image, ax=rows, shrink=min(1, 2.5 / len(shown)), label="0 sure – 1 unsure")
+    return figure
+
+
+def _usage(findings: Findings) -> Figure:
+    """How often the codes of structures occur, each bar split by what its voxels are."""
+    order = findings.telling[:MOST_CODES]
+    figure = _figure(11, 3.6)
+    axes = figure.subplots()
+    total = np.maximum(findings.table[order].sum(1), 1)
+    bottom = np.zeros(len(order))
+    colors = ["#c9ccd1", *(label.color for label in findings.card.labels)]
+    for column, (name, color) in enumerate(zip(findings.names, colors, strict=True)):
+        if findings.table[:, column].any():
+            part = findings.counts[order] * findings.table[order, column] / total
+            axes.bar(np.arange(len(order)), part, bottom=bottom, color=color, label=_plain(name))
+            bottom += part
+    axes.set_xticks(np.arange(len(order)), [str(code + 1) for code in order], rotation=90)
+    axes.tick_params(axis="x", labelsize=7)
+    axes.margins(x=0.01)
+    axes.set(xlabel="code, that with most voxels of structures first", ylabel="cells of the scan")
+    if order:
+        axes.legend(loc="upper right")
+    return figure
+
+
+def _plain(text: str) -> str:
+    """A name that matplotlib takes for text, not for mathematics or a hidden entry."""
+    return text.replace("$", r"\$").replace("_", " ") or " "
+
+
+def _plan(findings: Findings) -> Figure:
+    """The code-to-code plan against chance, codes grouped by their commonest structure."""
+    assert findings.plan is not None
+    used = np.array(findings.telling[:MOST_CODES], dtype=np.intp)
+    main = findings.table[used, 1:].argmax(1) + 1
+    used = used[np.argsort(main, kind="stable")]
+    main = np.sort(main)
+    lift = times_chance(findings.plan)[np.ix_(used, used)]
+    figure = _figure(8.6, 7.4)
+    axes = figure.subplots()
+    axes.set_title("Which codes meet on the same references")
+    if not len(used):
+        return figure
+    largest = max(2.0, float(np.percentile(lift, 99)))
+    image = axes.imshow(lift, cmap="viridis", vmin=0, vmax=largest, interpolation="nearest")
+    figure.colorbar(image, ax=axes, label="times as much as by chance", extend="max")
+    colors = {column: label.color for column, label in enumerate(findings.card.labels, 1)}
+    ticks = np.arange(len(used))
+    for axis, rotation in ((axes.xaxis, 90), (axes.yaxis, 0)):
+        axis.set_ticks(ticks, [str(code + 1) for code in used], rotation=rotation, fontsize=7)
+        for text, column in zip(axis.get_ticklabels(), main, strict=True):
+            text.set(color="white", bbox={"facecolor": colors[int(column)], "pad": 1, "lw": 0})
+    for start in np.flatnonzero(np.diff(main)) + 0.5:
+        axes.axhline(start, color="white", linewidth=1)
+        axes.axvline(start, color="white", linewidth=1)
+    return figure
+
+
+def _references(findings: Findings) -> Figure:
+    """Where the mass of a slice goes, for the references that its structures send most to."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    view, aspect = _upright(findings)
+    grey = view.stack(normalise(findings.scan, intensity_window(findings.scan)))
+    index = int(findings.voxels[..., 1:].sum((1, 2, 3)).argmax())
+    slices = np.moveaxis(findings.look.plans[index], 1, 0)[:, findings.look.codes[index]]
+    maps = slices * len(slices)
+    chosen = _favourites(maps, findings.voxels[index])
+    across = 4
+    down = -(-len(chosen) // across)
+    figure = _figure(11, _tall(view, aspect) * down + 0.5)
+    panels: NDArray[Any] = figure.subplots(down, across, squeeze=False)
+    for axes in panels.flat[len(chosen) :]:
+        axes.axis("off")
+    at = view.place(index)
+    mask = view.stack(findings.mask)[at]
+    # Cells at the edge of the picture would set the scale, where nothing of interest is.
+    inside = findings.voxels[index, ..., 1:].any(-1)
+    most = max(float(maps[reference][inside].max(initial=1)) for reference, _ in chosen)
+    span = max(0.2, most - 1)
+    for axes, (reference, structure) in zip(panels.flat, chosen, strict=False):
+        cells = np.broadcast_to(maps[reference], findings.look.codes.shape)
+        shares = view.stack(findings.look.cells.on_scan(cells))[at]
+        _show(axes, grey[at], aspect, cmap="gray", vmin=0, vmax=1)
+        alpha = np.clip(np.abs(shares - 1) / span, 0, 0.7)
+        _show(axes, shares, aspect, cmap="bwr", vmin=1 - span, vmax=1 + span, alpha=alpha)
+        _outlines(axes, findings, mask)
+        name = _plain(findings.names[structure])
+        axes.set_title(f"reference {reference + 1} ({name})", fontsize=9)
+    # The image's own alpha would fade the bar.
+    scale = ScalarMappable(Normalize(1 - span, 1 + span), "bwr")
+    label = "mass sent, 1 = as much as to any reference"
+    figure.colorbar(scale, ax=panels, shrink=0.8, label=label, extend="both")
+    figure.suptitle(f"slice {index}")
+    return figure
+
+
+def _favourites(maps: NDArray[np.floating], voxels: NDArray[np.integer]) -> list[tuple[int, int]]:
+    """(reference, structure): in turn, the next reference that each structure sends most to.
+
+    maps: (R,h,w). voxels: (h,w,L); background takes part only where there is nothing else.
+    """
+    present = [c for c in range(1, voxels.shape[-1]) if voxels[..., c].any()] or [0]
+    orders = []
+    for structure in present:
+        share = voxels[..., structure] / max(1, voxels[..., structure].sum())
+        orders.append(np.argsort(-(maps * share).sum((1, 2)), kind="stable").tolist())
+    chosen: dict[int, int] = {}
+    for together in zip(*orders, strict=True):
+        for reference, structure in zip(together, present, strict=True):
+            if len(chosen) < MOST_REFERENCES:
+                chosen.setdefault(reference, structure)
+    return list(chosen.items())

@@ -1,0 +1,150 @@
+"""Transport plans: which references a token's mass goes to, and which codes meet there.
+
+With P the plan over the n tokens of a slice and s its column sums (`l2gnet_core.transport`),
+S = n P diag(1/s) Pᵀ says how much of what token i gets back comes from token j. Rows of P depend on
+a token's code alone, so everything here is computed from the rows of codes, exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2gnet_core.inspect.look import Look
+
+
+def column_sums(look: Look) -> NDArray[np.float64]:
+    """(n,R): the mass that each reference receives in each slice; nearly 1/R."""
+    sums: NDArray[np.float64] = np.einsum(
+        "nk,nkr->nr", look.frequencies(), look.plans, optimize=True
+    )
+    return sums
+
+
+def column_residual(look: Look) -> NDArray[np.float64]:
+    """(n,): largest relative deviation of a reference's mass from 1/R, nan where not seen.
+
+    0 = the iterations have converged.
+    """
+    sums = column_sums(look)
+    residual: NDArray[np.float64] = np.abs(sums * sums.shape[1] - 1).max(1)
+    return np.where(look.seen, residual, np.nan)
+
+
+def reference_map(look: Look, reference: int) -> NDArray[np.float32]:
+    """(n,h,w): which share of each cell's mass goes to a reference; zero where not seen."""
+    by_code = look.plans[:, :, reference]
+    slices = np.arange(len(look.codes))[:, None, None]
+    return np.where(look.seen[:, None, None], by_code[slices, look.codes], np.float32(0))
+
+
+def sources_map(look: Look, index: int, code: int) -> NDArray[np.float64]:
+    """(h,w): how much of what a token of this code in slice `index` gets back comes from each cell
+    of the slice; sums to one. Zero everywhere if the code does not occur there."""
+    rows = look.plans[index].astype(np.float64)
+    sums = look.frequencies()[index] @ rows
+    from_codes = (rows[code] / np.where(sums > 0, sums, 1)) @ rows.T
+    shares: NDArray[np.float64] = from_codes[look.codes[index]] / look.codes[index].size
+    return shares
+
+
+def code_plan(
+    look: Look,
+    receiving: NDArray[np.generic] | None = None,
+    giving: NDArray[np.generic] | None = None,
+) -> NDArray[np.float64]:
+    """Code-to-code transport plan (K,K) of the slices seen, or of parts of them.
+
+    T_kl = (1/n) Σ S_ij over tokens i of code k and j of code l, averaged over slices: how much of
+    code k's mass meets code l's on the same references. For whole slices it is symmetric and both
+    marginals are the code frequencies, so it sums to one.
+
+    receiving, giving: (n,h,w) weights in [0,1] of the cells that i, and j, run over, such as the
+    share of a cell's voxels that an organ has; all cells by default. The result is then divided by
+    the mass of `receiving`: its row sums are the code frequencies there if `giving` is left out.
+    Zero if no cell has a weight. Raises InputError for a model without transport.
+    """
+    plans = look.plans
+    codes = len(look.vectors)
+    total, mass = np.zeros((codes, codes)), 0.0
+    sums = column_sums(look)
+    for index in np.flatnonzero(look.seen):
+        of_receiving = _weighted(look, int(index), receiving)
+        if not of_receiving.any():
+            continue
+        of_giving = of_receiving if giving is receiving else _weighted(look, int(index), giving)
+        used = np.flatnonzero(look.plans[index].any(1))
+        rows = plans[index, used].astype(np.float64)
+        part = (rows / sums[index]) @ rows.T
+        total[np.ix_(used, used)] += of_receiving[used, None] * part * of_giving[used]
+        mass += of_receiving.sum()
+    return total / mass if mass else total
+
+
+def organ_plan(look: Look, voxels: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Structure-to-structure transport plan (L,L): `code_plan` with cells by what lies in them.
+
+    voxels: (n,h,w,L), from `CellGrid.counts`; a cell counts for the structures in it by their share
+    of its voxels. Symmetric; both marginals are the structures' shares of the cells, so it sums to
+    one where every cell has voxels. Raises InputError for a model without transport.
+    """
+    plans, sums = look.plans, column_sums(look)
+    structures = voxels.shape[-1]
+    total = np.zeros((structures, structures))
+    for index in np.flatnonzero(look.seen):
+        counts = voxels[index].reshape(-1, structures).astype(np.float64)
+        share = counts / np.maximum(counts.sum(1, keepdims=True), 1) / len(counts)
+        by_code = np.zeros((len(look.vectors), structures))
+        np.add.at(by_code, look.codes[index].ravel(), share)
+        received = by_code.T @ plans[index].astype(np.float64)
+        total += (received / sums[index]) @ received.T
+    return total / max(1, int(np.count_nonzero(look.seen)))
+
+
+def times_chance(plan: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A plan (m,m) of codes or structures over what it would be if all met all alike: 1 = no more
+    than by chance. nan where a row or column has no mass."""
+    by_chance = plan.sum(1)[:, None] * plan.sum(0) / max(plan.sum(), 1e-300)
+    lift = np.full_like(plan, np.nan)
+    np.divide(plan, by_chance, out=lift, where=by_chance > 0)
+    return lift
+
+
+def _weighted(look: Look, index: int, weights: NDArray[np.generic] | None) -> NDArray[np.float64]:
+    """(K,): mass of each code in a slice, tokens counted by their weight."""
+    codes = look.codes[index].ravel()
+    of_tokens = None if weights is None else weights[index].ravel().astype(np.float64)
+    counts = np.bincount(codes, of_tokens, len(look.vectors))
+    return np.asarray(counts / codes.size)
+
+
+@dataclass(frozen=True)
+class Partner:
+    """A code that another one meets: the share of that one's mass, and how many times as much as
+    by chance."""
+
+    code: int
+    share: float
+    times_chance: float
+
+
+def partners(plan: NDArray[np.float64], code: int, most: int = 5) -> list[Partner]:
+    """The other codes that a code meets more than by chance, those first whose share exceeds it
+    most.
+
+    plan: from `code_plan`. Empty if the code has no mass in it.
+    """
+    row = plan[code]
+    if not row.sum() > 0:
+        return []
+    share, by_chance = row / row.sum(), plan.sum(0) / plan.sum()
+    excess = share - by_chance
+    excess[code] = 0
+    order = np.argsort(-excess, kind="stable")[:most]
+    return [
+        Partner(int(other), float(share[other]), float(share[other] / by_chance[other]))
+        for other in order
+        if excess[other] > 0
+    ]

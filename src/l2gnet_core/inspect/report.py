@@ -1,0 +1,132 @@
+"""A look at a file, written to a folder: what `l2gnet inspect` does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from l2gnet_core.checkpoint import Model
+from l2gnet_core.errors import InputError
+from l2gnet_core.files import read_volume, write_labels
+from l2gnet_core.files.atomic import replace_file
+from l2gnet_core.files.nifti import write_map
+from l2gnet_core.inspect.findings import Findings, find
+from l2gnet_core.inspect.look import empty_look
+from l2gnet_core.inspect.page import page
+from l2gnet_core.inspect.pictures import pictures
+from l2gnet_core.predict import label_lookup, predict_slices
+from l2gnet_core.preprocess import intensity_window
+from l2gnet_core.suitability import mismatches
+from l2gnet_core.volume import Grid, oriented_as, slicing_axis
+
+PAGE_FILE = "index.html"
+
+
+@dataclass(frozen=True)
+class Step:
+    """Progress: share done, 0 to 1, and what the user should know."""
+
+    done: float
+    warnings: tuple[str, ...] = ()
+
+
+def inspect_file(
+    image: Path,
+    model: Model,
+    folder: Path,
+    device: str = "cpu",
+    axis: int | None = None,
+    orientation: str | None = None,
+    frame: int = 0,
+) -> Iterator[Step]:
+    """Segment one image and write to `folder` what the model saw, yielding progress.
+
+    axis: an index of the stored array, overriding the card's rule. orientation: letters for a scan
+    that does not say its own. frame: which one of a time series, from 0. Raises InputError.
+    """
+    volume = read_volume(image)
+    frames = list(volume.frames)
+    if not 0 <= frame < len(frames):
+        raise InputError(
+            f"Expected a frame between 0 and {len(frames) - 1} of this scan, but got {frame}."
+        )
+    scan, warnings = frames[frame], list(volume.warnings)
+    if len(frames) > 1:
+        warnings.append(f"A time series of {len(frames)} frames: this is a look at frame {frame}.")
+    grid = volume.grid.frame
+    seen_grid = oriented_as(grid, orientation) if orientation else grid
+    along = slicing_axis(seen_grid, model.card.slicing, axis)
+    look = empty_look(model, seen_grid, along)
+    warnings += mismatches(model.card, seen_grid, along, intensity_window(scan))
+    yield Step(0.0, tuple(warnings))
+    mask = np.zeros(scan.shape, label_lookup(model.card).dtype)
+    done = 0
+    for slice in predict_slices(model, scan, seen_grid, along, device=device, looks=True):
+        if slice is None or slice.look is None:
+            continue
+        look.add(slice.index, slice.look)
+        np.moveaxis(mask, along, 0)[slice.index] = slice.labels
+        done += 1
+        notice = () if slice.notice is None else (slice.notice,)
+        yield Step(0.8 * done / look.cells.count, notice)
+    write_report(find(model.card, seen_grid, scan, look, mask), grid, folder)
+    yield Step(1.0)
+
+
+def write_report(findings: Findings, grid: Grid, folder: Path) -> None:
+    """Write maps, pictures, tables and the page.
+
+    grid: the scan's own, in which maps are written. Errors: OutputError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    look = findings.look
+    # 0 is "nothing" wherever masks are shown, so codes count from 1.
+    code_map = look.cells.on_scan(look.codes + np.int16(1)).astype(np.uint16)
+    names = {code: f"code {code}" for code in range(1, len(look.vectors) + 1)}
+    write_labels(folder / "codes.nii.gz", code_map, grid, names)
+    for name, values in findings.maps.items():
+        write_map(folder / f"uncertainty-{name}.nii.gz", values, grid)
+    if findings.plan is not None:
+        _write_plans(findings, grid, folder)
+    drawn = pictures(findings)
+    for name, content in drawn.items():
+        _write(folder / f"{name}.png", content)
+    _write(folder / "inspect.json", json.dumps(findings.to_json(), indent=1).encode())
+    # Last: where the page is, everything is.
+    _write(folder / PAGE_FILE, page(findings, drawn).encode())
+
+
+def _write_plans(findings: Findings, grid: Grid, folder: Path) -> None:
+    look = findings.look
+    slices = np.arange(len(look.codes))[:, None, None]
+    rows = look.plans[slices, look.codes]
+    strongest = look.cells.on_scan((rows.argmax(-1) + 1).astype(np.uint16))
+    names = {number: f"reference {number}" for number in range(1, rows.shape[-1] + 1)}
+    write_labels(folder / "references.nii.gz", strongest, grid, names)
+    # One voxel a cell, on an affine of its own: on the scan's voxels it would be hundreds of times
+    # as large and say no more.
+    cells = np.stack([look.cells.in_scan_order(one) for one in np.moveaxis(rows, -1, 0)])
+    place = Grid(
+        cells.shape,
+        affine=look.cells.affine(grid.affine),
+        units=grid.units,
+        oriented=grid.oriented,
+    )
+    write_map(folder / "plan.nii.gz", np.ascontiguousarray(cells), place)
+    assert findings.plan is not None
+    used = np.flatnonzero(findings.counts)
+    matrix = findings.plan[np.ix_(used, used)]
+    told = {"codes": (used + 1).tolist(), "plan": [[float(f"{v:.4g}") for v in r] for r in matrix]}
+    _write(folder / "plan.json", json.dumps(told).encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    def write(file: BinaryIO) -> None:
+        file.write(content)
+
+    replace_file(path, path.suffix, write, lambda _: None)

@@ -1,0 +1,80 @@
+"""Looks at scans, made up or through a network that is simple enough to be known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from l2gnet_core.checkpoint import Model
+from l2gnet_core.config import preset
+from l2gnet_core.inspect.cells import cell_grid
+from l2gnet_core.inspect.look import Look, SliceLook
+from l2gnet_core.model import NetworkOutput
+from l2gnet_core.predict import predict_slices
+from l2gnet_core.slice_view import SliceView
+from l2gnet_core.transport import transport_codes
+
+STRIDE = 16
+
+
+def whole_look(model: Model, scan, grid, axis, look: Look) -> np.ndarray:
+    """Fill a look by segmenting all of a scan; returns the mask."""
+    mask = np.zeros(scan.shape, np.uint8)
+    for done in predict_slices(model, scan, grid, axis, looks=True):
+        if done is not None:
+            look.add(done.index, done.look)
+            np.moveaxis(mask, axis, 0)[done.index] = done.labels
+    return mask
+
+
+class BlockMeans(torch.nn.Module):
+    """A network without weights whose code error is the mean of what each cell covers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = replace(preset("tiny", 3), architecture="vqunet")
+
+    def forward(self, images: torch.Tensor) -> NetworkOutput:
+        means = torch.nn.functional.avg_pool2d(images[:, 0], STRIDE)
+        logits = torch.zeros(len(images), 3, *images.shape[-2:])
+        codes = torch.zeros_like(means, dtype=torch.long)
+        return NetworkOutput(logits, (), torch.zeros(()), codes, None, means)
+
+
+def made_up(
+    seed: int,
+    slices: int = 3,
+    size: tuple[int, int] = (4, 5),
+    codes: int = 9,
+    references: int | None = 6,
+    iterations: int = 4,
+) -> Look:
+    """A look at a scan of 16×16 pixels a cell, with codes by chance and plans of real transport."""
+    rng = np.random.default_rng(seed)
+    height, width = size[0] * STRIDE, size[1] * STRIDE
+    shape = (slices, height, width)
+    view = SliceView((0, 1, 2), (False, False, False), shape, (height, width), 1)
+    vectors = rng.normal(size=(codes, 6)).astype(np.float32)
+    reference = None
+    if references is not None:
+        reference = rng.normal(size=(references, 6)).astype(np.float32)
+    look = Look(cell_grid(view, STRIDE), vectors, reference)
+    for index in range(slices):
+        drawn = (rng.random(size) ** 2 * codes).astype(np.int16)
+        row_codes = rows = None
+        if reference is not None:
+            _, plan = transport_codes(
+                torch.from_numpy(vectors).double(),
+                torch.from_numpy(drawn.astype(np.int64)).reshape(1, -1),
+                torch.from_numpy(reference).double(),
+                0.1,
+                iterations,
+            )
+            rows = (plan.coupling[0] / plan.row_mass[0][:, None]).float().numpy()
+            row_codes = plan.row_codes[0].numpy().astype(np.int16)
+        error = rng.random(size).astype(np.float32)
+        entropy = rng.random((height, width)).astype(np.float16)
+        look.add(index, SliceLook(drawn, error, entropy, row_codes, rows))
+    return look

@@ -1,0 +1,370 @@
+"""Tables, plans, doubts and distances of a look, against brute force and other people's code."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from looks import made_up
+from scipy.optimize import linprog
+from scipy.stats import entropy
+
+from l2gnet_core.card import CodeStatistics
+from l2gnet_core.errors import InputError
+from l2gnet_core.inspect.codes import (
+    code_colors,
+    code_counts,
+    dead_codes,
+    examples,
+    organ_table,
+    perplexity,
+    purity,
+)
+from l2gnet_core.inspect.plans import (
+    code_plan,
+    column_residual,
+    organ_plan,
+    partners,
+    reference_map,
+    sources_map,
+    times_chance,
+)
+from l2gnet_core.inspect.populations import (
+    KEPT_DISTANCES,
+    code_statistics,
+    histogram_distance,
+    unlikeness,
+)
+from l2gnet_core.inspect.similar import find_similar
+from l2gnet_core.inspect.uncertainty import (
+    combined,
+    disagreement,
+    plan_entropy,
+    ranked_slices,
+    uncertainty_maps,
+)
+
+quick = settings(max_examples=20, deadline=None)
+seeds = st.integers(0, 2**16)
+
+
+def attention(look, index) -> np.ndarray:
+    """S (n,n) of one slice, token by token: n P diag(1/s) Pᵀ."""
+    codes = look.codes[index].ravel()
+    coupling = look.plan_rows[index][codes].astype(float) / codes.size
+    return codes.size * coupling / coupling.sum(0) @ coupling.T
+
+
+def brute_force(look, receiving, giving) -> np.ndarray:
+    """T summed over pairs of tokens."""
+    total = np.zeros((len(look.vectors),) * 2)
+    for index in range(len(look.codes)):
+        codes = look.codes[index].ravel()
+        pairs = attention(look, index) / codes.size
+        weights = np.outer(receiving[index].ravel(), giving[index].ravel())
+        np.add.at(total, (codes[:, None], codes[None]), pairs * weights)
+    return total / (receiving.sum() / look.codes[0].size)
+
+
+@quick
+@given(seeds, st.integers(1, 3), st.integers(1, 8))
+def test_the_plan_of_a_volume_is_symmetric_with_the_frequencies_as_marginals(
+    seed, slices, iterations
+):
+    look = made_up(seed, slices, iterations=iterations)
+    plan, frequency = code_plan(look), look.frequencies().mean(0)
+    np.testing.assert_allclose(plan, plan.T, atol=1e-12)
+    assert (plan >= 0).all()
+    np.testing.assert_allclose(plan.sum(0), frequency, atol=1e-7)
+    np.testing.assert_allclose(plan.sum(1), frequency, atol=1e-7)
+    everywhere = np.ones(look.codes.shape)
+    np.testing.assert_allclose(plan, brute_force(look, everywhere, everywhere), atol=1e-12)
+    np.testing.assert_allclose(frequency * look.codes.size, code_counts(look))
+
+
+@quick
+@given(seeds)
+def test_the_plan_of_a_region_is_the_sum_over_its_tokens(seed):
+    look = made_up(seed)
+    rng = np.random.default_rng(seed)
+    region = rng.random(look.codes.shape) * (rng.random(look.codes.shape) < 0.4)
+    region[0, 0, 0] = 1
+    everywhere = np.ones(look.codes.shape)
+    plan = code_plan(look, region)
+    np.testing.assert_allclose(plan, brute_force(look, region, everywhere), atol=1e-12)
+    of_codes = np.bincount(look.codes.ravel(), region.ravel(), len(look.vectors)) / region.sum()
+    np.testing.assert_allclose(plan.sum(1), of_codes, atol=1e-7)
+    within = code_plan(look, region, region)
+    np.testing.assert_allclose(within, brute_force(look, region, region), atol=1e-12)
+    np.testing.assert_allclose(within, within.T, atol=1e-12)
+    assert not code_plan(look, np.zeros(look.codes.shape)).any()
+
+
+@quick
+@given(seeds)
+def test_the_plan_of_structures_is_the_sum_over_their_shares(seed):
+    look = made_up(seed)
+    voxels = np.random.default_rng(seed).multinomial(256, [0.6, 0.3, 0.1], look.codes.shape)
+    plan = organ_plan(look, voxels)
+    np.testing.assert_allclose(plan, plan.T, atol=1e-12)
+    np.testing.assert_allclose(plan.sum(1), voxels.mean((0, 1, 2)) / 256, atol=1e-7)
+    share = voxels[..., 1] / 256
+    within = code_plan(look, share, share).sum() * share.mean()
+    assert plan[1, 1] == pytest.approx(within, rel=1e-6)
+    lift = times_chance(plan)
+    assert lift[1, 2] == pytest.approx(plan[1, 2] / (plan[1].sum() * plan[:, 2].sum()), rel=1e-6)
+
+
+def test_slices_not_seen_take_no_part():
+    whole, part = made_up(1), made_up(1)
+    part.codes[1] = -1
+    assert part.seen.tolist() == [True, False, True]
+    assert code_counts(part).sum() == 40
+    np.testing.assert_allclose(code_plan(part).sum(), 1, atol=1e-6)
+    assert np.isnan(column_residual(part)).tolist() == [False, True, False]
+    assert not plan_entropy(part)[1].any()
+    assert not reference_map(part, 0)[1].any()
+    np.testing.assert_array_equal(reference_map(part, 0)[0], reference_map(whole, 0)[0])
+
+
+@quick
+@given(seeds)
+def test_maps_of_the_plan_are_rows_and_columns_of_it(seed):
+    look = made_up(seed)
+    whole = np.stack([reference_map(look, number) for number in range(6)], -1)
+    np.testing.assert_allclose(whole.sum(-1), 1, atol=1e-5)
+    code = int(look.codes[1, 2, 3])
+    np.testing.assert_array_equal(whole[1, 2, 3], look.plan_rows[1, code])
+    sources = sources_map(look, 1, code)
+    np.testing.assert_allclose(sources.ravel(), attention(look, 1)[2 * 5 + 3], atol=1e-7)
+    assert sources.sum() == pytest.approx(1, abs=1e-6)
+    absent = set(range(9)) - set(look.codes[1].ravel().tolist())
+    for code in absent:
+        assert not sources_map(look, 1, code).any()
+
+
+def test_the_residual_falls_with_iterations():
+    few, many = (made_up(3, iterations=count) for count in (1, 200))
+    assert np.nanmax(column_residual(many)) < 1e-5 < np.nanmin(column_residual(few))
+
+
+def test_partners_are_met_more_than_by_chance():
+    plan = np.diag([0.1, 0.2, 0.0]) + np.array([[0, 0.3, 0], [0.3, 0, 0], [0, 0, 0]])
+    plan[0, 0] = 0.2
+    (one,) = partners(plan, 0)
+    assert (one.code, one.share) == (1, pytest.approx(0.6))
+    assert one.times_chance == pytest.approx(0.6 / plan.sum(0)[1] * plan.sum())
+    assert partners(plan, 2) == []
+
+
+@quick
+@given(seeds)
+def test_tables_count_codes_and_voxels(seed):
+    look = made_up(seed, codes=30)
+    counts = code_counts(look)
+    assert counts.sum() == look.codes.size
+    assert dead_codes(counts) == sorted(set(range(30)) - set(look.codes.ravel().tolist()))
+    assert perplexity(counts) == pytest.approx(np.exp(entropy(counts)))
+    mask = np.random.default_rng(seed).integers(0, 3, look.cells.shape)
+    table = organ_table(look, look.cells.counts(mask, [0, 1, 2]))
+    on_scan = look.cells.on_scan(look.codes)
+    for code in (0, 5):
+        for id in range(3):
+            assert table[code, id] == ((on_scan == code) & (mask == id)).sum()
+    pure = purity(table)
+    np.testing.assert_array_equal(np.isnan(pure), counts == 0)
+    assert np.nanmax(pure) <= 1
+    assert np.nanmin(pure) >= 1 / 3
+    assert perplexity(np.zeros(4, int)) == 0
+
+
+def test_examples_begin_with_the_nearest_token():
+    look = made_up(0)
+    code = int(code_counts(look).argmax())
+    found = examples(look, code, 4)
+    assert len(found) == 4
+    errors = [one.error for one in found]
+    assert errors == sorted(errors)
+    assert errors[0] == pytest.approx(look.error[look.codes == code].min())
+    for one in found:
+        assert look.codes[one.cell] == code
+        assert (look.cells.on_scan(look.codes)[one.box] == code).all()
+        assert [side.stop - side.start for side in one.box] == [1, 16, 16]
+    assert examples(look, 0, 0) == []
+
+
+def test_colours_of_codes_are_stable_and_alike_for_like_codes():
+    vectors = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    colors = code_colors(vectors)
+    np.testing.assert_array_equal(colors, code_colors(vectors.copy()))
+    assert len(np.unique(colors, axis=0)) == 40
+    twins = np.concatenate([vectors, vectors[:1] + 1e-4])
+    near = np.abs(code_colors(twins)[0].astype(int) - code_colors(twins)[-1]).max()
+    assert near <= 12
+    assert (code_colors(np.ones((3, 2))).std(0) >= 0).all()
+
+
+def least_cost(one, other, cost) -> float:
+    """Exact optimal transport as a linear programme, by HiGHS."""
+    m, n = cost.shape
+    rows, columns = np.kron(np.eye(m), np.ones(n)), np.kron(np.ones(m), np.eye(n))
+    solved = linprog(
+        cost.ravel(),
+        A_eq=np.vstack([rows, columns]),
+        b_eq=np.concatenate([one / one.sum(), other / other.sum()]),
+    )
+    return solved.fun
+
+
+@quick
+@given(seeds, st.integers(2, 7))
+def test_distances_are_the_least_cost_of_moving_one_histogram_to_the_other(seed, codes):
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(codes, 3))
+    one, other, third = rng.integers(0, 5, (3, codes)) + np.eye(codes, dtype=int)[:1]
+    cost = np.linalg.norm(vectors[:, None] - vectors, axis=-1)
+    unit = cost.sum() / (codes * (codes - 1))
+    distance = histogram_distance(one, other, vectors)
+    assert distance == pytest.approx(least_cost(one, other, cost) / unit, abs=1e-9)
+    assert histogram_distance(other, one, vectors) == pytest.approx(distance, abs=1e-9)
+    assert histogram_distance(one, 3 * one, vectors) == pytest.approx(0, abs=1e-9)
+    around = histogram_distance(one, third, vectors) + histogram_distance(third, other, vectors)
+    assert distance <= around + 1e-9
+
+
+def test_distances_between_two_codebooks_see_where_codes_went():
+    vectors = np.random.default_rng(0).normal(size=(20, 4))
+    counts = np.arange(1, 21)
+    order = np.random.default_rng(1).permutation(20)
+    assert histogram_distance(counts, counts[order], vectors, vectors[order]) == pytest.approx(0)
+    moved = histogram_distance(counts, counts, vectors, vectors + 0.5)
+    assert histogram_distance(counts, counts, vectors, vectors + 0.1) < moved
+
+
+def test_a_scan_is_placed_among_the_training_patients():
+    rng = np.random.default_rng(0)
+    look = made_up(0, codes=12)
+    usual = np.linspace(3, 1, 12) ** 2
+    # Two scans of each of 30 patients.
+    scans = [(f"p{n // 2}", rng.multinomial(200, usual / usual.sum())) for n in range(60)]
+    known = code_statistics(scans, look.vectors)
+    assert sum(known.counts) == 60 * 200
+    assert len(known.distances) == KEPT_DISTANCES
+    assert list(known.distances) == sorted(known.distances)
+    apart = []
+    for patient, counts in scans:
+        others = sum(more for other, more in scans if other != patient)
+        apart.append(histogram_distance(counts, others, look.vectors))
+    assert known.distances[0] == pytest.approx(min(apart), abs=1e-5)
+    assert known.distances[20] == pytest.approx(np.median(apart), abs=1e-5)
+    assert known.distances[-1] == pytest.approx(max(apart), abs=1e-5)
+    look.codes[:] = rng.choice(12, look.codes.shape, p=usual / usual.sum())
+    like = unlikeness(look, known)
+    look.codes[:] = 11
+    unlike = unlikeness(look, known)
+    assert like.distance < unlike.distance
+    assert unlike.percentile == 100
+    assert unlikeness(look, CodeStatistics(known.counts)).percentile is None
+    # One patient has nobody to be compared to.
+    assert code_statistics(scans[:2], look.vectors).distances == ()
+
+
+def test_plan_entropy_is_that_of_the_rows():
+    look = made_up(2)
+    rows = look.plan_rows[np.arange(3)[:, None, None], look.codes]
+    np.testing.assert_allclose(plan_entropy(look), entropy(rows, axis=-1) / np.log(6), atol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_neighbouring_slices_disagree_where_the_mask_changes(axis):
+    mask = np.zeros((4, 5, 6), np.uint8)
+    slices = np.moveaxis(mask, axis, 0)
+    slices[1, 2, 2] = 1
+    found = np.moveaxis(disagreement(mask, axis), axis, 0)
+    assert found[:3, 2, 2].tolist() == [1, 1, 0.5]
+    assert found.sum() == 2.5
+    assert not disagreement(mask[:1], 0).any()
+
+
+def test_maps_are_scaled_before_they_are_averaged():
+    look = made_up(0)
+    mask = np.zeros(look.cells.shape, np.uint8)
+    mask[1, 10:30, 10:40] = 1
+    maps = uncertainty_maps(look, mask)
+    assert list(maps) == ["softmax", "quantisation", "plan", "neighbours"]
+    for one in maps.values():
+        assert (one.shape, one.dtype) == (mask.shape, np.float32)
+    assert "plan" not in uncertainty_maps(made_up(0, references=None), mask)
+    both = combined({"a": maps["softmax"], "b": 1000 * maps["softmax"] + 7})
+    np.testing.assert_allclose(both, combined({"a": maps["softmax"]}), atol=1e-5)
+    assert (both.min(), both.max()) == (0, 1)
+    assert not combined({"a": np.full((2, 3, 4), 5, np.float32)}).any()
+    flat = combined({"a": maps["softmax"], "b": np.ones(mask.shape, np.float32)})
+    np.testing.assert_allclose(flat, both / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_slice_with_doubt_at_a_border_comes_first(axis):
+    mask = np.zeros((6, 40, 40), np.uint8)
+    mask[1:5, 10:30, 10:30] = 1
+    doubt = np.full(mask.shape, 0.0005, np.float32)
+    doubt[3, 8:12, 8:30] = 0.9
+    doubt[2, 35:, 35:] = 1  # far from any border
+    doubt[5, 12:28, 12:28] = 0.5  # the structure may go on here
+    ranked = ranked_slices(np.moveaxis(doubt, 0, axis), np.moveaxis(mask, 0, axis), axis)
+    assert sorted(one.index for one in ranked) == list(range(6))
+    assert {one.index for one in ranked[:2]} == {3, 5}
+    assert ranked[2].expected < 0.1
+    assert all(one.expected == 0 for one in ranked_slices(doubt, np.zeros_like(mask), 0))
+
+
+@pytest.mark.parametrize("references", [None, 6], ids=["codes only", "with plans"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_planted_mistake_is_found_in_other_slices(references, axis):
+    look = made_up(0, slices=6, size=(8, 8), references=references)
+    look.codes[:] = 0
+    look.codes[:, 2:6, 2:6] = 4
+    if references is not None:
+        look.plan_rows[:] = np.eye(9, 6, dtype=np.float32)
+    mask = np.zeros(look.cells.shape, np.uint8)
+    mask[:, 20:110, 20:110] = 1
+    mistake = (look.cells.on_scan(look.codes) == 4) & (mask == 1)
+    mistake[:, :, 60:] = False
+    wrong = np.where(mistake, 2, mask)
+    marked = np.zeros(mistake.shape, bool)
+    marked[2] = mistake[2]
+    if axis == 1:
+        # The same scan stored another way.
+        look.cells = made_up_along_rows(look.cells)
+        wrong, marked, mistake = (np.moveaxis(a, 0, 1).copy() for a in (wrong, marked, mistake))
+    regions = find_similar(look, wrong, marked)
+    assert [region.score for region in regions] == [1] * 5
+    assert sorted(region.index for region in regions) == [0, 1, 3, 4, 5]
+    found = np.zeros(mistake.shape, bool)
+    for region in regions:
+        found[region.box] |= region.voxels
+    np.testing.assert_array_equal(found, mistake & ~marked)
+    assert len(find_similar(look, wrong, marked, most=2)) == 2
+
+
+def made_up_along_rows(cells):
+    """The same cells, slices along the second axis of the scan."""
+    from dataclasses import replace
+
+    n, height, width = cells.shape
+    return replace(cells, axis=1, shape=(height, n, width))
+
+
+def test_marks_that_say_nothing_are_refused(one_sentence):
+    look = made_up(0)
+    look.codes[1] = -1
+    mask = np.zeros(look.cells.shape, np.uint8)
+    marked = np.zeros(look.cells.shape, bool)
+    for marks in (marked, marked[:, 1:]):
+        with pytest.raises(InputError) as error:
+            find_similar(look, mask, marks)
+        one_sentence(error.value)
+    marked[1] = True
+    with pytest.raises(InputError, match="slices that the model has segmented"):
+        find_similar(look, mask, marked)

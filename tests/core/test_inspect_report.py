@@ -1,0 +1,240 @@
+"""`l2gnet inspect`: the folder it leaves, as a colleague and other programs read it."""
+
+from __future__ import annotations
+
+import json
+import struct
+from html.parser import HTMLParser
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from l2gnet_core.card import CodeStatistics
+from l2gnet_core.checkpoint import save_model
+from l2gnet_core.config import preset
+from l2gnet_core.inspect.look import empty_look
+from l2gnet_core.labels import LabelSet
+from l2gnet_core.model import build
+from l2gnet_core.predict import predict_slices
+from l2gnet_core.volume import Grid
+
+NAMES = LabelSet.from_names({1: "<script>alert(1)</script>", 2: "a & $b$", 5: "_c"})
+
+
+class Reader(HTMLParser):
+    """Tags and text of a page; what is not closed or reaches outside of it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags, self.text, self.sources, self.open = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        given = dict(attrs)
+        self.sources += [given[key] for key in ("src", "href", "action") if key in given]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def png_size(content: bytes) -> tuple[int, int]:
+    assert content.startswith(b"\x89PNG\r\n\x1a\n")
+    return struct.unpack(">II", content[16:24])
+
+
+@pytest.fixture
+def named(make_model, tmp_path):
+    """A model with names that want to be markup."""
+    model = make_model(NAMES, codes=CodeStatistics((1,) * 32, (0.01, 0.02)))
+    card = model.card
+    path = tmp_path / "models" / "named.safetensors"
+    path.parent.mkdir()
+    save_model(path, model.network, card)
+    return model, path
+
+
+def test_the_folder_holds_a_page_pictures_tables_and_maps(
+    l2gnet,
+    save_scan,
+    scan,
+    named,
+    tmp_path,
+):
+    model, path = named
+    secret = save_scan(tmp_path / "Jane_Doe_1970.nii.gz", scan, shift=7.0)
+    out = tmp_path / "out"
+    code, text, err = l2gnet("inspect", secret, "-o", out, "--model", path)
+    assert (code, text) == (0, "")
+    assert "%" not in err
+
+    look = empty_look(model, Grid(scan.shape), 0)
+    mask = np.zeros(scan.shape, np.uint8)
+    for done in predict_slices(model, scan, Grid(scan.shape), 0, looks=True):
+        look.add(done.index, done.look)
+        mask[done.index] = done.labels
+
+    stored = nib.load(secret)
+    maps = sorted(one.name for one in out.glob("*.nii.gz"))
+    assert maps == [
+        "codes.nii.gz",
+        "plan.nii.gz",
+        "references.nii.gz",
+        "uncertainty-combined.nii.gz",
+        "uncertainty-neighbours.nii.gz",
+        "uncertainty-plan.nii.gz",
+        "uncertainty-quantisation.nii.gz",
+        "uncertainty-softmax.nii.gz",
+    ]
+    for name in set(maps) - {"plan.nii.gz"}:
+        written = nib.load(out / name)
+        assert written.shape == stored.shape
+        np.testing.assert_array_equal(written.affine, stored.affine)
+        for form in ("get_qform", "get_sform"):
+            for one, other in zip(
+                getattr(written, form)(coded=True), getattr(stored, form)(coded=True), strict=True
+            ):
+                np.testing.assert_array_equal(one, other)
+    codes = np.asarray(nib.load(out / "codes.nii.gz").dataobj).T
+    np.testing.assert_array_equal(codes, look.cells.on_scan(look.codes) + 1)
+    softmax = np.asarray(nib.load(out / "uncertainty-softmax.nii.gz").dataobj).T
+    np.testing.assert_array_equal(softmax, look.entropy)
+
+    # A cell of the plan lies in the world where the voxels of its code do.
+    plan = nib.load(out / "plan.nii.gz")
+    rows = np.asarray(plan.dataobj)
+    assert rows.shape == (4, 3, 3, 8)
+    np.testing.assert_allclose(rows.sum(-1), 1, atol=1e-5)
+    into_scan = np.linalg.inv(stored.affine) @ plan.affine
+    for cell in np.argwhere(np.ones(rows.shape[:3], bool)):
+        voxel = into_scan[:3] @ [*cell, 1]
+        x, y, z = np.rint(voxel - 1e-6).astype(int)
+        if x < 53 and y < 41:
+            code = codes[z, y, x] - 1
+            np.testing.assert_array_equal(rows[tuple(cell)], look.plan_rows[z, code])
+
+    told = json.loads((out / "inspect.json").read_text())
+    assert told["model"] == "tiny"
+    assert sum(row["cells"] for row in told["usage"]) == look.codes.size
+    assert len(told["usage"]) + len(told["unused_codes"]) == told["codes"] == 32
+    assert sorted(one["slice"] for one in told["check_first"]) == [0, 1, 2]
+    first = told["usage"][0]
+    assert sum(first["voxels"].values()) == (codes == first["code"]).sum()
+    assert first["voxels"]["_c"] == ((codes == first["code"]) & (mask == 5)).sum()
+    (z0, z1), (y0, y1), (x0, x1) = first["examples"][0]["box_zyx"]
+    assert (codes[z0:z1, y0:y1, x0:x1] == first["code"]).all()
+    assert told["percentile_of_training_scans"] in (0, 50, 100)
+    matrix = json.loads((out / "plan.json").read_text())
+    assert np.sum(matrix["plan"]) == pytest.approx(1, abs=1e-3)
+    assert len(matrix["codes"]) == len(told["usage"])
+
+    written = (out / "index.html").read_text(encoding="utf-8")
+    page = Reader(written)
+    assert page.tags.count("img") == 4
+    assert "script" not in page.tags
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert "<script>alert(1)</script>" in "".join(page.text)
+    assert "http" not in "".join(page.text)
+    for name in ("slices", "usage", "plan", "references"):
+        width, height = png_size((out / f"{name}.png").read_bytes())
+        assert 500 < width < 1600
+        assert height > 200
+    for file in out.iterdir():
+        assert b"Jane_Doe" not in file.read_bytes()
+
+
+def test_the_same_look_gives_the_same_page(l2gnet, image, model_file, tmp_path):
+    pages = []
+    for out in (tmp_path / "a", tmp_path / "a"):  # the second time over the first one's files
+        assert l2gnet("inspect", image, "-o", out, "--model", model_file)[0] == 0
+        pages.append((out / "index.html").read_bytes())
+    assert pages[0] == pages[1]
+    assert b"cannot be said" in pages[0]
+
+
+@pytest.mark.parametrize("architecture", ["vqunet", "synergynet"])
+def test_models_without_transport_show_their_codes(
+    l2gnet,
+    image,
+    make_model,
+    tmp_path,
+    architecture,
+):
+    card = make_model().card
+    network = build(preset("tiny", 4, architecture=architecture))
+    path = save_model(tmp_path / "m.safetensors", network, card)
+    out = tmp_path / "out"
+    assert l2gnet("inspect", image, "-o", out, "--model", path)[0] == 0
+    names = {file.name for file in out.iterdir()}
+    assert {"codes.nii.gz", "index.html", "usage.png"} <= names
+    assert not any("plan" in name or "reference" in name for name in names)
+    assert "Transport" not in (out / "index.html").read_text()
+
+
+@pytest.mark.parametrize("architecture", ["unet", "transunet"])
+def test_models_without_codes_are_refused(
+    refused,
+    image,
+    make_model,
+    tmp_path,
+    architecture,
+):
+    network = build(preset("tiny", 4, architecture=architecture))
+    path = save_model(tmp_path / "m.safetensors", network, make_model().card)
+    out = tmp_path / "out"
+    assert architecture in refused("inspect", image, "-o", out, "--model", path)
+    assert not out.exists()
+
+
+def test_one_frame_of_a_series_is_looked_at(
+    l2gnet,
+    refused,
+    save_scan,
+    scan,
+    model_file,
+    tmp_path,
+):
+    series = save_scan(tmp_path / "series.nii.gz", np.stack([scan, scan[:, ::-1]]))
+    alone = save_scan(tmp_path / "alone.nii.gz", scan[:, ::-1])
+    model = ("--model", model_file)
+    found = []
+    for path, more in ((series, ("--frame", "1")), (alone, ())):
+        out = tmp_path / path.stem
+        code, _, err = l2gnet("inspect", path, "-o", out, *model, *more)
+        assert code == 0
+        assert ("frame 1" in err) == bool(more)
+        found.append(nib.load(out / "codes.nii.gz"))
+    assert found[0].shape == found[1].shape
+    np.testing.assert_array_equal(found[0].dataobj, found[1].dataobj)
+    assert "0 and 1" in refused("inspect", series, "-o", tmp_path / "x", *model, "--frame", "2")
+
+
+def test_bad_input_ends_with_two_and_one_line(
+    refused,
+    image,
+    model_file,
+    tmp_path,
+):
+    model = ("--model", model_file)
+    assert "is a file" in refused("inspect", image, "-o", image, *model)
+    assert "no.nii" in refused("inspect", tmp_path / "no.nii", "-o", tmp_path / "out", *model)
+    assert "three letters" in refused(
+        "inspect", image, "-o", tmp_path / "out", *model, "--orientation", "LPX"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_scans_of_any_shape_are_drawn(l2gnet, save_scan, model_file, tmp_path):
+    rng = np.random.default_rng(0)
+    for number, shape in enumerate([(1, 20, 6), (2, 1, 5), (4, 17, 2)]):
+        scan = rng.integers(0, 100, shape).astype(np.int16)
+        path = save_scan(tmp_path / f"{number}.nii", scan * (number != 2))
+        out = tmp_path / f"out{number}"
+        assert l2gnet("inspect", path, "-o", out, "--model", model_file, "--axis", "2")[0] == 0
+        assert (out / "index.html").is_file()
