@@ -46,7 +46,8 @@ class ModelCard:
     to it. `sides` is the range, in pixels, of the longer side of the slices learnt from; slices
     outside of it are brought to its middle, unless `spacing` already says how large they are seen.
     `clean_up` is how masks are tidied unless the user chooses otherwise. `scores` maps structure
-    names to measures ({"dice": …, "hd95": …}) on the patients of `split["test"]`.
+    names to measures ({"dice": …, "hd95": …}) on the patients of `split["test"]`. `history` tells
+    each fine-tuning since: the model it began with, on how much, how, and what the guard found.
     """
 
     name: str
@@ -67,6 +68,7 @@ class ModelCard:
     training: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     weaknesses: tuple[str, ...] = ()
+    history: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that `from_json` reads back."""
@@ -85,6 +87,7 @@ class ModelCard:
                 "clean_up": CleanUp(**values.get("clean_up", {})),
                 "expects": Expectations.from_json(values["expects"]),
                 "weaknesses": tuple(values["weaknesses"]),
+                "history": tuple(values.get("history", ())),
             }
         )
 
