@@ -16,6 +16,7 @@ import torch
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import MODEL_FILE, Model, save_model
+from l2gnet_core.cli import main
 from l2gnet_core.config import preset
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.model import build
@@ -140,3 +141,37 @@ def make_dataset(tmp_path, save_scan):
         return tmp_path / "data"
 
     return make
+
+
+@pytest.fixture
+def l2gnet(capsys):
+    """Run the command in this process; returns (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            main([str(argument) for argument in arguments])
+            code = 0
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def refused(l2gnet):
+    """The command must end with 2 and one line on stderr, which is returned."""
+
+    def run(*arguments: object) -> str:
+        code, out, err = l2gnet(*arguments)
+        assert code == 2
+        assert out == ""
+        assert err.endswith("\n")
+        assert err.count("\n") == 1
+        assert "Traceback" not in err
+        assert err.startswith("l2gnet: ")
+        return err
+
+    return run

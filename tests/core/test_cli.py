@@ -9,41 +9,6 @@ import numpy as np
 import pytest
 
 from l2gnet_core.checkpoint import MODEL_FILE, load_model, save_model
-from l2gnet_core.cli import main
-
-
-@pytest.fixture
-def l2gnet(capsys):
-    """Run the command in this process; returns (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            main([str(argument) for argument in arguments])
-            code = 0
-        except SystemExit as exit:
-            code = int(exit.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
-
-
-@pytest.fixture
-def refused(l2gnet):
-    """The command must end with 2 and one line on stderr, which is returned."""
-
-    def run(*arguments: object) -> str:
-        code, out, err = l2gnet(*arguments)
-        assert code == 2
-        assert out == ""
-        assert err.endswith("\n")
-        assert err.count("\n") == 1
-        assert "Traceback" not in err
-        assert err.startswith("l2gnet: ")
-        return err
-
-    return run
 
 
 @pytest.fixture
