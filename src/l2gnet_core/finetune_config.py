@@ -53,7 +53,7 @@ class FineTuneConfig:
     replay: int = 0
     phantoms: float = 0.0
     soft_targets: float = 0.5
-    mixes: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    mixes: tuple[float, ...] = (0.25, 0.5, 1.0)
     mix_tolerance: float = 0.005
     cautious_mix: float = 0.5
     folds: int = 3

@@ -91,8 +91,9 @@ def test_every_slice_is_left_out_once_and_something_is_left(slices, kind, most):
             assert all(part in ((), c.slices) for part, c in zip(fold, corrections, strict=True))
 
 
-def test_counts_are_of_marked_voxels_and_structures_spoken_of(make_model):
-    model = make_model()
+@pytest.mark.parametrize("views", [1, 4])
+def test_counts_are_of_marked_voxels_and_structures_spoken_of(make_model, views):
+    model = make_model(views=views)
     correction = correct(ids=(1, 2, 4), unmarked=4)
     counts = ended(left_out_counts(model, [correction], [(2, 5)], "cpu"))
     expected = np.zeros((3, 3), int)
