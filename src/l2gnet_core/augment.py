@@ -40,6 +40,8 @@ class Augmentation:
     on_structure: float = 0.5
     alone: float = 0.1
     gamma: tuple[float, float] = (0.6, 1.6)
+    gain: tuple[float, float] = (0.75, 1.3)
+    offset: float = 0.1
     noise: float = 0.06
     blur: float = 1.2
     bias: float = 0.5
@@ -105,8 +107,8 @@ def draw_intensity(rng: Generator, how: Augmentation) -> IntensityView:
     strength = sometimes(0.3, 0, how.bias)
     return IntensityView(
         gamma=None if gamma is None else math.exp(gamma),
-        gain=rng.uniform(0.75, 1.3),
-        offset=rng.uniform(-0.1, 0.1),
+        gain=rng.uniform(*how.gain),
+        offset=rng.uniform(-how.offset, how.offset),
         bias=None if strength is None else strength * rng.standard_normal((4, 4), np.float32),
         blur=sometimes(0.2, 0.4, how.blur),
         resolution=sometimes(0.15, 0.5, 0.9),

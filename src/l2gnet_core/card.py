@@ -65,7 +65,8 @@ class ModelCard:
     outside of it are brought to its middle, unless `spacing` already says how large they are seen.
     `clean_up` is how masks are tidied unless the user chooses otherwise. `scores` maps structure
     names to measures ({"dice": …, "hd95": …}) on the patients of `split["test"]`. `codes` says
-    which codes the training scans use, for models that have codes.
+    which codes the training scans use, for models that have codes. `history` tells each fine-tuning
+    since: the model it began with, on how much, how, and what the guard found.
     """
 
     name: str
@@ -87,6 +88,7 @@ class ModelCard:
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     weaknesses: tuple[str, ...] = ()
     codes: CodeStatistics | None = None
+    history: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that `from_json` reads back."""
@@ -106,6 +108,7 @@ class ModelCard:
                 "expects": Expectations.from_json(values["expects"]),
                 "weaknesses": tuple(values["weaknesses"]),
                 "codes": CodeStatistics.from_json(values["codes"]) if values.get("codes") else None,
+                "history": tuple(values.get("history", ())),
             }
         )
 

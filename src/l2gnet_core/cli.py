@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from l2gnet_core.catalog import DEFAULT_MODEL
+from l2gnet_core.cli_finetune import finetune
 from l2gnet_core.cli_inspect import inspect
 from l2gnet_core.cli_parts import Number, ProgressBar, device_option, json_option
 from l2gnet_core.cli_training import check, train
@@ -34,6 +35,7 @@ def cli() -> None:
 cli.add_command(train)
 cli.add_command(check)
 cli.add_command(inspect)
+cli.add_command(finetune)
 
 
 @cli.command()

@@ -10,18 +10,22 @@ from l2gnet_core.model import NetworkOutput
 from l2gnet_core.processes import summed
 
 COMMITMENT_WEIGHT = 0.25
+_NEVER = -1e4
 
 
-def soft_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+def soft_dice_loss(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """1 − soft Dice, mean over the structures that are present (background left out).
 
-    logits: (B,classes,H,W); target: (B,H,W) of class indices. Pooled over the batch, so that a
-    slice without a structure does not count as a failure (Milletari et al., "V-Net", 3DV 2016;
-    batch Dice as in nnU-Net), and over all processes, so that their number changes nothing.
+    logits: (B,classes,H,W); target: (B,H,W) of class indices; weight: (B,H,W), how much a pixel
+    counts. Pooled over the batch, so that a slice without a structure does not count as a failure
+    (Milletari et al., "V-Net", 3DV 2016; batch Dice as in nnU-Net), and over all processes, so that
+    their number changes nothing.
     """
     probabilities = logits.float().softmax(1)[:, 1:]
     truth = F.one_hot(target, logits.shape[1])[..., 1:].movedim(-1, 1).to(probabilities.dtype)
     sums = [probabilities * truth, probabilities, truth]
+    if weight is not None:
+        sums = [part * weight[:, None] for part in sums]
     overlap, said, true = summed(torch.stack([part.sum((0, 2, 3)) for part in sums]))
     present = (true > 0).to(true.dtype)
     dice = (2 * overlap + 1) / (said + true + 1)
@@ -29,19 +33,58 @@ def soft_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     return missed
 
 
-def segmentation_loss(output: NetworkOutput, target: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean over the pixels of logits (B,classes,H,W) against class indices (B,H,W), or over what
+    they weigh (B,H,W)."""
+    if weight is None:
+        return F.cross_entropy(logits.float(), target)
+    return _weighted(F.cross_entropy(logits.float(), target, reduction="none"), weight)
+
+
+def _weighted(values: Tensor, weight: Tensor) -> Tensor:
+    return (values * weight).sum() / weight.sum().clamp(min=1e-6)
+
+
+def segmentation_loss(
+    output: NetworkOutput, target: Tensor, weight: Tensor | None = None
+) -> Tensor:
     """Scalar loss of a network's output against target (B,H,W) of class indices.
 
-    Coarser outputs, where there are any, weigh half as much per level (deep supervision, Lee et
-    al., "Deeply-Supervised Nets", AISTATS 2015, weighted as in nnU-Net).
+    weight: (B,H,W), how much a pixel counts; where it is zero the target may be any class. Coarser
+    outputs, where there are any, weigh half as much per level (deep supervision, Lee et al.,
+    "Deeply-Supervised Nets", AISTATS 2015, weighted as in nnU-Net).
     """
     losses, weights = [], []
     for level, logits in enumerate((output.logits, *output.coarser)):
         step = 2**level
-        truth = target[:, step // 2 :: step, step // 2 :: step]
-        cross_entropy = F.cross_entropy(logits.float(), truth)
-        losses.append(0.5 * cross_entropy + 0.5 * soft_dice_loss(logits, truth))
+        pixels = (slice(None), *(slice(step // 2, None, step),) * 2)
+        truth, counts = target[pixels], None if weight is None else weight[pixels]
+        dice = soft_dice_loss(logits, truth, counts)
+        losses.append(0.5 * cross_entropy(logits, truth, counts) + 0.5 * dice)
         weights.append(0.5**level)
     pairs = zip(weights, losses, strict=True)
     weighted = torch.stack([weight * loss for weight, loss in pairs]).sum() / sum(weights)
     return weighted + COMMITMENT_WEIGHT * output.commitment
+
+
+def as_background(logits: Tensor, classes: Tensor) -> Tensor:
+    """Logits (B,C,H,W) that call background what they would call one of `classes` (B,C) bool.
+
+    For targets whose background may hold these classes: Cermelli et al., "Modeling the Background
+    for Incremental Learning in Semantic Segmentation" (CVPR 2020).
+    """
+    chosen = classes[:, :, None, None]
+    background = torch.cat([torch.ones_like(chosen[:, :1]), chosen[:, 1:]], 1)
+    logits = logits.float()
+    # A finite number where minus infinity is meant: its gradients are never NaN.
+    any_of_them = logits.masked_fill(~background, _NEVER).logsumexp(1, keepdim=True)
+    others = logits[:, 1:].masked_fill(chosen[:, 1:], _NEVER)
+    return torch.cat([any_of_them, others], 1)
+
+
+def distillation_loss(logits: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+    """Cross-entropy of logits (B,C,H,W) against a teacher's answers, given as logits too, less the
+    least it can be; mean over what the pixels weigh (B,H,W) (Li and Hoiem, "Learning without
+    Forgetting", ECCV 2016)."""
+    said, meant = logits.float().log_softmax(1), teacher.float().log_softmax(1)
+    return _weighted((meant.exp() * (meant - said)).sum(1), weight)

@@ -21,6 +21,9 @@ from l2gnet_core.augment import (
 from l2gnet_core.data import TrainingCase
 from l2gnet_core.preprocess import neighbours
 
+#: A slice to look at: its image (C,H,W), its classes (H,W), and where (row, column).
+Drawn = tuple[Tensor, Tensor, tuple[float, float]]
+
 
 class Sampler:
     """Draws augmented slices from `cases` and, for `extra_share` of them, from `extra`.
@@ -55,22 +58,11 @@ class Sampler:
         """Some samples of a step: images (B,C,size,size) float32, targets (B,size,size) long."""
         rngs = [np.random.default_rng((self.seed, step, sample)) for sample in samples]
         drawn = [self._slice(rng, size) for rng in rngs]
-        height, width = np.max([classes.shape for _, classes, _ in drawn], axis=0)
-        images = torch.zeros(len(drawn), self.channels, height, width, dtype=torch.float16)
-        labels = torch.zeros(len(drawn), height, width, dtype=torch.uint8)
-        where = [
-            draw_spatial(rng, centre, self.how)
-            for rng, (_, _, centre) in zip(rngs, drawn, strict=True)
-        ]
-        for i, (image, classes, _) in enumerate(drawn):
-            images[i, :, : image.shape[1], : image.shape[2]] = image
-            truth = swapped(classes, self.how.mirror_pairs) if where[i].mirrored else classes
-            labels[i, : image.shape[1], : image.shape[2]] = truth
+        seen, targets = turned_views(drawn, rngs, self.how, size, device)
         looks = [draw_intensity(rng, self.how) for rng in rngs]
-        seen, targets = spatial_views(images.to(device).float(), labels.to(device), where, size)
         return intensity_views(seen, looks, rngs), targets
 
-    def _slice(self, rng: Generator, size: int) -> tuple[Tensor, Tensor, tuple[float, float]]:
+    def _slice(self, rng: Generator, size: int) -> Drawn:
         """One slice with its neighbours (C,H,W), its classes, and where (row, column) to look."""
         pool = self.extra if rng.random() < self.extra_share else self.cases
         case = pool[int(rng.integers(len(pool)))]
@@ -92,3 +84,25 @@ class Sampler:
             reach = size / 4
             centre = (row + rng.uniform(-reach, reach), column + rng.uniform(-reach, reach))
         return case.image[seen], case.classes[index], centre
+
+
+def turned_views(
+    drawn: Sequence[Drawn],
+    rngs: Sequence[Generator],
+    how: Augmentation,
+    size: int,
+    device: str | torch.device,
+) -> tuple[Tensor, Tensor]:
+    """A random spatial view of each slice: images (B,C,size,size) float32, targets (B,size,size)
+    long; outside of the slices both are zero."""
+    where = [
+        draw_spatial(rng, centre, how) for rng, (_, _, centre) in zip(rngs, drawn, strict=True)
+    ]
+    height, width = np.max([classes.shape for _, classes, _ in drawn], axis=0)
+    images = torch.zeros(len(drawn), len(drawn[0][0]), height, width, dtype=torch.float16)
+    labels = torch.zeros(len(drawn), height, width, dtype=torch.uint8)
+    for i, (image, classes, _) in enumerate(drawn):
+        images[i, :, : image.shape[1], : image.shape[2]] = image
+        truth = swapped(classes, how.mirror_pairs) if where[i].mirrored else classes
+        labels[i, : image.shape[1], : image.shape[2]] = truth
+    return spatial_views(images.to(device).float(), labels.to(device), where, size)

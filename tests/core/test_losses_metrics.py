@@ -14,7 +14,13 @@ from scipy.spatial.distance import cdist
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.evaluate import CaseScores, evaluate, pair_files, summary
-from l2gnet_core.losses import COMMITMENT_WEIGHT, segmentation_loss, soft_dice_loss
+from l2gnet_core.losses import (
+    COMMITMENT_WEIGHT,
+    as_background,
+    distillation_loss,
+    segmentation_loss,
+    soft_dice_loss,
+)
 from l2gnet_core.metrics import Agreement, agreement, agreement_per_label, dice_per_class
 from l2gnet_core.model import NetworkOutput
 
@@ -223,3 +229,57 @@ def test_what_cannot_be_compared_is_refused(masks, tmp_path, save_scan, one_sent
         with pytest.raises(InputError, match=says) as error:
             list(evaluate(pair_files(prediction, against), 2.0))
         one_sentence(error.value)
+
+
+@quick
+@given(st.integers(0, 99), st.sampled_from([0, 1, 2]))
+def test_pixels_of_no_weight_have_no_say(seed, coarser):
+    generator = torch.Generator().manual_seed(seed)
+    logits = [torch.randn(2, 3, 8 >> i, 8 >> i, generator=generator) for i in range(coarser + 1)]
+    for level in logits:
+        level.requires_grad_(True)
+    target = torch.randint(3, (2, 8, 8), generator=generator)
+    weight = (torch.rand(2, 8, 8, generator=generator) > 0.5).float()
+    zero = torch.zeros(())
+
+    def loss(truth, weight):
+        output = NetworkOutput(logits[0], tuple(logits[1:]), zero, None, None)
+        return segmentation_loss(output, truth, weight)
+
+    other = torch.where(weight > 0, target, (target + 1) % 3)
+    assert torch.equal(loss(target, weight), loss(other, weight))
+    (gradient,) = torch.autograd.grad(loss(target, weight), [logits[0]])
+    assert (gradient.abs().sum(1)[weight == 0] == 0).all()
+    assert (gradient.abs().sum(1)[weight > 0] > 0).all()
+    # All alike is as good as none, but for the smoothing of the Dice.
+    ones = torch.ones_like(weight)
+    torch.testing.assert_close(loss(target, ones), loss(target, None))
+
+
+def test_classes_called_background_share_its_probability():
+    logits = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    logits.requires_grad_(True)
+    open_classes = torch.tensor([[False, False, True, False], [False, True, False, True]])
+    p, q = logits.softmax(1), as_background(logits, open_classes).softmax(1)
+    torch.testing.assert_close(q[0, 0], p[0, 0] + p[0, 2])
+    torch.testing.assert_close(q[1, 0], p[1, 0] + p[1, 1] + p[1, 3])
+    torch.testing.assert_close(q[0, [1, 3]], p[0, [1, 3]])
+    target = torch.zeros(2, 3, 3, dtype=torch.long)
+    loss = torch.nn.functional.cross_entropy(as_background(logits, open_classes), target)
+    (gradient,) = torch.autograd.grad(loss, [logits])
+    assert torch.isfinite(gradient).all()
+    # Where the truth says background, an open class is pushed up like the background itself.
+    assert (gradient[0, 2] < 0).all()
+    assert (gradient[0, 1] > 0).all()
+
+
+def test_distillation_is_the_divergence_from_the_teacher():
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(2, 3, 4, 4, generator=generator) for _ in range(2))
+    weight = torch.rand(2, 4, 4, generator=generator)
+    assert distillation_loss(teacher, teacher, weight) == pytest.approx(0, abs=1e-6)
+    theirs = torch.nn.functional.kl_div(
+        student.log_softmax(1), teacher.softmax(1), reduction="none"
+    ).sum(1)
+    expected = float((theirs * weight).sum() / weight.sum())
+    assert distillation_loss(student, teacher, weight) == pytest.approx(expected, rel=1e-5)

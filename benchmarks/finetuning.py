@@ -1,0 +1,128 @@
+"""Three corrected slices of a scan that looks unlike those learnt from: what happens to the others.
+
+    python benchmarks/finetuning.py [--steps N | --seconds S] [--patients N] [--threads N]
+
+`cardiac-cine` on patients of its card's tuning part, never of its test part, one frame each, made
+darker and noisier in two strengths. Three evenly spaced slices that hold a structure are
+corrected with the true labels. Dice is pooled over all other slices, mean over the structures;
+predictions as `l2gnet segment` makes them, without tidying. Rivals: the model as it is, naive
+fine-tuning of all weights, the same half mixed with the old ones, and interpolation of shapes
+between the corrected slices.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from l2gnet_core.catalog import find_model
+from l2gnet_core.checkpoint import Model, load_model
+from l2gnet_core.corrections import Correction
+from l2gnet_core.files import read_labels, read_volume
+from l2gnet_core.finetune import FineTuneResult, finetune
+from l2gnet_core.finetune_config import SCAN, FineTuneConfig
+from l2gnet_core.guard import Limits
+from l2gnet_core.interpolation import interpolate_slices
+from l2gnet_core.left_out import compared, pooled_dice
+from l2gnet_core.predict import predict_slices
+from l2gnet_core.preprocess import intensity_window, normalise
+from l2gnet_core.volume import Volume, slicing_axis
+
+BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "acdc"
+UNGUARDED = Limits(-1, 1, 1, 1)
+Array = NDArray[np.generic]
+
+
+#: Gamma, and the noise's σ as a share of the scan's range.
+SHIFTS = {"some": (1.6, 0.05), "much": (2.2, 0.08)}
+
+
+def shifted(scan: Array, gamma: float, noise: float) -> Array:
+    """Darker and noisier."""
+    image = normalise(scan, intensity_window(scan)) ** gamma
+    return image + np.random.default_rng(0).normal(0, noise, image.shape).astype(np.float32)
+
+
+def variants(config: FineTuneConfig) -> dict[str, FineTuneConfig]:
+    """Guarded fine-tuning and its rivals, by name."""
+    alone = replace(config, folds=0, limits=UNGUARDED)
+    naive = replace(alone, pull=0.0, replay=0, cautious_mix=1.0)
+    return {"guarded": config, "naive": naive, "naive, half": replace(naive, cautious_mix=0.5)}
+
+
+def mask(model: Model, scan: Array, volume: Volume, axis: int) -> Array:
+    """What the model makes of a scan."""
+    result = np.zeros(scan.shape, np.uint8)
+    for done in predict_slices(model, scan, volume, axis):
+        if done is not None:
+            np.moveaxis(result, axis, 0)[done.index] = done.labels
+    return result
+
+
+def dice(said: Array, truth: Array, axis: int, slices: list[int], names: dict[int, str]) -> float:
+    """Mean Dice of the structures, pooled over slices."""
+    a, b = (np.take(array, slices, axis) for array in (said, truth))
+    return fmean(pooled_dice(compared(a, b, list(names)), list(names.values())).values())
+
+
+def tuned(model: Model, correction: Correction, config: FineTuneConfig) -> FineTuneResult:
+    """The end of a fine-tuning."""
+    *_, last = finetune(model, [correction], config)
+    return last.result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--patients", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--data", type=Path, default=BESIDE)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    limit = {"steps": options.steps, "seconds": None if options.steps else options.seconds}
+    model = load_model(find_model("cardiac-cine"))
+    config = replace(SCAN, **limit)
+    for patient in model.card.split["tuning"][: options.patients]:
+        file = min((options.data / "images").glob(f"{patient}_*"))
+        volume = read_volume(file)
+        truth = read_labels(options.data / "labels" / file.name).volume.data
+        for name, strength in SHIFTS.items():
+            print(f"{patient}, {name} shift")
+            compare(model, volume, truth, shifted(volume.data, *strength), config)
+
+
+def compare(
+    model: Model, volume: Volume, truth: Array, scan: Array, config: FineTuneConfig
+) -> None:
+    """Print the Dice of untouched slices, and seconds."""
+    names, axis = model.card.labels.names, slicing_axis(volume, model.card.slicing)
+    held = np.flatnonzero(np.moveaxis(truth, axis, 0).any((1, 2)))
+    evenly = np.round(np.quantile(range(len(held)), (1 / 6, 1 / 2, 5 / 6))).astype(int)
+    correction = Correction(scan, volume, axis, truth, tuple(held[evenly].tolist()))
+    others = [i for i in range(scan.shape[axis]) if i not in correction.slices]
+
+    def score(said: Array) -> str:
+        return f"{dice(said, truth, axis, others, names):.4f}"
+
+    print(f"  slices {correction.slices} of {scan.shape[axis]}")
+    print(f"  as it is       {score(mask(model, scan, volume, axis))}")
+    print(f"  interpolation  {score(interpolate_slices(truth, correction.slices, axis))}")
+    for name, variant in variants(config).items():
+        result = tuned(model, correction, variant)
+        found = score(mask(result.model, scan, volume, axis))
+        print(f"  {name:14} {found}  {result.seconds:5.1f} s", flush=True)
+        if variant is config:
+            evidence = result.verdict.evidence
+            print(f"    {result.verdict.reason}")
+            print(f"    mix {evidence.mix}, heart {evidence.heart}, codes {evidence.codes}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""`l2gnet finetune`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from l2gnet_core.catalog import DEFAULT_MODEL
+from l2gnet_core.cli_parts import Number, ProgressBar, device_option, json_option
+from l2gnet_core.errors import InputError
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("image", type=_PATH)
+@click.argument("labels", type=_PATH)
+@click.option(
+    "--slices",
+    required=True,
+    metavar="3,7,11",
+    help="The corrected slices, counted from 0 along the slicing axis of the stored array. Nothing "
+    "else of LABELS is read.",
+)
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name, file or folder.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=_PATH,
+    help="The new model: a .safetensors file, or a folder.",
+)
+@click.option("--steps", type=click.IntRange(min=1), help="Learn for so many steps.")
+@click.option(
+    "--seconds",
+    type=Number(min=0, min_open=True),
+    help="Learn and check for so long; 20 by default.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--axis",
+    type=click.IntRange(0, 2),
+    help="Slice along this axis of the stored array, whatever the model's card says.",
+)
+@click.option(
+    "--orientation",
+    metavar="LPS",
+    help="What the axes of the stored array grow to (L/R, P/A, I/S), for scans that do not say.",
+)
+@click.option(
+    "--unmarked",
+    type=click.IntRange(0, 65535),
+    metavar="ID",
+    help="Voxels of this id are unknown: amid scribbles, or in slices painted in part.",
+)
+@click.option("--names", metavar="ID=NAME,…", help="Names of new structures.")
+@click.option(
+    "--also",
+    type=(_PATH, _PATH, str),
+    multiple=True,
+    metavar="IMAGE LABELS SLICES",
+    help="One more scan. With several, the model is for scans to come, and forgets less.",
+)
+@device_option
+@json_option
+def finetune(
+    image: Path,
+    labels: Path,
+    slices: str,
+    model: str,
+    output: Path,
+    steps: int | None,
+    seconds: float | None,
+    seed: int,
+    axis: int | None,
+    orientation: str | None,
+    unmarked: int | None,
+    names: str | None,
+    also: tuple[tuple[Path, Path, str], ...],
+    device: str,
+    as_json: bool,
+) -> None:
+    """Learn from corrected slices of a scan, and keep the result only if it helps.
+
+    LABELS is a mask of IMAGE in which some slices are corrected. Ids that the model does not have
+    become new organs. The old model is written to the output if the new one does not do better on
+    slices that it did not learn from, or forgets.
+    """
+    if steps is not None and seconds is not None:
+        raise InputError("Expected --steps or --seconds, but got both; give one of them.")
+    from l2gnet_core.finetune_files import (
+        CorrectedFiles,
+        model_file_to_write,
+        parse_names,
+        parse_slices,
+        read_correction,
+        report,
+        write_result,
+    )
+    from l2gnet_core.volume import parse_orientation
+
+    # What is quick to refuse comes before PyTorch and the files.
+    wanted = [(image, labels, slices), *also]
+    files = [CorrectedFiles(scan, mask, parse_slices(which)) for scan, mask, which in wanted]
+    given = parse_names(names) if names is not None else {}
+    orientation = parse_orientation(orientation) if orientation is not None else None
+    from l2gnet_core.catalog import find_model
+    from l2gnet_core.checkpoint import load_model
+    from l2gnet_core.finetune import finetune as learn
+    from l2gnet_core.finetune_config import PROJECT, SCAN
+    from l2gnet_core.predict import choose_device
+
+    parent = find_model(model)
+    file = model_file_to_write(output, parent)
+    chosen = choose_device(device)[0]
+    loaded = load_model(parent)
+    read = [read_correction(one, loaded.card, axis, unmarked, orientation) for one in files]
+    corrections = [correction for correction, _ in read]
+    stored = {id: name for _, found in read for id, name in found.items()}
+    config = replace(
+        PROJECT if also else SCAN,
+        steps=steps,
+        seconds=None if steps else seconds or SCAN.seconds,
+        seed=seed,
+        names={**stored, **given},
+    )
+    with ProgressBar(1.0, "Fine-tuning") as bar:
+        for progress in learn(loaded, corrections, config, chosen):
+            loss = "checking" if progress.loss is None else f"loss {progress.loss:.3f}"
+            bar.reach(progress.done, loss)
+    result = progress.result
+    assert result is not None
+    write_result(result, file)
+    if as_json:
+        told = report(result, output, loaded.card.labels.names, corrections)
+        click.echo(json.dumps(told, indent=1))
+    else:
+        click.echo(f"{output}: {result.verdict.reason}")

@@ -1,0 +1,215 @@
+"""Fine-tuning on a person's corrections, safe by construction.
+
+Always on a copy: codes keep their meaning, weights stay near the old ones, the old model's answers
+are kept elsewhere, old and new weights are mixed, and a guard that learnt nothing has the last
+word. docs/finetuning.md tells the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from l2gnet_core.card import ModelCard
+from l2gnet_core.checkpoint import Model
+from l2gnet_core.corrections import CorrectedScan, Correction
+from l2gnet_core.errors import InputError
+from l2gnet_core.finetune_config import SCAN, FineTuneConfig
+from l2gnet_core.guard import Evidence, Improvement, Verdict, code_distance, judged
+from l2gnet_core.learner import Clock, Learner
+from l2gnet_core.left_out import Check, Fold, best_mix, folds, left_out_counts
+from l2gnet_core.model import SegmentationNetwork
+from l2gnet_core.new_structures import taught_labels, with_room_for
+from l2gnet_core.phantom_memory import KNOWN, heart_dice
+from l2gnet_core.weights import mixed, weights_hash
+
+#: Shares of the main run after which there is something new to look at.
+_PREVIEWS = (0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class FineTuneResult:
+    """The model to go on with – the old one itself, if the verdict is that it be kept – and the
+    steps, of all runs, and seconds it took."""
+
+    model: Model
+    verdict: Verdict
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FineTuneProgress:
+    """A moment at which to stop without a trace.
+
+    step: steps so far, in all runs. done: from 0 to 1. loss: of the step just made, None while
+    checking. preview: a cautious mix to look at, when there is a new one; no guard has seen it.
+    result: on the last progress alone.
+    """
+
+    step: int
+    done: float
+    seconds: float
+    seconds_left: float | None
+    loss: float | None = None
+    preview: Model | None = None
+    result: FineTuneResult | None = None
+
+
+Moments = Generator[FineTuneProgress, None, Any]
+
+
+def finetune(
+    model: Model,
+    corrections: Sequence[Correction],
+    config: FineTuneConfig = SCAN,
+    device: str = "cpu",
+) -> Iterator[FineTuneProgress]:
+    """Fine-tune a copy of a model on corrected slices; the last progress holds the result.
+
+    Ids that the model does not have become new structures; those it has stay, corrected or not.
+    With `config.steps`, the same seed gives the same weights on a CPU. Raises InputError for
+    corrections that cannot be used, and for names of structures that are not new.
+    """
+    if not corrections:
+        raise InputError("Expected at least one correction to learn from, but got none.")
+    yield from _FineTuning(model, corrections, config, device).run()
+
+
+class _FineTuning:
+    """One fine-tuning: the main run, then the runs and checks of the guard."""
+
+    def __init__(
+        self, model: Model, corrections: Sequence[Correction], config: FineTuneConfig, device: str
+    ) -> None:
+        labels = taught_labels(model.card.labels, corrections, config.names)
+        self.model = model
+        self.base, new = with_room_for(model, labels)
+        self.base.network.to(device)
+        self.corrections = corrections
+        self.config = config
+        self.device = device
+        self.scans = [correction.seen_by(self.base.card) for correction in corrections]
+        self.folds = folds(corrections, config)
+        self.clock = Clock(config, len(self.folds))
+        self.learner = Learner(self.base, new, config, device)
+        self.step = 0
+
+    def run(self) -> Iterator[FineTuneProgress]:
+        """Everything, in the order in which there is something to look at soonest."""
+        heart = yield from self._checked(heart_dice(self.base, self.device))
+        codes = yield from self._checked(code_distance(self.base.network, self.scans))
+        memory = self.clock.seconds
+        before = []
+        for fold in self.folds:
+            before.append((yield from self._left_out(self.base, fold)))
+        per_fold = (self.clock.seconds - memory) / max(1, len(before)) * len(self.config.mixes)
+        self.clock.reserved = memory + per_fold * len(before)
+        learnt = yield from self._learnt(0, self.scans)
+        counts = []
+        for run, fold in enumerate(self.folds, 1):
+            new = yield from self._learnt(run, self._without(fold))
+            after = []
+            for mix in self.config.mixes:
+                after.append((yield from self._left_out(self._mixed(new, mix), fold)))
+            counts.append([before[run - 1], *after])
+            self.clock.reserved -= per_fold
+        mix, dice = self.config.cautious_mix, Improvement({}, {})
+        if counts:
+            names = [label.name for label in self.base.card.labels]
+            mix, dice = best_mix(np.array(counts), self.config, names)
+        model = self._mixed(learnt, mix)
+        heart_after, codes_after = heart, codes
+        if mix:
+            heart_after = yield from self._checked(heart_dice(model, self.device))
+            codes_after = yield from self._checked(code_distance(model.network, self.scans))
+        evidence = Evidence(
+            mix,
+            sum(len(correction.slices) for correction in self.corrections),
+            dice,
+            (heart, heart_after) if heart is not None and heart >= KNOWN else None,
+            (codes, codes_after) if codes is not None else None,
+        )
+        known = [label.name for label in self.model.card.labels]
+        verdict = judged(self.config.limits, evidence, known)
+        if verdict.kept:
+            model = replace(model, card=self._card(model.network, verdict))
+        else:
+            model = self.model
+        seconds = self.clock.seconds
+        result = FineTuneResult(model, verdict, self.step, seconds)
+        yield FineTuneProgress(self.step, 1.0, seconds, 0.0, result=result)
+
+    def _learnt(self, run: int, scans: Sequence[CorrectedScan]) -> Moments:
+        """The network that a run comes to; the main one, 0, shows previews on its way."""
+        learning = self.learner.learn(run, scans, self.clock)
+        shown = list(_PREVIEWS) if run == 0 else []
+        while True:
+            try:
+                step = next(learning)
+            except StopIteration as end:
+                return end.value
+            self.step += 1
+            preview = None
+            if shown and step.done >= shown[0]:
+                shown = [share for share in shown if share > step.done]
+                preview = self._mixed(step.network, self.config.cautious_mix)
+            yield self._progress(step.done, step.loss, preview)
+
+    def _without(self, fold: Fold) -> list[CorrectedScan]:
+        """The scans without the slices that a fold leaves out."""
+        kept = [
+            [k for k, index in enumerate(correction.slices) if index not in slices]
+            for correction, slices in zip(self.corrections, fold, strict=True)
+        ]
+        return [scan.only(some) for scan, some in zip(self.scans, kept, strict=True) if some]
+
+    def _left_out(self, model: Model, fold: Fold) -> Moments:
+        return self._checked(left_out_counts(model, self.corrections, fold, self.device))
+
+    def _checked(self, check: Check) -> Moments:
+        """What a check finds, with a moment at each of its pauses."""
+        while True:
+            try:
+                next(check)
+            except StopIteration as end:
+                return end.value
+            yield self._progress(1.0 if self.step else 0.0)
+
+    def _mixed(self, new: SegmentationNetwork, mix: float) -> Model:
+        return Model(mixed(self.base.network, new, mix), self.base.card)
+
+    def _progress(
+        self, done: float, loss: float | None = None, preview: Model | None = None
+    ) -> FineTuneProgress:
+        share, left = self.clock.overall(done)
+        return FineTuneProgress(self.step, share, self.clock.seconds, left, loss, preview)
+
+    def _card(self, network: SegmentationNetwork, verdict: Verdict) -> ModelCard:
+        """The new model's card: where it comes from, and nothing of who is in the scans."""
+        old = self.model.card
+        settings = asdict(self.config)
+        del settings["names"]  # The labels have them.
+        entry = {
+            "parent": old.name,
+            "parent_sha256": weights_hash(self.model.network),
+            "scans": len(self.corrections),
+            "steps": self.step,
+            "settings": settings,
+            "verdict": verdict.to_json(),
+        }
+        weakness = (
+            "Fine-tuned to a single scan: for this one, not for others."
+            if self.config.kind == "scan"
+            else "Fine-tuned: how well it does on the patients it was tested on is not known."
+        )
+        return replace(
+            self.base.card,
+            name=f"{old.name.split('+')[0]}+{weights_hash(network)[:8]}",
+            scores={},
+            weaknesses=(*(text for text in old.weaknesses if text != weakness), weakness),
+            history=(*old.history, entry),
+        )

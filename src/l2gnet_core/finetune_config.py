@@ -1,0 +1,78 @@
+"""Settings of fine-tuning: of a model for one scan, and of a project's model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from l2gnet_core.augment import Augmentation
+from l2gnet_core.errors import InputError
+from l2gnet_core.guard import Limits
+
+#: Views that stray less than in training: there is one scan to learn, not all of them.
+MILD = Augmentation(
+    scale=(0.85, 1.18),
+    stretch=0.05,
+    turn=15.0,
+    on_structure=0.7,
+    gamma=(0.8, 1.25),
+    gain=(0.9, 1.1),
+    offset=0.05,
+    noise=0.03,
+    blur=0.8,
+    bias=0.25,
+)
+
+
+@dataclass(frozen=True)
+class FineTuneConfig:
+    """How to fine-tune; `SCAN` and `PROJECT` are the two kinds. Exactly one of `seconds` (checks
+    included) and `steps` (of the main run) is set.
+
+    kind: "scan" bends to one volume, to be used there; "project" learns over scans and must not
+        forget. With several corrections its folds leave out whole scans.
+    batch, replay: corrected slices and old answers in each step. phantoms: share of the latter that
+        are drawn hearts, where the model knows them; the rest are untouched slices of the scans.
+    soft_targets: weight of the loss on old answers. pull: by how much of learning_rate the
+        weights go back towards the old ones, per step.
+    mixes: shares of the new weights to choose from by leaving slices out. mix_tolerance: Dice by
+        which one must be better to be taken instead of one nearer to cautious_mix, which is also
+        the share with a single corrected slice, and of previews. folds: at most so many runs leave
+        some out, each fold_share as long as the main one.
+    names: of new structures, by id.
+    """
+
+    kind: Literal["scan", "project"] = "scan"
+    seconds: float | None = 20.0
+    steps: int | None = None
+    seed: int = 0
+    batch: int = 4
+    learning_rate: float = 5e-4
+    pull: float = 10.0
+    replay: int = 0
+    phantoms: float = 0.0
+    soft_targets: float = 0.5
+    mixes: tuple[float, ...] = (0.25, 0.5, 1.0)
+    mix_tolerance: float = 0.005
+    cautious_mix: float = 0.5
+    folds: int = 3
+    fold_share: float = 0.5
+    views: Augmentation = MILD
+    limits: Limits = field(default_factory=Limits)
+    names: Mapping[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.seconds is None) == (self.steps is None):
+            raise InputError("Expected either seconds or steps to fine-tune for; give one of them.")
+
+
+SCAN = FineTuneConfig()
+PROJECT = FineTuneConfig(
+    kind="project",
+    pull=40.0,
+    replay=2,
+    phantoms=0.5,
+    soft_targets=1.0,
+    limits=Limits(most_forgotten=0.01, most_code_drift=0.1),
+)

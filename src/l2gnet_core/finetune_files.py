@@ -1,0 +1,141 @@
+"""Fine-tuning from files: what `l2gnet finetune` reads, writes and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from l2gnet_core.card import ModelCard
+from l2gnet_core.checkpoint import MODEL_FILE, save_model
+from l2gnet_core.corrections import Correction
+from l2gnet_core.errors import InputError
+from l2gnet_core.files import read_any, read_volume
+from l2gnet_core.finetune import FineTuneResult
+from l2gnet_core.volume import HEADERS_ROUND, Volume, distance_apart, oriented_as, slicing_axis
+
+_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class CorrectedFiles:
+    """A scan, its labels, and the slices of them that a person vouches for; slices count along the
+    slicing axis of the array as the file stores it."""
+
+    image: Path
+    labels: Path
+    slices: tuple[int, ...]
+
+
+def parse_slices(text: str) -> tuple[int, ...]:
+    """Slices from "3,7,11". Raises InputError for anything else."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(
+            f"Expected slices as numbers with commas between, as in 3,7,11, but got '{text}'."
+        ) from error
+
+
+def parse_names(text: str) -> dict[int, str]:
+    """Names by id from "4=spleen,5=left kidney". Raises InputError for anything else."""
+    names = {}
+    for part in text.split(","):
+        id, _, name = (word.strip() for word in part.partition("="))
+        if not id.isdecimal() or not 1 <= int(id) <= 65535 or not name or int(id) in names:
+            raise InputError(
+                f"Expected a name for each id once, as in 4=spleen,5=left kidney, but got '{text}'."
+            )
+        names[int(id)] = name
+    return names
+
+
+def model_file_to_write(output: Path, parent: Path) -> Path:
+    """The file for a model: `output` itself if it is called .safetensors, else a file in the folder
+    of that name.
+
+    Raises InputError if a model cannot be written there, or if it is the one that is fine-tuned:
+    its old weights must stay.
+    """
+    file = output if output.suffix == _SUFFIX else output / MODEL_FILE
+    if file.exists() and file.resolve() == parent.resolve():
+        raise InputError(
+            f"Expected another place than that of the model itself, but {output} is the one to "
+            "fine-tune; choose another output."
+        )
+    if file.is_dir() or (file.parent.exists() and not file.parent.is_dir()):
+        raise InputError(
+            f"Expected a file called {_SUFFIX} or a folder for the model, but {output} is neither; "
+            "choose another output."
+        )
+    return file
+
+
+def read_correction(
+    files: CorrectedFiles,
+    card: ModelCard,
+    axis: int | None = None,
+    unmarked: int | None = None,
+    orientation: str | None = None,
+) -> tuple[Correction, dict[int, str]]:
+    """A correction from files, and the names that the label file has for ids unknown to the model.
+
+    axis: an index of the stored array, overriding the card's rule. orientation: letters for a scan
+    that does not say its own. Raises InputError for files that do not belong together.
+    """
+    scan = _single(read_volume(files.image), files.image)
+    # Not `read_labels`: it would refuse odd values in slices of which nobody vouches.
+    labels, text = read_any(files.labels)
+    labels = _single(labels, files.labels)
+    apart = distance_apart(scan, labels) if scan.shape == labels.shape else 0.0
+    if apart > HEADERS_ROUND:
+        raise InputError(
+            f"Expected {files.labels.name} where {files.image.name} is, but they lie up to "
+            f"{apart:.1f} mm apart; resample the labels onto the scan's grid."
+        )
+    grid = oriented_as(scan.grid, orientation) if orientation else scan.grid
+    along = slicing_axis(grid, card.slicing, axis)
+    try:
+        correction = Correction(scan.data, grid, along, labels.data, files.slices, unmarked)
+    except InputError as error:
+        raise InputError(f"{files.labels.name}: {error}") from error
+    new = correction.structures - set(card.labels.names)
+    return correction, {id: name for id, name in text.names.items() if id in new}
+
+
+def _single(volume: Volume, path: Path) -> Volume:
+    if len(volume.shape) == 3:
+        return volume
+    if volume.shape[0] > 1:
+        raise InputError(
+            f"Expected one scan, but {path.name} is a series of {volume.shape[0]}; save the "
+            "corrected frame as a file of its own."
+        )
+    return volume.grid.frame.volume(next(volume.frames), volume.warnings)
+
+
+def write_result(result: FineTuneResult, file: Path) -> None:
+    """Write the model to go on with, atomically; folders are made."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_model(file, result.model.network, result.model.card)
+
+
+def report(
+    result: FineTuneResult,
+    output: Path,
+    known: Mapping[int, str],
+    corrections: Sequence[Correction],
+) -> dict[str, Any]:
+    """What `--json` says: what was kept or rolled back, and why."""
+    card = result.model.card
+    return {
+        "model": card.name,
+        "output": str(output),
+        **result.verdict.to_json(),
+        "scans": len(corrections),
+        "labels": {label.id: label.name for label in card.labels},
+        "new": [label.id for label in card.labels if label.id not in known],
+        "steps": result.steps,
+        "seconds": round(result.seconds, 3),
+    }

@@ -1,0 +1,166 @@
+"""Does a fine-tuned model help, and does it still know what it knew?
+
+Nothing that guards has trained: slices are left out in turn, phantoms are drawn with seeds of their
+own, and how often codes should occur is in the model since it was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from l2gnet_core.corrections import CorrectedScan
+from l2gnet_core.model import SegmentationNetwork
+from l2gnet_core.preprocess import neighbours, pad_to_multiple
+from l2gnet_core.quantizer import Codebook
+
+#: Slices of each scan in which codes are counted, at most.
+_SLICES_FOR_CODES = 8
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a fine-tuned model must and must not do to be kept.
+
+    least_gain: rise of the mean Dice on slices left out. most_structure_loss: fall of the Dice of
+    any structure there. most_forgotten: fall of the mean Dice on the drawn heart.
+    most_code_drift: rise of the distance, 0 to 1, between the codes' frequencies in the scans and
+    those in training.
+    """
+
+    least_gain: float = 0.001
+    most_structure_loss: float = 0.02
+    most_forgotten: float = 0.1
+    most_code_drift: float = 0.15
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """Dice before and after by structure name, pooled over the corrected slices, each left out
+    while others were learnt from; empty with a single slice."""
+
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+
+    def means(self) -> tuple[float, float]:
+        """Mean Dice before and after."""
+        before, after = (sum(dice.values()) / len(dice) for dice in (self.before, self.after))
+        return before, after
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a fine-tuned model beside the old one.
+
+    mix: the share of the new weights in it. slices: how many were corrected. heart: mean Dice on
+    the drawn heart before and after, None if the old model does not know it. codes: distance of the
+    codes' frequencies from those in training, before and after, None without codes.
+    """
+
+    mix: float
+    slices: int
+    dice: Improvement
+    heart: tuple[float, float] | None
+    codes: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a fine-tuned model was kept, why in one sentence, and on what evidence."""
+
+    kept: bool
+    reason: str
+    evidence: Evidence
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, rounded to what they can tell."""
+        values: dict[str, Any] = _rounded(asdict(self))
+        return values
+
+
+def judged(limits: Limits, evidence: Evidence, known: Sequence[str]) -> Verdict:
+    """The verdict on the evidence; `known` are the structures that the old model had."""
+    objection = _objection(limits, evidence, known)
+    if objection is not None:
+        return Verdict(False, f"{objection}; the old model is kept.", evidence)
+    if not evidence.dice.before:
+        reason = (
+            "Kept on weak evidence: with a single corrected slice nothing shows that the others "
+            "got better; correct a second one to know."
+        )
+        return Verdict(True, reason, evidence)
+    before, after = evidence.dice.means()
+    reason = f"Kept: on slices left out of learning the mean Dice rose from {_rise(before, after)}."
+    return Verdict(True, reason, evidence)
+
+
+def _objection(limits: Limits, evidence: Evidence, known: Sequence[str]) -> str | None:
+    dice, heart, codes = evidence.dice, evidence.heart, evidence.codes
+    if dice.before:
+        before, after = dice.means()
+        if evidence.mix == 0 or after - before < limits.least_gain:
+            return (
+                "Fine-tuning did not help on slices left out of learning (mean Dice from "
+                f"{_rise(before, after)})"
+            )
+        falls = {
+            name: dice.before[name] - dice.after[name] for name in known if name in dice.before
+        }
+        worst = max(falls, key=lambda name: falls[name], default="")
+        if worst and falls[worst] > limits.most_structure_loss:
+            return (
+                f"Fine-tuning made the {worst} worse on slices left out of learning (Dice from "
+                f"{_rise(dice.before[worst], dice.after[worst])})"
+            )
+    elif evidence.mix == 0:
+        return "Nothing of the new weights was to be mixed in"
+    if heart and heart[0] - heart[1] > limits.most_forgotten:
+        return (
+            f"Fine-tuning forgot what the model knew: on the drawn heart the mean Dice fell from "
+            f"{_rise(*heart)}"
+        )
+    if codes and codes[1] - codes[0] > limits.most_code_drift:
+        return (
+            "Fine-tuning moved the codes away from how they were used in training (distance from "
+            f"{_rise(*codes)})"
+        )
+    return None
+
+
+def _rise(before: float, after: float) -> str:
+    return f"{before:.3f} to {after:.3f}"
+
+
+def code_distance(
+    network: SegmentationNetwork, scans: Sequence[CorrectedScan]
+) -> Generator[None, None, float | None]:
+    """Total variation, 0 to 1, between how often codes occur in the scans and in training; None
+    without codes."""
+    books = [module for module in network.modules() if isinstance(module, Codebook)]
+    if not books:
+        return None
+    device = books[0].counts.device
+    found = torch.zeros(len(books[0].counts), dtype=torch.float64)
+    for scan in scans:
+        total = len(scan.image)
+        apart = max(1, total // _SLICES_FOR_CODES)
+        for place in range(apart // 2, total, apart):
+            around = neighbours([place], total, network.config.in_channels, scan.step)
+            seen = pad_to_multiple(scan.image[around].float().to(device), network.config.stride)
+            with torch.inference_mode():
+                codes = network(seen).codes
+            found += torch.bincount(codes.flatten().cpu(), minlength=len(found))
+            yield
+    usual = books[0].counts.double().cpu()
+    return float((found / found.sum() - usual / usual.sum()).abs().sum() / 2)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, Mapping):
+        return {key: _rounded(part) for key, part in value.items()}
+    return [_rounded(part) for part in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,96 @@
+"""Labels between annotated slices by the shapes on both sides.
+
+Shape-based interpolation (Raya and Udupa, "Shape-based interpolation of multidimensional objects",
+IEEE TMI 1990): signed distances to the border change linearly from slice to slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from l2gnet_core.errors import InputError
+
+
+def interpolate_slices(
+    labels: NDArray[Any],
+    slices: Sequence[int],
+    axis: int = 0,
+    pixel: tuple[float, float] = (1.0, 1.0),
+) -> NDArray[Any]:
+    """A mask (z,y,x) from its annotated slices alone: those as they are, shapes between neighbours,
+    zero beyond the first and the last.
+
+    slices: indices along `axis`; nothing else of labels (z,y,x) is read. pixel: size of a pixel
+    along the two other axes. A structure that only one of two neighbours holds ends halfway.
+    Raises InputError for slices that are not there.
+    """
+    count = labels.shape[axis]
+    known = sorted(set(slices))
+    if not known or known[0] < 0 or known[-1] >= count:
+        raise InputError(
+            f"Expected annotated slices between 0 and {count - 1}, but got "
+            f"{', '.join(map(str, known)) or 'none'}; name those to interpolate between."
+        )
+    result = np.zeros_like(labels)
+    stack, filled = np.moveaxis(labels, axis, 0), np.moveaxis(result, axis, 0)
+    for index in known:
+        filled[index] = stack[index]
+    for first, last in pairwise(known):
+        if last - first > 1:
+            shapes = _Between(filled[first], filled[last], pixel)
+            for index in range(first + 1, last):
+                filled[index] = shapes.at((index - first) / (last - first))
+    return result
+
+
+class _Between:
+    """Two annotated slices (H,W), and what lies between them."""
+
+    def __init__(self, first: NDArray[Any], last: NDArray[Any], pixel: tuple[float, float]) -> None:
+        self._ids = np.union1d(first[first > 0], last[last > 0])
+        # All structures together decide where there is one, or neighbours would come apart.
+        self._any = _distances(first > 0, last > 0, pixel)
+        self._each = [_distances(first == id, last == id, pixel) for id in self._ids]
+
+    def at(self, share: float) -> NDArray[Any]:
+        """Ids (H,W) at a share, from 0 to 1, of the way."""
+        if not len(self._ids):
+            return np.zeros(self._any[0].shape, self._ids.dtype)
+        inside = [(1 - share) * first + share * last for first, last in self._each]
+        somewhere = (1 - share) * self._any[0] + share * self._any[1] > 0
+        return np.where(somewhere, self._ids[np.argmax(inside, 0)], 0)
+
+
+def _distances(
+    first: NDArray[np.bool_], last: NDArray[np.bool_], pixel: tuple[float, float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Signed distances to the border, positive inside. Where a shape is missing, as deep outside
+    everywhere as the other one is deep inside."""
+    one, other = _signed(first, pixel), _signed(last, pixel)
+    if one is None and other is None:
+        nowhere = np.full(first.shape, -1.0)
+        return nowhere, nowhere
+    if one is None:
+        assert other is not None
+        one = np.full(first.shape, -float(other.max()))
+    if other is None:
+        other = np.full(last.shape, -float(one.max()))
+    return one, other
+
+
+def _signed(shape: NDArray[np.bool_], pixel: tuple[float, float]) -> NDArray[np.float64] | None:
+    if not shape.any():
+        return None
+    # A frame of background: a shape that fills the picture has its border there.
+    framed = np.pad(shape, 1)
+    outside = ndimage.distance_transform_edt(~framed, sampling=pixel)
+    distance = ndimage.distance_transform_edt(framed, sampling=pixel) - outside
+    # Borders run between pixels, half of one from the last inside and the first outside.
+    distance -= np.sign(distance) * min(pixel) / 2
+    return np.asarray(distance[1:-1, 1:-1])

@@ -1,0 +1,169 @@
+"""One run of fine-tuning: a network that begins with the old weights and learns from corrections
+without leaving what the old model is and says."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from l2gnet_core.checkpoint import Model
+from l2gnet_core.corrections import CorrectedScan, CorrectionSampler, Views
+from l2gnet_core.finetune_config import FineTuneConfig
+from l2gnet_core.losses import as_background, distillation_loss, segmentation_loss
+from l2gnet_core.model import SegmentationNetwork
+from l2gnet_core.phantom_memory import replayed_hearts
+from l2gnet_core.quantizer import Codebook
+from l2gnet_core.train import precision
+from l2gnet_core.training_run import keeping_sides
+
+#: Steps until the learning rate is reached: the first gradients set the scale of all the others.
+_WARM_UP = 4
+
+
+class Clock:
+    """How far a fine-tuning is: a main run and folds, each limited by steps or by time."""
+
+    def __init__(self, config: FineTuneConfig, folds: int) -> None:
+        self._config = config
+        self._shares = [1.0, *[config.fold_share] * folds]
+        self._run = 0
+        self._started = self._run_started = time.perf_counter()
+        self._budget = 0.0
+        #: Seconds that the checks still to come will take.
+        self.reserved = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.perf_counter() - self._started
+
+    def begin(self, run: int) -> None:
+        """Start a run; time that others left over is shared among those to come."""
+        self._run, self._run_started = run, time.perf_counter()
+        if self._config.seconds is not None:
+            left = max(0.0, self._config.seconds - self.seconds - self.reserved)
+            self._budget = left * self._shares[run] / sum(self._shares[run:])
+
+    def done(self, step: int) -> float:
+        """Share of the run that is behind after a number of its steps; every run has one step."""
+        if step == 0:
+            return 0.0
+        if self._config.steps is not None:
+            return min(1.0, step / max(1, round(self._config.steps * self._shares[self._run])))
+        spent = time.perf_counter() - self._run_started
+        return min(1.0, spent / self._budget) if self._budget else 1.0
+
+    def overall(self, done: float) -> tuple[float, float | None]:
+        """Share of all runs that is behind when `done` of this one is, and seconds left."""
+        behind = sum(self._shares[: self._run]) + done * self._shares[self._run]
+        share = behind / sum(self._shares)
+        if self._config.seconds is not None:
+            return share, max(0.0, self._config.seconds - self.seconds)
+        return share, self.seconds / share * (1 - share) + self.reserved if share else None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a run: its loss, the share of the run that is behind, the network as it is."""
+
+    loss: float
+    done: float
+    network: SegmentationNetwork
+
+
+class Learner:
+    """Everything that the runs of one fine-tuning share.
+
+    base: the old model, with room for new structures; new: which of its classes these are.
+    """
+
+    def __init__(
+        self, base: Model, new: Sequence[bool], config: FineTuneConfig, device: str
+    ) -> None:
+        self._base = base
+        self._new = torch.tensor([new], device=device)
+        self._config = config
+        self._device = device
+        self._hearts = replayed_hearts(base.card) if config.phantoms else []
+        self._views = config.views
+        if base.card.oriented:
+            self._views = keeping_sides(config.views, base.card)
+        elif config.kind == "scan" and base.card.views == 1:
+            # It will be asked to see this scan this way round alone.
+            self._views = replace(config.views, orientation_free=False)
+
+    def learn(
+        self, run: int, scans: Sequence[CorrectedScan], clock: Clock
+    ) -> Generator[Step, None, SegmentationNetwork]:
+        """Learn from scans; runs of different numbers see different views of them."""
+        config, device = self._config, self._device
+        network = copy.deepcopy(self._base.network).requires_grad_(True)
+        # Straight-through gradients and coarser outputs come in training mode; the codebook stays
+        # out of it: codes keep their meaning.
+        network.train()
+        for module in network.modules():
+            if isinstance(module, Codebook):
+                module.eval()
+        channels, seed = network.config.in_channels, (config.seed, run)
+        sampler = CorrectionSampler(
+            scans, self._views, channels, seed, self._hearts, config.phantoms
+        )
+        size = self._view_size(scans)
+        # Its own decay would be towards zero, which is no model at all; see `_pull`.
+        optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=0)
+        clock.begin(run)
+        step, done = 0, 0.0
+        while done < 1:
+            rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+            rate *= min(1.0, (step + 1) / _WARM_UP)
+            optimizer.param_groups[0]["lr"] = rate
+            views = sampler.corrected(step, config.batch, size, device)
+            old = sampler.untouched(step, config.replay, size, device)
+            with torch.autocast(device, torch.bfloat16, enabled=precision(device) == "bf16-mixed"):
+                loss = self._loss(network, views, old)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            self._pull(network, rate)
+            step += 1
+            done = clock.done(step)
+            yield Step(float(loss.detach()), done, network)
+        return network.eval()
+
+    def _loss(self, network: SegmentationNetwork, views: Views, old: Views | None) -> Tensor:
+        count = len(views.images)
+        output = network(views.images if old is None else torch.cat([views.images, old.images]))
+        logits, *coarser = (
+            as_background(some[:count], views.absent) for some in (output.logits, *output.coarser)
+        )
+        corrected = replace(output, logits=logits, coarser=tuple(coarser))
+        loss = segmentation_loss(corrected, views.classes, views.weights)
+        if old is None:
+            return loss
+        with torch.no_grad():
+            teacher = self._base.network(old.images).logits
+        # To the old model new structures are background.
+        new = self._new.expand(len(old.images), -1)
+        said, meant = as_background(output.logits[count:], new), as_background(teacher, new)
+        return loss + self._config.soft_targets * distillation_loss(said, meant, old.weights)
+
+    def _pull(self, network: SegmentationNetwork, rate: float) -> None:
+        """Decoupled decay towards the old weights (L2-SP: Li et al., "Explicit Inductive Bias for
+        Transfer Learning", ICML 2018; decoupled as in AdamW)."""
+        share = min(1.0, rate * self._config.pull)
+        with torch.no_grad():
+            old = self._base.network.parameters()
+            for weight, start in zip(network.parameters(), old, strict=True):
+                weight.lerp_(start, share)
+
+    def _view_size(self, scans: Sequence[CorrectedScan]) -> int:
+        stride = self._base.network.config.stride
+        longest = max(max(scan.image.shape[1:]) for scan in scans)
+        return math.ceil(min(self._views.size, longest) / stride) * stride

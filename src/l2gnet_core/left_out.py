@@ -1,0 +1,111 @@
+"""Corrected slices left out of learning: which ones, what models make of them, and which mix of old
+and new weights that speaks for."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2gnet_core.checkpoint import Model
+from l2gnet_core.corrections import Correction
+from l2gnet_core.finetune_config import FineTuneConfig
+from l2gnet_core.guard import Improvement
+from l2gnet_core.predict import predict_slices
+
+#: For each correction the slices that a run leaves out.
+Fold = list[tuple[int, ...]]
+#: (overlap, said, true) voxels of each structure, (structures,3); sums give pooled Dice.
+Counts = NDArray[np.int64]
+#: None is a moment at which whoever drives a check can stop it.
+Check = Generator[None, None, Any]
+
+
+def folds(corrections: Sequence[Correction], config: FineTuneConfig) -> list[Fold]:
+    """Which slices are left out together; none where there is but one.
+
+    A project's folds leave out whole scans, where there are several: it is for scans to come.
+    """
+    pairs = [(i, s) for i, correction in enumerate(corrections) for s in correction.slices]
+    whole = config.kind == "project" and len(corrections) > 1
+    units = [i if whole else number for number, (i, _) in enumerate(pairs)]
+    count = min(config.folds, len(set(units)))
+    if count < 2:
+        return []
+
+    def left_out(scan: int, fold: int) -> tuple[int, ...]:
+        numbered = zip(pairs, units, strict=True)
+        return tuple(s for (i, s), unit in numbered if i == scan and unit % count == fold)
+
+    return [[left_out(scan, fold) for scan in range(len(corrections))] for fold in range(count)]
+
+
+def left_out_counts(
+    model: Model, corrections: Sequence[Correction], fold: Fold, device: str
+) -> Check:
+    """Counts of a fold's slices, by a model that did not learn from them.
+
+    Predicted as for the user, turned views and all: those suffer first where a scan is unlike the
+    others. Unmarked voxels do not count, nor do structures that none of a scan's corrected slices
+    holds: nothing is said of them.
+    """
+    ids = [label.id for label in model.card.labels]
+    total: Counts = np.zeros((len(ids), 3), np.int64)
+    for correction, slices in zip(corrections, fold, strict=True):
+        counts = np.zeros_like(total)
+        scan, grid, axis = correction.scan, correction.grid, correction.axis
+        for done in predict_slices(model, scan, grid, axis, slices, device):
+            if done is None:
+                yield
+                continue
+            truth = correction.pictures[correction.slices.index(done.index)]
+            said = done.labels
+            if correction.unmarked is not None:
+                said = np.where(truth == correction.unmarked, correction.unmarked, said)
+            counts += compared(said, truth, ids)
+            yield
+        counts[[id not in correction.structures for id in ids]] = 0
+        total += counts
+    return total
+
+
+def compared(said: NDArray[Any], truth: NDArray[Any], ids: Sequence[int]) -> Counts:
+    """Counts of one slice."""
+    pairs = [(said == id, truth == id) for id in ids]
+    return np.array([[(a & b).sum(), a.sum(), b.sum()] for a, b in pairs], np.int64)
+
+
+def pooled_dice(counts: Counts, names: Sequence[str]) -> dict[str, float]:
+    """Dice by name; structures absent from the truth are left out."""
+    return {
+        name: float(2 * overlap / (said + true))
+        for name, (overlap, said, true) in zip(names, counts, strict=True)
+        if true
+    }
+
+
+def best_mix(
+    counts: Counts, config: FineTuneConfig, names: Sequence[str]
+) -> tuple[float, Improvement]:
+    """The mix to use, and Dice before and after by name.
+
+    counts: (folds, 1 + mixes, structures, 3), the old model's first. What a fold's slices score,
+    they score with the mix that the other folds speak for: no slice has a say in how it is judged.
+    Of mixes that are about as good as the best, the one nearest to the cautious mix is taken: a few
+    slices cannot tell them apart.
+    """
+    mixes = (0.0, *config.mixes)
+
+    def best(some: Counts) -> int:
+        dice = [pooled_dice(one, names).values() for one in some.sum(0)]
+        means = np.array([sum(one) / max(1, len(one)) for one in dice])
+        good = np.flatnonzero(means >= means.max() - config.mix_tolerance)
+        return int(min(good, key=lambda index: abs(mixes[index] - config.cautious_mix)))
+
+    after = np.zeros_like(counts[0, 0])
+    for index, fold in enumerate(counts):
+        after += fold[best(np.delete(counts, index, 0))]
+    before = pooled_dice(counts[:, 0].sum(0), names)
+    return mixes[best(counts)], Improvement(before, pooled_dice(after, names))

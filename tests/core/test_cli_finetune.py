@@ -1,0 +1,233 @@
+"""`l2gnet finetune`, as people and scripts meet it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from l2gnet_core import finetune_config
+from l2gnet_core.checkpoint import load_model, save_model
+from l2gnet_core.files import read_volume, write_labels
+from l2gnet_core.guard import Limits
+from l2gnet_core.weights import weights_hash
+
+SHAPE = (5, 40, 44)
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    """Smooth organs 1 to 3, all in every slice."""
+    z, y, x = np.mgrid[0:5, 0:40, 0:44]
+    distance = np.hypot(y - 18 - z, x - 20)
+    return np.select([distance < 5, distance < 9, distance < 13], [3, 2, 1], 0).astype(np.uint8)
+
+
+@pytest.fixture
+def files(save_scan, labels, tmp_path):
+    image = 60 * labels + np.random.default_rng(0).normal(0, 5, SHAPE)
+    return (
+        save_scan(tmp_path / "patient7" / "scan.nii.gz", image.astype(np.float32)),
+        save_scan(tmp_path / "patient7" / "labels.nii.gz", labels),
+    )
+
+
+@pytest.fixture
+def run(l2gnet, files, model_file, tmp_path):
+    """Fine-tune for two steps, with `--json`; returns the report."""
+
+    def run(*more, slices="1,3", out=None, scan=files) -> dict:
+        code, told, err = l2gnet(
+            "finetune", *scan, "--slices", slices, "--model", model_file, "--steps", 2,
+            "-o", out or tmp_path / "new", "--device", "cpu", "--json", *more,
+        )  # fmt: skip
+        assert code == 0, err
+        return json.loads(told)
+
+    return run
+
+
+def written(folder) -> tuple[str, str]:
+    """Which weights lie there, and the card; safetensors has no fixed order of its header."""
+    model = load_model(folder)
+    return weights_hash(model.network), json.dumps(model.card.to_json())
+
+
+def keep_all(monkeypatch) -> None:
+    """No guard: two steps of an untrained model may well make it worse."""
+    for kind in ("SCAN", "PROJECT"):
+        config = getattr(finetune_config, kind)
+        config = replace(config, limits=Limits(-1, 1, 1, 1), mixes=(0.5,), mix_tolerance=1.0)
+        monkeypatch.setattr(finetune_config, kind, config)
+
+
+def test_only_the_named_slices_of_labels_are_read(
+    run, files, labels, save_scan, tmp_path, monkeypatch
+):
+    keep_all(monkeypatch)
+    garbage = np.random.default_rng(1).normal(0, 1e6, SHAPE)
+    garbage[2] = np.nan
+    garbage[[1, 3]] = labels[[1, 3]]
+    # Fractions, negative and not even numbers: in slices of which nobody vouches.
+    odd = save_scan(tmp_path / "odd.nii.gz", garbage)
+    for name, truth in (("one", files[1]), ("other", odd)):
+        assert run("--seed", 3, out=tmp_path / name, scan=(files[0], truth))["kept"]
+    one, other = written(tmp_path / "one"), written(tmp_path / "other")
+    assert one == other
+    run("--seed", 4, out=tmp_path / "again")
+    assert written(tmp_path / "again") != one
+
+
+def test_what_was_kept_is_told_and_can_be_used(
+    run, l2gnet, files, model_file, tmp_path, monkeypatch
+):
+    keep_all(monkeypatch)
+    out = tmp_path / "folder" / "mine.safetensors"
+    report = run(out=out)
+    assert report["kept"] is True
+    assert report["reason"].startswith("Kept")
+    assert report["evidence"]["slices"] == 2
+    assert report["evidence"]["mix"] == 0.5
+    assert report["evidence"]["dice"]["before"].keys() == report["evidence"]["dice"]["after"].keys()
+    assert report["new"] == []
+    assert report["steps"] == 2 + 2 * 1
+    old, new = load_model(model_file), load_model(out)
+    assert report["model"] == new.card.name != old.card.name
+    (entry,) = new.card.history
+    assert entry["parent_sha256"] == weights_hash(old.network)
+    assert entry["settings"]["kind"] == "scan"
+    # Nothing of who is in the scan, or where it lay.
+    content = out.read_bytes()
+    assert b"patient7" not in content
+    assert str(tmp_path).encode() not in content
+    mask = tmp_path / "mask.nii.gz"
+    code, *_ = l2gnet("segment", files[0], "-o", mask, "--model", out)
+    assert code == 0
+
+
+def test_what_was_rolled_back_is_told_and_the_old_model_written(
+    run, model_file, tmp_path, monkeypatch
+):
+    strict = replace(finetune_config.SCAN, limits=Limits(least_gain=1.0))
+    monkeypatch.setattr(finetune_config, "SCAN", strict)
+    report = run()
+    assert report["kept"] is False
+    assert report["reason"].endswith("the old model is kept.")
+    assert report["model"] == "tiny"
+    assert written(tmp_path / "new") == written(model_file)
+
+
+def test_without_json_it_says_why(l2gnet, files, model_file, tmp_path):
+    code, out, err = l2gnet(
+        "finetune", *files, "--slices", "2", "--model", model_file, "--steps", 1,
+        "-o", tmp_path / "m",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert out == (
+        f"{tmp_path / 'm'}: Kept on weak evidence: with a single corrected slice nothing shows "
+        "that the others got better; correct a second one to know.\n"
+    )
+
+
+def test_new_organs_are_named_and_segmented_by(
+    run, labels, save_scan, files, tmp_path, monkeypatch
+):
+    keep_all(monkeypatch)
+    labels[labels == 2], labels[1, :3, :3], labels[1, 30:] = 7, 5, 9
+    truth = save_scan(tmp_path / "new.nii.gz", labels)
+    report = run("--names", "7=liver", "--unmarked", 9, scan=(files[0], truth))
+    assert report["new"] == [5, 7]
+    assert report["labels"] == {
+        "1": "right ventricle",
+        "2": "myocardium",
+        "3": "left ventricle",
+        "5": "structure 5",
+        "7": "liver",
+    }
+    card = load_model(tmp_path / "new").card
+    assert card.labels.names[7] == "liver"
+    assert load_model(tmp_path / "new").network.config.classes == 6
+
+
+def test_names_in_the_label_file_serve_new_organs(run, labels, files, tmp_path, monkeypatch):
+    keep_all(monkeypatch)
+    labels[labels == 2] = 7
+    truth = tmp_path / "named.nii.gz"
+    write_labels(truth, labels, read_volume(files[0]), {1: "something else", 7: "liver"})
+    report = run(scan=(files[0], truth))
+    assert report["labels"]["7"] == "liver"
+    assert report["labels"]["1"] == "right ventricle"
+
+
+def test_slices_count_along_the_axis_of_the_stored_array(run, labels, save_scan, files, tmp_path):
+    # NIfTI stores (x,y,z): its axis 0 is our last one.
+    only = np.full_like(labels, 200)
+    only[:, :, [19, 22]] = labels[:, :, [19, 22]]
+    truth = save_scan(tmp_path / "x.nii.gz", only)
+    report = run("--axis", 0, slices="19,22", scan=(files[0], truth))
+    assert report["new"] == []
+
+
+def test_several_scans_make_a_model_for_scans_to_come(run, files, tmp_path, monkeypatch):
+    keep_all(monkeypatch)
+    report = run("--also", *files, "0,2")
+    assert (report["scans"], report["evidence"]["slices"]) == (2, 4)
+    (entry,) = load_model(tmp_path / "new").card.history
+    assert entry["settings"]["kind"] == "project"
+
+
+def test_bad_input_is_one_sentence(refused, files, model_file, save_scan, labels, tmp_path):
+    image, truth = files
+
+    def said(*more, slices="1,3", scan=files, out=tmp_path / "new") -> str:
+        return refused(
+            "finetune", *scan, "--slices", slices, "--model", model_file, "-o", out, *more
+        )
+
+    assert "between 0 and 4" in said(slices="1,5")
+    assert "as in 3,7,11, but got 'a,2'" in said(slices="a,2")
+    assert "numbers with commas" in said(slices="")
+    assert "--steps or --seconds" in said("--steps", 2, "--seconds", 3)
+    assert "as in 4=spleen" in said("--names", "4")
+    assert "as in 4=spleen" in said("--names", "4=a,4=b")
+    assert "got one for 6" in said("--names", "6=liver")
+    assert "is its left ventricle" in said("--unmarked", 3)
+    assert "name, file or folder" in said("--model", "nowhere")
+    assert "another place than that of the model" in said(out=model_file)
+    assert "another place than that of the model" in said(out=model_file.parent)
+    assert "neither" in said(out=image)
+    assert "no file" in said(scan=(image, tmp_path / "no.nii.gz"))
+    assert "--slices" in refused("finetune", *files, "-o", tmp_path / "new")
+    small = save_scan(tmp_path / "small.nii.gz", labels[:, 1:])
+    assert "of the scan's shape (5, 40, 44)" in said(scan=(image, small))
+    apart = save_scan(tmp_path / "apart.nii.gz", labels, shift=30.0)
+    assert "mm apart" in said(scan=(image, apart))
+    empty = save_scan(tmp_path / "empty.nii.gz", np.zeros_like(labels))
+    assert "background alone" in said(scan=(image, empty))
+    fractions = save_scan(tmp_path / "fractions.nii.gz", labels * 0.5)
+    assert "holds fractions" in said(scan=(image, fractions))
+    series = nib.Nifti1Image(np.zeros((44, 40, 5, 3), np.uint8), np.eye(4))
+    nib.save(series, tmp_path / "series.nii.gz")
+    assert "is a series of 3" in said(scan=(tmp_path / "series.nii.gz", truth))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_model_with_left_and_right_needs_the_orientation(
+    refused, l2gnet, make_model, labels, tmp_path
+):
+    from tifffile import imwrite
+
+    model = make_model(oriented=True, slicing="axial")
+    file = save_model(tmp_path / "oriented.safetensors", model.network, model.card)
+    imwrite(tmp_path / "scan.tif", (60 * labels).astype(np.uint8))
+    imwrite(tmp_path / "labels.tif", labels)
+    arguments = (
+        "finetune", tmp_path / "scan.tif", tmp_path / "labels.tif", "--slices", "2",
+        "--model", file, "-o", tmp_path / "new", "--steps", 1,
+    )  # fmt: skip
+    assert "--orientation" in refused(*arguments)
+    code, *_ = l2gnet(*arguments, "--orientation", "SPL")
+    assert code == 0

@@ -1,0 +1,295 @@
+"""Fine-tuning: it helps or the old model stays, reads what it may, and can be stopped anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from l2gnet_core.card import ModelCard
+from l2gnet_core.checkpoint import MODEL_FILE, Model, load_model, save_model
+from l2gnet_core.config import preset
+from l2gnet_core.corrections import Correction
+from l2gnet_core.errors import InputError
+from l2gnet_core.finetune import FineTuneResult, finetune
+from l2gnet_core.finetune_config import PROJECT, SCAN, FineTuneConfig
+from l2gnet_core.guard import Limits
+from l2gnet_core.labels import LabelSet
+from l2gnet_core.left_out import compared, pooled_dice
+from l2gnet_core.losses import segmentation_loss
+from l2gnet_core.model import build
+from l2gnet_core.phantom import cardiac_phantom
+from l2gnet_core.predict import predict_slices
+from l2gnet_core.preprocess import intensity_window, normalise
+from l2gnet_core.volume import Grid
+from l2gnet_core.weights import weights_hash
+
+HEART = LabelSet.from_names({1: "right ventricle", 2: "myocardium", 3: "left ventricle"})
+SHAPE = (6, 64, 64)
+SMALL = replace(SCAN.views, size=64)
+ANYTHING = Limits(-1, 1, 1, 1)
+SHORT = replace(SCAN, seconds=None, steps=2, batch=2, folds=2, views=SMALL, limits=ANYTHING)
+#: Enough for a tiny network to change its ways.
+LONGER = replace(SHORT, steps=30, learning_rate=3e-3, batch=3, limits=Limits())
+
+
+@pytest.fixture(scope="module")
+def heart_model() -> Model:
+    """A tiny network that knows the drawn heart."""
+    drawn = [cardiac_phantom(seed, 0.0, (4, 64, 64)) for seed in range(10_000, 10_008)]
+    scans = [normalise(p.image, intensity_window(p.image)) for p in drawn]
+    images = torch.from_numpy(np.concatenate(scans))[:, None]
+    labels = torch.from_numpy(np.concatenate([p.labels for p in drawn])).long()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = build(preset("tiny", 4))
+        optimizer = torch.optim.AdamW(network.parameters(), 1.5e-2)
+        for step in range(100):
+            optimizer.param_groups[0]["lr"] = 1.5e-2 * (1 - step / 100)
+            some = torch.randint(len(images), (5,))
+            loss = segmentation_loss(network(images[some]), labels[some])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    network.eval().to(memory_format=torch.channels_last)
+    return Model(network, ModelCard(name="hearts", labels=HEART, sides=(64, 64)))
+
+
+@pytest.fixture
+def phantom():
+    return cardiac_phantom(3, 0.0, SHAPE)
+
+
+def correct(phantom, slices=(1, 3, 4), labels=None, scan=None, **more) -> Correction:
+    scan = phantom.image if scan is None else scan
+    labels = phantom.labels if labels is None else labels
+    return Correction(scan, Grid(scan.shape), 0, labels, slices, **more)
+
+
+def tuned(model, corrections, config: FineTuneConfig = SHORT) -> FineTuneResult:
+    if isinstance(corrections, Correction):
+        corrections = [corrections]
+    *others, last = finetune(model, corrections, config)
+    assert all(progress.result is None for progress in others)
+    assert last.result is not None
+    return last.result
+
+
+def same(one: Model, other: Model) -> bool:
+    return weights_hash(one.network) == weights_hash(other.network)
+
+
+def dice(model, scan, truth, slices) -> float:
+    """Mean over structures, pooled over slices."""
+    counts = sum(
+        compared(done.labels, truth[done.index], [1, 2, 3])
+        for done in predict_slices(model, scan, Grid(scan.shape), 0, slices)
+        if done is not None
+    )
+    return float(np.mean([*pooled_dice(counts, "abc").values()]))
+
+
+def faded(phantom):
+    """The scan with its contrast upside down and little of it left, as another sequence has it."""
+    return 120.0 - 0.4 * phantom.image.astype(np.float32)
+
+
+def test_three_slices_help_the_others(heart_model, phantom, tmp_path):
+    scan, others = faded(phantom), [0, 2, 5]
+    before = dice(heart_model, scan, phantom.labels, others)
+    # The drawn heart as it was is another domain: to bend to this scan is to leave it.
+    config = replace(LONGER, limits=Limits(most_forgotten=1, most_code_drift=1))
+    result = tuned(heart_model, correct(phantom, scan=scan), config)
+    assert result.verdict.kept, result.verdict.reason
+    assert result.verdict.reason.startswith("Kept: on slices left out")
+    assert dice(result.model, scan, phantom.labels, others) > before + 0.1
+    # Its codes mean what they meant.
+    old, new = (m.network.bottleneck.codebook.state_dict() for m in (heart_model, result.model))
+    assert all(torch.equal(old[name], new[name]) for name in old)
+    # The card tells where it comes from, also after a save; the parent's scores are not its own.
+    card = result.model.card
+    file = save_model(tmp_path / MODEL_FILE, result.model.network, card)
+    (entry,) = load_model(file).card.history
+    assert entry["parent"] == "hearts"
+    assert entry["parent_sha256"] == weights_hash(heart_model.network)
+    assert entry["verdict"]["evidence"]["slices"] == 3
+    assert card.name == f"hearts+{weights_hash(result.model.network)[:8]}"
+    assert "single scan" in card.weaknesses[-1]
+    # A second fine-tuning goes on from there.
+    again = tuned(result.model, correct(phantom, scan=scan))
+    assert [e["parent"] for e in again.model.card.history] == ["hearts", card.name]
+    assert again.model.card.name.count("+") == 1
+
+
+def test_labels_that_lie_elsewhere_in_each_slice_teach_nothing(heart_model, phantom):
+    hash = weights_hash(heart_model.network)
+    shifts = [(0, 0), (14, 3), (0, 0), (-12, -9), (4, 15), (0, 0)]
+    labels = np.stack([np.roll(x, s, (0, 1)) for x, s in zip(phantom.labels, shifts, strict=True)])
+    result = tuned(heart_model, correct(phantom, labels=labels), LONGER)
+    assert not result.verdict.kept
+    assert result.verdict.reason.endswith("the old model is kept.")
+    assert result.model is heart_model
+    assert weights_hash(heart_model.network) == hash
+
+
+def test_what_helps_here_and_forgets_the_rest_is_refused(heart_model, phantom):
+    # Organs swapped in every slice alike: slices left out get better, the heart is forgotten.
+    swapped = np.array([0, 3, 1, 2], np.uint8)[phantom.labels]
+    config = replace(LONGER, mixes=(1.0,), cautious_mix=1.0)
+    result = tuned(heart_model, correct(phantom, labels=swapped), config)
+    assert not result.verdict.kept
+    assert "forgot" in result.verdict.reason
+    before, after = result.verdict.evidence.heart
+    assert before > 0.5 > after
+    assert result.model is heart_model
+
+
+def test_a_single_slice_is_weak_evidence(heart_model, phantom):
+    result = tuned(heart_model, correct(phantom, (3,)), SHORT)
+    assert result.verdict.kept
+    assert "weak evidence" in result.verdict.reason
+    assert result.verdict.evidence.mix == SHORT.cautious_mix
+    assert result.verdict.evidence.dice.before == {}
+    none = tuned(heart_model, correct(phantom, (3,)), replace(SHORT, cautious_mix=0.0))
+    assert none.model is heart_model
+
+
+def test_only_the_named_slices_are_read(make_model, phantom):
+    model, slices = make_model(sides=(64, 64)), (1, 4)
+    garbage = np.random.default_rng(0).normal(0, 1e6, SHAPE)
+    garbage[0] = np.nan
+    garbage[list(slices)] = phantom.labels[list(slices)]
+    one, other = (
+        tuned(model, correct(phantom, slices, labels)) for labels in (phantom.labels, garbage)
+    )
+    assert not same(one.model, model)
+    assert same(one.model, other.model)
+
+
+def test_the_seed_decides(make_model, phantom):
+    model = make_model(sides=(64, 64))
+    config = replace(PROJECT, **{n: getattr(SHORT, n) for n in ("seconds", "steps", "views")})
+    config = replace(config, limits=ANYTHING, folds=2)
+    one, again, other = (
+        tuned(model, correct(phantom), replace(config, seed=seed)).model for seed in (5, 5, 6)
+    )
+    assert same(one, again)
+    assert not same(one, other)
+
+
+def test_unmarked_voxels_have_no_influence(make_model, phantom):
+    model, tuned_models = make_model(sides=(64, 64)), []
+    # Whatever id says so, and however the person would have painted them.
+    for id in (4, 200):
+        labels = phantom.labels.copy()
+        labels[:, 20:40] = id
+        tuned_models.append(tuned(model, correct(phantom, labels=labels, unmarked=id)).model)
+    assert same(*tuned_models)
+    assert not same(tuned_models[0], tuned(model, correct(phantom)).model)
+    assert [label.id for label in tuned_models[0].card.labels] == [1, 2, 3]
+
+
+def test_what_a_person_touched_weighs_more(make_model, phantom):
+    model = make_model(sides=(64, 64))
+    ones, more = np.ones(SHAPE), np.where(phantom.labels == 1, 4.0, 1.0)
+    plain = tuned(model, correct(phantom)).model
+    assert same(plain, tuned(model, correct(phantom, weights=ones)).model)
+    assert not same(plain, tuned(model, correct(phantom, weights=more)).model)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch": 3},
+        {"learning_rate": 1e-3},
+        {"pull": 100.0},
+        {"replay": 1},
+        {"replay": 1, "soft_targets": 2.0},
+        {"replay": 2, "phantoms": 1.0},
+        {"mixes": (0.1,)},
+        {"steps": 3},
+        {"kind": "project"},
+    ],
+)
+def test_every_ingredient_counts(make_model, phantom, change):
+    model = make_model(sides=(64, 64))
+    plain = tuned(model, correct(phantom)).model
+    assert not same(plain, tuned(model, correct(phantom), replace(SHORT, **change)).model)
+
+
+def test_pulled_hard_enough_the_weights_stay(make_model, phantom):
+    model = make_model(sides=(64, 64))
+    result = tuned(model, correct(phantom), replace(SHORT, pull=1e9))
+    assert same(result.model, model)
+
+
+@pytest.mark.parametrize("moments", [1, 4, 6, 12])
+def test_stopped_anywhere_it_leaves_no_trace(make_model, phantom, moments):
+    model = make_model(sides=(64, 64))
+    hash, random = weights_hash(model.network), torch.get_rng_state()
+    running = finetune(model, [correct(phantom)], SHORT)
+    for _ in range(moments):
+        next(running)
+    running.close()
+    assert weights_hash(model.network) == hash
+    assert not model.network.training
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_progress_only_goes_forward_and_shows_previews(make_model, phantom):
+    model = make_model(sides=(64, 64))
+    progress = list(finetune(model, [correct(phantom)], replace(SHORT, steps=8, folds=3)))
+    done = [p.done for p in progress]
+    assert done == sorted(done)
+    assert done[-1] == 1
+    assert [p.step for p in progress] == sorted(p.step for p in progress)
+    # A main run of 8 and three of half its length.
+    assert progress[-1].step == sum(p.loss is not None for p in progress) == 8 + 3 * 4
+    assert progress[-1].seconds_left == 0
+    shown = [p for p in progress if p.preview is not None]
+    assert [p.step for p in shown] == [2, 4, 6, 8]
+    assert not any(same(p.preview, model) for p in shown)
+    (first, *_) = predict_slices(shown[0].preview, phantom.image, Grid(SHAPE), 0, [2])
+    assert first.labels.shape == (64, 64)
+
+
+def test_it_ends_in_time(make_model, phantom):
+    model = make_model(sides=(64, 64))
+    config = replace(SHORT, steps=None, seconds=4.0)
+    *_, last = finetune(model, [correct(phantom)], config)
+    assert last.step >= 3
+    # Steps and checks cannot be cut short: a busy machine makes the last ones longer.
+    assert last.result.seconds < 8
+
+
+@pytest.mark.parametrize(
+    ("architecture", "supervised", "channels"),
+    [("unet", 2, 1), ("transunet", 0, 1), ("l2gnet", 2, 3), ("vqunet", 0, 1)],
+)
+def test_any_architecture_can_learn(architecture, supervised, channels, phantom, seeded):
+    network = build(preset("tiny", 4, channels, architecture, supervised)).eval()
+    model = Model(network, ModelCard(name="other", labels=HEART, sides=(64, 64)))
+    labels = phantom.labels.copy()
+    labels[:, :9, :9] = 4
+    result = tuned(model, correct(phantom, labels=labels), SHORT)
+    assert result.verdict.kept
+    assert (result.verdict.evidence.codes is None) == (architecture in ("unet", "transunet"))
+    assert result.model.network.config.classes == 5
+
+
+def test_several_scans_add_up(make_model, phantom):
+    model = make_model(sides=(64, 64))
+    other = cardiac_phantom(4, 1.0, (4, 48, 80))
+    result = tuned(model, [correct(phantom), correct(other, (1,))])
+    assert result.verdict.evidence.slices == 4
+    assert result.model.card.history[-1]["scans"] == 2
+    with pytest.raises(InputError, match="at least one correction"):
+        next(finetune(model, []))
+
+
+def test_seconds_or_steps():
+    for how in ({"seconds": 1.0, "steps": 1}, {"seconds": None}):
+        with pytest.raises(InputError, match="seconds or steps"):
+            FineTuneConfig(**how)

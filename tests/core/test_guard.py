@@ -1,0 +1,164 @@
+"""The guard: what it measures, and what it lets pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from l2gnet_core.corrections import Correction
+from l2gnet_core.finetune_config import PROJECT, SCAN
+from l2gnet_core.guard import Evidence, Improvement, Limits, code_distance, judged
+from l2gnet_core.left_out import best_mix, folds, left_out_counts, pooled_dice
+from l2gnet_core.phantom_memory import heart_dice, replayed_hearts
+from l2gnet_core.predict import predict_slices
+from l2gnet_core.volume import Grid
+
+SHAPE = (7, 40, 40)
+GOOD = Evidence(
+    0.5, 3, Improvement({"a": 0.7, "b": 0.8}, {"a": 0.8, "b": 0.82}), (0.9, 0.89), (0.4, 0.41)
+)
+
+
+def correct(slices=(0, 2, 5), ids=(1, 2, 3), seed=0, **more) -> Correction:
+    rng = np.random.default_rng(seed)
+    labels = rng.choice([0, *ids], SHAPE).astype(np.uint8)
+    return Correction(rng.random(SHAPE), Grid(SHAPE), 0, labels, slices, **more)
+
+
+def ended(check):
+    """What a check finds."""
+    while True:
+        try:
+            next(check)
+        except StopIteration as end:
+            return end.value
+
+
+@pytest.mark.parametrize(
+    ("kept", "said", "change"),
+    [
+        (True, "rose from 0.750 to 0.810", {}),
+        (False, "did not help", {"dice": Improvement({"a": 0.7}, {"a": 0.69})}),
+        (False, "did not help", {"mix": 0.0}),
+        (False, "made the b worse", {"dice": Improvement(GOOD.dice.before, {"a": 1, "b": 0.7})}),
+        (False, "forgot", {"heart": (0.9, 0.7)}),
+        (True, "Kept", {"heart": None, "codes": None}),
+        (False, "moved the codes", {"codes": (0.4, 0.7)}),
+        (True, "Kept", {"codes": (0.7, 0.4)}),
+        (True, "weak evidence", {"dice": Improvement({}, {})}),
+        (False, "forgot", {"dice": Improvement({}, {}), "heart": (0.9, 0.7)}),
+        (False, "Nothing of the new", {"dice": Improvement({}, {}), "mix": 0.0}),
+        # A structure that is new cannot have been better before.
+        (True, "Kept", {"dice": Improvement({"a": 0.5, "new": 0.1}, {"a": 0.9, "new": 0.0})}),
+    ],
+)  # fmt: skip
+def test_verdicts(kept, said, change):
+    evidence = replace(GOOD, **change)
+    verdict = judged(Limits(), evidence, ["a", "b"])
+    assert verdict.kept == kept
+    assert said in verdict.reason
+    assert verdict.reason.endswith(".")
+    assert verdict.reason.endswith("the old model is kept.") == (not kept)
+    assert verdict.to_json()["evidence"]["slices"] == 3
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.sets(st.integers(0, 6), min_size=1), min_size=1, max_size=3),
+    st.sampled_from(["scan", "project"]),
+    st.integers(2, 4),
+)
+def test_every_slice_is_left_out_once_and_something_is_left(slices, kind, most):
+    corrections = [correct(tuple(some)) for some in slices]
+    config = replace(PROJECT if kind == "project" else SCAN, folds=most)
+    found = folds(corrections, config)
+    total = sum(map(len, slices))
+    if total == 1:
+        assert found == []
+        return
+    assert 2 <= len(found) <= most
+    for scan, correction in enumerate(corrections):
+        assert sorted(s for fold in found for s in fold[scan]) == list(correction.slices)
+    for fold in found:
+        assert 0 < sum(map(len, fold)) < total
+        if kind == "project" and len(slices) > 1:
+            # Whole scans or nothing of them.
+            assert all(part in ((), c.slices) for part, c in zip(fold, corrections, strict=True))
+
+
+@pytest.mark.parametrize("views", [1, 4])
+def test_counts_are_of_marked_voxels_and_structures_spoken_of(make_model, views):
+    model = make_model(views=views)
+    correction = correct(ids=(1, 2, 4), unmarked=4)
+    counts = ended(left_out_counts(model, [correction], [(2, 5)], "cpu"))
+    expected = np.zeros((3, 3), int)
+    for done in predict_slices(model, correction.scan, Grid(SHAPE), 0, [2, 5]):
+        if done is not None:
+            truth = correction.labels[done.index]
+            for id in (1, 2):
+                said, true = (done.labels == id) & (truth != 4), truth == id
+                expected[id - 1] += [(said & true).sum(), said.sum(), true.sum()]
+    assert np.array_equal(counts, expected)
+    assert expected[:2, 2].all()
+    dice = pooled_dice(counts, "abc")
+    assert dice.keys() == {"a", "b"}
+    assert dice["a"] == pytest.approx(2 * expected[0, 0] / expected[0, 1:].sum())
+
+
+def fold_counts(dice: list[float]) -> np.ndarray:
+    """Counts (1 + mixes, 1, 3) of a structure of 1,000 voxels for Dice before and per mix."""
+    return np.array([[[round(1000 * d), 1000, 1000]] for d in dice])
+
+
+def test_the_mix_that_others_speak_for_is_judged():
+    config = replace(SCAN, mixes=(0.25, 0.5, 1.0))
+    # Each fold alone likes 1.0 best; judged by what the two others say, nothing changes.
+    same = np.stack([fold_counts([0.70, 0.75, 0.80, 0.90])] * 3)
+    mix, dice = best_mix(same, config, ["a"])
+    assert (mix, dice.before, dice.after) == (1.0, {"a": 0.7}, {"a": 0.9})
+    # Only the first likes 1.0, and so much that it has its way; it is judged by the others' 0.
+    odd = np.stack([fold_counts([0.1, 0.1, 0.1, 0.9]), *[fold_counts([0.8, 0.7, 0.7, 0.6])] * 2])
+    mix, dice = best_mix(odd, config, ["a"])
+    assert mix == 1.0
+    assert dice.before["a"] == pytest.approx(1.7 / 3)
+    assert dice.after["a"] == pytest.approx((0.1 + 2 * 0.6) / 3)
+    # About as good is not better than the cautious mix.
+    near = np.stack([fold_counts([0.70, 0.74, 0.738, 0.742])] * 2)
+    assert best_mix(near, config, ["a"])[0] == 0.5
+    worse = np.stack([fold_counts([0.8, 0.7, 0.7, 0.7])] * 2)
+    assert best_mix(worse, config, ["a"]) == (0.0, Improvement({"a": 0.8}, {"a": 0.8}))
+
+
+def test_code_distance_is_total_variation(make_model):
+    model = make_model()
+    scan = correct().seen_by(model.card)
+    book = model.network.bottleneck.codebook
+    with torch.inference_mode():
+        codes = model.network(
+            torch.nn.functional.pad(scan.image[:, None].float(), (0, 8, 0, 8))
+        ).codes
+    used = torch.bincount(codes.flatten(), minlength=len(book.counts)).float()
+    book.counts.copy_(3 * used)
+    assert ended(code_distance(model.network, [scan])) == pytest.approx(0, abs=1e-6)
+    unused = int((used == 0).nonzero()[0])
+    book.counts.zero_()[unused] = 1
+    assert ended(code_distance(model.network, [scan])) == pytest.approx(1)
+    book.counts.copy_(torch.ones(len(used)))
+    share = used.numpy() / float(used.sum())
+    expected = np.abs(share - 1 / len(used)).sum() / 2
+    assert ended(code_distance(model.network, [scan])) == pytest.approx(expected, abs=1e-6)
+
+
+def test_hearts_are_for_models_that_can_know_them(make_model):
+    model = make_model(sides=(64, 64))
+    assert 0 <= ended(heart_dice(model, "cpu")) <= 1
+    assert [tuple(image.shape) for image in replayed_hearts(model.card, 2)] == [(4, 64, 64)] * 2
+    for change in ({"oriented": True, "slicing": "axial"}, {"spacing": (1.0, 1.0, 1.0)}):
+        other = replace(model, card=replace(model.card, **change))
+        assert ended(heart_dice(other, "cpu")) is None
+        assert replayed_hearts(other.card) == []

@@ -1,0 +1,165 @@
+"""Structures that a model never had: room for them, names for them, and the old ones unharmed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from l2gnet_core.corrections import Correction
+from l2gnet_core.errors import InputError
+from l2gnet_core.finetune import finetune
+from l2gnet_core.finetune_config import SCAN
+from l2gnet_core.guard import Limits
+from l2gnet_core.labels import LabelSet
+from l2gnet_core.new_structures import taught_labels, widened, with_room_for
+from l2gnet_core.predict import predict_slices
+from l2gnet_core.volume import Grid
+from l2gnet_core.weights import mixed, weights_hash
+
+KNOWN = LabelSet.from_names({1: "liver", 5: "spleen"}, {5: "#123456"})
+SHAPE = (6, 48, 48)
+
+
+def scene() -> tuple[np.ndarray, np.ndarray]:
+    """A bright disc (3) on a grey ground, drifting from slice to slice."""
+    y, x = np.mgrid[0:48, 0:48]
+    centres = [(24 + 2 * z, 20 + z) for z in range(6)]
+    labels = np.stack([3 * (np.hypot(y - r, x - c) < 9) for r, c in centres]).astype(np.uint8)
+    noise = np.random.default_rng(0).normal(0, 8, SHAPE)
+    return (60 + 120 * (labels > 0) + noise).astype(np.float32), labels
+
+
+def correct(labels, slices=(1, 3, 5), scan=None, **more) -> Correction:
+    scan = scene()[0] if scan is None else scan
+    return Correction(scan, Grid(SHAPE), 0, labels, slices, **more)
+
+
+@pytest.fixture
+def model(make_model):
+    return make_model(KNOWN)
+
+
+def test_old_logits_stay_and_new_classes_are_answered_nowhere(model):
+    labels = LabelSet.from_names({1: "liver", 3: "new", 5: "spleen", 9: "newer"})
+    wide, new = with_room_for(model, labels)
+    assert new == [False, False, True, False, True]
+    assert wide.network.config.classes == 5
+    images = torch.randn(2, 1, 48, 48, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        before, after = model.network(images).logits, wide.network(images).logits
+    torch.testing.assert_close(after[:, [0, 1, 3]], before, rtol=1e-6, atol=1e-6)
+    ids = np.array([0, *(label.id for label in labels)])
+    old_ids = np.array([0, *(label.id for label in model.card.labels)])
+    assert np.array_equal(ids[after.argmax(1)], old_ids[before.argmax(1)])
+    # What the old ones are given hardly changes.
+    shares = after.softmax(1)[:, [0, 1, 3]] - before.softmax(1)
+    assert shares.abs().max() < 0.04
+    assert model.network.config.classes == 3
+
+
+def test_coarser_outputs_get_room_too(seeded):
+    from l2gnet_core.config import preset
+    from l2gnet_core.model import build
+
+    wide = widened(build(preset("tiny", 3, supervised=2)), [0, 1, 2, None]).train()
+    output = wide(torch.randn(1, 1, 32, 32))
+    assert [logits.shape[1] for logits in (output.logits, *output.coarser)] == [4, 4, 4]
+
+
+def test_mixing_starts_at_the_old_weights_and_ends_at_the_new(make_model):
+    old, new = (make_model(seed=seed).network for seed in (0, 1))
+    hashes = weights_hash(old), weights_hash(new)
+    assert hashes[0] != hashes[1]
+    assert weights_hash(mixed(old, new, 0)) == hashes[0]
+    assert weights_hash(mixed(old, new, 1)) == hashes[1]
+    half = mixed(old, new, 0.5).decoder.head.weight
+    torch.testing.assert_close(half, (old.decoder.head.weight + new.decoder.head.weight) / 2)
+    assert (weights_hash(old), weights_hash(new)) == hashes
+
+
+def test_a_new_organ_is_learnt_and_the_others_stay(model):
+    scan, labels = scene()
+    config = replace(
+        SCAN, seconds=None, steps=30, learning_rate=2e-2, folds=2, names={3: "tumour"},
+        fold_share=1.0, pull=0.0,
+        views=replace(SCAN.views, size=48), limits=Limits(most_code_drift=1),
+    )  # fmt: skip
+    *_, last = finetune(model, [correct(labels)], config)
+    verdict, taught = last.result.verdict, last.result.model
+    assert verdict.kept, verdict.reason
+    assert taught.card.labels.names == {1: "liver", 3: "tumour", 5: "spleen"}
+    assert taught.card.labels.colors[5] == "#123456"
+    # Liver and spleen are in none of the corrected slices: nothing was said of them.
+    assert verdict.evidence.dice.before == {"tumour": 0.0}
+    others = [0, 2, 4]
+    found = {
+        d.index: d.labels == 3 for d in predict_slices(taught, scan, Grid(SHAPE), 0, others) if d
+    }
+    said, true = np.stack([found[i] for i in others]), labels[others] == 3
+    assert 2 * (said & true).sum() / (said.sum() + true.sum()) > 0.6
+
+
+def test_what_is_absent_from_a_correction_is_not_unlearnt(model):
+    # The model says liver in every slice; only the spleen was painted. Its rows must not learn that
+    # there is no liver.
+    labels = np.where(scene()[1], 5, 0).astype(np.uint8)
+    labels[0] = 1  # Elsewhere, in a slice of which nobody vouches.
+    config = replace(
+        SCAN, seconds=None, steps=20, learning_rate=3e-2, folds=0, cautious_mix=1.0, pull=0.0,
+        views=replace(SCAN.views, size=48), limits=Limits(-1, 1, 1, 1),
+    )  # fmt: skip
+    everywhere = make_say(model, 1)
+
+    def liver(of) -> float:
+        slices = predict_slices(of, scene()[0], Grid(SHAPE), 0)
+        outside = [(d.labels == 1)[labels[d.index] == 0].mean() for d in slices if d and d.index]
+        return float(np.mean(outside))
+
+    assert liver(everywhere) > 0.9
+    *_, last = finetune(everywhere, [correct(labels, (2, 3))], config)
+    assert liver(last.result.model) > 0.9
+    # Where the liver is in one of the corrected slices, they say where it is not.
+    labels[2, :4, :4] = 1
+    *_, last = finetune(everywhere, [correct(labels, (2, 3))], config)
+    assert liver(last.result.model) < 0.5
+
+
+def make_say(model, row: int):
+    """The model, inclined to answer one class."""
+    network = mixed(model.network, model.network, 1)
+    with torch.no_grad():
+        network.decoder.head.weight.mul_(0.05)
+        network.decoder.head.bias.zero_()[row] = 0.5
+    return replace(model, network=network)
+
+
+def test_names_are_given_or_made_up():
+    labels = scene()[1]
+    labels[1, :3, :3] = 8
+    assert taught_labels(KNOWN, [correct(labels)], {3: "tumour"}).names == {
+        1: "liver",
+        3: "tumour",
+        5: "spleen",
+        8: "structure 8",
+    }
+    # A name for what the model has is no harm if it is its name; nothing new, nothing changes.
+    plain = np.where(labels, 1, 0)
+    assert taught_labels(KNOWN, [correct(plain)], {1: "liver"}) == KNOWN
+
+
+@pytest.mark.parametrize(
+    ("said", "names", "unmarked"),
+    [
+        ("the model has 1 as liver", {1: "heart"}, None),
+        ("got one for 4", {4: "heart"}, None),
+        ("'spleen' comes twice", {3: "spleen"}, None),
+        ("is its spleen", {}, 5),
+    ],
+)
+def test_names_and_ids_that_clash_are_refused(said, names, unmarked, one_sentence):
+    with pytest.raises(InputError, match=said) as caught:
+        taught_labels(KNOWN, [correct(scene()[1], unmarked=unmarked)], names)
+    one_sentence(caught.value)
