@@ -74,8 +74,9 @@ class TrainingLog:
     def _draw(self) -> None:
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(10, 4), layout="constrained")
+        figure = Figure(figsize=(10, 4))
         left, right = figure.subplots(1, 2)
+        figure.subplots_adjust(left=0.08, right=0.97, bottom=0.14, wspace=0.25)
         if self._rows:
             steps = [int(row["step"]) for row in self._rows]
             losses = [float(row["loss"]) for row in self._rows]

@@ -232,9 +232,9 @@ def test_bad_input_ends_with_two_and_one_line(
 
 def test_scans_of_any_shape_are_drawn(l2gnet, save_scan, model_file, tmp_path):
     rng = np.random.default_rng(0)
-    for number, shape in enumerate([(1, 20, 6), (2, 1, 5), (4, 17, 2)]):
+    for number, shape in enumerate([(1, 20, 6), (2, 1, 5)]):
         scan = rng.integers(0, 100, shape).astype(np.int16)
-        path = save_scan(tmp_path / f"{number}.nii", scan * (number != 2))
+        path = save_scan(tmp_path / f"{number}.nii", scan * (number != 1))  # one is black
         out = tmp_path / f"out{number}"
         assert l2gnet("inspect", path, "-o", out, "--model", model_file, "--axis", "2")[0] == 0
         assert (out / "index.html").is_file()
