@@ -16,7 +16,14 @@ import click
 from l2gnet_core.catalog import DEFAULT_MODEL
 from l2gnet_core.cli_finetune import finetune
 from l2gnet_core.cli_inspect import inspect
-from l2gnet_core.cli_parts import Number, ProgressBar, device_option, json_option
+from l2gnet_core.cli_parts import (
+    Number,
+    ProgressBar,
+    axis_option,
+    device_option,
+    json_option,
+    orientation_option,
+)
 from l2gnet_core.cli_training import check, train
 from l2gnet_core.errors import InputError
 
@@ -49,16 +56,8 @@ cli.add_command(finetune)
 )
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name, file or folder.")
 @device_option
-@click.option(
-    "--axis",
-    type=click.IntRange(0, 2),
-    help="Slice along this axis of the stored array, whatever the model's card says.",
-)
-@click.option(
-    "--orientation",
-    metavar="LPS",
-    help="What the axes of the stored array grow to (L/R, P/A, I/S), for scans that do not say.",
-)
+@axis_option
+@orientation_option
 @click.option("--raw", is_flag=True, help="Leave out the tidying that the model's card asks for.")
 @json_option
 def segment(

@@ -9,7 +9,14 @@ from pathlib import Path
 import click
 
 from l2gnet_core.catalog import DEFAULT_MODEL
-from l2gnet_core.cli_parts import Number, ProgressBar, device_option, json_option
+from l2gnet_core.cli_parts import (
+    Number,
+    ProgressBar,
+    axis_option,
+    device_option,
+    json_option,
+    orientation_option,
+)
 from l2gnet_core.errors import InputError
 
 _PATH = click.Path(path_type=Path)
@@ -40,16 +47,8 @@ _PATH = click.Path(path_type=Path)
     help="Learn and check for so long; 20 by default.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option(
-    "--axis",
-    type=click.IntRange(0, 2),
-    help="Slice along this axis of the stored array, whatever the model's card says.",
-)
-@click.option(
-    "--orientation",
-    metavar="LPS",
-    help="What the axes of the stored array grow to (L/R, P/A, I/S), for scans that do not say.",
-)
+@axis_option
+@orientation_option
 @click.option(
     "--unmarked",
     type=click.IntRange(0, 65535),

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from l2gnet_core.catalog import DEFAULT_MODEL
-from l2gnet_core.cli_parts import ProgressBar, device_option
+from l2gnet_core.cli_parts import ProgressBar, axis_option, device_option, orientation_option
 from l2gnet_core.errors import InputError
 
 
@@ -19,16 +19,8 @@ from l2gnet_core.errors import InputError
 )
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name, file or folder.")
 @device_option
-@click.option(
-    "--axis",
-    type=click.IntRange(0, 2),
-    help="Slice along this axis of the stored array, whatever the model's card says.",
-)
-@click.option(
-    "--orientation",
-    metavar="LPS",
-    help="What the axes of the stored array grow to (L/R, P/A, I/S), for scans that do not say.",
-)
+@axis_option
+@orientation_option
 @click.option(
     "--frame",
     type=click.IntRange(min=0),

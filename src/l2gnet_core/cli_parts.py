@@ -17,6 +17,16 @@ device_option = click.option(
     show_default=True,
     help="Where to compute.",
 )
+axis_option = click.option(
+    "--axis",
+    type=click.IntRange(0, 2),
+    help="Slice along this axis of the stored array, whatever the model's card says.",
+)
+orientation_option = click.option(
+    "--orientation",
+    metavar="LPS",
+    help="What the axes of the stored array grow to (L/R, P/A, I/S), for scans that do not say.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 
