@@ -10,7 +10,7 @@ import math
 import pickle
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -298,7 +298,6 @@ class Trainer:
             "seconds": self.seconds,
             "loading": self.loading,
             "best": self.best,
-            "training": asdict(self.training),
         }
         partial = self.folder / (STATE_FILE + ".partial")
         torch.save(state, partial)
