@@ -222,7 +222,14 @@ class SegmentWidget(SegmentForm):
             mask = MaskLayer.add(self.viewer, layer, stored.grid, card, axis)
             mask.segmentation.clean_up = self.choices()
             self._follow(mask)
-        request = Request(volume, self.model.currentText(), self._places(volume, axis), axis)
+        assert self.mask is not None
+        request = Request(
+            volume,
+            self.model.currentText(),
+            self._places(volume, axis),
+            axis,
+            looks=self.mask.segmentation.looks,
+        )
         self._warnings, self._doubts = [], []
         self._say("")
         self.bar.setRange(0, len(request.places))

@@ -6,13 +6,16 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.volume import Grid
+
+if TYPE_CHECKING:
+    from l2gnet_core.inspect.look import Look
 
 Place = tuple[int, int]  # (frame, index along the slicing axis)
 
@@ -53,6 +56,10 @@ class Segmentation:
         self.shown = np.zeros_like(self.raw)
         self.stroked = np.zeros(self.raw.shape, bool)
         self.finished: set[Place] = set()
+        #: What the model saw of each frame, where it has codes.
+        self.looks: dict[int, Look] = {}
+        #: Slices that a person has looked at and vouches for.
+        self.reviewed: set[Place] = set()
         #: How the user wants this mask tidied.
         self.clean_up = card.clean_up
         self.counts = SliceCounts(self.shown, axis, ids)

@@ -23,13 +23,15 @@ from napari_l2gnet.segmentation import Place, Segmentation
 
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
+    from l2gnet_core.inspect.look import Look
 
 
 @dataclass(frozen=True)
 class Request:
     """What to segment: which slices of which scan, with which model, and where.
 
-    `places` come in the order they are wanted.
+    `places` come in the order they are wanted. `looks`, by frame, take in what a model with codes
+    saw of them.
     """
 
     volume: Volume
@@ -37,6 +39,7 @@ class Request:
     places: Sequence[Place]
     axis: int
     device: str = "auto"
+    looks: dict[int, Look] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,12 +81,15 @@ class Session:
         Raises InputError for what cannot be segmented.
         """
         yield Step("Loading the model")
+        from l2gnet_core.config import WITH_CODES
+        from l2gnet_core.inspect.look import empty_look
         from l2gnet_core.predict import choose_device, predict_slices
         from l2gnet_core.preprocess import intensity_window
         from l2gnet_core.suitability import mismatches
 
         device, _ = choose_device(request.device)
         model = self._load(find_model(request.model), device)
+        with_codes = model.network.config.architecture in WITH_CODES
         total, done = len(request.places), 0
         left: float | None = None
         started = time.perf_counter()
@@ -103,13 +109,17 @@ class Session:
                     total=total,
                     warnings=mismatches(model.card, request.volume, request.axis, window),
                 )
+            if with_codes and frame not in request.looks:
+                request.looks[frame] = empty_look(model, request.volume, request.axis)
             for result in predict_slices(
-                model, scan, request.volume, request.axis, indices, device
+                model, scan, request.volume, request.axis, indices, device, looks=with_codes
             ):
                 if result is None:
                     yield Step("Segmenting", done, total, left)
                     continue
                 done += 1
+                if result.look is not None:
+                    request.looks[frame].add(result.index, result.look)
                 left = (time.perf_counter() - started) / done * (total - done)
                 yield Step(
                     "Segmenting",

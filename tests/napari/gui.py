@@ -35,8 +35,8 @@ def slow_down(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
     quick = predict.predict_slices
 
-    def slow(*arguments: Any) -> Generator[Any, None, None]:
-        for result in quick(*arguments):
+    def slow(*arguments: Any, **options: Any) -> Generator[Any, None, None]:
+        for result in quick(*arguments, **options):
             time.sleep(seconds)
             yield result
 

@@ -405,3 +405,18 @@ def test_plugin_widget_and_sample_through_the_manifest(make_napari_viewer: Any, 
     assert viewer.layers[0].data.shape == (2, 10, 224, 224)
     _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, "Segment")
     assert widget.image.layer is viewer.layers[0]
+
+
+def test_what_the_model_saw_is_kept_with_the_mask(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    widget.region.setCurrentIndex(THIS_SLICE)
+    run(qtbot, widget)
+    segmentation = widget.mask.segmentation
+    ((frame, here),) = segmentation.finished
+    assert np.flatnonzero(segmentation.looks[frame].seen).tolist() == [here]
+    widget.region.setCurrentIndex(0)
+    run(qtbot, widget)
+    assert segmentation.looks[frame].seen.all()
