@@ -11,8 +11,10 @@ setup-dev:
 demo: setup
 	@scripts/demo.sh
 
+# One thread each for two processes: PyTorch's own threads would get in each other's way.
 test: setup
-	.venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile -m "not long and not alone"
+	.venv/bin/python -m pytest -m alone
 
 test-long: setup
 	.venv/bin/python -m pytest -m long || [ $$? = 5 ] # 5: there are none yet

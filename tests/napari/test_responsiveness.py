@@ -9,7 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 from qtpy.QtCore import QTimer
+
+pytestmark = pytest.mark.alone
 
 
 class Heartbeat:
