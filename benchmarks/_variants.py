@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,9 +15,13 @@ from l2gnet_core.bottlenecks import BottleneckOutput, as_map, as_tokens, zero_st
 from l2gnet_core.config import ARCHITECTURES, NetworkConfig, preset
 from l2gnet_core.model import NetworkOutput, build
 from l2gnet_core.quantizer import Codebook
+from l2gnet_core.sampling import Sampler
 from l2gnet_core.transport import cosine_cost, transport_tokens
 
 Build = Callable[[int], nn.Module]
+
+#: Neighbouring samples of a batch that are of one volume, where a variant asks for that.
+SLICES_OF_A_VOLUME = 4
 
 
 def architecture(name: str, **changes: object) -> Build:
@@ -66,6 +72,18 @@ class CodesAndReference(nn.Module):
             return transport_tokens(
                 tokens, codes, self.reference, config.epsilon, config.sinkhorn_iterations
             )[0]
+        if self.relation == "volume":
+            # One plan over the tokens of all slices of a volume: of the part of it that a batch
+            # holds while training, of all of it (a batch is one volume) afterwards.
+            volumes = max(1, len(tokens) // SLICES_OF_A_VOLUME) if self.training else 1
+            together = transport_tokens(
+                tokens.reshape(volumes, -1, tokens.shape[-1]),
+                codes.reshape(volumes, -1),
+                self.reference,
+                config.epsilon,
+                config.sinkhorn_iterations,
+            )[0]
+            return together.reshape(tokens.shape)
         # Rows alone are normalised: attention to the reference, and back along its columns.
         with torch.autocast(tokens.device.type, enabled=False):
             weights = (-cosine_cost(tokens.float(), self.reference) / config.epsilon).softmax(-1)
@@ -103,6 +121,23 @@ class MonaiUNet(nn.Module):
         return NetworkOutput(self.unet(image), (), image.new_zeros(()), None, None)
 
 
+class VolumeSampler(Sampler):
+    """Batches of a few volumes, `SLICES_OF_A_VOLUME` slices of each."""
+
+    def batch(
+        self, step: int, samples: Iterable[int], size: int, device: str | torch.device = "cpu"
+    ) -> tuple[Tensor, Tensor]:
+        """As `Sampler.batch`."""
+        parts = []
+        for volume, of_it in groupby(samples, lambda sample: sample // SLICES_OF_A_VOLUME):
+            rng = np.random.default_rng((self.seed, step, volume, 1))
+            case = self.cases[int(rng.integers(len(self.cases)))]
+            alone = Sampler([case], self.how, self.channels, self.seed)
+            parts.append(alone.batch(step, of_it, size, device))
+        images, targets = zip(*parts, strict=True)
+        return torch.cat(images), torch.cat(targets)
+
+
 #: Half as deep a body has codes at stride 8 instead of 16.
 STRIDE_8 = (16, 32, 64, 256)
 
@@ -120,5 +155,9 @@ VARIANTS: dict[str, Build] = {
     "R = 256": architecture("l2gnet", references=256),
     "K = 64": architecture("l2gnet", codes=64),
     "K = 1024": architecture("l2gnet", codes=1024),
+    "one plan per volume": pieces("zcg", relation="volume"),
+    # The same batches with a plan per slice: what to compare the last one with.
+    "batches by volume": architecture("l2gnet"),
 }
+BY_VOLUME = ("one plan per volume", "batches by volume")
 ABLATIONS = list(VARIANTS)[len(ARCHITECTURES) + 1 :]

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from _corruptions import CORRUPTIONS, corrupted
 from _studies import SHARED, STUDIES, Material, Study, read
-from _variants import ABLATIONS, VARIANTS
+from _variants import ABLATIONS, BY_VOLUME, VARIANTS, VolumeSampler
 from torch import nn
 
 from l2gnet_core.config import ARCHITECTURES
@@ -68,7 +68,8 @@ def train(study: str, variant: str, seed: int, material: Material, device: str) 
     training = TrainingConfig(steps=plan.steps, batch=BATCH, seed=seed)
     trainer = Trainer(network, training, folder, make_fabric(device))
     trainer.resume()
-    sampler = Sampler(material.train, material.augmentation, 1, seed)
+    kind = VolumeSampler if variant in BY_VOLUME else Sampler
+    sampler = kind(material.train, material.augmentation, 1, seed)
     saved = trainer.seconds
     for progress in trainer.run(sampler, []):
         if progress.seconds - saved > 60 or progress.done >= 1:
@@ -101,7 +102,8 @@ def segment(network: nn.Module, frame: TrainingCase) -> torch.Tensor:
     height, width = frame.image.shape[-2:]
     config, count, predicted = network.config, len(frame.image), []
     device = next(network.parameters()).device
-    for indices in torch.arange(count).split(8):
+    # All at once: one of the ablations looks at the whole volume.
+    for indices in torch.arange(count).split(count):
         seen = neighbours(indices.tolist(), count, config.in_channels, frame.step)
         batch = pad_to_multiple(frame.image[seen].float(), config.stride)
         with torch.inference_mode():
