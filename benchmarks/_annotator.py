@@ -1,0 +1,124 @@
+"""The simulated annotator: which slices are corrected next, and how good the others are by then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2gnet_core.checkpoint import Model
+from l2gnet_core.inspect.look import empty_look
+from l2gnet_core.inspect.uncertainty import combined, ranked_slices, uncertainty_maps
+from l2gnet_core.left_out import compared
+from l2gnet_core.predict import predict_slices
+from l2gnet_core.volume import Grid, Volume
+
+Array = NDArray[np.generic]
+#: Slices corrected after each round.
+ROUNDS = (1, 3, 5)
+#: Untouched slices that must be left to judge by.
+FEWEST_UNTOUCHED = 2
+
+Named = TypeVar("Named")
+
+
+def rounds(slices: int, wanted: Sequence[int] = ROUNDS) -> list[int]:
+    """How many slices of a scan are corrected after each round; rounds that would leave next to
+    none are left out."""
+    return [count for count in wanted if count <= slices - FEWEST_UNTOUCHED]
+
+
+def chosen(corrected: Sequence[int], proposed: Sequence[int], count: int) -> list[int]:
+    """The slices corrected after a round: those before it, then what the queue proposes."""
+    more = [index for index in proposed if index not in corrected]
+    return [*corrected, *more[: count - len(corrected)]]
+
+
+def evenly(held: Sequence[int], count: int, ends: bool = False) -> list[int]:
+    """`count` of the slices that hold a structure, in the middles of as many equal runs of them;
+    with `ends`, from the first to the last."""
+    count = min(count, len(held))
+    shares = np.linspace(0, 1, count) if ends else (np.arange(count) + 0.5) / count
+    # Half up, lest two fall on one.
+    places = np.floor(shares * (len(held) - 1) + 0.5).astype(int)
+    return sorted({held[place] for place in places.tolist()})
+
+
+def holding(truth: Array, axis: int, ids: Sequence[int]) -> list[int]:
+    """Slices that hold one of the structures."""
+    stack = np.moveaxis(truth, axis, 0)
+    return np.flatnonzero(np.isin(stack, list(ids)).any((1, 2))).tolist()
+
+
+def dice(
+    said: Array,
+    truth: Array,
+    axis: int,
+    names: Mapping[int, str],
+    without: Sequence[int] = (),
+) -> dict[str, float]:
+    """Dice of each structure, pooled over all slices but some; structures absent from both masks
+    are left out."""
+    rest = [index for index in range(truth.shape[axis]) if index not in without]
+    a, b = (np.take(array, rest, axis) for array in (said, truth))
+    counts = compared(a, b, list(names))
+    return {
+        name: float(2 * overlap / (one + other))
+        for name, (overlap, one, other) in zip(names.values(), counts.tolist(), strict=True)
+        if one + other
+    }
+
+
+def mean(scores: Mapping[str, float]) -> float:
+    """Mean Dice over structures."""
+    return fmean(scores.values()) if scores else float("nan")
+
+
+def recovered(start: float, after: float, usual: float) -> float:
+    """The share of the gap to in-domain Dice that is closed."""
+    return (after - start) / (usual - start)
+
+
+def taught_and_judged(
+    patients: Mapping[Named, str], count: int = 5
+) -> tuple[list[Named], list[Named]]:
+    """Volumes to correct in whole, spread over the patients, and those of all other patients.
+
+    patients: of each volume. One volume a patient, where that leaves as many patients to judge by;
+    else no more than half of the patients, with several volumes each.
+    """
+    everyone = sorted(set(patients.values()))
+    few = min(count, max(1, len(everyone) // 2))
+    teachers = set(evenly(range(len(everyone)), few))
+    teaching = [everyone[place] for place in sorted(teachers)]
+    of = {name: [volume for volume, who in patients.items() if who == name] for name in teaching}
+    taught: list[Named] = []
+    for turn in range(max(map(len, of.values()))):
+        # In turn the first and the last frame: both phases are taught.
+        taught += [of[name][(turn + place) % len(of[name])] for place, name in enumerate(teaching)
+                   if turn < len(of[name])]  # fmt: skip
+    return taught[:count], [volume for volume, who in patients.items() if who not in teaching]
+
+
+def segmented(model: Model, scan: Array, grid: Volume | Grid, axis: int) -> Array:
+    """What a model makes of a scan, untidied."""
+    mask = np.zeros(scan.shape, np.uint8)
+    for done in predict_slices(model, scan, grid, axis):
+        if done is not None:
+            np.moveaxis(mask, axis, 0)[done.index] = done.labels
+    return mask
+
+
+def doubted(model: Model, scan: Array, grid: Volume | Grid, axis: int) -> tuple[Array, list[int]]:
+    """What a model makes of a scan, and its slices in the order of the queue."""
+    look: Any = empty_look(model, grid, axis)
+    mask = np.zeros(scan.shape, np.uint8)
+    for done in predict_slices(model, scan, grid, axis, looks=True):
+        if done is not None and done.look is not None:
+            look.add(done.index, done.look)
+            np.moveaxis(mask, axis, 0)[done.index] = done.labels
+    doubts = ranked_slices(combined(uncertainty_maps(look, mask)), mask, axis)
+    return mask, [doubt.index for doubt in doubts]

@@ -1,0 +1,101 @@
+"""Where `annotation_effort.py` keeps what it finds, and the models that it adapts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from _annotator import evenly
+from _shifts import BASES, Domain, Part, Sample
+
+from l2gnet_core.catalog import find_model
+from l2gnet_core.checkpoint import MODEL_FILE, Model, load_model, read_card
+from l2gnet_core.weights import weights_hash
+
+HERE = Path(__file__).parent
+RESULTS, RUNS = HERE / "results" / "effort", HERE / "runs"
+#: Seconds that fine-tuning may take: one scan, a new organ, the project's model.
+SECONDS = {"scan": 20.0, "organ": 60.0, "project": 120.0}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a call is asked for."""
+
+    data: Path
+    part: Part
+    limit: Mapping[str, Any]
+    volumes: int | None = None
+    results: Path = RESULTS
+    everything: bool = False
+
+    def file(self, domain: str, *names: str) -> Path:
+        """Where a result is kept."""
+        slug = "_".join(name.replace(",", "").replace(" ", "-") for name in names)
+        return self.results / self.part / domain.replace(" ", "-") / f"{slug}.json"
+
+    def some(self, samples: Sequence[Sample], most: int | None = None) -> list[Sample]:
+        """At most so many of them, spread over them all."""
+        most = self.volumes if most is None else min(most, self.volumes or most)
+        if most is None or most >= len(samples):
+            return list(samples)
+        return [samples[place] for place in evenly(range(len(samples)), most)]
+
+    def limited(self, kind: str) -> dict[str, Any]:
+        """What limits fine-tuning."""
+        return dict(self.limit) or {"seconds": SECONDS[kind], "steps": None}
+
+
+def run_folder(base: str) -> Path:
+    """Where a base is trained."""
+    return RUNS / f"effort_{base}"
+
+
+@cache
+def base_model(name: str) -> tuple[Model, str]:
+    """A base and the hash of its weights."""
+    shipped = BASES[name] is None
+    path = find_model("cardiac-cine") if shipped else run_folder(name) / MODEL_FILE
+    model = load_model(path)
+    return model, weights_hash(model.network)[:12]
+
+
+def ready(domain: Domain) -> bool:
+    """Is its base trained?"""
+    if BASES[domain.base] is None:
+        return True
+    file = run_folder(domain.base) / MODEL_FILE
+    # Code statistics come last.
+    done = file.is_file() and read_card(file).codes is not None
+    if not done:
+        print(f"{domain.name}: left out, {domain.base} is not trained yet (prepare)", flush=True)
+    return done
+
+
+def finished(file: Path, model: str) -> dict[str, Any] | None:
+    """A result, unless it is of other weights."""
+    if not file.is_file():
+        return None
+    result: dict[str, Any] = json.loads(file.read_text())
+    return result if result["model"] == model else None
+
+
+def keep(file: Path, result: Mapping[str, Any]) -> None:
+    """Write a result, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(rounded(result), indent=1))
+    partial.replace(file)
+
+
+def rounded(value: Any) -> Any:
+    """As many digits as mean something."""
+    if isinstance(value, float):
+        return round(value, 5)
+    if isinstance(value, Mapping):
+        return {str(key): rounded(part) for key, part in value.items()}
+    return [rounded(part) for part in value] if isinstance(value, (list, tuple)) else value

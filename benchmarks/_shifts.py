@@ -1,0 +1,289 @@
+"""The fixed suite of shifted domains on which `annotation_effort.py` tunes and tests.
+
+Written down before anything was tuned to it. A domain is a model and scans unlike those it learnt
+from; tuning and test scans are of different patients, and the model saw none of either.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from _changes import CHANGES, changed
+from _studies import SHARED, STUDIES
+from numpy.typing import NDArray
+
+from l2gnet_core.card import ModelCard
+from l2gnet_core.cases import Patients, ScanFiles
+from l2gnet_core.catalog import find_model
+from l2gnet_core.checkpoint import read_card
+from l2gnet_core.data import Dataset, open_dataset
+from l2gnet_core.files import read_volume
+from l2gnet_core.labels import LabelSet
+from l2gnet_core.split import Split, split_patients
+from l2gnet_core.volume import Grid, Volume, slicing_axis
+
+Part = Literal["tuning", "test"]
+Array = NDArray[np.generic]
+#: Mean Dice that a model must have on a scan for it to count: neither a wreck nor done already.
+START = (0.70, 0.88)
+#: Patients of ACDC come in blocks of twenty.
+GROUPS = ("dilated", "hypertrophic", "infarcted", "normal", "right ventricle")
+#: Patient 074 again, by another reader.
+AGAIN = "patient076"
+#: What amid ACDC's scribbles nobody marked.
+UNMARKED = 4
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model to adapt, trained from nothing by `annotation_effort.py prepare`.
+
+    It learns from the frames of `groups` and `phases` (all, where they are empty), from the "train"
+    part of a split by patient, `steps` steps of eight slices; `without` is the id of the structure
+    that is taken out of its labels.
+    """
+
+    study: str
+    steps: int
+    groups: tuple[str, ...] = ()
+    phases: tuple[str, ...] = ()
+    without: int | None = None
+    test: float = 0.3
+    tuning: float = 0.15
+
+
+#: None is the model that ships.
+BASES: dict[str, Base | None] = {
+    "cardiac-cine": None,
+    "dilated-infarcted": Base("acdc", 900, groups=("dilated", "infarcted")),
+    "end-diastole": Base("acdc", 900, phases=("end-diastole",)),
+    "end-systole": Base("acdc", 900, phases=("end-systole",)),
+    "no-right-kidney": Base("chaos-t2", 900, without=2, test=1 / 3),
+    "no-spleen": Base("chaos-t2", 900, without=4, test=1 / 3),
+}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A scan on disk, by its name, and what is known of it without opening it."""
+
+    name: str
+    patient: str
+    group: str = ""
+    phase: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A frame of a study, changed or as it is."""
+
+    study: str
+    frame: Frame
+    change: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.frame.name}-{self.change}" if self.change else self.frame.name
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Scans unlike those that `base` learnt from, all there are; `usual` are others of the kind
+    that it did learn from. `every` and `offset` say which scans three slices are corrected in: a
+    frame is not to come back under five changes. `organ` is the id of the structure to teach,
+    where that is what the domain is for."""
+
+    name: str
+    base: str
+    scans: Mapping[Part, Sequence[Sample]]
+    usual: Mapping[Part, Sequence[Sample]]
+    every: Mapping[Part, int]
+    offset: int = 0
+    organ: int | None = None
+
+    def single(self, part: Part) -> list[Sample]:
+        """Scans in which a few slices are corrected, each on its own."""
+        every = self.every[part]
+        return list(self.scans[part][self.offset % every :: every])
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A sample, read: scan, truth and, where there are any, scribbles (z,y,x) on a grid."""
+
+    sample: Sample
+    scan: Array
+    grid: Volume | Grid
+    axis: int
+    truth: Array
+    scribbles: Array | None
+
+
+def frames(names: Sequence[str]) -> list[Frame]:
+    """What the names of ACDC's frames tell: the lower frame number is end-diastole."""
+    found, before = [], ""
+    for name in sorted(names):
+        patient = name.split("_")[0]
+        phase = "end-systole" if patient == before else "end-diastole"
+        before = patient
+        group = GROUPS[(int(patient.removeprefix("patient")) - 1) // 20]
+        found.append(Frame(name, patient, group, phase))
+    return found
+
+
+@cache
+def study_frames(study: str, data: Path = SHARED) -> tuple[Frame, ...]:
+    """All frames of a study, in order of name."""
+    folder = data / STUDIES[study].folder / "images"
+    names = [file.name.removesuffix(".nii.gz") for file in sorted(folder.glob("*.nii.gz"))]
+    if study != "acdc":
+        return tuple(Frame(name, name) for name in names)
+    return tuple(frames([name for name in names if not name.startswith(AGAIN)]))
+
+
+def learnt(base: Base, among: Sequence[Frame]) -> tuple[list[Frame], Split]:
+    """The frames of the kind that a base learns from, and the split of their patients."""
+    own = [
+        frame
+        for frame in among
+        if (not base.groups or frame.group in base.groups)
+        and (not base.phases or frame.phase in base.phases)
+    ]
+    patients = sorted({frame.patient for frame in own})
+    return own, split_patients(patients, 0, base.test, base.tuning)
+
+
+def shifted_split(base: Base, among: Sequence[Frame]) -> tuple[list[Frame], Split]:
+    """The frames of the other kind, and which of their patients tune and test. Patients whose
+    other frames the base knows stay in the part where these are."""
+    own, split = learnt(base, among)
+    others = [frame for frame in among if frame not in own]
+    if base.phases:
+        return others, replace(split, train=())
+    strangers = sorted({frame.patient for frame in others})
+    return others, split_patients(strangers, 0, 0.75, 0.25)
+
+
+def by_part(
+    study: str, chosen: Sequence[Frame], split: Split, change: str | None = None
+) -> dict[Part, list[Sample]]:
+    """Samples of the tuning and of the test patients."""
+    return {
+        part: [Sample(study, f, change) for f in chosen if f.patient in getattr(split, part)]
+        for part in ("tuning", "test")
+    }
+
+
+def alternating(chosen: Sequence[Frame]) -> list[Frame]:
+    """One frame of each patient, one phase and the other in turn."""
+    patients = sorted({frame.patient for frame in chosen})
+    found = []
+    for number, patient in enumerate(patients):
+        own = [frame for frame in chosen if frame.patient == patient]
+        found.append(own[number % len(own)])
+    return found
+
+
+def domains(data: Path = SHARED) -> dict[str, Domain]:
+    """The suite, by name."""
+    acdc, abdomen = study_frames("acdc", data), study_frames("chaos-t2", data)
+    card = read_card(find_model("cardiac-cine"))
+    shipped = Split(**{part: tuple(patients) for part, patients in card.split.items()})
+    found = [
+        Domain(
+            change,
+            "cardiac-cine",
+            by_part("acdc", acdc, shipped, change),
+            by_part("acdc", acdc, shipped),
+            {"tuning": 2, "test": len(CHANGES)},
+            number,
+        )
+        for number, change in enumerate(CHANGES)
+    ]
+    everyone: dict[Part, int] = {"tuning": 1, "test": 1}
+    for name, base in (
+        ("disease", "dilated-infarcted"),
+        ("to end-systole", "end-diastole"),
+        ("to end-diastole", "end-systole"),
+    ):
+        how = BASES[base]
+        assert how is not None
+        own, split = learnt(how, acdc)
+        others, apart = shifted_split(how, acdc)
+        scans = by_part("acdc", alternating(others), apart)
+        found.append(Domain(name, base, scans, by_part("acdc", own, split), everyone))
+    for name, base in (("right kidney", "no-right-kidney"), ("spleen", "no-spleen")):
+        how = BASES[base]
+        assert how is not None
+        own, split = learnt(how, abdomen)
+        scans = by_part("chaos-t2", own, split)
+        found.append(Domain(name, base, scans, scans, everyone, organ=how.without))
+    return {domain.name: domain for domain in found}
+
+
+def read(sample: Sample, card: ModelCard, data: Path = SHARED) -> Scan:
+    """Read and change a scan."""
+    folder, file = data / STUDIES[sample.study].folder, f"{sample.frame.name}.nii.gz"
+    volume = read_volume(folder / "images" / file)
+    axis = slicing_axis(volume, card.slicing)
+    arrays = [np.asarray(volume.data), _labels(folder / "labels" / file)]
+    if (folder / "scribbles").is_dir():
+        arrays.append(_labels(folder / "scribbles" / file))
+    if sample.change:
+        seed = zlib.crc32(sample.name.encode())
+        stacks = [np.moveaxis(array, axis, 0) for array in arrays]
+        stacks = changed(sample.change, stacks, seed, [0, 0, UNMARKED])
+        arrays = [np.ascontiguousarray(np.moveaxis(stack, 0, axis)) for stack in stacks]
+    scribbles = arrays[2] if len(arrays) > 2 else None
+    return Scan(sample, arrays[0], volume.grid, axis, arrays[1], scribbles)
+
+
+def _labels(file: Path) -> Array:
+    return np.asarray(read_volume(file).data).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Without:
+    """Files of a scan whose labels lack a structure."""
+
+    files: ScanFiles
+    structure: int
+
+    @property
+    def name(self) -> str:
+        return self.files.name
+
+    def read_image(self) -> Volume:
+        return self.files.read_image()
+
+    def read_labels(self) -> Volume:
+        volume = self.files.read_labels()
+        data = np.where(volume.data == self.structure, 0, volume.data).astype(volume.data.dtype)
+        return replace(volume, data=data)
+
+
+def training_dataset(base: Base, data: Path = SHARED) -> tuple[Dataset, Split]:
+    """What a base learns from; its tuning and test patients are held out together."""
+    study = STUDIES[base.study]
+    own, split = learnt(base, study_frames(base.study, data))
+    dataset = open_dataset(data / study.folder)
+    who = {frame.name: frame.patient for frame in own}
+    cases = [replace(c, patient=who[c.name]) for c in dataset.cases if c.name in who]
+    names = dict(study.names)
+    if base.without is not None:
+        cases = [replace(case, files=Without(case.files, base.without)) for case in cases]
+        del names[base.without]
+    patients = {case.patient: case.patient for case in cases}
+    people = Patients(patients, {})
+    # No epoch is picked on tuning patients: they stay for what comes after.
+    held_out = tuple(sorted((*split.tuning, *split.test)))
+    return (
+        replace(dataset, cases=tuple(cases), labels=LabelSet.from_names(names), people=people),
+        Split(split.train, (), held_out),
+    )
