@@ -102,7 +102,7 @@ def judged(task: Task, slices: Sequence[int], answer: Answer) -> dict[str, Any]:
 def run_scan(bench: Bench, domain: Domain, methods: Sequence[str], counts: Sequence[int]) -> None:
     """Rounds of corrections on single scans."""
     variant = SCAN_VARIANTS[PICKED["scan"]]
-    samples = [s for s in domain.single(bench.part) if in_range(bench, domain, s)]
+    samples = [s for s in domain.single[bench.part] if in_range(bench, domain, s)]
     known = base_model(domain.base)[1]
     for sample in bench.some(samples):
         files = {name: bench.file(domain.name, sample.name, name) for name in methods}
@@ -268,7 +268,7 @@ def tune(bench: Bench, kind: str, suite: Sequence[Domain], names: Sequence[str])
             continue
         samples = list(domain.scans[bench.part])
         if kind == "scan":
-            samples = [s for s in domain.single(bench.part) if in_range(bench, domain, s)]
+            samples = [s for s in domain.single[bench.part] if in_range(bench, domain, s)]
         known = base_model(domain.base)[1]
         for sample in bench.some(samples):
             files = {name: bench.file(domain.name, sample.name, "tune", name) for name in variants}

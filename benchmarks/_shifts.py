@@ -95,22 +95,15 @@ class Sample:
 @dataclass(frozen=True)
 class Domain:
     """Scans unlike those that `base` learnt from, all there are; `usual` are others of the kind
-    that it did learn from. `every` and `offset` say which scans three slices are corrected in: a
-    frame is not to come back under five changes. `organ` is the id of the structure to teach,
-    where that is what the domain is for."""
+    that it did learn from. `single` are the scans in which a few slices are corrected, each on its
+    own. `organ` is the id of the structure to teach, where that is what the domain is for."""
 
     name: str
     base: str
     scans: Mapping[Part, Sequence[Sample]]
     usual: Mapping[Part, Sequence[Sample]]
-    every: Mapping[Part, int]
-    offset: int = 0
+    single: Mapping[Part, Sequence[Sample]]
     organ: int | None = None
-
-    def single(self, part: Part) -> list[Sample]:
-        """Scans in which a few slices are corrected, each on its own."""
-        every = self.every[part]
-        return list(self.scans[part][self.offset % every :: every])
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,13 +173,13 @@ def by_part(
     }
 
 
-def alternating(chosen: Sequence[Frame]) -> list[Frame]:
+def alternating(chosen: Sequence[Frame], offset: int = 0) -> list[Frame]:
     """One frame of each patient, one phase and the other in turn."""
     patients = sorted({frame.patient for frame in chosen})
     found = []
     for number, patient in enumerate(patients):
         own = [frame for frame in chosen if frame.patient == patient]
-        found.append(own[number % len(own)])
+        found.append(own[(number + offset) % len(own)])
     return found
 
 
@@ -195,36 +188,36 @@ def domains(data: Path = SHARED) -> dict[str, Domain]:
     acdc, abdomen = study_frames("acdc", data), study_frames("chaos-t2", data)
     card = read_card(find_model("cardiac-cine"))
     shipped = Split(**{part: tuple(patients) for part, patients in card.split.items()})
-    found = [
-        Domain(
-            change,
-            "cardiac-cine",
-            by_part("acdc", acdc, shipped, change),
-            by_part("acdc", acdc, shipped),
-            {"tuning": 2, "test": len(CHANGES)},
-            number,
-        )
-        for number, change in enumerate(CHANGES)
-    ]
-    everyone: dict[Part, int] = {"tuning": 1, "test": 1}
+    found = []
+    for number, change in enumerate(CHANGES):
+        scans = by_part("acdc", acdc, shipped, change)
+        # In testing no frame comes back under another change; of the few to tune on each does.
+        single: dict[Part, list[Sample]] = {
+            "tuning": by_part("acdc", alternating(acdc, number), shipped, change)["tuning"],
+            "test": scans["test"][number :: len(CHANGES)],
+        }
+        usual = by_part("acdc", acdc, shipped)
+        found.append(Domain(change, "cardiac-cine", scans, usual, single))
     for name, base in (
         ("disease", "dilated-infarcted"),
         ("to end-systole", "end-diastole"),
         ("to end-diastole", "end-systole"),
     ):
-        how = BASES[base]
-        assert how is not None
-        own, split = learnt(how, acdc)
-        others, apart = shifted_split(how, acdc)
+        own, split = learnt(_trained(base), acdc)
+        others, apart = shifted_split(_trained(base), acdc)
         scans = by_part("acdc", alternating(others), apart)
-        found.append(Domain(name, base, scans, by_part("acdc", own, split), everyone))
+        found.append(Domain(name, base, scans, by_part("acdc", own, split), scans))
     for name, base in (("right kidney", "no-right-kidney"), ("spleen", "no-spleen")):
-        how = BASES[base]
-        assert how is not None
-        own, split = learnt(how, abdomen)
+        own, split = learnt(_trained(base), abdomen)
         scans = by_part("chaos-t2", own, split)
-        found.append(Domain(name, base, scans, scans, everyone, organ=how.without))
+        found.append(Domain(name, base, scans, scans, scans, _trained(base).without))
     return {domain.name: domain for domain in found}
+
+
+def _trained(name: str) -> Base:
+    base = BASES[name]
+    assert base is not None
+    return base
 
 
 def read(sample: Sample, card: ModelCard, data: Path = SHARED) -> Scan:

@@ -118,7 +118,7 @@ def main() -> None:
     organs = [domain for domain in wanted if domain.organ is not None]
     if options.command == "start":
         print_start({
-            domain.name: [start(bench, domain, s)["mean"] for s in bench.some(domain.single(part))]
+            domain.name: [start(bench, domain, s)["mean"] for s in bench.some(domain.single[part])]
             for domain in shifted
         }, START)  # fmt: skip
     elif options.command == "tune":
