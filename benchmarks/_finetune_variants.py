@@ -92,6 +92,9 @@ def _viewed(size: int, batch: int, views: Augmentation = MILD, **more: object) -
 
 _CHEAP = {"mixes": (0.5,), "folds": 3, "fold_share": 0.3}
 _SMALL = _viewed(128, 2, **_CHEAP)
+# Normalisation sees what it will see in use: small crops have other statistics.
+_WHOLE = _viewed(256, 1, **_CHEAP)
+_MILDER = replace(MILD, size=256, scale=(0.95, 1.05), stretch=0.02, turn=5.0)
 
 #: For one scan.
 SCAN_VARIANTS: dict[str, Variant] = {
@@ -103,37 +106,48 @@ SCAN_VARIANTS: dict[str, Variant] = {
     "views 128": Variant(_viewed(128, 4, **_CHEAP)),
     "views 128, 2": Variant(_SMALL),
     "views 96, 4": Variant(_viewed(96, 4, **_CHEAP)),
-    "rate 1e-3": Variant(replace(_SMALL, learning_rate=1e-3)),
-    "rate 2e-4": Variant(replace(_SMALL, learning_rate=2e-4)),
-    "no pull": Variant(replace(_SMALL, pull=0.0)),
-    "pull 40": Variant(replace(_SMALL, pull=40.0)),
-    "old answers": Variant(replace(_SMALL, replay=1)),
-    "mix 0.75": Variant(replace(_SMALL, mixes=(0.75,), cautious_mix=0.75)),
-    "decoder only": Variant(_SMALL, DecoderOnly),
-    "decoder only, 1e-3": Variant(replace(_SMALL, learning_rate=1e-3), DecoderOnly),
-    "norms and head": Variant(replace(_SMALL, learning_rate=5e-3), NormsAndHead),
-    "averaged": Variant(_SMALL, Averaged),
-    "averaged, whole": Variant(replace(_SMALL, mixes=(0.5, 1.0)), Averaged),
-    "touched × 3": Variant(_SMALL, touched=3.0),
-    "touched × 10": Variant(_SMALL, touched=10.0),
+    "views 192, 1": Variant(_viewed(192, 1, **_CHEAP)),
+    "whole slices": Variant(_WHOLE),
+    "whole, 2": Variant(replace(_WHOLE, batch=2)),
+    "whole, milder": Variant(replace(_WHOLE, views=_MILDER)),
+    "whole, mixes": Variant(replace(_WHOLE, mixes=(0.5, 1.0))),
+    "whole, mix 0.75": Variant(replace(_WHOLE, mixes=(0.75,), cautious_mix=0.75)),
+    "whole, rate 1e-3": Variant(replace(_WHOLE, learning_rate=1e-3)),
+    "whole, rate 2e-4": Variant(replace(_WHOLE, learning_rate=2e-4)),
+    "whole, no pull": Variant(replace(_WHOLE, pull=0.0)),
+    "whole, pull 40": Variant(replace(_WHOLE, pull=40.0)),
+    "whole, old answers": Variant(replace(_WHOLE, replay=1)),
+    "whole, decoder": Variant(_WHOLE, DecoderOnly),
+    "whole, decoder, 1e-3": Variant(replace(_WHOLE, learning_rate=1e-3), DecoderOnly),
+    "whole, norms and head": Variant(replace(_WHOLE, learning_rate=5e-3), NormsAndHead),
+    "whole, averaged": Variant(_WHOLE, Averaged),
+    "whole, averaged, mixes": Variant(replace(_WHOLE, mixes=(0.5, 1.0)), Averaged),
+    "whole, touched × 3": Variant(_WHOLE, touched=3.0),
+    "whole, touched × 10": Variant(_WHOLE, touched=10.0),
 }
+_ORGAN = replace(_WHOLE, mixes=(1.0,), cautious_mix=1.0)
+_PROJECT = replace(PROJECT, mixes=(0.5,), folds=2, fold_share=0.3)
+_PROJECT_WHOLE = replace(_PROJECT, views=replace(MILD, size=256), batch=2, replay=1)
+
 #: For a new organ.
 ORGAN_VARIANTS: dict[str, Variant] = {
     "as it is": Variant(SCAN),
-    "cheap guard": Variant(replace(SCAN, mixes=(1.0,), fold_share=0.3, cautious_mix=1.0)),
-    "rate 1e-3": Variant(
-        replace(SCAN, mixes=(1.0,), fold_share=0.3, cautious_mix=1.0, learning_rate=1e-3)
-    ),
-    "rate 1e-3, no pull": Variant(
-        replace(SCAN, mixes=(1.0,), fold_share=0.3, cautious_mix=1.0, learning_rate=1e-3, pull=0.0)
-    ),
+    "views 160": Variant(replace(_ORGAN, views=MILD, batch=4)),
+    "whole slices": Variant(_ORGAN),
+    "whole, milder": Variant(replace(_ORGAN, views=_MILDER)),
+    "whole, 1e-3": Variant(replace(_ORGAN, learning_rate=1e-3)),
+    "whole, 1e-3, no pull": Variant(replace(_ORGAN, learning_rate=1e-3, pull=0.0)),
+    "whole, 2e-3, no pull": Variant(replace(_ORGAN, learning_rate=2e-3, pull=0.0)),
 }
 #: For the project's model.
 PROJECT_VARIANTS: dict[str, Variant] = {
     "as it is": Variant(PROJECT),
-    "pull 10": Variant(replace(PROJECT, pull=10.0)),
-    "one mix": Variant(replace(PROJECT, mixes=(0.5,), folds=2, fold_share=0.3)),
-    "one mix, pull 10": Variant(replace(PROJECT, mixes=(0.5,), folds=2, fold_share=0.3, pull=10.0)),
-    "whole, pull 10": Variant(replace(PROJECT, mixes=(1.0,), folds=2, fold_share=0.3, pull=10.0)),
-    "averaged": Variant(replace(PROJECT, mixes=(0.5, 1.0), folds=2, fold_share=0.3), Averaged),
+    "one mix": Variant(_PROJECT),
+    "one mix, pull 10": Variant(replace(_PROJECT, pull=10.0)),
+    "whole slices": Variant(_PROJECT_WHOLE),
+    "whole, pull 10": Variant(replace(_PROJECT_WHOLE, pull=10.0)),
+    "whole, pull 10, mix 1": Variant(
+        replace(_PROJECT_WHOLE, pull=10.0, mixes=(1.0,), cautious_mix=1.0)
+    ),
+    "whole, averaged, mixes": Variant(replace(_PROJECT_WHOLE, mixes=(0.5, 1.0)), Averaged),
 }
