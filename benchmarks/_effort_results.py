@@ -57,18 +57,27 @@ def run_folder(base: str) -> Path:
 
 @cache
 def base_model(name: str) -> tuple[Model, str]:
-    """A base and the hash of its weights."""
-    shipped = BASES[name] is None
-    path = find_model("cardiac-cine") if shipped else run_folder(name) / MODEL_FILE
-    model = load_model(path)
-    return model, weights_hash(model.network)[:12]
+    """A base, and which weights it has: its name and their hash."""
+    model = load_model(base_file(name))
+    return model, f"{name} {weights_hash(model.network)[:12]}"
+
+
+def base_file(name: str) -> Path:
+    """Where a base's weights are, or will be."""
+    return find_model(name) if BASES[name] is None else run_folder(name) / MODEL_FILE
+
+
+def outdated(result: Mapping[str, Any]) -> bool:
+    """Is a result of other weights than those that are here? Where there are none, it stands."""
+    name = result["model"].split()[0]
+    return base_file(name).is_file() and base_model(name)[1] != result["model"]
 
 
 def ready(domain: Domain) -> bool:
     """Is its base trained?"""
     if BASES[domain.base] is None:
         return True
-    file = run_folder(domain.base) / MODEL_FILE
+    file = base_file(domain.base)
     # Code statistics come last.
     done = file.is_file() and read_card(file).codes is not None
     if not done:

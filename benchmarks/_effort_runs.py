@@ -284,4 +284,5 @@ def tune(bench: Bench, kind: str, suite: Sequence[Domain], names: Sequence[str])
                     slices = start(bench, domain, sample)["proposed"][:3]
                     result = judged(task, slices, METHODS["ours"](task, slices))
                 print(f"{domain.name}, {sample.name}, {name}: {result['gain']:+.4f}", flush=True)
-                keep(files[name], {"model": known, "method": name, "rounds": [result]})
+                who = {"model": known, "kind": kind, "scan": sample.name, "method": name}
+                keep(files[name], {**who, "rounds": [result]})

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from _effort_results import outdated
 from _rivals import METHODS
 
 #: Slices corrected in the table that the goals are about.
@@ -19,10 +20,12 @@ Result = dict[str, Any]
 
 
 def results(folder: Path) -> list[Result]:
-    """Every result of a part, with its domain's name."""
+    """Every result of a part that is of the weights at hand, with its domain's name."""
     found = []
     for file in sorted(folder.glob("*/*.json")):
-        found.append({"domain": file.parent.name, **json.loads(file.read_text())})
+        result = json.loads(file.read_text())
+        if not outdated(result):
+            found.append({"domain": file.parent.name, **result})
     return found
 
 
@@ -54,23 +57,23 @@ def print_start(found: Mapping[str, Sequence[float]], wanted: tuple[float, float
         )
 
 
-def print_tuned(folder: Path, kind: str) -> None:
-    """The settings that were compared, on the volumes that all of them have."""
-    grouped: dict[str, dict[tuple[str, str], Result]] = defaultdict(dict)
-    for file in sorted(folder.glob("*/*_tune_*.json")):
-        result = json.loads(file.read_text())
-        organ = "others" in result.get("rounds", [{}])[0]
-        if (kind == "organ") == organ and kind != "project":
-            sample = file.name.split("_tune_")[0]
-            grouped[result["method"]][file.parent.name, sample] = result["rounds"][0]
+def print_tuned(folder: Path, kind: str, names: Sequence[str]) -> None:
+    """Settings side by side, on the volumes that all of them have."""
+    found = results(folder)
     if kind == "project":
-        print_projects([r for r in results(folder) if "recovered" in r])
+        projects = [r for r in found if "recovered" in r]
+        print_projects([r for r in projects if r["method"].removeprefix("tune ") in names])
         return
+    grouped: dict[str, dict[tuple[str, str], Result]] = {name: {} for name in names}
+    for result in found:
+        if result.get("kind") == kind and result["method"] in grouped:
+            group = grouped[result["method"]]
+            group[result["domain"], result["scan"]] = result["rounds"][0]
+    shared = set.intersection(*(set(group) for group in grouped.values()))
     print(
         "\n| settings | volumes | Dice | gain | ≥ −0.005 | worst | guard's no | steps | seconds |"
     )
     print("|---" * 9 + "|")
-    shared = set.intersection(*(set(group) for group in grouped.values())) if grouped else set()
     for name, group in grouped.items():
         some = [group[key] for key in sorted(shared)]
         if not some:
@@ -223,7 +226,7 @@ def draw(found: Sequence[Result], file: Path) -> None:
     lines = {name: line for name, line in curve(found).items() if line}
     if not lines:
         return
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots(1, 2, sharex=True)
     for number, name in enumerate(lines):
         line = lines[name]
@@ -231,8 +234,8 @@ def draw(found: Sequence[Result], file: Path) -> None:
             axis.plot(
                 list(line),
                 [values[place] for values in line.values()],
-                marker="o",
-                color=f"C{number}",
+                marker="o" if number < 10 else "s",
+                color=f"C{number % 10}",
                 linestyle="-" if name.startswith("ours") else "--",
                 linewidth=2 if name.startswith("ours") else 1.2,
                 label=name,
@@ -241,5 +244,6 @@ def draw(found: Sequence[Result], file: Path) -> None:
         axis.set(xlabel="slices corrected", ylabel="mean Dice", title=title)
         axis.set_xticks(sorted({count for line in lines.values() for count in line}))
         axis.grid(alpha=0.3)
-    axes[1].legend(fontsize=8)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right center", fontsize=8)
     figure.savefig(file, dpi=110)

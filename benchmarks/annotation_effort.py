@@ -80,10 +80,11 @@ def main() -> None:
     starting.add_argument("--part", default="tuning", choices=["tuning", "test"])
     tuning = commands.add_parser("tune")
     tuning.add_argument("kind", nargs="?", default="scan", choices=list(VARIANTS))
-    tuning.add_argument("--variants", nargs="*", default=[])
+    every = sorted({name for some in VARIANTS.values() for name in some})
+    tuning.add_argument("--variants", nargs="*", default=[], choices=every, metavar="NAME")
     running = commands.add_parser("run")
     running.add_argument("kinds", nargs="*", default=list(VARIANTS))
-    running.add_argument("--methods", nargs="*", default=list(METHODS))
+    running.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     running.add_argument("--rounds", nargs="*", type=int, default=[1, 3, 5])
     for command in (preparing, starting, tuning, running):
         command.add_argument("--data", type=Path, default=SHARED)
@@ -124,7 +125,8 @@ def main() -> None:
     elif options.command == "tune":
         of_kind = organs if options.kind == "organ" else shifted
         tune(bench, options.kind, of_kind, options.variants)
-        print_tuned(bench.results / "tuning", options.kind)
+        compared = options.variants or list(VARIANTS[options.kind])
+        print_tuned(bench.results / "tuning", options.kind, compared)
     else:
         for domain in shifted if "scan" in options.kinds else []:
             run_scan(bench, domain, [m for m in METHODS if m in options.methods], options.rounds)
