@@ -40,6 +40,7 @@ from l2gnet_core.inspect.similar import find_similar
 from l2gnet_core.inspect.uncertainty import (
     combined,
     disagreement,
+    lacking_overlap,
     plan_entropy,
     ranked_slices,
     uncertainty_maps,
@@ -276,18 +277,28 @@ def test_plan_entropy_is_that_of_the_rows():
     np.testing.assert_allclose(plan_entropy(look), entropy(rows, axis=-1) / np.log(6), atol=1e-6)
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_neighbouring_slices_disagree_where_the_mask_changes(axis):
-    mask = np.zeros((4, 5, 6), np.uint8)
-    slices = np.moveaxis(mask, axis, 0)
-    slices[1, 2, 2] = 1
-    found = np.moveaxis(disagreement(mask, axis), axis, 0)
-    assert found[:3, 2, 2].tolist() == [1, 1, 0.5]
-    assert found.sum() == 2.5
-    assert not disagreement(mask[:1], 0).any()
+@quick
+@given(seeds, st.integers(0, 2), st.integers(1, 5))
+def test_neighbours_disagree_as_far_as_they_are_sure(seed, axis, slices):
+    rng = np.random.default_rng(seed)
+    mask, unsure = rng.integers(0, 3, (slices, 4, 5)), rng.random((slices, 4, 5), np.float32)
+    expected = np.zeros(mask.shape)
+    for index, row, column in np.ndindex(*mask.shape):
+        beside = [other for other in (index - 1, index + 1) if 0 <= other < slices]
+        # A neighbour that cannot tell says either with the same right.
+        against = [
+            1 - unsure[other, row, column] / 2
+            if mask[other, row, column] != mask[index, row, column]
+            else unsure[other, row, column] / 2
+            for other in beside
+        ]
+        expected[index, row, column] = np.mean(against) if beside else 0
+    stored = [np.moveaxis(array, 0, axis) for array in (mask, unsure)]
+    found = np.moveaxis(disagreement(*stored, axis), axis, 0)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_maps_are_scaled_before_they_are_averaged():
+def test_every_doubt_lies_on_the_voxels():
     look = made_up(0)
     mask = np.zeros(look.cells.shape, np.uint8)
     mask[1, 10:30, 10:40] = 1
@@ -296,16 +307,27 @@ def test_maps_are_scaled_before_they_are_averaged():
     for one in maps.values():
         assert (one.shape, one.dtype) == (mask.shape, np.float32)
     assert "plan" not in uncertainty_maps(made_up(0, references=None), mask)
-    both = combined({"a": maps["softmax"], "b": 1000 * maps["softmax"] + 7})
-    np.testing.assert_allclose(both, combined({"a": maps["softmax"]}), atol=1e-5)
-    assert (both.min(), both.max()) == (0, 1)
-    assert not combined({"a": np.full((2, 3, 4), 5, np.float32)}).any()
-    flat = combined({"a": maps["softmax"], "b": np.ones(mask.shape, np.float32)})
-    np.testing.assert_allclose(flat, both / 2, atol=1e-5)
+
+
+@quick
+@given(seeds)
+def test_the_chance_to_be_wrong_grows_with_entropy_and_with_what_neighbours_say(seed):
+    rng = np.random.default_rng(seed)
+    softmax, neighbours = rng.random((2, 3, 6, 6), np.float32)
+    chance = combined({"softmax": softmax, "neighbours": neighbours})
+    assert chance.dtype == np.float32
+    assert ((chance > 0) & (chance < 1)).all()
+    more = rng.random(softmax.shape, np.float32)
+    assert (combined({"softmax": softmax + more, "neighbours": neighbours}) >= chance).all()
+    assert (combined({"softmax": softmax, "neighbours": neighbours + more}) >= chance).all()
+    # A model without plans, a scan of one slice: softmax is left, in its own order.
+    alone = combined({"softmax": softmax, "neighbours": np.zeros_like(softmax)}).ravel()
+    order = softmax.ravel().argsort()
+    assert (np.diff(alone[order]) >= 0).all()
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_the_slice_with_doubt_at_a_border_comes_first(axis):
+def test_the_slice_with_most_doubt_at_borders_comes_first(axis):
     mask = np.zeros((6, 40, 40), np.uint8)
     mask[1:5, 10:30, 10:30] = 1
     doubt = np.full(mask.shape, 0.0005, np.float32)
@@ -314,9 +336,32 @@ def test_the_slice_with_doubt_at_a_border_comes_first(axis):
     doubt[5, 12:28, 12:28] = 0.5  # the structure may go on here
     ranked = ranked_slices(np.moveaxis(doubt, 0, axis), np.moveaxis(mask, 0, axis), axis)
     assert sorted(one.index for one in ranked) == list(range(6))
-    assert {one.index for one in ranked[:2]} == {3, 5}
-    assert ranked[2].expected < 0.1
-    assert all(one.expected == 0 for one in ranked_slices(doubt, np.zeros_like(mask), 0))
+    assert [one.index for one in ranked[:2]] == [5, 3]
+    assert ranked[1].voxels == pytest.approx(4 * 22 * 0.9, rel=0.02)
+    assert ranked[2].voxels < 1
+    expected = {one.index: one.expected for one in ranked}
+    assert 0 < expected[2] < expected[3] < expected[5] < 1
+    nothing = ranked_slices(doubt, np.zeros_like(mask), 0)
+    assert all((one.voxels, one.expected < 0.1) == (0, True) for one in nothing)
+
+
+@quick
+@given(seeds, st.integers(1, 5))
+def test_overlap_is_the_better_dice_with_a_neighbour(seed, slices):
+    mask = np.random.default_rng(seed).choice([0, 0, 0, 2, 5], (slices, 3, 3))
+    mask[::2, :, 1:] = 0
+    found = lacking_overlap(mask)
+    for index in range(slices):
+        beside = [other for other in (index - 1, index + 1) if 0 <= other < slices]
+        lacking = []
+        for label in (2, 5):
+            here = [mask[one] == label for one in (index, *beside)]
+            if any(one.any() for one in here):
+                sums = [here[0].sum() + other.sum() for other in here[1:]]
+                both = [(here[0] & other).sum() for other in here[1:]]
+                dice = [2 * b / s for b, s in zip(both, sums, strict=True) if s]
+                lacking.append(1 - max(dice, default=0))
+        assert found[index] == pytest.approx(np.mean(lacking) if lacking else 0)
 
 
 @pytest.mark.parametrize("references", [None, 6], ids=["codes only", "with plans"])
@@ -346,6 +391,56 @@ def test_a_planted_mistake_is_found_in_other_slices(references, axis):
         found[region.box] |= region.voxels
     np.testing.assert_array_equal(found, mistake & ~marked)
     assert len(find_similar(look, wrong, marked, most=2)) == 2
+
+
+def two_spots(slices: int = 3) -> tuple:
+    """A look at two spots of one code in a structure, (z, 16:32, 16:32) and (z, 80:96, 96:112), a
+    mask of the structure, and a mark on the first spot of slice 1."""
+    look = made_up(0, slices=slices, size=(8, 8), references=None)
+    look.codes[:] = 0
+    look.codes[:, 1, 1] = look.codes[:, 5, 6] = 4
+    mask = np.zeros(look.cells.shape, np.uint8)
+    mask[:, 10:110, 10:118] = 1
+    marked = np.zeros(mask.shape, bool)
+    marked[1, 16:32, 16:32] = True
+    return look, mask, marked
+
+
+def test_of_places_with_the_same_code_those_near_the_marks_come_first():
+    look, mask, marked = two_spots()
+    regions = find_similar(look, mask, marked)
+    corners = [(region.index, region.box[1].start, region.box[2].start) for region in regions]
+    assert sorted(corners[:2]) == [(0, 16, 16), (2, 16, 16)]
+    assert sorted(corners[2:]) == [(0, 80, 96), (1, 80, 96), (2, 80, 96)]
+    assert regions[2].score < 0.6 * regions[1].score
+
+
+def test_near_is_measured_from_the_centre_of_the_structures():
+    look, mask, marked = two_spots()
+    # In slice 2 everything lies two cells further down.
+    look.codes[2] = np.roll(look.codes[2], 2, 0)
+    mask[2] = np.roll(mask[2], 32, 0)
+    mask[:, :10], mask[:, 120:] = 0, 0
+    first, second = find_similar(look, mask, marked)[:2]
+    assert {(one.index, one.box[1].start) for one in (first, second)} == {(0, 16), (2, 48)}
+
+
+def test_a_code_that_is_mostly_right_says_less():
+    look, mask, marked = two_spots()
+    sure = find_similar(look, mask, marked)[0].score
+    # The spot's code is that of half the structure: only a small part of it is marked.
+    look.codes[:, :, :4] = 4
+    doubtful = [region.score for region in find_similar(look, mask, marked)]
+    assert max(doubtful, default=0) < 0.3 * sure
+
+
+def test_specks_are_not_suggested():
+    look, mask, marked = two_spots()
+    mask[0, 16:32, 16:32] = 2
+    mask[0, 20:22, 20:22] = 1
+    regions = find_similar(look, mask, marked)
+    assert (0, 16) not in {(one.index, one.box[1].start // 16 * 16) for one in regions}
+    assert all(region.voxels.sum() > 100 for region in regions)
 
 
 def made_up_along_rows(cells):

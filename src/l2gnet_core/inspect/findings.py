@@ -31,7 +31,7 @@ class Findings:
     mask: the model's answer, untidied. names: of the columns of `table` and the rows and columns of
     `between`, background first. table: (K,L) voxels. plan: (K,K), None without transport.
     between: (L,L), see `organ_plan`. maps: on the voxels, "combined" among them. slices: the one to
-    check first is first, by softmax entropy. unlike: None if the card keeps no code statistics.
+    check first is first. unlike: None if the card keeps no code statistics.
     voxels: (n,h,w,L), of each structure in each cell.
     """
 
@@ -71,7 +71,11 @@ class Findings:
             "perplexity": round(perplexity(self.counts), 2),
             "unused_codes": [code + 1 for code in dead_codes(self.counts)],
             "check_first": [
-                {"slice": one.index, "expected_error": round(one.expected, 5)}
+                {
+                    "slice": one.index,
+                    "expected_error": round(one.expected, 5),
+                    "voxels_expected_wrong": round(one.voxels, 1),
+                }
                 for one in self.slices
             ],
             "usage": [self._code(code) for code in order],
@@ -119,6 +123,7 @@ def find(
     voxels = look.cells.counts(mask, ids)
     has_plans = look.plan_rows is not None
     maps = uncertainty_maps(look, mask)
+    maps = {"combined": combined(maps), **maps}
     known = card.codes if card.codes and len(card.codes.counts) == len(look.vectors) else None
     return Findings(
         card=card,
@@ -132,9 +137,7 @@ def find(
         table=organ_table(look, voxels),
         plan=code_plan(look) if has_plans else None,
         between=organ_plan(look, voxels) if has_plans else None,
-        maps={"combined": combined(maps), **maps},
-        # The other doubts have no fitted weights yet, and softmax alone ranks better than their
-        # plain mean does.
-        slices=ranked_slices(maps["softmax"], mask, look.cells.axis),
+        maps=maps,
+        slices=ranked_slices(maps["combined"], mask, look.cells.axis),
         unlike=None if known is None else unlikeness(look, known),
     )

@@ -82,19 +82,22 @@ def _legend(findings: Findings) -> str:
 
 def _check_first(findings: Findings, picture: bytes) -> str:
     rows = [
-        (str(one.index), f"{100 * one.expected:.0f}") for one in findings.slices if one.expected
+        (str(one.index), f"{one.voxels:.0f}", f"{1 - one.expected:.2f}")
+        for one in findings.slices
+        if one.voxels
     ]
     return (
         "<h2>What to check first</h2><p class=hint>Slices, numbered from 0 as the file stores "
-        "them, the most doubtful first. The number weighs uncertain voxels near borders (by "
-        "softmax entropy) against the size of the structures; only its order means something. "
+        "them, those first that most voxels are expected to be wrong in, counted near borders. "
+        "<b>Expected Dice</b> is how well the slice's structures are expected to fit on average, "
+        "0 to 1; small slices fit worse, but little is to be won there. Both are estimates from "
+        "hearts seen by one model: their order says more than their size. "
         "<b>Code map</b>: the network sees the slice in blocks, and gives each one of its codes; "
         "blocks of like colour look alike to it. <b>Softmax entropy</b>: is one structure clearly "
-        "the likeliest (0), or are all alike (1)? <b>All doubts combined</b>: the mean of softmax "
-        "entropy, distance from the code, spread of the transport plan, and disagreement with the "
-        "neighbouring slices, each scaled over the scan.</p>"
+        "the likeliest (0), or are all alike (1)? <b>Chance to be wrong</b>: from that and from "
+        "what the neighbouring slices say, fitted to real mistakes near borders.</p>"
         f"{_picture(picture, 'the slices to check first')}"
-        f"{_table(('slice', 'doubt, 0 to 100'), rows)}"
+        f"{_table(('slice', 'voxels expected wrong', 'expected Dice'), rows)}"
     )
 
 

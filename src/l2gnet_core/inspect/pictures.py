@@ -103,7 +103,7 @@ def _slices(findings: Findings) -> Figure:
         for axes, doubt in zip(row[2:], (softmax, doubts), strict=True):
             image = _show(axes, doubt[at], aspect, cmap="inferno", vmin=0, vmax=1)
             _outlines(axes, findings, mask[at], 0.5)
-    titles = ("scan and answer", "code map", "softmax entropy", "all doubts combined")
+    titles = ("scan and answer", "code map", "softmax entropy", "chance to be wrong")
     for axes, title in zip(rows[0], titles, strict=True):
         axes.set_title(title)
     figure.colorbar(image, ax=rows, shrink=min(1, 2.5 / len(shown)), label="0 sure – 1 unsure")

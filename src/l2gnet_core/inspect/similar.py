@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -20,6 +21,16 @@ REACH = 0.3
 #: Likeness from which, and up to which, neighbouring voxels make one region, so that a mistake and
 #: the sound part of the structure beside it do not. Voxels below the first are left out.
 LEVELS = (0.1, 0.4, 0.7, 1.01)
+#: A code and structure that few of the marked voxels have, as a share of what most of them have,
+#: says less: below this, less and less.
+RARE = 0.2
+#: Codes are coarse, so where voxels lie counts, too: at this distance from the marks, in radii of
+#: all structures of the marked slice together, likeness has lost 1 − 1/e of what it can lose, ...
+NEAR = 0.5
+#: ... and far from them this share of it is left.
+FAR = 0.3
+#: Regions smaller than this, as a share of the marked voxels, are specks.
+LEAST_SIZE = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +53,11 @@ def find_similar(
     """Regions elsewhere with the codes, plan rows and structures of the marked voxels, best first.
 
     mask: the model's answer (z,y,x). marked: (z,y,x), true where a person marked a mistake; these
-    voxels themselves are left out. A voxel scores by the share of marked voxels that have its
-    structure and its code, or another code, as far as the plan sends both to the same references
-    (without transport: as far as their vectors are near). Raises InputError if nothing is marked
-    where the model has looked.
+    voxels themselves are left out. A voxel scores by how many of the voxels with its structure and
+    code are marked in the marked slices, or with another code, as far as the plan sends both to the
+    same references (without transport: as far as their vectors are near); and by how near it lies
+    to where the marks are, slices laid on each other by the centres of their structures. Raises
+    InputError if nothing is marked where the model has looked.
     """
     from scipy import ndimage
 
@@ -57,6 +69,8 @@ def find_similar(
     axis = look.cells.axis
     masks, marks = np.moveaxis(mask, axis, 0), np.moveaxis(marked, axis, 0)
     likeness = _likeness(look, masks, marks)
+    nearness = _Nearness(masks, marks, look.seen)
+    least = LEAST_SIZE * float(np.count_nonzero(marks, axis=(1, 2)).max())
     regions = []
     for index in np.flatnonzero(look.seen).tolist():
         if not likeness[index].any():
@@ -66,10 +80,13 @@ def find_similar(
         codes = look.cells.on_slice(look.codes[index])
         score = likeness[index, codes, np.minimum(masks[index], last)]
         score = np.where((masks[index] <= last) & ~marks[index], score, 0)
+        score = score * nearness.of(masks[index])
         for low, high in pairwise(LEVELS):
             pieces, _ = ndimage.label((score >= low) & (score < high), np.ones((3, 3)))
             for number, found in enumerate(ndimage.find_objects(pieces), 1):
                 inside = pieces[found] == number
+                if np.count_nonzero(inside) < least:
+                    continue
                 box = list(found)
                 box.insert(axis, slice(index, index + 1))
                 mean = float(score[found][inside].mean())
@@ -91,20 +108,65 @@ def _likeness(
             "Expected marked voxels in slices that the model has segmented, but there are none; "
             "mark a mistake first."
         )
-    shares = {}
+    marked: dict[int, NDArray[np.intp]] = {}
+    there: dict[int, NDArray[np.intp]] = {}
     for index in wanted:
         pair = look.cells.on_slice(look.codes[index]).astype(np.intp) * structures + masks[index]
-        counts = np.bincount(pair[marks[index]], minlength=codes * structures)
-        shares[index] = counts.reshape(codes, structures)
-    most = max(int(counts.max()) for counts in shares.values())
-    for source, counts in shares.items():
+        for into, kept in ((marked, marks[index]), (there, masks[index] < structures)):
+            found = np.bincount(pair[kept], minlength=codes * structures)
+            into[index] = found.reshape(codes, structures)
+    most = max(int(counts.max()) for counts in marked.values())
+    for source, counts in marked.items():
         present = np.flatnonzero(counts.any(1))
-        weights = (counts[present] / most).astype(np.float32)
+        weights = counts[present] / np.maximum(there[source][present], 1)
+        weights *= np.minimum(1, counts[present] / (RARE * most))
         for index in np.flatnonzero(look.seen).tolist():
             alike = _alike(look, source, index, present)
             for row, weight in zip(alike, weights, strict=True):
-                np.maximum(likeness[index], row[:, None] * weight, out=likeness[index])
+                alike_here = row[:, None] * weight.astype(np.float32)
+                np.maximum(likeness[index], alike_here, out=likeness[index])
     return likeness
+
+
+class _Nearness:
+    """How near the pixels of a slice lie to the marks, from `FAR` up to 1."""
+
+    def __init__(
+        self, masks: NDArray[np.integer], marks: NDArray[np.bool_], seen: NDArray[np.bool_]
+    ) -> None:
+        from scipy import ndimage
+
+        self.sources = []
+        for index in np.flatnonzero(marks.any((1, 2)) & seen).tolist():
+            apart = ndimage.distance_transform_edt(~marks[index])
+            size = max(np.count_nonzero(masks[index]), np.count_nonzero(marks[index]))
+            reach = NEAR * math.sqrt(size / math.pi)
+            near = FAR + (1 - FAR) * np.exp(-((apart / reach) ** 2))
+            self.sources.append((near.astype(np.float32), _centre(masks[index])))
+
+    def of(self, mask: NDArray[np.integer]) -> NDArray[np.float32]:
+        """(H,W), for a slice with this mask."""
+        best = np.zeros(mask.shape, np.float32)
+        here = _centre(mask)
+        for near, centre in self.sources:
+            shift = (0, 0) if here is None or centre is None else np.rint(here - centre)
+            rows, columns = (
+                np.clip(np.arange(size) - int(by), 0, size - 1)
+                for size, by in zip(mask.shape, shift, strict=True)
+            )
+            np.maximum(best, near.take(columns, 1).take(rows, 0), out=best)
+        return best
+
+
+def _centre(mask: NDArray[np.integer]) -> NDArray[np.float64] | None:
+    """Of all structures in a slice; None if there are none."""
+    there = mask != 0
+    if not there.any():
+        return None
+    rows, columns = there.sum(1), there.sum(0)
+    return np.array(
+        [np.average(np.arange(len(counts)), weights=counts) for counts in (rows, columns)]
+    )
 
 
 def _alike(look: Look, source: int, index: int, codes: NDArray[np.intp]) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,15 @@ BORDER = 5
 #: Added to the size of the structures in a slice, as a share of their median size in the scan: the
 #: least doubt about an empty slice is not to outweigh everything.
 FLOOR = 0.02
-#: Percentiles of a map over a scan that become 0 and 1 where maps are combined.
-RANGE = (1.0, 99.0)
+#: Chance that a voxel near a border is wrong, by logistic regression on the log odds of its softmax
+#: entropy, clipped to `SURE`, and on its disagreement with the neighbouring slices.
+OF_ENTROPY, OF_NEIGHBOURS, VOXEL_OFFSET = 0.55, 2.01, -1.47
+SURE = 0.002
+#: Expected loss of Dice in a slice, by the same on the logarithm of its share of wrong voxels, to
+#: which `FLOOR` is added, and on how badly its structures overlap those of the neighbouring slices.
+OF_SHARE, OF_OVERLAP, SLICE_OFFSET = 0.65, 2.57, -1.19
+# The six were fitted by `python benchmarks/inspection.py fit`, for `cardiac-cine` on patients that
+# were not tested on.
 
 
 def plan_entropy(look: Look) -> NDArray[np.float32]:
@@ -30,16 +38,21 @@ def plan_entropy(look: Look) -> NDArray[np.float32]:
     return np.where(look.seen[:, None, None], by_code[slices, look.codes], np.float32(0))
 
 
-def disagreement(mask: NDArray[np.generic], axis: int) -> NDArray[np.float32]:
-    """(z,y,x): share of the (one or two) neighbouring slices in which a voxel of the mask is
-    another structure. Zero for a single slice."""
-    slices = np.moveaxis(mask, axis, 0)
-    differs = np.zeros(slices.shape, np.float32)
-    between = (slices[1:] != slices[:-1]).astype(np.float32)
-    differs[1:] += between
-    differs[:-1] += between
-    differs[1:-1] /= 2
-    return np.moveaxis(differs, 0, axis)
+def disagreement(
+    mask: NDArray[np.generic], entropy: NDArray[np.floating], axis: int
+) -> NDArray[np.float32]:
+    """(z,y,x): how surely the (one or two) neighbouring slices say that a voxel is another
+    structure than the mask says, 0 to 1; ½ where they cannot tell. Zero for a single slice.
+
+    mask, entropy: (z,y,x); entropy of the class probabilities, 0 to 1.
+    """
+    slices, unsure = np.moveaxis(mask, axis, 0), np.moveaxis(entropy, axis, 0) / np.float32(2)
+    against = np.zeros(slices.shape, np.float32)
+    differs = slices[1:] != slices[:-1]
+    against[1:] += np.where(differs, 1 - unsure[:-1], unsure[:-1])
+    against[:-1] += np.where(differs, 1 - unsure[1:], unsure[1:])
+    against[1:-1] /= 2
+    return np.moveaxis(against, 0, axis)
 
 
 def uncertainty_maps(look: Look, mask: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
@@ -50,46 +63,44 @@ def uncertainty_maps(look: Look, mask: NDArray[np.generic]) -> dict[str, NDArray
     entropy of the token's row of the plan, 0 to 1. "neighbours": see `disagreement`.
     """
     axis, on_scan = look.cells.axis, look.cells.on_scan
-    maps = {
-        "softmax": np.moveaxis(look.entropy, 0, axis).astype(np.float32),
-        "quantisation": on_scan(look.error),
-    }
+    softmax = np.moveaxis(look.entropy, 0, axis).astype(np.float32)
+    maps = {"softmax": softmax, "quantisation": on_scan(look.error)}
     if look.plan_rows is not None:
         maps["plan"] = on_scan(plan_entropy(look))
-    return {**maps, "neighbours": disagreement(mask, axis)}
+    return {**maps, "neighbours": disagreement(mask, softmax, axis)}
 
 
 def combined(maps: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    """One map (z,y,x), 0 to 1: the mean of all maps, each first scaled so that its 1st and 99th
-    percentile over the scan become 0 and 1. Maps that are the same everywhere count as zero."""
-    total = np.zeros(next(iter(maps.values())).shape, np.float32)
-    for values in maps.values():
-        low, high = np.percentile(values.ravel()[:: max(1, values.size // 1_000_000) | 1], RANGE)
-        if high > low:
-            total += np.clip((values - low) / (high - low), 0, 1) / len(maps)
-    return total
+    """The chance (z,y,x), 0 to 1, that a voxel near a border is wrong.
+
+    maps: from `uncertainty_maps`, of which "softmax" and "neighbours" count: with them known,
+    quantisation error and plan entropy tell nothing more about mistakes. A chance in earnest for
+    models as sure of themselves as `cardiac-cine` is; for others its order is what counts.
+    """
+    sure = np.clip(maps["softmax"], SURE, 1 - SURE)
+    odds = OF_ENTROPY * np.log(sure / (1 - sure)) + OF_NEIGHBOURS * maps["neighbours"]
+    return np.asarray(_chance(odds + VOXEL_OFFSET), np.float32)
+
+
+def _chance(odds: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(1 / (1 + np.exp(-odds)))
 
 
 @dataclass(frozen=True)
 class SliceDoubt:
-    """A slice by its index along the slicing axis, and its expected error: uncertain voxels near
-    borders per voxel of the structures; only its order among slices means something."""
+    """A slice by its index along the slicing axis, the expected error – what Dice, mean over its
+    structures, lacks to 1 – and how many voxels near borders are expected to be wrong."""
 
     index: int
     expected: float
+    voxels: float
 
 
-def ranked_slices(
-    uncertainty: NDArray[np.floating], mask: NDArray[np.generic], axis: int
-) -> list[SliceDoubt]:
-    """All slices, the one most in need of a check first.
-
-    uncertainty, mask: (z,y,x). What counts is uncertainty within `BORDER` pixels of a border in the
-    slice or one of its neighbours, so that a structure that ends too early is noticed, too.
-    """
+def near_borders(slices: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """(n,H,W): what lies within `BORDER` pixels of a border in a slice of a mask (n,H,W) or in one
+    of its neighbours, so that a structure that ends too early is noticed, too."""
     from scipy import ndimage
 
-    slices, doubts = np.moveaxis(mask, axis, 0), np.moveaxis(uncertainty, axis, 0)
     borders = np.zeros(slices.shape, bool)
     across = slices[:, 1:] != slices[:, :-1]
     along = slices[:, :, 1:] != slices[:, :, :-1]
@@ -97,11 +108,56 @@ def ranked_slices(
     borders[:, :-1] |= across
     borders[:, :, 1:] |= along
     borders[:, :, :-1] |= along
-    near = ndimage.maximum_filter(borders, (3, 2 * BORDER + 1, 2 * BORDER + 1))
+    near: NDArray[np.bool_] = ndimage.maximum_filter(borders, (3, 2 * BORDER + 1, 2 * BORDER + 1))
+    return near
+
+
+def ranked_slices(
+    uncertainty: NDArray[np.floating], mask: NDArray[np.generic], axis: int
+) -> list[SliceDoubt]:
+    """All slices, the one with most voxels to put right first.
+
+    uncertainty, mask: (z,y,x), the first from `combined`. What counts is uncertainty near borders
+    (`near_borders`). By expected error instead, small slices would come first, in which little is
+    to be won.
+    """
+    slices, doubts = np.moveaxis(mask, axis, 0), np.moveaxis(uncertainty, axis, 0)
+    zones = near_borders(slices)
+    wrong = np.array(
+        [doubt[zone].sum(dtype=np.float64) for doubt, zone in zip(doubts, zones, strict=True)]
+    )
+    odds = (
+        OF_SHARE * np.log(wrong_share(wrong, slices) + FLOOR)
+        + OF_OVERLAP * lacking_overlap(slices)
+        + SLICE_OFFSET
+    )
+    numbers = zip(_chance(odds).tolist(), wrong.tolist(), strict=True)
+    found = [SliceDoubt(index, *of_slice) for index, of_slice in enumerate(numbers)]
+    return sorted(found, key=lambda one: -one.voxels)
+
+
+def wrong_share(wrong: NDArray[np.floating], slices: NDArray[np.generic]) -> NDArray[np.floating]:
+    """(n,), 0 to 1: wrong voxels (n,) over them and the structures in slices (n,H,W)."""
     sizes = np.count_nonzero(slices, axis=(1, 2))
     floor = FLOOR * float(np.median(sizes[sizes > 0])) if sizes.any() else 1.0
-    found = []
-    for index, (zone, doubt, size) in enumerate(zip(near, doubts, sizes.tolist(), strict=True)):
-        amount = float(doubt[zone].sum(dtype=np.float64))
-        found.append(SliceDoubt(index, amount / (amount + size + floor)))
-    return sorted(found, key=lambda one: -one.expected)
+    return np.asarray(wrong / (wrong + sizes + floor))
+
+
+def lacking_overlap(slices: NDArray[np.generic]) -> NDArray[np.float64]:
+    """(n,): what the structures that a slice or one of its neighbours has lack to full overlap:
+    mean of 1 − Dice, each with the neighbour it overlaps better. Zero where there are none."""
+    labels = np.unique(slices)
+    labels = labels[labels != 0]
+    dice = np.zeros((len(slices), 2, len(labels)))
+    present = np.zeros((len(slices), len(labels)), bool)
+    for number, label in enumerate(labels):
+        own = slices == label
+        sizes = np.count_nonzero(own, axis=(1, 2))
+        both = np.count_nonzero(own[1:] & own[:-1], axis=(1, 2))
+        dice[1:, 0, number] = dice[:-1, 1, number] = both / np.maximum(sizes[1:] + sizes[:-1], 1)
+        has = sizes > 0
+        present[:, number] = has
+        present[1:, number] |= has[:-1]
+        present[:-1, number] |= has[1:]
+    lacking = 1 - 2 * dice.max(1)
+    return np.asarray((lacking * present).sum(1) / np.maximum(present.sum(1), 1))
