@@ -307,6 +307,10 @@ def test_every_doubt_lies_on_the_voxels():
     for one in maps.values():
         assert (one.shape, one.dtype) == (mask.shape, np.float32)
     assert "plan" not in uncertainty_maps(made_up(0, references=None), mask)
+    # What has not been seen says nothing, neither for nor against.
+    look.codes[[0, 2]] = -1
+    look.entropy[[0, 2]] = 0
+    assert (uncertainty_maps(look, mask)["neighbours"][1] == 0.5).all()
 
 
 @quick

@@ -88,7 +88,7 @@ def _check_first(findings: Findings, picture: bytes) -> str:
     ]
     return (
         "<h2>What to check first</h2><p class=hint>Slices, numbered from 0 as the file stores "
-        "them, those first that most voxels are expected to be wrong in, counted near borders. "
+        "them, the one with most voxels expected to be wrong near borders first. "
         "<b>Expected Dice</b> is how well the slice's structures are expected to fit on average, "
         "0 to 1; small slices fit worse, but little is to be won there. Both are estimates from "
         "hearts seen by one model: their order says more than their size. "

@@ -23,7 +23,7 @@ REACH = 0.3
 LEVELS = (0.1, 0.4, 0.7, 1.01)
 #: A code and structure that few of the marked voxels have, as a share of what most of them have,
 #: says less: below this, less and less.
-RARE = 0.2
+RARE = 0.1
 #: Codes are coarse, so where voxels lie counts, too: at this distance from the marks, in radii of
 #: all structures of the marked slice together, likeness has lost 1 − 1/e of what it can lose, ...
 NEAR = 0.5

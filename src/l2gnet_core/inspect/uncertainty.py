@@ -19,11 +19,11 @@ BORDER = 5
 FLOOR = 0.02
 #: Chance that a voxel near a border is wrong, by logistic regression on the log odds of its softmax
 #: entropy, clipped to `SURE`, and on its disagreement with the neighbouring slices.
-OF_ENTROPY, OF_NEIGHBOURS, VOXEL_OFFSET = 0.55, 2.01, -1.47
+OF_ENTROPY, OF_NEIGHBOURS, VOXEL_OFFSET = 0.60, 1.62, -0.95
 SURE = 0.002
 #: Expected loss of Dice in a slice, by the same on the logarithm of its share of wrong voxels, to
 #: which `FLOOR` is added, and on how badly its structures overlap those of the neighbouring slices.
-OF_SHARE, OF_OVERLAP, SLICE_OFFSET = 0.65, 2.57, -1.19
+OF_SHARE, OF_OVERLAP, SLICE_OFFSET = 1.04, 2.18, -0.52
 # The six were fitted by `python benchmarks/inspection.py fit`, for `cardiac-cine` on patients that
 # were not tested on.
 
@@ -67,7 +67,9 @@ def uncertainty_maps(look: Look, mask: NDArray[np.generic]) -> dict[str, NDArray
     maps = {"softmax": softmax, "quantisation": on_scan(look.error)}
     if look.plan_rows is not None:
         maps["plan"] = on_scan(plan_entropy(look))
-    return {**maps, "neighbours": disagreement(mask, softmax, axis)}
+    # A slice not seen yet cannot tell its neighbours anything.
+    unsure = np.where(look.seen[:, None, None], look.entropy, 1).astype(np.float32)
+    return {**maps, "neighbours": disagreement(mask, np.moveaxis(unsure, 0, axis), axis)}
 
 
 def combined(maps: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:

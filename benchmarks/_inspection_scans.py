@@ -1,0 +1,72 @@
+"""What `cardiac-cine` sees and answers on scans of ACDC, as they are and made worse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from _corruptions import CORRUPTIONS, rotation
+from numpy.typing import NDArray
+
+from l2gnet_core.checkpoint import Model
+from l2gnet_core.files import read_labels, read_volume
+from l2gnet_core.inspect.look import Look, empty_look
+from l2gnet_core.predict import predict_slices
+from l2gnet_core.preprocess import intensity_window, normalise
+from l2gnet_core.volume import slicing_axis
+
+Array = NDArray[np.generic]
+WAYS = ("clean", *CORRUPTIONS)
+KEPT = ("codes", "error", "entropy", "plan_rows")
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A volume, all arrays with slices first: what the model saw, its answer and the truth."""
+
+    patient: str
+    way: str
+    look: Look
+    mask: Array
+    truth: Array
+
+
+def frames(model: Model, data: Path, part: str) -> list[Path]:
+    """The images of a part's patients; of training, one frame of every fifth, ends of diastole and
+    systole in turn."""
+    if part != "train":
+        patients = model.card.split[part]
+        return [file for p in patients for file in sorted((data / "images").glob(f"{p}_*"))]
+    few = model.card.split["train"][::5]
+    return [sorted((data / "images").glob(f"{p}_*"))[n % 2] for n, p in enumerate(few)]
+
+
+def seen(model: Model, file: Path, way: str, cache: Path | None) -> Seen:
+    """Segment a scan, or take from the cache what the model saw of it."""
+    volume = read_volume(file)
+    axis = slicing_axis(volume, model.card.slicing)
+    assert axis == 0
+    truth = read_labels(file.parents[1] / "labels" / file.name).volume.data
+    if way == "rotation":
+        truth = rotation(truth, order=0)
+    look = empty_look(model, volume, axis)
+    kept = cache and cache / f"{file.name.split('.')[0]}_{way.replace(' ', '-')}.npz"
+    if kept and kept.is_file():
+        with np.load(kept) as arrays:
+            for name in KEPT:
+                getattr(look, name)[...] = arrays[name]
+            mask = arrays["mask"]
+    else:
+        scan = volume.data
+        if way != "clean":
+            scan = CORRUPTIONS[way](normalise(scan, intensity_window(scan))).clip(0, 1)
+        mask = np.zeros(scan.shape, np.uint8)
+        for done in predict_slices(model, scan, volume, axis, looks=True):
+            if done is not None:
+                look.add(done.index, done.look)
+                mask[done.index] = done.labels
+        if kept:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(kept, mask=mask, **{name: getattr(look, name) for name in KEPT})
+    return Seen(file.name.split("_")[0], way, look, mask, truth)

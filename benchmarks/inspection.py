@@ -1,0 +1,132 @@
+"""Does the model's doubt lead to its mistakes? `l2gnet_core.inspect` on patients apart.
+
+    python benchmarks/inspection.py run [test|tuning] [--only clean noise …] [--cache FOLDER]
+    python benchmarks/inspection.py fit [--cache FOLDER]
+    python benchmarks/inspection.py cost
+    python benchmarks/inspection.py [table]
+
+`run` measures what is missing, one volume after the other, and can be stopped and started again at
+any time; scores lie in benchmarks/results/inspection/. `table` prints what is finished. `fit`
+prints the constants of `l2gnet_core.inspect.uncertainty`, fitted on the card's tuning patients and,
+made worse, on every fifth of its training patients; never on those of its test part. `cost` times
+what recording looks adds to segmenting. `--cache` keeps what the model saw, so that nothing is
+segmented twice; it holds patients' masks.
+
+`cardiac-cine` on ACDC, as stored and made worse in the five ways of `_corruptions.py`.
+Voxels: area under ROC for wrong ones among those within 5 pixels of a predicted or true border.
+Slices: Spearman's rank correlation of predicted and true Dice (mean of a slice's structures).
+Order: area over the curve of mean Dice per corrected slice, a corrected one being the truth;
+"closed earlier" is by how much less that of our order is than another's. Similar: mistakes are
+planted into the answer, the same in all slices; one slice is marked. All by volume; means are over
+patients, intervals (95 %) by bootstrap over patients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+from _inspection_fit import fit
+from _inspection_measures import scores
+from _inspection_scans import WAYS, frames, seen
+from _inspection_tables import print_tables
+
+from l2gnet_core import predict
+from l2gnet_core.catalog import find_model
+from l2gnet_core.checkpoint import Model, load_model
+from l2gnet_core.files import read_volume
+from l2gnet_core.inspect.look import empty_look
+from l2gnet_core.volume import slicing_axis
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results" / "inspection"
+BESIDE = HERE.parents[1] / "shared" / "data" / "acdc"
+
+
+def run(model: Model, data: Path, part: str, ways: list[str], cache: Path | None) -> None:
+    """Measure the volumes of a part that have not been."""
+    path = RESULTS / f"{part}.json"
+    done = json.loads(path.read_text()) if path.is_file() else {}
+    labels = list(model.card.labels.names)
+    for way in ways:
+        for file in frames(model, data, part):
+            key = f"{file.name.split('.')[0]}, {way}"
+            if key in done:
+                continue
+            started = time.perf_counter()
+            done[key] = rounded(scores(seen(model, file, way, cache), labels))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = [f"{json.dumps(name)}: {json.dumps(one)}" for name, one in done.items()]
+            path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+            print(f"{key}: {time.perf_counter() - started:.1f} s", flush=True)
+
+
+def rounded(value):
+    if isinstance(value, dict):
+        return {name: rounded(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [rounded(one) for one in value]
+    return round(value, 5) if isinstance(value, float) else value
+
+
+def cost(model: Model, data: Path, turns: int = 5) -> None:
+    """Processor time that recording looks takes, of segmenting one tuning scan; timed by itself,
+    because two whole runs differ by more."""
+    volume = read_volume(frames(model, data, "tuning")[0])
+    axis = slicing_axis(volume, model.card.slicing)
+    spent: list[float] = []
+
+    def timed(function: Callable, *given):
+        started = time.process_time()
+        result = function(*given)
+        spent.append(time.process_time() - started)
+        return result
+
+    original = predict.slice_looks
+    predict.slice_looks = partial(timed, original)
+    shares = []
+    for _ in range(turns):
+        spent.clear()
+        started = time.process_time()
+        look = empty_look(model, volume, axis)
+        for done in predict.predict_slices(model, volume.data, volume, axis, looks=True):
+            if done is not None:
+                timed(look.add, done.index, done.look)
+        total = time.process_time() - started
+        shares.append(sum(spent) / (total - sum(spent)))
+    predict.slice_looks = original
+    print(f"{100 * median(shares):.2f} % more processor time, median of {turns}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "command", nargs="?", default="table", choices=("run", "fit", "cost", "table")
+    )
+    parser.add_argument("part", nargs="?", default="test", choices=("test", "tuning"))
+    parser.add_argument("--only", nargs="+", default=list(WAYS), choices=WAYS)
+    parser.add_argument("--data", type=Path, default=BESIDE)
+    parser.add_argument("--cache", type=Path)
+    options = parser.parse_args()
+    if options.command == "table":
+        for file in sorted(RESULTS.glob("*.json")):
+            print_tables(file.stem, list(json.loads(file.read_text()).values()))
+        return
+    if not options.data.is_dir():
+        parser.error(f"expected ACDC's images/ and labels/ in {options.data}; use --data")
+    model = load_model(find_model("cardiac-cine"))
+    if options.command == "run":
+        run(model, options.data, options.part, options.only, options.cache)
+    elif options.command == "fit":
+        fit(model, options.data, options.cache)
+    else:
+        cost(model, options.data)
+
+
+if __name__ == "__main__":
+    main()
