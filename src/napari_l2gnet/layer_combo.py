@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from napari.layers import Layer
@@ -14,8 +15,15 @@ class LayerCombo(QComboBox):
 
     chosen = Signal()
 
-    def __init__(self, layers: Any, kind: type[Layer], parent: QWidget | None = None) -> None:
+    def __init__(
+        self,
+        layers: Any,
+        kind: type[Layer],
+        parent: QWidget | None = None,
+        fits: Callable[[Layer], bool] = lambda layer: True,
+    ) -> None:
         super().__init__(parent)
+        self._fits = fits
         self._layers = layers
         self._kind = kind
         self._items: list[Layer] = []
@@ -51,7 +59,9 @@ class LayerCombo(QComboBox):
         before = self.layer
         for layer in self._items:
             layer.events.name.disconnect(self._refill)
-        self._items = [layer for layer in self._layers if isinstance(layer, self._kind)]
+        self._items = [
+            layer for layer in self._layers if isinstance(layer, self._kind) and self._fits(layer)
+        ]
         for layer in self._items:
             layer.events.name.connect(self._refill)
         self.blockSignals(True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import napari
 import numpy as np
@@ -13,6 +13,7 @@ from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
 
 from l2gnet_core.card import ModelCard
+from l2gnet_core.labels import LabelSet
 from l2gnet_core.volume import Grid
 from napari_l2gnet.layers import (
     GRID_KEY,
@@ -23,6 +24,9 @@ from napari_l2gnet.layers import (
 )
 from napari_l2gnet.orientation import ORIENTATION_KEY
 from napari_l2gnet.segmentation import Place, Segmentation
+
+if TYPE_CHECKING:
+    from l2gnet_core.inspect.look import Look
 
 SEGMENTATION_KEY = "l2gnet_segmentation"
 MODEL_KEY = "l2gnet_model"
@@ -93,8 +97,8 @@ class MaskLayer:
         )
 
     def can_take(self, image: Image, grid: Grid, axis: int) -> bool:
-        """May a new run write here: same scan, place, axis and orientation, and no voxel touched by
-        a person?"""
+        """May a new run write here: same scan, place, axis and orientation, and nothing that a
+        person did or accepted?"""
         mine, its, ours = self.segmentation, transform_of(image), transform_of(self.layer)
         given = self.layer.metadata[ORIENTATION_KEY]
         return (
@@ -104,6 +108,8 @@ class MaskLayer:
             and all(np.array_equal(its[key], ours[key]) for key in its)
             and self.connected
             and not mine.touched()
+            and not mine.reviewed
+            and mine.version == 0
         )
 
     def put(self, place: Place, labels: NDArray[Any]) -> None:
@@ -117,6 +123,55 @@ class MaskLayer:
         self.segmentation.put_tidied(place, labels)
         if self._on_screen(place):
             self.layer.refresh(thumbnail=False, highlight=False, extent=False)
+
+    @property
+    def stroke_under_way(self) -> bool:
+        """Is a brush drawing? Whatever is written meanwhile would become part of its stroke."""
+        return bool(self.layer._block_history)
+
+    def adopt(
+        self,
+        answer: NDArray[Any],
+        raw: NDArray[Any],
+        version: int,
+        looks: dict[int, Look] | None = None,
+        completes: Iterable[Place] = (),
+    ) -> int:
+        """Show a new answer (t,z,y,x) where no person decided, as one step that can be undone.
+
+        Returns how many voxels change; see `Segmentation.adoption`.
+        """
+        segmentation, layer = self.segmentation, self.layer
+        adoption = segmentation.adoption(answer, raw, version, looks, completes)
+        voxels = adoption.shown.voxels
+        if len(voxels):
+            segmentation.arriving = adoption
+            try:
+                layer.data_setitem(np.unravel_index(voxels, layer.data.shape), adoption.shown.after)
+            finally:
+                segmentation.arriving = None
+        else:
+            segmentation.adopt(adoption)
+        segmentation.counts.mark_all()
+        self.name_coverage()
+        layer.refresh()
+        return len(voxels)
+
+    def relabel(self, labels: LabelSet) -> None:
+        """Give the mask other organs; those that stay keep the colours they have on screen.
+
+        Raises InputError for ids that do not fit into the mask.
+        """
+        shown, before = self._colors(), self.segmentation.card.labels
+        self.segmentation.relabel(labels)
+        colors: dict[Any, Any] = dict(shown)
+        for label in labels:
+            if before.colors.get(label.id) != label.color:
+                colors[label.id] = label.color
+        arguments = label_arguments(labels.names, labels.colors)
+        self.layer.metadata[LABELS_KEY] = labels.names
+        self.layer.colormap = DirectLabelColormap(color_dict=colors)
+        self.layer.features = arguments["features"]  # its event tells of the change
 
     def _on_screen(self, place: Place) -> bool:
         if self.viewer.dims.ndisplay == 3:
@@ -151,6 +206,23 @@ class MaskLayer:
         finished, count = self.segmentation.coverage()
         whole = _COVERAGE.sub("", self.layer.name)
         self.layer.name = whole if finished == count else f"{whole} ({finished} of {count})"
+
+    @property
+    def place(self) -> Place:
+        """The slice on screen."""
+        frame, *voxel = self._here()
+        return frame, voxel[self.segmentation.axis]
+
+    def go_to_place(self, place: Place) -> None:
+        """Show a slice; where it is looked at stays."""
+        index = list(self._here())
+        index[0], index[1 + self.segmentation.axis] = place[0], place[1]
+        dims, ndim = self.viewer.dims, self.layer.ndim
+        point = self.layer.data_to_world(index[-ndim:])
+        # Only what slices: the place within the slice is the camera's.
+        for axis in dims.not_displayed:
+            if (own := axis - dims.ndim + ndim) >= 0:
+                dims.set_point(axis, point[own])
 
     def go_to(self, label: int) -> bool:
         """Show the largest slice of an organ in this frame; False if it has none."""
@@ -213,6 +285,9 @@ def _tell_edits(layer: Labels, segmentation: Segmentation) -> None:
     """Let a segmentation know of strokes on its layer, of their undo and redo, and of new data."""
 
     def painted(event: Any) -> None:
+        if segmentation.arriving is not None:
+            segmentation.adopt(segmentation.arriving)
+            return
         segmentation.stroke(*_changes(event.value, layer.data.shape))
 
     def replaced(_: Any) -> None:

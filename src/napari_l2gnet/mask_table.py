@@ -46,14 +46,21 @@ class MaskTable(QObject):
         """Show this mask's organs from now on."""
         if self.mask is not None:
             self.mask.stop(self._on_painted, self._show_colors)
+            self.mask.layer.events.features.disconnect(self._show_organs)
         self.mask = mask
         if mask is not None:
-            self._organs.show_labels(mask.segmentation.card.labels)
-            self._show_colors()
+            self._show_organs()
+            mask.layer.events.features.connect(self._show_organs)
             mask.follow(self._on_painted, self._show_colors)
-            self.count_all()
         else:
             self._show_sizes()
+
+    def _show_organs(self, _: Any = None) -> None:
+        """Organs may be renamed, and new ones added."""
+        if self.mask is not None:
+            self._organs.show_labels(self.mask.segmentation.card.labels)
+            self._show_colors()
+            self.count_all()
 
     def count_soon(self) -> None:
         """Bring the sizes up to date when there is time."""

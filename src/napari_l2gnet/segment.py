@@ -65,6 +65,7 @@ class SegmentWidget(SegmentForm):
         self.organs.go_to.connect(self.go_to)
         self.table.lost.connect(self._on_lost)
         self.viewer.layers.events.removed.connect(self._on_removed)
+        self.session.models_changed.connect(self._on_models)
 
     def closeEvent(self, event: Any) -> None:
         """Stop the run and let go of the viewer's events."""
@@ -73,7 +74,13 @@ class SegmentWidget(SegmentForm):
         self.image.disconnect_layers()
         self.letters.disconnect()
         self.viewer.layers.events.removed.disconnect(self._on_removed)
+        self.session.models_changed.disconnect(self._on_models, missing_ok=True)
         super().closeEvent(event)
+
+    def _on_models(self) -> None:
+        """A model was saved: it can be chosen now."""
+        self.catalog = {entry.name: entry for entry in self.session.catalog()}
+        self.show_models(list(self.catalog))
 
     # ------------------------------------------------------------------ state → controls
 

@@ -132,6 +132,17 @@ class SegmentForm(QWidget):
         layout.addWidget(research)
         self.setMinimumWidth(320)
 
+    def show_models(self, names: Sequence[str]) -> None:
+        """Offer other models; the chosen one stays chosen if it is among them."""
+        chosen = self.model.currentText()
+        self.model.blockSignals(True)
+        self.model.clear()
+        self.model.addItems(names)
+        self.model.setCurrentIndex(max(0, self.model.findText(chosen)))
+        self.model.blockSignals(False)
+        if self.model.currentText() != chosen:
+            self.model.currentIndexChanged.emit(self.model.currentIndex())
+
     def show_axes(self, names: Sequence[str] = (), automatic: int = 0) -> None:
         """Offer the axes to slice along, the automatic one first; no signal tells of it."""
         self.axis.blockSignals(True)

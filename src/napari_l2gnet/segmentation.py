@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from l2gnet_core.card import ModelCard
+from l2gnet_core.errors import InputError
+from l2gnet_core.labels import LabelSet
 from l2gnet_core.volume import Grid
 
 if TYPE_CHECKING:
@@ -34,13 +36,42 @@ class Stroke:
     free: NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class Swap:
+    """Voxels (flat indices) of an array, and their labels before and after a change."""
+
+    voxels: NDArray[np.intp]
+    before: NDArray[Any]
+    after: NDArray[Any]
+
+    @classmethod
+    def between(cls, old: NDArray[Any], new: NDArray[Any], where: NDArray[np.bool_]) -> Swap:
+        """What differs between two arrays where it may."""
+        voxels = np.flatnonzero((old != new) & where)
+        return cls(voxels, old.flat[voxels], new.flat[voxels].astype(old.dtype))
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """A new answer taken in as one undoable step: what changes in `shown`, `answer` and `raw`; the
+    version that it comes from and what its model saw, before and after; the slices it completes."""
+
+    shown: Swap
+    answer: Swap
+    raw: Swap
+    version: tuple[int, int]
+    looks: tuple[dict[int, Look], dict[int, Look]]
+    completes: frozenset[Place]
+
+
 class Segmentation:
     """A mask in the making: what the model said, what is shown, and which voxels are a person's.
 
     All arrays are (t,z,y,x). `shown` is what the Labels layer draws and a person paints on. `raw`
     is the model's own answer; `answer` the one to show where no person decided, raw or tidied.
     `stroked` marks voxels under strokes that are not undone. Scripts write without a stroke: where
-    `shown` is not what was `known` of it, a person decided too. No answer is ever written there.
+    `shown` is not what was `known` of it, a person decided too. No answer is ever written there,
+    nor into slices that are `reviewed`.
     """
 
     def __init__(self, grid: Grid, card: ModelCard, axis: int) -> None:
@@ -60,11 +91,15 @@ class Segmentation:
         self.looks: dict[int, Look] = {}
         #: Slices that a person has looked at and vouches for.
         self.reviewed: set[Place] = set()
+        #: Number of the model version that the answer comes from; 0 is the first one.
+        self.version = 0
+        #: An answer on its way into `shown`: the layer writes it and tells of it as of a stroke.
+        self.arriving: Adoption | None = None
         #: How the user wants this mask tidied.
         self.clean_up = card.clean_up
         self.counts = SliceCounts(self.shown, axis, ids)
-        self._strokes: deque[Stroke] = deque(maxlen=UNDO_LIMIT)
-        self._undone: deque[Stroke] = deque(maxlen=UNDO_LIMIT)
+        self._strokes: deque[Stroke | Adoption] = deque(maxlen=UNDO_LIMIT)
+        self._undone: deque[Stroke | Adoption] = deque(maxlen=UNDO_LIMIT)
 
     @property
     def places(self) -> list[Place]:
@@ -81,6 +116,13 @@ class Segmentation:
         """Voxels (t,z,y,x) whose label a person chose."""
         return self.stroked | (self.shown != self.known)
 
+    def edited(self, place: Place) -> bool:
+        """Did a person change a slice?"""
+        shown, known, stroked = (
+            self.slice_of(array, place) for array in (self.shown, self.known, self.stroked)
+        )
+        return bool(stroked.any() or (shown != known).any())
+
     def touched(self) -> bool:
         """Did a person change anything that is not undone?"""
         return bool(self.by_person().any())
@@ -89,20 +131,22 @@ class Segmentation:
 
     def put(self, place: Place, labels: NDArray[Any]) -> None:
         """Take a predicted slice in, leaving alone what a person painted there."""
-        self._slice(self.raw, place)[...] = labels
+        self.slice_of(self.raw, place)[...] = labels
         self.put_tidied(place, labels)
         self.finished.add(place)
 
     def put_tidied(self, place: Place, labels: NDArray[Any]) -> None:
         """Show a tidied slice instead of the raw one, where no person painted."""
-        self._slice(self.answer, place)[...] = labels
+        self.slice_of(self.answer, place)[...] = labels
         self._show(place)
         self.counts.stale.add(place)
 
     def _show(self, place: Place) -> None:
         """Show the answer where no person decided."""
+        if place in self.reviewed:
+            return
         shown, known, answer, stroked = (
-            self._slice(array, place)
+            self.slice_of(array, place)
             for array in (self.shown, self.known, self.answer, self.stroked)
         )
         # A stroke under way is not announced yet, but has changed `shown` already.
@@ -110,7 +154,8 @@ class Segmentation:
         np.copyto(shown, answer, where=free, casting="unsafe")
         np.copyto(known, answer, where=free, casting="unsafe")
 
-    def _slice(self, array: NDArray[Any], place: Place) -> NDArray[Any]:
+    def slice_of(self, array: NDArray[Any], place: Place) -> NDArray[Any]:
+        """The view that an array (t,z,y,x) has of a slice."""
         return np.moveaxis(array[place[0]], self.axis, 0)[place[1]]
 
     # ------------------------------------------------------------------ a person's strokes
@@ -127,25 +172,117 @@ class Segmentation:
         self._undone.clear()
 
     def undone(self) -> None:
-        """The last stroke was undone in `shown`: what lay under it is the model's again.
+        """The last step was undone in `shown`: what lay under a stroke is the model's again, and
+        the answer before is the answer again.
 
         The layer restores what it showed before the stroke; the answer may be a newer one.
         """
-        if not self._strokes or self._differs(self._strokes[-1].voxels, self._strokes[-1].before):
+        if not self._strokes:
             return  # the layer had nothing left to undo
-        stroke = self._strokes.pop()
-        self._undone.append(stroke)
-        free = stroke.voxels[stroke.free]
-        self.stroked.flat[free] = False
+        step = self._strokes[-1]
+        if isinstance(step, Adoption):
+            if self._differs(step.shown.voxels, step.shown.before):
+                return
+            self._swap(step, back=True)
+            free = step.shown.voxels
+            # Nobody vouches for what a slice held before.
+            self.reviewed -= self.places_of(free)
+        else:
+            if self._differs(step.voxels, step.before):
+                return
+            free = step.voxels[step.free]
+            self.stroked.flat[free] = False
+        self._undone.append(self._strokes.pop())
         self.shown.flat[free] = self.known.flat[free] = self.answer.flat[free]
 
     def redone(self) -> None:
-        """The last undone stroke was made again in `shown`."""
-        if not self._undone or self._differs(self._undone[-1].voxels, self._undone[-1].after):
+        """The last undone step was made again in `shown`."""
+        if not self._undone:
             return
-        stroke = self._undone.pop()
-        self._strokes.append(stroke)
-        self.stroked.flat[stroke.voxels] = True
+        step = self._undone[-1]
+        if isinstance(step, Adoption):
+            if self._differs(step.shown.voxels, step.shown.after):
+                return
+            self._swap(step)
+        else:
+            if self._differs(step.voxels, step.after):
+                return
+            self.stroked.flat[step.voxels] = True
+        self._strokes.append(self._undone.pop())
+
+    # ------------------------------------------------------------------ a new answer as one step
+
+    def adoption(
+        self,
+        answer: NDArray[Any],
+        raw: NDArray[Any],
+        version: int,
+        looks: dict[int, Look] | None = None,
+        completes: Iterable[Place] = (),
+    ) -> Adoption:
+        """The step that takes a new answer (t,z,y,x) in where no person decided; nothing changes
+        yet.
+
+        raw: the same before tidying. version: the model's that it comes from. looks: what that saw,
+        by frame; None if it is what the last one saw.
+        """
+        free = np.ones(self.shown.shape, bool)
+        for place in self.reviewed:
+            self.slice_of(free, place)[...] = False
+        below = Swap.between(self.answer, answer, free)
+        untidied = Swap.between(self.raw, raw, free)
+        free &= ~self.by_person()
+        shown = Swap.between(self.shown, answer, free)
+        new = frozenset(completes) - self.finished
+        seen = (self.looks, self.looks if looks is None else looks)
+        return Adoption(shown, below, untidied, (self.version, version), seen, new)
+
+    def adopt(self, adoption: Adoption) -> None:
+        """Take an answer in; the layer is about to write it into `shown`."""
+        self._swap(adoption)
+        if len(adoption.shown.voxels):  # else the layer has nothing to undo
+            self._strokes.append(adoption)
+            self._undone.clear()
+
+    def _swap(self, adoption: Adoption, back: bool = False) -> None:
+        for array, swap in ((self.answer, adoption.answer), (self.raw, adoption.raw)):
+            array.flat[swap.voxels] = swap.before if back else swap.after
+        shown = adoption.shown
+        self.known.flat[shown.voxels] = shown.before if back else shown.after
+        self.version = adoption.version[0 if back else 1]
+        self.looks = adoption.looks[0 if back else 1]
+        if back:
+            self.finished -= adoption.completes
+        else:
+            self.finished |= adoption.completes
+
+    def places_of(self, voxels: NDArray[np.intp]) -> set[Place]:
+        """The slices that voxels (flat indices) are in."""
+        where = np.unravel_index(voxels, self.shown.shape)
+        count = self.shown.shape[1 + self.axis]
+        found = np.unique(where[0] * count + where[1 + self.axis])
+        return {(int(number) // count, int(number) % count) for number in found}
+
+    # ------------------------------------------------------------------ organs
+
+    def relabel(self, labels: LabelSet) -> None:
+        """The organs of this mask from now on.
+
+        Raises InputError for ids that do not fit into the mask.
+        """
+        largest = max(label.id for label in labels)
+        if largest > (most := int(np.iinfo(self.raw.dtype).max)):
+            raise InputError(
+                f"Expected label ids up to {most} in this mask, but got {largest}; choose a "
+                "smaller id."
+            )
+        names = self.card.labels.names
+        now = {names[label.id]: label.name for label in labels if label.id in names}
+        expects = self.card.expects
+        volumes = {now[name]: usual for name, usual in expects.volumes.items() if name in now}
+        self.card = replace(self.card, labels=labels, expects=replace(expects, volumes=volumes))
+        self.counts = SliceCounts(self.shown, self.axis, [label.id for label in labels])
+        self.counts.mark_all()
 
     def forget_strokes(self) -> None:
         """Nothing can be undone any more; what was painted stays a person's."""
@@ -191,7 +328,7 @@ class Segmentation:
         index = self.counts.largest_slice(label, frame)
         if index is None:
             return None
-        inside = np.argwhere(self._slice(self.shown, (frame, index)) == label)
+        inside = np.argwhere(self.slice_of(self.shown, (frame, index)) == label)
         voxel = [int(v) for v in np.median(inside, axis=0)]
         voxel.insert(self.axis, index)
         return voxel[0], voxel[1], voxel[2]

@@ -6,17 +6,19 @@ The widgets call these methods and draw what comes back; a script can do the sam
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from psygnal import Signal
 
 from l2gnet_core.catalog import CatalogEntry, find_model, models
 from l2gnet_core.cleanup import CleanUp, tidy
+from l2gnet_core.errors import InputError
 from l2gnet_core.files.values import plain_values
 from l2gnet_core.volume import Volume
 from napari_l2gnet.segmentation import Place, Segmentation
@@ -68,6 +70,9 @@ class Step:
 class Session:
     """The models at hand, and those in memory."""
 
+    #: There are other models to choose from.
+    models_changed = Signal()
+
     def __init__(self) -> None:
         self._loaded: dict[tuple[Path, str], Model] = {}
 
@@ -88,7 +93,7 @@ class Session:
         from l2gnet_core.suitability import mismatches
 
         device, _ = choose_device(request.device)
-        model = self._load(find_model(request.model), device)
+        model = self.load(find_model(request.model), device)
         with_codes = model.network.config.architecture in WITH_CODES
         total, done = len(request.places), 0
         left: float | None = None
@@ -135,25 +140,60 @@ class Session:
         """Tidy the raw masks by the choices (none of them: show the raw masks again)."""
         yield Step("Tidying")
         axis = segmentation.axis
-        painted = segmentation.by_person()
-        # With the strokes in place: what a person joined to an organ is a piece of it.
-        masks = np.where(painted, segmentation.shown, segmentation.raw).astype(np.uint16)
-        for frame, mask in enumerate(masks):
-            tidied = tidy(mask, axis, choices, painted[frame])
-            if painted[frame].any():
-                # What is to be seen under a stroke once it is undone.
-                below = tidy(segmentation.raw[frame], axis, choices)
-                tidied = np.where(painted[frame], below, tidied)
+        for frame, tidied in enumerate(tidied_frames(segmentation, segmentation.raw, choices)):
             for index, labels in enumerate(np.moveaxis(tidied, axis, 0)):
                 yield Step("Tidying", place=(frame, index), labels=labels, tidied=True)
 
-    def _load(self, path: Path, device: str) -> Model:
+    def load(self, path: Path, device: str) -> Model:
+        """A model from its file; the next time from memory."""
         from l2gnet_core.checkpoint import load_model
 
         key = (path.resolve(), device)
         if key not in self._loaded:
             self._loaded[key] = load_model(path, device)
         return self._loaded[key]
+
+    def save(self, model: Model, path: Path) -> Model:
+        """Write a model under the name of its file, so that it can be chosen by it.
+
+        Raises InputError for the name of a bundled model, and for files that cannot be written.
+        """
+        from l2gnet_core.checkpoint import save_model
+
+        if path.suffix != ".safetensors":
+            path = path.with_name(path.name + ".safetensors")
+        if any(entry.bundled and entry.name == path.stem for entry in self.catalog()):
+            raise InputError(
+                f"Expected a name that no bundled model has, but got {path.stem}; choose another."
+            )
+        named = replace(model, card=replace(model.card, name=path.stem))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_model(path, named.network, named.card)
+        except OSError as error:
+            raise InputError(
+                f"Expected a place to write the model to, but {path} is none ({error.strerror}); "
+                "choose another folder."
+            ) from error
+        # What was read from an older file of this name is not in it any more.
+        self._loaded = {key: m for key, m in self._loaded.items() if key[0] != path.resolve()}
+        self.models_changed.emit()
+        return named
+
+
+def tidied_frames(
+    segmentation: Segmentation, raw: NDArray[Any], choices: CleanUp
+) -> Iterator[NDArray[Any]]:
+    """A model's answer (t,z,y,x) tidied, frame by frame, amid what a person painted."""
+    painted, axis = segmentation.by_person(), segmentation.axis
+    # With the strokes in place: what a person joined to an organ is a piece of it.
+    masks = np.where(painted, segmentation.shown, raw).astype(np.uint16)
+    for frame, mask in enumerate(masks):
+        tidied = tidy(mask, axis, choices, painted[frame])
+        if painted[frame].any():
+            # What is to be seen under a stroke once it is undone.
+            tidied = np.where(painted[frame], tidy(raw[frame], axis, choices), tidied)
+        yield tidied
 
 
 def _by_frame(places: Sequence[Place]) -> dict[int, list[int]]:

@@ -1,0 +1,392 @@
+"""Correcting a mask, without Qt: which slices are reviewed, the model's versions, the organs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from psygnal import Signal
+
+from l2gnet_core.errors import InputError
+from l2gnet_core.labels import PALETTE, Label, LabelSet
+from napari_l2gnet.segmentation import Place, Segmentation
+
+if TYPE_CHECKING:
+    from l2gnet_core.checkpoint import Model
+    from l2gnet_core.guard import Verdict
+    from l2gnet_core.inspect.look import Look
+    from napari_l2gnet.doubts import Doubt
+    from napari_l2gnet.preview import Preview
+
+ANNOTATION_KEY = "l2gnet_annotation"
+#: How much more a voxel counts that a person painted than one that they accepted.
+PAINTED_WEIGHT = 3.0
+#: The id of voxels of which nobody said anything; no organ may have it.
+UNMARKED = 65535
+
+Kind = Literal["original", "scan", "project", "file"]
+
+
+@dataclass(eq=False)
+class Version:
+    """A version of the model that a mask is made with.
+
+    model: None as long as nobody needs it; then the session loads it, from `path` or, without one,
+    the model that the mask began with. raw: its
+    answer (t,z,y,x), untidied, and what it saw, once it has segmented the scan.
+    """
+
+    name: str
+    kind: Kind
+    parent: int
+    model: Model | None = None
+    verdict: Verdict | None = None
+    raw: NDArray[Any] | None = None
+    looks: dict[int, Look] = field(default_factory=dict)
+    path: Path | None = None
+
+
+@dataclass(eq=False)
+class Proposal:
+    """A new answer to look at before it is accepted: raw and, once it is `complete`, tidied, both
+    (t,z,y,x); `done` are the slices that there are.
+
+    model: None as long as no guard has seen the model.
+    """
+
+    kind: Kind
+    raw: NDArray[Any]
+    done: set[Place] = field(default_factory=set)
+    answer: NDArray[Any] | None = None
+    model: Model | None = None
+    verdict: Verdict | None = None
+    looks: dict[int, Look] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Is every slice segmented by the model that is to be kept?"""
+        return self.answer is not None
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What a person says of one frame: labels and weights (z,y,x), true in `slices` alone, where
+    UNMARKED voxels are unknown."""
+
+    frame: int
+    slices: tuple[int, ...]
+    labels: NDArray[np.uint16]
+    weights: NDArray[np.float32]
+
+
+class Annotation:
+    """How far the correcting of one mask is. There is one for each mask, whoever looks at it.
+
+    `changed` tells what is new: "reviewed", "edited", "queue", "organs", "versions", "proposal" or
+    "job".
+    """
+
+    changed = Signal(str)
+
+    def __init__(self, segmentation: Segmentation, model: str) -> None:
+        self.segmentation = segmentation
+        #: The name of the model in the catalog.
+        self.model = model
+        self.versions = [Version("original", "original", 0)]
+        self.proposal: Proposal | None = None
+        #: The layers that show it.
+        self.preview: Preview | None = None
+        #: What a job is doing for this mask, as a sentence; "" if there is none.
+        self.job = ""
+        #: Slices with a person's strokes; brought up to date by `look_for_edits`.
+        self.edited: set[Place] = set()
+        #: Why to check a slice, and how urgently; empty as long as nothing is known.
+        self.doubts: Mapping[Place, Doubt] = {}
+        self._unseen: set[Place] = set(segmentation.places)
+
+    @classmethod
+    def of(cls, metadata: dict[str, Any], segmentation: Segmentation, model: str) -> Annotation:
+        """The one annotation of a mask, kept in its layer's metadata."""
+        found = metadata.get(ANNOTATION_KEY)
+        if not isinstance(found, cls) or found.segmentation is not segmentation:
+            found = metadata[ANNOTATION_KEY] = cls(segmentation, model)
+        return found
+
+    def tell_job(self, job: str) -> None:
+        """A job begins, or with "" ends."""
+        self.job = job
+        self.changed.emit("job")
+
+    # ------------------------------------------------------------------ slices to review
+
+    @property
+    def queue(self) -> list[Place]:
+        """Every slice, the most doubtful first; in their own order where nothing is known."""
+        places = self.segmentation.places
+        if not self.doubts:
+            return places
+        last = float("-inf")
+
+        def urgency(place: Place) -> float:
+            return self.doubts[place].expected if place in self.doubts else last
+
+        return sorted(places, key=lambda place: -urgency(place))
+
+    def rank(self, doubts: Mapping[Place, Doubt]) -> None:
+        """Take in why to check which slices."""
+        self.doubts = doubts
+        self.changed.emit("queue")
+
+    def why(self, place: Place) -> str:
+        """Why a slice is where it is in the queue."""
+        if place in self.edited:
+            return "edited"
+        if place in self.doubts and self.doubts[place].organ:
+            return f"unsure: {self.doubts[place].organ}"
+        return "–" if place in self.segmentation.finished else "not segmented"
+
+    def review(self, place: Place, accepted: bool = True) -> None:
+        """A person vouches for a slice as it is, or takes that back."""
+        reviewed = self.segmentation.reviewed
+        (reviewed.add if accepted else reviewed.discard)(place)
+        self.changed.emit("reviewed")
+
+    def next_place(self, after: Place | None) -> Place | None:
+        """The next slice of the queue after one (None: from its top) that nobody has reviewed; None
+        if all are."""
+        queue = self.queue
+        start = 0 if after is None else queue.index(after) + 1
+        ahead = [*queue[start:], *queue[:start]]
+        return next((p for p in ahead if p not in self.segmentation.reviewed), None)
+
+    def may_be_edited(self) -> None:
+        """Anything may have been painted, undone or written."""
+        self._unseen.update(self.segmentation.places)
+
+    def look_for_edits(self, seconds: float = float("inf")) -> bool:
+        """Look for edited slices for at most about `seconds`; True when all have been looked at."""
+        until = time.perf_counter() + seconds
+        before = len(self.edited)
+        touched = False
+        while self._unseen and time.perf_counter() < until:
+            place = self._unseen.pop()
+            edited = self.segmentation.edited(place)
+            if edited != (place in self.edited):
+                (self.edited.add if edited else self.edited.discard)(place)
+                touched = True
+        if touched or len(self.edited) != before:
+            self.changed.emit("edited")
+        return not self._unseen
+
+    # ------------------------------------------------------------------ what to learn from
+
+    @property
+    def taught(self) -> set[Place]:
+        """Slices to learn from: those that are accepted, and those that are painted on."""
+        return self.segmentation.reviewed | self.edited
+
+    def lessons(self, painted_is_complete: bool) -> list[Lesson]:
+        """Copies of what a person said, a frame each.
+
+        painted_is_complete: are slices that are painted on, but not accepted, the whole truth? Else
+        nothing but a person's voxels counts there.
+        """
+        self.look_for_edits()
+        segmentation, by_person = self.segmentation, None
+        frames = sorted({frame for frame, _ in self.taught})
+        lessons = []
+        for frame in frames:
+            # Nothing but the slices is touched: of a large scan the rest costs no memory.
+            labels = np.zeros(segmentation.shown.shape[1:], np.uint16)
+            weights = np.zeros(labels.shape, np.float32)
+            slices = sorted(index for at, index in self.taught if at == frame)
+            for index in slices:
+                place = (frame, index)
+                shown, known, stroked = (
+                    segmentation.slice_of(array, place)
+                    for array in (segmentation.shown, segmentation.known, segmentation.stroked)
+                )
+                by_person = stroked | (shown != known)
+                all_true = painted_is_complete or place in segmentation.reviewed
+                told = shown if all_true else np.where(by_person, shown, UNMARKED)
+                np.moveaxis(labels, segmentation.axis, 0)[index] = told
+                weight = np.where(by_person, PAINTED_WEIGHT, 1.0)
+                np.moveaxis(weights, segmentation.axis, 0)[index] = weight
+            lessons.append(Lesson(frame, tuple(slices), labels, weights))
+        return lessons
+
+    # ------------------------------------------------------------------ versions
+
+    @property
+    def version(self) -> Version:
+        """The version that the mask shows."""
+        return self.versions[self.segmentation.version]
+
+    def propose(self, proposal: Proposal | None) -> None:
+        """Something to look at before it is accepted, or nothing any more."""
+        self.proposal = proposal
+        self.changed.emit("proposal")
+
+    def add_version(self, version: Version) -> int:
+        """Keep a version; returns its number."""
+        self.versions.append(version)
+        self.changed.emit("versions")
+        return len(self.versions) - 1
+
+    def next_name(self) -> str:
+        """A name for the next version that is made here."""
+        return f"v{len(self.versions)}"
+
+    def keep_first_answer(self) -> None:
+        """Before another answer is taken in: remember that of the model that the mask began
+        with."""
+        version = self.version
+        if version.raw is None:
+            version.raw = self.segmentation.raw.copy()
+            version.looks = self.segmentation.looks
+
+    def merged(self, place: Place, answer: NDArray[Any]) -> NDArray[Any]:
+        """A slice as it will be once an answer (t,z,y,x) is taken in."""
+        segmentation = self.segmentation
+        shown = segmentation.slice_of(segmentation.shown, place)
+        if place in segmentation.reviewed:
+            return shown
+        known, stroked, new = (
+            segmentation.slice_of(array, place)
+            for array in (segmentation.known, segmentation.stroked, answer)
+        )
+        return np.where(~stroked & (shown == known), new, shown)
+
+    # ------------------------------------------------------------------ organs
+
+    def free_id(self) -> int:
+        """The smallest id that no organ has."""
+        taken = self.segmentation.card.labels.names
+        return next(id for id in range(1, UNMARKED) if id not in taken)
+
+    def with_organ(self, organ: Label) -> LabelSet:
+        """The mask's organs with one added, or changed if its id is taken.
+
+        Raises InputError for ids that cannot be and names that are empty or taken.
+        """
+        labels = self.segmentation.card.labels
+        if not 1 <= organ.id < UNMARKED:
+            raise InputError(
+                f"Expected an id from 1 to {UNMARKED - 1} for an organ, but got {organ.id}."
+            )
+        if not organ.name.strip():
+            raise InputError("Expected a name for the organ, but got none.")
+        if any(one.name == organ.name and one.id != organ.id for one in labels):
+            raise InputError(
+                f"Expected a name of its own for every organ, but there is a {organ.name} already; "
+                "choose another."
+            )
+        others = [one for one in labels if one.id != organ.id]
+        return LabelSet(tuple(sorted([*others, organ], key=lambda one: one.id)))
+
+    def with_organs_of(self, labels: LabelSet) -> LabelSet:
+        """The mask's organs and those of other labels that it does not have."""
+        mine = self.segmentation.card.labels
+        others = [label for label in labels if label.id not in mine.names]
+        return LabelSet(tuple(sorted([*mine, *others], key=lambda one: one.id)))
+
+    def new_color(self, id: int) -> str:
+        """A colour for a new organ: one that no other has, if there is any left."""
+        taken = set(self.segmentation.card.labels.colors.values())
+        free = [color for color in PALETTE if color not in taken]
+        return free[0] if free else PALETTE[(id - 1) % len(PALETTE)]
+
+    def tell_organs(self) -> None:
+        """The organs have changed."""
+        self.changed.emit("organs")
+
+    def card_labels(self, model: Model) -> LabelSet:
+        """A model's labels with the names and colours that they have in this mask."""
+        mine = {label.id: label for label in self.segmentation.card.labels}
+        return LabelSet(tuple(mine.get(label.id, label) for label in model.card.labels))
+
+    # ------------------------------------------------------------------ between slices
+
+    def between(self, frame: int, organ: int | None) -> tuple[int, ...]:
+        """The slices of a frame to interpolate between: reviewed ones, and those in which a person
+        painted the organ (None: any).
+
+        Raises InputError if there is nothing between them.
+        """
+        self.look_for_edits()
+        segmentation = self.segmentation
+        found = {index for at, index in segmentation.reviewed if at == frame}
+        for at, index in self.edited:
+            if at != frame:
+                continue
+            shown, known, stroked = (
+                segmentation.slice_of(array, (at, index))
+                for array in (segmentation.shown, segmentation.known, segmentation.stroked)
+            )
+            mine = stroked | (shown != known)
+            if organ is None or (mine & (shown == organ)).any():
+                found.add(index)
+        slices = tuple(sorted(found))
+        if len(slices) < 2 or slices[-1] - slices[0] < len(slices):
+            named = segmentation.card.labels.names.get(organ or 0, "the organs")
+            raise InputError(
+                f"Expected two painted or accepted slices with others between them, but {named} "
+                f"has {_listed(slices)}; paint or accept another slice."
+            )
+        return slices
+
+    def interpolated(
+        self, answer: NDArray[Any], frame: int, slices: Sequence[int], organ: int | None
+    ) -> NDArray[Any]:
+        """An answer (t,z,y,x) with an organ (None: all of them) filled in between slices of a
+        frame."""
+        from l2gnet_core.interpolation import interpolate_slices
+
+        segmentation, axis = self.segmentation, self.segmentation.axis
+        shown = segmentation.shown[frame]
+        known = shown if organ is None else np.where(shown == organ, shown, 0)
+        across = [size for i, size in enumerate(segmentation.grid.spacing) if i != axis]
+        filled = np.moveaxis(
+            interpolate_slices(known, slices, axis, (across[0], across[1])), axis, 0
+        )
+        result = answer.copy()
+        stack = np.moveaxis(result[frame], axis, 0)
+        for index in range(slices[0], slices[-1] + 1):
+            if index in slices:
+                continue
+            if organ is None:
+                stack[index] = filled[index]
+            else:
+                old = np.where(stack[index] == organ, 0, stack[index])
+                stack[index] = np.where(filled[index] == organ, organ, old)
+        return result
+
+
+def same_names(annotations: Iterable[Annotation]) -> dict[int, str]:
+    """Names of organs by id of masks that are to teach one model.
+
+    Raises InputError if an id has another name in each.
+    """
+    names: dict[int, str] = {}
+    for annotation in annotations:
+        for label in annotation.segmentation.card.labels:
+            if names.setdefault(label.id, label.name) != label.name:
+                raise InputError(
+                    f"Expected the same organs in all masks, but label {label.id} is "
+                    f"{names[label.id]} in one and {label.name} in another; rename one of them."
+                )
+    return names
+
+
+def renamed(model: Model, labels: LabelSet) -> Model:
+    """The same model with other names and colours of its organs."""
+    return replace(model, card=replace(model.card, labels=labels))
+
+
+def _listed(slices: Sequence[int]) -> str:
+    return "none" if not slices else "slices " + ", ".join(map(str, slices))

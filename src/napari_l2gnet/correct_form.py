@@ -1,0 +1,252 @@
+"""The controls of the Correct & fine-tune widget; what they do is in `correct`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import napari
+from napari.layers import Labels, Layer
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QColor, QIcon, QPixmap
+from qtpy.QtWidgets import (
+    QButtonGroup,
+    QComboBox,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QSizePolicy,
+    QSpinBox,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from l2gnet_core.labels import LabelSet
+from napari_l2gnet.curve import Curve
+from napari_l2gnet.layer_combo import LayerCombo
+from napari_l2gnet.mask_layer import SEGMENTATION_KEY, MaskLayer
+from napari_l2gnet.preview import AFTER, BEFORE, CHANGES
+from napari_l2gnet.slice_queue import SliceQueue
+
+#: Keys that napari leaves free, whatever layer is selected.
+ACCEPT_KEY, NEXT_KEY, FLIP_KEY = "K", "N", "G"
+#: Rows of the list of kinds.
+SCAN, PROJECT = "scan", "project"
+_BEWARE = "#e69f00"
+# napari's themes draw a checked tool button like any other.
+_VIEW_STYLE = (
+    "QToolButton { padding: 4px 7px; } "
+    "QToolButton:checked { background-color: #4b5ec7; color: white; border-radius: 2px; }"
+)
+
+
+class CorrectForm(QWidget):
+    """Mask; slices to review; organs; fine-tuning; preview; versions."""
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        super().__init__()
+        self._tips: dict[QWidget, str] = {}
+
+        def is_mask(layer: Layer) -> bool:
+            return SEGMENTATION_KEY in layer.metadata and MaskLayer(viewer, layer).connected
+
+        self.layer = LayerCombo(viewer.layers, Labels, fits=is_mask)
+        self.layer.setToolTip("The mask to correct")
+        self.reviewed = QProgressBar()
+        self.reviewed.setTextVisible(True)
+        self.reviewed.setToolTip("Slices that you have accepted, and all of them")
+        self.queue = SliceQueue()
+        self.accept_slice = QPushButton("Accept slice")
+        self.accept_slice.setToolTip(
+            f"The slice on screen is right as it is: nothing will change it. Again: take that "
+            f"back. Key: {ACCEPT_KEY}"
+        )
+        self.next_slice = QPushButton("Next →")
+        self.next_slice.setToolTip(f"Go to the next slice to review. Key: {NEXT_KEY}")
+
+        self.organ = QComboBox()
+        self.organ.setToolTip("The organ to paint with, to edit, and to interpolate")
+        self.add_organ = _quiet("New …", "Add an organ: paint it, and the model learns it")
+        self.edit_organ = _quiet("Edit …", "Another name or colour for this organ")
+        self.interpolate = _quiet(
+            "Interpolate between slices",
+            "Fill the slices between those that you painted or accepted with shapes in between; "
+            "Ctrl-Z takes it back",
+        )
+
+        self.kind = QComboBox()
+        self.kind.addItem("this scan", SCAN)
+        self.kind.addItem("the project's model", PROJECT)
+        self.kind.setToolTip(
+            "This scan: the model bends to this volume. The project's model: it learns from all "
+            "corrected masks in the viewer, for scans to come, and is kept nearer to what it was."
+        )
+        self.seconds = QSpinBox()
+        self.seconds.setRange(2, 3600)
+        self.seconds.setValue(20)
+        self.seconds.setSuffix(" s")
+        self.seconds.setToolTip("How long to learn and to check")
+        self.painted = QComboBox()
+        self.painted.addItem("only what I painted counts", False)
+        self.painted.addItem("painted slices are complete", True)
+        self.painted.setToolTip(
+            "Slices that you painted on but did not accept: learn from your strokes alone, or "
+            "from everything the mask shows there"
+        )
+        self.start = QPushButton("Fine-tune")
+        self.start.setStyleSheet("QPushButton { font-weight: bold; padding: 7px; }")
+        self.start.setToolTip("Learn from accepted and painted slices; you see before you accept")
+        self.cancel = QPushButton("Cancel")
+        self.cancel.setToolTip("Stop; everything stays as it is, and so does what you painted")
+        self.bar = QProgressBar()
+        self.bar.setTextVisible(True)
+        self.bar.setRange(0, 1000)
+        self.curve = Curve(viewer)
+        self.message = QLabel()
+        self.message.setWordWrap(True)
+        self.message.setTextFormat(Qt.TextFormat.RichText)
+        self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+
+        self.views = QButtonGroup(self)
+        self.view_buttons: dict[str, QToolButton] = {}
+        for mode, text, tip in (
+            (BEFORE, "Before", "The mask as it is"),
+            (AFTER, "After", "What accepting makes of it"),
+            (CHANGES, "Changes", "The voxels that change"),
+        ):
+            button = QToolButton()
+            button.setText(text)
+            button.setCheckable(True)
+            button.setStyleSheet(_VIEW_STYLE)
+            button.setToolTip(f"{tip}. Key to go to and fro: {FLIP_KEY}")
+            self.view_buttons[mode] = button
+            self.views.addButton(button)
+        self.accept = QPushButton("Accept")
+        self.accept.setToolTip(
+            "Take the preview into the mask, as one step that Ctrl-Z undoes. What you painted and "
+            "slices that you accepted stay."
+        )
+        self.discard = QPushButton("Discard")
+        self.discard.setToolTip("Drop the preview; the mask stays as it is")
+        self.version = QComboBox()
+        self.version.setToolTip("Versions of the model: choose one to see the mask that it makes")
+        self.roll_back = _quiet("Roll back", "Go back to the version that this one began with")
+        self.save = _quiet("Save …", "Save this version: the Segment widget then offers it")
+        self.load = _quiet("Load …", "Segment this scan with a saved model, as a new version")
+        for combo in (self.layer, self.organ, self.kind, self.painted, self.version):
+            combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            combo.setMinimumContentsLength(8)
+            combo.setSizeAdjustPolicy(
+                QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+            )
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        top = _form(("Mask", self.layer))
+        organs = _form(("Organ", _row(self.organ, self.add_organ, self.edit_organ)))
+        organs.addRow("", self.interpolate)
+        learning = _form(("Teach", _row(self.kind, self.seconds)), ("Painted", self.painted))
+        versions = _form(("Version", _row(self.version, self.roll_back)))
+        versions.addRow("", _row(self.save, self.load))
+        layout = QVBoxLayout(self)
+        layout.setSpacing(4)
+        layout.addLayout(top)
+        layout.addWidget(self.reviewed)
+        layout.addWidget(self.queue)
+        layout.addWidget(_row(self.accept_slice, self.next_slice))
+        layout.addLayout(organs)
+        layout.addWidget(_line())
+        layout.addLayout(learning)
+        start = _row(self.start, self.cancel)
+        start.layout().setStretch(0, 3)
+        layout.addWidget(start)
+        layout.addWidget(self.bar)
+        layout.addWidget(self.curve)
+        layout.addWidget(self.message)
+        self.proposal = _row(*self.view_buttons.values(), self.accept, self.discard)
+        layout.addWidget(self.proposal)
+        layout.addLayout(versions)
+        layout.addStretch(1)
+        research = QLabel("For research use only")
+        research.setStyleSheet("QLabel { color: gray; font-size: 10px; }")
+        layout.addWidget(research)
+        self.setMinimumWidth(330)
+
+    def show_organs(self, labels: LabelSet, chosen: int) -> None:
+        """Offer these organs, and all of them together; no signal tells of it."""
+        self.organ.blockSignals(True)
+        self.organ.clear()
+        for label in labels:
+            self.organ.addItem(_colored(label.color), label.name, label.id)
+        self.organ.addItem("all organs", None)
+        self.organ.setCurrentIndex(max(0, self.organ.findData(chosen)))
+        self.organ.blockSignals(False)
+
+    def show_versions(self, names: Sequence[str], current: int) -> None:
+        """Offer these versions; no signal tells of it."""
+        if [self.version.itemText(i) for i in range(self.version.count())] != list(names):
+            self.version.clear()
+            self.version.addItems(list(names))
+        self.version.setCurrentIndex(current)
+
+    def show_mode(self, mode: str) -> None:
+        """Which view of a proposal is on screen; no signal tells of it."""
+        for name, button in self.view_buttons.items():
+            button.blockSignals(True)
+            button.setChecked(name == mode)
+            button.blockSignals(False)
+
+    def allow(self, control: QWidget, reason_against: str) -> None:
+        """Enable a control that nothing speaks against; else its tooltip says what does."""
+        tip = self._tips.setdefault(control, control.toolTip())
+        control.setEnabled(not reason_against)
+        control.setToolTip(reason_against or tip)
+
+    def show_message(self, text: str, bad: bool = False, beware: Sequence[str] = ()) -> None:
+        """The lines under the buttons: what happened, then what to beware of."""
+        text = escape(text)
+        lines = [f'<span style="color:#e0524d">{text}</span>' if bad else text] if text else []
+        lines += [f'<span style="color:{_BEWARE}">⚠ {escape(line)}</span>' for line in beware]
+        self.message.setText("<br>".join(lines))
+        self.message.setVisible(bool(lines))
+
+
+def _quiet(text: str, tip: str) -> QPushButton:
+    button = QPushButton(text)
+    button.setToolTip(tip)
+    return button
+
+
+def _row(*widgets: QWidget) -> QWidget:
+    row = QWidget()
+    layout = QHBoxLayout(row)
+    layout.setContentsMargins(0, 0, 0, 0)
+    for widget in widgets:
+        layout.addWidget(widget)
+    return row
+
+
+def _form(*rows: tuple[str, Any]) -> QFormLayout:
+    form = QFormLayout()
+    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
+    form.setVerticalSpacing(4)
+    for text, widget in rows:
+        form.addRow(text, widget)
+    return form
+
+
+def _line() -> QWidget:
+    line = QWidget()
+    line.setFixedHeight(1)
+    line.setStyleSheet("background-color: rgba(128, 128, 128, 90);")
+    return line
+
+
+def _colored(color: str) -> QIcon:
+    square = QPixmap(12, 12)
+    square.fill(QColor(color))
+    return QIcon(square)

@@ -1,0 +1,241 @@
+"""A job on a mask's corrections: fine-tuning, another version's answer, or interpolation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+
+import numpy as np
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_l2gnet import learning
+from napari_l2gnet.annotation import Annotation, Kind, Proposal, Version
+from napari_l2gnet.learning import Moment, Task
+from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.preview import AFTER, BEFORE, Preview
+from napari_l2gnet.session import Session
+from napari_l2gnet.worker import Job
+
+
+class CorrectRun(QObject):
+    """Computes in a thread; shows what comes out beside its mask, or takes it in as one step.
+
+    It keeps to that mask: the user may look at another one meanwhile.
+    """
+
+    #: What has just been done, a Moment; it is shown already.
+    stepped = Signal(object)
+    #: "finished", "cancelled" or "failed", and a sentence. Everything is drawn by then.
+    ended = Signal(str, str)
+
+    def __init__(
+        self, session: Session, mask: MaskLayer, annotation: Annotation, parent: QObject
+    ) -> None:
+        super().__init__(parent)
+        self.mask = mask
+        self.annotation = annotation
+        #: The slice on screen matters to a fine-tuning.
+        self.task: Task | None = None
+        self._session = session
+        self._job: Job | None = None
+        #: What the guard said.
+        self.text = ""
+        self._kind: Kind = "scan"
+        self._answer: Moment | None = None
+
+    def learn(self, task: Task) -> None:
+        """Fine-tune; what comes out is proposed."""
+        self.task, self._kind = task, task.kind
+        self.drop_proposal()
+        self._start(
+            "Fine-tuning", learning.learn(self._session, task), self._take_lesson, self._learnt
+        )
+
+    def apply(self, task: Task, number: int) -> None:
+        """Take the answer of a version into the mask."""
+        self.task = task
+        self.drop_proposal()
+
+        def adopt() -> None:
+            moment = self._answer
+            assert moment is not None
+            assert moment.answer is not None
+            version = self.annotation.versions[number]
+            version.raw, version.looks = moment.raw, moment.looks or {}
+            if moment.model is not None:
+                version.model = moment.model
+            self._adopt(moment, number, f"The mask shows {version.name} now")
+
+        name = self.annotation.versions[number].name
+        steps = learning.apply(self._session, task)
+        self._start(f"Going to {name}", steps, self._take_answer, adopt)
+
+    def interpolate(self, frame: int, slices: tuple[int, ...], organ: int | None) -> None:
+        """Fill in between slices of a frame; None stands for all organs."""
+        steps = learning.interpolate(self.annotation, frame, slices, organ)
+
+        def adopt() -> None:
+            assert self._answer is not None
+            self._adopt(self._answer, self.annotation.segmentation.version, "Interpolated")
+
+        self._start("Interpolating", steps, self._take_answer, adopt)
+
+    def cancel(self) -> None:
+        """Stop; nothing of it stays."""
+        if self._job is not None:
+            self._job.cancel()
+
+    def drop_proposal(self) -> None:
+        """Nothing is proposed any more, nor shown beside the mask."""
+        drop_proposal(self.annotation)
+
+    # ------------------------------------------------------------------ what comes out
+
+    def _start(
+        self,
+        what: str,
+        steps: Generator[Moment, None, None],
+        take: Callable[[Moment], None],
+        then: Callable[[], None],
+    ) -> None:
+        self._job = Job(steps, self)
+        self._job.yielded.connect(take)
+        self._job.yielded.connect(self.stepped)
+        self._job.finished.connect(then)
+        self._job.cancelled.connect(self._cancelled)
+        self._job.failed.connect(self._failed)
+        self.annotation.tell_job(what)
+        self._job.start()
+
+    def _take_lesson(self, moment: Moment) -> None:
+        annotation = self.annotation
+        if not self.mask.connected:
+            self.cancel()
+            return
+        if moment.preview and annotation.proposal is None:
+            raw = np.zeros_like(annotation.segmentation.raw)
+            annotation.propose(Proposal(self._kind, raw))
+            annotation.preview = Preview(self.mask, annotation)
+        if moment.verdict is not None:
+            self.text = told(moment)
+            if moment.model is None:
+                self.drop_proposal()
+            elif annotation.proposal is not None:
+                annotation.proposal.verdict = moment.verdict
+        proposal = annotation.proposal
+        if proposal is None:
+            return
+        if moment.place is not None:
+            assert moment.labels is not None
+            first = not proposal.done
+            annotation.segmentation.slice_of(proposal.raw, moment.place)[...] = moment.labels
+            proposal.done.add(moment.place)
+            self._show(moment, first)
+        if moment.answer is not None:
+            proposal.raw, proposal.answer = moment.raw, moment.answer
+            proposal.model, proposal.looks = moment.model, moment.looks or {}
+            proposal.done.update(annotation.segmentation.places)
+            if annotation.preview is not None:
+                annotation.preview.update_all()
+
+    def _show(self, moment: Moment, first: bool) -> None:
+        preview = self.annotation.preview
+        assert preview is not None
+        assert moment.place is not None
+        if first:
+            preview.show(AFTER)
+        elif moment.place == self.mask.place:
+            preview.update_here()
+        else:
+            preview.update(moment.place)
+
+    def _learnt(self) -> None:
+        self._end("finished", self.text)
+
+    def _take_answer(self, moment: Moment) -> None:
+        if moment.answer is not None:
+            self._answer = moment
+
+    def _adopt(self, moment: Moment, number: int, text: str) -> None:
+        if not self.mask.connected:
+            self._end("failed", "The mask was replaced meanwhile: nothing was written.")
+            return
+        if self.mask.stroke_under_way:
+            # Written now, it would become a part of the stroke.
+            QTimer.singleShot(50, lambda: self._adopt(moment, number, text))
+            return
+        self.annotation.keep_first_answer()
+        whole = self.annotation.segmentation.places if moment.looks is not None else ()
+        assert moment.answer is not None
+        assert moment.raw is not None
+        count = self.mask.adopt(moment.answer, moment.raw, number, moment.looks, whole)
+        self._end("finished", f"{text}: {count:,} voxels changed; Ctrl-Z takes it back.")
+
+    def _cancelled(self) -> None:
+        self.drop_proposal()
+        self._end("cancelled", "Cancelled: everything is as it was; what you painted stays.")
+
+    def _failed(self, sentence: str) -> None:
+        self.drop_proposal()
+        show_error(sentence)
+        self._end("failed", sentence)
+
+    def _end(self, outcome: str, text: str) -> None:
+        self.annotation.tell_job("")
+        self.ended.emit(outcome, text)
+
+
+def accept(mask: MaskLayer, annotation: Annotation) -> int:
+    """Take a complete proposal into the mask as one undoable step, and its model as a version.
+
+    Returns how many voxels change.
+    """
+    proposal = annotation.proposal
+    assert proposal is not None
+    assert proposal.answer is not None
+    drop_proposal(annotation)
+    annotation.keep_first_answer()
+    number = annotation.add_version(
+        Version(
+            annotation.next_name(),
+            proposal.kind,
+            annotation.segmentation.version,
+            proposal.model,
+            proposal.verdict,
+            proposal.raw,
+            proposal.looks,
+        )
+    )
+    places = annotation.segmentation.places
+    changed = mask.adopt(proposal.answer, proposal.raw, number, proposal.looks, places)
+    annotation.changed.emit("versions")
+    return changed
+
+
+def drop_proposal(annotation: Annotation) -> None:
+    """Nothing is proposed any more, nor shown beside the mask."""
+    if annotation.preview is not None:
+        annotation.preview.remove()
+        annotation.preview = None
+    if annotation.proposal is not None:
+        annotation.propose(None)
+
+
+def flip(annotation: Annotation) -> None:
+    """Before becomes after, and anything else before."""
+    if annotation.preview is not None:
+        annotation.preview.show(AFTER if annotation.preview.mode == BEFORE else BEFORE)
+
+
+def told(moment: Moment) -> str:
+    """A verdict in plain words."""
+    verdict = moment.verdict
+    assert verdict is not None
+    dice = verdict.evidence.dice
+    if not verdict.kept or not dice.before:
+        return verdict.reason
+    before, after = dice.means()
+    return (
+        f"Better on slices left out of learning: +{after - before:.3f} Dice "
+        f"({before:.3f} to {after:.3f}). Look at it, then accept or discard."
+    )

@@ -1,0 +1,310 @@
+"""Fine-tuning on a mask's corrections, without Qt: the steps of it, previews as they come.
+
+Every generator here is meant for a thread of its own and can be stopped at each of its moments;
+nothing is written into the mask.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2gnet_core.catalog import find_model
+from l2gnet_core.files.values import plain_values
+from l2gnet_core.volume import Volume
+from napari_l2gnet.annotation import Annotation, Lesson, Version
+from napari_l2gnet.segmentation import Place, Segmentation
+from napari_l2gnet.session import Session, tidied_frames
+
+if TYPE_CHECKING:
+    from l2gnet_core.checkpoint import Model
+    from l2gnet_core.corrections import Correction
+    from l2gnet_core.finetune_config import FineTuneConfig
+    from l2gnet_core.guard import Verdict
+    from l2gnet_core.inspect.look import Look
+
+#: Slices on which a preview's fit to the corrections is measured, at most.
+_SLICES_FOR_DICE = 3
+
+
+@dataclass(frozen=True)
+class TaughtScan:
+    """A scan and what a person says of its frames."""
+
+    volume: Volume
+    segmentation: Segmentation
+    lessons: Sequence[Lesson]
+
+
+@dataclass
+class Task:
+    """What to learn, from which scans, and with what to begin; the first scan is on screen.
+
+    here: the slice on screen, which may change while the task goes on.
+    """
+
+    annotation: Annotation
+    version: Version
+    scans: Sequence[TaughtScan]
+    here: Place
+    kind: Literal["scan", "project"] = "scan"
+    seconds: float = 20.0
+    seed: int = 0
+    names: Mapping[int, str] = field(default_factory=dict)
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Progress of a task. done: from 0 to 1. loss: of the step just made. dice: how well a preview
+    fits the corrections that it learns from.
+
+    preview: a new model's slices follow; labels: of the slice at `place`. verdict: of the guard,
+    with the model that it lets through. answer: (t,z,y,x), tidied, of everything, at the end.
+    """
+
+    message: str
+    done: float = 0.0
+    seconds_left: float | None = None
+    step: int = 0
+    loss: float | None = None
+    dice: float | None = None
+    preview: bool = False
+    place: Place | None = None
+    labels: NDArray[Any] | None = None
+    verdict: Verdict | None = None
+    model: Model | None = None
+    raw: NDArray[Any] | None = None
+    answer: NDArray[Any] | None = None
+    looks: dict[int, Look] | None = None
+
+    def __str__(self) -> str:
+        """As in "Learning · step 12 · 8 s left"."""
+        parts = [self.message]
+        if self.step:
+            parts.append(f"step {self.step}")
+        if self.seconds_left is not None:
+            parts.append(f"{self.seconds_left:.0f} s left")
+        return " · ".join(parts)
+
+
+Moments = Generator[Moment, None, Any]
+
+
+class _Scan:
+    """A task's scan, its frames read once."""
+
+    def __init__(self, volume: Volume, axis: int) -> None:
+        self.volume = volume
+        self.axis = axis
+        self._frames: dict[int, NDArray[Any]] = {}
+
+    def frame(self, frame: int) -> NDArray[Any]:
+        if frame not in self._frames:
+            data = self.volume.data
+            one = np.asarray(data[frame] if data.ndim == 4 else data)
+            self._frames[frame] = plain_values("The scan", one, [])
+        return self._frames[frame]
+
+
+def learn(session: Session, task: Task) -> Moments:
+    """Fine-tune, showing previews of the slice on screen; what the guard keeps then segments the
+    whole scan. The last moment holds the answer, or a verdict against it."""
+    yield Moment("Loading the model")
+    from l2gnet_core.finetune import finetune
+    from l2gnet_core.predict import choose_device
+
+    device, _ = choose_device(task.device)
+    model = _model(session, task.version, task.annotation, device)
+    scan = _Scan(task.scans[0].volume, task.scans[0].segmentation.axis)
+    corrections = []
+    for number, taught in enumerate(task.scans):
+        of = scan if number == 0 else _Scan(taught.volume, taught.segmentation.axis)
+        for lesson in taught.lessons:
+            yield Moment("Reading the scan")
+            corrections.append(_correction(of, lesson))
+    config = _config(task, model, corrections)
+    main_share = _main_share(corrections, config) + 1e-6
+    own = corrections[: len(task.scans[0].lessons)]
+    preview: Model | None = None
+    shown: set[Place] = set()
+    for progress in finetune(model, corrections, config, device):
+        message = "Learning" if progress.done < main_share else "Checking on slices left out"
+        moment = Moment(
+            message if progress.step else "Looking at what the model knows",
+            progress.done,
+            progress.seconds_left,
+            progress.step,
+            progress.loss if progress.done <= main_share else None,
+        )
+        if progress.preview is not None:
+            preview, shown = progress.preview, set()
+            yield replace(moment, preview=True)
+        yield moment
+        if preview is None or progress.result is not None:
+            continue
+        # Between two steps: whoever looks at another slice meanwhile sees that one, too.
+        if (here := task.here) not in shown:
+            shown.add(here)
+            yield from _predicted(preview, scan, here[0], [here[1]], device, moment)
+        if progress.preview is not None:
+            dice = yield from _fit(preview, own, device, moment)
+            yield replace(moment, dice=dice)
+    result = progress.result
+    assert result is not None
+    if not result.verdict.kept:
+        yield Moment("Kept the old model", 1.0, verdict=result.verdict)
+        return
+    yield Moment("Segmenting", 1.0, verdict=result.verdict, model=result.model)
+    yield from _segmented(result.model, scan, task, device)
+
+
+def apply(session: Session, task: Task) -> Moments:
+    """The answer of a version of the model, from memory or by segmenting the scan."""
+    version, segmentation = task.version, task.scans[0].segmentation
+    if version.raw is not None:
+        yield Moment("Tidying", 1.0)
+        answer = _tidied(segmentation, version.raw)
+        yield Moment("Done", 1.0, raw=version.raw, answer=answer, looks=version.looks)
+        return
+    yield Moment("Loading the model")
+    from l2gnet_core.predict import choose_device
+
+    device, _ = choose_device(task.device)
+    model = _model(session, version, task.annotation, device)
+    scan = _Scan(task.scans[0].volume, segmentation.axis)
+    yield from _segmented(model, scan, task, device)
+
+
+def interpolate(
+    annotation: Annotation, frame: int, slices: Sequence[int], organ: int | None
+) -> Moments:
+    """An organ (None: all) filled in between slices of a frame."""
+    yield Moment("Interpolating")
+    segmentation = annotation.segmentation
+    answer = annotation.interpolated(segmentation.answer, frame, slices, organ)
+    # Tidying begins with the raw answer and must find there what is filled in.
+    raw = segmentation.raw.copy()
+    middle = np.moveaxis(raw[frame], segmentation.axis, 0)
+    filled = np.moveaxis(answer[frame], segmentation.axis, 0)
+    middle[slices[0] : slices[-1] + 1] = filled[slices[0] : slices[-1] + 1]
+    yield Moment("Done", 1.0, raw=raw, answer=answer)
+
+
+def _model(session: Session, version: Version, annotation: Annotation, device: str) -> Model:
+    if version.model is not None:
+        return version.model
+    return session.load(version.path or find_model(annotation.model), device)
+
+
+def _correction(scan: _Scan, lesson: Lesson) -> Correction:
+    from l2gnet_core.corrections import Correction
+    from napari_l2gnet.annotation import UNMARKED
+
+    image = scan.frame(lesson.frame)
+    return Correction(
+        image, scan.volume, scan.axis, lesson.labels, lesson.slices, UNMARKED, lesson.weights
+    )
+
+
+def _config(task: Task, model: Model, corrections: Sequence[Correction]) -> FineTuneConfig:
+    from l2gnet_core.finetune_config import PROJECT, SCAN
+
+    held = set().union(*(correction.structures for correction in corrections))
+    new = held - set(model.card.labels.names)
+    names = {id: name for id, name in task.names.items() if id in new}
+    kind = PROJECT if task.kind == "project" else SCAN
+    return replace(kind, seconds=task.seconds, seed=task.seed, names=names)
+
+
+def _main_share(corrections: Sequence[Correction], config: FineTuneConfig) -> float:
+    """Share of a fine-tuning that the run takes whose weights are kept; the rest checks it."""
+    from l2gnet_core.left_out import folds
+
+    return 1 / (1 + config.fold_share * len(folds(corrections, config)))
+
+
+def _predicted(
+    model: Model, scan: _Scan, frame: int, order: Sequence[int], device: str, moment: Moment
+) -> Moments:
+    from l2gnet_core.predict import predict_slices
+
+    results = predict_slices(model, scan.frame(frame), scan.volume, scan.axis, order, device)
+    for result in results:
+        if result is None:
+            yield moment
+        else:
+            yield replace(moment, place=(frame, result.index), labels=result.labels)
+
+
+def _fit(
+    model: Model, corrections: Sequence[Correction], device: str, moment: Moment
+) -> Generator[Moment, None, float | None]:
+    """Mean Dice of a model, upright views alone, on some of the slices that it learns from."""
+    from l2gnet_core.left_out import left_out_counts, pooled_dice
+
+    some = [correction.slices[:_SLICES_FOR_DICE] for correction in corrections[:1]]
+    upright = replace(model, card=replace(model.card, views=1))
+    check = left_out_counts(upright, corrections[:1], some, device)
+    while True:
+        try:
+            next(check)
+        except StopIteration as end:
+            names = [label.name for label in model.card.labels]
+            dice = pooled_dice(end.value, names)
+            return sum(dice.values()) / len(dice) if dice else None
+        yield moment
+
+
+def _segmented(model: Model, scan: _Scan, task: Task, device: str) -> Moments:
+    """The whole scan, outward from the slice on screen, then tidied as chosen for the mask."""
+    from l2gnet_core.config import WITH_CODES
+    from l2gnet_core.inspect.look import empty_look
+    from l2gnet_core.predict import outward, predict_slices
+
+    segmentation, axis = task.scans[0].segmentation, scan.axis
+    frames, count = len(segmentation.shown), segmentation.shown.shape[1 + axis]
+    raw = np.zeros_like(segmentation.raw)
+    with_codes = model.network.config.architecture in WITH_CODES
+    looks: dict[int, Look] = {}
+    started, done, left = time.perf_counter(), 0, None
+    for frame in outward(task.here[0], frames):
+        if with_codes:
+            looks[frame] = empty_look(model, scan.volume, axis)
+        for result in predict_slices(
+            model,
+            scan.frame(frame),
+            scan.volume,
+            axis,
+            outward(task.here[1], count),
+            device,
+            looks=with_codes,
+        ):
+            total = frames * count
+            share = done / total
+            if result is None:
+                yield Moment("Segmenting", share, left)
+                continue
+            if result.look is not None:
+                looks[frame].add(result.index, result.look)
+            done += 1
+            left = (time.perf_counter() - started) / done * (total - done)
+            segmentation.slice_of(raw, (frame, result.index))[...] = result.labels
+            yield Moment(
+                "Segmenting", share, left, place=(frame, result.index), labels=result.labels
+            )
+    yield Moment("Tidying", 1.0)
+    answer = _tidied(segmentation, raw)
+    yield Moment("Done", 1.0, model=model, raw=raw, answer=answer, looks=looks)
+
+
+def _tidied(segmentation: Segmentation, raw: NDArray[Any]) -> NDArray[Any]:
+    if not segmentation.clean_up:
+        return raw
+    frames: Iterator[NDArray[Any]] = tidied_frames(segmentation, raw, segmentation.clean_up)
+    return np.stack(list(frames)).astype(raw.dtype)

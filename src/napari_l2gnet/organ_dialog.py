@@ -1,0 +1,64 @@
+"""Asks for an organ: its name, id and colour."""
+
+from __future__ import annotations
+
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import (
+    QColorDialog,
+    QDialog,
+    QDialogButtonBox,
+    QFormLayout,
+    QLineEdit,
+    QPushButton,
+    QSpinBox,
+    QWidget,
+)
+
+from l2gnet_core.labels import Label
+
+
+class OrganDialog(QDialog):
+    """Shows an organ and gives back what a person makes of it; ids of known organs are fixed."""
+
+    def __init__(self, organ: Label, largest_id: int, new: bool, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("New organ" if new else f"Edit {organ.name}")
+        self.name = QLineEdit(organ.name)
+        self.name.setPlaceholderText("such as papillary muscle")
+        self.id = QSpinBox()
+        self.id.setRange(1, largest_id)
+        self.id.setValue(organ.id)
+        self.id.setEnabled(new)
+        self.id.setToolTip(
+            "The number that stands for this organ in files"
+            if new
+            else "What is painted has this id already: it stays"
+        )
+        self.color = QPushButton()
+        self.color.clicked.connect(self._choose_color)
+        self._show_color(organ.color)
+        buttons = QDialogButtonBox(
+            QDialogButtonBox.StandardButton.Ok | QDialogButtonBox.StandardButton.Cancel
+        )
+        buttons.accepted.connect(self.accept)
+        buttons.rejected.connect(self.reject)
+        form = QFormLayout(self)
+        form.addRow("Name", self.name)
+        form.addRow("Id", self.id)
+        form.addRow("Colour", self.color)
+        form.addRow(buttons)
+
+    @property
+    def organ(self) -> Label:
+        """The organ as it is now."""
+        return Label(self.id.value(), self.name.text().strip(), self._color)
+
+    def _choose_color(self) -> None:
+        color = QColorDialog.getColor(QColor(self._color), self, "Colour of the organ")
+        if color.isValid():
+            self._show_color(color.name())
+
+    def _show_color(self, color: str) -> None:
+        self._color = color
+        self.color.setText(color)
+        self.color.setStyleSheet(f"QPushButton {{ background-color: {color}; color: black; }}")

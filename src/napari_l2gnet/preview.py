@@ -1,0 +1,158 @@
+"""How a proposal is looked at: instead of the mask, or as what it would change, never in it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from napari.layers import Labels
+from napari.utils.colormaps import DirectLabelColormap
+
+from napari_l2gnet.annotation import Annotation
+from napari_l2gnet.layers import transform_of
+from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.segmentation import Place
+
+PREVIEW_KEY = "l2gnet_preview"
+BEFORE, AFTER, CHANGES = "before", "after", "changes"
+#: Colour of voxels that change: none that organs have.
+CHANGED = "#ff3df2"
+
+
+class Preview:
+    """Draws the proposal of an annotation in layers of its own, until it is accepted or dropped.
+
+    While the proposal is shown the mask lies there unseen, so that painting goes on; what is
+    painted shows in the preview, too.
+    """
+
+    def __init__(self, mask: MaskLayer, annotation: Annotation) -> None:
+        self.mask = mask
+        self.annotation = annotation
+        self.mode = BEFORE
+        self._opacity = float(mask.layer.opacity)
+        self._layers: dict[str, Labels] = {}
+        self._stale: set[Place] = set()
+        events = mask.layer.events
+        for event in (events.set_data, events.labels_update):
+            event.connect(self._repaint)
+        events.colormap.connect(self._recolor)
+        mask.viewer.dims.events.current_step.connect(self._repaint)
+        mask.viewer.layers.events.removed.connect(self._on_removed)
+
+    def show(self, mode: str) -> None:
+        """Show the mask (`BEFORE`), the proposal instead (`AFTER`), or what changes (`CHANGES`)."""
+        if self.mode == AFTER != mode and self.mask.layer.opacity == 0:
+            self.mask.layer.opacity = self._opacity
+        elif mode == AFTER != self.mode:
+            self._opacity = float(self.mask.layer.opacity) or 0.6
+        self.mode = mode
+        if mode != BEFORE and mode not in self._layers:
+            self._add(mode)
+        for name, layer in self._layers.items():
+            layer.visible = name == mode
+        if mode == AFTER:
+            self._layers[AFTER].opacity = self._opacity
+            self.mask.layer.opacity = 0.0
+        self._repaint()
+        self.annotation.changed.emit("proposal")
+
+    def remove(self) -> None:
+        """Leave nothing behind."""
+        events, viewer = self.mask.layer.events, self.mask.viewer
+        for event in (events.set_data, events.labels_update):
+            event.disconnect(self._repaint)
+        events.colormap.disconnect(self._recolor)
+        viewer.dims.events.current_step.disconnect(self._repaint)
+        viewer.layers.events.removed.disconnect(self._on_removed)
+        if self.mode == AFTER and self.mask.layer.opacity == 0:
+            self.mask.layer.opacity = self._opacity
+        self.mode = BEFORE
+        layers, self._layers = self._layers, {}
+        for layer in layers.values():
+            if layer in viewer.layers:
+                viewer.layers.remove(layer)
+
+    def update(self, place: Place) -> None:
+        """A slice of the proposal is new, or of the mask below it."""
+        proposal = self.annotation.proposal
+        if proposal is None or place not in proposal.done:
+            return
+        answer = proposal.raw if proposal.answer is None else proposal.answer
+        segmentation = self.mask.segmentation
+        after = self.annotation.merged(place, answer)
+        if AFTER in self._layers:
+            segmentation.slice_of(self._array(AFTER), place)[...] = after
+        if CHANGES in self._layers:
+            before = segmentation.slice_of(segmentation.shown, place)
+            segmentation.slice_of(self._array(CHANGES), place)[...] = after != before
+
+    def update_here(self) -> None:
+        """The slice on screen is new: draw it."""
+        self._repaint()
+
+    def update_all(self) -> None:
+        """Every slice may be new; the one on screen is drawn now, the others by `update_some`."""
+        self._stale.update(self.mask.segmentation.places)
+        self._repaint()
+
+    def update_some(self, seconds: float = float("inf")) -> bool:
+        """Update stale slices for at most about `seconds`; True when none is left."""
+        until = time.perf_counter() + seconds
+        while self._stale and time.perf_counter() < until:
+            self.update(self._stale.pop())
+            if not self._stale:
+                self._refresh()
+        return not self._stale
+
+    def _add(self, mode: str) -> None:
+        segmentation, mask = self.mask.segmentation, self.mask.layer
+        if mode == AFTER:
+            data, name = segmentation.shown.astype(segmentation.raw.dtype), "preview"
+            colormap: Any = mask.colormap
+        else:
+            data, name = np.zeros(segmentation.shown.shape, np.uint8), "changes"
+            colormap = DirectLabelColormap(
+                color_dict={None: "transparent", 0: "transparent", 1: CHANGED}
+            )
+        layer = Labels(
+            data.reshape(mask.data.shape),
+            name=f"{mask.name} · {name}",
+            opacity=0.6,
+            colormap=colormap,
+            metadata={PREVIEW_KEY: segmentation},
+            **transform_of(mask),
+        )
+        layer.editable = False
+        self._layers[mode] = layer
+        self._stale.update(segmentation.places)
+        layers = self.mask.viewer.layers
+        # Whoever paints goes on painting on the mask.
+        selected, active = set(layers.selection), layers.selection.active
+        layers.append(layer)
+        layers.selection = selected
+        layers.selection.active = active
+
+    def _array(self, mode: str) -> Any:
+        return self._layers[mode].data.reshape(self.mask.segmentation.shown.shape)
+
+    def _repaint(self, _: Any = None) -> None:
+        if self.mode != BEFORE and self.mask.connected:
+            self.update(self.mask.place)
+            self._refresh()
+
+    def _refresh(self) -> None:
+        if self.mode in self._layers:
+            self._layers[self.mode].refresh(thumbnail=False, highlight=False, extent=False)
+
+    def _recolor(self, _: Any = None) -> None:
+        if AFTER in self._layers:
+            self._layers[AFTER].colormap = self.mask.layer.colormap
+
+    def _on_removed(self, event: Any) -> None:
+        for mode, layer in list(self._layers.items()):
+            if event.value is layer:
+                del self._layers[mode]
+                if self.mode == mode:
+                    self.show(BEFORE)

@@ -1,0 +1,101 @@
+"""The table of slices to review: which, why, and how far they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem, QWidget
+
+from napari_l2gnet.segmentation import Place
+
+SLICE, WHY, STATE = range(3)
+_PLACE = Qt.ItemDataRole.UserRole
+_ROW = 24
+#: Rows shown at once; the others scroll.
+_ROWS = 6
+
+
+@dataclass(frozen=True)
+class Row:
+    """A slice of the queue as it is to be shown."""
+
+    place: Place
+    name: str
+    why: str
+    state: str
+
+
+class SliceQueue(QTableWidget):
+    """One row a slice. Draws what it is given and says what was clicked."""
+
+    go_to = Signal(object)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(0, 3, parent)
+        self.setHorizontalHeaderLabels(["Slice", "Why", "State"])
+        self.verticalHeader().hide()
+        self.verticalHeader().setDefaultSectionSize(_ROW)
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        # The arrow keys are napari's: they scroll through the slices.
+        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.setShowGrid(False)
+        header = self.horizontalHeader()
+        header.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
+        header.setSectionResizeMode(WHY, QHeaderView.ResizeMode.Stretch)
+        self.setColumnWidth(SLICE, 64)
+        self.setColumnWidth(STATE, 90)
+        self.setFixedHeight(_ROW * (_ROWS + 1) + 8)
+        self._shown: list[Row] = []
+        self.cellClicked.connect(self._on_click)
+
+    def show_series(self, series: bool) -> None:
+        """Do names of slices begin with a frame?"""
+        self.horizontalHeaderItem(SLICE).setText("Frame · slice" if series else "Slice")
+        self.setColumnWidth(SLICE, 92 if series else 56)
+
+    def show_rows(self, rows: Sequence[Row], here: Place | None) -> None:
+        """Show the queue, with the slice on screen marked."""
+        if len(rows) != self.rowCount():
+            self.setRowCount(len(rows))
+            self._shown = []
+        for number, row in enumerate(rows):
+            if number >= len(self._shown) or self._shown[number] != row:
+                self._fill(number, row)
+        self._shown = list(rows)
+        self.show_here(here)
+
+    def show_here(self, here: Place | None) -> None:
+        """Mark the slice on screen."""
+        for number, row in enumerate(self._shown):
+            if row.place == here:
+                if self.currentRow() != number or not self.selectedItems():
+                    self.setCurrentCell(number, WHY)
+                return
+        self.clearSelection()
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """What the table says: slice, why, state."""
+        columns = range(3)
+        return [
+            tuple(self.item(row, column).text() for column in columns)
+            for row in range(self.rowCount())
+        ]
+
+    def _fill(self, number: int, row: Row) -> None:
+        for column, text in ((SLICE, row.name), (WHY, row.why), (STATE, row.state)):
+            item = QTableWidgetItem(text)
+            item.setToolTip("Click: go to this slice")
+            if column != WHY:
+                item.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
+            if column == STATE and text.startswith("✓"):
+                item.setForeground(QColor("#2fb344"))
+            self.setItem(number, column, item)
+        self.item(number, SLICE).setData(_PLACE, row.place)
+
+    def _on_click(self, row: int, _: int) -> None:
+        self.go_to.emit(self._shown[row].place)
