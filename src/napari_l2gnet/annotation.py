@@ -56,7 +56,7 @@ class Proposal:
     """A new answer to look at before it is accepted: raw and, once it is `complete`, tidied, both
     (t,z,y,x); `done` are the slices that there are.
 
-    model: None as long as no guard has seen the model.
+    model: None as long as no guard has seen the model. others: masks that taught it, too.
     """
 
     kind: Kind
@@ -66,6 +66,7 @@ class Proposal:
     model: Model | None = None
     verdict: Verdict | None = None
     looks: dict[int, Look] = field(default_factory=dict)
+    others: Sequence[Annotation] = ()
 
     @property
     def complete(self) -> bool:
@@ -197,7 +198,7 @@ class Annotation:
         nothing but a person's voxels counts there.
         """
         self.look_for_edits()
-        segmentation, by_person = self.segmentation, None
+        segmentation = self.segmentation
         frames = sorted({frame for frame, _ in self.taught})
         lessons = []
         for frame in frames:
@@ -213,7 +214,7 @@ class Annotation:
                 )
                 by_person = stroked | (shown != known)
                 all_true = painted_is_complete or place in segmentation.reviewed
-                told = shown if all_true else np.where(by_person, shown, UNMARKED)
+                told = shown if all_true else np.where(by_person, shown, np.uint16(UNMARKED))
                 np.moveaxis(labels, segmentation.axis, 0)[index] = told
                 weight = np.where(by_person, PAINTED_WEIGHT, 1.0)
                 np.moveaxis(weights, segmentation.axis, 0)[index] = weight

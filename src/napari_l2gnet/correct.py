@@ -102,10 +102,7 @@ class CorrectWidget(CorrectForm):
     def closeEvent(self, event: Any) -> None:
         """Stop what is under way and let go of the viewer's events."""
         if self._run is not None:
-            self._run.cancel()
-            # Nobody is left to hear of the end.
-            drop_proposal(self._run.annotation)
-            self._run.annotation.tell_job("")
+            self._run.abandon()
             self._run = None
         self._let_go()
         self._looking.stop()
@@ -143,10 +140,9 @@ class CorrectWidget(CorrectForm):
     @property
     def annotation(self) -> Annotation | None:
         """How far the chosen mask is."""
-        if self.mask is None:
+        if self.mask is None or not self.mask.connected:
             return None
-        layer = self.mask.layer
-        return Annotation.of(layer.metadata, self.mask.segmentation, layer.metadata[MODEL_KEY])
+        return _annotation_of(self.mask)
 
     @property
     def running(self) -> bool:
@@ -177,26 +173,26 @@ class CorrectWidget(CorrectForm):
     def _let_go(self) -> None:
         if self.mask is None:
             return
-        events, annotation = self.mask.layer.events, self.annotation
+        events, annotation = self.mask.layer.events, _annotation_of(self.mask)
         events.set_data.disconnect(self._on_painted)
         for event in (events.features, events.colormap, events.selected_label):
             event.disconnect(self._show_organs)
-        if annotation is not None:
-            annotation.changed.disconnect(self._on_changed, missing_ok=True)
+        annotation.changed.disconnect(self._on_changed, missing_ok=True)
         self.mask = None
 
     def _on_painted(self, _: Any = None) -> None:
         # napari tells of a redraw, not of what changed (undo tells nothing else).
         if self.annotation is not None:
             self.annotation.may_be_edited()
-            self._looking.start()
-            self._rank_soon.start()
+        self._looking.start()
+        self._rank_soon.start()
 
     def _look(self) -> None:
         """Look for edits, and bring the preview up to date, for a few milliseconds."""
         annotation = self.annotation
-        if annotation is None or self.mask is None or not self.mask.connected:
+        if annotation is None:
             self._looking.stop()
+            self._show_all()
             return
         done = annotation.look_for_edits(seconds=0.005)
         if annotation.preview is not None:
@@ -294,6 +290,8 @@ class CorrectWidget(CorrectForm):
         """Enable what can be done now; everything disabled says why."""
         annotation = self.annotation
         none = "" if annotation else "Segment a scan first, in the widget Segment."
+        if self.mask is not None and annotation is None:
+            none = "The data of this mask were replaced and fit its scan no more: segment again."
         busy = f"{annotation.job}: cancel it first." if annotation and annotation.job else ""
         if not busy and self.running:
             busy = "Another mask's job is under way: cancel it first."
@@ -508,12 +506,12 @@ class CorrectWidget(CorrectForm):
         return Task(
             annotations[0],
             version,
-            # The mask on screen may have taught nothing itself.
             scans,
             masks[0].place,
             self.kind.currentData(),
             float(self.seconds.value()),
             names=same_names(annotations),
+            others=annotations[1:],
         )
 
     def cancel_run(self) -> None:

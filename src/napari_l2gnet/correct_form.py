@@ -11,6 +11,7 @@ from napari.layers import Labels, Layer
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
+    QAbstractButton,
     QButtonGroup,
     QComboBox,
     QFormLayout,
@@ -144,6 +145,9 @@ class CorrectForm(QWidget):
                 QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
             )
         self._lay_out()
+        # Keys are the canvas's: a click must not take the focus from it.
+        for control in self.findChildren(QAbstractButton):
+            control.setFocusPolicy(Qt.FocusPolicy.TabFocus)
 
     def _lay_out(self) -> None:
         top = _form(("Mask", self.layer))
@@ -167,7 +171,11 @@ class CorrectForm(QWidget):
         layout.addWidget(self.bar)
         layout.addWidget(self.curve)
         layout.addWidget(self.message)
-        self.proposal = _row(*self.view_buttons.values(), self.accept, self.discard)
+        self.proposal = QWidget()
+        proposal = QVBoxLayout(self.proposal)
+        proposal.setContentsMargins(0, 0, 0, 0)
+        proposal.addWidget(_row(QLabel("Preview"), *self.view_buttons.values()))
+        proposal.addWidget(_row(self.accept, self.discard))
         layout.addWidget(self.proposal)
         layout.addLayout(versions)
         layout.addStretch(1)

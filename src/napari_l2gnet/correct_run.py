@@ -42,6 +42,8 @@ class CorrectRun(QObject):
         self.text = ""
         self._kind: Kind = "scan"
         self._answer: Moment | None = None
+        self._loading: Version | None = None
+        self._abandoned = False
 
     def learn(self, task: Task) -> None:
         """Fine-tune; what comes out is proposed."""
@@ -60,15 +62,16 @@ class CorrectRun(QObject):
             moment = self._answer
             assert moment is not None
             assert moment.answer is not None
-            version = self.annotation.versions[number]
             version.raw, version.looks = moment.raw, moment.looks or {}
             if moment.model is not None:
                 version.model = moment.model
             self._adopt(moment, number, f"The mask shows {version.name} now")
 
-        name = self.annotation.versions[number].name
+        version = self.annotation.versions[number]
+        if version.kind == "file" and version.raw is None:
+            self._loading = version
         steps = learning.apply(self._session, task)
-        self._start(f"Going to {name}", steps, self._take_answer, adopt)
+        self._start(f"Going to {version.name}", steps, self._take_answer, adopt)
 
     def interpolate(self, frame: int, slices: tuple[int, ...], organ: int | None) -> None:
         """Fill in between slices of a frame; None stands for all organs."""
@@ -84,6 +87,13 @@ class CorrectRun(QObject):
         """Stop; nothing of it stays."""
         if self._job is not None:
             self._job.cancel()
+
+    def abandon(self) -> None:
+        """Stop; nobody is left to hear of the end."""
+        self._abandoned = True
+        self.cancel()
+        self._undo_traces()
+        self.annotation.tell_job("")
 
     def drop_proposal(self) -> None:
         """Nothing is proposed any more, nor shown beside the mask."""
@@ -114,7 +124,8 @@ class CorrectRun(QObject):
             return
         if moment.preview and annotation.proposal is None:
             raw = np.zeros_like(annotation.segmentation.raw)
-            annotation.propose(Proposal(self._kind, raw))
+            others = self.task.others if self.task is not None else ()
+            annotation.propose(Proposal(self._kind, raw, others=others))
             annotation.preview = Preview(self.mask, annotation)
         if moment.verdict is not None:
             self.text = told(moment)
@@ -172,13 +183,21 @@ class CorrectRun(QObject):
         self._end("finished", f"{text}: {count:,} voxels changed; Ctrl-Z takes it back.")
 
     def _cancelled(self) -> None:
-        self.drop_proposal()
-        self._end("cancelled", "Cancelled: everything is as it was; what you painted stays.")
+        if not self._abandoned:
+            self._undo_traces()
+            self._end("cancelled", "Cancelled: everything is as it was; what you painted stays.")
 
     def _failed(self, sentence: str) -> None:
-        self.drop_proposal()
+        if self._abandoned:
+            return
+        self._undo_traces()
         show_error(sentence)
         self._end("failed", sentence)
+
+    def _undo_traces(self) -> None:
+        self.drop_proposal()
+        if self._loading is not None and self._loading.raw is None:
+            self.annotation.versions.remove(self._loading)
 
     def _end(self, outcome: str, text: str) -> None:
         self.annotation.tell_job("")
@@ -206,6 +225,9 @@ def accept(mask: MaskLayer, annotation: Annotation) -> int:
             proposal.looks,
         )
     )
+    for other in proposal.others:
+        parent, name = other.segmentation.version, other.next_name()
+        other.add_version(Version(name, proposal.kind, parent, proposal.model, proposal.verdict))
     places = annotation.segmentation.places
     changed = mask.adopt(proposal.answer, proposal.raw, number, proposal.looks, places)
     annotation.changed.emit("versions")

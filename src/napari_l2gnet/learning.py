@@ -45,7 +45,8 @@ class TaughtScan:
 class Task:
     """What to learn, from which scans, and with what to begin; the first scan is on screen.
 
-    here: the slice on screen, which may change while the task goes on.
+    here: the slice on screen, which may change while the task goes on. others: the annotations of
+    the other scans.
     """
 
     annotation: Annotation
@@ -56,6 +57,7 @@ class Task:
     seconds: float = 20.0
     seed: int = 0
     names: Mapping[int, str] = field(default_factory=dict)
+    others: Sequence[Annotation] = ()
     device: str = "auto"
 
 

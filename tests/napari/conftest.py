@@ -9,6 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from gui import open_scan, run
 from superqt.utils import WorkerBase
 
 from l2gnet_core.card import Expectations, ModelCard
@@ -16,6 +17,7 @@ from l2gnet_core.checkpoint import save_model
 from l2gnet_core.config import preset
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.model import build
+from napari_l2gnet.correct import CorrectWidget
 from napari_l2gnet.segment import SegmentWidget
 from napari_l2gnet.session import Session
 
@@ -80,5 +82,23 @@ def segment_widget(
         viewer.window.add_dock_widget(widget, name="Segment")
         widget.model.setCurrentText("scribbler")
         return viewer, widget
+
+    return make
+
+
+@pytest.fixture
+def correct_widget(
+    segment_widget: Callable[[], tuple[Any, SegmentWidget]], scan_file: Path, qtbot: Any
+) -> Callable[[], tuple[Any, SegmentWidget, CorrectWidget]]:
+    """Makes a viewer with a segmented scan and both widgets docked."""
+
+    def make() -> tuple[Any, SegmentWidget, CorrectWidget]:
+        viewer, segment = segment_widget()
+        open_scan(viewer, scan_file)
+        run(qtbot, segment)
+        correct = CorrectWidget(viewer, segment.session)
+        with qtbot.waitSignal(correct.ready, timeout=30_000):
+            viewer.window.add_dock_widget(correct, name="Correct & fine-tune")
+        return viewer, segment, correct
 
     return make

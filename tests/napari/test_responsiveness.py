@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QTimer
 
+from napari_l2gnet.correct import CorrectWidget
+
 pytestmark = pytest.mark.alone
 
 
@@ -70,6 +72,62 @@ def test_the_window_answers_during_a_run_on_a_large_scan(segment_widget: Any, qt
     assert cancelling < 1
     assert p99 <= np.percentile(idle, 99) + 50
     assert worst <= idle.max() + 250
+
+
+def test_the_window_answers_while_fine_tuning_and_soon_shows_a_preview(
+    segment_widget: Any, qtbot: Any
+) -> None:
+    viewer, segment = segment_widget()
+    segment.model.setCurrentText("cardiac-cine")
+    viewer.open_sample("napari-l2gnet", "cardiac-phantom")
+    viewer.dims.set_current_step(1, 5)
+    with qtbot.waitSignal(segment.run_ended, timeout=120_000):
+        segment.start.click()
+    widget = CorrectWidget(viewer, segment.session)
+    with qtbot.waitSignal(widget.ready, timeout=30_000):
+        viewer.window.add_dock_widget(widget)
+    qtbot.waitUntil(lambda: bool(widget.annotation.doubts), timeout=30_000)
+    for index in (3, 5, 7):
+        widget.go_to((0, index))
+        widget.accept_this_slice()
+    widget.go_to((0, 4))
+    viewer.show()
+    heartbeat = Heartbeat(widget)
+    idle = heartbeat.measure(lambda: qtbot.wait(2000))
+    layer, seconds = widget.mask.layer, {}
+
+    def fine_tuning() -> None:
+        started = time.perf_counter()
+        cpu = time.process_time()
+        widget.start.click()
+        qtbot.waitUntil(
+            lambda: bool(widget.annotation.proposal and widget.annotation.proposal.done),
+            timeout=120_000,
+        )
+        seconds["preview"] = time.perf_counter() - started
+        seconds["cpu"] = time.process_time() - cpu
+        assert widget.mask.place in widget.annotation.proposal.done
+        # Painting goes on meanwhile.
+        for row in range(10):
+            layer.data_setitem((np.array([0]), np.array([4]), np.array([row]), np.array([0])), 1)
+            qtbot.wait(100)
+        asked = time.perf_counter()
+        with qtbot.waitSignal(widget.run_ended, timeout=5000):
+            widget.cancel.click()
+        seconds["cancel"] = time.perf_counter() - asked
+
+    busy = heartbeat.measure(fine_tuning)
+    p99, worst = np.percentile(busy, 99), busy.max()
+    print(
+        f"idle p99 {np.percentile(idle, 99):.0f} max {idle.max():.0f} ms, "
+        f"busy p99 {p99:.0f} max {worst:.0f} ms, cancel {1000 * seconds['cancel']:.0f} ms, "
+        f"first preview {seconds['preview']:.1f} s ({seconds['cpu']:.1f} s of CPU time)"
+    )
+    assert (layer.data[0, 4, :10, 0] == 1).all()
+    assert seconds["cancel"] < 1
+    assert p99 <= np.percentile(idle, 99) + 50
+    assert worst <= idle.max() + 250
+    assert seconds["preview"] <= 5
 
 
 def test_the_widget_is_shown_soon_after_the_viewer() -> None:

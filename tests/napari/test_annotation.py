@@ -1,0 +1,273 @@
+"""An answer that is accepted comes as one undoable step and is never a person's; theirs stays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from napari.components import ViewerModel
+
+from l2gnet_core.card import Expectations, ModelCard
+from l2gnet_core.errors import InputError
+from l2gnet_core.labels import Label, LabelSet
+from napari_l2gnet.annotation import PAINTED_WEIGHT, UNMARKED, Annotation, same_names
+from napari_l2gnet.doubts import Doubt
+from napari_l2gnet.layers import volume_of
+from napari_l2gnet.mask_layer import MaskLayer
+
+CARD = ModelCard(
+    "model",
+    LabelSet.from_names({1: "one", 2: "two"}),
+    expects=Expectations(volumes={"one": (1.0, 2.0)}),
+)
+SIZE = 8
+SHAPE = (5, SIZE, SIZE)
+
+
+def new_mask(shape: tuple[int, ...] = SHAPE) -> tuple[MaskLayer, Annotation]:
+    viewer = ViewerModel()
+    image = viewer.add_image(np.zeros(shape), name="scan")
+    mask = MaskLayer.add(viewer, image, volume_of(image).grid, CARD, axis=0)
+    for place in mask.segmentation.places:
+        mask.put(place, full(1))
+    return mask, Annotation.of(mask.layer.metadata, mask.segmentation, "model")
+
+
+def full(label: int) -> np.ndarray:
+    return np.full((SIZE, SIZE), label, np.uint8)
+
+
+def everywhere(label: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    return np.full((1, *shape)[-4:], label, np.uint8)
+
+
+def square(index: int) -> tuple[np.ndarray, ...]:
+    rows, columns = np.mgrid[2:5, 2:5].reshape(2, -1)
+    return np.full_like(rows, index), rows, columns
+
+
+def test_an_answer_leaves_strokes_and_reviewed_slices_alone_and_is_undone_in_one_step() -> None:
+    mask, annotation = new_mask()
+    layer, segmentation = mask.layer, mask.segmentation
+    layer.data_setitem(square(1), 2)
+    layer.data[4, 0] = 2  # as a script writes
+    annotation.review((0, 2))
+    before, mine = layer.data.copy(), segmentation.by_person().copy()
+    new = everywhere(0)
+    count = mask.adopt(new, new, 1)
+    kept = mine[0].copy()
+    kept[2] = True
+    np.testing.assert_array_equal(layer.data, np.where(kept, before, 0))
+    assert count == (~kept).sum()
+    np.testing.assert_array_equal(segmentation.by_person(), mine)
+    assert segmentation.version == 1
+    layer.undo()
+    np.testing.assert_array_equal(layer.data, before)
+    np.testing.assert_array_equal(segmentation.by_person(), mine)
+    assert segmentation.version == 0
+    layer.redo()
+    np.testing.assert_array_equal(layer.data, np.where(kept, before, 0))
+    np.testing.assert_array_equal(segmentation.by_person(), mine)
+    assert segmentation.version == 1
+    layer.undo()
+    layer.undo()
+    # Below the stroke the old answer is back, and nothing there is a person's any more.
+    assert (layer.data[1] == 1).all()
+    assert not segmentation.by_person()[0, 1].any()
+
+
+def test_a_stroke_on_an_accepted_answer_shows_that_answer_once_undone() -> None:
+    mask, _ = new_mask()
+    mask.adopt(everywhere(2), everywhere(2), 1)
+    mask.layer.data_setitem(square(1), 0)
+    assert mask.segmentation.by_person().sum() == 9
+    mask.layer.undo()
+    assert (mask.layer.data == 2).all()
+    assert not mask.segmentation.touched()
+
+
+def test_slices_lose_their_review_with_the_answer_that_was_reviewed() -> None:
+    mask, annotation = new_mask()
+    mask.adopt(everywhere(2), everywhere(2), 1)
+    annotation.review((0, 1))
+    mask.layer.undo()
+    assert not mask.segmentation.reviewed
+
+
+def test_a_new_run_never_writes_into_a_mask_that_is_reviewed_or_of_another_version() -> None:
+    mask, annotation = new_mask()
+    image, grid = mask.viewer.layers[0], mask.segmentation.grid
+    assert mask.can_take(image, grid, 0)
+    annotation.review((0, 1))
+    assert not mask.can_take(image, grid, 0)
+    mask.put((0, 1), full(2))
+    assert (mask.layer.data[1] == 1).all()
+    annotation.review((0, 1), accepted=False)
+    mask.segmentation.count()
+    mask.put((0, 1), full(1))
+    mask.adopt(everywhere(2), everywhere(2), 1)
+    assert not mask.can_take(image, grid, 0)
+    mask.layer.undo()
+    assert mask.can_take(image, grid, 0)
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("stroke"), st.integers(0, 2), st.integers(0, 4)),
+        st.tuples(st.just("answer"), st.integers(0, 2), st.integers(0, SIZE)),
+        st.tuples(st.just("undo")),
+        st.tuples(st.just("redo")),
+    ),
+    max_size=14,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(STEPS, st.sampled_from([SHAPE, (2, *SHAPE)]))
+def test_undo_and_redo_go_through_strokes_and_answers_alike(
+    steps: list[Any], shape: tuple[int, ...]
+) -> None:
+    mask, _ = new_mask(shape)
+    layer, segmentation = mask.layer, mask.segmentation
+
+    def state() -> tuple[np.ndarray, np.ndarray, int]:
+        return layer.data.copy(), segmentation.by_person().copy(), segmentation.version
+
+    past, future, now = [], [], state()
+    at = (0,) * (len(shape) - 3)
+    for number, (name, *rest) in enumerate(steps, 1):
+        if name == "undo":
+            layer.undo()
+            if past:
+                future.append(now)
+                now = past.pop()
+        elif name == "redo":
+            layer.redo()
+            if future:
+                past.append(now)
+                now = future.pop()
+        else:
+            before = layer.data.copy()
+            mine = segmentation.by_person().copy()
+            if name == "stroke":
+                label, index = rest
+                where = square(index)
+                layer.data_setitem((*(np.full(9, i) for i in at), *where), label)
+            else:
+                label, row = rest
+                answer = everywhere(label, shape).reshape(segmentation.shown.shape).copy()
+                answer[..., :row, :] = 0
+                mask.adopt(answer, answer, number)
+                held = mine.reshape(before.shape)
+                expected = np.where(held, before, answer.reshape(before.shape))
+                np.testing.assert_array_equal(layer.data, expected)
+                np.testing.assert_array_equal(segmentation.by_person(), mine)
+            if (layer.data != before).any():
+                past.append(now)
+                future = []
+            now = state()
+        segmentation.counts.mark_all()
+        segmentation.count()
+        for one, other in zip(state()[:2], now[:2], strict=True):
+            np.testing.assert_array_equal(one, other, err_msg=name)
+
+
+def test_the_queue_begins_with_the_greatest_doubt_and_next_skips_what_is_reviewed() -> None:
+    mask, annotation = new_mask()
+    assert [index for _, index in annotation.queue] == [0, 1, 2, 3, 4]
+    annotation.rank({(0, i): Doubt(float(i), "two" if i > 2 else "") for i in range(5)})
+    assert [index for _, index in annotation.queue] == [4, 3, 2, 1, 0]
+    assert annotation.why((0, 4)) == "unsure: two"
+    assert annotation.next_place(None) == (0, 4)
+    annotation.review((0, 3))
+    assert annotation.next_place((0, 4)) == (0, 2)
+    assert annotation.next_place((0, 0)) == (0, 4)
+    for index in range(5):
+        annotation.review((0, index))
+    assert annotation.next_place((0, 0)) is None
+    mask.layer.data_setitem(square(1), 2)
+    annotation.may_be_edited()
+    annotation.look_for_edits()
+    assert annotation.why((0, 1)) == "edited"
+    mask.layer.undo()
+    annotation.may_be_edited()
+    annotation.look_for_edits()
+    assert annotation.edited == set()
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_what_a_painted_slice_teaches(complete: bool) -> None:
+    mask, annotation = new_mask()
+    mask.layer.data_setitem(square(1), 2)
+    mask.layer.data_setitem(square(3), 2)
+    annotation.may_be_edited()
+    annotation.review((0, 3))
+    (lesson,) = annotation.lessons(complete)
+    assert lesson.slices == (1, 3)
+    np.testing.assert_array_equal(lesson.labels[3], mask.layer.data[3])
+    painted = np.zeros((SIZE, SIZE), bool)
+    painted[2:5, 2:5] = True
+    rest = 1 if complete else UNMARKED
+    np.testing.assert_array_equal(lesson.labels[1], np.where(painted, 2, rest))
+    np.testing.assert_array_equal(lesson.weights[3], np.where(painted, PAINTED_WEIGHT, 1))
+    # Copies: painting on changes nothing of what is learnt.
+    mask.layer.data_setitem(square(3), 0)
+    assert (lesson.labels[3][painted] == 2).all()
+
+
+def test_interpolation_fills_one_organ_between_its_slices_and_takes_nothing_painted_away() -> None:
+    mask, annotation = new_mask()
+    layer = mask.layer
+    with pytest.raises(InputError, match="two has none"):
+        annotation.between(0, 2)
+    layer.data_setitem(square(0), 2)
+    layer.data_setitem(square(4), 2)
+    layer.data_setitem((np.array([2]), np.array([3]), np.array([3])), 0)
+    annotation.may_be_edited()
+    slices = annotation.between(0, 2)
+    assert slices == (0, 4)
+    filled = annotation.interpolated(mask.segmentation.answer, 0, slices, 2)
+    mask.adopt(filled, filled, 0)
+    assert (layer.data == 2).sum() == 5 * 9 - 1
+    assert layer.data[2, 3, 3] == 0
+    assert (layer.data == 1).sum() == 5 * (SIZE**2 - 9)
+    layer.undo()
+    assert (layer.data == 2).sum() == 2 * 9
+
+
+def test_organs_are_added_renamed_and_refused() -> None:
+    mask, annotation = new_mask()
+    assert annotation.free_id() == 3
+    color = annotation.new_color(3)
+    mask.relabel(annotation.with_organ(Label(3, "three", color)))
+    mask.relabel(annotation.with_organ(Label(1, "uno", "#123456")))
+    assert mask.segmentation.card.labels.names == {1: "uno", 2: "two", 3: "three"}
+    assert mask.segmentation.card.expects.volumes == {"uno": (1.0, 2.0)}
+    np.testing.assert_allclose(mask.layer.colormap.map(1)[:3], np.array([18, 52, 86]) / 255)
+    mask.layer.data_setitem(square(1), 3)
+    mask.segmentation.count()
+    assert mask.voxels()[3] == 9
+    for organ, problem in (
+        (Label(4, "two", color), "there is a two already"),
+        (Label(4, "  ", color), "Expected a name"),
+        (Label(UNMARKED, "x", color), "Expected an id"),
+    ):
+        with pytest.raises(InputError, match=problem):
+            annotation.with_organ(organ)
+    with pytest.raises(InputError, match="up to 255"):
+        mask.relabel(annotation.with_organ(Label(300, "x", color)))
+    assert 300 not in mask.segmentation.card.labels.names
+    other, others = new_mask()
+    other.relabel(others.with_organ(Label(1, "uno", color)))
+    other.relabel(others.with_organ(Label(3, "drei", color)))
+    with pytest.raises(InputError, match="label 3 is three in one and drei"):
+        same_names([annotation, others])
+
+
+def test_there_is_one_annotation_of_a_mask_and_a_duplicate_layer_has_its_own_mask() -> None:
+    mask, annotation = new_mask()
+    metadata = mask.layer.metadata
+    assert Annotation.of(metadata, mask.segmentation, "model") is annotation

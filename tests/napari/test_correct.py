@@ -1,0 +1,334 @@
+"""The Correct & fine-tune widget in a real viewer: the whole loop, and what must never happen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QTableWidget
+
+from l2gnet_core.errors import InputError
+from l2gnet_core.labels import Label
+from napari_l2gnet.correct import CorrectWidget
+from napari_l2gnet.preview import AFTER, BEFORE, CHANGES
+from napari_l2gnet.session import Session
+
+
+def bright(viewer: Any) -> np.ndarray:
+    """The truth in these tests: bright is the right ventricle."""
+    scan = viewer.layers[0].data
+    return (scan > np.median(scan)).astype(np.uint8)
+
+
+def correct_slice(viewer: Any, widget: CorrectWidget, index: int) -> None:
+    """Paint a slice as it truly is, and accept it."""
+    widget.go_to((0, index))
+    rows, columns = np.indices(widget.mask.layer.data.shape[1:]).reshape(2, -1)
+    where = (np.full_like(rows, index), rows, columns)
+    widget.mask.layer.data_setitem(where, bright(viewer)[where])
+    widget.accept_this_slice()
+
+
+def ends(qtbot: Any, widget: CorrectWidget, begin: Any) -> str:
+    with qtbot.waitSignal(widget.run_ended, timeout=60_000) as blocker:
+        begin()
+    return str(blocker.args[0])
+
+
+def fine_tune(qtbot: Any, widget: CorrectWidget, seconds: int = 2) -> str:
+    widget.seconds.setValue(seconds)
+    return ends(qtbot, widget, widget.start.click)
+
+
+def states(widget: CorrectWidget) -> dict[int, str]:
+    return {int(slice): state for slice, _, state in widget.queue.rows()}
+
+
+def test_the_whole_loop(correct_widget: Any, qtbot: Any) -> None:
+    viewer, _, widget = correct_widget()
+    layer = widget.mask.layer
+    first = layer.data.copy()
+    widget.go_to((0, 2))
+    correct_slice(viewer, widget, 2)
+    qtbot.waitUntil(lambda: states(widget)[2] == "✓ reviewed")
+    assert widget.reviewed.format() == "Reviewed 1 / 6"
+    assert widget.start.text() == "Fine-tune on 1 slice"
+    widget.go_to((0, 4))
+    layer.data_setitem((np.full(9, 4), *np.mgrid[0:3, 0:3].reshape(2, -1)), 3)
+    qtbot.waitUntil(lambda: states(widget)[4] == "edited")
+    assert widget.start.text() == "Fine-tune on 2 slices"
+    corrected = layer.data.copy()
+    mine = widget.mask.segmentation.by_person().copy()
+
+    # A single accepted slice: nothing can be left out, and the verdict says so.
+    widget.annotation.review((0, 2))
+    layer.undo()
+    qtbot.waitUntil(lambda: states(widget)[4] == "–")
+    assert fine_tune(qtbot, widget) == "finished", widget.message.text()
+    assert "weak evidence" in widget.message.text()
+    layer.redo()
+    assert widget.curve.points[0] > 0
+    assert widget.curve.points[1] > 0
+
+    # The preview is beside the mask, not in it.
+    np.testing.assert_array_equal(layer.data, corrected)
+    assert widget.annotation.preview.mode == AFTER
+    assert layer.opacity == 0
+    assert viewer.layers.selection.active is layer
+    qtbot.waitUntil(lambda: widget.annotation.preview.update_some(0))
+    preview = viewer.layers[-1].data.copy()
+    np.testing.assert_array_equal(preview[mine[0]], corrected[mine[0]])
+    widget.show_view(CHANGES)
+    qtbot.waitUntil(lambda: widget.annotation.preview.update_some(0))
+    np.testing.assert_array_equal(viewer.layers[-1].data == 1, preview != corrected)
+    widget.show_view(BEFORE)
+    assert layer.opacity == pytest.approx(0.6)
+
+    # What is painted while a preview waits is a person's, too.
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 2)
+    corrected, mine = layer.data.copy(), widget.mask.segmentation.by_person().copy()[0]
+    mine[2] = True
+    count = len(viewer.layers)
+    widget.accept.click()
+    assert len(viewer.layers) == count - 2
+    accepted = layer.data.copy()
+    assert (accepted != corrected).any()
+    np.testing.assert_array_equal(accepted[mine], corrected[mine])
+    assert widget.version.currentText().startswith("v1")
+    layer.undo()
+    np.testing.assert_array_equal(layer.data, corrected)
+    qtbot.waitUntil(lambda: widget.version.currentText().startswith("original"))
+    layer.redo()
+    np.testing.assert_array_equal(layer.data, accepted)
+    qtbot.waitUntil(lambda: widget.version.currentText().startswith("v1"))
+
+    # Back to the first answer, except where a person decided.
+    assert ends(qtbot, widget, widget.roll_back.click) == "finished"
+    np.testing.assert_array_equal(layer.data, np.where(mine, corrected, first))
+    assert widget.version.currentText().startswith("original")
+    assert not widget.roll_back.isEnabled()
+    # Every version is one click away.
+    assert ends(qtbot, widget, lambda: widget.version.activated.emit(1)) == "finished"
+    np.testing.assert_array_equal(layer.data, accepted)
+
+
+def test_a_model_that_does_not_help_is_not_kept(correct_widget: Any, qtbot: Any) -> None:
+    viewer, _, widget = correct_widget()
+    before = widget.mask.layer.data.copy()
+    for index in (1, 3):  # as the model has it: there is nothing to be learnt
+        widget.go_to((0, index))
+        widget.accept_this_slice()
+    assert fine_tune(qtbot, widget) == "finished"
+    assert "the old model is kept" in widget.message.text()
+    assert widget.annotation.proposal is None
+    assert widget.proposal.isHidden()
+    assert [layer.name for layer in viewer.layers] == ["scan", "scan · scribbler"]
+    assert widget.mask.layer.opacity == pytest.approx(0.6)
+    np.testing.assert_array_equal(widget.mask.layer.data, before)
+
+
+def test_cancel_leaves_everything_as_it_was_and_keeps_what_is_painted(
+    correct_widget: Any, qtbot: Any
+) -> None:
+    viewer, _, widget = correct_widget()
+    correct_slice(viewer, widget, 2)
+    layer = widget.mask.layer
+    widget.seconds.setValue(12)
+    widget.start.click()
+    assert not widget.start.isEnabled()
+    assert "cancel it first" in widget.start.toolTip()
+    qtbot.waitUntil(lambda: widget.annotation.preview is not None, timeout=60_000)
+    qtbot.waitUntil(lambda: widget.annotation.preview.mode == AFTER, timeout=60_000)
+    # Painting goes on, and shows in the preview.
+    layer.data_setitem((np.full(4, 2), *np.mgrid[0:2, 0:2].reshape(2, -1)), 3)
+    assert (viewer.layers[-1].data[2, :2, :2] == 3).all()
+    painted = layer.data.copy()
+    asked = time.perf_counter()
+    assert ends(qtbot, widget, widget.cancel.click) == "cancelled"
+    assert time.perf_counter() - asked < 1
+    np.testing.assert_array_equal(layer.data, painted)
+    assert len(viewer.layers) == 2
+    assert layer.opacity == pytest.approx(0.6)
+    assert widget.annotation.versions[1:] == []
+    assert widget.start.isEnabled()
+
+
+def test_a_widget_opened_late_shows_the_truth_and_a_closed_one_takes_its_job_along(
+    correct_widget: Any, qtbot: Any
+) -> None:
+    viewer, _, widget = correct_widget()
+    correct_slice(viewer, widget, 2)
+    widget.seconds.setValue(60)
+    widget.start.click()
+    late = CorrectWidget(viewer, widget.session)
+    qtbot.addWidget(late)
+    assert states(late)[2] == "✓ reviewed"
+    assert "Fine-tuning" in late.start.toolTip()
+    late.go_to((0, 3))
+    late.accept_this_slice()
+    assert states(widget)[3] == "✓ reviewed"
+    widget.close()
+    assert late.start.isEnabled()
+    assert late.annotation.proposal is None
+    assert len(viewer.layers) == 2
+    late.close()
+
+
+def test_keys_accept_go_on_and_are_free_again_after_closing(
+    correct_widget: Any, qtbot: Any
+) -> None:
+    viewer, _, widget = correct_widget()
+    keys = {str(key): action for key, action in viewer.keymap.items()}
+    assert {"K", "N", "G"} <= set(keys)
+    widget.go_to((0, 0))
+    keys["K"](viewer)
+    assert widget.mask.segmentation.reviewed == {(0, 0)}
+    keys["K"](viewer)
+    assert not widget.mask.segmentation.reviewed
+    queue = widget.annotation.queue
+    widget.mask.go_to_place(queue[-1])
+    seen = []
+    for _ in range(3):
+        keys["N"](viewer)
+        seen.append(widget.mask.place)
+    assert seen == queue[:3]
+    keys["G"](viewer)  # there is no preview: nothing happens
+    widget.close()
+    assert not {"K", "N", "G"} & {str(key) for key in viewer.keymap}
+
+
+def test_the_keys_are_none_of_naparis() -> None:
+    from napari.utils.shortcuts import default_shortcuts
+
+    from napari_l2gnet.correct_form import ACCEPT_KEY, FLIP_KEY, NEXT_KEY
+
+    taken = {str(key) for keys in default_shortcuts.values() for key in keys}
+    assert not taken & {ACCEPT_KEY, NEXT_KEY, FLIP_KEY}
+
+
+def test_doubtful_slices_come_first_and_say_why(correct_widget: Any, qtbot: Any) -> None:
+    viewer, _, widget = correct_widget()
+    qtbot.waitUntil(lambda: bool(widget.annotation.doubts), timeout=20_000)
+    doubts = widget.annotation.doubts
+    order = [int(slice) for slice, _, _ in widget.queue.rows()]
+    expected = [doubts[0, index].expected for index in order]
+    assert expected == sorted(expected, reverse=True)
+    assert widget.queue.rows()[0][1].startswith("unsure: ")
+    widget.queue.cellClicked.emit(5, 0)
+    assert round(viewer.layers[0].world_to_data(viewer.dims.point)[0]) == order[5]
+
+
+def test_a_new_organ_is_painted_interpolated_taught_and_saved(
+    correct_widget: Any, qtbot: Any, user_models: Path
+) -> None:
+    _, segment, widget = correct_widget()
+    layer = widget.mask.layer
+    widget.put_organ(Label(4, "papillary muscle", "#0072b2"), new=True)
+    widget.put_organ(Label(1, "RV", "#56b4e9"))
+    assert layer.selected_label == 1
+    assert [row[0] for row in segment.organs.rows()] == [
+        "RV",
+        "myocardium",
+        "left ventricle",
+        "papillary muscle",
+    ]
+    widget.put_organ(Label(4, "other", "#0072b2"), new=True)
+    assert "4 is the papillary muscle" in widget.message.text()
+    widget.organ.setCurrentIndex(widget.organ.findData(4))
+    assert layer.selected_label == 4
+    widget.interpolate.click()
+    assert "has none" in widget.message.text()
+    for index in (1, 3):
+        layer.data_setitem((np.full(100, index), *np.mgrid[5:15, 5:15].reshape(2, -1)), 4)
+    before = layer.data.copy()
+    assert ends(qtbot, widget, widget.interpolate.click) == "finished"
+    assert (layer.data[2, 5:15, 5:15] == 4).all()
+    layer.undo()
+    np.testing.assert_array_equal(layer.data, before)
+    layer.undo()  # one slice to learn from: an untrained model gains too little to be kept on two
+    assert fine_tune(qtbot, widget) == "finished"
+    widget.accept.click()
+    assert widget.save.isEnabled()
+    widget.save_version(user_models / "cardiac-cine.safetensors")
+    assert "no bundled model" in widget.message.text()
+    widget.save_version(user_models / "mine")
+    assert segment.model.findText("mine") >= 0
+    card = segment.catalog["mine"].card
+    assert card.name == "mine"
+    assert card.labels.names[4] == "papillary muscle"
+    assert card.labels.names[1] == "RV"
+    # Loaded, it makes the same mask again.
+    accepted = layer.data.copy()
+    ends(qtbot, widget, widget.roll_back.click)
+    path = user_models / "mine.safetensors"
+    assert ends(qtbot, widget, lambda: widget.load_version(path)) == "finished"
+    np.testing.assert_array_equal(layer.data, accepted)
+    assert widget.version.currentText() == "mine · loaded"
+
+
+def test_a_projects_model_learns_from_all_corrected_masks(correct_widget: Any, qtbot: Any) -> None:
+    viewer, segment, widget = correct_widget()
+    correct_slice(viewer, widget, 2)
+    first = viewer.layers[0]
+    second = viewer.add_image(first.data[::-1].copy(), name="second", scale=first.scale)
+    segment.image.choose(second)
+    with qtbot.waitSignal(segment.run_ended, timeout=20_000):
+        segment.start.click()
+    assert widget.layer.count() == 2
+    widget.layer.choose(viewer.layers[-1])
+    assert not widget.start.isEnabled()
+    widget.accept_this_slice()
+    assert widget.start.text() == "Fine-tune on 1 slice"
+    widget.kind.setCurrentIndex(1)
+    assert widget.start.text() == "Fine-tune on 2 slices"
+    assert fine_tune(qtbot, widget) == "finished", widget.message.text()
+
+
+def test_what_cannot_be_learnt_is_said_in_the_widget_and_by_napari(
+    correct_widget: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari.utils.notifications import notification_manager
+
+    viewer, _, widget = correct_widget()
+    correct_slice(viewer, widget, 2)
+    said = len(notification_manager.records)
+
+    def broken(*_: Any, **__: Any) -> Iterator[Any]:
+        raise InputError("Expected a good day, but it is none; try tomorrow.")
+        yield
+
+    monkeypatch.setattr("l2gnet_core.finetune.finetune", broken)
+    assert fine_tune(qtbot, widget) == "failed"
+    assert "Expected a good day" in widget.message.text()
+    assert len(notification_manager.records) == said + 1
+    assert widget.start.isEnabled()
+
+
+def test_everything_disabled_says_why(
+    make_napari_viewer: Any, user_models: Path, qtbot: Any
+) -> None:
+    viewer = make_napari_viewer()
+    widget = CorrectWidget(viewer, Session())
+    viewer.window.add_dock_widget(widget)
+    controls = [
+        control
+        for kind in (QAbstractButton, QComboBox, QAbstractSpinBox)
+        for control in widget.findChildren(kind)
+        if not isinstance(control.parent(), QComboBox | QTableWidget)
+    ]
+    assert not widget.start.isEnabled()
+    assert "Segment" in widget.start.toolTip()
+    for control in controls:
+        if not control.isEnabled() and control.objectName() != "qt_toolbar_ext_button":
+            assert control.toolTip(), control
+    assert "Segment a scan first" in widget.message.text()
+
+
+def test_the_manifest_offers_the_widget(make_napari_viewer: Any, user_models: Path) -> None:
+    viewer = make_napari_viewer()
+    _, widget = viewer.window.add_plugin_dock_widget("napari-l2gnet", "Correct & fine-tune")
+    assert isinstance(widget, CorrectWidget)
