@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from psygnal import Signal
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.labels import PALETTE, Label, LabelSet
+from napari_l2gnet.organs import UNMARKED
 from napari_l2gnet.segmentation import Place, Segmentation
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 ANNOTATION_KEY = "l2gnet_annotation"
 #: How much more a voxel counts that a person painted than one that they accepted.
 PAINTED_WEIGHT = 3.0
-#: The id of voxels of which nobody said anything; no organ may have it.
-UNMARKED = 65535
 
 Kind = Literal["original", "scan", "project", "file"]
 
@@ -263,54 +261,6 @@ class Annotation:
         )
         return np.where(~stroked & (shown == known), new, shown)
 
-    # ------------------------------------------------------------------ organs
-
-    def free_id(self) -> int:
-        """The smallest id that no organ has."""
-        taken = self.segmentation.card.labels.names
-        return next(id for id in range(1, UNMARKED) if id not in taken)
-
-    def with_organ(self, organ: Label) -> LabelSet:
-        """The mask's organs with one added, or changed if its id is taken.
-
-        Raises InputError for ids that cannot be and names that are empty or taken.
-        """
-        labels = self.segmentation.card.labels
-        if not 1 <= organ.id < UNMARKED:
-            raise InputError(
-                f"Expected an id from 1 to {UNMARKED - 1} for an organ, but got {organ.id}."
-            )
-        if not organ.name.strip():
-            raise InputError("Expected a name for the organ, but got none.")
-        if any(one.name == organ.name and one.id != organ.id for one in labels):
-            raise InputError(
-                f"Expected a name of its own for every organ, but there is a {organ.name} already; "
-                "choose another."
-            )
-        others = [one for one in labels if one.id != organ.id]
-        return LabelSet(tuple(sorted([*others, organ], key=lambda one: one.id)))
-
-    def with_organs_of(self, labels: LabelSet) -> LabelSet:
-        """The mask's organs and those of other labels that it does not have."""
-        mine = self.segmentation.card.labels
-        others = [label for label in labels if label.id not in mine.names]
-        return LabelSet(tuple(sorted([*mine, *others], key=lambda one: one.id)))
-
-    def new_color(self, id: int) -> str:
-        """A colour for a new organ: one that no other has, if there is any left."""
-        taken = set(self.segmentation.card.labels.colors.values())
-        free = [color for color in PALETTE if color not in taken]
-        return free[0] if free else PALETTE[(id - 1) % len(PALETTE)]
-
-    def tell_organs(self) -> None:
-        """The organs have changed."""
-        self.changed.emit("organs")
-
-    def card_labels(self, model: Model) -> LabelSet:
-        """A model's labels with the names and colours that they have in this mask."""
-        mine = {label.id: label for label in self.segmentation.card.labels}
-        return LabelSet(tuple(mine.get(label.id, label) for label in model.card.labels))
-
     # ------------------------------------------------------------------ between slices
 
     def between(self, frame: int, organ: int | None) -> tuple[int, ...]:
@@ -366,27 +316,6 @@ class Annotation:
                 old = np.where(stack[index] == organ, 0, stack[index])
                 stack[index] = np.where(filled[index] == organ, organ, old)
         return result
-
-
-def same_names(annotations: Iterable[Annotation]) -> dict[int, str]:
-    """Names of organs by id of masks that are to teach one model.
-
-    Raises InputError if an id has another name in each.
-    """
-    names: dict[int, str] = {}
-    for annotation in annotations:
-        for label in annotation.segmentation.card.labels:
-            if names.setdefault(label.id, label.name) != label.name:
-                raise InputError(
-                    f"Expected the same organs in all masks, but label {label.id} is "
-                    f"{names[label.id]} in one and {label.name} in another; rename one of them."
-                )
-    return names
-
-
-def renamed(model: Model, labels: LabelSet) -> Model:
-    """The same model with other names and colours of its organs."""
-    return replace(model, card=replace(model.card, labels=labels))
 
 
 def _listed(slices: Sequence[int]) -> str:

@@ -184,14 +184,22 @@ class CorrectForm(QWidget):
         layout.addWidget(research)
         self.setMinimumWidth(330)
 
-    def show_organs(self, labels: LabelSet, chosen: int) -> None:
-        """Offer these organs, and all of them together; no signal tells of it."""
+    def show_reviewed(self, count: int, total: int) -> None:
+        """How many slices are reviewed."""
+        self.reviewed.setRange(0, max(1, total))
+        self.reviewed.setValue(count)
+        text = f"Reviewed {count} / {total}" if total else "Nothing to review"
+        self.reviewed.setFormat(text)
+
+    def show_organs(self, labels: LabelSet, chosen: int | None) -> None:
+        """Offer these organs, and, as None, all of them together; no signal tells of it."""
         self.organ.blockSignals(True)
         self.organ.clear()
         for label in labels:
             self.organ.addItem(_colored(label.color), label.name, label.id)
         self.organ.addItem("all organs", None)
-        self.organ.setCurrentIndex(max(0, self.organ.findData(chosen)))
+        last = self.organ.count() - 1
+        self.organ.setCurrentIndex(last if chosen is None else self.organ.findData(chosen))
         self.organ.blockSignals(False)
 
     def show_versions(self, names: Sequence[str], current: int) -> None:

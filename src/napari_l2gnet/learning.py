@@ -18,6 +18,7 @@ from l2gnet_core.catalog import find_model
 from l2gnet_core.files.values import plain_values
 from l2gnet_core.volume import Volume
 from napari_l2gnet.annotation import Annotation, Lesson, Version
+from napari_l2gnet.organs import UNMARKED
 from napari_l2gnet.segmentation import Place, Segmentation
 from napari_l2gnet.session import Session, tidied_frames
 
@@ -206,7 +207,6 @@ def _model(session: Session, version: Version, annotation: Annotation, device: s
 
 def _correction(scan: _Scan, lesson: Lesson) -> Correction:
     from l2gnet_core.corrections import Correction
-    from napari_l2gnet.annotation import UNMARKED
 
     image = scan.frame(lesson.frame)
     return Correction(

@@ -129,9 +129,8 @@ class Preview:
         self._stale.update(segmentation.places)
         layers = self.mask.viewer.layers
         # Whoever paints goes on painting on the mask.
-        selected, active = set(layers.selection), layers.selection.active
+        active = layers.selection.active
         layers.append(layer)
-        layers.selection = selected
         layers.selection.active = active
 
     def _array(self, mode: str) -> Any:

@@ -13,10 +13,19 @@ from napari.components import ViewerModel
 from l2gnet_core.card import Expectations, ModelCard
 from l2gnet_core.errors import InputError
 from l2gnet_core.labels import Label, LabelSet
-from napari_l2gnet.annotation import PAINTED_WEIGHT, UNMARKED, Annotation, same_names
+from napari_l2gnet.annotation import PAINTED_WEIGHT, Annotation
 from napari_l2gnet.doubts import Doubt
 from napari_l2gnet.layers import volume_of
 from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.organs import (
+    UNMARKED,
+    as_called_in,
+    free_id,
+    new_color,
+    same_names,
+    with_organ,
+    with_organs_of,
+)
 
 CARD = ModelCard(
     "model",
@@ -239,12 +248,15 @@ def test_interpolation_fills_one_organ_between_its_slices_and_takes_nothing_pain
 
 
 def test_organs_are_added_renamed_and_refused() -> None:
-    mask, annotation = new_mask()
-    assert annotation.free_id() == 3
-    color = annotation.new_color(3)
-    mask.relabel(annotation.with_organ(Label(3, "three", color)))
-    mask.relabel(annotation.with_organ(Label(1, "uno", "#123456")))
-    assert mask.segmentation.card.labels.names == {1: "uno", 2: "two", 3: "three"}
+    mask, _ = new_mask()
+    labels = mask.segmentation.card.labels
+    assert free_id(labels) == 3
+    color = new_color(labels)
+    assert color not in labels.colors.values()
+    mask.relabel(with_organ(labels, Label(3, "three", color)))
+    mask.relabel(with_organ(mask.segmentation.card.labels, Label(1, "uno", "#123456")))
+    labels = mask.segmentation.card.labels
+    assert labels.names == {1: "uno", 2: "two", 3: "three"}
     assert mask.segmentation.card.expects.volumes == {"uno": (1.0, 2.0)}
     np.testing.assert_allclose(mask.layer.colormap.map(1)[:3], np.array([18, 52, 86]) / 255)
     mask.layer.data_setitem(square(1), 3)
@@ -256,15 +268,15 @@ def test_organs_are_added_renamed_and_refused() -> None:
         (Label(UNMARKED, "x", color), "Expected an id"),
     ):
         with pytest.raises(InputError, match=problem):
-            annotation.with_organ(organ)
+            with_organ(labels, organ)
     with pytest.raises(InputError, match="up to 255"):
-        mask.relabel(annotation.with_organ(Label(300, "x", color)))
+        mask.relabel(with_organ(labels, Label(300, "x", color)))
     assert 300 not in mask.segmentation.card.labels.names
-    other, others = new_mask()
-    other.relabel(others.with_organ(Label(1, "uno", color)))
-    other.relabel(others.with_organ(Label(3, "drei", color)))
+    other = LabelSet.from_names({3: "drei", 4: "vier"})
+    assert with_organs_of(labels, other).names == {**labels.names, 4: "vier"}
+    assert as_called_in(other, labels).names == {3: "three", 4: "vier"}
     with pytest.raises(InputError, match="label 3 is three in one and drei"):
-        same_names([annotation, others])
+        same_names([labels, other])
 
 
 def test_there_is_one_annotation_of_a_mask_and_a_duplicate_layer_has_its_own_mask() -> None:

@@ -1,0 +1,72 @@
+"""The organs of a mask as they are added, renamed and put together, without Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from l2gnet_core.errors import InputError
+from l2gnet_core.labels import PALETTE, Label, LabelSet
+
+#: The id of voxels of which nobody said anything; no organ may have it.
+UNMARKED = 65535
+LARGEST_ID = UNMARKED - 1
+
+
+def free_id(labels: LabelSet) -> int:
+    """The smallest id that no organ has."""
+    return next(id for id in range(1, UNMARKED) if id not in labels.names)
+
+
+def new_color(labels: LabelSet) -> str:
+    """A colour for a new organ: one that no other has, if there is any left."""
+    taken = set(labels.colors.values())
+    free = [color for color in PALETTE if color not in taken]
+    return free[0] if free else PALETTE[len(labels) % len(PALETTE)]
+
+
+def with_organ(labels: LabelSet, organ: Label) -> LabelSet:
+    """Organs with one added, or changed if its id is there.
+
+    Raises InputError for ids that cannot be and names that are empty or taken.
+    """
+    if not 1 <= organ.id <= LARGEST_ID:
+        raise InputError(f"Expected an id from 1 to {LARGEST_ID} for an organ, but got {organ.id}.")
+    if not organ.name.strip():
+        raise InputError("Expected a name for the organ, but got none.")
+    if any(one.name == organ.name and one.id != organ.id for one in labels):
+        raise InputError(
+            f"Expected a name of its own for every organ, but there is a {organ.name} already; "
+            "choose another."
+        )
+    return _sorted([*(one for one in labels if one.id != organ.id), organ])
+
+
+def with_organs_of(labels: LabelSet, others: LabelSet) -> LabelSet:
+    """Organs and those of other labels whose ids are not among them."""
+    return _sorted([*labels, *(label for label in others if label.id not in labels.names)])
+
+
+def as_called_in(labels: LabelSet, mine: LabelSet) -> LabelSet:
+    """Labels with the names and colours that `mine` has for their ids."""
+    called = {label.id: label for label in mine}
+    return LabelSet(tuple(called.get(label.id, label) for label in labels))
+
+
+def same_names(masks: Iterable[LabelSet]) -> dict[int, str]:
+    """Names of organs by id, of masks that are to teach one model.
+
+    Raises InputError if an id has another name in each.
+    """
+    names: dict[int, str] = {}
+    for labels in masks:
+        for label in labels:
+            if names.setdefault(label.id, label.name) != label.name:
+                raise InputError(
+                    f"Expected the same organs in all masks, but label {label.id} is "
+                    f"{names[label.id]} in one and {label.name} in another; rename one of them."
+                )
+    return names
+
+
+def _sorted(labels: Iterable[Label]) -> LabelSet:
+    return LabelSet(tuple(sorted(labels, key=lambda label: label.id)))

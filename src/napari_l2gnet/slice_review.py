@@ -1,0 +1,197 @@
+"""Going through the slices of a mask: the table of them, what a person edits, doubts, and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import napari
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_l2gnet.annotation import Annotation
+from napari_l2gnet.correct_form import ACCEPT_KEY, NEXT_KEY, CorrectForm
+from napari_l2gnet.doubts import doubtful_slices
+from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.segmentation import Place
+from napari_l2gnet.slice_queue import Row
+from napari_l2gnet.worker import Job
+
+#: Milliseconds without news after which slices are ranked again.
+_QUIET = 700
+
+
+class SliceReview(QObject):
+    """Keeps the queue of slices true to an annotation, and does what its buttons and keys say."""
+
+    #: All that was painted, undone or previewed has been looked at.
+    looked = Signal()
+    said = Signal(str)
+
+    def __init__(self, viewer: napari.Viewer, form: CorrectForm) -> None:
+        super().__init__(form)
+        self.mask: MaskLayer | None = None
+        self.annotation: Annotation | None = None
+        self._viewer = viewer
+        self._form = form
+        self._ranking: Job | None = None
+        self._ranked: Any = None
+        #: Where the queue was followed to.
+        self._walked: Place | None = None
+        # What a person paints is looked for in quiet moments, a few slices at a time.
+        self._looking = QTimer(self, interval=0)
+        self._looking.timeout.connect(self._look)
+        self._rank_soon = QTimer(self, interval=_QUIET, singleShot=True)
+        self._rank_soon.timeout.connect(self._rank)
+        self._keys: dict[str, Callable[[Any], None]] = {}
+        form.queue.go_to.connect(self.go_to)
+        form.accept_slice.clicked.connect(self.accept_slice)
+        form.next_slice.clicked.connect(self.go_to_next)
+        self.bind(ACCEPT_KEY, self.accept_slice)
+        self.bind(NEXT_KEY, self.go_to_next)
+
+    def bind(self, key: str, action: Callable[[], None]) -> None:
+        """Let a key of the viewer do something until this is stopped."""
+
+        def pressed(_: Any) -> None:
+            action()
+
+        self._keys[key] = pressed
+        self._viewer.bind_key(key, pressed, overwrite=True)
+
+    def stop(self) -> None:
+        """Let go of the mask and of the keys."""
+        self.follow(None, None)
+        self._looking.stop()
+        self._rank_soon.stop()
+        for key, action in self._keys.items():
+            # Another widget of this viewer may have taken the key over.
+            if action in self._viewer.keymap.values():
+                self._viewer.bind_key(key, None)
+
+    def follow(self, mask: MaskLayer | None, annotation: Annotation | None) -> None:
+        """Show the slices of this mask from now on."""
+        if self.mask is not None:
+            self.mask.layer.events.set_data.disconnect(self._on_painted)
+        self.mask, self.annotation, self._ranked = mask, annotation, None
+        if mask is not None:
+            mask.layer.events.set_data.connect(self._on_painted)
+            self._on_painted()
+
+    def look_soon(self) -> None:
+        """Bring everything up to date when there is time."""
+        self._looking.start()
+        self._rank_soon.start()
+
+    def _on_painted(self, _: Any = None) -> None:
+        # napari tells of a redraw, not of what changed (undo tells nothing else).
+        if self.annotation is not None:
+            self.annotation.may_be_edited()
+        self.look_soon()
+
+    def _look(self) -> None:
+        """Look for edits, and bring the preview up to date, for a few milliseconds."""
+        annotation, done = self.annotation, True
+        if annotation is not None and self.mask is not None and self.mask.connected:
+            done = annotation.look_for_edits(seconds=0.005)
+            if annotation.preview is not None:
+                done = annotation.preview.update_some(seconds=0.005) and done
+        if done:
+            self._looking.stop()
+            self.looked.emit()
+
+    # ------------------------------------------------------------------ which slices first
+
+    def _rank(self) -> None:
+        """Find out in a thread which slices to check first, once nothing changes any more."""
+        annotation = self.annotation
+        if annotation is None or self._ranking is not None or annotation.job:
+            return
+        segmentation = annotation.segmentation
+        state = (annotation, id(segmentation.looks), len(segmentation.finished))
+        if state == self._ranked:
+            return
+        if self._ranked is None or self._ranked[-1] != state[-1]:
+            # A segmentation may be under way: wait until it brings nothing more.
+            self._ranked = (None, 0, state[-1])
+            self._rank_soon.start()
+            return
+        self._ranked = state
+        if not segmentation.looks:
+            return
+        self._ranking = Job(doubtful_slices(segmentation), self)
+
+        def take(doubts: Any) -> None:
+            if doubts:
+                annotation.rank(dict(doubts))
+
+        def end(_: Any = None) -> None:
+            self._ranking = None
+
+        self._ranking.yielded.connect(take)
+        # Without a ranking the slices stay in their own order.
+        for ended in (self._ranking.finished, self._ranking.cancelled, self._ranking.failed):
+            ended.connect(end)
+        self._ranking.start()
+
+    # ------------------------------------------------------------------ what is shown
+
+    def show(self) -> None:
+        """Draw the queue and how far it is."""
+        annotation, mask, form = self.annotation, self.mask, self._form
+        if annotation is None or mask is None or not mask.connected:
+            form.queue.show_rows([], None)
+            form.show_reviewed(0, 0)
+        else:
+            segmentation = annotation.segmentation
+            form.show_reviewed(len(segmentation.reviewed), len(segmentation.places))
+            form.queue.show_series(len(segmentation.shown) > 1)
+            form.queue.show_rows([self._row(annotation, p) for p in annotation.queue], mask.place)
+        self.show_here()
+
+    def show_here(self) -> None:
+        """Draw what depends on the slice on screen."""
+        annotation, mask = self.annotation, self.mask
+        accepted = False
+        if annotation is not None and mask is not None and mask.connected:
+            self._form.queue.show_here(mask.place)
+            accepted = mask.place in annotation.segmentation.reviewed
+        self._form.accept_slice.setText("Take back ✓" if accepted else "Accept slice")
+
+    def _row(self, annotation: Annotation, place: Place) -> Row:
+        segmentation = annotation.segmentation
+        series = len(segmentation.shown) > 1
+        name = f"{place[0]} · {place[1]}" if series else str(place[1])
+        state = "edited" if place in annotation.edited else "–"
+        if place in segmentation.reviewed:
+            state = "✓ reviewed"
+        return Row(place, name, annotation.why(place), state)
+
+    # ------------------------------------------------------------------ buttons and keys
+
+    def go_to(self, place: Place) -> None:
+        """Show a slice, ready to be painted on."""
+        if self.mask is not None:
+            self._walked = place
+            self.mask.go_to_place(place)
+            self._viewer.layers.selection.active = self.mask.layer
+
+    def accept_slice(self) -> None:
+        """The slice on screen is right as it is; again: not so."""
+        annotation, mask = self.annotation, self.mask
+        if annotation is not None and mask is not None and mask.connected:
+            annotation.review(mask.place, mask.place not in annotation.segmentation.reviewed)
+            if annotation.preview is not None:
+                annotation.preview.update_here()
+
+    def go_to_next(self) -> None:
+        """Show the next slice to review."""
+        annotation, mask = self.annotation, self.mask
+        if annotation is None or mask is None or not mask.connected:
+            return
+        # Who comes from elsewhere begins at the top.
+        here = mask.place
+        place = annotation.next_place(here if here == self._walked else None)
+        if place is None:
+            self.said.emit("All slices are reviewed.")
+        else:
+            self.go_to(place)

@@ -1,0 +1,67 @@
+"""From masks in a viewer to what a job on their corrections needs, without Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import napari
+
+from l2gnet_core.volume import Volume
+from napari_l2gnet.annotation import Annotation, Version
+from napari_l2gnet.layers import volume_of
+from napari_l2gnet.learning import Task, TaughtScan
+from napari_l2gnet.mask_layer import IMAGE_KEY, MODEL_KEY, MaskLayer
+from napari_l2gnet.organs import same_names
+from napari_l2gnet.orientation import as_given
+
+
+def annotation_of(mask: MaskLayer) -> Annotation:
+    """How far a mask is; the same for all who ask."""
+    metadata = mask.layer.metadata
+    return Annotation.of(metadata, mask.segmentation, metadata[MODEL_KEY])
+
+
+def project_masks(viewer: napari.Viewer, mask: MaskLayer) -> list[MaskLayer]:
+    """A mask, and the others in the viewer by the same model that have something to teach."""
+    masks = [mask]
+    for layer in viewer.layers:
+        if layer is not mask.layer and layer.metadata.get(MODEL_KEY) == annotation_of(mask).model:
+            other = MaskLayer(viewer, layer)
+            if other.connected and annotation_of(other).taught:
+                masks.append(other)
+    return masks
+
+
+def fine_tuning(
+    masks: Sequence[MaskLayer],
+    kind: Literal["scan", "project"],
+    seconds: float,
+    painted_is_complete: bool,
+) -> Task:
+    """To learn from masks, the first of which is on screen and whose version is begun with.
+
+    Raises InputError where a scan cannot be read, or masks disagree on organs.
+    """
+    annotations = [annotation_of(mask) for mask in masks]
+    scans = [
+        TaughtScan(_scan_of(mask), mask.segmentation, annotation.lessons(painted_is_complete))
+        for mask, annotation in zip(masks, annotations, strict=True)
+    ]
+    first, *others = annotations
+    names = same_names(mask.segmentation.card.labels for mask in masks)
+    return Task(
+        first, first.version, scans, masks[0].place, kind, seconds, names=names, others=others
+    )
+
+
+def application(mask: MaskLayer, version: Version) -> Task:
+    """To segment a mask's scan with a version. Raises InputError where it cannot be read."""
+    scan = TaughtScan(_scan_of(mask), mask.segmentation, [])
+    return Task(annotation_of(mask), version, [scan], mask.place)
+
+
+def _scan_of(mask: MaskLayer) -> Volume:
+    """The scan of a mask, lying as its file or a person says."""
+    image = mask.layer.metadata[IMAGE_KEY]
+    return as_given(image, volume_of(image))
