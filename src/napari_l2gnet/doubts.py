@@ -30,7 +30,8 @@ class Doubt:
 def doubtful_slices(
     segmentation: Segmentation,
 ) -> Generator[Mapping[Place, Doubt], None, None]:
-    """Doubts of all slices that a model with codes has segmented; after each frame those so far.
+    """Doubts of all slices that a model with codes has segmented: after each frame those so far,
+    and nothing in between.
 
     Meant for a thread of its own.
     """
@@ -38,11 +39,11 @@ def doubtful_slices(
 
     found: dict[Place, Doubt] = {}
     axis, names = segmentation.axis, segmentation.card.labels.names
-    yield found
+    yield {}
     for frame, look in sorted(segmentation.looks.items()):
         mask = segmentation.raw[frame]
         uncertainty = combined(uncertainty_maps(look, mask))
-        yield found
+        yield {}  # a moment to stop at
         seen = _seen(look)
         ranked = [one for one in ranked_slices(uncertainty, mask, axis) if one.index in seen]
         for number, doubt in enumerate(ranked):
@@ -51,7 +52,8 @@ def doubtful_slices(
                 maps, masks = (np.moveaxis(array, axis, 0) for array in (uncertainty, mask))
                 organ = _most_doubtful(maps[doubt.index], masks[doubt.index], names)
             found[frame, doubt.index] = Doubt(doubt.expected, organ)
-        yield found
+        # A copy: whoever takes it reads it while the next frame is ranked.
+        yield dict(found)
 
 
 def _seen(look: Look) -> set[int]:

@@ -8,6 +8,7 @@ import napari
 from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QLabel
 
+from l2gnet_core.labels import LabelSet
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.organ_table import OrganTable
 
@@ -25,6 +26,7 @@ class MaskTable(QObject):
         self.mask: MaskLayer | None = None
         #: A run is writing: it tells by itself which slices have changed.
         self.running = False
+        self._labels: LabelSet | None = None
         self._viewer = viewer
         self._organs = organs
         self._coverage = coverage
@@ -46,19 +48,24 @@ class MaskTable(QObject):
         """Show this mask's organs from now on."""
         if self.mask is not None:
             self.mask.stop(self._on_painted, self._show_colors)
-            self.mask.layer.events.features.disconnect(self._show_organs)
+            self.mask.layer.events.features.disconnect(self._on_features)
         self.mask = mask
         if mask is not None:
             self._show_organs()
-            mask.layer.events.features.connect(self._show_organs)
+            mask.layer.events.features.connect(self._on_features)
             mask.follow(self._on_painted, self._show_colors)
         else:
             self._show_sizes()
 
-    def _show_organs(self, _: Any = None) -> None:
-        """Organs may be renamed, and new ones added."""
+    def _on_features(self, _: Any = None) -> None:
+        # Organs may be renamed, and new ones added; new data tell of features, too.
+        if self.mask is not None and self.mask.segmentation.card.labels != self._labels:
+            self._show_organs()
+
+    def _show_organs(self) -> None:
         if self.mask is not None:
-            self._organs.show_labels(self.mask.segmentation.card.labels)
+            self._labels = self.mask.segmentation.card.labels
+            self._organs.show_labels(self._labels)
             self._show_colors()
             self.count_all()
 

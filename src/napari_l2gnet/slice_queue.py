@@ -15,7 +15,7 @@ SLICE, WHY, STATE = range(3)
 _PLACE = Qt.ItemDataRole.UserRole
 _ROW = 24
 #: Rows shown at once; the others scroll.
-_ROWS = 6
+_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,15 @@ class SliceQueue(QTableWidget):
         header = self.horizontalHeader()
         header.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
         header.setSectionResizeMode(WHY, QHeaderView.ResizeMode.Stretch)
-        self.setColumnWidth(SLICE, 64)
-        self.setColumnWidth(STATE, 90)
+        self.setColumnWidth(SLICE, 56)
+        self.setColumnWidth(STATE, 84)
         self.setFixedHeight(_ROW * (_ROWS + 1) + 8)
         self._shown: list[Row] = []
         self.cellClicked.connect(self._on_click)
 
     def show_series(self, series: bool) -> None:
         """Do names of slices begin with a frame?"""
-        self.horizontalHeaderItem(SLICE).setText("Frame · slice" if series else "Slice")
-        self.setColumnWidth(SLICE, 92 if series else 56)
+        self.horizontalHeaderItem(SLICE).setToolTip("Frame · slice" if series else "")
 
     def show_rows(self, rows: Sequence[Row], here: Place | None) -> None:
         """Show the queue, with the slice on screen marked."""

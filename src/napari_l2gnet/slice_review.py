@@ -122,7 +122,7 @@ class SliceReview(QObject):
 
         def take(doubts: Any) -> None:
             if doubts:
-                annotation.rank(dict(doubts))
+                annotation.rank(doubts)
 
         def end(_: Any = None) -> None:
             self._ranking = None

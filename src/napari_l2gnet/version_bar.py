@@ -114,8 +114,9 @@ def _described(version: Version, first: str) -> str:
     if version.kind == "original":
         return f"original · {first}"
     kinds = {"scan": "this scan", "project": "project", "file": "loaded"}
-    words = [version.name, kinds[version.kind]]
+    words = [version.name]
     if version.verdict is not None and version.verdict.evidence.dice.before:
         before, after = version.verdict.evidence.dice.means()
         words.append(f"{after - before:+.3f} Dice")
+    words.append(kinds[version.kind])
     return " · ".join(words)
