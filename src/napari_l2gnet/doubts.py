@@ -20,7 +20,7 @@ DOUBTFUL = 1 / 3
 
 @dataclass(frozen=True)
 class Doubt:
-    """How much error is expected in a slice (only the order counts), and the organ that is to
+    """How many voxels are expected to be wrong in a slice, and the organ that is to
     blame; "" where the slice is not among the doubtful ones."""
 
     expected: float
@@ -51,7 +51,7 @@ def doubtful_slices(
             if number < DOUBTFUL * len(ranked):
                 maps, masks = (np.moveaxis(array, axis, 0) for array in (uncertainty, mask))
                 organ = _most_doubtful(maps[doubt.index], masks[doubt.index], names)
-            found[frame, doubt.index] = Doubt(doubt.expected, organ)
+            found[frame, doubt.index] = Doubt(doubt.voxels, organ)
         # A copy: whoever takes it reads it while the next frame is ranked.
         yield dict(found)
 
