@@ -84,7 +84,7 @@ class Correction:
                 f"{_listed(self.slices)} holds background alone; name the slices that were "
                 "corrected."
             )
-        if any((part < 0).any() or not np.isfinite(part).all() for part in self._weights):
+        if any((part < 0).any() or not np.isfinite(part).all() for part in self.picture_weights):
             raise InputError("Expected weights that are finite and not negative.")
 
     @cached_property
@@ -99,7 +99,8 @@ class Correction:
         )
 
     @cached_property
-    def _weights(self) -> tuple[NDArray[Any], ...]:
+    def picture_weights(self) -> tuple[NDArray[Any], ...]:
+        """How much the voxels of the corrected slices count, copied as `pictures` are."""
         if self.weights is None:
             return tuple(np.ones(picture.shape, np.float32) for picture in self.pictures)
         return tuple(np.array(self._slice(self.weights, i), np.float32) for i in self.slices)
@@ -126,7 +127,7 @@ class Correction:
         if self.unmarked is not None:
             lookup[self.unmarked] = UNKNOWN
         classes = torch.cat([shown(lookup[picture]) for picture in self.pictures])
-        weights = torch.cat([shown(weights) for weights in self._weights])
+        weights = torch.cat([shown(weights) for weights in self.picture_weights])
         return CorrectedScan(
             image=resized(torch.from_numpy(image)[None], view.size)[0].half(),
             places=tuple(view.place(index) for index in self.slices),

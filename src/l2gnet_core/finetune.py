@@ -19,7 +19,7 @@ from l2gnet_core.corrections import CorrectedScan, Correction
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetune_config import SCAN, FineTuneConfig
 from l2gnet_core.guard import Evidence, Improvement, Verdict, code_distance, judged
-from l2gnet_core.learner import Clock, Learner
+from l2gnet_core.learner import Clock, Learner, Pace
 from l2gnet_core.left_out import Check, Fold, best_mix, folds, left_out_counts
 from l2gnet_core.model import SegmentationNetwork
 from l2gnet_core.new_structures import taught_labels, with_room_for
@@ -33,12 +33,13 @@ _PREVIEWS = (0.25, 0.5, 0.75, 1.0)
 @dataclass(frozen=True)
 class FineTuneResult:
     """The model to go on with – the old one itself, if the verdict is that it be kept – and the
-    steps, of all runs, and seconds it took."""
+    steps, of all runs, and seconds it took. `pace` lets it be done again exactly."""
 
     model: Model
     verdict: Verdict
     steps: int
     seconds: float
+    pace: Pace
 
 
 @dataclass(frozen=True)
@@ -67,23 +68,30 @@ def finetune(
     corrections: Sequence[Correction],
     config: FineTuneConfig = SCAN,
     device: str = "cpu",
+    pace: Pace | None = None,
 ) -> Iterator[FineTuneProgress]:
     """Fine-tune a copy of a model on corrected slices; the last progress holds the result.
 
     Ids that the model does not have become new structures; those it has stay, corrected or not.
-    With `config.steps`, the same seed gives the same weights on a CPU. Raises InputError for
-    corrections that cannot be used, and for names of structures that are not new.
+    With `config.steps`, or with the `pace` of an earlier result, the same seed gives the same
+    weights on a CPU. Raises InputError for corrections that cannot be used, and for names of
+    structures that are not new.
     """
     if not corrections:
         raise InputError("Expected at least one correction to learn from, but got none.")
-    yield from _FineTuning(model, corrections, config, device).run()
+    yield from _FineTuning(model, corrections, config, device, pace).run()
 
 
 class _FineTuning:
     """One fine-tuning: the main run, then the runs and checks of the guard."""
 
     def __init__(
-        self, model: Model, corrections: Sequence[Correction], config: FineTuneConfig, device: str
+        self,
+        model: Model,
+        corrections: Sequence[Correction],
+        config: FineTuneConfig,
+        device: str,
+        pace: Pace | None,
     ) -> None:
         labels = taught_labels(model.card.labels, corrections, config.names)
         self.model = model
@@ -94,7 +102,7 @@ class _FineTuning:
         self.device = device
         self.scans = [correction.seen_by(self.base.card) for correction in corrections]
         self.folds = folds(corrections, config)
-        self.clock = Clock(config, len(self.folds))
+        self.clock = Clock(config, len(self.folds), pace)
         self.learner = Learner(self.base, new, config, device)
         self.step = 0
 
@@ -140,7 +148,7 @@ class _FineTuning:
         else:
             model = self.model
         seconds = self.clock.seconds
-        result = FineTuneResult(model, verdict, self.step, seconds)
+        result = FineTuneResult(model, verdict, self.step, seconds, self.clock.pace)
         yield FineTuneProgress(self.step, 1.0, seconds, 0.0, result=result)
 
     def _learnt(self, run: int, scans: Sequence[CorrectedScan]) -> Moments:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from l2gnet_core.augment import Augmentation
 from l2gnet_core.errors import InputError
@@ -65,6 +65,27 @@ class FineTuneConfig:
     def __post_init__(self) -> None:
         if (self.seconds is None) == (self.steps is None):
             raise InputError("Expected either seconds or steps to fine-tune for; give one of them.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that `from_json` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> FineTuneConfig:
+        """Inverse of `to_json`, also after JSON, which has no tuples and no numbers as keys."""
+        return cls(
+            **{
+                **values,
+                "mixes": _tuples(values["mixes"]),
+                "views": Augmentation(**{n: _tuples(v) for n, v in values["views"].items()}),
+                "limits": Limits(**values["limits"]),
+                "names": {int(id): name for id, name in values["names"].items()},
+            }
+        )
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 SCAN = FineTuneConfig()

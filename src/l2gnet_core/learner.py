@@ -14,6 +14,7 @@ from torch import Tensor
 
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.corrections import CorrectedScan, CorrectionSampler, Views
+from l2gnet_core.errors import InputError
 from l2gnet_core.finetune_config import FineTuneConfig
 from l2gnet_core.losses import as_background, distillation_loss, segmentation_loss
 from l2gnet_core.model import SegmentationNetwork
@@ -22,16 +23,29 @@ from l2gnet_core.quantizer import Codebook
 from l2gnet_core.train import precision
 from l2gnet_core.training_run import keeping_sides
 
+#: For each run, the main one first, the share of it that was behind after each of its steps. With
+#: the seed it says all there is to do a fine-tuning again that was limited by seconds.
+Pace = tuple[tuple[float, ...], ...]
+
 #: Steps until the learning rate is reached: the first gradients set the scale of all the others.
 _WARM_UP = 4
 
 
 class Clock:
-    """How far a fine-tuning is: a main run and folds, each limited by steps or by time."""
+    """How far a fine-tuning is: a main run and folds, each limited by steps or by time, or kept to
+    the pace of an earlier one."""
 
-    def __init__(self, config: FineTuneConfig, folds: int) -> None:
+    def __init__(self, config: FineTuneConfig, folds: int, pace: Pace | None = None) -> None:
         self._config = config
         self._shares = [1.0, *[config.fold_share] * folds]
+        self._given = pace
+        self._made: list[list[float]] = [[] for _ in self._shares]
+        if pace is not None and (len(pace) != len(self._shares) or not all(pace)):
+            raise InputError(
+                f"Expected the pace of {len(self._shares)} runs with a step at least each, but got "
+                f"{[len(run) for run in pace]} steps; give that of the same corrections and "
+                "settings."
+            )
         self._run = 0
         self._started = self._run_started = time.perf_counter()
         self._budget = 0.0
@@ -51,9 +65,21 @@ class Clock:
             self._budget = left * self._shares[run] / sum(self._shares[run:])
 
     def done(self, step: int) -> float:
-        """Share of the run that is behind after a number of its steps; every run has one step."""
-        if step == 0:
-            return 0.0
+        """Share of the run that is behind when a number of its steps is done; asked once a step,
+        and every run has one."""
+        share = self._share(step)
+        self._made[self._run].append(share)
+        return share
+
+    @property
+    def pace(self) -> Pace:
+        """What `done` has said so far."""
+        return tuple(tuple(run) for run in self._made)
+
+    def _share(self, step: int) -> float:
+        if self._given is not None:
+            run = self._given[self._run]
+            return run[step - 1] if step < len(run) else 1.0
         if self._config.steps is not None:
             return min(1.0, step / max(1, round(self._config.steps * self._shares[self._run])))
         spent = time.perf_counter() - self._run_started
@@ -63,7 +89,7 @@ class Clock:
         """Share of all runs that is behind when `done` of this one is, and seconds left."""
         behind = sum(self._shares[: self._run]) + done * self._shares[self._run]
         share = behind / sum(self._shares)
-        if self._config.seconds is not None:
+        if self._config.seconds is not None and self._given is None:
             return share, max(0.0, self._config.seconds - self.seconds)
         return share, self.seconds / share * (1 - share) + self.reserved if share else None
 

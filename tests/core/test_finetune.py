@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -236,6 +237,22 @@ def test_stopped_anywhere_it_leaves_no_trace(make_model, phantom, moments):
     assert weights_hash(model.network) == hash
     assert not model.network.training
     assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_what_was_limited_by_seconds_can_be_done_again_exactly(make_model, phantom):
+    model = make_model(sides=(64, 64))
+    config = replace(SHORT, steps=None, seconds=1.5, mixes=(1.0,), cautious_mix=1.0)
+    first = tuned(model, correct(phantom), config)
+    assert sum(map(len, first.pace)) == first.steps
+    assert len(first.pace) == 1 + config.folds
+    restored = FineTuneConfig.from_json(json.loads(json.dumps(config.to_json())))
+    assert restored == config
+    *_, again = finetune(model, [correct(phantom)], restored, pace=first.pace)
+    assert again.result.steps == first.steps
+    assert same(again.result.model, first.model)
+    assert not same(first.model, model)
+    with pytest.raises(InputError, match="pace of 3 runs"):
+        next(finetune(model, [correct(phantom)], config, pace=first.pace[:1]))
 
 
 def test_progress_only_goes_forward_and_shows_previews(make_model, phantom):
