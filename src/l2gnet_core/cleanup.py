@@ -33,6 +33,22 @@ def tidy(
     return fill_holes(mask, axis) if choices.fill_holes else mask
 
 
+def tidy_around(
+    raw: NDArray[Any],
+    axis: int,
+    choices: CleanUp,
+    labels: NDArray[Any],
+    painted: NDArray[np.bool_],
+) -> NDArray[Any]:
+    """The model's mask (z,y,x), tidied with a person's labels in place where `painted`: what they
+    joined to a structure is a piece of it. Under those it is what shows once they are undone."""
+    if not painted.any():
+        return tidy(raw, axis, choices)
+    with_strokes = np.where(painted, labels, raw).astype(np.uint16)
+    tidied = tidy(with_strokes, axis, choices, painted)
+    return np.where(painted, tidy(raw, axis, choices), tidied)
+
+
 def keep_largest_component(
     mask: NDArray[Any], painted: NDArray[np.bool_] | None = None
 ) -> NDArray[Any]:

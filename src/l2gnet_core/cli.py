@@ -24,6 +24,7 @@ from l2gnet_core.cli_parts import (
     json_option,
     orientation_option,
 )
+from l2gnet_core.cli_replay import replay
 from l2gnet_core.cli_training import check, train
 from l2gnet_core.errors import InputError
 
@@ -43,6 +44,7 @@ cli.add_command(train)
 cli.add_command(check)
 cli.add_command(inspect)
 cli.add_command(finetune)
+cli.add_command(replay)
 
 
 @cli.command()

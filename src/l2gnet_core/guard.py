@@ -80,6 +80,23 @@ class Verdict:
         values: dict[str, Any] = _rounded(asdict(self))
         return values
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Verdict:
+        """Read what `to_json` wrote."""
+        evidence = values["evidence"]
+
+        def pair(value: Any) -> tuple[float, float] | None:
+            return None if value is None else (float(value[0]), float(value[1]))
+
+        found = Evidence(
+            evidence["mix"],
+            evidence["slices"],
+            Improvement(**evidence["dice"]),
+            pair(evidence["heart"]),
+            pair(evidence["codes"]),
+        )
+        return cls(values["kept"], values["reason"], found)
+
 
 def judged(limits: Limits, evidence: Evidence, known: Sequence[str]) -> Verdict:
     """The verdict on the evidence; `known` are the structures that the old model had."""

@@ -176,9 +176,7 @@ def mask_header(
     header.set_data_dtype(dtype)
     header["scl_slope"], header["scl_inter"] = 1.0, 0.0
     header["cal_min"] = header["cal_max"] = 0.0
-    for name in ("descrip", "aux_file", "intent_name", "db_name", "data_type"):
-        if name in header:
-            header[name] = b""
+    _clear_text(header)
     header["intent_code"] = _LABEL_INTENT
     for name in ("intent_p1", "intent_p2", "intent_p3", "extents", "glmin", "glmax"):
         if name in header:
@@ -187,3 +185,19 @@ def mask_header(
     header.extensions = Nifti1Extensions([Nifti1Extension(_COMMENT, content)])
     header["vox_offset"] = header.single_vox_offset + header.extensions.get_sizeondisk()
     return header, stored_shape
+
+
+def without_text(source: NiftiSource) -> NiftiSource:
+    """The same grid without any text of the header, which may name the patient."""
+    if source.header is None:
+        return source
+    kind: type[Any] = Nifti1Header if source.version == 1 else Nifti2Header
+    header = kind(source.header, source.endianness, check=False)
+    _clear_text(header)
+    return replace(source, header=header.binaryblock)
+
+
+def _clear_text(header: Any) -> None:
+    for name in ("descrip", "aux_file", "intent_name", "db_name", "data_type"):
+        if name in header:
+            header[name] = b""

@@ -1,0 +1,102 @@
+"""What can be done to a mask: everything that `replay` needs to do it again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2gnet_core.cleanup import CleanUp, tidy_around
+from l2gnet_core.project.state import Place, SliceState
+
+if TYPE_CHECKING:
+    from l2gnet_core.checkpoint import Model
+    from l2gnet_core.corrections import Correction
+    from l2gnet_core.finetune import FineTuneResult
+    from l2gnet_core.finetune_config import FineTuneConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Tidying:
+    """How answers were tidied, and the slices that a person had painted on by then, on which that
+    depends."""
+
+    choices: CleanUp
+    painted: Mapping[Place, SliceState] = field(default_factory=dict)
+
+    def tidied(self, raw: NDArray[Any], axis: int) -> Iterator[tuple[Place, NDArray[Any]]]:
+        """Each slice of a mask (t,z,y,x), tidied."""
+        for frame, mask in enumerate(raw):
+            labels, painted = np.zeros(mask.shape, np.uint16), np.zeros(mask.shape, bool)
+            for place, one in self.painted.items():
+                if place[0] == frame:
+                    np.moveaxis(labels, axis, 0)[place[1]] = one.labels
+                    np.moveaxis(painted, axis, 0)[place[1]] = one.by_person
+            tidied = tidy_around(mask, axis, self.choices, labels, painted)
+            for index, picture in enumerate(np.moveaxis(tidied, axis, 0)):
+                yield (frame, index), picture
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """A model's answer came into the mask, under what a person decided.
+
+    what: "segmented" by a run, "accepted" after a fine-tuning, or "rolled back" to an older model.
+    places: in the order of segmenting. spared: those of them that kept the answer that they had, as
+    reviewed ones do. tidying: None for the answer as it is.
+    """
+
+    what: Literal["segmented", "accepted", "rolled back"]
+    model: Model
+    places: Sequence[Place]
+    tidying: Tidying | None = None
+    spared: Collection[Place] = ()
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, eq=False)
+class Interpolated:
+    """Answers that no model gave came into slices, with the raw ones from then on, all copied;
+    `by_person` is not used."""
+
+    slices: Mapping[Place, SliceState]
+
+
+@dataclass(frozen=True, eq=False)
+class Tidied:
+    """The answers of some slices were tidied, or shown untidied again, by a choice."""
+
+    tidying: Tidying
+    places: Sequence[Place]
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """The last answer that was accepted, rolled back to or interpolated was undone, or redone."""
+
+    what: Literal["undone", "redone"]
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """A person vouches for slices from now on, or no more."""
+
+    places: Sequence[Place]
+    reviewed: bool
+
+
+@dataclass(frozen=True, eq=False)
+class FineTuned:
+    """A model was fine-tuned; whether the result was kept is in it."""
+
+    parent: Model
+    corrections: Sequence[Correction]
+    config: FineTuneConfig
+    result: FineTuneResult
+    device: str = "cpu"
+
+
+Deed: TypeAlias = Answered | Interpolated | Tidied | Stepped | Reviewed | FineTuned

@@ -1,0 +1,263 @@
+"""A project on disk. Every file is written whole or not at all.
+
+project.json     format version, scan, grid, model, organs, reviewed slices
+slices/          labels, a person's voxels and the raw prediction of each slice
+history.jsonl    deeds, with attached/, models/ and scans/ (voxels by their hash)
+lock             held while somebody writes
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import platformdirs
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from l2gnet_core.errors import InputError, OutputError
+from l2gnet_core.files.atomic import replace_file
+from l2gnet_core.project.deeds import Deed
+from l2gnet_core.project.history import History
+from l2gnet_core.project.scans import ScanId, load_arrays, load_voxels, save_arrays, save_voxels
+from l2gnet_core.project.state import Place, ProjectState, SliceState, slice_of
+from l2gnet_core.volume import Volume
+
+FORMAT = 1
+_STATE_FILE = "project.json"
+
+
+def projects_folder() -> Path:
+    """Where projects are kept; the variable L2GNET_PROJECTS overrides the default."""
+    chosen = os.environ.get("L2GNET_PROJECTS")
+    return Path(chosen) if chosen else platformdirs.user_data_path("l2gnet") / "projects"
+
+
+def any_of_shape(shape: tuple[int, ...]) -> bool:
+    """May there be a project of a scan of this shape? Telling for sure takes reading the scan."""
+    for file in projects_folder().glob(f"*/{_STATE_FILE}"):
+        try:
+            if _read_json(file.parent)["grid"]["shape"] == list(shape):
+                return True
+        except (InputError, KeyError, TypeError):
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class FoundProject:
+    """A project of a scan: when it was last saved and how many slices a person touched. Where it
+    cannot be read, `problem` says why in a sentence."""
+
+    path: Path
+    saved: datetime
+    touched: int = 0
+    model: str = ""
+    problem: str = ""
+
+
+def find_projects(scan: ScanId) -> list[FoundProject]:
+    """The projects of a scan, the one last saved first."""
+    found = []
+    for path in projects_folder().glob(f"{scan.scan[:12]}*"):
+        try:
+            values = _read_json(path)
+            if values["scan"]["scan"] == scan.scan:
+                saved = datetime.fromisoformat(values["saved"])
+                state = ProjectFolder(path).read_state()
+                found.append(FoundProject(path, saved, len(state.touched), state.card.name))
+        except InputError as error:
+            seconds = path.stat().st_mtime
+            found.append(
+                FoundProject(path, datetime.fromtimestamp(seconds, UTC), problem=str(error))
+            )
+    return sorted(found, key=lambda one: one.saved, reverse=True)
+
+
+def open_project(name_or_path: str | Path) -> ProjectFolder:
+    """A project by its folder, or by the folder's name among the user's projects.
+
+    Raises InputError if there is none, or if it is broken or of a newer version.
+    """
+    for path in (Path(name_or_path), projects_folder() / name_or_path):
+        if (path / _STATE_FILE).is_file():
+            project = ProjectFolder(path)
+            project.read_state()
+            return project
+    raise InputError(
+        f"Expected a project folder, with {_STATE_FILE} in it, but {name_or_path} is none; "
+        f"projects are kept in {projects_folder()}."
+    )
+
+
+class ProjectFolder:
+    """One project. Whoever writes holds it (`hold`); reading is always possible."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.history = History(path)
+        self._lock = FileLock(path / "lock", timeout=0, thread_local=False)
+
+    @classmethod
+    def create(cls, scan: ScanId) -> ProjectFolder:
+        """A new, empty project of a scan, held. Raises OutputError."""
+        parent, number = projects_folder(), 1
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                path = parent / (scan.scan[:12] + (f"-{number}" if number > 1 else ""))
+                try:
+                    path.mkdir()
+                    break
+                except FileExistsError:
+                    number += 1
+            (path / "slices").mkdir()
+        except OSError as error:
+            raise OutputError(f"{parent} cannot be written: {error.strerror or error}.") from error
+        project = cls(path)
+        project.hold()
+        return project
+
+    def hold(self) -> None:
+        """Be the only one who writes, also among processes, until `release` or a crash.
+
+        Raises InputError if somebody else is.
+        """
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise InputError(
+                "This work is open in another window: close the scan there first, then resume it "
+                "here."
+            ) from error
+        except OSError as error:
+            raise OutputError(
+                f"{self.path} cannot be written: {error.strerror or error}."
+            ) from error
+        # What a crash left half written.
+        for file in self.path.glob("**/.l2gnet-*"):
+            file.unlink(missing_ok=True)
+        self.history.mend()
+
+    def release(self) -> None:
+        """Let others write."""
+        self._lock.release()
+
+    # ------------------------------------------------------------------ writing
+
+    def save(
+        self,
+        state: ProjectState,
+        slices: Mapping[Place, SliceState],
+        deeds: list[Deed],
+        volume: Volume,
+    ) -> None:
+        """Save what is new, a person's slices first; deeds that are written are taken off the list.
+
+        volume: the scan, whose voxels are written once. Raises OutputError; what was saved before
+        is still there.
+        """
+        self._write_state(state)
+        for place in sorted(slices, key=lambda place: (place not in state.touched, place)):
+            one = slices[place]
+            arrays = {"labels": one.labels, "by_person": one.by_person, "raw": one.raw}
+            save_arrays(self._slice_file(place), arrays)
+        while deeds:
+            self.history.add(deeds[0])
+            del deeds[0]
+        file = self.history.scan_file(state.scan.voxels)
+        if not file.exists():
+            file.parent.mkdir(exist_ok=True)
+            save_voxels(file, volume)
+
+    def _write_state(self, state: ProjectState) -> None:
+        values = {
+            "format": FORMAT,
+            "version": version("napari-l2gnet"),
+            "saved": datetime.now(UTC).isoformat(),
+            **state.to_json(),
+        }
+        content = json.dumps(values, indent=1).encode()
+
+        def write(file: BinaryIO) -> None:
+            file.write(content)
+
+        def check(file: Path) -> None:
+            if file.read_bytes() != content:
+                raise OutputError(f"{self.path} did not read back as it was written.")
+
+        replace_file(self.path / _STATE_FILE, ".json", write, check)
+
+    def _slice_file(self, place: Place) -> Path:
+        return self.path / "slices" / f"{place[0]}-{place[1]}.npz"
+
+    # ------------------------------------------------------------------ reading
+
+    def read_state(self) -> ProjectState:
+        """All but slices and history. Raises InputError if it is broken or of a newer version."""
+        values = _read_json(self.path)
+        try:
+            return ProjectState.from_json(values)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise _broken(self.path) from error
+
+    def read_voxels(self, state: ProjectState) -> NDArray[Any]:
+        """The scan's voxels. Raises InputError if they are damaged."""
+        voxels = load_voxels(self.history.scan_file(state.scan.voxels))
+        if voxels.shape != state.grid.shape:
+            raise _broken(self.path)
+        return voxels
+
+    def read_slices(self, state: ProjectState) -> tuple[SliceState, frozenset[Place]]:
+        """Labels, a person's voxels and raw predictions, all (t,z,y,x), and which slices are saved.
+
+        Raises InputError for damaged ones.
+        """
+        found: dict[Place, dict[str, NDArray[Any]]] = {}
+        count = state.shape[1 + state.axis]
+        for place in np.ndindex(state.shape[0], count):
+            file = self._slice_file(place)
+            if file.exists():
+                found[place] = load_arrays(file)
+        kinds = [one[name].dtype for one in found.values() for name in ("labels", "raw")]
+        dtype = np.result_type(np.uint8, *kinds)
+        labels, raw = np.zeros(state.shape, dtype), np.zeros(state.shape, dtype)
+        by_person = np.zeros(state.shape, bool)
+        whole = {"labels": labels, "by_person": by_person, "raw": raw}
+        try:
+            for place, arrays in found.items():
+                for name, array in whole.items():
+                    slice_of(array, place, state.axis)[...] = arrays[name]
+        except (KeyError, ValueError, TypeError) as error:
+            raise _broken(self.path) from error
+        return SliceState(labels, by_person, raw), frozenset(found)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads((path / _STATE_FILE).read_text(encoding="utf-8"))
+        format = int(values["format"])
+        datetime.fromisoformat(values["saved"])
+        _ = values["scan"]["scan"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _broken(path) from error
+    if format > FORMAT:
+        raise InputError(
+            f"Expected a project of format {FORMAT}, but {path} has format {format}; update "
+            "napari-l2gnet."
+        )
+    return values
+
+
+def _broken(path: Path) -> InputError:
+    return InputError(
+        f"Expected a project in {path}, but its {_STATE_FILE} or slices are missing or damaged; "
+        "restore the folder from a copy."
+    )

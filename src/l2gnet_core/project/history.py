@@ -1,0 +1,269 @@
+"""The history of a project: one line of JSON for each deed, with what it needs in files beside."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from l2gnet_core.cleanup import CleanUp
+from l2gnet_core.errors import InputError, OutputError
+from l2gnet_core.project.deeds import (
+    Answered,
+    Deed,
+    FineTuned,
+    Interpolated,
+    Reviewed,
+    Tidied,
+    Tidying,
+)
+from l2gnet_core.project.models import ModelStore
+from l2gnet_core.project.scans import (
+    grid_from_json,
+    grid_to_json,
+    identify,
+    load_arrays,
+    load_voxels,
+    save_arrays,
+    save_voxels,
+    unnamed,
+)
+from l2gnet_core.project.state import (
+    ModelId,
+    Place,
+    SliceState,
+    places_to_json,
+)
+
+if TYPE_CHECKING:
+    from l2gnet_core.corrections import Correction
+    from l2gnet_core.guard import Verdict
+
+#: A line of the history, as JSON has it.
+Entry = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SavedVersion:
+    """A fine-tuned model of a project; `History.models` loads it. kind: "scan" or "project"."""
+
+    model: ModelId
+    parent: ModelId
+    kind: str
+    verdict: Verdict
+
+
+class History:
+    """Deeds on disk, in their order. A last line cut short by a crash is no deed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "history.jsonl"
+        self._attached = folder / "attached"
+        self._scans = folder / "scans"
+        self.models = ModelStore(folder / "models")
+
+    def mend(self) -> None:
+        """Cut off a torn last line, so that the next one stands alone."""
+        whole = self._bytes()
+        end = whole.rfind(b"\n") + 1
+        if end < len(whole):
+            os.truncate(self._file, end)
+
+    def add(self, deed: Deed) -> None:
+        """Write one deed, what it needs first. Raises OutputError."""
+        number = self._bytes().count(b"\n")
+        entry = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **self._entry(deed, number)}
+        line = (json.dumps(entry) + "\n").encode()
+        try:
+            with self._file.open("ab") as file:
+                at = file.tell()
+                try:
+                    file.write(line)
+                    file.flush()
+                    os.fsync(file.fileno())
+                except OSError:
+                    # Half a line on a full disk must not spoil the next one.
+                    os.truncate(self._file, at)
+                    raise
+        except OSError as error:
+            raise OutputError(
+                f"{self._file} cannot be written: {error.strerror or error}."
+            ) from error
+
+    def entries(self) -> list[Entry]:
+        """All lines. Raises InputError for one that is damaged."""
+        *lines, _ = self._bytes().split(b"\n")
+        try:
+            entries: list[Entry] = [json.loads(line) for line in lines]
+            if any(not isinstance(entry, dict) or "what" not in entry for entry in entries):
+                raise ValueError
+        except ValueError as error:
+            raise InputError(
+                f"Expected the history of a project in {self._file}, but a line of it is damaged; "
+                "restore the project folder from a copy."
+            ) from error
+        return entries
+
+    def _bytes(self) -> bytes:
+        try:
+            return self._file.read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    # ------------------------------------------------------------------ deeds → lines
+
+    def _entry(self, deed: Deed, number: int) -> dict[str, Any]:
+        if isinstance(deed, Answered):
+            tidying = deed.tidying and self._tidying(deed.tidying, number)
+            return {
+                "what": deed.what,
+                "model": asdict(self.models.keep(deed.model)),
+                "places": places_to_json(deed.places),
+                "spared": places_to_json(sorted(deed.spared)),
+                "tidying": tidying,
+                "device": deed.device,
+            }
+        if isinstance(deed, Interpolated):
+            file = f"{number:05d}-interpolated.npz"
+            self._attach_slices(file, deed.slices, ("labels", "raw"))
+            return {"what": "interpolated", "slices": file}
+        if isinstance(deed, Tidied):
+            places = places_to_json(deed.places)
+            return {
+                "what": "tidied",
+                "places": places,
+                "tidying": self._tidying(deed.tidying, number),
+            }
+        if isinstance(deed, Reviewed):
+            what = "reviewed" if deed.reviewed else "not reviewed"
+            return {"what": what, "places": places_to_json(sorted(deed.places))}
+        if isinstance(deed, FineTuned):
+            return self._fine_tuned(deed, number)
+        return {"what": deed.what}
+
+    def _tidying(self, tidying: Tidying, number: int) -> dict[str, Any]:
+        file = None
+        if tidying.painted:
+            file = f"{number:05d}-painted.npz"
+            self._attach_slices(file, tidying.painted, ("labels", "by_person"))
+        return {**asdict(tidying.choices), "painted": file}
+
+    def _fine_tuned(self, deed: FineTuned, number: int) -> dict[str, Any]:
+        import torch
+
+        file, result = f"{number:05d}-corrections.npz", deed.result
+        arrays: dict[str, Any] = {}
+        for i, correction in enumerate(deed.corrections):
+            for name in ("pictures", "picture_weights"):
+                arrays[f"{i}-{name}"] = np.stack(getattr(correction, name))
+        self._attach(file, arrays)
+        return {
+            "what": "fine-tuned",
+            "parent": asdict(self.models.keep(deed.parent)),
+            "model": asdict(self.models.keep(result.model)),
+            "kept": result.verdict.kept,
+            "verdict": result.verdict.to_json(),
+            "config": deed.config.to_json(),
+            "corrections": [self._correction(one) for one in deed.corrections],
+            "arrays": file,
+            "pace": result.pace,
+            "device": deed.device,
+            # Sums come out the same in the last bit only with as many threads.
+            "threads": torch.get_num_threads(),
+        }
+
+    def _correction(self, correction: Correction) -> dict[str, Any]:
+        grid = unnamed(correction.grid).frame
+        volume = grid.volume(np.asarray(correction.scan))
+        # A scan may teach more than once, and one is this project's own.
+        voxels = identify(volume).voxels
+        file = self.scan_file(voxels)
+        if not file.exists():
+            self._scans.mkdir(exist_ok=True)
+            save_voxels(file, volume)
+        return {
+            "scan": voxels,
+            "grid": grid_to_json(grid),
+            "axis": correction.axis,
+            "slices": list(correction.slices),
+            "unmarked": correction.unmarked,
+        }
+
+    def _attach_slices(
+        self, file: str, slices: Mapping[Place, SliceState], names: Sequence[str]
+    ) -> None:
+        parts = {
+            f"{frame}-{index}-{name}": getattr(one, name)
+            for (frame, index), one in slices.items()
+            for name in names
+        }
+        self._attach(file, parts)
+
+    def _attach(self, file: str, arrays: Mapping[str, Any]) -> None:
+        self._attached.mkdir(exist_ok=True)
+        save_arrays(self._attached / file, arrays)
+
+    def scan_file(self, voxels: str) -> Path:
+        """Where the voxels of this hash are."""
+        return self._scans / f"{voxels[:16]}.npy"
+
+    # ------------------------------------------------------------------ lines → what they need
+
+    def tidying(self, values: Mapping[str, Any]) -> Tidying:
+        """How an entry tidied."""
+        painted = {}
+        if values["painted"]:
+            for place, arrays in self._attached_slices(values["painted"]).items():
+                labels = arrays["labels"]
+                painted[place] = SliceState(labels, arrays["by_person"], labels)
+        return Tidying(CleanUp(values["largest_piece"], values["fill_holes"]), painted)
+
+    def interpolated(self, entry: Entry) -> dict[Place, dict[str, Any]]:
+        """Answers, "labels", and "raw" ones, by slice."""
+        return self._attached_slices(entry["slices"])
+
+    def _attached_slices(self, file: str) -> dict[Place, dict[str, Any]]:
+        found: dict[Place, dict[str, Any]] = {}
+        for name, array in load_arrays(self._attached / file).items():
+            frame, index, kind = name.split("-")
+            found.setdefault((int(frame), int(index)), {})[kind] = array
+        return found
+
+    def versions(self) -> list[SavedVersion]:
+        """The fine-tuned models that were kept, in their order. Raises InputError."""
+        from l2gnet_core.guard import Verdict
+
+        return [
+            SavedVersion(
+                ModelId(**entry["model"]),
+                ModelId(**entry["parent"]),
+                entry["config"]["kind"],
+                Verdict.from_json(entry["verdict"]),
+            )
+            for entry in self.entries()
+            if entry["what"] == "fine-tuned" and entry["kept"]
+        ]
+
+    def corrections(self, entry: Entry) -> list[Correction]:
+        """What an entry's fine-tuning learnt from."""
+        from l2gnet_core.corrections import Correction
+
+        arrays = load_arrays(self._attached / entry["arrays"])
+        found = []
+        for i, values in enumerate(entry["corrections"]):
+            scan, axis = load_voxels(self.scan_file(values["scan"])), int(values["axis"])
+            labels, weights = np.zeros(scan.shape, np.uint16), np.ones(scan.shape, np.float32)
+            slices: Sequence[int] = values["slices"]
+            np.moveaxis(labels, axis, 0)[slices] = arrays[f"{i}-pictures"]
+            np.moveaxis(weights, axis, 0)[slices] = arrays[f"{i}-picture_weights"]
+            grid = grid_from_json(values["grid"])
+            found.append(
+                Correction(scan, grid, axis, labels, tuple(slices), values["unmarked"], weights)
+            )
+        return found

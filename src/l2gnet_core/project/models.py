@@ -1,0 +1,82 @@
+"""The models of a project: those that do not come with this package lie in its folder."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from l2gnet_core.catalog import BUNDLED_FOLDER
+from l2gnet_core.checkpoint import Model, load_model, save_model
+from l2gnet_core.errors import InputError
+from l2gnet_core.project.state import ModelId, without_patients
+
+if TYPE_CHECKING:
+    from l2gnet_core.model import SegmentationNetwork
+
+# Weights are never changed in place: fine-tuning works on copies.
+_hashes: WeakKeyDictionary[SegmentationNetwork, str] = WeakKeyDictionary()
+
+
+def id_of(model: Model) -> ModelId:
+    """Which weights these are; quick from the second time on."""
+    from l2gnet_core.weights import weights_hash
+
+    if model.network not in _hashes:
+        _hashes[model.network] = weights_hash(model.network)
+    return ModelId(model.card.name, _hashes[model.network])
+
+
+class ModelStore:
+    """Models in a folder by the hash of their weights; bundled ones are only referred to."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def keep(self, model: Model) -> ModelId:
+        """Make sure that a model can be had again. Raises OutputError."""
+        id = id_of(model)
+        file = self.file(id)
+        if not file.exists() and _bundled_hash(id.name) != id.sha256:
+            self._folder.mkdir(exist_ok=True)
+            save_model(file, model.network, without_patients(model.card))
+        return id
+
+    def file(self, id: ModelId) -> Path:
+        """Where a model lies that is not bundled."""
+        return self._folder / f"{id.sha256[:16]}.safetensors"
+
+    def path(self, id: ModelId) -> Path:
+        """The file of a model, bundled or not. Raises InputError if it is nowhere."""
+        file = self.file(id)
+        if file.exists():
+            return file
+        if _bundled_hash(id.name) == id.sha256:
+            return _bundled_file(id.name)
+        raise InputError(
+            f"Expected the model {id.name} with weights {id.sha256[:16]}… of this project, but "
+            "neither the project nor this version of napari-l2gnet has it; install the version "
+            "that the project was made with."
+        )
+
+    def load(self, id: ModelId, device: str = "cpu") -> Model:
+        """The model. Raises InputError if it is nowhere, damaged, or another one."""
+        path = self.path(id)
+        model = load_model(path, device)
+        if id_of(model).sha256 != id.sha256:
+            raise InputError(
+                f"Expected weights {id.sha256[:16]}… in {path}, but it holds others; restore the "
+                "project folder from a copy."
+            )
+        return model
+
+
+def _bundled_file(name: str) -> Path:
+    return BUNDLED_FOLDER / f"{Path(name).name}.safetensors"
+
+
+@cache
+def _bundled_hash(name: str) -> str | None:
+    file = _bundled_file(name)
+    return id_of(load_model(file)).sha256 if file.is_file() else None

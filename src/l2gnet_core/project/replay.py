@@ -1,0 +1,235 @@
+"""Do again, without a window, what a project did, and compare the outcome with what was saved."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from l2gnet_core.checkpoint import Model
+from l2gnet_core.errors import InputError
+from l2gnet_core.files import suffix_of, write_labels
+from l2gnet_core.finetune import finetune
+from l2gnet_core.finetune_config import FineTuneConfig
+from l2gnet_core.predict import predict_slices
+from l2gnet_core.project.deeds import Tidying
+from l2gnet_core.project.folder import ProjectFolder
+from l2gnet_core.project.history import Entry
+from l2gnet_core.project.models import id_of
+from l2gnet_core.project.scans import seen_grid
+from l2gnet_core.project.state import ModelId, Place, ProjectState, places_from_json, slice_of
+from l2gnet_core.segment_files import WRITABLE
+
+MASK_FILE = "mask.nii.gz"
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What came out. mask: on the scan's grid, as are `state.labels`. different: voxels that are
+    not as saved, by slice. learnt: for each fine-tuning whose result was kept, parent, model and
+    whether the weights came out the same."""
+
+    mask: NDArray[Any]
+    state: ProjectState
+    different: dict[Place, int]
+    learnt: list[dict[str, Any]]
+
+    @property
+    def equal(self) -> bool:
+        """Are all voxels, and all weights, as saved?"""
+        return not self.different and all(one["equal"] for one in self.learnt)
+
+    def to_json(self, file: Path) -> dict[str, Any]:
+        """What `--json` says."""
+        return {
+            "mask": str(file),
+            "equal": self.equal,
+            "different_voxels": sum(self.different.values()),
+            "different_slices": [
+                {"frame": frame, "slice": index, "voxels": count}
+                for (frame, index), count in sorted(self.different.items())
+            ],
+            "model": self.state.model and self.state.model.name,
+            "finetuned": self.learnt,
+            "labels": self.state.labels.names,
+        }
+
+
+@dataclass(frozen=True)
+class ReplayStep:
+    """Progress: the share that is behind, and what is being done; the result on the last alone."""
+
+    done: float
+    message: str
+    result: Replay | None = None
+
+
+def mask_file(output: Path) -> Path:
+    """The file for a replayed mask: `output` itself if it is called so, else one in that folder.
+
+    Raises InputError for a file of another kind.
+    """
+    suffix = suffix_of(output)
+    if suffix in WRITABLE and not output.is_dir():
+        return output
+    if output.exists() and not output.is_dir():
+        raise InputError(
+            f"Expected a folder or one of {', '.join(WRITABLE)} to write the mask to, but {output} "
+            "is neither; choose another output."
+        )
+    return output / MASK_FILE
+
+
+def write_replay(replay: Replay, file: Path) -> None:
+    """Write the mask on the scan's grid. Raises OutputError."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    labels = replay.state.labels
+    write_labels(file, replay.mask, replay.state.grid, labels.names, labels.colors)
+
+
+def replay(project: ProjectFolder, device: str = "cpu") -> Iterator[ReplayStep]:
+    """Do again what a project did: segment, fine-tune, accept, tidy, and put a person's voxels in.
+
+    A slice that is reviewed is a person's as a whole. Raises InputError for a damaged project.
+    """
+    state = project.read_state()
+    entries = project.history.entries()
+    again = _Again(project, state, device)
+    for number, entry in enumerate(entries):
+        try:
+            for message in again.do(entry):
+                yield ReplayStep(number / len(entries), message)
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise InputError(
+                f"Expected a history that this version knows in {project.path}, but entry "
+                f"{number + 1} ({entry['what']}) is another; update napari-l2gnet."
+            ) from error
+    saved, _ = project.read_slices(state)
+    mine = saved.by_person.copy()
+    for place in state.reviewed:
+        slice_of(mine, place, state.axis)[...] = True
+    mask = np.where(mine, saved.labels, again.answer).astype(saved.labels.dtype)
+    others = np.moveaxis(mask != saved.labels, 1 + state.axis, 1).sum((2, 3))
+    different = {place: int(others[place]) for place in np.ndindex(*others.shape) if others[place]}
+    result = Replay(mask.reshape(state.grid.shape), state, different, again.learnt)
+    yield ReplayStep(1.0, "Done", result)
+
+
+@dataclass
+class _Again:
+    """The mask in the making: what the models answer, raw and as shown."""
+
+    project: ProjectFolder
+    state: ProjectState
+    device: str
+    learnt: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._scan = self.project.read_voxels(self.state).reshape(self.state.shape)
+        grid = self.state.grid
+        self._grid = seen_grid(grid, self.state.orientation).frame
+        self._raw = np.zeros(self.state.shape, np.uint16)
+        self.answer = np.zeros_like(self._raw)
+        self._models: dict[str, Model] = {}
+        # Accepted answers can be undone, as strokes can.
+        self._undo: list[tuple[NDArray[Any], NDArray[Any]]] = []
+        self._redo: list[tuple[NDArray[Any], NDArray[Any]]] = []
+
+    def do(self, entry: Entry) -> Iterator[str]:
+        """Do again what one line says, pausing where it can be stopped."""
+        what, history = entry["what"], self.project.history
+        if what in ("segmented", "accepted", "rolled back"):
+            if what != "segmented":
+                self._can_be_undone()
+            places, spared = (places_from_json(entry[name]) for name in ("places", "spared"))
+            yield from self._answer(ModelId(**entry["model"]), places, spared)
+            if entry["tidying"]:
+                self._tidy(history.tidying(entry["tidying"]), set(places) - set(spared))
+        elif what == "interpolated":
+            self._can_be_undone()
+            for place, arrays in history.interpolated(entry).items():
+                slice_of(self._raw, place, self.state.axis)[...] = arrays["raw"]
+                slice_of(self.answer, place, self.state.axis)[...] = arrays["labels"]
+        elif what == "tidied":
+            yield "Tidying"
+            places = places_from_json(entry["places"])
+            self._tidy(history.tidying(entry["tidying"]), set(places))
+        elif what in ("undone", "redone"):
+            taken, given = self._undo, self._redo
+            if what == "redone":
+                taken, given = given, taken
+            given.append((self._raw, self.answer))
+            self._raw, self.answer = taken.pop()
+        elif what == "fine-tuned":
+            yield from self._learn(entry)
+        elif what not in ("reviewed", "not reviewed"):
+            raise KeyError(what)
+
+    def _can_be_undone(self) -> None:
+        self._undo.append((self._raw.copy(), self.answer.copy()))
+        self._redo.clear()
+
+    def _answer(
+        self, id: ModelId, places: Sequence[Place], spared: Sequence[Place]
+    ) -> Iterator[str]:
+        yield f"Loading {id.name}"
+        model = self._model(id)
+        frames: dict[int, list[int]] = {}
+        for frame, index in places:
+            frames.setdefault(frame, []).append(index)
+        for frame, indices in frames.items():
+            scan, axis = self._scan[frame], self.state.axis
+            for done in predict_slices(model, scan, self._grid, axis, indices, self.device):
+                yield f"Segmenting with {id.name}"
+                # Those that are spared are segmented, too: batches are to be the same.
+                if done is not None and (frame, done.index) not in spared:
+                    for array in (self._raw, self.answer):
+                        slice_of(array, (frame, done.index), axis)[...] = done.labels
+
+    def _tidy(self, tidying: Tidying, places: Collection[Place]) -> None:
+        axis = self.state.axis
+        for place, labels in tidying.tidied(self._raw, axis):
+            if place in places:
+                slice_of(self.answer, place, axis)[...] = labels
+
+    def _learn(self, entry: Entry) -> Iterator[str]:
+        """Fine-tune again. Where it does not come out the same, the saved model goes on."""
+        if not entry["kept"]:
+            return  # the old model stayed: nothing came of it
+        parent, id = ModelId(**entry["parent"]), ModelId(**entry["model"])
+        corrections = self.project.history.corrections(entry)
+        config = FineTuneConfig.from_json(entry["config"])
+        pace = tuple(tuple(run) for run in entry["pace"])
+        result, device = None, self.device if entry["device"] != "cpu" else "cpu"
+        with _threads(int(entry["threads"])):
+            steps = finetune(self._model(parent), corrections, config, device, pace)
+            for progress in steps:
+                result = progress.result
+                yield f"Fine-tuning {parent.name}"
+        assert result is not None
+        equal = id_of(result.model).sha256 == id.sha256
+        self.learnt.append({"parent": parent.name, "model": id.name, "equal": equal})
+        if equal:
+            self._models[id.sha256] = result.model
+
+    def _model(self, id: ModelId) -> Model:
+        if id.sha256 not in self._models:
+            self._models[id.sha256] = self.project.history.models.load(id, self.device)
+        return self._models[id.sha256]
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """As many threads as a run had whose sums are to come out the same."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,345 @@
+"""The project folder: what is saved comes back, whatever happens in between."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from l2gnet_core.card import ModelCard
+from l2gnet_core.cleanup import CleanUp
+from l2gnet_core.errors import InputError, OutputError
+from l2gnet_core.files import read_volume, write_labels
+from l2gnet_core.labels import LabelSet
+from l2gnet_core.project.deeds import Answered, Reviewed, Stepped
+from l2gnet_core.project.folder import (
+    FORMAT,
+    ProjectFolder,
+    any_of_shape,
+    find_projects,
+    open_project,
+)
+from l2gnet_core.project.models import ModelStore
+from l2gnet_core.project.scans import grid_from_json, grid_to_json, identify
+from l2gnet_core.project.state import ModelId, ProjectState, SliceState
+from l2gnet_core.volume import Grid
+
+LABELS = LabelSet.from_names({1: "one", 2: "two"}, {2: "#123456"})
+SHAPE = (3, 6, 7)
+VOXELS = np.random.default_rng(0).integers(0, 900, SHAPE).astype(np.int16)
+SCAN = Grid(SHAPE, affine=np.diag([1.5, 1.5, 8.0, 1.0]), units="mm", name="Doe").volume(VOXELS)
+
+
+@pytest.fixture(autouse=True)
+def projects(tmp_path, monkeypatch):
+    monkeypatch.setenv("L2GNET_PROJECTS", str(tmp_path / "projects"))
+    return tmp_path / "projects"
+
+
+def state_of(volume=SCAN, axis=0, **more) -> ProjectState:
+    card = ModelCard("model", LABELS, split={"train": ["Jane Doe"]})
+    return ProjectState(identify(volume), volume.grid, "", axis, card, None, LABELS, CleanUp(),
+                        **more)  # fmt: skip
+
+
+def blank(shape=(6, 7), label=0, by_person=False) -> SliceState:
+    labels = np.full(shape, label, np.uint8)
+    return SliceState(labels, np.full(shape, by_person), np.ones(shape, np.uint8))
+
+
+def new_project(**more) -> tuple[ProjectFolder, ProjectState]:
+    state = state_of(finished=frozenset({(0, 0)}), **more)
+    project = ProjectFolder.create(state.scan)
+    project.save(state, {(0, 0): blank(label=2, by_person=True)}, [], SCAN)
+    return project, state
+
+
+def test_a_project_comes_back_as_it_was_saved():
+    wanted = replace(
+        state_of(), orientation="LPS", model=ModelId("model", "ab" * 32),
+        clean_up=CleanUp(True, False), finished=frozenset({(0, 0), (0, 2)}),
+        reviewed=frozenset({(0, 2)}), touched=frozenset({(0, 0)}),
+    )  # fmt: skip
+    project = ProjectFolder.create(wanted.scan)
+    deeds = [Reviewed([(0, 2)], True), Stepped("undone")]
+    project.save(wanted, {(0, 0): blank(label=2, by_person=True), (0, 2): blank()}, deeds, SCAN)
+    assert deeds == []
+    again = open_project(project.path.name)
+    state = again.read_state()
+    assert replace(state, grid=wanted.grid, card=wanted.card) == wanted
+    assert state.card == replace(wanted.card, split={})
+    np.testing.assert_array_equal(state.grid.affine, SCAN.affine)
+    assert state.grid.units == "mm"
+    slices, saved = again.read_slices(state)
+    assert saved == {(0, 0), (0, 2)}
+    assert slices.labels.shape == (1, *SHAPE)
+    assert (slices.labels[0] == [[[2]], [[0]], [[0]]]).all()
+    assert slices.by_person[0, 0].all()
+    assert not slices.by_person[0, 1:].any()
+    assert (slices.raw[0] == [[[1]], [[0]], [[1]]]).all()
+    np.testing.assert_array_equal(again.read_voxels(state), VOXELS)
+    assert [entry["what"] for entry in again.history.entries()] == ["reviewed", "undone"]
+
+
+SLICES = st.tuples(st.integers(0, 1), st.integers(0, 4))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.dictionaries(SLICES, st.integers(0, 300), max_size=4), max_size=4))
+def test_any_order_of_saves_leaves_the_last_of_each_slice(tmp_path_factory, saves):
+    volume = Grid((2, 3, 5, 4)).volume(np.zeros((2, 3, 5, 4), np.uint8))
+    state = state_of(volume, axis=1)
+    last = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("L2GNET_PROJECTS", str(tmp_path_factory.mktemp("projects")))
+        project = ProjectFolder.create(state.scan)
+        for save in saves:
+            slices = {
+                place: SliceState(
+                    np.full((3, 4), label, np.uint16), np.full((3, 4), label > 9),
+                    np.full((3, 4), label // 2, np.uint16),
+                )
+                for place, label in save.items()
+            }  # fmt: skip
+            project.save(state, slices, [], volume)
+            last.update(save)
+        project.release()
+        again, saved = project.read_slices(state)
+    assert saved == set(last)
+    for frame, index in np.ndindex(2, 5):
+        label = last.get((frame, index), 0)
+        assert (again.labels[frame, :, index] == label).all()
+        assert (again.by_person[frame, :, index] == (label > 9)).all()
+        assert (again.raw[frame, :, index] == label // 2).all()
+
+
+def test_a_scan_is_found_by_its_voxels_and_place_whatever_it_is_called(projects):
+    assert find_projects(identify(SCAN)) == []
+    assert not any_of_shape(SHAPE)
+    project, _ = new_project(touched=frozenset({(0, 0)}))
+    renamed = replace(SCAN, name="another", data=VOXELS.copy())
+    (found,) = find_projects(identify(renamed))
+    assert (found.path, found.touched, found.model) == (project.path, 1, "model")
+    assert (datetime.now(UTC) - found.saved).total_seconds() < 60
+    moved = replace(SCAN, affine=np.diag([1.5, 1.5, 8.5, 1.0]))
+    changed = replace(SCAN, data=VOXELS + 1)
+    wider = replace(SCAN, data=VOXELS.astype(np.int32))
+    for other in (moved, changed, wider):
+        assert find_projects(identify(other)) == []
+    assert any_of_shape(SHAPE)
+    assert not any_of_shape((3, 7, 6))
+    # A second piece of work on the same scan goes beside the first; the newer one comes first.
+    second, _ = new_project()
+    assert second.path != project.path
+    assert [one.path for one in find_projects(identify(SCAN))] == [second.path, project.path]
+
+
+def test_voxels_that_are_no_plain_numbers_are_identified_as_models_see_them():
+    odd = VOXELS.astype(">f4")
+    odd[0, 0, 0] = np.nan
+    plain = VOXELS.astype(np.float32)
+    plain[0, 0, 0] = plain.ravel()[1:].min()
+    assert identify(replace(SCAN, data=odd)) == identify(replace(SCAN, data=plain))
+
+
+def test_nothing_of_the_file_or_its_header_is_written(projects, tmp_path):
+    image = nib.Nifti1Image(VOXELS.T, np.diag([-1.5, 1.5, 8.0, 1.0]))
+    image.header["descrip"] = b"Jane Roe 1970"
+    image.header["db_name"] = b"Roe"
+    image.header["aux_file"] = b"Roe.txt"
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(6, b"Roe, Jane"))
+    image.set_qform(image.affine, 1)
+    image.set_sform(image.affine, 2)
+    file = tmp_path / "Roe_Jane.nii.gz"
+    nib.save(image, file)
+    volume = read_volume(file)
+    project = ProjectFolder.create(identify(volume))
+    project.save(state_of(volume), {(0, 0): blank()}, [Reviewed([(0, 0)], True)], volume)
+    for written in projects.rglob("*"):
+        assert "Roe" not in written.name
+        if written.is_file():
+            content = written.read_bytes()
+            assert b"Roe" not in content
+            assert b"Doe" not in content
+    text = (project.path / "project.json").read_text()
+    assert str(tmp_path) not in text
+    # And yet a mask of it is the same as one of the file's own, header and all.
+    state, mask = project.read_state(), np.zeros(SHAPE, np.uint8)
+    assert b"Roe" not in state.grid.source.header
+    one = write_labels(tmp_path / "one.nii", mask, volume, LABELS.names)
+    other = write_labels(tmp_path / "other.nii", mask, state.grid, LABELS.names)
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_grids_come_back():
+    for grid in (SCAN.grid, Grid((2, 3, 4, 5), stored_axes=(2, 1, 0), oriented=True)):
+        again = grid_from_json(json.loads(json.dumps(grid_to_json(grid))))
+        assert again.name == ""
+        for name in ("shape", "units", "stored_axes", "oriented", "source"):
+            assert getattr(again, name) == getattr(grid, name)
+        np.testing.assert_array_equal(again.affine, grid.affine)
+
+
+def test_only_one_writes(one_sentence):
+    project, _ = new_project()
+    other = open_project(project.path)
+    with pytest.raises(InputError, match="open in another window") as caught:
+        other.hold()
+    one_sentence(caught.value)
+    assert other.read_state().axis == 0
+    project.release()
+    other.hold()
+
+
+def test_another_process_may_not_write_either_unless_the_first_was_killed(run_python):
+    project, _ = new_project()
+    code = """
+import sys, os, signal
+from l2gnet_core.project.folder import open_project
+try:
+    open_project(sys.argv[1]).hold()
+except ValueError as error:
+    print(error)
+else:
+    print("held", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert "open in another window" in run_python("-c", code, str(project.path)).stdout
+    project.release()
+    assert run_python("-c", code, str(project.path)).stdout == "held\n"
+    open_project(project.path).hold()
+
+
+def test_a_torn_last_line_is_no_deed_and_the_next_one_stands_alone():
+    project, state = new_project()
+    project.save(state, {}, [Stepped("undone"), Stepped("redone")], SCAN)
+    project.release()
+    file = project.path / "history.jsonl"
+    whole = file.read_bytes()
+    for cut in range(1, len(whole.splitlines()[-1]) + 1):
+        file.write_bytes(whole[:-cut])
+        again = open_project(project.path)
+        assert len(again.history.entries()) == 1
+    left = project.path / "slices" / ".l2gnet-0123.npz"
+    left.write_bytes(b"half")
+    again.hold()
+    assert not left.exists()
+    again.save(state, {}, [Reviewed([(0, 1)], False)], SCAN)
+    assert [e["what"] for e in again.history.entries()] == ["undone", "not reviewed"]
+
+
+def test_a_damaged_project_is_one_sentence(one_sentence, tmp_path):
+    project, state = new_project()
+    file = project.path / "project.json"
+    good = file.read_text()
+
+    def said(call) -> str:
+        with pytest.raises(InputError) as caught:
+            call()
+        one_sentence(caught.value)
+        return str(caught.value)
+
+    values = json.loads(good)
+    for text in ("", "{", "[]", json.dumps({**values, "format": "x"}),
+                 json.dumps({**values, "grid": {}}), json.dumps({**values, "axis": None}),
+                 json.dumps({**values, "labels": [{"id": 1}]})):  # fmt: skip
+        file.write_text(text)
+        assert "missing or damaged" in said(lambda: open_project(project.path))
+        assert [one.problem for one in find_projects(state.scan)] == [
+            said(lambda: open_project(project.path))
+        ]
+    file.write_text(json.dumps({**values, "format": FORMAT + 1}))
+    assert "update napari-l2gnet" in said(lambda: open_project(project.path))
+    file.write_text(good)
+    (project.path / "slices" / "0-0.npz").write_bytes(b"PK\3\4 nonsense")
+    assert "missing or damaged" in said(lambda: project.read_slices(state))
+    np.savez(project.path / "slices" / "0-0.npz", labels=np.array([object()], object))
+    assert "missing or damaged" in said(lambda: project.read_slices(state))
+    project.history.scan_file(state.scan.voxels).write_bytes(b"\x93NUMPY")
+    assert "voxels" in said(lambda: project.read_voxels(state))
+    (project.path / "history.jsonl").write_text('{"what": "undone"}\nnonsense\n{"what": "x"}\n')
+    assert "a line of it is damaged" in said(project.history.entries)
+    assert "is none" in said(lambda: open_project(tmp_path))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_one_sentence(projects, one_sentence):
+    project, state = new_project()
+    project.path.chmod(0o500)
+    try:
+        with pytest.raises(OutputError) as caught:
+            project.save(state, {}, [], SCAN)
+        one_sentence(caught.value)
+    finally:
+        project.path.chmod(0o700)
+
+
+def test_a_folder_that_is_gone_is_one_sentence(projects, one_sentence, tmp_path, monkeypatch):
+    project, state = new_project()
+    project.path.rename(tmp_path / "gone")
+    with pytest.raises(OutputError, match="does not exist") as caught:
+        project.save(state, {}, [], SCAN)
+    one_sentence(caught.value)
+    blocked = tmp_path / "blocked"
+    blocked.write_text("")
+    monkeypatch.setenv("L2GNET_PROJECTS", str(blocked))
+    with pytest.raises(OutputError, match="cannot be written") as caught:
+        ProjectFolder.create(state.scan)
+    one_sentence(caught.value)
+
+
+def test_a_deed_that_could_not_be_written_leaves_no_half_a_line(monkeypatch):
+    project, _ = new_project()
+    project.history.add(Stepped("undone"))
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        project.history.add(Stepped("redone"))
+    assert len(project.history.entries()) == 1
+    monkeypatch.undo()
+    project.history.add(Stepped("redone"))
+    assert [e["what"] for e in project.history.entries()] == ["undone", "redone"]
+
+
+def test_models_are_kept_unless_they_come_with_the_package(make_model, tmp_path, one_sentence):
+    from l2gnet_core.catalog import find_model
+    from l2gnet_core.checkpoint import load_model
+
+    store = ModelStore(tmp_path / "models")
+    bundled = load_model(find_model("cardiac-cine"))
+    id = store.keep(bundled)
+    assert not (tmp_path / "models").exists()
+    assert store.path(id) == find_model("cardiac-cine")
+    own = make_model(split={"train": ["Jane Doe"]})
+    id = store.keep(own)
+    again = store.load(id)
+    assert again.card == replace(own.card, split={})
+    # Other weights under the name of a bundled model are not the bundled ones.
+    posing = replace(own, card=replace(own.card, name="cardiac-cine"))
+    assert store.path(store.keep(posing)) != find_model("cardiac-cine")
+    with pytest.raises(InputError, match="neither the project nor") as caught:
+        store.load(ModelId("cardiac-cine", "0" * 64))
+    one_sentence(caught.value)
+    other = ModelId("tiny", "f" * 64)
+    store.file(id).rename(store.file(other))
+    with pytest.raises(InputError, match="holds others") as caught:
+        store.load(other)
+    one_sentence(caught.value)
+
+
+def test_a_kept_model_is_in_the_history(make_model):
+    project, state = new_project()
+    project.save(state, {}, [Answered("segmented", make_model(), [(0, 2), (0, 1)])], SCAN)
+    (entry,) = project.history.entries()
+    assert entry["places"] == [[0, 2], [0, 1]]
+    assert project.history.models.path(ModelId(**entry["model"])).parent.name == "models"

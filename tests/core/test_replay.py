@@ -1,0 +1,241 @@
+"""A project done again without a window."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from l2gnet_core.cleanup import CleanUp
+from l2gnet_core.corrections import Correction
+from l2gnet_core.finetune import finetune
+from l2gnet_core.finetune_config import SCAN
+from l2gnet_core.guard import Limits
+from l2gnet_core.labels import LabelSet
+from l2gnet_core.predict import predict_slices
+from l2gnet_core.project.deeds import (
+    Answered,
+    FineTuned,
+    Interpolated,
+    Reviewed,
+    Stepped,
+    Tidied,
+    Tidying,
+)
+from l2gnet_core.project.folder import ProjectFolder
+from l2gnet_core.project.models import id_of
+from l2gnet_core.project.scans import identify
+from l2gnet_core.project.state import ProjectState, SliceState
+from l2gnet_core.volume import Grid
+
+SHAPE = (4, 40, 44)
+#: No heart: guarding it takes longer than all the rest.
+ORGANS = LabelSet.from_names({1: "liver", 2: "spleen", 3: "kidney"})
+CONFIG = replace(
+    SCAN, seconds=0.8, batch=2, folds=2, mixes=(1.0,), cautious_mix=1.0, mix_tolerance=2.0,
+    learning_rate=3e-3, views=replace(SCAN.views, size=32), limits=Limits(-1, 1, 1, 1),
+    names={7: "cyst"},
+)  # fmt: skip
+
+
+@pytest.fixture
+def volume(tmp_path, monkeypatch):
+    monkeypatch.setenv("L2GNET_PROJECTS", str(tmp_path / "projects"))
+    data = np.random.default_rng(0).normal(size=(4, 10, 11)).repeat(4, 1).repeat(4, 2)
+    affine = np.diag([1.5, 1.5, 8.0, 1.0])
+    return Grid(SHAPE, affine=affine, units="mm", stored_axes=(2, 1, 0)).volume(
+        data.astype(np.float32)
+    )
+
+
+class Annotator:
+    """Does to a mask what the plugin lets people do, and keeps a project of it."""
+
+    def __init__(self, volume, model) -> None:
+        self.volume, self.model, self.parent = volume, model, model
+        self.raw = np.zeros(SHAPE, np.uint8)
+        self.answer = np.zeros(SHAPE, np.uint8)
+        self.labels = np.zeros(SHAPE, np.uint8)
+        self.painted = np.zeros(SHAPE, bool)
+        self.reviewed, self.deeds = set(), []
+
+    def shown(self) -> np.ndarray:
+        return np.where(self.painted, self.labels, self.answer)
+
+    def state_of(self, index) -> SliceState:
+        return SliceState(self.shown()[index].copy(), self.painted[index].copy(), self.raw[index])
+
+    def segment(self, order, what="segmented", model=None, tidying=None, spared=()) -> None:
+        model = model or self.model
+        for done in predict_slices(model, self.volume.data, self.volume, 0, order):
+            if done is not None and done.index not in spared:
+                self.raw[done.index] = self.answer[done.index] = done.labels
+        if tidying:
+            for (_, index), labels in tidying.tidied(self.raw[None], 0):
+                if index in order and index not in spared:
+                    self.answer[index] = labels
+        places, kept = ([(0, index) for index in some] for some in (order, spared))
+        self.deeds.append(Answered(what, model, places, tidying, kept))
+
+    def interpolate(self, index) -> None:
+        self.raw[index], self.answer[index] = 1, 2
+        self.deeds.append(Interpolated({(0, index): SliceState(
+            self.answer[index].copy(), self.painted[index].copy(), self.raw[index].copy()
+        )}))  # fmt: skip
+
+    def tidying(self, choices) -> Tidying:
+        painted = {(0, i): self.state_of(i) for i in range(4) if self.painted[i].any()}
+        return Tidying(choices, painted)
+
+    def tidy(self, choices) -> None:
+        tidying = self.tidying(choices)
+        for (_, index), labels in tidying.tidied(self.raw[None], 0):
+            self.answer[index] = labels
+        self.deeds.append(Tidied(tidying, [(0, i) for i in range(4)]))
+
+    def paint(self, index, label, rows=slice(5, 15)) -> None:
+        self.labels[index, rows, 10:20] = label
+        self.painted[index, rows, 10:20] = True
+
+    def review(self, index) -> None:
+        self.labels[index], self.painted[index] = self.shown()[index], True
+        self.reviewed.add((0, index))
+        self.deeds.append(Reviewed([(0, index)], True))
+
+    def learn(self, slices, config=CONFIG) -> None:
+        shown = self.shown()
+        correction = Correction(self.volume.data, self.volume, 0, shown, slices)
+        *_, last = finetune(self.model, [correction], config)
+        self.learnt = FineTuned(self.model, [correction], config, last.result)
+        self.deeds.append(self.learnt)
+        self.parent, self.model = self.model, last.result.model
+
+    def save(self) -> ProjectFolder:
+        everything = frozenset((0, i) for i in range(4))
+        card = self.model.card
+        state = ProjectState(
+            identify(self.volume), self.volume.grid, "", 0, card, id_of(self.model),
+            card.labels, CleanUp(), everything, frozenset(self.reviewed),
+            frozenset((0, i) for i in range(4) if self.painted[i].any()),
+        )  # fmt: skip
+        project = ProjectFolder.create(state.scan)
+        slices = {(0, i): self.state_of(i) for i in range(4)}
+        project.save(state, slices, self.deeds, self.volume)
+        return project
+
+
+@pytest.fixture
+def worked(volume, make_model) -> Annotator:
+    """All that there is to do, in an order that matters."""
+    person = Annotator(volume, make_model(ORGANS))
+    person.segment([2, 1, 3, 0])
+    person.tidy(CleanUp(largest_piece=True))
+    person.paint(1, 3)
+    person.paint(2, 0)
+    person.tidy(CleanUp(largest_piece=True, fill_holes=True))
+    person.paint(1, 7, slice(20, 30))
+    person.review(1)
+    person.learn((1, 2))
+    tidying = person.tidying(CleanUp(fill_holes=True))
+    person.segment([2, 1, 3, 0], "accepted", tidying=tidying, spared=[1])
+    return person
+
+
+def test_a_project_comes_out_equal(worked, volume, l2gnet, tmp_path):
+    project = worked.save()
+    code, out, err = l2gnet("replay", project.path.name, "-o", tmp_path / "out", "--json")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert report["equal"] is True
+    assert report["different_voxels"] == 0
+    assert report["different_slices"] == []
+    assert [one["equal"] for one in report["finetuned"]] == [True]
+    assert report["labels"]["7"] == "cyst"
+    (version,) = project.history.versions()
+    assert (version.kind, version.model) == ("scan", id_of(worked.model))
+    assert version.parent == id_of(worked.parent)
+    assert version.verdict.to_json() == worked.learnt.result.verdict.to_json()
+    assert report["mask"] == str(tmp_path / "out" / "mask.nii.gz")
+    written = nib.load(report["mask"])
+    np.testing.assert_array_equal(np.asarray(written.dataobj).T, worked.shown())
+    np.testing.assert_array_equal(written.affine, volume.affine)
+    # Fine-tuning did something, and so did a person.
+    before = Annotator(volume, worked.parent)
+    before.segment([2, 1, 3, 0])
+    assert (before.answer != worked.raw)[[0, 2, 3]].any()
+    assert (worked.shown()[2] != worked.answer[2]).any()
+    code, out, _ = l2gnet("replay", project.path, "-o", tmp_path / "one.nii")
+    assert (code, out) == (
+        0, f"{tmp_path / 'one.nii'}: equal to the saved mask, voxel for voxel.\n",
+    )  # fmt: skip
+
+
+def test_undo_redo_and_rolling_back_are_done_again(worked, l2gnet, tmp_path):
+    person = worked
+
+    def equal(name: str) -> bool:
+        person.deeds, told = list(person.deeds), person.deeds
+        _, out, _ = l2gnet("replay", person.save().path, "-o", tmp_path / name, "--json")
+        person.deeds = told
+        return json.loads(out)["equal"]
+
+    accepted = person.raw.copy(), person.answer.copy()
+    person.segment([0, 2, 3], "rolled back", model=person.parent)
+    assert equal("rolled back")
+    person.deeds.append(Stepped("undone"))
+    rolled_back, (person.raw, person.answer) = (person.raw, person.answer), accepted
+    assert (rolled_back[1] != person.answer).any()
+    assert equal("undone")
+    person.raw, person.answer = rolled_back
+    person.deeds.append(Stepped("redone"))
+    assert equal("redone")
+    person.interpolate(3)
+    assert equal("interpolated")
+
+
+def test_where_it_is_not_equal_is_told(worked, l2gnet, tmp_path):
+    worked.answer[3, 0, :2] += 1
+    project = worked.save()
+    _, out, _ = l2gnet("replay", project.path, "-o", tmp_path / "out", "--json")
+    report = json.loads(out)
+    assert report["equal"] is False
+    assert report["different_slices"] == [{"frame": 0, "slice": 3, "voxels": 2}]
+    _, out, _ = l2gnet("replay", project.path, "-o", tmp_path / "out")
+    assert "2 voxels differ, in slices 3; 0 of 1 fine-tunings" in out
+
+
+def test_a_fine_tuning_that_was_not_kept_changes_nothing(volume, make_model, l2gnet, tmp_path):
+    person = Annotator(volume, make_model(ORGANS))
+    person.segment([0, 1, 2, 3])
+    person.paint(1, 1)
+    person.paint(3, 2)
+    never = replace(CONFIG, limits=Limits(least_gain=1.0), names={}, seconds=None, steps=1)
+    person.learn((1, 3), never)
+    assert person.model is person.parent
+    _, out, _ = l2gnet("replay", person.save().path, "-o", tmp_path / "out", "--json")
+    assert json.loads(out)["equal"] is True
+    assert json.loads(out)["finetuned"] == []
+
+
+def test_bad_input_is_one_sentence(refused, volume, make_model, tmp_path):
+    out = tmp_path / "out"
+    assert "project.json" in refused("replay", tmp_path, "-o", out)
+    assert "is none" in refused("replay", "nowhere", "-o", out)
+    person = Annotator(volume, make_model(ORGANS))
+    person.segment([0, 1, 2, 3])
+    path = person.save().path
+    other = tmp_path / "notes.txt"
+    other.write_text("")
+    assert "neither" in refused("replay", path, "-o", other)
+    (entry,) = (path / "history.jsonl").read_text().splitlines()
+    (path / "history.jsonl").write_text(json.dumps({**json.loads(entry), "what": "dreamt"}) + "\n")
+    assert "entry 1 (dreamt)" in refused("replay", path, "-o", out)
+    (path / "history.jsonl").write_text(entry + "\n")
+    (model,) = (path / "models").iterdir()
+    Path(model).unlink()
+    assert "neither the project nor this version" in refused("replay", path, "-o", out)
+    assert not out.exists()
