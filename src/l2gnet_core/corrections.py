@@ -274,7 +274,7 @@ class CorrectionSampler:
         looks = [draw_intensity(rng, self._how) for rng in rngs]
         unknown = classes == UNKNOWN
         return Views(
-            intensity_views(images, looks, rngs).contiguous(memory_format=torch.channels_last),
+            intensity_views(images, looks, rngs),
             classes.masked_fill(unknown, 0),
             weights.masked_fill(unknown, 0),
             absent.to(device),

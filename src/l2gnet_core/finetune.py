@@ -108,15 +108,17 @@ class _FineTuning:
 
     def run(self) -> Iterator[FineTuneProgress]:
         """Everything, in the order in which there is something to look at soonest."""
+        learnt = yield from self._learnt(0, self.scans)
+        began = self.clock.seconds
         heart = yield from self._checked(heart_dice(self.base, self.device))
         codes = yield from self._checked(code_distance(self.base.network, self.scans))
-        memory = self.clock.seconds
+        memory = self.clock.seconds - began
         before = []
         for fold in self.folds:
             before.append((yield from self._left_out(self.base, fold)))
-        per_fold = (self.clock.seconds - memory) / max(1, len(before)) * len(self.config.mixes)
+        checked = self.clock.seconds - began - memory
+        per_fold = checked / max(1, len(before)) * len(self.config.mixes)
         self.clock.reserved = memory + per_fold * len(before)
-        learnt = yield from self._learnt(0, self.scans)
         counts = []
         for run, fold in enumerate(self.folds, 1):
             new = yield from self._learnt(run, self._without(fold))

@@ -168,7 +168,8 @@ def code_distance(
             around = neighbours([place], total, network.config.in_channels, scan.step)
             seen = pad_to_multiple(scan.image[around].float().to(device), network.config.stride)
             with torch.inference_mode():
-                codes = network(seen).codes
+                # Without the decoder, which takes most of the time.
+                codes = network.bottleneck(network.encoder(seen)[-1]).codes
             found += torch.bincount(codes.flatten().cpu(), minlength=len(found))
             yield
     usual = books[0].counts.double().cpu()

@@ -20,7 +20,7 @@ from l2gnet_core.losses import as_background, distillation_loss, segmentation_lo
 from l2gnet_core.model import SegmentationNetwork
 from l2gnet_core.phantom_memory import replayed_hearts
 from l2gnet_core.quantizer import Codebook
-from l2gnet_core.train import precision
+from l2gnet_core.train import memory_format, precision
 from l2gnet_core.training_run import keeping_sides
 
 #: For each run, the main one first, the share of it that was behind after each of its steps. With
@@ -29,6 +29,8 @@ Pace = tuple[tuple[float, ...], ...]
 
 #: Steps until the learning rate is reached: the first gradients set the scale of all the others.
 _WARM_UP = 4
+#: Of the time there is: an estimate for the main run, which comes before any check is timed.
+_SHARE_OF_CHECKS = 0.2
 
 
 class Clock:
@@ -50,7 +52,7 @@ class Clock:
         self._started = self._run_started = time.perf_counter()
         self._budget = 0.0
         #: Seconds that the checks still to come will take.
-        self.reserved = 0.0
+        self.reserved = (config.seconds or 0.0) * _SHARE_OF_CHECKS
 
     @property
     def seconds(self) -> float:
@@ -130,6 +132,8 @@ class Learner:
         """Learn from scans; runs of different numbers see different views of them."""
         config, device = self._config, self._device
         network = copy.deepcopy(self._base.network).requires_grad_(True)
+        # Missing from the annotations of nn.Module.to.
+        network.to(memory_format=memory_format(device))  # type: ignore[call-overload]
         # Straight-through gradients and coarser outputs come in training mode; the codebook stays
         # out of it: codes keep their meaning.
         network.train()

@@ -4,6 +4,7 @@ and new weights that speaks for."""
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,10 +48,11 @@ def left_out_counts(
 ) -> Check:
     """Counts of a fold's slices, by a model that did not learn from them.
 
-    Predicted as for the user, turned views and all: those suffer first where a scan is unlike the
-    others. Unmarked voxels do not count, nor do structures that none of a scan's corrected slices
-    holds: nothing is said of them.
+    Predicted without turned views: before and after differ as much, in a quarter of the time.
+    Unmarked voxels do not count, nor do structures that none of a scan's corrected slices holds:
+    nothing is said of them.
     """
+    model = upright(model)
     ids = [label.id for label in model.card.labels]
     total: Counts = np.zeros((len(ids), 3), np.int64)
     for correction, slices in zip(corrections, fold, strict=True):
@@ -69,6 +71,11 @@ def left_out_counts(
         counts[[id not in correction.structures for id in ids]] = 0
         total += counts
     return total
+
+
+def upright(model: Model) -> Model:
+    """The same model, predicting from slices as they are alone."""
+    return replace(model, card=replace(model.card, views=1))
 
 
 def compared(said: NDArray[Any], truth: NDArray[Any], ids: Sequence[int]) -> Counts:

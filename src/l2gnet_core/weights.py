@@ -22,6 +22,8 @@ def mixed(old: SegmentationNetwork, new: SegmentationNetwork, mix: float) -> Seg
         with torch.no_grad():
             for weight, other in zip(network.parameters(), new.parameters(), strict=True):
                 weight.lerp_(other, mix)
+    # Whatever it was trained in: predictions are quicker so.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 
 
