@@ -9,6 +9,8 @@ from napari.layers import Layer
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QWidget
 
+from napari_l2gnet.layers import VIEW_KEY
+
 
 class LayerCombo(QComboBox):
     """Chooses one layer, by identity: a rename or a new neighbour never changes the choice."""
@@ -60,7 +62,11 @@ class LayerCombo(QComboBox):
         for layer in self._items:
             layer.events.name.disconnect(self._refill)
         self._items = [
-            layer for layer in self._layers if isinstance(layer, self._kind) and self._fits(layer)
+            layer
+            for layer in self._layers
+            if isinstance(layer, self._kind)
+            and VIEW_KEY not in layer.metadata
+            and self._fits(layer)
         ]
         for layer in self._items:
             layer.events.name.connect(self._refill)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 GRID_KEY = "l2gnet_volume"
 LABELS_KEY = "l2gnet_labels"
+#: Marks layers that a widget draws over a scan: they are no scans or masks to be chosen.
+VIEW_KEY = "l2gnet_view"
 
 # RAS+ (x, y, z) → napari's world here, (S, P, L).
 _RAS_TO_WORLD = np.array([[0.0, 0, 1], [0, -1, 0], [-1, 0, 0]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from napari.qt.threading import GeneratorWorker, create_worker
@@ -81,3 +81,55 @@ def _guarded(generator: Generator[Any, None, None]) -> Iterator[Any]:
 def _sentence(error: Exception) -> str:
     first = (str(error).splitlines() or [""])[0] or type(error).__name__
     return f"{type(error).__name__}: {first}"
+
+
+class LatestJob(QObject):
+    """At most one job at a time: a new one drops what was under way."""
+
+    #: Something began or ended.
+    changed = Signal()
+    #: What a job says it is doing.
+    progress = Signal(str)
+    failed = Signal(str)
+    #: A job's result has been taken in.
+    done = Signal()
+
+    def __init__(self, parent: QObject) -> None:
+        super().__init__(parent)
+        self._job: Job | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Is a job under way?"""
+        return self._job is not None
+
+    def run(self, steps: Generator[Any, None, None], then: Callable[[Any], None]) -> None:
+        """Work in a thread: sentences it yields are progress; `then` gets what it yielded last."""
+        self.cancel()
+        last: list[Any] = [None]
+        job = self._job = Job(steps, self)
+
+        def take(item: Any) -> None:
+            last[0] = item
+            if isinstance(item, str):
+                self.progress.emit(item)
+
+        def end(act: Callable[[], None]) -> None:
+            if self._job is job:
+                self._job = None
+                act()
+                self.changed.emit()
+                self.done.emit()
+
+        job.yielded.connect(take)
+        job.finished.connect(lambda: end(lambda: then(last[0])))
+        job.failed.connect(lambda text: end(lambda: self.failed.emit(text)))
+        self.changed.emit()
+        job.start()
+
+    def cancel(self) -> None:
+        """Drop what is under way."""
+        if self._job is not None:
+            self._job.cancel()
+            self._job = None
+            self.changed.emit()

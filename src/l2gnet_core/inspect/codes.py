@@ -51,17 +51,26 @@ def purity(table: NDArray[np.int64]) -> NDArray[np.float64]:
     return share
 
 
+def principal_components(vectors: NDArray[np.floating], most: int) -> NDArray[np.float64]:
+    """(K,m): where codes lie along the first m ≤ `most` principal components of the codebook.
+
+    vectors: (K,d). Signs are settled, so a model's codes lie the same way every time.
+    """
+    centred = vectors.astype(np.float64) - vectors.mean(0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    axes = axes[:most]
+    # A component's sign is arbitrary.
+    largest = np.take_along_axis(axes, np.abs(axes).argmax(1)[:, None], 1)
+    return np.asarray(centred @ (axes * np.sign(largest)).T)
+
+
 def code_colors(vectors: NDArray[np.floating]) -> NDArray[np.uint8]:
     """(K,3) RGB: the same for a model every time, and alike for codes that are alike.
 
     vectors: (K,d). Red, green and blue are the ranks along the first three principal components.
     """
-    centred = vectors.astype(np.float64) - vectors.mean(0)
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)
     colors = np.full((len(vectors), 3), 128, np.uint8)
-    for channel, axis in enumerate(axes[:3]):
-        # A component's sign is arbitrary.
-        along = centred @ axis * np.sign(axis[np.abs(axis).argmax()])
+    for channel, along in enumerate(principal_components(vectors, 3).T):
         rank = along.argsort().argsort()
         colors[:, channel] = np.rint(40 + 200 * rank / max(1, len(rank) - 1))
     return colors

@@ -35,10 +35,11 @@ LEAST_SIZE = 0.02
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A connected place in one slice that looks like the marked one.
+    """A place in one slice to look at.
 
     index: along the slicing axis. box: the voxels (z,y,x) around it. voxels: which of them belong
-    to it. score: mean likeness, 1 = the codes and the structure that most marked voxels have.
+    to it. score: where it is like a marked one, the mean likeness, 1 = the codes and the structure
+    that most marked voxels have; where the model is unsure, the mean doubt.
     """
 
     index: int

@@ -1,0 +1,97 @@
+"""Places to look at: where a model is unsure, and what a person takes for one mistake."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2gnet_core.errors import InputError
+from l2gnet_core.inspect.look import Look
+from l2gnet_core.inspect.similar import Region
+from l2gnet_core.inspect.uncertainty import near_borders
+
+#: Pixels along the side of an unsure place: what one glance takes in, about two cells' corners.
+WINDOW = 15
+
+
+def unsure_regions(
+    uncertainty: NDArray[np.floating], mask: NDArray[np.generic], axis: int, most: int = 50
+) -> list[Region]:
+    """Places where doubt gathers, the worst first: at most one in any window of a slice.
+
+    uncertainty, mask: (z,y,x). A place scores by the mean doubt in a window of `WINDOW` pixels and
+    holds the voxels there with at least half of its largest doubt. Only doubt near borders counts
+    (see `near_borders`); where the mask has no structure, all of it.
+    """
+    from scipy import ndimage
+
+    slices, doubts = np.moveaxis(mask, axis, 0), np.moveaxis(uncertainty, axis, 0)
+    near = near_borders(slices) if mask.any() else np.ones(slices.shape, bool)
+    regions = []
+    for index, (zone, doubt) in enumerate(zip(near, doubts, strict=True)):
+        counted = np.where(zone, doubt, 0).astype(np.float32)
+        mean = ndimage.uniform_filter(counted, WINDOW, mode="constant")
+        peaks = (mean == ndimage.maximum_filter(mean, WINDOW)) & (mean > 1e-6)
+        # Where doubt is the same all over a block, one of its pixels stands for all.
+        pieces, _ = ndimage.label(peaks, np.ones((3, 3)))
+        centres = [
+            tuple((part.start + part.stop - 1) // 2 for part in found)
+            for found in ndimage.find_objects(pieces)
+        ]
+        taken: list[tuple[int, ...]] = []
+        for row, column in sorted(centres, key=lambda centre: -float(mean[centre])):
+            if any(max(abs(row - r), abs(column - c)) < WINDOW for r, c in taken):
+                continue
+            taken.append((row, column))
+            box = [
+                slice(max(0, middle - WINDOW // 2), middle + WINDOW // 2 + 1)
+                for middle in (row, column)
+            ]
+            within = counted[box[0], box[1]]
+            inside = (within >= within.max() / 2) & (within > 0)
+            box.insert(axis, slice(index, index + 1))
+            voxels = np.expand_dims(inside, axis)
+            region = Region(index, (box[0], box[1], box[2]), voxels, float(mean[row, column]))
+            regions.append(region)
+    return sorted(regions, key=lambda region: -region.score)[:most]
+
+
+def voxels_of_code(
+    look: Look,
+    mask: NDArray[np.integer],
+    code: int,
+    structure: int,
+    index: int | None = None,
+    piece_at: tuple[int, int, int] | None = None,
+) -> NDArray[np.intp]:
+    """Voxels (flat indices into the mask (z,y,x)) of a code that the mask says are a structure.
+
+    structure: a label id, 0 for background. index: in this slice only. piece_at: only those
+    connected to this voxel (z,y,x), corners included. Raises InputError if that voxel is none of
+    them.
+    """
+    from scipy import ndimage
+
+    cells = look.codes == code
+    if index is not None:
+        cells &= (np.arange(len(cells)) == index)[:, None, None]
+    inside = look.cells.on_scan(cells)
+    inside &= mask == structure
+    if piece_at is None:
+        return np.flatnonzero(inside)
+    if not inside[piece_at]:
+        raise InputError(
+            "Expected a voxel of this code and structure to say which piece is meant, but the one "
+            "clicked is none; click a voxel of the mistake."
+        )
+    # Pieces are looked for where the code is, which is a small part of a large scan.
+    box = [slice(None)] * 3
+    for along in range(3):
+        others = tuple(other for other in range(3) if other != along)
+        where = np.flatnonzero(inside.any(others))
+        box[along] = slice(int(where[0]), int(where[-1]) + 1)
+    part = inside[box[0], box[1], box[2]]
+    pieces, _ = ndimage.label(part, np.ones((3, 3, 3)))
+    at = tuple(v - s.start for v, s in zip(piece_at, box, strict=True))
+    kept = np.argwhere(pieces == pieces[at]) + [s.start for s in box]
+    return np.asarray(np.ravel_multi_index(tuple(kept.T), mask.shape))

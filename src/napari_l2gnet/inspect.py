@@ -1,0 +1,353 @@
+"""The Inspect widget: controls and connections; the numbers come from `inspection`."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import napari
+import numpy as np
+from napari.utils.theme import get_theme
+from qtpy.QtCore import QTimer, Signal
+
+from l2gnet_core.errors import InputError
+from napari_l2gnet.inspect_compare import Against
+from napari_l2gnet.inspect_export import ask_file, save_picture, save_table
+from napari_l2gnet.inspect_form import CODES, HEARD, NOTHING, REFERENCE, InspectForm
+from napari_l2gnet.inspect_layers import InspectLayers
+from napari_l2gnet.inspect_over import Over
+from napari_l2gnet.inspect_parts import Part
+from napari_l2gnet.inspect_places import Assigning, Places
+from napari_l2gnet.inspect_words import SLICES
+from napari_l2gnet.inspection import Inspection, inspection_of
+from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.worker import LatestJob
+
+#: Pixels that a mouse may move between press and release of a click.
+CLICK_SLOP = 4
+
+
+class InspectWidget(InspectForm):
+    """Click a voxel or a chart: see what the model saw, where it is unsure, and put it right."""
+
+    #: Everything about the chosen mask is drawn, or why it cannot be is said.
+    ready = Signal()
+
+    def __init__(self, napari_viewer: napari.Viewer) -> None:
+        super().__init__(napari_viewer)
+        self.viewer = napari_viewer
+        self.layers: InspectLayers | None = None
+        self.inspection: Inspection | None = None
+        self.codes: list[int] = []
+        #: (frame,z,y,x) that was clicked last, if the code was chosen so.
+        self.voxel: tuple[int, int, int, int] | None = None
+        self.jobs = LatestJob(self)
+        self.over = Over(self)
+        self.places = Places(self)
+        self.assigning = Assigning(self)
+        self.against = Against(self)
+        self._refusal = ""
+        # Steps of the slider are taken together: a person who scrolls sees the last.
+        self._moving = QTimer(self, interval=0, singleShot=True)
+        # Runs go on while one looks: what they add is taken in when they pause.
+        self._changing = QTimer(self, interval=400, singleShot=True)
+        self._connect()
+        self._theme()
+        self._on_mask()
+
+    def _connect(self) -> None:
+        self._moving.timeout.connect(self._on_moved)
+        self._changing.timeout.connect(self._on_changed)
+        self.jobs.changed.connect(self.update_controls)
+        self.jobs.progress.connect(self.bar.setFormat)
+        self.jobs.failed.connect(lambda text: self.show_message(text, bad=True))
+        self.against.changed.connect(self.draw)
+        self.mask_combo.chosen.connect(self._on_mask)
+        self.of.currentIndexChanged.connect(lambda _: self._on_part())
+        self.clear.clicked.connect(lambda: self.choose([]))
+        self.outline.toggled.connect(self._on_outline)
+        self.cancel.clicked.connect(self.jobs.cancel)
+        self.views.codes_picked.connect(self.choose)
+        self.views.slice_picked.connect(self._to_slice)
+        for button, suffix in ((self.png, ".png"), (self.csv, ".csv")):
+            button.clicked.connect(lambda _, suffix=suffix: ask_file(self, suffix, self.save))
+        self.viewer.mouse_drag_callbacks.append(self._on_mouse)
+        for event, act in self._viewer_events():
+            event.connect(act)
+
+    def _viewer_events(self) -> list[tuple[Any, Any]]:
+        viewer = self.viewer
+        return [
+            (viewer.dims.events.current_step, self._on_step),
+            (viewer.layers.events.inserted, self._on_layers),
+            (viewer.layers.events.removed, self._on_layers),
+            (viewer.events.theme, self._theme),
+        ]
+
+    def closeEvent(self, event: Any) -> None:
+        """Let go of the viewer's events; the layers stay until the user removes them."""
+        self.jobs.cancel()
+        self._follow(None)
+        self._moving.stop()
+        self._changing.stop()
+        self.mask_combo.disconnect_layers()
+        self.viewer.mouse_drag_callbacks.remove(self._on_mouse)
+        for emitter, act in self._viewer_events():
+            emitter.disconnect(act)
+        super().closeEvent(event)
+
+    def _theme(self, _: Any = None) -> None:
+        theme = get_theme(self.viewer.theme)
+        self.views.theme(theme.background.as_hex(), theme.text.as_hex())
+
+    # ------------------------------------------------------------------ mask and part
+
+    @property
+    def part(self) -> Part:
+        """What the numbers are about."""
+        of = self.of.currentData()
+        if of == "slice":
+            return Part(index=self.index)
+        return Part(column=of) if isinstance(of, int) else Part()
+
+    @property
+    def index(self) -> int:
+        """The slice on screen, along the slicing axis."""
+        assert self.layers is not None
+        return self.layers.here()[1 + self.layers.mask.segmentation.axis]
+
+    @property
+    def _current(self) -> bool:
+        """Is all that the model saw at hand?"""
+        return self.inspection is not None and self.inspection.is_current
+
+    def _follow(self, mask: MaskLayer | None) -> None:
+        if self.layers is not None:
+            # Also where it has been removed: undo may bring it back.
+            self.layers.mask.layer.events.set_data.disconnect(self._on_data)
+            self.layers.outline(False)
+        self.layers = None if mask is None else InspectLayers(self.viewer, mask)
+        if mask is not None:
+            mask.layer.events.set_data.connect(self._on_data)
+
+    def _on_mask(self) -> None:
+        """Another mask or frame, or more of it: read what its model saw."""
+        layer = self.mask_combo.layer
+        if self.layers is None or self.layers.mask.layer is not layer:
+            if self.layers is not None:
+                self.layers.remove()
+            self._follow(None if layer is None else MaskLayer(self.viewer, layer))
+        self.jobs.cancel()
+        self.codes, self.voxel, self.inspection = [], None, None
+        for part in (self.places, self.assigning, self.against):
+            part.forget()
+        self.views.show_inspection(None)
+        self.show_message("")
+        self.against.fill()
+        self._refusal = (
+            "Press Segment first: there is no mask yet whose model could be looked into."
+        )
+        if self.layers is not None:
+            self.inspection = inspection_of(self.layers.mask, self.layers.here()[0])
+            self._refusal = self.inspection.refusal
+        self.told.setText(escape(self._refusal))
+        if self._refusal or self.inspection is None:
+            self.inspection = None
+            if self.layers is not None:
+                self.layers.remove()
+                self.layers.outline(False)
+            self.update_controls()
+            self.ready.emit()
+        elif self._current:
+            self._show()
+        else:
+            self.jobs.run(self.inspection.prepare(), lambda _: self._show())
+
+    def _show(self) -> None:
+        assert self.inspection is not None
+        assert self.layers is not None
+        self.show_parts(self.inspection.names)
+        self.views.show_inspection(self.inspection)
+        self.assigning.offer(self.inspection)
+        unlike = self.inspection.unlike
+        if unlike is not None and (unlike.percentile or 0) >= 97.5:
+            beware = "This scan is unlike those that the model learnt from: check it with care."
+            self.show_message("", beware=beware)
+        self.layers.outline(self.outline.isChecked())
+        self.layers.prepare(self.inspection)
+        self.over.show(CODES)
+        self._on_part()
+        self.update_controls()
+        self.ready.emit()
+
+    def draw(self) -> None:
+        """Draw charts of the chosen part, and say what is chosen."""
+        if self.inspection is None or not self._current:
+            return
+        self.views.index = self.index
+        self.views.show_part(self.inspection, self.part, self.against.usage(self.part))
+        self._tell()
+
+    def _on_part(self) -> None:
+        if self.inspection is None:
+            return
+        self.assigning.forget()
+        part, wanted = self.part, [self.inspection]
+        if self.against.comparison is not None:
+            wanted.append(self.against.comparison.other)
+
+        def relate() -> Generator[str, None, None]:
+            for one in wanted:
+                yield "Relating codes"
+                one.usage(part)
+
+        if all(one.has_usage(part) for one in wanted):
+            self.draw()
+        else:
+            self.jobs.run(relate(), lambda _: self.draw())
+
+    # ------------------------------------------------------------------ what the viewer tells
+
+    def _on_step(self, _: Any = None) -> None:
+        self._moving.start()
+
+    def _on_moved(self) -> None:
+        """Another slice or frame is on screen."""
+        if self.layers is None or self.layers.mask.layer not in self.viewer.layers:
+            return
+        frame, codes = self.layers.here()[0], self.codes
+        if self.inspection is None or self.inspection.frame != frame:
+            if len(self.layers.mask.segmentation.shown) > 1:
+                self._on_mask()
+                if codes and self._current:
+                    self.choose(codes)
+        elif self._current:
+            self.views.index = self.index
+            if self.of.currentData() == "slice":
+                self.draw()
+            elif self.views.currentIndex() == SLICES:
+                self.views.choose(self.codes)
+            if self.shown.currentData() in (HEARD, REFERENCE):
+                self.over.draw()
+
+    def _on_data(self, _: Any = None) -> None:
+        # Every redraw of the mask tells this; a run may have added slices.
+        if not self._current and not self.jobs.busy:
+            self._changing.start()
+
+    def _on_changed(self) -> None:
+        if not self._current and not self.jobs.busy:
+            self._on_mask()
+
+    def _on_layers(self, _: Any = None) -> None:
+        if self.layers is not None and self.layers.mask.layer not in self.viewer.layers:
+            self.layers.remove()
+        self.against.fill()
+
+    def _on_mouse(self, viewer: Any, event: Any) -> Generator[None, None, None]:
+        """A click, not a drag, of a mouse that paints nothing."""
+        active = viewer.layers.selection.active
+        if (
+            not (self.click.isChecked() and self.click.isEnabled())
+            or event.button != 1
+            or event.modifiers
+            or viewer.dims.ndisplay != 2
+            or str(getattr(active, "mode", "pan_zoom")) != "pan_zoom"
+        ):
+            return
+        pressed = np.array(event.pos)
+        yield
+        while event.type == "mouse_move":
+            if np.abs(np.array(event.pos) - pressed).max() > CLICK_SLOP:
+                return
+            yield
+        self.look_at(event.position)
+
+    # ------------------------------------------------------------------ choosing codes
+
+    def look_at(self, position: Sequence[float]) -> None:
+        """What a click at a place in the world does."""
+        if self.layers is None or self.inspection is None or not self._current:
+            return
+        voxel = self.layers.voxel_at(position)
+        if voxel is None or voxel[0] != self.inspection.frame:
+            return
+        code = self.inspection.code_at(voxel[1:])
+        if code is None:
+            self.show_message("This slice is not segmented: the model has not seen it.")
+            return
+        self.choose([code], voxel)
+
+    def choose(self, codes: Sequence[int], voxel: tuple[int, int, int, int] | None = None) -> None:
+        """Light up all voxels of one code, or of the two of a cell of the plan; none clears."""
+        if self.inspection is None or self.layers is None:
+            return
+        self.codes, self.voxel = list(dict.fromkeys(codes)), voxel
+        self.assigning.forget()
+        self.show_message("")
+        if self.codes:
+            here = self.inspection.look.codes[self.index]
+            if voxel is None and not np.isin(here, self.codes[:1]).any():
+                self._to_slice(self.inspection.busiest_slice(self.codes[:1]))
+            self.layers.light_cells(self.inspection.frame, self.inspection, self.codes)
+            if self.shown.currentData() in (CODES, NOTHING) and self.inspection.has_plans:
+                self.show_shown(HEARD)
+        else:
+            self.layers.darken()
+            if self.shown.currentData() == HEARD:
+                self.show_shown(CODES)
+        if self.shown.currentData() in (HEARD, CODES):
+            self.over.draw()
+        self.views.choose(self.codes)
+        self._tell()
+        self.update_controls()
+
+    def _to_slice(self, index: int) -> None:
+        assert self.layers is not None
+        frame, *voxel = self.layers.here()
+        voxel[self.layers.mask.segmentation.axis] = index
+        self.layers.go_to(frame, voxel)
+
+    def _on_outline(self, on: bool) -> None:
+        if self.layers is not None and self.inspection is not None:
+            self.layers.outline(on)
+
+    def _tell(self) -> None:
+        """What is chosen, in words."""
+        if self.views.words is not None:
+            self.told.setText(self.views.words.tell_chosen(self.codes))
+
+    def save(self, path: Path) -> None:
+        """Write the tab on top: a picture with the canvas beside it (.png), or a table (.csv).
+
+        What goes wrong is said in the widget.
+        """
+        try:
+            if path.suffix == ".csv":
+                save_table(path, *self.views.table())
+            else:
+                canvas = self.viewer.screenshot(canvas_only=True, flash=False)
+                save_picture(path, canvas, self.views.currentWidget())
+        except InputError as error:
+            self.show_message(str(error), bad=True)
+        else:
+            self.show_message(f"Saved {path.name}.")
+
+    # ------------------------------------------------------------------ controls
+
+    def update_controls(self) -> None:
+        """Enable what can be done now; everything disabled says why."""
+        busy = self.jobs.busy
+        self.bar.setVisible(busy)
+        self.cancel.setVisible(busy)
+        reason = self._refusal or ("" if self._current else "What the model saw is being read.")
+        self.views.setEnabled(not reason)
+        for control in (self.of, self.shown, self.click, self.outline, self.png, self.csv):
+            self.allow(control, reason)
+        self.allow(self.compare, reason)
+        self.allow(self.mask_combo, "" if self.mask_combo.count() else self._refusal)
+        self.allow(self.clear, reason or ("" if self.codes else "Nothing is lit."))
+        self.places.update_controls(reason, busy)
+        self.assigning.update_controls(reason, busy)

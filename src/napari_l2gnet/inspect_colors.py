@@ -1,0 +1,60 @@
+"""How codes and lit voxels look in layers of labels: values, colours, names in the status bar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_l2gnet.inspect_parts import Part
+from napari_l2gnet.inspection import Inspection
+
+
+def codes_of(inspection: Inspection) -> Callable[[int, int], NDArray[np.uint16]]:
+    """Cells of the code map, by frame and index; also of what is segmented later."""
+    source = inspection.source
+    size = inspection.look.cells.size
+
+    def codes(frame: int, index: int) -> NDArray[np.uint16]:
+        # 0 is "nothing" in a layer of labels, so codes count from 1, as everywhere.
+        if frame not in source.looks:
+            return np.zeros(size, np.uint16)
+        return (source.looks[frame].codes[index] + 1).astype(np.uint16)
+
+    return codes
+
+
+def code_arguments(inspection: Inspection) -> dict[str, Any]:
+    """Colours and what the status bar says of each code."""
+
+    from l2gnet_core.inspect.codes import code_colors
+
+    usage = inspection.usage(Part())
+    colors = code_colors(inspection.look.vectors)
+    told = {}
+    for code in range(len(colors)):
+        shares = usage.shares(code)
+        organ = f" · {inspection.names[shares[0][0]]} {100 * shares[0][1]:.0f} %" if shares else ""
+        told[code + 1] = f"code {code + 1}{organ}"
+    return {
+        "colormap": colors_of(
+            {n: "#{:02x}{:02x}{:02x}".format(*c) for n, c in enumerate(colors, 1)}
+        ),
+        "features": features_of(told),
+    }
+
+
+def colors_of(colors: dict[int, str]) -> Any:
+    """The colormap of these values; nothing is drawn for others."""
+    from napari.utils.colormaps import DirectLabelColormap
+
+    return DirectLabelColormap(color_dict={None: "transparent", 0: "transparent", **colors})
+
+
+def features_of(names: dict[int, str]) -> Any:
+    """What the status bar says of these values."""
+    import pandas as pd
+
+    return pd.DataFrame({"index": [0, *names], "name": ["nothing", *names.values()]})

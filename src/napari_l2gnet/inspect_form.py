@@ -1,0 +1,254 @@
+"""The controls of the Inspect widget and how they are laid out; what they do is in `inspect`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import napari
+from napari.layers import Labels
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QSizePolicy,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_l2gnet.inspect_views import InspectViews
+from napari_l2gnet.layer_combo import LayerCombo
+from napari_l2gnet.mask_layer import SEGMENTATION_KEY
+from napari_l2gnet.segment_form import BEWARE
+
+#: What can lie over the image, by its name in the list.
+CODES, HEARD, REFERENCE, DOUBT, NOTHING = "codes", "heard", "reference", "doubt", "nothing"
+_SHOWN = {
+    CODES: "code map",
+    HEARD: "heard",
+    REFERENCE: "reference",
+    DOUBT: "doubt",
+    NOTHING: "nothing",
+}
+PIECE, EVERYWHERE = "piece", "everywhere"
+
+
+class InspectForm(QWidget):
+    """Mask, part and picture; what was clicked; charts; places to look at; assigning; saving."""
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        super().__init__()
+        self._tips: dict[QWidget, str] = {}
+        self.mask_combo = LayerCombo(
+            viewer.layers, Labels, fits=lambda layer: SEGMENTATION_KEY in layer.metadata
+        )
+        self.of = _combo("Which part of the scan the numbers and charts are about")
+        self.shown = _combo(
+            "What lies over the image. Code map: blocks of like colour look alike to the model.\n"
+            "Heard: cells the chosen code takes information from, brighter = more.\n"
+            "Reference: cells that send it their mass. Doubt: brighter = less sure."
+        )
+        for key, name in _SHOWN.items():
+            self.shown.addItem(name, key)
+        self.compare = _combo(
+            "Another model's mask of the same scan, such as that before fine-tuning: which codes\n"
+            "are used more or less, and which codes meet more or less"
+        )
+        self.mask_combo.setToolTip("The mask whose model you look into")
+        for combo in (self.mask_combo, self.compare):
+            combo.setMinimumContentsLength(10)
+            combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.compare_label = QLabel("Against")
+        grid = QGridLayout()
+        grid.setHorizontalSpacing(6)
+        grid.addWidget(QLabel("Mask"), 0, 0)
+        grid.addWidget(self.mask_combo, 0, 1, 1, 3)
+        grid.addWidget(self.compare_label, 1, 0)
+        grid.addWidget(self.compare, 1, 1, 1, 3)
+        grid.addWidget(QLabel("Of"), 2, 0)
+        grid.addWidget(self.of, 2, 1)
+        grid.addWidget(QLabel("Show"), 2, 2)
+        grid.addWidget(self.shown, 2, 3)
+        grid.setColumnStretch(1, 1)
+        grid.setColumnStretch(3, 1)
+
+        self.click = QPushButton("Click to look")
+        self.click.setCheckable(True)
+        self.click.setChecked(True)
+        self.click.setToolTip(
+            "While this is on, a click into the picture tells about the voxel. Painting, dragging\n"
+            "and zooming stay as they are."
+        )
+        self.outline = QCheckBox("Outline")
+        self.outline.setChecked(True)
+        self.outline.setToolTip("Draw the mask as outlines, so that what lies below is to be seen")
+        self.clear = QPushButton("Clear")
+        self.clear.setToolTip("Light up nothing")
+        looking = QHBoxLayout()
+        looking.addWidget(self.click, 2)
+        looking.addWidget(self.outline)
+        looking.addWidget(self.clear, 1)
+        self.told = QLabel()
+        self.told.setTextFormat(Qt.TextFormat.RichText)
+        self.told.setWordWrap(True)
+        # Room for what there usually is to say, so that the charts stay where they are.
+        self.told.setMinimumHeight(56)
+        self.told.setToolTip(
+            "A code is one of the model's words for what it sees. The organs say what its voxels\n"
+            "are by the model's answer: one organ near 100 % means that the code is clear.\n"
+            "It hears the codes that send their mass to the same references; 1× would be chance."
+        )
+        self.told.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self.told.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.views = InspectViews()
+
+        layout = QVBoxLayout(self)
+        layout.setSpacing(5)
+        layout.addLayout(grid)
+        layout.addLayout(looking)
+        layout.addWidget(self.told)
+        layout.addWidget(self.views, 1)
+        layout.addLayout(self._places())
+        layout.addLayout(self._assigning())
+        layout.addLayout(self._status())
+        self.setMinimumWidth(350)
+
+    def _places(self) -> QGridLayout:
+        self.unsure = QPushButton("Next unsure place")
+        self.unsure.setToolTip(
+            "Go to where the model is least sure, then to the next such place;\n"
+            "the Doubt tab says by which measure"
+        )
+        self.mark = QPushButton("Mark one")
+        self.mark.setToolTip("Paint on a mistake, in a layer of its own; then find more like it")
+        self.similar = QPushButton("Find more like this")
+        self.similar.setToolTip(
+            "Places elsewhere that look to the model like what you marked, or painted in the\n"
+            "mask on this slice: same codes, same structure, the most alike first"
+        )
+        self.back, self.forward = QToolButton(), QToolButton()
+        self.back.setText("◀")
+        self.back.setToolTip("The place before")
+        self.forward.setText("▶")
+        self.forward.setToolTip("The next place")
+        self.place = QLabel()
+        self.place.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        grid = QGridLayout()
+        grid.setHorizontalSpacing(6)
+        grid.addWidget(self.unsure, 0, 0)
+        grid.addWidget(self.similar, 0, 1)
+        steps = QHBoxLayout()
+        steps.addWidget(self.back)
+        steps.addWidget(self.place, 1)
+        steps.addWidget(self.forward)
+        steps.addWidget(self.mark)
+        grid.addLayout(steps, 1, 0, 1, 2)
+        return grid
+
+    def _assigning(self) -> QGridLayout:
+        self.target = _combo("What the voxels are to become")
+        self.extent = _combo(
+            "Which voxels: those of the code and the organ that you clicked, in one connected\n"
+            "piece, or everywhere in the slice or volume chosen under Of"
+        )
+        self.extent.addItem("this piece", PIECE)
+        self.extent.addItem("everywhere", EVERYWHERE)
+        self.preview = QPushButton("Preview")
+        self.preview.setToolTip("Light up the voxels that would change, and count them")
+        self.apply = QPushButton("Assign")
+        self.apply.setToolTip(
+            "Change them, as one step that Ctrl-Z takes back. They count as painted by you: no\n"
+            "new answer overwrites them, and fine-tuning learns from them."
+        )
+        self.apply.setStyleSheet("QPushButton { font-weight: bold; }")
+        grid = QGridLayout()
+        grid.setHorizontalSpacing(6)
+        grid.addWidget(QLabel("Assign to"), 0, 0)
+        grid.addWidget(self.target, 0, 1)
+        grid.addWidget(self.extent, 0, 2)
+        row = QHBoxLayout()
+        row.addWidget(self.preview)
+        row.addWidget(self.apply)
+        grid.addLayout(row, 1, 0, 1, 3)
+        grid.setColumnStretch(1, 3)
+        grid.setColumnStretch(2, 2)
+        return grid
+
+    def _status(self) -> QVBoxLayout:
+        self.bar = QProgressBar()
+        self.bar.setRange(0, 0)
+        self.bar.setTextVisible(True)
+        self.cancel = QToolButton()
+        self.cancel.setText("Cancel")
+        self.cancel.setToolTip("Stop; nothing is changed")
+        busy = QHBoxLayout()
+        busy.addWidget(self.bar, 1)
+        busy.addWidget(self.cancel)
+        self.message = QLabel()
+        self.message.setWordWrap(True)
+        self.message.setTextFormat(Qt.TextFormat.RichText)
+        self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.png, self.csv = QPushButton("PNG …"), QPushButton("CSV …")
+        self.png.setToolTip("Save this tab and the picture beside it as an image")
+        self.csv.setToolTip("Save the numbers of this tab as a table")
+        saving = QHBoxLayout()
+        saving.addWidget(QLabel("Save this tab"))
+        saving.addWidget(self.png)
+        saving.addWidget(self.csv)
+        layout = QVBoxLayout()
+        layout.addLayout(busy)
+        layout.addWidget(self.message)
+        layout.addLayout(saving)
+        research = QLabel("For research use only")
+        research.setStyleSheet("QLabel { color: gray; font-size: 10px; }")
+        layout.addWidget(research)
+        return layout
+
+    def show_parts(self, names: Sequence[str]) -> None:
+        """Offer the whole volume, the slice on screen, and each structure by name; the choice
+        stays where it can."""
+        before = self.of.currentData()
+        self.of.blockSignals(True)
+        self.of.clear()
+        self.of.addItem("volume", "volume")
+        self.of.addItem("this slice", "slice")
+        for column, name in enumerate(names):
+            if column:
+                self.of.addItem(name, column)
+        self.of.setCurrentIndex(max(0, self.of.findData(before)))
+        self.of.blockSignals(False)
+
+    def show_shown(self, key: str) -> None:
+        """Choose what lies over the image; no signal tells of it."""
+        self.shown.blockSignals(True)
+        self.shown.setCurrentIndex(self.shown.findData(key))
+        self.shown.blockSignals(False)
+
+    def allow(self, control: QWidget, reason_against: str) -> None:
+        """Enable a control that nothing speaks against; else its tooltip says what does."""
+        tip = self._tips.setdefault(control, control.toolTip())
+        control.setEnabled(not reason_against)
+        control.setToolTip(reason_against or tip)
+
+    def show_message(self, text: str, bad: bool = False, beware: str = "") -> None:
+        """The line under the buttons: what happened, then what to beware of."""
+        text = escape(text)
+        lines = [f'<span style="color:#e0524d">{text}</span>' if bad else text] if text else []
+        lines += [f'<span style="color:{BEWARE}">⚠ {escape(beware)}</span>'] if beware else []
+        self.message.setText("<br>".join(lines))
+        self.message.setVisible(bool(lines))
+
+
+def _combo(tip: str) -> QComboBox:
+    combo = QComboBox()
+    combo.setToolTip(tip)
+    combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    combo.setMinimumContentsLength(5)
+    combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+    return combo

@@ -1,0 +1,288 @@
+"""What the Inspect widget draws over the scan: code map, lit voxels, one heat map, marks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import napari
+import numpy as np
+from napari.layers import Image, Labels, Layer
+from numpy.typing import NDArray
+
+from napari_l2gnet.cell_array import CellArray, OneFrame
+from napari_l2gnet.inspect_colors import code_arguments, codes_of, colors_of, features_of
+from napari_l2gnet.inspection import Inspection
+from napari_l2gnet.layers import GRID_KEY, VIEW_KEY, shown_index, transform_of
+from napari_l2gnet.mask_layer import MaskLayer
+
+if TYPE_CHECKING:
+    from l2gnet_core.inspect.similar import Region
+
+#: What lit voxels are, by their value.
+CODE, OTHER_CODE, PLACE, CHANGE = 1, 2, 3, 4
+_LIT = {
+    CODE: ("#ffe14d", "this code"),
+    OTHER_CODE: ("#4dd2ff", "the other code"),
+    PLACE: ("#ff5cd6", "a place to look at"),
+    CHANGE: ("#ff5cd6", "would change"),
+}
+#: Nothing is drawn where there is nothing to see: the scan stays legible.
+_GLOW = [
+    [0.30, 0.05, 0.40, 0.0],
+    [0.60, 0.10, 0.40, 0.25],
+    [0.95, 0.40, 0.10, 0.42],
+    [1.00, 0.95, 0.50, 0.58],
+]
+
+
+class InspectLayers:
+    """The layers of one mask; each lies exactly on it, comes when it is needed, and may be deleted
+    by the user at any time."""
+
+    def __init__(self, viewer: napari.Viewer, mask: MaskLayer) -> None:
+        self.viewer = viewer
+        self.mask = mask
+        # What is lit: to darken it again without touching all of a series.
+        self._lit_frame: int | None = None
+        self._contour: int | None = None
+
+    # ------------------------------------------------------------------ where the viewer is
+
+    def here(self) -> tuple[int, int, int, int]:
+        """(frame, z, y, x) at the viewer's current point."""
+        return self._voxel(shown_index(self.mask.layer, self.viewer.dims.point))
+
+    def voxel_at(self, position: Sequence[float]) -> tuple[int, int, int, int] | None:
+        """(frame, z, y, x) at a place in the world; None outside of the scan."""
+        layer = self.mask.layer
+        index = np.rint(layer.world_to_data(tuple(position)[-layer.ndim :])).astype(int)
+        if (index < 0).any() or (index >= layer.data.shape).any():
+            return None
+        return self._voxel(tuple(int(i) for i in index))
+
+    def _voxel(self, index: tuple[int, ...]) -> tuple[int, int, int, int]:
+        frame, z, y, x = (0,) * (4 - len(index)) + index
+        return frame, z, y, x
+
+    def go_to(self, frame: int, voxel: Sequence[float], center: bool = False) -> None:
+        """Show the slices through a voxel (z,y,x); `center` moves the camera there, too."""
+        layer, dims = self.mask.layer, self.viewer.dims
+        point = layer.data_to_world((frame, *voxel)[-layer.ndim :])
+        dims.set_point(range(dims.ndim - layer.ndim, dims.ndim), point)
+        if center:
+            shown = [dims.point[axis] for axis in dims.displayed]
+            self.viewer.scene.camera.center = (0.0,) * (3 - len(shown)) + tuple(shown)
+
+    # ------------------------------------------------------------------ layers
+
+    def outline(self, on: bool) -> None:
+        """Draw the mask as outlines; or again as it was."""
+        layer = self.mask.layer
+        if on and self._contour is None:
+            self._contour = layer.contour
+            layer.contour = max(2, layer.contour)
+        elif not on and self._contour is not None:
+            layer.contour, self._contour = self._contour, None
+
+    def find(self, view: str) -> Layer | None:
+        """The layer of one view, if it is there."""
+        for layer in self.viewer.layers:
+            name, of = layer.metadata.get(VIEW_KEY, ("", None))
+            if name == view and of is self.mask.segmentation:
+                return layer
+        return None
+
+    def remove(self) -> None:
+        """Take all layers away, but those a person marked in."""
+        for layer in list(self.viewer.layers):
+            name, of = layer.metadata.get(VIEW_KEY, ("", None))
+            # Each removal tells others, who may have removed the next one already.
+            mine = of is self.mask.segmentation and name != "marks"
+            if mine and layer in self.viewer.layers:
+                self.viewer.layers.remove(layer)
+        self._lit_frame = None
+
+    def _insert(self, view: str, layer: Layer, above: int) -> Layer:
+        """Add a layer so many places above the mask; what is selected stays so."""
+        layers = self.viewer.layers
+        layer.metadata[VIEW_KEY] = (view, self.mask.segmentation)
+        layer.metadata[GRID_KEY] = self.mask.segmentation.grid
+        active = layers.selection.active
+        at = layers.index(self.mask.layer) + above if self.mask.layer in layers else len(layers)
+        layers.insert(min(at, len(layers)), layer)
+        if active is not None:
+            layers.selection.active = active
+        return layer
+
+    def show_codes(self, inspection: Inspection) -> Labels:
+        """The code map, made when it is first asked for."""
+        layer = self.find("codes")
+        if layer is None:
+            layer = Labels(
+                self._cells(inspection, np.dtype(np.uint16), codes_of(inspection)),
+                name=f"codes · {self.mask.layer.name}",
+                opacity=0.55,
+                **transform_of(self.mask.layer),
+                **code_arguments(inspection),
+            )
+            # A computed array: there is nothing to paint on.
+            layer.editable = False
+            layer = self._insert("codes", layer, 0)
+        _set_visible(layer, True)
+        return layer
+
+    def show_heat(
+        self, name: str, inspection: Inspection, values: Any, limits: tuple[float, float]
+    ) -> Image:
+        """The heat map: values as a function (frame, index) → cells (h,w), or an array (z,y,x)."""
+        layer = self.find("heat")
+        cells = callable(values)
+        if not cells:
+            values = self._in_frame(inspection, values)
+        elif layer is None or not isinstance(layer.data, CellArray):
+            values = self._cells(inspection, np.dtype(np.float32), values)
+        limits = (limits[0], max(limits[1], limits[0] + 1e-6))
+        if layer is None:
+            from napari.utils.colormaps import Colormap
+
+            layer = Image(
+                values,
+                name=name,
+                rgb=False,
+                multiscale=False,
+                colormap=Colormap(_GLOW, name="l2gnet glow"),
+                contrast_limits=limits,
+                blending="translucent_no_depth",
+                interpolation2d="nearest",
+                **transform_of(self.mask.layer),
+            )
+            layer = self._insert("heat", layer, 0)
+        else:
+            layer.name = name
+            if cells and isinstance(layer.data, CellArray):
+                # Other data for a layer cost it ten times what other values do.
+                layer.data.values = values
+                layer.refresh(thumbnail=False, highlight=False, extent=False)
+            else:
+                layer.data = values
+            layer.contrast_limits_range = limits
+            layer.contrast_limits = limits
+        _set_visible(layer, True)
+        return layer
+
+    def prepare(self, inspection: Inspection) -> None:
+        """Make what a click lights up beforehand, so that the first one is as quick as others."""
+        self.darken()
+        self._lit()
+        codes = self.find("codes")
+        if codes is not None:
+            # More slices, or another version of the model, since it was made.
+            for name, value in code_arguments(inspection).items():
+                setattr(codes, name, value)
+        if inspection.has_plans and self.find("heat") is None:
+            size = inspection.look.cells.size
+            nothing = np.zeros(size, np.float32)
+            self.show_heat("heard", inspection, lambda frame, index: nothing, (0, 1))
+
+    def show_only(self, view: str) -> None:
+        """Of code map and heat map, show one at most: on top of each other they mean nothing."""
+        for other in ("codes", "heat"):
+            layer = self.find(other)
+            if layer is not None:
+                _set_visible(layer, other == view)
+
+    def marks(self) -> Labels:
+        """The layer to mark mistakes in, selected and ready to paint."""
+        layer = self.find("marks")
+        if layer is None:
+            layer = Labels(
+                np.zeros(self.mask.layer.data.shape, np.uint8),
+                name=f"mistakes · {self.mask.layer.name}",
+                colormap=colors_of({1: "#ff5cd6"}),
+                **transform_of(self.mask.layer),
+            )
+            layer = self._insert("marks", layer, len(self.viewer.layers))
+        _set_visible(layer, True)
+        layer.selected_label = 1
+        layer.brush_size = 10
+        self.viewer.layers.selection.active = layer
+        layer.mode = "paint"
+        return layer
+
+    # ------------------------------------------------------------------ light
+
+    def light_cells(self, frame: int, inspection: Inspection, codes: Sequence[int]) -> None:
+        """Light up all voxels of one or two codes in a frame."""
+        cells = np.zeros(inspection.look.codes.shape, np.uint8)
+        for value, code in zip((CODE, OTHER_CODE), codes, strict=False):
+            cells[inspection.look.codes == code] = value
+        self._dark(frame)[...] = inspection.look.cells.on_scan(cells)
+        self._refresh()
+
+    def light_region(self, frame: int, region: Region) -> None:
+        """Light up a place to look at."""
+        self._dark(frame)[region.box][region.voxels] = PLACE
+        self._refresh()
+
+    def light_voxels(self, frame: int, voxels: NDArray[np.intp]) -> None:
+        """Light up voxels (flat indices into the frame) that would change."""
+        self._dark(frame).flat[voxels] = CHANGE
+        self._refresh()
+
+    def darken(self) -> None:
+        """Light up nothing."""
+        if self.find("lit") is not None and self._lit_frame is not None:
+            self._dark(self._lit_frame)
+            self._refresh()
+
+    def _dark(self, frame: int) -> NDArray[np.uint8]:
+        """One frame (z,y,x) of what is lit, with nothing lit anywhere."""
+        layer = self._lit()
+        frames = layer.data.reshape(self.mask.segmentation.shown.shape)
+        if self._lit_frame is not None:
+            frames[self._lit_frame] = 0
+        self._lit_frame = frame
+        _set_visible(layer, True)
+        return frames[frame]
+
+    def _lit(self) -> Labels:
+        layer = self.find("lit")
+        if layer is None:
+            layer = Labels(
+                np.zeros(self.mask.layer.data.shape, np.uint8),
+                name=f"lit · {self.mask.layer.name}",
+                opacity=0.9,
+                colormap=colors_of({value: color for value, (color, _) in _LIT.items()}),
+                features=features_of({value: what for value, (_, what) in _LIT.items()}),
+                **transform_of(self.mask.layer),
+            )
+            # The outline says where, and leaves what is inside to be seen.
+            layer.contour = 2
+            layer.editable = False
+            layer = self._insert("lit", layer, 1)
+            self._lit_frame = None
+        return layer
+
+    def _refresh(self) -> None:
+        layer = self.find("lit")
+        assert layer is not None
+        layer.refresh(thumbnail=False, highlight=False, extent=False)
+
+    # ------------------------------------------------------------------ arrays
+
+    def _cells(self, inspection: Inspection, dtype: np.dtype[Any], values: Any) -> CellArray:
+        return CellArray(inspection.look.cells, dtype, values, self.mask.layer.data.shape)
+
+    def _in_frame(self, inspection: Inspection, values: Any) -> Any:
+        """An array (z,y,x) of one frame with the axes of the layer."""
+        shape = self.mask.layer.data.shape
+        if len(shape) < 4:
+            return values if len(shape) == 3 else np.asarray(values).reshape(shape)
+        return OneFrame(values, inspection.frame, shape)
+
+
+def _set_visible(layer: Layer, visible: bool) -> None:
+    # To say so again would draw everything again.
+    if layer.visible != visible:
+        layer.visible = visible

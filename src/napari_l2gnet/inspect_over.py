@@ -1,0 +1,128 @@
+"""What the Inspect widget lays over the image: code map, what a code hears, references, doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtCore import QObject
+
+from napari_l2gnet.inspect_form import CODES, DOUBT, HEARD, REFERENCE
+from napari_l2gnet.inspect_words import REFERENCES, SLICES
+
+if TYPE_CHECKING:
+    from napari_l2gnet.inspect import InspectWidget
+
+_HINTS = {
+    HEARD: "Click a voxel or a chart first: this shows what its code hears.",
+    REFERENCE: "Choose a reference first: click a bar in the References tab.",
+}
+
+
+class Over(QObject):
+    """Draws one of them at a time, as the list or the tab on top says."""
+
+    def __init__(self, widget: InspectWidget) -> None:
+        super().__init__(widget)
+        self._widget = widget
+        widget.shown.currentIndexChanged.connect(lambda _: self.draw())
+        widget.views.currentChanged.connect(self._on_tab)
+        widget.views.reference_picked.connect(self.show_reference)
+        widget.views.kind_chosen.connect(self._on_kind)
+
+    def show(self, shown: str) -> None:
+        """Choose what lies over the image, and draw it."""
+        self._widget.show_shown(shown)
+        self.draw()
+
+    def draw(self) -> None:
+        """Draw what is chosen."""
+        widget, shown = self._widget, self._widget.shown.currentData()
+        inspection, layers = widget.inspection, widget.layers
+        if inspection is None or layers is None:
+            return
+        view = ""
+        if shown == CODES:
+            layers.show_codes(inspection)
+            view = "codes"
+        elif shown == HEARD and widget.codes and inspection.has_plans:
+            code = widget.codes[0]
+            self._heat(f"heard by code {code + 1}", lambda index: inspection.heard(index, code))
+            view = "heat"
+        elif shown == REFERENCE and widget.views.reference is not None:
+            reference = widget.views.reference
+            name = f"sent to reference {reference + 1}"
+            self._heat(name, lambda index: inspection.sent(index, reference))
+            view = "heat"
+        elif shown == DOUBT:
+            self.study(self._show_doubt)
+            return
+        layers.show_only(view)
+        if not view:
+            widget.show_message(_HINTS.get(shown, ""))
+
+    def _heat(self, name: str, values: Callable[[int], Any]) -> None:
+        """Cells (h,w) of every slice, from 1, the even share, to nearly the largest on screen."""
+        widget = self._widget
+        assert widget.inspection is not None
+        assert widget.layers is not None
+        frame = widget.inspection.frame
+
+        def cells(of: int, index: int) -> Any:
+            found = values(index)
+            return found if of == frame else np.zeros_like(found)
+
+        # A single cell, often in an empty corner, would leave all others dark.
+        top = float(np.percentile(values(widget.index), 98))
+        widget.layers.show_heat(name, widget.inspection, cells, (1, top))
+
+    def study(self, then: Callable[[], None]) -> None:
+        """Find doubt of the chosen kind, in a thread if it is not known yet; then go on."""
+        inspection, kind = self._widget.inspection, self._widget.views.kind.currentData()
+        if inspection is None or kind is None:
+            return
+        if inspection.doubt(kind) is not None:
+            then()
+        else:
+            self._widget.jobs.run(inspection.study(kind), lambda _: then())
+
+    def _show_doubt(self) -> None:
+        widget = self._widget
+        assert widget.inspection is not None
+        assert widget.layers is not None
+        doubt = widget.inspection.doubt(widget.views.kind.currentData())
+        assert doubt is not None
+        if widget.views.currentIndex() == SLICES:
+            widget.views.draw()
+        if widget.shown.currentData() == DOUBT:
+            name = f"doubt: {widget.views.kind.currentText().lower()}"
+            widget.layers.show_heat(name, widget.inspection, doubt.values, doubt.limits)
+            widget.layers.show_only("heat")
+
+    def _on_tab(self, tab: int) -> None:
+        """Each tab comes with the picture that belongs to it."""
+        widget = self._widget
+        if widget.inspection is None or widget.views.words is None:
+            return
+        if tab == REFERENCES and widget.views.reference is None:
+            code = widget.codes[0] if widget.codes else None
+            self.show_reference(int(widget.views.words.sent(code).argmax()))
+        elif tab in (REFERENCES, SLICES):
+            self.show(REFERENCE if tab == REFERENCES else DOUBT)
+        else:
+            self.show(HEARD if widget.codes and widget.inspection.has_plans else CODES)
+
+    def show_reference(self, reference: int) -> None:
+        """Draw which cells send their mass to a reference."""
+        self._widget.views.reference = reference
+        self._widget.views.choose(self._widget.codes)
+        self.show(REFERENCE)
+
+    def _on_kind(self) -> None:
+        self._widget.places.forget()
+        self._widget.update_controls()
+        if self._widget.views.currentIndex() == SLICES:
+            self._widget.show_shown(DOUBT)
+        if self._widget.shown.currentData() == DOUBT:
+            self.draw()

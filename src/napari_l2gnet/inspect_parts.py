@@ -1,0 +1,57 @@
+"""Parts of a scan that numbers are about, and what is known of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from l2gnet_core.inspect.similar import Region
+
+
+@dataclass(frozen=True)
+class Part:
+    """What numbers are about: one slice (index along the slicing axis), one structure (column of
+    the tables), or with neither the whole volume."""
+
+    index: int | None = None
+    column: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Usage:
+    """Codes of a part of a scan. table: (K,L) voxels of each structure in the cells of each code.
+    plan: code-to-code (K,K), None without transport."""
+
+    table: NDArray[np.int64]
+    plan: NDArray[np.float64] | None
+
+    @property
+    def order(self) -> list[int]:
+        """Codes that occur, those with most voxels of structures first."""
+        total, structure = self.table.sum(1), self.table[:, 1:].sum(1)
+        order = np.lexsort((-total, -structure))
+        return [int(code) for code in order if total[code]]
+
+    def shares(self, code: int) -> list[tuple[int, float]]:
+        """(column, share of the code's voxels), the largest first, nothing under half a percent."""
+        row = self.table[code]
+        total = max(1, int(row.sum()))
+        return [
+            (int(column), float(row[column] / total))
+            for column in np.argsort(-row, kind="stable")
+            if row[column] >= 0.005 * total and row[column]
+        ]
+
+
+@dataclass(eq=False)
+class Doubt:
+    """One kind of doubt: on the voxels (z,y,x), or as a function (frame, index) → cells (h,w); the
+    range worth showing; and the places where it gathers, the worst first."""
+
+    values: Any
+    limits: tuple[float, float]
+    places: list[Region]

@@ -1,0 +1,275 @@
+"""Stepping through places to look at, and assigning voxels to another organ."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QObject
+
+from napari_l2gnet.inspect_form import DOUBT, NOTHING, PIECE
+from napari_l2gnet.inspection import Inspection
+
+if TYPE_CHECKING:
+    from l2gnet_core.inspect.similar import Region
+    from napari_l2gnet.inspect import InspectWidget
+
+
+UNSURE, LIKE = "unsure place", "place like this"
+
+
+class Places(QObject):
+    """A ranked list of places – unsure ones, or like a marked one – and where in it one is."""
+
+    def __init__(self, widget: InspectWidget) -> None:
+        super().__init__(widget)
+        self.found: list[Region] = []
+        self.at = -1
+        self._widget = widget
+        self._what = ""
+        widget.unsure.clicked.connect(self.next_unsure)
+        widget.mark.clicked.connect(self.mark)
+        widget.similar.clicked.connect(self.find_similar)
+        widget.back.clicked.connect(lambda: self.step(-1))
+        widget.forward.clicked.connect(lambda: self.step(1))
+
+    def forget(self) -> None:
+        """Another mask or measure: the list means nothing any more."""
+        self.found, self.at, self._what = [], -1, ""
+
+    def next_unsure(self) -> None:
+        """Go to the least sure place, or from one to the next."""
+        if self._what == UNSURE:
+            self.step(1)
+        else:
+            self._widget.over.study(self._start_unsure)
+
+    def _start_unsure(self) -> None:
+        inspection = self._widget.inspection
+        assert inspection is not None
+        doubt = inspection.doubt(self._widget.views.kind.currentData())
+        assert doubt is not None
+        self._start(UNSURE, doubt.places, "The model has no doubt of this kind.")
+
+    def _start(self, what: str, found: Sequence[Region], nothing: str) -> None:
+        self.forget()
+        if not found:
+            self._widget.show_message(nothing)
+            self._widget.update_controls()
+            return
+        self._what, self.found = what, list(found)
+        self._widget.over.show(DOUBT if what == UNSURE else NOTHING)
+        self._widget.show_message("")
+        self.step(1)
+
+    def step(self, by: int) -> None:
+        """Go to a place further on in the list, or further back."""
+        layers, inspection = self._widget.layers, self._widget.inspection
+        if layers is None or inspection is None or not self.found:
+            return
+        self.at = (self.at + by) % len(self.found)
+        region = self.found[self.at]
+        middle = [(part.start + part.stop - 1) / 2 for part in region.box]
+        layers.go_to(inspection.frame, middle, center=True)
+        layers.light_region(inspection.frame, region)
+        self._widget.update_controls()
+
+    def mark(self) -> None:
+        """Let the user paint on a mistake."""
+        if self._widget.layers is not None:
+            self._widget.layers.marks()
+            self._widget.show_message(
+                "Paint on the mistake with the mouse, then press Find more like this."
+            )
+
+    def find_similar(self) -> None:
+        """Find places like what is marked, or painted in the mask on this slice."""
+        widget, inspection = self._widget, self._widget.inspection
+        if widget.layers is None or inspection is None:
+            return
+        marked = self._marked(inspection)
+        if not marked.any():
+            widget.show_message(
+                "Mark a mistake first: press Mark one and paint on it, or correct one in the mask "
+                "on this slice."
+            )
+            return
+        nothing = "Nothing else looks like this to the model."
+        # Back to looking: the next click is a question, not paint.
+        marks = widget.layers.find("marks")
+        if marks is not None:
+            marks.mode = "pan_zoom"
+
+        def steps() -> Generator[Any, None, None]:
+            yield "Looking for places like this"
+            yield from inspection.similar(marked)
+
+        widget.jobs.run(steps(), lambda found: self._start(LIKE, found, nothing))
+
+    def _marked(self, inspection: Inspection) -> NDArray[np.bool_]:
+        """(z,y,x): what a person marked in this frame, else what they painted on this slice."""
+        widget = self._widget
+        assert widget.layers is not None
+        segmentation = widget.layers.mask.segmentation
+        layer = widget.layers.find("marks")
+        if layer is not None:
+            marks = np.asarray(layer.data).reshape(segmentation.shown.shape)[inspection.frame] != 0
+            if marks.any():
+                return np.asarray(marks)
+        painted = segmentation.by_person()[inspection.frame]
+        here = np.zeros_like(painted)
+        slices = np.moveaxis(here, segmentation.axis, 0)
+        slices[widget.index] = np.moveaxis(painted, segmentation.axis, 0)[widget.index]
+        return here
+
+    def update_controls(self, reason: str, busy: bool) -> None:
+        """Enable what can be done now."""
+        widget = self._widget
+        wait = "Wait until the search is done, or cancel it." if busy else ""
+        for control in (widget.unsure, widget.similar):
+            widget.allow(control, reason or wait)
+        widget.allow(widget.mark, reason)
+        for control in (widget.back, widget.forward):
+            widget.allow(control, reason or ("" if self.found else "No places are found yet."))
+        if self.found:
+            region = self.found[self.at]
+            widget.place.setText(
+                f"{self._what} {self.at + 1} of {len(self.found)} · slice {region.index}"
+            )
+        else:
+            widget.place.setText("no place chosen")
+
+
+class Assigning(QObject):
+    """Voxels of a code and an organ become another organ's: shown first, then done."""
+
+    def __init__(self, widget: InspectWidget) -> None:
+        super().__init__(widget)
+        #: Flat indices into the frame (z,y,x) that would change, and the label they have now.
+        self.pending: tuple[NDArray[np.intp], int] | None = None
+        self._widget = widget
+        widget.preview.clicked.connect(self.preview)
+        widget.apply.clicked.connect(self.apply)
+        widget.target.currentIndexChanged.connect(self._on_choice)
+        widget.extent.currentIndexChanged.connect(self._on_choice)
+
+    def offer(self, inspection: Inspection) -> None:
+        """The organs of this mask."""
+        target = self._widget.target
+        target.blockSignals(True)
+        target.clear()
+        for label, name in zip(inspection.ids, inspection.names, strict=True):
+            target.addItem(name, label)
+        target.setCurrentIndex(min(1, target.count() - 1))
+        target.blockSignals(False)
+
+    def _on_choice(self) -> None:
+        if self.pending is not None:
+            self.forget()
+            self._widget.choose(self._widget.codes, self._widget.voxel)
+        self._widget.update_controls()
+
+    def forget(self) -> None:
+        """Something else is chosen: what was shown is not what would be done."""
+        self.pending = None
+
+    def preview(self) -> None:
+        """Light up and count what would change."""
+        widget, inspection = self._widget, self._widget.inspection
+        if inspection is None or widget.layers is None or not widget.codes:
+            return
+        segmentation = widget.layers.mask.segmentation
+        frame, code = inspection.frame, widget.codes[0]
+        shown, axis = segmentation.shown[frame], segmentation.axis
+        voxel = None if widget.voxel is None else widget.voxel[1:]
+        piece = widget.extent.currentData() == PIECE
+        if voxel is None:
+            shares = inspection.usage(widget.part).shares(code)
+            organ = inspection.ids[shares[0][0]] if shares else 0
+        else:
+            organ = int(shown[voxel])
+        index = None
+        if widget.of.currentData() == "slice":
+            index = widget.index if voxel is None else voxel[axis]
+
+        def find() -> Generator[Any, None, None]:
+            from l2gnet_core.inspect.places import voxels_of_code
+
+            yield "Finding voxels"
+            at = voxel if piece else None
+            found = voxels_of_code(inspection.look, shown, code, organ, index, at)
+            # What a person painted is theirs, also where it is this organ.
+            painted = segmentation.by_person()[frame].ravel()[found]
+            yield found[~painted], int(np.count_nonzero(painted)), organ
+
+        widget.jobs.run(find(), self._show)
+
+    def _show(self, result: tuple[NDArray[np.intp], int, int]) -> None:
+        widget, (voxels, painted, organ) = self._widget, result
+        inspection = widget.inspection
+        assert inspection is not None
+        assert widget.layers is not None
+        names = dict(zip(inspection.ids, inspection.names, strict=True))
+        target = widget.target.currentText()
+        stay = f" {_count(painted)} that you painted stay." if painted else ""
+        if not len(voxels):
+            widget.show_message(f"No voxel would change.{stay}")
+            return
+        widget.over.show(NOTHING)
+        widget.layers.light_voxels(inspection.frame, voxels)
+        self.pending = voxels, organ
+        along = np.unravel_index(voxels, inspection.mask.shape)[inspection.source.axis]
+        slices = len(np.unique(along))
+        widget.show_message(
+            f"{_count(len(voxels))} would change from {names.get(organ, organ)} to {target}, in "
+            f"{slices} slice{'s' if slices > 1 else ''}.{stay}"
+        )
+
+    def apply(self) -> None:
+        """Make the change, as one step that can be undone."""
+        widget, inspection = self._widget, self._widget.inspection
+        if self.pending is None or inspection is None or widget.layers is None:
+            return
+        (voxels, organ), layer = self.pending, widget.layers.mask.layer
+        self.pending = None
+        shown = widget.layers.mask.segmentation.shown
+        flat = voxels + inspection.frame * shown[0].size
+        # Painted since the preview: the person knows better.
+        flat = flat[shown.flat[flat] == organ]
+        where = np.unravel_index(flat, layer.data.shape)
+        layer.data_setitem(where, widget.target.currentData())
+        widget.layers.darken()
+        # Ctrl-Z goes to the layer that is selected.
+        widget.viewer.layers.selection.active = layer
+        widget.show_message(
+            f"{_count(len(flat))} now {widget.target.currentText()}. Ctrl-Z takes it back."
+        )
+        widget.update_controls()
+
+    def update_controls(self, reason: str, busy: bool) -> None:
+        """Enable what can be done now."""
+        widget = self._widget
+        no_code = "" if widget.codes else "Click a voxel of the mistake first."
+        piece = widget.extent.currentData() == PIECE
+        if not no_code and piece and widget.voxel is None:
+            no_code = "Click a voxel to say which piece, or choose everywhere."
+        same = ""
+        if widget.layers is not None and widget.voxel is not None:
+            now = int(widget.layers.mask.segmentation.shown[widget.voxel])
+            if now == widget.target.currentData():
+                same = f"The voxel is {widget.target.currentText()} already: choose another organ."
+        lost = ""
+        if widget.layers is not None and not widget.layers.mask.connected:
+            lost = "The data of the mask's layer were replaced: segment again for a new mask."
+        for control in (widget.target, widget.extent):
+            widget.allow(control, reason)
+        wait = "Wait until the search is done, or cancel it." if busy else ""
+        widget.allow(widget.preview, reason or lost or no_code or same or wait)
+        not_shown = "" if self.pending is not None else "Press Preview first."
+        widget.allow(widget.apply, reason or lost or wait or not_shown)
+
+
+def _count(voxels: int) -> str:
+    return f"{voxels:,}".replace(",", "\u202f") + (" voxel" if voxels == 1 else " voxels")

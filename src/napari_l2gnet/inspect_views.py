@@ -1,0 +1,241 @@
+"""The tabs of the Inspect widget: what each chart draws; what they say is in `inspect_words`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QComboBox, QLabel, QTabWidget, QVBoxLayout, QWidget
+
+from napari_l2gnet.charts import PLAIN, BarChart, Chart, MatrixChart, ScatterChart
+from napari_l2gnet.inspect_parts import Part, Usage
+from napari_l2gnet.inspect_words import PLAN, REFERENCES, SCATTER, SLICES, USAGE, Table, Words
+from napari_l2gnet.inspection import Inspection
+
+#: Codes in a chart: more could not be told apart, nor hit with a mouse.
+MOST_CODES = 48
+
+_NAMES = ("Usage", "Code ↔ code", "Scatter", "References", "Doubt")
+_HINTS = {
+    USAGE: "A bar a code, by what its voxels are. Click one to light it up.",
+    PLAN: "How many times as much as by chance a code (row) hears of another (column; same "
+    "order). Click a cell to light up both.",
+    SCATTER: "A point a code. Near: alike to the model; large: often used; coloured: an organ has "
+    "at least a tenth of its voxels. Click one.",
+    REFERENCES: "Where mass is sent. Click a bar to see the reference over the image.",
+    SLICES: "A bar a slice, high = check first. Click one to go there.",
+}
+
+
+class InspectViews(QTabWidget):
+    """Draws an `Inspection`, one tab at a time, and tells what was clicked."""
+
+    #: One code, or the two of a cell of the plan.
+    codes_picked = Signal(list)
+    reference_picked = Signal(int)
+    slice_picked = Signal(int)
+    kind_chosen = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.usage, self.plan, self.scatter = BarChart(), MatrixChart(), ScatterChart()
+        self.references, self.slices = BarChart(), BarChart()
+        self.charts = (self.usage, self.plan, self.scatter, self.references, self.slices)
+        self.kind = QComboBox()
+        self.kind.setToolTip(
+            "Chance to be wrong: near borders, from class probabilities and neighbouring slices,\n"
+            "as fitted to real mistakes.\n"
+            "Class probabilities: is one structure clearly the likeliest?\n"
+            "Distance from the code: does the model's codebook know what it saw?\n"
+            "Spread of the plan: does the cell send its mass to few references, or to all?\n"
+            "Neighbouring slices: do they surely say something else at the same place?"
+        )
+        self._legends: dict[int, QLabel] = {}
+        for view, chart in enumerate(self.charts):
+            self.addTab(self._page(view, chart), _NAMES[view])
+        self.tabBar().setUsesScrollButtons(False)
+        self.tabBar().setStyleSheet(
+            "QTabBar::tab { padding: 4px 5px; min-width: 0px; font-size: 11px; }"
+        )
+        self.words: Words | None = None
+        self.chosen: list[int] = []
+        self.reference: int | None = None
+        self.index = 0
+        self._order: list[int] = []
+        self._connect()
+
+    def _page(self, view: int, chart: Chart) -> QWidget:
+        page = QWidget()
+        layout = QVBoxLayout(page)
+        layout.setContentsMargins(2, 4, 2, 2)
+        layout.setSpacing(3)
+        if view == SLICES:
+            layout.addWidget(self.kind)
+        elif view in (USAGE, SCATTER):
+            self._legends[view] = QLabel()
+            self._legends[view].setTextFormat(Qt.TextFormat.RichText)
+            self._legends[view].setWordWrap(True)
+            self._legends[view].setStyleSheet("QLabel { font-size: 11px; }")
+            layout.addWidget(self._legends[view])
+        hint = QLabel(_HINTS[view])
+        hint.setWordWrap(True)
+        hint.setStyleSheet("QLabel { color: gray; font-size: 10px; }")
+        layout.addWidget(chart, 1)
+        layout.addWidget(hint)
+        return page
+
+    def _connect(self) -> None:
+        self.usage.picked.connect(lambda code: self.codes_picked.emit([code]))
+        self.plan.picked.connect(lambda pair: self.codes_picked.emit(list(pair)))
+        self.scatter.picked.connect(lambda code: self.codes_picked.emit([code]))
+        self.references.picked.connect(lambda key: self.reference_picked.emit(key))
+        self.slices.picked.connect(lambda key: self.slice_picked.emit(key))
+        self.kind.currentIndexChanged.connect(lambda _: self.kind_chosen.emit())
+        self.currentChanged.connect(lambda _: self.draw())
+        for view, chart in enumerate(self.charts):
+            chart.tell = lambda item, view=view: self._tell(view, item)
+
+    def _tell(self, view: int, item: Any) -> str:
+        if self.words is None:
+            return ""
+        if view == PLAN:
+            return self.words.tell_pair(*item)
+        if view == REFERENCES:
+            return self.words.tell_sent(item, self._code)
+        return self.words.tell_slice(item) if view == SLICES else self.words.tell_code(item)
+
+    @property
+    def _code(self) -> int | None:
+        return self.chosen[0] if self.chosen else None
+
+    def theme(self, background: str, text: str) -> None:
+        """Colours of the window around it."""
+        for chart in self.charts:
+            chart.theme(background, text)
+
+    def show_inspection(self, inspection: Inspection | None) -> None:
+        """Make ready for another mask, or for none; `show_part` draws it."""
+        self.words, self.chosen, self.reference = None, [], None
+        plans = inspection is not None and inspection.has_plans
+        for view in (PLAN, REFERENCES):
+            self.setTabEnabled(view, plans)
+            reason = "This model has codes, but no transport between them"
+            self.setTabToolTip(view, "" if plans else reason)
+        if inspection is None:
+            return
+        now = self.kind.currentText()
+        self.kind.blockSignals(True)
+        self.kind.clear()
+        for name, kind in inspection.kinds().items():
+            self.kind.addItem(name, kind)
+        self.kind.setCurrentIndex(max(0, self.kind.findText(now)))
+        self.kind.blockSignals(False)
+        legend = " &nbsp;".join(
+            f'<span style="color:{escape(label.color)}">■</span>&nbsp;'
+            + escape(label.name).replace(" ", "&nbsp;")
+            for label in inspection.source.card.labels
+        )
+        for label in self._legends.values():
+            label.setText(legend)
+
+    # ------------------------------------------------------------------ drawing
+
+    def show_part(self, inspection: Inspection, part: Part, before: Usage | None) -> None:
+        """Draw a part of a scan; before: as another model saw it, to compare with."""
+        self.words = Words(inspection, part, before)
+        self.draw()
+
+    def draw(self) -> None:
+        """Draw the tab on top."""
+        if self.words is None:
+            return
+        usage = self.words.usage
+        # Where there are organs, their codes are what the charts are about.
+        telling = [code for code in usage.order if usage.table[code, 1:].any()]
+        self._order = (telling or usage.order)[:MOST_CODES]
+        draw = (
+            self._draw_usage,
+            self._draw_plan,
+            self._draw_scatter,
+            self._draw_references,
+            self._draw_slices,
+        )
+        draw[self.currentIndex()](self.words)
+        self.choose(self.chosen)
+
+    def choose(self, codes: Sequence[int]) -> None:
+        """Mark codes in the tab on top, or what belongs to them."""
+        self.chosen = list(codes)
+        view = self.currentIndex()
+        if self.words is None:
+            return
+        if view == REFERENCES:
+            self._draw_references(self.words)
+            self.references.choose([] if self.reference is None else [self.reference])
+        else:
+            self.charts[view].choose([self.index] if view == SLICES else self.chosen)
+
+    def _colors(self, words: Words) -> list[str]:
+        return [PLAIN, *(label.color for label in words.inspection.source.card.labels)]
+
+    def _draw_usage(self, words: Words) -> None:
+        table = words.usage.table
+        before = None
+        if words.before is not None:
+            # The plain bars are the other model's, whatever their voxels are.
+            before = np.array([words.percent_before(code) for code in self._order])
+        parts = 100 * table[self._order] / max(1, int(table.sum()))
+        # Organs at the foot: that is what the eye compares.
+        columns = [*range(1, table.shape[1]), 0]
+        colors = self._colors(words)
+        self.usage.show_bars(self._order, parts[:, columns], [colors[c] for c in columns], before)
+        self.usage.label("codes, most of the organs first", f"% of {words.whole}")
+
+    def _draw_plan(self, words: Words) -> None:
+        table = words.usage.table
+        main = {code: int(table[code, 1:].argmax()) + 1 for code in self._order}
+        kept = sorted(self._order, key=lambda code: main[code])
+        names, colors, groups = words.inspection.names, self._colors(words), []
+        for column in sorted(set(main.values())):
+            count = sum(1 for code in kept if main[code] == column)
+            groups.append((names[column], colors[column], count))
+        values = words.lift()[np.ix_(kept, kept)]
+        top = float(np.nanpercentile(np.abs(values), 99)) if np.isfinite(values).any() else 1.0
+        if words.before is None:
+            self.plan.show_matrix(kept, values, groups, (0, max(1.5, top)))
+        else:
+            top = max(0.1, top)
+            self.plan.show_matrix(kept, values, groups, (-top, top), diverging=True)
+
+    def _draw_scatter(self, words: Words) -> None:
+        table, colors = words.usage.table, self._colors(words)
+        total = table.sum(1)
+        # Codes of organs last, on top of the many others.
+        used = [int(code) for code in np.argsort(table[:, 1:].sum(1)) if total[code]]
+        sizes = 6 + 16 * np.sqrt(total[used] / max(1, total.max()))
+        main = [colors[words.main_organ(code)] for code in used]
+        self.scatter.show_points(used, words.inspection.positions()[used], main, sizes)
+        self.scatter.label("first principal component of the codes", "second")
+
+    def _draw_references(self, words: Words) -> None:
+        row = words.sent(self._code)
+        self.references.show_bars(range(len(row)), row[:, None] - 1, ["#56b4e9"])
+        of = words.whole if self._code is None else f"code {self._code + 1}"
+        self.references.label("references", f"{of}: × even share − 1")
+
+    def _draw_slices(self, words: Words) -> None:
+        height = {one.index: one.voxels for one in words.inspection.ranking}
+        keys = sorted(height)
+        parts = np.array([[height[key]] for key in keys]).reshape(-1, 1)
+        every = max(1, len(keys) // 10)
+        names = [str(key) if n % every == 0 else "" for n, key in enumerate(keys)]
+        self.slices.show_bars(keys, parts, ["#cc79a7"], names=names)
+        self.slices.label("slice", "voxels expected wrong")
+
+    def table(self) -> Table:
+        """The numbers of the tab on top, all of them: heads and rows."""
+        assert self.words is not None
+        return self.words.table(self.currentIndex(), self._code)

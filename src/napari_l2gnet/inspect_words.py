@@ -1,0 +1,200 @@
+"""What the Inspect widget says, and saves as tables, of codes, plans and slices; without Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_l2gnet.inspect_parts import Part, Usage
+from napari_l2gnet.inspection import Inspection
+
+#: The views, in the order of their tabs.
+USAGE, PLAN, SCATTER, REFERENCES, SLICES = range(5)
+Table = tuple[list[str], list[list[Any]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Words:
+    """Numbers of a part of a scan, in plain words and in tables.
+
+    before: of the same part as another model saw it, to compare with. Codes and references count
+    from 1 in what is said, slices from 0.
+    """
+
+    inspection: Inspection
+    part: Part
+    before: Usage | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """Tables of the part."""
+        return self.inspection.usage(self.part)
+
+    @property
+    def whole(self) -> str:
+        """What the numbers are a share of."""
+        if self.part.index is not None:
+            return "this slice"
+        if self.part.column is not None:
+            return f"the {self.inspection.names[self.part.column]}"
+        return "this volume"
+
+    # ------------------------------------------------------------------ numbers
+
+    def organs(self, code: int, most: int | None = None) -> str:
+        """As in "myocardium 91 %, background 9 %", with spaces that do not break."""
+        names = self.inspection.names
+        shares = self.usage.shares(code)[:most]
+        return ", ".join(f"{names[c]} {100 * share:.0f}\u00a0%" for c, share in shares)
+
+    def main_organ(self, code: int) -> int:
+        """The column of the organ with most voxels of a code; 0, background, if none has a tenth:
+        cells are larger than organs' edges."""
+        row = self.usage.table[code]
+        organ = int(row[1:].argmax()) + 1
+        return organ if row[organ] >= 0.1 * max(1, int(row.sum())) else 0
+
+    def percent(self, code: int) -> float:
+        """How much of the part's voxels lies in cells of a code."""
+        return _percent(self.usage, code)
+
+    def percent_before(self, code: int) -> float:
+        """The same as the other model saw it."""
+        assert self.before is not None
+        return _percent(self.before, code)
+
+    def lift(self) -> NDArray[np.float64]:
+        """(K,K): how many times as much as by chance codes meet; against another model, the
+        difference, with nothing where neither has the codes."""
+        from l2gnet_core.inspect.plans import times_chance
+
+        plan = self.usage.plan
+        assert plan is not None
+        found = times_chance(plan)
+        if self.before is not None and self.before.plan is not None:
+            return np.nan_to_num(found) - np.nan_to_num(times_chance(self.before.plan))
+        return found
+
+    def sent(self, code: int | None) -> NDArray[np.float64]:
+        """(R,): what a code, or the whole part, sends to each reference, 1 = its even share."""
+        return self.inspection.row(self.part, code)
+
+    # ------------------------------------------------------------------ words
+
+    def tell_chosen(self, codes: Sequence[int]) -> str:
+        """No, one or two codes in a few lines of HTML."""
+        if not codes:
+            many = int(np.count_nonzero(self.usage.table.sum(1)))
+            return (
+                f"<b>{many} of {len(self.usage.table)} codes occur in {escape(self.whole)}.</b>"
+                "<br>Click into the picture or a chart: all voxels of the code light up."
+            )
+        if len(codes) == 2:
+            numbers = " and ".join(str(code + 1) for code in codes)
+            pair = escape(self.tell_pair(codes[0], codes[1])).replace("\n", " ")
+            return f"<b>Codes {numbers}</b><br>{pair}"
+        code = codes[0]
+        line = f"{self.percent(code):.2g} % of {escape(self.whole)}"
+        heard = [
+            f"{one.code + 1} ({one.times_chance:.1f}×)"
+            for one in self.inspection.partners(self.part, code)
+            # Less could be chance.
+            if one.times_chance >= 1.05
+        ]
+        line += f" · hears most of {', '.join(heard)}" if heard else ""
+        organs = escape(self.organs(code, 2) or "no voxel here")
+        return f"<b>Code {code + 1} · {organs}</b><br>{line}"
+
+    def tell_code(self, code: int) -> str:
+        """A code in plain words."""
+        lines = [
+            f"Code {code + 1}: one of the model's {len(self.usage.table)} words for what it sees.",
+            f"{self.percent(code):.2g} % of the voxels of {self.whole} lie in its cells;",
+            f"by the model's answer they are {self.organs(code) or 'nothing here'}.",
+        ]
+        if self.before is not None:
+            lines.append(f"The other model gives it {self.percent_before(code):.2g} % (grey bar).")
+        return "\n".join(lines)
+
+    def tell_pair(self, row: int, column: int) -> str:
+        """A cell of the plan in plain words."""
+        value = float(self.lift()[row, column])
+        heard = f"Code {row + 1} hears of code {column + 1}"
+        if np.isnan(value):
+            return f"{heard} nothing here: one of the two does not occur in {self.whole}."
+        if self.before is not None:
+            more = "more" if value >= 0 else "less"
+            return f"{heard} by {abs(value):.2f} × chance {more}\nthan in the other model."
+        return (
+            f"{heard} {value:.2f} times as much as by chance:\n"
+            "above 1 the two send their mass to the same references, however far apart they lie."
+        )
+
+    def tell_sent(self, reference: int, code: int | None) -> str:
+        """A reference in plain words."""
+        of = self.whole.capitalize() if code is None else f"Code {code + 1}"
+        return (
+            f"Reference {reference + 1}: {of} sends it {self.sent(code)[reference]:.2f} times its "
+            "even share.\nCells that send mass to the same reference hear of each other."
+        )
+
+    def tell_slice(self, index: int) -> str:
+        """A slice's place among all that are to be checked, in plain words."""
+        order = {one.index: one for one in self.inspection.ranking}
+        rank, one = list(order).index(index) + 1, order[index]
+        return (
+            f"Slice {index}: number {rank} of {len(order)} to check.\n"
+            f"About {one.voxels:.0f} voxels near borders are expected to be wrong, and Dice to be "
+            f"about {1 - one.expected:.2f};\ntheir order says more than their size."
+        )
+
+    # ------------------------------------------------------------------ tables
+
+    def table(self, view: int, code: int | None = None) -> Table:
+        """All numbers of a view: heads and rows. code: the chosen one, for its references."""
+        tables = (self._usage, self._plan, self._scatter, lambda: self._sent(code), self._slices)
+        return tables[view]()
+
+    def _usage(self) -> Table:
+        heads = ["code", "percent", *(f"voxels of {name}" for name in self.inspection.names)]
+        heads += ["percent of the other model"] if self.before is not None else []
+        rows: list[list[Any]] = []
+        for code in self.usage.order:
+            row = [code + 1, round(self.percent(code), 4), *self.usage.table[code].tolist()]
+            row += [round(self.percent_before(code), 4)] if self.before is not None else []
+            rows.append(row)
+        return heads, rows
+
+    def _plan(self) -> Table:
+        order, lift = sorted(self.usage.order), self.lift()
+        return ["code", *(str(code + 1) for code in order)], [
+            [row + 1, *np.round(lift[row, order], 4).tolist()] for row in order
+        ]
+
+    def _scatter(self) -> Table:
+        places, names = self.inspection.positions(), self.inspection.names
+        return ["code", "first component", "second component", "main organ"], [
+            [code + 1, *np.round(places[code], 5).tolist(), names[self.main_organ(code)]]
+            for code in sorted(self.usage.order)
+        ]
+
+    def _sent(self, code: int | None) -> Table:
+        shares = np.round(self.sent(code), 4).tolist()
+        return ["reference", "times its even share"], [
+            [number, share] for number, share in enumerate(shares, 1)
+        ]
+
+    def _slices(self) -> Table:
+        return ["slice", "rank", "voxels expected wrong", "expected Dice"], [
+            [one.index, rank, round(one.voxels, 2), round(1 - one.expected, 4)]
+            for rank, one in enumerate(self.inspection.ranking, 1)
+        ]
+
+
+def _percent(usage: Usage, code: int) -> float:
+    return 100 * float(usage.table[code].sum()) / max(1, int(usage.table.sum()))

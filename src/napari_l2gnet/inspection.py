@@ -1,0 +1,301 @@
+"""What there is to see of one mask's model, without Qt: worked out once and kept with the mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2gnet_core.config import WITH_CODES
+from napari_l2gnet.inspect_parts import Doubt, Part, Usage
+
+if TYPE_CHECKING:
+    from l2gnet_core.card import ModelCard
+    from l2gnet_core.inspect.look import Look
+    from l2gnet_core.inspect.plans import Partner
+    from l2gnet_core.inspect.populations import Unlikeness
+    from l2gnet_core.inspect.similar import Region
+    from l2gnet_core.inspect.uncertainty import SliceDoubt
+    from napari_l2gnet.mask_layer import MaskLayer
+
+INSPECTIONS_KEY = "l2gnet_inspections"
+#: Kinds of doubt by what a person calls them; `l2gnet_core.inspect.uncertainty` says what they are.
+DOUBTS = {
+    "Chance to be wrong": "combined",
+    "Class probabilities": "softmax",
+    "Distance from the code": "quantisation",
+    "Spread of the plan": "plan",
+    "Neighbouring slices": "neighbours",
+}
+
+
+class Source(Protocol):
+    """Whatever a model saw and answered: a `Segmentation`, or an earlier version of one.
+
+    raw: (t,z,y,x), its own answer. looks: by frame.
+    """
+
+    card: ModelCard
+    axis: int
+    raw: NDArray[Any]
+    looks: dict[int, Look]
+
+
+@dataclass(eq=False)
+class Inspection:
+    """What a model saw of one frame, and all that follows from it.
+
+    What takes long is a generator that yields what it is doing, meant for a thread of its own; what
+    it found is then kept. Everything is about the model's own answer, before tidying and painting.
+    """
+
+    source: Source
+    frame: int
+    voxels: NDArray[np.int32] = field(init=False)
+    ranking: list[SliceDoubt] = field(default_factory=list, init=False)
+    unlike: Unlikeness | None = field(default=None, init=False)
+    _state: tuple[Any, int] = field(default=(None, 0), init=False)
+    _usage: dict[Part, Usage] = field(default_factory=dict, init=False)
+    _doubts: dict[str, Doubt] = field(default_factory=dict, init=False)
+
+    @property
+    def names(self) -> list[str]:
+        """What the columns of the tables are."""
+        return ["background", *(label.name for label in self.source.card.labels)]
+
+    @property
+    def refusal(self) -> str:
+        """Why there is nothing to see, in one sentence; "" if there is."""
+        card = self.source.card
+        if card.architecture not in WITH_CODES:
+            return (
+                f"{card.name} is a {card.architecture}, which has no codes to look at; choose the "
+                f"mask of a model with a codebook ({', '.join(WITH_CODES)})."
+            )
+        if self.frame not in self.source.looks or not self.look.seen.any():
+            of = " of this frame" if len(self.source.raw) > 1 else ""
+            return (
+                f"What {card.name} saw{of} is not kept with this mask: press Segment again, then "
+                "look here."
+            )
+        return ""
+
+    @property
+    def look(self) -> Look:
+        """What the model saw."""
+        return self.source.looks[self.frame]
+
+    @property
+    def mask(self) -> NDArray[Any]:
+        """The model's own answer (z,y,x)."""
+        return np.asarray(self.source.raw[self.frame])
+
+    @property
+    def ids(self) -> list[int]:
+        """Label id of each column of the tables."""
+        return [0, *(label.id for label in self.source.card.labels)]
+
+    @property
+    def has_plans(self) -> bool:
+        """Has the model transport, not only codes?"""
+        return self.look.plan_rows is not None
+
+    @property
+    def is_current(self) -> bool:
+        """Is everything prepared, and has nothing been segmented since, nor by another version of
+        the model?"""
+        return not self.refusal and self._state == self._state_now()
+
+    def _state_now(self) -> tuple[Any, int]:
+        return self.look, int(np.count_nonzero(self.look.seen))
+
+    # ------------------------------------------------------------------ codes
+
+    def prepare(self) -> Generator[str, None, None]:
+        """Work out what every view of the volume needs."""
+        yield "Counting codes"
+        # Imported here: the thread that draws need not wait for them.
+        import pandas  # noqa: F401
+        import scipy.ndimage
+        import scipy.spatial.distance  # noqa: F401
+
+        from l2gnet_core.inspect.populations import unlikeness
+
+        state = self._state_now()
+        self._usage, self._doubts, self.ranking = {}, {}, []
+        self.voxels = self.look.cells.counts(self.mask, self.ids)
+        yield "Relating codes"
+        self.usage(Part())
+        known = self.source.card.codes
+        self.unlike = None
+        if known is not None and len(known.counts) == len(self.look.vectors):
+            yield "Comparing with the training scans"
+            self.unlike = unlikeness(self.look, known)
+        self._state = state
+
+    def usage(self, part: Part) -> Usage:
+        """Tables of a part of the scan; kept for the volume, its structures and the last slice."""
+        if part not in self._usage:
+            found = self._find_usage(part)
+            if part.index is not None:
+                self._usage = {p: u for p, u in self._usage.items() if p.index is None}
+            self._usage[part] = found
+        return self._usage[part]
+
+    def has_usage(self, part: Part) -> bool:
+        """Is it at hand, or found within the blink of an eye?"""
+        return part in self._usage or part.index is not None
+
+    def _find_usage(self, part: Part) -> Usage:
+        from l2gnet_core.inspect.codes import organ_table
+        from l2gnet_core.inspect.plans import code_plan
+
+        look, codes = self.look, len(self.look.vectors)
+        weights: NDArray[Any] | None = None
+        if part.index is not None:
+            table = np.zeros((codes, len(self.names)), np.int64)
+            if look.seen[part.index]:
+                of_slice = self.voxels[part.index].reshape(-1, len(self.names))
+                np.add.at(table, look.codes[part.index].ravel(), of_slice)
+            weights = np.zeros(look.codes.shape, np.float32)
+            weights[part.index] = 1
+        else:
+            table = organ_table(look, self.voxels)
+            if part.column is not None:
+                weights = self.voxels[..., part.column] / np.maximum(self.voxels.sum(-1), 1)
+                others = np.arange(len(self.names)) != part.column
+                table[:, others] = 0
+        if not self.has_plans:
+            return Usage(table, None)
+        # A slice hears of itself alone: with the weights on one side only, it stays symmetric.
+        return Usage(table, code_plan(look, receiving=weights))
+
+    def positions(self) -> NDArray[np.float64]:
+        """(K,2): codes laid out so that those alike lie near: by the first principal components of
+        the codes that occur in the volume, as unused ones would take up most of the room."""
+        from l2gnet_core.inspect.codes import principal_components
+
+        vectors = self.look.vectors
+        used = np.flatnonzero(self.usage(Part()).table.sum(1))
+        found = np.zeros((len(vectors), 2))
+        along = principal_components(vectors[used], 2)
+        found[used, : along.shape[1]] = along
+        return found
+
+    def partners(self, part: Part, code: int, most: int = 4) -> list[Partner]:
+        """The codes that a code hears of most; none without transport."""
+        from l2gnet_core.inspect.plans import partners
+
+        plan = self.usage(part).plan
+        return [] if plan is None else partners(plan, code, most)
+
+    def code_at(self, voxel: tuple[int, int, int]) -> int | None:
+        """The code of a voxel (z,y,x); None where the model has not looked."""
+        code = int(self.look.codes[self.look.cells.at(voxel)])
+        return None if code < 0 else code
+
+    def busiest_slice(self, codes: list[int]) -> int:
+        """The slice with most cells of these codes."""
+        return int(np.isin(self.look.codes, codes).sum((1, 2)).argmax())
+
+    def heard(self, index: int, code: int) -> NDArray[np.float32]:
+        """(h,w): how much a code hears of each cell of a slice, 1 = as much as of any cell."""
+        from l2gnet_core.inspect.plans import sources_map
+
+        shares = sources_map(self.look, index, code)
+        return (shares * shares.size).astype(np.float32)
+
+    def sent(self, index: int, reference: int) -> NDArray[np.float32]:
+        """(h,w): how much mass each cell of a slice sends to a reference, 1 = its even share."""
+        plans = self.look.plans
+        if not self.look.seen[index]:
+            return np.zeros(self.look.cells.size, np.float32)
+        return plans[index, self.look.codes[index], reference] * np.float32(plans.shape[2])
+
+    def row(self, part: Part, code: int | None) -> NDArray[np.float64]:
+        """(R,): what a code, or all of a part together, sends to each reference, 1 = even."""
+        look = self.look
+        weights = look.frequencies()
+        if part.index is not None:
+            weights = weights * (np.arange(len(weights)) == part.index)[:, None]
+        if part.column is not None:
+            share = self.voxels[..., part.column] / np.maximum(self.voxels.sum(-1), 1)
+            weights = np.zeros_like(weights)
+            for index in np.flatnonzero(look.seen):
+                np.add.at(weights[index], look.codes[index].ravel(), share[index].ravel())
+        if code is not None:
+            weights = weights * (np.arange(weights.shape[1]) == code)
+        row = np.einsum("nk,nkr->r", weights, look.plans, optimize=True)
+        total = row.sum()
+        return row * len(row) / total if total > 0 else np.zeros(len(row))
+
+    # ------------------------------------------------------------------ doubt
+
+    def doubt(self, kind: str) -> Doubt | None:
+        """One kind of doubt, if it has been studied."""
+        return self._doubts.get(kind)
+
+    def kinds(self) -> dict[str, str]:
+        """The kinds of doubt that this model has, by what a person calls them."""
+        return {name: kind for name, kind in DOUBTS.items() if kind != "plan" or self.has_plans}
+
+    def study(self, kind: str) -> Generator[str, None, None]:
+        """Find where the model is unsure, and rank the slices."""
+        from l2gnet_core.inspect.places import unsure_regions
+        from l2gnet_core.inspect.uncertainty import (
+            combined,
+            plan_entropy,
+            ranked_slices,
+            uncertainty_maps,
+        )
+
+        look, axis = self.look, self.look.cells.axis
+        yield "Mapping doubt"
+        maps = uncertainty_maps(look, self.mask)
+        if not self.ranking:
+            yield "Ranking the slices"
+            ranking = ranked_slices(combined(maps), self.mask, axis)
+            self.ranking = [one for one in ranking if look.seen[one.index]]
+        if kind in self._doubts:
+            return
+        values = combined(maps) if kind == "combined" else maps[kind]
+        del maps
+        yield "Finding unsure places"
+        places = [p for p in unsure_regions(values, self.mask, axis) if look.seen[p.index]]
+        kept: Any
+        limits = (0.0, 1.0)
+        if kind == "softmax":
+            kept = np.moveaxis(look.entropy, 0, axis)
+        elif kind in ("quantisation", "plan"):
+            cells = look.error if kind == "quantisation" else plan_entropy(look)
+            low, high = np.percentile(cells[look.seen], (1, 99))
+            limits = (float(low), float(max(high, low + 1e-6)))
+            kept = self._of_frame(cells)
+        else:
+            # Half of the memory, and more digits than a screen has shades.
+            kept = values.astype(np.float16)
+        self._doubts[kind] = Doubt(kept, limits, places)
+
+    def _of_frame(self, cells: NDArray[Any]) -> Callable[[int, int], NDArray[Any]]:
+        """Cells (n,h,w) of this frame as a function of frame and index; zero in other frames."""
+        nothing = np.zeros(cells.shape[1:], cells.dtype)
+        return lambda frame, index: cells[index] if frame == self.frame else nothing
+
+    def similar(self, marked: NDArray[np.bool_]) -> Generator[list[Region], None, None]:
+        """Places like the marked ones (z,y,x), best first."""
+        from l2gnet_core.inspect.similar import find_similar
+
+        yield find_similar(self.look, self.mask, marked)
+
+
+def inspection_of(mask: MaskLayer, frame: int) -> Inspection:
+    """The inspection of one frame of a mask; it stays with the mask's layer, so that a widget that
+    is closed and opened again finds it."""
+    kept = mask.layer.metadata.setdefault(INSPECTIONS_KEY, {})
+    if frame not in kept or kept[frame].source is not mask.segmentation:
+        kept[frame] = Inspection(mask.segmentation, frame)
+    found: Inspection = kept[frame]
+    return found

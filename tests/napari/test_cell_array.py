@@ -1,0 +1,52 @@
+"""Cells drawn on voxels slice by slice are what they would be all at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from l2gnet_core.card import ModelCard
+from l2gnet_core.inspect.cells import cell_grid
+from l2gnet_core.labels import LabelSet
+from l2gnet_core.slice_view import slice_view
+from l2gnet_core.volume import Grid
+from napari_l2gnet.cell_array import CellArray
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), axis=st.integers(0, 2), frames=st.sampled_from([0, 1, 3]))
+def test_it_indexes_like_the_whole_array(data: Any, axis: int, frames: int) -> None:
+    shape = tuple(data.draw(st.tuples(*[st.integers(1, 40)] * 3)))
+    card = ModelCard("any", LabelSet.from_names({1: "organ"}))
+    cells = cell_grid(slice_view(card, Grid(shape), axis), 16)
+    rng = np.random.default_rng(0)
+    values = rng.random((max(1, frames), cells.count, *cells.size)).astype(np.float32)
+    whole = np.stack([cells.on_scan(one) for one in values])
+    whole = whole if frames else whole[0]
+    array = CellArray(cells, whole.dtype, lambda f, i: values[f, i], whole.shape)
+    assert array.shape == whole.shape
+    np.testing.assert_array_equal(np.asarray(array), whole)
+
+    def key(size: int) -> Any:
+        part = st.one_of(st.integers(-size, size - 1), st.slices(size))
+        return data.draw(part)
+
+    keys = tuple(key(size) for size in whole.shape[: data.draw(st.integers(1, whole.ndim))])
+    np.testing.assert_array_equal(array[keys], whole[keys])
+    np.testing.assert_array_equal(array[keys[0]], whole[keys[0]])
+    last = key(whole.shape[-1])
+    np.testing.assert_array_equal(array[..., last], whole[..., last])
+
+
+def test_a_flat_image() -> None:
+    card = ModelCard("any", LabelSet.from_names({1: "organ"}))
+    cells = cell_grid(slice_view(card, Grid((1, 20, 30)), 0), 16)
+    values = np.arange(4).reshape(2, 2)
+    array = CellArray(cells, values.dtype, lambda f, i: values, (20, 30))
+    np.testing.assert_array_equal(array[:, :], cells.on_slice(values))
+    with pytest.raises(IndexError):
+        array[20, 0]

@@ -1,0 +1,404 @@
+"""The Inspect widget in a real viewer: what a click, a chart and a tab show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import napari
+import numpy as np
+import pytest
+from gui import PLUGIN, open_scan, run
+from inspecting import click, code_map, inspect, inspectable, made_up_look, settle, world
+from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtWidgets import QAbstractButton, QComboBox
+
+from l2gnet_core.inspect.codes import code_colors
+from l2gnet_core.inspect.plans import code_plan, partners, reference_map, sources_map
+from l2gnet_core.inspect.uncertainty import combined, ranked_slices, uncertainty_maps
+from napari_l2gnet.charts import Chart
+from napari_l2gnet.inspect_form import CODES, DOUBT, HEARD, NOTHING, REFERENCE
+from napari_l2gnet.inspect_words import PLAN, REFERENCES, SCATTER, SLICES, USAGE
+from napari_l2gnet.layers import transform_of
+
+Made = tuple[Any, Any, Any]
+
+
+@pytest.fixture
+def opened(make_napari_viewer: Callable[..., Any], qtbot: Any) -> Made:
+    """Viewer, mask and widget of a made-up scan."""
+    viewer = make_napari_viewer()
+    mask = inspectable(viewer)
+    return viewer, mask, inspect(qtbot, viewer)
+
+
+def press(qtbot: Any, chart: Chart, x: float, y: float) -> None:
+    """A real click at a place in a chart's own coordinates."""
+    point = chart.getPlotItem().vb.mapViewToScene(QPointF(x, y))
+    at = chart.mapFromScene(point)
+    qtbot.mouseClick(chart.viewport(), Qt.MouseButton.LeftButton, pos=QPoint(at.x(), at.y()))
+
+
+def test_opening_it_after_a_segmentation_recomputes_nothing(
+    segment_widget: Any, scan_file: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, segment = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, segment)
+
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise AssertionError("the model is asked again")
+
+    monkeypatch.setattr("l2gnet_core.predict.predict_slices", forbidden)
+    monkeypatch.setattr("l2gnet_core.checkpoint.load_model", forbidden)
+    monkeypatch.setattr("l2gnet_core.model.SegmentationNetwork.forward", forbidden)
+    _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, "Inspect")
+    settle(qtbot, widget)
+    mask, look = segment.mask, segment.mask.segmentation.looks[0]
+    layer = widget.layers.find("codes")
+    np.testing.assert_array_equal(np.asarray(layer.data), look.cells.on_scan(look.codes) + 1)
+    ours, its = transform_of(layer), transform_of(mask.layer)
+    for key in ours:
+        np.testing.assert_array_equal(ours[key], its[key], err_msg=key)
+    assert "codes occur" in widget.told.text()
+    # Closed and opened again it finds what it had worked out.
+    inspection = widget.inspection
+    widget.close()
+    again = inspect(qtbot, viewer)
+    assert again.inspection is inspection
+    assert len([one for one in viewer.layers if one.name.startswith("codes")]) == 1
+
+
+def test_a_code_has_the_same_colour_always_and_its_name_in_the_status_bar(opened: Made) -> None:
+    _viewer, mask, widget = opened
+    layer = widget.layers.find("codes")
+    look = mask.segmentation.looks[0]
+    colors = code_colors(look.vectors)
+    for code in (0, 5, 11):
+        shown = np.rint(255 * np.array(layer.colormap.map(code + 1)))[:3]
+        np.testing.assert_array_equal(shown, colors[code])
+    code = code_map(mask)[2, 30, 40]
+    told = layer.get_status(world(mask, 2, 30, 40), world=True)["value"]
+    assert told.startswith(f"{code + 1}; name: code {code + 1} · ")
+    assert told.endswith("%")
+
+
+def test_a_click_lights_up_the_code_everywhere(opened: Made, qtbot: Any) -> None:
+    viewer, mask, widget = opened
+    viewer.layers.selection.active = mask.layer
+    before = mask.layer.data.copy()
+    click(viewer, world(mask, 2, 30, 40))
+    settle(qtbot, widget)
+    code = int(code_map(mask)[2, 30, 40])
+    assert widget.codes == [code]
+    lit = widget.layers.find("lit")
+    np.testing.assert_array_equal(lit.data == 1, code_map(mask) == code)
+    look = mask.segmentation.looks[0]
+    voxels = mask.segmentation.raw[0][code_map(mask) == code]
+    share = np.bincount(voxels, minlength=4) / len(voxels)
+    name = ["background", "right ventricle", "myocardium", "left ventricle"][share.argmax()]
+    assert f"Code {code + 1} · {name} {100 * share.max():.0f}" in widget.told.text()
+    assert f"{100 * len(voxels) / look.cells.on_scan(look.codes).size:.2g} %" in widget.told.text()
+    for one in partners(code_plan(look), code, 4):
+        if one.times_chance >= 1.05:
+            assert f"{one.code + 1} ({one.times_chance:.1f}×)" in widget.told.text()
+    heat = widget.layers.find("heat")
+    assert heat.visible
+    assert not widget.layers.find("codes").visible
+    here = int(viewer.dims.point[0] / 8)
+    wanted = sources_map(look, here, code) * look.codes[0].size
+    np.testing.assert_allclose(heat.data[here], look.cells.on_slice(wanted), rtol=1e-5)
+    # Looking changes nothing, and what was selected stays so.
+    np.testing.assert_array_equal(mask.layer.data, before)
+    assert viewer.layers.selection.active is mask.layer
+    widget.clear.click()
+    assert not lit.data.any()
+    assert widget.layers.find("codes").visible
+
+
+def test_a_click_disturbs_neither_painting_nor_dragging(opened: Made, qtbot: Any) -> None:
+    viewer, mask, widget = opened
+    viewer.layers.selection.active = mask.layer
+    for mode in ("paint", "erase", "fill", "pick"):
+        mask.layer.mode = mode
+        click(viewer, world(mask, 1, 20, 20))
+        assert widget.codes == []
+    mask.layer.mode = "pan_zoom"
+    click(viewer, world(mask, 1, 20, 20), drag=30)
+    assert widget.codes == []
+    widget.click.click()
+    click(viewer, world(mask, 1, 20, 20))
+    assert widget.codes == []
+    widget.click.click()
+    click(viewer, world(mask, 1, 200, 20))
+    assert widget.codes == []
+    click(viewer, world(mask, 1, 20, 20), drag=2)
+    assert len(widget.codes) == 1
+
+
+def test_charts_choose_codes_the_other_way_round(opened: Made, qtbot: Any) -> None:
+    viewer, mask, widget = opened
+    viewer.show()
+    viewer.window._qt_window.resize(1400, 900)
+    qtbot.wait(50)
+    views = widget.views
+    first = views._order[0]
+    press(qtbot, views.usage, 0, views.usage._top / 3)
+    assert widget.codes == [first]
+    assert (widget.layers.find("lit").data == 1).sum() == (code_map(mask) == first).sum()
+    views.setCurrentIndex(PLAN)
+    qtbot.wait(20)
+    keys = views.plan._keys
+    press(qtbot, views.plan, 4.5, 1.5)
+    assert widget.codes == [keys[1], keys[4]]
+    lit = widget.layers.find("lit").data
+    for value, code in enumerate((keys[1], keys[4]), 1):
+        np.testing.assert_array_equal(lit == value, code_map(mask) == code)
+    assert f"Code {keys[1] + 1} hears of code {keys[4] + 1}" in widget.told.text()
+    views.setCurrentIndex(SCATTER)
+    qtbot.wait(20)
+    place = views.scatter._places[3]
+    press(qtbot, views.scatter, *place)
+    assert widget.codes == [views.scatter._keys[3]]
+
+
+def test_a_code_that_is_elsewhere_is_gone_to(opened: Made, qtbot: Any) -> None:
+    viewer, mask, widget = opened
+    look = mask.segmentation.looks[0]
+    look.codes[look.codes == 7] = 3
+    look.codes[3, 0, 0] = 7
+    viewer.dims.set_point(0, 0)
+    settle(qtbot, widget)
+    widget.choose([7])
+    assert widget.index == 3
+
+
+def test_references_lie_over_the_image(opened: Made, qtbot: Any) -> None:
+    _viewer, mask, widget = opened
+    look = mask.segmentation.looks[0]
+    widget.views.setCurrentIndex(REFERENCES)
+    assert widget.shown.currentData() == REFERENCE
+    widget.views.reference_picked.emit(5)
+    heat = widget.layers.find("heat")
+    assert heat.name == "sent to reference 6"
+    wanted = look.cells.on_scan(reference_map(look, 5)) * 8
+    np.testing.assert_allclose(np.asarray(heat.data), wanted, rtol=1e-5)
+    assert "Reference 6" in widget.views.references.tell(5)
+
+
+def test_doubt_lies_over_the_image_and_ranks_the_slices(opened: Made, qtbot: Any) -> None:
+    _viewer, mask, widget = opened
+    look, raw = mask.segmentation.looks[0], mask.segmentation.raw[0]
+    maps = uncertainty_maps(look, raw)
+    maps["combined"] = combined(maps)
+    widget.views.setCurrentIndex(SLICES)
+    settle(qtbot, widget)
+    assert widget.views.kind.count() == 5
+    for row in range(5):
+        widget.views.kind.setCurrentIndex(row)
+        settle(qtbot, widget)
+        heat = widget.layers.find("heat")
+        kind = widget.views.kind.currentData()
+        np.testing.assert_allclose(np.asarray(heat.data), maps[kind], atol=1e-3, err_msg=kind)
+        assert heat.name == f"doubt: {widget.views.kind.currentText().lower()}"
+    ranking = ranked_slices(maps["combined"], raw, 0)
+    assert [one.index for one in widget.inspection.ranking] == [one.index for one in ranking]
+    assert "number 1 of 4" in widget.views.slices.tell(ranking[0].index)
+    widget.views.slice_picked.emit(3)
+    assert widget.index == 3
+
+
+def test_parts_of_the_scan(opened: Made, qtbot: Any) -> None:
+    viewer, mask, widget = opened
+    table = widget.views.words.usage.table
+    widget.of.setCurrentIndex(widget.of.findData("slice"))
+    totals = np.zeros_like(table)
+    for index in range(4):
+        viewer.dims.set_point(0, 8 * index)
+        settle(qtbot, widget)
+        assert widget.views.words.part.index == index
+        totals += widget.views.words.usage.table
+        plan = widget.views.words.usage.plan
+        np.testing.assert_allclose(plan, plan.T, atol=1e-12)
+    np.testing.assert_array_equal(totals, table)
+    widget.of.setCurrentIndex(widget.of.findText("myocardium"))
+    settle(qtbot, widget)
+    found = widget.views.words.usage.table
+    np.testing.assert_array_equal(found[:, 2], table[:, 2])
+    assert not found[:, [0, 1, 3]].any()
+    click(viewer, world(mask, 2, 32, 52))
+    assert "of the myocardium" in widget.told.text()
+
+
+@pytest.mark.parametrize("view", [USAGE, PLAN, SCATTER, REFERENCES, SLICES])
+def test_every_view_is_saved_as_picture_and_table(
+    opened: Made, qtbot: Any, tmp_path: Path, view: int
+) -> None:
+    from qtpy.QtGui import QImage
+
+    _viewer, _, widget = opened
+    widget.views.setCurrentIndex(view)
+    settle(qtbot, widget)
+    widget.save(tmp_path / "view.csv")
+    assert widget.message.text() == "Saved view.csv."
+    lines = (tmp_path / "view.csv").read_text(encoding="utf-8").splitlines()
+    rows = {USAGE: 12, PLAN: 12, SCATTER: 12, REFERENCES: 8, SLICES: 4}[view]
+    assert len(lines) == 1 + rows
+    assert len({line.count(",") for line in lines}) == 1
+    widget.save(tmp_path / "view.png")
+    assert QImage(str(tmp_path / "view.png")).width() > 300
+    widget.save(tmp_path / "nowhere" / "view.csv")
+    assert "does not exist" in widget.message.text()
+
+
+def test_a_model_without_codes_gets_a_sentence(
+    make_napari_viewer: Callable[..., Any], qtbot: Any
+) -> None:
+    viewer = make_napari_viewer()
+    mask = inspectable(viewer, architecture="unet")
+    mask.segmentation.looks.clear()
+    widget = inspect(qtbot, viewer)
+    assert "is a unet, which has no codes" in widget.told.text()
+    assert not widget.views.isEnabled()
+    click(viewer, world(mask, 1, 20, 20))
+    assert len(viewer.layers) == 2
+
+
+def test_a_mask_without_a_look_gets_a_sentence_until_it_has_one(
+    make_napari_viewer: Callable[..., Any], qtbot: Any
+) -> None:
+    viewer = make_napari_viewer()
+    mask = inspectable(viewer)
+    look = mask.segmentation.looks.pop(0)
+    widget = inspect(qtbot, viewer)
+    assert "press Segment again" in widget.told.text()
+    mask.segmentation.looks[0] = look
+    mask.layer.refresh()
+    qtbot.waitUntil(lambda: "codes occur" in widget.told.text(), timeout=10_000)
+
+
+def test_codes_without_transport(
+    make_napari_viewer: Callable[..., Any], qtbot: Any, tmp_path: Path
+) -> None:
+    viewer = make_napari_viewer()
+    mask = inspectable(viewer, references=None, architecture="vqunet")
+    widget = inspect(qtbot, viewer)
+    assert not widget.views.isTabEnabled(PLAN)
+    assert not widget.views.isTabEnabled(REFERENCES)
+    click(viewer, world(mask, 2, 30, 40))
+    assert (widget.layers.find("lit").data == 1).any()
+    assert "hears" not in widget.told.text()
+    assert widget.shown.currentData() == CODES
+    for view in (USAGE, SCATTER, SLICES):
+        widget.views.setCurrentIndex(view)
+        settle(qtbot, widget)
+        widget.save(tmp_path / f"{view}.csv")
+        assert "Saved" in widget.message.text()
+    assert widget.views.kind.findData("plan") < 0
+
+
+def test_frames_of_a_series_are_looked_into_one_by_one(
+    segment_widget: Any, tmp_path: Path, qtbot: Any
+) -> None:
+    import nibabel as nib
+
+    rng = np.random.default_rng(1)
+    data = rng.integers(0, 900, (32, 32, 3, 2)).astype(np.int16)
+    nib.save(nib.Nifti1Image(data, np.diag([1.4, 1.4, 8, 1])), tmp_path / "cine.nii.gz")
+    viewer, segment = segment_widget()
+    open_scan(viewer, tmp_path / "cine.nii.gz")
+    run(qtbot, segment)
+    widget = inspect(qtbot, viewer)
+    codes = widget.layers.find("codes")
+    looks = segment.mask.segmentation.looks
+    whole = np.stack([looks[f].cells.on_scan(looks[f].codes) + 1 for f in (0, 1)])
+    np.testing.assert_array_equal(np.asarray(codes.data), whole)
+    widget.views.kind.setCurrentIndex(widget.views.kind.findData("softmax"))
+    for frame in (1, 0):
+        viewer.dims.set_current_step(0, frame)
+        settle(qtbot, widget)
+        assert widget.inspection.frame == frame
+        point = viewer.dims.point
+        click(viewer, point)
+        lit = widget.layers.find("lit").data
+        (code,) = widget.codes
+        np.testing.assert_array_equal(lit[frame] == 1, whole[frame] == code + 1)
+        assert not lit[1 - frame].any()
+        for shown in (HEARD, REFERENCE, DOUBT, NOTHING, CODES):
+            widget.over.show(shown)
+            settle(qtbot, widget)
+            if shown == DOUBT:
+                entropy = np.asarray(widget.layers.find("heat").data)
+                np.testing.assert_array_equal(
+                    entropy[frame], np.moveaxis(looks[frame].entropy, 0, looks[0].cells.axis)
+                )
+
+
+def test_every_disabled_control_says_why(opened: Made, qtbot: Any) -> None:
+    viewer, mask, widget = opened
+    kinds = (QAbstractButton, QComboBox)
+
+    def off() -> dict[Any, str]:
+        return {
+            control: control.toolTip()
+            for kind in kinds
+            for control in widget.findChildren(kind)
+            if not control.isEnabled() and not widget.views.isAncestorOf(control)
+        }
+
+    assert set(off()) == {widget.clear, widget.back, widget.forward, widget.preview, widget.apply}
+    assert all(off().values())
+    viewer.layers.remove(mask.layer)
+    settle(qtbot, widget)
+    assert len(viewer.layers) == 1
+    assert "Press Segment first" in widget.told.text()
+    assert widget.click in off()
+    assert all(off().values())
+
+
+def test_layers_of_the_widget_are_no_scans_to_segment(
+    make_napari_viewer: Callable[..., Any], qtbot: Any
+) -> None:
+    from napari_l2gnet.layer_combo import LayerCombo
+
+    viewer = make_napari_viewer()
+    mask = inspectable(viewer)
+    combo = LayerCombo(viewer.layers, napari.layers.Image)
+    qtbot.addWidget(combo)
+    inspect(qtbot, viewer)
+    click(viewer, world(mask, 2, 30, 40))
+    assert [combo.itemText(n) for n in range(combo.count())] == ["scan"]
+    combo.disconnect_layers()
+
+
+def test_deleted_layers_come_back_and_closing_is_safe(opened: Made, qtbot: Any) -> None:
+    viewer, mask, widget = opened
+    click(viewer, world(mask, 2, 30, 40))
+    for view in ("codes", "lit", "heat"):
+        viewer.layers.remove(widget.layers.find(view))
+    click(viewer, world(mask, 1, 10, 10))
+    assert widget.layers.find("lit").data.any()
+    widget.over.show(CODES)
+    assert widget.layers.find("codes").visible
+    widget.views.setCurrentIndex(SLICES)  # starts a job
+    widget.close()
+    assert mask.layer.contour == 0
+    click(viewer, world(mask, 1, 10, 10))
+    mask.layer.refresh()
+    viewer.close()
+
+
+def test_another_version_of_the_model_is_noticed(opened: Made, qtbot: Any) -> None:
+    viewer, mask, widget = opened
+    # As after fine-tuning: as many slices seen, by a model that learnt.
+    look = made_up_look((4, 64, 80), 12, 8, np.random.default_rng(9))
+    mask.segmentation.looks = {0: look}
+    mask.layer.refresh()
+    qtbot.waitUntil(lambda: widget.inspection.is_current and not widget.jobs.busy, timeout=10_000)
+    click(viewer, world(mask, 2, 30, 40))
+    assert widget.codes == [int(look.codes[2, 1, 2])]
+    codes = widget.layers.find("codes")
+    np.testing.assert_array_equal(np.asarray(codes.data), code_map(mask) + 1)
+    shown = np.rint(255 * np.array(codes.colormap.map(4)))[:3]
+    np.testing.assert_array_equal(shown, code_colors(look.vectors)[3])
