@@ -90,28 +90,25 @@ def _viewed(size: int, batch: int, views: Augmentation = MILD, **more: object) -
     return replace(SCAN, views=replace(views, size=size), batch=batch, **more)
 
 
-_CHEAP = {"mixes": (0.5,), "folds": 3, "fold_share": 0.3}
-_SMALL = _viewed(128, 2, **_CHEAP)
-# Normalisation sees what it will see in use: small crops have other statistics.
-_WHOLE = _viewed(256, 1, **_CHEAP)
-_MILDER = replace(MILD, size=256, scale=(0.95, 1.05), stretch=0.02, turn=5.0)
+_SMALL = _viewed(128, 2)
+_WHOLE = SCAN
+_MILDER = replace(MILD, scale=(0.95, 1.05), stretch=0.02, turn=5.0)
 
 #: For one scan.
 SCAN_VARIANTS: dict[str, Variant] = {
     "as it is": Variant(SCAN),
     "unguarded, half": Variant(replace(SCAN, folds=0, limits=UNGUARDED)),
     "unguarded, whole": Variant(replace(SCAN, folds=0, limits=UNGUARDED, cautious_mix=1.0)),
-    "one mix": Variant(replace(SCAN, mixes=(0.5,))),
-    "cheap guard": Variant(replace(SCAN, **_CHEAP)),
-    "views 128": Variant(_viewed(128, 4, **_CHEAP)),
+    "views 160, 4": Variant(_viewed(160, 4)),
+    "views 128": Variant(_viewed(128, 4)),
     "views 128, 2": Variant(_SMALL),
-    "views 96, 4": Variant(_viewed(96, 4, **_CHEAP)),
-    "views 192, 1": Variant(_viewed(192, 1, **_CHEAP)),
-    "whole slices": Variant(_WHOLE),
+    "views 96, 4": Variant(_viewed(96, 4)),
+    "views 192, 1": Variant(_viewed(192, 1)),
     "whole, 2": Variant(replace(_WHOLE, batch=2)),
     "whole, milder": Variant(replace(_WHOLE, views=_MILDER)),
     "whole, mixes": Variant(replace(_WHOLE, mixes=(0.5, 1.0))),
     "whole, mix 0.75": Variant(replace(_WHOLE, mixes=(0.75,), cautious_mix=0.75)),
+    "whole, mix 1": Variant(replace(_WHOLE, mixes=(1.0,), cautious_mix=1.0)),
     "whole, rate 1e-3": Variant(replace(_WHOLE, learning_rate=1e-3)),
     "whole, rate 2e-4": Variant(replace(_WHOLE, learning_rate=2e-4)),
     "whole, no pull": Variant(replace(_WHOLE, pull=0.0)),
@@ -124,15 +121,18 @@ SCAN_VARIANTS: dict[str, Variant] = {
     "whole, averaged, mixes": Variant(replace(_WHOLE, mixes=(0.5, 1.0)), Averaged),
     "whole, touched × 3": Variant(_WHOLE, touched=3.0),
     "whole, touched × 10": Variant(_WHOLE, touched=10.0),
+    "mix 0.75, touched × 3": Variant(
+        replace(_WHOLE, mixes=(0.75,), cautious_mix=0.75), touched=3.0
+    ),
 }
 _ORGAN = replace(_WHOLE, mixes=(1.0,), cautious_mix=1.0)
-_PROJECT = replace(PROJECT, mixes=(0.5,), folds=2, fold_share=0.3)
-_PROJECT_WHOLE = replace(_PROJECT, views=replace(MILD, size=256), batch=2, replay=1)
+_PROJECT = replace(PROJECT, views=replace(MILD, size=160), batch=4, replay=2, folds=2)
+_PROJECT_WHOLE = replace(PROJECT, folds=2)
 
 #: For a new organ.
 ORGAN_VARIANTS: dict[str, Variant] = {
     "as it is": Variant(SCAN),
-    "views 160": Variant(replace(_ORGAN, views=MILD, batch=4)),
+    "views 160": Variant(replace(_ORGAN, views=replace(MILD, size=160), batch=4)),
     "whole slices": Variant(_ORGAN),
     "whole, milder": Variant(replace(_ORGAN, views=_MILDER)),
     "whole, 1e-3": Variant(replace(_ORGAN, learning_rate=1e-3)),
@@ -142,8 +142,8 @@ ORGAN_VARIANTS: dict[str, Variant] = {
 #: For the project's model.
 PROJECT_VARIANTS: dict[str, Variant] = {
     "as it is": Variant(PROJECT),
-    "one mix": Variant(_PROJECT),
-    "one mix, pull 10": Variant(replace(_PROJECT, pull=10.0)),
+    "views 160": Variant(_PROJECT),
+    "views 160, pull 10": Variant(replace(_PROJECT, pull=10.0)),
     "whole slices": Variant(_PROJECT_WHOLE),
     "whole, pull 10": Variant(replace(_PROJECT_WHOLE, pull=10.0)),
     "whole, pull 10, mix 1": Variant(

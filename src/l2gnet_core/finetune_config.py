@@ -10,8 +10,10 @@ from l2gnet_core.augment import Augmentation
 from l2gnet_core.errors import InputError
 from l2gnet_core.guard import Limits
 
-#: Views that stray less than in training: there is one scan to learn, not all of them.
+#: Views that stray less than in training: there is one scan to learn, not all of them. Slices come
+#: whole, up to this size: normalisation sees what it will see in use, and in crops it does not.
 MILD = Augmentation(
+    size=256,
     scale=(0.85, 1.18),
     stretch=0.05,
     turn=15.0,
@@ -47,17 +49,17 @@ class FineTuneConfig:
     seconds: float | None = 20.0
     steps: int | None = None
     seed: int = 0
-    batch: int = 4
+    batch: int = 1
     learning_rate: float = 5e-4
     pull: float = 10.0
     replay: int = 0
     phantoms: float = 0.0
     soft_targets: float = 0.5
-    mixes: tuple[float, ...] = (0.25, 0.5, 1.0)
+    mixes: tuple[float, ...] = (0.5,)
     mix_tolerance: float = 0.005
     cautious_mix: float = 0.5
     folds: int = 3
-    fold_share: float = 0.5
+    fold_share: float = 0.3
     views: Augmentation = MILD
     limits: Limits = field(default_factory=Limits)
     names: Mapping[int, str] = field(default_factory=dict)
@@ -88,11 +90,13 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
-SCAN = FineTuneConfig()
+# A scan that needs fine-tuning has other codes than those of training: that is no objection.
+SCAN = FineTuneConfig(limits=Limits(most_code_drift=0.3))
 PROJECT = FineTuneConfig(
     kind="project",
+    batch=2,
     pull=40.0,
-    replay=2,
+    replay=1,
     phantoms=0.5,
     soft_targets=1.0,
     limits=Limits(most_forgotten=0.01, most_code_drift=0.1),
