@@ -7,7 +7,7 @@ nothing is written into the mask.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from l2gnet_core.catalog import find_model
 from l2gnet_core.files.values import plain_values
+from l2gnet_core.project.deeds import Tidying
 from l2gnet_core.volume import Volume
 from napari_l2gnet.annotation import Annotation, Lesson, Version
 from napari_l2gnet.organs import UNMARKED
 from napari_l2gnet.segmentation import Place, Segmentation
-from napari_l2gnet.session import Session, tidied_frames
+from napari_l2gnet.session import Session
 
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
@@ -308,5 +309,8 @@ def _segmented(model: Model, scan: _Scan, task: Task, device: str) -> Moments:
 def _tidied(segmentation: Segmentation, raw: NDArray[Any]) -> NDArray[Any]:
     if not segmentation.clean_up:
         return raw
-    frames: Iterator[NDArray[Any]] = tidied_frames(segmentation, raw, segmentation.clean_up)
-    return np.stack(list(frames)).astype(raw.dtype)
+    answer = np.empty_like(raw)
+    tidying = Tidying(segmentation.clean_up, segmentation.painted())
+    for place, labels in tidying.tidied(raw, segmentation.axis):
+        segmentation.slice_of(answer, place)[...] = labels
+    return answer

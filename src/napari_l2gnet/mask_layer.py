@@ -60,7 +60,14 @@ class MaskLayer:
         cls, viewer: napari.Viewer, image: Image, grid: Grid, card: ModelCard, axis: int
     ) -> MaskLayer:
         """An empty mask on top of an image. grid: as the image's file has it."""
-        segmentation = Segmentation(grid, card, axis)
+        return cls.show(viewer, image, Segmentation(grid, card, axis), card.labels)
+
+    @classmethod
+    def show(
+        cls, viewer: napari.Viewer, image: Image, segmentation: Segmentation, labels: LabelSet
+    ) -> MaskLayer:
+        """A mask that may be begun already, on top of its image, with these names and colours."""
+        card = segmentation.card
         shape = (image.data[0] if image.multiscale else image.data).shape
         layer = Labels(
             # A view: what the segmentation takes in is what the layer shows.
@@ -68,15 +75,15 @@ class MaskLayer:
             name=f"{image.name} · {card.name}",
             opacity=0.6,
             metadata={
-                GRID_KEY: grid,
-                LABELS_KEY: card.labels.names,
+                GRID_KEY: segmentation.grid,
+                LABELS_KEY: labels.names,
                 SEGMENTATION_KEY: segmentation,
                 MODEL_KEY: card.name,
                 IMAGE_KEY: image,
                 ORIENTATION_KEY: image.metadata.get(ORIENTATION_KEY, ""),
             },
             **transform_of(image),
-            **label_arguments(card.labels.names, card.labels.colors),
+            **label_arguments(labels.names, labels.colors),
         )
         _tell_edits(layer, segmentation)
         viewer.add_layer(layer)

@@ -7,8 +7,10 @@ from collections.abc import Callable, Generator
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from l2gnet_core.project.deeds import Answered, Tidied
 from l2gnet_core.suitability import doubts
 from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.segmentation import Place
 from napari_l2gnet.session import Request, Session, Step
 from napari_l2gnet.worker import Job
 
@@ -31,6 +33,8 @@ class Run(QObject):
         self.doubts: list[str] = []
         self._session = session
         self._job: Job | None = None
+        self._about = Step("")
+        self._places: list[Place] = []
 
     def segment(self, request: Request) -> None:
         """Segment, then tidy as chosen for this mask."""
@@ -47,8 +51,11 @@ class Run(QObject):
             self._job.cancel()
 
     def _start(self, steps: Generator[Step, None, None], then: Callable[[], None]) -> None:
+        self._about, self._places = Step(""), []
         self._job = Job(steps, self)
         self._job.yielded.connect(self._take)
+        for ending in (self._job.finished, self._job.cancelled, self._job.failed):
+            ending.connect(self._record)
         self._job.finished.connect(then)
         self._job.cancelled.connect(self._cancelled)
         self._job.failed.connect(self._failed)
@@ -58,10 +65,21 @@ class Run(QObject):
         if not self.mask.connected:
             self.cancel()
             return
+        if step.model is not None or step.tidying is not None:
+            self._about = step
         if step.place is not None:
+            self._places.append(step.place)
             put = self.mask.put_tidied if step.tidied else self.mask.put
             put(step.place, step.labels)
         self.stepped.emit(step)
+
+    def _record(self, _: str = "") -> None:
+        """Whatever the end: what was put into the mask can be done again."""
+        deeds, about, places = self.mask.segmentation.deeds, self._about, tuple(self._places)
+        if about.model is not None and places:
+            deeds.append(Answered("segmented", about.model, places, device=about.device))
+        elif about.tidying is not None and places:
+            deeds.append(Tidied(about.tidying, places))
 
     def _segmented(self) -> None:
         if self.mask.segmentation.clean_up:

@@ -6,22 +6,32 @@ from collections.abc import Generator
 from typing import Any
 
 import napari
+from napari.layers import Image
 from qtpy.QtCore import Signal
 
 from l2gnet_core.card import ModelCard
+from l2gnet_core.catalog import CatalogEntry
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError
+from l2gnet_core.project.folder import ProjectFolder
 from l2gnet_core.suitability import mismatches
 from l2gnet_core.volume import Volume, slicing_axis
 from napari_l2gnet.card_dialog import CardDialog
 from napari_l2gnet.edge_letters import EdgeLetters
+from napari_l2gnet.keeper import keep, open_projects
 from napari_l2gnet.layers import axis_name, shown_index, volume_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.mask_table import MaskTable
-from napari_l2gnet.orientation import as_given, is_asked_for
+from napari_l2gnet.orientation import (
+    as_given,
+    give_orientation,
+    given_orientation,
+    is_asked_for,
+)
+from napari_l2gnet.resume import Work
 from napari_l2gnet.run import Run
 from napari_l2gnet.segment_form import RANGE, THIS_SLICE, SegmentForm
-from napari_l2gnet.segmentation import Place
+from napari_l2gnet.segmentation import Place, Segmentation
 from napari_l2gnet.session import Request, Session, Step, shared_session
 from napari_l2gnet.worker import Job
 
@@ -47,6 +57,8 @@ class SegmentWidget(SegmentForm):
         self._warnings: list[str] = []
         self._doubts: list[str] = []
         self._refusal = ""
+        # Why the work on a mask is not being saved.
+        self._trouble = ""
         self._connect()
         self._on_scan_or_model()
         self._tell_device()
@@ -64,6 +76,8 @@ class SegmentWidget(SegmentForm):
         self.holes.toggled.connect(self._tidy_again)
         self.organs.go_to.connect(self.go_to)
         self.table.lost.connect(self._on_lost)
+        self.offer.resumed.connect(self._on_resumed)
+        self.offer.failed.connect(lambda problem: self._say(problem, bad=True))
         self.viewer.layers.events.removed.connect(self._on_removed)
         self.session.models_changed.connect(self._on_models)
 
@@ -126,6 +140,7 @@ class SegmentWidget(SegmentForm):
         asked = stored if stored and card and is_asked_for(card, stored) else None
         self.ask_orientation(layer, asked)
         volume = as_given(layer, stored) if layer and stored else None
+        self.offer.look(layer, stored, open_projects(self.viewer))
         self.letters.follow(layer, volume.axis_codes if volume and volume.oriented else None)
         unusable = bool(self._refusal)
         if asked:
@@ -184,7 +199,8 @@ class SegmentWidget(SegmentForm):
 
     def _say(self, text: str, bad: bool = False) -> None:
         """The line under the buttons: what happened, then what to beware of."""
-        self.show_message(text, bad, [*self._warnings, *self._doubts])
+        trouble = [self._trouble] if self._trouble else []
+        self.show_message(text, bad, [*trouble, *self._warnings, *self._doubts])
 
     def _tell_device(self) -> None:
         """Fill in the device line; imports what a run needs while nobody waits for it."""
@@ -228,11 +244,12 @@ class SegmentWidget(SegmentForm):
             # The mask keeps the file's grid: what a person said is not written into its header.
             mask = MaskLayer.add(self.viewer, layer, stored.grid, card, axis)
             mask.segmentation.clean_up = self.choices()
+            self._keep(mask, stored)
             self._follow(mask)
         assert self.mask is not None
         request = Request(
             volume,
-            self.model.currentText(),
+            str(self.catalog[self.model.currentText()].path),
             self._places(volume, axis),
             axis,
             looks=self.mask.segmentation.looks,
@@ -248,6 +265,36 @@ class SegmentWidget(SegmentForm):
         if self._run is not None:
             self._run.cancel()
             self.bar.setFormat("Cancelling")
+
+    def _keep(self, mask: MaskLayer, stored: Volume, folder: ProjectFolder | None = None) -> None:
+        keep(mask, stored, folder).trouble.connect(self._on_trouble)
+
+    def _on_trouble(self, trouble: str) -> None:
+        self._trouble = trouble
+        self._say("")
+
+    def _on_resumed(self, work: Work, layer: Image) -> None:
+        """Bring saved work back as a mask of its own."""
+        state = work.state
+        stored = volume_of(layer) if layer in self.viewer.layers else None
+        if stored is None or stored.shape != state.grid.shape:
+            work.folder.release()
+            return  # the scan is gone meanwhile
+        if state.orientation and not given_orientation(layer, stored.stored_axes):
+            give_orientation(layer, state.orientation, stored.stored_axes)
+        segmentation = Segmentation.resumed(stored.grid, state, work.slices)
+        mask = MaskLayer.show(self.viewer, layer, segmentation, state.labels)
+        mask.name_coverage()
+        self._keep(mask, stored, work.folder)
+        name = state.card.name
+        if name not in self.catalog and work.path is not None:
+            self.catalog[name] = CatalogEntry(name, work.path, state.card, bundled=False)
+            self.model.addItem(name)
+        self.model.setCurrentText(name)
+        self._on_scan_or_model()
+        self._follow(mask)
+        self._say(work.problem, bad=bool(work.problem))
+        self._update_controls()
 
     def _places(self, volume: Volume, axis: int) -> list[Place]:
         """Slices to segment, the one on screen first, then outward from it, then other frames."""

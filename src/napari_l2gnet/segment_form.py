@@ -29,6 +29,7 @@ from l2gnet_core.volume import Volume
 from napari_l2gnet.layer_combo import LayerCombo
 from napari_l2gnet.organ_table import OrganTable
 from napari_l2gnet.orientation_combo import OrientationCombo, orientation_tip
+from napari_l2gnet.resume import ResumeOffer
 
 #: Rows of the list of regions.
 WHOLE, THIS_SLICE, RANGE = range(3)
@@ -120,8 +121,11 @@ class SegmentForm(QWidget):
         research.setStyleSheet("QLabel { color: gray; font-size: 10px; }")
         research.setWordWrap(True)
 
+        self.offer = ResumeOffer()
+
         layout = QVBoxLayout(self)
         layout.addLayout(form)
+        layout.addWidget(self.offer)
         layout.addLayout(buttons)
         layout.addWidget(self.bar)
         layout.addWidget(self.message)

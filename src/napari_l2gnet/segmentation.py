@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from l2gnet_core.card import ModelCard
 from l2gnet_core.errors import InputError
 from l2gnet_core.labels import LabelSet
+from l2gnet_core.project.state import Place, ProjectState, SliceState, slice_of
 from l2gnet_core.volume import Grid
 
 if TYPE_CHECKING:
     from l2gnet_core.inspect.look import Look
-
-Place = tuple[int, int]  # (frame, index along the slicing axis)
+    from l2gnet_core.project.deeds import Deed
 
 #: Strokes that can be undone: as many as napari's Labels layers keep.
 UNDO_LIMIT = 100
@@ -95,11 +95,33 @@ class Segmentation:
         self.version = 0
         #: An answer on its way into `shown`: the layer writes it and tells of it as of a stroke.
         self.arriving: Adoption | None = None
+        #: Slices that may be other than they were when somebody last looked.
+        self.changed: set[Place] = set()
+        #: What was done and is not saved yet, in its order.
+        self.deeds: list[Deed] = []
         #: How the user wants this mask tidied.
         self.clean_up = card.clean_up
         self.counts = SliceCounts(self.shown, axis, ids)
         self._strokes: deque[Stroke | Adoption] = deque(maxlen=UNDO_LIMIT)
         self._undone: deque[Stroke | Adoption] = deque(maxlen=UNDO_LIMIT)
+
+    @classmethod
+    def resumed(cls, grid: Grid, state: ProjectState, saved: SliceState) -> Segmentation:
+        """A mask as it was saved; saved: arrays (t,z,y,x), which become its own."""
+        segmentation = cls(grid, state.card, state.axis)
+        dtype = np.result_type(segmentation.raw, saved.labels)
+        segmentation.raw = saved.raw.astype(dtype)
+        segmentation.shown = saved.labels.astype(dtype)
+        segmentation.known = segmentation.shown.copy()
+        segmentation.answer = np.where(saved.by_person, segmentation.raw, segmentation.shown)
+        segmentation.stroked = saved.by_person
+        segmentation.finished = set(state.finished)
+        segmentation.reviewed = set(state.reviewed)
+        segmentation.clean_up = state.clean_up
+        ids = [label.id for label in state.card.labels]
+        segmentation.counts = SliceCounts(segmentation.shown, state.axis, ids)
+        segmentation.counts.mark_all()
+        return segmentation
 
     @property
     def places(self) -> list[Place]:
@@ -127,6 +149,21 @@ class Segmentation:
         """Did a person change anything that is not undone?"""
         return bool(self.by_person().any())
 
+    # ------------------------------------------------------------------ what is to be saved
+
+    def slice_state(self, place: Place) -> SliceState:
+        """A copy of all there is to save of a slice."""
+        shown, known, stroked, raw = (
+            self.slice_of(array, place)
+            for array in (self.shown, self.known, self.stroked, self.raw)
+        )
+        return SliceState(shown.copy(), stroked | (shown != known), raw.copy())
+
+    def painted(self) -> dict[Place, SliceState]:
+        """Copies of the slices that a person has changed."""
+        states = ((place, self.slice_state(place)) for place in self.places)
+        return {place: state for place, state in states if state.by_person.any()}
+
     # ------------------------------------------------------------------ the model's answer
 
     def put(self, place: Place, labels: NDArray[Any]) -> None:
@@ -140,6 +177,7 @@ class Segmentation:
         self.slice_of(self.answer, place)[...] = labels
         self._show(place)
         self.counts.stale.add(place)
+        self.changed.add(place)
 
     def _show(self, place: Place) -> None:
         """Show the answer where no person decided."""
@@ -156,7 +194,7 @@ class Segmentation:
 
     def slice_of(self, array: NDArray[Any], place: Place) -> NDArray[Any]:
         """The view that an array (t,z,y,x) has of a slice."""
-        return np.moveaxis(array[place[0]], self.axis, 0)[place[1]]
+        return slice_of(array, place, self.axis)
 
     # ------------------------------------------------------------------ a person's strokes
 
@@ -168,6 +206,7 @@ class Segmentation:
         """
         free = ~self.stroked.flat[voxels] & (self.known.flat[voxels] == before)
         self.stroked.flat[voxels] = True
+        self.changed |= self.places_of(voxels)
         self._strokes.append(Stroke(voxels, before, after, free))
         self._undone.clear()
 
@@ -192,6 +231,7 @@ class Segmentation:
                 return
             free = step.voxels[step.free]
             self.stroked.flat[free] = False
+            self.changed |= self.places_of(step.voxels)
         self._undone.append(self._strokes.pop())
         self.shown.flat[free] = self.known.flat[free] = self.answer.flat[free]
 
@@ -208,6 +248,7 @@ class Segmentation:
             if self._differs(step.voxels, step.after):
                 return
             self.stroked.flat[step.voxels] = True
+            self.changed |= self.places_of(step.voxels)
         self._strokes.append(self._undone.pop())
 
     # ------------------------------------------------------------------ a new answer as one step
@@ -249,6 +290,7 @@ class Segmentation:
             array.flat[swap.voxels] = swap.before if back else swap.after
         shown = adoption.shown
         self.known.flat[shown.voxels] = shown.before if back else shown.after
+        self.changed |= self.places_of(shown.voxels) | self.places_of(adoption.raw.voxels)
         self.version = adoption.version[0 if back else 1]
         self.looks = adoption.looks[0 if back else 1]
         if back:
@@ -258,10 +300,12 @@ class Segmentation:
 
     def places_of(self, voxels: NDArray[np.intp]) -> set[Place]:
         """The slices that voxels (flat indices) are in."""
-        where = np.unravel_index(voxels, self.shown.shape)
-        count = self.shown.shape[1 + self.axis]
-        found = np.unique(where[0] * count + where[1 + self.axis])
-        return {(int(number) // count, int(number) % count) for number in found}
+        frames, *sizes = self.shown.shape
+        within = int(np.prod(sizes[self.axis + 1 :], dtype=int))
+        index = voxels // within % sizes[self.axis]
+        found = np.zeros((frames, sizes[self.axis]), bool)
+        found[voxels // int(np.prod(sizes)), index] = True
+        return {(int(frame), int(index)) for frame, index in np.argwhere(found)}
 
     # ------------------------------------------------------------------ organs
 
@@ -309,6 +353,7 @@ class Segmentation:
             self.shown = labels.reshape(self.shown.shape)
             self.counts = SliceCounts(self.shown, self.axis, [one.id for one in self.card.labels])
             self.counts.mark_all()
+            self.changed.update(self.places)
         return fits
 
     # ------------------------------------------------------------------ sizes and places

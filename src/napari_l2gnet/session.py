@@ -6,7 +6,7 @@ The widgets call these methods and draw what comes back; a script can do the sam
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from psygnal import Signal
 
 from l2gnet_core.catalog import CatalogEntry, find_model, models
-from l2gnet_core.cleanup import CleanUp, tidy
+from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError
 from l2gnet_core.files.values import plain_values
+from l2gnet_core.project.deeds import Tidying
 from l2gnet_core.volume import Volume
 from napari_l2gnet.segmentation import Place, Segmentation
 
@@ -46,7 +47,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Step:
-    """Progress of a segmentation: a sentence, and what has just come out of it."""
+    """Progress of a segmentation: a sentence, and what has just come out of it. Once a run it names
+    the model and device, or the tidying, that the slices are of."""
 
     message: str
     done: int = 0
@@ -55,6 +57,9 @@ class Step:
     place: Place | None = None
     labels: NDArray[Any] | None = None
     tidied: bool = False
+    model: Model | None = None
+    device: str = ""
+    tidying: Tidying | None = None
     warnings: Sequence[str] = field(default_factory=tuple)
 
     def __str__(self) -> str:
@@ -96,6 +101,7 @@ class Session:
         model = self.load(find_model(request.model), device)
         with_codes = model.network.config.architecture in WITH_CODES
         total, done = len(request.places), 0
+        yield Step("Reading the scan", done, total, model=model, device=device)
         left: float | None = None
         started = time.perf_counter()
         for frame, indices in _by_frame(request.places).items():
@@ -139,10 +145,10 @@ class Session:
     def clean(self, segmentation: Segmentation, choices: CleanUp) -> Generator[Step, None, None]:
         """Tidy the raw masks by the choices (none of them: show the raw masks again)."""
         yield Step("Tidying")
-        axis = segmentation.axis
-        for frame, tidied in enumerate(tidied_frames(segmentation, segmentation.raw, choices)):
-            for index, labels in enumerate(np.moveaxis(tidied, axis, 0)):
-                yield Step("Tidying", place=(frame, index), labels=labels, tidied=True)
+        tidying = Tidying(choices, segmentation.painted())
+        yield Step("Tidying", tidying=tidying)
+        for place, labels in tidying.tidied(segmentation.raw, segmentation.axis):
+            yield Step("Tidying", place=place, labels=labels, tidied=True)
 
     def load(self, path: Path, device: str) -> Model:
         """A model from its file; the next time from memory."""
@@ -179,21 +185,6 @@ class Session:
         self._loaded = {key: m for key, m in self._loaded.items() if key[0] != path.resolve()}
         self.models_changed.emit()
         return named
-
-
-def tidied_frames(
-    segmentation: Segmentation, raw: NDArray[Any], choices: CleanUp
-) -> Iterator[NDArray[Any]]:
-    """A model's answer (t,z,y,x) tidied, frame by frame, amid what a person painted."""
-    painted, axis = segmentation.by_person(), segmentation.axis
-    # With the strokes in place: what a person joined to an organ is a piece of it.
-    masks = np.where(painted, segmentation.shown, raw).astype(np.uint16)
-    for frame, mask in enumerate(masks):
-        tidied = tidy(mask, axis, choices, painted[frame])
-        if painted[frame].any():
-            # What is to be seen under a stroke once it is undone.
-            tidied = np.where(painted[frame], tidy(raw[frame], axis, choices), tidied)
-        yield tidied
 
 
 def _by_frame(places: Sequence[Place]) -> dict[int, list[int]]:

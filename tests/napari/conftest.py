@@ -25,6 +25,14 @@ NAMES = {1: "right ventricle", 2: "myocardium", 3: "left ventricle"}
 
 
 @pytest.fixture(autouse=True)
+def projects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where work is saved: never among the user's own."""
+    folder = tmp_path / "projects"
+    monkeypatch.setenv("L2GNET_PROJECTS", str(folder))
+    return folder
+
+
+@pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
     yield
     WorkerBase.await_workers(10_000)

@@ -1,0 +1,172 @@
+"""The offer to go on with saved work on a scan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+from napari.layers import Image
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+
+from l2gnet_core.errors import InputError
+from l2gnet_core.project.folder import (
+    FoundProject,
+    ProjectFolder,
+    any_of_shape,
+    find_projects,
+    open_project,
+    projects_folder,
+)
+from l2gnet_core.project.scans import identify
+from l2gnet_core.project.state import ProjectState, SliceState
+from l2gnet_core.volume import Volume
+from napari_l2gnet.worker import Job
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """Saved work, read and held. path: of its model; None if that is nowhere, which `problem` says
+    in a sentence."""
+
+    folder: ProjectFolder
+    state: ProjectState
+    slices: SliceState
+    path: Path | None
+    problem: str = ""
+
+
+def find_work(volume: Volume) -> Generator[list[FoundProject], None, None]:
+    """Look for projects of a scan; reads all of the scan only if there may be one."""
+    if any_of_shape(volume.shape):
+        yield find_projects(identify(volume))
+
+
+def read_work(path: Path) -> Generator[Work, None, None]:
+    """Take a project in hand and read it. Raises InputError."""
+    folder = open_project(path)
+    folder.hold()
+    try:
+        state = folder.read_state()
+        slices, saved = folder.read_slices(state)
+        file, problem = None, ""
+        try:
+            file = folder.history.models.path(state.model) if state.model else None
+        except InputError as error:
+            problem = str(error)
+    except BaseException:
+        folder.release()
+        raise
+    yield Work(folder, _with_slices(state, saved), slices, file, problem)
+
+
+def _with_slices(state: ProjectState, saved: frozenset[tuple[int, int]]) -> ProjectState:
+    # After a crash some slices may not be there yet that were to be saved next.
+    return replace(state, finished=state.finished & saved, touched=state.touched & saved)
+
+
+class ResumeOffer(QWidget):
+    """One line that says what was saved of the chosen scan, with a button to go on with it."""
+
+    #: Work to show, read and held, and the scan's layer.
+    resumed = Signal(object, object)
+    #: Why work cannot be resumed, in a sentence.
+    failed = Signal(str)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.text = QLabel()
+        self.text.setWordWrap(True)
+        self.resume = QPushButton("Resume")
+        self.resume.setToolTip("Bring the mask back as it was, with all that you painted")
+        self.anew = QPushButton("Start anew")
+        self.anew.setToolTip("Leave the saved work where it is; new work is saved beside it")
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.resume)
+        buttons.addWidget(self.anew)
+        buttons.addStretch(1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 4)
+        layout.addWidget(self.text)
+        layout.addLayout(buttons)
+        self.hide()
+        self._layer: Image | None = None
+        self._found: list[FoundProject] = []
+        self._open_here: set[Path] = set()
+        # Scans of which nothing more is offered.
+        self._anew: WeakSet[Image] = WeakSet()
+        self._job: Job | None = None
+        self.resume.clicked.connect(self._on_resume)
+        self.anew.clicked.connect(self._on_anew)
+
+    def look(self, layer: Image | None, volume: Volume | None, open_here: Sequence[Path]) -> None:
+        """Look for work on a layer's scan; what is open in this window is not offered."""
+        if layer is self._layer:
+            return
+        self._layer, self._found, self._open_here = layer, [], set(open_here)
+        self.hide()
+        if self._job is not None:
+            self._job.cancel()
+        if volume is not None and layer not in self._anew and projects_folder().is_dir():
+            self._start(find_work(volume), self._on_found)
+
+    def _start(self, steps: Generator[Any, None, None], then: Callable[[Any], None]) -> None:
+        self._job = Job(steps, self)
+        self._job.yielded.connect(then)
+        self._job.failed.connect(self._on_failed)
+        self._job.start()
+
+    def _on_found(self, found: list[FoundProject]) -> None:
+        self._found = [one for one in found if one.path not in self._open_here]
+        self._show()
+
+    def _show(self) -> None:
+        if self._found:
+            self.text.setText(sentence(self._found[0], datetime.now(UTC)))
+            self.text.setToolTip(str(self._found[0].path))
+            self.resume.setVisible(not self._found[0].problem)
+            self.resume.setEnabled(True)
+        self.setVisible(bool(self._found))
+
+    def _on_resume(self) -> None:
+        self.resume.setEnabled(False)
+        self._start(read_work(self._found[0].path), self._on_read)
+
+    def _on_read(self, work: Work) -> None:
+        # There may be other work on the same scan.
+        self._found = [one for one in self._found if one.path != work.folder.path]
+        self._show()
+        self.resumed.emit(work, self._layer)
+
+    def _on_failed(self, problem: str) -> None:
+        self.resume.setEnabled(True)
+        self.failed.emit(problem)
+
+    def _on_anew(self) -> None:
+        if self._layer is not None:
+            self._anew.add(self._layer)
+        self._found = []
+        self._show()
+
+
+def sentence(found: FoundProject, now: datetime) -> str:
+    """As in "Work on this scan was saved 3 min ago (5 slices touched)."."""
+    if found.problem:
+        return f"Saved work on this scan cannot be resumed. {found.problem}"
+    count = f"{found.touched} slice{'' if found.touched == 1 else 's'} touched"
+    return f"Work on this scan was saved {_ago(found.saved, now)} ({found.model}, {count})."
+
+
+def _ago(then: datetime, now: datetime) -> str:
+    minutes = max(0.0, (now - then).total_seconds() / 60)
+    if minutes < 1.5:
+        return "a minute ago"
+    if minutes < 90:
+        return f"{minutes:.0f} min ago"
+    if minutes < 36 * 60:
+        return f"{minutes / 60:.0f} h ago"
+    return f"on {then.astimezone():%Y-%m-%d}"

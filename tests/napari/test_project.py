@@ -1,0 +1,223 @@
+"""Work on a mask is saved as it happens, and comes back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gui import open_scan, run
+
+from l2gnet_core.cli import main
+from l2gnet_core.project.folder import ProjectFolder, open_project
+from napari_l2gnet.keeper import keeper_of
+
+Widget = Callable[[], tuple[Any, Any]]
+
+
+def paint(widget: Any, index: int, label: int, first: int = 5, last: int = 12) -> None:
+    rows, columns = np.mgrid[first:last, first:last].reshape(2, -1)
+    widget.mask.layer.data_setitem((np.full_like(rows, index), rows, columns), label)
+
+
+def saved(qtbot: Any, widget: Any) -> ProjectFolder:
+    """The project once all is saved."""
+    with qtbot.waitSignal(keeper_of(widget.mask).saved, timeout=10_000):
+        pass
+    return keeper_of(widget.mask).folder
+
+
+def is_saved(widget: Any) -> bool:
+    """Is on disk what is in memory?"""
+    folder, mask = keeper_of(widget.mask).folder, widget.mask.segmentation
+    if folder is None or not (folder.path / "project.json").exists():
+        return False
+    state = folder.read_state()
+    slices, _ = folder.read_slices(state)
+    return (
+        np.array_equal(slices.labels, mask.shown)
+        and np.array_equal(slices.by_person, mask.by_person())
+        and np.array_equal(slices.raw, mask.raw)
+        and state.reviewed == mask.reviewed
+        and state.finished == mask.finished
+    )
+
+
+def test_saving_begins_with_a_persons_first_stroke(
+    segment_widget: Widget, scan_file: Path, qtbot: Any, projects: Path
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    qtbot.wait(400)
+    assert not projects.exists()
+    paint(widget, 2, 3)
+    qtbot.waitUntil(lambda: is_saved(widget), timeout=2000)
+    (folder,) = projects.iterdir()
+    state = open_project(folder).read_state()
+    assert state.touched == {(0, 2)}
+    assert state.card.name == state.model.name == "scribbler"
+    assert "scan" not in "".join(path.name for path in folder.rglob("*.npz"))
+    # The person's own model goes along; its answer, too.
+    assert (folder / "models").is_dir()
+    undone = widget.mask.layer
+    undone.undo()
+    qtbot.waitUntil(lambda: is_saved(widget), timeout=2000)
+    assert open_project(folder).read_state().touched == set()
+
+
+def test_marks_and_scripts_count_without_a_stroke(
+    segment_widget: Widget, scan_file: Path, qtbot: Any, projects: Path
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    widget.mask.segmentation.reviewed.add((0, 4))
+    qtbot.waitUntil(lambda: is_saved(widget), timeout=3000)
+    widget.mask.segmentation.reviewed.clear()
+    widget.mask.layer.data[1, :4] = 2  # nobody is told
+    qtbot.waitUntil(lambda: is_saved(widget), timeout=3000)
+    widget.mask.color_organ(1, "#102030")
+    (folder,) = projects.iterdir()
+    qtbot.waitUntil(
+        lambda: open_project(folder).read_state().labels.colors[1] == "#102030", timeout=3000
+    )
+    entries = open_project(folder).history.entries()
+    assert [e["what"] for e in entries] == ["segmented", "reviewed", "not reviewed"]
+
+
+def test_resuming_brings_everything_back_and_it_replays(
+    segment_widget: Widget, scan_file: Path, qtbot: Any, projects: Path, tmp_path: Path, capsys: Any
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    widget.holes.setChecked(True)
+    qtbot.waitUntil(lambda: not widget.running)
+    paint(widget, 2, 3)
+    paint(widget, 5, 0)
+    widget.mask.segmentation.reviewed.add((0, 5))
+    widget.mask.color_organ(2, "#102030")
+    before = widget.mask.segmentation
+    qtbot.waitUntil(lambda: is_saved(widget), timeout=3000)
+    (folder,) = projects.iterdir()
+
+    # A second window may look, but not write.
+    other_viewer, other = segment_widget()
+    open_scan(other_viewer, scan_file)
+    qtbot.waitUntil(lambda: not other.offer.isHidden(), timeout=5000)
+    assert "(scribbler, 2 slices touched)" in other.offer.text.text()
+    other.offer.resume.click()
+    qtbot.waitUntil(lambda: "open in another window" in other.message.text(), timeout=5000)
+    assert other.mask is None
+
+    # The scan is found again whatever its file is called.
+    viewer.layers.remove(widget.mask.layer)
+    renamed = scan_file.rename(tmp_path / "moved.nii.gz")
+    assert other.offer.resume.isEnabled()
+    other_viewer.layers.clear()
+    open_scan(other_viewer, renamed)
+    other.model.setCurrentText("sided")
+    qtbot.waitUntil(lambda: not other.offer.isHidden(), timeout=5000)
+    other.offer.resume.click()
+    qtbot.waitUntil(lambda: other.mask is not None, timeout=5000)
+    after = other.mask.segmentation
+    assert other.offer.isHidden()
+    assert other.model.currentText() == "scribbler"
+    assert other.holes.isChecked()
+    assert other.mask.colors()[2][0] == "#102030"
+    for name in ("shown", "raw", "finished", "reviewed", "clean_up"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name), err_msg=name)
+    np.testing.assert_array_equal(after.by_person(), before.by_person())
+    # And goes on in the same project.
+    paint(other, 1, 1)
+    qtbot.waitUntil(lambda: is_saved(other), timeout=3000)
+    assert [path.name for path in projects.iterdir()] == [folder.name]
+    other_viewer.layers.remove(other.mask.layer)
+    main(["replay", str(folder), "-o", str(tmp_path / "out"), "--json"])
+    assert json.loads(capsys.readouterr().out)["equal"] is True
+
+
+def test_starting_anew_leaves_the_old_work_where_it_is(
+    segment_widget: Widget, scan_file: Path, qtbot: Any, projects: Path
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    paint(widget, 2, 3)
+    first = saved(qtbot, widget)
+    viewer.layers.clear()
+    open_scan(viewer, scan_file)
+    qtbot.waitUntil(lambda: not widget.offer.isHidden(), timeout=5000)
+    widget.offer.anew.click()
+    assert widget.offer.isHidden()
+    run(qtbot, widget)
+    paint(widget, 3, 1)
+    second = saved(qtbot, widget)
+    assert second.path != first.path
+    assert open_project(first.path).read_state().touched == {(0, 2)}
+
+
+def test_closing_the_window_saves_the_last_stroke(
+    segment_widget: Widget, scan_file: Path, qtbot: Any, projects: Path
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    paint(widget, 2, 3)
+    shown = widget.mask.segmentation.shown.copy()
+    viewer.close()
+    (folder,) = projects.iterdir()
+    again = open_project(folder)
+    again.hold()
+    slices, _ = again.read_slices(again.read_state())
+    np.testing.assert_array_equal(slices.labels, shown)
+    again.release()
+
+
+def test_a_disk_that_fails_is_told_once_and_tried_again(
+    segment_widget: Widget,
+    scan_file: Path,
+    qtbot: Any,
+    tmp_path: Path,
+    projects: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("napari_l2gnet.keeper.show_error", told.append)
+    monkeypatch.setattr("napari_l2gnet.keeper._RETRY_AFTER", 0.2)
+    projects.write_text("a file where a folder should be")
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    paint(widget, 2, 3)
+    qtbot.waitUntil(lambda: "not being saved" in widget.message.text(), timeout=5000)
+    paint(widget, 3, 1)
+    qtbot.wait(600)
+    assert len(told) == 1
+    assert str(projects) in told[0]
+    projects.unlink()
+    qtbot.waitUntil(lambda: is_saved(widget), timeout=5000)
+    qtbot.waitUntil(lambda: "not being saved" not in widget.message.text(), timeout=5000)
+    assert [e["what"] for e in keeper_of(widget.mask).folder.history.entries()] == ["segmented"]
+
+
+def test_a_damaged_project_is_told_and_not_offered(
+    segment_widget: Widget, scan_file: Path, qtbot: Any, projects: Path
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    paint(widget, 2, 3)
+    folder = saved(qtbot, widget)
+    viewer.layers.clear()
+    (folder.path / "project.json").write_text("{")
+    open_scan(viewer, scan_file)
+    qtbot.waitUntil(lambda: not widget.offer.isHidden(), timeout=5000)
+    assert "missing or damaged" in widget.offer.text.text()
+    assert widget.offer.resume.isHidden()
+    widget.offer.anew.click()
+    assert widget.offer.isHidden()
