@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-import zlib
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import napari
 import numpy as np
 from napari.utils.notifications import show_error
+from numpy.typing import NDArray
 from qtpy.QtCore import QEvent, QObject, QTimer, Signal
 
 from l2gnet_core.labels import LabelSet
@@ -31,19 +30,22 @@ from napari_l2gnet.worker import Job
 KEEPER_KEY = "l2gnet_keeper"
 #: Milliseconds between two looks at a mask, and while there is more to copy than one look may.
 _LOOK_EVERY, _LOOK_SOON = 100, 20
-#: Seconds of the GUI's thread that one look takes: for slices known to have changed, and for
-#: others, in which scripts may have written.
-_FOR_CHANGED, _FOR_OTHERS = 0.004, 0.002
+#: Seconds of the GUI's thread that one look takes: to copy slices that a person changed, and to
+#: compare what is shown with what it was, for scripts tell nobody that they write.
+_TO_COPY, _TO_COMPARE = 0.004, 0.001
 #: Seconds between two saves, and until a save that failed is tried again.
 _SAVE_EVERY, _RETRY_AFTER = 0.5, 5.0
 
 
 @dataclass
 class _Batch:
-    """What one save writes. state: yet without scan and model, which take reading all voxels."""
+    """What one save writes. state: yet without scan and model, which take reading all voxels.
+    later: slices that the saving thread copies, as many as it has time for: if anything comes into
+    them meanwhile they are saved again."""
 
     state: ProjectState
     slices: dict[Place, SliceState]
+    later: set[Place]
     deeds: list[Deed]
 
 
@@ -72,8 +74,7 @@ def open_projects(viewer: napari.Viewer) -> list[Path]:
 class Keeper(QObject):
     """Saves a mask about a second after each change, in a thread, from the first touch on.
 
-    Painting never waits: of a slice that changed a copy is taken, a few milliseconds at a time.
-    Slices nobody told of are compared with what was saved, in turn.
+    Painting never waits: slices that a person changed are copied, a few milliseconds at a time.
     """
 
     #: Why nothing can be saved at the moment, in a sentence; "" once it can again.
@@ -95,14 +96,14 @@ class Keeper(QObject):
         self._job: Job | None = None
         self._next_save = 0.0
         self._problem = ""
-        self._checksums: dict[Place, int] = {}
         self._copies: dict[Place, SliceState] = {}
         self._deeds: list[Deed] = []
         self._touched: set[Place] = set()
         self._reviewed: set[Place] = set()
         self._model: ModelId | None = None
         self._saved_state: ProjectState | None = None
-        self._others = cycle(self._segmentation.places)
+        self._last = self._segmentation.shown.copy()
+        self._next_plane = 0
         self._timer = QTimer(self, interval=_LOOK_EVERY)
         self._timer.timeout.connect(self._look)
         mask.viewer.layers.events.removed.connect(self._on_removed)
@@ -124,15 +125,13 @@ class Keeper(QObject):
     def _take_up(self, state: ProjectState) -> None:
         self._scan, self._model, self._saved_state = state.scan, state.model, state
         self._touched, self._reviewed = set(state.touched), set(state.reviewed)
-        for place in state.finished | state.touched:
-            self._checksums[place] = checksum(self._segmentation.slice_state(place))
 
     # ------------------------------------------------------------------ finding what changed
 
     def _look(self) -> None:
-        """Copy what changed, a little of the rest, and save when it is time."""
-        self._copy_changed(_FOR_CHANGED)
-        self._compare_others(_FOR_OTHERS)
+        """Copy what changed, look for more, and save when it is time."""
+        self._compare(_TO_COMPARE)
+        self._copy_changed(_TO_COPY)
         self._timer.setInterval(_LOOK_SOON if self._segmentation.changed else _LOOK_EVERY)
         if self._job is None and time.monotonic() >= self._next_save:
             batch = self._batch()
@@ -145,28 +144,34 @@ class Keeper(QObject):
         while changed and time.perf_counter() < until:
             self._note(changed.pop())
 
-    def _compare_others(self, seconds: float, at_most: int | None = None) -> None:
-        until = time.perf_counter() + seconds
-        for _ in range(len(self._segmentation.places) if at_most is None else at_most):
-            self._note(next(self._others))
-            if time.perf_counter() >= until:
-                break
-
     def _note(self, place: Place) -> None:
         state = self._segmentation.slice_state(place)
-        began, by_person = self.begun, bool(state.by_person.any())
-        (self._touched.add if by_person else self._touched.discard)(place)
-        if self.begun and not began:
-            # What the model said so far becomes part of the project.
-            self._segmentation.changed |= self._segmentation.finished
-        if not self.begun or not (
-            by_person or place in self._segmentation.finished or place in self._checksums
-        ):
-            return
-        number = checksum(state)
-        if self._checksums.get(place) != number:
-            self._checksums[place] = number
+        self._set_touched(place, state)
+        if self.begun:
             self._copies[place] = state
+            self._segmentation.answered.discard(place)
+
+    def _set_touched(self, place: Place, state: SliceState) -> None:
+        (self._touched.add if state.by_person.any() else self._touched.discard)(place)
+
+    def _compare(self, seconds: float) -> None:
+        """Find what scripts wrote: plane by plane, in the order of the memory."""
+        until, segmentation = time.perf_counter() + seconds, self._segmentation
+        shown, known, axis = segmentation.shown, segmentation.known, segmentation.axis
+        # The array may be another one since.
+        if self._last.dtype != shown.dtype:
+            self._last = shown.copy()
+        for _ in range(shown.shape[0] * shown.shape[1]):
+            plane = divmod(self._next_plane, shown.shape[1])
+            self._next_plane = (self._next_plane + 1) % (shown.shape[0] * shown.shape[1])
+            other = shown[plane] != self._last[plane]
+            if other.any():
+                self._last[plane] = shown[plane]
+                by_person = other & (shown[plane] != known[plane])
+                segmentation.answered |= _places(other, plane, axis)
+                segmentation.changed |= _places(by_person, plane, axis)
+            if time.perf_counter() >= until:
+                break
 
     def _state(self) -> ProjectState:
         segmentation, mask = self._segmentation, self._mask
@@ -201,10 +206,12 @@ class Keeper(QObject):
         deeds, segmentation.deeds = segmentation.deeds, []
         self._deeds += deeds
         slices, self._copies = self._copies, {}
-        if not slices and not self._deeds and state == self._saved_state:
+        later = segmentation.answered | segmentation.changed
+        if not slices and not later and not self._deeds and state == self._saved_state:
             return None
+        segmentation.answered, segmentation.changed = set(), set()
         deeds, self._deeds = self._deeds, []
-        return _Batch(state, slices, deeds)
+        return _Batch(state, slices, later, deeds)
 
     # ------------------------------------------------------------------ saving
 
@@ -226,10 +233,10 @@ class Keeper(QObject):
         yield
 
     def _saving(self, batch: _Batch) -> Generator[None, None, None]:
-        self._write(batch)
+        self._write(batch, _SAVE_EVERY)
         yield
 
-    def _write(self, batch: _Batch) -> None:
+    def _write(self, batch: _Batch, seconds: float = float("inf")) -> None:
         with self._writing:
             scan = self._scan = self._scan or identify(self._volume)
             answers = [deed for deed in batch.deeds if isinstance(deed, Answered)]
@@ -239,10 +246,21 @@ class Keeper(QObject):
                 self.folder = ProjectFolder.create(scan)
             batch.state = replace(batch.state, scan=scan, model=self._model)
             self.folder.save(batch.state, batch.slices, batch.deeds, self._volume)
+            # A stroke made meanwhile must not wait for all of a large scan.
+            until = time.monotonic() + seconds
+            while batch.later and time.monotonic() < until:
+                place = batch.later.pop()
+                batch.slices[place] = self._segmentation.slice_state(place)
+                self.folder.save_slice(place, batch.slices[place])
 
     def _on_saved(self, batch: _Batch, problem: str) -> None:
+        # Slices that are as they were saved; the others are looked at again anyway.
+        newer = self._copies.keys() | self._segmentation.changed | self._segmentation.answered
+        self._segmentation.answered |= batch.later
         if not problem:
             self._saved_state = batch.state
+            for place in batch.slices.keys() - newer:
+                self._set_touched(place, batch.slices[place])
         else:
             # Newer copies of the same slices win; deeds keep their order.
             self._copies = {**batch.slices, **self._copies}
@@ -263,8 +281,8 @@ class Keeper(QObject):
 
         Raises OutputError.
         """
+        self._compare(float("inf"))
         self._copy_changed(float("inf"))
-        self._compare_others(float("inf"))
         batch = self._batch()
         if batch is not None:
             self._write(batch)
@@ -297,9 +315,8 @@ class Keeper(QObject):
                 self.folder.release()
 
 
-def checksum(state: SliceState) -> int:
-    """A number that changes when anything of a slice does."""
-    number = 0
-    for array in (state.labels, state.by_person, state.raw):
-        number = zlib.crc32(np.ascontiguousarray(array).data, number)
-    return number
+def _places(where: NDArray[np.bool_], plane: Place, axis: int) -> set[Place]:
+    """The slices that voxels of a plane (y,x) are in; plane: its frame and z."""
+    if axis == 0:
+        return {plane} if where.any() else set()
+    return {(plane[0], int(index)) for index in np.flatnonzero(where.any(2 - axis))}

@@ -95,8 +95,10 @@ class Segmentation:
         self.version = 0
         #: An answer on its way into `shown`: the layer writes it and tells of it as of a stroke.
         self.arriving: Adoption | None = None
-        #: Slices that may be other than they were when somebody last looked.
+        #: Slices in which a person did something since they were last saved, and those into which
+        #: an answer came.
         self.changed: set[Place] = set()
+        self.answered: set[Place] = set()
         #: What was done and is not saved yet, in its order.
         self.deeds: list[Deed] = []
         #: How the user wants this mask tidied.
@@ -177,7 +179,7 @@ class Segmentation:
         self.slice_of(self.answer, place)[...] = labels
         self._show(place)
         self.counts.stale.add(place)
-        self.changed.add(place)
+        self.answered.add(place)
 
     def _show(self, place: Place) -> None:
         """Show the answer where no person decided."""
@@ -290,7 +292,7 @@ class Segmentation:
             array.flat[swap.voxels] = swap.before if back else swap.after
         shown = adoption.shown
         self.known.flat[shown.voxels] = shown.before if back else shown.after
-        self.changed |= self.places_of(shown.voxels) | self.places_of(adoption.raw.voxels)
+        self.answered |= self.places_of(shown.voxels) | self.places_of(adoption.raw.voxels)
         self.version = adoption.version[0 if back else 1]
         self.looks = adoption.looks[0 if back else 1]
         if back:

@@ -10,6 +10,7 @@ import os
 import random
 import sys
 import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,8 +31,9 @@ from l2gnet_core.model import build
 from l2gnet_core.project.deeds import Answered, FineTuned
 from l2gnet_core.project.folder import find_projects
 from l2gnet_core.project.scans import identify
+from l2gnet_core.project.state import SliceState
 from l2gnet_core.volume import Grid, Volume
-from napari_l2gnet.keeper import checksum, keep
+from napari_l2gnet.keeper import keep
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.resume import read_work
 from napari_l2gnet.segmentation import Segmentation
@@ -50,6 +52,13 @@ def a_model(seed: int) -> Model:
 
     torch.manual_seed(seed)
     return Model(build(preset("tiny", 4)).eval(), ModelCard(f"model{seed}", LABELS))
+
+
+def checksum(state: SliceState) -> int:
+    number = 0
+    for array in (state.labels, state.by_person, state.raw):
+        number = zlib.crc32(np.ascontiguousarray(array).data, number)
+    return number
 
 
 class Annotator:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from annotator import checksum
 
 from l2gnet_core.project.folder import ProjectFolder, open_project
 from l2gnet_core.project.state import ModelId, SliceState, slice_of
-from napari_l2gnet.keeper import checksum
 
 #: What may be lost, in seconds.
 LOST = 2.0

@@ -166,9 +166,7 @@ class ProjectFolder:
         """
         self._write_state(state)
         for place in sorted(slices, key=lambda place: (place not in state.touched, place)):
-            one = slices[place]
-            arrays = {"labels": one.labels, "by_person": one.by_person, "raw": one.raw}
-            save_arrays(self._slice_file(place), arrays)
+            self.save_slice(place, slices[place])
         while deeds:
             self.history.add(deeds[0])
             del deeds[0]
@@ -176,6 +174,11 @@ class ProjectFolder:
         if not file.exists():
             file.parent.mkdir(exist_ok=True)
             save_voxels(file, volume)
+
+    def save_slice(self, place: Place, one: SliceState) -> None:
+        """Save one slice. Raises OutputError."""
+        arrays = {"labels": one.labels, "by_person": one.by_person, "raw": one.raw}
+        save_arrays(self._slice_file(place), arrays)
 
     def _write_state(self, state: ProjectState) -> None:
         values = {

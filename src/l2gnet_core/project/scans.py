@@ -78,7 +78,11 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write arrays by name to a compressed .npz, atomically. Raises OutputError."""
 
     def write(file: BinaryIO) -> None:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        # np.savez_compressed takes three times as long to make masks a little smaller.
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
     def check(file: Path) -> None:
         again = load_arrays(file)

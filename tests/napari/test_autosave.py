@@ -10,10 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 from gui import open_scan, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from napari.components import ViewerModel
+from superqt.utils import WorkerBase
 
+from l2gnet_core.card import ModelCard
 from l2gnet_core.cli import main
+from l2gnet_core.labels import LabelSet
 from l2gnet_core.project.folder import ProjectFolder, open_project
-from napari_l2gnet.keeper import keeper_of
+from l2gnet_core.project.state import slice_of
+from l2gnet_core.volume import Grid
+from napari_l2gnet.keeper import Keeper, keep, keeper_of
+from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.resume import read_work
+from napari_l2gnet.segmentation import Segmentation
 
 Widget = Callable[[], tuple[Any, Any]]
 
@@ -221,3 +232,67 @@ def test_a_damaged_project_is_told_and_not_offered(
     assert widget.offer.resume.isHidden()
     widget.offer.anew.click()
     assert widget.offer.isHidden()
+
+
+LABEL, PIXEL = st.integers(0, 3), st.integers(0, 8)
+STEPS = st.one_of(
+    st.tuples(st.sampled_from(["stroke", "script", "answer"]), st.integers(0, 2), LABEL, PIXEL),
+    st.tuples(st.sampled_from(["undo", "redo", "save", "look", "resume"])),
+    st.tuples(st.just("review"), st.integers(0, 2)),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(axis=st.integers(0, 2), steps=st.lists(STEPS, max_size=12))
+def test_any_order_of_doing_and_saving_comes_back(
+    qapp: Any, tmp_path_factory: Any, axis: int, steps: list[Any]
+) -> None:
+    card = ModelCard("model", LabelSet.from_names({1: "one", 2: "two", 3: "three"}))
+    volume = Grid((4, 9, 5)).volume(np.arange(180).reshape(4, 9, 5))
+    viewer = ViewerModel()
+    image = viewer.add_image(volume.data)
+    mask = MaskLayer.add(viewer, image, volume.grid, card, axis)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("L2GNET_PROJECTS", str(tmp_path_factory.mktemp("projects")))
+        keeper = keep(mask, volume)
+        WorkerBase.await_workers(10_000)
+
+        def resumed() -> tuple[MaskLayer, Keeper]:
+            if not keeper.begun:
+                return mask, keeper
+            before = mask.segmentation
+            viewer.layers.remove(mask.layer)
+            (work,) = read_work(keeper.folder.path)
+            again = Segmentation.resumed(volume.grid, work.state, work.slices)
+            for name in ("shown", "raw", "finished", "reviewed"):
+                np.testing.assert_array_equal(getattr(again, name), getattr(before, name))
+            np.testing.assert_array_equal(again.by_person(), before.by_person())
+            new = MaskLayer.show(viewer, image, again, work.state.labels)
+            return new, keep(new, volume, work.folder)
+
+        for name, *rest in steps:
+            layer, segmentation = mask.layer, mask.segmentation
+            if name in ("stroke", "script", "answer"):
+                index, label, pixel = rest
+                where = [pixel % 4, pixel, pixel % 5]
+                where[axis] = index
+                if name == "stroke":
+                    layer.data_setitem(tuple(np.array([i]) for i in where), label)
+                elif name == "script":
+                    layer.data[tuple(where)] = label
+                else:
+                    answer = np.full_like(slice_of(segmentation.raw, (0, index), axis), label)
+                    mask.put((0, index), answer)
+            elif name == "review":
+                segmentation.reviewed.symmetric_difference_update({(0, rest[0])})
+            elif name == "save":
+                keeper.save_now()
+            elif name == "look":
+                keeper._compare(0.0)
+                keeper._copy_changed(0.0)
+            elif name == "resume":
+                mask, keeper = resumed()
+            else:
+                getattr(layer, name)()
+        mask, keeper = resumed()
+        viewer.layers.clear()
