@@ -14,6 +14,7 @@ import numpy as np
 from napari.utils.notifications import show_error
 from numpy.typing import NDArray
 from qtpy.QtCore import QEvent, QObject, QTimer, Signal
+from qtpy.QtWidgets import QMainWindow, QWidget
 
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.project.deeds import Answered, Deed, FineTuned, Reviewed
@@ -49,14 +50,22 @@ class _Batch:
     deeds: list[Deed]
 
 
-def keep(mask: MaskLayer, volume: Volume, folder: ProjectFolder | None = None) -> Keeper:
+def keep(
+    mask: MaskLayer,
+    volume: Volume,
+    widget: QWidget | None = None,
+    folder: ProjectFolder | None = None,
+) -> Keeper:
     """Keep a mask from now on; a second call finds the same keeper.
 
-    volume: the mask's scan, as stored. folder: the project it was resumed from, held.
+    volume: the mask's scan, as stored. widget: one in the mask's window, which saves as it closes.
+    folder: the project it was resumed from, held.
     """
     keeper: Keeper | None = mask.layer.metadata.get(KEEPER_KEY)
     if keeper is None:
-        keeper = mask.layer.metadata[KEEPER_KEY] = Keeper(mask, volume, folder)
+        keeper = mask.layer.metadata[KEEPER_KEY] = Keeper(
+            mask, volume, _main_window(widget), folder
+        )
     return keeper
 
 
@@ -82,10 +91,14 @@ class Keeper(QObject):
     #: Everything up to a moment ago is on disk.
     saved = Signal()
 
-    def __init__(self, mask: MaskLayer, volume: Volume, folder: ProjectFolder | None) -> None:
-        # A bare model of a viewer has no window.
-        window = getattr(mask.viewer, "window", None)
-        super().__init__(None if window is None else window._qt_window)
+    def __init__(
+        self,
+        mask: MaskLayer,
+        volume: Volume,
+        window: QWidget | None,
+        folder: ProjectFolder | None,
+    ) -> None:
+        super().__init__(window)
         self.folder = folder
         self._mask = mask
         self._segmentation: Segmentation = mask.segmentation
@@ -108,7 +121,7 @@ class Keeper(QObject):
         self._timer.timeout.connect(self._look)
         mask.viewer.layers.events.removed.connect(self._on_removed)
         if window is not None:
-            window._qt_window.installEventFilter(self)
+            window.installEventFilter(self)
         if folder is not None:
             self._take_up(folder.read_state())
         elif isinstance(volume.data, np.ndarray):
@@ -313,6 +326,14 @@ class Keeper(QObject):
         if self.folder is not None:
             with self._writing:
                 self.folder.release()
+
+
+def _main_window(widget: QWidget | None) -> QWidget | None:
+    # Not through the viewer: plugins get one that hides its window. A dock that floats is a window,
+    # too, but has the main one as its parent.
+    while widget is not None and not isinstance(widget, QMainWindow):
+        widget = widget.parentWidget()
+    return widget
 
 
 def _places(where: NDArray[np.bool_], plane: Place, axis: int) -> set[Place]:

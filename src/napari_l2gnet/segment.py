@@ -267,7 +267,7 @@ class SegmentWidget(SegmentForm):
             self.bar.setFormat("Cancelling")
 
     def _keep(self, mask: MaskLayer, stored: Volume, folder: ProjectFolder | None = None) -> None:
-        keep(mask, stored, folder).trouble.connect(self._on_trouble)
+        keep(mask, stored, self, folder).trouble.connect(self._on_trouble)
 
     def _on_trouble(self, trouble: str) -> None:
         self._trouble = trouble

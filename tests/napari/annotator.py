@@ -73,7 +73,7 @@ class Annotator:
             (work,) = read_work(found[0].path)
             mask = Segmentation.resumed(self.volume.grid, work.state, work.slices)
             self.mask = MaskLayer.show(self.viewer, image, mask, work.state.labels)
-            keep(self.mask, self.volume, work.folder)
+            keep(self.mask, self.volume, None, work.folder)
         else:
             self.mask = MaskLayer.add(self.viewer, image, self.volume.grid, a_model(0).card, 0)
             keep(self.mask, self.volume)

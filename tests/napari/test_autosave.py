@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gui import open_scan, run
+from gui import PLUGIN, open_scan, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from napari.components import ViewerModel
@@ -173,9 +173,12 @@ def test_starting_anew_leaves_the_old_work_where_it_is(
 
 
 def test_closing_the_window_saves_the_last_stroke(
-    segment_widget: Widget, scan_file: Path, qtbot: Any, projects: Path
+    make_napari_viewer: Any, user_models: Path, scan_file: Path, qtbot: Any, projects: Path
 ) -> None:
-    viewer, widget = segment_widget()
+    viewer = make_napari_viewer()
+    # As a person opens it: the plugin's own view of the viewer hides the window.
+    _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, "Segment")
+    widget.model.setCurrentText("scribbler")
     open_scan(viewer, scan_file)
     run(qtbot, widget)
     paint(widget, 2, 3)
@@ -268,7 +271,7 @@ def test_any_order_of_doing_and_saving_comes_back(
                 np.testing.assert_array_equal(getattr(again, name), getattr(before, name))
             np.testing.assert_array_equal(again.by_person(), before.by_person())
             new = MaskLayer.show(viewer, image, again, work.state.labels)
-            return new, keep(new, volume, work.folder)
+            return new, keep(new, volume, None, work.folder)
 
         for name, *rest in steps:
             layer, segmentation = mask.layer, mask.segmentation
