@@ -31,6 +31,8 @@ from napari_l2gnet.worker import Job
 KEEPER_KEY = "l2gnet_keeper"
 #: Milliseconds between two looks at a mask, and while there is more to copy than one look may.
 _LOOK_EVERY, _LOOK_SOON = 100, 20
+#: Milliseconds until a new mask's scan is identified.
+_IDENTIFY_AFTER = 1500
 #: Seconds of the GUI's thread that one look takes: to copy slices that a person changed, and to
 #: compare what is shown with what it was, for scripts tell nobody that they write.
 _TO_COPY, _TO_COMPARE = 0.004, 0.001
@@ -115,7 +117,8 @@ class Keeper(QObject):
         self._reviewed: set[Place] = set()
         self._model: ModelId | None = None
         self._saved_state: ProjectState | None = None
-        self._last = self._segmentation.shown.copy()
+        # Zeros take no time and no memory until they are written.
+        self._last = np.zeros_like(self._segmentation.shown)
         self._next_plane = 0
         self._timer = QTimer(self, interval=_LOOK_EVERY)
         self._timer.timeout.connect(self._look)
@@ -125,8 +128,9 @@ class Keeper(QObject):
         if folder is not None:
             self._take_up(folder.read_state())
         elif isinstance(volume.data, np.ndarray):
-            # So that the first stroke is saved at once. Lazy data is read when there is a need.
-            self._start(self._identify())
+            # So that the first stroke is saved at once, but not while the mask is being shown. Lazy
+            # data is read when there is a need.
+            QTimer(self, singleShot=True, interval=_IDENTIFY_AFTER, timeout=self._identify).start()
         self._timer.start()
 
     @property
@@ -138,6 +142,7 @@ class Keeper(QObject):
     def _take_up(self, state: ProjectState) -> None:
         self._scan, self._model, self._saved_state = state.scan, state.model, state
         self._touched, self._reviewed = set(state.touched), set(state.reviewed)
+        self._last[...] = self._segmentation.shown
 
     # ------------------------------------------------------------------ finding what changed
 
@@ -241,7 +246,11 @@ class Keeper(QObject):
         job.failed.connect(ended)
         job.start()
 
-    def _identify(self) -> Generator[None, None, None]:
+    def _identify(self) -> None:
+        if self._job is None and self._scan is None and self._timer.isActive():
+            self._start(self._identifying())
+
+    def _identifying(self) -> Generator[None, None, None]:
         self._scan = identify(self._volume)
         yield
 

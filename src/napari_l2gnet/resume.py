@@ -79,8 +79,8 @@ class ResumeOffer(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.text = QLabel()
-        self.text.setWordWrap(True)
+        self.line = QLabel()
+        self.line.setWordWrap(True)
         self.resume = QPushButton("Resume")
         self.resume.setToolTip("Bring the mask back as it was, with all that you painted")
         self.anew = QPushButton("Start anew")
@@ -91,7 +91,7 @@ class ResumeOffer(QWidget):
         buttons.addStretch(1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 4)
-        layout.addWidget(self.text)
+        layout.addWidget(self.line)
         layout.addLayout(buttons)
         self.hide()
         self._layer: Image | None = None
@@ -126,8 +126,8 @@ class ResumeOffer(QWidget):
 
     def _show(self) -> None:
         if self._found:
-            self.text.setText(sentence(self._found[0], datetime.now(UTC)))
-            self.text.setToolTip(str(self._found[0].path))
+            self.line.setText(sentence(self._found[0], datetime.now(UTC)))
+            self.line.setToolTip(str(self._found[0].path))
             self.resume.setVisible(not self._found[0].problem)
             self.resume.setEnabled(True)
         self.setVisible(bool(self._found))

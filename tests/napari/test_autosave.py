@@ -120,7 +120,7 @@ def test_resuming_brings_everything_back_and_it_replays(
     other_viewer, other = segment_widget()
     open_scan(other_viewer, scan_file)
     qtbot.waitUntil(lambda: not other.offer.isHidden(), timeout=5000)
-    assert "(scribbler, 2 slices touched)" in other.offer.text.text()
+    assert "(scribbler, 2 slices touched)" in other.offer.line.text()
     other.offer.resume.click()
     qtbot.waitUntil(lambda: "open in another window" in other.message.text(), timeout=5000)
     assert other.mask is None
@@ -231,7 +231,7 @@ def test_a_damaged_project_is_told_and_not_offered(
     (folder.path / "project.json").write_text("{")
     open_scan(viewer, scan_file)
     qtbot.waitUntil(lambda: not widget.offer.isHidden(), timeout=5000)
-    assert "missing or damaged" in widget.offer.text.text()
+    assert "missing or damaged" in widget.offer.line.text()
     assert widget.offer.resume.isHidden()
     widget.offer.anew.click()
     assert widget.offer.isHidden()
