@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.corrections import Correction
@@ -19,6 +20,7 @@ from l2gnet_core.labels import LabelSet
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.project.deeds import (
     Answered,
+    Discarded,
     FineTuned,
     Interpolated,
     Reviewed,
@@ -61,7 +63,7 @@ class Annotator:
         self.answer = np.zeros(SHAPE, np.uint8)
         self.labels = np.zeros(SHAPE, np.uint8)
         self.painted = np.zeros(SHAPE, bool)
-        self.reviewed, self.deeds = set(), []
+        self.reviewed, self.deeds, self.said = set(), [], {}
 
     def shown(self) -> np.ndarray:
         return np.where(self.painted, self.labels, self.answer)
@@ -70,16 +72,25 @@ class Annotator:
         return SliceState(self.shown()[index].copy(), self.painted[index].copy(), self.raw[index])
 
     def segment(self, order, what="segmented", model=None, tidying=None, spared=()) -> None:
-        model = model or self.model
+        model, raw = model or self.model, self.raw.copy()
         for done in predict_slices(model, self.volume.data, self.volume, 0, order):
-            if done is not None and done.index not in spared:
-                self.raw[done.index] = self.answer[done.index] = done.labels
-        if tidying:
-            for (_, index), labels in tidying.tidied(self.raw[None], 0):
-                if index in order and index not in spared:
-                    self.answer[index] = labels
+            if done is not None:
+                raw[done.index] = done.labels
+        self.said[model.card.name] = raw
+        self.take(raw, order, tidying, spared)
         places, kept = ([(0, index) for index in some] for some in (order, spared))
         self.deeds.append(Answered(what, model, places, tidying, kept))
+
+    def take(self, raw, order, tidying=None, spared=()) -> None:
+        answer = tidying.whole(raw[None], 0)[0] if tidying else raw
+        taken = [index for index in order if index not in spared]
+        self.raw[taken], self.answer[taken] = raw[taken], answer[taken]
+
+    def go_back(self, model, tidying=None, spared=()) -> None:
+        """To what a model said before."""
+        self.take(self.said[model.card.name], range(4), tidying, spared)
+        kept = [(0, index) for index in spared]
+        self.deeds.append(Answered("rolled back", model, [], tidying, kept, remembered=True))
 
     def interpolate(self, index) -> None:
         self.raw[index], self.answer[index] = 1, 2
@@ -140,7 +151,7 @@ def worked(volume, make_model) -> Annotator:
     person.paint(1, 7, slice(20, 30))
     person.review(1)
     person.learn((1, 2))
-    tidying = person.tidying(CleanUp(fill_holes=True))
+    tidying = person.tidying(CleanUp(largest_piece=True, fill_holes=True))
     person.segment([2, 1, 3, 0], "accepted", tidying=tidying, spared=[1])
     return person
 
@@ -155,7 +166,8 @@ def test_a_project_comes_out_equal(worked, volume, l2gnet, tmp_path):
     assert report["different_slices"] == []
     assert [one["equal"] for one in report["finetuned"]] == [True]
     assert report["labels"]["7"] == "cyst"
-    (version,) = project.history.versions()
+    original, version = project.history.versions()
+    assert (original.kind, original.model) == ("original", id_of(worked.parent))
     assert (version.kind, version.model) == ("scan", id_of(worked.model))
     assert version.parent == id_of(worked.parent)
     assert version.verdict.to_json() == worked.learnt.result.verdict.to_json()
@@ -195,6 +207,43 @@ def test_undo_redo_and_rolling_back_are_done_again(worked, l2gnet, tmp_path):
     assert equal("redone")
     person.interpolate(3)
     assert equal("interpolated")
+    person.go_back(person.model, spared=[1, 2])
+    person.go_back(person.parent, person.tidying(CleanUp(largest_piece=True)), spared=[1])
+    assert equal("remembered")
+
+
+def test_undoing_takes_back_the_answer_and_not_what_was_tidied_since(worked, l2gnet, tmp_path):
+    person = worked
+    before = person.raw.copy(), person.answer.copy()
+    person.segment([0, 2, 3], "rolled back", model=person.parent)
+    changed = [old != new for old, new in zip(before, (person.raw, person.answer), strict=True)]
+    # There was nothing to undo of this one.
+    person.deeds.append(Answered("accepted", person.model, [], spared=person.reviewed,
+                                 remembered=True, undoable=False))  # fmt: skip
+    person.take(person.said[person.model.card.name], range(4), spared=[1])
+    person.tidy(CleanUp(largest_piece=True))
+    person.deeds.append(Stepped("undone"))
+    for array, where, old in zip((person.raw, person.answer), changed, before, strict=True):
+        array[where] = old[where]
+    _, out, _ = l2gnet("replay", person.save().path, "-o", tmp_path / "out", "--json")
+    assert json.loads(out)["equal"] is True
+
+
+def test_versions_are_those_that_a_person_could_go_to(worked, make_model):
+    project = worked.save()
+    first, learnt = project.history.versions()
+    model = make_model(ORGANS)
+    model = replace(model, card=replace(model.card, name="another"))
+    with torch.no_grad():
+        next(model.network.parameters()).add_(1)
+    project.history.add(Answered("accepted", model, [(0, 0)]))
+    project.history.add(Answered("rolled back", worked.parent, [(0, 0)]))
+    *_, loaded = project.history.versions()
+    assert (loaded.kind, loaded.verdict) == ("file", None)
+    assert (loaded.model, loaded.parent) == (id_of(model), learnt.model)
+    project.history.add(Discarded(worked.model))
+    assert project.history.versions() == [first, loaded]
+    assert first.parent == first.model
 
 
 def test_where_it_is_not_equal_is_told(worked, l2gnet, tmp_path):

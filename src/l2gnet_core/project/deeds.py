@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2gnet_core.cleanup import CleanUp, tidy_around
-from l2gnet_core.project.state import Place, SliceState
+from l2gnet_core.project.state import Place, SliceState, slice_of
 
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
@@ -39,14 +39,23 @@ class Tidying:
             for index, picture in enumerate(np.moveaxis(tidied, axis, 0)):
                 yield (frame, index), picture
 
+    def whole(self, raw: NDArray[Any], axis: int) -> NDArray[Any]:
+        """A mask (t,z,y,x), tidied."""
+        answer = np.empty_like(raw)
+        for place, picture in self.tidied(raw, axis):
+            slice_of(answer, place, axis)[...] = picture
+        return answer
+
 
 @dataclass(frozen=True, eq=False)
 class Answered:
     """A model's answer came into the mask, under what a person decided.
 
-    what: "segmented" by a run, "accepted" after a fine-tuning, or "rolled back" to an older model.
-    places: in the order of segmenting. spared: those of them that kept the answer that they had, as
-    reviewed ones do. tidying: None for the answer as it is.
+    what: "segmented" by a run, "accepted" after a fine-tuning or from a file, or "rolled back" to
+    another version. places: in the order of segmenting. remembered: it is the answer that the model
+    gave last, segmented no more: of all places. spared: those that kept the answer that they had,
+    as reviewed ones do. tidying: of all places, before those were spared; None for the answer as it
+    is. undoable: does anything change that is shown? Else there is nothing to undo.
     """
 
     what: Literal["segmented", "accepted", "rolled back"]
@@ -55,14 +64,17 @@ class Answered:
     tidying: Tidying | None = None
     spared: Collection[Place] = ()
     device: str = "cpu"
+    remembered: bool = False
+    undoable: bool = True
 
 
 @dataclass(frozen=True, eq=False)
 class Interpolated:
     """Answers that no model gave came into slices, with the raw ones from then on, all copied;
-    `by_person` is not used."""
+    `by_person` is not used. undoable: as with `Answered`."""
 
     slices: Mapping[Place, SliceState]
+    undoable: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,4 +111,11 @@ class FineTuned:
     device: str = "cpu"
 
 
-Deed: TypeAlias = Answered | Interpolated | Tidied | Stepped | Reviewed | FineTuned
+@dataclass(frozen=True, eq=False)
+class Discarded:
+    """A fine-tuned model was looked at and not accepted."""
+
+    model: Model
+
+
+Deed: TypeAlias = Answered | Interpolated | Tidied | Stepped | Reviewed | FineTuned | Discarded

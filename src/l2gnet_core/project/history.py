@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,13 +17,14 @@ from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.project.deeds import (
     Answered,
     Deed,
+    Discarded,
     FineTuned,
     Interpolated,
     Reviewed,
     Tidied,
     Tidying,
 )
-from l2gnet_core.project.models import ModelStore
+from l2gnet_core.project.models import ModelStore, id_of
 from l2gnet_core.project.scans import (
     grid_from_json,
     grid_to_json,
@@ -51,12 +52,13 @@ Entry = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class SavedVersion:
-    """A fine-tuned model of a project; `History.models` loads it. kind: "scan" or "project"."""
+    """A model of a project; `History.models` loads it. kind: "original" for the one that it began
+    with, "scan" or "project" for a fine-tuned one, which has a verdict, "file" for another one."""
 
     model: ModelId
     parent: ModelId
-    kind: str
-    verdict: Verdict
+    kind: Literal["original", "scan", "project", "file"]
+    verdict: Verdict | None = None
 
 
 class History:
@@ -128,11 +130,13 @@ class History:
                 "spared": places_to_json(sorted(deed.spared)),
                 "tidying": tidying,
                 "device": deed.device,
+                "remembered": deed.remembered,
+                "undoable": deed.undoable,
             }
         if isinstance(deed, Interpolated):
             file = f"{number:05d}-interpolated.npz"
             self._attach_slices(file, deed.slices, ("labels", "raw"))
-            return {"what": "interpolated", "slices": file}
+            return {"what": "interpolated", "slices": file, "undoable": deed.undoable}
         if isinstance(deed, Tidied):
             places = places_to_json(deed.places)
             return {
@@ -145,6 +149,8 @@ class History:
             return {"what": what, "places": places_to_json(sorted(deed.places))}
         if isinstance(deed, FineTuned):
             return self._fine_tuned(deed, number)
+        if isinstance(deed, Discarded):
+            return {"what": "discarded", "model": asdict(id_of(deed.model))}
         return {"what": deed.what}
 
     def _tidying(self, tidying: Tidying, number: int) -> dict[str, Any]:
@@ -236,19 +242,33 @@ class History:
         return found
 
     def versions(self) -> list[SavedVersion]:
-        """The fine-tuned models that were kept, in their order. Raises InputError."""
+        """The models whose answers the mask can show, in their order: first, once there is an
+        answer, the one that it began with. Fine-tuned ones that were not kept or were discarded are
+        not among them. Raises InputError.
+        """
         from l2gnet_core.guard import Verdict
 
-        return [
-            SavedVersion(
-                ModelId(**entry["model"]),
-                ModelId(**entry["parent"]),
-                entry["config"]["kind"],
-                Verdict.from_json(entry["verdict"]),
-            )
-            for entry in self.entries()
-            if entry["what"] == "fine-tuned" and entry["kept"]
-        ]
+        first: SavedVersion | None = None
+        found: dict[ModelId, SavedVersion] = {}
+        answering: ModelId | None = None
+        for entry in self.entries():
+            if "model" not in entry:
+                continue
+            what, model = entry["what"], ModelId(**entry["model"])
+            if what == "fine-tuned":
+                if entry["kept"]:
+                    parent, kind = ModelId(**entry["parent"]), entry["config"]["kind"]
+                    verdict = Verdict.from_json(entry["verdict"])
+                    found[model] = SavedVersion(model, parent, kind, verdict)
+            elif what == "discarded":
+                found.pop(model, None)
+            else:
+                if what == "segmented":
+                    first = SavedVersion(model, model, "original")
+                elif model not in found and (first is None or first.model != model):
+                    found[model] = SavedVersion(model, answering or model, "file")
+                answering = model
+        return [*([first] if first else []), *found.values()]
 
     def corrections(self, entry: Entry) -> list[Correction]:
         """What an entry's fine-tuning learnt from."""

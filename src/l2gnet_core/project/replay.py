@@ -18,12 +18,12 @@ from l2gnet_core.files import suffix_of, write_labels
 from l2gnet_core.finetune import finetune
 from l2gnet_core.finetune_config import FineTuneConfig
 from l2gnet_core.predict import predict_slices
-from l2gnet_core.project.deeds import Tidying
 from l2gnet_core.project.folder import ProjectFolder
 from l2gnet_core.project.history import Entry
 from l2gnet_core.project.models import id_of
 from l2gnet_core.project.scans import seen_grid
 from l2gnet_core.project.state import ModelId, Place, ProjectState, places_from_json, slice_of
+from l2gnet_core.project.swap import Swap
 from l2gnet_core.segment_files import WRITABLE
 
 MASK_FILE = "mask.nii.gz"
@@ -137,47 +137,71 @@ class _Again:
         self._raw = np.zeros(self.state.shape, np.uint16)
         self.answer = np.zeros_like(self._raw)
         self._models: dict[str, Model] = {}
+        # What each model said of the whole scan, and which the first one was.
+        self._said: dict[str, NDArray[Any]] = {}
+        self._first = ""
         # Accepted answers can be undone, as strokes can.
-        self._undo: list[tuple[NDArray[Any], NDArray[Any]]] = []
-        self._redo: list[tuple[NDArray[Any], NDArray[Any]]] = []
+        self._undo: list[tuple[Swap, Swap]] = []
+        self._redo: list[tuple[Swap, Swap]] = []
 
     def do(self, entry: Entry) -> Iterator[str]:
         """Do again what one line says, pausing where it can be stopped."""
         what, history = entry["what"], self.project.history
-        if what in ("segmented", "accepted", "rolled back"):
-            if what != "segmented":
-                self._can_be_undone()
-            places, spared = (places_from_json(entry[name]) for name in ("places", "spared"))
-            yield from self._answer(ModelId(**entry["model"]), places, spared)
-            if entry["tidying"]:
-                self._tidy(history.tidying(entry["tidying"]), set(places) - set(spared))
-        elif what == "interpolated":
-            self._can_be_undone()
-            for place, arrays in history.interpolated(entry).items():
-                slice_of(self._raw, place, self.state.axis)[...] = arrays["raw"]
-                slice_of(self.answer, place, self.state.axis)[...] = arrays["labels"]
+        if what == "segmented":
+            self._first = entry["model"]["sha256"]
+            yield from self._answer(entry)
+        elif what in ("accepted", "rolled back", "interpolated"):
+            before = self._raw.copy(), self.answer.copy()
+            self._said.setdefault(self._first, before[0])
+            if what == "interpolated":
+                for place, arrays in history.interpolated(entry).items():
+                    slice_of(self._raw, place, self.state.axis)[...] = arrays["raw"]
+                    slice_of(self.answer, place, self.state.axis)[...] = arrays["labels"]
+            else:
+                yield from self._answer(entry)
+            if entry["undoable"]:
+                raw, answer = map(Swap.between, before, (self._raw, self.answer))
+                self._undo.append((raw, answer))
+                self._redo.clear()
         elif what == "tidied":
             yield "Tidying"
-            places = places_from_json(entry["places"])
-            self._tidy(history.tidying(entry["tidying"]), set(places))
+            tidying, places = history.tidying(entry["tidying"]), places_from_json(entry["places"])
+            self._put(self.answer, tidying.whole(self._raw, self.state.axis), places)
         elif what in ("undone", "redone"):
-            taken, given = self._undo, self._redo
-            if what == "redone":
-                taken, given = given, taken
-            given.append((self._raw, self.answer))
-            self._raw, self.answer = taken.pop()
+            back = what == "undone"
+            taken, given = (self._undo, self._redo) if back else (self._redo, self._undo)
+            given.append(taken.pop())
+            raw, answer = given[-1]
+            raw.into(self._raw, back)
+            answer.into(self.answer, back)
         elif what == "fine-tuned":
             yield from self._learn(entry)
-        elif what not in ("reviewed", "not reviewed"):
+        elif what not in ("reviewed", "not reviewed", "discarded"):
             raise KeyError(what)
 
-    def _can_be_undone(self) -> None:
-        self._undo.append((self._raw.copy(), self.answer.copy()))
-        self._redo.clear()
+    def _answer(self, entry: Entry) -> Iterator[str]:
+        """Take a model's answer in, tidied as it was then."""
+        id = ModelId(**entry["model"])
+        places, spared = (places_from_json(entry[name]) for name in ("places", "spared"))
+        if entry["remembered"]:
+            raw = self._said[id.sha256]
+            everywhere = np.ndindex(self.state.shape[0], self.state.shape[1 + self.state.axis])
+            places = [(frame, index) for frame, index in everywhere]
+        else:
+            # Those that are spared are segmented, too: batches and tidying are to be the same.
+            raw = self._raw.copy()
+            yield from self._segment(id, places, raw)
+            if entry["what"] != "segmented":
+                self._said[id.sha256] = raw
+        answer = raw
+        if entry["tidying"]:
+            tidying = self.project.history.tidying(entry["tidying"])
+            answer = tidying.whole(raw, self.state.axis)
+        taken = set(places) - set(spared)
+        self._put(self._raw, raw, taken)
+        self._put(self.answer, answer, taken)
 
-    def _answer(
-        self, id: ModelId, places: Sequence[Place], spared: Sequence[Place]
-    ) -> Iterator[str]:
+    def _segment(self, id: ModelId, places: Sequence[Place], raw: NDArray[Any]) -> Iterator[str]:
         yield f"Loading {id.name}"
         model = self._model(id)
         frames: dict[int, list[int]] = {}
@@ -187,16 +211,12 @@ class _Again:
             scan, axis = self._scan[frame], self.state.axis
             for done in predict_slices(model, scan, self._grid, axis, indices, self.device):
                 yield f"Segmenting with {id.name}"
-                # Those that are spared are segmented, too: batches are to be the same.
-                if done is not None and (frame, done.index) not in spared:
-                    for array in (self._raw, self.answer):
-                        slice_of(array, (frame, done.index), axis)[...] = done.labels
+                if done is not None:
+                    slice_of(raw, (frame, done.index), axis)[...] = done.labels
 
-    def _tidy(self, tidying: Tidying, places: Collection[Place]) -> None:
-        axis = self.state.axis
-        for place, labels in tidying.tidied(self._raw, axis):
-            if place in places:
-                slice_of(self.answer, place, axis)[...] = labels
+    def _put(self, array: NDArray[Any], new: NDArray[Any], places: Collection[Place]) -> None:
+        for place in places:
+            slice_of(array, place, self.state.axis)[...] = slice_of(new, place, self.state.axis)
 
     def _learn(self, entry: Entry) -> Iterator[str]:
         """Fine-tune again. Where it does not come out the same, the saved model goes on."""
