@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
     from l2gnet_core.guard import Verdict
     from l2gnet_core.inspect.look import Look
+    from l2gnet_core.project.deeds import Answered, FineTuned
     from napari_l2gnet.doubts import Doubt
     from napari_l2gnet.preview import Preview
 
@@ -35,8 +36,8 @@ class Version:
     """A version of the model that a mask is made with.
 
     model: None as long as nobody needs it; then the session loads it, from `path` or, without one,
-    the model that the mask began with. raw: its
-    answer (t,z,y,x), untidied, and what it saw, once it has segmented the scan.
+    the model that the mask began with. raw: its answer (t,z,y,x), untidied, and what it saw, once
+    it has segmented the scan.
     """
 
     name: str
@@ -54,15 +55,16 @@ class Proposal:
     """A new answer to look at before it is accepted: raw and, once it is `complete`, tidied, both
     (t,z,y,x); `done` are the slices that there are.
 
-    model: None as long as no guard has seen the model. others: masks that taught it, too.
+    learnt: the model, None as long as no guard has seen it. answered: how it came to its answer.
+    others: masks that taught it, too.
     """
 
     kind: Kind
     raw: NDArray[Any]
     done: set[Place] = field(default_factory=set)
     answer: NDArray[Any] | None = None
-    model: Model | None = None
-    verdict: Verdict | None = None
+    learnt: FineTuned | None = None
+    answered: Answered | None = None
     looks: dict[int, Look] = field(default_factory=dict)
     others: Sequence[Annotation] = ()
 
@@ -241,11 +243,17 @@ class Annotation:
         """A name for the next version that is made here."""
         return f"v{len(self.versions)}"
 
+    def resume(self, versions: Sequence[Version], shown: int) -> None:
+        """Go on with saved versions; shown: the number of the one that the mask shows."""
+        self.versions, self.segmentation.version = list(versions), shown
+        self.changed.emit("versions")
+
     def keep_first_answer(self) -> None:
         """Before another answer is taken in: remember that of the model that the mask began
         with."""
         version = self.version
-        if version.raw is None:
+        # What is resumed may be of several answers; its model can give its own again.
+        if version.raw is None and version.path is None:
             version.raw = self.segmentation.raw.copy()
             version.looks = self.segmentation.looks
 

@@ -288,7 +288,7 @@ class CorrectWidget(CorrectForm):
         self.bar.setFormat(str(moment))
         if moment.loss is not None or moment.dice is not None:
             self.curve.add(moment.step, moment.loss, moment.dice)
-        if moment.verdict is not None:
+        if moment.learnt is not None:
             self._say(self._run.text if self._run else "")
 
     def _on_end(self, outcome: str, text: str) -> None:

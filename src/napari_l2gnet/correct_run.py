@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from l2gnet_core.project.deeds import Answered, Discarded, Interpolated
+from l2gnet_core.project.state import Place, SliceState
 from napari_l2gnet import learning
 from napari_l2gnet.annotation import Annotation, Kind, Proposal, Version
 from napari_l2gnet.learning import Moment, Task
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.preview import AFTER, BEFORE, Preview
+from napari_l2gnet.segmentation import Segmentation
 from napari_l2gnet.session import Session
 from napari_l2gnet.worker import Job
+
+if TYPE_CHECKING:
+    from l2gnet_core.guard import Verdict
 
 
 class CorrectRun(QObject):
@@ -61,10 +69,9 @@ class CorrectRun(QObject):
         def adopt() -> None:
             moment = self._answer
             assert moment is not None
-            assert moment.answer is not None
+            assert moment.answered is not None
             version.raw, version.looks = moment.raw, moment.looks or {}
-            if moment.model is not None:
-                version.model = moment.model
+            version.model = moment.answered.model
             self._adopt(moment, number, f"The mask shows {version.name} now")
 
         version = self.annotation.versions[number]
@@ -127,12 +134,14 @@ class CorrectRun(QObject):
             others = self.task.others if self.task is not None else ()
             annotation.propose(Proposal(self._kind, raw, others=others))
             annotation.preview = Preview(self.mask, annotation)
-        if moment.verdict is not None:
-            self.text = told(moment)
-            if moment.model is None:
+        if moment.learnt is not None:
+            annotation.segmentation.deeds.append(moment.learnt)
+            verdict = moment.learnt.result.verdict
+            self.text = told(verdict)
+            if not verdict.kept:
                 self.drop_proposal()
             elif annotation.proposal is not None:
-                annotation.proposal.verdict = moment.verdict
+                annotation.proposal.learnt = moment.learnt
         proposal = annotation.proposal
         if proposal is None:
             return
@@ -144,7 +153,7 @@ class CorrectRun(QObject):
             self._show(moment, first)
         if moment.answer is not None:
             proposal.raw, proposal.answer = moment.raw, moment.answer
-            proposal.model, proposal.looks = moment.model, moment.looks or {}
+            proposal.answered, proposal.looks = moment.answered, moment.looks or {}
             proposal.done.update(annotation.segmentation.places)
             if annotation.preview is not None:
                 annotation.preview.update_all()
@@ -179,7 +188,15 @@ class CorrectRun(QObject):
         whole = self.annotation.segmentation.places if moment.looks is not None else ()
         assert moment.answer is not None
         assert moment.raw is not None
-        count = self.mask.adopt(moment.answer, moment.raw, number, moment.looks, whole)
+        answered, segmentation = moment.answered, self.annotation.segmentation
+        model = answered.model if answered is not None else None
+        count = self.mask.adopt(moment.answer, moment.raw, number, moment.looks, whole, model)
+        if answered is not None:
+            _record(segmentation, answered, count)
+        else:
+            segmentation.deeds.append(
+                Interpolated(_answers(segmentation, moment.filled), count > 0)
+            )
         self._end("finished", f"{text}: {count:,} voxels changed; Ctrl-Z takes it back.")
 
     def _cancelled(self) -> None:
@@ -211,31 +228,57 @@ def accept(mask: MaskLayer, annotation: Annotation) -> int:
     """
     proposal = annotation.proposal
     assert proposal is not None
+    learnt, answered = proposal.learnt, proposal.answered
+    assert learnt is not None
+    assert answered is not None
     assert proposal.answer is not None
-    drop_proposal(annotation)
+    _clear_proposal(annotation)
     annotation.keep_first_answer()
-    number = annotation.add_version(
-        Version(
-            annotation.next_name(),
-            proposal.kind,
-            annotation.segmentation.version,
-            proposal.model,
-            proposal.verdict,
-            proposal.raw,
-            proposal.looks,
-        )
-    )
+
+    def version_for(one: Annotation) -> Version:
+        parent, result = one.segmentation.version, learnt.result
+        return Version(one.next_name(), proposal.kind, parent, result.model, result.verdict)
+
+    version = version_for(annotation)
+    version.raw, version.looks = proposal.raw, proposal.looks
+    number = annotation.add_version(version)
     for other in proposal.others:
-        parent, name = other.segmentation.version, other.next_name()
-        other.add_version(Version(name, proposal.kind, parent, proposal.model, proposal.verdict))
-    places = annotation.segmentation.places
-    changed = mask.adopt(proposal.answer, proposal.raw, number, proposal.looks, places)
+        other.segmentation.deeds.append(learnt)
+        other.add_version(version_for(other))
+    segmentation = annotation.segmentation
+    places, model = segmentation.places, learnt.result.model
+    changed = mask.adopt(proposal.answer, proposal.raw, number, proposal.looks, places, model)
+    _record(segmentation, answered, changed)
     annotation.changed.emit("versions")
     return changed
 
 
+def _record(segmentation: Segmentation, answered: Answered, changed: int) -> None:
+    """An answer came into a mask and changed voxels that are shown."""
+    spared = frozenset(segmentation.reviewed)
+    segmentation.deeds.append(replace(answered, spared=spared, undoable=changed > 0))
+
+
+def _answers(segmentation: Segmentation, places: Iterable[Place]) -> dict[Place, SliceState]:
+    """Copies of the answers that lie below a person's voxels."""
+    return {
+        place: replace(
+            segmentation.slice_state(place),
+            labels=segmentation.slice_of(segmentation.answer, place).copy(),
+        )
+        for place in places
+    }
+
+
 def drop_proposal(annotation: Annotation) -> None:
     """Nothing is proposed any more, nor shown beside the mask."""
+    if annotation.proposal is not None and annotation.proposal.learnt is not None:
+        model = annotation.proposal.learnt.result.model
+        annotation.segmentation.deeds.append(Discarded(model))
+    _clear_proposal(annotation)
+
+
+def _clear_proposal(annotation: Annotation) -> None:
     if annotation.preview is not None:
         annotation.preview.remove()
         annotation.preview = None
@@ -249,10 +292,8 @@ def flip(annotation: Annotation) -> None:
         annotation.preview.show(AFTER if annotation.preview.mode == BEFORE else BEFORE)
 
 
-def told(moment: Moment) -> str:
+def told(verdict: Verdict) -> str:
     """A verdict in plain words."""
-    verdict = moment.verdict
-    assert verdict is not None
     dice = verdict.evidence.dice
     if not verdict.kept or not dice.before:
         return verdict.reason

@@ -7,7 +7,7 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import napari
 import numpy as np
@@ -17,7 +17,7 @@ from qtpy.QtCore import QEvent, QObject, QTimer, Signal
 from qtpy.QtWidgets import QMainWindow, QWidget
 
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.project.deeds import Answered, Deed, FineTuned, Reviewed
+from l2gnet_core.project.deeds import Answered, Deed, Reviewed, Tidied
 from l2gnet_core.project.folder import ProjectFolder
 from l2gnet_core.project.models import id_of
 from l2gnet_core.project.scans import ScanId, identify
@@ -27,6 +27,9 @@ from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.orientation import given_orientation
 from napari_l2gnet.segmentation import Segmentation
 from napari_l2gnet.worker import Job
+
+if TYPE_CHECKING:
+    from l2gnet_core.checkpoint import Model
 
 KEEPER_KEY = "l2gnet_keeper"
 #: Milliseconds between two looks at a mask, and while there is more to copy than one look may.
@@ -47,6 +50,7 @@ class _Batch:
     them meanwhile they are saved again."""
 
     state: ProjectState
+    model: Model | ModelId | None
     slices: dict[Place, SliceState]
     later: set[Place]
     deeds: list[Deed]
@@ -115,6 +119,7 @@ class Keeper(QObject):
         self._deeds: list[Deed] = []
         self._touched: set[Place] = set()
         self._reviewed: set[Place] = set()
+        self._organs = self._segmentation.card.labels
         self._model: ModelId | None = None
         self._saved_state: ProjectState | None = None
         # Zeros take no time and no memory until they are written.
@@ -136,8 +141,10 @@ class Keeper(QObject):
     @property
     def begun(self) -> bool:
         """Is there anything a person did that must not be lost?"""
-        done = any(isinstance(deed, FineTuned) for deed in self._segmentation.deeds)
-        return bool(self.folder or self._touched or self._segmentation.reviewed or done)
+        segmentation = self._segmentation
+        done = any(not _of_a_run(deed) for deed in [*self._deeds, *segmentation.deeds])
+        organs = segmentation.card.labels != self._organs
+        return bool(self.folder or self._touched or segmentation.reviewed or done or organs)
 
     def _take_up(self, state: ProjectState) -> None:
         self._scan, self._model, self._saved_state = state.scan, state.model, state
@@ -229,7 +236,7 @@ class Keeper(QObject):
             return None
         segmentation.answered, segmentation.changed = set(), set()
         deeds, self._deeds = self._deeds, []
-        return _Batch(state, slices, later, deeds)
+        return _Batch(state, segmentation.model, slices, later, deeds)
 
     # ------------------------------------------------------------------ saving
 
@@ -261,13 +268,15 @@ class Keeper(QObject):
     def _write(self, batch: _Batch, seconds: float = float("inf")) -> None:
         with self._writing:
             scan = self._scan = self._scan or identify(self._volume)
-            answers = [deed for deed in batch.deeds if isinstance(deed, Answered)]
-            if answers:
-                self._model = id_of(answers[-1].model)
             if self.folder is None:
                 self.folder = ProjectFolder.create(scan)
             batch.state = replace(batch.state, scan=scan, model=self._model)
             self.folder.save(batch.state, batch.slices, batch.deeds, self._volume)
+            model = batch.model if isinstance(batch.model, ModelId | None) else id_of(batch.model)
+            if model != self._model:
+                # Never a model that the history does not have yet.
+                self._model, batch.state = model, replace(batch.state, model=model)
+                self.folder.save(batch.state, {}, [], self._volume)
             # A stroke made meanwhile must not wait for all of a large scan.
             until = time.monotonic() + seconds
             while batch.later and time.monotonic() < until:
@@ -335,6 +344,11 @@ class Keeper(QObject):
         if self.folder is not None:
             with self._writing:
                 self.folder.release()
+
+
+def _of_a_run(deed: Deed) -> bool:
+    """Could whoever presses Segment have it again?"""
+    return isinstance(deed, Tidied) or (isinstance(deed, Answered) and deed.what == "segmented")
 
 
 def _main_window(widget: QWidget | None) -> QWidget | None:

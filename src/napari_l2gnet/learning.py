@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from l2gnet_core.catalog import find_model
 from l2gnet_core.files.values import plain_values
-from l2gnet_core.project.deeds import Tidying
+from l2gnet_core.project.deeds import Answered, FineTuned, Tidying
 from l2gnet_core.volume import Volume
 from napari_l2gnet.annotation import Annotation, Lesson, Version
 from napari_l2gnet.organs import UNMARKED
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
     from l2gnet_core.corrections import Correction
     from l2gnet_core.finetune_config import FineTuneConfig
-    from l2gnet_core.guard import Verdict
     from l2gnet_core.inspect.look import Look
 
 #: Slices on which a preview's fit to the corrections is measured, at most.
@@ -68,8 +67,9 @@ class Moment:
     """Progress of a task. done: from 0 to 1. loss: of the step just made. dice: how well a preview
     fits the corrections that it learns from.
 
-    preview: a new model's slices follow; labels: of the slice at `place`. verdict: of the guard,
-    with the model that it lets through. answer: (t,z,y,x), tidied, of everything, at the end.
+    preview: a new model's slices follow; labels: of the slice at `place`. learnt: what came of a
+    fine-tuning, the guard's verdict in it. answer: (t,z,y,x), tidied, of everything, at the end;
+    answered: how a model came to it, or filled: the slices that interpolation may have changed.
     """
 
     message: str
@@ -81,10 +81,11 @@ class Moment:
     preview: bool = False
     place: Place | None = None
     labels: NDArray[Any] | None = None
-    verdict: Verdict | None = None
-    model: Model | None = None
+    learnt: FineTuned | None = None
     raw: NDArray[Any] | None = None
     answer: NDArray[Any] | None = None
+    answered: Answered | None = None
+    filled: Sequence[Place] = ()
     looks: dict[int, Look] | None = None
 
     def __str__(self) -> str:
@@ -124,7 +125,7 @@ def learn(session: Session, task: Task) -> Moments:
     from l2gnet_core.predict import choose_device
 
     device, _ = choose_device(task.device)
-    model = _model(session, task.version, task.annotation, device)
+    model = model_of(session, task.version, task.annotation, device)
     scan = _Scan(task.scans[0].volume, task.scans[0].segmentation.axis)
     corrections = []
     for number, taught in enumerate(task.scans):
@@ -161,28 +162,32 @@ def learn(session: Session, task: Task) -> Moments:
             yield replace(moment, dice=dice)
     result = progress.result
     assert result is not None
+    learnt = FineTuned(model, corrections, config, result, device)
     if not result.verdict.kept:
-        yield Moment("Kept the old model", 1.0, verdict=result.verdict)
+        yield Moment("Kept the old model", 1.0, learnt=learnt)
         return
-    yield Moment("Segmenting", 1.0, verdict=result.verdict, model=result.model)
-    yield from _segmented(result.model, scan, task, device)
+    yield Moment("Segmenting", 1.0, learnt=learnt)
+    yield from _segmented(result.model, scan, task, "accepted", device)
 
 
 def apply(session: Session, task: Task) -> Moments:
     """The answer of a version of the model, from memory or by segmenting the scan."""
     version, segmentation = task.version, task.scans[0].segmentation
-    if version.raw is not None:
-        yield Moment("Tidying", 1.0)
-        answer = _tidied(segmentation, version.raw)
-        yield Moment("Done", 1.0, raw=version.raw, answer=answer, looks=version.looks)
-        return
     yield Moment("Loading the model")
     from l2gnet_core.predict import choose_device
 
     device, _ = choose_device(task.device)
-    model = _model(session, version, task.annotation, device)
+    model = model_of(session, version, task.annotation, device)
+    if version.raw is not None:
+        answered = Answered("rolled back", model, (), device=device, remembered=True)
+        yield from _tidied(segmentation, version.raw, answered, version.looks)
+        return
     scan = _Scan(task.scans[0].volume, segmentation.axis)
-    yield from _segmented(model, scan, task, device)
+    # A version from a file is new, the others have been there before.
+    what: Literal["accepted", "rolled back"] = "rolled back"
+    if version.kind == "file" and version.model is None:
+        what = "accepted"
+    yield from _segmented(model, scan, task, what, device)
 
 
 def interpolate(
@@ -197,10 +202,12 @@ def interpolate(
     middle = np.moveaxis(raw[frame], segmentation.axis, 0)
     filled = np.moveaxis(answer[frame], segmentation.axis, 0)
     middle[slices[0] : slices[-1] + 1] = filled[slices[0] : slices[-1] + 1]
-    yield Moment("Done", 1.0, raw=raw, answer=answer)
+    filled = [(frame, index) for index in range(slices[0], slices[-1] + 1)]
+    yield Moment("Done", 1.0, raw=raw, answer=answer, filled=filled)
 
 
-def _model(session: Session, version: Version, annotation: Annotation, device: str) -> Model:
+def model_of(session: Session, version: Version, annotation: Annotation, device: str) -> Model:
+    """The model of a version, from memory or its file. Raises InputError if it is nowhere."""
     if version.model is not None:
         return version.model
     return session.load(version.path or find_model(annotation.model), device)
@@ -264,7 +271,13 @@ def _fit(
         yield moment
 
 
-def _segmented(model: Model, scan: _Scan, task: Task, device: str) -> Moments:
+def _segmented(
+    model: Model,
+    scan: _Scan,
+    task: Task,
+    what: Literal["accepted", "rolled back"],
+    device: str,
+) -> Moments:
     """The whole scan, outward from the slice on screen, then tidied as chosen for the mask."""
     from l2gnet_core.config import WITH_CODES
     from l2gnet_core.inspect.look import empty_look
@@ -275,6 +288,7 @@ def _segmented(model: Model, scan: _Scan, task: Task, device: str) -> Moments:
     raw = np.zeros_like(segmentation.raw)
     with_codes = model.network.config.architecture in WITH_CODES
     looks: dict[int, Look] = {}
+    places: list[Place] = []
     started, done, left = time.perf_counter(), 0, None
     for frame in outward(task.here[0], frames):
         if with_codes:
@@ -296,21 +310,24 @@ def _segmented(model: Model, scan: _Scan, task: Task, device: str) -> Moments:
             if result.look is not None:
                 looks[frame].add(result.index, result.look)
             done += 1
+            places.append((frame, result.index))
             left = (time.perf_counter() - started) / done * (total - done)
             segmentation.slice_of(raw, (frame, result.index))[...] = result.labels
             yield Moment(
                 "Segmenting", share, left, place=(frame, result.index), labels=result.labels
             )
+    answered = Answered(what, model, places, device=device)
+    yield from _tidied(segmentation, raw, answered, looks)
+
+
+def _tidied(
+    segmentation: Segmentation, raw: NDArray[Any], answered: Answered, looks: dict[int, Look]
+) -> Moments:
+    """A model's answer, tidied as chosen for the mask."""
     yield Moment("Tidying", 1.0)
-    answer = _tidied(segmentation, raw)
-    yield Moment("Done", 1.0, model=model, raw=raw, answer=answer, looks=looks)
-
-
-def _tidied(segmentation: Segmentation, raw: NDArray[Any]) -> NDArray[Any]:
-    if not segmentation.clean_up:
-        return raw
-    answer = np.empty_like(raw)
-    tidying = Tidying(segmentation.clean_up, segmentation.painted())
-    for place, labels in tidying.tidied(raw, segmentation.axis):
-        segmentation.slice_of(answer, place)[...] = labels
-    return answer
+    answer = raw
+    if segmentation.clean_up:
+        tidying = Tidying(segmentation.clean_up, segmentation.painted())
+        answer = tidying.whole(raw, segmentation.axis)
+        answered = replace(answered, tidying=tidying)
+    yield Moment("Done", 1.0, raw=raw, answer=answer, answered=answered, looks=looks)

@@ -26,6 +26,7 @@ from napari_l2gnet.orientation import ORIENTATION_KEY
 from napari_l2gnet.segmentation import Place, Segmentation
 
 if TYPE_CHECKING:
+    from l2gnet_core.checkpoint import Model
     from l2gnet_core.inspect.look import Look
 
 SEGMENTATION_KEY = "l2gnet_segmentation"
@@ -143,13 +144,14 @@ class MaskLayer:
         version: int,
         looks: dict[int, Look] | None = None,
         completes: Iterable[Place] = (),
+        model: Model | None = None,
     ) -> int:
         """Show a new answer (t,z,y,x) where no person decided, as one step that can be undone.
 
         Returns how many voxels change; see `Segmentation.adoption`.
         """
         segmentation, layer = self.segmentation, self.layer
-        adoption = segmentation.adoption(answer, raw, version, looks, completes)
+        adoption = segmentation.adoption(answer, raw, version, looks, completes, model)
         voxels = adoption.shown.voxels
         if len(voxels):
             segmentation.arriving = adoption

@@ -22,21 +22,24 @@ from l2gnet_core.project.folder import (
     open_project,
     projects_folder,
 )
+from l2gnet_core.project.history import History
 from l2gnet_core.project.scans import identify
-from l2gnet_core.project.state import ProjectState, SliceState
+from l2gnet_core.project.state import ModelId, ProjectState, SliceState
 from l2gnet_core.volume import Volume
+from napari_l2gnet.annotation import Version
 from napari_l2gnet.worker import Job
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """Saved work, read and held. path: of its model; None if that is nowhere, which `problem` says
-    in a sentence."""
+    """Saved work, read and held. versions: of its model, the first one first; shown: the number of
+    the one that the mask shows. problem: says in a sentence if a model is nowhere."""
 
     folder: ProjectFolder
     state: ProjectState
     slices: SliceState
-    path: Path | None
+    versions: list[Version]
+    shown: int
     problem: str = ""
 
 
@@ -53,15 +56,32 @@ def read_work(path: Path) -> Generator[Work, None, None]:
     try:
         state = folder.read_state()
         slices, saved = folder.read_slices(state)
-        file, problem = None, ""
-        try:
-            file = folder.history.models.path(state.model) if state.model else None
-        except InputError as error:
-            problem = str(error)
+        versions, numbers, problem = _versions(folder.history)
+        shown = 0 if state.model is None else numbers.get(state.model, 0)
     except BaseException:
         folder.release()
         raise
-    yield Work(folder, _with_slices(state, saved), slices, file, problem)
+    yield Work(folder, _with_slices(state, saved), slices, versions, shown, problem)
+
+
+def _versions(history: History) -> tuple[list[Version], dict[ModelId, int], str]:
+    """The versions of a project's model, their numbers, and what is wrong if a model is nowhere."""
+    versions, problem = [Version("original", "original", 0)], ""
+    numbers: dict[ModelId, int] = {}
+    for saved in history.versions():
+        path = None
+        try:
+            path = history.models.path(saved.model)
+        except InputError as error:
+            problem = str(error)
+        if saved.kind == "original":
+            versions[0].path, numbers[saved.model] = path, 0
+        elif path is not None:
+            numbers[saved.model] = len(versions)
+            name = saved.model.name if saved.kind == "file" else f"v{len(versions)}"
+            parent = numbers.get(saved.parent, 0)
+            versions.append(Version(name, saved.kind, parent, None, saved.verdict, path=path))
+    return versions, numbers, problem
 
 
 def _with_slices(state: ProjectState, saved: frozenset[tuple[int, int]]) -> ProjectState:

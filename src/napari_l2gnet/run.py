@@ -35,6 +35,7 @@ class Run(QObject):
         self._job: Job | None = None
         self._about = Step("")
         self._places: list[Place] = []
+        self._spared: set[Place] = set()
 
     def segment(self, request: Request) -> None:
         """Segment, then tidy as chosen for this mask."""
@@ -51,7 +52,7 @@ class Run(QObject):
             self._job.cancel()
 
     def _start(self, steps: Generator[Step, None, None], then: Callable[[], None]) -> None:
-        self._about, self._places = Step(""), []
+        self._about, self._places, self._spared = Step(""), [], set()
         self._job = Job(steps, self)
         self._job.yielded.connect(self._take)
         for ending in (self._job.finished, self._job.cancelled, self._job.failed):
@@ -69,17 +70,21 @@ class Run(QObject):
             self._about = step
         if step.place is not None:
             self._places.append(step.place)
+            if step.place in self.mask.segmentation.reviewed:
+                self._spared.add(step.place)
             put = self.mask.put_tidied if step.tidied else self.mask.put
             put(step.place, step.labels)
         self.stepped.emit(step)
 
     def _record(self, _: str = "") -> None:
         """Whatever the end: what was put into the mask can be done again."""
-        deeds, about, places = self.mask.segmentation.deeds, self._about, tuple(self._places)
+        segmentation, about, places = self.mask.segmentation, self._about, tuple(self._places)
+        deeds, spared, device = segmentation.deeds, frozenset(self._spared), about.device
         if about.model is not None and places:
-            deeds.append(Answered("segmented", about.model, places, device=about.device))
+            segmentation.model = about.model
+            deeds.append(Answered("segmented", about.model, places, None, spared, device))
         elif about.tidying is not None and places:
-            deeds.append(Tidied(about.tidying, places))
+            deeds.append(Tidied(about.tidying, [at for at in places if at not in spared]))
 
     def _segmented(self) -> None:
         if self.mask.segmentation.clean_up:

@@ -33,6 +33,7 @@ from napari_l2gnet.run import Run
 from napari_l2gnet.segment_form import RANGE, THIS_SLICE, SegmentForm
 from napari_l2gnet.segmentation import Place, Segmentation
 from napari_l2gnet.session import Request, Session, Step, shared_session
+from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.worker import Job
 
 
@@ -285,10 +286,11 @@ class SegmentWidget(SegmentForm):
         segmentation = Segmentation.resumed(stored.grid, state, work.slices)
         mask = MaskLayer.show(self.viewer, layer, segmentation, state.labels)
         mask.name_coverage()
+        annotation_of(mask).resume(work.versions, work.shown)
         self._keep(mask, stored, work.folder)
-        name = state.card.name
-        if name not in self.catalog and work.path is not None:
-            self.catalog[name] = CatalogEntry(name, work.path, state.card, bundled=False)
+        name, path = state.card.name, work.versions[0].path
+        if name not in self.catalog and path is not None:
+            self.catalog[name] = CatalogEntry(name, path, state.card, bundled=False)
             self.model.addItem(name)
         self.model.setCurrentText(name)
         self._on_scan_or_model()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,54 +14,17 @@ from numpy.typing import NDArray
 from l2gnet_core.card import ModelCard
 from l2gnet_core.errors import InputError
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.project.state import Place, ProjectState, SliceState, slice_of
+from l2gnet_core.project.deeds import Stepped
+from l2gnet_core.project.state import ModelId, Place, ProjectState, SliceState, slice_of
+from l2gnet_core.project.swap import Swap
 from l2gnet_core.volume import Grid
+from napari_l2gnet.slice_counts import SliceCounts
+from napari_l2gnet.undo import UNDO_LIMIT, Adoption, Stroke
 
 if TYPE_CHECKING:
+    from l2gnet_core.checkpoint import Model
     from l2gnet_core.inspect.look import Look
     from l2gnet_core.project.deeds import Deed
-
-#: Strokes that can be undone: as many as napari's Labels layers keep.
-UNDO_LIMIT = 100
-
-
-@dataclass(frozen=True)
-class Stroke:
-    """Voxels (flat indices) a person changed in one undoable step, and their labels before and
-    after it. Where `free` is true the model's answer was shown before."""
-
-    voxels: NDArray[np.intp]
-    before: NDArray[Any]
-    after: NDArray[Any]
-    free: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Swap:
-    """Voxels (flat indices) of an array, and their labels before and after a change."""
-
-    voxels: NDArray[np.intp]
-    before: NDArray[Any]
-    after: NDArray[Any]
-
-    @classmethod
-    def between(cls, old: NDArray[Any], new: NDArray[Any], where: NDArray[np.bool_]) -> Swap:
-        """What differs between two arrays where it may."""
-        voxels = np.flatnonzero((old != new) & where)
-        return cls(voxels, old.flat[voxels], new.flat[voxels].astype(old.dtype))
-
-
-@dataclass(frozen=True)
-class Adoption:
-    """A new answer taken in as one undoable step: what changes in `shown`, `answer` and `raw`; the
-    version that it comes from and what its model saw, before and after; the slices it completes."""
-
-    shown: Swap
-    answer: Swap
-    raw: Swap
-    version: tuple[int, int]
-    looks: tuple[dict[int, Look], dict[int, Look]]
-    completes: frozenset[Place]
 
 
 class Segmentation:
@@ -93,6 +56,8 @@ class Segmentation:
         self.reviewed: set[Place] = set()
         #: Number of the model version that the answer comes from; 0 is the first one.
         self.version = 0
+        #: The model that it comes from, or which that is, once there is an answer.
+        self.model: Model | ModelId | None = None
         #: An answer on its way into `shown`: the layer writes it and tells of it as of a stroke.
         self.arriving: Adoption | None = None
         #: Slices in which a person did something since they were last saved, and those into which
@@ -117,6 +82,7 @@ class Segmentation:
         segmentation.known = segmentation.shown.copy()
         segmentation.answer = np.where(saved.by_person, segmentation.raw, segmentation.shown)
         segmentation.stroked = saved.by_person
+        segmentation.model = state.model
         segmentation.finished = set(state.finished)
         segmentation.reviewed = set(state.reviewed)
         segmentation.clean_up = state.clean_up
@@ -169,13 +135,17 @@ class Segmentation:
     # ------------------------------------------------------------------ the model's answer
 
     def put(self, place: Place, labels: NDArray[Any]) -> None:
-        """Take a predicted slice in, leaving alone what a person painted there."""
-        self.slice_of(self.raw, place)[...] = labels
-        self.put_tidied(place, labels)
+        """Take a predicted slice in, leaving alone what a person painted there or reviewed."""
         self.finished.add(place)
+        self.answered.add(place)
+        if place not in self.reviewed:
+            self.slice_of(self.raw, place)[...] = labels
+            self.put_tidied(place, labels)
 
     def put_tidied(self, place: Place, labels: NDArray[Any]) -> None:
-        """Show a tidied slice instead of the raw one, where no person painted."""
+        """Show a tidied slice instead of the raw one, where no person painted or reviewed."""
+        if place in self.reviewed:
+            return
         self.slice_of(self.answer, place)[...] = labels
         self._show(place)
         self.counts.stale.add(place)
@@ -225,6 +195,7 @@ class Segmentation:
             if self._differs(step.shown.voxels, step.shown.before):
                 return
             self._swap(step, back=True)
+            self.deeds.append(Stepped("undone"))
             free = step.shown.voxels
             # Nobody vouches for what a slice held before.
             self.reviewed -= self.places_of(free)
@@ -246,6 +217,7 @@ class Segmentation:
             if self._differs(step.shown.voxels, step.shown.after):
                 return
             self._swap(step)
+            self.deeds.append(Stepped("redone"))
         else:
             if self._differs(step.voxels, step.after):
                 return
@@ -262,12 +234,13 @@ class Segmentation:
         version: int,
         looks: dict[int, Look] | None = None,
         completes: Iterable[Place] = (),
+        model: Model | None = None,
     ) -> Adoption:
         """The step that takes a new answer (t,z,y,x) in where no person decided; nothing changes
         yet.
 
         raw: the same before tidying. version: the model's that it comes from. looks: what that saw,
-        by frame; None if it is what the last one saw.
+        by frame; None if it is what the last one saw. model: None if it is the same.
         """
         free = np.ones(self.shown.shape, bool)
         for place in self.reviewed:
@@ -278,7 +251,8 @@ class Segmentation:
         shown = Swap.between(self.shown, answer, free)
         new = frozenset(completes) - self.finished
         seen = (self.looks, self.looks if looks is None else looks)
-        return Adoption(shown, below, untidied, (self.version, version), seen, new)
+        versions, models = (self.version, version), (self.model, model or self.model)
+        return Adoption(shown, below, untidied, versions, models, seen, new)
 
     def adopt(self, adoption: Adoption) -> None:
         """Take an answer in; the layer is about to write it into `shown`."""
@@ -288,13 +262,15 @@ class Segmentation:
             self._undone.clear()
 
     def _swap(self, adoption: Adoption, back: bool = False) -> None:
-        for array, swap in ((self.answer, adoption.answer), (self.raw, adoption.raw)):
-            array.flat[swap.voxels] = swap.before if back else swap.after
-        shown = adoption.shown
-        self.known.flat[shown.voxels] = shown.before if back else shown.after
-        self.answered |= self.places_of(shown.voxels) | self.places_of(adoption.raw.voxels)
-        self.version = adoption.version[0 if back else 1]
-        self.looks = adoption.looks[0 if back else 1]
+        adoption.answer.into(self.answer, back)
+        adoption.raw.into(self.raw, back)
+        adoption.shown.into(self.known, back)
+        self.answered |= adoption.completes
+        for swap in (adoption.shown, adoption.raw):
+            self.answered |= self.places_of(swap.voxels)
+        side = 0 if back else 1
+        self.version, self.model = adoption.version[side], adoption.model[side]
+        self.looks = adoption.looks[side]
         if back:
             self.finished -= adoption.completes
         else:
@@ -379,34 +355,3 @@ class Segmentation:
         voxel = [int(v) for v in np.median(inside, axis=0)]
         voxel.insert(self.axis, index)
         return voxel[0], voxel[1], voxel[2]
-
-
-class SliceCounts:
-    """Voxels of each structure in each slice; `stale` slices are to be counted again."""
-
-    def __init__(self, masks: NDArray[Any], axis: int, ids: Sequence[int]) -> None:
-        self._masks = np.moveaxis(masks, 1 + axis, 1)
-        self._ids = list(ids)
-        self._counts = np.zeros((*self._masks.shape[:2], len(self._ids)), np.int64)
-        self.stale: set[Place] = set()
-
-    def mark_all(self) -> None:
-        """Every slice may have changed."""
-        self.stale.update(np.ndindex(self._masks.shape[:2]))
-
-    def count(self, place: Place) -> None:
-        """Count one slice again."""
-        labels, top = self._masks[place].ravel(), max(self._ids)
-        if labels.dtype.itemsize > 2:
-            # Arrays of other plugins: bincount needs as much room as the largest id.
-            labels = labels[(labels >= 0) & (labels <= top)].astype(np.intp)
-        self._counts[place] = np.bincount(labels, minlength=top + 1)[self._ids]
-
-    def in_frame(self, frame: int) -> dict[int, int]:
-        """Voxels by label id in one frame."""
-        return dict(zip(self._ids, self._counts[frame].sum(0).tolist(), strict=True))
-
-    def largest_slice(self, label: int, frame: int) -> int | None:
-        """The slice in which a structure has most voxels; None if it has none."""
-        counts = self._counts[frame, :, self._ids.index(label)]
-        return int(counts.argmax()) if counts.any() else None

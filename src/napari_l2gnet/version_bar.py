@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QFileDialog
@@ -12,9 +13,13 @@ from l2gnet_core.catalog import user_folder
 from l2gnet_core.errors import InputError
 from napari_l2gnet.annotation import Annotation, Version
 from napari_l2gnet.correct_form import CorrectForm
+from napari_l2gnet.learning import model_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.organs import as_called_in, with_organs_of
 from napari_l2gnet.session import Session
+
+if TYPE_CHECKING:
+    from l2gnet_core.checkpoint import Model
 
 _FILTER = "Models (*.safetensors)"
 
@@ -62,10 +67,14 @@ class VersionBar(QObject):
             self.go_to(self._annotation.version.parent)
 
     def _ask_save(self) -> None:
-        annotation = self._annotation
-        if annotation is None or annotation.version.model is None:
+        if self._annotation is None:
             return
-        suggested = user_folder() / f"{annotation.version.model.card.name}.safetensors"
+        try:
+            name = self._model(self._annotation).card.name
+        except InputError as error:
+            self.refused.emit(error)
+            return
+        suggested = user_folder() / f"{name}.safetensors"
         path, _ = QFileDialog.getSaveFileName(self._form, "Save the model", str(suggested), _FILTER)
         if path:
             self.save(Path(path))
@@ -73,16 +82,19 @@ class VersionBar(QObject):
     def save(self, path: Path) -> None:
         """Save the model of the version that the mask shows."""
         annotation = self._annotation
-        if annotation is None or annotation.version.model is None:
+        if annotation is None:
             return
-        model = annotation.version.model
-        labels = as_called_in(model.card.labels, annotation.segmentation.card.labels)
         try:
+            model = self._model(annotation)
+            labels = as_called_in(model.card.labels, annotation.segmentation.card.labels)
             self._session.save(replace(model, card=replace(model.card, labels=labels)), path)
         except InputError as error:
             self.refused.emit(error)
             return
         self.said.emit(f"Saved as {path.stem}.")
+
+    def _model(self, annotation: Annotation) -> Model:
+        return model_of(self._session, annotation.version, annotation, "cpu")
 
     def _ask_load(self) -> None:
         path, _ = QFileDialog.getOpenFileName(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gui import PLUGIN, open_scan, run
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from napari.components import ViewerModel
 from superqt.utils import WorkerBase
@@ -246,6 +246,9 @@ STEPS = st.one_of(
 
 
 @settings(max_examples=25, deadline=None)
+@example(
+    axis=0, steps=[("stroke", 0, 0, 0), ("stroke", 0, 0, 0), ("review", 0), ("answer", 0, 0, 0)]
+)
 @given(axis=st.integers(0, 2), steps=st.lists(STEPS, max_size=12))
 def test_any_order_of_doing_and_saving_comes_back(
     qapp: Any, tmp_path_factory: Any, axis: int, steps: list[Any]

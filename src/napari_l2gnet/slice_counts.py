@@ -1,0 +1,42 @@
+"""Voxels of each structure in each slice of a mask, counted again where something may be new."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2gnet_core.project.state import Place
+
+
+class SliceCounts:
+    """Voxels of each structure in each slice; `stale` slices are to be counted again."""
+
+    def __init__(self, masks: NDArray[Any], axis: int, ids: Sequence[int]) -> None:
+        self._masks = np.moveaxis(masks, 1 + axis, 1)
+        self._ids = list(ids)
+        self._counts = np.zeros((*self._masks.shape[:2], len(self._ids)), np.int64)
+        self.stale: set[Place] = set()
+
+    def mark_all(self) -> None:
+        """Every slice may have changed."""
+        self.stale.update(np.ndindex(self._masks.shape[:2]))
+
+    def count(self, place: Place) -> None:
+        """Count one slice again."""
+        labels, top = self._masks[place].ravel(), max(self._ids)
+        if labels.dtype.itemsize > 2:
+            # Arrays of other plugins: bincount needs as much room as the largest id.
+            labels = labels[(labels >= 0) & (labels <= top)].astype(np.intp)
+        self._counts[place] = np.bincount(labels, minlength=top + 1)[self._ids]
+
+    def in_frame(self, frame: int) -> dict[int, int]:
+        """Voxels by label id in one frame."""
+        return dict(zip(self._ids, self._counts[frame].sum(0).tolist(), strict=True))
+
+    def largest_slice(self, label: int, frame: int) -> int | None:
+        """The slice in which a structure has most voxels; None if it has none."""
+        counts = self._counts[frame, :, self._ids.index(label)]
+        return int(counts.argmax()) if counts.any() else None

@@ -1,0 +1,45 @@
+"""What can be undone in a mask: a person's strokes, and answers that were taken in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2gnet_core.project.state import ModelId, Place
+from l2gnet_core.project.swap import Swap
+
+if TYPE_CHECKING:
+    from l2gnet_core.checkpoint import Model
+    from l2gnet_core.inspect.look import Look
+
+#: Strokes that can be undone: as many as napari's Labels layers keep.
+UNDO_LIMIT = 100
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """Voxels (flat indices) a person changed in one undoable step, and their labels before and
+    after it. Where `free` is true the model's answer was shown before."""
+
+    voxels: NDArray[np.intp]
+    before: NDArray[Any]
+    after: NDArray[Any]
+    free: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """A new answer taken in as one undoable step: what changes in `shown`, `answer` and `raw`; the
+    version and model that it comes from and what that saw, before and after; the slices it
+    completes."""
+
+    shown: Swap
+    answer: Swap
+    raw: Swap
+    version: tuple[int, int]
+    model: tuple[Model | ModelId | None, Model | ModelId | None]
+    looks: tuple[dict[int, Look], dict[int, Look]]
+    completes: frozenset[Place]
