@@ -8,7 +8,10 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from napari_l2gnet.keeper import keeper_of
 
 PLUGIN = "napari-l2gnet"
 
@@ -27,6 +30,24 @@ def run(qtbot: Any, widget: Any) -> str:
 def told(widget: Any) -> list[int]:
     """Voxels by organ as the table says them, whether of a part of the scan or of all of it."""
     return [int(re.sub(r"\D", "", row[1])) for row in widget.organs.rows()]
+
+
+def is_saved(widget: Any) -> bool:
+    """Is on disk what is in memory?"""
+    folder, mask = keeper_of(widget.mask).folder, widget.mask.segmentation
+    if folder is None or not (folder.path / "project.json").exists():
+        return False
+    state = folder.read_state()
+    slices, _ = folder.read_slices(state)
+    return (
+        np.array_equal(slices.labels, mask.shown)
+        and np.array_equal(slices.by_person, mask.by_person())
+        and np.array_equal(slices.raw, mask.raw)
+        and state.reviewed == mask.reviewed
+        and state.finished == mask.finished
+        and state.labels.names == mask.card.labels.names
+        and not mask.deeds
+    )
 
 
 def slow_down(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:

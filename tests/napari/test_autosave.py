@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gui import PLUGIN, open_scan, run
+from gui import PLUGIN, is_saved, open_scan, run
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from napari.components import ViewerModel
@@ -39,22 +39,6 @@ def saved(qtbot: Any, widget: Any) -> ProjectFolder:
     with qtbot.waitSignal(keeper_of(widget.mask).saved, timeout=10_000):
         pass
     return keeper_of(widget.mask).folder
-
-
-def is_saved(widget: Any) -> bool:
-    """Is on disk what is in memory?"""
-    folder, mask = keeper_of(widget.mask).folder, widget.mask.segmentation
-    if folder is None or not (folder.path / "project.json").exists():
-        return False
-    state = folder.read_state()
-    slices, _ = folder.read_slices(state)
-    return (
-        np.array_equal(slices.labels, mask.shown)
-        and np.array_equal(slices.by_person, mask.by_person())
-        and np.array_equal(slices.raw, mask.raw)
-        and state.reviewed == mask.reviewed
-        and state.finished == mask.finished
-    )
 
 
 def test_saving_begins_with_a_persons_first_stroke(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from correcting import correct_slice, ends, fine_tune
 from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QTableWidget
 
 from l2gnet_core.errors import InputError
@@ -16,32 +17,6 @@ from napari_l2gnet.correct import CorrectWidget
 from napari_l2gnet.organ_dialog import OrganDialog
 from napari_l2gnet.preview import AFTER, BEFORE, CHANGES
 from napari_l2gnet.session import Session
-
-
-def bright(viewer: Any) -> np.ndarray:
-    """The truth in these tests: bright is the right ventricle."""
-    scan = viewer.layers[0].data
-    return (scan > np.median(scan)).astype(np.uint8)
-
-
-def correct_slice(viewer: Any, widget: CorrectWidget, index: int) -> None:
-    """Paint a slice as it truly is, and accept it."""
-    widget.review.go_to((0, index))
-    rows, columns = np.indices(widget.mask.layer.data.shape[1:]).reshape(2, -1)
-    where = (np.full_like(rows, index), rows, columns)
-    widget.mask.layer.data_setitem(where, bright(viewer)[where])
-    widget.review.accept_slice()
-
-
-def ends(qtbot: Any, widget: CorrectWidget, begin: Any) -> str:
-    with qtbot.waitSignal(widget.run_ended, timeout=60_000) as blocker:
-        begin()
-    return str(blocker.args[0])
-
-
-def fine_tune(qtbot: Any, widget: CorrectWidget, seconds: int = 2) -> str:
-    widget.seconds.setValue(seconds)
-    return ends(qtbot, widget, widget.start.click)
 
 
 def states(widget: CorrectWidget) -> dict[int, str]:

@@ -1,0 +1,136 @@
+"""All of correcting and fine-tuning is saved as it happens, comes back, and can be done again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from correcting import correct_slice, ends, fine_tune
+from gui import is_saved, open_scan
+
+from l2gnet_core.cli import main
+from l2gnet_core.labels import Label
+from l2gnet_core.project.folder import open_project
+from l2gnet_core.project.models import id_of
+from napari_l2gnet.correct import CorrectWidget
+from napari_l2gnet.keeper import keeper_of
+from napari_l2gnet.learning import model_of
+
+
+def saved(qtbot: Any, widget: Any) -> Path:
+    """The project, once all is in it."""
+    keeper = keeper_of(widget.mask)
+    qtbot.waitUntil(lambda: keeper._job is None and is_saved(widget), timeout=10_000)
+    return keeper.folder.path
+
+
+def versions(widget: CorrectWidget) -> list[tuple[Any, ...]]:
+    """Name, kind, parent, weights, and whether it is better."""
+    annotation = widget.annotation
+    found = []
+    for one in annotation.versions:
+        sha = id_of(model_of(widget.session, one, annotation, "cpu")).sha256
+        found.append((one.name, one.kind, one.parent, sha, one.verdict and one.verdict.reason))
+    return found
+
+
+def replayed(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    capsys.readouterr()
+    main(["replay", str(path), "-o", str(tmp_path / "out"), "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_day_of_correcting_comes_back_after_a_crash_and_replays(
+    correct_widget: Any,
+    segment_widget: Any,
+    scan_file: Path,
+    qtbot: Any,
+    projects: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    viewer, segment, widget = correct_widget()
+    layer, mask = widget.mask.layer, widget.mask.segmentation
+    segment.largest.setChecked(True)
+    qtbot.waitUntil(lambda: not segment.running)
+    correct_slice(viewer, widget, 2)
+    layer.data_setitem((np.full(9, 4), *np.mgrid[0:3, 0:3].reshape(2, -1)), 3)
+    assert fine_tune(qtbot, widget, 1) == "finished"
+    # What is decided is kept, whatever this model is like.
+    if widget.annotation.proposal is not None:
+        widget.discard.click()
+    layer.undo()
+    assert fine_tune(qtbot, widget, 1) == "finished"
+    widget.review.go_to((0, 0))
+    widget.review.accept_slice()
+    widget.accept.click()
+    assert mask.version == 1
+    assert ends(qtbot, widget, widget.roll_back.click) == "finished"
+    layer.undo()
+    assert mask.version == 1
+    widget.organs.put(Label(4, "papillary muscle", "#0072b2"), new=True)
+    widget.organs.put(Label(1, "RV", "#56b4e9"))
+    widget.organ.setCurrentIndex(widget.organ.findData(4))
+    for index in (3, 5):
+        layer.data_setitem((np.full(100, index), *np.mgrid[5:15, 5:15].reshape(2, -1)), 4)
+    assert ends(qtbot, widget, widget.interpolate.click) == "finished"
+    layer.undo()
+    layer.redo()
+    path = saved(qtbot, widget)
+    whats = [entry["what"] for entry in open_project(path).history.entries()]
+    assert [what for what in whats if what not in ("reviewed", "discarded")] == [
+        *("segmented", "tidied", "fine-tuned", "fine-tuned", "accepted"),
+        *("rolled back", "undone", "interpolated", "undone", "redone"),
+    ]
+    before = versions(widget)
+    assert [one[:3] for one in before] == [("original", "original", 0), ("v1", "scan", 0)]
+
+    # What is on disk now is all there is after kill -9.
+    shutil.copytree(projects, tmp_path / "copy", ignore=shutil.ignore_patterns("lock"))
+    monkeypatch.setenv("L2GNET_PROJECTS", str(tmp_path / "copy"))
+    again_viewer, again_segment = segment_widget()
+    open_scan(again_viewer, scan_file)
+    again = CorrectWidget(again_viewer, again_segment.session)
+    again_viewer.window.add_dock_widget(again)
+    qtbot.waitUntil(lambda: not again_segment.offer.isHidden(), timeout=5000)
+    again_segment.offer.resume.click()
+    qtbot.waitUntil(lambda: again.mask is not None, timeout=5000)
+    resumed = again.mask.segmentation
+    for name in ("shown", "raw", "finished", "reviewed", "clean_up", "version"):
+        np.testing.assert_array_equal(getattr(resumed, name), getattr(mask, name), err_msg=name)
+    np.testing.assert_array_equal(resumed.by_person(), mask.by_person())
+    assert resumed.card.labels.names == mask.card.labels.names
+    assert resumed.card.labels.names[4] == "papillary muscle"
+    assert again.mask.colors() == widget.mask.colors()
+    assert again.version.currentText() == widget.version.currentText()
+    assert again.reviewed.format() == widget.reviewed.format()
+    assert again.start.text() == widget.start.text()
+    assert versions(again) == before
+    # Each version gives its own answer again; what a person decided stays.
+    accepted = widget.annotation.versions[1].raw[0]
+    assert ends(qtbot, again, again.roll_back.click) == "finished"
+    assert again.version.currentText().startswith("original")
+    assert ends(qtbot, again, lambda: again.version.activated.emit(1)) == "finished"
+    np.testing.assert_array_equal(again.annotation.versions[1].raw[0], accepted)
+    mine = resumed.by_person() | np.isin(np.arange(6), [0, 2])[:, None, None]
+    np.testing.assert_array_equal(resumed.shown[mine], mask.shown[mine])
+    path = saved(qtbot, again)
+    again_viewer.layers.remove(again.mask.layer)
+    report = replayed(path, tmp_path, capsys)
+    assert report["equal"] is True, report
+    assert report["labels"]["4"] == "papillary muscle"
+    assert all(one["equal"] for one in report["finetuned"])
+
+
+def test_a_new_organ_alone_is_worth_saving(correct_widget: Any, qtbot: Any) -> None:
+    _, _, widget = correct_widget()
+    widget.organs.put(Label(4, "papillary muscle", "#0072b2"), new=True)
+    qtbot.waitUntil(lambda: keeper_of(widget.mask).folder is not None, timeout=5000)
+    state = open_project(saved(qtbot, widget)).read_state()
+    assert state.labels.names[4] == "papillary muscle"
+    assert state.labels.colors[4] == "#0072b2"
