@@ -1,6 +1,7 @@
 """A process that annotates at random until it is killed; run by test_crash.
 
-After each thing it does it logs [time, checksums of the slices, reviewed slices, versions taught].
+After each thing it does it logs [time, checksums of the slices, reviewed slices, models of the
+versions, model shown]. It says so once it has accepted a model that it taught.
 """
 
 from __future__ import annotations
@@ -11,36 +12,37 @@ import random
 import sys
 import time
 import zlib
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from napari.components import ViewerModel
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QObject, QTimer
 from qtpy.QtWidgets import QApplication
 
+from l2gnet_core import finetune
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.config import preset
-from l2gnet_core.corrections import Correction
-from l2gnet_core.finetune import FineTuneResult
-from l2gnet_core.finetune_config import SCAN
-from l2gnet_core.guard import Evidence, Improvement, Verdict
+from l2gnet_core.guard import Evidence, Verdict
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.model import build
-from l2gnet_core.project.deeds import Answered, FineTuned
+from l2gnet_core.project.deeds import Answered
 from l2gnet_core.project.folder import find_projects
 from l2gnet_core.project.scans import identify
 from l2gnet_core.project.state import SliceState
 from l2gnet_core.volume import Grid, Volume
+from napari_l2gnet.correct_run import CorrectRun, accept, drop_proposal
 from napari_l2gnet.keeper import keep
+from napari_l2gnet.learning import model_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.resume import read_work
 from napari_l2gnet.segmentation import Segmentation
+from napari_l2gnet.session import Session
+from napari_l2gnet.tasks import annotation_of, fine_tuning
 
 SHAPE = (12, 64, 64)
 LABELS = LabelSet.from_names({1: "one", 2: "two", 3: "three"})
-KEPT = Verdict(True, "Kept.", Evidence(0.5, 1, Improvement({}, {}), None, None))
 
 
 def the_scan() -> Volume:
@@ -73,6 +75,8 @@ class Annotator:
             (work,) = read_work(found[0].path)
             mask = Segmentation.resumed(self.volume.grid, work.state, work.slices)
             self.mask = MaskLayer.show(self.viewer, image, mask, work.state.labels)
+            self.annotation = annotation_of(self.mask)
+            self.annotation.resume(work.versions, work.shown)
             keep(self.mask, self.volume, None, work.folder)
         else:
             self.mask = MaskLayer.add(self.viewer, image, self.volume.grid, a_model(0).card, 0)
@@ -81,14 +85,19 @@ class Annotator:
             for index, labels in enumerate(answer):
                 self.mask.put((0, index), labels)
             places = [(0, index) for index in range(SHAPE[0])]
-            self.mask.segmentation.deeds.append(Answered("segmented", a_model(0), places))
-        self.model = a_model(0)
-        self.taught: list[str] = []
+            first = a_model(0)
+            self.mask.segmentation.model = first
+            self.mask.segmentation.deeds.append(Answered("segmented", first, places))
+            self.annotation = annotation_of(self.mask)
+            self.annotation.versions[0].model = first
+        self.session, self.parent = Session(), QObject()
+        self.annotation.review((0, seed % SHAPE[0]))
+        self.teach()
         self.log()
 
     def act(self) -> None:
         what = self.random.choices(
-            ["stroke", "brush", "script", "undo", "review", "teach"], [8, 4, 2, 3, 2, 1]
+            ["stroke", "brush", "script", "undo", "redo", "review", "teach"], [8, 4, 2, 4, 1, 2, 1]
         )[0]
         segmentation, layer = self.mask.segmentation, self.mask.layer
         index = self.random.randrange(SHAPE[0])
@@ -102,39 +111,56 @@ class Annotator:
             layer.paint((index, row + 2, column + 2), label)
         elif what == "script":
             layer.data[index, row : row + 5, column : column + 5] = label
-        elif what == "undo":
-            layer.undo()
+        elif what in ("undo", "redo"):
+            getattr(layer, what)()
         elif what == "review":
             segmentation.reviewed.symmetric_difference_update({(0, index)})
-        else:
-            self.teach(index)
+        elif not self.annotation.job and self.annotation.taught:
+            self.teach()
         self.log()
 
-    def teach(self, index: int) -> None:
-        """A new version, as if it had been learnt."""
-        parent, self.model = self.model, a_model(self.seed * 1000 + len(self.taught))
-        self.taught.append(self.model.card.name)
-        labels = np.ones(SHAPE, np.uint8)
-        correction = Correction(self.volume.data, self.volume.grid, 0, labels, (index,))
-        result = FineTuneResult(self.model, KEPT, 1, 1.0, ((1.0,),))
-        deed = FineTuned(parent, [correction], replace(SCAN, folds=0), result)
-        self.mask.segmentation.deeds.append(deed)
+    def teach(self) -> None:
+        """Fine-tune for a moment, and mostly accept what comes out."""
+        task = fine_tuning([self.mask], "scan", 0.2, False)
+        run = CorrectRun(self.session, self.mask, self.annotation, self.parent)
+
+        def decide(outcome: str, text: str) -> None:
+            assert outcome == "finished", text
+            if self.annotation.versions[1:] and self.random.random() < 0.3:
+                drop_proposal(self.annotation)
+            else:
+                accept(self.mask, self.annotation)
+                print("accepted", flush=True)
+            self.log()
+
+        run.ended.connect(decide)
+        run.learn(task)
 
     def log(self) -> None:
         segmentation = self.mask.segmentation
         checksums = [checksum(segmentation.slice_state(place)) for place in segmentation.places]
         reviewed = sorted(index for _, index in segmentation.reviewed)
-        line = json.dumps([time.time(), checksums, reviewed, self.taught])
+        models = [
+            model_of(self.session, version, self.annotation, "cpu").card.name
+            for version in self.annotation.versions
+        ]
+        shown = models[segmentation.version]
+        line = json.dumps([time.time(), checksums, reviewed, models, shown])
         os.write(self.file, (line + "\n").encode())
 
 
+def kept(limits: Any, evidence: Evidence, known: Any) -> Verdict:
+    """Of noise nothing can be learnt."""
+    return Verdict(True, "Kept.", evidence)
+
+
 def main() -> None:
+    finetune.judged = kept
     application = QApplication([])
     annotator = Annotator(Path(sys.argv[1]), int(sys.argv[2]))
     timer = QTimer(interval=40)
     timer.timeout.connect(annotator.act)
     timer.start()
-    print("annotating", flush=True)
     application.exec()
 
 

@@ -11,14 +11,31 @@ import numpy as np
 import pytest
 from correcting import correct_slice, ends, fine_tune
 from gui import is_saved, open_scan
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from napari.components import ViewerModel
+from qtpy.QtCore import QObject
+from superqt.utils import WorkerBase
 
+from l2gnet_core.card import ModelCard
+from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.cli import main
-from l2gnet_core.labels import Label
+from l2gnet_core.labels import Label, LabelSet
 from l2gnet_core.project.folder import open_project
 from l2gnet_core.project.models import id_of
+from l2gnet_core.project.replay import replay
+from l2gnet_core.project.state import slice_of
+from l2gnet_core.volume import Grid
 from napari_l2gnet.correct import CorrectWidget
-from napari_l2gnet.keeper import keeper_of
-from napari_l2gnet.learning import model_of
+from napari_l2gnet.correct_run import CorrectRun
+from napari_l2gnet.keeper import keep, keeper_of
+from napari_l2gnet.learning import Moment, model_of
+from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.resume import read_work
+from napari_l2gnet.run import Run
+from napari_l2gnet.segmentation import Segmentation
+from napari_l2gnet.session import Session
+from napari_l2gnet.tasks import annotation_of
 
 
 def saved(qtbot: Any, widget: Any) -> Path:
@@ -134,3 +151,78 @@ def test_a_new_organ_alone_is_worth_saving(correct_widget: Any, qtbot: Any) -> N
     state = open_project(saved(qtbot, widget)).read_state()
     assert state.labels.names[4] == "papillary muscle"
     assert state.labels.colors[4] == "#0072b2"
+
+
+LABEL, INDEX = st.integers(0, 2), st.integers(0, 3)
+STEPS = st.one_of(
+    st.tuples(st.sampled_from(["stroke", "script"]), INDEX, LABEL),
+    st.tuples(st.just("fill"), st.integers(0, 5), st.lists(INDEX, min_size=1, max_size=3)),
+    st.tuples(st.sampled_from(["undo", "undo", "redo", "save", "resume"])),
+    st.tuples(st.just("tidy"), st.booleans(), st.booleans()),
+    st.tuples(st.just("review"), INDEX),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(axis=st.integers(0, 2), steps=st.lists(STEPS, max_size=12))
+def test_whatever_is_done_to_answers_replays(
+    qapp: Any, tmp_path_factory: Any, axis: int, steps: list[Any]
+) -> None:
+    card = ModelCard("model", LabelSet.from_names({1: "one", 2: "two"}))
+    volume = Grid((4, 5, 6)).volume(np.arange(120).reshape(4, 5, 6))
+    viewer, session, parent = ViewerModel(), Session(), QObject()
+    image = viewer.add_image(volume.data)
+    mask = MaskLayer.add(viewer, image, volume.grid, card, axis)
+
+    def fill(seed: int, indices: list[int]) -> None:
+        """As interpolation does, but with any answers."""
+        new = np.random.default_rng(seed).integers(0, 3, (2, *mask.segmentation.raw.shape))
+        raw, answer = mask.segmentation.raw.copy(), mask.segmentation.answer.copy()
+        for index in indices:
+            for array, labels in zip((raw, answer), new, strict=True):
+                slice_of(array, (0, index), axis)[...] = slice_of(labels, (0, index), axis)
+        moment = Moment("", raw=raw, answer=answer, filled=[(0, index) for index in indices])
+        CorrectRun(session, mask, annotation_of(mask), parent)._adopt(moment, 0, "")
+
+    def tidy(choices: CleanUp) -> None:
+        run = Run(session, mask, parent)
+        for step in session.clean(mask.segmentation, choices):
+            run._take(step)
+        run._record()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("L2GNET_PROJECTS", str(tmp_path_factory.mktemp("projects")))
+        keeper = keep(mask, volume)
+        WorkerBase.await_workers(10_000)
+        for name, *rest in [*steps, ["review", 0]]:
+            layer, reviewed = mask.layer, mask.segmentation.reviewed
+            where = tuple(np.mgrid[1:3, 1:3, 1:3].reshape(3, -1))
+            if name in ("stroke", "script"):
+                index, label = rest
+                where[axis][:] = index
+                if name == "stroke":
+                    layer.data_setitem(where, label)
+                else:
+                    layer.data[where] = label
+            elif name == "fill":
+                fill(*rest)
+            elif name == "tidy":
+                tidy(CleanUp(*rest))
+            elif name == "review":
+                reviewed.symmetric_difference_update({(0, rest[0])})
+            elif name == "save":
+                keeper.save_now()
+            elif name == "resume":
+                if keeper.begun:
+                    viewer.layers.remove(layer)
+                    (work,) = read_work(keeper.folder.path)
+                    again = Segmentation.resumed(volume.grid, work.state, work.slices)
+                    mask = MaskLayer.show(viewer, image, again, work.state.labels)
+                    keeper = keep(mask, volume, None, work.folder)
+            else:
+                getattr(layer, name)()
+        keeper.save_now()
+        if keeper.folder is not None:
+            *_, last = replay(keeper.folder)
+            assert last.result.different == {}
+        viewer.layers.clear()

@@ -16,7 +16,7 @@ import pytest
 from annotator import checksum
 
 from l2gnet_core.project.folder import ProjectFolder, open_project
-from l2gnet_core.project.state import ModelId, SliceState, slice_of
+from l2gnet_core.project.state import SliceState, slice_of
 
 #: What may be lost, in seconds.
 LOST = 2.0
@@ -64,14 +64,17 @@ def check(project: ProjectFolder, log: Path, killed: float) -> None:
         )
         assert checksum(saved) in {line[1][index] for line in allowed}, index
     assert sorted(index for _, index in state.reviewed) in [line[2] for line in allowed]
-    # Every version taught by then is there, and loads.
-    entries = project.history.entries()
-    taught = [entry for entry in entries if entry["what"] == "fine-tuned"]
-    assert set(old[-1][3]) <= {entry["model"]["name"] for entry in taught}
-    for entry in taught:
-        model = project.history.models.load(ModelId(**entry["model"]))
-        assert model.card.name == entry["model"]["name"]
-        assert len(project.history.corrections(entry)) == 1
+    assert state.model is not None
+    assert state.model.name in {line[4] for line in allowed}
+    # Every version by then is there, and loads.
+    versions = {version.model.name: version for version in project.history.versions()}
+    assert set(old[-1][3]) <= versions.keys()
+    assert len(old[-1][3]) > 1
+    for name, version in versions.items():
+        assert project.history.models.load(version.model).card.name == name
+    for entry in project.history.entries():
+        if entry["what"] == "fine-tuned":
+            assert len(project.history.corrections(entry)) == 1
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.long)])
