@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import napari
 import numpy as np
 from napari.utils.notifications import show_error
-from numpy.typing import NDArray
 from qtpy.QtCore import QEvent, QObject, QTimer, Signal
 from qtpy.QtWidgets import QMainWindow, QWidget
 
@@ -25,6 +24,7 @@ from l2gnet_core.project.state import ModelId, Place, ProjectState, SliceState
 from l2gnet_core.volume import Volume
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.orientation import given_orientation
+from napari_l2gnet.script_watch import ScriptWatch
 from napari_l2gnet.segmentation import Segmentation
 from napari_l2gnet.worker import Job
 
@@ -37,7 +37,7 @@ _LOOK_EVERY, _LOOK_SOON = 100, 20
 #: Milliseconds until a new mask's scan is identified.
 _IDENTIFY_AFTER = 1500
 #: Seconds of the GUI's thread that one look takes: to copy slices that a person changed, and to
-#: compare what is shown with what it was, for scripts tell nobody that they write.
+#: find what scripts wrote.
 _TO_COPY, _TO_COMPARE = 0.004, 0.001
 #: Seconds between two saves, and until a save that failed is tried again.
 _SAVE_EVERY, _RETRY_AFTER = 0.5, 5.0
@@ -122,9 +122,7 @@ class Keeper(QObject):
         self._organs = self._segmentation.card.labels
         self._model: ModelId | None = None
         self._saved_state: ProjectState | None = None
-        # Zeros take no time and no memory until they are written.
-        self._last = np.zeros_like(self._segmentation.shown)
-        self._next_plane = 0
+        self._scripts = ScriptWatch(self._segmentation, as_saved=folder is not None)
         self._timer = QTimer(self, interval=_LOOK_EVERY)
         self._timer.timeout.connect(self._look)
         mask.viewer.layers.events.removed.connect(self._on_removed)
@@ -149,13 +147,12 @@ class Keeper(QObject):
     def _take_up(self, state: ProjectState) -> None:
         self._scan, self._model, self._saved_state = state.scan, state.model, state
         self._touched, self._reviewed = set(state.touched), set(state.reviewed)
-        self._last[...] = self._segmentation.shown
 
     # ------------------------------------------------------------------ finding what changed
 
     def _look(self) -> None:
         """Copy what changed, look for more, and save when it is time."""
-        self._compare(_TO_COMPARE)
+        self._scripts.look(_TO_COMPARE)
         self._copy_changed(_TO_COPY)
         self._timer.setInterval(_LOOK_SOON if self._segmentation.changed else _LOOK_EVERY)
         if self._job is None and time.monotonic() >= self._next_save:
@@ -178,25 +175,6 @@ class Keeper(QObject):
 
     def _set_touched(self, place: Place, state: SliceState) -> None:
         (self._touched.add if state.by_person.any() else self._touched.discard)(place)
-
-    def _compare(self, seconds: float) -> None:
-        """Find what scripts wrote: plane by plane, in the order of the memory."""
-        until, segmentation = time.perf_counter() + seconds, self._segmentation
-        shown, known, axis = segmentation.shown, segmentation.known, segmentation.axis
-        # The array may be another one since.
-        if self._last.dtype != shown.dtype:
-            self._last = shown.copy()
-        for _ in range(shown.shape[0] * shown.shape[1]):
-            plane = divmod(self._next_plane, shown.shape[1])
-            self._next_plane = (self._next_plane + 1) % (shown.shape[0] * shown.shape[1])
-            other = shown[plane] != self._last[plane]
-            if other.any():
-                self._last[plane] = shown[plane]
-                by_person = other & (shown[plane] != known[plane])
-                segmentation.answered |= _places(other, plane, axis)
-                segmentation.changed |= _places(by_person, plane, axis)
-            if time.perf_counter() >= until:
-                break
 
     def _state(self) -> ProjectState:
         segmentation, mask = self._segmentation, self._mask
@@ -312,7 +290,7 @@ class Keeper(QObject):
 
         Raises OutputError.
         """
-        self._compare(float("inf"))
+        self._scripts.look(float("inf"))
         self._copy_changed(float("inf"))
         batch = self._batch()
         if batch is not None:
@@ -357,10 +335,3 @@ def _main_window(widget: QWidget | None) -> QWidget | None:
     while widget is not None and not isinstance(widget, QMainWindow):
         widget = widget.parentWidget()
     return widget
-
-
-def _places(where: NDArray[np.bool_], plane: Place, axis: int) -> set[Place]:
-    """The slices that voxels of a plane (y,x) are in; plane: its frame and z."""
-    if axis == 0:
-        return {plane} if where.any() else set()
-    return {(plane[0], int(index)) for index in np.flatnonzero(where.any(2 - axis))}

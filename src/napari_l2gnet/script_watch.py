@@ -1,0 +1,51 @@
+"""Finds what scripts write into a mask, for they tell nobody."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2gnet_core.project.state import Place
+from napari_l2gnet.segmentation import Segmentation
+
+
+class ScriptWatch:
+    """Compares what a mask shows with what it showed, plane by plane, in the order of the memory.
+
+    as_saved: nothing of what it shows now is new.
+    """
+
+    def __init__(self, segmentation: Segmentation, as_saved: bool) -> None:
+        self._segmentation = segmentation
+        # Zeros take no time and no memory until they are written.
+        shown = segmentation.shown
+        self._last = shown.copy() if as_saved else np.zeros_like(shown)
+        self._next_plane = 0
+
+    def look(self, seconds: float) -> None:
+        """Look for about so long, and mark the slices that are other than they were."""
+        until, segmentation = time.perf_counter() + seconds, self._segmentation
+        shown, known, axis = segmentation.shown, segmentation.known, segmentation.axis
+        # The array may be another one since.
+        if self._last.dtype != shown.dtype:
+            self._last = shown.copy()
+        for _ in range(shown.shape[0] * shown.shape[1]):
+            plane = divmod(self._next_plane, shown.shape[1])
+            self._next_plane = (self._next_plane + 1) % (shown.shape[0] * shown.shape[1])
+            other = shown[plane] != self._last[plane]
+            if other.any():
+                self._last[plane] = shown[plane]
+                by_person = other & (shown[plane] != known[plane])
+                segmentation.answered |= _places(other, plane, axis)
+                segmentation.changed |= _places(by_person, plane, axis)
+            if time.perf_counter() >= until:
+                break
+
+
+def _places(where: NDArray[np.bool_], plane: Place, axis: int) -> set[Place]:
+    """The slices that voxels of a plane (y,x) are in; plane: its frame and z."""
+    if axis == 0:
+        return {plane} if where.any() else set()
+    return {(plane[0], int(index)) for index in np.flatnonzero(where.any(2 - axis))}
