@@ -241,9 +241,18 @@ def test_versions_are_those_that_a_person_could_go_to(worked, make_model):
     *_, loaded = project.history.versions()
     assert (loaded.kind, loaded.verdict) == ("file", None)
     assert (loaded.model, loaded.parent) == (id_of(model), learnt.model)
-    project.history.add(Discarded(worked.model))
-    assert project.history.versions() == [first, loaded]
     assert first.parent == first.model
+    other = make_model(ORGANS)
+    with torch.no_grad():
+        next(other.network.parameters()).add_(2)
+    result = replace(worked.learnt.result, model=other)
+    project.history.add(replace(worked.learnt, result=result))
+    assert [one.model for one in project.history.versions()][2:] == [loaded.model, id_of(other)]
+    project.history.add(Discarded(other))
+    # What was accepted is not lost if the same is learnt again.
+    project.history.add(worked.learnt)
+    project.history.add(Discarded(worked.model))
+    assert project.history.versions() == [first, learnt, loaded]
 
 
 def test_where_it_is_not_equal_is_told(worked, l2gnet, tmp_path):

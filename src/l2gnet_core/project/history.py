@@ -250,6 +250,7 @@ class History:
 
         first: SavedVersion | None = None
         found: dict[ModelId, SavedVersion] = {}
+        accepted: set[ModelId] = set()
         answering: ModelId | None = None
         for entry in self.entries():
             if "model" not in entry:
@@ -259,14 +260,17 @@ class History:
                 if entry["kept"]:
                     parent, kind = ModelId(**entry["parent"]), entry["config"]["kind"]
                     verdict = Verdict.from_json(entry["verdict"])
-                    found[model] = SavedVersion(model, parent, kind, verdict)
+                    found.setdefault(model, SavedVersion(model, parent, kind, verdict))
             elif what == "discarded":
-                found.pop(model, None)
+                # The same may have been learnt, and accepted, before.
+                if model not in accepted:
+                    found.pop(model, None)
             else:
                 if what == "segmented":
                     first = SavedVersion(model, model, "original")
                 elif model not in found and (first is None or first.model != model):
                     found[model] = SavedVersion(model, answering or model, "file")
+                accepted.add(model)
                 answering = model
         return [*([first] if first else []), *found.values()]
 
