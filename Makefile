@@ -11,9 +11,10 @@ setup-dev:
 demo: setup
 	@scripts/demo.sh
 
-# One thread each for two processes: PyTorch's own threads would get in each other's way.
+# One thread each: PyTorch's own would get in each other's way. Three processes on two cores: tests of
+# the window wait now and then.
 test: setup
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile -m "not long and not alone"
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 3 --dist worksteal -m "not long and not alone"
 	.venv/bin/python -m pytest -m alone
 
 test-long: setup

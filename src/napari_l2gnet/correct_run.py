@@ -130,7 +130,8 @@ class CorrectRun(QObject):
             self.cancel()
             return
         if moment.preview and annotation.proposal is None:
-            raw = np.zeros_like(annotation.segmentation.raw)
+            old = annotation.segmentation.raw
+            raw = np.zeros(old.shape, old.dtype)
             others = self.task.others if self.task is not None else ()
             annotation.propose(Proposal(self._kind, raw, others=others))
             annotation.preview = Preview(self.mask, annotation)

@@ -19,9 +19,9 @@ class ScriptWatch:
 
     def __init__(self, segmentation: Segmentation, as_saved: bool) -> None:
         self._segmentation = segmentation
-        # Zeros take no time and no memory until they are written.
         shown = segmentation.shown
-        self._last = shown.copy() if as_saved else np.zeros_like(shown)
+        # Such zeros take no time and no memory until they are written; those of zeros_like do.
+        self._last = shown.copy() if as_saved else np.zeros(shown.shape, shown.dtype)
         self._next_plane = 0
 
     def look(self, seconds: float) -> None:

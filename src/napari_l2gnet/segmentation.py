@@ -45,9 +45,10 @@ class Segmentation:
         self.card = card
         self.axis = axis
         self.raw = np.zeros((frames, *grid.shape[-3:]), dtype)
-        self.answer = np.zeros_like(self.raw)
-        self.known = np.zeros_like(self.raw)
-        self.shown = np.zeros_like(self.raw)
+        # Not zeros_like, which writes every zero while the window waits.
+        self.answer = np.zeros(self.raw.shape, dtype)
+        self.known = np.zeros(self.raw.shape, dtype)
+        self.shown = np.zeros(self.raw.shape, dtype)
         self.stroked = np.zeros(self.raw.shape, bool)
         self.finished: set[Place] = set()
         #: What the model saw of each frame, where it has codes.

@@ -116,7 +116,7 @@ def kill_and_resume(dataset: Path, folder: Path, kills: int, epochs: int, seed: 
 
 
 @pytest.mark.parametrize(
-    ("kills", "epochs"), [(1, 3), pytest.param(10, 20, marks=[pytest.mark.long])]
+    ("kills", "epochs"), [pytest.param(*n, marks=pytest.mark.long) for n in ((1, 3), (10, 20))]
 )
 def test_a_killed_run_ends_as_an_undisturbed_one_bit_for_bit(dataset, tmp_path, kills, epochs):
     finish(start(dataset, tmp_path / "whole", epochs=epochs))
