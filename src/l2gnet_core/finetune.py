@@ -27,7 +27,7 @@ from l2gnet_core.phantom_memory import KNOWN, heart_dice
 from l2gnet_core.weights import mixed, weights_hash
 
 #: Shares of the main run after which there is something new to look at.
-_PREVIEWS = (0.25, 0.5, 0.75, 1.0)
+_PREVIEWS = (0.15, 0.4, 0.7, 1.0)
 
 
 @dataclass(frozen=True)
