@@ -139,13 +139,14 @@ def learn(session: Session, task: Task) -> Moments:
     preview: Model | None = None
     shown: set[Place] = set()
     for progress in finetune(model, corrections, config, device):
-        message = "Learning" if progress.done < main_share else "Checking on slices left out"
+        # Runs that leave slices out have losses, too, and the checks none.
+        loss = progress.loss if progress.done <= main_share else None
         moment = Moment(
-            message if progress.step else "Looking at what the model knows",
+            "Learning" if loss is not None else "Checking on slices left out",
             progress.done,
             progress.seconds_left,
             progress.step,
-            progress.loss if progress.done <= main_share else None,
+            loss,
         )
         if progress.preview is not None:
             preview, shown = progress.preview, set()
@@ -200,10 +201,10 @@ def interpolate(
     # Tidying begins with the raw answer and must find there what is filled in.
     raw = segmentation.raw.copy()
     middle = np.moveaxis(raw[frame], segmentation.axis, 0)
-    filled = np.moveaxis(answer[frame], segmentation.axis, 0)
-    middle[slices[0] : slices[-1] + 1] = filled[slices[0] : slices[-1] + 1]
-    filled = [(frame, index) for index in range(slices[0], slices[-1] + 1)]
-    yield Moment("Done", 1.0, raw=raw, answer=answer, filled=filled)
+    between = range(slices[0], slices[-1] + 1)
+    middle[between] = np.moveaxis(answer[frame], segmentation.axis, 0)[between]
+    places = [(frame, index) for index in between]
+    yield Moment("Done", 1.0, raw=raw, answer=answer, filled=places)
 
 
 def model_of(session: Session, version: Version, annotation: Annotation, device: str) -> Model:
@@ -255,12 +256,11 @@ def _predicted(
 def _fit(
     model: Model, corrections: Sequence[Correction], device: str, moment: Moment
 ) -> Generator[Moment, None, float | None]:
-    """Mean Dice of a model, upright views alone, on some of the slices that it learns from."""
+    """Mean Dice of a model on some of the slices that it learns from."""
     from l2gnet_core.left_out import left_out_counts, pooled_dice
 
     some = [correction.slices[:_SLICES_FOR_DICE] for correction in corrections[:1]]
-    upright = replace(model, card=replace(model.card, views=1))
-    check = left_out_counts(upright, corrections[:1], some, device)
+    check = left_out_counts(model, corrections[:1], some, device)
     while True:
         try:
             next(check)
