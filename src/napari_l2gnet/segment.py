@@ -207,12 +207,14 @@ class SegmentWidget(SegmentForm):
         """Fill in the device line; imports what a run needs while nobody waits for it."""
 
         def look() -> Generator[str, None, None]:
-            # napari imports these with the first Labels layer, in the GUI's thread.
+            # napari does these with the first Labels layer, in the GUI's thread.
             import pandas  # noqa: F401
             import skimage.color.colorconv  # noqa: F401
+            from vispy.visuals.line.dash_atlas import DashAtlas
 
             from l2gnet_core.predict import choose_device
 
+            DashAtlas()  # takes 0.1 s the first time; vispy keeps the patterns for all lines
             yield choose_device("auto")[1]
 
         job = Job(look(), self)

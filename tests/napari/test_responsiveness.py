@@ -54,7 +54,7 @@ def test_the_window_answers_during_a_run_on_a_large_scan(segment_widget: Any, qt
     def some_slices() -> None:
         widget.start.click()
         qtbot.waitUntil(
-            lambda: bool(widget.mask) and len(widget.mask.segmentation.finished) >= 12,
+            lambda: bool(widget.mask) and len(widget.mask.segmentation.finished) >= 40,
             timeout=120_000,
         )
         asked = time.perf_counter()
@@ -71,9 +71,8 @@ def test_the_window_answers_during_a_run_on_a_large_scan(segment_widget: Any, qt
     )
     assert cancelling < 1
     assert p99 <= np.percentile(idle, 99) + 50
-    if worst > idle.max() + 250:
-        # Once in a run, and about every second time on two cores.
-        pytest.xfail(f"napari adds its first Labels layer in {worst:.0f} ms")
+    # The longest stall is napari adding its first Labels layer.
+    assert worst <= idle.max() + 250
 
 
 def test_the_window_answers_while_fine_tuning_and_soon_shows_a_preview(
