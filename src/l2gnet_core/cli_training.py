@@ -63,6 +63,13 @@ if TYPE_CHECKING:
     help="See slices at one voxel size in mm, the median of the training scans.",
 )
 @click.option(
+    "--pixel",
+    type=Number(0, min_open=True),
+    metavar="MM",
+    help="With --resample: the voxel size in plane; finer than the scans' own where organs are but "
+    "a few voxels wide.",
+)
+@click.option(
     "--phantoms",
     type=Number(0, 0.5),
     default=0.0,
@@ -95,6 +102,8 @@ def train(
     """
     if how["minutes"] is not None and how["epochs"] is not None:
         raise InputError("Expected --minutes or --epochs, but got both; give one of them.")
+    if how["pixel"] and not how["resample"]:
+        raise InputError("Expected --pixel together with --resample, but got it alone; add that.")
     from l2gnet_core.augment import Augmentation
     from l2gnet_core.catalog import find_model
     from l2gnet_core.data import dataset_of
@@ -125,6 +134,7 @@ def train(
         slicing=how["plane"] or ("axial" if how["oriented"] else "through-plane"),
         oriented=how["oriented"],
         resample=how["resample"],
+        pixel=how["pixel"],
         device=chosen,
         devices=devices,
         resume=resume,

@@ -51,7 +51,8 @@ class RunSettings:
 
     `slices` is how many neighbouring slices the network sees at once (odd; more than one is 2.5-D).
     `oriented` makes a model that tells left from right, for axial, coronal or sagittal `slicing`;
-    `resample` one that sees slices at the median voxel size of its training scans.
+    `resample` one that sees slices at the median voxel size of its training scans, or at `pixel`
+    mm in plane.
     `start` is a model whose weights a new run begins with. `test` and `tuning` are shares of the
     patients.
     """
@@ -64,6 +65,7 @@ class RunSettings:
     slicing: str = "through-plane"
     oriented: bool = False
     resample: bool = False
+    pixel: float | None = None
     test: float = 0.2
     tuning: float = 0.0625
     device: str = "cpu"
@@ -216,15 +218,17 @@ def _begun_card(dataset: Dataset, split: Split, settings: RunSettings) -> ModelC
         split={part: list(patients) for part, patients in asdict(split).items()},
     )
     if settings.resample:
-        card = replace(card, spacing=median_spacing(split.cases(dataset, "train"), card))
+        between, rows, columns = median_spacing(split.cases(dataset, "train"), card)
+        seen = (between, settings.pixel or rows, settings.pixel or columns)
+        card = replace(card, spacing=seen)
     file = settings.folder / VIEW_FILE
     view = json.dumps({n: getattr(card, n) for n in ("slicing", "oriented", "spacing")}, indent=1)
     # Half of a run with left and right and half without would make a model of neither kind.
     if settings.resume and file.is_file() and file.read_text() != view:
         raise InputError(
             f"Expected the way of seeing scans that the run began with ({file}), but it is "
-            "another; resume with the first --plane, --oriented and --resample, or use a new run "
-            "folder."
+            "another; resume with the first --plane, --oriented, --resample and --pixel, or use a "
+            "new run folder."
         )
     file.write_text(view)
     return card

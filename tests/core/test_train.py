@@ -371,6 +371,8 @@ def test_models_with_left_and_right_learn_from_views_that_keep_them(dataset, tmp
         how = card.training["augmentation"]
         assert (how["orientation_free"], how["turn"]) == (False, 15.0)
         assert how["mirror_pairs"] == pairs
+    run(dataset, tmp_path / "fine", replace(SHORT, epochs=1), resample=True, pixel=1.25)
+    assert read_card(tmp_path / "fine" / MODEL_FILE).spacing == (8.0, 1.25, 1.25)
     run(dataset, tmp_path / "free", replace(SHORT, epochs=1))
     card = read_card(tmp_path / "free" / MODEL_FILE)
     assert (card.oriented, card.spacing, card.slicing) == (False, None, "through-plane")
