@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -9,6 +12,9 @@ from napari.qt.threading import GeneratorWorker, create_worker
 from qtpy.QtCore import QObject, Signal
 
 from l2gnet_core.errors import InputError
+
+#: Enough to be overtaken by the window at once, and still to get most of an idle machine.
+_NICENESS = 5
 
 
 class JobError(Exception):
@@ -70,12 +76,22 @@ class Job(QObject):
 
 
 def _guarded(generator: Generator[Any, None, None]) -> Iterator[Any]:
+    _let_the_window_go_first()
     try:
         yield from generator
     except InputError as error:
         raise JobError(str(error)) from error
     except Exception as error:
         raise JobError(_sentence(error)) from error
+
+
+def _let_the_window_go_first() -> None:
+    """Lower this thread's priority, and so that of the threads which PyTorch will start from it.
+
+    Only Linux counts threads as processes here; elsewhere the whole window would slow down.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def _sentence(error: Exception) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from qtpy.QtCore import QTimer
+from superqt.utils import WorkerBase
 
 from napari_l2gnet.correct import CorrectWidget
 
@@ -112,19 +113,25 @@ def test_the_window_answers_while_fine_tuning_and_soon_shows_a_preview(
         for row in range(10):
             layer.data_setitem((np.array([0]), np.array([4]), np.array([row]), np.array([0])), 1)
             qtbot.wait(100)
-        asked = time.perf_counter()
-        with qtbot.waitSignal(widget.run_ended, timeout=5000):
-            widget.cancel.click()
-        seconds["cancel"] = time.perf_counter() - asked
+        qtbot.waitUntil(lambda: not widget.running, timeout=120_000)
+        seconds["all"] = time.perf_counter() - started
 
     busy = heartbeat.measure(fine_tuning)
+    assert (layer.data[0, 4, :10, 0] == 1).all()
+    widget.start.click()
+    qtbot.wait(2000)
+    asked = time.perf_counter()
+    with qtbot.waitSignal(widget.run_ended, timeout=5000):
+        widget.cancel.click()
+    seconds["cancel"] = time.perf_counter() - asked
+    WorkerBase.await_workers(60_000)  # the slices' doubts are looked for again
     p99, worst = np.percentile(busy, 99), busy.max()
     print(
         f"idle p99 {np.percentile(idle, 99):.0f} max {idle.max():.0f} ms, "
-        f"busy p99 {p99:.0f} max {worst:.0f} ms, cancel {1000 * seconds['cancel']:.0f} ms, "
+        f"busy p99 {p99:.0f} max {worst:.0f} ms in {seconds['all']:.0f} s, "
+        f"cancel {1000 * seconds['cancel']:.0f} ms, "
         f"first preview {seconds['preview']:.1f} s ({seconds['cpu']:.1f} s of CPU time)"
     )
-    assert (layer.data[0, 4, :10, 0] == 1).all()
     assert seconds["cancel"] < 1
     assert seconds["preview"] < 10
     late = p99 > np.percentile(idle, 99) + 50 or worst > idle.max() + 250
