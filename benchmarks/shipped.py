@@ -1,10 +1,10 @@
-"""The shipped `cardiac-cine` through the shipped command, on patients that training never saw.
+"""A shipped model through the shipped command, on patients that its training never saw.
 
-    python benchmarks/cardiac_cine.py [ACDC_FOLDER] [--json FILE]
+    python benchmarks/shipped.py [MODEL] [--data FOLDER] [--part tuning] [--json FILE]
 
-Prints Dice of the patients in the card's test split as stored, turned, mirrored and scaled in
-plane, HD95 in pixels per slice, seconds per volume, and Dice on ten drawn phantoms. ACDC_FOLDER
-holds images/ and labels/; by default the one that lies beside the repository.
+Prints Dice of the patients in the card's test split, HD95 in plane per slice, and seconds per
+volume. `cardiac-cine` also segments the same scans turned, mirrored and scaled in plane, and ten
+drawn phantoms. FOLDER holds images/ and labels/; by default one that lies beside the repository.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -25,11 +26,13 @@ from scipy import ndimage
 
 from l2gnet_core.catalog import find_model
 from l2gnet_core.checkpoint import read_card
+from l2gnet_core.data import open_dataset
 from l2gnet_core.metrics import agreement
 from l2gnet_core.phantom import cardiac_phantom
+from l2gnet_core.volume import slicing_axis
 
 Array = NDArray[np.generic]
-BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "acdc"
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def scaled(factor: float) -> Callable[[Array, int], Array]:
@@ -41,8 +44,9 @@ def scaled(factor: float) -> Callable[[Array, int], Array]:
     return scale
 
 
+AS_STORED = "as stored"
 VIEWS: dict[str, Callable[[Array, int], Array]] = {
-    "as stored": lambda a, _: a,
+    AS_STORED: lambda a, _: a,
     "turned 90°": lambda a, _: np.rot90(a, 1),
     "turned 180°": lambda a, _: np.rot90(a, 2),
     "turned 270°": lambda a, _: np.rot90(a, 3),
@@ -53,27 +57,57 @@ VIEWS: dict[str, Callable[[Array, int], Array]] = {
 }
 
 
-def cases(data: Path, patients: set[str]) -> list[tuple[str, Array, Array]]:
-    """(name, image, labels) of every frame of the patients; arrays (x,y,z)."""
-    found = []
-    for file in sorted((data / "images").glob("*.nii.gz")):
-        if file.name.split("_")[0] in patients:
-            pair = [np.asarray(nib.load(data / part / file.name).dataobj) for part in PARTS]
-            found.append((file.name, *pair))
+@dataclass(frozen=True)
+class Sheet:
+    """What a model is measured on. unit: of distances, pixels where voxel sizes are not real."""
+
+    folder: str
+    unit: str
+    views: tuple[str, ...] = (AS_STORED,)
+    phantom: bool = False
+
+
+SHEETS = {
+    "cardiac-cine": Sheet("acdc", "pixels", tuple(VIEWS), phantom=True),
+    "abdomen-mr": Sheet("chaos_t2", "pixels"),
+    "head-neck-ct": Sheet("openkbp_hn", "mm"),
+}
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan and its true labels, arrays (x,y,z); `through` is the axis it is cut along."""
+
+    image: Array
+    labels: Array
+    affine: Array
+    spacing: tuple[float, float, float]
+    through: int
+
+
+def scans_of(data: Path, patients: set[str], slicing: str) -> dict[str, Scan]:
+    """Every scan of the patients, by file name."""
+    found = {}
+    for case in open_dataset(data).cases:
+        if case.patient in patients:
+            volume, truth = case.files.read_image(), case.files.read_labels()
+            z, y, x = volume.spacing
+            found[f"{case.name}.nii.gz"] = Scan(
+                volume.data.T,
+                truth.data.T,
+                volume.affine,
+                (x, y, z),
+                2 - slicing_axis(volume, slicing),
+            )
     return found
 
 
-PARTS = ("images", "labels")
-
-
-def segment(folder: Path, images: dict[str, Array], model: str) -> tuple[dict[str, Array], float]:
+def segment(folder: Path, scans: dict[str, Scan], model: str) -> tuple[dict[str, Array], float]:
     """Masks from `l2gnet segment`, and its seconds per volume once the model is loaded."""
     source, target = folder / "in", folder / "out"
     source.mkdir(parents=True)
-    for name, image in images.items():
-        nib.save(
-            nib.Nifti1Image(np.ascontiguousarray(image), np.diag([1.5, 1.5, 10, 1])), source / name
-        )
+    for name, scan in scans.items():
+        nib.save(nib.Nifti1Image(np.ascontiguousarray(scan.image), scan.affine), source / name)
     command = [sys.executable, "-m", "l2gnet_core", "segment", source, "-o", target, "--json"]
     done = subprocess.run(
         [*map(str, command), "--model", model, "--device", "cpu"],
@@ -83,7 +117,7 @@ def segment(folder: Path, images: dict[str, Array], model: str) -> tuple[dict[st
     )
     report = json.loads(done.stdout)
     seconds = fmean(sum(image["seconds"].values()) for image in report["images"])
-    return {name: np.asarray(nib.load(target / name).dataobj) for name in images}, seconds
+    return {name: np.asarray(nib.load(target / name).dataobj) for name in scans}, seconds
 
 
 def dice(predicted: Array, truth: Array, ids: list[int]) -> list[float]:
@@ -96,57 +130,76 @@ def dice(predicted: Array, truth: Array, ids: list[int]) -> list[float]:
     return scores
 
 
-def slice_hd95(predicted: Array, truth: Array, id: int) -> list[float]:
-    """HD95 in pixels of each slice (last axis) that holds the structure in both masks."""
-    a, b = predicted == id, truth == id
-    both = np.flatnonzero(a.any((0, 1)) & b.any((0, 1)))
-    scores = [agreement(a[..., z], b[..., z], (1.0, 1.0), 1.0) for z in both]
+def slice_hd95(predicted: Array, scan: Scan, id: int, unit: str) -> list[float]:
+    """HD95 of each slice that holds the structure in both masks."""
+    spacing = list(scan.spacing) if unit == "mm" else [1.0] * 3
+    del spacing[scan.through]
+    a, b = (np.moveaxis(mask == id, scan.through, 0) for mask in (predicted, scan.labels))
+    both = np.flatnonzero(a.any((1, 2)) & b.any((1, 2)))
+    scores = [agreement(a[z], b[z], (spacing[0], spacing[1]), 1.0) for z in both]
     return [score.hd95 for score in scores if score is not None]
+
+
+def drawn() -> dict[str, Scan]:
+    """Ten phantoms, at both phases in turn."""
+    phantoms = {f"phantom{seed}.nii.gz": cardiac_phantom(seed, seed % 2) for seed in range(10)}
+    return {
+        name: Scan(p.image.T, p.labels.T, np.diag([1.5, 1.5, 10, 1]), (1.5, 1.5, 10.0), 2)
+        for name, p in phantoms.items()
+    }
 
 
 def main() -> None:
     """Run everything and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", nargs="?", type=Path, default=BESIDE)
-    parser.add_argument("--model", default="cardiac-cine")
+    parser.add_argument("model", nargs="?", default="cardiac-cine", help="a name, or a run folder")
+    parser.add_argument("--as", dest="sheet", choices=SHEETS, help="for what is not shipped yet")
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--part", default="test", choices=["test", "tuning"])
-    parser.add_argument("--views", nargs="*", default=list(VIEWS))
+    parser.add_argument("--views", nargs="*", choices=VIEWS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    sheet = SHEETS[options.sheet or options.model]
+    data = options.data or SHARED / sheet.folder
+    views = sheet.views if options.views is None else options.views
     card = read_card(find_model(options.model))
     ids, names = list(card.labels.names), list(card.labels.names.values())
     results: dict[str, dict[str, float]] = {}
 
-    def report(title: str, scores: list[list[float]], **more: float) -> None:
-        by_structure = np.nanmean(scores, axis=0)
-        results[title] = {**dict(zip(names, by_structure, strict=True)), **more}
-        results[title]["mean"] = float(by_structure.mean())
+    def report(title: str, masks: dict[str, Array], scans: dict[str, Scan], seconds: float) -> None:
+        scores = np.nanmean([dice(masks[n], scans[n].labels, ids) for n in scans], axis=0)
+        results[title] = dict(zip(names, scores, strict=True))
+        results[title] |= {"seconds": seconds, "mean": float(scores.mean())}
         columns = "  ".join(f"{name} {value:.4f}" for name, value in results[title].items())
         print(f"{title:12}  {columns}", flush=True)
 
-    if options.data.is_dir():
+    def measure(title: str, scans: dict[str, Scan]) -> dict[str, Array]:
+        with tempfile.TemporaryDirectory() as folder:
+            masks, seconds = segment(Path(folder), scans, options.model)
+        report(title, masks, scans, seconds)
+        return masks
+
+    if data.is_dir():
         patients = set(card.split[options.part])
-        found = cases(options.data, patients)
+        found = scans_of(data, patients, card.slicing)
         print(f"{len(patients)} patients, {len(found)} volumes of {options.part}")
-        for title in options.views:
+        for title in views:
             view = VIEWS[title]
-            with tempfile.TemporaryDirectory() as folder:
-                images = {name: view(image, 1) for name, image, _ in found}
-                masks, seconds = segment(Path(folder), images, options.model)
-            truths = {name: view(truth, 0) for name, _, truth in found}
-            report(title, [dice(masks[n], truths[n], ids) for n in masks], seconds=seconds)
-            if title == "as stored":
-                for id, name in zip(ids, names, strict=True):
-                    pixels = [d for n in masks for d in slice_hd95(masks[n], truths[n], id)]
-                    results[title][f"HD95 {name}"] = fmean(pixels)
-                    print(f"  HD95 {name}: {fmean(pixels):.2f} pixels in {len(pixels)} slices")
+            masks = measure(
+                title,
+                {
+                    name: Scan(view(s.image, 1), view(s.labels, 0), s.affine, s.spacing, s.through)
+                    for name, s in found.items()
+                },
+            )
+            for id, name in zip(ids, names, strict=True) if title == AS_STORED else ():
+                apart = [d for n in masks for d in slice_hd95(masks[n], found[n], id, sheet.unit)]
+                results[title][f"HD95 {name}"] = fmean(apart)
+                print(f"  HD95 {name}: {fmean(apart):.2f} {sheet.unit} in {len(apart)} slices")
     else:
-        print(f"{options.data} is not there: only the phantom is measured")
-    drawn = {f"phantom{seed}.nii.gz": cardiac_phantom(seed, seed % 2) for seed in range(10)}
-    with tempfile.TemporaryDirectory() as folder:
-        images = {name: phantom.image.T for name, phantom in drawn.items()}
-        masks, seconds = segment(Path(folder), images, options.model)
-    report("phantom", [dice(masks[n], p.labels.T, ids) for n, p in drawn.items()], seconds=seconds)
+        print(f"{data} is not there: its scans are not measured")
+    if sheet.phantom:
+        measure("phantom", drawn())
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
 

@@ -2,7 +2,7 @@
 
     python scripts/ship_model.py RUN docs/cards/NAME.toml [--scores FILE]
 
-FILE is what `benchmarks/cardiac_cine.py --json FILE` wrote for the run.
+FILE is what `benchmarks/shipped.py MODEL --json FILE` wrote for the run.
 """
 
 from __future__ import annotations
