@@ -12,6 +12,7 @@ from l2gnet_core.suitability import doubts
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.segmentation import Place
 from napari_l2gnet.session import Request, Session, Step
+from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.worker import Job
 
 
@@ -32,6 +33,9 @@ class Run(QObject):
         #: What about the finished mask is unusual.
         self.doubts: list[str] = []
         self._session = session
+        self._annotation = annotation_of(mask)
+        # A fine-tuning of this mask may be under way, and has told so.
+        self._tells = not self._annotation.job
         self._job: Job | None = None
         self._about = Step("")
         self._places: list[Place] = []
@@ -39,19 +43,23 @@ class Run(QObject):
 
     def segment(self, request: Request) -> None:
         """Segment, then tidy as chosen for this mask."""
-        self._start(self._session.segment(request), self._segmented)
+        self._start("Segmenting", self._session.segment(request), self._segmented)
 
     def tidy(self) -> None:
         """Tidy the mask as chosen; no choice shows it as the model made it."""
         segmentation = self.mask.segmentation
-        self._start(self._session.clean(segmentation, segmentation.clean_up), self._tidied)
+        steps = self._session.clean(segmentation, segmentation.clean_up)
+        self._start("Tidying", steps, self._tidied)
 
     def cancel(self) -> None:
         """Stop; what is finished stays."""
         if self._job is not None:
             self._job.cancel()
 
-    def _start(self, steps: Generator[Step, None, None], then: Callable[[], None]) -> None:
+    def _start(
+        self, what: str, steps: Generator[Step, None, None], then: Callable[[], None]
+    ) -> None:
+        self._tell(what)
         self._about, self._places, self._spared = Step(""), [], set()
         self._job = Job(steps, self)
         self._job.yielded.connect(self._take)
@@ -61,6 +69,11 @@ class Run(QObject):
         self._job.cancelled.connect(self._cancelled)
         self._job.failed.connect(self._failed)
         self._job.start()
+
+    def _tell(self, what: str) -> None:
+        """Whoever else works on this mask waits for what writes to it."""
+        if self._tells:
+            self._annotation.tell_job(what)
 
     def _take(self, step: Step) -> None:
         if not self.mask.connected:
@@ -121,4 +134,5 @@ class Run(QObject):
                 layer.refresh()
         finally:
             # Whatever other listeners to the layer do: the next run can start.
+            self._tell("")
             self.ended.emit(outcome, text)

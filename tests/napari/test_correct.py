@@ -130,6 +130,19 @@ def test_cancel_leaves_everything_as_it_was_and_keeps_what_is_painted(
     assert widget.start.isEnabled()
 
 
+def test_nothing_else_writes_to_a_mask_that_is_being_segmented(
+    correct_widget: Any, qtbot: Any
+) -> None:
+    _, segment, widget = correct_widget()
+    assert widget.interpolate.isEnabled()
+    with qtbot.waitSignal(segment.run_ended, timeout=60_000):
+        segment.start.click()
+        assert widget.annotation.job == "Segmenting"
+        assert not widget.interpolate.isEnabled()
+        assert widget.interpolate.toolTip() == "Segmenting: cancel it first."
+    qtbot.waitUntil(lambda: widget.interpolate.isEnabled())
+
+
 def test_a_widget_opened_late_shows_the_truth_and_a_closed_one_takes_its_job_along(
     correct_widget: Any, qtbot: Any
 ) -> None:
