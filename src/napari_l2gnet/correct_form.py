@@ -151,7 +151,8 @@ class CorrectForm(QWidget):
 
     def _lay_out(self) -> None:
         top = _form(("Mask", self.layer))
-        organs = _form(("Organ", _row(self.organ, self.add_organ, self.edit_organ)))
+        organs = _form(("Organ", self.organ))
+        organs.addRow("", _row(self.add_organ, self.edit_organ))
         organs.addRow("", self.interpolate)
         learning = _form(("Teach", _row(self.kind, self.seconds)), ("Painted", self.painted))
         versions = _form(("Version", self.version))
