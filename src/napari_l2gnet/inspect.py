@@ -253,7 +253,6 @@ class InspectWidget(InspectForm):
             not (self.click.isChecked() and self.click.isEnabled())
             or event.button != 1
             or event.modifiers
-            or viewer.dims.ndisplay != 2
             or str(getattr(active, "mode", "pan_zoom")) != "pan_zoom"
         ):
             return
@@ -263,7 +262,10 @@ class InspectWidget(InspectForm):
             if np.abs(np.array(event.pos) - pressed).max() > CLICK_SLOP:
                 return
             yield
-        self.look_at(event.position)
+        if viewer.dims.ndisplay == 2:
+            self.look_at(event.position)
+        else:
+            self.show_message("Codes are clicked in the 2-D view: press 2D/3D at the bottom left.")
 
     # ------------------------------------------------------------------ choosing codes
 

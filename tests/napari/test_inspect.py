@@ -117,6 +117,7 @@ def test_a_click_lights_up_the_code_everywhere(opened: Made, qtbot: Any) -> None
     assert widget.layers.find("codes").visible
 
 
+@pytest.mark.filterwarnings("ignore:Contours are not displayed during 3D rendering")
 def test_a_click_disturbs_neither_painting_nor_dragging(opened: Made, qtbot: Any) -> None:
     viewer, mask, widget = opened
     viewer.layers.selection.active = mask.layer
@@ -133,6 +134,10 @@ def test_a_click_disturbs_neither_painting_nor_dragging(opened: Made, qtbot: Any
     widget.click.click()
     click(viewer, world(mask, 1, 200, 20))
     assert widget.codes == []
+    viewer.dims.ndisplay = 3
+    click(viewer, world(mask, 1, 20, 20))
+    assert "2-D view" in widget.message.text()
+    viewer.dims.ndisplay = 2
     click(viewer, world(mask, 1, 20, 20), drag=2)
     assert len(widget.codes) == 1
 
