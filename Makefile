@@ -1,6 +1,8 @@
 # `make demo` and `make test` do all the set-up themselves; a second call finds it done.
 .PHONY: setup setup-dev demo test test-long check bench clean
 export PYTHON
+# Each of the many processes that tests start would else compile all that it imports.
+export PYTHONDONTWRITEBYTECODE =
 
 setup:
 	@scripts/setup.sh all,test

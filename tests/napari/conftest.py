@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,15 @@ def projects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def no_thread_is_left() -> Iterator[None]:
     yield
     WorkerBase.await_workers(10_000)
+
+
+@pytest.fixture(autouse=True)
+def what_is_loaded_is_no_garbage() -> Iterator[None]:
+    """napari's own fixture collects garbage several times for each viewer, 0.3 s each if it has to
+    look at all that is imported and cached."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 def save_untrained(folder: Path, name: str, **card: Any) -> None:
