@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,11 +114,10 @@ def segmented(model: Model, scan: Array, grid: Volume | Grid, axis: int) -> Arra
 
 def doubted(model: Model, scan: Array, grid: Volume | Grid, axis: int) -> tuple[Array, list[int]]:
     """What a model makes of a scan, and its slices in the order of the queue."""
-    look: Any = empty_look(model, grid, axis)
+    look = empty_look(model, grid, axis)
     mask = np.zeros(scan.shape, np.uint8)
-    for done in predict_slices(model, scan, grid, axis, looks=True):
-        if done is not None and done.look is not None:
-            look.add(done.index, done.look)
+    for done in predict_slices(model, scan, grid, axis, look=look):
+        if done is not None:
             np.moveaxis(mask, axis, 0)[done.index] = done.labels
     doubts = ranked_slices(combined(uncertainty_maps(look, mask)), mask, axis)
     return mask, [doubt.index for doubt in doubts]

@@ -62,9 +62,8 @@ def seen(model: Model, file: Path, way: str, cache: Path | None) -> Seen:
         if way != "clean":
             scan = CORRUPTIONS[way](normalise(scan, intensity_window(scan))).clip(0, 1)
         mask = np.zeros(scan.shape, np.uint8)
-        for done in predict_slices(model, scan, volume, axis, looks=True):
+        for done in predict_slices(model, scan, volume, axis, look=look):
             if done is not None:
-                look.add(done.index, done.look)
                 mask[done.index] = done.labels
         if kept:
             kept.parent.mkdir(parents=True, exist_ok=True)

@@ -94,9 +94,9 @@ def cost(model: Model, data: Path, turns: int = 5) -> None:
         spent.clear()
         started = time.process_time()
         look = empty_look(model, volume, axis)
-        for done in predict.predict_slices(model, volume.data, volume, axis, looks=True):
-            if done is not None:
-                timed(look.add, done.index, done.look)
+        look.add = partial(timed, look.add)
+        for _ in predict.predict_slices(model, volume.data, volume, axis, look=look):
+            pass
         total = time.process_time() - started
         shares.append(sum(spent) / (total - sum(spent)))
     predict.slice_looks = original

@@ -13,7 +13,7 @@ from torch import Tensor
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.errors import InputError
-from l2gnet_core.inspect.look import SliceLook, check_codes, slice_looks
+from l2gnet_core.inspect.look import Look, slice_looks
 from l2gnet_core.model import NetworkOutput
 from l2gnet_core.preprocess import (
     intensity_window,
@@ -33,14 +33,12 @@ BATCH_PIXELS = {"cpu": 2 * 256 * 256, "cuda": 32 * 256 * 256}
 @dataclass(frozen=True)
 class SlicePrediction:
     """One finished slice: labels (H,W) of label ids, its index along the slicing axis, the device
-    that computed it, a sentence if that device is not the one asked for, and, where that was asked
-    for, what the network saw."""
+    that computed it, and a sentence if that device is not the one asked for."""
 
     index: int
     labels: NDArray[np.uint8] | NDArray[np.uint16]
     device: str
     notice: str | None = None
-    look: SliceLook | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def predict_slices(
     axis: int,
     order: Sequence[int] | None = None,
     device: str = "cpu",
-    looks: bool = False,
+    look: Look | None = None,
 ) -> Iterator[SlicePrediction | None]:
     """Segment slices of a scan (z,y,x) along `axis`, yielding each when it is done.
 
@@ -93,12 +91,10 @@ def predict_slices(
 
     `order` names the slices, in the order they are wanted; all of them by default. Intensities are
     scaled by the whole scan, so a slice comes out the same alone and among others. When the GPU's
-    memory does not suffice, smaller batches are tried, then the CPU. With `looks`, each slice comes
-    with what the network saw (`l2gnet_core.inspect.look`). Raises InputError for a scan of unknown
-    orientation if the model needs it, and for looks into a model without codes.
+    memory does not suffice, smaller batches are tried, then the CPU. `look` takes in what the
+    network saw (`l2gnet_core.inspect.look.empty_look`). Raises InputError for a scan of unknown
+    orientation if the model needs it.
     """
-    if looks:
-        check_codes(model.network.config)
     lookup = label_lookup(model.card)
     view = slice_view(model.card, grid, axis)
     slices = view.stack(scan)
@@ -138,15 +134,15 @@ def predict_slices(
             ) from error
         waiting = waiting[batch:]
         assert answer is not None
-        seen_of: list[SliceLook] | list[None] = [None] * len(indices)
-        if looks:
+        if look is not None:
             shares = answer.probabilities / model.card.views
-            seen_of = slice_looks(answer.upright, shares, view)
+            for index, one in zip(indices, slice_looks(answer.upright, shares, view), strict=True):
+                look.add(index, one)
         classes = answer.classes.numpy()
         # A GPU's memory is not kept while whoever consumes the generator is busy.
         del answer
-        for index, one, look in zip(indices, classes, seen_of, strict=True):
-            yield SlicePrediction(index, lookup[view.stored(one)], device, notice, look)
+        for index, labels in zip(indices, classes, strict=True):
+            yield SlicePrediction(index, lookup[view.stored(labels)], device, notice)
             notice = None
 
 

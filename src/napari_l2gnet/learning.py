@@ -300,15 +300,13 @@ def _segmented(
             axis,
             outward(task.here[1], count),
             device,
-            looks=with_codes,
+            looks.get(frame),
         ):
             total = frames * count
             share = done / total
             if result is None:
                 yield Moment("Segmenting", share, left)
                 continue
-            if result.look is not None:
-                looks[frame].add(result.index, result.look)
             done += 1
             places.append((frame, result.index))
             left = (time.perf_counter() - started) / done * (total - done)

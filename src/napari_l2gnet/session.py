@@ -122,15 +122,14 @@ class Session:
                 )
             if with_codes and frame not in request.looks:
                 request.looks[frame] = empty_look(model, request.volume, request.axis)
+            look = request.looks.get(frame)
             for result in predict_slices(
-                model, scan, request.volume, request.axis, indices, device, looks=with_codes
+                model, scan, request.volume, request.axis, indices, device, look
             ):
                 if result is None:
                     yield Step("Segmenting", done, total, left)
                     continue
                 done += 1
-                if result.look is not None:
-                    request.looks[frame].add(result.index, result.look)
                 left = (time.perf_counter() - started) / done * (total - done)
                 yield Step(
                     "Segmenting",

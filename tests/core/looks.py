@@ -22,9 +22,8 @@ STRIDE = 16
 def whole_look(model: Model, scan, grid, axis, look: Look) -> np.ndarray:
     """Fill a look by segmenting all of a scan; returns the mask."""
     mask = np.zeros(scan.shape, np.uint8)
-    for done in predict_slices(model, scan, grid, axis, looks=True):
+    for done in predict_slices(model, scan, grid, axis, look=look):
         if done is not None:
-            look.add(done.index, done.look)
             np.moveaxis(mask, axis, 0)[done.index] = done.labels
     return mask
 

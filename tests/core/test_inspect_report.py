@@ -76,8 +76,7 @@ def test_the_folder_holds_a_page_pictures_tables_and_maps(
 
     look = empty_look(model, Grid(scan.shape), 0)
     mask = np.zeros(scan.shape, np.uint8)
-    for done in predict_slices(model, scan, Grid(scan.shape), 0, looks=True):
-        look.add(done.index, done.look)
+    for done in predict_slices(model, scan, Grid(scan.shape), 0, look=look):
         mask[done.index] = done.labels
 
     stored = nib.load(secret)

@@ -66,10 +66,9 @@ def inspect_file(
     yield Step(0.0, tuple(warnings))
     mask = np.zeros(scan.shape, label_lookup(model.card).dtype)
     done = 0
-    for slice in predict_slices(model, scan, seen_grid, along, device=device, looks=True):
-        if slice is None or slice.look is None:
+    for slice in predict_slices(model, scan, seen_grid, along, device=device, look=look):
+        if slice is None:
             continue
-        look.add(slice.index, slice.look)
         np.moveaxis(mask, along, 0)[slice.index] = slice.labels
         done += 1
         notice = () if slice.notice is None else (slice.notice,)
