@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from l2gnet_core.augment import Augmentation
@@ -25,6 +25,7 @@ def frame(seed: int, slices: int = 4, shape=(40, 50)) -> TrainingCase:
 
 
 @settings(max_examples=15, deadline=None)
+@example(seed=211, step=41621, channels=1)
 @given(st.integers(0, 999), st.integers(0, 10**6), st.sampled_from([1, 3]))
 def test_a_sample_does_not_depend_on_who_else_is_in_the_batch(seed, step, channels):
     cases = [frame(0), frame(1, shape=(30, 64))]
@@ -34,7 +35,8 @@ def test_a_sample_does_not_depend_on_who_else_is_in_the_batch(seed, step, channe
     assert images.dtype == torch.float32
     for half in (range(2), range(2, 4)):
         some, truth = sampler.batch(step, half, 32)
-        torch.testing.assert_close(some, images[list(half)])
+        # Sums over other lanes round differently, and gamma makes more of it near zero.
+        torch.testing.assert_close(some, images[list(half)], atol=1e-4, rtol=1e-4)
         assert torch.equal(truth, targets[list(half)])
 
 
