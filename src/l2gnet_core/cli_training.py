@@ -102,8 +102,6 @@ def train(
     """
     if how["minutes"] is not None and how["epochs"] is not None:
         raise InputError("Expected --minutes or --epochs, but got both; give one of them.")
-    if how["pixel"] and not how["resample"]:
-        raise InputError("Expected --pixel together with --resample, but got it alone; add that.")
     from l2gnet_core.augment import Augmentation
     from l2gnet_core.catalog import find_model
     from l2gnet_core.data import dataset_of
@@ -119,6 +117,8 @@ def train(
             how |= {"minutes": None, "epochs": None} | given
     if how["minutes"] is None and how["epochs"] is None:
         how["minutes"] = 60.0
+    if how["pixel"] and not how["resample"]:
+        raise InputError("Expected --pixel together with --resample, but got it alone; add that.")
     # What is quick to refuse comes before the files are read.
     chosen, model = choose_device(device)[0], find_model(start) if start else None
     survey = _examined(dataset)

@@ -136,14 +136,19 @@ def test_resuming_brings_everything_back_and_it_replays(
     assert json.loads(capsys.readouterr().out)["equal"] is True
 
 
-def test_starting_anew_leaves_the_old_work_where_it_is(
-    segment_widget: Widget, scan_file: Path, qtbot: Any, projects: Path
-) -> None:
+def begun(segment_widget: Widget, scan_file: Path, qtbot: Any) -> tuple[Any, Any, Any]:
+    """A viewer, its widget, and the project that a first stroke on a scan was saved in."""
     viewer, widget = segment_widget()
     open_scan(viewer, scan_file)
     run(qtbot, widget)
     paint(widget, 2, 3)
-    first = saved(qtbot, widget)
+    return viewer, widget, saved(qtbot, widget)
+
+
+def test_starting_anew_leaves_the_old_work_where_it_is(
+    segment_widget: Widget, scan_file: Path, qtbot: Any, projects: Path
+) -> None:
+    viewer, widget, first = begun(segment_widget, scan_file, qtbot)
     viewer.layers.clear()
     open_scan(viewer, scan_file)
     qtbot.waitUntil(lambda: not widget.offer.isHidden(), timeout=5000)
@@ -206,11 +211,7 @@ def test_a_disk_that_fails_is_told_once_and_tried_again(
 def test_a_damaged_project_is_told_and_not_offered(
     segment_widget: Widget, scan_file: Path, qtbot: Any, projects: Path
 ) -> None:
-    viewer, widget = segment_widget()
-    open_scan(viewer, scan_file)
-    run(qtbot, widget)
-    paint(widget, 2, 3)
-    folder = saved(qtbot, widget)
+    viewer, widget, folder = begun(segment_widget, scan_file, qtbot)
     viewer.layers.clear()
     (folder.path / "project.json").write_text("{")
     open_scan(viewer, scan_file)
