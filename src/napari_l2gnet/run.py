@@ -55,6 +55,8 @@ class Run(QObject):
         """Stop; what is finished stays."""
         if self._job is not None:
             self._job.cancel()
+            # Nothing is written from now on; if the widget is closed, nobody hears of the end.
+            self._tell_end()
 
     def _start(
         self, what: str, steps: Generator[Step, None, None], then: Callable[[], None]
@@ -74,6 +76,10 @@ class Run(QObject):
         """Whoever else works on this mask waits for what writes to it."""
         if self._tells:
             self._annotation.tell_job(what)
+
+    def _tell_end(self) -> None:
+        self._tell("")
+        self._tells = False
 
     def _take(self, step: Step) -> None:
         if not self.mask.connected:
@@ -134,5 +140,5 @@ class Run(QObject):
                 layer.refresh()
         finally:
             # Whatever other listeners to the layer do: the next run can start.
-            self._tell("")
+            self._tell_end()
             self.ended.emit(outcome, text)

@@ -141,6 +141,9 @@ def test_nothing_else_writes_to_a_mask_that_is_being_segmented(
         assert not widget.interpolate.isEnabled()
         assert widget.interpolate.toolTip() == "Segmenting: cancel it first."
     qtbot.waitUntil(lambda: widget.interpolate.isEnabled())
+    segment.start.click()
+    segment.close()
+    assert widget.interpolate.isEnabled()
 
 
 def test_a_widget_opened_late_shows_the_truth_and_a_closed_one_takes_its_job_along(
