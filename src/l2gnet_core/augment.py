@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ import torch.nn.functional as F
 from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
+
+#: Standard deviation, in pixels, below which a blur is none.
+LEAST_BLUR = 0.4
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,25 @@ class Augmentation:
     noise: float = 0.06
     blur: float = 1.2
     bias: float = 0.5
+
+    def milder(self) -> Augmentation:
+        """Half as far from the stored slices, in everything but quarter turns and mirroring."""
+
+        def nearer(low: float, high: float) -> tuple[float, float]:
+            return math.sqrt(low), math.sqrt(high)
+
+        return replace(
+            self,
+            scale=nearer(*self.scale),
+            stretch=self.stretch / 2,
+            turn=self.turn / 2,
+            gamma=nearer(*self.gamma),
+            gain=nearer(*self.gain),
+            offset=self.offset / 2,
+            noise=self.noise / 2,
+            blur=max(LEAST_BLUR, self.blur / 2),
+            bias=self.bias / 2,
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +132,7 @@ def draw_intensity(rng: Generator, how: Augmentation) -> IntensityView:
         gain=rng.uniform(*how.gain),
         offset=rng.uniform(-how.offset, how.offset),
         bias=None if strength is None else strength * rng.standard_normal((4, 4), np.float32),
-        blur=sometimes(0.2, 0.4, how.blur),
+        blur=sometimes(0.2, LEAST_BLUR, how.blur),
         resolution=sometimes(0.15, 0.5, 0.9),
         noise=sometimes(0.4, 0, how.noise),
     )

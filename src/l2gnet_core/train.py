@@ -44,7 +44,9 @@ class TrainingConfig:
     Normalisation takes its statistics from what the network sees: crops while training, whole
     slices later. Small crops learn quickly; from `large_from` (a share of the run) on, crops are
     `large` times as wide and batches as much smaller, which closes the gap (Touvron et al.,
-    "Fixing the train-test resolution discrepancy", NeurIPS 2019)."""
+    "Fixing the train-test resolution discrepancy", NeurIPS 2019). Likewise views stray half as far
+    from the `mild_from` share on (He et al., "Data augmentation revisited: rethinking the
+    distribution gap between clean and augmented data", 2019)."""
 
     epochs: int | None = None
     steps: int | None = None
@@ -59,6 +61,7 @@ class TrainingConfig:
     extra_share: float = 0.0
     large_from: float = 0.6
     large: float = 1.4
+    mild_from: float = 0.6
 
 
 @dataclass(frozen=True)
@@ -189,8 +192,7 @@ class Trainer:
 
     def averaged_network(self) -> SegmentationNetwork:
         """The moving average of the weights, with the current codebook: what is saved."""
-        network = self.average.module
-        assert isinstance(network, SegmentationNetwork)
+        network = cast(SegmentationNetwork, self.average.module)
         # Codebook vectors are a moving average already, and restarts make averaging them wrong.
         for target, source in zip(network.buffers(), self.network.buffers(), strict=True):
             target.copy_(source)
@@ -202,7 +204,7 @@ class Trainer:
         steps_per_epoch = math.ceil(sampler.slices / self.training.batch)
         while (done := self.done(steps_per_epoch)) < 1:
             started = time.perf_counter()
-            images, targets = self._batch(sampler, large=done >= self.training.large_from)
+            images, targets = self._batch(sampler, done)
             loaded = time.perf_counter()
             rate = self._learning_rate(done)
             for group in self.optimizer.param_groups:
@@ -252,11 +254,13 @@ class Trainer:
         falling = (done - warm) / (1 - warm)
         return self.training.learning_rate * 0.5 * (1 + math.cos(math.pi * falling))
 
-    def _batch(self, sampler: Sampler, large: bool) -> tuple[Tensor, Tensor]:
+    def _batch(self, sampler: Sampler, done: float) -> tuple[Tensor, Tensor]:
         """This process's part of the step's slices."""
+        if done >= self.training.mild_from:
+            sampler = sampler.milder()
         size, processes = sampler.how.size, self.fabric.world_size
         count = self.training.batch // processes
-        if large:
+        if done >= self.training.large_from:
             stride, factor = self.network.config.stride, self.training.large
             size = round(size * factor / stride) * stride
             count = max(1, round(count / factor**2))

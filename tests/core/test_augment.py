@@ -36,6 +36,27 @@ def view_of(image, label, view, size):
     return seen[0], truth[0]
 
 
+@given(st.integers(0, 2**32 - 1), st.booleans())
+@quick
+def test_milder_views_stray_less(seed, oriented):
+    how = Augmentation(orientation_free=not oriented)
+    strong = draw_spatial(np.random.default_rng(seed), (9, 9), how)
+    mild = draw_spatial(np.random.default_rng(seed), (9, 9), how.milder())
+    for part in ("rows", "columns"):
+        distance = abs(np.log(abs(getattr(strong, part))))
+        assert abs(np.log(abs(getattr(mild, part)))) == pytest.approx(distance / 2)
+    assert mild.mirrored == strong.mirrored
+    quarters = round(strong.angle / (np.pi / 2))
+    assert mild.angle - quarters * np.pi / 2 == pytest.approx(
+        (strong.angle - quarters * np.pi / 2) / 2
+    )
+    loud, calm = (draw_intensity(np.random.default_rng(seed), h) for h in (how, how.milder()))
+    assert (calm.gamma is None) == (loud.gamma is None)
+    if calm.gamma is not None:
+        assert np.log(calm.gamma) == pytest.approx(np.log(loud.gamma) / 2)
+    assert calm.offset == pytest.approx(loud.offset / 2)
+
+
 @pytest.mark.parametrize("shape", [(32, 32), (48, 40)])
 def test_without_scale_and_turn_the_view_is_a_plain_crop(shape):
     label = torch.randint(4, shape)

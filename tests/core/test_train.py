@@ -333,6 +333,20 @@ def test_a_run_ends_on_larger_crops_in_smaller_batches(tmp_path, monkeypatch):
     assert seen == [(4, 1, 32, 32), (2, 1, 48, 48)]
 
 
+def test_a_run_ends_on_milder_views(tmp_path):
+    training = TrainingConfig(epochs=2, batch=4, large_from=1.0, mild_from=0.5)
+    trainer = Trainer(build(preset("tiny", 3)), training, tmp_path, make_fabric())
+    strong, seen = sampler(range(2)), []
+
+    class Watched(Sampler):
+        def batch(self, *arguments, **options):
+            seen.append(self.how)
+            return super().batch(*arguments, **options)
+
+    list(trainer.run(Watched(strong.cases, strong.how, 1, seed=0), []))
+    assert seen == [strong.how, strong.how.milder()]
+
+
 def test_a_run_can_begin_with_a_models_weights(dataset, tmp_path):
     run(dataset, tmp_path / "first")
     calm = replace(SHORT, epochs=1, learning_rate=0.0, averaging=0.0)
