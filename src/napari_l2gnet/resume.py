@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
+from napari import Viewer
 from napari.layers import Image
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
@@ -27,6 +28,11 @@ from l2gnet_core.project.scans import identify
 from l2gnet_core.project.state import ModelId, ProjectState, SliceState
 from l2gnet_core.volume import Volume
 from napari_l2gnet.annotation import Version
+from napari_l2gnet.layers import volume_of
+from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.orientation import give_orientation, given_orientation
+from napari_l2gnet.segmentation import Segmentation
+from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.worker import Job
 
 
@@ -87,6 +93,21 @@ def _versions(history: History) -> tuple[list[Version], dict[ModelId, int], str]
 def _with_slices(state: ProjectState, saved: frozenset[tuple[int, int]]) -> ProjectState:
     # After a crash some slices may not be there yet that were to be saved next.
     return replace(state, finished=state.finished & saved, touched=state.touched & saved)
+
+
+def shown_again(work: Work, viewer: Viewer, layer: Image) -> MaskLayer | None:
+    """Bring saved work back as a mask of its own; None if the scan is not open any more."""
+    state = work.state
+    stored = volume_of(layer) if layer in viewer.layers else None
+    if stored is None or stored.shape != state.grid.shape:
+        return None
+    if state.orientation and not given_orientation(layer, stored.stored_axes):
+        give_orientation(layer, state.orientation, stored.stored_axes)
+    segmentation = Segmentation.resumed(stored.grid, state, work.slices)
+    mask = MaskLayer.show(viewer, layer, segmentation, state.labels)
+    mask.name_coverage()
+    annotation_of(mask).resume(work.versions, work.shown)
+    return mask
 
 
 class ResumeOffer(QWidget):

@@ -22,18 +22,12 @@ from napari_l2gnet.keeper import keep, open_projects
 from napari_l2gnet.layers import axis_name, shown_index, volume_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.mask_table import MaskTable
-from napari_l2gnet.orientation import (
-    as_given,
-    give_orientation,
-    given_orientation,
-    is_asked_for,
-)
-from napari_l2gnet.resume import Work
+from napari_l2gnet.orientation import as_given, is_asked_for
+from napari_l2gnet.resume import Work, shown_again
 from napari_l2gnet.run import Run
 from napari_l2gnet.segment_form import RANGE, THIS_SLICE, SegmentForm
-from napari_l2gnet.segmentation import Place, Segmentation
+from napari_l2gnet.segmentation import Place
 from napari_l2gnet.session import Request, Session, Step, shared_session
-from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.worker import Job
 
 
@@ -278,17 +272,11 @@ class SegmentWidget(SegmentForm):
 
     def _on_resumed(self, work: Work, layer: Image) -> None:
         """Bring saved work back as a mask of its own."""
-        state = work.state
-        stored = volume_of(layer) if layer in self.viewer.layers else None
-        if stored is None or stored.shape != state.grid.shape:
+        mask = shown_again(work, self.viewer, layer)
+        if mask is None:
             work.folder.release()
             return  # the scan is gone meanwhile
-        if state.orientation and not given_orientation(layer, stored.stored_axes):
-            give_orientation(layer, state.orientation, stored.stored_axes)
-        segmentation = Segmentation.resumed(stored.grid, state, work.slices)
-        mask = MaskLayer.show(self.viewer, layer, segmentation, state.labels)
-        mask.name_coverage()
-        annotation_of(mask).resume(work.versions, work.shown)
+        state, stored = work.state, volume_of(layer)
         self._keep(mask, stored, work.folder)
         name, path = state.card.name, work.versions[0].path
         if name not in self.catalog and path is not None:
