@@ -23,8 +23,9 @@ from l2gnet_core.cli_parts import (
     device_option,
     json_option,
     orientation_option,
+    table,
 )
-from l2gnet_core.cli_replay import replay
+from l2gnet_core.cli_projects import projects, replay
 from l2gnet_core.cli_training import check, train
 from l2gnet_core.errors import InputError
 
@@ -45,6 +46,7 @@ cli.add_command(check)
 cli.add_command(inspect)
 cli.add_command(finetune)
 cli.add_command(replay)
+cli.add_command(projects)
 
 
 @cli.command()
@@ -166,15 +168,7 @@ def _score_table(
         ("all", name, f"{s['dice']:.4f}", f"{s['hd95']:.2f}", f"{s['surface_dice']:.4f}")
         for name, s in overall.items()
     ]
-    return _table([head, *rows])
-
-
-def _table(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return table([head, *rows])
 
 
 @cli.command()

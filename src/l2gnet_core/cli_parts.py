@@ -1,10 +1,10 @@
-"""Options and a progress bar that several commands share."""
+"""Options, tables and a progress bar that several commands share."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -38,6 +38,15 @@ class Number(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows of cells, the head first, in aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
 
 
 class ProgressBar:

@@ -269,6 +269,26 @@ def test_a_damaged_project_is_one_sentence(one_sentence, tmp_path):
     assert "is none" in said(lambda: open_project(tmp_path))
 
 
+def test_the_projects_at_hand_are_listed_the_latest_first(l2gnet, projects):
+    code, out, _ = l2gnet("projects")
+    assert (code, out) == (0, f"0 projects, 0.0 MB, in {projects}\n")
+    first, _ = new_project(touched=frozenset({(0, 0)}))
+    second, _ = new_project()
+    assert second.path.name.endswith("-2")
+    (first.path / "project.json").with_name("big").write_bytes(bytes(2_000_000))
+    _, out, _ = l2gnet("projects", "--json")
+    listed = json.loads(out)["projects"]
+    assert [one["name"] for one in listed] == [second.path.name, first.path.name]
+    assert [one["touched_slices"] for one in listed] == [0, 1]
+    assert listed[1]["megabytes"] == pytest.approx(2.0, abs=0.1)
+    (second.path / "project.json").write_text("{")
+    code, out, _ = l2gnet("projects")
+    assert code == 0
+    rows = {line.split()[0]: line for line in out.splitlines()}
+    assert "cannot be read" in rows[second.path.name]
+    assert "model" in rows[first.path.name]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_is_one_sentence(projects, one_sentence):
     project, state = new_project()

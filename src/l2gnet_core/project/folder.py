@@ -53,11 +53,12 @@ def any_of_shape(shape: tuple[int, ...]) -> bool:
 
 @dataclass(frozen=True)
 class FoundProject:
-    """A project of a scan: when it was last saved and how many slices a person touched. Where it
-    cannot be read, `problem` says why in a sentence."""
+    """A project: when it was last saved, the hash of its scan and how many slices a person touched.
+    Where it cannot be read, `problem` says why in a sentence."""
 
     path: Path
     saved: datetime
+    scan: str = ""
     touched: int = 0
     model: str = ""
     problem: str = ""
@@ -65,19 +66,29 @@ class FoundProject:
 
 def find_projects(scan: ScanId) -> list[FoundProject]:
     """The projects of a scan, the one last saved first."""
+    # A folder's name is the beginning of its scan's hash: others may have the same.
+    found = _found(f"{scan.scan[:12]}*")
+    return [one for one in found if one.scan in ("", scan.scan)]
+
+
+def all_projects() -> list[FoundProject]:
+    """All of the user's projects, the one last saved first."""
+    return _found("*")
+
+
+def _found(pattern: str) -> list[FoundProject]:
     found = []
-    for path in projects_folder().glob(f"{scan.scan[:12]}*"):
+    for path in projects_folder().glob(pattern):
+        if not path.is_dir():
+            continue
         try:
             values = _read_json(path)
-            if values["scan"]["scan"] == scan.scan:
-                saved = datetime.fromisoformat(values["saved"])
-                state = ProjectFolder(path).read_state()
-                found.append(FoundProject(path, saved, len(state.touched), state.card.name))
+            scan, saved = values["scan"]["scan"], datetime.fromisoformat(values["saved"])
+            state = ProjectFolder(path).read_state()
+            found.append(FoundProject(path, saved, scan, len(state.touched), state.card.name))
         except InputError as error:
-            seconds = path.stat().st_mtime
-            found.append(
-                FoundProject(path, datetime.fromtimestamp(seconds, UTC), problem=str(error))
-            )
+            saved = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            found.append(FoundProject(path, saved, problem=str(error)))
     return sorted(found, key=lambda one: one.saved, reverse=True)
 
 
