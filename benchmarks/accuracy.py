@@ -82,19 +82,15 @@ def train(study: str, variant: str, seed: int, material: Material, device: str) 
             worse = [(patient, corrupted(frame, name)) for patient, frame in material.test]
             scores[name] = score(network, material, worse, plan.unit)
     RESULTS.mkdir(exist_ok=True)
-    result_file(study, variant, seed).write_text(
-        json.dumps(
-            {
-                "study": study,
-                "variant": variant,
-                "seed": seed,
-                "steps": trainer.step,
-                "minutes": round(trainer.seconds / 60, 2),
-                "scores": scores,
-            },
-            indent=1,
-        )
-    )
+    result = {
+        "study": study,
+        "variant": variant,
+        "seed": seed,
+        "steps": trainer.step,
+        "minutes": round(trainer.seconds / 60, 2),
+        "scores": scores,
+    }
+    result_file(study, variant, seed).write_text(json.dumps(result) + "\n")
 
 
 def segment(network: nn.Module, frame: TrainingCase) -> torch.Tensor:

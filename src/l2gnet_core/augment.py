@@ -64,7 +64,7 @@ class Augmentation:
             gain=nearer(*self.gain),
             offset=self.offset / 2,
             noise=self.noise / 2,
-            blur=max(LEAST_BLUR, self.blur / 2),
+            blur=max(min(LEAST_BLUR, self.blur), self.blur / 2),
             bias=self.bias / 2,
         )
 
