@@ -106,8 +106,7 @@ def read(study: Study, data: Path) -> Material:
         views=1,
     )
     if study.resampled:
-        between, rows, columns = median_spacing(split.cases(dataset, "train"), card)
-        seen = (between, study.pixel or rows, study.pixel or columns)
+        seen = median_spacing(split.cases(dataset, "train"), card, study.pixel)
         card = replace(card, spacing=seen)
     how = Augmentation(size=study.size)
     if study.oriented:

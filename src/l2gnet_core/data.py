@@ -91,11 +91,13 @@ class TrainingCase:
         return found
 
 
-def median_spacing(cases: Sequence[Case], card: ModelCard) -> tuple[float, float, float]:
+def median_spacing(
+    cases: Sequence[Case], card: ModelCard, pixel: float | None = None
+) -> tuple[float, float, float]:
     """The distance between slices, rows and columns in mm at which a model best learns from cases.
 
-    Rows and columns get the finer of their two medians: with square pixels a turned slice is a
-    slice. Raises InputError if a scan does not say its voxel size.
+    Rows and columns get `pixel` (mm) or else the finer of their two medians: with square pixels a
+    turned slice is a slice. Raises InputError if a scan does not say its voxel size.
     """
     found = []
     for case in cases:
@@ -103,7 +105,8 @@ def median_spacing(cases: Sequence[Case], card: ModelCard) -> tuple[float, float
         _check_voxel_size(case, volume)
         found.append([volume.spacing[axis] for axis in _view(case, volume, card).axes])
     between, rows, columns = (float(size) for size in np.median(found, axis=0))
-    return between, min(rows, columns), min(rows, columns)
+    side = pixel or min(rows, columns)
+    return between, side, side
 
 
 def _check_voxel_size(case: Case, volume: Volume) -> None:

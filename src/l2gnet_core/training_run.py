@@ -218,8 +218,7 @@ def _begun_card(dataset: Dataset, split: Split, settings: RunSettings) -> ModelC
         split={part: list(patients) for part, patients in asdict(split).items()},
     )
     if settings.resample:
-        between, rows, columns = median_spacing(split.cases(dataset, "train"), card)
-        seen = (between, settings.pixel or rows, settings.pixel or columns)
+        seen = median_spacing(split.cases(dataset, "train"), card, settings.pixel)
         card = replace(card, spacing=seen)
     file = settings.folder / VIEW_FILE
     view = json.dumps({n: getattr(card, n) for n in ("slicing", "oriented", "spacing")}, indent=1)

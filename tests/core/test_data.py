@@ -191,6 +191,7 @@ def test_cases_are_resampled_to_the_median_voxel_size(make_dataset, save_scan):
             save_scan(folder / part / f"{name}.nii.gz", disc, spacing)
     cases = open_dataset(folder).cases
     assert median_spacing(cases, card()) == (4.0, 2.0, 2.0)
+    assert median_spacing(cases, card(), pixel=1.5) == (4.0, 1.5, 1.5)
     sees = card(spacing=(4.0, 2.0, 2.0))
     (a,), (b,), (c,) = (load_frames(case, sees) for case in cases)
     assert (a.image.shape, a.step) == ((6, 20, 30), 2)
