@@ -53,12 +53,17 @@ def keep_largest_component(
     mask: NDArray[Any], painted: NDArray[np.bool_] | None = None
 ) -> NDArray[Any]:
     """A copy of mask (z,y,x) in which each structure keeps its largest connected piece only, and
-    every piece that a person drew on."""
+    every piece that a person drew on.
+
+    Voxels that touch at a corner are connected, as in MONAI's KeepLargestConnectedComponent: a thin
+    wall that leans from one thick slice to the next touches itself nowhere else.
+    """
     from scipy import ndimage
 
     result = np.zeros_like(mask)
+    touching = ndimage.generate_binary_structure(mask.ndim, mask.ndim)
     for id, box in _structures(mask):
-        pieces, count = ndimage.label(mask[box] == id)
+        pieces, count = ndimage.label(mask[box] == id, touching)
         if count:
             sizes = np.bincount(pieces.ravel())
             sizes[0] = 0

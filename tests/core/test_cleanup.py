@@ -12,6 +12,7 @@ from scipy import ndimage
 from l2gnet_core.cleanup import CleanUp, fill_holes, keep_largest_component, tidy
 
 quick = settings(max_examples=40, deadline=None)
+corners = np.ones((3, 3, 3))
 masks = arrays(np.uint8, (3, 6, 7), elements=st.sampled_from([0, 0, 0, 1, 1, 2]))
 
 
@@ -29,13 +30,15 @@ def test_the_largest_piece_of_each_structure_stays():
     assert mask[2, 8, 8] == 300  # the mask given is not touched
 
 
-def test_pieces_hang_together_across_slices_but_not_over_corners():
-    mask = np.zeros((3, 5, 5), np.uint8)
+def test_pieces_hang_together_across_slices_and_over_corners():
+    mask = np.zeros((3, 6, 6), np.uint8)
     mask[:, 2, 2] = 1
-    mask[0, 3, 3] = 1  # touches by a corner only
+    mask[1, 3, 3] = 1  # touches the slices beside it by corners, too
+    mask[0, 5, 5] = 1
     tidy = keep_largest_component(mask)
     assert tidy[:, 2, 2].all()
-    assert not tidy[0, 3, 3]
+    assert tidy[1, 3, 3]
+    assert not tidy[0, 5, 5]
 
 
 @quick
@@ -43,12 +46,12 @@ def test_pieces_hang_together_across_slices_but_not_over_corners():
 def test_only_the_largest_component_is_left(mask):
     tidy = keep_largest_component(mask)
     for id in (1, 2):
-        _, before = ndimage.label(mask == id)
-        pieces, count = ndimage.label(tidy == id)
+        _, before = ndimage.label(mask == id, corners)
+        pieces, count = ndimage.label(tidy == id, corners)
         assert count == min(before, 1)
         assert not (pieces.astype(bool) & (mask != id)).any()
         if before:
-            sizes = np.bincount(ndimage.label(mask == id)[0].ravel())[1:]
+            sizes = np.bincount(ndimage.label(mask == id, corners)[0].ravel())[1:]
             assert (tidy == id).sum() == sizes.max()
     assert np.array_equal(keep_largest_component(tidy), tidy)
 
