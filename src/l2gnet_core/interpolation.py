@@ -49,22 +49,39 @@ def interpolate_slices(
     return result
 
 
+def require_gap(slices: Sequence[int], name: str) -> None:
+    """Raises InputError unless sorted slices, in which something called `name` is annotated, have
+    others between them."""
+    if len(slices) < 2 or slices[-1] - slices[0] < len(slices):
+        found = "slices " + ", ".join(map(str, slices)) if slices else "none"
+        raise InputError(
+            f"Expected two annotated slices with others between them, but {name} has {found}; "
+            "paint another slice."
+        )
+
+
 class _Between:
     """Two annotated slices (H,W), and what lies between them."""
 
     def __init__(self, first: NDArray[Any], last: NDArray[Any], pixel: tuple[float, float]) -> None:
+        self._shape = first.shape
         self._ids = np.union1d(first[first > 0], last[last > 0])
+        # Nothing lies outside the box that holds both, and distances there cost most of the time.
+        boxes = ndimage.find_objects(((first > 0) | (last > 0)).astype(np.uint8))
+        self._box = boxes[0] if boxes else (slice(0), slice(0))
+        first, last = first[self._box], last[self._box]
         # All structures together decide where there is one, or neighbours would come apart.
         self._any = _distances(first > 0, last > 0, pixel)
         self._each = [_distances(first == id, last == id, pixel) for id in self._ids]
 
     def at(self, share: float) -> NDArray[Any]:
         """Ids (H,W) at a share, from 0 to 1, of the way."""
-        if not len(self._ids):
-            return np.zeros(self._any[0].shape, self._ids.dtype)
-        inside = [(1 - share) * first + share * last for first, last in self._each]
-        somewhere = (1 - share) * self._any[0] + share * self._any[1] > 0
-        return np.where(somewhere, self._ids[np.argmax(inside, 0)], 0)
+        ids = np.zeros(self._shape, self._ids.dtype)
+        if len(self._ids):
+            inside = [(1 - share) * first + share * last for first, last in self._each]
+            somewhere = (1 - share) * self._any[0] + share * self._any[1] > 0
+            ids[self._box] = np.where(somewhere, self._ids[np.argmax(inside, 0)], 0)
+        return ids
 
 
 def _distances(

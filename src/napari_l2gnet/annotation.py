@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from psygnal import Signal
 
-from l2gnet_core.errors import InputError
 from napari_l2gnet.organs import UNMARKED
 from napari_l2gnet.segmentation import Place, Segmentation
 
@@ -277,6 +276,8 @@ class Annotation:
 
         Raises InputError if there is nothing between them.
         """
+        from l2gnet_core.interpolation import require_gap
+
         self.look_for_edits()
         segmentation = self.segmentation
         found = {index for at, index in segmentation.reviewed if at == frame}
@@ -291,12 +292,7 @@ class Annotation:
             if organ is None or (mine & (shown == organ)).any():
                 found.add(index)
         slices = tuple(sorted(found))
-        if len(slices) < 2 or slices[-1] - slices[0] < len(slices):
-            named = segmentation.card.labels.names.get(organ or 0, "the organs")
-            raise InputError(
-                f"Expected two painted or accepted slices with others between them, but {named} "
-                f"has {_listed(slices)}; paint or accept another slice."
-            )
+        require_gap(slices, segmentation.card.labels.names.get(organ or 0, "the mask"))
         return slices
 
     def interpolated(
@@ -324,7 +320,3 @@ class Annotation:
                 old = np.where(stack[index] == organ, 0, stack[index])
                 stack[index] = np.where(filled[index] == organ, organ, old)
         return result
-
-
-def _listed(slices: Sequence[int]) -> str:
-    return "none" if not slices else "slices " + ", ".join(map(str, slices))

@@ -1,0 +1,172 @@
+"""Filling any Labels layer between the slices that a person painted, without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import napari
+import numpy as np
+from magicgui.widgets import CheckBox, ComboBox, Container, Label, PushButton
+from napari.layers import Labels
+from napari.utils.notifications import show_error
+from numpy.typing import NDArray
+
+from l2gnet_core.errors import InputError
+from napari_l2gnet.layers import VIEW_KEY, shown_index
+from napari_l2gnet.mask_layer import SEGMENTATION_KEY
+from napari_l2gnet.preview import PREVIEW_KEY
+from napari_l2gnet.worker import LatestJob
+
+
+@dataclass(frozen=True)
+class _Filled:
+    """places: an index (n,) for each of z, y, x. ids: (n,), what belongs there."""
+
+    places: tuple[NDArray[np.intp], ...]
+    ids: NDArray[Any]
+
+
+class InterpolateWidget(Container):
+    """Fills a Labels layer between its painted slices, along the viewer's slider.
+
+    What is painted stays, and all that is filled in is one step that Ctrl-Z undoes. Masks of
+    Segment are left to Correct & fine-tune, which keeps painted and filled slices apart.
+    """
+
+    def __init__(self, napari_viewer: napari.Viewer) -> None:
+        self.viewer = napari_viewer
+        self.mask = ComboBox(
+            label="Mask", choices=self._masks, tooltip="A Labels layer with some slices painted"
+        )
+        self.selected = CheckBox(
+            text="Only the selected label",
+            tooltip="Fill the label that the brush has, and leave the others as they are",
+        )
+        self.fill = PushButton(text="Interpolate between slices")
+        self.message = Label()
+        # Sentences must not push the dock wider.
+        self.message.native.setWordWrap(True)
+        super().__init__(widgets=[self.mask, self.selected, self.fill, self.message])
+        self.job = LatestJob(self.native)
+        self.job.failed.connect(self._refuse)
+        self.job.changed.connect(self._update)
+        self.fill.changed.connect(self.interpolate)
+        self.mask.changed.connect(self._update)
+        self._update()
+
+    def reset_choices(self, *_: Any) -> None:
+        """Read the viewer's layers again; napari calls it when they come, go or are renamed."""
+        super().reset_choices()
+        self._update()
+
+    def _masks(self, _: Any) -> list[Labels]:
+        others = {VIEW_KEY, PREVIEW_KEY, SEGMENTATION_KEY}
+        return [
+            layer
+            for layer in self.viewer.layers
+            if isinstance(layer, Labels) and not others & layer.metadata.keys()
+        ]
+
+    def _update(self, _: Any = None) -> None:
+        self.fill.enabled = self.mask.value is not None and not self.job.busy
+        if self.mask.value is None:
+            self.message.value = (
+                "Add a Labels layer and paint an organ in two slices. A mask of Segment is "
+                "interpolated in Correct & fine-tune."
+            )
+        elif self.job.busy:
+            self.message.value = "Interpolating…"
+
+    def interpolate(self) -> None:
+        """What the button does; `job.done` follows."""
+        layer: Labels | None = self.mask.value
+        if layer is None:
+            return
+        organ = int(layer.selected_label) if self.selected.value else None
+        try:
+            frame, axis = _slicing(self.viewer, layer)
+            labels = np.asarray(layer.data)[frame]
+            painted = _painted(labels, axis, organ)
+        except InputError as error:
+            self._refuse(str(error))
+            return
+        across = np.delete(np.asarray(layer.scale)[-3:], axis)
+        steps = _interpolating(labels, painted, axis, (across[0], across[1]), organ)
+        self.job.run(steps, lambda filled: self._take(layer, frame, filled, painted))
+
+    def _take(
+        self, layer: Labels, frame: tuple[int, ...], filled: _Filled, painted: list[int]
+    ) -> None:
+        # What was painted in the meantime stays, too.
+        free = np.asarray(layer.data)[frame][filled.places] == 0
+        places = [axis[free] for axis in filled.places]
+        whole = (*(np.full(len(places[0]), index) for index in frame), *places)
+        try:
+            layer.data_setitem(whole, filled.ids[free])
+        except NotImplementedError:  # napari's word for lazy arrays
+            self._refuse(
+                f'Expected a mask that can be painted, but "{layer.name}" is read from disk as it '
+                "is shown; duplicate the layer and try again."
+            )
+            return
+        if layer in self.viewer.layers:
+            self.viewer.layers.selection.active = layer  # Ctrl-Z is the active layer's
+        self.message.value = (
+            f"Filled {painted[-1] - painted[0] + 1 - len(painted)} slices between {painted[0]} and "
+            f"{painted[-1]}. Ctrl-Z takes it back."
+        )
+
+    def _refuse(self, text: str) -> None:
+        self.message.value = text
+        show_error(text)
+
+
+def _slicing(viewer: napari.Viewer, layer: Labels) -> tuple[tuple[int, ...], int]:
+    """(The frame on screen, as an index; the axis of (z,y,x) that the slider moves along)."""
+    if layer.multiscale or layer.ndim not in (3, 4):
+        got = "several resolutions" if layer.multiscale else f"{layer.ndim} axes"
+        raise InputError(
+            f'Expected a mask with slices, (z, y, x) or (time, z, y, x), but "{layer.name}" has '
+            f"{got}; choose another."
+        )
+    skipped, times = viewer.dims.ndim - layer.ndim, layer.ndim - 3
+    hidden = [axis - skipped - times for axis in viewer.dims.not_displayed]
+    along = [axis for axis in hidden if axis >= 0]
+    if len(along) != 1:
+        raise InputError(
+            "Expected one slice on screen, to interpolate along its slider, but the viewer shows "
+            "another view; switch to 2-D slices of the mask."
+        )
+    return shown_index(layer, viewer.dims.point)[:times], along[0]
+
+
+def _painted(labels: NDArray[Any], axis: int, organ: int | None) -> list[int]:
+    """The slices of labels (z,y,x) that hold an organ (None: any).
+
+    Raises InputError if nothing lies between them.
+    """
+    from l2gnet_core.interpolation import require_gap
+
+    wanted = labels > 0 if organ is None else labels == organ
+    painted = np.flatnonzero(np.moveaxis(wanted, axis, 0).any((1, 2))).tolist()
+    require_gap(painted, "the mask" if organ is None else f"label {organ}")
+    return painted
+
+
+def _interpolating(
+    labels: NDArray[Any],
+    painted: list[int],
+    axis: int,
+    pixel: tuple[float, float],
+    organ: int | None,
+) -> Generator[_Filled, None, None]:
+    """What may be filled in of labels (z,y,x)."""
+    from l2gnet_core.interpolation import interpolate_slices
+
+    known = labels if organ is None else np.where(labels == organ, labels, 0)
+    filled = interpolate_slices(known, painted, axis, pixel)
+    np.moveaxis(filled, axis, 0)[painted] = 0
+    places = np.nonzero(filled)
+    yield _Filled(places, filled[places])

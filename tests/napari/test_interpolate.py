@@ -1,0 +1,137 @@
+"""Interpolate between slices: any Labels layer, any axis, one step to undo, nothing overwritten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from gui import PLUGIN, open_scan, run
+
+from l2gnet_core.interpolation import interpolate_slices
+from napari_l2gnet.interpolate import InterpolateWidget
+
+
+@pytest.fixture
+def tool(make_napari_viewer: Callable[..., Any]) -> tuple[Any, InterpolateWidget]:
+    """(viewer, the docked widget)."""
+    viewer = make_napari_viewer()
+    _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, "Interpolate between slices")
+    return viewer, widget
+
+
+def painted(shape: tuple[int, ...] = (9, 20, 30)) -> np.ndarray:
+    """A square in slice 1 and a larger one in slice 7, and another label in slice 7 alone."""
+    labels = np.zeros(shape, np.uint16)
+    labels[1, 6:10, 6:12] = 3
+    labels[7, 4:14, 4:18] = 3
+    labels[7, 15:18, 20:25] = 2
+    return labels
+
+
+def press(qtbot: Any, widget: InterpolateWidget) -> str:
+    with qtbot.waitSignal(widget.job.done, timeout=20_000):
+        widget.fill.native.click()
+    return str(widget.message.value)
+
+
+def test_slices_between_painted_ones_are_filled_in_one_step_that_can_be_undone(tool, qtbot):
+    viewer, widget = tool
+    assert not widget.fill.enabled
+    assert "paint an organ in two slices" in widget.message.value
+    before = painted()
+    mask = viewer.add_labels(before.copy(), name="mine", scale=(8, 1, 2))
+    assert widget.mask.value is mask
+    assert widget.fill.enabled
+    viewer.add_image(np.zeros((9, 20, 30)), scale=(8, 1, 2))  # chosen now, where Ctrl-Z looks
+
+    assert press(qtbot, widget) == "Filled 5 slices between 1 and 7. Ctrl-Z takes it back."
+    expected = interpolate_slices(before, [1, 7], 0, (1.0, 2.0))
+    assert np.array_equal(mask.data, expected)
+    assert (mask.data[4] == 3).any()
+    assert viewer.layers.selection.active is mask
+    mask.undo()
+    assert np.array_equal(mask.data, before)
+
+
+def test_only_the_selected_label_is_filled_and_others_stay(tool, qtbot):
+    viewer, widget = tool
+    before = painted()
+    before[4] = 5  # a whole slice of another label
+    before[4, 8, 8] = 0
+    mask = viewer.add_labels(before.copy())
+    mask.selected_label = 3
+    widget.selected.value = True
+    assert press(qtbot, widget).startswith("Filled 5 slices")
+    assert (mask.data[before > 0] == before[before > 0]).all()
+    assert mask.data[4, 8, 8] == 3
+    assert set(np.unique(mask.data[[2, 3, 5, 6]])) == {0, 3}
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_slices_lie_along_the_slider(tool, qtbot, axis):
+    viewer, widget = tool
+    before = np.moveaxis(painted(), 0, axis)
+    mask = viewer.add_labels(before.copy(), scale=(8, 1, 2))
+    viewer.dims.order = (axis, *(other for other in range(3) if other != axis))
+    press(qtbot, widget)
+    across = np.delete([8.0, 1.0, 2.0], axis)
+    assert np.array_equal(mask.data, interpolate_slices(before, [1, 7], axis, tuple(across)))
+
+
+def test_of_a_time_series_the_frame_on_screen_is_filled(tool, qtbot):
+    viewer, widget = tool
+    before = np.stack([np.zeros((9, 20, 30), np.uint16), painted()])
+    mask = viewer.add_labels(before.copy())
+    viewer.dims.set_point(0, 0)
+    widget.fill.native.click()
+    assert widget.message.value == (
+        "Expected two annotated slices with others between them, but the mask has none; paint "
+        "another slice."
+    )
+    viewer.dims.set_point(0, 1)
+    press(qtbot, widget)
+    assert not mask.data[0].any()
+    assert np.array_equal(mask.data[1], interpolate_slices(before[1], [1, 7]))
+
+
+def test_strokes_made_meanwhile_stay(tool, qtbot):
+    viewer, widget = tool
+    mask = viewer.add_labels(painted())
+    with qtbot.waitSignal(widget.job.done, timeout=20_000):
+        widget.fill.native.click()
+        mask.data_setitem((np.array([4]), np.array([8]), np.array([8])), 7)
+    assert mask.data[4, 8, 8] == 7
+    assert (mask.data[4] == 3).any()
+
+
+def test_what_cannot_be_interpolated_is_said_in_a_sentence(tool):
+    viewer, widget = tool
+    mask = viewer.add_labels(painted())
+    before = mask.data.copy()
+    mask.selected_label = 2
+    widget.selected.value = True
+    widget.fill.native.click()
+    assert "label 2 has slices 7; paint another slice." in widget.message.value
+    widget.selected.value = False
+    viewer.dims.ndisplay = 3
+    widget.fill.native.click()
+    assert "switch to 2-D slices" in widget.message.value
+    viewer.dims.ndisplay = 2
+    assert np.array_equal(mask.data, before)
+    viewer.layers.clear()
+    viewer.add_labels(np.zeros((5, 5), int), name="flat")
+    widget.fill.native.click()
+    assert '"flat" has 2 axes' in widget.message.value
+
+
+def test_masks_of_segment_are_left_to_correct(segment_widget, scan_file, qtbot):
+    viewer, segment = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, segment)
+    _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, "Interpolate between slices")
+    assert widget.mask.value is None
+    assert "Correct & fine-tune" in widget.message.value
+    own = viewer.add_labels(np.zeros((6, 40, 48), np.uint8), name="own")
+    assert widget.mask.choices == (own,)
