@@ -148,13 +148,14 @@ def by_patient(results: list[dict], corruption: str = "") -> dict[str, float]:
 
 
 def pooled(results: list[dict], measure: str) -> float:
-    """Mean over structures of the mean over their slices."""
+    """Mean over structures of the mean over their slices; NaN if no structure was ever found."""
     values = defaultdict(list)
     for result in results:
         for entry in result["scores"][""]:
             for name, structure in entry["structures"].items():
                 values[name] += structure[measure]
-    return statistics.fmean(statistics.fmean(v) for v in values.values() if v)
+    means = [statistics.fmean(v) for v in values.values() if v]
+    return statistics.fmean(means) if means else float("nan")
 
 
 def difference(ours: dict[str, float], theirs: dict[str, float]) -> tuple[float, float, float]:
