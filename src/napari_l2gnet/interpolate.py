@@ -19,6 +19,12 @@ from napari_l2gnet.mask_layer import SEGMENTATION_KEY
 from napari_l2gnet.preview import PREVIEW_KEY
 from napari_l2gnet.worker import LatestJob
 
+_NO_MASK = (
+    "Add a Labels layer and paint an organ in two slices. A mask of Segment is interpolated in "
+    "Correct & fine-tune."
+)
+_BUSY = "Interpolating…"
+
 
 @dataclass(frozen=True)
 class _Filled:
@@ -70,14 +76,12 @@ class InterpolateWidget(Container):
         ]
 
     def _update(self, _: Any = None) -> None:
-        self.fill.enabled = self.mask.value is not None and not self.job.busy
-        if self.mask.value is None:
-            self.message.value = (
-                "Add a Labels layer and paint an organ in two slices. A mask of Segment is "
-                "interpolated in Correct & fine-tune."
-            )
-        elif self.job.busy:
-            self.message.value = "Interpolating…"
+        missing, busy = self.mask.value is None, self.job.busy
+        self.fill.enabled = not missing and not busy
+        now = _NO_MASK if missing else _BUSY if busy else ""
+        # What became of the last press stays to be read.
+        if now or self.message.value in (_NO_MASK, _BUSY):
+            self.message.value = now
 
     def interpolate(self) -> None:
         """What the button does; `job.done` follows."""
@@ -149,6 +153,8 @@ def _painted(labels: NDArray[Any], axis: int, organ: int | None) -> list[int]:
     """
     from l2gnet_core.interpolation import require_gap
 
+    if organ == 0:
+        raise InputError("Expected a label to fill, but 0 is the background; select another.")
     wanted = labels > 0 if organ is None else labels == organ
     painted = np.flatnonzero(np.moveaxis(wanted, axis, 0).any((1, 2))).tolist()
     require_gap(painted, "the mask" if organ is None else f"label {organ}")

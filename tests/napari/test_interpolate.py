@@ -44,6 +44,7 @@ def test_slices_between_painted_ones_are_filled_in_one_step_that_can_be_undone(t
     mask = viewer.add_labels(before.copy(), name="mine", scale=(8, 1, 2))
     assert widget.mask.value is mask
     assert widget.fill.enabled
+    assert not widget.message.value
     viewer.add_image(np.zeros((9, 20, 30)), scale=(8, 1, 2))  # chosen now, where Ctrl-Z looks
 
     assert press(qtbot, widget) == "Filled 5 slices between 1 and 7. Ctrl-Z takes it back."
@@ -114,6 +115,9 @@ def test_what_cannot_be_interpolated_is_said_in_a_sentence(tool):
     widget.selected.value = True
     widget.fill.native.click()
     assert "label 2 has slices 7; paint another slice." in widget.message.value
+    mask.selected_label = 0
+    widget.fill.native.click()
+    assert "0 is the background" in widget.message.value
     widget.selected.value = False
     viewer.dims.ndisplay = 3
     widget.fill.native.click()

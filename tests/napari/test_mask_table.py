@@ -166,7 +166,7 @@ def test_tidying_can_be_chosen_and_taken_back(
         widget.largest.setChecked(True)
     tidy = widget.mask.layer.data
     for id in (1, 2, 3):
-        assert ndimage.label(tidy == id)[1] <= 1
+        assert ndimage.label(tidy == id, np.ones((3, 3, 3)))[1] <= 1
         assert (tidy == id).any() == (raw == id).any()
     with qtbot.waitSignal(widget.run_ended, timeout=10_000):
         widget.largest.setChecked(False)
