@@ -110,14 +110,15 @@ def measure(networks: dict[str, nn.Module], size: int, turns: int, device: str) 
     )
     print("|---|---|---|---|---|---|---|---|")
     for name, network in networks.items():
-        inside = "–"
+        inside = spent_inside = "–"
         if isinstance(network, SegmentationNetwork):
             inside = f"{parameters(network.bottleneck) / 1e6:.2f}"
+            spent_inside = f"{statistics.median(middle[name]):.2f}"
         memory = peak_memory(network, image)
         print(
             f"| {name} | {parameters(network) / 1e6:.2f} | {inside} "
             f"| {operations(network, image):.2f} | {medians[name]:.1f} "
-            f"| {statistics.median(middle[name]):.2f} "
+            f"| {spent_inside} "
             f"| {medians['transunet'] / medians[name]:.2f} "
             f"| {'–' if memory is None else f'{memory:.0f}'} |"
         )
