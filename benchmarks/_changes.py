@@ -70,7 +70,7 @@ CHANGES: dict[str, float] = {
     "contrast": 2.6,
     "resolution": 4.5,
     "noise": 0.12,
-    "bias": 2.4,
+    "bias": 2.0,
     "orientation": 0.5,
 }
 
