@@ -49,14 +49,14 @@ def interpolate_slices(
     return result
 
 
-def require_gap(slices: Sequence[int], name: str) -> None:
-    """Raises InputError unless sorted slices, in which something called `name` is annotated, have
-    others between them."""
+def require_gap(slices: Sequence[int], name: str, remedy: str) -> None:
+    """Raises InputError, which ends with a remedy, unless sorted slices, in which something called
+    `name` is annotated, have others between them."""
     if len(slices) < 2 or slices[-1] - slices[0] < len(slices):
         found = "slices " + ", ".join(map(str, slices)) if slices else "none"
         raise InputError(
             f"Expected two annotated slices with others between them, but {name} has {found}; "
-            "paint another slice."
+            f"{remedy}."
         )
 
 

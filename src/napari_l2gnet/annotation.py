@@ -292,7 +292,8 @@ class Annotation:
             if organ is None or (mine & (shown == organ)).any():
                 found.add(index)
         slices = tuple(sorted(found))
-        require_gap(slices, segmentation.card.labels.names.get(organ or 0, "the mask"))
+        name = segmentation.card.labels.names.get(organ or 0, "the mask")
+        require_gap(slices, name, "paint or accept another slice")
         return slices
 
     def interpolated(

@@ -157,7 +157,8 @@ def _painted(labels: NDArray[Any], axis: int, organ: int | None) -> list[int]:
         raise InputError("Expected a label to fill, but 0 is the background; select another.")
     wanted = labels > 0 if organ is None else labels == organ
     painted = np.flatnonzero(np.moveaxis(wanted, axis, 0).any((1, 2))).tolist()
-    require_gap(painted, "the mask" if organ is None else f"label {organ}")
+    name = "the mask" if organ is None else f"label {organ}"
+    require_gap(painted, name, "paint another slice")
     return painted
 
 
