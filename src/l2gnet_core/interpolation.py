@@ -22,12 +22,14 @@ def interpolate_slices(
     slices: Sequence[int],
     axis: int = 0,
     pixel: tuple[float, float] = (1.0, 1.0),
+    only: int | None = None,
 ) -> NDArray[Any]:
     """A mask (z,y,x) from its annotated slices alone: those as they are, shapes between neighbours,
     zero beyond the first and the last.
 
     slices: indices along `axis`; nothing else of labels (z,y,x) is read. pixel: size of a pixel
-    along the two other axes. A structure that only one of two neighbours holds ends halfway.
+    along the two other axes. only: the one id to interpolate, as if there were no other. A
+    structure that only one of two neighbours holds ends halfway.
     Raises InputError for slices that are not there.
     """
     count = labels.shape[axis]
@@ -40,7 +42,8 @@ def interpolate_slices(
     result = np.zeros_like(labels)
     stack, filled = np.moveaxis(labels, axis, 0), np.moveaxis(result, axis, 0)
     for index in known:
-        filled[index] = stack[index]
+        seen = stack[index]
+        filled[index] = seen if only is None else np.where(seen == only, seen, 0)
     for first, last in pairwise(known):
         if last - first > 1:
             shapes = _Between(filled[first], filled[last], pixel)

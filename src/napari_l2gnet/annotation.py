@@ -305,10 +305,9 @@ class Annotation:
 
         segmentation, axis = self.segmentation, self.segmentation.axis
         shown = segmentation.shown[frame]
-        known = shown if organ is None else np.where(shown == organ, shown, 0)
         across = [size for i, size in enumerate(segmentation.grid.spacing) if i != axis]
         filled = np.moveaxis(
-            interpolate_slices(known, slices, axis, (across[0], across[1])), axis, 0
+            interpolate_slices(shown, slices, axis, (across[0], across[1]), organ), axis, 0
         )
         result = answer.copy()
         stack = np.moveaxis(result[frame], axis, 0)

@@ -107,14 +107,7 @@ class InterpolateWidget(Container):
         free = np.asarray(layer.data)[frame][filled.places] == 0
         places = [axis[free] for axis in filled.places]
         whole = (*(np.full(len(places[0]), index) for index in frame), *places)
-        try:
-            layer.data_setitem(whole, filled.ids[free])
-        except NotImplementedError:  # napari's word for lazy arrays
-            self._refuse(
-                f'Expected a mask that can be painted, but "{layer.name}" is read from disk as it '
-                "is shown; duplicate the layer and try again."
-            )
-            return
+        layer.data_setitem(whole, filled.ids[free])
         if layer in self.viewer.layers:
             self.viewer.layers.selection.active = layer  # Ctrl-Z is the active layer's
         self.message.value = (
@@ -134,6 +127,11 @@ def _slicing(viewer: napari.Viewer, layer: Labels) -> tuple[tuple[int, ...], int
         raise InputError(
             f'Expected a mask with slices, (z, y, x) or (time, z, y, x), but "{layer.name}" has '
             f"{got}; choose another."
+        )
+    if not isinstance(layer.data, np.ndarray):
+        raise InputError(
+            f'Expected a mask in memory, but "{layer.name}" is read from disk as it is shown; save '
+            "it, and open what was saved."
         )
     skipped, times = viewer.dims.ndim - layer.ndim, layer.ndim - 3
     hidden = [axis - skipped - times for axis in viewer.dims.not_displayed]
@@ -172,8 +170,7 @@ def _interpolating(
     """What may be filled in of labels (z,y,x)."""
     from l2gnet_core.interpolation import interpolate_slices
 
-    known = labels if organ is None else np.where(labels == organ, labels, 0)
-    filled = interpolate_slices(known, painted, axis, pixel)
+    filled = interpolate_slices(labels, painted, axis, pixel, organ)
     np.moveaxis(filled, axis, 0)[painted] = 0
     places = np.nonzero(filled)
     yield _Filled(places, filled[places])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pytest
 from gui import PLUGIN, open_scan, run
@@ -128,6 +129,10 @@ def test_what_cannot_be_interpolated_is_said_in_a_sentence(tool):
     viewer.add_labels(np.zeros((5, 5), int), name="flat")
     widget.fill.native.click()
     assert '"flat" has 2 axes' in widget.message.value
+    viewer.layers.clear()
+    viewer.add_labels(da.from_array(before), name="lazy")
+    widget.fill.native.click()
+    assert '"lazy" is read from disk' in widget.message.value
 
 
 def test_masks_of_segment_are_left_to_correct(segment_widget, scan_file, qtbot):
