@@ -97,6 +97,8 @@ _MILDER = replace(MILD, scale=(0.95, 1.05), stretch=0.02, turn=5.0)
 #: For one scan.
 SCAN_VARIANTS: dict[str, Variant] = {
     "as it is": Variant(SCAN),
+    "weights alone": Variant(replace(SCAN, adapts_appearance=False)),
+    "appearance alone": Variant(replace(SCAN, mixes=(), cautious_mix=0.0)),
     "unguarded, half": Variant(replace(SCAN, folds=0, limits=UNGUARDED)),
     "unguarded, whole": Variant(replace(SCAN, folds=0, limits=UNGUARDED, cautious_mix=1.0)),
     "views 160, 4": Variant(_viewed(160, 4)),

@@ -92,7 +92,9 @@ class Task:
         key = tuple(sorted(slices))
         if key not in self._learnt:
             self._learnt.clear()
-            plain = FineTuneConfig(folds=0, limits=UNGUARDED, pull=0.0, cautious_mix=1.0)
+            plain = FineTuneConfig(
+                adapts_appearance=False, folds=0, limits=UNGUARDED, pull=0.0, cautious_mix=1.0
+            )
             self._learnt[key] = self._plainly(self.model, plain, slices)
         return self._learnt[key]
 
@@ -156,7 +158,12 @@ def scratch(task: Task, slices: Sequence[int]) -> Answer:
     config = replace(task.model.network.config, architecture="unet")
     fresh = build(config).to(memory_format=torch.channels_last).eval()
     plain = FineTuneConfig(
-        folds=0, limits=UNGUARDED, pull=0.0, cautious_mix=1.0, learning_rate=2e-3
+        adapts_appearance=False,
+        folds=0,
+        limits=UNGUARDED,
+        pull=0.0,
+        cautious_mix=1.0,
+        learning_rate=2e-3,
     )
     model, seconds, steps = task._plainly(Model(fresh, task.model.card), plain, slices)
     return task.answer(model, seconds, steps=steps)

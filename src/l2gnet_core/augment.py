@@ -17,6 +17,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from l2gnet_core.preprocess import blurred
+
 #: Standard deviation, in pixels, below which a blur is none.
 LEAST_BLUR = 0.4
 
@@ -191,7 +193,7 @@ def intensity_views(
         images[list(fields)] *= field.exp().clamp(0.3, 3)
     for i, view in enumerate(views):
         if view.blur is not None:
-            images[i] = _blur(images[i], view.blur)
+            images[i] = blurred(images[i], view.blur)
         if view.resolution is not None:
             small = F.interpolate(
                 images[i : i + 1], scale_factor=view.resolution, mode="bilinear", antialias=True
@@ -201,13 +203,3 @@ def intensity_views(
             noise = rngs[i].standard_normal(images.shape[1:], np.float32)
             images[i] += torch.from_numpy(noise).to(device) * view.noise
     return images
-
-
-def _blur(image: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of (C,H,W); the border is repeated."""
-    offsets = torch.arange(-3, 4, dtype=image.dtype, device=image.device)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    # The channels as a batch: a convolution of one channel is the quick kind.
-    out = F.pad(image[:, None], (3, 3, 3, 3), mode="replicate")
-    return F.conv2d(F.conv2d(out, kernel[None, None, :, None]), kernel[None, None, None])[:, 0]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from l2gnet_core.appearance import PLAIN, Appearance
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.labels import Label, LabelSet
 
@@ -63,7 +64,9 @@ class ModelCard:
     saw its training slices; where a scan's voxel size is known, its slices are resampled in plane
     to it. `sides` is the range, in pixels, of the longer side of the slices learnt from; slices
     outside of it are brought to its middle, unless `spacing` already says how large they are seen.
-    `clean_up` is how masks are tidied unless the user chooses otherwise. `scores` maps structure
+    `appearance` is how the network is shown
+    slices at inference, by default as they are. `clean_up` is how masks are tidied unless the user
+    chooses otherwise. `scores` maps structure
     names to measures ({"dice": …, "hd95": …}) on the patients of `split["test"]`. `codes` says
     which codes the training scans use, for models that have codes. `history` tells each fine-tuning
     since: the model it began with, on how much, how, and what the guard found.
@@ -77,6 +80,7 @@ class ModelCard:
     oriented: bool = False
     spacing: tuple[float, float, float] | None = None
     sides: tuple[int, int] | None = None
+    appearance: Appearance = PLAIN
     clean_up: CleanUp = field(default_factory=CleanUp)
     summary: str = ""
     data: str = ""
@@ -103,7 +107,8 @@ class ModelCard:
                 "labels": LabelSet(tuple(Label(**label) for label in values["labels"])),
                 "spacing": _spacing(values.get("spacing")),
                 "sides": tuple(values["sides"]) if values.get("sides") else None,
-                # Cards of the first models have none.
+                # Cards of the first models have neither.
+                "appearance": Appearance(**values.get("appearance", {})),
                 "clean_up": CleanUp(**values.get("clean_up", {})),
                 "expects": Expectations.from_json(values["expects"]),
                 "weaknesses": tuple(values["weaknesses"]),

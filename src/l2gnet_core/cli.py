@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from l2gnet_core.appearance import PLAIN
 from l2gnet_core.catalog import DEFAULT_MODEL
 from l2gnet_core.cli_finetune import finetune
 from l2gnet_core.cli_inspect import inspect
@@ -190,6 +191,7 @@ def models(as_json: bool) -> None:
             "": card.summary,
             "labels": ", ".join(f"{label.id} {label.name}" for label in card.labels),
             "slices": card.slicing + (", left and right told apart" if card.oriented else ""),
+            "shown": "" if card.appearance == PLAIN else str(card.appearance),
             "data": card.data,
             "licence": card.licence,
             "Dice": ", ".join(f"{name} {dice:.3f}" for name, dice in scores.items()),

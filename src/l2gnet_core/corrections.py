@@ -18,6 +18,7 @@ from l2gnet_core.card import ModelCard
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import as_labels
 from l2gnet_core.preprocess import (
+    as_seen,
     intensity_window,
     neighbours,
     normalise,
@@ -119,8 +120,12 @@ class Correction:
             alone = view.stack(np.expand_dims(picture, self.axis))
             return torch.from_numpy(np.ascontiguousarray(alone))
 
+        def seen(picture: NDArray[Any]) -> Tensor:
+            image = np.ascontiguousarray(normalise(picture, window))
+            return as_seen(torch.from_numpy(image)[None, None], view.size, card.appearance)[0]
+
         slices = view.stack(self.scan)
-        image = np.ascontiguousarray(normalise(slices, intensity_window(slices)))
+        window = intensity_window(slices)
         ids = [label.id for label in card.labels]
         lookup = np.zeros(65536, np.uint8)
         lookup[ids] = np.arange(1, len(ids) + 1)
@@ -129,7 +134,8 @@ class Correction:
         classes = torch.cat([shown(lookup[picture]) for picture in self.pictures])
         weights = torch.cat([shown(weights) for weights in self.picture_weights])
         return CorrectedScan(
-            image=resized(torch.from_numpy(image)[None], view.size)[0].half(),
+            # One by one: all of a large scan in float32 may not fit into memory.
+            image=torch.cat([seen(picture).half() for picture in slices]),
             places=tuple(view.place(index) for index in self.slices),
             classes=resized_classes(classes, view.size),
             weights=resized(weights[None], view.size)[0],

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from l2gnet_core.appearance import Appearance
+from l2gnet_core.appearance_search import AppearanceSearch, seen_as
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.corrections import CorrectedScan, Correction
@@ -21,10 +23,9 @@ from l2gnet_core.finetune_config import SCAN, FineTuneConfig
 from l2gnet_core.guard import Evidence, Improvement, Verdict, code_distance, judged
 from l2gnet_core.learner import Clock, Learner, Pace
 from l2gnet_core.left_out import Check, Fold, best_mix, folds, left_out_counts
-from l2gnet_core.model import SegmentationNetwork
 from l2gnet_core.new_structures import taught_labels, with_room_for
 from l2gnet_core.phantom_memory import KNOWN, heart_dice
-from l2gnet_core.weights import mixed, weights_hash
+from l2gnet_core.weights import mixed_model, model_hash
 
 #: Shares of the main run after which there is something new to look at.
 _PREVIEWS = (0.15, 0.4, 0.7, 1.0)
@@ -100,60 +101,84 @@ class _FineTuning:
         self.corrections = corrections
         self.config = config
         self.device = device
-        self.scans = [correction.seen_by(self.base.card) for correction in corrections]
         self.folds = folds(corrections, config)
         self.clock = Clock(config, len(self.folds), pace)
         self.learner = Learner(self.base, new, config, device)
+        # New structures say nothing of how a scan should look.
+        self.search = AppearanceSearch(model, corrections, device, self.clock.search_is_over)
         self.step = 0
+        self._nothing: Fold = [() for _ in corrections]
+        self._scans: dict[Appearance, list[CorrectedScan]] = {}
 
     def run(self) -> Iterator[FineTuneProgress]:
         """Everything, in the order in which there is something to look at soonest."""
-        learnt = yield from self._learnt(0, self.scans)
+        appearance, *without = yield from self._appearances()
+        base = seen_as(self.base, appearance)
+        if self._changed(appearance):
+            yield self._progress(0.0, preview=base)
+        learnt = yield from self._learnt(0, base, self._seen(appearance, self._nothing))
         began = self.clock.seconds
         heart = yield from self._checked(heart_dice(self.base, self.device))
-        codes = yield from self._checked(code_distance(self.base.network, self.scans))
+        codes = yield from self._checked(self._code_distance(self.base))
         memory = self.clock.seconds - began
         before = []
+        # The appearance alone is a model of its own; without one it is the old model.
+        mixes = (0.0, *self.config.mixes) if self.config.adapts_appearance else self.config.mixes
         for fold in self.folds:
             before.append((yield from self._left_out(self.base, fold)))
         checked = self.clock.seconds - began - memory
-        per_fold = checked / max(1, len(before)) * len(self.config.mixes)
+        per_fold = checked / max(1, len(before)) * len(mixes)
         self.clock.reserved = memory + per_fold * len(before)
         counts = []
         for run, fold in enumerate(self.folds, 1):
-            new = yield from self._learnt(run, self._without(fold))
-            after = []
-            for mix in self.config.mixes:
-                after.append((yield from self._left_out(self._mixed(new, mix), fold)))
-            counts.append([before[run - 1], *after])
+            seen = seen_as(self.base, without[run - 1])
+            new = yield from self._learnt(run, seen, self._seen(seen.card.appearance, fold))
+            after = [before[run - 1]]
+            for mix in mixes:
+                same = mix == 0 and not self._changed(seen.card.appearance)
+                model = mixed_model(seen, new, mix)
+                after.append(after[0] if same else (yield from self._left_out(model, fold)))
+            counts.append(after)
             self.clock.reserved -= per_fold
         mix, dice = self.config.cautious_mix, Improvement({}, {})
         if counts:
             names = [label.name for label in self.base.card.labels]
-            mix, dice = best_mix(np.array(counts), self.config, names)
-        model = self._mixed(learnt, mix)
+            which, dice = best_mix(np.array(counts), (0.0, *mixes), self.config, names)
+            if which == 0:
+                base = self.base
+            mix = (0.0, *mixes)[which]
+        model = mixed_model(base, learnt, mix)
         heart_after, codes_after = heart, codes
         if mix:
             heart_after = yield from self._checked(heart_dice(model, self.device))
-            codes_after = yield from self._checked(code_distance(model.network, self.scans))
+        if mix or base is not self.base:
+            codes_after = yield from self._checked(self._code_distance(model))
         evidence = Evidence(
             mix,
             sum(len(correction.slices) for correction in self.corrections),
             dice,
             (heart, heart_after) if heart is not None and heart >= KNOWN else None,
             (codes, codes_after) if codes is not None else None,
+            model.card.appearance if self._changed(model.card.appearance) else None,
         )
         known = [label.name for label in self.model.card.labels]
         verdict = judged(self.config.limits, evidence, known)
-        if verdict.kept:
-            model = replace(model, card=self._card(model.network, verdict))
-        else:
-            model = self.model
+        model = replace(model, card=self._card(model, verdict)) if verdict.kept else self.model
         seconds = self.clock.seconds
         result = FineTuneResult(model, verdict, self.step, seconds, self.clock.pace)
         yield FineTuneProgress(self.step, 1.0, seconds, 0.0, result=result)
 
-    def _learnt(self, run: int, scans: Sequence[CorrectedScan]) -> Moments:
+    def _changed(self, appearance: Appearance) -> bool:
+        """Is it another one than the old model's?"""
+        return appearance != self.model.card.appearance
+
+    def _appearances(self) -> Moments:
+        """In which the runs are shown the scans, the main one first."""
+        if not self.config.adapts_appearance:
+            return (self.model.card.appearance,) * (1 + len(self.folds))
+        return (yield from self._checked(self.clock.searched(self.search.agreed(self.folds))))
+
+    def _learnt(self, run: int, base: Model, scans: Sequence[CorrectedScan]) -> Moments:
         """The network that a run comes to; the main one, 0, shows previews on its way."""
         learning = self.learner.learn(run, scans, self.clock)
         shown = list(_PREVIEWS) if run == 0 else []
@@ -166,16 +191,22 @@ class _FineTuning:
             preview = None
             if shown and step.done >= shown[0]:
                 shown = [share for share in shown if share > step.done]
-                preview = self._mixed(step.network, self.config.cautious_mix)
+                preview = mixed_model(base, step.network, self.config.cautious_mix)
             yield self._progress(step.done, step.loss, preview)
 
-    def _without(self, fold: Fold) -> list[CorrectedScan]:
-        """The scans without the slices that a fold leaves out."""
+    def _seen(self, appearance: Appearance, fold: Fold) -> list[CorrectedScan]:
+        """The scans in an appearance, without the slices that a fold leaves out."""
+        if appearance not in self._scans:
+            card = seen_as(self.base, appearance).card
+            # No more than one at a time: scans can be large.
+            self._scans = {}
+            self._scans[appearance] = [one.seen_by(card) for one in self.corrections]
         kept = [
             [k for k, index in enumerate(correction.slices) if index not in slices]
             for correction, slices in zip(self.corrections, fold, strict=True)
         ]
-        return [scan.only(some) for scan, some in zip(self.scans, kept, strict=True) if some]
+        scans = zip(self._scans[appearance], kept, strict=True)
+        return [scan.only(some) for scan, some in scans if some]
 
     def _left_out(self, model: Model, fold: Fold) -> Moments:
         return self._checked(left_out_counts(model, self.corrections, fold, self.device))
@@ -189,8 +220,9 @@ class _FineTuning:
                 return end.value
             yield self._progress(1.0 if self.step else 0.0)
 
-    def _mixed(self, new: SegmentationNetwork, mix: float) -> Model:
-        return Model(mixed(self.base.network, new, mix), self.base.card)
+    def _code_distance(self, model: Model) -> Check:
+        scans = self._seen(model.card.appearance, self._nothing)
+        return code_distance(model.network, scans)
 
     def _progress(
         self, done: float, loss: float | None = None, preview: Model | None = None
@@ -198,14 +230,14 @@ class _FineTuning:
         share, left = self.clock.overall(done)
         return FineTuneProgress(self.step, share, self.clock.seconds, left, loss, preview)
 
-    def _card(self, network: SegmentationNetwork, verdict: Verdict) -> ModelCard:
+    def _card(self, model: Model, verdict: Verdict) -> ModelCard:
         """The new model's card: where it comes from, and nothing of who is in the scans."""
         old = self.model.card
         settings = asdict(self.config)
         del settings["names"]  # The labels have them.
         entry = {
             "parent": old.name,
-            "parent_sha256": weights_hash(self.model.network),
+            "parent_sha256": model_hash(self.model),
             "scans": len(self.corrections),
             "steps": self.step,
             "settings": settings,
@@ -217,8 +249,8 @@ class _FineTuning:
             else "Fine-tuned: how well it does on the patients it was tested on is not known."
         )
         return replace(
-            self.base.card,
-            name=f"{old.name.split('+')[0]}+{weights_hash(network)[:8]}",
+            model.card,
+            name=f"{old.name.split('+')[0]}+{model_hash(model)[:8]}",
             scores={},
             weaknesses=(*(text for text in old.weaknesses if text != weakness), weakness),
             history=(*old.history, entry),

@@ -42,6 +42,8 @@ class FineTuneConfig:
         which one must be better to be taken instead of one nearer to cautious_mix, which is also
         the share with a single corrected slice, and of previews. folds: at most so many runs leave
         some out, each fold_share as long as the main one.
+    adapts_appearance: does it look for the appearance in which the scan suits the model, before
+        weights are changed? Not for scans to come, which may look otherwise.
     names: of new structures, by id.
     """
 
@@ -60,6 +62,7 @@ class FineTuneConfig:
     cautious_mix: float = 0.5
     folds: int = 3
     fold_share: float = 0.3
+    adapts_appearance: bool = True
     views: Augmentation = MILD
     limits: Limits = field(default_factory=Limits)
     names: Mapping[int, str] = field(default_factory=dict)
@@ -77,6 +80,8 @@ class FineTuneConfig:
         """Inverse of `to_json`, also after JSON, which has no tuples and no numbers as keys."""
         return cls(
             **{
+                # Settings of before there was any of it.
+                "adapts_appearance": False,
                 **values,
                 "mixes": _tuples(values["mixes"]),
                 "views": Augmentation(**{n: _tuples(v) for n, v in values["views"].items()}),
@@ -94,6 +99,7 @@ def _tuples(value: Any) -> Any:
 SCAN = FineTuneConfig(limits=Limits(most_code_drift=0.3))
 PROJECT = FineTuneConfig(
     kind="project",
+    adapts_appearance=False,
     batch=2,
     pull=40.0,
     replay=1,

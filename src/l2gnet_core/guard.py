@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from l2gnet_core.appearance import Appearance
 from l2gnet_core.corrections import CorrectedScan
 from l2gnet_core.model import SegmentationNetwork
 from l2gnet_core.preprocess import neighbours, pad_to_multiple
@@ -57,7 +58,8 @@ class Evidence:
 
     mix: the share of the new weights in it. slices: how many were corrected. heart: mean Dice on
     the drawn heart before and after, None if the old model does not know it. codes: distance of the
-    codes' frequencies from those in training, before and after, None without codes.
+    codes' frequencies from those in training, before and after, None without codes. appearance: in
+    which scans are shown to it from now on, None if as before.
     """
 
     mix: float
@@ -65,6 +67,19 @@ class Evidence:
     dice: Improvement
     heart: tuple[float, float] | None
     codes: tuple[float, float] | None
+    appearance: Appearance | None = None
+
+    @property
+    def nothing_new(self) -> bool:
+        """Is it the old model?"""
+        return self.mix == 0 and self.appearance is None
+
+    @property
+    def adapted(self) -> list[str]:
+        """A sentence on the appearance, if there is something to say."""
+        if self.appearance is None:
+            return []
+        return [f"From now on the model is shown slices {self.appearance}."]
 
 
 @dataclass(frozen=True)
@@ -94,6 +109,7 @@ class Verdict:
             Improvement(**evidence["dice"]),
             pair(evidence["heart"]),
             pair(evidence["codes"]),
+            Appearance(**evidence["appearance"]) if evidence.get("appearance") else None,
         )
         return cls(values["kept"], values["reason"], found)
 
@@ -103,22 +119,22 @@ def judged(limits: Limits, evidence: Evidence, known: Sequence[str]) -> Verdict:
     objection = _objection(limits, evidence, known)
     if objection is not None:
         return Verdict(False, f"{objection}; the old model is kept.", evidence)
-    if not evidence.dice.before:
+    if evidence.dice.before:
+        rise = _rise(*evidence.dice.means())
+        reason = f"Kept: on slices left out of learning the mean Dice rose from {rise}."
+    else:
         reason = (
             "Kept on weak evidence: with a single corrected slice nothing shows that the others "
             "got better; correct a second one to know."
         )
-        return Verdict(True, reason, evidence)
-    before, after = evidence.dice.means()
-    reason = f"Kept: on slices left out of learning the mean Dice rose from {_rise(before, after)}."
-    return Verdict(True, reason, evidence)
+    return Verdict(True, " ".join([reason, *evidence.adapted]), evidence)
 
 
 def _objection(limits: Limits, evidence: Evidence, known: Sequence[str]) -> str | None:
     dice, heart, codes = evidence.dice, evidence.heart, evidence.codes
     if dice.before:
         before, after = dice.means()
-        if evidence.mix == 0 or after - before < limits.least_gain:
+        if evidence.nothing_new or after - before < limits.least_gain:
             return (
                 "Fine-tuning did not help on slices left out of learning (mean Dice from "
                 f"{_rise(before, after)})"
@@ -132,7 +148,7 @@ def _objection(limits: Limits, evidence: Evidence, known: Sequence[str]) -> str 
                 f"Fine-tuning made the {worst} worse on slices left out of learning (Dice from "
                 f"{_rise(dice.before[worst], dice.after[worst])})"
             )
-    elif evidence.mix == 0:
+    elif evidence.nothing_new:
         return "Nothing of the new weights was to be mixed in"
     if heart and heart[0] - heart[1] > limits.most_forgotten:
         return (

@@ -8,14 +8,17 @@ import math
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from l2gnet_core.appearance import Appearance
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.corrections import CorrectedScan, CorrectionSampler, Views
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetune_config import FineTuneConfig
+from l2gnet_core.left_out import Check
 from l2gnet_core.losses import as_background, distillation_loss, segmentation_loss
 from l2gnet_core.model import SegmentationNetwork
 from l2gnet_core.phantom_memory import replayed_hearts
@@ -23,14 +26,31 @@ from l2gnet_core.quantizer import Codebook
 from l2gnet_core.train import memory_format, precision
 from l2gnet_core.training_run import keeping_sides
 
-#: For each run, the main one first, the share of it that was behind after each of its steps. With
-#: the seed it says all there is to do a fine-tuning again that was limited by seconds.
-Pace = tuple[tuple[float, ...], ...]
-
 #: Steps until the learning rate is reached: the first gradients set the scale of all the others.
 _WARM_UP = 4
 #: Of the time there is: an estimate for the main run, which comes before any check is timed.
 _SHARE_OF_CHECKS = 0.2
+#: Of the time there is, for the search of an appearance, at most.
+_SHARE_OF_SEARCH = 0.25
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What time decided in a fine-tuning that was limited by seconds: for each run, the main one
+    first, the share of it that was behind after each of its steps, and the appearance in which it
+    was shown the scans. With the seed it says all there is to do it again.
+    """
+
+    shares: tuple[tuple[float, ...], ...]
+    appearances: tuple[Appearance, ...] = ()
+
+    @classmethod
+    def from_json(cls, values: Any) -> Pace:
+        """Read what `asdict` gave; of before there were appearances it is the shares alone."""
+        if not isinstance(values, dict):
+            values = {"shares": values}
+        shares = tuple(tuple(run) for run in values["shares"])
+        return cls(shares, tuple(Appearance(**one) for one in values.get("appearances", ())))
 
 
 class Clock:
@@ -42,10 +62,15 @@ class Clock:
         self._shares = [1.0, *[config.fold_share] * folds]
         self._given = pace
         self._made: list[list[float]] = [[] for _ in self._shares]
-        if pace is not None and (len(pace) != len(self._shares) or not all(pace)):
+        self._appearances: tuple[Appearance, ...] = ()
+        runs = len(self._shares)
+        shown = runs if config.adapts_appearance else 0
+        if pace is not None and (
+            len(pace.shares) != runs or not all(pace.shares) or len(pace.appearances) != shown
+        ):
             raise InputError(
-                f"Expected the pace of {len(self._shares)} runs with a step at least each, but got "
-                f"{[len(run) for run in pace]} steps; give that of the same corrections and "
+                f"Expected the pace of {runs} runs with a step at least each, but got "
+                f"{[len(run) for run in pace.shares]} steps; give that of the same corrections and "
                 "settings."
             )
         self._run = 0
@@ -75,12 +100,24 @@ class Clock:
 
     @property
     def pace(self) -> Pace:
-        """What `done` has said so far."""
-        return tuple(tuple(run) for run in self._made)
+        """What `done` and `appearance` have said so far."""
+        return Pace(tuple(map(tuple, self._made)), self._appearances)
+
+    def searched(self, search: Check) -> Check:
+        """The appearances in which the runs are shown the scans: what a search finds, or what was
+        found before."""
+        found = self._given.appearances if self._given is not None else (yield from search)
+        self._appearances = found
+        return found
+
+    def search_is_over(self) -> bool:
+        """Is the time up that there is to search?"""
+        seconds = self._config.seconds
+        return seconds is not None and self.seconds > _SHARE_OF_SEARCH * seconds
 
     def _share(self, step: int) -> float:
         if self._given is not None:
-            run = self._given[self._run]
+            run = self._given.shares[self._run]
             return run[step - 1] if step < len(run) else 1.0
         if self._config.steps is not None:
             return min(1.0, step / max(1, round(self._config.steps * self._shares[self._run])))

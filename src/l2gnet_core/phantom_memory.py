@@ -5,10 +5,13 @@ No patient travels with a model's weights, but whoever has the program can draw 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from l2gnet_core.appearance import PLAIN
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.left_out import Check, Counts, compared, upright
@@ -50,7 +53,11 @@ def replayed_hearts(card: ModelCard, count: int = 3) -> list[Tensor]:
 
 
 def heart_dice(model: Model, device: str) -> Check:
-    """Mean Dice on a drawn heart that no model learnt from; None if the model cannot know it."""
+    """Mean Dice on a drawn heart that no model learnt from; None if the model cannot know it.
+
+    It is shown as it is drawn: how a model is shown another scan says nothing of what it knows.
+    """
+    model = replace(upright(model), card=replace(upright(model).card, appearance=PLAIN))
     width = _width(model.card)
     if width is None:
         return None
@@ -63,7 +70,7 @@ def heart_dice(model: Model, device: str) -> Check:
     lookup[list(_DRAWN.values())] = ids
     counts: Counts = np.zeros((len(ids), 3), np.int64)
     grid = Grid(phantom.image.shape)
-    for done in predict_slices(upright(model), phantom.image, grid, 0, range(_SLICES), device):
+    for done in predict_slices(model, phantom.image, grid, 0, range(_SLICES), device):
         if done is not None:
             counts += compared(done.labels, lookup[phantom.labels[done.index]], ids)
         yield

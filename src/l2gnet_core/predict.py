@@ -16,6 +16,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.inspect.look import Look, slice_looks
 from l2gnet_core.model import NetworkOutput
 from l2gnet_core.preprocess import (
+    as_seen,
     intensity_window,
     neighbours,
     normalise,
@@ -152,7 +153,7 @@ def _answers(
     """The answer for images (B,C,H,W) that the network sees at another size, after a None for each
     pass that is not the last."""
     network = model.network.to(device)
-    seen = resized(images.to(device), size)
+    seen = as_seen(images.to(device), size, model.card.appearance)
     padded = pad_to_multiple(seen, network.config.stride)
     padded = padded.contiguous(memory_format=torch.channels_last)
     total: Tensor | None = None

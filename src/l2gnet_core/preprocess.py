@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+
+from l2gnet_core.appearance import Appearance
 
 #: Percentiles of a whole scan that become 0 and 1. Bright outliers (fat, flow, metal) and the
 #: scanner's arbitrary gain would otherwise set the scale.
@@ -48,6 +51,26 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     return F.interpolate(maps, tuple(size), mode="bilinear", antialias=True)
+
+
+def as_seen(images: Tensor, size: Sequence[int], appearance: Appearance) -> Tensor:
+    """Images (B,C,H,W) in [0,1] as a network sees them: at `size`, which has the appearance's zoom
+    in it, smoothed, and with its gamma."""
+    images = resized(images, size)
+    if appearance.smoothing:
+        images = blurred(images.flatten(0, 1), appearance.smoothing).reshape(images.shape)
+    return images if appearance.gamma == 1 else images.clamp(0, 1) ** appearance.gamma
+
+
+def blurred(images: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of (C,H,W), sigma in pixels; the border is repeated."""
+    reach = max(3, math.ceil(2.5 * sigma))
+    offsets = torch.arange(-reach, reach + 1, dtype=images.dtype, device=images.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    # The channels as a batch: a convolution of one channel is the quick kind.
+    out = F.pad(images[:, None], (reach,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(out, kernel[None, None, :, None]), kernel[None, None, None])[:, 0]
 
 
 def resized_classes(classes: Tensor, size: Sequence[int]) -> Tensor:

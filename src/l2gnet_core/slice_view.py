@@ -95,7 +95,7 @@ def slice_view(card: ModelCard, grid: Volume | Grid, axis: int) -> SliceView:
             _resampled_side(width, pixel[1], card.spacing[2]),
         )
         step = max(1, round(min(n, card.spacing[0] / between)))
-    return SliceView(axes, flipped, (n, height, width), size, step)
+    return SliceView(axes, flipped, (n, height, width), card.appearance.size(size), step)
 
 
 def usual_size(card: ModelCard, height: int, width: int) -> tuple[int, int]:

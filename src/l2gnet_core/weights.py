@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from dataclasses import replace
 
 import torch
 
+from l2gnet_core.appearance import PLAIN
+from l2gnet_core.checkpoint import Model
 from l2gnet_core.model import SegmentationNetwork
 
 
@@ -25,6 +28,20 @@ def mixed(old: SegmentationNetwork, new: SegmentationNetwork, mix: float) -> Seg
     # Whatever it was trained in: predictions are quicker so.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
+
+
+def mixed_model(old: Model, new: SegmentationNetwork, mix: float) -> Model:
+    """The old model with mixed weights."""
+    return replace(old, network=mixed(old.network, new, mix))
+
+
+def model_hash(model: Model, weights: str | None = None) -> str:
+    """SHA-256 of what decides a model's answers: its weights and, unless scans are shown to it as
+    they are, their appearance. `weights` is the hash of the weights, where it is known."""
+    weights, appearance = weights or weights_hash(model.network), model.card.appearance
+    if appearance == PLAIN:
+        return weights
+    return hashlib.sha256(f"{weights} {appearance!r}".encode()).hexdigest()
 
 
 def weights_hash(network: SegmentationNetwork) -> str:

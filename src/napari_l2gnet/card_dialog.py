@@ -47,7 +47,7 @@ def card_html(card: ModelCard) -> str:
         ("Data", card.data),
         ("Licence", card.licence),
         ("Source", card.citation),
-        ("Slices", f"cut {card.slicing}"),
+        ("Slices", f"cut {card.slicing}, shown {card.appearance}"),
     ):
         if text:
             parts.append(f"<p><b>{title}:</b> {escape(text)}</p>")

@@ -299,7 +299,10 @@ def told(verdict: Verdict) -> str:
     if not verdict.kept or not dice.before:
         return verdict.reason
     before, after = dice.means()
-    return (
+    sentences = [
         f"Better on slices left out of learning: +{after - before:.3f} Dice "
-        f"({before:.3f} to {after:.3f}). Look at it, then accept or discard."
-    )
+        f"({before:.3f} to {after:.3f}).",
+        *verdict.evidence.adapted,
+        "Look at it, then accept or discard.",
+    ]
+    return " ".join(sentences)

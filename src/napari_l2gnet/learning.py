@@ -141,8 +141,9 @@ def learn(session: Session, task: Task) -> Moments:
     for progress in finetune(model, corrections, config, device):
         # Runs that leave slices out have losses, too, and the checks none.
         loss = progress.loss if progress.done <= main_share else None
+        message = "Learning" if loss is not None else "Checking on slices left out"
         moment = Moment(
-            "Learning" if loss is not None else "Checking on slices left out",
+            message if progress.step else "Trying brightness and size",
             progress.done,
             progress.seconds_left,
             progress.step,

@@ -19,7 +19,10 @@ from l2gnet_core.checkpoint import MODEL_FILE, Model, save_model
 from l2gnet_core.cli import main
 from l2gnet_core.config import preset
 from l2gnet_core.labels import LabelSet
+from l2gnet_core.losses import segmentation_loss
 from l2gnet_core.model import build
+from l2gnet_core.phantom import cardiac_phantom
+from l2gnet_core.preprocess import intensity_window, normalise
 
 LABELS = LabelSet.from_names({1: "right ventricle", 2: "myocardium", 3: "left ventricle"})
 
@@ -56,6 +59,28 @@ def make_model() -> Callable[..., Model]:
         return Model(network, ModelCard(name="tiny", labels=labels, **card))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def heart_model() -> Model:
+    """A tiny network that knows the drawn heart."""
+    drawn = [cardiac_phantom(seed, 0.0, (4, 64, 64)) for seed in range(10_000, 10_008)]
+    scans = [normalise(p.image, intensity_window(p.image)) for p in drawn]
+    images = torch.from_numpy(np.concatenate(scans))[:, None]
+    labels = torch.from_numpy(np.concatenate([p.labels for p in drawn])).long()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = build(preset("tiny", 4))
+        optimizer = torch.optim.AdamW(network.parameters(), 1.5e-2)
+        for step in range(100):
+            optimizer.param_groups[0]["lr"] = 1.5e-2 * (1 - step / 100)
+            some = torch.randint(len(images), (5,))
+            loss = segmentation_loss(network(images[some]), labels[some])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    network.eval().to(memory_format=torch.channels_last)
+    return Model(network, ModelCard(name="hearts", labels=LABELS, sides=(64, 64)))
 
 
 @pytest.fixture

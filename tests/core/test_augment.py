@@ -189,5 +189,5 @@ def test_each_step_does_what_its_name_says():
 def test_blur_is_scipys_gaussian_and_keeps_channels_apart(sigma):
     image = np.random.default_rng(0).random((2, 20, 24)).astype(np.float32)
     expected = [ndimage.gaussian_filter(c, sigma, mode="nearest", radius=3) for c in image]
-    blurred = augment._blur(torch.from_numpy(image), sigma)
+    blurred = augment.blurred(torch.from_numpy(image), sigma)
     torch.testing.assert_close(blurred, torch.from_numpy(np.stack(expected)), atol=1e-5, rtol=1e-4)

@@ -18,12 +18,11 @@ from l2gnet_core.finetune import FineTuneResult, finetune
 from l2gnet_core.finetune_config import PROJECT, SCAN, FineTuneConfig
 from l2gnet_core.guard import Limits
 from l2gnet_core.labels import LabelSet
+from l2gnet_core.learner import Pace
 from l2gnet_core.left_out import compared, pooled_dice
-from l2gnet_core.losses import segmentation_loss
 from l2gnet_core.model import build
 from l2gnet_core.phantom import cardiac_phantom
 from l2gnet_core.predict import predict_slices
-from l2gnet_core.preprocess import intensity_window, normalise
 from l2gnet_core.volume import Grid
 from l2gnet_core.weights import weights_hash
 
@@ -36,6 +35,8 @@ SHORT = replace(
     seconds=None,
     steps=2,
     batch=2,
+    # Weights are what is tested here, appearances are in test_appearance_search.py.
+    adapts_appearance=False,
     # A tiny network on a scan turned dark to bright has to go all the way.
     mixes=(0.25, 0.5, 1.0),
     folds=2,
@@ -45,28 +46,6 @@ SHORT = replace(
 )
 #: Enough for a tiny network to change its ways.
 LONGER = replace(SHORT, steps=30, learning_rate=3e-3, batch=3, limits=Limits())
-
-
-@pytest.fixture(scope="module")
-def heart_model() -> Model:
-    """A tiny network that knows the drawn heart."""
-    drawn = [cardiac_phantom(seed, 0.0, (4, 64, 64)) for seed in range(10_000, 10_008)]
-    scans = [normalise(p.image, intensity_window(p.image)) for p in drawn]
-    images = torch.from_numpy(np.concatenate(scans))[:, None]
-    labels = torch.from_numpy(np.concatenate([p.labels for p in drawn])).long()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = build(preset("tiny", 4))
-        optimizer = torch.optim.AdamW(network.parameters(), 1.5e-2)
-        for step in range(100):
-            optimizer.param_groups[0]["lr"] = 1.5e-2 * (1 - step / 100)
-            some = torch.randint(len(images), (5,))
-            loss = segmentation_loss(network(images[some]), labels[some])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    network.eval().to(memory_format=torch.channels_last)
-    return Model(network, ModelCard(name="hearts", labels=HEART, sides=(64, 64)))
 
 
 @pytest.fixture
@@ -254,8 +233,8 @@ def test_what_was_limited_by_seconds_can_be_done_again_exactly(make_model, phant
     model = make_model(sides=(64, 64))
     config = replace(SHORT, steps=None, seconds=1.5, mixes=(1.0,), cautious_mix=1.0)
     first = tuned(model, correct(phantom), config)
-    assert sum(map(len, first.pace)) == first.steps
-    assert len(first.pace) == 1 + config.folds
+    assert sum(map(len, first.pace.shares)) == first.steps
+    assert len(first.pace.shares) == 1 + config.folds
     restored = FineTuneConfig.from_json(json.loads(json.dumps(config.to_json())))
     assert restored == config
     *_, again = finetune(model, [correct(phantom)], restored, pace=first.pace)
@@ -263,7 +242,7 @@ def test_what_was_limited_by_seconds_can_be_done_again_exactly(make_model, phant
     assert same(again.result.model, first.model)
     assert not same(first.model, model)
     with pytest.raises(InputError, match="pace of 3 runs"):
-        next(finetune(model, [correct(phantom)], config, pace=first.pace[:1]))
+        next(finetune(model, [correct(phantom)], config, pace=Pace(first.pace.shares[:1])))
 
 
 def test_progress_only_goes_forward_and_shows_previews(make_model, phantom):

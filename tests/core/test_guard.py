@@ -112,27 +112,27 @@ def test_counts_are_of_marked_voxels_and_structures_spoken_of(make_model, views)
 
 
 def fold_counts(dice: list[float]) -> np.ndarray:
-    """Counts (1 + mixes, 1, 3) of a structure of 1,000 voxels for Dice before and per mix."""
+    """Counts (models, 1, 3) of a structure of 1,000 voxels for Dice before and per mix."""
     return np.array([[[round(1000 * d), 1000, 1000]] for d in dice])
 
 
 def test_the_mix_that_others_speak_for_is_judged():
-    config = replace(SCAN, mixes=(0.25, 0.5, 1.0))
+    mixes = (0.0, 0.25, 0.5, 1.0)
     # Each fold alone likes 1.0 best; judged by what the two others say, nothing changes.
     same = np.stack([fold_counts([0.70, 0.75, 0.80, 0.90])] * 3)
-    mix, dice = best_mix(same, config, ["a"])
-    assert (mix, dice.before, dice.after) == (1.0, {"a": 0.7}, {"a": 0.9})
+    which, dice = best_mix(same, mixes, SCAN, ["a"])
+    assert (mixes[which], dice.before, dice.after) == (1.0, {"a": 0.7}, {"a": 0.9})
     # Only the first likes 1.0, and so much that it has its way; it is judged by the others' 0.
     odd = np.stack([fold_counts([0.1, 0.1, 0.1, 0.9]), *[fold_counts([0.8, 0.7, 0.7, 0.6])] * 2])
-    mix, dice = best_mix(odd, config, ["a"])
-    assert mix == 1.0
+    which, dice = best_mix(odd, mixes, SCAN, ["a"])
+    assert mixes[which] == 1.0
     assert dice.before["a"] == pytest.approx(1.7 / 3)
     assert dice.after["a"] == pytest.approx((0.1 + 2 * 0.6) / 3)
     # About as good is not better than the cautious mix.
     near = np.stack([fold_counts([0.70, 0.74, 0.738, 0.742])] * 2)
-    assert best_mix(near, config, ["a"])[0] == 0.5
+    assert mixes[best_mix(near, mixes, SCAN, ["a"])[0]] == 0.5
     worse = np.stack([fold_counts([0.8, 0.7, 0.7, 0.7])] * 2)
-    assert best_mix(worse, config, ["a"]) == (0.0, Improvement({"a": 0.8}, {"a": 0.8}))
+    assert best_mix(worse, mixes, SCAN, ["a"]) == (0, Improvement({"a": 0.8}, {"a": 0.8}))
 
 
 def test_code_distance_is_total_variation(make_model):

@@ -15,6 +15,7 @@ from looks import STRIDE, BlockMeans, made_up, whole_look
 from scipy.stats import entropy
 from test_volume import ORIENTATIONS, oriented_affine
 
+from l2gnet_core.appearance import Appearance
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.config import ARCHITECTURES, WITH_CODES, preset
@@ -108,6 +109,7 @@ VARIANTS = {
     "resampled": {"spacing": (4.0, 1.1, 0.9), "oriented": True},
     "usual size": {"sides": (150, 170)},
     "shrunk": {"sides": (60, 70)},
+    "magnified": {"appearance": Appearance(zoom=1.4)},
 }
 
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from l2gnet_core.appearance import Appearance
 from l2gnet_core.card import ModelCard
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError, OutputError
@@ -347,6 +348,9 @@ def test_models_are_kept_unless_they_come_with_the_package(make_model, tmp_path,
     # Other weights under the name of a bundled model are not the bundled ones.
     posing = replace(own, card=replace(own.card, name="cardiac-cine"))
     assert store.path(store.keep(posing)) != find_model("cardiac-cine")
+    # Nor is one that is only shown scans in another way.
+    shown = replace(bundled, card=replace(bundled.card, appearance=Appearance(gamma=0.6)))
+    assert store.load(store.keep(shown)).card.appearance == Appearance(gamma=0.6)
     with pytest.raises(InputError, match="neither the project nor") as caught:
         store.load(ModelId("cardiac-cine", "0" * 64))
     one_sentence(caught.value)

@@ -178,7 +178,7 @@ class History:
             "config": deed.config.to_json(),
             "corrections": [self._correction(one) for one in deed.corrections],
             "arrays": file,
-            "pace": result.pace,
+            "pace": asdict(result.pace),
             "device": deed.device,
             # Sums come out the same in the last bit only with as many threads.
             "threads": torch.get_num_threads(),

@@ -20,12 +20,12 @@ _hashes: WeakKeyDictionary[SegmentationNetwork, str] = WeakKeyDictionary()
 
 
 def id_of(model: Model) -> ModelId:
-    """Which weights these are; quick from the second time on."""
-    from l2gnet_core.weights import weights_hash
+    """Which model this is; quick from the second time on."""
+    from l2gnet_core.weights import model_hash, weights_hash
 
     if model.network not in _hashes:
         _hashes[model.network] = weights_hash(model.network)
-    return ModelId(model.card.name, _hashes[model.network])
+    return ModelId(model.card.name, model_hash(model, _hashes[model.network]))
 
 
 class ModelStore:

@@ -17,6 +17,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.files import suffix_of, write_labels
 from l2gnet_core.finetune import finetune
 from l2gnet_core.finetune_config import FineTuneConfig
+from l2gnet_core.learner import Pace
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.project.folder import ProjectFolder
 from l2gnet_core.project.history import Entry
@@ -225,7 +226,7 @@ class _Again:
         parent, id = ModelId(**entry["parent"]), ModelId(**entry["model"])
         corrections = self.project.history.corrections(entry)
         config = FineTuneConfig.from_json(entry["config"])
-        pace = tuple(tuple(run) for run in entry["pace"])
+        pace = Pace.from_json(entry["pace"])
         result, device = None, self.device if entry["device"] != "cpu" else "cpu"
         with _threads(int(entry["threads"])):
             steps = finetune(self._model(parent), corrections, config, device, pace)

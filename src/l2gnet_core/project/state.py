@@ -20,7 +20,7 @@ Place = tuple[int, int]  # (frame, index along the slicing axis)
 
 @dataclass(frozen=True)
 class ModelId:
-    """Which weights: the name on their card, and their hash (`l2gnet_core.weights`)."""
+    """Which model: the name on its card, and its hash (`l2gnet_core.weights.model_hash`)."""
 
     name: str
     sha256: str

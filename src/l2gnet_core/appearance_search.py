@@ -1,0 +1,135 @@
+"""The appearance in which a model does best on corrected slices, found step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from l2gnet_core.appearance import Appearance, steps_from
+from l2gnet_core.checkpoint import Model
+from l2gnet_core.corrections import Correction
+from l2gnet_core.left_out import Check, Counts, Fold, mean_dice, slice_counts
+
+#: Mean Dice from which on a scan looks to the model as it should.
+_GOOD = 0.9
+#: By how much a step must raise the mean Dice, and by how much it may fall in a single slice.
+_LEAST_RISE, _MOST_FALL = 0.02, 0.05
+#: By how much all steps together must raise it on slices that had no say; and on a single slice,
+#: where there are no others; and what it must then be: of a model that knows next to nothing of a
+#: scan any step may raise it.
+_LEAST_LEFT_OUT, _LEAST_ALONE, _LEAST_DICE = 0.02, 0.1, 0.5
+#: Steps away from the model's own appearance, and slices to judge by, at most.
+_MOST_STEPS, _MOST_SLICES = 3, 5
+
+#: The number of a correction, and the index of a slice.
+Judge = tuple[int, int]
+
+
+class AppearanceSearch:
+    """Searches on the same corrected slices; what is found out about one is found out once."""
+
+    def __init__(
+        self,
+        model: Model,
+        corrections: Sequence[Correction],
+        device: str,
+        time_is_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._model = model
+        self._own = model.card.appearance
+        self._corrections = corrections
+        self._device = device
+        self._time_is_up = time_is_up
+        self._counts: dict[tuple[Appearance, Judge], Counts] = {}
+
+    def agreed(self, folds: Sequence[Fold]) -> Check:
+        """The best appearance by all corrected slices, then the best without each of the folds: the
+        model's own, unless the latter do better on what they left out.
+
+        When time is up, it is what was found so far. New structures have no say.
+        """
+        runs = 1 + len(folds)
+        known = set(self._model.card.labels.names)
+        if not any(known & correction.structures for correction in self._corrections):
+            return (self._own,) * runs
+        nothing: Fold = [() for _ in self._corrections]
+        everywhere = self._judges(nothing)
+        best = yield from self.best(nothing)
+        if best == self._own:
+            return (self._own,) * runs
+        before = yield from self._dice(self._own, everywhere)
+        if folds:
+            found, counts = [best], []
+            for fold in folds:
+                found.append((yield from self.best(fold)))
+                left_out = [(i, s) for i, s in everywhere if s in fold[i]]
+                counts += yield from self._judged(found[-1], left_out)
+            after = mean_dice(np.sum(counts, axis=0))
+        else:
+            found, after = [best], (yield from self._dice(best, everywhere))
+        rise = _LEAST_LEFT_OUT if folds else _LEAST_ALONE
+        return tuple(found) if after >= max(before + rise, _LEAST_DICE) else (self._own,) * runs
+
+    def best(self, left_out: Fold) -> Check:
+        """The best appearance by the corrected slices that are not left out; the model's own, if
+        none is clearly better."""
+        judges = self._judges(left_out)
+        best = self._own
+        top = yield from self._dice(best, judges)
+        worse: set[str] = set()
+        for _ in range(_MOST_STEPS):
+            if top >= _GOOD:
+                return best
+            better: dict[Appearance, float] = {}
+            for name, one in steps_from(best).items():
+                if name in worse or self._time_is_up():
+                    continue
+                dice = yield from self._dice(one, judges)
+                if dice < top:
+                    # What makes it worse now will hardly help a step further.
+                    worse.add(name)
+                elif dice >= top + _LEAST_RISE and (yield from self._spares(one, best, judges)):
+                    better[one] = dice
+            if not better:
+                return best
+            best = max(better, key=lambda one: better[one])
+            top = better[best]
+        return best
+
+    def _judges(self, left_out: Fold) -> list[Judge]:
+        """Some of the corrected slices that are not left out."""
+        every = [
+            (i, s)
+            for i, correction in enumerate(self._corrections)
+            for s in correction.slices
+            if s not in left_out[i]
+        ]
+        few = np.linspace(0, len(every) - 1, min(len(every), _MOST_SLICES)).round().astype(int)
+        return [every[place] for place in few]
+
+    def _judged(self, appearance: Appearance, judges: Sequence[Judge]) -> Check:
+        """Counts of each slice."""
+        model = seen_as(self._model, appearance)
+        for i, correction in enumerate(self._corrections):
+            missing = [s for j, s in judges if j == i and (appearance, (i, s)) not in self._counts]
+            if missing:
+                found = yield from slice_counts(model, correction, missing, self._device)
+                self._counts.update({(appearance, (i, s)): one for s, one in found.items()})
+        return [self._counts[appearance, judge] for judge in judges]
+
+    def _dice(self, appearance: Appearance, judges: Sequence[Judge]) -> Check:
+        return mean_dice(np.sum((yield from self._judged(appearance, judges)), axis=0))
+
+    def _spares(self, one: Appearance, other: Appearance, judges: Sequence[Judge]) -> Check:
+        """Does no slice lose much to the others?"""
+        after = yield from self._judged(one, judges)
+        before = yield from self._judged(other, judges)
+        pairs = zip(before, after, strict=True)
+        return all(mean_dice(new) >= mean_dice(old) - _MOST_FALL for old, new in pairs)
+
+
+def seen_as(model: Model, appearance: Appearance) -> Model:
+    """The same weights, shown scans in another appearance."""
+    return replace(model, card=replace(model.card, appearance=appearance))

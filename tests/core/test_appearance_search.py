@@ -1,0 +1,209 @@
+"""How scans are shown to a network, and how fine-tuning finds a better way."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from l2gnet_core.appearance import PLAIN, Appearance, steps_from
+from l2gnet_core.appearance_search import AppearanceSearch, seen_as
+from l2gnet_core.card import ModelCard
+from l2gnet_core.corrections import Correction
+from l2gnet_core.finetune import finetune
+from l2gnet_core.finetune_config import PROJECT, SCAN, FineTuneConfig
+from l2gnet_core.guard import Limits, Verdict
+from l2gnet_core.learner import Pace
+from l2gnet_core.phantom import cardiac_phantom
+from l2gnet_core.predict import predict_slices
+from l2gnet_core.preprocess import as_seen, resized
+from l2gnet_core.volume import Grid
+
+SHAPE = (6, 64, 64)
+SHORT = replace(
+    SCAN,
+    seconds=None,
+    steps=2,
+    folds=3,
+    fold_share=0.5,
+    views=replace(SCAN.views, size=64),
+    limits=Limits(most_code_drift=1),
+)
+
+
+@pytest.fixture
+def phantom():
+    return cardiac_phantom(3, 0.0, SHAPE)
+
+
+def dark(phantom) -> np.ndarray:
+    """The scan as a scanner shows it whose mid-tones are darker."""
+    image = phantom.image.astype(np.float32)
+    return (image / image.max()) ** 3
+
+
+def correct(scan, labels, slices=(1, 3, 4), **more) -> Correction:
+    return Correction(scan, Grid(scan.shape), 0, labels, slices, **more)
+
+
+def ended(check):
+    while True:
+        try:
+            next(check)
+        except StopIteration as end:
+            return end.value
+
+
+def agreement(model, scan, truth) -> float:
+    """Share of the structures' voxels that the model names rightly."""
+    said = np.zeros(truth.shape, np.uint8)
+    for done in predict_slices(model, scan, Grid(scan.shape), 0):
+        if done is not None:
+            said[done.index] = done.labels
+    return float((said == truth)[truth > 0].mean())
+
+
+def last(model, corrections, config=SHORT, **more):
+    *_, end = finetune(model, corrections, config, **more)
+    return end.result
+
+
+def test_what_a_network_sees(seeded):
+    images = torch.rand(2, 3, 20, 30)
+    assert torch.equal(as_seen(images, (20, 30), PLAIN), images)
+    size = Appearance(zoom=1.5).size((20, 30))
+    assert size == (30, 45)
+    assert torch.equal(as_seen(images, size, Appearance(zoom=1.5)), resized(images, size))
+    darker = as_seen(images, (20, 30), Appearance(gamma=2))
+    torch.testing.assert_close(darker, images**2)
+    smooth = as_seen(images, (20, 30), Appearance(smoothing=2))
+    expected = ndimage.gaussian_filter(images, (0, 0, 2, 2), mode="nearest", truncate=2.5)
+    np.testing.assert_allclose(smooth, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("appearance", "words"),
+    [
+        (PLAIN, "as they are"),
+        (Appearance(gamma=0.36), "brighter (γ 0.36)"),
+        (Appearance(5 / 3, 1, 2**0.5), "darker (γ 1.7), smoothed by 1 px, 1.4 times as large"),
+    ],
+)
+def test_an_appearance_in_words(appearance, words):
+    assert str(appearance) == words
+
+
+def test_steps_lead_to_and_fro_and_end_somewhere():
+    reached, new = {PLAIN}, {PLAIN}
+    while new:
+        new = {one for start in new for one in steps_from(start).values()} - reached
+        new = {one for one in new if not any(close(one, other) for other in reached)}
+        reached |= new
+        assert len(reached) < 200
+    assert min(one.gamma for one in reached) >= 0.2
+    assert max(one.zoom for one in reached) <= 2.001
+    assert close(steps_from(steps_from(PLAIN)["larger"])["smaller"], PLAIN)
+
+
+def close(one: Appearance, other: Appearance) -> bool:
+    return np.allclose([*asdict(one).values()], [*asdict(other).values()])
+
+
+def test_cards_keep_it(make_model):
+    card = make_model(appearance=Appearance(0.6, 1.0, 1.4)).card
+    values = json.loads(json.dumps(card.to_json()))
+    assert ModelCard.from_json(values) == card
+    del values["appearance"]
+    assert ModelCard.from_json(values).appearance == PLAIN
+
+
+def test_labels_of_magnified_slices_lie_on_the_scan(heart_model, phantom):
+    plain = agreement(heart_model, phantom.image, phantom.labels)
+    small = ndimage.zoom(phantom.image, (1, 0.7, 0.7), order=1)
+    truth = ndimage.zoom(phantom.labels, (1, 0.7, 0.7), order=0)
+    heart_model = replace(heart_model, card=replace(heart_model.card, sides=None))
+    magnified = seen_as(heart_model, Appearance(zoom=1 / 0.7))
+    assert agreement(magnified, small, truth) > agreement(heart_model, small, truth)
+    assert agreement(magnified, small, truth) > plain - 0.1
+
+
+def test_a_dark_scan_is_shown_brighter(heart_model, phantom):
+    scan = dark(phantom)
+    search = AppearanceSearch(heart_model, [correct(scan, phantom.labels)], "cpu")
+    found = ended(search.best([()]))
+    assert found.gamma < 1
+    before = agreement(heart_model, scan, phantom.labels)
+    assert agreement(seen_as(heart_model, found), scan, phantom.labels) > before + 0.1
+    # What the model does well already it goes on seeing as it does.
+    good = AppearanceSearch(heart_model, [correct(phantom.image, phantom.labels)], "cpu")
+    assert ended(good.agreed([])) == (PLAIN,)
+    hasty = AppearanceSearch(heart_model, [correct(scan, phantom.labels)], "cpu", lambda: True)
+    assert ended(hasty.best([()])) == PLAIN
+
+
+def test_slices_left_out_have_no_say(heart_model, phantom):
+    scan, garbage = dark(phantom), phantom.labels.copy()
+    garbage[3] = np.random.default_rng(0).integers(0, 4, SHAPE[1:])
+    some = AppearanceSearch(heart_model, [correct(scan, phantom.labels)], "cpu")
+    other = AppearanceSearch(heart_model, [correct(scan, garbage)], "cpu")
+    # What is known of a slice from another fold does not leak in.
+    ended(other.best([()]))
+    left_out = [(3,)]
+    assert ended(some.best(left_out)) == ended(other.best(left_out))
+
+
+def test_new_structures_say_nothing_of_it(heart_model, phantom):
+    labels = np.where(phantom.labels == 3, 9, 0)
+    search = AppearanceSearch(heart_model, [correct(dark(phantom), labels)], "cpu")
+    assert ended(search.agreed([[(3,)]])) == (PLAIN, PLAIN)
+
+
+def test_fine_tuning_adapts_it_on_good_evidence(heart_model, phantom):
+    scan = dark(phantom)
+    correction = correct(scan, phantom.labels)
+    progress = list(finetune(heart_model, [correction], SHORT))
+    # There is something to look at before anything is learnt.
+    first = next(p.preview for p in progress if p.preview is not None)
+    assert first.card.appearance.gamma < 1
+    assert next(p.step for p in progress if p.preview is not None) == 0
+    result = progress[-1].result
+    assert result.verdict.kept, result.verdict.reason
+    assert "From now on the model is shown slices brighter" in result.verdict.reason
+    appearance = result.model.card.appearance
+    assert result.verdict.evidence.appearance == appearance
+    assert Verdict.from_json(json.loads(json.dumps(result.verdict.to_json()))).evidence.appearance
+    before = agreement(heart_model, scan, phantom.labels)
+    assert agreement(result.model, scan, phantom.labels) > before + 0.1
+    # From there on nothing more is to be found.
+    again = last(result.model, [correction])
+    assert again.model.card.appearance == appearance
+
+
+def test_the_project_s_model_is_for_scans_that_look_otherwise(heart_model, phantom):
+    config = replace(SHORT, kind="project", adapts_appearance=PROJECT.adapts_appearance)
+    result = last(heart_model, [correct(dark(phantom), phantom.labels)], config)
+    assert result.model.card.appearance == PLAIN
+
+
+def test_it_is_found_again_by_its_pace(heart_model, phantom):
+    correction = correct(dark(phantom), phantom.labels)
+    config = replace(SHORT, steps=None, seconds=4.0)
+    first = last(heart_model, [correction], config)
+    assert len(first.pace.appearances) == 1 + SHORT.folds
+    pace = Pace.from_json(json.loads(json.dumps(asdict(first.pace))))
+    again = last(heart_model, [correction], config, pace=pace)
+    assert again.model.card == first.model.card
+
+
+def test_what_was_learnt_before_there_were_appearances(heart_model, phantom):
+    correction = correct(dark(phantom), phantom.labels)
+    first = last(heart_model, [correction], replace(SHORT, adapts_appearance=False))
+    values = json.loads(json.dumps(SHORT.to_json()))
+    del values["adapts_appearance"]
+    pace = Pace.from_json(json.loads(json.dumps(first.pace.shares)))
+    again = last(heart_model, [correction], FineTuneConfig.from_json(values), pace=pace)
+    assert again.model.card == first.model.card
