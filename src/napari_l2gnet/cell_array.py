@@ -16,7 +16,8 @@ class CellArray:
 
     A scan of 512×512×100 voxels would take 100 MB for each map; its cells take a thousandth.
 
-    values: the cells (h,w) of a frame and an index along the slicing axis, asked for each time.
+    cells: where they lie. values: the cells (h,w) of a frame and an index along the slicing axis,
+    asked for each time. Both may be set anew, together.
     shape: of the array, that of the scan by default.
     """
 
@@ -31,7 +32,7 @@ class CellArray:
         self.dtype = dtype
         self.ndim = len(self.shape)
         self.size = int(np.prod(self.shape))
-        self._cells = cells
+        self.cells = cells
         self.values = values
 
     def __len__(self) -> int:
@@ -47,7 +48,7 @@ class CellArray:
             at = next(n for n, k in enumerate(keys) if k is Ellipsis)
             keys[at : at + 1] = [slice(None)] * (self.ndim - len(keys) + 1)
         keys += [slice(None)] * (self.ndim - len(keys))
-        cells, missing = self._cells, 4 - self.ndim
+        cells, missing = self.cells, 4 - self.ndim
         whole = (1,) * missing + self.shape
         picked = [np.arange(n)[k] for n, k in zip(whole, [0] * missing + keys, strict=True)]
         frames, *zyx = (np.atleast_1d(p) for p in picked)

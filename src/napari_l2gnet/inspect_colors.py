@@ -19,7 +19,9 @@ def codes_of(inspection: Inspection) -> Callable[[int, int], NDArray[np.uint16]]
 
     def codes(frame: int, index: int) -> NDArray[np.uint16]:
         # 0 is "nothing" in a layer of labels, so codes count from 1, as everywhere.
-        if frame not in source.looks:
+        # A version to which slices appear larger has other cells: until they are laid out anew
+        # there is nothing to show.
+        if frame not in source.looks or source.looks[frame].cells.size != size:
             return np.zeros(size, np.uint16)
         return (source.looks[frame].codes[index] + 1).astype(np.uint16)
 

@@ -162,7 +162,7 @@ class InspectLayers:
             layer.name = name
             if cells and isinstance(layer.data, CellArray):
                 # Other data for a layer cost it ten times what other values do.
-                layer.data.values = values
+                layer.data.cells, layer.data.values = inspection.look.cells, values
                 layer.refresh(thumbnail=False, highlight=False, extent=False)
             else:
                 layer.data = values
@@ -178,6 +178,7 @@ class InspectLayers:
         codes = self.find("codes")
         if codes is not None:
             # More slices, or another version of the model, since it was made.
+            codes.data.cells, codes.data.values = inspection.look.cells, codes_of(inspection)
             for name, value in code_arguments(inspection).items():
                 setattr(codes, name, value)
         if inspection.has_plans and self.find("heat") is None:

@@ -24,13 +24,19 @@ STRIDE = 16
 
 
 def made_up_look(
-    shape: tuple[int, int, int], codes: int, references: int | None, rng: np.random.Generator
+    shape: tuple[int, int, int],
+    codes: int,
+    references: int | None,
+    rng: np.random.Generator,
+    zoom: int = 1,
 ) -> Look:
-    """Codes by chance in every cell, and rows of a plan that is none but has its form."""
+    """Codes by chance in every cell, and rows of a plan that is none but has its form. The model is
+    shown slices so many times as large."""
     from l2gnet_core.inspect.cells import cell_grid
     from l2gnet_core.slice_view import SliceView
 
-    view = SliceView((0, 1, 2), (False, False, False), shape, shape[1:], 1)
+    seen = (zoom * shape[1], zoom * shape[2])
+    view = SliceView((0, 1, 2), (False, False, False), shape, seen, 1)
     vectors = rng.normal(size=(codes, 8)).astype(np.float32)
     given = None if references is None else rng.normal(size=(references, 8)).astype(np.float32)
     look = Look(cell_grid(view, STRIDE), vectors, given)

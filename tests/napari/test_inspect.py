@@ -407,3 +407,26 @@ def test_another_version_of_the_model_is_noticed(opened: Made, qtbot: Any) -> No
     np.testing.assert_array_equal(np.asarray(codes.data), code_map(mask) + 1)
     shown = np.rint(255 * np.array(codes.colormap.map(4)))[:3]
     np.testing.assert_array_equal(shown, code_colors(look.vectors)[3])
+
+
+def test_a_version_that_sees_slices_larger_has_smaller_cells(opened: Made, qtbot: Any) -> None:
+    viewer, mask, widget = opened
+    click(viewer, world(mask, 2, 30, 40))
+    widget.over.show(HEARD)
+    look = made_up_look((4, 64, 80), 12, 8, np.random.default_rng(9), zoom=2)
+    mask.segmentation.looks = {0: look}
+    mask.layer.refresh()
+    # Before it is known what the new cells mean: nothing, and no mistake.
+    codes = widget.layers.find("codes")
+    codes.visible = True
+    codes.refresh()
+    qtbot.waitUntil(lambda: widget.inspection.is_current and not widget.jobs.busy, timeout=10_000)
+    wanted = look.codes.repeat(8, 1).repeat(8, 2) + 1
+    np.testing.assert_array_equal(np.asarray(codes.data), wanted)
+    click(viewer, world(mask, 2, 30, 40))
+    assert widget.codes == [int(look.codes[2, 3, 5])]
+    widget.over.show(HEARD)
+    heat = np.asarray(widget.layers.find("heat").data)
+    # All voxels of a cell are alike, and not those of four.
+    assert (heat[2, :8, :8] == heat[2, 0, 0]).all()
+    assert len(np.unique(heat[2, ::8, ::8])) > 4
