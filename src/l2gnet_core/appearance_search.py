@@ -11,6 +11,7 @@ from l2gnet_core.appearance import Appearance, steps_from
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.corrections import Correction
 from l2gnet_core.left_out import Check, Counts, Fold, mean_dice, slice_counts
+from l2gnet_core.steadiness import unsteadiness
 
 #: Mean Dice from which on a scan looks to the model as it should.
 _GOOD = 0.9
@@ -46,7 +47,8 @@ class AppearanceSearch:
 
     def agreed(self, folds: Sequence[Fold]) -> Check:
         """The best appearance by all corrected slices, then the best without each of the folds: the
-        model's own, unless the latter do better on what they left out.
+        model's own, unless the latter do better on what they left out, and the first leads the
+        model astray nowhere else.
 
         When time is up, it is what was found so far. New structures have no say.
         """
@@ -70,7 +72,8 @@ class AppearanceSearch:
         else:
             found, after = [best], (yield from self._dice(best, everywhere))
         rise = _LEAST_LEFT_OUT if folds else _LEAST_ALONE
-        return tuple(found) if after >= max(before + rise, _LEAST_DICE) else (self._own,) * runs
+        good = after >= max(before + rise, _LEAST_DICE) and (yield from self._steadies(best))
+        return tuple(found) if good else (self._own,) * runs
 
     def best(self, left_out: Fold) -> Check:
         """The best appearance by the corrected slices that are not left out; the model's own, if
@@ -128,6 +131,15 @@ class AppearanceSearch:
         before = yield from self._judged(other, judges)
         pairs = zip(before, after, strict=True)
         return all(mean_dice(new) >= mean_dice(old) - _MOST_FALL for old, new in pairs)
+
+    def _steadies(self, appearance: Appearance) -> Check:
+        """Do structures change less from slice to slice, all over the scans?"""
+        before = after = 0.0
+        for correction in self._corrections:
+            before += yield from unsteadiness(self._model, correction, self._device)
+            shown = seen_as(self._model, appearance)
+            after += yield from unsteadiness(shown, correction, self._device)
+        return after < before
 
 
 def seen_as(model: Model, appearance: Appearance) -> Model:

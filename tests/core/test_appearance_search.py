@@ -21,6 +21,7 @@ from l2gnet_core.learner import Pace
 from l2gnet_core.phantom import cardiac_phantom
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.preprocess import as_seen, resized
+from l2gnet_core.steadiness import unsteadiness
 from l2gnet_core.volume import Grid
 
 SHAPE = (6, 64, 64)
@@ -207,3 +208,51 @@ def test_what_was_learnt_before_there_were_appearances(heart_model, phantom):
     pace = Pace.from_json(json.loads(json.dumps(first.pace.shares)))
     again = last(heart_model, [correction], FineTuneConfig.from_json(values), pace=pace)
     assert again.model.card == first.model.card
+
+
+def test_what_leads_astray_elsewhere_is_not_taken(heart_model, phantom, monkeypatch):
+    correction = correct(dark(phantom), phantom.labels)
+    search = AppearanceSearch(heart_model, [correction], "cpu")
+    assert ended(search.agreed([]))[0].gamma < 1
+
+    def unsteadier(model, correction, device):
+        yield
+        return 1.0 if model.card.appearance == PLAIN else 1.1
+
+    monkeypatch.setattr("l2gnet_core.appearance_search.unsteadiness", unsteadier)
+    assert ended(search.agreed([])) == (PLAIN,)
+
+
+def test_unsteadiness_by_hand(make_model):
+    labels = np.zeros((4, 32, 32), np.uint8)
+    for index, rows in enumerate([4, 8, 8, 0]):
+        labels[index, :rows] = 1
+    labels[1, 8:16] = 2
+    correction = correct(np.zeros(labels.shape), labels, (0, 1, 2, 3))
+    # Changes of 4 + 0 + 8 rows of 20, and of 8 + 8 of 8; nothing is left for the model to say.
+    found = ended(unsteadiness(make_model(), correction, "cpu"))
+    assert found == pytest.approx((12 / 20 + 16 / 8) / 2)
+    # What is not marked in whole says nothing of areas.
+    partly = replace(correction, unmarked=2)
+    assert ended(unsteadiness(make_model(), partly, "cpu")) != found
+
+
+def test_few_slices_of_a_large_scan_are_looked_at(make_model, monkeypatch):
+    from l2gnet_core import steadiness
+
+    asked = []
+
+    def predicted(model, scan, grid, axis, order, device):
+        asked.extend(order)
+        return iter(())
+
+    monkeypatch.setattr(steadiness, "predict_slices", predicted)
+    labels = np.ones((100, 512, 8), np.uint8)
+    with pytest.raises(KeyError):
+        ended(unsteadiness(make_model(), correct(labels * 1.0, labels, (50,)), "cpu"))
+    assert asked == [0, 9, 18, 27, 36, 45, 54, 63, 72, 81, 90, 99]
+    asked.clear()
+    labels = np.ones((100, 512, 512), np.uint8)
+    with pytest.raises(KeyError):
+        ended(unsteadiness(make_model(), correct(labels, labels, (50,)), "cpu"))
+    assert asked == [0, 25, 74, 99]
