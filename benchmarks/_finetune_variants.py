@@ -14,7 +14,7 @@ from l2gnet_core import finetune as core
 from l2gnet_core.augment import Augmentation
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.corrections import CorrectedScan, Correction, Views
-from l2gnet_core.finetune_config import MILD, PROJECT, SCAN, FineTuneConfig
+from l2gnet_core.finetune_config import MILD, ORGAN, PROJECT, SCAN, FineTuneConfig
 from l2gnet_core.guard import Limits
 from l2gnet_core.learner import Clock, Learner, Step
 from l2gnet_core.model import SegmentationNetwork
@@ -127,19 +127,20 @@ SCAN_VARIANTS: dict[str, Variant] = {
         replace(_WHOLE, mixes=(0.75,), cautious_mix=0.75), touched=3.0
     ),
 }
-_ORGAN = replace(_WHOLE, mixes=(1.0,), cautious_mix=1.0)
+_ORGAN = replace(_WHOLE, mixes=(1.0,), cautious_mix=1.0, folds=2)
 _PROJECT = replace(PROJECT, views=replace(MILD, size=160), batch=4, replay=2, folds=2)
 _PROJECT_WHOLE = replace(PROJECT, folds=2)
 
 #: For a new organ.
 ORGAN_VARIANTS: dict[str, Variant] = {
-    "as it is": Variant(SCAN),
+    "as it is": Variant(ORGAN),
     "views 160": Variant(replace(_ORGAN, views=replace(MILD, size=160), batch=4)),
     "whole slices": Variant(_ORGAN),
     "whole, milder": Variant(replace(_ORGAN, views=_MILDER)),
     "whole, 1e-3": Variant(replace(_ORGAN, learning_rate=1e-3)),
     "whole, 1e-3, no pull": Variant(replace(_ORGAN, learning_rate=1e-3, pull=0.0)),
     "whole, 2e-3, no pull": Variant(replace(_ORGAN, learning_rate=2e-3, pull=0.0)),
+    "old answers": Variant(replace(ORGAN, replay=1)),
 }
 #: For the project's model.
 PROJECT_VARIANTS: dict[str, Variant] = {

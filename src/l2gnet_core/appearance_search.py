@@ -21,6 +21,8 @@ _LEAST_RISE, _MOST_FALL = 0.02, 0.05
 #: where there are no others; and what it must then be: of a model that knows next to nothing of a
 #: scan any step may raise it.
 _LEAST_LEFT_OUT, _LEAST_ALONE, _LEAST_DICE = 0.02, 0.1, 0.5
+#: By how much less structures must change from slice to slice.
+_LEAST_STEADIED = 0.01
 #: Steps away from the model's own appearance, and slices to judge by, at most.
 _MOST_STEPS, _MOST_SLICES = 3, 5
 
@@ -139,7 +141,7 @@ class AppearanceSearch:
             before += yield from unsteadiness(self._model, correction, self._device)
             shown = seen_as(self._model, appearance)
             after += yield from unsteadiness(shown, correction, self._device)
-        return after < before
+        return after < before - _LEAST_STEADIED * len(self._corrections)
 
 
 def seen_as(model: Model, appearance: Appearance) -> Model:

@@ -109,7 +109,7 @@ def finetune(
     from l2gnet_core.catalog import find_model
     from l2gnet_core.checkpoint import load_model
     from l2gnet_core.finetune import finetune as learn
-    from l2gnet_core.finetune_config import PROJECT, SCAN
+    from l2gnet_core.finetune_config import settings
     from l2gnet_core.predict import choose_device
 
     parent = find_model(model)
@@ -119,10 +119,12 @@ def finetune(
     read = [read_correction(one, loaded.card, axis, unmarked, orientation) for one in files]
     corrections = [correction for correction, _ in read]
     stored = {id: name for _, found in read for id, name in found.items()}
+    taught = set().union(*(correction.structures for correction in corrections))
+    usual = settings(bool(also), bool(taught - set(loaded.card.labels.names)))
     config = replace(
-        PROJECT if also else SCAN,
+        usual,
         steps=steps,
-        seconds=None if steps else seconds or SCAN.seconds,
+        seconds=None if steps else seconds or usual.seconds,
         seed=seed,
         names={**stored, **given},
     )

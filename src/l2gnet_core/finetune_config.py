@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from l2gnet_core.augment import Augmentation
@@ -97,6 +97,8 @@ def _tuples(value: Any) -> Any:
 
 # A scan that needs fine-tuning has other codes than those of training: that is no objection.
 SCAN = FineTuneConfig(limits=Limits(most_code_drift=0.3))
+#: To teach new structures in one scan: nothing of them is there to keep, and halfway is nowhere.
+ORGAN = replace(SCAN, learning_rate=2e-3, pull=0.0, mixes=(1.0,), cautious_mix=1.0, folds=2)
 PROJECT = FineTuneConfig(
     kind="project",
     adapts_appearance=False,
@@ -107,3 +109,11 @@ PROJECT = FineTuneConfig(
     soft_targets=1.0,
     limits=Limits(most_forgotten=0.01, most_code_drift=0.1),
 )
+
+
+def settings(several: bool, new: bool) -> FineTuneConfig:
+    """The usual settings: for the project's model or one scan's, and for structures that the model
+    does not have."""
+    if several:
+        return PROJECT
+    return ORGAN if new else SCAN

@@ -18,6 +18,7 @@ from l2gnet_core.checkpoint import Model
 from l2gnet_core.corrections import CorrectedScan, CorrectionSampler, Views
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetune_config import FineTuneConfig
+from l2gnet_core.first_guess import filled_in, fit_heads
 from l2gnet_core.left_out import Check
 from l2gnet_core.losses import as_background, distillation_loss, segmentation_loss
 from l2gnet_core.model import SegmentationNetwork
@@ -177,6 +178,10 @@ class Learner:
         for module in network.modules():
             if isinstance(module, Codebook):
                 module.eval()
+        if self._new.any():
+            new = self._new[0].cpu()
+            scans = [*scans, *filter(None, (filled_in(scan, new) for scan in scans))]
+            fit_heads(network, scans, new, device)
         channels, seed = network.config.in_channels, (config.seed, run)
         sampler = CorrectionSampler(
             scans, self._views, channels, seed, self._hearts, config.phantoms

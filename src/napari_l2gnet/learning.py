@@ -225,13 +225,13 @@ def _correction(scan: _Scan, lesson: Lesson) -> Correction:
 
 
 def _config(task: Task, model: Model, corrections: Sequence[Correction]) -> FineTuneConfig:
-    from l2gnet_core.finetune_config import PROJECT, SCAN
+    from l2gnet_core.finetune_config import settings
 
     held = set().union(*(correction.structures for correction in corrections))
     new = held - set(model.card.labels.names)
     names = {id: name for id, name in task.names.items() if id in new}
-    kind = PROJECT if task.kind == "project" else SCAN
-    return replace(kind, seconds=task.seconds, seed=task.seed, names=names)
+    usual = settings(task.kind == "project", bool(new))
+    return replace(usual, seconds=task.seconds, seed=task.seed, names=names)
 
 
 def _main_share(corrections: Sequence[Correction], config: FineTuneConfig) -> float:

@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from l2gnet_core.card import ModelCard
+from l2gnet_core.checkpoint import Model
+from l2gnet_core.config import preset
 from l2gnet_core.corrections import Correction
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetune import finetune
-from l2gnet_core.finetune_config import SCAN
+from l2gnet_core.finetune_config import ORGAN, PROJECT, SCAN, settings
+from l2gnet_core.first_guess import filled_in, fit_heads
 from l2gnet_core.guard import Limits
+from l2gnet_core.interpolation import interpolate_slices
 from l2gnet_core.labels import LabelSet
+from l2gnet_core.model import build
 from l2gnet_core.new_structures import taught_labels, widened, with_room_for
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.volume import Grid
@@ -163,3 +169,53 @@ def test_names_and_ids_that_clash_are_refused(said, names, unmarked, one_sentenc
     with pytest.raises(InputError, match=said) as caught:
         taught_labels(KNOWN, [correct(scene()[1], unmarked=unmarked)], names)
     one_sentence(caught.value)
+
+
+def scene_seen(slices, **more):
+    labels = scene()[1]
+    model = Model(build(preset("tiny", 3)), ModelCard("m", KNOWN))
+    wide, new = with_room_for(model, taught_labels(KNOWN, [correct(labels, slices)], {}))
+    return wide, torch.tensor(new), correct(labels, slices, **more).seen_by(wide.card)
+
+
+def test_slices_between_are_filled_in_by_shape():
+    _, new, seen = scene_seen((1, 4))
+    found = filled_in(seen, new)
+    assert found.places == (2, 3)
+    whole = np.zeros(SHAPE, np.uint8)
+    whole[[1, 4]] = np.where(scene()[1] == 3, 2, 0)[[1, 4]]
+    assert np.array_equal(found.classes, interpolate_slices(whole, [1, 4])[[2, 3]])
+    # Nothing is certain near the border, nor is anything said of the others.
+    assert set(np.unique(found.weights)) == {0.0, 0.5}
+    assert (found.weights[0][found.classes[0] == 2] == 0).any()
+    assert found.absent.tolist() == [False, True, False, True]
+
+
+def test_nothing_is_filled_in_where_there_is_nothing_between():
+    _, new, seen = scene_seen((2, 3))
+    assert filled_in(seen, new) is None
+    _, new, seen = scene_seen((1, 4), unmarked=0)
+    assert filled_in(seen, new) is None
+
+
+def test_a_new_row_tells_its_structure_from_the_rest_before_anything_is_learnt(seeded):
+    wide, new, seen = scene_seen((1, 2, 3))
+    network = wide.network
+    rows = network.decoder.head.weight.detach().clone()
+    fit_heads(network.train(), [seen], new, "cpu")
+    head = network.decoder.head
+    assert torch.equal(head.weight[~new], rows[~new])
+    assert not torch.equal(head.weight[new], rows[new])
+    network.eval()
+    scan, labels = scene()
+    said = np.stack([d.labels == 3 for d in predict_slices(wide, scan, Grid(SHAPE), 0) if d])
+    true = labels == 3
+    assert 2 * (said & true).sum() / (said.sum() + true.sum()) > 0.5
+
+
+def test_settings_for_what_is_taught():
+    assert settings(several=False, new=False) is SCAN
+    assert settings(several=False, new=True) is ORGAN
+    assert settings(several=True, new=True) is PROJECT
+    # Halfway between nothing and a new structure there is nothing.
+    assert ORGAN.mixes == (ORGAN.cautious_mix,) == (1.0,)

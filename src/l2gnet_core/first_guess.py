@@ -1,0 +1,146 @@
+"""A head start for structures that a network never had: where between painted slices they are, by
+their shapes, and weights of the last layer that tell them from the rest.
+
+From where `new_structures.widened` begins, a few dozen small steps lead nowhere: the new classes
+are answered nowhere, so that is what is learnt last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor, nn
+
+from l2gnet_core.corrections import UNKNOWN, CorrectedScan
+from l2gnet_core.interpolation import interpolate_slices
+from l2gnet_core.model import SegmentationNetwork
+from l2gnet_core.preprocess import neighbours, pad_to_multiple
+
+#: What an interpolated pixel weighs beside a painted one, and how far, in pixels, from an
+#: interpolated border nothing is taken for certain.
+_WEIGHT, _UNSURE = 0.5, 2
+#: Slices and pixels that a last layer is fitted to, at most; pixels of the structures are to weigh
+#: so much beside the others together.
+_MOST_SLICES, _MOST_PIXELS, _SHARE = 12, 60_000, 0.3
+
+
+def filled_in(scan: CorrectedScan, new: Tensor) -> CorrectedScan | None:
+    """The slices between the corrected ones with what shapes say of new structures; None if there
+    is nothing between them, or they are not known in whole.
+
+    new (classes,): which classes are new. Of the others these slices say nothing.
+    """
+    places = list(scan.places)
+    between = [place for place in range(min(places), max(places)) if place not in places]
+    held = [c for c in torch.unique(scan.classes).tolist() if c != UNKNOWN and new[c]]
+    if not between or not held or (scan.classes == UNKNOWN).any():
+        return None
+    volume = np.zeros(scan.image.shape, np.uint8)
+    kept = torch.isin(scan.classes, torch.tensor(held))
+    volume[places] = torch.where(kept, scan.classes, 0).numpy()
+    classes = interpolate_slices(volume, places)[between]
+    reach = (1, 2 * _UNSURE + 1, 2 * _UNSURE + 1)
+    inside = ndimage.minimum_filter(classes, reach) == ndimage.maximum_filter(classes, reach)
+    absent = ~new
+    absent[0] = False
+    return replace(
+        scan,
+        places=tuple(between),
+        classes=torch.from_numpy(classes),
+        weights=torch.from_numpy(np.where(inside, np.float32(_WEIGHT), np.float32(0))),
+        absent=absent,
+    )
+
+
+def fit_heads(
+    network: SegmentationNetwork, scans: Sequence[CorrectedScan], new: Tensor, device: str
+) -> None:
+    """Fit the new classes' rows of the last layers, in place, to corrected slices: the most likely
+    ones (logistic regression) given the features and what the other classes are given.
+
+    network: in training mode, so that it answers at coarser levels, too. new (classes,).
+    """
+    decoder = network.decoder
+    heads = [decoder.head, *decoder.coarser_heads]
+    seen: list[list[tuple[Tensor, Tensor]]] = [[] for _ in heads]
+    pairs = [(scan, k) for scan in scans for k in range(len(scan.places))]
+    few = np.linspace(0, len(pairs) - 1, min(len(pairs), _MOST_SLICES)).round().astype(int)
+    for scan, k in (pairs[place] for place in few):
+        channels = network.config.in_channels
+        around = neighbours([scan.places[k]], len(scan.image), channels, scan.step)
+        image = pad_to_multiple(scan.image[around].float().to(device), network.config.stride)
+        # Beyond the slice nothing is known.
+        known = torch.where(scan.weights[k] > 0, scan.classes[k], torch.tensor(UNKNOWN))
+        height, width = known.shape
+        bottom, right = image.shape[-2] - height, image.shape[-1] - width
+        truth = F.pad(known[None, None].float(), (0, right, 0, bottom), value=UNKNOWN)
+        for head, found in zip(heads, _inputs(network, heads, image), strict=True):
+            level = heads.index(head)
+            same = F.interpolate(truth, found.shape[-2:], mode="nearest")[0, 0].flatten()
+            use = (same != UNKNOWN).to(device)
+            features = found[0].flatten(1).T
+            seen[level].append((features[use], same.long().to(device)[use]))
+    for head, pairs_of in zip(heads, seen, strict=True):
+        features, classes = (torch.cat(some) for some in zip(*pairs_of, strict=True))
+        _fit(head, features, classes, new.to(device))
+
+
+def _inputs(
+    network: SegmentationNetwork, heads: Sequence[nn.Module], image: Tensor
+) -> list[Tensor]:
+    """What the last layers are given for an image."""
+    given: dict[nn.Module, Tensor] = {}
+
+    def note(head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        given[head] = inputs[0].detach().float()
+
+    hooks = [head.register_forward_pre_hook(note) for head in heads]
+    try:
+        with torch.no_grad():
+            network(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [given[head] for head in heads]
+
+
+def _fit(head: nn.Module, features: Tensor, classes: Tensor, new: Tensor) -> None:
+    """features (n,C) and classes (n,) of pixels → rows of a head that are new."""
+    assert isinstance(head, nn.Conv2d)
+    assert head.bias is not None
+    of_new = new[classes]
+    if not of_new.any():
+        return
+    picked = torch.cat([_some(of_new), _some(~of_new)])
+    features, classes, of_new = features[picked], classes[picked], of_new[picked]
+    weights = torch.where(of_new, _SHARE / of_new.sum(), 1 / (~of_new).sum())
+    rows, bias = head.weight.detach()[:, :, 0, 0], head.bias.detach()
+    # To the new ones all others are one: which of them it is was settled before.
+    others = (features @ rows[~new].T + bias[~new]).logsumexp(1, keepdim=True)
+    fitted = torch.cat([rows[new], bias[new, None]], 1).clone().requires_grad_(True)
+    which = torch.where(of_new, new.long().cumsum(0)[classes], 0)
+    optimizer = torch.optim.LBFGS([fitted], max_iter=60, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        logits = torch.cat([others, features @ fitted[:, :-1].T + fitted[:, -1]], 1)
+        found = (F.cross_entropy(logits, which, reduction="none") * weights).sum()
+        found = found + 1e-4 * fitted[:, :-1].square().sum()
+        found.backward()
+        return found
+
+    optimizer.step(loss)
+    with torch.no_grad():
+        head.weight[new] = fitted[:, :-1, None, None].detach()
+        head.bias[new] = fitted[:, -1].detach()
+
+
+def _some(chosen: Tensor) -> Tensor:
+    """Indices of at most `_MOST_PIXELS` of the chosen pixels, evenly spaced."""
+    found = chosen.nonzero()[:, 0]
+    return found[:: max(1, len(found) // _MOST_PIXELS)]
