@@ -16,11 +16,11 @@ from _annotator import doubted, segmented
 from _finetune_variants import UNGUARDED, Variant, finetuned
 from _shifts import UNMARKED, Scan
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.corrections import Correction
 from l2gnet_core.finetune_config import FineTuneConfig
+from l2gnet_core.guided_interpolation import guided_slices, pixel_features
 from l2gnet_core.interpolation import interpolate_slices
 from l2gnet_core.model import build
 from l2gnet_core.preprocess import intensity_window, normalise
@@ -137,6 +137,18 @@ def interpolation(task: Task, slices: Sequence[int]) -> Answer:
     return Answer(mask, time.perf_counter() - started)
 
 
+def guided(task: Task, slices: Sequence[int]) -> Answer:
+    """Shapes between corrected slices and what the image shows there, nothing beyond them: what
+    the widgets do."""
+    started = time.perf_counter()
+    steps = guided_slices(task.scan.scan, task.painted, slices, task.scan.axis)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return Answer(end.value, time.perf_counter() - started)
+
+
 def naive(task: Task, slices: Sequence[int]) -> Answer:
     """All weights, nothing to hold them, no guard."""
     model, seconds, steps = task.naive(slices)
@@ -171,20 +183,15 @@ def scratch(task: Task, slices: Sequence[int]) -> Answer:
 
 def forest(task: Task, slices: Sequence[int], scribbled: bool = False) -> Answer:
     """A random forest on what each pixel and its surroundings look like, and where it is."""
-    try:
-        from sklearn.ensemble import RandomForestClassifier
-    except ImportError as error:
-        raise SystemExit(
-            "Expected scikit-learn for the random forest, but it is not installed; install the "
-            "extra 'bench', or leave the method out."
-        ) from error
+    from sklearn.ensemble import RandomForestClassifier
+
     started = time.perf_counter()
     axis = task.scan.axis
     scan = np.moveaxis(task.scan.scan, axis, 0)
     labels = task.scan.scribbles if scribbled else task.painted
     assert labels is not None
     painted = np.moveaxis(labels, axis, 0)
-    features = pixel_features(normalise(scan, intensity_window(scan)))
+    features = placed_features(normalise(scan, intensity_window(scan)))
     x = np.concatenate([features[i].reshape(-1, features.shape[-1]) for i in slices])
     y = np.concatenate([painted[i].ravel() for i in slices])
     known = np.flatnonzero(y != UNMARKED) if scribbled else np.arange(len(y))
@@ -199,23 +206,11 @@ def forest(task: Task, slices: Sequence[int], scribbled: bool = False) -> Answer
     return Answer(mask, time.perf_counter() - started)
 
 
-def pixel_features(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n,H,W) → (n,H,W,f): intensity, its blurs, gradients and Laplacians in plane at several
-    scales, and position."""
-    found = [image]
-    for sigma in (1.0, 2.0, 4.0, 8.0):
-        found.append(ndimage.gaussian_filter(image, (0, sigma, sigma)))
-    for sigma in (1.0, 2.0, 4.0):
-        flat = [
-            (
-                ndimage.gaussian_gradient_magnitude(one, sigma),
-                ndimage.gaussian_laplace(one, sigma),
-            )
-            for one in image
-        ]
-        found += [np.stack(some) for some in zip(*flat, strict=True)]
-    found += list(np.meshgrid(*(np.linspace(0, 1, n) for n in image.shape), indexing="ij"))
-    return np.stack(found, -1).astype(np.float32)
+def placed_features(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n,H,W) → (n,H,W,f): what each pixel looks like (`pixel_features`), and its place."""
+    looks = [np.stack(pixel_features(one), -1) for one in image]
+    place = np.meshgrid(*(np.linspace(0, 1, n) for n in image.shape), indexing="ij")
+    return np.concatenate([np.stack(looks), np.stack(place, -1)], -1).astype(np.float32)
 
 
 Method = Callable[[Task, Sequence[int]], Answer]
@@ -231,6 +226,7 @@ METHODS: dict[str, Method] = {
     "random forest": forest,
     "random forest, evenly": forest,
     "random forest, scribbles": lambda task, slices: forest(task, slices, scribbled=True),
+    "guided interpolation": guided,
     "interpolation": interpolation,
     "interpolation, evenly": interpolation,
     "manual": manual,

@@ -74,8 +74,8 @@ class _Between:
         self._box = boxes[0] if boxes else (slice(0), slice(0))
         first, last = first[self._box], last[self._box]
         # All structures together decide where there is one, or neighbours would come apart.
-        self._any = _distances(first > 0, last > 0, pixel)
-        self._each = [_distances(first == id, last == id, pixel) for id in self._ids]
+        self._any = signed_distances(first > 0, last > 0, pixel)
+        self._each = [signed_distances(first == id, last == id, pixel) for id in self._ids]
 
     def at(self, share: float) -> NDArray[Any]:
         """Ids (H,W) at a share, from 0 to 1, of the way."""
@@ -87,7 +87,7 @@ class _Between:
         return ids
 
 
-def _distances(
+def signed_distances(
     first: NDArray[np.bool_], last: NDArray[np.bool_], pixel: tuple[float, float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Signed distances to the border, positive inside. Where a shape is missing, as deep outside

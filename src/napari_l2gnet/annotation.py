@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -296,21 +296,32 @@ class Annotation:
         require_gap(slices, name, "paint or accept another slice")
         return slices
 
-    def interpolated(
-        self, answer: NDArray[Any], frame: int, slices: Sequence[int], organ: int | None
-    ) -> NDArray[Any]:
-        """An answer (t,z,y,x) with an organ (None: all of them) filled in between slices of a
-        frame."""
-        from l2gnet_core.interpolation import interpolate_slices
+    def interpolating(
+        self, scan: NDArray[Any], frame: int, slices: Sequence[int], organ: int | None
+    ) -> Generator[None, None, NDArray[Any]]:
+        """What lies between slices of a frame, whose scan (z,y,x) guides, of an organ (None: all of
+        them): labels (z,y,x)."""
+        from l2gnet_core.guided_interpolation import guided_slices
 
         segmentation, axis = self.segmentation, self.segmentation.axis
-        shown = segmentation.shown[frame]
         across = [size for i, size in enumerate(segmentation.grid.spacing) if i != axis]
-        filled = np.moveaxis(
-            interpolate_slices(shown, slices, axis, (across[0], across[1]), organ), axis, 0
-        )
+        # A copy: painting on changes nothing.
+        shown, pixel = segmentation.shown[frame].copy(), (across[0], across[1])
+        return guided_slices(scan, shown, slices, axis, pixel, organ)
+
+    def interpolated(
+        self,
+        answer: NDArray[Any],
+        labels: NDArray[Any],
+        frame: int,
+        slices: Sequence[int],
+        organ: int | None,
+    ) -> NDArray[Any]:
+        """An answer (t,z,y,x) with an organ (None: all of them) as in labels (z,y,x) between slices
+        of a frame."""
+        filled = np.moveaxis(labels, self.segmentation.axis, 0)
         result = answer.copy()
-        stack = np.moveaxis(result[frame], axis, 0)
+        stack = np.moveaxis(result[frame], self.segmentation.axis, 0)
         for index in range(slices[0], slices[-1] + 1):
             if index in slices:
                 continue

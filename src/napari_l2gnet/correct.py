@@ -22,7 +22,13 @@ from napari_l2gnet.organ_bar import OrganBar
 from napari_l2gnet.preview import BEFORE
 from napari_l2gnet.session import Session, shared_session
 from napari_l2gnet.slice_review import SliceReview
-from napari_l2gnet.tasks import annotation_of, application, fine_tuning, project_masks
+from napari_l2gnet.tasks import (
+    annotation_of,
+    application,
+    fine_tuning,
+    project_masks,
+    scan_of,
+)
 from napari_l2gnet.version_bar import VersionBar
 from napari_l2gnet.worker import Job
 
@@ -217,11 +223,11 @@ class CorrectWidget(CorrectForm):
             return
         frame, organ = mask.place[0], self.organ.currentData()
         try:
-            slices = annotation.between(frame, organ)
+            slices, volume = annotation.between(frame, organ), scan_of(mask)
         except InputError as error:
             self._refuse(error)
             return
-        self._new_run().interpolate(frame, slices, organ)
+        self._new_run().interpolate(volume, frame, slices, organ)
 
     # ------------------------------------------------------------------ fine-tuning
 

@@ -75,8 +75,8 @@ class CorrectForm(QWidget):
         self.edit_organ = _quiet("Edit …", "Another name or colour for this organ")
         self.interpolate = _quiet(
             "Interpolate between slices",
-            "Fill the slices between those that you painted or accepted with shapes in between; "
-            "Ctrl-Z takes it back",
+            "Fill the slices between those that you painted or accepted: shapes in between, with "
+            "three slices or more fitted to the image. Ctrl-Z takes it back.",
         )
 
         self.kind = QComboBox()

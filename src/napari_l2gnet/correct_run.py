@@ -23,6 +23,7 @@ from napari_l2gnet.worker import Job
 
 if TYPE_CHECKING:
     from l2gnet_core.guard import Verdict
+    from l2gnet_core.volume import Volume
 
 
 class CorrectRun(QObject):
@@ -80,9 +81,11 @@ class CorrectRun(QObject):
         steps = learning.apply(self._session, task)
         self._start(f"Going to {version.name}", steps, self._take_answer, adopt)
 
-    def interpolate(self, frame: int, slices: tuple[int, ...], organ: int | None) -> None:
-        """Fill in between slices of a frame; None stands for all organs."""
-        steps = learning.interpolate(self.annotation, frame, slices, organ)
+    def interpolate(
+        self, volume: Volume, frame: int, slices: tuple[int, ...], organ: int | None
+    ) -> None:
+        """Fill in between slices of a frame of the scan; None stands for all organs."""
+        steps = learning.interpolate(self.annotation, volume, frame, slices, organ)
 
         def adopt() -> None:
             assert self._answer is not None

@@ -1,15 +1,16 @@
-"""Filling any Labels layer between the slices that a person painted, without a model."""
+"""Filling any Labels layer between the slices that a person painted, by shape and image, without a
+model."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
 import napari
 import numpy as np
 from magicgui.widgets import CheckBox, ComboBox, Container, Label, PushButton
-from napari.layers import Labels
+from napari.layers import Image, Labels
 from napari.utils.notifications import show_error
 from numpy.typing import NDArray
 
@@ -46,6 +47,13 @@ class InterpolateWidget(Container):
         self.mask = ComboBox(
             label="Mask", choices=self._masks, tooltip="A Labels layer with some slices painted"
         )
+        self.image = ComboBox(
+            label="Follow",
+            choices=self._images,
+            nullable=True,
+            tooltip="The scan that was painted on: with three painted slices or more, borders "
+            "follow what it shows. Without one, shapes alone decide.",
+        )
         self.selected = CheckBox(
             text="Only the selected label",
             tooltip="Fill the label that the brush has, and leave the others as they are",
@@ -54,13 +62,13 @@ class InterpolateWidget(Container):
         self.message = Label()
         # Sentences must not push the dock wider.
         self.message.native.setWordWrap(True)
-        super().__init__(widgets=[self.mask, self.selected, self.fill, self.message])
+        super().__init__(widgets=[self.mask, self.image, self.selected, self.fill, self.message])
         self.job = LatestJob(self.native)
         self.job.failed.connect(self._refuse)
         self.job.changed.connect(self._update)
         self.fill.changed.connect(self.interpolate)
-        self.mask.changed.connect(self._update)
-        self._update()
+        self.mask.changed.connect(self._on_mask)
+        self._on_mask()
 
     def reset_choices(self, *_: Any) -> None:
         """Read the viewer's layers again; napari calls it when they come, go or are renamed."""
@@ -74,6 +82,31 @@ class InterpolateWidget(Container):
             for layer in self.viewer.layers
             if isinstance(layer, Labels) and not others & layer.metadata.keys()
         ]
+
+    def _images(self, _: Any) -> list[Image]:
+        """Images on the mask's own grid, the topmost first."""
+        mask: Labels | None = self.mask.value
+        if mask is None:
+            return []
+        return [
+            layer
+            for layer in reversed(self.viewer.layers)
+            if isinstance(layer, Image)
+            and not layer.rgb
+            and not layer.multiscale
+            and VIEW_KEY not in layer.metadata
+            and layer.data.shape == mask.data.shape
+            and all(
+                np.allclose(layer.data_to_world(corner), mask.data_to_world(corner))
+                for corner in ((0,) * mask.ndim, mask.data.shape)
+            )
+        ]
+
+    def _on_mask(self, _: Any = None) -> None:
+        self.image.reset_choices()
+        found = self._images(None)
+        self.image.value = found[0] if found else None
+        self._update()
 
     def _update(self, _: Any = None) -> None:
         missing, busy = self.mask.value is None, self.job.busy
@@ -91,13 +124,17 @@ class InterpolateWidget(Container):
         organ = int(layer.selected_label) if self.selected.value else None
         try:
             frame, axis = _slicing(self.viewer, layer)
-            labels = np.asarray(layer.data)[frame]
+            # A copy: painting on changes nothing of what is filled in.
+            labels = np.array(layer.data[frame])
             painted = _painted(labels, axis, organ)
         except InputError as error:
             self._refuse(str(error))
             return
         across = np.delete(np.asarray(layer.scale)[-3:], axis)
-        steps = _interpolating(labels, painted, axis, (across[0], across[1]), organ)
+        image: Image | None = self.image.value
+        # Read when it is needed: it may lie on a disk.
+        scan = None if image is None else lambda: np.asarray(image.data[frame])
+        steps = _interpolating(labels, scan, painted, axis, (across[0], across[1]), organ)
         self.job.run(steps, lambda filled: self._take(layer, frame, filled, painted))
 
     def _take(
@@ -162,15 +199,20 @@ def _painted(labels: NDArray[Any], axis: int, organ: int | None) -> list[int]:
 
 def _interpolating(
     labels: NDArray[Any],
+    scan: Callable[[], NDArray[Any]] | None,
     painted: list[int],
     axis: int,
     pixel: tuple[float, float],
     organ: int | None,
-) -> Generator[_Filled, None, None]:
-    """What may be filled in of labels (z,y,x)."""
+) -> Generator[_Filled | None, None, None]:
+    """What may be filled in of labels (z,y,x), after a None for each moment to stop at."""
+    from l2gnet_core.guided_interpolation import guided_slices
     from l2gnet_core.interpolation import interpolate_slices
 
-    filled = interpolate_slices(labels, painted, axis, pixel, organ)
+    if scan is None:
+        filled = interpolate_slices(labels, painted, axis, pixel, organ)
+    else:
+        filled = yield from guided_slices(scan(), labels, painted, axis, pixel, organ)
     np.moveaxis(filled, axis, 0)[painted] = 0
     places = np.nonzero(filled)
     yield _Filled(places, filled[places])

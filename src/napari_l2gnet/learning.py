@@ -193,12 +193,25 @@ def apply(session: Session, task: Task) -> Moments:
 
 
 def interpolate(
-    annotation: Annotation, frame: int, slices: Sequence[int], organ: int | None
+    annotation: Annotation,
+    volume: Volume,
+    frame: int,
+    slices: Sequence[int],
+    organ: int | None,
 ) -> Moments:
     """An organ (None: all) filled in between slices of a frame."""
     yield Moment("Interpolating")
     segmentation = annotation.segmentation
-    answer = annotation.interpolated(segmentation.answer, frame, slices, organ)
+    scan = _Scan(volume, segmentation.axis).frame(frame)
+    steps = annotation.interpolating(scan, frame, slices, organ)
+    labels = None
+    while labels is None:
+        try:
+            next(steps)
+            yield Moment("Interpolating")
+        except StopIteration as end:
+            labels = end.value
+    answer = annotation.interpolated(segmentation.answer, labels, frame, slices, organ)
     # Tidying begins with the raw answer and must find there what is filled in.
     raw = segmentation.raw.copy()
     middle = np.moveaxis(raw[frame], segmentation.axis, 0)

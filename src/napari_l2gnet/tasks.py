@@ -45,7 +45,7 @@ def fine_tuning(
     """
     annotations = [annotation_of(mask) for mask in masks]
     scans = [
-        TaughtScan(_scan_of(mask), mask.segmentation, annotation.lessons(painted_is_complete))
+        TaughtScan(scan_of(mask), mask.segmentation, annotation.lessons(painted_is_complete))
         for mask, annotation in zip(masks, annotations, strict=True)
     ]
     first, *others = annotations
@@ -57,11 +57,11 @@ def fine_tuning(
 
 def application(mask: MaskLayer, version: Version) -> Task:
     """To segment a mask's scan with a version. Raises InputError where it cannot be read."""
-    scan = TaughtScan(_scan_of(mask), mask.segmentation, [])
+    scan = TaughtScan(scan_of(mask), mask.segmentation, [])
     return Task(annotation_of(mask), version, [scan], mask.place)
 
 
-def _scan_of(mask: MaskLayer) -> Volume:
+def scan_of(mask: MaskLayer) -> Volume:
     """The scan of a mask, lying as its file or a person says."""
     image = mask.layer.metadata[IMAGE_KEY]
     return as_given(image, volume_of(image))

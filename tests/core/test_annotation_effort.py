@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from _annotator import chosen, dice, evenly, holding, mean, recovered, rounds, taught_and_judged
 from _changes import CHANGES, changed
-from _rivals import pixel_features
+from _rivals import placed_features
 from _shifts import BASES, UNMARKED, alternating, by_part, frames, learnt, shifted_split
 from hypothesis import given
 from hypothesis import strategies as st
@@ -165,9 +165,9 @@ def test_orientation_turns_scan_and_labels_alike():
 
 def test_features_are_of_each_pixel():
     image = np.random.default_rng(0).random((2, 16, 18), np.float32)
-    features = pixel_features(image)
+    features = placed_features(image)
     assert features.shape[:3] == image.shape
     np.testing.assert_array_equal(features[..., 0], image)
     # The second slice says nothing of the first, but for its place.
-    alone = pixel_features(np.stack([image[0], image[0]]))
+    alone = placed_features(np.stack([image[0], image[0]]))
     np.testing.assert_array_equal(features[0], alone[0])

@@ -12,6 +12,7 @@ from napari.components import ViewerModel
 
 from l2gnet_core.card import Expectations, ModelCard
 from l2gnet_core.errors import InputError
+from l2gnet_core.interpolation import interpolate_slices
 from l2gnet_core.labels import Label, LabelSet
 from napari_l2gnet.annotation import PAINTED_WEIGHT, Annotation
 from napari_l2gnet.doubts import Doubt
@@ -238,7 +239,8 @@ def test_interpolation_fills_one_organ_between_its_slices_and_takes_nothing_pain
     annotation.may_be_edited()
     slices = annotation.between(0, 2)
     assert slices == (0, 4)
-    filled = annotation.interpolated(mask.segmentation.answer, 0, slices, 2)
+    between = interpolate_slices(mask.segmentation.shown[0], slices, 0, only=2)
+    filled = annotation.interpolated(mask.segmentation.answer, between, 0, slices, 2)
     mask.adopt(filled, filled, 0)
     assert (layer.data == 2).sum() == 5 * 9 - 1
     assert layer.data[2, 3, 3] == 0

@@ -71,6 +71,28 @@ def test_only_the_selected_label_is_filled_and_others_stay(tool, qtbot):
     assert set(np.unique(mask.data[[2, 3, 5, 6]])) == {0, 3}
 
 
+def test_borders_follow_the_image_that_was_painted_on(tool, qtbot):
+    viewer, widget = tool
+    y, x = np.mgrid[:40, :40]
+    whole = np.stack([np.hypot(y - 20 - 5 * np.sin(z), x - 20) < 8 for z in range(9)])
+    scan = viewer.add_image(np.where(whole, 200.0, 50.0), scale=(8, 1, 2))
+    viewer.add_image(np.zeros((9, 40, 40)), name="elsewhere", scale=(4, 1, 2))
+    viewer.add_image(np.zeros((9, 40, 40, 3)), name="colours", rgb=True)
+    before = np.where(np.isin(np.arange(9), [0, 3, 6, 8])[:, None, None], 4 * whole, 0)
+    mask = viewer.add_labels(before.astype(np.uint8), scale=(8, 1, 2))
+    # Chosen by itself, and no image but one on the same grid is offered.
+    assert widget.image.value is scan
+    assert set(widget.image.choices) == {scan, None}
+    press(qtbot, widget)
+    followed = (mask.data[1:8] == 4) == whole[1:8]
+    mask.undo()
+    assert np.array_equal(mask.data, before)
+    widget.image.value = None
+    press(qtbot, widget)
+    by_shape = (mask.data[1:8] == 4) == whole[1:8]
+    assert followed.mean() > by_shape.mean() + 0.02
+
+
 @pytest.mark.parametrize("axis", [1, 2])
 def test_slices_lie_along_the_slider(tool, qtbot, axis):
     viewer, widget = tool

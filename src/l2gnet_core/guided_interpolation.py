@@ -1,0 +1,159 @@
+"""Labels between annotated slices by the shapes on both sides and by what the image shows there.
+
+Shapes alone (`l2gnet_core.interpolation`) are right about where an organ is and wrong about its
+border. How wrong, and what the image looks like on either side of the true one, the annotated
+slices tell: each is compared with what the others' shapes would have made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from l2gnet_core.interpolation import interpolate_slices, signed_distances
+from l2gnet_core.preprocess import intensity_window, normalise
+
+#: How far from an interpolated border, in pixels, the true one is looked for.
+_BAND = 12
+#: Scales, in pixels, at which brightness is seen, and edges and blobs.
+_BLURS, _EDGES = (1.0, 2.0, 4.0, 8.0), (1.0, 2.0, 4.0)
+#: Slices that hold a structure without which there is nothing to compare, and pixels to learn from,
+#: at most.
+_FEWEST, _MOST_PIXELS = 3, 60_000
+#: Blur of the chance that a pixel is inside, so that borders are smooth.
+_SMOOTH = 1.0
+#: The distance that stands for a slice with annotations on one side of it alone.
+_ONE_SIDED = 10.0
+
+Array = NDArray[Any]
+Floats = NDArray[np.float32]
+#: None is a moment at which whoever drives it can stop.
+Steps = Generator[None, None, Array]
+
+
+def guided_slices(
+    scan: Array,
+    labels: Array,
+    slices: Sequence[int],
+    axis: int = 0,
+    pixel: tuple[float, float] = (1.0, 1.0),
+    only: int | None = None,
+) -> Steps:
+    """A mask (z,y,x) from the annotated slices of labels (z,y,x) and the scan (z,y,x): those as
+    they are, what lies between neighbours by shapes and image, zero beyond the first and the last.
+
+    Arguments and errors as of `interpolate_slices`, which answers for structures that fewer than
+    three slices hold. Random forests (extremely randomised trees: Geurts et al., Machine
+    Learning 2006) tell inside from outside, always in the same way.
+    """
+    result = interpolate_slices(labels, slices, axis, pixel, only)
+    yield
+    filled, painted = np.moveaxis(result, axis, 0), np.moveaxis(labels, axis, 0)
+    stack, known = np.moveaxis(scan, axis, 0), sorted(set(slices))
+    held = sorted({int(id) for k in known for id in np.unique(filled[k])} - {0})
+    window = intensity_window(scan)
+    found: dict[int, tuple[_Shapes, dict[int, Floats]]] = {}
+    for id in held:
+        shapes = _Shapes(painted == id, known, pixel)
+        if shapes.comparable:
+            found[id] = shapes, (yield from _chances(stack, shapes, window))
+    for index in set(range(known[0], known[-1])) - set(known):
+        picture = filled[index]
+        picture[np.isin(picture, list(found))] = 0
+        best = np.full(picture.shape, np.float32(0.5))
+        for id, (shapes, chances) in found.items():
+            if index in chances:
+                chance, so_far = chances[index], best[shapes.box]
+                picture[shapes.box][chance > so_far] = id
+                np.maximum(chance, so_far, out=so_far)
+    return result
+
+
+class _Shapes:
+    """One structure (n,H,W) in its annotated slices."""
+
+    def __init__(self, inside: Array, known: Sequence[int], pixel: tuple[float, float]) -> None:
+        holding = [k for k in known if inside[k].any()]
+        first = max((k for k in known if k < holding[0]), default=holding[0])
+        last = min((k for k in known if k > holding[-1]), default=holding[-1])
+        self.known = [k for k in known if first <= k <= last]
+        self.comparable = len(holding) >= _FEWEST
+        rows, columns = (np.flatnonzero(inside[self.known].any((0, o))) for o in (2, 1))
+        margin = _BAND + 2 * int(max(_BLURS))
+        self.box = tuple(
+            slice(max(0, found[0] - margin), found[-1] + 1 + margin) for found in (rows, columns)
+        )
+        self._inside = inside
+        # Of the smaller side of a pixel, so that a distance is one in pixels.
+        self._pixel = (pixel[0] / min(pixel), pixel[1] / min(pixel))
+
+    def truth(self, index: int) -> NDArray[np.bool_]:
+        """The structure in an annotated slice."""
+        return np.asarray(self._inside[index][self.box])
+
+    def guess(self, index: int) -> tuple[Floats, float]:
+        """Signed distance (H,W) from the border that the other annotated slices suggest, positive
+        inside, and how far the nearest of them is."""
+        before = [k for k in self.known if k < index]
+        after = [k for k in self.known if k > index]
+        if before and after:
+            a, b = before[-1], after[0]
+            one, other = signed_distances(self.truth(a), self.truth(b), self._pixel)
+            share = (index - a) / (b - a)
+            return ((1 - share) * one + share * other).astype(np.float32), min(index - a, b - index)
+        nearest = before[-1] if before else after[0]
+        one, _ = signed_distances(self.truth(nearest), self.truth(nearest), self._pixel)
+        return one.astype(np.float32), _ONE_SIDED + abs(index - nearest)
+
+
+def _chances(
+    stack: Array, shapes: _Shapes, window: tuple[float, float]
+) -> Generator[None, None, dict[int, Floats]]:
+    """For each slice between annotated ones, the chance that a pixel of the box is inside."""
+    from sklearn.ensemble import ExtraTreesClassifier
+
+    def seen(index: int) -> tuple[NDArray[np.bool_], Floats, Floats]:
+        """Where the border may be, what a forest is told of those pixels, and the guess."""
+        guess, distance = shapes.guess(index)
+        band = np.abs(guess) < _BAND
+        image = normalise(stack[index][shapes.box], window)
+        told = [*(one[band] for one in pixel_features(image)), guess[band]]
+        told.append(np.full(len(told[0]), distance, np.float32))
+        return band, np.stack(told, 1), guess
+
+    told, answers = [], []
+    for index in shapes.known:
+        band, features, _ = seen(index)
+        told.append(features)
+        answers.append(shapes.truth(index)[band])
+        yield
+    features, inside = np.concatenate(told), np.concatenate(answers)
+    every = max(1, len(inside) // _MOST_PIXELS)
+    forest = ExtraTreesClassifier(100, min_samples_leaf=5, n_jobs=-1, random_state=0)
+    forest.fit(features[::every], inside[::every])
+    yield
+    chances: dict[int, Floats] = {}
+    for index in range(shapes.known[0], shapes.known[-1]):
+        if index in shapes.known:
+            continue
+        band, features, guess = seen(index)
+        chance = (guess > 0).astype(np.float32)
+        if band.any() and len(forest.classes_) > 1:
+            chance[band] = forest.predict_proba(features)[:, 1]
+        chances[index] = ndimage.gaussian_filter(chance, _SMOOTH)
+        yield
+    return chances
+
+
+def pixel_features(image: Floats) -> list[Floats]:
+    """What a slice (H,W) in [0,1] looks like at each pixel: brightness, its blurs, gradients and
+    Laplacians at several scales."""
+    found = [image, *(ndimage.gaussian_filter(image, sigma) for sigma in _BLURS)]
+    for sigma in _EDGES:
+        found.append(ndimage.gaussian_gradient_magnitude(image, sigma))
+        found.append(ndimage.gaussian_laplace(image, sigma))
+    return found

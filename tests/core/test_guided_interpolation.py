@@ -1,0 +1,126 @@
+"""What lies between annotated slices, by shape and image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from l2gnet_core.errors import InputError
+from l2gnet_core.guided_interpolation import guided_slices
+from l2gnet_core.interpolation import interpolate_slices
+
+SHAPE = (13, 56, 64)
+ANNOTATED = (0, 3, 6, 9, 12)
+
+
+def snake(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A bright disc (2) that winds its way through grey noise, a dark one (5) beside it: shapes
+    alone cut its corners."""
+    y, x = np.mgrid[0:56, 0:64]
+    labels = np.zeros(SHAPE, np.uint8)
+    for z in range(13):
+        row, column = 24 + 6 * np.sin(z * 1.3), 24 + 5 * np.cos(z * 1.7)
+        labels[z][np.hypot(y - row, x - column) < 9] = 2
+        labels[z][np.hypot(y - row, x - column - 18) < 6] = 5
+    noise = np.random.default_rng(seed).normal(0, 12, SHAPE)
+    return np.choose(labels, [100, 0, 180, 0, 0, 40]) + noise, labels
+
+
+def guided(*arguments, **more) -> np.ndarray:
+    steps = guided_slices(*arguments, **more)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def dice(said: np.ndarray, true: np.ndarray) -> float:
+    return 2 * (said & true).sum() / (said.sum() + true.sum())
+
+
+@pytest.mark.parametrize("id", [2, 5])
+def test_the_image_says_where_the_border_is(id):
+    scan, labels = snake()
+    between = [z for z in range(13) if z not in ANNOTATED]
+    found, shapes = guided(scan, labels, ANNOTATED), interpolate_slices(labels, ANNOTATED)
+    assert np.array_equal(found[list(ANNOTATED)], labels[list(ANNOTATED)])
+    of_shapes, of_both = (
+        dice(some[between] == id, labels[between] == id) for some in (shapes, found)
+    )
+    assert of_shapes < 0.85
+    assert of_both > of_shapes + 0.05
+
+
+def test_the_same_comes_out_again_along_every_axis():
+    scan, labels = snake()
+    found = guided(scan, labels, ANNOTATED)
+    assert np.array_equal(found, guided(scan, labels, ANNOTATED))
+    for axis in (1, 2):
+        turned = guided(np.moveaxis(scan, 0, axis), np.moveaxis(labels, 0, axis), ANNOTATED, axis)
+        assert np.array_equal(np.moveaxis(turned, axis, 0), found)
+
+
+def test_nothing_but_the_annotated_slices_is_read():
+    scan, labels = snake()
+    garbage = np.random.default_rng(1).integers(0, 6, SHAPE).astype(np.uint8)
+    garbage[list(ANNOTATED)] = labels[list(ANNOTATED)]
+    assert np.array_equal(guided(scan, labels, ANNOTATED), guided(scan, garbage, ANNOTATED))
+
+
+def test_one_structure_alone():
+    scan, labels = snake()
+    found = guided(scan, labels, ANNOTATED, only=5)
+    assert set(np.unique(found)) == {0, 5}
+
+
+def test_shapes_decide_where_there_is_nothing_to_compare():
+    scan, labels = snake()
+    for slices in ([2, 7], [4]):
+        expected = interpolate_slices(labels, slices)
+        assert np.array_equal(guided(scan, labels, slices), expected)
+    # In two of five slices, the others of which say that it ends there.
+    two = np.where(np.isin(np.arange(13), [3, 6])[:, None, None], labels, 0)
+    expected = interpolate_slices(two, ANNOTATED)
+    assert np.array_equal(guided(scan, two, ANNOTATED), expected)
+    # In one of the slices alone, and in all of the picture.
+    labels[0] = 7
+    assert (
+        guided(scan, labels, ANNOTATED)[1] == interpolate_slices(labels, ANNOTATED)[1]
+    ).mean() > 0.5
+
+
+def test_an_image_that_shows_nothing_leaves_it_to_the_shapes():
+    y, x = np.mgrid[0:56, 0:64]
+    labels = np.stack([2 * (np.hypot(y - 20 - z, x - 20 - z) < 9) for z in range(13)])
+    labels = labels.astype(np.uint8)
+    found, shapes = (
+        guided(np.zeros(SHAPE), labels, ANNOTATED),
+        interpolate_slices(labels, ANNOTATED),
+    )
+    assert dice(found == 2, shapes == 2) > 0.95
+
+
+def test_slices_that_are_not_there_are_refused(one_sentence):
+    scan, labels = snake()
+    with pytest.raises(InputError, match="between 0 and 12") as caught:
+        guided(scan, labels, [1, 13])
+    one_sentence(caught.value)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_any_labels_stay_as_they_are_annotated(data):
+    shape = (5, 14, 11)
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    labels = rng.integers(0, data.draw(st.integers(1, 4)), shape).astype(np.uint16)
+    labels[rng.random(5) < 0.3] = 0
+    slices = data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=5, unique=True))
+    found = guided(rng.normal(size=shape), labels, slices)
+    assert found.dtype == labels.dtype
+    assert np.array_equal(found[slices], labels[slices])
+    assert not found[: min(slices)].any()
+    assert not found[max(slices) + 1 :].any()
+    assert set(np.unique(found)) <= set(np.unique(labels[slices])) | {0}
