@@ -41,7 +41,9 @@ from l2gnet_core.weights import mixed
 PAINTED, PICKS = 5, {"evenly": False, "ends": True}
 #: Volumes by which a project's model is judged, at most.
 MOST_JUDGED = 12
-ORGAN_METHODS = ("ours", "naive", "from scratch", "random forest", "interpolation")
+ORGAN_METHODS = (
+    "ours", "guided interpolation", "interpolation", "random forest", "naive", "from scratch"
+)  # fmt: skip
 VARIANTS = {"scan": SCAN_VARIANTS, "organ": ORGAN_VARIANTS, "project": PROJECT_VARIANTS}
 #: What is tested, picked by `tune`.
 PICKED = {"scan": "as it is", "organ": "as it is", "project": "as it is"}

@@ -191,7 +191,7 @@ def print_organs(found: Sequence[Result]) -> None:
         seconds = fmean(one["seconds"] for one in some)
         others = [fmean(one["others"][when] for one in some) for when in ("before", "after")]
         known = (
-            "–" if name in ("random forest", "interpolation") else "{:.3f} → {:.3f}".format(*others)
+            "–" if name == "random forest" or "interpolation" in name else "{:.3f} → {:.3f}".format(*others)
         )
         print(
             f"| {domain} | {pick} | {name} | {len(some)} | {score:.3f} | {seconds:.1f} | {known} |"
