@@ -190,9 +190,9 @@ def print_organs(found: Sequence[Result]) -> None:
         score = fmean(mean(one["after"]) for one in some)
         seconds = fmean(one["seconds"] for one in some)
         others = [fmean(one["others"][when] for one in some) for when in ("before", "after")]
-        known = (
-            "–" if name == "random forest" or "interpolation" in name else "{:.3f} → {:.3f}".format(*others)
-        )
+        # Those know one organ alone.
+        alone = name == "random forest" or "interpolation" in name
+        known = "–" if alone else "{:.3f} → {:.3f}".format(*others)
         print(
             f"| {domain} | {pick} | {name} | {len(some)} | {score:.3f} | {seconds:.1f} | {known} |"
         )
