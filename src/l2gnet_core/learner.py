@@ -101,7 +101,7 @@ class Clock:
 
     @property
     def pace(self) -> Pace:
-        """What `done` and `appearance` have said so far."""
+        """What `done` and `searched` have said so far."""
         return Pace(tuple(map(tuple, self._made)), self._appearances)
 
     def searched(self, search: Check) -> Check:

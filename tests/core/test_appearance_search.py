@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
+from generators import ended
 from scipy import ndimage
 
 from l2gnet_core.appearance import PLAIN, Appearance, steps_from
@@ -49,14 +50,6 @@ def dark(phantom) -> np.ndarray:
 
 def correct(scan, labels, slices=(1, 3, 4), **more) -> Correction:
     return Correction(scan, Grid(scan.shape), 0, labels, slices, **more)
-
-
-def ended(check):
-    while True:
-        try:
-            next(check)
-        except StopIteration as end:
-            return end.value
 
 
 def agreement(model, scan, truth) -> float:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from generators import ended
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,15 +29,6 @@ def correct(slices=(0, 2, 5), ids=(1, 2, 3), seed=0, **more) -> Correction:
     rng = np.random.default_rng(seed)
     labels = rng.choice([0, *ids], SHAPE).astype(np.uint8)
     return Correction(rng.random(SHAPE), Grid(SHAPE), 0, labels, slices, **more)
-
-
-def ended(check):
-    """What a check finds."""
-    while True:
-        try:
-            next(check)
-        except StopIteration as end:
-            return end.value
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from generators import ended
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,12 +30,7 @@ def snake(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def guided(*arguments, **more) -> np.ndarray:
-    steps = guided_slices(*arguments, **more)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
+    return ended(guided_slices(*arguments, **more))
 
 
 def dice(said: np.ndarray, true: np.ndarray) -> float:
