@@ -64,12 +64,11 @@ class ModelCard:
     saw its training slices; where a scan's voxel size is known, its slices are resampled in plane
     to it. `sides` is the range, in pixels, of the longer side of the slices learnt from; slices
     outside of it are brought to its middle, unless `spacing` already says how large they are seen.
-    `appearance` is how the network is shown
-    slices at inference, by default as they are. `clean_up` is how masks are tidied unless the user
-    chooses otherwise. `scores` maps structure
-    names to measures ({"dice": …, "hd95": …}) on the patients of `split["test"]`. `codes` says
-    which codes the training scans use, for models that have codes. `history` tells each fine-tuning
-    since: the model it began with, on how much, how, and what the guard found.
+    `appearance` is how the network is shown slices at inference, by default as they are. `clean_up`
+    is how masks are tidied unless the user chooses otherwise. `scores` maps structure names to
+    measures ({"dice": …, "hd95": …}) on the patients of `split["test"]`. `codes` says which codes
+    the training scans use, for models that have codes. `history` tells each fine-tuning since: the
+    model it began with, on how much, how, and what the guard found.
     """
 
     name: str

@@ -79,12 +79,11 @@ def fit_heads(
         height, width = known.shape
         bottom, right = image.shape[-2] - height, image.shape[-1] - width
         truth = F.pad(known[None, None].float(), (0, right, 0, bottom), value=UNKNOWN)
-        for head, found in zip(heads, _inputs(network, heads, image), strict=True):
-            level = heads.index(head)
+        for found, so_far in zip(_inputs(network, heads, image), seen, strict=True):
             same = F.interpolate(truth, found.shape[-2:], mode="nearest")[0, 0].flatten()
             use = (same != UNKNOWN).to(device)
             features = found[0].flatten(1).T
-            seen[level].append((features[use], same.long().to(device)[use]))
+            so_far.append((features[use], same.long().to(device)[use]))
     for head, pairs_of in zip(heads, seen, strict=True):
         features, classes = (torch.cat(some) for some in zip(*pairs_of, strict=True))
         _fit(head, features, classes, new.to(device))

@@ -5,13 +5,12 @@ No patient travels with a model's weights, but whoever has the program can draw 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from l2gnet_core.appearance import PLAIN
+from l2gnet_core.appearance_search import seen_as
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.left_out import Check, Counts, compared, upright
@@ -57,7 +56,7 @@ def heart_dice(model: Model, device: str) -> Check:
 
     It is shown as it is drawn: how a model is shown another scan says nothing of what it knows.
     """
-    model = replace(upright(model), card=replace(upright(model).card, appearance=PLAIN))
+    model = seen_as(upright(model), PLAIN)
     width = _width(model.card)
     if width is None:
         return None

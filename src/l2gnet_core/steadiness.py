@@ -13,7 +13,6 @@ from l2gnet_core.checkpoint import Model
 from l2gnet_core.corrections import Correction
 from l2gnet_core.left_out import Check, upright
 from l2gnet_core.predict import predict_slices
-from l2gnet_core.slice_view import slice_view
 
 #: Slices looked at, evenly spaced over the scan, at most, and pixels; but so many slices at least.
 _MOST_SLICES, _MOST_PIXELS, _FEWEST_SLICES = 12, 12 * 256 * 256, 5
@@ -26,8 +25,9 @@ def unsteadiness(model: Model, correction: Correction, device: str) -> Check:
     Corrected slices count as they are painted, others as the model segments them.
     """
     axis, count = correction.axis, correction.scan.shape[correction.axis]
-    height, width = slice_view(model.card, correction.grid, axis).size
-    few = min(_MOST_SLICES, max(_FEWEST_SLICES, _MOST_PIXELS // (height * width)), count)
+    # The same slices however large a model sees them, or two models could not be compared.
+    pixels = correction.scan.size // count
+    few = min(_MOST_SLICES, max(_FEWEST_SLICES, _MOST_PIXELS // pixels), count)
     seen = np.linspace(0, count - 1, few).round().astype(int)
     ids = sorted(correction.structures & set(model.card.labels.names))
     areas = {

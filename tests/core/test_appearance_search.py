@@ -249,3 +249,9 @@ def test_few_slices_of_a_large_scan_are_looked_at(make_model, monkeypatch):
     with pytest.raises(KeyError):
         ended(unsteadiness(make_model(), correct(labels, labels, (50,)), "cpu"))
     assert asked == [0, 25, 74, 99]
+    # The same ones for a model that sees them larger: the two are compared.
+    asked.clear()
+    larger, small = make_model(appearance=Appearance(zoom=2)), labels[:, ::2, ::2]
+    with pytest.raises(KeyError):
+        ended(unsteadiness(larger, correct(small, small, (50,)), "cpu"))
+    assert len(asked) == 12
