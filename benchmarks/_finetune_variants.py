@@ -19,7 +19,7 @@ from l2gnet_core.guard import Limits
 from l2gnet_core.learner import Clock, Learner, Step
 from l2gnet_core.model import SegmentationNetwork
 
-UNGUARDED = Limits(-1, 1, 1, 1)
+UNGUARDED = Limits(-1, 1, 1, 1, 1)
 
 
 @dataclass(frozen=True)

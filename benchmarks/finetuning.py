@@ -35,7 +35,7 @@ from l2gnet_core.preprocess import intensity_window, normalise
 from l2gnet_core.volume import Volume, slicing_axis
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "acdc"
-UNGUARDED = Limits(-1, 1, 1, 1)
+UNGUARDED = Limits(-1, 1, 1, 1, 1)
 Array = NDArray[np.generic]
 
 

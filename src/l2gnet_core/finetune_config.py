@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from l2gnet_core.augment import Augmentation
@@ -85,7 +85,7 @@ class FineTuneConfig:
                 **values,
                 "mixes": _tuples(values["mixes"]),
                 "views": Augmentation(**{n: _tuples(v) for n, v in values["views"].items()}),
-                "limits": Limits(**values["limits"]),
+                "limits": Limits(**{"most_worse": 1.0, **values["limits"]}),
                 "names": {int(id): name for id, name in values["names"].items()},
             }
         )
@@ -95,10 +95,24 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
-# A scan that needs fine-tuning has other codes than those of training: that is no objection.
-SCAN = FineTuneConfig(limits=Limits(most_code_drift=0.3))
+# A scan that needs fine-tuning has other codes than those of training: that is no objection. Nor is
+# a slice that got worse: halfway to the new weights the rest of a scan hardly ever does, and a
+# model that is refused helps nobody. What learns from two slices in short runs can tell no more
+# than that something went badly wrong.
+SCAN = FineTuneConfig(
+    fold_share=0.15,
+    mix_tolerance=0.1,
+    limits=Limits(least_gain=-0.1, most_structure_loss=0.1, most_code_drift=0.3),
+)
 #: To teach new structures in one scan: nothing of them is there to keep, and halfway is nowhere.
-ORGAN = replace(SCAN, learning_rate=2e-3, pull=0.0, mixes=(1.0,), cautious_mix=1.0, folds=2)
+ORGAN = FineTuneConfig(
+    learning_rate=2e-3,
+    pull=0.0,
+    mixes=(1.0,),
+    cautious_mix=1.0,
+    folds=2,
+    limits=Limits(most_code_drift=0.3),
+)
 PROJECT = FineTuneConfig(
     kind="project",
     adapts_appearance=False,

@@ -20,36 +20,47 @@ from l2gnet_core.quantizer import Codebook
 
 #: Slices of each scan in which codes are counted, at most.
 _SLICES_FOR_CODES = 8
+#: Dice by which a slice is neither better nor worse.
+_UNCHANGED = 0.005
 
 
 @dataclass(frozen=True)
 class Limits:
     """What a fine-tuned model must and must not do to be kept.
 
-    least_gain: rise of the mean Dice on slices left out. most_structure_loss: fall of the Dice of
-    any structure there. most_forgotten: fall of the mean Dice on the drawn heart.
-    most_code_drift: rise of the distance, 0 to 1, between the codes' frequencies in the scans and
-    those in training.
+    least_gain: rise of the mean Dice on slices left out; below zero it is a fall that is let pass.
+    most_structure_loss: fall of the Dice of any structure there. most_forgotten: fall of the mean
+    Dice on the drawn heart. most_code_drift: rise of the distance, 0 to 1, between the codes'
+    frequencies in the scans and those in training. most_worse: share of the groups of slices left
+    out that get worse.
     """
 
     least_gain: float = 0.001
     most_structure_loss: float = 0.02
     most_forgotten: float = 0.1
     most_code_drift: float = 0.15
+    most_worse: float = 0.5
 
 
 @dataclass(frozen=True)
 class Improvement:
     """Dice before and after by structure name, pooled over the corrected slices, each left out
-    while others were learnt from; empty with a single slice."""
+    while others were learnt from; empty with a single slice. parts: mean Dice before and after of
+    each group that was left out together."""
 
     before: Mapping[str, float]
     after: Mapping[str, float]
+    parts: tuple[tuple[float, float], ...] = ()
 
     def means(self) -> tuple[float, float]:
         """Mean Dice before and after."""
         before, after = (sum(dice.values()) / len(dice) for dice in (self.before, self.after))
         return before, after
+
+    def share_worse(self) -> float:
+        """Share of the groups that got worse."""
+        worse = sum(before - after > _UNCHANGED for before, after in self.parts)
+        return worse / max(1, len(self.parts))
 
 
 @dataclass(frozen=True)
@@ -106,7 +117,12 @@ class Verdict:
         found = Evidence(
             evidence["mix"],
             evidence["slices"],
-            Improvement(**evidence["dice"]),
+            Improvement(
+                evidence["dice"]["before"],
+                evidence["dice"]["after"],
+                # Verdicts of before there were any have none.
+                tuple((before, after) for before, after in evidence["dice"].get("parts", ())),
+            ),
             pair(evidence["heart"]),
             pair(evidence["codes"]),
             Appearance(**evidence["appearance"]) if evidence.get("appearance") else None,
@@ -120,8 +136,12 @@ def judged(limits: Limits, evidence: Evidence, known: Sequence[str]) -> Verdict:
     if objection is not None:
         return Verdict(False, f"{objection}; the old model is kept.", evidence)
     if evidence.dice.before:
-        rise = _rise(*evidence.dice.means())
-        reason = f"Kept: on slices left out of learning the mean Dice rose from {rise}."
+        before, after = evidence.dice.means()
+        if after > before:
+            said = "on slices left out of learning the mean Dice rose from"
+        else:
+            said = "most slices left out of learning are no worse, with a mean Dice from"
+        reason = f"Kept: {said} {_rise(before, after)}."
     else:
         reason = (
             "Kept on weak evidence: with a single corrected slice nothing shows that the others "
@@ -142,6 +162,11 @@ def _objection(limits: Limits, evidence: Evidence, known: Sequence[str]) -> str 
         falls = {
             name: dice.before[name] - dice.after[name] for name in known if name in dice.before
         }
+        if dice.share_worse() > limits.most_worse:
+            return (
+                "Fine-tuning made most slices left out of learning worse (mean Dice from "
+                f"{_rise(before, after)})"
+            )
         worst = max(falls, key=lambda name: falls[name], default="")
         if worst and falls[worst] > limits.most_structure_loss:
             return (

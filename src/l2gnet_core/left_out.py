@@ -71,7 +71,9 @@ def slice_counts(model: Model, correction: Correction, slices: Sequence[int], de
             truth = correction.pictures[correction.slices.index(done.index)]
             said = done.labels
             if correction.unmarked is not None:
-                said = np.where(truth == correction.unmarked, correction.unmarked, said)
+                # As a plain number it would wrap around in the few bits of an answer.
+                unmarked = np.uint16(correction.unmarked)
+                said = np.where(truth == unmarked, unmarked, said)
             found[done.index] = compared(said, truth, ids)
             found[done.index][unknown] = 0
         yield
@@ -120,8 +122,13 @@ def best_mix(
         good: list[int] = np.flatnonzero(means >= means.max() - config.mix_tolerance).tolist()
         return min(good, key=lambda index: abs(mixes[index] - config.cautious_mix))
 
-    after = np.zeros_like(counts[0, 0])
-    for index, fold in enumerate(counts):
-        after += fold[best(np.delete(counts, index, 0))]
-    before = pooled_dice(counts[:, 0].sum(0), names)
-    return best(counts), Improvement(before, pooled_dice(after, names))
+    before = counts[:, 0]
+    chosen = [best(np.delete(counts, index, 0)) for index in range(len(counts))]
+    after = counts[np.arange(len(counts)), chosen]
+    pairs = zip(before, after, strict=True)
+    dice = Improvement(
+        pooled_dice(before.sum(0), names),
+        pooled_dice(after.sum(0), names),
+        tuple((mean_dice(old), mean_dice(new)) for old, new in pairs),
+    )
+    return best(counts), dice

@@ -302,8 +302,9 @@ def told(verdict: Verdict) -> str:
     if not verdict.kept or not dice.before:
         return verdict.reason
     before, after = dice.means()
+    where = "Better on" if after > before else "No worse in most"
     sentences = [
-        f"Better on slices left out of learning: +{after - before:.3f} Dice "
+        f"{where} slices left out of learning: {after - before:+.3f} Dice "
         f"({before:.3f} to {after:.3f}).",
         *verdict.evidence.adapted,
         "Look at it, then accept or discard.",

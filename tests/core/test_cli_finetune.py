@@ -60,7 +60,7 @@ def keep_all(monkeypatch) -> None:
     """No guard: two steps of an untrained model may well make it worse."""
     for kind in ("SCAN", "ORGAN", "PROJECT"):
         config = getattr(finetune_config, kind)
-        config = replace(config, limits=Limits(-1, 1, 1, 1), mixes=(0.5,), mix_tolerance=1.0)
+        config = replace(config, limits=Limits(-1, 1, 1, 1, 1), mixes=(0.5,), mix_tolerance=1.0)
         monkeypatch.setattr(finetune_config, kind, config)
 
 

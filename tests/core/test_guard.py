@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from l2gnet_core.corrections import Correction
 from l2gnet_core.finetune_config import PROJECT, SCAN
-from l2gnet_core.guard import Evidence, Improvement, Limits, code_distance, judged
+from l2gnet_core.guard import Evidence, Improvement, Limits, Verdict, code_distance, judged
 from l2gnet_core.left_out import best_mix, folds, left_out_counts, pooled_dice
 from l2gnet_core.phantom_memory import heart_dice, replayed_hearts
 from l2gnet_core.predict import predict_slices
@@ -38,6 +39,11 @@ def correct(slices=(0, 2, 5), ids=(1, 2, 3), seed=0, **more) -> Correction:
         (False, "did not help", {"dice": Improvement({"a": 0.7}, {"a": 0.69})}),
         (False, "did not help", {"mix": 0.0}),
         (False, "made the b worse", {"dice": Improvement(GOOD.dice.before, {"a": 1, "b": 0.7})}),
+        (False, "made most slices", {"dice": replace(GOOD.dice, parts=((0.8, 0.7),) * 2)}),
+        (False, "made most slices", {
+            "dice": replace(GOOD.dice, parts=((0.8, 0.7), (0.8, 0.9), (0.8, 0.794)))
+        }),
+        (True, "rose", {"dice": replace(GOOD.dice, parts=((0.8, 0.7), (0.8, 0.8)))}),
         (False, "forgot", {"heart": (0.9, 0.7)}),
         (True, "Kept", {"heart": None, "codes": None}),
         (False, "moved the codes", {"codes": (0.4, 0.7)}),
@@ -57,6 +63,20 @@ def test_verdicts(kept, said, change):
     assert verdict.reason.endswith(".")
     assert verdict.reason.endswith("the old model is kept.") == (not kept)
     assert verdict.to_json()["evidence"]["slices"] == 3
+    assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
+
+
+def test_a_scan_is_let_pass_what_few_slices_cannot_tell():
+    fallen = Improvement({"a": 0.8}, {"a": 0.75}, ((0.8, 0.6), (0.8, 0.8), (0.8, 0.85)))
+    verdict = judged(SCAN.limits, replace(GOOD, dice=fallen), ["a"])
+    assert verdict.kept
+    assert (
+        "most slices left out of learning are no worse, with a mean Dice from 0.800 to 0.750"
+        in verdict.reason
+    )
+    assert not judged(PROJECT.limits, replace(GOOD, dice=fallen), ["a"]).kept
+    far = replace(fallen, after={"a": 0.69})
+    assert "did not help" in judged(SCAN.limits, replace(GOOD, dice=far), ["a"]).reason
 
 
 @settings(max_examples=30, deadline=None)
@@ -103,28 +123,44 @@ def test_counts_are_of_marked_voxels_and_structures_spoken_of(make_model, views)
     assert dice["a"] == pytest.approx(2 * expected[0, 0] / expected[0, 1:].sum())
 
 
+@pytest.mark.parametrize("unmarked", [257, 513, 65535])
+def test_large_ids_of_unmarked_voxels_are_no_structure(make_model, unmarked):
+    correction = correct(ids=(1, 2))
+    labels = np.where(correction.labels == 0, np.uint16(unmarked), correction.labels)
+    correction = replace(correction, labels=labels, unmarked=unmarked)
+    counts = ended(left_out_counts(make_model(), [correction], [(0, 2)], "cpu"))
+    marked = sum(np.isin(labels[z], (1, 2)).sum() for z in (0, 2))
+    assert counts[:, 1].sum() <= marked
+
+
 def fold_counts(dice: list[float]) -> np.ndarray:
     """Counts (models, 1, 3) of a structure of 1,000 voxels for Dice before and per mix."""
     return np.array([[[round(1000 * d), 1000, 1000]] for d in dice])
 
 
 def test_the_mix_that_others_speak_for_is_judged():
-    mixes = (0.0, 0.25, 0.5, 1.0)
+    mixes, config = (0.0, 0.25, 0.5, 1.0), replace(SCAN, mix_tolerance=0.005)
     # Each fold alone likes 1.0 best; judged by what the two others say, nothing changes.
     same = np.stack([fold_counts([0.70, 0.75, 0.80, 0.90])] * 3)
-    which, dice = best_mix(same, mixes, SCAN, ["a"])
+    which, dice = best_mix(same, mixes, config, ["a"])
     assert (mixes[which], dice.before, dice.after) == (1.0, {"a": 0.7}, {"a": 0.9})
     # Only the first likes 1.0, and so much that it has its way; it is judged by the others' 0.
     odd = np.stack([fold_counts([0.1, 0.1, 0.1, 0.9]), *[fold_counts([0.8, 0.7, 0.7, 0.6])] * 2])
-    which, dice = best_mix(odd, mixes, SCAN, ["a"])
+    which, dice = best_mix(odd, mixes, config, ["a"])
     assert mixes[which] == 1.0
     assert dice.before["a"] == pytest.approx(1.7 / 3)
     assert dice.after["a"] == pytest.approx((0.1 + 2 * 0.6) / 3)
+    assert dice.parts == ((0.1, 0.1), (0.8, 0.6), (0.8, 0.6))
+    # In one scan a clearly better one is needed to leave the cautious mix.
+    assert mixes[best_mix(same, mixes, SCAN, ["a"])[0]] == 0.5
     # About as good is not better than the cautious mix.
     near = np.stack([fold_counts([0.70, 0.74, 0.738, 0.742])] * 2)
-    assert mixes[best_mix(near, mixes, SCAN, ["a"])[0]] == 0.5
+    assert mixes[best_mix(near, mixes, config, ["a"])[0]] == 0.5
     worse = np.stack([fold_counts([0.8, 0.7, 0.7, 0.7])] * 2)
-    assert best_mix(worse, mixes, SCAN, ["a"]) == (0, Improvement({"a": 0.8}, {"a": 0.8}))
+    assert best_mix(worse, mixes, config, ["a"]) == (
+        0,
+        Improvement({"a": 0.8}, {"a": 0.8}, ((0.8, 0.8), (0.8, 0.8))),
+    )
 
 
 def test_code_distance_is_total_variation(make_model):

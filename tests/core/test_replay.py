@@ -39,7 +39,7 @@ SHAPE = (4, 40, 44)
 ORGANS = LabelSet.from_names({1: "liver", 2: "spleen", 3: "kidney"})
 CONFIG = replace(
     SCAN, seconds=0.8, batch=2, folds=2, mixes=(1.0,), cautious_mix=1.0, mix_tolerance=2.0,
-    learning_rate=3e-3, views=replace(SCAN.views, size=32), limits=Limits(-1, 1, 1, 1),
+    learning_rate=3e-3, views=replace(SCAN.views, size=32), limits=Limits(-1, 1, 1, 1, 1),
     names={7: "cyst"},
 )  # fmt: skip
 
