@@ -79,12 +79,6 @@ class Correction:
                 f"Expected marked voxels in every corrected slice, but slice {_listed(blank)} is "
                 f"unmarked (id {self.unmarked}) everywhere; leave it out."
             )
-        if not self.structures:
-            raise InputError(
-                f"Expected a structure in at least one corrected slice, but slice "
-                f"{_listed(self.slices)} holds background alone; name the slices that were "
-                "corrected."
-            )
         if any((part < 0).any() or not np.isfinite(part).all() for part in self.picture_weights):
             raise InputError("Expected weights that are finite and not negative.")
 
@@ -111,6 +105,11 @@ class Correction:
         """Ids of the structures in the corrected slices."""
         found = {int(id) for picture in self.pictures for id in np.unique(picture)}
         return found - {0, self.unmarked}
+
+    @property
+    def background(self) -> bool:
+        """Is any voxel of the corrected slices marked as background?"""
+        return self.unmarked != 0 and any((picture == 0).any() for picture in self.pictures)
 
     def seen_by(self, card: ModelCard) -> CorrectedScan:
         """The scan as a model of this card sees it; its labels must have every id there is."""
@@ -148,6 +147,22 @@ class Correction:
         place[self.axis] = index
         picture: NDArray[Any] = array[tuple(place)]
         return picture
+
+
+def telling(corrections: Sequence[Correction]) -> list[Correction]:
+    """Those that hold a structure: of which there is none nobody says that it is absent.
+
+    Raises InputError if there are none.
+    """
+    found = [correction for correction in corrections if correction.structures]
+    if not found:
+        got = "holds background alone" if corrections else "is corrected"
+        which = "nothing" if not corrections else "every one of them"
+        raise InputError(
+            f"Expected a structure in at least one corrected slice, but {which} {got}; correct a "
+            "slice that holds one."
+        )
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,3 +15,12 @@ class OutputError(InputError):
 
     Whatever was at the destination before is still there, untouched.
     """
+
+
+def memory_is_short(error: BaseException) -> bool:
+    """Is it that memory does not suffice, a GPU's or the computer's?
+
+    PyTorch's allocators raise nothing more particular than RuntimeError, each in words of its own.
+    """
+    words = ("out of memory", "allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in words)

@@ -17,8 +17,8 @@ from l2gnet_core.appearance import Appearance
 from l2gnet_core.appearance_search import AppearanceSearch, seen_as
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
-from l2gnet_core.corrections import CorrectedScan, Correction
-from l2gnet_core.errors import InputError
+from l2gnet_core.corrections import CorrectedScan, Correction, telling
+from l2gnet_core.errors import InputError, memory_is_short
 from l2gnet_core.finetune_config import SCAN, FineTuneConfig
 from l2gnet_core.guard import Evidence, Improvement, Verdict, code_distance, judged
 from l2gnet_core.learner import Clock, Learner, Pace
@@ -76,11 +76,18 @@ def finetune(
     Ids that the model does not have become new structures; those it has stay, corrected or not.
     With `config.steps`, or with the `pace` of an earlier result, the same seed gives the same
     weights on a CPU. Raises InputError for corrections that cannot be used, and for names of
-    structures that are not new.
+    structures that are not new, and where memory does not suffice.
     """
-    if not corrections:
-        raise InputError("Expected at least one correction to learn from, but got none.")
-    yield from _FineTuning(model, corrections, config, device, pace).run()
+    corrections = telling(corrections)
+    try:
+        yield from _FineTuning(model, corrections, config, device, pace).run()
+    except (MemoryError, RuntimeError) as error:
+        if not memory_is_short(error):
+            raise
+        raise InputError(
+            f"Expected enough memory to learn in, but there is too little on the {device} for "
+            "slices of this size; close other programs, or run l2gnet finetune --device cpu."
+        ) from error
 
 
 class _FineTuning:

@@ -33,7 +33,8 @@ def filled_in(scan: CorrectedScan, new: Tensor) -> CorrectedScan | None:
     """The slices between the corrected ones with what shapes say of new structures; None if there
     is nothing between them, or they are not known in whole.
 
-    new (classes,): which classes are new. Of the others these slices say nothing.
+    new (classes,): which classes are new. Of all that the scan does not hold these slices say
+    nothing.
     """
     places = list(scan.places)
     between = [place for place in range(min(places), max(places)) if place not in places]
@@ -46,8 +47,8 @@ def filled_in(scan: CorrectedScan, new: Tensor) -> CorrectedScan | None:
     classes = interpolate_slices(volume, places)[between]
     reach = (1, 2 * _UNSURE + 1, 2 * _UNSURE + 1)
     inside = ndimage.minimum_filter(classes, reach) == ndimage.maximum_filter(classes, reach)
-    absent = ~new
-    absent[0] = False
+    absent = torch.ones_like(new)
+    absent[[0, *held]] = False
     return replace(
         scan,
         places=tuple(between),
@@ -67,7 +68,7 @@ def fit_heads(
     """
     decoder = network.decoder
     heads = [decoder.head, *decoder.coarser_heads]
-    seen: list[list[tuple[Tensor, Tensor]]] = [[] for _ in heads]
+    seen: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in heads]
     pairs = [(scan, k) for scan in scans for k in range(len(scan.places))]
     few = np.linspace(0, len(pairs) - 1, min(len(pairs), _MOST_SLICES)).round().astype(int)
     for scan, k in (pairs[place] for place in few):
@@ -83,10 +84,12 @@ def fit_heads(
             same = F.interpolate(truth, found.shape[-2:], mode="nearest")[0, 0].flatten()
             use = (same != UNKNOWN).to(device)
             features = found[0].flatten(1).T
-            so_far.append((features[use], same.long().to(device)[use]))
-    for head, pairs_of in zip(heads, seen, strict=True):
-        features, classes = (torch.cat(some) for some in zip(*pairs_of, strict=True))
-        _fit(head, features, classes, new.to(device))
+            # What a scan does not hold, it says nothing of.
+            silent = scan.absent.to(device)[new].expand(int(use.sum()), -1)
+            so_far.append((features[use], same.long().to(device)[use], silent))
+    for head, parts in zip(heads, seen, strict=True):
+        features, classes, silent = (torch.cat(some) for some in zip(*parts, strict=True))
+        _fit(head, features, classes, silent, new.to(device))
 
 
 def _inputs(
@@ -108,8 +111,9 @@ def _inputs(
     return [given[head] for head in heads]
 
 
-def _fit(head: nn.Module, features: Tensor, classes: Tensor, new: Tensor) -> None:
-    """features (n,C) and classes (n,) of pixels → rows of a head that are new."""
+def _fit(head: nn.Module, features: Tensor, classes: Tensor, silent: Tensor, new: Tensor) -> None:
+    """features (n,C) and classes (n,) of pixels → rows of a head that are new. silent (n,new): of
+    which of these a pixel says nothing."""
     assert isinstance(head, nn.Conv2d)
     assert head.bias is not None
     of_new = new[classes]
@@ -117,6 +121,7 @@ def _fit(head: nn.Module, features: Tensor, classes: Tensor, new: Tensor) -> Non
         return
     picked = torch.cat([_some(of_new), _some(~of_new)])
     features, classes, of_new = features[picked], classes[picked], of_new[picked]
+    silent = silent[picked]
     weights = torch.where(of_new, _SHARE / of_new.sum(), 1 / (~of_new).sum())
     rows, bias = head.weight.detach()[:, :, 0, 0], head.bias.detach()
     # To the new ones all others are one: which of them it is was settled before.
@@ -127,7 +132,8 @@ def _fit(head: nn.Module, features: Tensor, classes: Tensor, new: Tensor) -> Non
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        logits = torch.cat([others, features @ fitted[:, :-1].T + fitted[:, -1]], 1)
+        answers = (features @ fitted[:, :-1].T + fitted[:, -1]).masked_fill(silent, -torch.inf)
+        logits = torch.cat([others, answers], 1)
         found = (F.cross_entropy(logits, which, reduction="none") * weights).sum()
         found = found + 1e-4 * fitted[:, :-1].square().sum()
         found.backward()

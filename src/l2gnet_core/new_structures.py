@@ -55,8 +55,8 @@ def taught_labels(
 ) -> LabelSet:
     """The labels of a model and of what corrections hold; new ids without a name get a plain one.
 
-    Raises InputError for names of ids that are not new, names that are taken, and unmarked voxels
-    that have the id of a structure.
+    Raises InputError for names of ids that are not new, names that are taken, unmarked voxels that
+    have the id of a structure, and new structures without anything that they are not.
     """
     for correction in corrections:
         name = known.names.get(-1 if correction.unmarked is None else correction.unmarked)
@@ -66,6 +66,15 @@ def taught_labels(
                 f"{correction.unmarked} is its {name}; give unmarked voxels another id."
             )
     new = sorted(set().union(*(c.structures for c in corrections)) - set(known.names))
+    for id in new:
+        marked = (set(c.structures) | ({0} if c.background else set()) for c in corrections
+                  if id in c.structures)  # fmt: skip
+        if all(ids == {id} for ids in marked):
+            raise InputError(
+                f"Expected voxels beside the new structure {names.get(id, id)} that are marked as "
+                "none of it, but all others are unmarked; mark some of what surrounds it, or take "
+                "painted slices as complete."
+            )
     for id, name in names.items():
         if id in known.names and known.names[id] != name:
             raise InputError(

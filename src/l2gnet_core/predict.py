@@ -12,7 +12,7 @@ from torch import Tensor
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
-from l2gnet_core.errors import InputError
+from l2gnet_core.errors import InputError, memory_is_short
 from l2gnet_core.inspect.look import Look, slice_looks
 from l2gnet_core.model import NetworkOutput
 from l2gnet_core.preprocess import (
@@ -110,8 +110,8 @@ def predict_slices(
         places = [view.place(index) for index in indices]
         count = model.network.config.in_channels
         seen = slices[neighbours(places, len(slices), count, view.step)]
-        images = torch.from_numpy(normalise(seen, window))
         try:
+            images = torch.from_numpy(normalise(seen, window))
             for answer in _answers(model, images, view.size, device):
                 if answer is None:
                     yield None
@@ -125,9 +125,8 @@ def predict_slices(
             else:
                 raise
             continue
-        except RuntimeError as error:
-            # The CPU's allocator raises nothing more particular.
-            if "allocate memory" not in str(error):
+        except (MemoryError, RuntimeError) as error:
+            if not memory_is_short(error):
                 raise
             raise InputError(
                 f"Expected slices that fit into memory, but {height}×{width} pixels do not; close "

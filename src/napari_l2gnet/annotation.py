@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Container, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -127,15 +127,9 @@ class Annotation:
     @property
     def queue(self) -> list[Place]:
         """Every slice, the most doubtful first; in their own order where nothing is known."""
-        places = self.segmentation.places
-        if not self.doubts:
-            return places
-        last = float("-inf")
-
-        def urgency(place: Place) -> float:
-            return self.doubts[place].expected if place in self.doubts else last
-
-        return sorted(places, key=lambda place: -urgency(place))
+        # As they were ranked: of slices about which nothing is doubted, too, some come first.
+        ranked = sorted(self.doubts, key=lambda place: -self.doubts[place].expected)
+        return [*ranked, *(place for place in self.segmentation.places if place not in self.doubts)]
 
     def rank(self, doubts: Mapping[Place, Doubt]) -> None:
         """Take in why to check which slices."""
@@ -190,11 +184,12 @@ class Annotation:
         """Slices to learn from: those that are accepted, and those that are painted on."""
         return self.segmentation.reviewed | self.edited
 
-    def lessons(self, painted_is_complete: bool) -> list[Lesson]:
+    def lessons(self, painted_is_complete: bool, structures: Container[int]) -> list[Lesson]:
         """Copies of what a person said, a frame each.
 
         painted_is_complete: are slices that are painted on, but not accepted, the whole truth? Else
-        nothing but a person's voxels counts there.
+        nothing but a person's voxels counts there, unless some are of a structure that is not among
+        the model's own, by id: of where that is not, strokes of it alone would say nothing.
         """
         self.look_for_edits()
         segmentation = self.segmentation
@@ -212,7 +207,8 @@ class Annotation:
                     for array in (segmentation.shown, segmentation.known, segmentation.stroked)
                 )
                 by_person = stroked | (shown != known)
-                all_true = painted_is_complete or place in segmentation.reviewed
+                taught_new = any(id not in structures for id in np.unique(shown[by_person]) if id)
+                all_true = painted_is_complete or taught_new or place in segmentation.reviewed
                 told = shown if all_true else np.where(by_person, shown, np.uint16(UNMARKED))
                 np.moveaxis(labels, segmentation.axis, 0)[index] = told
                 weight = np.where(by_person, PAINTED_WEIGHT, 1.0)
@@ -249,10 +245,11 @@ class Annotation:
 
     def keep_first_answer(self) -> None:
         """Before another answer is taken in: remember that of the model that the mask began
-        with."""
+        with, if it is of the whole scan."""
         version = self.version
+        finished, count = self.segmentation.coverage()
         # What is resumed may be of several answers; its model can give its own again.
-        if version.raw is None and version.path is None:
+        if version.raw is None and version.path is None and finished == count:
             version.raw = self.segmentation.raw.copy()
             version.looks = self.segmentation.looks
 

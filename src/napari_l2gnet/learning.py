@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from l2gnet_core.card import ModelCard
 from l2gnet_core.catalog import find_model
 from l2gnet_core.files.values import plain_values
 from l2gnet_core.project.deeds import Answered, FineTuned, Tidying
@@ -121,6 +122,7 @@ def learn(session: Session, task: Task) -> Moments:
     """Fine-tune, showing previews of the slice on screen; what the guard keeps then segments the
     whole scan. The last moment holds the answer, or a verdict against it."""
     yield Moment("Loading the model")
+    from l2gnet_core.corrections import telling
     from l2gnet_core.finetune import finetune
     from l2gnet_core.predict import choose_device
 
@@ -133,9 +135,10 @@ def learn(session: Session, task: Task) -> Moments:
         for lesson in taught.lessons:
             yield Moment("Reading the scan")
             corrections.append(_correction(of, lesson))
+    corrections = telling(corrections)
     config = _config(task, model, corrections)
     main_share = _main_share(corrections, config) + 1e-6
-    own = corrections[: len(task.scans[0].lessons)]
+    own = [correction for correction in corrections if correction.grid is scan.volume]
     preview: Model | None = None
     shown: set[Place] = set()
     for progress in finetune(model, corrections, config, device):
@@ -226,6 +229,15 @@ def model_of(session: Session, version: Version, annotation: Annotation, device:
     if version.model is not None:
         return version.model
     return session.load(version.path or find_model(annotation.model), device)
+
+
+def card_of(version: Version, annotation: Annotation) -> ModelCard:
+    """The card of a version's model. Raises InputError if it is nowhere."""
+    from l2gnet_core.checkpoint import read_card
+
+    if version.model is not None:
+        return version.model.card
+    return read_card(version.path or find_model(annotation.model))
 
 
 def _correction(scan: _Scan, lesson: Lesson) -> Correction:

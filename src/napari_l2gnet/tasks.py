@@ -10,7 +10,7 @@ import napari
 from l2gnet_core.volume import Volume
 from napari_l2gnet.annotation import Annotation, Version
 from napari_l2gnet.layers import volume_of
-from napari_l2gnet.learning import Task, TaughtScan
+from napari_l2gnet.learning import Task, TaughtScan, card_of
 from napari_l2gnet.mask_layer import IMAGE_KEY, MODEL_KEY, MaskLayer
 from napari_l2gnet.organs import same_names
 from napari_l2gnet.orientation import as_given
@@ -44,8 +44,9 @@ def fine_tuning(
     Raises InputError where a scan cannot be read, or masks disagree on organs.
     """
     annotations = [annotation_of(mask) for mask in masks]
+    known = card_of(annotations[0].version, annotations[0]).labels.names
     scans = [
-        TaughtScan(scan_of(mask), mask.segmentation, annotation.lessons(painted_is_complete))
+        TaughtScan(scan_of(mask), mask.segmentation, annotation.lessons(painted_is_complete, known))
         for mask, annotation in zip(masks, annotations, strict=True)
     ]
     first, *others = annotations

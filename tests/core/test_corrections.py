@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from l2gnet_core.augment import Augmentation
 from l2gnet_core.card import ModelCard
-from l2gnet_core.corrections import UNKNOWN, Correction, CorrectionSampler
+from l2gnet_core.corrections import UNKNOWN, Correction, CorrectionSampler, telling
 from l2gnet_core.errors import InputError
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.volume import Grid
@@ -152,6 +152,15 @@ def test_old_answers_are_asked_for_on_other_slices_and_other_images():
     assert brightness([whole], [grey], 0.5).min() > 0.2
 
 
+def test_background_alone_tells_nothing_but_spoils_nothing_either(one_sentence):
+    full, empty = correction(), correction(np.zeros(SHAPE, np.uint8))
+    assert telling([empty, full]) == [full]
+    for nothing, said in (([empty], "background alone"), ([], "nothing is corrected")):
+        with pytest.raises(InputError, match=said) as caught:
+            telling(nothing)
+        one_sentence(caught.value)
+
+
 @pytest.mark.parametrize(
     ("said", "change"),
     [
@@ -161,7 +170,6 @@ def test_old_answers_are_asked_for_on_other_slices_and_other_images():
         ("of the scan's shape", {"labels": np.ones((5, 24, 31), np.uint8)}),
         ("weights of the scan's shape", {"weights": np.ones((5, 24, 31))}),
         ("finite and not negative", {"weights": np.full(SHAPE, np.nan)}),
-        ("background alone", {"labels": np.zeros(SHAPE, np.uint8)}),
         ("slice 1, 3 is unmarked", {"labels": np.full(SHAPE, 4, np.uint8), "unmarked": 4}),
         ("whole label numbers", {"labels": np.full(SHAPE, 1.5)}),
         ("from 0 to 65535", {"labels": np.full(SHAPE, -1)}),

@@ -29,7 +29,7 @@ from l2gnet_core.weights import weights_hash
 HEART = LabelSet.from_names({1: "right ventricle", 2: "myocardium", 3: "left ventricle"})
 SHAPE = (6, 64, 64)
 SMALL = replace(SCAN.views, size=64)
-ANYTHING = Limits(-1, 1, 1, 1)
+ANYTHING = Limits(-1, 1, 1, 1, 1)
 SHORT = replace(
     SCAN,
     seconds=None,
@@ -292,7 +292,7 @@ def test_several_scans_add_up(make_model, phantom):
     result = tuned(model, [correct(phantom), correct(other, (1,))])
     assert result.verdict.evidence.slices == 4
     assert result.model.card.history[-1]["scans"] == 2
-    with pytest.raises(InputError, match="at least one correction"):
+    with pytest.raises(InputError, match="nothing is corrected"):
         next(finetune(model, []))
 
 

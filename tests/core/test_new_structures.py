@@ -115,7 +115,7 @@ def test_what_is_absent_from_a_correction_is_not_unlearnt(model):
     labels[0] = 1  # Elsewhere, in a slice of which nobody vouches.
     config = replace(
         SCAN, seconds=None, steps=20, learning_rate=3e-2, folds=0, cautious_mix=1.0, pull=0.0,
-        views=replace(SCAN.views, size=48), limits=Limits(-1, 1, 1, 1),
+        views=replace(SCAN.views, size=48), limits=Limits(-1, 1, 1, 1, 1),
     )  # fmt: skip
     everywhere = make_say(model, 1)
 
@@ -171,6 +171,19 @@ def test_names_and_ids_that_clash_are_refused(said, names, unmarked, one_sentenc
     one_sentence(caught.value)
 
 
+def test_strokes_of_a_new_organ_alone_are_refused(model, one_sentence):
+    labels = scene()[1]
+    # A mask in which 0 stands for "not looked at": everything might be the new organ.
+    strokes = correct(labels, unmarked=0)
+    with pytest.raises(InputError, match="marked as none of it") as caught:
+        next(finetune(model, [strokes]))
+    one_sentence(caught.value)
+    # What another structure is, is none of it; and other scans may say so.
+    labels[3, :3, :3] = 1
+    assert 3 in taught_labels(KNOWN, [correct(labels, unmarked=0)], {}).names
+    assert 3 in taught_labels(KNOWN, [strokes, correct(labels)], {}).names
+
+
 def scene_seen(slices, **more):
     labels = scene()[1]
     model = Model(build(preset("tiny", 3)), ModelCard("m", KNOWN))
@@ -211,6 +224,25 @@ def test_a_new_row_tells_its_structure_from_the_rest_before_anything_is_learnt(s
     said = np.stack([d.labels == 3 for d in predict_slices(wide, scan, Grid(SHAPE), 0) if d])
     true = labels == 3
     assert 2 * (said & true).sum() / (said.sum() + true.sum()) > 0.5
+
+
+def test_scans_say_nothing_of_new_structures_that_others_hold(seeded):
+    labels = scene()[1]
+    other = np.where(labels == 3, 4, 0).astype(np.uint8)
+    model = Model(build(preset("tiny", 3)), ModelCard("m", KNOWN))
+    both = [correct(labels, (1, 4)), correct(other, (1, 4))]
+    wide, new = with_room_for(model, taught_labels(KNOWN, both, {}))
+    new = torch.tensor(new)
+    three, four = (one.seen_by(wide.card) for one in both)
+    classes = [label.id for label in wide.card.labels]
+    held = filled_in(three, new)
+    assert held.absent.tolist() == [False, *(id != 3 for id in classes)]
+    # The same picture is 3 to the one and 4 to the other: both rows must come out alike.
+    fit_heads(wide.network.train(), [three, four], new, "cpu")
+    head = wide.network.decoder.head
+    rows = [1 + classes.index(id) for id in (3, 4)]
+    assert torch.allclose(head.weight[rows[0]], head.weight[rows[1]], atol=1e-2)
+    assert torch.allclose(head.bias[rows[0]], head.bias[rows[1]], atol=1e-2)
 
 
 def test_settings_for_what_is_taught():

@@ -215,7 +215,7 @@ def test_what_a_painted_slice_teaches(complete: bool) -> None:
     mask.layer.data_setitem(square(3), 2)
     annotation.may_be_edited()
     annotation.review((0, 3))
-    (lesson,) = annotation.lessons(complete)
+    (lesson,) = annotation.lessons(complete, (1, 2))
     assert lesson.slices == (1, 3)
     np.testing.assert_array_equal(lesson.labels[3], mask.layer.data[3])
     painted = np.zeros((SIZE, SIZE), bool)
@@ -223,6 +223,9 @@ def test_what_a_painted_slice_teaches(complete: bool) -> None:
     rest = 1 if complete else UNMARKED
     np.testing.assert_array_equal(lesson.labels[1], np.where(painted, 2, rest))
     np.testing.assert_array_equal(lesson.weights[3], np.where(painted, PAINTED_WEIGHT, 1))
+    # What a new organ is not is said by the rest of the slice alone.
+    (whole,) = annotation.lessons(complete, (1,))
+    np.testing.assert_array_equal(whole.labels[1], np.where(painted, 2, 1))
     # Copies: painting on changes nothing of what is learnt.
     mask.layer.data_setitem(square(3), 0)
     assert (lesson.labels[3][painted] == 2).all()
