@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 @click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True)
 @click.option(
     "--learning-rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=2e-3,
     show_default=True,
 )
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with an unfinished run.")
 @click.option("--from", "start", metavar="NAME|PATH", help="Begin with this model's weights.")
 @click.option(

@@ -156,11 +156,15 @@ def _check_shape(shape: tuple[int, ...]) -> None:
 
 
 def distance_apart(one: Volume | Grid, other: Volume | Grid) -> float:
-    """Largest distance in mm between where two grids of one shape put the same corner; 0 where one
-    of them does not say where it is."""
+    """Largest distance in mm between where two grids of one shape put the same corner, for all that
+    they say: 0 where one has no unit, by voxel size alone where one does not say where it lies
+    (tools that copy such a scan write an origin of their own)."""
     if not one.units == other.units == "mm":
         return 0.0
-    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(one.shape[-3:][::-1]) - 1)
+    steps = np.array(one.shape[-3:]) - 1
+    if not (one.oriented and other.oriented):
+        return float(np.linalg.norm(steps * np.subtract(one.spacing, other.spacing)))
+    corners = np.array(list(np.ndindex(2, 2, 2))) * steps[::-1]
     moved = np.c_[corners, np.ones(8)] @ (one.affine - other.affine).T
     return float(np.linalg.norm(moved[:, :3], axis=1).max())
 

@@ -236,6 +236,18 @@ def test_a_singular_sform_is_passed_over(tmp_path):
     assert "passed over" in v.warnings[0]
 
 
+@pytest.mark.parametrize("intercept", [np.nan, np.inf])
+def test_an_intercept_that_is_no_number_is_left_out(intercept, tmp_path):
+    image = nib.Nifti1Image(np.full((3, 4, 5), 7, np.int16), np.eye(4))
+    nib.save(image, tmp_path / "i.nii")
+    header = bytearray((tmp_path / "i.nii").read_bytes())
+    header[112:120] = np.array([2, intercept], np.float32).tobytes()
+    (tmp_path / "i.nii").write_bytes(header)
+    v = read_volume(tmp_path / "i.nii")
+    assert (np.asarray(v.data) == 14).all()
+    assert "nothing is added" in v.warnings[-1]
+
+
 @pytest.mark.parametrize(("unit", "factor"), [("meter", 1000.0), ("micron", 0.001)])
 def test_other_units_become_mm_as_itk_has_it(unit, factor, tmp_path):
     image = nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.diag([2.0, 3, 4, 1]))

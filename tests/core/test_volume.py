@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.volume import Grid, Volume, default_affine, slicing_axis
+from l2gnet_core.volume import Grid, Volume, default_affine, distance_apart, slicing_axis
 
 ORIENTATIONS = [
     "".join(letters)
@@ -33,6 +33,18 @@ def oriented_affine(codes: str, spacing_xyz=(1.0, 2.0, 3.0)) -> np.ndarray:
 
 def volume(affine, shape=(4, 5, 6), **kwargs) -> Volume:
     return Volume(np.zeros(shape, np.float32), affine=affine, **kwargs)
+
+
+def test_grids_are_compared_as_far_as_they_tell():
+    stated = {"units": "mm", "oriented": True}
+    here = volume(np.eye(4), **stated)
+    moved = oriented_affine("RAS", (1, 1, 1))
+    assert distance_apart(here, volume(moved, **stated)) == pytest.approx(np.hypot(22.36, 30), 1e-3)
+    # A tool that copies a scan which does not say where it lies writes an origin of its own.
+    lost = volume(default_affine((1, 1, 1)), units="mm")
+    assert distance_apart(lost, volume(moved, **stated)) == 0
+    assert distance_apart(lost, volume(np.diag([1, 1, 2, 1]), units="mm")) == pytest.approx(3)
+    assert distance_apart(here, volume(moved, oriented=True)) == 0
 
 
 def test_there_are_48_orientations():

@@ -50,11 +50,13 @@ def replace_file(
 
 
 def _sync_folder(folder: Path) -> None:
-    # Makes the new name itself survive a power cut; Windows has no such call and needs none.
+    # Makes the new name itself survive a power cut; Windows has no such call and needs none, some
+    # network and shared folders refuse it. The file is in place either way.
     if os.name != "posix":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
+from nibabel.spatialimages import HeaderDataError
 
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files.atomic import replace_file
@@ -124,7 +125,11 @@ def _real_values(
     if stored.dtype.names:
         stored = brightness(np.stack([stored[c] for c in ("R", "G", "B")]))
         warnings.append(f"{name} is a colour image; its brightness is shown and segmented.")
-    slope, inter = header.get_slope_inter()
+    try:
+        slope, inter = header.get_slope_inter()
+    except HeaderDataError:
+        slope, inter = float(header["scl_slope"]), 0.0
+        warnings.append(f"{name} says to add no number to its values; nothing is added.")
     if stored.dtype.kind in "iuf" and slope is not None and (slope, inter or 0) != (1, 0):
         # float32 holds 24 bits, more than any scanner measures.
         kind = np.dtype(np.float64 if stored.dtype.itemsize == 8 else np.float32)
