@@ -47,13 +47,16 @@ _SAVE_EVERY, _RETRY_AFTER = 0.5, 5.0
 class _Batch:
     """What one save writes. state: yet without scan and model, which take reading all voxels.
     later: slices that the saving thread copies, as many as it has time for: if anything comes into
-    them meanwhile they are saved again."""
+    them meanwhile they are saved again. saved: are `slices` and `deeds` written? dropped: another
+    save has taken all of it over."""
 
     state: ProjectState
     model: Model | ModelId | None
     slices: dict[Place, SliceState]
     later: set[Place]
     deeds: list[Deed]
+    saved: bool = False
+    dropped: bool = False
 
 
 def keep(
@@ -113,6 +116,7 @@ class Keeper(QObject):
         # A save under way, and the last one, when the window closes.
         self._writing = threading.Lock()
         self._job: Job | None = None
+        self._under_way: _Batch | None = None
         self._next_save = 0.0
         self._problem = ""
         self._copies: dict[Place, SliceState] = {}
@@ -122,6 +126,7 @@ class Keeper(QObject):
         self._organs = self._segmentation.card.labels
         self._model: ModelId | None = None
         self._saved_state: ProjectState | None = None
+        self._window_closes = False
         self._scripts = ScriptWatch(self._segmentation, as_saved=folder is not None)
         self._timer = QTimer(self, interval=_LOOK_EVERY)
         self._timer.timeout.connect(self._look)
@@ -159,6 +164,7 @@ class Keeper(QObject):
             batch = self._batch()
             if batch is not None:
                 self._next_save = time.monotonic() + _SAVE_EVERY
+                self._under_way = batch
                 self._start(self._saving(batch), batch)
 
     def _copy_changed(self, seconds: float) -> None:
@@ -245,11 +251,14 @@ class Keeper(QObject):
 
     def _write(self, batch: _Batch, seconds: float = float("inf")) -> None:
         with self._writing:
+            if batch.dropped:
+                return
             scan = self._scan = self._scan or identify(self._volume)
             if self.folder is None:
                 self.folder = ProjectFolder.create(scan)
             batch.state = replace(batch.state, scan=scan, model=self._model)
             self.folder.save(batch.state, batch.slices, batch.deeds, self._volume)
+            batch.saved = True
             model = batch.model if isinstance(batch.model, ModelId | None) else id_of(batch.model)
             if model != self._model:
                 # Never a model that the history does not have yet.
@@ -263,18 +272,18 @@ class Keeper(QObject):
                 self.folder.save_slice(place, batch.slices[place])
 
     def _on_saved(self, batch: _Batch, problem: str) -> None:
+        if batch.dropped:
+            return
+        self._under_way = None
         # Slices that are as they were saved; the others are looked at again anyway.
         newer = self._copies.keys() | self._segmentation.changed | self._segmentation.answered
-        self._segmentation.answered |= batch.later
         if not problem:
+            self._segmentation.answered |= batch.later
             self._saved_state = batch.state
             for place in batch.slices.keys() - newer:
                 self._set_touched(place, batch.slices[place])
         else:
-            # Newer copies of the same slices win; deeds keep their order.
-            self._copies = {**batch.slices, **self._copies}
-            self._deeds = batch.deeds + self._deeds
-            self._saved_state = None
+            self._take_over(batch)
             self._next_save = time.monotonic() + _RETRY_AFTER
         if bool(problem) != bool(self._problem):
             told = problem and f"Your work is not being saved. {problem} It is tried again."
@@ -285,6 +294,15 @@ class Keeper(QObject):
         if not problem:
             self.saved.emit()
 
+    def _take_over(self, batch: _Batch) -> None:
+        """What a save did not come to is to be saved by the next one."""
+        self._segmentation.answered |= batch.later
+        # Newer copies of the same slices win; deeds keep their order.
+        self._copies = {**batch.slices, **self._copies}
+        if not batch.saved:
+            self._deeds = batch.deeds + self._deeds
+        self._saved_state = None
+
     def save_now(self) -> None:
         """Save everything and wait for it; for a window that closes.
 
@@ -292,10 +310,22 @@ class Keeper(QObject):
         """
         self._scripts.look(float("inf"))
         self._copy_changed(float("inf"))
+        with self._writing:
+            # Nobody will hear how it ended: a window that closes has no time left.
+            unfinished, self._under_way = self._under_way, None
+            if unfinished is not None:
+                unfinished.dropped = True
+        if unfinished is not None:
+            self._take_over(unfinished)
         batch = self._batch()
-        if batch is not None:
+        if batch is None:
+            return
+        try:
             self._write(batch)
-            self._saved_state = batch.state
+        except Exception:
+            self._take_over(batch)
+            raise
+        self._saved_state = batch.state
 
     # ------------------------------------------------------------------ the end
 
@@ -303,9 +333,19 @@ class Keeper(QObject):
         if event.value is self._mask.layer:
             self.close()
 
-    def eventFilter(self, _: QObject, event: QEvent) -> bool:
-        """The window closes, which nothing here prevents."""
-        if event.type() == QEvent.Type.Close:
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """The window closes, or is about to: napari may ask first, and whoever says no goes on."""
+        kind = event.type()
+        if kind == QEvent.Type.Close:
+            assert isinstance(watched, QWidget)
+            self._window_closes = True
+            if watched.isVisible():
+                self._save_or_say()
+            else:
+                self.close()
+        elif kind == QEvent.Type.Show:
+            self._window_closes = False
+        elif kind == QEvent.Type.Hide and self._window_closes and not event.spontaneous():
             self.close()
         return False
 
@@ -315,13 +355,16 @@ class Keeper(QObject):
             return
         self._timer.stop()
         self._mask.viewer.layers.events.removed.disconnect(self._on_removed)
+        self._save_or_say()
+        if self.folder is not None:
+            with self._writing:
+                self.folder.release()
+
+    def _save_or_say(self) -> None:
         try:
             self.save_now()
         except Exception as error:
             show_error(f"The last changes to {self._mask.layer.name} were not saved: {error}")
-        if self.folder is not None:
-            with self._writing:
-                self.folder.release()
 
 
 def _of_a_run(deed: Deed) -> bool:

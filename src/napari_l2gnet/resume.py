@@ -144,9 +144,18 @@ class ResumeOffer(QWidget):
         self.resume.clicked.connect(self._on_resume)
         self.anew.clicked.connect(self._on_anew)
 
-    def look(self, layer: Image | None, volume: Volume | None, open_here: Sequence[Path]) -> None:
-        """Look for work on a layer's scan; what is open in this window is not offered."""
-        if layer is self._layer:
+    def look(
+        self,
+        layer: Image | None,
+        volume: Volume | None,
+        open_here: Sequence[Path],
+        again: bool = False,
+    ) -> None:
+        """Look for work on a layer's scan; what is open in this window is not offered. again: also
+        if it was looked for before, as after a mask was deleted."""
+        if again:
+            self._anew.discard(layer)
+        elif layer is self._layer:
             return
         self._layer, self._found, self._open_here = layer, [], set(open_here)
         self.hide()

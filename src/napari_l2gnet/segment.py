@@ -7,7 +7,7 @@ from typing import Any
 
 import napari
 from napari.layers import Image
-from qtpy.QtCore import Signal
+from qtpy.QtCore import QTimer, Signal
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.catalog import CatalogEntry
@@ -18,7 +18,7 @@ from l2gnet_core.suitability import mismatches
 from l2gnet_core.volume import Volume, slicing_axis
 from napari_l2gnet.card_dialog import CardDialog
 from napari_l2gnet.edge_letters import EdgeLetters
-from napari_l2gnet.keeper import keep, open_projects
+from napari_l2gnet.keeper import KEEPER_KEY, keep, open_projects
 from napari_l2gnet.layers import axis_name, shown_index, volume_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.mask_table import MaskTable
@@ -76,7 +76,7 @@ class SegmentWidget(SegmentForm):
         self.viewer.layers.events.removed.connect(self._on_removed)
         self.session.models_changed.connect(self._on_models)
 
-    def closeEvent(self, event: Any) -> None:
+    def let_go(self) -> None:
         """Stop the run and let go of the viewer's events."""
         self.cancel_run()
         self.table.disconnect_viewer()
@@ -84,7 +84,6 @@ class SegmentWidget(SegmentForm):
         self.letters.disconnect()
         self.viewer.layers.events.removed.disconnect(self._on_removed)
         self.session.models_changed.disconnect(self._on_models, missing_ok=True)
-        super().closeEvent(event)
 
     def _on_models(self) -> None:
         """A model was saved: it can be chosen now."""
@@ -351,6 +350,18 @@ class SegmentWidget(SegmentForm):
             older = MaskLayer.find(self.viewer, self.image.layer, self.model.currentText())
             self._follow(older)
             self._update_controls()
+        if KEEPER_KEY in event.value.metadata:
+            # Deleted by mistake it can be had back, once its project is let go of.
+            QTimer.singleShot(0, self._offer_again)
+
+    def _offer_again(self) -> None:
+        layer = self.image.layer
+        if layer is None:
+            return
+        try:
+            self.offer.look(layer, volume_of(layer), open_projects(self.viewer), again=True)
+        except InputError:
+            self.offer.look(layer, None, (), again=True)
 
     def _on_lost(self) -> None:
         assert self.mask is not None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from superqt.utils import WorkerBase
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.cli import main
+from l2gnet_core.errors import OutputError
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.project.folder import ProjectFolder, open_project
 from l2gnet_core.project.state import slice_of
@@ -179,6 +182,99 @@ def test_closing_the_window_saves_the_last_stroke(
     slices, _ = again.read_slices(again.read_state())
     np.testing.assert_array_equal(slices.labels, shown)
     again.release()
+
+
+def test_a_close_that_is_called_off_ends_nothing(
+    make_napari_viewer: Any,
+    user_models: Path,
+    scan_file: Path,
+    qtbot: Any,
+    projects: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from napari._qt.qt_main_window import _QtMainWindow
+
+    viewer = make_napari_viewer(show=True)
+    _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, "Segment")
+    widget.model.setCurrentText("scribbler")
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    paint(widget, 2, 3)
+    with monkeypatch.context() as asked:
+        # As napari does when it asks whether to close, and a person says no.
+        asked.setattr(_QtMainWindow, "closeEvent", lambda _, event: event.ignore())
+        assert not viewer.window._qt_window.close()
+    # What was painted is safe already, and so is what is painted now.
+    assert is_saved(widget)
+    paint(widget, 3, 1)
+    qtbot.waitUntil(lambda: is_saved(widget), timeout=5000)
+    shown = widget.mask.segmentation.shown.copy()
+    viewer.close()
+    (folder,) = projects.iterdir()
+    again = open_project(folder)
+    again.hold()
+    np.testing.assert_array_equal(again.read_slices(again.read_state())[0].labels, shown)
+    again.release()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_closing_while_a_save_is_under_way_loses_nothing(
+    segment_widget: Widget,
+    scan_file: Path,
+    qtbot: Any,
+    projects: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: bool,
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    paint(widget, 2, 3)
+    with qtbot.waitSignal(keeper_of(widget.mask).saved, timeout=10_000):
+        pass
+    begun = threading.Event()
+    write = ProjectFolder.save
+
+    def slow(folder: ProjectFolder, *what: Any) -> None:
+        first = not begun.is_set()
+        begun.set()
+        if first:
+            time.sleep(0.5)
+        if first and fails:
+            raise OutputError("The disk is full for a moment.")
+        write(folder, *what)
+
+    monkeypatch.setattr(ProjectFolder, "save", slow)
+    # More than one save has time for: the rest is in nobody's hands but its own.
+    monkeypatch.setattr("napari_l2gnet.keeper._SAVE_EVERY", 0.0)
+    segmentation = widget.mask.segmentation
+    for place in segmentation.places:
+        segmentation.slice_of(segmentation.shown, place)[0, 0] = 2
+        segmentation.slice_of(segmentation.stroked, place)[0, 0] = True
+    segmentation.answered |= set(segmentation.places)
+    assert begun.wait(0) or qtbot.waitUntil(begun.is_set, timeout=5000) is None
+    shown = segmentation.shown.copy()
+    viewer.layers.remove(widget.mask.layer)
+    (folder,) = projects.iterdir()
+    again = open_project(folder)
+    again.hold()
+    np.testing.assert_array_equal(again.read_slices(again.read_state())[0].labels, shown)
+    again.release()
+
+
+def test_a_mask_deleted_by_mistake_is_offered_again(
+    segment_widget: Widget, scan_file: Path, qtbot: Any, projects: Path
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    paint(widget, 2, 3)
+    shown = widget.mask.segmentation.shown.copy()
+    viewer.layers.remove(widget.mask.layer)
+    qtbot.waitUntil(lambda: not widget.offer.isHidden(), timeout=5000)
+    widget.offer.resume.click()
+    qtbot.waitUntil(lambda: widget.mask is not None, timeout=5000)
+    np.testing.assert_array_equal(widget.mask.segmentation.shown, shown)
 
 
 def test_a_disk_that_fails_is_told_once_and_tried_again(
