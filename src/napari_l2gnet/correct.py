@@ -76,18 +76,17 @@ class CorrectWidget(CorrectForm):
         self.viewer.dims.events.current_step.connect(self._on_moved)
         self.viewer.layers.events.removed.connect(self._on_removed)
 
-    def closeEvent(self, event: Any) -> None:
+    def let_go(self) -> None:
         """Stop what is under way and let go of the viewer's events."""
         if self._run is not None:
             self._run.abandon()
             self._run = None
-        self._let_go()
+        self._leave_mask()
         self.review.stop()
         self.layer.disconnect_layers()
         self.curve.disconnect_viewer()
         self.viewer.dims.events.current_step.disconnect(self._on_moved)
         self.viewer.layers.events.removed.disconnect(self._on_removed)
-        super().closeEvent(event)
 
     def _import(self) -> None:
         """Import what a fine-tuning needs while nobody waits for it."""
@@ -122,7 +121,7 @@ class CorrectWidget(CorrectForm):
 
     def _follow(self) -> None:
         """Another mask is chosen."""
-        self._let_go()
+        self._leave_mask()
         layer = self.layer.layer
         self.mask = None if layer is None else MaskLayer(self.viewer, layer)
         if (annotation := self.annotation) is not None:
@@ -133,7 +132,7 @@ class CorrectWidget(CorrectForm):
         self._say("")
         self._show_all()
 
-    def _let_go(self) -> None:
+    def _leave_mask(self) -> None:
         if self.mask is not None:
             annotation_of(self.mask).changed.disconnect(self._show_all, missing_ok=True)
         self.review.follow(None, None)
@@ -187,7 +186,6 @@ class CorrectWidget(CorrectForm):
         for control in (self.kind, self.seconds, self.painted):
             self.allow(control, none or busy)
         self.start.setText(f"Fine-tune on {taught} slice{'s' * (taught != 1)}")
-        self.allow(self.start, none or busy or nothing)
         self.allow(self.cancel, "" if self.running else "Nothing is running.")
         self.bar.setVisible(self.running)
         proposal = annotation.proposal if annotation else None
@@ -198,6 +196,7 @@ class CorrectWidget(CorrectForm):
         waiting = "Accept or discard the preview first." if proposal else ""
         for control in (self.version, self.load):
             self.allow(control, none or busy or waiting)
+        self.allow(self.start, none or busy or waiting or nothing)
         first = annotation is None or annotation.segmentation.version == 0
         original = "This is the original version." if first else ""
         self.allow(self.roll_back, none or busy or waiting or original)

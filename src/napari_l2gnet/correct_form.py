@@ -28,6 +28,7 @@ from qtpy.QtWidgets import (
 
 from l2gnet_core.labels import LabelSet
 from napari_l2gnet.curve import Curve
+from napari_l2gnet.docked import DockedWidget
 from napari_l2gnet.layer_combo import LayerCombo
 from napari_l2gnet.mask_layer import SEGMENTATION_KEY, MaskLayer
 from napari_l2gnet.preview import AFTER, BEFORE, CHANGES
@@ -45,7 +46,7 @@ _VIEW_STYLE = (
 )
 
 
-class CorrectForm(QWidget):
+class CorrectForm(DockedWidget):
     """Mask; slices to review; organs; fine-tuning; preview; versions."""
 
     def __init__(self, viewer: napari.Viewer) -> None:

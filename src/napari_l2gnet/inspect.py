@@ -86,7 +86,7 @@ class InspectWidget(InspectForm):
             (viewer.events.theme, self._theme),
         ]
 
-    def closeEvent(self, event: Any) -> None:
+    def let_go(self) -> None:
         """Let go of the viewer's events; the layers stay until the user removes them."""
         self.jobs.cancel()
         self._follow(None)
@@ -96,7 +96,6 @@ class InspectWidget(InspectForm):
         self.viewer.mouse_drag_callbacks.remove(self._on_mouse)
         for emitter, act in self._viewer_events():
             emitter.disconnect(act)
-        super().closeEvent(event)
 
     def _theme(self, _: Any = None) -> None:
         theme = get_theme(self.viewer.theme)

@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_l2gnet.docked import DockedWidget
 from napari_l2gnet.inspect_views import InspectViews
 from napari_l2gnet.layer_combo import LayerCombo
 from napari_l2gnet.mask_layer import SEGMENTATION_KEY
@@ -39,7 +40,7 @@ _SHOWN = {
 PIECE, EVERYWHERE = "piece", "everywhere"
 
 
-class InspectForm(QWidget):
+class InspectForm(DockedWidget):
     """Mask, part and picture; what was clicked; charts; places to look at; assigning; saving."""
 
     def __init__(self, viewer: napari.Viewer) -> None:

@@ -222,8 +222,27 @@ class MaskLayer:
         frame, *voxel = self._here()
         return frame, voxel[self.segmentation.axis]
 
+    @property
+    def cut_as_sliced(self) -> bool:
+        """Does the viewer show one slice of those that the model sees?"""
+        return self._sliced not in self.viewer.dims.displayed
+
+    @property
+    def _sliced(self) -> int:
+        """The viewer's axis along which the model cuts the scan."""
+        return int(self.viewer.dims.ndim) - 3 + self.segmentation.axis
+
+    def _cut_as_sliced(self) -> None:
+        dims = self.viewer.dims
+        dims.ndisplay = 2
+        if not self.cut_as_sliced:
+            others = [axis for axis in dims.order if axis != self._sliced]
+            dims.order = (*others[:-2], self._sliced, *sorted(others[-2:]))
+
     def go_to_place(self, place: Place) -> None:
-        """Show a slice; where it is looked at stays."""
+        """Show a slice, in 2-D and cut as the model cuts; where it is looked at stays."""
+        if not self.cut_as_sliced:
+            self._cut_as_sliced()
         index = list(self._here())
         index[0], index[1 + self.segmentation.axis] = place[0], place[1]
         dims, ndim = self.viewer.dims, self.layer.ndim

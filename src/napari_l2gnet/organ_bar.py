@@ -56,8 +56,12 @@ class OrganBar(QObject):
         colors = mask.colors()
         labels = mask.segmentation.card.labels
         shown = LabelSet(tuple(Label(one.id, one.name, colors[one.id][0]) for one in labels))
-        all_organs = form.organ.count() > 0 and form.organ.currentData() is None
-        form.show_organs(shown, None if all_organs else mask.layer.selected_label)
+        ids = list(labels.names)
+        chosen = form.organ.currentData() if form.organ.count() else next(iter(ids), None)
+        # Who paints with the background or with an unknown id has not chosen another organ.
+        if chosen is not None and mask.layer.selected_label in ids:
+            chosen = mask.layer.selected_label
+        form.show_organs(shown, chosen)
 
     def _on_chosen(self) -> None:
         if self._mask is not None and self._form.organ.currentData() is not None:

@@ -42,7 +42,17 @@ def with_organ(labels: LabelSet, organ: Label) -> LabelSet:
 
 
 def with_organs_of(labels: LabelSet, others: LabelSet) -> LabelSet:
-    """Organs and those of other labels whose ids are not among them."""
+    """Organs and those of other labels whose ids are not among them.
+
+    Raises InputError if an id has another name in each: a ventricle would go by the other's name.
+    """
+    for label in others:
+        if labels.names.get(label.id, label.name) != label.name:
+            raise InputError(
+                f"Expected a model whose organs are those of the mask, but its label {label.id} is "
+                f"{label.name} and the mask's is {labels.names[label.id]}; load another, or rename "
+                "the mask's organ if they are the same."
+            )
     return _sorted([*labels, *(label for label in others if label.id not in labels.names)])
 
 

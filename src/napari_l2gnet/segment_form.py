@@ -26,6 +26,7 @@ from qtpy.QtWidgets import (
 from l2gnet_core.catalog import DEFAULT_MODEL
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.volume import Volume
+from napari_l2gnet.docked import DockedWidget
 from napari_l2gnet.layer_combo import LayerCombo
 from napari_l2gnet.organ_table import OrganTable
 from napari_l2gnet.orientation_combo import OrientationCombo, orientation_tip
@@ -37,7 +38,7 @@ WHOLE, THIS_SLICE, RANGE = range(3)
 BEWARE = "#e69f00"
 
 
-class SegmentForm(QWidget):
+class SegmentForm(DockedWidget):
     """Scan, model, device, axis and region; Segment and Cancel; progress; organs; tidying."""
 
     def __init__(self, viewer: napari.Viewer, models: Sequence[str]) -> None:

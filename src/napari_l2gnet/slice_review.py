@@ -179,6 +179,12 @@ class SliceReview(QObject):
         """The slice on screen is right as it is; again: not so."""
         annotation, mask = self.annotation, self.mask
         if annotation is not None and mask is not None and mask.connected:
+            if not mask.cut_as_sliced:
+                self.said.emit(
+                    "The viewer cuts the scan another way than the model: click a slice in the "
+                    "table, then accept it."
+                )
+                return
             annotation.review(mask.place, mask.place not in annotation.segmentation.reviewed)
             if annotation.preview is not None:
                 annotation.preview.update_here()

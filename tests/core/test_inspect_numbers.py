@@ -349,6 +349,16 @@ def test_the_slice_with_most_doubt_at_borders_comes_first(axis):
     assert all((one.voxels, one.expected < 0.1) == (0, True) for one in nothing)
 
 
+def test_slices_without_borders_come_last_and_those_near_what_was_found_first():
+    mask = np.zeros((9, 10, 10), np.uint8)
+    mask[5, 3:7, 3:7] = 1
+    ranked = ranked_slices(np.full(mask.shape, 0.3, np.float32), mask, 0)
+    assert sorted(one.index for one in ranked[:3]) == [4, 5, 6]
+    assert [one.index for one in ranked[3:]] == [3, 7, 2, 8, 1, 0]
+    nothing = ranked_slices(np.zeros(mask.shape, np.float32), np.zeros_like(mask), 0)
+    assert [one.index for one in nothing] == [4, 3, 5, 2, 6, 1, 7, 0, 8]
+
+
 @quick
 @given(seeds, st.integers(1, 5))
 def test_overlap_is_the_better_dice_with_a_neighbour(seed, slices):

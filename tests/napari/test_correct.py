@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from correcting import correct_slice, ends, fine_tune
+from gui import open_scan, run
 from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QTableWidget
 
 from l2gnet_core.errors import InputError
@@ -190,6 +191,48 @@ def test_keys_accept_go_on_and_are_free_again_after_closing(
     assert not {"K", "N", "G"} & {str(key) for key in viewer.keymap}
 
 
+def test_closing_the_dock_stops_what_is_under_way(correct_widget: Any, qtbot: Any) -> None:
+    viewer, _, widget = correct_widget()
+    correct_slice(viewer, widget, 2)
+    annotation = widget.annotation
+    widget.seconds.setValue(60)
+    widget.start.click()
+    assert annotation.job
+    viewer.window.remove_dock_widget(widget)
+    assert not annotation.job
+    assert not {"K", "N", "G"} & {str(key) for key in viewer.keymap}
+
+
+@pytest.mark.parametrize("order", [(1, 0, 2), (2, 1, 0)])
+def test_slices_of_the_queue_are_shown_however_the_viewer_cuts(
+    correct_widget: Any, order: tuple[int, int, int]
+) -> None:
+    viewer, _, widget = correct_widget()
+    viewer.dims.order = order
+    widget.review.accept_slice()
+    assert not widget.mask.segmentation.reviewed
+    assert "cuts the scan another way" in widget.message.text()
+    widget.review.go_to((0, 3))
+    assert viewer.dims.order == (0, 1, 2)
+    assert widget.mask.place == (0, 3)
+    viewer.dims.ndisplay = 3
+    widget.review.go_to((0, 1))
+    assert (viewer.dims.ndisplay, widget.mask.place) == (2, (0, 1))
+    widget.review.accept_slice()
+    assert widget.mask.segmentation.reviewed == {(0, 1)}
+
+
+def test_painting_with_the_background_chooses_no_other_organ(correct_widget: Any) -> None:
+    _, _, widget = correct_widget()
+    layer = widget.mask.layer
+    for label, chosen in ((2, 2), (0, 2), (77, 2), (3, 3), (0, 3)):
+        layer.selected_label = label
+        assert widget.organ.currentData() == chosen
+    widget.organ.setCurrentIndex(widget.organ.count() - 1)
+    layer.selected_label = 0
+    assert widget.organ.currentData() is None
+
+
 def test_the_keys_are_none_of_naparis() -> None:
     from napari.utils.shortcuts import default_shortcuts
 
@@ -320,6 +363,38 @@ def test_a_file_that_is_no_model_becomes_no_version(
     assert ends(qtbot, widget, lambda: widget.versions.load(path)) == "failed"
     assert "damaged" in widget.message.text()
     assert widget.version.count() == 1
+
+
+def test_a_model_with_other_names_is_refused(correct_widget: Any, qtbot: Any) -> None:
+    _, _, widget = correct_widget()
+    path = widget.session.catalog()[0].path
+    widget.organs.put(Label(1, "left ventricle of old", "#56b4e9"))
+    widget.versions.load(path)
+    assert "left ventricle of old; load another" in widget.message.text()
+    assert widget.version.count() == 1
+
+
+def test_rolling_back_to_a_partial_answer_segments_the_rest(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, segment = segment_widget()
+    open_scan(viewer, scan_file)
+    segment.region.setCurrentIndex(1)
+    run(qtbot, segment)
+    widget = CorrectWidget(viewer, segment.session)
+    with qtbot.waitSignal(widget.ready, timeout=30_000):
+        viewer.window.add_dock_widget(widget)
+    correct_slice(viewer, widget, 2)
+    segmentation = widget.mask.segmentation
+    finished, total = segmentation.coverage()
+    assert finished < total
+    assert fine_tune(qtbot, widget) == "finished"
+    widget.accept.click()
+    assert ends(qtbot, widget, widget.roll_back.click) == "finished"
+    # Whatever counts as segmented holds an answer.
+    assert segmentation.coverage() == (total, total)
+    assert all(segmentation.slice_of(segmentation.raw, place).any() for place in
+               segmentation.places)  # fmt: skip
 
 
 def test_the_dialog_gives_back_the_organ(correct_widget: Any, qtbot: Any) -> None:

@@ -304,6 +304,22 @@ def test_removing_the_mask_during_a_run_ends_it(
     assert run(qtbot, widget) == "finished"
 
 
+def test_closing_the_dock_ends_the_run(
+    segment_widget: Any, scan_file: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    slow_down(monkeypatch, 0.1)
+    widget.start.click()
+    with qtbot.waitSignal(widget.run_ended, timeout=5000) as ended:
+        # As its title bar's button does: no close event comes of it.
+        viewer.window.remove_dock_widget(widget)
+    assert ended.args == ["cancelled"]
+    listening = len(viewer.layers.events.removed.callbacks)
+    widget.close()
+    assert len(viewer.layers.events.removed.callbacks) == listening
+
+
 def test_closing_the_viewer_during_a_run_is_safe(
     segment_widget: Any, scan_file: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,7 +121,8 @@ def ranked_slices(
 
     uncertainty, mask: (z,y,x), the first from `combined`. What counts is uncertainty near borders
     (`near_borders`). By expected error instead, small slices would come first, in which little is
-    to be won.
+    to be won. Slices far from anything found, which have no borders, come last: those next to it
+    first, or those in the middle where nothing is found at all.
     """
     slices, doubts = np.moveaxis(mask, axis, 0), np.moveaxis(uncertainty, axis, 0)
     zones = near_borders(slices)
@@ -135,7 +136,10 @@ def ranked_slices(
     )
     numbers = zip(_chance(odds).tolist(), wrong.tolist(), strict=True)
     found = [SliceDoubt(index, *of_slice) for index, of_slice in enumerate(numbers)]
-    return sorted(found, key=lambda one: -one.voxels)
+    held = np.flatnonzero(slices.any((1, 2)))
+    if not len(held):
+        held = np.array([(len(slices) - 1) / 2])
+    return sorted(found, key=lambda one: (-one.voxels, np.abs(held - one.index).min()))
 
 
 def wrong_share(wrong: NDArray[np.floating], slices: NDArray[np.generic]) -> NDArray[np.floating]:
