@@ -278,7 +278,10 @@ def test_organs_are_added_renamed_and_refused() -> None:
         mask.relabel(with_organ(labels, Label(300, "x", color)))
     assert 300 not in mask.segmentation.card.labels.names
     other = LabelSet.from_names({3: "drei", 4: "vier"})
-    assert with_organs_of(labels, other).names == {**labels.names, 4: "vier"}
+    with pytest.raises(InputError, match="its label 3 is drei and the mask's is three"):
+        with_organs_of(labels, other)
+    more = LabelSet.from_names({3: "three", 4: "vier"})
+    assert with_organs_of(labels, more).names == {**labels.names, 4: "vier"}
     assert as_called_in(other, labels).names == {3: "three", 4: "vier"}
     with pytest.raises(InputError, match="label 3 is three in one and drei"):
         same_names([labels, other])

@@ -358,7 +358,8 @@ def test_a_file_that_is_no_model_becomes_no_version(
     widget.versions.load(path)
     assert "Expected a model that l2gnet saved" in widget.message.text()
     # One whose weights are damaged shows it only when it is read in the thread.
-    model = widget.session.catalog()[0].path.read_bytes()
+    (own,) = (entry for entry in widget.session.catalog() if entry.name == "scribbler")
+    model = own.path.read_bytes()
     path.write_bytes(model[: len(model) // 2])
     assert ends(qtbot, widget, lambda: widget.versions.load(path)) == "failed"
     assert "damaged" in widget.message.text()
