@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from l2gnet_core.config import NetworkConfig
+from l2gnet_core.precise import precise
 from l2gnet_core.quantizer import Codebook
 from l2gnet_core.transport import TransportPlan, transport_codes, transport_tokens
 
@@ -150,7 +151,7 @@ class CodesWithAttention(nn.Module):
         tokens = as_tokens(features)
         quantized = self.codebook(tokens)
         asked, _ = self.attention(
-            tokens.float(), quantized.tokens, quantized.tokens, need_weights=False
+            precise(tokens), quantized.tokens, quantized.tokens, need_weights=False
         )
         parts = [features, as_map(quantized.tokens, features), as_map(asked, features)]
         batch, _, height, width = features.shape

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from l2gnet_core.model import NetworkOutput
+from l2gnet_core.precise import precise
 from l2gnet_core.processes import summed
 
 COMMITMENT_WEIGHT = 0.25
@@ -21,7 +22,7 @@ def soft_dice_loss(logits: Tensor, target: Tensor, weight: Tensor | None = None)
     (Milletari et al., "V-Net", 3DV 2016; batch Dice as in nnU-Net), and over all processes, so that
     their number changes nothing.
     """
-    probabilities = logits.float().softmax(1)[:, 1:]
+    probabilities = precise(logits).softmax(1)[:, 1:]
     truth = F.one_hot(target, logits.shape[1])[..., 1:].movedim(-1, 1).to(probabilities.dtype)
     sums = [probabilities * truth, probabilities, truth]
     if weight is not None:
@@ -37,8 +38,8 @@ def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) 
     """Mean over the pixels of logits (B,classes,H,W) against class indices (B,H,W), or over what
     they weigh (B,H,W)."""
     if weight is None:
-        return F.cross_entropy(logits.float(), target)
-    return _weighted(F.cross_entropy(logits.float(), target, reduction="none"), weight)
+        return F.cross_entropy(precise(logits), target)
+    return _weighted(F.cross_entropy(precise(logits), target, reduction="none"), weight)
 
 
 def _weighted(values: Tensor, weight: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ def as_background(logits: Tensor, classes: Tensor) -> Tensor:
     """
     chosen = classes[:, :, None, None]
     background = torch.cat([torch.ones_like(chosen[:, :1]), chosen[:, 1:]], 1)
-    logits = logits.float()
+    logits = precise(logits)
     # A finite number where minus infinity is meant: its gradients are never NaN.
     any_of_them = logits.masked_fill(~background, _NEVER).logsumexp(1, keepdim=True)
     others = logits[:, 1:].masked_fill(chosen[:, 1:], _NEVER)
@@ -86,5 +87,5 @@ def distillation_loss(logits: Tensor, teacher: Tensor, weight: Tensor) -> Tensor
     """Cross-entropy of logits (B,C,H,W) against a teacher's answers, given as logits too, less the
     least it can be; mean over what the pixels weigh (B,H,W) (Li and Hoiem, "Learning without
     Forgetting", ECCV 2016)."""
-    said, meant = logits.float().log_softmax(1), teacher.float().log_softmax(1)
+    said, meant = precise(logits).log_softmax(1), precise(teacher).log_softmax(1)
     return _weighted((meant.exp() * (meant - said)).sum(1), weight)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from l2gnet_core.precise import precise
 from l2gnet_core.processes import gathered
 
 
@@ -55,7 +56,7 @@ class Codebook(nn.Module):
         """Quantise tokens (B,n,d); in training mode also move the codebook towards
         them and those of all other processes."""
         with torch.autocast(tokens.device.type, enabled=False):
-            tokens = tokens.float()
+            tokens = precise(tokens)
             everyone = gathered(tokens) if self.training else tokens
             if self.training:
                 self._start(everyone.detach())

@@ -275,6 +275,7 @@ class Trainer:
         if not cases:
             return ()
         network = self.averaged_network()
+        weights = next(network.parameters())
         scores = torch.zeros(len(cases), network.config.classes - 1, device=self.fabric.device)
         for number in range(self.fabric.global_rank, len(cases), self.fabric.world_size):
             case = cases[number]
@@ -282,9 +283,9 @@ class Trainer:
             predicted, count = [], len(case.image)
             for indices in torch.arange(count).split(4):
                 seen = neighbours(indices.tolist(), count, network.config.in_channels, case.step)
-                batch = pad_to_multiple(case.image[seen].float(), network.config.stride)
+                batch = pad_to_multiple(case.image[seen].to(weights), network.config.stride)
                 with torch.inference_mode(), self.fabric.autocast():
-                    logits = network(batch.to(self.fabric.device)).logits
+                    logits = network(batch).logits
                 predicted.append(logits.argmax(1)[:, :height, :width].cpu())
             scores[number] = dice_per_class(
                 torch.cat(predicted), case.classes, network.config.classes

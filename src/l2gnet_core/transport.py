@@ -29,6 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from l2gnet_core.precise import precise
+
 
 @dataclass(frozen=True)
 class TransportPlan:
@@ -87,11 +89,6 @@ def sinkhorn(cost: Tensor, row_mass: Tensor, epsilon: float, iterations: int) ->
     return row_mass[..., None] * scaled.softmax(2)
 
 
-def _precise(values: Tensor) -> torch.dtype:
-    """float32, or the dtype of the values where that is better."""
-    return torch.promote_types(values.dtype, torch.float32)
-
-
 def transport(
     rows: Tensor,
     row_mass: Tensor,
@@ -105,7 +102,7 @@ def transport(
     Computed in float32 or better, also under autocast: bfloat16 has too few digits for couplings.
     """
     with torch.autocast(rows.device.type, enabled=False):
-        rows = rows.to(_precise(rows))
+        rows = precise(rows)
         row_mass = row_mass.to(rows.dtype)
         coupling = sinkhorn(
             cosine_cost(rows, reference.to(rows.dtype)), row_mass, epsilon, iterations
@@ -124,7 +121,7 @@ def transport_tokens(
     The form to train with: straight-through gradients differ from token to token.
     """
     batch, count, _ = tokens.shape
-    mass = torch.full((batch, count), 1 / count, device=tokens.device, dtype=_precise(tokens))
+    mass = torch.full((batch, count), 1 / count, device=tokens.device, dtype=precise(tokens).dtype)
     return transport(tokens, mass, codes, reference, epsilon, iterations)
 
 
@@ -139,7 +136,7 @@ def transport_codes(
     # Counted in integers: exact, and on a GPU the same however the additions are ordered.
     occurrences = codes.new_zeros(batch, len(codebook))
     occurrences.scatter_add_(1, codes, torch.ones_like(codes))
-    frequency = occurrences.to(_precise(codebook)) / count
+    frequency = occurrences.to(precise(codebook).dtype) / count
     occurring = occurrences > 0
     rows = int(occurring.sum(1).max())
     # Codes that occur first, in ascending order; images with fewer are padded with massless rows.

@@ -63,17 +63,21 @@ def make_model() -> Callable[..., Model]:
 
 @pytest.fixture(scope="session")
 def heart_model() -> Model:
-    """A tiny network that knows the drawn heart."""
+    """A tiny network that knows the drawn heart, whose darkened scans it does not.
+
+    Training comes out otherwise on every kind of processor. With this seed and length it answers
+    both so clearly that tests need not care.
+    """
     drawn = [cardiac_phantom(seed, 0.0, (4, 64, 64)) for seed in range(10_000, 10_008)]
     scans = [normalise(p.image, intensity_window(p.image)) for p in drawn]
     images = torch.from_numpy(np.concatenate(scans))[:, None]
     labels = torch.from_numpy(np.concatenate([p.labels for p in drawn])).long()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(1)
         network = build(preset("tiny", 4))
         optimizer = torch.optim.AdamW(network.parameters(), 1.5e-2)
-        for step in range(100):
-            optimizer.param_groups[0]["lr"] = 1.5e-2 * (1 - step / 100)
+        for step in range(160):
+            optimizer.param_groups[0]["lr"] = 1.5e-2 * (1 - step / 160)
             some = torch.randint(len(images), (5,))
             loss = segmentation_loss(network(images[some]), labels[some])
             optimizer.zero_grad()

@@ -45,7 +45,7 @@ SHORT = replace(
     limits=ANYTHING,
 )
 #: Enough for a tiny network to change its ways.
-LONGER = replace(SHORT, steps=30, learning_rate=3e-3, batch=3, limits=Limits())
+LONGER = replace(SHORT, steps=60, learning_rate=6e-3, batch=3, limits=Limits())
 
 
 @pytest.fixture

