@@ -40,12 +40,12 @@ class Study:
 
 STUDIES = {
     "acdc": Study(
-        "acdc", {1: "right ventricle", 2: "myocardium", 3: "left ventricle"}, steps=600, seeds=3
+        "acdc", {1: "right ventricle", 2: "myocardium", 3: "left ventricle"}, steps=1500, seeds=3
     ),
     "chaos-t2": Study(
         "chaos_t2",
         {1: "liver", 2: "right kidney", 3: "left kidney", 4: "spleen"},
-        steps=600,
+        steps=1500,
         slicing="axial",
         oriented=True,
     ),
