@@ -150,6 +150,7 @@ VARIANTS: dict[str, Build] = {
     "commitment / 10": pieces("zcg", commitment=0.1),
     "fuse c, g": pieces("cg"),
     "fuse z, g": pieces("zg"),
+    "group normalisation": architecture("l2gnet", normalisation="group"),
     "stride 8": architecture("l2gnet", widths=STRIDE_8),
     "R = 16": architecture("l2gnet", references=16),
     "R = 256": architecture("l2gnet", references=256),

@@ -20,6 +20,7 @@ class NetworkConfig:
     the bottleneck has stride 2 ** (len(widths) - 1). `codes` is used by the architectures that have
     them, `references`, `epsilon` and `sinkhorn_iterations` by `l2gnet` alone. `supervised` counts
     the coarser levels of the decoder that learn from the labels too (deep supervision).
+    `normalisation` is "instance" (every channel alone) or "group" (eight groups of channels).
     """
 
     classes: int
@@ -31,6 +32,7 @@ class NetworkConfig:
     epsilon: float = 0.1
     sinkhorn_iterations: int = 8
     supervised: int = 0
+    normalisation: str = "instance"
 
     @property
     def stride(self) -> int:
@@ -44,7 +46,8 @@ class NetworkConfig:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> NetworkConfig:
         """Inverse of `to_json`."""
-        return cls(**{**values, "widths": tuple(values["widths"])})
+        # All networks were normalised by groups before there was a choice.
+        return cls(**{"normalisation": "group", **values, "widths": tuple(values["widths"])})
 
 
 #: Sizes by name; `small` (2.7 million parameters) is the one that ships.

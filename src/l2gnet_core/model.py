@@ -34,11 +34,12 @@ class SegmentationNetwork(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config.in_channels, config.widths)
+        self.encoder = Encoder(config.in_channels, config.widths, config.normalisation)
         self.bottleneck = build_bottleneck(config)
         self.decoder = Decoder(
             config.widths,
             config.classes,
+            config.normalisation,
             gated=config.architecture == "attnunet",
             supervised=config.supervised,
         )

@@ -11,13 +11,14 @@ import pickle
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from l2gnet_core.data import TrainingCase
 from l2gnet_core.errors import InputError
@@ -94,9 +95,9 @@ def precision(device: str) -> Literal["bf16-mixed", "32-true"]:
 
 
 def memory_format(device: str) -> torch.memory_format:
-    """How images lie in memory while training: by channels where convolutions are computed in
-    bfloat16. In float32 a training step is 9 % slower so (inference is 29 % faster)."""
-    return torch.contiguous_format if precision(device) == "32-true" else torch.channels_last
+    """How images lie in memory while training: by channels on a GPU. On a CPU a training step is
+    slower so, in float32 by 6 %, in bfloat16 by a factor (inference is faster)."""
+    return torch.channels_last if device == "cuda" else torch.contiguous_format
 
 
 def make_fabric(device: str = "cpu", devices: int = 1) -> Fabric:
@@ -117,6 +118,16 @@ def make_fabric(device: str = "cpu", devices: int = 1) -> Fabric:
     return Fabric(
         accelerator=device, devices=devices, strategy=strategy, precision=precision(device)
     )
+
+
+@torch.no_grad()
+def _moving_average(
+    averaged: Sequence[Tensor], current: Sequence[Tensor], steps: Tensor, most: float
+) -> None:
+    """Move averages towards current values: at first quickly, so that short runs forget how they
+    began (as in timm's and TensorFlow's averages), later by 1 − `most` a step."""
+    decay = min(most, (1 + int(steps)) / (10 + int(steps)))
+    torch._foreach_lerp_(list(averaged), list(current), 1 - decay)
 
 
 class _NetworkWithLoss(nn.Module):
@@ -146,7 +157,7 @@ class Trainer:
         self.network.to(fabric.device, memory_format=self._format)  # type: ignore[call-overload]
         self.average = AveragedModel(
             self.network,
-            multi_avg_fn=get_ema_multi_avg_fn(training.averaging),
+            multi_avg_fn=partial(_moving_average, most=training.averaging),
         )
         optimizer = torch.optim.AdamW(
             self.network.parameters(),

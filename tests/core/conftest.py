@@ -73,11 +73,11 @@ def heart_model() -> Model:
     images = torch.from_numpy(np.concatenate(scans))[:, None]
     labels = torch.from_numpy(np.concatenate([p.labels for p in drawn])).long()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
+        torch.manual_seed(0)
         network = build(preset("tiny", 4))
         optimizer = torch.optim.AdamW(network.parameters(), 1.5e-2)
-        for step in range(160):
-            optimizer.param_groups[0]["lr"] = 1.5e-2 * (1 - step / 160)
+        for step in range(100):
+            optimizer.param_groups[0]["lr"] = 1.5e-2 * (1 - step / 100)
             some = torch.randint(len(images), (5,))
             loss = segmentation_loss(network(images[some]), labels[some])
             optimizer.zero_grad()

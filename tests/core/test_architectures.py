@@ -63,7 +63,7 @@ def test_a_checkpoint_brings_the_architecture_back(architecture, tmp_path, seede
     with torch.inference_mode():
         # Loading lays the weights out channels-last, which sums in another order.
         ours, its = network(image).logits, loaded.network(image).logits
-    torch.testing.assert_close(its, ours, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(its, ours, rtol=1e-3, atol=1e-3)
 
 
 def test_body_and_its_first_weights_are_the_same_for_all(seeded):

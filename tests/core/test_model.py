@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -94,7 +95,24 @@ def test_no_batch_normalisation(name):
     network = build(preset(name, 4))
     kinds = {type(module).__name__ for module in network.modules()}
     assert not any("BatchNorm" in kind for kind in kinds)
-    assert "GroupNorm" in kinds
+    assert "Normalisation" in kinds
+
+
+@pytest.mark.parametrize("normalisation", ["instance", "group"])
+def test_channels_are_normalised_alone_or_in_groups(normalisation):
+    network = build(replace(preset("tiny", 2), widths=(16, 16, 16), normalisation=normalisation))
+    features = network.encoder.blocks[0][1](3 * torch.randn(2, 16, 8, 8) + 1)
+    together = features.reshape(2, 16 if normalisation == "instance" else 8, -1)
+    torch.testing.assert_close(together.mean(-1), torch.zeros(together.shape[:2]))
+    deviation = together.std(-1, correction=0)
+    torch.testing.assert_close(deviation, torch.ones_like(deviation), rtol=1e-4, atol=1e-4)
+
+
+def test_models_from_before_there_was_a_choice_are_normalised_in_groups():
+    values = preset("tiny", 2).to_json()
+    assert NetworkConfig.from_json(values).normalisation == "instance"
+    del values["normalisation"]
+    assert NetworkConfig.from_json(values).normalisation == "group"
 
 
 def test_small_is_small(tmp_path):
