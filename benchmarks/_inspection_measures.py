@@ -106,7 +106,7 @@ def found_again(one: Seen) -> dict[str, list[float]]:
         marked[middling] = mistake[middling]
         others = mistake & ~marked
         total, caught, held = int(others.sum()), 0, 0
-        for region in find_similar(one.look, wrong, marked):
+        for region in find_similar(one.look, wrong, marked, one.scan):
             size = int(region.voxels.sum())
             if held + size > 3 * total:
                 break

@@ -23,10 +23,12 @@ KEPT = ("codes", "error", "entropy", "plan_rows")
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """A volume, all arrays with slices first: what the model saw, its answer and the truth."""
+    """A volume, all arrays with slices first: the scan, what the model saw, its answer and the
+    truth."""
 
     patient: str
     way: str
+    scan: Array
     look: Look
     mask: Array
     truth: Array
@@ -50,6 +52,9 @@ def seen(model: Model, file: Path, way: str, cache: Path | None) -> Seen:
     truth = read_labels(file.parents[1] / "labels" / file.name).volume.data
     if way == "rotation":
         truth = rotation(truth, order=0)
+    scan = volume.data
+    if way != "clean":
+        scan = CORRUPTIONS[way](normalise(scan, intensity_window(scan))).clip(0, 1)
     look = empty_look(model, volume, axis)
     kept = cache and cache / f"{file.name.split('.')[0]}_{way.replace(' ', '-')}.npz"
     if kept and kept.is_file():
@@ -58,9 +63,6 @@ def seen(model: Model, file: Path, way: str, cache: Path | None) -> Seen:
                 getattr(look, name)[...] = arrays[name]
             mask = arrays["mask"]
     else:
-        scan = volume.data
-        if way != "clean":
-            scan = CORRUPTIONS[way](normalise(scan, intensity_window(scan))).clip(0, 1)
         mask = np.zeros(scan.shape, np.uint8)
         for done in predict_slices(model, scan, volume, axis, look=look):
             if done is not None:
@@ -68,4 +70,4 @@ def seen(model: Model, file: Path, way: str, cache: Path | None) -> Seen:
         if kept:
             kept.parent.mkdir(parents=True, exist_ok=True)
             np.savez(kept, mask=mask, **{name: getattr(look, name) for name in KEPT})
-    return Seen(file.name.split("_")[0], way, look, mask, truth)
+    return Seen(file.name.split("_")[0], way, scan, look, mask, truth)

@@ -11,6 +11,7 @@ from qtpy.QtCore import QObject
 
 from napari_l2gnet.inspect_form import DOUBT, NOTHING, PIECE
 from napari_l2gnet.inspection import Inspection
+from napari_l2gnet.tasks import scan_of
 
 if TYPE_CHECKING:
     from l2gnet_core.inspect.similar import Region
@@ -97,6 +98,7 @@ class Places(QObject):
             )
             return
         nothing = "Nothing else looks like this to the model."
+        scan = scan_of(widget.layers.mask)
         # Back to looking: the next click is a question, not paint.
         marks = widget.layers.find("marks")
         if marks is not None:
@@ -104,7 +106,7 @@ class Places(QObject):
 
         def steps() -> Generator[Any, None, None]:
             yield "Looking for places like this"
-            yield from inspection.similar(marked)
+            yield from inspection.similar(marked, scan)
 
         widget.jobs.run(steps(), lambda found: self._start(LIKE, found, nothing))
 

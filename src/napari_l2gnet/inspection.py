@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from l2gnet_core.config import WITH_CODES
 from napari_l2gnet.inspect_parts import Doubt, Part, Usage
+from napari_l2gnet.layers import frame_of
 
 if TYPE_CHECKING:
     from l2gnet_core.card import ModelCard
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from l2gnet_core.inspect.populations import Unlikeness
     from l2gnet_core.inspect.similar import Region
     from l2gnet_core.inspect.uncertainty import SliceDoubt
+    from l2gnet_core.volume import Volume
     from napari_l2gnet.mask_layer import MaskLayer
 
 INSPECTIONS_KEY = "l2gnet_inspections"
@@ -284,11 +286,13 @@ class Inspection:
         nothing = np.zeros(cells.shape[1:], cells.dtype)
         return lambda frame, index: cells[index] if frame == self.frame else nothing
 
-    def similar(self, marked: NDArray[np.bool_]) -> Generator[list[Region], None, None]:
+    def similar(
+        self, marked: NDArray[np.bool_], scan: Volume
+    ) -> Generator[list[Region], None, None]:
         """Places like the marked ones (z,y,x), best first."""
         from l2gnet_core.inspect.similar import find_similar
 
-        yield find_similar(self.look, self.mask, marked)
+        yield find_similar(self.look, self.mask, marked, frame_of(scan, self.frame))
 
 
 def inspection_of(mask: MaskLayer, frame: int) -> Inspection:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from l2gnet_core.errors import InputError
+from l2gnet_core.files.values import plain_values
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.volume import Grid, Volume
 
@@ -154,6 +155,13 @@ def volume_of(layer: Image | Labels) -> Volume:
     if shape != grid.shape:
         data = np.asarray(data).reshape(grid.shape)
     return grid.volume(data)
+
+
+def frame_of(scan: Volume, frame: int) -> npt.NDArray[Any]:
+    """One frame (z,y,x) of a scan (z,y,x) or (t,z,y,x), read. Raises InputError for values that
+    are no numbers."""
+    one = np.asarray(scan.data[frame] if scan.data.ndim == 4 else scan.data)
+    return plain_values("The scan", one, [])
 
 
 def grid_of(

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.catalog import find_model
-from l2gnet_core.files.values import plain_values
 from l2gnet_core.project.deeds import Answered, FineTuned, Tidying
 from l2gnet_core.volume import Volume
 from napari_l2gnet.annotation import Annotation, Lesson, Version
+from napari_l2gnet.layers import frame_of
 from napari_l2gnet.organs import UNMARKED
 from napari_l2gnet.segmentation import Place, Segmentation
 from napari_l2gnet.session import Session
@@ -112,9 +112,7 @@ class _Scan:
 
     def frame(self, frame: int) -> NDArray[Any]:
         if frame not in self._frames:
-            data = self.volume.data
-            one = np.asarray(data[frame] if data.ndim == 4 else data)
-            self._frames[frame] = plain_values("The scan", one, [])
+            self._frames[frame] = frame_of(self.volume, frame)
         return self._frames[frame]
 
 

@@ -378,6 +378,11 @@ def test_overlap_is_the_better_dice_with_a_neighbour(seed, slices):
         assert found[index] == pytest.approx(np.mean(lacking) if lacking else 0)
 
 
+def flat(look) -> np.ndarray:
+    """A scan without anything to tell its voxels apart."""
+    return np.zeros(look.cells.shape)
+
+
 @pytest.mark.parametrize("references", [None, 6], ids=["codes only", "with plans"])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_planted_mistake_is_found_in_other_slices(references, axis):
@@ -397,14 +402,14 @@ def test_a_planted_mistake_is_found_in_other_slices(references, axis):
         # The same scan stored another way.
         look.cells = made_up_along_rows(look.cells)
         wrong, marked, mistake = (np.moveaxis(a, 0, 1).copy() for a in (wrong, marked, mistake))
-    regions = find_similar(look, wrong, marked)
+    regions = find_similar(look, wrong, marked, flat(look))
     assert [region.score for region in regions] == [1] * 5
     assert sorted(region.index for region in regions) == [0, 1, 3, 4, 5]
     found = np.zeros(mistake.shape, bool)
     for region in regions:
         found[region.box] |= region.voxels
     np.testing.assert_array_equal(found, mistake & ~marked)
-    assert len(find_similar(look, wrong, marked, most=2)) == 2
+    assert len(find_similar(look, wrong, marked, flat(look), most=2)) == 2
 
 
 def two_spots(slices: int = 3) -> tuple:
@@ -422,11 +427,22 @@ def two_spots(slices: int = 3) -> tuple:
 
 def test_of_places_with_the_same_code_those_near_the_marks_come_first():
     look, mask, marked = two_spots()
-    regions = find_similar(look, mask, marked)
+    regions = find_similar(look, mask, marked, flat(look))
     corners = [(region.index, region.box[1].start, region.box[2].start) for region in regions]
     assert sorted(corners[:2]) == [(0, 16, 16), (2, 16, 16)]
-    assert sorted(corners[2:]) == [(0, 80, 96), (1, 80, 96), (2, 80, 96)]
+    assert sorted(corners[2:5]) == [(0, 80, 96), (1, 80, 96), (2, 80, 96)]
     assert regions[2].score < 0.6 * regions[1].score
+
+
+def test_of_places_with_the_same_code_those_as_bright_as_the_marks_come_first():
+    look, mask, marked = two_spots()
+    scan = np.full(mask.shape, 50.0)
+    scan[:, 16:32, 16:32] = scan[:, 80:96, 96:112] = 200
+    scan[2, 16:32, 16:32] = 50
+    alike, seen = (find_similar(look, mask, marked, one) for one in (flat(look), scan))
+    assert {(one.index, one.box[1].start // 16) for one in alike[:2]} == {(0, 1), (2, 1)}
+    score = {(one.index, one.box[1].start // 16): one.score for one in seen}
+    assert score[0, 1] > score[2, 5] > score.get((2, 1), 0)
 
 
 def test_near_is_measured_from_the_centre_of_the_structures():
@@ -435,16 +451,16 @@ def test_near_is_measured_from_the_centre_of_the_structures():
     look.codes[2] = np.roll(look.codes[2], 2, 0)
     mask[2] = np.roll(mask[2], 32, 0)
     mask[:, :10], mask[:, 120:] = 0, 0
-    first, second = find_similar(look, mask, marked)[:2]
+    first, second = find_similar(look, mask, marked, flat(look))[:2]
     assert {(one.index, one.box[1].start) for one in (first, second)} == {(0, 16), (2, 48)}
 
 
 def test_a_code_that_is_mostly_right_says_less():
     look, mask, marked = two_spots()
-    sure = find_similar(look, mask, marked)[0].score
+    sure = find_similar(look, mask, marked, flat(look))[0].score
     # The spot's code is that of half the structure: only a small part of it is marked.
     look.codes[:, :, :4] = 4
-    doubtful = [region.score for region in find_similar(look, mask, marked)]
+    doubtful = [region.score for region in find_similar(look, mask, marked, flat(look))]
     assert max(doubtful, default=0) < 0.3 * sure
 
 
@@ -452,7 +468,7 @@ def test_specks_are_not_suggested():
     look, mask, marked = two_spots()
     mask[0, 16:32, 16:32] = 2
     mask[0, 20:22, 20:22] = 1
-    regions = find_similar(look, mask, marked)
+    regions = find_similar(look, mask, marked, flat(look))
     assert (0, 16) not in {(one.index, one.box[1].start // 16 * 16) for one in regions}
     assert all(region.voxels.sum() > 100 for region in regions)
 
@@ -472,8 +488,8 @@ def test_marks_that_say_nothing_are_refused(one_sentence):
     marked = np.zeros(look.cells.shape, bool)
     for marks in (marked, marked[:, 1:]):
         with pytest.raises(InputError) as error:
-            find_similar(look, mask, marks)
+            find_similar(look, mask, marks, flat(look))
         one_sentence(error.value)
     marked[1] = True
     with pytest.raises(InputError, match="slices that the model has segmented"):
-        find_similar(look, mask, marked)
+        find_similar(look, mask, marked, flat(look))

@@ -22,6 +22,7 @@ from l2gnet_core.inspect.populations import histogram_distance
 from l2gnet_core.inspect.similar import find_similar
 from napari_l2gnet.inspect_form import DOUBT, EVERYWHERE, PIECE
 from napari_l2gnet.inspect_words import PLAN, USAGE
+from napari_l2gnet.tasks import scan_of
 
 Made = tuple[Any, Any, Any]
 
@@ -85,7 +86,8 @@ def test_find_more_like_what_was_marked_or_painted(opened: Made, qtbot: Any, how
     painted = mask.segmentation.by_person()[0]
     widget.similar.click()
     settle(qtbot, widget)
-    wanted = find_similar(mask.segmentation.looks[0], raw, marked if how == "marks" else painted)
+    where = marked if how == "marks" else painted
+    wanted = find_similar(mask.segmentation.looks[0], raw, where, scan_of(mask).data)
     found = widget.places.found
     assert [(one.index, one.box) for one in found] == [(one.index, one.box) for one in wanted]
     assert widget.index == found[0].index

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ LEAST_OVERLAP = 0.9
 REACH = 0.3
 #: Likeness from which, and up to which, neighbouring voxels make one region, so that a mistake and
 #: the sound part of the structure beside it do not. Voxels below the first are left out.
-LEVELS = (0.1, 0.4, 0.7, 1.01)
+LEVELS = (0.01, 0.03, 0.1, 0.4, 0.7, 1.01)
 #: A code and structure that few of the marked voxels have, as a share of what most of them have,
 #: says less: below this, less and less.
 RARE = 0.1
@@ -29,6 +30,13 @@ RARE = 0.1
 NEAR = 0.5
 #: ... and far from them this share of it is left.
 FAR = 0.3
+#: The scan, smoothed by so many pixels, is told apart by this many shades, each as frequent as the
+#: others, neighbouring ones blurred by so many.
+SMOOTHING = 2.5
+SHADES = 16
+BLUR = 1.5
+#: Voxels of a shade that the marks do not have keep this share of their likeness.
+OTHER_SHADE = 0.1
 #: Regions smaller than this, as a share of the marked voxels, are specks.
 LEAST_SIZE = 0.02
 
@@ -49,28 +57,34 @@ class Region:
 
 
 def find_similar(
-    look: Look, mask: NDArray[np.integer], marked: NDArray[np.bool_], most: int = 50
+    look: Look,
+    mask: NDArray[np.integer],
+    marked: NDArray[np.bool_],
+    scan: NDArray[Any],
+    most: int = 200,
 ) -> list[Region]:
     """Regions elsewhere with the codes, plan rows and structures of the marked voxels, best first.
 
     mask: the model's answer (z,y,x). marked: (z,y,x), true where a person marked a mistake; these
     voxels themselves are left out. A voxel scores by how many of the voxels with its structure and
     code are marked in the marked slices, or with another code, as far as the plan sends both to the
-    same references (without transport: as far as their vectors are near); and by how near it lies
-    to where the marks are, slices laid on each other by the centres of their structures. Raises
-    InputError if nothing is marked where the model has looked.
+    same references (without transport: as far as their vectors are near); by how near it lies to
+    where the marks are, slices laid on each other by the centres of their structures; and by how
+    many of the voxels with its structure and shade are marked. Raises InputError if nothing is
+    marked where the model has looked.
     """
     from scipy import ndimage
 
-    if mask.shape != look.cells.shape or marked.shape != look.cells.shape:
+    if any(array.shape != look.cells.shape for array in (mask, marked, scan)):
         raise InputError(
-            f"Expected mask and marks of the scan's shape {look.cells.shape}, but got "
-            f"{mask.shape} and {marked.shape}; use layers of the same scan."
+            f"Expected mask, marks and scan of the shape that the model saw, {look.cells.shape}, "
+            f"but got {mask.shape}, {marked.shape} and {scan.shape}; use layers of the same scan."
         )
     axis = look.cells.axis
     masks, marks = np.moveaxis(mask, axis, 0), np.moveaxis(marked, axis, 0)
     likeness = _likeness(look, masks, marks)
     nearness = _Nearness(masks, marks, look.seen)
+    shades = _Shades(np.moveaxis(scan, axis, 0), masks, marks, look.seen)
     least = LEAST_SIZE * float(np.count_nonzero(marks, axis=(1, 2)).max())
     regions = []
     for index in np.flatnonzero(look.seen).tolist():
@@ -81,7 +95,7 @@ def find_similar(
         codes = look.cells.on_slice(look.codes[index])
         score = likeness[index, codes, np.minimum(masks[index], last)]
         score = np.where((masks[index] <= last) & ~marks[index], score, 0)
-        score = score * nearness.of(masks[index])
+        score = score * nearness.of(masks[index]) * shades.of(index, masks[index])
         for low, high in pairwise(LEVELS):
             pieces, _ = ndimage.label((score >= low) & (score < high), np.ones((3, 3)))
             for number, found in enumerate(ndimage.find_objects(pieces), 1):
@@ -157,6 +171,49 @@ class _Nearness:
             )
             np.maximum(best, near.take(columns, 1).take(rows, 0), out=best)
         return best
+
+
+class _Shades:
+    """How much a pixel's brightness is like that of the marks, from `OTHER_SHADE` up to 1."""
+
+    def __init__(
+        self,
+        scan: NDArray[Any],
+        masks: NDArray[np.integer],
+        marks: NDArray[np.bool_],
+        seen: NDArray[np.bool_],
+    ) -> None:
+        from scipy import ndimage
+
+        wanted = np.flatnonzero(seen).tolist()
+        smooth = {
+            index: ndimage.gaussian_filter(np.nan_to_num(scan[index].astype(np.float32)), SMOOTHING)
+            for index in wanted
+        }
+        # Every fourth pixel: quantiles of all of a large scan take seconds.
+        some = np.concatenate([one[::2, ::2].ravel() for one in smooth.values()])
+        edges = np.quantile(some, np.linspace(0, 1, SHADES + 1)[1:-1])
+        self._shades = {i: np.digitize(one, edges).astype(np.uint8) for i, one in smooth.items()}
+        self._structures = int(masks[marks].max(initial=0)) + 1
+        counts = np.zeros((2, self._structures, SHADES))
+        for index in np.flatnonzero(marks.any((1, 2)) & seen).tolist():
+            inside = masks[index] < self._structures
+            pair = masks[index].astype(np.intp) * SHADES + self._shades[index]
+            for into, kept in zip(counts, (marks[index], inside), strict=True):
+                into += np.bincount(pair[kept], minlength=into.size).reshape(into.shape)
+        marked, every = ndimage.gaussian_filter1d(counts, BLUR, axis=2, mode="nearest")
+        # Where a shade is rare, what is true of the structure as a whole is said of it.
+        share = marked.sum(1, keepdims=True) / np.maximum(every.sum(1, keepdims=True), 1)
+        share = (marked + share) / (every + 1)
+        share /= np.maximum(share.max(1, keepdims=True), 1e-9)
+        self._likeness = (OTHER_SHADE + (1 - OTHER_SHADE) * share).astype(np.float32)
+
+    def of(self, index: int, mask: NDArray[np.integer]) -> NDArray[np.float32]:
+        """(H,W), for a slice with this mask."""
+        likeness: NDArray[np.float32] = self._likeness[
+            np.minimum(mask, self._structures - 1), self._shades[index]
+        ]
+        return likeness
 
 
 def _centre(mask: NDArray[np.integer]) -> NDArray[np.float64] | None:
