@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from l2gnet_core.config import NetworkConfig
 from l2gnet_core.data import TrainingCase
 from l2gnet_core.errors import InputError
 from l2gnet_core.losses import segmentation_loss
@@ -313,6 +314,7 @@ class Trainer:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {
+            "config": self.network.config.to_json(),
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -329,7 +331,7 @@ class Trainer:
     def resume(self) -> bool:
         """Go on from the last save, if there is one.
 
-        Raises InputError if it is damaged or of a network of other sizes.
+        Raises InputError if it is damaged or of another network.
         """
         file = self.folder / STATE_FILE
         if not file.is_file():
@@ -337,6 +339,8 @@ class Trainer:
         try:
             # On the CPU first: a run begun on a GPU may go on without one.
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+            if NetworkConfig.from_json(state["config"]) != self.network.config:
+                raise KeyError("config")
             self.network.load_state_dict(state["network"])
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -345,7 +349,8 @@ class Trainer:
         except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
             raise InputError(
                 f"Expected the state of a run with this preset and these labels in {file}, but it "
-                "is another's or damaged; resume with the first settings, or use a new run folder."
+                "is another's, an earlier version's or damaged; resume with the first settings, or "
+                "use a new run folder."
             ) from error
         torch.set_rng_state(state["random"])
         return True

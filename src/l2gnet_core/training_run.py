@@ -120,20 +120,22 @@ def train_dataset(
         cases, augmentation, settings.slices, training.seed, extra, training.extra_share
     )
     fabric.launch()
-    torch.manual_seed(training.seed)
-    network = build(
-        preset(
-            settings.preset,
-            len(dataset.labels) + 1,
-            in_channels=settings.slices,
-            architecture=settings.architecture,
-            supervised=2,
-        )
+    start = None if settings.start is None else load_model(settings.start).network
+    config = preset(
+        settings.preset,
+        len(dataset.labels) + 1,
+        in_channels=settings.slices,
+        architecture=settings.architecture,
+        supervised=2,
     )
+    if start is not None:
+        config = replace(config, normalisation=start.config.normalisation)
+    torch.manual_seed(training.seed)
+    network = build(config)
     trainer = Trainer(network, training, settings.folder, fabric)
     resumed = settings.resume and trainer.resume()
-    if settings.start is not None and not resumed:
-        trainer.start_from(load_model(settings.start).network)
+    if start is not None and not resumed:
+        trainer.start_from(start)
     if not fabric.is_global_zero:
         for _ in trainer.run(sampler, tuning):
             pass

@@ -15,12 +15,14 @@ import torch
 from safetensors.torch import load_file
 
 from l2gnet_core.augment import Augmentation
-from l2gnet_core.checkpoint import MODEL_FILE, load_model, read_card
+from l2gnet_core.card import ModelCard
+from l2gnet_core.checkpoint import MODEL_FILE, load_model, read_card, save_model
 from l2gnet_core.config import preset
 from l2gnet_core.data import TrainingCase, open_dataset
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_volume
 from l2gnet_core.inspect.look import empty_look
+from l2gnet_core.labels import LabelSet
 from l2gnet_core.losses import segmentation_loss
 from l2gnet_core.model import build
 from l2gnet_core.predict import predict_slices
@@ -363,6 +365,21 @@ def test_a_run_can_begin_with_a_models_weights(dataset, tmp_path):
     assert splits[0] == splits[1]
     with pytest.raises(InputError, match="same architecture"):
         run(dataset, tmp_path / "third", start=tmp_path / "first", architecture="unet")
+
+
+def test_what_begins_with_an_older_model_is_normalised_as_that_is(dataset, tmp_path):
+    config = replace(preset("tiny", 3), normalisation="group")
+    (tmp_path / "old").mkdir()
+    card = ModelCard("old", LabelSet.from_names({1: "rim", 2: "core"}))
+    save_model(tmp_path / "old" / MODEL_FILE, build(config), card)
+    settings = {"start": tmp_path / "old"}
+    run(dataset, tmp_path / "new", stop_after=2, **settings)
+    run(dataset, tmp_path / "new", resume=True, **settings)
+    assert load_model(tmp_path / "new").network.config.normalisation == "group"
+    # The same weights normalised otherwise would be nonsense, and nothing else would tell.
+    run(dataset, tmp_path / "begun", stop_after=2, **settings)
+    with pytest.raises(InputError, match="earlier version"):
+        run(dataset, tmp_path / "begun", resume=True)
 
 
 def test_a_network_of_three_slices_begins_as_the_single_slice_model_it_came_from(dataset, tmp_path):
