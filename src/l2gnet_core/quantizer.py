@@ -78,8 +78,10 @@ class Codebook(nn.Module):
 
     def _draw(self, tokens: Tensor, count: int) -> Tensor:
         flat = tokens.flatten(0, -2)
-        # Drawn on the CPU, whose generator a run saves and restores, also where training is not.
-        return flat[torch.randint(len(flat), (count,)).to(flat.device)]
+        # Drawn on the CPU, whose generator a run saves and restores, also where training is not. No
+        # token twice while there are others: of two equal codes the last digit chooses one.
+        order = torch.randperm(len(flat))[torch.arange(count) % len(flat)]
+        return flat[order.to(flat.device)]
 
     @torch.no_grad()
     def _update(self, tokens: Tensor, codes: Tensor) -> None:

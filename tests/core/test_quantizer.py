@@ -93,6 +93,13 @@ def test_first_batch_starts_every_code_at_a_token():
     assert (codebook.vectors - 50).abs().max() < 6
 
 
+@pytest.mark.parametrize(("count", "distinct"), [(6, 6), (40, 12)])
+def test_no_two_codes_start_at_the_same_token_while_there_are_others(count, distinct):
+    codebook = Codebook(count, 4)
+    codebook._start(torch.randn(2, 6, 4))
+    assert len(codebook.vectors.unique(dim=0)) == distinct
+
+
 def test_dead_codes_are_revived_at_tokens():
     codebook = started_codebook(dead_share=0.02)
     codebook.vectors[2] = 1000.0

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from l2gnet_core.checkpoint import MODEL_FILE, load_model
+from l2gnet_core.checkpoint import MODEL_FILE
 from l2gnet_core.training_log import LOG_FILE
 
 #: 6 steps of 8 slices; every step is saved, so that a kill may fall between any two.
@@ -32,7 +32,7 @@ dataset, folder, architecture, devices, epochs = sys.argv[1:]
 settings = RunSettings(open_dataset(Path(dataset)), Path(folder), architecture=architecture,
                        preset="tiny", tuning=0.2, resume=True, devices=int(devices))
 how = TrainingConfig(epochs=int(epochs), batch=4, save_every_seconds=0.0, learning_rate=5e-3)
-for progress in train_dataset(settings, how, Augmentation(size=32)):
+for progress in train_dataset(settings, how, Augmentation(size=48)):
     print(progress.step, flush=True)
 """
 #: In float32 the order of sums decides now and then which of two codes is the nearest, and two runs
@@ -106,11 +106,14 @@ def test_two_processes_learn_what_one_does_with_the_whole_batch(dataset, tmp_pat
     for process in runs:
         finish(process)
     assert len(losses(one)) == len(losses(two)) == 6
-    assert np.abs(np.subtract(losses(one), losses(two))).max() < 1e-3
+    assert np.abs(np.subtract(losses(one), losses(two))).max() < 1e-4
     # Not only what they say: what they have become.
-    image = torch.rand(2, 1, 48, 48, generator=torch.Generator().manual_seed(0))
-    answers = [load_model(folder).network.float()(image).logits for folder in (one, two)]
-    torch.testing.assert_close(*answers, atol=1e-2, rtol=0)
+    one, two = (
+        {name: values.double() for name, values in load_file(folder / MODEL_FILE).items()}
+        for folder in (one, two)
+    )
+    apart = {name: float((one[name] - two[name]).norm() / one[name].norm()) for name in one}
+    assert max(apart.values()) < 1e-6
 
 
 def kill_and_resume(dataset: Path, folder: Path, kills: int, epochs: int, seed: int) -> None:
