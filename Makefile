@@ -29,7 +29,8 @@ check: setup-dev
 	.venv/bin/lint-imports
 	scripts/check_wheel.sh
 
-bench: setup
+bench:
+	@scripts/setup.sh all,test,bench
 	@for script in $(wildcard benchmarks/[!_]*.py); do .venv/bin/python "$$script" || exit 1; done
 
 # Leaves .venv: to start over, remove that too.
