@@ -29,6 +29,9 @@ class Chart(pg.PlotWidget):
         plot.setMenuEnabled(False)
         plot.hideButtons()
         plot.setMouseEnabled(False, False)
+        for side in ("left", "bottom"):
+            # No numbers in thousandths. Asked for once there is a label, it brings them about.
+            plot.getAxis(side).enableAutoSIPrefix(False)
         self.setMinimumHeight(190)
         self._text = "w"
         #: What there is to say of an item under the mouse, in plain words.
@@ -50,8 +53,6 @@ class Chart(pg.PlotWidget):
         """What the axes say."""
         for side, text in (("bottom", bottom), ("left", left)):
             axis = self.getPlotItem().getAxis(side)
-            # No factor of 0.001 in the label.
-            axis.enableAutoSIPrefix(False)
             axis.setLabel(text, color=self._text, **{"font-size": "8pt"})
 
     def item_at(self, x: float, y: float) -> Any:

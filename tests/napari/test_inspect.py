@@ -192,6 +192,17 @@ def test_references_lie_over_the_image(opened: Made, qtbot: Any) -> None:
     assert "Reference 6" in widget.views.references.tell(5)
 
 
+def test_the_numbers_at_an_axis_are_those_of_the_bars(opened: Made, qtbot: Any) -> None:
+    chart = opened[2].views.references
+    for name in ("first", "and again, as for another code"):
+        chart.show_bars(range(3), np.array([[0.2], [-0.4], [0.3]]), ["#56b4e9"])
+        chart.label(name, name)
+    axis = chart.getPlotItem().getAxis("left")
+    assert axis.label.isVisible()
+    assert axis.autoSIPrefixScale == 1
+    assert axis.tickStrings([-0.4, 0.2], axis.autoSIPrefixScale, 0.2) == ["-0.4", "0.2"]
+
+
 def test_doubt_lies_over_the_image_and_ranks_the_slices(opened: Made, qtbot: Any) -> None:
     _viewer, mask, widget = opened
     look, raw = mask.segmentation.looks[0], mask.segmentation.raw[0]
