@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject
 
+from l2gnet_core.errors import InputError
 from napari_l2gnet.inspect_form import DOUBT, NOTHING, PIECE
 from napari_l2gnet.inspection import Inspection
 from napari_l2gnet.tasks import scan_of
@@ -98,7 +99,11 @@ class Places(QObject):
             )
             return
         nothing = "Nothing else looks like this to the model."
-        scan = scan_of(widget.layers.mask)
+        try:
+            scan = scan_of(widget.layers.mask)
+        except InputError as error:
+            widget.show_message(str(error), bad=True)
+            return
         # Back to looking: the next click is a question, not paint.
         marks = widget.layers.find("marks")
         if marks is not None:

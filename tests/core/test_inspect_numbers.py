@@ -445,6 +445,26 @@ def test_of_places_with_the_same_code_those_as_bright_as_the_marks_come_first():
     assert score[0, 1] > score[2, 5] > score.get((2, 1), 0)
 
 
+def test_brightness_tells_places_of_a_small_structure_apart():
+    look = made_up(0, slices=3, size=(16, 16), references=None)
+    look.codes[:] = 0
+    mask = np.zeros(look.cells.shape, np.uint8)
+    mask[:, 100:130, 100:130] = 1
+    marked = np.zeros(mask.shape, bool)
+    marked[1, 100:130, 100:115] = True
+    # Far wider than the structure: air, and beside it tissue of many shades.
+    scan = np.zeros(mask.shape)
+    scan[:, :90] = np.linspace(0, 1000, 256)
+    scan[:, 100:130, 100:115], scan[:, 100:130, 115:130] = 430, 400
+    scan[0, 0, 0], scan[0, 0, 1] = np.inf, np.nan
+    regions = find_similar(look, mask, marked, scan)
+    assert {region.index for region in regions[:2]} == {0, 2}
+    for region in regions[:2]:
+        assert region.box[2].stop <= 115
+        assert region.voxels.sum() > 150
+        assert region.score > 2 * regions[2].score
+
+
 def test_near_is_measured_from_the_centre_of_the_structures():
     look, mask, marked = two_spots()
     # In slice 2 everything lies two cells further down.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from gui import open_scan, run
 from inspecting import (
     click,
     code_map,
@@ -94,6 +96,45 @@ def test_find_more_like_what_was_marked_or_painted(opened: Made, qtbot: Any, how
     assert widget.place.text().startswith("place like this 1 of")
     widget.forward.click()
     assert widget.place.text().startswith(f"place like this {min(2, len(found))} of")
+
+
+def test_more_like_this_looks_at_the_frame_on_screen(
+    segment_widget: Any, tmp_path: Path, qtbot: Any
+) -> None:
+    import nibabel as nib
+
+    data = np.random.default_rng(1).integers(0, 900, (32, 32, 3, 2)).astype(np.int16)
+    nib.save(nib.Nifti1Image(data, np.diag([1.4, 1.4, 8, 1])), tmp_path / "cine.nii.gz")
+    viewer, segment = segment_widget()
+    open_scan(viewer, tmp_path / "cine.nii.gz")
+    run(qtbot, segment)
+    viewer.dims.set_current_step(0, 1)
+    widget = inspect(qtbot, viewer)
+    settle(qtbot, widget)
+    widget.mark.click()
+    marked = np.zeros((2, 3, 32, 32), bool)
+    marked[1, 1, 8:20, 10:24] = True
+    viewer.layers.selection.active.data_setitem(np.nonzero(marked), 1)
+    widget.similar.click()
+    settle(qtbot, widget)
+    mask = segment.mask
+    scan = np.asarray(scan_of(mask).data)
+    by_frame = [
+        find_similar(mask.segmentation.looks[1], mask.segmentation.raw[1], marked[1], scan[frame])
+        for frame in (1, 0)
+    ]
+    wanted, other = ([(one.index, one.box, one.score) for one in found] for found in by_frame)
+    assert [(one.index, one.box, one.score) for one in widget.places.found] == wanted
+    assert wanted != other
+
+
+def test_a_scan_that_can_no_longer_be_read_is_told(opened: Made, qtbot: Any) -> None:
+    viewer, mask, widget = opened
+    widget.mark.click()
+    viewer.layers.selection.active.data_setitem((np.array([1]), np.array([30]), np.array([40])), 1)
+    viewer.layers["scan"].data = np.zeros((1, 1, 4, 64, 80))
+    widget.similar.click()
+    assert "has 5 axes where 2 to 4 are expected" in widget.message.text()
 
 
 @pytest.mark.parametrize("extent", [PIECE, EVERYWHERE])

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2gnet_core.errors import InputError
+from l2gnet_core.files.values import plain_values
 from l2gnet_core.inspect.cells import Box
 from l2gnet_core.inspect.look import Look
 
@@ -30,11 +31,13 @@ RARE = 0.1
 NEAR = 0.5
 #: ... and far from them this share of it is left.
 FAR = 0.3
-#: The scan, smoothed by so many pixels, is told apart by this many shades, each as frequent as the
-#: others, neighbouring ones blurred by so many.
+#: The scan, smoothed by so many pixels, is told apart by this many shades, each as frequent in the
+#: structures as the others, neighbouring ones blurred by so many.
 SMOOTHING = 2.5
 SHADES = 16
 BLUR = 1.5
+#: Pixels that are enough to tell how frequent a brightness is.
+ENOUGH = 500_000
 #: Voxels of a shade that the marks do not have keep this share of their likeness.
 OTHER_SHADE = 0.1
 #: Regions smaller than this, as a share of the marked voxels, are specks.
@@ -71,7 +74,7 @@ def find_similar(
     same references (without transport: as far as their vectors are near); by how near it lies to
     where the marks are, slices laid on each other by the centres of their structures; and by how
     many of the voxels with its structure and shade are marked. Raises InputError if nothing is
-    marked where the model has looked.
+    marked where the model has looked, or for a scan whose values are no real numbers.
     """
     from scipy import ndimage
 
@@ -80,6 +83,7 @@ def find_similar(
             f"Expected mask, marks and scan of the shape that the model saw, {look.cells.shape}, "
             f"but got {mask.shape}, {marked.shape} and {scan.shape}; use layers of the same scan."
         )
+    scan = plain_values("The scan", scan, [])
     axis = look.cells.axis
     masks, marks = np.moveaxis(mask, axis, 0), np.moveaxis(marked, axis, 0)
     likeness = _likeness(look, masks, marks)
@@ -187,11 +191,13 @@ class _Shades:
 
         wanted = np.flatnonzero(seen).tolist()
         smooth = {
-            index: ndimage.gaussian_filter(np.nan_to_num(scan[index].astype(np.float32)), SMOOTHING)
+            index: ndimage.gaussian_filter(scan[index].astype(np.float32), SMOOTHING)
             for index in wanted
         }
-        # Every fourth pixel: quantiles of all of a large scan take seconds.
-        some = np.concatenate([one[::2, ::2].ravel() for one in smooth.values()])
+        # What lies around the structures may be most of the scan, and would take most shades.
+        inside = np.concatenate([one[(masks[i] != 0) | marks[i]] for i, one in smooth.items()])
+        # Quantiles of all of a large scan take seconds.
+        some = inside[:: max(1, len(inside) // ENOUGH)]
         edges = np.quantile(some, np.linspace(0, 1, SHADES + 1)[1:-1])
         self._shades = {i: np.digitize(one, edges).astype(np.uint8) for i, one in smooth.items()}
         self._structures = int(masks[marks].max(initial=0)) + 1
