@@ -34,7 +34,7 @@ from l2gnet_core.data import TrainingCase
 from l2gnet_core.metrics import agreement, dice_per_class
 from l2gnet_core.preprocess import neighbours, pad_to_multiple
 from l2gnet_core.sampling import Sampler
-from l2gnet_core.train import Trainer, TrainingConfig, make_fabric
+from l2gnet_core.train import Trainer, TrainingConfig, make_fabric, saved_state
 
 HERE = Path(__file__).parent
 RESULTS, RUNS = HERE / "results", HERE / "runs"
@@ -67,7 +67,8 @@ def train(study: str, variant: str, seed: int, material: Material, device: str) 
     network = VARIANTS[variant](len(material.card.labels) + 1)
     training = TrainingConfig(steps=plan.steps, batch=BATCH, seed=seed)
     trainer = Trainer(network, training, folder, make_fabric(device))
-    trainer.resume()
+    if (state := saved_state(folder)) is not None:
+        trainer.resume(state)
     kind = VolumeSampler if variant in BY_VOLUME else Sampler
     sampler = kind(material.train, material.augmentation, 1, seed)
     saved = trainer.seconds

@@ -9,7 +9,7 @@ import logging
 import math
 import pickle
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 STATE_FILE = "state.pt"
+#: What another network's state, or none at all, raises on the way.
+WRONG_STATE = (RuntimeError, KeyError, TypeError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,33 @@ def memory_format(device: str) -> torch.memory_format:
     """How images lie in memory while training: by channels on a GPU. On a CPU a training step is
     slower so, in float32 by 6 %, in bfloat16 by a factor (inference is faster)."""
     return torch.channels_last if device == "cuda" else torch.contiguous_format
+
+
+def saved_state(folder: Path) -> dict[str, Any] | None:
+    """What `Trainer.save` wrote into a run folder, "config" as a `NetworkConfig`; None if nothing
+    is there.
+
+    Raises InputError if it is damaged.
+    """
+    file = folder / STATE_FILE
+    if not file.is_file():
+        return None
+    try:
+        # On the CPU first: a run begun on a GPU may go on without one.
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        state["config"] = NetworkConfig.from_json(state["config"])
+    except (*WRONG_STATE, EOFError, pickle.UnpicklingError) as error:
+        raise no_such_run(folder) from error
+    return state
+
+
+def no_such_run(folder: Path) -> InputError:
+    """What to say of a run that cannot be resumed."""
+    return InputError(
+        f"Expected the state of a run with this preset and these labels in {folder / STATE_FILE}, "
+        "but it is another's, an earlier version's or damaged; resume with the first settings, or "
+        "use a new run folder."
+    )
 
 
 def make_fabric(device: str = "cpu", devices: int = 1) -> Fabric:
@@ -328,29 +357,19 @@ class Trainer:
         torch.save(state, partial)
         partial.replace(self.folder / STATE_FILE)
 
-    def resume(self) -> bool:
-        """Go on from the last save, if there is one.
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from a save, as `saved_state` reads it.
 
-        Raises InputError if it is damaged or of another network.
+        Raises InputError if it is of another network.
         """
-        file = self.folder / STATE_FILE
-        if not file.is_file():
-            return False
         try:
-            # On the CPU first: a run begun on a GPU may go on without one.
-            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-            if NetworkConfig.from_json(state["config"]) != self.network.config:
-                raise KeyError("config")
+            if state["config"] != self.network.config:
+                raise ValueError("config")
             self.network.load_state_dict(state["network"])
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds = state["step"], state["seconds"]
             self.loading, self.best = state["loading"], state["best"]
-        except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
-            raise InputError(
-                f"Expected the state of a run with this preset and these labels in {file}, but it "
-                "is another's, an earlier version's or damaged; resume with the first settings, or "
-                "use a new run folder."
-            ) from error
-        torch.set_rng_state(state["random"])
-        return True
+            torch.set_rng_state(state["random"])
+        except WRONG_STATE as error:
+            raise no_such_run(self.folder) from error

@@ -32,7 +32,14 @@ from l2gnet_core.preprocess import intensity_window, neighbours, normalise, pad_
 from l2gnet_core.sampling import Sampler
 from l2gnet_core.sides import mirror_pairs
 from l2gnet_core.split import SPLIT_FILE, Split, checked_split, read_split, split_patients
-from l2gnet_core.train import STATE_FILE, Progress, Trainer, TrainingConfig, make_fabric
+from l2gnet_core.train import (
+    STATE_FILE,
+    Progress,
+    Trainer,
+    TrainingConfig,
+    make_fabric,
+    saved_state,
+)
 from l2gnet_core.training_log import TrainingLog
 
 CHOICES_FILE = "settings.json"
@@ -120,7 +127,10 @@ def train_dataset(
         cases, augmentation, settings.slices, training.seed, extra, training.extra_share
     )
     fabric.launch()
-    start = None if settings.start is None else load_model(settings.start).network
+    state = saved_state(settings.folder) if settings.resume else None
+    start = None
+    if settings.start is not None and state is None:
+        start = load_model(settings.start).network
     config = preset(
         settings.preset,
         len(dataset.labels) + 1,
@@ -128,13 +138,17 @@ def train_dataset(
         architecture=settings.architecture,
         supervised=2,
     )
-    if start is not None:
+    # Normalised otherwise, the same weights are nonsense.
+    if state is not None:
+        config = replace(config, normalisation=state["config"].normalisation)
+    elif start is not None:
         config = replace(config, normalisation=start.config.normalisation)
     torch.manual_seed(training.seed)
     network = build(config)
     trainer = Trainer(network, training, settings.folder, fabric)
-    resumed = settings.resume and trainer.resume()
-    if start is not None and not resumed:
+    if state is not None:
+        trainer.resume(state)
+    elif start is not None:
         trainer.start_from(start)
     if not fabric.is_global_zero:
         for _ in trainer.run(sampler, tuning):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import struct
 from dataclasses import replace
 from itertools import chain, pairwise
@@ -27,7 +28,13 @@ from l2gnet_core.losses import segmentation_loss
 from l2gnet_core.model import build
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.sampling import Sampler
-from l2gnet_core.train import STATE_FILE, Trainer, TrainingConfig, make_fabric
+from l2gnet_core.train import (
+    STATE_FILE,
+    Trainer,
+    TrainingConfig,
+    _moving_average,
+    make_fabric,
+)
 from l2gnet_core.training_log import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER
 from l2gnet_core.training_run import SPLIT_FILE, VIEW_FILE, RunSettings, train_dataset
 
@@ -305,7 +312,14 @@ def test_another_runs_state_or_a_damaged_one_is_refused(dataset, tmp_path, one_s
     one_sentence(error.value)
     (dataset / "dataset.json").unlink()
     state = tmp_path / "run" / STATE_FILE
-    for content in (state.read_bytes()[:-500], b"", b"nonsense" * 100):
+    whole = torch.load(state, weights_only=True)
+    other_things = ([1], {**whole, "optimizer": None}, {**whole, "average": {}})
+    earlier = {name: value for name, value in whole.items() if name != "config"}
+    contents = [state.read_bytes()[:-500], b"", b"nonsense" * 100]
+    for other in (*other_things, {**whole, "config": {"depth": 3}}, earlier):
+        torch.save(other, state)
+        contents.append(state.read_bytes())
+    for content in contents:
         state.write_bytes(content)
         with pytest.raises(InputError, match="damaged"):
             run(dataset, tmp_path / "run", resume=True)
@@ -374,12 +388,36 @@ def test_what_begins_with_an_older_model_is_normalised_as_that_is(dataset, tmp_p
     save_model(tmp_path / "old" / MODEL_FILE, build(config), card)
     settings = {"start": tmp_path / "old"}
     run(dataset, tmp_path / "new", stop_after=2, **settings)
+    # What it began with may be gone by then.
+    (tmp_path / "old" / MODEL_FILE).unlink()
     run(dataset, tmp_path / "new", resume=True, **settings)
     assert load_model(tmp_path / "new").network.config.normalisation == "group"
-    # The same weights normalised otherwise would be nonsense, and nothing else would tell.
-    run(dataset, tmp_path / "begun", stop_after=2, **settings)
-    with pytest.raises(InputError, match="earlier version"):
-        run(dataset, tmp_path / "begun", resume=True)
+
+
+def test_an_average_soon_forgets_how_it_began():
+    averaged, current = [torch.ones(3)], [torch.zeros(3)]
+    left = []
+    for step in range(2000):
+        _moving_average(averaged, current, torch.tensor(step), 0.998)
+        left.append(averaged[0][0].item())
+    # With 0.998 from the beginning, 82 % would be left after 100 steps.
+    assert left[0] == pytest.approx(0.1)
+    assert left[99] < 1e-6
+    settled, value = [torch.ones(1)], torch.zeros(1)
+    _moving_average(settled, [value], torch.tensor(10**6), 0.998)
+    assert settled[0].item() == pytest.approx(0.998)
+
+
+@pytest.mark.parametrize("normalisation", ["instance", "group"])
+def test_convolutions_start_as_wide_as_their_activation_asks_for(normalisation):
+    torch.manual_seed(0)
+    network = build(replace(preset("small", 3), normalisation=normalisation))
+    body = (*network.encoder.modules(), *network.decoder.modules())
+    for layer in body:
+        if isinstance(layer, torch.nn.Conv2d) and layer.weight.numel() > 2000:
+            fan_in = layer.weight[0].numel()
+            wanted = math.sqrt(2 / (1 + 0.01**2) / fan_in)
+            assert layer.weight.std().item() == pytest.approx(wanted, rel=0.05)
 
 
 def test_a_network_of_three_slices_begins_as_the_single_slice_model_it_came_from(dataset, tmp_path):

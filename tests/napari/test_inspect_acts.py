@@ -129,7 +129,7 @@ def test_more_like_this_looks_at_the_frame_on_screen(
 
 
 def test_a_scan_that_can_no_longer_be_read_is_told(opened: Made, qtbot: Any) -> None:
-    viewer, mask, widget = opened
+    viewer, _mask, widget = opened
     widget.mark.click()
     viewer.layers.selection.active.data_setitem((np.array([1]), np.array([30]), np.array([40])), 1)
     viewer.layers["scan"].data = np.zeros((1, 1, 4, 64, 80))
