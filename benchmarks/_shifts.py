@@ -61,9 +61,9 @@ class Base:
 #: None is the model that ships.
 BASES: dict[str, Base | None] = {
     "cardiac-cine": None,
-    "dilated-infarcted": Base("acdc", 4000, groups=("dilated", "infarcted")),
-    "end-diastole": Base("acdc", 4000, phases=("end-diastole",)),
-    "end-systole": Base("acdc", 4000, phases=("end-systole",)),
+    "dilated-infarcted": Base("acdc", 1500, groups=("dilated", "infarcted")),
+    "end-diastole": Base("acdc", 1500, phases=("end-diastole",)),
+    "end-systole": Base("acdc", 1500, phases=("end-systole",)),
     "no-right-kidney": Base("chaos-t2", 900, without=2, test=1 / 3),
     "no-spleen": Base("chaos-t2", 900, without=4, test=1 / 3),
 }

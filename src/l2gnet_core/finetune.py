@@ -34,13 +34,14 @@ _PREVIEWS = (0.15, 0.4, 0.7, 1.0)
 @dataclass(frozen=True)
 class FineTuneResult:
     """The model to go on with – the old one itself, if the verdict is that it be kept – and the
-    steps, of all runs, and seconds it took. `pace` lets it be done again exactly."""
+    steps, of all runs, and seconds it took on `device`. `pace` lets it be done again exactly."""
 
     model: Model
     verdict: Verdict
     steps: int
     seconds: float
     pace: Pace
+    device: str
 
 
 @dataclass(frozen=True)
@@ -75,19 +76,24 @@ def finetune(
 
     Ids that the model does not have become new structures; those it has stay, corrected or not.
     With `config.steps`, or with the `pace` of an earlier result, the same seed gives the same
-    weights on a CPU. Raises InputError for corrections that cannot be used, and for names of
-    structures that are not new, and where memory does not suffice.
+    weights on a CPU. Where a GPU's memory does not suffice, it begins again on the CPU. Raises
+    InputError for corrections that cannot be used, and for names of structures that are not new,
+    and where memory does not suffice.
     """
     corrections = telling(corrections)
     try:
         yield from _FineTuning(model, corrections, config, device, pace).run()
+        return
     except (MemoryError, RuntimeError) as error:
         if not memory_is_short(error):
             raise
-        raise InputError(
-            f"Expected enough memory to learn in, but there is too little on the {device} for "
-            "slices of this size; close other programs, or run l2gnet finetune --device cpu."
-        ) from error
+        if device == "cpu":
+            raise InputError(
+                "Expected enough memory to learn in, but there is too little for slices of this "
+                "size; close other programs."
+            ) from error
+    # Not in the handler: what failed would keep its tensors on the GPU.
+    yield from finetune(model, corrections, config, "cpu", pace)
 
 
 class _FineTuning:
@@ -172,7 +178,7 @@ class _FineTuning:
         verdict = judged(self.config.limits, evidence, known)
         model = replace(model, card=self._card(model, verdict)) if verdict.kept else self.model
         seconds = self.clock.seconds
-        result = FineTuneResult(model, verdict, self.step, seconds, self.clock.pace)
+        result = FineTuneResult(model, verdict, self.step, seconds, self.clock.pace, self.device)
         yield FineTuneProgress(self.step, 1.0, seconds, 0.0, result=result)
 
     def _changed(self, appearance: Appearance) -> bool:

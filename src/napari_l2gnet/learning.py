@@ -165,7 +165,7 @@ def learn(session: Session, task: Task) -> Moments:
             yield replace(moment, dice=dice)
     result = progress.result
     assert result is not None
-    learnt = FineTuned(model, corrections, config, result, device)
+    learnt = FineTuned(model, corrections, config, result, result.device)
     if not result.verdict.kept:
         yield Moment("Kept the old model", 1.0, learnt=learnt)
         return

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from l2gnet_core import finetune as core
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import MODEL_FILE, Model, load_model, save_model
 from l2gnet_core.config import preset
@@ -214,6 +215,36 @@ def test_pulled_hard_enough_the_weights_stay(make_model, phantom):
     model = make_model(sides=(64, 64))
     result = tuned(model, correct(phantom), replace(SHORT, pull=1e9))
     assert same(result.model, model)
+
+
+def test_when_the_gpu_does_not_suffice_it_begins_again_on_the_cpu(
+    make_model, phantom, monkeypatch, one_sentence
+):
+    model, corrections = make_model(), [correct(phantom)]
+    wanted = tuned(model, corrections)
+    really = core._FineTuning
+
+    class Short(really):
+        full = "cuda"
+
+        def __init__(self, model, corrections, config, device, pace):
+            self.pretended = device
+            super().__init__(model, corrections, config, "cpu", pace)
+
+        def run(self):
+            for number, progress in enumerate(super().run()):
+                if self.pretended == self.full and number == 2:
+                    raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+                yield progress
+
+    monkeypatch.setattr(core, "_FineTuning", Short)
+    *_, last = finetune(model, corrections, SHORT, "cuda")
+    assert same(last.result.model, wanted.model)
+    assert last.result.device == "cpu"
+    Short.full = "cpu"
+    with pytest.raises(InputError, match="enough memory") as error:
+        list(finetune(model, corrections, SHORT, "cpu"))
+    one_sentence(error.value)
 
 
 @pytest.mark.parametrize("moments", [1, 4, 6, 12])
