@@ -108,6 +108,7 @@ class Annotation:
         #: Why to check a slice, and how urgently; empty as long as nothing is known.
         self.doubts: Mapping[Place, Doubt] = {}
         self._unseen: set[Place] = set(segmentation.places)
+        self._edits = 0
 
     @classmethod
     def of(cls, metadata: dict[str, Any], segmentation: Segmentation, model: str) -> Annotation:
@@ -161,6 +162,13 @@ class Annotation:
     def may_be_edited(self) -> None:
         """Anything may have been painted, undone or written."""
         self._unseen.update(self.segmentation.places)
+
+    def catch_up(self) -> None:
+        """Look for all that a person did since the last time, also while nobody followed."""
+        if self._edits != self.segmentation.edits:
+            self.may_be_edited()
+        self._edits = self.segmentation.edits
+        self.look_for_edits()
 
     def look_for_edits(self, seconds: float = float("inf")) -> bool:
         """Look for edited slices for at most about `seconds`; True when all have been looked at."""
@@ -246,7 +254,12 @@ class Annotation:
     def keep_first_answer(self) -> None:
         """Before another answer is taken in: remember that of the model that the mask began
         with, if it is of the whole scan."""
-        version = self.version
+        from l2gnet_core.checkpoint import Model
+
+        version, model = self.version, self.segmentation.model
+        if version is self.versions[0] and version.model is None and isinstance(model, Model):
+            # The file that it is from may be written over.
+            version.model = model
         finished, count = self.segmentation.coverage()
         # What is resumed may be of several answers; its model can give its own again.
         if version.raw is None and version.path is None and finished == count:

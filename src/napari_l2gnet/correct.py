@@ -15,7 +15,7 @@ from qtpy.QtCore import Signal
 from l2gnet_core.errors import InputError
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.correct_form import FLIP_KEY, PROJECT, CorrectForm
-from napari_l2gnet.correct_run import CorrectRun, accept, drop_proposal, flip
+from napari_l2gnet.correct_run import CorrectRun, accept, drop_proposal, flip, taken_in
 from napari_l2gnet.learning import Moment
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.organ_bar import OrganBar
@@ -69,12 +69,14 @@ class CorrectWidget(CorrectForm):
         for mode, button in self.view_buttons.items():
             button.clicked.connect(lambda _=False, mode=mode: self.show_view(mode))
         self.versions.wanted.connect(self.go_to_version)
+        self.versions.loaded.connect(lambda number: self.go_to_version(number, loaded=True))
         for bar in (self.organs, self.versions):
             bar.said.connect(self._say)
             bar.refused.connect(self._refuse)
         self.review.bind(FLIP_KEY, self.flip_view)
         self.viewer.dims.events.current_step.connect(self._on_moved)
         self.viewer.layers.events.removed.connect(self._on_removed)
+        self.viewer.layers.selection.events.active.connect(self._on_active)
 
     def let_go(self) -> None:
         """Stop what is under way and let go of the viewer's events."""
@@ -87,6 +89,7 @@ class CorrectWidget(CorrectForm):
         self.curve.disconnect_viewer()
         self.viewer.dims.events.current_step.disconnect(self._on_moved)
         self.viewer.layers.events.removed.disconnect(self._on_removed)
+        self.viewer.layers.selection.events.active.disconnect(self._on_active)
 
     def _import(self) -> None:
         """Import what a fine-tuning needs while nobody waits for it."""
@@ -147,6 +150,11 @@ class CorrectWidget(CorrectForm):
         run = self._run
         if run is not None and run.task is not None and run.mask.layer is self.mask.layer:
             run.task.here = self.mask.place
+
+    def _on_active(self, event: Any) -> None:
+        # The mask that a person paints on is the one that they correct.
+        if event.value is not self.layer.layer and event.value in self.layer:
+            self.layer.choose(event.value)
 
     def _on_removed(self, event: Any) -> None:
         if self._run is not None and event.value is self._run.mask.layer:
@@ -254,18 +262,21 @@ class CorrectWidget(CorrectForm):
         self._say("")
         self._new_run().learn(task)
 
-    def go_to_version(self, number: int) -> None:
-        """Take the answer of a version into the mask, as one step."""
+    def go_to_version(self, number: int, loaded: bool = False) -> None:
+        """Take the answer of a version into the mask, as one step; one that was just `loaded` goes
+        again where that does not come to its end."""
         annotation, mask = self.annotation, self.mask
         if not self._free or annotation is None or mask is None:
             return
         try:
             task = application(mask, annotation.versions[number])
         except InputError as error:
+            if loaded:
+                annotation.versions.pop(number)
             self._refuse(error)
             self._show_all()
             return
-        self._new_run().apply(task, number)
+        self._new_run().apply(task, number, loaded)
 
     def cancel_run(self) -> None:
         """Stop the job; everything stays as it was."""
@@ -329,8 +340,7 @@ class CorrectWidget(CorrectForm):
             self._say("Finish the stroke first.")
             return
         changed = accept(mask, annotation)
-        name = annotation.version.name
-        self._say(f"{name} accepted: {changed:,} voxels changed; Ctrl-Z takes it back.")
+        self._say(f"{annotation.version.name} accepted: {taken_in(mask, changed)}")
         self._show_all()
 
     def discard_proposal(self) -> None:

@@ -29,7 +29,7 @@ from qtpy.QtWidgets import (
 from l2gnet_core.labels import LabelSet
 from napari_l2gnet.curve import Curve
 from napari_l2gnet.docked import DockedWidget
-from napari_l2gnet.layer_combo import LayerCombo
+from napari_l2gnet.layer_combo import LayerCombo, UnscrolledCombo
 from napari_l2gnet.mask_layer import SEGMENTATION_KEY, MaskLayer
 from napari_l2gnet.preview import AFTER, BEFORE, CHANGES
 from napari_l2gnet.slice_queue import SliceQueue
@@ -134,7 +134,7 @@ class CorrectForm(DockedWidget):
         )
         self.discard = QPushButton("Discard")
         self.discard.setToolTip("Drop the preview; the mask stays as it is")
-        self.version = QComboBox()
+        self.version = UnscrolledCombo()
         self.version.setToolTip("Versions of the model: choose one to see the mask that it makes")
         self.roll_back = _quiet("Roll back", "Go back to the version that this one began with")
         self.save = _quiet("Save …", "Save this version: the Segment widget then offers it")

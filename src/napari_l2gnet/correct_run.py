@@ -62,8 +62,9 @@ class CorrectRun(QObject):
             "Fine-tuning", learning.learn(self._session, task), self._take_lesson, self._learnt
         )
 
-    def apply(self, task: Task, number: int) -> None:
-        """Take the answer of a version into the mask."""
+    def apply(self, task: Task, number: int, loaded: bool = False) -> None:
+        """Take the answer of a version into the mask; one that was just `loaded` is forgotten where
+        that does not come to its end."""
         self.task = task
         self.drop_proposal()
 
@@ -76,7 +77,7 @@ class CorrectRun(QObject):
             self._adopt(moment, number, f"The mask shows {version.name} now")
 
         version = self.annotation.versions[number]
-        if version.kind == "file" and version.raw is None:
+        if loaded:
             self._loading = version
         steps = learning.apply(self._session, task)
         self._start(f"Going to {version.name}", steps, self._take_answer, adopt)
@@ -201,7 +202,7 @@ class CorrectRun(QObject):
             segmentation.deeds.append(
                 Interpolated(_answers(segmentation, moment.filled), count > 0)
             )
-        self._end("finished", f"{text}: {count:,} voxels changed; Ctrl-Z takes it back.")
+        self._end("finished", f"{text}: {taken_in(self.mask, count)}")
 
     def _cancelled(self) -> None:
         if not self._abandoned:
@@ -255,6 +256,14 @@ def accept(mask: MaskLayer, annotation: Annotation) -> int:
     _record(segmentation, answered, changed)
     annotation.changed.emit("versions")
     return changed
+
+
+def taken_in(mask: MaskLayer, changed: int) -> str:
+    """What to say of an answer that came into a mask, which Ctrl-Z goes to from now on."""
+    mask.viewer.layers.selection.active = mask.layer
+    if not changed:
+        return "no voxel changed."
+    return f"{changed:,} voxels changed; Ctrl-Z takes it back."
 
 
 def _record(segmentation: Segmentation, answered: Answered, changed: int) -> None:

@@ -125,11 +125,17 @@ class InspectWidget(InspectForm):
     def _follow(self, mask: MaskLayer | None) -> None:
         if self.layers is not None:
             # Also where it has been removed: undo may bring it back.
-            self.layers.mask.layer.events.set_data.disconnect(self._on_data)
+            events = self.layers.mask.layer.events
+            for event in (events.set_data, events.features):
+                event.disconnect(self._on_data)
+            events.colormap.disconnect(self._on_colors)
             self.layers.outline(False)
         self.layers = None if mask is None else InspectLayers(self.viewer, mask)
         if mask is not None:
-            mask.layer.events.set_data.connect(self._on_data)
+            events = mask.layer.events
+            for event in (events.set_data, events.features):
+                event.connect(self._on_data)
+            events.colormap.connect(self._on_colors)
 
     def _on_mask(self) -> None:
         """Another mask or frame, or more of it: read what its model saw."""
@@ -168,6 +174,7 @@ class InspectWidget(InspectForm):
         assert self.inspection is not None
         assert self.layers is not None
         self.show_parts(self.inspection.names)
+        self.views.colors = self.layers.mask.colors()
         self.views.show_inspection(self.inspection)
         self.assigning.offer(self.inspection)
         unlike = self.inspection.unlike
@@ -231,8 +238,13 @@ class InspectWidget(InspectForm):
             if self.shown.currentData() in (HEARD, REFERENCE):
                 self.over.draw()
 
+    def _on_colors(self, _: Any = None) -> None:
+        if self.layers is not None and self.inspection is not None:
+            self.views.colors = self.layers.mask.colors()
+            self.draw()
+
     def _on_data(self, _: Any = None) -> None:
-        # Every redraw of the mask tells this; a run may have added slices.
+        # Every redraw of the mask tells this; a run may have added slices, a person organs.
         if not self._current and not self.jobs.busy:
             self._changing.start()
 

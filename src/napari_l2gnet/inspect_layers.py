@@ -9,6 +9,7 @@ import napari
 import numpy as np
 from napari.layers import Image, Labels, Layer
 from numpy.typing import NDArray
+from qtpy.QtCore import QTimer
 
 from napari_l2gnet.cell_array import CellArray, OneFrame
 from napari_l2gnet.inspect_colors import code_arguments, codes_of, colors_of, features_of
@@ -45,6 +46,10 @@ class InspectLayers:
         self.mask = mask
         # What is lit: to darken it again without touching all of a series.
         self._lit_frame: int | None = None
+        lit = self.find("lit")
+        if lit is not None:
+            # Left by a widget that was closed.
+            lit.data = np.zeros_like(lit.data)
         self._contour: int | None = None
 
     # ------------------------------------------------------------------ where the viewer is
@@ -95,13 +100,20 @@ class InspectLayers:
 
     def remove(self) -> None:
         """Take all layers away, but those a person marked in."""
+        self._lit_frame = None
+        if self.mask.layer in self.viewer.layers:
+            self._remove()
+        else:
+            # Whoever deletes the mask may be about to delete these: only then what is left.
+            QTimer.singleShot(0, self._remove)
+
+    def _remove(self) -> None:
         for layer in list(self.viewer.layers):
             name, of = layer.metadata.get(VIEW_KEY, ("", None))
             # Each removal tells others, who may have removed the next one already.
             mine = of is self.mask.segmentation and name != "marks"
             if mine and layer in self.viewer.layers:
                 self.viewer.layers.remove(layer)
-        self._lit_frame = None
 
     def _insert(self, view: str, layer: Layer, above: int) -> Layer:
         """Add a layer so many places above the mask; what is selected stays so."""

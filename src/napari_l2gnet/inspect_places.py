@@ -207,20 +207,20 @@ class Assigning(QObject):
             yield "Finding voxels"
             at = voxel if piece else None
             found = voxels_of_code(inspection.look, shown, code, organ, index, at)
-            # What a person painted is theirs, also where it is this organ.
-            painted = segmentation.by_person()[frame].ravel()[found]
-            yield found[~painted], int(np.count_nonzero(painted)), organ
+            # What a person painted or accepted is theirs, also where it is this organ.
+            theirs = segmentation.decided()[frame].ravel()[found]
+            yield found[~theirs], int(np.count_nonzero(theirs)), organ
 
         widget.jobs.run(find(), self._show)
 
     def _show(self, result: tuple[NDArray[np.intp], int, int]) -> None:
-        widget, (voxels, painted, organ) = self._widget, result
+        widget, (voxels, theirs, organ) = self._widget, result
         inspection = widget.inspection
         assert inspection is not None
         assert widget.layers is not None
         names = dict(zip(inspection.ids, inspection.names, strict=True))
         target = widget.target.currentText()
-        stay = f" {_count(painted)} that you painted stay." if painted else ""
+        stay = f" {_count(theirs)} that you painted or accepted stay." if theirs else ""
         if not len(voxels):
             widget.show_message(f"No voxel would change.{stay}")
             return
@@ -241,10 +241,11 @@ class Assigning(QObject):
             return
         (voxels, organ), layer = self.pending, widget.layers.mask.layer
         self.pending = None
-        shown = widget.layers.mask.segmentation.shown
+        segmentation = widget.layers.mask.segmentation
+        shown = segmentation.shown
         flat = voxels + inspection.frame * shown[0].size
-        # Painted since the preview: the person knows better.
-        flat = flat[shown.flat[flat] == organ]
+        # Painted or accepted since the preview: the person knows better.
+        flat = flat[(shown.flat[flat] == organ) & ~segmentation.decided().flat[flat]]
         where = np.unravel_index(flat, layer.data.shape)
         layer.data_setitem(where, widget.target.currentData())
         widget.layers.darken()

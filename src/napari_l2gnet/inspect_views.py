@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -60,6 +60,8 @@ class InspectViews(QTabWidget):
         self.tabBar().setStyleSheet(
             "QTabBar::tab { padding: 4px 5px; min-width: 0px; font-size: 11px; }"
         )
+        #: Of organs on screen, by label id, and whether they are drawn.
+        self.colors: Mapping[int, tuple[str, bool]] = {}
         self.words: Words | None = None
         self.chosen: list[int] = []
         self.reference: int | None = None
@@ -179,7 +181,8 @@ class InspectViews(QTabWidget):
             self.charts[view].choose([self.index] if view == SLICES else self.chosen)
 
     def _colors(self, words: Words) -> list[str]:
-        return [PLAIN, *(label.color for label in words.inspection.source.card.labels)]
+        labels = words.inspection.source.card.labels
+        return [PLAIN, *(self.colors.get(one.id, (one.color, True))[0] for one in labels)]
 
     def _draw_usage(self, words: Words) -> None:
         table = words.usage.table

@@ -59,7 +59,7 @@ class Inspection:
     voxels: NDArray[np.int32] = field(init=False)
     ranking: list[SliceDoubt] = field(default_factory=list, init=False)
     unlike: Unlikeness | None = field(default=None, init=False)
-    _state: tuple[Any, int] = field(default=(None, 0), init=False)
+    _state: tuple[Any, ...] = field(default=(), init=False)
     _usage: dict[Part, Usage] = field(default_factory=dict, init=False)
     _doubts: dict[str, Doubt] = field(default_factory=dict, init=False)
 
@@ -111,8 +111,8 @@ class Inspection:
         the model?"""
         return not self.refusal and self._state == self._state_now()
 
-    def _state_now(self) -> tuple[Any, int]:
-        return self.look, int(np.count_nonzero(self.look.seen))
+    def _state_now(self) -> tuple[Any, ...]:
+        return self.look, int(np.count_nonzero(self.look.seen)), *self.ids, *self.names
 
     # ------------------------------------------------------------------ codes
 

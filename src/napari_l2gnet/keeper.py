@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import napari
 import numpy as np
+from napari.layers import Layer
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QEvent, QObject, QTimer, Signal
 from qtpy.QtWidgets import QMainWindow, QWidget
@@ -85,8 +86,13 @@ def keeper_of(mask: MaskLayer) -> Keeper | None:
 
 def open_projects(viewer: napari.Viewer) -> list[Path]:
     """The projects of the masks in a viewer."""
-    keepers = [layer.metadata.get(KEEPER_KEY) for layer in viewer.layers]
-    return [keeper.folder.path for keeper in keepers if keeper and keeper.folder]
+    # Duplicates of a layer carry its metadata, and are kept by nobody.
+    kept = [(layer, layer.metadata.get(KEEPER_KEY)) for layer in viewer.layers]
+    return [
+        keeper.folder.path
+        for layer, keeper in kept
+        if keeper and keeper.folder and keeper.keeps(layer)
+    ]
 
 
 class Keeper(QObject):
@@ -140,6 +146,10 @@ class Keeper(QObject):
             # data is read when there is a need.
             QTimer(self, singleShot=True, interval=_IDENTIFY_AFTER, timeout=self._identify).start()
         self._timer.start()
+
+    def keeps(self, layer: Layer) -> bool:
+        """Is it this layer's mask that is saved?"""
+        return layer is self._mask.layer
 
     @property
     def begun(self) -> bool:
@@ -359,6 +369,9 @@ class Keeper(QObject):
         if self.folder is not None:
             with self._writing:
                 self.folder.release()
+        # The window would keep it, and through it every scan that was ever open.
+        self.deleteLater()
+        self.setParent(None)
 
     def _save_or_say(self) -> None:
         try:

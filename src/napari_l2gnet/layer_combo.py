@@ -12,6 +12,14 @@ from qtpy.QtWidgets import QComboBox, QWidget
 from napari_l2gnet.layers import VIEW_KEY
 
 
+class UnscrolledCombo(QComboBox):
+    """Its choice takes effect at once, so the wheel that scrolls past does not choose."""
+
+    def wheelEvent(self, event: Any) -> None:
+        """Leave it to what lies around."""
+        event.ignore()
+
+
 class LayerCombo(QComboBox):
     """Chooses one layer, by identity: a rename or a new neighbour never changes the choice."""
 
@@ -41,6 +49,9 @@ class LayerCombo(QComboBox):
         """The chosen layer."""
         index = self.currentIndex()
         return self._items[index] if 0 <= index < len(self._items) else None
+
+    def __contains__(self, layer: Layer) -> bool:
+        return layer in self._items
 
     def choose(self, layer: Layer) -> None:
         """Choose a layer that is in the list."""

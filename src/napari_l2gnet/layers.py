@@ -253,6 +253,14 @@ def axis_name(volume: Volume, axis: int) -> str:
     return f"{name}, {volume.shape[-3:][axis]} slices"
 
 
+def is_cut(layer: Layer, dims: Any) -> bool:
+    """Does the viewer, at its sliders, show anything of a layer? Layers may lie far apart."""
+    index = np.rint(layer.world_to_data(dims.point[-layer.ndim :]))
+    shape = layer.data[0].shape if layer.multiscale else layer.data.shape
+    sliced = [axis - dims.ndim + layer.ndim for axis in dims.not_displayed]
+    return all(0 <= index[axis] < shape[axis] for axis in sliced if axis >= 0)
+
+
 def shown_index(layer: Layer, point: tuple[float, ...]) -> tuple[int, ...]:
     """The array index of a layer at a place in the world, such as viewer.dims.point.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from l2gnet_core.volume import Grid
 from napari_l2gnet.layers import (
     GRID_KEY,
     LABELS_KEY,
+    is_cut,
     label_arguments,
     shown_index,
     transform_of,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 SEGMENTATION_KEY = "l2gnet_segmentation"
 MODEL_KEY = "l2gnet_model"
 IMAGE_KEY = "l2gnet_image"
+DATA_KEY = "l2gnet_image_data"
 _COVERAGE = re.compile(r" \(\d+ of \d+\)")
 
 
@@ -81,6 +84,7 @@ class MaskLayer:
                 SEGMENTATION_KEY: segmentation,
                 MODEL_KEY: card.name,
                 IMAGE_KEY: image,
+                DATA_KEY: _reference(image.data),
                 ORIENTATION_KEY: image.metadata.get(ORIENTATION_KEY, ""),
             },
             **transform_of(image),
@@ -105,8 +109,8 @@ class MaskLayer:
         )
 
     def can_take(self, image: Image, grid: Grid, axis: int) -> bool:
-        """May a new run write here: same scan, place, axis and orientation, and nothing that a
-        person did or accepted?"""
+        """May a new run write here: same scan and voxels, place, axis and orientation, and nothing
+        that a person did or accepted?"""
         mine, its, ours = self.segmentation, transform_of(image), transform_of(self.layer)
         given = self.layer.metadata[ORIENTATION_KEY]
         return (
@@ -115,6 +119,7 @@ class MaskLayer:
             and (not mine.card.oriented or given == image.metadata.get(ORIENTATION_KEY, ""))
             and all(np.array_equal(its[key], ours[key]) for key in its)
             and self.connected
+            and self.layer.metadata[DATA_KEY]() is image.data
             and not mine.touched()
             and not mine.reviewed
             and mine.version == 0
@@ -212,9 +217,7 @@ class MaskLayer:
 
     def name_coverage(self) -> None:
         """Say in the layer's name that a part of the scan is not segmented, as long as it is so."""
-        finished, count = self.segmentation.coverage()
-        whole = _COVERAGE.sub("", self.layer.name)
-        self.layer.name = whole if finished == count else f"{whole} ({finished} of {count})"
+        _name_coverage(self.layer, self.segmentation)
 
     @property
     def place(self) -> Place:
@@ -226,6 +229,15 @@ class MaskLayer:
     def cut_as_sliced(self) -> bool:
         """Does the viewer show one slice of those that the model sees?"""
         return self._sliced not in self.viewer.dims.displayed
+
+    @property
+    def off_screen(self) -> str:
+        """Why no slice of the mask is on screen, in a sentence; "" if one is."""
+        if not self.cut_as_sliced:
+            return "The viewer cuts the scan another way than the model"
+        if not is_cut(self.layer, self.viewer.dims):
+            return f'"{self.layer.name}" is not on screen: the sliders are beside it'
+        return ""
 
     @property
     def _sliced(self) -> int:
@@ -309,6 +321,20 @@ class MaskLayer:
         self.layer.events.colormap.disconnect(on_colored)
 
 
+def _reference(data: Any) -> Callable[[], Any]:
+    """To an array, without keeping it alive where that can be."""
+    try:
+        return weakref.ref(data)
+    except TypeError:
+        return lambda: data
+
+
+def _name_coverage(layer: Labels, segmentation: Segmentation) -> None:
+    finished, count = segmentation.coverage()
+    whole = _COVERAGE.sub("", layer.name)
+    layer.name = whole if finished == count else f"{whole} ({finished} of {count})"
+
+
 def _tell_edits(layer: Labels, segmentation: Segmentation) -> None:
     """Let a segmentation know of strokes on its layer, of their undo and redo, and of new data."""
 
@@ -330,6 +356,8 @@ def _tell_edits(layer: Labels, segmentation: Segmentation) -> None:
         def replay_and_tell() -> None:
             replay()
             tell()
+            # An answer that is taken back may have been the first of some slices.
+            _name_coverage(layer, segmentation)
             layer.refresh()
 
         return replay_and_tell

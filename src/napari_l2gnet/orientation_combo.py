@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from napari.layers import Layer
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QWidget
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.volume import Volume, parse_orientation
+from napari_l2gnet.layer_combo import UnscrolledCombo
 from napari_l2gnet.orientation import give_orientation, given_orientation
 
 #: The usual ones, letters of columns, rows and slices, with who stores scans so.
@@ -26,7 +25,7 @@ _SIDES = {"R": "right", "L": "left", "A": "front", "P": "back", "S": "head", "I"
 _CHOOSE = "Choose…"
 
 
-class OrientationCombo(QComboBox):
+class OrientationCombo(UnscrolledCombo):
     """Asks for the orientation of one layer's scan and keeps a valid answer on the layer."""
 
     #: The answer is another one, or none any more.
@@ -45,10 +44,6 @@ class OrientationCombo(QComboBox):
         # Cuts a chosen line to its letters, which are all there is to edit.
         edit.setMaxLength(3)
         self.editTextChanged.connect(self._keep)
-
-    def wheelEvent(self, event: Any) -> None:
-        """Nothing: scrolling past must not answer."""
-        event.ignore()
 
     @property
     def problem(self) -> str:

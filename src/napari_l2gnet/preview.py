@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
+from qtpy.QtCore import QTimer
 
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.layers import transform_of
@@ -73,6 +74,12 @@ class Preview:
         for layer in layers.values():
             if layer in viewer.layers:
                 viewer.layers.remove(layer)
+
+    def _drop(self) -> None:
+        if self.annotation.preview is self:
+            self.remove()
+            self.annotation.preview = None
+            self.annotation.propose(None)
 
     def update(self, place: Place) -> None:
         """A slice of the proposal is new, or of the mask below it."""
@@ -150,6 +157,9 @@ class Preview:
             self._layers[AFTER].colormap = self.mask.layer.colormap
 
     def _on_removed(self, event: Any) -> None:
+        if event.value is self.mask.layer:
+            # There is nothing left to accept it into. Not at once: others hear of the removal, too.
+            QTimer.singleShot(0, self._drop)
         for mode, layer in list(self._layers.items()):
             if event.value is layer:
                 del self._layers[mode]

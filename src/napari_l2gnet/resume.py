@@ -165,10 +165,17 @@ class ResumeOffer(QWidget):
             self._start(find_work(volume), self._on_found)
 
     def _start(self, steps: Generator[Any, None, None], then: Callable[[Any], None]) -> None:
-        self._job = Job(steps, self)
-        self._job.yielded.connect(then)
-        self._job.failed.connect(self._on_failed)
-        self._job.start()
+        job = self._job = Job(steps, self)
+        job.yielded.connect(then)
+        job.failed.connect(self._on_failed)
+        for ended in (job.finished, job.cancelled, job.failed):
+            ended.connect(lambda _="": self._let_go(job))
+        job.start()
+
+    def _let_go(self, job: Job) -> None:
+        if self._job is job:
+            self._job = None
+        job.deleteLater()
 
     def _on_found(self, found: list[FoundProject]) -> None:
         self._found = [one for one in found if one.path not in self._open_here]

@@ -39,7 +39,7 @@ class ScriptWatch:
                 self._last[plane] = shown[plane]
                 by_person = other & (shown[plane] != known[plane])
                 segmentation.answered |= _places(other, plane, axis)
-                segmentation.changed |= _places(by_person, plane, axis)
+                segmentation.note_edits(_places(by_person, plane, axis))
             if time.perf_counter() >= until:
                 break
 

@@ -16,10 +16,11 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.project.folder import ProjectFolder
 from l2gnet_core.suitability import mismatches
 from l2gnet_core.volume import Volume, slicing_axis
+from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.card_dialog import CardDialog
 from napari_l2gnet.edge_letters import EdgeLetters
 from napari_l2gnet.keeper import KEEPER_KEY, keep, open_projects
-from napari_l2gnet.layers import axis_name, shown_index, volume_of
+from napari_l2gnet.layers import axis_name, is_cut, shown_index, volume_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.mask_table import MaskTable
 from napari_l2gnet.orientation import as_given, is_asked_for
@@ -28,6 +29,7 @@ from napari_l2gnet.run import Run
 from napari_l2gnet.segment_form import RANGE, THIS_SLICE, SegmentForm
 from napari_l2gnet.segmentation import Place
 from napari_l2gnet.session import Request, Session, Step, shared_session
+from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.worker import Job
 
 
@@ -47,6 +49,8 @@ class SegmentWidget(SegmentForm):
         self.letters = EdgeLetters(napari_viewer)
         self.table = MaskTable(napari_viewer, self.organs, self.coverage, self)
         self._run: Run | None = None
+        self._annotation: Annotation | None = None
+        self._watched: Image | None = None
         # How the user last wanted masks of a model tidied.
         self._tidying: dict[str, CleanUp] = {}
         self._warnings: list[str] = []
@@ -79,6 +83,8 @@ class SegmentWidget(SegmentForm):
     def let_go(self) -> None:
         """Stop the run and let go of the viewer's events."""
         self.cancel_run()
+        self._follow(None)
+        self._watch(None)
         self.table.disconnect_viewer()
         self.image.disconnect_layers()
         self.letters.disconnect()
@@ -115,6 +121,11 @@ class SegmentWidget(SegmentForm):
 
     def _follow(self, mask: MaskLayer | None) -> None:
         """Show a mask's organs and how it is tidied; without one, how the model's would be."""
+        if self._annotation is not None:
+            self._annotation.changed.disconnect(self._on_annotation, missing_ok=True)
+        self._annotation = None if mask is None else annotation_of(mask)
+        if self._annotation is not None:
+            self._annotation.changed.connect(self._on_annotation)
         self.table.follow(mask)
         if mask is not None:
             self.show_choices(mask.segmentation.clean_up)
@@ -122,7 +133,33 @@ class SegmentWidget(SegmentForm):
             self.organs.show_labels(self.card.labels)
             self.show_choices(self._tidying.get(self.model.currentText(), self.card.clean_up))
 
-    def _on_scan_or_model(self) -> None:
+    def _on_annotation(self, what: str) -> None:
+        if what == "job":
+            self._update_controls()
+
+    @property
+    def _others_job(self) -> str:
+        """What another widget is doing for the mask, which would be written into twice."""
+        if self.running or self._annotation is None or not self._annotation.job:
+            return ""
+        return f"{self._annotation.job}: cancel it first."
+
+    def _watch(self, layer: Image | None) -> None:
+        """Follow how a scan lies, and whether it is still the same."""
+        if self._watched is layer:
+            return
+        for image, act in ((self._watched, "disconnect"), (layer, "connect")):
+            if image is not None:
+                events = image.events
+                for event in (events.data, events.scale, events.affine, events.units):
+                    getattr(event, act)(self._on_scan_changed)
+        self._watched = layer
+
+    def _on_scan_changed(self, _: Any = None) -> None:
+        if not self.running:
+            self._on_scan_or_model()
+
+    def _on_scan_or_model(self, _: Any = None) -> None:
         """Another scan, model or orientation: the axes it can be cut along, its organs, what does
         not fit."""
         self._warnings, self._doubts, self._refusal = [], [], ""
@@ -140,6 +177,7 @@ class SegmentWidget(SegmentForm):
         if asked:
             self._refusal = self.orientation.problem
         found = MaskLayer.find(self.viewer, layer, self.model.currentText())
+        self._watch(layer)
         self._follow(None if unusable else found)
         if volume is not None and card is not None and not self._refusal:
             names = [axis_name(volume, axis) for axis in range(3)]
@@ -169,13 +207,14 @@ class SegmentWidget(SegmentForm):
     def _update_controls(self, _: Any = None) -> None:
         """Enable what can be done now; everything disabled says why."""
         busy = "A run is under way: cancel it first." if self.running else ""
+        writing = busy or self._others_job
         no_scan = no_model = ""
         if self.image.layer is None:
             no_scan = "Open a scan first: drag a NIfTI or TIFF file into the window."
         if self.card is None:
             no_model = "No model is at hand."
         reason = self._refusal or no_scan or no_model or busy
-        self.allow(self.start, reason)
+        self.allow(self.start, reason or writing)
         self.allow(self.image, no_scan or busy)
         self.allow(self.model, no_model or busy)
         self.allow(self.about, no_model)
@@ -184,7 +223,7 @@ class SegmentWidget(SegmentForm):
             self.allow(control, reason)
         self.allow(self.cancel, "" if self.running else "Nothing is running.")
         for box in (self.largest, self.holes):
-            self.allow(box, no_model or busy)
+            self.allow(box, no_model or writing)
         self.organs.allow("" if self.mask is not None else "Press Segment first.")
         self.range.setVisible(self.region.currentIndex() == RANGE)
         self.bar.setVisible(self.running)
@@ -225,7 +264,7 @@ class SegmentWidget(SegmentForm):
     def segment(self) -> None:
         """What the button does; the outcome comes with `run_ended`."""
         layer, card = self.image.layer, self.card
-        if layer is None or card is None or self.running:
+        if layer is None or card is None or self.running or self._others_job:
             return
         try:
             stored = volume_of(layer)
@@ -235,6 +274,9 @@ class SegmentWidget(SegmentForm):
         volume, axis = as_given(layer, stored), self.axis.currentData()
         if axis is None or is_asked_for(card, volume):
             self._on_scan_or_model()
+            return
+        if problem := self._off_screen(layer, axis):
+            self._say(problem, bad=True)
             return
         if self.mask is None or not self.mask.can_take(layer, stored.grid, axis):
             # The mask keeps the file's grid: what a person said is not written into its header.
@@ -286,6 +328,20 @@ class SegmentWidget(SegmentForm):
         self._follow(mask)
         self._say(work.problem, bad=bool(work.problem))
         self._update_controls()
+
+    def _off_screen(self, layer: Image, axis: int) -> str:
+        """Why there is no slice on screen to segment, where that is what is wanted."""
+        dims = self.viewer.dims
+        if self.region.currentIndex() != THIS_SLICE:
+            return ""
+        if dims.ndim - 3 + axis in dims.displayed:
+            return (
+                "The viewer cuts the scan another way than the model: choose Slices …, or roll the "
+                "viewer's axes."
+            )
+        if not is_cut(layer, dims):
+            return f'"{layer.name}" is not on screen: move the sliders to it first.'
+        return ""
 
     def _places(self, volume: Volume, axis: int) -> list[Place]:
         """Slices to segment, the one on screen first, then outward from it, then other frames."""

@@ -65,6 +65,8 @@ class Segmentation:
         #: an answer came.
         self.changed: set[Place] = set()
         self.answered: set[Place] = set()
+        #: How often a person did something.
+        self.edits = 0
         #: What was done and is not saved yet, in its order.
         self.deeds: list[Deed] = []
         #: How the user wants this mask tidied.
@@ -106,6 +108,13 @@ class Segmentation:
     def by_person(self) -> NDArray[np.bool_]:
         """Voxels (t,z,y,x) whose label a person chose."""
         return self.stroked | (self.shown != self.known)
+
+    def decided(self) -> NDArray[np.bool_]:
+        """Voxels (t,z,y,x) that a person painted or that lie in slices they accepted."""
+        theirs = self.by_person()
+        for place in self.reviewed:
+            self.slice_of(theirs, place)[...] = True
+        return theirs
 
     def edited(self, place: Place) -> bool:
         """Did a person change a slice?"""
@@ -179,9 +188,14 @@ class Segmentation:
         """
         free = ~self.stroked.flat[voxels] & (self.known.flat[voxels] == before)
         self.stroked.flat[voxels] = True
-        self.changed |= self.places_of(voxels)
+        self.note_edits(self.places_of(voxels))
         self._strokes.append(Stroke(voxels, before, after, free))
         self._undone.clear()
+
+    def note_edits(self, places: set[Place]) -> None:
+        """A person did something in slices."""
+        self.changed |= places
+        self.edits += 1
 
     def undone(self) -> None:
         """The last step was undone in `shown`: what lay under a stroke is the model's again, and
@@ -205,7 +219,7 @@ class Segmentation:
                 return
             free = step.voxels[step.free]
             self.stroked.flat[free] = False
-            self.changed |= self.places_of(step.voxels)
+            self.note_edits(self.places_of(step.voxels))
         self._undone.append(self._strokes.pop())
         self.shown.flat[free] = self.known.flat[free] = self.answer.flat[free]
 
@@ -223,7 +237,7 @@ class Segmentation:
             if self._differs(step.voxels, step.after):
                 return
             self.stroked.flat[step.voxels] = True
-            self.changed |= self.places_of(step.voxels)
+            self.note_edits(self.places_of(step.voxels))
         self._strokes.append(self._undone.pop())
 
     # ------------------------------------------------------------------ a new answer as one step
@@ -332,7 +346,7 @@ class Segmentation:
             self.shown = labels.reshape(self.shown.shape)
             self.counts = SliceCounts(self.shown, self.axis, [one.id for one in self.card.labels])
             self.counts.mark_all()
-            self.changed.update(self.places)
+            self.note_edits(set(self.places))
         return fits
 
     # ------------------------------------------------------------------ sizes and places

@@ -12,6 +12,7 @@ from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.correct_form import ACCEPT_KEY, NEXT_KEY, CorrectForm
 from napari_l2gnet.doubts import doubtful_slices
 from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.preview import AFTER
 from napari_l2gnet.segmentation import Place
 from napari_l2gnet.slice_queue import Row
 from napari_l2gnet.worker import Job
@@ -118,7 +119,7 @@ class SliceReview(QObject):
         self._ranked = state
         if not segmentation.looks:
             return
-        self._ranking = Job(doubtful_slices(segmentation), self)
+        job = self._ranking = Job(doubtful_slices(segmentation), self)
 
         def take(doubts: Any) -> None:
             if doubts:
@@ -126,6 +127,7 @@ class SliceReview(QObject):
 
         def end(_: Any = None) -> None:
             self._ranking = None
+            job.deleteLater()
 
         self._ranking.yielded.connect(take)
         # Without a ranking the slices stay in their own order.
@@ -179,10 +181,14 @@ class SliceReview(QObject):
         """The slice on screen is right as it is; again: not so."""
         annotation, mask = self.annotation, self.mask
         if annotation is not None and mask is not None and mask.connected:
-            if not mask.cut_as_sliced:
+            if problem := mask.off_screen:
+                self.said.emit(f"{problem}: click a slice in the table, then accept it.")
+                return
+            if annotation.preview is not None and annotation.preview.mode == AFTER:
+                # What would be accepted is the mask below it.
                 self.said.emit(
-                    "The viewer cuts the scan another way than the model: click a slice in the "
-                    "table, then accept it."
+                    "This is the preview, not the mask: accept or discard it, or press Before, "
+                    "then accept the slice."
                 )
                 return
             annotation.review(mask.place, mask.place not in annotation.segmentation.reviewed)

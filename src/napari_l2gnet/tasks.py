@@ -28,7 +28,11 @@ def project_masks(viewer: napari.Viewer, mask: MaskLayer) -> list[MaskLayer]:
     for layer in viewer.layers:
         if layer is not mask.layer and layer.metadata.get(MODEL_KEY) == annotation_of(mask).model:
             other = MaskLayer(viewer, layer)
-            if other.connected and annotation_of(other).taught:
+            if not other.connected:
+                continue
+            annotation = annotation_of(other)
+            annotation.catch_up()
+            if annotation.taught:
                 masks.append(other)
     return masks
 

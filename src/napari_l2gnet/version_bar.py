@@ -29,6 +29,8 @@ class VersionBar(QObject):
 
     #: The mask is to show the answer of this version, by its number.
     wanted = Signal(int)
+    #: And this one, which has just been loaded.
+    loaded = Signal(int)
     said = Signal(str)
     refused = Signal(object)
 
@@ -118,7 +120,7 @@ class VersionBar(QObject):
             return
         annotation.changed.emit("organs")
         version = Version(path.stem, "file", annotation.segmentation.version, path=path)
-        self.go_to(annotation.add_version(version))
+        self.loaded.emit(annotation.add_version(version))
 
 
 def _described(version: Version, first: str) -> str:

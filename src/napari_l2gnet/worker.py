@@ -131,6 +131,7 @@ class LatestJob(QObject):
                 self.progress.emit(item)
 
         def end(act: Callable[[], None]) -> None:
+            job.deleteLater()
             if self._job is job:
                 self._job = None
                 act()
@@ -140,6 +141,7 @@ class LatestJob(QObject):
         job.yielded.connect(take)
         job.finished.connect(lambda: end(lambda: then(last[0])))
         job.failed.connect(lambda text: end(lambda: self.failed.emit(text)))
+        job.cancelled.connect(job.deleteLater)
         self.changed.emit()
         job.start()
 

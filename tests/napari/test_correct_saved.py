@@ -31,6 +31,7 @@ from napari_l2gnet.correct_run import CorrectRun
 from napari_l2gnet.keeper import keep, keeper_of
 from napari_l2gnet.learning import Moment, model_of
 from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.preview import BEFORE
 from napari_l2gnet.resume import read_work
 from napari_l2gnet.run import Run
 from napari_l2gnet.segmentation import Segmentation
@@ -80,6 +81,7 @@ def test_a_day_of_correcting_comes_back_after_a_crash_and_replays(
     widget.discard.click()
     layer.data_setitem((np.full(9, 2), *np.mgrid[0:3, 0:3].reshape(2, -1)), 3)
     assert fine_tune(qtbot, widget, 1) == "finished"
+    widget.show_view(BEFORE)
     widget.review.go_to((0, 0))
     widget.review.accept_slice()
     widget.accept.click()

@@ -367,7 +367,7 @@ def test_every_disabled_control_says_why(opened: Made, qtbot: Any) -> None:
     assert all(off().values())
     viewer.layers.remove(mask.layer)
     settle(qtbot, widget)
-    assert len(viewer.layers) == 1
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1)
     assert "Press Segment first" in widget.told.text()
     assert widget.click in off()
     assert all(off().values())

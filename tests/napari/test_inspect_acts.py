@@ -198,7 +198,7 @@ def test_what_a_person_painted_stays(opened: Made, qtbot: Any) -> None:
     choose(widget.target, 0)
     widget.preview.click()
     settle(qtbot, widget)
-    assert "2 voxels that you painted stay" in widget.message.text()
+    assert "2 voxels that you painted or accepted stay" in widget.message.text()
     # Painted after the preview: that counts, too.
     late = (np.array([1]), np.array([33]), np.array([43]))
     mask.layer.data_setitem(late, 1)

@@ -256,6 +256,7 @@ def test_the_slicing_axis_follows_the_answer(sided: Any, tiff: Path, qtbot: Any)
     }
     assert widget.last.maximum() == 47
     widget.region.setCurrentIndex(THIS_SLICE)
+    viewer.dims.order = (1, 0, 2)
     assert run(qtbot, widget) == "finished"
     assert len(widget.mask.segmentation.finished) == 1
     assert widget.mask.segmentation.coverage() == (1, 48)

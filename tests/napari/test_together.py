@@ -1,0 +1,423 @@
+"""Several widgets, masks, scans and sliders at once: none undoes or mistakes another's work."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import save_untrained
+from correcting import ends
+from gui import is_saved, open_scan, run, slow_down
+from inspecting import inspect, inspectable, settle, world
+from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtGui import QWheelEvent
+from qtpy.QtWidgets import QApplication
+
+from l2gnet_core.labels import Label
+from l2gnet_core.project.models import id_of
+from napari_l2gnet.annotation import Annotation, Proposal
+from napari_l2gnet.correct_form import PROJECT
+from napari_l2gnet.inspect_form import EVERYWHERE
+from napari_l2gnet.keeper import keeper_of
+from napari_l2gnet.learning import model_of
+from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.organs import with_organ
+from napari_l2gnet.preview import AFTER, Preview
+from napari_l2gnet.segment_form import THIS_SLICE
+from napari_l2gnet.tasks import annotation_of, project_masks
+
+Make = Callable[[], tuple[Any, Any, Any]]
+
+
+def paint(mask: MaskLayer, index: int, label: int = 2) -> None:
+    mask.layer.data_setitem((np.array([index, index]), np.array([5, 6]), np.array([5, 6])), label)
+
+
+def propose(mask: MaskLayer) -> Annotation:
+    """A finished proposal of right ventricle everywhere, looked at."""
+    annotation = annotation_of(mask)
+    raw = np.ones_like(mask.segmentation.raw)
+    annotation.propose(Proposal("scan", raw, set(mask.segmentation.places), raw.copy()))
+    annotation.preview = Preview(mask, annotation)
+    annotation.preview.show(AFTER)
+    return annotation
+
+
+def another_scan(viewer: Any, segment: Any, **where: Any) -> Any:
+    place = {"scale": (8, 1.4, 1.4), "units": ("mm",) * 3, **where}
+    image = viewer.add_image(viewer.layers[0].data.copy(), name="another", **place)
+    segment.image.choose(image)
+    return image
+
+
+# ---------------------------------------------------------------------- one writer a mask
+
+
+def test_nothing_else_writes_into_a_mask_while_a_version_comes_into_it(
+    correct_widget: Make, qtbot: Any, user_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, segment, correct = correct_widget()
+    path = save_untrained(user_models, "other", seed=5)
+    slow_down(monkeypatch, 0.1)
+    with qtbot.waitSignal(correct.run_ended, timeout=20_000):
+        correct.versions.load(path)
+        for control in (segment.start, segment.largest, segment.holes):
+            assert not control.isEnabled()
+            assert control.toolTip() == "Going to other: cancel it first."
+        segment.segment()
+        assert not segment.running
+    assert segment.start.isEnabled()
+    segmentation, version = correct.mask.segmentation, correct.annotation.version
+    np.testing.assert_array_equal(segmentation.raw, version.raw)
+    assert segmentation.model.card.name == "other"
+
+
+# ---------------------------------------------------------------------- what is looked at
+
+
+def test_a_slice_of_the_preview_is_not_accepted_as_the_masks(
+    correct_widget: Make, qtbot: Any
+) -> None:
+    _, _, correct = correct_widget()
+    annotation = propose(correct.mask)
+    correct.review.go_to((0, 2))
+    correct.accept_slice.click()
+    assert not annotation.segmentation.reviewed
+    assert "press Before" in correct.message.text()
+    correct.flip_view()
+    correct.accept_slice.click()
+    assert annotation.segmentation.reviewed == {(0, 2)}
+
+
+def test_the_mask_that_is_painted_on_is_the_one_that_is_corrected(
+    correct_widget: Make, qtbot: Any
+) -> None:
+    viewer, segment, correct = correct_widget()
+    first = correct.mask
+    paint(first, 1)
+    run(qtbot, segment)
+    assert correct.mask.layer is segment.mask.layer is viewer.layers.selection.active
+    paint(segment.mask, 3)
+    viewer.dims.set_current_step(0, 3)
+    correct.accept_slice.click()
+    assert not first.segmentation.reviewed
+    assert segment.mask.segmentation.reviewed == {segment.mask.place}
+    viewer.layers.selection.active = first.layer
+    assert correct.mask.layer is first.layer
+    viewer.layers.selection.active = viewer.layers[0]
+    assert correct.mask.layer is first.layer
+
+
+def test_slices_off_screen_are_neither_accepted_nor_segmented(
+    correct_widget: Make, qtbot: Any
+) -> None:
+    viewer, segment, correct = correct_widget()
+    finished = set(segment.mask.segmentation.finished)
+    segment.region.setCurrentIndex(THIS_SLICE)
+    for order, ndisplay in (((1, 0, 2), 2), ((0, 1, 2), 3)):
+        viewer.dims.order, viewer.dims.ndisplay = order, ndisplay
+        segment.start.click()
+        assert not segment.running
+        assert "cuts the scan another way" in segment.message.text()
+        viewer.dims.order, viewer.dims.ndisplay = (0, 1, 2), 2
+    scan = segment.image.layer
+    another_scan(viewer, segment, translate=(500, 0, 0))
+    segment.image.choose(scan)
+    viewer.dims.set_point(0, 520)
+    segment.start.click()
+    assert not segment.running
+    assert "is not on screen" in segment.message.text()
+    correct.accept_slice.click()
+    assert "is not on screen" in correct.message.text()
+    assert not correct.annotation.segmentation.reviewed
+    assert segment.mask.segmentation.finished == finished
+    # The table takes a person there.
+    correct.review.go_to((0, 3))
+    correct.accept_slice.click()
+    assert correct.annotation.segmentation.reviewed == {(0, 3)}
+
+
+# ---------------------------------------------------------------------- versions
+
+
+def test_a_version_is_not_forgotten_because_going_to_it_was_cancelled(
+    correct_widget: Make, qtbot: Any, user_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, segment, correct = correct_widget()
+    paths = [save_untrained(user_models, name, seed=seed) for seed, name in ((5, "aa"), (6, "bb"))]
+    paint(correct.mask, 1)
+    for path in paths:
+        assert ends(qtbot, correct, lambda path=path: correct.versions.load(path)) == "finished"
+    qtbot.waitUntil(lambda: is_saved(segment), timeout=8000)
+    viewer.layers.remove(segment.mask.layer)
+    qtbot.waitUntil(lambda: not segment.offer.isHidden(), timeout=5000)
+    segment.offer.resume.click()
+    qtbot.waitUntil(lambda: correct.mask is not None, timeout=5000)
+    slow_down(monkeypatch, 0.1)
+
+    def begin_and_cancel() -> None:
+        correct.go_to_version(1)
+        qtbot.wait(100)
+        correct.cancel.click()
+
+    assert ends(qtbot, correct, begin_and_cancel) == "cancelled"
+    annotation = correct.annotation
+    assert [version.name for version in annotation.versions] == ["original", "aa", "bb"]
+    assert annotation.version.name == "bb"
+    # One that never was there leaves with its cancellation.
+    third = save_untrained(user_models, "cc", seed=7)
+
+    def load_and_cancel() -> None:
+        correct.versions.load(third)
+        qtbot.wait(100)
+        correct.cancel.click()
+
+    assert ends(qtbot, correct, load_and_cancel) == "cancelled"
+    assert [version.name for version in annotation.versions] == ["original", "aa", "bb"]
+
+
+def test_the_original_stays_itself_when_its_file_is_written_over(
+    correct_widget: Make, qtbot: Any, user_models: Path
+) -> None:
+    _, _, correct = correct_widget()
+    annotation = correct.annotation
+    wanted = id_of(annotation.segmentation.model)
+    path = save_untrained(user_models, "other", seed=5)
+    assert ends(qtbot, correct, lambda: correct.versions.load(path)) == "finished"
+    correct.versions.save(user_models / "scribbler.safetensors")
+    assert id_of(model_of(correct.session, annotation.versions[0], annotation, "cpu")) == wanted
+
+
+def test_ctrl_z_is_promised_where_it_takes_the_answer_back(
+    correct_widget: Make, qtbot: Any, user_models: Path
+) -> None:
+    viewer, _, correct = correct_widget()
+    path = save_untrained(user_models, "other", seed=5)
+    viewer.layers.selection.active = viewer.layers[0]
+    assert ends(qtbot, correct, lambda: correct.versions.load(path)) == "finished"
+    assert "Ctrl-Z takes it back" in correct.message.text()
+    assert viewer.layers.selection.active is correct.mask.layer
+    assert ends(qtbot, correct, lambda: correct.go_to_version(1)) == "finished"
+    assert "no voxel changed" in correct.message.text()
+    assert "Ctrl-Z" not in correct.message.text()
+
+
+def test_scrolling_over_the_versions_chooses_none(correct_widget: Make) -> None:
+    _, _, correct = correct_widget()
+    correct.version.addItems(["one", "two"])
+    down, middle = QPoint(0, -120), QPointF(5, 5)
+    event = QWheelEvent(
+        middle, QPointF(correct.version.mapToGlobal(QPoint(5, 5))), QPoint(0, 0), down,
+        Qt.MouseButton.NoButton, Qt.KeyboardModifier.NoModifier, Qt.ScrollPhase.NoScrollPhase, False
+    )  # fmt: skip
+    before = correct.version.currentIndex()
+    QApplication.sendEvent(correct.version, event)
+    assert correct.version.currentIndex() == before
+
+
+def test_taking_back_the_first_answer_of_slices_shows_in_the_name(
+    correct_widget: Make, qtbot: Any, user_models: Path
+) -> None:
+    viewer, segment, correct = correct_widget()
+    viewer.layers.remove(segment.mask.layer)
+    segment.region.setCurrentIndex(THIS_SLICE)
+    run(qtbot, segment)
+    assert segment.mask.layer.name.endswith("(1 of 6)")
+    path = save_untrained(user_models, "other", seed=5)
+    assert ends(qtbot, correct, lambda: correct.versions.load(path)) == "finished"
+    assert not segment.mask.layer.name.endswith("of 6)")
+    segment.mask.layer.undo()
+    assert segment.mask.layer.name.endswith("(1 of 6)")
+    segment.mask.layer.redo()
+    assert not segment.mask.layer.name.endswith("of 6)")
+
+
+# ---------------------------------------------------------------------- several scans
+
+
+def test_a_project_learns_from_masks_that_were_painted_while_nobody_looked(
+    correct_widget: Make, qtbot: Any
+) -> None:
+    viewer, segment, correct = correct_widget()
+    first = correct.mask
+    another_scan(viewer, segment)
+    run(qtbot, segment)
+    second = segment.mask
+    viewer.layers.selection.active = first.layer
+    paint(second, 1)
+    assert correct.mask.layer is first.layer
+    correct.kind.setCurrentIndex(correct.kind.findData(PROJECT))
+    assert correct.start.text() == "Fine-tune on 1 slice"
+    assert [mask.layer for mask in project_masks(viewer, first)] == [first.layer, second.layer]
+    second.layer.undo()
+    assert [mask.layer for mask in project_masks(viewer, first)] == [first.layer]
+
+
+def test_scans_and_masks_that_are_deleted_leave_memory(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, segment = segment_widget()
+    left = []
+    for _ in range(2):
+        image = open_scan(viewer, scan_file)
+        segment.image.choose(image)
+        run(qtbot, segment)
+        mask = segment.mask
+        paint(mask, 1)
+        qtbot.waitUntil(lambda: is_saved(segment), timeout=8000)
+        left += [weakref.ref(mask.segmentation), weakref.ref(image.data)]
+        for layer in (mask.layer, image):
+            viewer.layers.remove(layer)
+        del image, mask, layer
+    segment.image.choose(open_scan(viewer, scan_file))
+    run(qtbot, segment)
+
+    def gone() -> bool:
+        gc.unfreeze()
+        gc.collect()
+        return all(reference() is None for reference in left)
+
+    qtbot.waitUntil(gone, timeout=5000)
+
+
+def test_work_on_a_deleted_mask_is_offered_again_beside_its_duplicate(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    from napari.layers._layer_actions import _duplicate_layer
+
+    viewer, segment = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, segment)
+    mask = segment.mask
+    paint(mask, 1)
+    qtbot.waitUntil(lambda: is_saved(segment), timeout=8000)
+    viewer.layers.selection.active = mask.layer
+    _duplicate_layer(viewer.layers)
+    viewer.layers.remove(mask.layer)
+    qtbot.waitUntil(lambda: not segment.offer.isHidden(), timeout=5000)
+
+
+def test_a_preview_leaves_with_its_mask(correct_widget: Make, qtbot: Any) -> None:
+    viewer, _, correct = correct_widget()
+    annotation = propose(correct.mask)
+    assert len(viewer.layers) == 3
+    viewer.layers.remove(correct.mask.layer)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1)
+    assert annotation.proposal is None
+
+
+# ---------------------------------------------------------------------- a scan that changes
+
+
+def test_a_new_voxel_size_changes_how_the_scan_is_cut(segment_widget: Any, qtbot: Any) -> None:
+    viewer, segment = segment_widget()
+    noise = np.random.default_rng(0).integers(0, 99, (40, 20, 40)).astype(np.uint8)
+    image = viewer.add_image(noise, units=("mm",) * 3)
+    segment.image.choose(image)
+    assert segment.axis.currentData() == 0
+    image.scale = (1, 8, 1)
+    assert segment.axis.currentData() == 1
+    assert segment.axis.currentText().startswith("y, 20 slices")
+
+
+def test_other_voxels_in_a_scan_get_a_mask_of_their_own(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, segment = segment_widget()
+    image = open_scan(viewer, scan_file)
+    run(qtbot, segment)
+    first, shown = segment.mask, segment.mask.segmentation.shown.copy()
+    run(qtbot, segment)
+    assert segment.mask.layer is first.layer
+    image.data = np.random.default_rng(7).integers(0, 900, image.data.shape).astype(np.int16)
+    run(qtbot, segment)
+    assert segment.mask.layer is not first.layer
+    np.testing.assert_array_equal(first.segmentation.shown, shown)
+    assert keeper_of(segment.mask) is not keeper_of(first)
+
+
+# ---------------------------------------------------------------------- Inspect
+
+
+def test_assigning_leaves_accepted_slices_alone(
+    make_napari_viewer: Callable[..., Any], qtbot: Any
+) -> None:
+    viewer = make_napari_viewer()
+    mask = inspectable(viewer)
+    widget = inspect(qtbot, viewer)
+    segmentation = mask.segmentation
+    segmentation.reviewed.update({(0, 0), (0, 1)})
+    before = segmentation.shown.copy()
+    voxel = tuple(int(i) for i in np.argwhere(before[0] == 1)[0])
+    widget.look_at(world(mask, *voxel))
+    widget.extent.setCurrentIndex(widget.extent.findData(EVERYWHERE))
+    widget.target.setCurrentIndex(widget.target.findData(3))
+    widget.preview.click()
+    settle(qtbot, widget)
+    assert "that you painted or accepted stay" in widget.message.text()
+    # Accepted between preview and assignment.
+    segmentation.reviewed.add((0, 2))
+    widget.apply.click()
+    changed = (segmentation.shown != before)[0].any((1, 2))
+    assert changed.tolist() == [False, False, False, True]
+
+
+def test_new_organs_and_colours_reach_an_open_inspect_widget(
+    make_napari_viewer: Callable[..., Any], qtbot: Any
+) -> None:
+    viewer = make_napari_viewer()
+    mask = inspectable(viewer)
+    widget = inspect(qtbot, viewer)
+    widget.of.setCurrentIndex(widget.of.findData("slice"))
+    mask.relabel(with_organ(mask.segmentation.card.labels, Label(9, "papillary", "#ff0000")))
+    viewer.dims.set_current_step(0, 1)
+    qtbot.waitUntil(lambda: widget.target.findData(9) > 0, timeout=5000)
+    settle(qtbot, widget)
+    viewer.dims.set_current_step(0, 2)
+    settle(qtbot, widget)
+    mask.color_organ(1, "#00ff00")
+    assert widget.views._colors(widget.views.words)[1] == "#00ff00"
+
+
+def test_a_new_inspect_widget_lights_nothing_of_the_last(
+    make_napari_viewer: Callable[..., Any], qtbot: Any
+) -> None:
+    viewer = make_napari_viewer()
+    inspectable(viewer)
+    widget = inspect(qtbot, viewer)
+    widget.choose([0])
+    assert widget.layers.find("lit").data.any()
+    viewer.window.remove_dock_widget(widget)
+    again = inspect(qtbot, viewer)
+    assert not again.layers.find("lit").data.any()
+
+
+def test_all_layers_can_be_deleted_at_once(
+    make_napari_viewer: Callable[..., Any], qtbot: Any
+) -> None:
+    viewer = make_napari_viewer()
+    inspectable(viewer)
+    widget = inspect(qtbot, viewer)
+    widget.choose([0])
+    viewer.layers.select_all()
+    viewer.layers.remove_selected()
+    assert len(viewer.layers) == 0
+    qtbot.waitUntil(lambda: "Press Segment first" in widget.told.text())
+
+
+def test_jobs_do_not_pile_up(make_napari_viewer: Callable[..., Any], qtbot: Any) -> None:
+    viewer = make_napari_viewer()
+    mask = inspectable(viewer)
+    widget = inspect(qtbot, viewer)
+    voxel = tuple(int(i) for i in np.argwhere(mask.segmentation.shown[0] == 1)[0])
+    for _ in range(4):
+        widget.look_at(world(mask, *voxel))
+        widget.target.setCurrentIndex(widget.target.findData(3))
+        widget.preview.click()
+        settle(qtbot, widget)
+    qtbot.waitUntil(lambda: len(widget.jobs.children()) <= 1)
