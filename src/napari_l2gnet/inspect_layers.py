@@ -104,8 +104,9 @@ class InspectLayers:
         if self.mask.layer in self.viewer.layers:
             self._remove()
         else:
-            # Whoever deletes the mask may be about to delete these: only then what is left.
-            QTimer.singleShot(0, self._remove)
+            # Whoever deletes the mask may be about to delete these: only then what is left. A lambda,
+            # as Qt would let go of a method of what nobody holds.
+            QTimer.singleShot(0, lambda: self._remove())
 
     def _remove(self) -> None:
         for layer in list(self.viewer.layers):

@@ -159,7 +159,7 @@ class Preview:
     def _on_removed(self, event: Any) -> None:
         if event.value is self.mask.layer:
             # There is nothing left to accept it into. Not at once: others hear of the removal, too.
-            QTimer.singleShot(0, self._drop)
+            QTimer.singleShot(0, lambda: self._drop())
         for mode, layer in list(self._layers.items()):
             if event.value is layer:
                 del self._layers[mode]
