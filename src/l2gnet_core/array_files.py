@@ -58,7 +58,7 @@ class ArrayFiles:
 
     def read_labels(self) -> Volume:
         """The labels, (z,y,x), uint8 or uint16. Errors: as `read_image`."""
-        data = plain_values(self.name, self._stacked(_LABELS), [])
+        data = plain_values(self.name, self._stacked(_LABELS), [], mask=True)
         return Volume(as_labels(data, f"The label of {self.name}"), name=self.name)
 
     def _stacked(self, names: tuple[str, ...]) -> npt.NDArray[Any]:

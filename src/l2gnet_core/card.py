@@ -108,7 +108,7 @@ class ModelCard:
                 "sides": tuple(values["sides"]) if values.get("sides") else None,
                 # Cards of the first models have neither.
                 "appearance": Appearance(**values.get("appearance", {})),
-                "clean_up": CleanUp(**values.get("clean_up", {})),
+                "clean_up": CleanUp.from_json(values.get("clean_up", {})),
                 "expects": Expectations.from_json(values["expects"]),
                 "weaknesses": tuple(values["weaknesses"]),
                 "codes": CodeStatistics.from_json(values["codes"]) if values.get("codes") else None,

@@ -9,7 +9,7 @@ from pathlib import Path
 import platformdirs
 
 from l2gnet_core.card import ModelCard
-from l2gnet_core.checkpoint import find_model_file, read_card
+from l2gnet_core.checkpoint import MODEL_FILE, find_model_file, read_card
 from l2gnet_core.errors import InputError
 
 BUNDLED_FOLDER = Path(__file__).parent / "models"
@@ -33,15 +33,20 @@ def user_folder() -> Path:
 
 
 def models() -> list[CatalogEntry]:
-    """Every readable model, bundled ones first; files that are no models are left out."""
-    entries = []
+    """Every readable model, bundled ones first; files that are no models are left out.
+
+    The user's are files, or the folders of runs; one with a bundled model's name takes its place.
+    """
+    found: dict[str, CatalogEntry] = {}
     for folder, bundled in ((BUNDLED_FOLDER, True), (user_folder(), False)):
-        for path in sorted(folder.glob("*.safetensors")):
+        runs = {path.parent.name: path for path in sorted(folder.glob(f"*/{MODEL_FILE}"))}
+        files = {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+        for name, path in {**runs, **files}.items():
             try:
-                entries.append(CatalogEntry(path.stem, path, read_card(path), bundled))
+                found[name] = CatalogEntry(name, path, read_card(path), bundled)
             except InputError:
                 continue
-    return entries
+    return list(found.values())
 
 
 def find_model(name_or_path: str) -> Path:
@@ -49,7 +54,7 @@ def find_model(name_or_path: str) -> Path:
 
     Raises InputError, naming the models at hand, if there is none.
     """
-    entries = {entry.name: entry for entry in reversed(models())}
+    entries = {entry.name: entry for entry in models()}
     if name_or_path in entries:
         return entries[name_or_path].path
     if Path(name_or_path).exists():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,24 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class CleanUp:
-    """Choices for tidying a finished mask; a model's card says which of them suit its organs."""
+    """Choices for tidying a finished mask; a model's card says which of them suit its organs.
+
+    spared: ids of structures that keep all their pieces: those that were taught, of which nobody
+    said that they are one.
+    """
 
     largest_piece: bool = False
     fill_holes: bool = False
+    spared: tuple[int, ...] = ()
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> CleanUp:
+        """From the plain values of its fields."""
+        return cls(**{**values, "spared": tuple(values.get("spared", ()))})
+
+    def sparing(self, ids: Iterable[int]) -> CleanUp:
+        """The same choices, with more structures that keep all their pieces."""
+        return replace(self, spared=tuple(sorted({*self.spared, *ids})))
 
     def __bool__(self) -> bool:
         return self.largest_piece or self.fill_holes
@@ -29,7 +44,7 @@ def tidy(
     """Mask (z,y,x), tidied by the choices; axis is the slicing axis, `painted` says where a person
     drew."""
     if choices.largest_piece:
-        mask = keep_largest_component(mask, painted)
+        mask = keep_largest_component(mask, painted, choices.spared)
     return fill_holes(mask, axis) if choices.fill_holes else mask
 
 
@@ -50,10 +65,10 @@ def tidy_around(
 
 
 def keep_largest_component(
-    mask: NDArray[Any], painted: NDArray[np.bool_] | None = None
+    mask: NDArray[Any], painted: NDArray[np.bool_] | None = None, spared: Collection[int] = ()
 ) -> NDArray[Any]:
     """A copy of mask (z,y,x) in which each structure keeps its largest connected piece only, and
-    every piece that a person drew on.
+    every piece that a person drew on; those whose id is spared keep all.
 
     Voxels that touch at a corner are connected, as in MONAI's KeepLargestConnectedComponent: a thin
     wall that leans from one thick slice to the next touches itself nowhere else.
@@ -63,6 +78,9 @@ def keep_largest_component(
     result = np.zeros_like(mask)
     touching = ndimage.generate_binary_structure(mask.ndim, mask.ndim)
     for id, box in _structures(mask):
+        if id in spared:
+            result[box][mask[box] == id] = id
+            continue
         pieces, count = ndimage.label(mask[box] == id, touching)
         if count:
             sizes = np.bincount(pieces.ravel())

@@ -18,11 +18,13 @@ from l2gnet_core.catalog import DEFAULT_MODEL
 from l2gnet_core.cli_finetune import finetune
 from l2gnet_core.cli_inspect import inspect
 from l2gnet_core.cli_parts import (
+    FilePath,
     Number,
     ProgressBar,
     axis_option,
     device_option,
     json_option,
+    on_terminal,
     orientation_option,
     table,
 )
@@ -51,12 +53,12 @@ cli.add_command(projects)
 
 
 @cli.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=FilePath())
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     help="A file for one image; a folder for several images or a folder.",
 )
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name, file or folder.")
@@ -116,15 +118,15 @@ def segment(
             "images": reports,
         }
         click.echo(json.dumps(summary, indent=1))
-    elif sys.stderr.isatty():
+    elif on_terminal():
         click.echo(f"{len(reports) - failures} of {len(jobs)} masks in {output} ({why})", err=True)
     if failures:
         raise InputError(f"{failures} of {len(jobs)} images could not be segmented (see above).")
 
 
 @cli.command()
-@click.argument("predictions", type=click.Path(path_type=Path))
-@click.argument("references", type=click.Path(path_type=Path))
+@click.argument("predictions", type=FilePath())
+@click.argument("references", type=FilePath())
 @click.option(
     "--tolerance",
     type=Number(min=0, min_open=True),
@@ -137,12 +139,19 @@ def segment(
 def evaluate(predictions: Path, references: Path, tolerance: float, as_json: bool) -> None:
     """Score masks against references: Dice, HD95 (mm), surface Dice."""
     from l2gnet_core.evaluate import evaluate as score
-    from l2gnet_core.evaluate import pair_files, summary
+    from l2gnet_core.evaluate import pair_files, summary, without_reference
 
     pairs = pair_files(predictions, references)
+    if spare := without_reference(predictions, references):
+        click.echo(f"{len(spare)} predictions have no reference, as {spare[0]}.", err=True)
     with ProgressBar(len(pairs), "Scoring") as bar:
         cases = list(bar.follow(score(pairs, tolerance)))
+    for case in cases:
+        for warning in case.warnings:
+            click.echo(f"{case.case}: {warning}", err=True)
     overall = summary(cases)
+    units = {case.unit for case in cases}
+    unit = units.pop() if len(units) == 1 else "mixed"
     if as_json:
         from dataclasses import asdict
 
@@ -150,16 +159,20 @@ def evaluate(predictions: Path, references: Path, tolerance: float, as_json: boo
             c.case: {name: asdict(scores) for name, scores in c.structures.items()} for c in cases
         }
         click.echo(
-            json.dumps({"tolerance_mm": tolerance, "overall": overall, "cases": rows}, indent=1)
+            json.dumps(
+                {"tolerance_mm": tolerance, "unit": unit, "overall": overall, "cases": rows},
+                indent=1,
+            )
         )
     else:
-        click.echo(_score_table(cases, overall, tolerance))
+        click.echo(_score_table(cases, overall, tolerance, unit))
 
 
 def _score_table(
-    cases: list[CaseScores], overall: dict[str, dict[str, float]], tolerance: float
+    cases: list[CaseScores], overall: dict[str, dict[str, float]], tolerance: float, unit: str
 ) -> str:
-    head = ("case", "structure", "Dice", "HD95 mm", f"surface Dice {tolerance:g} mm")
+    of = {"pixel": "pixels", "mixed": "mm or pixels"}.get(unit, unit)
+    head = ("case", "structure", "Dice", f"HD95 {of}", f"surface Dice {tolerance:g} {of}")
     rows = [
         (case.case, name, f"{s.dice:.4f}", f"{s.hd95:.2f}", f"{s.surface_dice:.4f}")
         for case in cases
@@ -205,7 +218,7 @@ def models(as_json: bool) -> None:
 @cli.command()
 @click.option(
     "--headless",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     metavar="DIR",
     help="No window left open: write a screenshot, the mask and the table of organs to DIR.",
 )
@@ -225,7 +238,10 @@ def demo(headless: Path | None) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: errors in the input become one line and exit code 2."""
     with contextlib.suppress(AttributeError):
-        sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+        # Names of files need not be UTF-8.
+        sys.stdout.reconfigure(  # type: ignore[union-attr]
+            encoding="utf-8", errors="backslashreplace"
+        )
     try:
         cli.main(args=arguments, prog_name="l2gnet", standalone_mode=False)
     except InputError as error:

@@ -10,6 +10,7 @@ import click
 
 from l2gnet_core.catalog import DEFAULT_MODEL
 from l2gnet_core.cli_parts import (
+    FilePath,
     Number,
     ProgressBar,
     axis_option,
@@ -19,7 +20,7 @@ from l2gnet_core.cli_parts import (
 )
 from l2gnet_core.errors import InputError
 
-_PATH = click.Path(path_type=Path)
+_PATH = FilePath()
 
 
 @click.command()
@@ -85,8 +86,9 @@ def finetune(
     """Learn from corrected slices of a scan, and keep the result only if it helps.
 
     LABELS is a mask of IMAGE in which some slices are corrected. Ids that the model does not have
-    become new organs. The old model is written to the output if the new one does not do better on
-    slices that it did not learn from, or forgets.
+    become new organs. The old model is written to the output if slices left out of learning speak
+    against the new one, or if it forgets: for one scan, if most of them get worse or Dice falls by
+    0.1; for several scans and new organs, unless they get better.
     """
     if steps is not None and seconds is not None:
         raise InputError("Expected --steps or --seconds, but got both; give one of them.")

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
 from l2gnet_core.catalog import DEFAULT_MODEL
-from l2gnet_core.cli_parts import ProgressBar, axis_option, device_option, orientation_option
+from l2gnet_core.cli_parts import (
+    FilePath,
+    ProgressBar,
+    axis_option,
+    device_option,
+    on_terminal,
+    orientation_option,
+)
 from l2gnet_core.errors import InputError
 
 
 @click.command()
-@click.argument("image", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write to."
-)
+@click.argument("image", type=FilePath())
+@click.option("-o", "--output", required=True, type=FilePath(), help="Folder to write to.")
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name, file or folder.")
 @device_option
 @axis_option
@@ -59,5 +63,5 @@ def inspect(
             bar.reach(step.done)
             for warning in step.warnings:
                 click.echo(f"{image.name}: {warning}", err=True)
-    if sys.stderr.isatty():
+    if on_terminal():
         click.echo(f"open {output / PAGE_FILE} in a browser", err=True)

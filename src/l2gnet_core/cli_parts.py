@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -40,6 +41,23 @@ class Number(click.FloatRange):
         return number
 
 
+class FilePath(click.Path):
+    """A file or folder; "" is a variable that is not set, not the current folder."""
+
+    def __init__(self, exists: bool = False) -> None:
+        super().__init__(exists=exists, path_type=Path)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if str(value) == "":
+            self.fail("Expected a file or a folder, but the argument is empty.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def on_terminal() -> bool:
+    """Is somebody there to watch? Programs may close the channel."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def table(rows: Sequence[tuple[str, ...]]) -> str:
     """Rows of cells, the head first, in aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -58,7 +76,7 @@ class ProgressBar:
         self._bar = tqdm(
             total=total,
             desc=label,
-            disable=not sys.stderr.isatty(),
+            disable=not on_terminal(),
             bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}",
         )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from l2gnet_core.cli_parts import ProgressBar, device_option, json_option, table
+from l2gnet_core.cli_parts import FilePath, ProgressBar, device_option, json_option, table
 
 
 @click.command()
@@ -16,7 +16,7 @@ from l2gnet_core.cli_parts import ProgressBar, device_option, json_option, table
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     help="A folder, or the mask's file.",
 )
 @device_option

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from l2gnet_core.cli_parts import Number, ProgressBar, device_option, json_option
+from l2gnet_core.cli_parts import FilePath, Number, ProgressBar, device_option, json_option
 from l2gnet_core.config import ARCHITECTURES
 from l2gnet_core.errors import InputError
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("dataset", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
+@click.argument("dataset", type=FilePath())
+@click.option("-o", "--output", required=True, type=FilePath(), help="Run folder.")
 @click.option("--arch", type=click.Choice(ARCHITECTURES), default="l2gnet", show_default=True)
 @click.option(
     "--preset",
@@ -168,10 +168,10 @@ def _is_given(context: click.Context, name: str) -> bool:
 
 
 @click.command()
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset", type=FilePath())
 @click.option(
     "--split",
-    type=click.Path(exists=True, path_type=Path),
+    type=FilePath(exists=True),
     help="A run folder or its split.json: does it keep patients apart?",
 )
 @json_option

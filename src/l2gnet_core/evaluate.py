@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -16,16 +17,19 @@ from l2gnet_core.volume import HEADERS_ROUND, distance_apart
 
 @dataclass(frozen=True)
 class CaseScores:
-    """Agreement by structure name for one case."""
+    """Agreement by structure name for one case; distances are in `unit`, "mm" or "pixel". warnings:
+    what reading the two files had to say."""
 
     case: str
     structures: dict[str, Agreement]
+    unit: str
+    warnings: tuple[str, ...] = ()
 
 
 def pair_files(predictions: Path, references: Path) -> list[tuple[Path, Path]]:
     """Files to compare: the two files, or those of one name in the two folders.
 
-    Raises InputError unless every reference has a prediction.
+    Raises InputError unless every reference has a prediction, and only one.
     """
     if predictions.is_file() and references.is_file():
         return [(predictions, references)]
@@ -34,8 +38,7 @@ def pair_files(predictions: Path, references: Path) -> list[tuple[Path, Path]]:
             f"Expected two mask files or two folders of them, but got {predictions} and "
             f"{references}; give two of the same kind."
         )
-    found = {stem_of(path): path for path in scans_in(predictions)}
-    wanted = {stem_of(path): path for path in scans_in(references)}
+    found, wanted = _by_stem(predictions), _by_stem(references)
     missing = [name for name in wanted if name not in found]
     if missing or not wanted:
         lacking = f"no prediction for {missing[0]}" if missing else f"no masks in {references}"
@@ -46,8 +49,28 @@ def pair_files(predictions: Path, references: Path) -> list[tuple[Path, Path]]:
     return [(found[name], path) for name, path in wanted.items()]
 
 
+def without_reference(predictions: Path, references: Path) -> list[str]:
+    """Predictions, by name, that `pair_files` leaves out."""
+    if not predictions.is_dir():
+        return []
+    return sorted(_by_stem(predictions).keys() - _by_stem(references).keys())
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in scans_in(folder):
+        other = found.setdefault(stem_of(path), path)
+        if other is not path:
+            raise InputError(
+                f"Expected one mask of each name in {folder}, but there are {other.name} and "
+                f"{path.name}; take one of them away."
+            )
+    return found
+
+
 def evaluate(pairs: list[tuple[Path, Path]], tolerance: float) -> Iterator[CaseScores]:
-    """Scores of each pair of files (prediction, reference); tolerance of surface Dice in mm.
+    """Scores of each pair of files (prediction, reference); tolerance of surface Dice in mm, or in
+    pixels where neither file says how large its voxels are.
 
     Time series are scored frame by frame, as cases "name[0]", "name[1]", …. Raises InputError if
     a pair differs in shape or in its place in the world.
@@ -68,12 +91,26 @@ def evaluate(pairs: list[tuple[Path, Path]], tolerance: float) -> Iterator[CaseS
             )
         names = reference.names or prediction.names
         ids = set(map(int, set(_ids(a.data)) | set(_ids(b.data)))) - {0}
-        named = {id: names.get(id, f"label {id}") for id in sorted(ids)}
+        named = _named(names, sorted(ids))
+        # A TIFF may not say what its reference does.
+        sized = b if b.units == "mm" or a.units != "mm" else a
+        warnings = [*a.warnings, *b.warnings]
+        if sized.units != "mm":
+            warnings.append("no voxel size is given: distances are in pixels")
         frames = list(zip(a.frames, b.frames, strict=True))
         for index, (one, two) in enumerate(frames):
             suffix = f"[{index}]" if len(frames) > 1 else ""
-            scores = agreement_per_label(one, two, named, b.spacing, tolerance)
-            yield CaseScores(stem_of(reference_file) + suffix, scores)
+            scores = agreement_per_label(one, two, named, sized.spacing, tolerance)
+            case = stem_of(reference_file) + suffix
+            yield CaseScores(case, scores, sized.units, tuple(warnings if index == 0 else ()))
+
+
+def _named(names: Mapping[int, str], ids: Sequence[int]) -> dict[int, str]:
+    """Names by id, each once: of two structures with one name, the one score would hide the
+    other's."""
+    plain = {id: names.get(id, f"label {id}") for id in ids}
+    often = Counter(plain.values())
+    return {id: f"{name} ({id})" if often[name] > 1 else name for id, name in plain.items()}
 
 
 def _ids(data: Any) -> list[int]:

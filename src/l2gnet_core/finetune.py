@@ -22,7 +22,15 @@ from l2gnet_core.errors import InputError, memory_is_short
 from l2gnet_core.finetune_config import SCAN, FineTuneConfig
 from l2gnet_core.guard import Evidence, Improvement, Verdict, code_distance, judged
 from l2gnet_core.learner import Clock, Learner, Pace
-from l2gnet_core.left_out import Check, Fold, best_mix, folds, left_out_counts
+from l2gnet_core.left_out import (
+    Check,
+    Fold,
+    best_mix,
+    folds,
+    left_out_counts,
+    lost_shares,
+    unpainted_answers,
+)
 from l2gnet_core.new_structures import taught_labels, with_room_for
 from l2gnet_core.phantom_memory import KNOWN, heart_dice
 from l2gnet_core.weights import mixed_model, model_hash
@@ -133,6 +141,7 @@ class _FineTuning:
         began = self.clock.seconds
         heart = yield from self._checked(heart_dice(self.base, self.device))
         codes = yield from self._checked(self._code_distance(self.base))
+        unpainted = yield from self._unpainted(self.base)
         memory = self.clock.seconds - began
         before = []
         # The appearance alone is a model of its own; without one it is the old model.
@@ -164,8 +173,11 @@ class _FineTuning:
         heart_after, codes_after = heart, codes
         if mix:
             heart_after = yield from self._checked(heart_dice(model, self.device))
+        lost: dict[str, float] = {}
         if mix or base is not self.base:
             codes_after = yield from self._checked(self._code_distance(model))
+            now = yield from self._unpainted(model)
+            lost = lost_shares(unpainted, now, self.model.card.labels.names)
         evidence = Evidence(
             mix,
             sum(len(correction.slices) for correction in self.corrections),
@@ -173,6 +185,7 @@ class _FineTuning:
             (heart, heart_after) if heart is not None and heart >= KNOWN else None,
             (codes, codes_after) if codes is not None else None,
             model.card.appearance if self._changed(model.card.appearance) else None,
+            lost,
         )
         known = [label.name for label in self.model.card.labels]
         verdict = judged(self.config.limits, evidence, known)
@@ -233,6 +246,12 @@ class _FineTuning:
                 return end.value
             yield self._progress(1.0 if self.step else 0.0)
 
+    def _unpainted(self, model: Model) -> Moments:
+        """What a model says of structures that nobody painted, unless it may say anything."""
+        if self.config.limits.most_lost >= 1:
+            return []
+        return (yield from self._checked(unpainted_answers(model, self.corrections, self.device)))
+
     def _code_distance(self, model: Model) -> Check:
         scans = self._seen(model.card.appearance, self._nothing)
         return code_distance(model.network, scans)
@@ -265,6 +284,7 @@ class _FineTuning:
             model.card,
             name=f"{old.name.split('+')[0]}+{model_hash(model)[:8]}",
             scores={},
+            clean_up=old.clean_up.sparing(set(model.card.labels.names) - set(old.labels.names)),
             weaknesses=(*(text for text in old.weaknesses if text != weakness), weakness),
             history=(*old.history, entry),
         )

@@ -85,7 +85,7 @@ class FineTuneConfig:
                 **values,
                 "mixes": _tuples(values["mixes"]),
                 "views": Augmentation(**{n: _tuples(v) for n, v in values["views"].items()}),
-                "limits": Limits(**{"most_worse": 1.0, **values["limits"]}),
+                "limits": Limits(**{"most_worse": 1.0, "most_lost": 1.0, **values["limits"]}),
                 "names": {int(id): name for id, name in values["names"].items()},
             }
         )
@@ -102,7 +102,8 @@ def _tuples(value: Any) -> Any:
 SCAN = FineTuneConfig(
     fold_share=0.15,
     mix_tolerance=0.1,
-    limits=Limits(least_gain=-0.1, most_structure_loss=0.1, most_code_drift=0.3),
+    # Another appearance may rightly take away what the old model found.
+    limits=Limits(least_gain=-0.1, most_structure_loss=0.1, most_code_drift=0.3, most_lost=1.0),
 )
 #: To teach new structures in one scan: nothing of them is there to keep, and halfway is nowhere.
 ORGAN = FineTuneConfig(

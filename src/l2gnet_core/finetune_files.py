@@ -13,6 +13,8 @@ from l2gnet_core.corrections import Correction
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_any, read_volume
 from l2gnet_core.finetune import FineTuneResult
+from l2gnet_core.split import SPLIT_FILE
+from l2gnet_core.train import STATE_FILE
 from l2gnet_core.volume import HEADERS_ROUND, Volume, distance_apart, oriented_as, slicing_axis
 
 _SUFFIX = ".safetensors"
@@ -69,6 +71,11 @@ def model_file_to_write(output: Path, parent: Path) -> Path:
             f"Expected a file called {_SUFFIX} or a folder for the model, but {output} is neither; "
             "choose another output."
         )
+    if any((file.parent / name).exists() for name in (STATE_FILE, SPLIT_FILE)):
+        raise InputError(
+            f"Expected another place than a training run's, but {file.parent} is one, with its own "
+            "model; choose another output."
+        )
     return file
 
 
@@ -86,7 +93,7 @@ def read_correction(
     """
     scan = _single(read_volume(files.image), files.image)
     # Not `read_labels`: it would refuse odd values in slices of which nobody vouches.
-    labels, text = read_any(files.labels)
+    labels, text = read_any(files.labels, mask=True)
     labels = _single(labels, files.labels)
     apart = distance_apart(scan, labels) if scan.shape == labels.shape else 0.0
     if apart > HEADERS_ROUND:

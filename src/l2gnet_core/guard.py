@@ -7,7 +7,7 @@ own, and how often codes should occur is in the model since it was trained.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -32,7 +32,8 @@ class Limits:
     most_structure_loss: fall of the Dice of any structure there. most_forgotten: fall of the mean
     Dice on the drawn heart. most_code_drift: rise of the distance, 0 to 1, between the codes'
     frequencies in the scans and those in training. most_worse: share of the groups of slices left
-    out that get worse.
+    out that get worse. most_lost: share of what the old model finds of a structure in the corrected
+    slices and the new one does not, where nobody painted that structure.
     """
 
     least_gain: float = 0.001
@@ -40,6 +41,7 @@ class Limits:
     most_forgotten: float = 0.1
     most_code_drift: float = 0.15
     most_worse: float = 0.5
+    most_lost: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class Evidence:
     mix: the share of the new weights in it. slices: how many were corrected. heart: mean Dice on
     the drawn heart before and after, None if the old model does not know it. codes: distance of the
     codes' frequencies from those in training, before and after, None without codes. appearance: in
-    which scans are shown to it from now on, None if as before.
+    which scans are shown to it from now on, None if as before. lost: of structures that nobody
+    painted, the share that the new model does not find any more.
     """
 
     mix: float
@@ -79,6 +82,7 @@ class Evidence:
     heart: tuple[float, float] | None
     codes: tuple[float, float] | None
     appearance: Appearance | None = None
+    lost: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def nothing_new(self) -> bool:
@@ -126,6 +130,7 @@ class Verdict:
             pair(evidence["heart"]),
             pair(evidence["codes"]),
             Appearance(**evidence["appearance"]) if evidence.get("appearance") else None,
+            evidence.get("lost", {}),
         )
         return cls(values["kept"], values["reason"], found)
 
@@ -140,7 +145,7 @@ def judged(limits: Limits, evidence: Evidence, known: Sequence[str]) -> Verdict:
         if after > before:
             said = "on slices left out of learning the mean Dice rose from"
         else:
-            said = "most slices left out of learning are no worse, with a mean Dice from"
+            said = "most slices left out of learning are no worse, though the mean Dice went from"
         reason = f"Kept: {said} {_rise(before, after)}."
     else:
         reason = (
@@ -175,6 +180,12 @@ def _objection(limits: Limits, evidence: Evidence, known: Sequence[str]) -> str 
             )
     elif evidence.nothing_new:
         return "Nothing of the new weights was to be mixed in"
+    gone = max(evidence.lost, key=lambda name: evidence.lost[name], default="")
+    if gone and evidence.lost[gone] > limits.most_lost:
+        return (
+            f"Fine-tuning lost the {gone}, which was not painted: {evidence.lost[gone]:.0%} of "
+            "what the old model finds of it in the corrected slices"
+        )
     if heart and heart[0] - heart[1] > limits.most_forgotten:
         return (
             f"Fine-tuning forgot what the model knew: on the drawn heart the mean Dice fell from "

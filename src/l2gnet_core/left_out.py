@@ -3,7 +3,7 @@ and new weights that speaks for."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,8 @@ from l2gnet_core.finetune_config import FineTuneConfig
 from l2gnet_core.guard import Improvement
 from l2gnet_core.predict import predict_slices
 
+#: Fewer voxels than these in all corrected slices are no structure that could be lost.
+_SPECK = 100
 #: For each correction the slices that a run leaves out.
 Fold = list[tuple[int, ...]]
 #: (overlap, said, true) voxels of each structure, (structures,3); sums give pooled Dice.
@@ -78,6 +80,41 @@ def slice_counts(model: Model, correction: Correction, slices: Sequence[int], de
             found[done.index][unknown] = 0
         yield
     return found
+
+
+def unpainted_answers(model: Model, corrections: Sequence[Correction], device: str) -> Check:
+    """What a model says in corrected slices, for each correction (n,H,W), with 0 where somebody
+    painted and for structures that are painted in some slice of the scan."""
+    model, found = upright(model), []
+    for correction in corrections:
+        scan, grid, axis = correction.scan, correction.grid, correction.axis
+        said: dict[int, NDArray[Any]] = {}
+        for done in predict_slices(model, scan, grid, axis, correction.slices, device):
+            if done is not None:
+                truth = correction.pictures[correction.slices.index(done.index)]
+                painted = truth != 0
+                if correction.unmarked is not None:
+                    painted &= truth != np.uint16(correction.unmarked)
+                hidden = painted | np.isin(done.labels, sorted(correction.structures))
+                said[done.index] = np.where(hidden, 0, done.labels)
+            yield
+        found.append(np.stack([said[index] for index in correction.slices]))
+    return found
+
+
+def lost_shares(
+    before: Sequence[NDArray[Any]], after: Sequence[NDArray[Any]], names: Mapping[int, str]
+) -> dict[str, float]:
+    """By name of what was there before, but for specks: the share of its voxels that are something
+    else after."""
+    lost = {}
+    for id, name in names.items():
+        there = [old == id for old in before]
+        count = sum(int(where.sum()) for where in there)
+        if count >= _SPECK:
+            pairs = zip(there, after, strict=True)
+            lost[name] = sum(int((where & (new != id)).sum()) for where, new in pairs) / count
+    return lost
 
 
 def upright(model: Model) -> Model:

@@ -5,8 +5,11 @@ No patient travels with a model's weights, but whoever has the program can draw 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from l2gnet_core.appearance import PLAIN
@@ -26,7 +29,7 @@ FIRST_ASKED_AFTER = 30_000
 #: A model that scores less does not know the drawn heart, and cannot forget it.
 KNOWN = 0.5
 _SLICES = 4
-_DRAWN = {
+DRAWN = {
     "right ventricle": RIGHT_VENTRICLE,
     "myocardium": MYOCARDIUM,
     "left ventricle": LEFT_VENTRICLE,
@@ -36,7 +39,7 @@ _DRAWN = {
 def _width(card: ModelCard) -> int | None:
     """Pixels along a side of drawn hearts for a model; None for models that cannot know them: drawn
     hearts have no left, no right and no true size."""
-    if card.oriented or card.spacing or not set(_DRAWN) <= set(card.labels.names.values()):
+    if card.oriented or card.spacing or not set(DRAWN) <= set(card.labels.names.values()):
         return None
     return 224 if card.sides is None else sum(card.sides) // 2
 
@@ -51,6 +54,14 @@ def replayed_hearts(card: ModelCard, count: int = 3) -> list[Tensor]:
     return [torch.from_numpy(normalise(image, intensity_window(image))).half() for image in drawn]
 
 
+def drawn_as(numbers: Mapping[str, int]) -> NDArray[np.uint16]:
+    """What each label of a drawn heart becomes; numbers: of its structures, by name."""
+    lookup = np.zeros(max(DRAWN.values()) + 1, np.uint16)
+    for name, label in DRAWN.items():
+        lookup[label] = numbers[name]
+    return lookup
+
+
 def heart_dice(model: Model, device: str) -> Check:
     """Mean Dice on a drawn heart that no model learnt from; None if the model cannot know it.
 
@@ -63,10 +74,8 @@ def heart_dice(model: Model, device: str) -> Check:
     phantom = cardiac_phantom(FIRST_ASKED_AFTER, shape=(_SLICES, width, width))
     yield
     # By name: the model's ids may be others than the drawing's.
-    id_of = {label.name: label.id for label in model.card.labels}
-    ids = [id_of[name] for name in _DRAWN]
-    lookup = np.zeros(max(_DRAWN.values()) + 1, np.uint16)
-    lookup[list(_DRAWN.values())] = ids
+    lookup = drawn_as({label.name: label.id for label in model.card.labels})
+    ids = lookup[list(DRAWN.values())].tolist()
     counts: Counts = np.zeros((len(ids), 3), np.int64)
     grid = Grid(phantom.image.shape)
     for done in predict_slices(model, phantom.image, grid, 0, range(_SLICES), device):

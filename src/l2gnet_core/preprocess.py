@@ -36,7 +36,11 @@ def normalise(array: NDArray[Any], window: tuple[float, float]) -> NDArray[np.fl
     low, high = window
     if not high > low:
         return np.zeros(array.shape, np.float32)
-    scaled = (array.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    if array.dtype.itemsize <= 2 or array.dtype == np.float32:
+        scaled = (array.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    else:
+        # Large numbers may differ by less than float32 can tell.
+        scaled = ((array - np.float64(low)) / (high - low)).astype(np.float32)
     return np.clip(scaled, 0, 1, out=scaled)
 
 

@@ -99,6 +99,10 @@ def _mask_name(image: Path) -> str:
     return stem_of(image) + ".nii.gz"
 
 
+def _of_frames(values: list[Any], series: bool) -> Any:
+    return values if series else values[0]
+
+
 def segment_file(
     job: Job,
     model: Model,
@@ -107,7 +111,8 @@ def segment_file(
     raw: bool = False,
     orientation: str | None = None,
 ) -> dict[str, Any]:
-    """Segment one image and write its mask; returns what `--json` reports of it.
+    """Segment one image and write its mask; returns what `--json` reports of it: voxels and volumes
+    are numbers, of a series lists with one for each frame.
 
     axis: an index of the stored array, overriding the card's rule. raw: leave out the tidying that
     the card asks for. orientation: letters for a scan that does not say its own, see
@@ -138,12 +143,17 @@ def segment_file(
     job.mask.parent.mkdir(parents=True, exist_ok=True)
     labels = model.card.labels
     write_labels(job.mask, result, volume, labels.names, labels.colors)
-    counts = voxel_counts(result, model.card)
-    volume_ml = {
-        label.name: counts[label.id] * volume.voxel_volume_ml / len(masks) for label in labels
-    }
+    counts = [voxel_counts(one, model.card) for one in masks]
     real = volume.units == "mm"
-    warnings += doubts(model.card, volume_ml) if real else []
+
+    def ml(id: int) -> list[float]:
+        return [round(count[id] * volume.voxel_volume_ml, 3) for count in counts]
+
+    for number in range(len(masks)) if real else ():
+        of_frame = {label.name: ml(label.id)[number] for label in labels}
+        found = doubts(model.card, of_frame)
+        warnings += [text for text in found if text not in warnings]
+    series = volume.data.ndim == 4
     return {
         "image": str(job.image),
         "mask": str(job.mask),
@@ -152,8 +162,8 @@ def segment_file(
             {
                 "id": label.id,
                 "name": label.name,
-                "voxels": counts[label.id],
-                "volume_ml": round(volume_ml[label.name], 3) if real else None,
+                "voxels": _of_frames([count[label.id] for count in counts], series),
+                "volume_ml": _of_frames(ml(label.id), series) if real else None,
             }
             for label in labels
         ],

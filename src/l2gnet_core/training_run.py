@@ -26,8 +26,10 @@ from l2gnet_core.data import Dataset, TrainingCase, load_frames, median_spacing
 from l2gnet_core.errors import InputError
 from l2gnet_core.inspect.look import code_vectors
 from l2gnet_core.inspect.populations import code_statistics
+from l2gnet_core.labels import LabelSet
 from l2gnet_core.model import build
 from l2gnet_core.phantom import cardiac_phantom
+from l2gnet_core.phantom_memory import DRAWN, drawn_as
 from l2gnet_core.preprocess import intensity_window, neighbours, normalise, pad_to_multiple
 from l2gnet_core.sampling import Sampler
 from l2gnet_core.sides import mirror_pairs
@@ -97,6 +99,11 @@ def train_dataset(
             f"Expected a new run folder, but {settings.folder} holds a run already; "
             "add --resume to go on with it, or choose another folder."
         )
+    if not settings.resume and (settings.folder / MODEL_FILE).exists():
+        raise InputError(
+            f"Expected a new run folder, but {settings.folder} holds a model already; choose "
+            "another folder."
+        )
     if training.batch % settings.devices:
         raise InputError(
             f"Expected a batch that {settings.devices} devices can share evenly, but got "
@@ -122,7 +129,7 @@ def train_dataset(
 
     of_patients = frames("train")
     cases, tuning = ([frame for _, frame in part] for part in (of_patients, frames("tuning")))
-    extra = _phantom_cases(training.extra_share)
+    extra = _phantom_cases(training.extra_share, dataset.labels)
     sampler = Sampler(
         cases, augmentation, settings.slices, training.seed, extra, training.extra_share
     )
@@ -203,10 +210,10 @@ def read_choices(folder: Path) -> dict[str, Any]:
     """What the run in a folder was asked for; nothing where that was not kept."""
     file = folder / CHOICES_FILE
     try:
-        choices: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        choices: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise InputError(
             f"Expected the settings of the run in {file}, but it cannot be read so; delete it and "
             "give them again as options."
@@ -225,7 +232,7 @@ def _begun_card(dataset: Dataset, split: Split, settings: RunSettings) -> ModelC
             "but got through-plane; choose one of the three."
         )
     card = ModelCard(
-        name=settings.folder.name,
+        name=settings.folder.resolve().name,
         labels=dataset.labels,
         architecture=settings.architecture,
         slicing=settings.slicing,
@@ -288,11 +295,23 @@ def _inherited_split(dataset: Dataset, start: Path | None) -> Split | None:
     return checked_split(by_part, dataset.people, f"the split of {start}")
 
 
-def _phantom_cases(share: float, count: int = 40) -> list[TrainingCase]:
-    """Drawn hearts at several phases, as training cases; none where `share` is zero."""
-    cases = []
-    for index in range(count if share else 0):
+def _phantom_cases(share: float, labels: LabelSet, count: int = 40) -> list[TrainingCase]:
+    """Drawn hearts at several phases, as training cases; none where `share` is zero.
+
+    Raises InputError where the structures are others than a drawn heart's.
+    """
+    if not share:
+        return []
+    classes = {label.name: number for number, label in enumerate(labels, 1)}
+    if set(classes) != set(DRAWN):
+        raise InputError(
+            f"Expected the structures {', '.join(DRAWN)} for drawn phantoms, which hold these, but "
+            f"the dataset has {', '.join(classes)}; name them so, or leave out --phantoms."
+        )
+    lookup, cases = drawn_as(classes), []
+    for index in range(count):
         phantom = cardiac_phantom(FIRST_TRAINING_PHANTOM + index, phase=index % 3 / 2)
         scan = normalise(phantom.image, intensity_window(phantom.image))
-        cases.append(TrainingCase(torch.from_numpy(scan).half(), torch.from_numpy(phantom.labels)))
+        drawn = lookup[phantom.labels].astype(phantom.labels.dtype)
+        cases.append(TrainingCase(torch.from_numpy(scan).half(), torch.from_numpy(drawn)))
     return cases

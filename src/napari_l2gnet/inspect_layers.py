@@ -104,8 +104,8 @@ class InspectLayers:
         if self.mask.layer in self.viewer.layers:
             self._remove()
         else:
-            # Whoever deletes the mask may be about to delete these: only then what is left. A lambda,
-            # as Qt would let go of a method of what nobody holds.
+            # Whoever deletes the mask may be about to delete these: only then what is left. Of a
+            # method of what nobody holds Qt would let go.
             QTimer.singleShot(0, lambda: self._remove())
 
     def _remove(self) -> None:

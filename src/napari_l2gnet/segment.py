@@ -281,7 +281,7 @@ class SegmentWidget(SegmentForm):
         if self.mask is None or not self.mask.can_take(layer, stored.grid, axis):
             # The mask keeps the file's grid: what a person said is not written into its header.
             mask = MaskLayer.add(self.viewer, layer, stored.grid, card, axis)
-            mask.segmentation.clean_up = self.choices()
+            mask.segmentation.clean_up = self.choices().sparing(card.clean_up.spared)
             self._keep(mask, stored)
             self._follow(mask)
         assert self.mask is not None
@@ -395,7 +395,8 @@ class SegmentWidget(SegmentForm):
         """A choice was ticked or unticked: apply it to the mask that is there."""
         self._tidying[self.model.currentText()] = self.choices()
         if self.mask is not None:
-            self.mask.segmentation.clean_up = self.choices()
+            segmentation = self.mask.segmentation
+            segmentation.clean_up = self.choices().sparing(segmentation.clean_up.spared)
             if self.mask.segmentation.finished and not self.running:
                 self._new_run().tidy()
 

@@ -318,6 +318,7 @@ class Segmentation:
         expects = self.card.expects
         volumes = {now[name]: usual for name, usual in expects.volumes.items() if name in now}
         self.card = replace(self.card, labels=labels, expects=replace(expects, volumes=volumes))
+        self.clean_up = self.clean_up.sparing(set(labels.names) - set(names))
         self.counts = SliceCounts(self.shown, self.axis, [label.id for label in labels])
         self.counts.mark_all()
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import tifffile
 
+from l2gnet_core.catalog import find_model
 from l2gnet_core.checkpoint import MODEL_FILE, load_model, save_model
+from l2gnet_core.evaluate import evaluate
+from l2gnet_core.files import write_labels
+from l2gnet_core.volume import Grid
 
 
 def test_segments_one_file_quietly(l2gnet, image, model_file, tmp_path):
@@ -165,6 +172,9 @@ def test_bad_input_ends_with_two_and_one_line(
         (["train", "nowhere", "-o", "run"], "nowhere"),
         (["train", "nowhere", "-o", "run", "--epochs", "0"], "--epochs"),
         (["train", "nowhere", "-o", "run", "--minutes", "nan"], "--minutes"),
+        (["segment", "", "-o", "masks"], "the argument is empty"),
+        (["segment", "a.nii", "-o", ""], "the argument is empty"),
+        (["evaluate", "", "b.nii"], "the argument is empty"),
         (["check", "nowhere"], "nowhere"),
         (["check", "nowhere", "--split", "split.json"], "split.json"),
     ],
@@ -226,6 +236,119 @@ def test_evaluate_refuses_what_cannot_be_compared(refused, two_folders, save_sca
     assert "shape" in refused("evaluate", small, references / "a.nii.gz")
     (predictions / "b.nii.gz").unlink()
     assert "no prediction for b" in refused("evaluate", predictions, references)
+
+
+def test_evaluate_says_what_it_leaves_out_and_what_is_odd(
+    l2gnet, refused, two_folders, save_scan, tmp_path
+):
+    predictions, references = two_folders
+    (references / "b.nii.gz").unlink()
+    code, out, err = l2gnet("evaluate", predictions, references)
+    assert code == 0
+    assert "1 predictions have no reference, as b." in err
+    save_scan(predictions / "a.nii", np.zeros((2, 20, 20), np.uint8))
+    assert "a.nii and a.nii.gz" in refused("evaluate", predictions, references)
+    # What is no number in a mask is background, not its lowest label.
+    truth = np.asarray(nib.load(references / "a.nii.gz").dataobj)
+    holes = np.where(truth == 0, np.nan, truth).astype(np.float32)
+    affine = nib.load(references / "a.nii.gz").affine
+    nib.save(nib.Nifti1Image(holes, affine), tmp_path / "holes.nii.gz")
+    pair = (tmp_path / "holes.nii.gz", references / "a.nii.gz")
+    code, out, err = l2gnet("evaluate", *pair, "--json")
+    assert json.loads(out)["overall"]["label 1"]["dice"] == 1
+    assert "they count as background" in err
+
+
+def test_evaluate_knows_pixels_from_millimetres(l2gnet, two_folders, tmp_path):
+    _, references = two_folders
+    truth = np.asarray(nib.load(references / "a.nii.gz").dataobj).T.astype(np.uint8)
+    moved = np.roll(truth, 3, 2)
+    spaced = {
+        "imagej": True,
+        "resolution": (0.5, 0.5),
+        "metadata": {"axes": "ZYX", "unit": "mm", "spacing": 4},
+    }
+    for name, mask, sizes in (("plain", truth, {}), ("moved", moved, {}), ("sized", truth, spaced)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", mask, photometric="minisblack", **sizes)
+    files = {name: tmp_path / f"{name}.tif" for name in ("plain", "moved", "sized")}
+    _, out, err = l2gnet("evaluate", files["moved"], files["plain"], "--json")
+    found = json.loads(out)
+    assert (found["unit"], found["overall"]["mean"]["hd95"]) == ("pixel", 3)
+    assert "distances are in pixels" in err
+    assert "HD95 pixels" in l2gnet("evaluate", files["moved"], files["plain"])[1]
+    # One of the two files says how large voxels are: the same for both.
+    for pair in ((files["moved"], files["sized"]), (files["sized"], files["moved"])):
+        _, out, err = l2gnet("evaluate", *pair, "--json")
+        found = json.loads(out)
+        assert (found["unit"], found["overall"]["mean"]["hd95"]) == ("mm", pytest.approx(6))
+        assert err == ""
+
+
+def test_structures_of_one_name_are_scored_each(tmp_path):
+    mask = np.zeros((2, 20, 20), np.uint8)
+    mask[:, 2:6, 2:6], mask[:, 10:15, 10:15] = 1, 2
+    names = {1: "kidney", 2: "kidney"}
+    for name, data in (("a", mask), ("b", np.where(mask == 2, 0, mask))):
+        write_labels(tmp_path / f"{name}.nii.gz", data, Grid(mask.shape), names)
+    (case,) = evaluate([(tmp_path / "b.nii.gz", tmp_path / "a.nii.gz")], 2.0)
+    assert {name: one.dice for name, one in case.structures.items()} == {
+        "kidney (1)": 1,
+        "kidney (2)": 0,
+    }
+
+
+def test_run_folders_and_overrides_among_the_users_models(
+    l2gnet, model_file, tmp_path, monkeypatch
+):
+    folder = tmp_path / "mine"
+    (folder / "run").mkdir(parents=True)
+    shutil.copy(model_file, folder / "run" / MODEL_FILE)
+    shutil.copy(model_file, folder / "cardiac-cine.safetensors")
+    monkeypatch.setenv("L2GNET_MODELS", str(folder))
+    assert find_model("run") == folder / "run" / MODEL_FILE
+    assert find_model("cardiac-cine") == folder / "cardiac-cine.safetensors"
+    out = l2gnet("models")[1]
+    assert out.count("cardiac-cine") == 1
+    assert "cardiac-cine (yours)" in out
+    assert "run (yours)" in out
+
+
+def test_a_closed_stderr_does_not_stop_it(run_python, image, model_file, tmp_path):
+    code = (
+        "import sys; sys.stderr = None\n"
+        "from l2gnet_core.cli import main\n"
+        f"main(['segment', {str(image)!r}, '-o', {str(tmp_path / 'm.nii')!r}, "
+        f"'--model', {str(model_file)!r}])"
+    )
+    assert run_python("-c", code).returncode == 0
+    assert (tmp_path / "m.nii").is_file()
+
+
+def test_the_example_in_the_docs_runs(make_model, scan):
+    from l2gnet_core.inspect.look import empty_look
+    from l2gnet_core.inspect.places import unsure_regions
+    from l2gnet_core.inspect.plans import sources_map
+    from l2gnet_core.inspect.similar import find_similar
+    from l2gnet_core.inspect.uncertainty import uncertainty_maps
+    from l2gnet_core.predict import predict_slices
+
+    docs = Path(__file__).parents[2] / "docs" / "inspect.md"
+    example = docs.read_text().split("## In Python")[1].split("```python")[1].split("```")[0]
+    start, rest = example.split("\nlit = ")
+    given = {
+        "np": np, "model": make_model(), "scan": scan, "grid": Grid(scan.shape), "axis": 0,
+        "mask": np.zeros(scan.shape, np.uint8), "empty_look": empty_look, "index": 1,
+        "predict_slices": predict_slices, "sources_map": sources_map,
+        "find_similar": find_similar, "unsure_regions": unsure_regions,
+    }  # fmt: skip
+    exec(start, given)
+    marked = np.zeros(scan.shape, bool)
+    marked[1, 10:20, 10:20] = True
+    look, mask = given["look"], given["mask"]
+    given |= {"marked": marked, "code": int(look.codes[1][0, 0])}
+    given["doubt"] = uncertainty_maps(look, mask)["softmax"]
+    exec("lit = " + rest, given)
+    assert given["lit"].shape == scan.shape
 
 
 def test_models_are_listed(l2gnet, model_file, monkeypatch):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from l2gnet_core.corrections import Correction
 from l2gnet_core.finetune_config import PROJECT, SCAN
 from l2gnet_core.guard import Evidence, Improvement, Limits, Verdict, code_distance, judged
-from l2gnet_core.left_out import best_mix, folds, left_out_counts, pooled_dice
+from l2gnet_core.left_out import best_mix, folds, left_out_counts, lost_shares, pooled_dice
 from l2gnet_core.phantom_memory import heart_dice, replayed_hearts
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.volume import Grid
@@ -66,12 +66,25 @@ def test_verdicts(kept, said, change):
     assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
 
 
+def test_a_structure_that_nobody_painted_must_not_be_lost():
+    evidence = Evidence(1.0, 3, Improvement({}, {"new": 0.9}), None, None)
+    assert judged(Limits(), replace(evidence, lost={"liver": 0.2}), ["liver"]).kept
+    verdict = judged(Limits(), replace(evidence, lost={"liver": 0.5, "spleen": 0}), ["liver"])
+    assert not verdict.kept
+    assert "lost the liver, which was not painted: 50% of" in verdict.reason
+    assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
+    before = [np.array([[0, 1, 1, 2]] * 60)]
+    after = [np.array([[1, 1, 0, 1]] * 60)]
+    # Sixty voxels are a speck.
+    assert lost_shares(before, after, {1: "liver", 2: "spleen", 3: "kidney"}) == {"liver": 0.5}
+
+
 def test_a_scan_is_let_pass_what_few_slices_cannot_tell():
     fallen = Improvement({"a": 0.8}, {"a": 0.75}, ((0.8, 0.6), (0.8, 0.8), (0.8, 0.85)))
     verdict = judged(SCAN.limits, replace(GOOD, dice=fallen), ["a"])
     assert verdict.kept
     assert (
-        "most slices left out of learning are no worse, with a mean Dice from 0.800 to 0.750"
+        "slices left out of learning are no worse, though the mean Dice went from 0.800 to 0.750"
         in verdict.reason
     )
     assert not judged(PROJECT.limits, replace(GOOD, dice=fallen), ["a"]).kept

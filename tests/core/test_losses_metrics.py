@@ -156,8 +156,8 @@ def test_absent_from_both_is_skipped_and_from_one_is_zero_and_the_diagonal():
 
 def test_summary_averages_over_cases_that_hold_a_structure_then_over_structures():
     cases = [
-        CaseScores("a", {"one": Agreement(1.0, 2.0, 0.5)}),
-        CaseScores("b", {"one": Agreement(0.5, 4.0, 0.5), "two": Agreement(0.25, 1.0, 1.0)}),
+        CaseScores("a", {"one": Agreement(1.0, 2.0, 0.5)}, "mm"),
+        CaseScores("b", {"one": Agreement(0.5, 4.0, 0.5), "two": Agreement(0.25, 1.0, 1.0)}, "mm"),
     ]
     table = summary(cases)
     assert table["one"] == {"dice": 0.75, "hd95": 3.0, "surface_dice": 0.5}

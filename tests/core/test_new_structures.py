@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
+from l2gnet_core.cleanup import CleanUp, tidy
 from l2gnet_core.config import preset
 from l2gnet_core.corrections import Correction
 from l2gnet_core.errors import InputError
@@ -25,6 +27,8 @@ from l2gnet_core.predict import predict_slices
 from l2gnet_core.volume import Grid
 from l2gnet_core.weights import mixed, weights_hash
 
+#: A guard that keeps whatever comes.
+UNLIMITED = Limits(-1, 1, 1, 1, 1, 1)
 KNOWN = LabelSet.from_names({1: "liver", 5: "spleen"}, {5: "#123456"})
 SHAPE = (6, 48, 48)
 
@@ -93,7 +97,7 @@ def test_a_new_organ_is_learnt_and_the_others_stay(make_model):
     config = replace(
         SCAN, seconds=None, steps=30, learning_rate=1e-2, folds=2, names={3: "tumour"},
         fold_share=1.0, pull=0.0,
-        views=replace(SCAN.views, size=48), limits=Limits(most_code_drift=1),
+        views=replace(SCAN.views, size=48), limits=Limits(most_code_drift=1, most_lost=1),
     )  # fmt: skip
     *_, last = finetune(model, [correct(labels)], config)
     verdict, taught = last.result.verdict, last.result.model
@@ -108,6 +112,28 @@ def test_a_new_organ_is_learnt_and_the_others_stay(make_model):
     }
     said, true = np.stack([found[i] for i in others]), labels[others] == 3
     assert 2 * (said & true).sum() / (said.sum() + true.sum()) > 0.6
+
+    # Of the liver, of which nobody said anything, it found nothing any more: usually refused.
+    limits = Limits(most_code_drift=1)
+    *_, last = finetune(model, [correct(labels)], replace(config, limits=limits))
+    assert not last.result.verdict.kept
+    assert "lost the liver, which was not painted" in last.result.verdict.reason
+
+
+def test_a_taught_organ_keeps_all_its_pieces(make_model):
+    model = make_model(KNOWN, seed=0, clean_up=CleanUp(largest_piece=True))
+    config = replace(SCAN, seconds=None, steps=2, names={3: "kidneys"}, limits=UNLIMITED)
+    *_, last = finetune(model, [correct(scene()[1])], config)
+    card = last.result.model.card
+    assert card.clean_up == CleanUp(largest_piece=True, spared=(3,))
+    again = ModelCard.from_json(json.loads(json.dumps(card.to_json())))
+    assert again.clean_up == card.clean_up
+    mask = np.zeros((4, 9, 9), np.uint8)
+    mask[:, 1:3, 1:3] = mask[:2, 5:8, 5:8] = 3
+    mask[:, 1:3, 5:8] = mask[0, 4, 0] = 1
+    tidied = tidy(mask, 0, card.clean_up)
+    np.testing.assert_array_equal(tidied == 3, mask == 3)
+    assert tidied[0, 4, 0] == 0
 
 
 def test_what_is_absent_from_a_correction_is_not_unlearnt(model):

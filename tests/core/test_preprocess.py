@@ -38,6 +38,17 @@ def test_percentiles_become_zero_and_one(dtype):
     assert np.allclose(result, np.clip((scan.astype(float) - low) / (high - low), 0, 1), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "offset", "gain"),
+    [(np.uint32, 2_100_000_000, 1), (np.int64, -(2**50), 1), (np.float64, 0, 1e300)],
+)
+def test_numbers_too_large_for_float32_lose_nothing(dtype, offset, gain):
+    plain = np.random.default_rng(0).integers(0, 250, (4, 50, 50))
+    large = (plain * dtype(gain) + dtype(offset)).astype(dtype)
+    wanted = normalise(plain.astype(np.float32), intensity_window(plain))
+    np.testing.assert_allclose(normalise(large, intensity_window(large)), wanted, atol=1e-6)
+
+
 @quick
 @given(st.floats(0.01, 1000), st.floats(-500, 500))
 def test_the_scanners_gain_and_offset_do_not_matter(gain, offset):

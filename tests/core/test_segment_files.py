@@ -170,8 +170,9 @@ def test_a_time_series_is_segmented_frame_by_frame(make_model, save_scan, scan, 
         )
         assert np.mean(mask != alone) < 1e-3
     row = report["labels"][0]
-    per_frame = (found.data == row["id"]).sum() / 2
-    assert row["volume_ml"] == pytest.approx(per_frame * 8 * 1.5 * 1.5 / 1000, abs=1e-3)
+    voxels = (found.data == row["id"]).sum((1, 2, 3))
+    assert row["voxels"] == voxels.tolist()
+    assert row["volume_ml"] == pytest.approx(voxels * 8 * 1.5 * 1.5 / 1000, abs=1e-3)
 
 
 def test_without_a_voxel_size_there_are_no_millilitres(make_model, scan, tmp_path):

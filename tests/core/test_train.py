@@ -26,6 +26,7 @@ from l2gnet_core.inspect.look import empty_look
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.losses import segmentation_loss
 from l2gnet_core.model import build
+from l2gnet_core.phantom import LEFT_VENTRICLE, MYOCARDIUM, RIGHT_VENTRICLE, cardiac_phantom
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.sampling import Sampler
 from l2gnet_core.train import (
@@ -36,7 +37,14 @@ from l2gnet_core.train import (
     make_fabric,
 )
 from l2gnet_core.training_log import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER
-from l2gnet_core.training_run import SPLIT_FILE, VIEW_FILE, RunSettings, train_dataset
+from l2gnet_core.training_run import (
+    FIRST_TRAINING_PHANTOM,
+    SPLIT_FILE,
+    VIEW_FILE,
+    RunSettings,
+    _phantom_cases,
+    train_dataset,
+)
 
 SMALL_VIEWS = Augmentation(size=32)
 #: 4 of 6 patients with 2 slices each in batches of 4 are 2 steps an epoch: 6 steps.
@@ -294,6 +302,27 @@ def test_a_split_that_is_there_is_kept(dataset, tmp_path, one_sentence):
 
 def seed_training(seed: int) -> TrainingConfig:
     return replace(SHORT, seed=seed)
+
+
+def test_drawn_hearts_are_mixed_in_by_name_or_refused(dataset, tmp_path, one_sentence):
+    mixed = replace(SHORT, epochs=1, extra_share=0.5)
+    with pytest.raises(InputError, match="the dataset has rim, core") as error:
+        run(dataset, tmp_path / "refused", mixed)
+    one_sentence(error.value)
+    labels = LabelSet.from_names({4: "left ventricle", 5: "right ventricle", 9: "myocardium"})
+    (case, *_) = _phantom_cases(0.5, labels, count=1)
+    drawn = cardiac_phantom(FIRST_TRAINING_PHANTOM, phase=0).labels
+    for number, label in ((1, LEFT_VENTRICLE), (2, RIGHT_VENTRICLE), (3, MYOCARDIUM)):
+        np.testing.assert_array_equal(case.classes.numpy() == number, drawn == label)
+
+
+def test_a_folder_that_holds_a_model_is_no_new_run(dataset, tmp_path, one_sentence):
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / MODEL_FILE).write_bytes(b"precious")
+    with pytest.raises(InputError, match="holds a model already") as error:
+        run(dataset, tmp_path / "tuned")
+    one_sentence(error.value)
+    assert (tmp_path / "tuned" / MODEL_FILE).read_bytes() == b"precious"
 
 
 def test_the_seed_decides_the_run(dataset, tmp_path):

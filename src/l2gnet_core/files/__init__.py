@@ -36,7 +36,7 @@ __all__ = [
 
 
 class _FormatModule(Protocol):
-    def read(self, path: Path) -> tuple[Volume, LabelText]: ...
+    def read(self, path: Path, mask: bool) -> tuple[Volume, LabelText]: ...
 
     def write(
         self, path: Path, labels: npt.NDArray[Any], like: Volume | Grid, text: LabelText
@@ -137,7 +137,7 @@ def read_labels(path: str | os.PathLike[str]) -> LabelFile:
 
     Errors: InputError where values are not whole numbers between 0 and 65535.
     """
-    volume, text = read_any(path)
+    volume, text = read_any(path, mask=True)
     labels = as_labels(volume.data, Path(path).name)
     return LabelFile(
         volume.grid.volume(labels, volume.warnings), dict(text.names), dict(text.colors)
@@ -228,8 +228,9 @@ def stem_of(path: Path) -> str:
     return path.name[: len(path.name) - len(suffix_of(path))]
 
 
-def read_any(path: str | os.PathLike[str]) -> tuple[Volume, LabelText]:
-    """Read a file that may be a scan or a mask, with the label text it may carry.
+def read_any(path: str | os.PathLike[str], mask: bool = False) -> tuple[Volume, LabelText]:
+    """Read a file that may be a scan or a mask, with the label text it may carry; mask: it is one,
+    and what is no number in it is background.
 
     Errors: InputError, one sentence.
     """
@@ -254,7 +255,7 @@ def read_any(path: str | os.PathLike[str]) -> tuple[Volume, LabelText]:
             f"{path.name} is a Git LFS pointer, not the scan itself: run git lfs pull first."
         )
     try:
-        volume, text = found.load().read(path)
+        volume, text = found.load().read(path, mask)
     except MemoryError as error:
         raise InputError(f"{path.name} does not fit into this computer's memory.") from error
     except OSError as error:

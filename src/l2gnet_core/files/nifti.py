@@ -32,7 +32,7 @@ _CHUNK = 16 << 20
 _GZIP_LEVEL = 3
 
 
-def read(path: Path) -> tuple[Volume, LabelText]:
+def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
     """Read a scan and the label text it may carry; see l2gnet_core.files.read_volume."""
     header_path, image_path = _pair(path)
     try:
@@ -49,7 +49,7 @@ def read(path: Path) -> tuple[Volume, LabelText]:
         ) from error
 
     warnings: list[str] = []
-    stored = _real_values(path.name, stored, header, warnings)
+    stored = _real_values(path.name, stored, header, warnings, mask)
     affine, units, oriented = geometry(path, header, text, warnings)
     shape = source.shape[:3] + (1,) * (3 - len(source.shape[:3]))
     if math.prod(source.shape) > math.prod(shape):
@@ -119,7 +119,7 @@ def _voxels(path: Path, stream: BinaryIO, header: Any, shape: tuple[int, ...]) -
 
 
 def _real_values(
-    name: str, stored: npt.NDArray[Any], header: Any, warnings: list[str]
+    name: str, stored: npt.NDArray[Any], header: Any, warnings: list[str], mask: bool
 ) -> npt.NDArray[Any]:
     """Colour to grey, slope and intercept applied, nothing infinite left."""
     if stored.dtype.names:
@@ -134,7 +134,7 @@ def _real_values(
         # float32 holds 24 bits, more than any scanner measures.
         kind = np.dtype(np.float64 if stored.dtype.itemsize == 8 else np.float32)
         stored = stored.astype(kind) * kind.type(slope) + kind.type(inter or 0.0)
-    return plain_values(name, stored, warnings)
+    return plain_values(name, stored, warnings, mask)
 
 
 def write(path: Path, labels: npt.NDArray[Any], like: Volume | Grid, text: LabelText) -> None:

@@ -63,7 +63,7 @@ class TiffSource:
     ome: bool
 
 
-def read(path: Path) -> tuple[Volume, LabelText]:
+def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
     """Read a scan and the label text it may carry; see l2gnet_core.files.read_volume."""
     warnings: list[str] = []
     try:
@@ -94,7 +94,7 @@ def read(path: Path) -> tuple[Volume, LabelText]:
     data, kept = _scan_axes(path.name, axes, stored, warnings)
     affine, oriented = _affine(text, spacing)
     volume = Volume(
-        plain_values(path.name, np.ascontiguousarray(data), warnings),
+        plain_values(path.name, np.ascontiguousarray(data), warnings, mask),
         affine=affine,
         units="mm" if unit_stated else "pixel",
         stored_axes=(0, 1, 2),

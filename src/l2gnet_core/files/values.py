@@ -16,8 +16,11 @@ def brightness(colors: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     return np.asarray(0.299 * red + 0.587 * green + 0.114 * blue, dtype=np.float32)
 
 
-def plain_values(name: str, data: npt.NDArray[Any], warnings: list[str]) -> npt.NDArray[Any]:
-    """Native integers as they are, bool as uint8, floats as float32 or float64 without NaN, inf.
+def plain_values(
+    name: str, data: npt.NDArray[Any], warnings: list[str], mask: bool = False
+) -> npt.NDArray[Any]:
+    """Native integers as they are, bool as uint8, floats as float32 or float64 without NaN, inf:
+    these become the lowest value, in a mask 0.
 
     Adds a sentence to warnings where voxels were replaced.
     Errors: InputError for complex numbers and anything else that is not a real number.
@@ -38,9 +41,9 @@ def plain_values(name: str, data: npt.NDArray[Any], warnings: list[str]) -> npt.
     if finite.all():
         return data
     count = int(data.size - np.count_nonzero(finite))
-    lowest = data[finite].min() if count < data.size else data.dtype.type(0)
+    lowest = data.dtype.type(0) if mask or count == data.size else data[finite].min()
+    what = "background" if mask else f"its lowest value, {lowest:g}"
     warnings.append(
-        f"{name} holds {count:,} voxels that are not finite numbers; they count as its lowest "
-        f"value, {lowest:g}."
+        f"{name} holds {count:,} voxels that are not finite numbers; they count as {what}."
     )
     return np.where(finite, data, lowest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -228,7 +228,9 @@ class History:
             for place, arrays in self._attached_slices(values["painted"]).items():
                 labels = arrays["labels"]
                 painted[place] = SliceState(labels, arrays["by_person"], labels)
-        return Tidying(CleanUp(values["largest_piece"], values["fill_holes"]), painted)
+        names = {field.name for field in fields(CleanUp)}
+        choices = CleanUp.from_json({n: values[n] for n in names & values.keys()})
+        return Tidying(choices, painted)
 
     def interpolated(self, entry: Entry) -> dict[Place, dict[str, Any]]:
         """Answers, "labels", and "raw" ones, by slice."""

@@ -84,7 +84,7 @@ class ProjectState:
             ModelCard.from_json(values["card"]),
             None if values["model"] is None else ModelId(**values["model"]),
             LabelSet(tuple(Label(**label) for label in values["labels"])),
-            CleanUp(**values["clean_up"]),
+            CleanUp.from_json(values["clean_up"]),
             *(frozenset(places_from_json(values[name])) for name in _PLACES),
         )
 
