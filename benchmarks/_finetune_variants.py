@@ -130,6 +130,10 @@ SCAN_VARIANTS: dict[str, Variant] = {
 _ORGAN = replace(_WHOLE, mixes=(1.0,), cautious_mix=1.0, folds=2)
 _PROJECT = replace(PROJECT, views=replace(MILD, size=160), batch=4, replay=2, folds=2)
 _PROJECT_WHOLE = replace(PROJECT, folds=2)
+_PROJECT_STRONG = replace(
+    PROJECT, views=Augmentation(size=160), batch=6, replay=2, folds=2, fold_share=0.3,
+    learning_rate=1e-3, pull=10.0, mixes=(0.5, 0.75, 1.0), cautious_mix=0.75,
+)  # fmt: skip
 
 #: For a new organ.
 ORGAN_VARIANTS: dict[str, Variant] = {
@@ -140,7 +144,7 @@ ORGAN_VARIANTS: dict[str, Variant] = {
     "whole, 1e-3": Variant(replace(_ORGAN, learning_rate=1e-3)),
     "whole, 1e-3, no pull": Variant(replace(_ORGAN, learning_rate=1e-3, pull=0.0)),
     "whole, 2e-3, no pull": Variant(replace(_ORGAN, learning_rate=2e-3, pull=0.0)),
-    "old answers": Variant(replace(ORGAN, replay=1)),
+    "nothing replayed": Variant(replace(ORGAN, replay=0)),
 }
 #: For the project's model.
 PROJECT_VARIANTS: dict[str, Variant] = {
@@ -153,4 +157,8 @@ PROJECT_VARIANTS: dict[str, Variant] = {
         replace(_PROJECT_WHOLE, pull=10.0, mixes=(1.0,), cautious_mix=1.0)
     ),
     "whole, averaged, mixes": Variant(replace(_PROJECT_WHOLE, mixes=(0.5, 1.0)), Averaged),
+    "strong views": Variant(_PROJECT_STRONG),
+    "strong views, no pull": Variant(replace(_PROJECT_STRONG, pull=0.0)),
+    "strong views, 2e-3": Variant(replace(_PROJECT_STRONG, learning_rate=2e-3)),
+    "strong views, pull 40": Variant(replace(_PROJECT_STRONG, pull=40.0)),
 }
