@@ -137,7 +137,7 @@ def segment(
 )
 @json_option
 def evaluate(predictions: Path, references: Path, tolerance: float, as_json: bool) -> None:
-    """Score masks against references: Dice, HD95 (mm), surface Dice."""
+    """Score masks against references: Dice, HD95, surface Dice."""
     from l2gnet_core.evaluate import evaluate as score
     from l2gnet_core.evaluate import pair_files, summary, without_reference
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 STATE_FILE = "state.pt"
 #: What another network's state, or none at all, raises on the way.
-WRONG_STATE = (RuntimeError, KeyError, TypeError, ValueError, AttributeError)
+_WRONG_STATE = (RuntimeError, KeyError, TypeError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,12 @@ def saved_state(folder: Path) -> dict[str, Any] | None:
         # On the CPU first: a run begun on a GPU may go on without one.
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         state["config"] = NetworkConfig.from_json(state["config"])
-    except (*WRONG_STATE, EOFError, pickle.UnpicklingError) as error:
-        raise no_such_run(folder) from error
+    except (*_WRONG_STATE, EOFError, pickle.UnpicklingError) as error:
+        raise _no_such_run(folder) from error
     return state
 
 
-def no_such_run(folder: Path) -> InputError:
+def _no_such_run(folder: Path) -> InputError:
     """What to say of a run that cannot be resumed."""
     return InputError(
         f"Expected the state of a run with this preset and these labels in {folder / STATE_FILE}, "
@@ -371,5 +371,5 @@ class Trainer:
             self.step, self.seconds = state["step"], state["seconds"]
             self.loading, self.best = state["loading"], state["best"]
             torch.set_rng_state(state["random"])
-        except WRONG_STATE as error:
-            raise no_such_run(self.folder) from error
+        except _WRONG_STATE as error:
+            raise _no_such_run(self.folder) from error
