@@ -105,8 +105,8 @@ SCAN = FineTuneConfig(
     # Another appearance may rightly take away what the old model found.
     limits=Limits(least_gain=-0.1, most_structure_loss=0.1, most_code_drift=0.3, most_lost=1.0),
 )
-#: To teach new structures in one scan: nothing of them is there to keep, and halfway is nowhere. The
-#: old answers on other slices keep the structures that nobody painted.
+#: To teach new structures in one scan: nothing of them is there to keep, and halfway is nowhere.
+#: The old answers on other slices keep the structures that nobody painted.
 ORGAN = FineTuneConfig(
     learning_rate=2e-3,
     pull=0.0,
