@@ -194,6 +194,8 @@ def run_project(bench: Bench, domain: Domain, variants: Mapping[str, Variant]) -
     teaching = {sample.frame.patient for sample in taught}
     usual = [s for s in domain.usual[bench.part] if s.frame.patient not in teaching]
     judges = {"shifted": bench.some(further, MOST_JUDGED), "usual": bench.some(usual, MOST_JUDGED)}
+    if domain.native is not None:
+        judge_native(bench, domain.name, domain.native, judges["shifted"])
     for name, variant in variants.items():
         file = bench.file(domain.name, "project", name)
         if finished(file, known):
@@ -234,6 +236,15 @@ def run_project(bench: Bench, domain: Domain, variants: Mapping[str, Variant]) -
                 **result.verdict.to_json(),
             },
         )
+
+
+def judge_native(bench: Bench, name: str, native: str, samples: Sequence[Sample]) -> None:
+    """What a model that learnt from scans of a domain's kind makes of the volumes that judge."""
+    model, known = base_model(native)
+    file = bench.file(name, "native")
+    if not finished(file, known):
+        scores = [mean(whole_dice(bench, model, sample)) for sample in samples]
+        keep(file, {"model": known, "native": fmean(scores), "scores": scores})
 
 
 def whole_correction(scan: Scan) -> Correction:

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from _annotator import recovered
 from _effort_results import outdated
 from _rivals import METHODS
 
@@ -62,7 +63,8 @@ def print_tuned(folder: Path, kind: str, names: Sequence[str]) -> None:
     found = results(folder)
     if kind == "project":
         projects = [r for r in found if "recovered" in r]
-        print_projects([r for r in projects if r["method"].removeprefix("tune ") in names])
+        compared = [r for r in projects if r["method"].removeprefix("tune ") in names]
+        print_projects(compared, natives(found))
         return
     grouped: dict[str, dict[tuple[str, str], Result]] = {name: {} for name in names}
     for result in found:
@@ -93,7 +95,7 @@ def print_tables(folder: Path, picture: Path | None) -> None:
     print_goal(scans)
     print_curve(scans)
     print_organs([r for r in found if "pick" in r])
-    print_projects([r for r in found if "recovered" in r])
+    print_projects([r for r in found if "recovered" in r], natives(found))
     if picture is not None and scans:
         draw(scans, picture)
 
@@ -198,22 +200,33 @@ def print_organs(found: Sequence[Result]) -> None:
         )
 
 
-def print_projects(found: Sequence[Result]) -> None:
-    """Five corrected volumes of a domain."""
+def natives(found: Sequence[Result]) -> dict[str, float]:
+    """Dice of the models that learnt from a domain's kind of scan, by domain."""
+    return {result["domain"]: result["native"] for result in found if "native" in result}
+
+
+def print_projects(found: Sequence[Result], native: Mapping[str, float]) -> None:
+    """Five corrected volumes of a domain. The gap to recover is the one to what the old model
+    scores on scans of the kind it learnt from; beside it the one to a model that learnt from the
+    domain's kind, where there is one."""
     if not found:
         return
     print("\n### Five corrected volumes: further volumes of the domain, and the original task\n")
     print(
-        "| domain | method | before → after | in domain | gap recovered | original task falls by "
-        "| guard | steps | seconds |"
+        "| domain | method | before → after | in domain | gap recovered | model of the domain "
+        "| of that gap | original task falls by | guard | steps | seconds |"
     )
-    print("|---" * 9 + "|")
+    print("|---" * 11 + "|")
     for result in found:
         shifted, usual = result["means"]["shifted"], result["means"]["usual"]
+        best = native.get(result["domain"])
+        other = "– | –"
+        if best is not None:
+            other = f"{best:.3f} | {recovered(shifted['before'], shifted['after'], best):.0%}"
         print(
             f"| {result['domain']} | {result['method'].removeprefix('tune ')} "
             f"| {shifted['before']:.3f} → {shifted['after']:.3f} | {usual['before']:.3f} "
-            f"| {result['recovered']:.0%} | {result['forgotten']:+.4f} "
+            f"| {result['recovered']:.0%} | {other} | {result['forgotten']:+.4f} "
             f"| {'yes' if result['kept'] else 'no'} | {result['steps']} | {result['seconds']:.0f} |"
         )
 

@@ -96,7 +96,8 @@ class Sample:
 class Domain:
     """Scans unlike those that `base` learnt from, all there are; `usual` are others of the kind
     that it did learn from. `single` are the scans in which a few slices are corrected, each on its
-    own. `organ` is the id of the structure to teach, where that is what the domain is for."""
+    own. `organ` is the id of the structure to teach, where that is what the domain is for. `native`
+    is a model that did learn from such scans, of other patients, where there is one."""
 
     name: str
     base: str
@@ -104,6 +105,7 @@ class Domain:
     usual: Mapping[Part, Sequence[Sample]]
     single: Mapping[Part, Sequence[Sample]]
     organ: int | None = None
+    native: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,15 +204,16 @@ def domains(data: Path = SHARED) -> dict[str, Domain]:
         }
         usual = by_part("acdc", acdc, shipped)
         found.append(Domain(change, "cardiac-cine", scans, usual, single))
-    for name, base in (
-        ("disease", "dilated-infarcted"),
-        ("to end-systole", "end-diastole"),
-        ("to end-diastole", "end-systole"),
+    for name, base, native in (
+        ("disease", "dilated-infarcted", None),
+        ("to end-systole", "end-diastole", "end-systole"),
+        ("to end-diastole", "end-systole", "end-diastole"),
     ):
         own, split = learnt(_trained(base), acdc)
         others, apart = shifted_split(_trained(base), acdc)
         scans = by_part("acdc", alternating(others), apart)
-        found.append(Domain(name, base, scans, by_part("acdc", own, split), scans))
+        usual = by_part("acdc", own, split)
+        found.append(Domain(name, base, scans, usual, scans, native=native))
     for name, base in (("right kidney", "no-right-kidney"), ("spleen", "no-spleen")):
         own, split = learnt(_trained(base), abdomen)
         scans = by_part("chaos-t2", own, split)
