@@ -178,7 +178,8 @@ class MatrixChart(Chart):
         colors = pg.colormap.get("CET-D1A" if diverging else "viridis")
         self._bar.setColorMap(colors)
         self._bar.setLevels(limits)
-        self._image.setImage(np.nan_to_num(values, nan=limits[0]), autoLevels=False, levels=limits)
+        nothing = 0.0 if diverging else limits[0]
+        self._image.setImage(np.nan_to_num(values, nan=nothing), autoLevels=False, levels=limits)
         self._bar.setLevels(limits)
         for line in self._lines:
             self.removeItem(line)

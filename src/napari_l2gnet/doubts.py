@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_l2gnet.segmentation import Place, Segmentation
-
-if TYPE_CHECKING:
-    from l2gnet_core.inspect.look import Look
 
 #: Share of the slices that are said to be doubtful: the order means something, the numbers do not.
 DOUBTFUL = 1 / 3
@@ -44,8 +41,8 @@ def doubtful_slices(
         mask = segmentation.raw[frame]
         uncertainty = combined(uncertainty_maps(look, mask))
         yield {}  # a moment to stop at
-        seen = _seen(look)
-        ranked = [one for one in ranked_slices(uncertainty, mask, axis) if one.index in seen]
+        ranking = ranked_slices(uncertainty, mask, axis, look.seen)
+        ranked = [one for one in ranking if look.seen[one.index]]
         for number, doubt in enumerate(ranked):
             organ = ""
             if number < DOUBTFUL * len(ranked):
@@ -54,10 +51,6 @@ def doubtful_slices(
             found[frame, doubt.index] = Doubt(doubt.voxels, organ)
         # A copy: whoever takes it reads it while the next frame is ranked.
         yield dict(found)
-
-
-def _seen(look: Look) -> set[int]:
-    return set(np.flatnonzero(look.seen).tolist())
 
 
 def _most_doubtful(

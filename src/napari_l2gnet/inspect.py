@@ -13,7 +13,7 @@ from napari.utils.theme import get_theme
 from qtpy.QtCore import QTimer, Signal
 
 from l2gnet_core.errors import InputError
-from napari_l2gnet.inspect_compare import Against
+from napari_l2gnet.inspect_compare import Against, Other
 from napari_l2gnet.inspect_export import ask_file, save_picture, save_table
 from napari_l2gnet.inspect_form import CODES, HEARD, NOTHING, REFERENCE, InspectForm
 from napari_l2gnet.inspect_layers import InspectLayers
@@ -22,7 +22,10 @@ from napari_l2gnet.inspect_parts import Part
 from napari_l2gnet.inspect_places import Assigning, Places
 from napari_l2gnet.inspect_words import SLICES
 from napari_l2gnet.inspection import Inspection, inspection_of
+from napari_l2gnet.look_again import look_again
 from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.session import shared_session
+from napari_l2gnet.tasks import annotation_of, application
 from napari_l2gnet.worker import LatestJob
 
 #: Pixels that a mouse may move between press and release of a click.
@@ -44,11 +47,13 @@ class InspectWidget(InspectForm):
         #: (frame,z,y,x) that was clicked last, if the code was chosen so.
         self.voxel: tuple[int, int, int, int] | None = None
         self.jobs = LatestJob(self)
+        self.against = Against(self)
         self.over = Over(self)
         self.places = Places(self)
         self.assigning = Assigning(self)
-        self.against = Against(self)
         self._refusal = ""
+        #: What to choose again once another frame, or more of it, is prepared.
+        self._wanted: tuple[list[int], Other | None] = ([], None)
         # Steps of the slider are taken together: a person who scrolls sees the last.
         self._moving = QTimer(self, interval=0, singleShot=True)
         # Runs go on while one looks: what they add is taken in when they pause.
@@ -67,6 +72,7 @@ class InspectWidget(InspectForm):
         self.mask_combo.chosen.connect(self._on_mask)
         self.of.currentIndexChanged.connect(lambda _: self._on_part())
         self.clear.clicked.connect(lambda: self.choose([]))
+        self.again.clicked.connect(self._look_again)
         self.outline.toggled.connect(self._on_outline)
         self.cancel.clicked.connect(self.jobs.cancel)
         self.views.codes_picked.connect(self.choose)
@@ -90,6 +96,7 @@ class InspectWidget(InspectForm):
         """Let go of the viewer's events; the layers stay until the user removes them."""
         self.jobs.cancel()
         self._follow(None)
+        self.against.let_go()
         self._moving.stop()
         self._changing.stop()
         self.mask_combo.disconnect_layers()
@@ -144,20 +151,28 @@ class InspectWidget(InspectForm):
             if self.layers is not None:
                 self.layers.remove()
             self._follow(None if layer is None else MaskLayer(self.viewer, layer))
+            self._wanted = ([], None)
+        elif self.codes or self.against.chosen is not None:
+            self._wanted = (self.codes, self.against.chosen)
         self.jobs.cancel()
         self.codes, self.voxel, self.inspection = [], None, None
         for part in (self.places, self.assigning, self.against):
             part.forget()
         self.views.show_inspection(None)
         self.show_message("")
-        self.against.fill()
+        self.against.follow()
         self._refusal = (
             "Press Segment first: there is no mask yet whose model could be looked into."
         )
+        self.again.hide()
         if self.layers is not None:
             self.inspection = inspection_of(self.layers.mask, self.layers.here()[0])
             self._refusal = self.inspection.refusal
+            if self._refusal and self.inspection.forgotten:
+                self._offer_look(self.layers.mask, self.inspection)
         self.told.setText(escape(self._refusal))
+        self.views.setVisible(not self._refusal)
+        self.nothing.setVisible(bool(self._refusal))
         if self._refusal or self.inspection is None:
             self.inspection = None
             if self.layers is not None:
@@ -177,16 +192,54 @@ class InspectWidget(InspectForm):
         self.views.colors = self.layers.mask.colors()
         self.views.show_inspection(self.inspection)
         self.assigning.offer(self.inspection)
-        unlike = self.inspection.unlike
-        if unlike is not None and (unlike.percentile or 0) >= 97.5:
-            beware = "This scan is unlike those that the model learnt from: check it with care."
-            self.show_message("", beware=beware)
         self.layers.outline(self.outline.isChecked())
         self.layers.prepare(self.inspection)
         self.over.show(CODES)
+        (codes, other), self._wanted = self._wanted, ([], None)
         self._on_part()
+        if codes:
+            self.choose(codes, go=False)
+        self.against.choose(other)
+        unlike = self.inspection.unlike
+        if other is None and unlike is not None and (unlike.percentile or 0) >= 97.5:
+            beware = "This scan is unlike those that the model learnt from: check it with care."
+            self.show_message("", beware=beware)
         self.update_controls()
         self.ready.emit()
+
+    def _offer_look(self, mask: MaskLayer, inspection: Inspection) -> None:
+        """What the model saw is not kept with the mask: it may look again."""
+        if mask.segmentation.coverage(inspection.frame)[0]:
+            self._refusal += " Press Look again: it changes nothing in the mask."
+            self.again.show()
+        else:
+            self._refusal = "Press Segment first: no slice is segmented here yet."
+
+    def _look_again(self) -> None:
+        """Ask the version of the model that the mask shows what it sees."""
+        if self.layers is None:
+            return
+        mask = self.layers.mask
+        annotation, segmentation = annotation_of(mask), mask.segmentation
+        if annotation.job:
+            self.show_message(f"Wait until this is done: {annotation.job.lower()}.")
+            return
+        version, frame = annotation.version, self.layers.here()[0]
+        try:
+            steps = look_again(shared_session(), application(mask, version))
+        except InputError as error:
+            self.show_message(str(error), bad=True)
+            return
+
+        def take(look: Any) -> None:
+            # A run may have looked meanwhile, or another version have answered.
+            if annotation.version is version:
+                segmentation.looks.setdefault(frame, look)
+            self._on_mask()
+            # Whoever ranks the slices to check has something to go by now.
+            mask.layer.refresh()
+
+        self.jobs.run(steps, take)
 
     def draw(self) -> None:
         """Draw charts of the chosen part, and say what is chosen."""
@@ -199,10 +252,13 @@ class InspectWidget(InspectForm):
     def _on_part(self) -> None:
         if self.inspection is None:
             return
-        self.assigning.forget()
+        if self.assigning.pending is not None:
+            # What is lit is not what would be done any more.
+            self.choose(self.codes, self.voxel, go=False)
         part, wanted = self.part, [self.inspection]
-        if self.against.comparison is not None:
-            wanted.append(self.against.comparison.other)
+        comparison = self.against.comparison
+        if comparison is not None and comparison.comparable(part):
+            wanted.append(comparison.other)
 
         def relate() -> Generator[str, None, None]:
             for one in wanted:
@@ -223,12 +279,10 @@ class InspectWidget(InspectForm):
         """Another slice or frame is on screen."""
         if self.layers is None or self.layers.mask.layer not in self.viewer.layers:
             return
-        frame, codes = self.layers.here()[0], self.codes
+        frame = self.layers.here()[0]
         if self.inspection is None or self.inspection.frame != frame:
             if len(self.layers.mask.segmentation.shown) > 1:
                 self._on_mask()
-                if codes and self._current:
-                    self.choose(codes)
         elif self._current:
             self.views.index = self.index
             if self.of.currentData() == "slice":
@@ -255,7 +309,7 @@ class InspectWidget(InspectForm):
     def _on_layers(self, _: Any = None) -> None:
         if self.layers is not None and self.layers.mask.layer not in self.viewer.layers:
             self.layers.remove()
-        self.against.fill()
+        self.against.follow()
 
     def _on_mouse(self, viewer: Any, event: Any) -> Generator[None, None, None]:
         """A click, not a drag, of a mouse that paints nothing."""
@@ -293,8 +347,16 @@ class InspectWidget(InspectForm):
             return
         self.choose([code], voxel)
 
-    def choose(self, codes: Sequence[int], voxel: tuple[int, int, int, int] | None = None) -> None:
-        """Light up all voxels of one code, or of the two of a cell of the plan; none clears."""
+    def choose(
+        self,
+        codes: Sequence[int],
+        voxel: tuple[int, int, int, int] | None = None,
+        go: bool = True,
+    ) -> None:
+        """Light up all voxels of one code, or of the two of a cell of the plan; none clears.
+
+        voxel: (frame,z,y,x) that was clicked, if it was. go: to a slice that has the code.
+        """
         if self.inspection is None or self.layers is None:
             return
         self.codes, self.voxel = list(dict.fromkeys(codes)), voxel
@@ -302,7 +364,7 @@ class InspectWidget(InspectForm):
         self.show_message("")
         if self.codes:
             here = self.inspection.look.codes[self.index]
-            if voxel is None and not np.isin(here, self.codes[:1]).any():
+            if go and voxel is None and not np.isin(here, self.codes[:1]).any():
                 self._to_slice(self.inspection.busiest_slice(self.codes[:1]))
             self.layers.light_cells(self.inspection.frame, self.inspection, self.codes)
             if self.shown.currentData() in (CODES, NOTHING) and self.inspection.has_plans:
@@ -360,6 +422,8 @@ class InspectWidget(InspectForm):
         for control in (self.of, self.shown, self.click, self.outline, self.png, self.csv):
             self.allow(control, reason)
         self.allow(self.compare, reason)
+        self.allow(self.again, "What the model sees is being found out." if busy else "")
+        self.over.update_controls()
         self.allow(self.mask_combo, "" if self.mask_combo.count() else self._refusal)
         self.allow(self.clear, reason or ("" if self.codes else "Nothing is lit."))
         self.places.update_controls(reason, busy)

@@ -1,4 +1,4 @@
-"""One scan as two models saw it, such as before and after fine-tuning."""
+"""What was seen of a scan beside what else was seen: by other models, in other frames and scans."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, Signal
+import numpy as np
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_l2gnet.annotation import ANNOTATION_KEY
 from napari_l2gnet.inspect_parts import Part, Usage
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from l2gnet_core.inspect.look import Look
     from napari_l2gnet.inspect import InspectWidget
 
-#: Distances between two histograms of codes up to which one may say so.
-_WORDS = ((0.02, "hardly differ"), (0.1, "differ a little"), (0.3, "differ clearly"))
+#: Distances between two histograms of codes up to which one may say so. With `cardiac-cine` two
+#: phases of a heart lie 0.04 to 0.06 apart, two patients 0.08 to 0.27.
+_WORDS = ((0.02, "hardly differ"), (0.06, "differ a little"), (0.15, "differ clearly"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,60 +36,96 @@ class Seen:
     looks: dict[int, Look]
 
 
-def versions(mask: MaskLayer) -> list[tuple[str, Source]]:
+@dataclass(frozen=True, eq=False)
+class Other:
+    """Something to compare a frame with. frame: of another scan, or of another time; None is the
+    frame on screen of the same scan."""
+
+    name: str
+    source: Source
+    frame: int | None = None
+
+    def same_as(self, other: Other | None) -> bool:
+        """Is it of the same answer and frame?"""
+        return other is not None and (self.source.raw is other.source.raw) and (
+            self.frame == other.frame
+        )  # fmt: skip
+
+
+def others(viewer: Any, mask: MaskLayer, frame: int) -> list[Other]:
+    """What a frame of a mask may be compared with: earlier versions of its model, other masks of
+    the scan, cut along the same axis, other frames, and masks of other scans; all with a look."""
+    mine, image = mask.segmentation, mask.layer.metadata.get(IMAGE_KEY)
+    found, elsewhere = versions(mask), []
+    for layer in viewer.layers:
+        other = layer.metadata.get(SEGMENTATION_KEY)
+        if other is None or other is mine or not other.looks:
+            continue
+        if layer.metadata.get(IMAGE_KEY) is not image:
+            elsewhere.append(Other(layer.name, other, min(other.looks)))
+        elif other.axis == mine.axis:
+            found.append(Other(layer.name, other))
+    found += [Other(f"frame {at}", mine, at) for at in sorted(mine.looks) if at != frame]
+    return found + elsewhere
+
+
+def versions(mask: MaskLayer) -> list[Other]:
     """Versions of the model, other than the one shown, that have segmented the mask's scan."""
     annotation, mine, found = mask.layer.metadata.get(ANNOTATION_KEY), mask.segmentation, []
     for number, version in enumerate(annotation.versions if annotation else ()):
         if number != mine.version and version.raw is not None and version.looks:
             card = mine.card if version.model is None else version.model.card
             seen = Seen(card, mine.axis, version.raw, version.looks)
-            found.append((f"version {version.name}", seen))
+            found.append(Other(f"version {version.name}", seen))
     return found
-
-
-def others(viewer: Any, mask: MaskLayer) -> list[tuple[str, Source]]:
-    """Earlier versions of the mask's model, and other masks of the same scan, cut along the same
-    axis, whose models left a look: names and what they saw."""
-    image, mine, found = mask.layer.metadata.get(IMAGE_KEY), mask.segmentation, []
-    for layer in viewer.layers:
-        other = layer.metadata.get(SEGMENTATION_KEY)
-        if other is None or other is mine or layer.metadata.get(IMAGE_KEY) is not image:
-            continue
-        if other.axis == mine.axis and other.looks:
-            found.append((layer.name, other))
-    return versions(mask) + found
 
 
 @dataclass(eq=False)
 class Comparison:
-    """What two models saw of one frame. `words` says how far apart, once it is prepared."""
+    """A frame, and what it is compared with. `words` says how far apart, once it is prepared."""
 
     one: Inspection
     other: Inspection
     name: str
+    #: Of the same frame of the same scan: slices and cells lie on each other.
+    same_scan: bool
     words: str = field(default="", init=False)
 
     @property
     def refusal(self) -> str:
         """Why there is nothing to compare, in one sentence; "" if there is."""
-        return self.other.refusal
+        refusal = self.other.refusal
+        return f"{refusal} Choose that mask and press Look again." if refusal else ""
 
     @property
     def same_codes(self) -> bool:
-        """Can codes be told apart one by one: are there as many, and the same structures?"""
+        """Can codes be compared one by one: is it the same codebook, which fine-tuning keeps, and
+        the same structures?"""
         one, other = self.one, self.other
-        alike = len(one.look.vectors) == len(other.look.vectors)
+        alike = np.array_equal(one.look.vectors, other.look.vectors)
         return alike and one.names == other.names and one.has_plans == other.has_plans
 
+    @property
+    def same_cells(self) -> bool:
+        """Do the cells of both lie on each other?"""
+        one, other = self.one.look.cells, self.other.look.cells
+        alike = np.array_equal(one.rows, other.rows) and np.array_equal(one.columns, other.columns)
+        return self.same_scan and alike
+
+    def comparable(self, part: Part) -> bool:
+        """Has the other side such a part? Slices of another scan or frame are not the same."""
+        return self.same_scan or part.index is None
+
     def prepare(self, part: Part) -> Generator[str, None, None]:
-        """Work out what the other model's side needs, and the distance."""
+        """Work out what both sides need, and the distance."""
         if not self.other.is_current:
             yield from self.other.prepare()
         yield "Comparing the codes"
         from l2gnet_core.inspect.codes import code_counts
         from l2gnet_core.inspect.populations import histogram_distance
 
-        if self.same_codes:
+        self.one.usage(part)
+        if self.same_codes and self.comparable(part):
             self.other.usage(part)
         one, other = self.one.look, self.other.look
         if one.vectors.shape[1] != other.vectors.shape[1]:
@@ -99,16 +137,16 @@ class Comparison:
         how = next((words for limit, words in _WORDS if apart <= limit), "differ strongly")
         self.words = (
             f"Against {self.name} the codes used here {how}: distance {apart:.3f} "
-            "(0 = the same, 1 = as if drawn by chance)."
+            "(0 = the same; two phases of one heart about 0.05, two hearts about 0.15)."
         )
         if not self.same_codes:
             self.words += " Their codebooks or organs differ: there are no charts of it."
         else:
-            self.words += " Grey bars: the other model."
+            self.words += f" Grey bars: {self.name}."
 
 
 class Against(QObject):
-    """The list of other models' masks of the same scan, and the comparison with the chosen one."""
+    """The list of what the chosen mask can be compared with, and the comparison."""
 
     #: Another comparison, or none any more.
     changed = Signal()
@@ -118,20 +156,49 @@ class Against(QObject):
         #: None where nothing is compared, or codes cannot be told apart one by one.
         self.comparison: Comparison | None = None
         self._widget = widget
+        self._watched: list[Any] = []
+        # Runs go on while one looks: another mask has a look after its first slice.
+        self._filling = QTimer(self, interval=400, singleShot=True)
+        self._filling.timeout.connect(self.fill)
         widget.compare.currentIndexChanged.connect(lambda _: self._choose())
+
+    @property
+    def chosen(self) -> Other | None:
+        """What is chosen in the list."""
+        chosen: Other | None = self._widget.compare.currentData()
+        return chosen
+
+    def follow(self) -> None:
+        """Follow the masks that are in the viewer now."""
+        self.let_go()
+        layers = self._widget.viewer.layers
+        self._watched = [one for one in layers if SEGMENTATION_KEY in one.metadata]
+        for layer in self._watched:
+            layer.events.set_data.connect(self._fill_soon)
+        self.fill()
+
+    def let_go(self) -> None:
+        """Follow no mask any more."""
+        self._filling.stop()
+        for layer in self._watched:
+            layer.events.set_data.disconnect(self._fill_soon)
+        self._watched = []
+
+    def _fill_soon(self, _: Any = None) -> None:
+        self._filling.start()
 
     def fill(self) -> None:
         """Offer what there is; the choice stays where it can."""
-        widget = self._widget
-        found = [] if widget.layers is None else others(widget.viewer, widget.layers.mask)
-        combo, before = widget.compare, widget.compare.currentData()
+        widget, found = self._widget, []
+        if widget.layers is not None:
+            found = others(widget.viewer, widget.layers.mask, widget.layers.here()[0])
+        combo, before = widget.compare, self.chosen
         combo.blockSignals(True)
         combo.clear()
         combo.addItem("–", None)
-        for name, source in found:
-            combo.addItem(name, source)
-        raw = getattr(before, "raw", None)
-        kept = next((n for n, (_, source) in enumerate(found, 1) if source.raw is raw), 0)
+        for other in found:
+            combo.addItem(other.name, other)
+        kept = next((n for n, other in enumerate(found, 1) if other.same_as(before)), 0)
         combo.setCurrentIndex(kept)
         combo.blockSignals(False)
         for part in (combo, widget.compare_label):
@@ -140,8 +207,10 @@ class Against(QObject):
             self._choose()
 
     def usage(self, part: Part) -> Usage | None:
-        """The other model's, if there is one to compare with."""
-        return None if self.comparison is None else self.comparison.other.usage(part)
+        """The other side's, if there is one to compare with."""
+        if self.comparison is None or not self.comparison.comparable(part):
+            return None
+        return self.comparison.other.usage(part)
 
     def forget(self) -> None:
         """Another mask is looked into."""
@@ -150,15 +219,25 @@ class Against(QObject):
         self._widget.compare.setCurrentIndex(0)
         self._widget.compare.blockSignals(False)
 
+    def choose(self, other: Other | None) -> None:
+        """Compare with something, if it is in the list."""
+        combo = self._widget.compare
+        for place in range(combo.count()):
+            listed = combo.itemData(place)
+            if listed is not None and listed.same_as(other):
+                combo.setCurrentIndex(place)
+
     def _choose(self) -> None:
-        widget, source = self._widget, self._widget.compare.currentData()
+        widget, chosen = self._widget, self.chosen
         self.comparison = None
         widget.show_message("")
-        if widget.inspection is None or not widget.inspection.is_current or source is None:
+        if widget.inspection is None or not widget.inspection.is_current or chosen is None:
             self.changed.emit()
             return
-        other = Inspection(source, widget.inspection.frame)
-        comparison = Comparison(widget.inspection, other, widget.compare.currentText())
+        frame = widget.inspection.frame if chosen.frame is None else chosen.frame
+        comparison = Comparison(
+            widget.inspection, Inspection(chosen.source, frame), chosen.name, chosen.frame is None
+        )
         if comparison.refusal:
             widget.show_message(comparison.refusal)
             self.changed.emit()

@@ -24,7 +24,8 @@ def ask_file(parent: QWidget, suffix: str, save: Callable[[Path], None]) -> None
         parent, f"Save this tab as {kind}", f"inspect{suffix}", f"{kind} (*{suffix})"
     )
     if name:
-        save(Path(name).with_suffix(suffix))
+        # Not with_suffix: "case1.5mm" has none.
+        save(Path(name if name.lower().endswith(suffix) else name + suffix))
 
 
 def save_picture(path: Path, canvas: NDArray[np.uint8], chart: QWidget) -> None:

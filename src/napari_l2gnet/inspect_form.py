@@ -30,11 +30,15 @@ from napari_l2gnet.segment_form import BEWARE
 
 #: What can lie over the image, by its name in the list.
 CODES, HEARD, REFERENCE, DOUBT, NOTHING = "codes", "heard", "reference", "doubt", "nothing"
+#: With another model's answer to compare with.
+OTHER_CODES, CHANGED = "other codes", "changed"
 _SHOWN = {
     CODES: "code map",
     HEARD: "heard",
     REFERENCE: "reference",
     DOUBT: "doubt",
+    OTHER_CODES: "other's code map",
+    CHANGED: "changed cells",
     NOTHING: "nothing",
 }
 PIECE, EVERYWHERE = "piece", "everywhere"
@@ -53,13 +57,15 @@ class InspectForm(DockedWidget):
         self.shown = _combo(
             "What lies over the image. Code map: blocks of like colour look alike to the model.\n"
             "Heard: cells the chosen code takes information from, brighter = more.\n"
-            "Reference: cells that send it their mass. Doubt: brighter = less sure."
+            "Reference: cells that send it their mass. Doubt: brighter = less sure.\n"
+            "Other's code map, changed cells: where Against another model of this scan is chosen."
         )
         for key, name in _SHOWN.items():
             self.shown.addItem(name, key)
         self.compare = _combo(
-            "Another model's mask of the same scan, such as that before fine-tuning: which codes\n"
-            "are used more or less, and which codes meet more or less"
+            "Another model's mask of this scan, such as that before fine-tuning, another frame\n"
+            "or another scan: which codes are used more or less, which meet more or less, and\n"
+            "how far apart the two are"
         )
         self.mask_combo.setToolTip("The mask whose model you look into")
         for combo in (self.mask_combo, self.compare):
@@ -107,14 +113,25 @@ class InspectForm(DockedWidget):
         )
         self.told.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.told.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.again = QPushButton("Look again")
+        self.again.setToolTip(
+            "Show the segmented slices to the model once more, to see what it saw.\n"
+            "Nothing in the mask changes."
+        )
+        self.again.hide()
         self.views = InspectViews()
+        # In their place where there is nothing to draw.
+        self.nothing = QWidget()
+        self.nothing.hide()
 
         layout = QVBoxLayout(self)
         layout.setSpacing(5)
         layout.addLayout(grid)
         layout.addLayout(looking)
         layout.addWidget(self.told)
+        layout.addWidget(self.again)
         layout.addWidget(self.views, 1)
+        layout.addWidget(self.nothing, 1)
         layout.addLayout(self._places())
         layout.addLayout(self._assigning())
         layout.addLayout(self._status())
@@ -230,6 +247,14 @@ class InspectForm(DockedWidget):
         self.shown.blockSignals(True)
         self.shown.setCurrentIndex(self.shown.findData(key))
         self.shown.blockSignals(False)
+
+    def allow_shown(self, key: str, reason_against: str) -> None:
+        """Enable an entry of what can lie over the image; else its tooltip says what speaks
+        against it."""
+        place = self.shown.findData(key)
+        item = self.shown.model().item(place)
+        item.setEnabled(not reason_against)
+        item.setToolTip(reason_against)
 
     def allow(self, control: QWidget, reason_against: str) -> None:
         """Enable a control that nothing speaks against; else its tooltip says what does."""

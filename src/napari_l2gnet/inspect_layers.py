@@ -20,6 +20,7 @@ from napari_l2gnet.mask_layer import MaskLayer
 if TYPE_CHECKING:
     from l2gnet_core.inspect.similar import Region
 
+CODES_OF_KEY = "l2gnet_codes_of"
 #: What lit voxels are, by their value.
 CODE, OTHER_CODE, PLACE, CHANGE = 1, 2, 3, 4
 _LIT = {
@@ -128,17 +129,23 @@ class InspectLayers:
             layers.selection.active = active
         return layer
 
-    def show_codes(self, inspection: Inspection) -> Labels:
-        """The code map, made when it is first asked for."""
-        layer = self.find("codes")
+    def show_codes(self, inspection: Inspection, name: str = "") -> Labels:
+        """The code map, made when it is first asked for; with a name, of something else that is
+        compared with this mask and whose cells lie on the same place."""
+        layer, name = self.find("codes"), name or f"codes · {self.mask.layer.name}"
+        if layer is not None and layer.metadata[CODES_OF_KEY] is not inspection.source:
+            layer.name = name
+            self._renew_codes(layer, inspection)
+            layer.refresh(thumbnail=False, highlight=False, extent=False)
         if layer is None:
             layer = Labels(
                 self._cells(inspection, np.dtype(np.uint16), codes_of(inspection)),
-                name=f"codes · {self.mask.layer.name}",
+                name=name,
                 opacity=0.55,
                 **transform_of(self.mask.layer),
                 **code_arguments(inspection),
             )
+            layer.metadata[CODES_OF_KEY] = inspection.source
             # A computed array: there is nothing to paint on.
             layer.editable = False
             layer = self._insert("codes", layer, 0)
@@ -191,13 +198,18 @@ class InspectLayers:
         codes = self.find("codes")
         if codes is not None:
             # More slices, or another version of the model, since it was made.
-            codes.data.cells, codes.data.values = inspection.look.cells, codes_of(inspection)
-            for name, value in code_arguments(inspection).items():
-                setattr(codes, name, value)
+            self._renew_codes(codes, inspection)
         if inspection.has_plans and self.find("heat") is None:
             size = inspection.look.cells.size
             nothing = np.zeros(size, np.float32)
             self.show_heat("heard", inspection, lambda frame, index: nothing, (0, 1))
+
+    @staticmethod
+    def _renew_codes(layer: Layer, inspection: Inspection) -> None:
+        layer.metadata[CODES_OF_KEY] = inspection.source
+        layer.data.cells, layer.data.values = inspection.look.cells, codes_of(inspection)
+        for name, value in code_arguments(inspection).items():
+            setattr(layer, name, value)
 
     def show_only(self, view: str) -> None:
         """Of code map and heat map, show one at most: on top of each other they mean nothing."""

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from qtpy.QtCore import QObject
 
-from napari_l2gnet.inspect_form import CODES, DOUBT, HEARD, REFERENCE
+from napari_l2gnet.inspect_form import CHANGED, CODES, DOUBT, HEARD, OTHER_CODES, REFERENCE
 from napari_l2gnet.inspect_words import REFERENCES, SLICES
 
 if TYPE_CHECKING:
     from napari_l2gnet.inspect import InspectWidget
+    from napari_l2gnet.inspect_compare import Comparison
 
 _HINTS = {
     HEARD: "Click a voxel or a chart first: this shows what its code hears.",
@@ -30,6 +31,7 @@ class Over(QObject):
         widget.views.currentChanged.connect(self._on_tab)
         widget.views.reference_picked.connect(self.show_reference)
         widget.views.kind_chosen.connect(self._on_kind)
+        widget.against.changed.connect(self._on_comparison)
 
     def show(self, shown: str) -> None:
         """Choose what lies over the image, and draw it."""
@@ -42,10 +44,16 @@ class Over(QObject):
         inspection, layers = widget.inspection, widget.layers
         if inspection is None or layers is None:
             return
-        view = ""
+        view, comparison = "", widget.against.comparison
         if shown == CODES:
             layers.show_codes(inspection)
             view = "codes"
+        elif shown == OTHER_CODES and comparison is not None:
+            layers.show_codes(comparison.other, f"codes of {comparison.name}")
+            view = "codes"
+        elif shown == CHANGED and comparison is not None:
+            self._show_changed(comparison)
+            view = "heat"
         elif shown == HEARD and widget.codes and inspection.has_plans:
             code = widget.codes[0]
             self._heat(f"heard by code {code + 1}", lambda index: inspection.heard(index, code))
@@ -76,6 +84,42 @@ class Over(QObject):
         # A single cell, often in an empty corner, would leave all others dark.
         top = float(np.percentile(values(widget.index), 98))
         widget.layers.show_heat(name, widget.inspection, cells, (1, top))
+
+    def _show_changed(self, comparison: Comparison) -> None:
+        """Cells to which the two give different codes."""
+        widget, one, other = self._widget, comparison.one.look, comparison.other.look
+        assert widget.layers is not None
+
+        def changed(frame: int, index: int) -> Any:
+            both = one.seen[index] and other.seen[index] and frame == comparison.one.frame
+            differs = (one.codes[index] != other.codes[index]) & both
+            return differs.astype(np.float32)
+
+        name = f"other codes than {comparison.name}"
+        widget.layers.show_heat(name, comparison.one, changed, (0, 1))
+
+    def _on_comparison(self) -> None:
+        self.update_controls()
+        if self._widget.shown.currentData() in (OTHER_CODES, CHANGED):
+            self.show(CODES if self._why_not(OTHER_CODES) else self._widget.shown.currentData())
+
+    def update_controls(self) -> None:
+        """Offer what this model, and what it is compared with, have to show."""
+        for key in (HEARD, REFERENCE, OTHER_CODES, CHANGED):
+            self._widget.allow_shown(key, self._why_not(key))
+
+    def _why_not(self, shown: str) -> str:
+        """What speaks against showing something; "" if nothing does."""
+        inspection, comparison = self._widget.inspection, self._widget.against.comparison
+        if shown in (HEARD, REFERENCE):
+            no_plans = inspection is not None and not inspection.refusal
+            no_plans = no_plans and not inspection.has_plans
+            return "This model has codes, but no transport between them." if no_plans else ""
+        if comparison is None:
+            return "Choose another model's mask of this scan under Against first."
+        if not comparison.same_cells:
+            return "Their cells do not lie on each other."
+        return ""
 
     def study(self, then: Callable[[], None]) -> None:
         """Find doubt of the chosen kind, in a thread if it is not known yet; then go on."""

@@ -31,6 +31,8 @@ class Places(QObject):
         self.at = -1
         self._widget = widget
         self._what = ""
+        #: Marks that have been searched for: what is painted after them counts instead.
+        self._searched: NDArray[np.bool_] | None = None
         widget.unsure.clicked.connect(self.next_unsure)
         widget.mark.clicked.connect(self.mark)
         widget.similar.clicked.connect(self.find_similar)
@@ -53,9 +55,24 @@ class Places(QObject):
         assert inspection is not None
         doubt = inspection.doubt(self._widget.views.kind.currentData())
         assert doubt is not None
-        self._start(UNSURE, doubt.places, "The model has no doubt of this kind.")
+        open_ones = [place for place in doubt.places if not self._decided(place, inspection.frame)]
+        nothing, left_out = "The model has no doubt of this kind.", ""
+        if settled := len(doubt.places) - len(open_ones):
+            nothing = "You have accepted or painted every place where the model is unsure."
+            of = "place" if settled == 1 else "places"
+            left_out = f"{settled} {of} that you accepted or painted left out."
+        self._start(UNSURE, open_ones, nothing, left_out)
 
-    def _start(self, what: str, found: Sequence[Region], nothing: str) -> None:
+    def _decided(self, region: Region, frame: int) -> bool:
+        """Has a person accepted the slice of a region, or painted most of it?"""
+        assert self._widget.layers is not None
+        segmentation = self._widget.layers.mask.segmentation
+        if (frame, region.index) in segmentation.reviewed:
+            return True
+        theirs = segmentation.edits_in(frame, region.box)
+        return bool(theirs[region.voxels].mean() > 0.5)
+
+    def _start(self, what: str, found: Sequence[Region], nothing: str, about: str = "") -> None:
         self.forget()
         if not found:
             self._widget.show_message(nothing)
@@ -63,7 +80,7 @@ class Places(QObject):
             return
         self._what, self.found = what, list(found)
         self._widget.over.show(DOUBT if what == UNSURE else NOTHING)
-        self._widget.show_message("")
+        self._widget.show_message(about)
         self.step(1)
 
     def step(self, by: int) -> None:
@@ -79,9 +96,11 @@ class Places(QObject):
         self._widget.update_controls()
 
     def mark(self) -> None:
-        """Let the user paint on a mistake."""
+        """Let the user paint on a mistake; on another one, once one has been searched for."""
         if self._widget.layers is not None:
-            self._widget.layers.marks()
+            marks = self._widget.layers.marks()
+            if self._searched is not None and np.array_equal(marks.data != 0, self._searched):
+                marks.data = np.zeros_like(marks.data)
             self._widget.show_message(
                 "Paint on the mistake with the mouse, then press Find more like this."
             )
@@ -91,14 +110,13 @@ class Places(QObject):
         widget, inspection = self._widget, self._widget.inspection
         if widget.layers is None or inspection is None:
             return
-        marked = self._marked(inspection)
+        marked, what = self._marked(inspection)
         if not marked.any():
             widget.show_message(
                 "Mark a mistake first: press Mark one and paint on it, or correct one in the mask "
                 "on this slice."
             )
             return
-        nothing = "Nothing else looks like this to the model."
         try:
             scan = scan_of(widget.layers.mask)
         except InputError as error:
@@ -113,23 +131,28 @@ class Places(QObject):
             yield "Looking for places like this"
             yield from inspection.similar(marked, scan)
 
-        widget.jobs.run(steps(), lambda found: self._start(LIKE, found, nothing))
+        nothing, about = f"To the model nothing else looks like {what}.", f"Places like {what}."
+        widget.jobs.run(steps(), lambda found: self._start(LIKE, found, nothing, about))
 
-    def _marked(self, inspection: Inspection) -> NDArray[np.bool_]:
-        """(z,y,x): what a person marked in this frame, else what they painted on this slice."""
+    def _marked(self, inspection: Inspection) -> tuple[NDArray[np.bool_], str]:
+        """(z,y,x): what a person marked in this frame, unless they have searched for that before
+        and painted on this slice of the mask; and which of the two, in words."""
         widget = self._widget
         assert widget.layers is not None
         segmentation = widget.layers.mask.segmentation
-        layer = widget.layers.find("marks")
-        if layer is not None:
-            marks = np.asarray(layer.data).reshape(segmentation.shown.shape)[inspection.frame] != 0
-            if marks.any():
-                return np.asarray(marks)
         painted = segmentation.by_person()[inspection.frame]
         here = np.zeros_like(painted)
         slices = np.moveaxis(here, segmentation.axis, 0)
         slices[widget.index] = np.moveaxis(painted, segmentation.axis, 0)[widget.index]
-        return here
+        layer = widget.layers.find("marks")
+        if layer is not None:
+            every = np.asarray(layer.data) != 0
+            marks = every.reshape(segmentation.shown.shape)[inspection.frame]
+            known = self._searched is not None and np.array_equal(every, self._searched)
+            if marks.any() and not (known and here.any()):
+                self._searched = every
+                return marks, "what you marked"
+        return here, f"what you painted in the mask on slice {widget.index}"
 
     def update_controls(self, reason: str, busy: bool) -> None:
         """Enable what can be done now."""
@@ -197,6 +220,9 @@ class Assigning(QObject):
             organ = inspection.ids[shares[0][0]] if shares else 0
         else:
             organ = int(shown[voxel])
+        if organ == widget.target.currentData():
+            widget.show_message(_same(widget.target.currentText()))
+            return
         index = None
         if widget.of.currentData() == "slice":
             index = widget.index if voxel is None else voxel[axis]
@@ -228,10 +254,11 @@ class Assigning(QObject):
         widget.layers.light_voxels(inspection.frame, voxels)
         self.pending = voxels, organ
         along = np.unravel_index(voxels, inspection.mask.shape)[inspection.source.axis]
-        slices = len(np.unique(along))
+        slices = np.unique(along)
+        where = f"slice {slices[0]}" if len(slices) == 1 else f"{len(slices)} slices"
         widget.show_message(
             f"{_count(len(voxels))} would change from {names.get(organ, organ)} to {target}, in "
-            f"{slices} slice{'s' if slices > 1 else ''}.{stay}"
+            f"{where}.{stay}"
         )
 
     def apply(self) -> None:
@@ -246,6 +273,11 @@ class Assigning(QObject):
         flat = voxels + inspection.frame * shown[0].size
         # Painted or accepted since the preview: the person knows better.
         flat = flat[(shown.flat[flat] == organ) & ~segmentation.decided().flat[flat]]
+        if not len(flat):
+            widget.layers.darken()
+            widget.show_message("No voxel is left to change: they were changed or accepted since.")
+            widget.update_controls()
+            return
         where = np.unravel_index(flat, layer.data.shape)
         layer.data_setitem(where, widget.target.currentData())
         widget.layers.darken()
@@ -267,7 +299,7 @@ class Assigning(QObject):
         if widget.layers is not None and widget.voxel is not None:
             now = int(widget.layers.mask.segmentation.shown[widget.voxel])
             if now == widget.target.currentData():
-                same = f"The voxel is {widget.target.currentText()} already: choose another organ."
+                same = _same(widget.target.currentText())
         lost = ""
         if widget.layers is not None and not widget.layers.mask.connected:
             lost = "The data of the mask's layer were replaced: segment again for a new mask."
@@ -277,6 +309,10 @@ class Assigning(QObject):
         widget.allow(widget.preview, reason or lost or no_code or same or wait)
         not_shown = "" if self.pending is not None else "Press Preview first."
         widget.allow(widget.apply, reason or lost or wait or not_shown)
+
+
+def _same(organ: str) -> str:
+    return f"These voxels are {organ} already: choose another organ."
 
 
 def _count(voxels: int) -> str:

@@ -12,7 +12,18 @@ from qtpy.QtWidgets import QComboBox, QLabel, QTabWidget, QVBoxLayout, QWidget
 
 from napari_l2gnet.charts import PLAIN, BarChart, Chart, MatrixChart, ScatterChart
 from napari_l2gnet.inspect_parts import Part, Usage
-from napari_l2gnet.inspect_words import PLAN, REFERENCES, SCATTER, SLICES, USAGE, Table, Words
+from napari_l2gnet.inspect_words import (
+    DIFFERENCE,
+    MINE,
+    OTHERS,
+    PLAN,
+    REFERENCES,
+    SCATTER,
+    SLICES,
+    USAGE,
+    Table,
+    Words,
+)
 from napari_l2gnet.inspection import Inspection
 
 #: Codes in a chart: more could not be told apart, nor hit with a mouse.
@@ -26,7 +37,8 @@ _HINTS = {
     SCATTER: "A point a code. Near: alike to the model; large: often used; coloured: an organ has "
     "at least a tenth of its voxels. Click one.",
     REFERENCES: "Where mass is sent. Click a bar to see the reference over the image.",
-    SLICES: "A bar a slice, high = check first. Click one to go there.",
+    SLICES: "A bar a slice by its chance to be wrong, high = check first. Click one to go there. "
+    "The list chooses what lies over the image.",
 }
 
 
@@ -53,6 +65,18 @@ class InspectViews(QTabWidget):
             "Spread of the plan: does the cell send its mass to few references, or to all?\n"
             "Neighbouring slices: do they surely say something else at the same place?"
         )
+        self.side = QComboBox()
+        self.side.setToolTip(
+            "Which plan: of this mask, of what it is compared with, or by how much\n"
+            "codes hear more (red) or less (blue) of each other here"
+        )
+        for name, side in (
+            ("difference", DIFFERENCE),
+            ("this mask", MINE),
+            ("what it is compared with", OTHERS),
+        ):
+            self.side.addItem(name, side)
+        self.side.hide()
         self._legends: dict[int, QLabel] = {}
         for view, chart in enumerate(self.charts):
             self.addTab(self._page(view, chart), _NAMES[view])
@@ -76,6 +100,8 @@ class InspectViews(QTabWidget):
         layout.setSpacing(3)
         if view == SLICES:
             layout.addWidget(self.kind)
+        elif view == PLAN:
+            layout.addWidget(self.side)
         elif view in (USAGE, SCATTER):
             self._legends[view] = QLabel()
             self._legends[view].setTextFormat(Qt.TextFormat.RichText)
@@ -96,6 +122,7 @@ class InspectViews(QTabWidget):
         self.references.picked.connect(lambda key: self.reference_picked.emit(key))
         self.slices.picked.connect(lambda key: self.slice_picked.emit(key))
         self.kind.currentIndexChanged.connect(lambda _: self.kind_chosen.emit())
+        self.side.currentIndexChanged.connect(lambda _: self.draw())
         self.currentChanged.connect(lambda _: self.draw())
         for view, chart in enumerate(self.charts):
             chart.tell = lambda item, view=view: self._tell(view, item)
@@ -104,7 +131,7 @@ class InspectViews(QTabWidget):
         if self.words is None:
             return ""
         if view == PLAN:
-            return self.words.tell_pair(*item)
+            return self.words.tell_pair(*item, self.side.currentData())
         if view == REFERENCES:
             return self.words.tell_sent(item, self._code)
         return self.words.tell_slice(item) if view == SLICES else self.words.tell_code(item)
@@ -135,19 +162,21 @@ class InspectViews(QTabWidget):
             self.kind.addItem(name, kind)
         self.kind.setCurrentIndex(max(0, self.kind.findText(now)))
         self.kind.blockSignals(False)
-        legend = " &nbsp;".join(
-            f'<span style="color:{escape(label.color)}">■</span>&nbsp;'
-            + escape(label.name).replace(" ", "&nbsp;")
-            for label in inspection.source.card.labels
-        )
-        for label in self._legends.values():
-            label.setText(legend)
 
     # ------------------------------------------------------------------ drawing
 
     def show_part(self, inspection: Inspection, part: Part, before: Usage | None) -> None:
-        """Draw a part of a scan; before: as another model saw it, to compare with."""
+        """Draw a part of a scan; before: the same in what it is compared with."""
         self.words = Words(inspection, part, before)
+        self.side.setVisible(before is not None)
+        names, colors = inspection.names[1:], self._colors(self.words)[1:]
+        legend = " &nbsp;".join(
+            f'<span style="color:{escape(color)}">■</span>&nbsp;'
+            + escape(name).replace(" ", "&nbsp;")
+            for name, color in zip(names, colors, strict=True)
+        )
+        for label in self._legends.values():
+            label.setText(legend)
         self.draw()
 
     def draw(self) -> None:
@@ -188,7 +217,7 @@ class InspectViews(QTabWidget):
         table = words.usage.table
         before = None
         if words.before is not None:
-            # The plain bars are the other model's, whatever their voxels are.
+            # The plain bars are of what is compared with, whatever their voxels are.
             before = np.array([words.percent_before(code) for code in self._order])
         parts = 100 * table[self._order] / max(1, int(table.sum()))
         # Organs at the foot: that is what the eye compares.
@@ -198,16 +227,17 @@ class InspectViews(QTabWidget):
         self.usage.label("codes, most of the organs first", f"% of {words.whole}")
 
     def _draw_plan(self, words: Words) -> None:
-        table = words.usage.table
-        main = {code: int(table[code, 1:].argmax()) + 1 for code in self._order}
-        kept = sorted(self._order, key=lambda code: main[code])
+        main = {code: words.main_organ(code) for code in self._order}
+        # Background last, as in the bars.
+        kept = sorted(self._order, key=lambda code: (main[code] == 0, main[code]))
         names, colors, groups = words.inspection.names, self._colors(words), []
-        for column in sorted(set(main.values())):
+        for column in dict.fromkeys(main[code] for code in kept):
             count = sum(1 for code in kept if main[code] == column)
             groups.append((names[column], colors[column], count))
-        values = words.lift()[np.ix_(kept, kept)]
+        side = self.side.currentData()
+        values = words.lift(side)[np.ix_(kept, kept)]
         top = float(np.nanpercentile(np.abs(values), 99)) if np.isfinite(values).any() else 1.0
-        if words.before is None:
+        if words.before is None or side != DIFFERENCE:
             self.plan.show_matrix(kept, values, groups, (0, max(1.5, top)))
         else:
             top = max(0.1, top)
@@ -241,4 +271,4 @@ class InspectViews(QTabWidget):
     def table(self) -> Table:
         """The numbers of the tab on top, all of them: heads and rows."""
         assert self.words is not None
-        return self.words.table(self.currentIndex(), self._code)
+        return self.words.table(self.currentIndex(), self._code, self.side.currentData())

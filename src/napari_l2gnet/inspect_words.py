@@ -15,6 +15,8 @@ from napari_l2gnet.inspection import Inspection
 
 #: The views, in the order of their tabs.
 USAGE, PLAN, SCATTER, REFERENCES, SLICES = range(5)
+#: Whose plan is shown where two are compared.
+DIFFERENCE, MINE, OTHERS = "difference", "mine", "others"
 Table = tuple[list[str], list[list[Any]]]
 
 
@@ -22,8 +24,8 @@ Table = tuple[list[str], list[list[Any]]]
 class Words:
     """Numbers of a part of a scan, in plain words and in tables.
 
-    before: of the same part as another model saw it, to compare with. Codes and references count
-    from 1 in what is said, slices from 0.
+    before: of the same part in what is compared with, such as another model's answer. Codes and
+    references count from 1 in what is said, slices from 0.
     """
 
     inspection: Inspection
@@ -46,16 +48,21 @@ class Words:
 
     # ------------------------------------------------------------------ numbers
 
+    @property
+    def _is(self) -> Usage:
+        """By which one tells what a code is: of an organ's own voxels all are of that organ."""
+        return self.usage if self.part.column is None else self.inspection.usage(Part())
+
     def organs(self, code: int, most: int | None = None) -> str:
         """As in "myocardium 91 %, background 9 %", with spaces that do not break."""
         names = self.inspection.names
-        shares = self.usage.shares(code)[:most]
+        shares = self._is.shares(code)[:most]
         return ", ".join(f"{names[c]} {100 * share:.0f}\u00a0%" for c, share in shares)
 
     def main_organ(self, code: int) -> int:
         """The column of the organ with most voxels of a code; 0, background, if none has a tenth:
         cells are larger than organs' edges."""
-        row = self.usage.table[code]
+        row = self._is.table[code]
         organ = int(row[1:].argmax()) + 1
         return organ if row[organ] >= 0.1 * max(1, int(row.sum())) else 0
 
@@ -68,17 +75,18 @@ class Words:
         assert self.before is not None
         return _percent(self.before, code)
 
-    def lift(self) -> NDArray[np.float64]:
-        """(K,K): how many times as much as by chance codes meet; against another model, the
-        difference, with nothing where neither has the codes."""
+    def lift(self, side: str = DIFFERENCE) -> NDArray[np.float64]:
+        """(K,K): how many times as much as by chance codes meet; nan where one does not occur.
+        Where there is another model to compare with, side says whose, or the difference."""
         from l2gnet_core.inspect.plans import times_chance
 
         plan = self.usage.plan
         assert plan is not None
         found = times_chance(plan)
-        if self.before is not None and self.before.plan is not None:
-            return np.nan_to_num(found) - np.nan_to_num(times_chance(self.before.plan))
-        return found
+        if self.before is None or self.before.plan is None or side == MINE:
+            return found
+        before = times_chance(self.before.plan)
+        return before if side == OTHERS else found - before
 
     def sent(self, code: int | None) -> NDArray[np.float64]:
         """(R,): what a code, or the whole part, sends to each reference, 1 = its even share."""
@@ -112,24 +120,31 @@ class Words:
 
     def tell_code(self, code: int) -> str:
         """A code in plain words."""
+        them = "they are" if self.part.column is None else "all of the code's voxels are"
         lines = [
             f"Code {code + 1}: one of the model's {len(self.usage.table)} words for what it sees.",
             f"{self.percent(code):.2g} % of the voxels of {self.whole} lie in its cells;",
-            f"by the model's answer they are {self.organs(code) or 'nothing here'}.",
+            f"by the model's answer {them} {self.organs(code) or 'nothing here'}.",
         ]
         if self.before is not None:
-            lines.append(f"The other model gives it {self.percent_before(code):.2g} % (grey bar).")
+            lines.append(
+                f"In what is compared with, it has {self.percent_before(code):.2g} % (grey bar)."
+            )
         return "\n".join(lines)
 
-    def tell_pair(self, row: int, column: int) -> str:
+    def tell_pair(self, row: int, column: int, side: str = DIFFERENCE) -> str:
         """A cell of the plan in plain words."""
-        value = float(self.lift()[row, column])
+        value = float(self.lift(side)[row, column])
+        difference = self.before is not None and side == DIFFERENCE
         heard = f"Code {row + 1} hears of code {column + 1}"
         if np.isnan(value):
-            return f"{heard} nothing here: one of the two does not occur in {self.whole}."
-        if self.before is not None:
+            both = " as both see it" if difference else ""
+            return f"{heard} nothing here: one of the two does not occur in {self.whole}{both}."
+        if difference:
             more = "more" if value >= 0 else "less"
-            return f"{heard} by {abs(value):.2f} × chance {more}\nthan in the other model."
+            return f"{heard} by {abs(value):.2f} × chance {more}\nthan in what is compared with."
+        if self.before is not None and side == OTHERS:
+            heard = f"In what is compared with, code {row + 1} hears of code {column + 1}"
         return (
             f"{heard} {value:.2f} times as much as by chance:\n"
             "above 1 the two send their mass to the same references, however far apart they lie."
@@ -137,7 +152,7 @@ class Words:
 
     def tell_sent(self, reference: int, code: int | None) -> str:
         """A reference in plain words."""
-        of = self.whole.capitalize() if code is None else f"Code {code + 1}"
+        of = self.whole[0].upper() + self.whole[1:] if code is None else f"Code {code + 1}"
         return (
             f"Reference {reference + 1}: {of} sends it {self.sent(code)[reference]:.2f} times its "
             "even share.\nCells that send mass to the same reference hear of each other."
@@ -155,14 +170,21 @@ class Words:
 
     # ------------------------------------------------------------------ tables
 
-    def table(self, view: int, code: int | None = None) -> Table:
-        """All numbers of a view: heads and rows. code: the chosen one, for its references."""
-        tables = (self._usage, self._plan, self._scatter, lambda: self._sent(code), self._slices)
+    def table(self, view: int, code: int | None = None, side: str = DIFFERENCE) -> Table:
+        """All numbers of a view: heads and rows. code: the chosen one, for its references. side: of
+        the plan, see `lift`."""
+        tables = (
+            self._usage,
+            lambda: self._plan(side),
+            self._scatter,
+            lambda: self._sent(code),
+            self._slices,
+        )
         return tables[view]()
 
     def _usage(self) -> Table:
         heads = ["code", "percent", *(f"voxels of {name}" for name in self.inspection.names)]
-        heads += ["percent of the other model"] if self.before is not None else []
+        heads += ["percent in what is compared with"] if self.before is not None else []
         rows: list[list[Any]] = []
         for code in self.usage.order:
             row = [code + 1, round(self.percent(code), 4), *self.usage.table[code].tolist()]
@@ -170,8 +192,8 @@ class Words:
             rows.append(row)
         return heads, rows
 
-    def _plan(self) -> Table:
-        order, lift = sorted(self.usage.order), self.lift()
+    def _plan(self, side: str) -> Table:
+        order, lift = sorted(self.usage.order), self.lift(side)
         return ["code", *(str(code + 1) for code in order)], [
             [row + 1, *np.round(lift[row, order], 4).tolist()] for row in order
         ]

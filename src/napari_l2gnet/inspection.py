@@ -77,13 +77,15 @@ class Inspection:
                 f"{card.name} is a {card.architecture}, which has no codes to look at; choose the "
                 f"mask of a model with a codebook ({', '.join(WITH_CODES)})."
             )
-        if self.frame not in self.source.looks or not self.look.seen.any():
+        if self.forgotten:
             of = " of this frame" if len(self.source.raw) > 1 else ""
-            return (
-                f"What {card.name} saw{of} is not kept with this mask: press Segment again, then "
-                "look here."
-            )
+            return f"What {card.name} saw{of} is not kept with this mask."
         return ""
+
+    @property
+    def forgotten(self) -> bool:
+        """Is what the model saw of the frame not kept?"""
+        return self.frame not in self.source.looks or not self.look.seen.any()
 
     @property
     def look(self) -> Look:
@@ -127,15 +129,17 @@ class Inspection:
         from l2gnet_core.inspect.populations import unlikeness
 
         state = self._state_now()
+        look = self.look
         self._usage, self._doubts, self.ranking = {}, {}, []
-        self.voxels = self.look.cells.counts(self.mask, self.ids)
+        self.voxels = look.cells.counts(self.mask, self.ids)
         yield "Relating codes"
         self.usage(Part())
         known = self.source.card.codes
         self.unlike = None
-        if known is not None and len(known.counts) == len(self.look.vectors):
+        # A part of a scan uses other codes than a whole one, whatever the scan.
+        if known is not None and len(known.counts) == len(look.vectors) and look.seen.all():
             yield "Comparing with the training scans"
-            self.unlike = unlikeness(self.look, known)
+            self.unlike = unlikeness(look, known)
         self._state = state
 
     def usage(self, part: Part) -> Usage:
@@ -259,7 +263,7 @@ class Inspection:
         maps = uncertainty_maps(look, self.mask)
         if not self.ranking:
             yield "Ranking the slices"
-            ranking = ranked_slices(combined(maps), self.mask, axis)
+            ranking = ranked_slices(combined(maps), self.mask, axis, look.seen)
             self.ranking = [one for one in ranking if look.seen[one.index]]
         if kind in self._doubts:
             return

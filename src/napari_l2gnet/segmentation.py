@@ -109,6 +109,13 @@ class Segmentation:
         """Voxels (t,z,y,x) whose label a person chose."""
         return self.stroked | (self.shown != self.known)
 
+    def edits_in(self, frame: int, box: tuple[slice, slice, slice]) -> NDArray[np.bool_]:
+        """`by_person` in a box (z,y,x) of a frame."""
+        stroked, shown, known = (
+            array[frame][box] for array in (self.stroked, self.shown, self.known)
+        )
+        return np.asarray(stroked | (shown != known))
+
     def decided(self) -> NDArray[np.bool_]:
         """Voxels (t,z,y,x) that a person painted or that lie in slices they accepted."""
         theirs = self.by_person()

@@ -108,12 +108,13 @@ class SliceReview(QObject):
         if annotation is None or self._ranking is not None or annotation.job:
             return
         segmentation = annotation.segmentation
-        state = (annotation, id(segmentation.looks), len(segmentation.finished))
+        seen = tuple(map(id, segmentation.looks.values()))
+        state = (annotation, seen, len(segmentation.finished))
         if state == self._ranked:
             return
         if self._ranked is None or self._ranked[-1] != state[-1]:
             # A segmentation may be under way: wait until it brings nothing more.
-            self._ranked = (None, 0, state[-1])
+            self._ranked = (None, (), state[-1])
             self._rank_soon.start()
             return
         self._ranked = state

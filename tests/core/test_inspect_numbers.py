@@ -38,6 +38,7 @@ from l2gnet_core.inspect.populations import (
 )
 from l2gnet_core.inspect.similar import find_similar
 from l2gnet_core.inspect.uncertainty import (
+    USUAL_OVERLAP,
     combined,
     disagreement,
     lacking_overlap,
@@ -292,7 +293,7 @@ def test_neighbours_disagree_as_far_as_they_are_sure(seed, axis, slices):
             else unsure[other, row, column] / 2
             for other in beside
         ]
-        expected[index, row, column] = np.mean(against) if beside else 0
+        expected[index, row, column] = np.mean(against) if beside else 0.5
     stored = [np.moveaxis(array, 0, axis) for array in (mask, unsure)]
     found = np.moveaxis(disagreement(*stored, axis), axis, 0)
     np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -361,12 +362,17 @@ def test_slices_without_borders_come_last_and_those_near_what_was_found_first():
 
 @quick
 @given(seeds, st.integers(1, 5))
-def test_overlap_is_the_better_dice_with_a_neighbour(seed, slices):
-    mask = np.random.default_rng(seed).choice([0, 0, 0, 2, 5], (slices, 3, 3))
+def test_overlap_is_the_better_dice_with_a_neighbour_that_has_an_answer(seed, slices):
+    rng = np.random.default_rng(seed)
+    seen = rng.random(slices) < 0.7
+    mask = rng.choice([0, 0, 0, 2, 5], (slices, 3, 3))
     mask[::2, :, 1:] = 0
-    found = lacking_overlap(mask)
+    mask[~seen] = 0
+    found = lacking_overlap(mask, seen)
+    if seen.all():
+        np.testing.assert_array_equal(found, lacking_overlap(mask))
     for index in range(slices):
-        beside = [other for other in (index - 1, index + 1) if 0 <= other < slices]
+        beside = [n for n in (index - 1, index + 1) if 0 <= n < slices and seen[n]]
         lacking = []
         for label in (2, 5):
             here = [mask[one] == label for one in (index, *beside)]
@@ -375,7 +381,22 @@ def test_overlap_is_the_better_dice_with_a_neighbour(seed, slices):
                 both = [(here[0] & other).sum() for other in here[1:]]
                 dice = [2 * b / s for b, s in zip(both, sums, strict=True) if s]
                 lacking.append(1 - max(dice, default=0))
+        if lacking and not beside:
+            lacking = [USUAL_OVERLAP]
         assert found[index] == pytest.approx(np.mean(lacking) if lacking else 0)
+
+
+def test_a_slice_alone_is_expected_to_be_about_as_good_as_among_others():
+    mask = np.zeros((7, 40, 40), np.uint8)
+    mask[:, 10:30, 10:30] = 1
+    doubt = np.full(mask.shape, 0.02, np.float32)
+    among = {one.index: one for one in ranked_slices(doubt, mask, 0)}[3].expected
+    alone = ranked_slices(doubt[3:4], mask[3:4], 0)[0].expected
+    part, seen = np.zeros_like(mask), np.arange(7) == 3
+    part[3] = mask[3]
+    first = {one.index: one for one in ranked_slices(doubt, part, 0, seen)}[3].expected
+    assert among < alone < among + 0.1
+    assert first == pytest.approx(alone, abs=0.01)
 
 
 def flat(look) -> np.ndarray:

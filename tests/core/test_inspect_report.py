@@ -162,6 +162,7 @@ def test_models_without_transport_show_their_codes(
     l2gnet,
     image,
     make_model,
+    model_file,
     tmp_path,
     architecture,
 ):
@@ -169,6 +170,9 @@ def test_models_without_transport_show_their_codes(
     network = build(preset("tiny", 4, architecture=architecture))
     path = save_model(tmp_path / "m.safetensors", network, card)
     out = tmp_path / "out"
+    # Nothing stays that another model left there.
+    assert l2gnet("inspect", image, "-o", out, "--model", model_file)[0] == 0
+    assert (out / "plan.json").is_file()
     assert l2gnet("inspect", image, "-o", out, "--model", path)[0] == 0
     names = {file.name for file in out.iterdir()}
     assert {"codes.nii.gz", "index.html", "usage.png"} <= names

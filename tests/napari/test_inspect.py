@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from inspecting import click, code_map, inspect, inspectable, made_up_look, sett
 from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtWidgets import QAbstractButton, QComboBox
 
+from l2gnet_core.card import CodeStatistics
 from l2gnet_core.inspect.codes import code_colors
 from l2gnet_core.inspect.plans import code_plan, partners, reference_map, sources_map
 from l2gnet_core.inspect.uncertainty import combined, ranked_slices, uncertainty_maps
 from napari_l2gnet.charts import Chart
 from napari_l2gnet.inspect_form import CODES, DOUBT, HEARD, NOTHING, REFERENCE
-from napari_l2gnet.inspect_words import PLAN, REFERENCES, SCATTER, SLICES, USAGE
+from napari_l2gnet.inspect_parts import Part
+from napari_l2gnet.inspect_words import PLAN, REFERENCES, SCATTER, SLICES, USAGE, Words
 from napari_l2gnet.layers import transform_of
 
 Made = tuple[Any, Any, Any]
@@ -288,10 +291,82 @@ def test_a_mask_without_a_look_gets_a_sentence_until_it_has_one(
     mask = inspectable(viewer)
     look = mask.segmentation.looks.pop(0)
     widget = inspect(qtbot, viewer)
-    assert "press Segment again" in widget.told.text()
+    assert "Press Look again" in widget.told.text()
+    assert not widget.again.isHidden()
+    assert widget.views.isHidden()
     mask.segmentation.looks[0] = look
     mask.layer.refresh()
     qtbot.waitUntil(lambda: "codes occur" in widget.told.text(), timeout=10_000)
+
+
+def test_a_corrected_mask_is_looked_at_again_and_stays_as_it_is(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, segment = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, segment)
+    mask = segment.mask.segmentation
+    segment.mask.layer.data_setitem(tuple(np.array([[1, 1], [20, 20], [30, 31]])), 3)
+    # As after resuming: what a person painted is there, what the model saw is not.
+    (first,) = mask.looks.values()
+    mask.looks.clear()
+    labels, raw = mask.shown.copy(), mask.raw.copy()
+    widget = inspect(qtbot, viewer)
+    assert "Press Look again" in widget.told.text()
+    widget.again.click()
+    settle(qtbot, widget)
+    settle(qtbot, widget)
+    assert "codes occur" in widget.told.text()
+    assert widget.again.isHidden()
+    assert not widget.views.isHidden()
+    np.testing.assert_array_equal(mask.looks[0].codes, first.codes)
+    np.testing.assert_array_equal(mask.looks[0].plan_rows, first.plan_rows)
+    np.testing.assert_array_equal(mask.shown, labels)
+    np.testing.assert_array_equal(mask.raw, raw)
+
+
+def test_a_code_is_what_its_voxels_are_in_the_volume(opened: Made, qtbot: Any) -> None:
+    widget = opened[2]
+    whole = widget.inspection.usage(Part())
+    column = 2
+    code = int(whole.table[:, column].argmax())
+    widget.choose([code])
+    told = widget.told.text().split("<br>")[0]
+    widget.of.setCurrentIndex(widget.of.findData(column))
+    settle(qtbot, widget)
+    assert widget.told.text().split("<br>")[0] == told
+    share = whole.table[code, column] / whole.table[:, column].sum()
+    assert f"{100 * share:.2g} % of the myocardium" in widget.told.text()
+    assert widget.views.words.main_organ(code) == Words(widget.inspection, Part()).main_organ(code)
+
+
+def test_codes_without_organs_are_no_organ_s(opened: Made, qtbot: Any) -> None:
+    _viewer, mask, widget = opened
+    mask.segmentation.raw[0, 1] = 0
+    widget.inspection._state = ()
+    widget._on_mask()
+    settle(qtbot, widget)
+    widget._to_slice(1)
+    widget.of.setCurrentIndex(widget.of.findData("slice"))
+    settle(qtbot, widget)
+    widget.views.setCurrentIndex(PLAN)
+    ticks = widget.views.plan.getPlotItem().getAxis("left")._tickLevels[0]
+    assert [name for _, name in ticks] == ["background"]
+
+
+def test_part_of_a_scan_is_not_called_unlike(
+    make_napari_viewer: Callable[..., Any], qtbot: Any
+) -> None:
+    viewer = make_napari_viewer()
+    mask = inspectable(viewer)
+    known = CodeStatistics((1,) * 12, (0.0, 0.0001))
+    mask.segmentation.card = replace(mask.segmentation.card, codes=known)
+    widget = inspect(qtbot, viewer)
+    assert "unlike those that the model learnt from" in widget.message.text()
+    mask.segmentation.looks[0].codes[2] = -1
+    widget._on_mask()
+    settle(qtbot, widget)
+    assert widget.inspection.unlike is None
 
 
 def test_codes_without_transport(
@@ -312,6 +387,10 @@ def test_codes_without_transport(
         widget.save(tmp_path / f"{view}.csv")
         assert "Saved" in widget.message.text()
     assert widget.views.kind.findData("plan") < 0
+    for shown in (HEARD, REFERENCE):
+        item = widget.shown.model().item(widget.shown.findData(shown))
+        assert not item.isEnabled()
+        assert "no transport" in item.toolTip()
 
 
 def test_frames_of_a_series_are_looked_into_one_by_one(

@@ -22,7 +22,7 @@ from inspecting import (
 from l2gnet_core.inspect.places import unsure_regions
 from l2gnet_core.inspect.populations import histogram_distance
 from l2gnet_core.inspect.similar import find_similar
-from napari_l2gnet.inspect_form import DOUBT, EVERYWHERE, PIECE
+from napari_l2gnet.inspect_form import CHANGED, CODES, DOUBT, EVERYWHERE, OTHER_CODES, PIECE
 from napari_l2gnet.inspect_words import PLAN, USAGE
 from napari_l2gnet.tasks import scan_of
 
@@ -219,7 +219,7 @@ def test_assigning_says_what_is_missing(opened: Made, qtbot: Any) -> None:
     settle(qtbot, widget)
     click(viewer, world(mask, 1, 33, 41))
     choose(widget.target, 3)
-    assert "is left ventricle already" in widget.preview.toolTip()
+    assert "are left ventricle already" in widget.preview.toolTip()
     choose(widget.target, 1)
     widget.preview.click()
     settle(qtbot, widget)
@@ -252,26 +252,49 @@ def test_two_models_are_compared(make_napari_viewer: Callable[..., Any], qtbot: 
     shares = old.cells.counts(before.segmentation.raw[0], [0, 1, 2, 3]).sum(-1)
     shares = np.bincount(old.codes.ravel(), shares.ravel(), 12) / shares.sum()
     np.testing.assert_allclose([words.percent_before(c) for c in range(12)], 100 * shares)
-    assert "The other model gives it" in widget.views.usage.tell(3)
+    assert "In what is compared with, it has" in widget.views.usage.tell(3)
     widget.views.setCurrentIndex(PLAN)
     from l2gnet_core.inspect.plans import code_plan, times_chance
 
     difference = times_chance(code_plan(look)) - times_chance(code_plan(old))
-    np.testing.assert_allclose(words.lift(), np.nan_to_num(difference), atol=1e-9)
-    assert "than in the other model" in widget.views.plan.tell((1, 2))
+    np.testing.assert_allclose(words.lift(), difference, atol=1e-9)
+    assert "than in what is compared with" in widget.views.plan.tell((1, 2))
+    for place, plan in ((1, code_plan(look)), (2, code_plan(old))):
+        widget.views.side.setCurrentIndex(place)
+        heads, rows = widget.views.table()
+        lift = times_chance(plan)
+        codes = [int(head) - 1 for head in heads[1:]]
+        np.testing.assert_allclose([row[1:] for row in rows], lift[np.ix_(codes, codes)], atol=1e-4)
+        assert f"{lift[1, 2]:.2f} times" in widget.views.plan.tell((1, 2))
+    # Over the image: the other's code map, and where the two differ.
+    layer = widget.layers.find("codes")
+    widget.over.show(OTHER_CODES)
+    np.testing.assert_array_equal(np.asarray(layer.data), old.cells.on_scan(old.codes) + 1)
+    assert layer.name == "codes of scan · before"
+    widget.over.show(CHANGED)
+    differs = look.cells.on_scan((look.codes != old.codes).astype(np.float32))
+    np.testing.assert_array_equal(np.asarray(widget.layers.find("heat").data), differs)
+    widget.over.show(CODES)
+    np.testing.assert_array_equal(np.asarray(layer.data), look.cells.on_scan(look.codes) + 1)
+    widget.over.show(CHANGED)
     widget.views.setCurrentIndex(USAGE)
     viewer.layers.remove(before.layer)
     settle(qtbot, widget)
     assert widget.against.comparison is None
     assert not widget.compare.isVisible()
+    assert widget.shown.currentData() == CODES
+    place = widget.shown.findData(CHANGED)
+    assert not widget.shown.model().item(place).isEnabled()
+    assert "Against" in widget.shown.model().item(place).toolTip()
 
 
+@pytest.mark.parametrize("codes", [20, 12], ids=["more codes", "other codes"])
 def test_models_with_other_codebooks_are_compared_in_words_alone(
-    make_napari_viewer: Callable[..., Any], qtbot: Any
+    make_napari_viewer: Callable[..., Any], qtbot: Any, codes: int
 ) -> None:
     viewer = make_napari_viewer()
-    inspectable(viewer, codes=20, name="larger")
-    inspectable(viewer, image=viewer.layers["scan"], name="smaller")
+    inspectable(viewer, codes=codes, name="other")
+    inspectable(viewer, image=viewer.layers["scan"], seed=3, name="smaller")
     widget = inspect(qtbot, viewer)
     widget.compare.setCurrentIndex(1)
     settle(qtbot, widget)
@@ -311,3 +334,157 @@ def test_an_earlier_version_of_the_model_is_compared(
     mask.layer.undo()
     qtbot.waitUntil(lambda: widget.inspection.is_current and not widget.jobs.busy, timeout=10_000)
     assert widget.inspection.look is old
+
+
+def test_a_run_that_has_just_begun_and_other_scans_can_be_compared_with(
+    make_napari_viewer: Callable[..., Any], qtbot: Any
+) -> None:
+    viewer = make_napari_viewer()
+    other = inspectable(viewer, seed=4, name="other")
+    look = other.segmentation.looks.pop(0)
+    scan = np.zeros((5, 64, 80), np.uint8)
+    elsewhere = inspectable(viewer, (5, 64, 80), image=viewer.add_image(scan, name="b"), seed=2)
+    mask = inspectable(viewer, image=viewer.layers["scan"])
+    widget = inspect(qtbot, viewer)
+    own = mask.segmentation.looks[0]
+    look.vectors[...] = elsewhere.segmentation.looks[0].vectors[...] = own.vectors
+    widget.mask_combo.choose(mask.layer)
+    settle(qtbot, widget)
+    names = [widget.compare.itemText(n) for n in range(widget.compare.count())]
+    assert names == ["–", "b · made up"]
+    # The other model has seen its first slice.
+    other.segmentation.looks[0] = look
+    other.layer.refresh()
+    qtbot.waitUntil(lambda: widget.compare.count() == 3, timeout=5_000)
+    widget.compare.setCurrentIndex(2)
+    settle(qtbot, widget)
+    assert "Against b · made up" in widget.message.text()
+    assert widget.views.words.before is not None
+    # A slice of another scan is not the same slice, and its cells lie elsewhere.
+    choose(widget.of, "slice")
+    settle(qtbot, widget)
+    assert widget.views.words.before is None
+    assert not widget.shown.model().item(widget.shown.findData(OTHER_CODES)).isEnabled()
+
+
+def test_what_is_chosen_stays_from_frame_to_frame(
+    segment_widget: Any, tmp_path: Path, qtbot: Any
+) -> None:
+    import nibabel as nib
+
+    data = np.random.default_rng(1).integers(0, 900, (32, 32, 3, 2)).astype(np.int16)
+    nib.save(nib.Nifti1Image(data, np.diag([1.4, 1.4, 8, 1])), tmp_path / "cine.nii.gz")
+    viewer, segment = segment_widget()
+    open_scan(viewer, tmp_path / "cine.nii.gz")
+    run(qtbot, segment)
+    mask = segment.mask.segmentation
+    widget = inspect(qtbot, viewer)
+    assert [widget.compare.itemText(n) for n in range(2)] == ["–", "frame 1"]
+    widget.compare.setCurrentIndex(1)
+    settle(qtbot, widget)
+    assert widget.against.comparison.other.look is mask.looks[1]
+    code = int(mask.looks[0].codes[1, 0, 0])
+    widget.choose([code])
+    viewer.dims.set_current_step(0, 1)
+    settle(qtbot, widget)
+    assert widget.codes == [code]
+    # Not with itself.
+    assert widget.compare.itemText(1) == "frame 0"
+    assert widget.against.comparison is None
+    viewer.dims.set_current_step(0, 0)
+    settle(qtbot, widget)
+    assert widget.codes == [code]
+
+
+def test_an_organ_is_not_assigned_to_itself(opened: Made, qtbot: Any) -> None:
+    _viewer, mask, widget = opened
+    mask.layer.data_setitem((np.array([0]), np.array([1]), np.array([2])), 2)
+    painted = mask.layer.data.copy()
+    code = int(code_map(mask)[1, 2, 2])
+    widget.choose([code])
+    choose(widget.extent, EVERYWHERE)
+    choose(
+        widget.target,
+        widget.inspection.ids[widget.inspection.usage(widget.part).shares(code)[0][0]],
+    )
+    widget.preview.click()
+    settle(qtbot, widget)
+    assert "already: choose another organ" in widget.message.text()
+    assert not widget.apply.isEnabled()
+    # What is accepted between the preview and the press stays, and nothing is said to be undoable.
+    choose(widget.target, 3)
+    widget.preview.click()
+    settle(qtbot, widget)
+    mask.segmentation.reviewed.update(mask.segmentation.places)
+    widget.apply.click()
+    assert "No voxel is left to change" in widget.message.text()
+    np.testing.assert_array_equal(mask.layer.data, painted)
+
+
+def test_another_part_takes_the_preview_back(opened: Made, qtbot: Any) -> None:
+    viewer, mask, widget = opened
+    viewer.dims.set_point(0, 8)
+    settle(qtbot, widget)
+    click(viewer, world(mask, 1, 33, 41))
+    choose(widget.target, 1)
+    choose(widget.of, "slice")
+    settle(qtbot, widget)
+    widget.preview.click()
+    settle(qtbot, widget)
+    assert "in slice 1." in widget.message.text()
+    choose(widget.of, "volume")
+    settle(qtbot, widget)
+    assert not widget.apply.isEnabled()
+    assert not (widget.layers.find("lit").data == 4).any()
+    assert "would change" not in widget.message.text()
+
+
+def test_unsure_places_that_a_person_decided_on_are_left_out(opened: Made, qtbot: Any) -> None:
+    _viewer, mask, widget = opened
+    widget.unsure.click()
+    settle(qtbot, widget)
+    every = list(widget.places.found)
+    mask.segmentation.reviewed.add((0, every[0].index))
+    painted = next(place for place in every if place.index != every[0].index)
+    inside = np.zeros(mask.layer.data.shape, bool)
+    inside[painted.box][painted.voxels] = True
+    mask.layer.data_setitem(np.nonzero(inside), 2)
+    widget.places.forget()
+    widget.unsure.click()
+    settle(qtbot, widget)
+    left = [one for one in every if one.index != every[0].index and one is not painted]
+    assert widget.places.found == left
+    assert f"{len(every) - len(left)} places that you accepted or painted" in widget.message.text()
+    mask.segmentation.reviewed.update(mask.segmentation.places)
+    widget.places.forget()
+    widget.unsure.click()
+    settle(qtbot, widget)
+    assert "every place" in widget.message.text()
+
+
+def test_a_new_mistake_is_searched_for_without_the_last_one(opened: Made, qtbot: Any) -> None:
+    viewer, mask, widget = opened
+    viewer.dims.set_point(0, 8)
+    settle(qtbot, widget)
+    widget.mark.click()
+    marks = viewer.layers.selection.active
+    marks.data_setitem(tuple(np.array([[1], [30], [40]])), 1)
+    widget.similar.click()
+    settle(qtbot, widget)
+    assert "like what you marked." in widget.message.text()
+    # Painted in the mask since: that is meant.
+    viewer.dims.set_point(0, 16)
+    settle(qtbot, widget)
+    mask.layer.data_setitem(tuple(np.array([[2, 2], [20, 20], [30, 31]])), 3)
+    widget.similar.click()
+    settle(qtbot, widget)
+    assert "like what you painted in the mask on slice 2." in widget.message.text()
+    # Another mark begins with an empty layer, and counts again.
+    widget.mark.click()
+    assert not marks.data.any()
+    marks.data_setitem(tuple(np.array([[1], [10], [10]])), 1)
+    widget.mark.click()
+    assert marks.data.sum() == 1
+    widget.similar.click()
+    settle(qtbot, widget)
+    assert "like what you marked." in widget.message.text()

@@ -138,6 +138,6 @@ def find(
         plan=code_plan(look) if has_plans else None,
         between=organ_plan(look, voxels) if has_plans else None,
         maps=maps,
-        slices=ranked_slices(maps["combined"], mask, look.cells.axis),
+        slices=ranked_slices(maps["combined"], mask, look.cells.axis, look.seen),
         unlike=None if known is None else unlikeness(look, known),
     )

@@ -62,7 +62,7 @@ def _unlike(findings: Findings) -> str:
         )
     told = (
         f"By the codes it uses, it lies {known.distance:.3f} from the scans that the model learnt "
-        "from (0 = the same codes as often, 1 = codes as if drawn by chance)"
+        "from (0 = the same codes as often, 1 = the mean distance of two codes)"
     )
     if known.percentile is None:
         return told + "."

@@ -31,7 +31,8 @@ def histogram_distance(
 
     one, other: (K,) counts, neither all zero. vectors: (K,d), the codebook; other_vectors that of
     `other` where it is another one, as after fine-tuning. The unit is the mean distance between two
-    different codes of `vectors`: 0 = the same, 1 = as if codes were drawn by chance.
+    different codes of `vectors`. With `cardiac-cine`, two phases of a heart lie about 0.05 apart,
+    two patients 0.15, and a scan from codes drawn by chance 0.17.
     """
     # Half a second that starting the command need not wait for.
     import ot
@@ -88,7 +89,8 @@ class Unlikeness:
 
 
 def unlikeness(look: Look, known: CodeStatistics) -> Unlikeness:
-    """Compare a scan, of which at least one slice has been seen, to a model's training scans."""
+    """Compare a scan to a model's training scans; all slices should have been seen: a part of a
+    scan uses other codes than a whole one."""
     counts = np.array(known.counts)
     distance = histogram_distance(code_counts(look), counts, look.vectors)
     if not known.distances:

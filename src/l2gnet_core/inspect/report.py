@@ -25,6 +25,9 @@ from l2gnet_core.suitability import mismatches
 from l2gnet_core.volume import Grid, oriented_as, slicing_axis
 
 PAGE_FILE = "index.html"
+#: What models with transport alone leave.
+PLAN_FILES = ("plan.nii.gz", "plan.json", "plan.png", "references.nii.gz", "references.png",
+              "uncertainty-plan.nii.gz")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,10 @@ def write_report(findings: Findings, grid: Grid, folder: Path) -> None:
         write_map(folder / f"uncertainty-{name}.nii.gz", values, grid)
     if findings.plan is not None:
         _write_plans(findings, grid, folder)
+    else:
+        # Of a look at another model: they would pass for this one's.
+        for name in PLAN_FILES:
+            (folder / name).unlink(missing_ok=True)
     drawn = pictures(findings)
     for name, content in drawn.items():
         _write(folder / f"{name}.png", content)
