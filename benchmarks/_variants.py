@@ -11,10 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from l2gnet_core.bottlenecks import BottleneckOutput, as_map, as_tokens, zero_started
+from l2gnet_core.bottlenecks import (
+    BottleneckOutput,
+    Quantising,
+    as_map,
+    begin_as_codes,
+    zero_started,
+)
 from l2gnet_core.config import ARCHITECTURES, NetworkConfig, preset
 from l2gnet_core.model import NetworkOutput, build
-from l2gnet_core.quantizer import Codebook
 from l2gnet_core.sampling import Sampler
 from l2gnet_core.transport import cosine_cost, transport_tokens
 
@@ -34,9 +39,10 @@ def architecture(name: str, **changes: object) -> Build:
     return make
 
 
-class CodesAndReference(nn.Module):
+class CodesAndReference(Quantising):
     """L2GNet's bottleneck in pieces: which of z, c and g are fused, what relates the codes, whether
-    the encoder learns through the codes (`straight`), and how much the commitment weighs."""
+    the encoder learns through the codes (`straight`), how many times as much the commitment weighs,
+    and whether z passes by (`beside`)."""
 
     def __init__(
         self,
@@ -45,26 +51,33 @@ class CodesAndReference(nn.Module):
         relation: str = "transport",
         straight: bool = True,
         commitment: float = 1.0,
+        beside: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(config)
         channels = config.widths[-1]
-        self.codebook = Codebook(config.codes, channels)
         self.reference = nn.Parameter(torch.randn(config.references, channels) / channels**0.5)
-        self.fusion = zero_started(len(parts) * channels, channels)
+        self.fusion: nn.Conv2d = zero_started(len(parts) * channels, channels)
+        if not beside:
+            self.fusion = nn.Conv2d(len(parts) * channels, channels, 1)
         self.config, self.parts, self.relation = config, parts, relation
-        self.straight, self.commitment = straight, commitment
+        self.straight, self.commitment, self.beside = straight, commitment, beside
 
     def forward(self, features: Tensor) -> BottleneckOutput:
         """features: (B,d,h,w)."""
         batch, _, height, width = features.shape
-        quantized = self.codebook(as_tokens(features))
+        first = self.codebook.training and not self.codebook.started
+        quantized = self.quantise(features)
+        if first:
+            begin_as_codes(self.reference, self.codebook.vectors)
         tokens = quantized.tokens if self.straight else quantized.tokens.detach()
         parts = {"z": features, "c": as_map(tokens, features)}
         if "g" in self.parts:
             parts["g"] = as_map(self._related(tokens, quantized.codes), features)
         fused = self.fusion(torch.cat([parts[part] for part in self.parts], 1))
+        if self.beside:
+            fused = features + self.pace * fused
         codes = quantized.codes.reshape(batch, height, width)
-        return BottleneckOutput(features + fused, self.commitment * quantized.commitment, codes)
+        return BottleneckOutput(fused, self.commitment * quantized.commitment, codes)
 
     def _related(self, tokens: Tensor, codes: Tensor) -> Tensor:
         config = self.config
@@ -144,19 +157,21 @@ STRIDE_8 = (16, 32, 64, 256)
 VARIANTS: dict[str, Build] = {
     **{name: architecture(name) for name in ARCHITECTURES},
     "monai-unet": MonaiUNet,
-    "no transport": pieces("zc"),
-    "softmax": pieces("zcg", relation="softmax"),
-    "codes do not teach": pieces("zcg", straight=False),
-    "commitment / 10": pieces("zcg", commitment=0.1),
-    "fuse c, g": pieces("cg"),
-    "fuse z, g": pieces("zg"),
-    "group normalisation": architecture("l2gnet", normalisation="group"),
+    "no transport": pieces("c"),
+    "softmax": pieces("cg", relation="softmax"),
+    "plain tokens": architecture("l2gnet", tokens="plain", sinkhorn_iterations=8),
+    "codes do not teach": pieces("cg", straight=False),
+    "commitment × 10": pieces("cg", commitment=10),
+    "no commitment": pieces("cg", commitment=0),
+    "fuse z, c, g": pieces("zcg"),
+    "fuse c, g without z": pieces("cg", beside=False),
     "stride 8": architecture("l2gnet", widths=STRIDE_8),
+    "unet, stride 8": architecture("unet", widths=STRIDE_8),
     "R = 16": architecture("l2gnet", references=16),
     "R = 256": architecture("l2gnet", references=256),
     "K = 64": architecture("l2gnet", codes=64),
     "K = 1024": architecture("l2gnet", codes=1024),
-    "one plan per volume": pieces("zcg", relation="volume"),
+    "one plan per volume": pieces("cg", relation="volume"),
     # The same batches with a plan per slice: what to compare the last one with.
     "batches by volume": architecture("l2gnet"),
 }

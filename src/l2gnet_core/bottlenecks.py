@@ -16,14 +16,14 @@ each class says where it departs.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from l2gnet_core.config import NetworkConfig
 from l2gnet_core.precise import precise
-from l2gnet_core.quantizer import Codebook
+from l2gnet_core.quantizer import Codebook, Quantized
 from l2gnet_core.transport import TransportPlan, transport_codes, transport_tokens
 
 
@@ -58,6 +58,46 @@ def zero_started(inputs: int, outputs: int) -> nn.Conv2d:
     return fusion
 
 
+class Quantising(nn.Module):
+    """What the bottlenecks with codes share: a codebook, and how features come to it.
+
+    A commitment to codes of the features as they are is cheapest where these shrink and are all
+    alike: trained so, the deepest features lost nearly all their directions, and their codes with
+    them (docs/benchmarks.md). So each channel of each image is normalised first, without weights,
+    the commitment weighs a tenth of what it does in van den Oord et al. (2017), and what is made of
+    the codes comes to the features at a tenth of the pace. "plain" tokens are as models before had
+    them: the features as they are, at full weight and pace.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.normalised = config.tokens == "normalised"
+        self.weight, self.pace = (0.1, 0.1) if self.normalised else (1.0, 1.0)
+        self.codebook = Codebook(config.codes, config.widths[-1], quick=self.normalised)
+
+    def quantise(self, features: Tensor) -> Quantized:
+        """Features (B,d,h,w) → their codes, and a commitment as heavy as it is to be."""
+        tokens = precise(features)
+        if self.normalised:
+            with torch.autocast(features.device.type, enabled=False):
+                tokens = torch.group_norm(tokens, tokens.shape[1])
+        quantized: Quantized = self.codebook(as_tokens(tokens))
+        return replace(quantized, commitment=self.weight * quantized.commitment)
+
+    def fusion_of(self, config: NetworkConfig) -> nn.Conv2d:
+        """What fuses two maps made of codes; with plain tokens the features, too."""
+        channels = config.widths[-1]
+        return zero_started((2 if self.normalised else 3) * channels, channels)
+
+    def fused(self, fusion: nn.Module, features: Tensor, *parts: Tensor) -> Tensor:
+        """Features (B,d,h,w) with what is made of codes, tokens (B,n,d)."""
+        maps = [as_map(part, features) for part in parts]
+        if not self.normalised:
+            maps = [features, *maps]
+        changed: Tensor = fusion(torch.cat(maps, 1))
+        return features + self.pace * changed
+
+
 class Continuous(nn.Module):
     """The features as they are."""
 
@@ -66,17 +106,13 @@ class Continuous(nn.Module):
         return BottleneckOutput(features, features.new_zeros(()))
 
 
-class Codes(nn.Module):
+class Codes(Quantising):
     """Every token replaced by its code. The paper quantises every skip too; here the bottleneck
     alone, so that the bottleneck stays the only difference."""
 
-    def __init__(self, channels: int, codes: int) -> None:
-        super().__init__()
-        self.codebook = Codebook(codes, channels)
-
     def forward(self, features: Tensor) -> BottleneckOutput:
         """features: (B,d,h,w)."""
-        quantized = self.codebook(as_tokens(features))
+        quantized = self.quantise(features)
         batch, _, height, width = features.shape
         return BottleneckOutput(
             as_map(quantized.tokens, features),
@@ -130,7 +166,7 @@ def positions(features: Tensor) -> Tensor:
     return torch.cat([rows, columns], 2).flatten(0, 1).to(features.dtype)
 
 
-class CodesWithAttention(nn.Module):
+class CodesWithAttention(Quantising):
     """Continuous tokens ask their codes by multi-head cross-attention.
 
     SynergyNet's DisConX module relates discrete and continuous features by cross-attention with
@@ -138,53 +174,54 @@ class CodesWithAttention(nn.Module):
     in attention against transport alone.
     """
 
-    def __init__(self, channels: int, codes: int) -> None:
-        super().__init__()
-        self.codebook = Codebook(codes, channels)
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__(config)
+        channels = config.widths[-1]
         self.attention = nn.MultiheadAttention(
             channels, num_heads=max(1, channels // 32), batch_first=True
         )
-        self.fusion = zero_started(3 * channels, channels)
+        self.fusion = self.fusion_of(config)
 
     def forward(self, features: Tensor) -> BottleneckOutput:
         """features: (B,d,h,w)."""
-        tokens = as_tokens(features)
-        quantized = self.codebook(tokens)
+        quantized = self.quantise(features)
         asked, _ = self.attention(
-            precise(tokens), quantized.tokens, quantized.tokens, need_weights=False
+            precise(as_tokens(features)), quantized.tokens, quantized.tokens, need_weights=False
         )
-        parts = [features, as_map(quantized.tokens, features), as_map(asked, features)]
         batch, _, height, width = features.shape
         return BottleneckOutput(
-            features + self.fusion(torch.cat(parts, 1)),
+            self.fused(self.fusion, features, quantized.tokens, asked),
             quantized.commitment,
             quantized.codes.reshape(batch, height, width),
             code_error=quantized.error.reshape(batch, height, width),
         )
 
 
-class CodesWithTransport(nn.Module):
+class CodesWithTransport(Quantising):
     """L2GNet's bottleneck (arXiv 2502.05229): codes related by transport on a trainable reference.
 
-    Continuous features z, their codes c and the transported codes g are fused by a 1×1 convolution
-    whose result is added to z and starts at zero, so that an untrained bottleneck is the identity.
-    The paper's abstract does not say how they are fused; this form is our choice.
+    Codes c and transported codes g are fused by a 1×1 convolution whose result is added to the
+    continuous features z and starts at zero, so that an untrained bottleneck is the identity. The
+    paper's abstract does not say how they are fused; this form is our choice. References begin as
+    codes: random ones are as far from every code as from any other, and the plan is the same for
+    all.
     """
 
-    def __init__(
-        self, channels: int, codes: int, references: int, epsilon: float, iterations: int
-    ) -> None:
-        super().__init__()
-        self.codebook = Codebook(codes, channels)
-        self.reference = nn.Parameter(torch.randn(references, channels) / channels**0.5)
-        self.epsilon = epsilon
-        self.iterations = iterations
-        self.fusion = zero_started(3 * channels, channels)
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__(config)
+        channels = config.widths[-1]
+        self.reference = nn.Parameter(torch.randn(config.references, channels) / channels**0.5)
+        self.epsilon = config.epsilon
+        self.iterations = config.sinkhorn_iterations
+        self.fusion = self.fusion_of(config)
 
     def forward(self, features: Tensor) -> BottleneckOutput:
         """features: (B,d,h,w)."""
         batch, _, height, width = features.shape
-        quantized = self.codebook(as_tokens(features))
+        first = self.codebook.training and not self.codebook.started
+        quantized = self.quantise(features)
+        if first and self.normalised:
+            begin_as_codes(self.reference, self.codebook.vectors)
         if self.training:
             returned, plan = transport_tokens(
                 quantized.tokens, quantized.codes, self.reference, self.epsilon, self.iterations
@@ -197,32 +234,32 @@ class CodesWithTransport(nn.Module):
                 self.epsilon,
                 self.iterations,
             )
+        return BottleneckOutput(
+            self.fused(self.fusion, features, quantized.tokens, returned),
+            quantized.commitment,
+            quantized.codes.reshape(batch, height, width),
+            plan,
+            quantized.error.reshape(batch, height, width),
+        )
 
-        parts = [features, as_map(quantized.tokens, features), as_map(returned, features)]
-        codes = quantized.codes.reshape(batch, height, width)
-        fused = features + self.fusion(torch.cat(parts, 1))
-        error = quantized.error.reshape(batch, height, width)
-        return BottleneckOutput(fused, quantized.commitment, codes, plan, error)
+
+@torch.no_grad()
+def begin_as_codes(reference: Tensor, vectors: Tensor) -> None:
+    """Make references (R,d) of codes (K,d), which were drawn by chance."""
+    reference.copy_(vectors[torch.arange(len(reference)) % len(vectors)])
 
 
 def build_bottleneck(config: NetworkConfig) -> nn.Module:
     """The bottleneck of an architecture; its forward takes (B,d,h,w), gives `BottleneckOutput`."""
-    channels = config.widths[-1]
     match config.architecture:
         case "unet" | "attnunet":
             return Continuous()
         case "vqunet":
-            return Codes(channels, config.codes)
+            return Codes(config)
         case "transunet":
-            return Transformer(channels)
+            return Transformer(config.widths[-1])
         case "synergynet":
-            return CodesWithAttention(channels, config.codes)
+            return CodesWithAttention(config)
         case "l2gnet":
-            return CodesWithTransport(
-                channels,
-                config.codes,
-                config.references,
-                config.epsilon,
-                config.sinkhorn_iterations,
-            )
+            return CodesWithTransport(config)
     raise ValueError(f"There is no architecture {config.architecture!r}.")

@@ -16,7 +16,11 @@ from l2gnet_core.volume import Volume
 
 #: What may follow a patient's identity in a file name: frames and phases of one examination. Only
 #: after a separator, lest "patient1" and "patient2" lose their "t1" and "t2" and become one.
-_FRAME = re.compile(r"[_-](frame|phase|time|ed|es|t)[_-]?\d*$", re.IGNORECASE)
+_FRAME = re.compile(
+    r"([_-](frame|phase|time|timepoint|tp|ed|es|t|ses|session|visit)[_-]?\d*)+$", re.IGNORECASE
+)
+#: The Brain Imaging Data Structure names the patient first, then session, run and contrast.
+_BIDS = re.compile(r"sub-[a-z0-9]+(?=_|$)", re.IGNORECASE)
 _CHANNEL = re.compile(r"_\d{4}$")
 
 Part = Literal["train", "tuning", "test"]
@@ -74,8 +78,10 @@ class Case:
 
     @classmethod
     def named(cls, name: str, files: ScanFiles, part: Part | None = None) -> Case:
-        """A case whose patient its name tells: "patient001_frame01" is of "patient001"."""
-        return cls(name, _FRAME.sub("", name), files, part)
+        """A case whose patient its name tells: "patient001_frame01" is of "patient001", and
+        "sub-07_ses-2_T1w" of "sub-07"."""
+        subject = _BIDS.match(name)
+        return cls(name, subject[0] if subject else _FRAME.sub("", name), files, part)
 
     def read(self) -> tuple[Volume, Volume]:
         """The scan and its labels. Errors: InputError, one sentence."""

@@ -83,6 +83,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="GPUs, or processes on the CPU, that share each batch.",
 )
+@click.option(
+    "--nodes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Machines with as many devices each; start the command on each, as torchrun or SLURM do.",
+)
 @click.pass_context
 def train(
     context: click.Context,
@@ -93,6 +100,7 @@ def train(
     start: str | None,
     device: str,
     devices: int,
+    nodes: int,
     **how: Any,
 ) -> None:
     """Train on a dataset folder; `l2gnet check` says whether it is one.
@@ -137,6 +145,7 @@ def train(
         pixel=how["pixel"],
         device=chosen,
         devices=devices,
+        nodes=nodes,
         resume=resume,
         start=model,
     )
@@ -159,7 +168,7 @@ def train(
             bar.reach(progress.done, f"epoch {progress.epoch}, loss {progress.loss:.3f}{scores}")
     if steps:
         click.echo(f"{output}: {steps} steps{scores}")
-    elif devices == 1:  # the other processes of several have nothing to say
+    elif devices * nodes == 1:  # the other processes of several have nothing to say
         click.echo(f"{output}: was finished already")
 
 

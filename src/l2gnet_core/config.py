@@ -21,6 +21,8 @@ class NetworkConfig:
     them, `references`, `epsilon` and `sinkhorn_iterations` by `l2gnet` alone. `supervised` counts
     the coarser levels of the decoder that learn from the labels too (deep supervision).
     `normalisation` is "instance" (every channel alone) or "group" (eight groups of channels).
+    `tokens` says what is quantised: features that are "normalised" (each channel of each image has
+    mean 0 and variance 1) or "plain", as they are.
     """
 
     classes: int
@@ -30,9 +32,10 @@ class NetworkConfig:
     codes: int = 256
     references: int = 64
     epsilon: float = 0.1
-    sinkhorn_iterations: int = 8
+    sinkhorn_iterations: int = 16
     supervised: int = 0
     normalisation: str = "instance"
+    tokens: str = "normalised"
 
     @property
     def stride(self) -> int:
@@ -46,8 +49,9 @@ class NetworkConfig:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> NetworkConfig:
         """Inverse of `to_json`."""
-        # All networks were normalised by groups before there was a choice.
-        return cls(**{"normalisation": "group", **values, "widths": tuple(values["widths"])})
+        # What all networks had before there was a choice.
+        first = {"normalisation": "group", "tokens": "plain"}
+        return cls(**{**first, **values, "widths": tuple(values["widths"])})
 
 
 #: Sizes by name; `small` (2.7 million parameters) is the one that ships.

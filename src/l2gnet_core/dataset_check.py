@@ -124,6 +124,12 @@ def _examine(case: Case, names: dict[int, str]) -> tuple[Examined, list[Finding]
     ids, counts = np.unique(truth.data, return_counts=True)
     voxels = dict(zip(ids.tolist(), counts.tolist(), strict=True))
     unknown = sorted(set(voxels) - {0, *names}) if names else []
+    left_open = [id for id, name in names.items() if name.lower() == "ignore" and id in voxels]
+    if left_open:
+        errors.append(
+            f"Label {left_open[0]} is nnU-Net's \"ignore\", voxels that nobody labelled, which would "
+            "be learnt as a structure; label them, or take the scan out."
+        )
     if unknown:
         errors.append(
             f"Label ids {unknown} are not in dataset.json; name them there or take them out."

@@ -35,14 +35,17 @@ class SegmentationNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config.in_channels, config.widths, config.normalisation)
-        self.bottleneck = build_bottleneck(config)
-        self.decoder = Decoder(
+        # Before the bottleneck, which draws more or fewer numbers: with one seed all architectures
+        # begin with the same body.
+        decoder = Decoder(
             config.widths,
             config.classes,
             config.normalisation,
             gated=config.architecture == "attnunet",
             supervised=config.supervised,
         )
+        self.bottleneck = build_bottleneck(config)
+        self.decoder = decoder
 
     def forward(self, image: Tensor) -> NetworkOutput:
         """image: (B,C,H,W), H and W multiples of `config.stride`."""

@@ -36,16 +36,22 @@ class Codebook(nn.Module):
     counts: Tensor
     sums: Tensor
     started: Tensor
+    updates: Tensor
 
-    def __init__(self, codes: int, channels: int, decay: float = 0.99) -> None:
+    def __init__(self, codes: int, channels: int, decay: float = 0.99, quick: bool = False) -> None:
+        """quick: average over fewer batches at first, as the encoder moves fast then; a codebook
+        that averages over a hundred from the start lags behind it, and few codes are used."""
         super().__init__()
         self.decay = decay
+        self.quick = quick
         # A code is dead when it gets less than this share of an equal part of the tokens.
         self.dead_share = 0.25
         self.register_buffer("vectors", torch.randn(codes, channels))
         self.register_buffer("counts", torch.ones(codes))
         self.register_buffer("sums", self.vectors.clone())
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+        if quick:
+            self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
     def nearest(self, tokens: Tensor) -> Tensor:
         """Indices (B,n) of the codes nearest to tokens (B,n,d), by squared distance."""
@@ -88,8 +94,12 @@ class Codebook(nn.Module):
         flat, index = tokens.flatten(0, -2), codes.flatten()
         counts = torch.zeros_like(self.counts).index_add_(0, index, flat.new_ones(len(flat)))
         sums = torch.zeros_like(self.sums).index_add_(0, index, flat)
-        self.counts.lerp_(counts, 1 - self.decay)
-        self.sums.lerp_(sums, 1 - self.decay)
+        new = 1 - self.decay
+        if self.quick:
+            new = max(new, 9 / (10 + int(self.updates)))
+            self.updates += 1
+        self.counts.lerp_(counts, new)
+        self.sums.lerp_(sums, new)
         dead = self.counts < self.dead_share * self.counts.mean()
         fresh = self._draw(tokens, len(self.vectors))
         revived = self.counts.mean()

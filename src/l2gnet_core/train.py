@@ -130,8 +130,9 @@ def _no_such_run(folder: Path) -> InputError:
     )
 
 
-def make_fabric(device: str = "cpu", devices: int = 1) -> Fabric:
-    """Lightning Fabric for a number of GPUs or, on the CPU, of processes that talk by gloo.
+def make_fabric(device: str = "cpu", devices: int = 1, nodes: int = 1) -> Fabric:
+    """Lightning Fabric for a number of GPUs or, on the CPU, of processes that talk by gloo, on
+    each of some machines.
 
     Call `launch` before training with several. Raises InputError if there are not as many GPUs.
     """
@@ -144,9 +145,12 @@ def make_fabric(device: str = "cpu", devices: int = 1) -> Fabric:
             f"Expected at most {torch.cuda.device_count()} devices, the GPUs of this machine, but "
             f"got --devices {devices}; ask for fewer."
         )
-    strategy = "ddp" if devices > 1 else "auto"
     return Fabric(
-        accelerator=device, devices=devices, strategy=strategy, precision=precision(device)
+        accelerator=device,
+        devices=devices,
+        num_nodes=nodes,
+        strategy="ddp" if devices * nodes > 1 else "auto",
+        precision=precision(device),
     )
 
 
@@ -253,7 +257,15 @@ class Trainer:
             loss, codes = self._parallel(images, targets)
             self.optimizer.zero_grad(set_to_none=True)
             self.fabric.backward(loss)
-            self.fabric.clip_gradients(self._parallel, self.optimizer, max_norm=1.0)
+            norm = self.fabric.clip_gradients(
+                self._parallel, self.optimizer, max_norm=1.0, error_if_nonfinite=False
+            )
+            if norm is not None and not norm.isfinite():
+                raise InputError(
+                    f"Expected numbers to learn from, but at step {self.step + 1} the training ran "
+                    "away to infinity; begin again with a smaller --learning-rate, and see whether "
+                    "l2gnet check finds scans that hold no numbers."
+                )
             self.optimizer.step()
             self.average.update_parameters(self.network)
             self.step += 1
@@ -300,11 +312,13 @@ class Trainer:
         if done >= self.training.mild_from:
             sampler = sampler.milder()
         size, processes = sampler.how.size, self.fabric.world_size
-        count = self.training.batch // processes
+        together = self.training.batch
         if done >= self.training.large_from:
             stride, factor = self.network.config.stride, self.training.large
             size = round(size * factor / stride) * stride
-            count = max(1, round(count / factor**2))
+            together = round(together / factor**2)
+        # As near to what a single process draws as can be shared evenly.
+        count = max(1, round(together / processes))
         first = self.fabric.global_rank * count
         images, targets = sampler.batch(
             self.step, range(first, first + count), size, self.fabric.device

@@ -44,6 +44,8 @@ from l2gnet_core.train import (
 )
 from l2gnet_core.training_log import TrainingLog
 
+#: What of a network's settings has changed over time, while its weights kept their names.
+KIND = ("normalisation", "tokens", "sinkhorn_iterations")
 CHOICES_FILE = "settings.json"
 VIEW_FILE = "view.json"
 #: Seeds of drawn phantoms that training may see; demonstrations and tests use smaller ones.
@@ -79,6 +81,7 @@ class RunSettings:
     tuning: float = 0.0625
     device: str = "cpu"
     devices: int = 1
+    nodes: int = 1
     resume: bool = False
     start: Path | None = None
 
@@ -94,6 +97,12 @@ def train_dataset(
     InputError for a dataset or run folder that cannot be used.
     """
     state_exists = any(settings.folder.glob(STATE_FILE))
+    if settings.resume and not state_exists and (settings.folder / MODEL_FILE).exists():
+        raise InputError(
+            f"Expected the state of a run, {settings.folder / STATE_FILE}, to go on with, but the "
+            "folder holds its model alone; begin a run in a new folder, with --from to start from "
+            "this model."
+        )
     if state_exists and not settings.resume:
         raise InputError(
             f"Expected a new run folder, but {settings.folder} holds a run already; "
@@ -104,9 +113,10 @@ def train_dataset(
             f"Expected a new run folder, but {settings.folder} holds a model already; choose "
             "another folder."
         )
-    if training.batch % settings.devices:
+    if training.batch % (settings.devices * settings.nodes):
         raise InputError(
-            f"Expected a batch that {settings.devices} devices can share evenly, but got "
+            f"Expected a batch that {settings.devices * settings.nodes} devices can share evenly, "
+            "but got "
             f"{training.batch} slices; give a multiple of the devices as --batch."
         )
     if training.extra_share and (settings.oriented or settings.resample):
@@ -114,7 +124,7 @@ def train_dataset(
             "Drawn phantoms have no left, no right and no true size: leave out --phantoms, or "
             "--oriented and --resample."
         )
-    fabric = make_fabric(settings.device, settings.devices)
+    fabric = make_fabric(settings.device, settings.devices, settings.nodes)
     dataset = settings.dataset
     split = read_or_make_split(dataset, settings, training.seed)
     card = _begun_card(dataset, split, settings)
@@ -145,11 +155,10 @@ def train_dataset(
         architecture=settings.architecture,
         supervised=2,
     )
-    # Normalised otherwise, the same weights are nonsense.
-    if state is not None:
-        config = replace(config, normalisation=state["config"].normalisation)
-    elif start is not None:
-        config = replace(config, normalisation=start.config.normalisation)
+    # Of another kind, the same weights are nonsense.
+    before = state["config"] if state is not None else start and start.config
+    if before is not None:
+        config = replace(config, **{name: getattr(before, name) for name in KIND})
     torch.manual_seed(training.seed)
     network = build(config)
     trainer = Trainer(network, training, settings.folder, fabric)
@@ -276,7 +285,7 @@ def read_or_make_split(dataset: Dataset, settings: RunSettings, seed: int) -> Sp
     file = settings.folder / SPLIT_FILE
     if file.is_file():
         return checked_split(read_split(file), dataset.people, str(file))
-    split = _inherited_split(dataset, settings.start) or split_patients(
+    split = _inherited_split(dataset, settings, seed) or split_patients(
         dataset.patients, seed, settings.test, settings.tuning, dataset.people.held_out
     )
     settings.folder.mkdir(parents=True, exist_ok=True)
@@ -284,15 +293,22 @@ def read_or_make_split(dataset: Dataset, settings: RunSettings, seed: int) -> Sp
     return split
 
 
-def _inherited_split(dataset: Dataset, start: Path | None) -> Split | None:
-    """The split of the model that a run begins with, if the dataset has its patients: weights that
-    have seen a patient must not be tested on that patient."""
-    parts = {} if start is None else read_card(find_model_file(start)).split
-    known = {dataset.people.names.get(name) for names in parts.values() for name in names}
-    if known != set(dataset.patients):
+def _inherited_split(dataset: Dataset, settings: RunSettings, seed: int) -> Split | None:
+    """The split of the model that a run begins with, as far as the dataset has its patients:
+    weights that have seen a patient must not be tested on that patient. Others are split as ever;
+    None if the model learnt from nobody in the dataset."""
+    if settings.start is None:
         return None
-    by_part = {part: parts.get(part, []) for part in PARTS}
-    return checked_split(by_part, dataset.people, f"the split of {start}")
+    names, parts = dataset.people.names, read_card(find_model_file(settings.start)).split
+    kept = {part: [n for n in parts.get(part, []) if n in names] for part in PARTS}
+    if not kept["train"]:
+        return None
+    known = {names[name] for listed in kept.values() for name in listed}
+    others = [patient for patient in dataset.patients if patient not in known]
+    held_out = {p: part for p, part in dataset.people.held_out.items() if p not in known}
+    fresh = split_patients(others, seed, settings.test, settings.tuning, held_out)
+    both = {part: [*kept[part], *getattr(fresh, part)] for part in PARTS}
+    return checked_split(both, dataset.people, f"the split of {settings.start}")
 
 
 def _phantom_cases(share: float, labels: LabelSet, count: int = 40) -> list[TrainingCase]:

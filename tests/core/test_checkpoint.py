@@ -101,7 +101,7 @@ def test_a_model_file_is_plain_safetensors(model_file):
     assert header["__metadata__"]["format"] == FORMAT
     # A pickle would start with its own marks, and safetensors has no place to hide one.
     assert set(header.pop("__metadata__")) == {"format", "network", "card"}
-    assert {entry["dtype"] for entry in header.values()} <= {"F32", "BOOL"}
+    assert {entry["dtype"] for entry in header.values()} <= {"F32", "BOOL", "I64"}
 
 
 def damaged(model_file, tmp_path):

@@ -31,6 +31,19 @@ def test_frames_of_one_examination_are_one_patient(make_dataset):
 @pytest.mark.parametrize(
     "names",
     [
+        ["sub-07_ses-1", "sub-07_ses-2"],
+        ["sub-07_ses-1_run-2_T1w", "sub-07_ses-2_acq-high_T2w", "sub-07"],
+        ["p3_visit1_ED", "p3_visit2_ES"],
+        ["p3_session_1", "p3_tp2", "p3_timepoint-3"],
+    ],
+)
+def test_examinations_of_one_person_are_one_patient(make_dataset, names):
+    assert len(set(patients(open_dataset(make_dataset(names))).values())) == 1
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
         ["hippocampus_001", "hippocampus_003"],
         # Names that end like a frame without being one: "t1", "es", "ed".
         ["patient1", "patient2"],
@@ -38,6 +51,7 @@ def test_frames_of_one_examination_are_one_patient(make_dataset):
         ["subject-01", "subject-02"],
         ["Fred", "Frede"],
         ["set001", "set002"],
+        ["sub-01", "sub-02"],
     ],
 )
 def test_different_patients_stay_different(make_dataset, names):

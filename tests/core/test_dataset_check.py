@@ -333,6 +333,14 @@ def test_nnunets_layout(dataset, channel):
     assert opened.labels.names == {1: "one", 2: "two"}
 
 
+def test_voxels_that_nobody_labelled_are_not_learnt_as_a_structure(dataset):
+    to_nnunet(dataset)
+    settings = dataset / "dataset.json"
+    settings.write_text(settings.read_text().replace("two", "ignore"))
+    assert {kind for kind, _ in findings(dataset)} == {"error"}
+    assert all("nobody labelled" in sentence for _, sentence in findings(dataset))
+
+
 def test_nnunets_test_cases_are_held_out_and_other_channels_refused(dataset):
     to_nnunet(dataset)
     for part, name in (("images", "patient3_0000.nii.gz"), ("labels", "patient3.nii.gz")):

@@ -13,7 +13,7 @@ from torch import nn
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import save_model
-from l2gnet_core.config import PRESETS, NetworkConfig, preset
+from l2gnet_core.config import ARCHITECTURES, PRESETS, WITH_CODES, NetworkConfig, preset
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.losses import segmentation_loss
 from l2gnet_core.model import build
@@ -151,8 +151,8 @@ def test_the_transport_alone_passes_gradients_to_the_encoder():
     network = tiny()
     channels = network.config.widths[-1]
     with torch.no_grad():
-        # Only the third part of [z; c; g], what the transport returned, is let through.
-        network.bottleneck.fusion.weight[:, : 2 * channels] = 0
+        # Only the second part of [c; g], what the transport returned, is let through.
+        network.bottleneck.fusion.weight[:, :channels] = 0
     features = torch.randn(2, channels, 4, 4, requires_grad=True)
     fused = network.bottleneck(features).features - features
     (gradient,) = torch.autograd.grad(fused.square().sum(), features)
@@ -199,3 +199,42 @@ def test_settings_survive_json():
     for name in PRESETS:
         config = preset(name, 5, in_channels=3)
         assert NetworkConfig.from_json(copy.deepcopy(config.to_json())) == config
+
+
+def test_one_seed_gives_all_architectures_the_same_body():
+    bodies = []
+    for architecture in ARCHITECTURES:
+        torch.manual_seed(3)
+        weights = build(preset("tiny", 4, architecture=architecture, supervised=2)).state_dict()
+        own = ("bottleneck", "decoder.gates")
+        bodies.append({k: w for k, w in weights.items() if not k.startswith(own)})
+    for body in bodies[1:]:
+        assert body.keys() == bodies[0].keys()
+        assert all(torch.equal(body[name], bodies[0][name]) for name in body)
+
+
+@pytest.mark.parametrize("architecture", WITH_CODES)
+def test_smaller_features_are_no_cheaper_to_quantise(architecture):
+    bottleneck = build(preset("tiny", 4, architecture=architecture)).bottleneck
+    features = torch.randn(2, 32, 6, 6)
+    bottleneck(features)
+    bottleneck.codebook.eval()
+    one, small = (bottleneck(scale * features) for scale in (1.0, 0.1))
+    assert torch.equal(one.codes, small.codes)
+    torch.testing.assert_close(one.commitment, small.commitment, rtol=1e-2, atol=0)
+
+
+def test_references_begin_as_codes_and_the_plan_tells_codes_apart():
+    torch.manual_seed(0)
+    network = build(preset("small", 4))
+    features = torch.relu(torch.randn(4, 256, 10, 10) + 1)
+    output = network.bottleneck(features)
+    vectors = network.bottleneck.codebook.vectors
+    reference = network.bottleneck.reference.detach()
+    assert torch.cdist(reference, vectors).amin(1).max() < 1.0
+    network.eval()
+    rows = network.bottleneck(features).plan.coupling.detach()
+    rows = rows / rows.sum(-1, keepdim=True).clamp(min=1e-12)
+    spread = torch.exp(-(rows * rows.clamp(min=1e-12).log()).sum(-1)).mean()
+    assert spread < 0.8 * network.config.references
+    assert output.plan.coupling.shape[-1] == network.config.references

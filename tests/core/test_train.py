@@ -9,6 +9,7 @@ import struct
 from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -408,6 +409,55 @@ def test_a_run_can_begin_with_a_models_weights(dataset, tmp_path):
     assert splits[0] == splits[1]
     with pytest.raises(InputError, match="same architecture"):
         run(dataset, tmp_path / "third", start=tmp_path / "first", architecture="unet")
+
+
+def test_more_patients_keep_those_apart_that_a_model_has_seen(dataset, save_scan, tmp_path):
+    run(dataset, tmp_path / "first")
+    before = load_model(tmp_path / "first").card.split
+    for patient in range(6, 12):
+        image, labels = bright_discs(patient)
+        save_scan(dataset / "images" / f"patient{patient:03}_frame01.nii.gz", image)
+        save_scan(dataset / "labels" / f"patient{patient:03}_frame01.nii.gz", labels)
+    one = replace(SHORT, epochs=1, seed=3)
+    run(dataset, tmp_path / "more", one, start=tmp_path / "first")
+    after = load_model(tmp_path / "more").card.split
+    for part, patients in before.items():
+        assert set(patients) <= set(after[part])
+    assert sorted(chain.from_iterable(after.values())) == [f"patient{n:03}" for n in range(12)]
+    # Of another dataset the model has seen nobody, whatever it is called.
+    for path in [*(dataset / "images").iterdir(), *(dataset / "labels").iterdir()]:
+        path.rename(path.with_name(path.name.replace("patient", "other")))
+    run(dataset, tmp_path / "others", one, start=tmp_path / "first")
+    assert len(load_model(tmp_path / "others").card.split["test"]) == 2
+
+
+def test_a_model_without_its_state_is_not_written_over(dataset, tmp_path, one_sentence):
+    run(dataset, tmp_path / "run")
+    (tmp_path / "run" / STATE_FILE).unlink()
+    before = (tmp_path / "run" / MODEL_FILE).read_bytes()
+    with pytest.raises(InputError, match="--from") as error:
+        run(dataset, tmp_path / "run", resume=True)
+    one_sentence(error.value)
+    assert (tmp_path / "run" / MODEL_FILE).read_bytes() == before
+
+
+def test_a_training_that_runs_away_is_one_sentence(dataset, tmp_path, one_sentence):
+    with pytest.raises(InputError, match="smaller --learning-rate") as error:
+        run(dataset, tmp_path / "run", replace(SHORT, epochs=40, learning_rate=1e12))
+    one_sentence(error.value)
+
+
+@pytest.mark.parametrize("batch", [4, 6, 8, 12])
+@pytest.mark.parametrize("processes", [1, 2, 4, 8])
+def test_processes_draw_together_what_one_draws(tmp_path, batch, processes):
+    training = TrainingConfig(epochs=1, batch=batch, large_from=0.5, large=1.5)
+    trainer = Trainer(build(preset("tiny", 3)), training, tmp_path, make_fabric())
+    alone = len(trainer._batch(sampler(range(2)), 0.9)[0])
+    trainer.fabric = SimpleNamespace(
+        world_size=processes, global_rank=0, device=trainer.fabric.device
+    )
+    share = len(trainer._batch(sampler(range(2)), 0.9)[0])
+    assert share == max(1, round(alone / processes))
 
 
 def test_what_begins_with_an_older_model_is_normalised_as_that_is(dataset, tmp_path):
