@@ -127,8 +127,8 @@ def _examine(case: Case, names: dict[int, str]) -> tuple[Examined, list[Finding]
     left_open = [id for id, name in names.items() if name.lower() == "ignore" and id in voxels]
     if left_open:
         errors.append(
-            f"Label {left_open[0]} is nnU-Net's \"ignore\", voxels that nobody labelled, which would "
-            "be learnt as a structure; label them, or take the scan out."
+            f'Label {left_open[0]} is nnU-Net\'s "ignore", voxels that nobody labelled, which '
+            "would be learnt as a structure; label them, or take the scan out."
         )
     if unknown:
         errors.append(

@@ -13,8 +13,10 @@ from qtpy.QtWidgets import QToolTip, QWidget
 
 #: What is chosen: as in the image.
 CHOSEN = "#ffe14d"
-#: Nothing in particular: background, and codes of another model.
+#: Nothing in particular: background.
 PLAIN = "#8a919c"
+#: What is compared with.
+BESIDE = "#a58be0"
 
 
 class Chart(pg.PlotWidget):
@@ -126,7 +128,7 @@ class BarChart(Chart):
             heights = np.asarray(before, float)
             top = max(top, float(heights.max(initial=0)))
             self.addItem(
-                pg.BarGraphItem(x=x - shift, height=heights, width=width, pen=None, brush=PLAIN)
+                pg.BarGraphItem(x=x - shift, height=heights, width=width, pen=None, brush=BESIDE)
             )
         self._low, self._top = low, top if top > low else low + 1
         self._frame.setOpts(x=[], height=[])

@@ -142,7 +142,7 @@ class Comparison:
         if not self.same_codes:
             self.words += " Their codebooks or organs differ: there are no charts of it."
         else:
-            self.words += f" Grey bars: {self.name}."
+            self.words += f" Purple bars: {self.name}."
 
 
 class Against(QObject):

@@ -33,12 +33,12 @@ CODES, HEARD, REFERENCE, DOUBT, NOTHING = "codes", "heard", "reference", "doubt"
 #: With another model's answer to compare with.
 OTHER_CODES, CHANGED = "other codes", "changed"
 _SHOWN = {
-    CODES: "code map",
+    CODES: "codes",
     HEARD: "heard",
     REFERENCE: "reference",
     DOUBT: "doubt",
-    OTHER_CODES: "other's code map",
-    CHANGED: "changed cells",
+    OTHER_CODES: "other's",
+    CHANGED: "changed",
     NOTHING: "nothing",
 }
 PIECE, EVERYWHERE = "piece", "everywhere"
@@ -55,10 +55,10 @@ class InspectForm(DockedWidget):
         )
         self.of = _combo("Which part of the scan the numbers and charts are about")
         self.shown = _combo(
-            "What lies over the image. Code map: blocks of like colour look alike to the model.\n"
+            "What lies over the image. Codes: blocks of like colour look alike to the model.\n"
             "Heard: cells the chosen code takes information from, brighter = more.\n"
             "Reference: cells that send it their mass. Doubt: brighter = less sure.\n"
-            "Other's code map, changed cells: where Against another model of this scan is chosen."
+            "Other's: the codes of what Against names. Changed: cells with others there."
         )
         for key, name in _SHOWN.items():
             self.shown.addItem(name, key)

@@ -217,7 +217,7 @@ class InspectViews(QTabWidget):
         table = words.usage.table
         before = None
         if words.before is not None:
-            # The plain bars are of what is compared with, whatever their voxels are.
+            # One colour, whatever their voxels are.
             before = np.array([words.percent_before(code) for code in self._order])
         parts = 100 * table[self._order] / max(1, int(table.sum()))
         # Organs at the foot: that is what the eye compares.

@@ -128,7 +128,7 @@ class Words:
         ]
         if self.before is not None:
             lines.append(
-                f"In what is compared with, it has {self.percent_before(code):.2g} % (grey bar)."
+                f"In what is compared with, it has {self.percent_before(code):.2g} % (purple bar)."
             )
         return "\n".join(lines)
 
