@@ -91,8 +91,8 @@ def test_mixing_starts_at_the_old_weights_and_ends_at_the_new(make_model):
 
 
 def test_a_new_organ_is_learnt_and_the_others_stay(make_model):
-    # Of nonsense networks some learn nothing; this one learns it on any processor.
-    model = make_model(KNOWN, seed=0)
+    # Of nonsense networks some learn nothing; this one learns it, in 30 steps or 60.
+    model = make_model(KNOWN, seed=3)
     scan, labels = scene()
     config = replace(
         SCAN, seconds=None, steps=30, learning_rate=1e-2, folds=2, names={3: "tumour"},
