@@ -10,7 +10,7 @@ from l2gnet_core.card import ModelCard
 from l2gnet_core.cases import Part
 from l2gnet_core.data import Dataset, TrainingCase, load_frames, median_spacing, open_dataset
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.split import Split, split_patients
+from l2gnet_core.split import PARTS, Split, split_patients
 from l2gnet_core.training_run import RESAMPLED_SCALE, keeping_sides
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -105,6 +105,7 @@ def read(study: Study, data: Path) -> Material:
         slicing=study.slicing,
         oriented=study.oriented,
         views=1,
+        split={part: list(getattr(split, part)) for part in PARTS},
     )
     if study.resampled:
         seen = median_spacing(split.cases(dataset, "train"), card, study.pixel)

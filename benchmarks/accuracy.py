@@ -20,6 +20,7 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from _studies import SHARED, STUDIES, Material, Study, read
 from _variants import ABLATIONS, BY_VOLUME, VARIANTS, VolumeSampler
 from torch import nn
 
+from l2gnet_core.checkpoint import MODEL_FILE, save_model
 from l2gnet_core.config import ARCHITECTURES
 from l2gnet_core.data import TrainingCase
 from l2gnet_core.metrics import agreement, dice_per_class
@@ -77,6 +79,9 @@ def train(study: str, variant: str, seed: int, material: Material, device: str) 
             trainer.save()
             saved = progress.seconds
     network = trainer.averaged_network()
+    if variant in ARCHITECTURES:
+        card = replace(material.card, name=folder.name, architecture=variant)
+        save_model(folder / MODEL_FILE, network, card)
     scores = {"": score(network, material, material.test, plan.unit)}
     if study == "acdc" and variant in ARCHITECTURES:
         for name in CORRUPTIONS:

@@ -13,17 +13,19 @@ from l2gnet_core.corrections import Correction
 from l2gnet_core.left_out import Check, Counts, Fold, mean_dice, slice_counts
 from l2gnet_core.steadiness import unsteadiness
 
-#: Mean Dice from which on a scan looks to the model as it should.
-_GOOD = 0.9
-#: By how much a step must raise the mean Dice, and by how much it may fall in a single slice.
-_LEAST_RISE, _MOST_FALL = 0.02, 0.05
-#: By how much all steps together must raise it on slices that had no say; and on a single slice,
-#: where there are no others; and what it must then be: of a model that knows next to nothing of a
-#: scan any step may raise it.
-_LEAST_LEFT_OUT, _LEAST_ALONE, _LEAST_DICE = 0.02, 0.1, 0.5
+#: Mean Dice from which on scans look to the model as they should: one scan, and several, of which
+#: some may look worse to it than those that were corrected.
+_GOOD, _GOOD_SEVERAL = 0.9, 0.95
+#: By how much a step, and all steps together on slices that had no say, must raise the mean Dice,
+#: in one scan and in several, which tell more; and by how much it may fall in a single slice.
+_LEAST_RISE, _LEAST_RISE_SEVERAL, _MOST_FALL = 0.02, 0.01, 0.05
+#: By how much it must rise on a single slice, where there are no others; and what it must then be:
+#: of a model that knows next to nothing of a scan any step may raise it.
+_LEAST_ALONE, _LEAST_DICE = 0.1, 0.5
 #: By how much less structures must change from slice to slice.
 _LEAST_STEADIED = 0.01
-#: Steps away from the model's own appearance, and slices to judge by, at most.
+#: Steps away from the model's own appearance, and slices to judge by, at most; of several scans
+#: twice as many.
 _MOST_STEPS, _MOST_SLICES = 3, 5
 
 #: The number of a correction, and the index of a slice.
@@ -39,10 +41,17 @@ class AppearanceSearch:
         corrections: Sequence[Correction],
         device: str,
         time_is_up: Callable[[], bool] = lambda: False,
+        zooms: bool = True,
     ) -> None:
+        """zooms: may slices be magnified, too? How large organs are is no matter of the scanner's:
+        not for scans to come."""
         self._model = model
+        self._zooms = zooms
         self._own = model.card.appearance
         self._corrections = corrections
+        several = len(corrections) > 1
+        self._good = _GOOD_SEVERAL if several else _GOOD
+        self._least_rise = _LEAST_RISE_SEVERAL if several else _LEAST_RISE
         self._device = device
         self._time_is_up = time_is_up
         self._counts: dict[tuple[Appearance, Judge], Counts] = {}
@@ -73,7 +82,7 @@ class AppearanceSearch:
             after = mean_dice(np.sum(counts, axis=0))
         else:
             found, after = [best], (yield from self._dice(best, everywhere))
-        rise = _LEAST_LEFT_OUT if folds else _LEAST_ALONE
+        rise = self._least_rise if folds else _LEAST_ALONE
         good = after >= max(before + rise, _LEAST_DICE) and (yield from self._steadies(best))
         return tuple(found) if good else (self._own,) * runs
 
@@ -85,17 +94,21 @@ class AppearanceSearch:
         top = yield from self._dice(best, judges)
         worse: set[str] = set()
         for _ in range(_MOST_STEPS):
-            if top >= _GOOD:
+            if top >= self._good:
                 return best
             better: dict[Appearance, float] = {}
             for name, one in steps_from(best).items():
+                if one.zoom != best.zoom and not self._zooms:
+                    continue
                 if name in worse or self._time_is_up():
                     continue
                 dice = yield from self._dice(one, judges)
                 if dice < top:
                     # What makes it worse now will hardly help a step further.
                     worse.add(name)
-                elif dice >= top + _LEAST_RISE and (yield from self._spares(one, best, judges)):
+                elif dice >= top + self._least_rise and (
+                    yield from self._spares(one, best, judges)
+                ):
                     better[one] = dice
             if not better:
                 return best
@@ -111,7 +124,8 @@ class AppearanceSearch:
             for s in correction.slices
             if s not in left_out[i]
         ]
-        few = np.linspace(0, len(every) - 1, min(len(every), _MOST_SLICES)).round().astype(int)
+        count = min(len(every), _MOST_SLICES * min(2, len(self._corrections)))
+        few = ((np.arange(count) + 0.5) / count * len(every)).astype(int)
         return [every[place] for place in few]
 
     def _judged(self, appearance: Appearance, judges: Sequence[Judge]) -> Check:
@@ -135,15 +149,19 @@ class AppearanceSearch:
         return all(mean_dice(new) >= mean_dice(old) - _MOST_FALL for old, new in pairs)
 
     def _steadies(self, appearance: Appearance) -> Check:
-        """Do structures change less from slice to slice, all over the scans?"""
+        """Do structures change less from slice to slice, all over the scans? Scans that are
+        corrected throughout leave nothing to ask: they have judged."""
+        partly = [c for c in self._corrections if len(c.slices) < c.scan.shape[c.axis]]
+        if not partly:
+            return True
         before = after = 0.0
-        for correction in self._corrections:
+        for correction in partly:
             before += yield from unsteadiness(self._model, correction, self._device)
             shown = seen_as(self._model, appearance)
             after += yield from unsteadiness(shown, correction, self._device)
-        return after < before - _LEAST_STEADIED * len(self._corrections)
+        return after < before - _LEAST_STEADIED * len(partly)
 
 
 def seen_as(model: Model, appearance: Appearance) -> Model:
-    """The same weights, shown scans in another appearance."""
-    return replace(model, card=replace(model.card, appearance=appearance))
+    """The same weights, shown all scans in one appearance."""
+    return replace(model, card=replace(model.card, appearance=appearance, kinds=()))

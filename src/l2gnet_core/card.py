@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from numpy.typing import NDArray
+
 from l2gnet_core.appearance import PLAIN, Appearance
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.labels import Label, LabelSet
+from l2gnet_core.scan_kind import KindAppearance, scan_profile
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,11 @@ class ModelCard:
     saw its training slices; where a scan's voxel size is known, its slices are resampled in plane
     to it. `sides` is the range, in pixels, of the longer side of the slices learnt from; slices
     outside of it are brought to its middle, unless `spacing` already says how large they are seen.
-    `appearance` is how the network is shown slices at inference, by default as they are. `clean_up`
-    is how masks are tidied unless the user chooses otherwise. `scores` maps structure names to
-    measures ({"dice": …, "hd95": …}) on the patients of `split["test"]`. `codes` says which codes
-    the training scans use, for models that have codes. `history` tells each fine-tuning since: the
+    `appearance` is how the network is shown slices at inference, by default as they are; `kinds`
+    names scans that it is shown otherwise, the first that a scan is of counts. `clean_up` is how
+    masks are tidied unless the user chooses otherwise. `scores` maps structure names to measures
+    ({"dice": …, "hd95": …}) on the patients of `split["test"]`. `codes` says which codes the
+    training scans use, for models that have codes. `history` tells each fine-tuning since: the
     model it began with, on how much, how, and what the guard found.
     """
 
@@ -80,6 +84,7 @@ class ModelCard:
     spacing: tuple[float, float, float] | None = None
     sides: tuple[int, int] | None = None
     appearance: Appearance = PLAIN
+    kinds: tuple[KindAppearance, ...] = ()
     clean_up: CleanUp = field(default_factory=CleanUp)
     summary: str = ""
     data: str = ""
@@ -92,6 +97,22 @@ class ModelCard:
     weaknesses: tuple[str, ...] = ()
     codes: CodeStatistics | None = None
     history: tuple[Mapping[str, Any], ...] = ()
+
+    def appearance_of(self, slices: NDArray[Any], window: tuple[float, float]) -> Appearance:
+        """How the network is shown a scan's slices (n,H,W), of which `window` becomes 0 and 1."""
+        if self.kinds:
+            profile = scan_profile(slices, window)
+            for known in self.kinds:
+                if known.kind.holds(profile):
+                    return known.appearance
+        return self.appearance
+
+    @property
+    def shown(self) -> str:
+        """How the network is shown scans, in words."""
+        parts = [str(self.appearance)]
+        parts += [f"some kinds of scan {known.appearance}" for known in self.kinds]
+        return "; ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that `from_json` reads back."""
@@ -106,8 +127,9 @@ class ModelCard:
                 "labels": LabelSet(tuple(Label(**label) for label in values["labels"])),
                 "spacing": _spacing(values.get("spacing")),
                 "sides": tuple(values["sides"]) if values.get("sides") else None,
-                # Cards of the first models have neither.
+                # Cards of the first models have none of these.
                 "appearance": Appearance(**values.get("appearance", {})),
+                "kinds": tuple(map(KindAppearance.from_json, values.get("kinds", ()))),
                 "clean_up": CleanUp.from_json(values.get("clean_up", {})),
                 "expects": Expectations.from_json(values["expects"]),
                 "weaknesses": tuple(values["weaknesses"]),

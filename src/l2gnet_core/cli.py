@@ -204,7 +204,7 @@ def models(as_json: bool) -> None:
             "": card.summary,
             "labels": ", ".join(f"{label.id} {label.name}" for label in card.labels),
             "slices": card.slicing + (", left and right told apart" if card.oriented else ""),
-            "shown": "" if card.appearance == PLAIN else str(card.appearance),
+            "shown": card.shown if card.kinds or card.appearance != PLAIN else "",
             "data": card.data,
             "licence": card.licence,
             "Dice": ", ".join(f"{name} {dice:.3f}" for name, dice in scores.items()),

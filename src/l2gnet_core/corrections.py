@@ -13,6 +13,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from l2gnet_core.appearance import Appearance
 from l2gnet_core.augment import Augmentation, draw_intensity, intensity_views
 from l2gnet_core.card import ModelCard
 from l2gnet_core.errors import InputError
@@ -26,6 +27,7 @@ from l2gnet_core.preprocess import (
     resized_classes,
 )
 from l2gnet_core.sampling import Drawn, turned_views
+from l2gnet_core.scan_kind import Profile, scan_profile
 from l2gnet_core.slice_view import slice_view
 from l2gnet_core.volume import Grid, Volume
 
@@ -110,6 +112,16 @@ class Correction:
     def background(self) -> bool:
         """Is any voxel of the corrected slices marked as background?"""
         return self.unmarked != 0 and any((picture == 0).any() for picture in self.pictures)
+
+    def appearance_in(self, card: ModelCard) -> Appearance:
+        """How a model of this card is shown the scan."""
+        slices = slice_view(card, self.grid, self.axis).stack(self.scan)
+        return card.appearance_of(slices, intensity_window(slices))
+
+    def profile(self, card: ModelCard) -> Profile:
+        """How the scan looks, whatever a model of this card is shown."""
+        slices = slice_view(card, self.grid, self.axis).stack(self.scan)
+        return scan_profile(slices, intensity_window(slices))
 
     def seen_by(self, card: ModelCard) -> CorrectedScan:
         """The scan as a model of this card sees it; its labels must have every id there is."""

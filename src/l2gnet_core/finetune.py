@@ -33,6 +33,7 @@ from l2gnet_core.left_out import (
 )
 from l2gnet_core.new_structures import taught_labels, with_room_for
 from l2gnet_core.phantom_memory import KNOWN, heart_dice
+from l2gnet_core.scan_kind import KindAppearance, ScanKind
 from l2gnet_core.weights import mixed_model, model_hash
 
 #: Shares of the main run after which there is something new to look at.
@@ -117,6 +118,10 @@ class _FineTuning:
     ) -> None:
         labels = taught_labels(model.card.labels, corrections, config.names)
         self.model = model
+        shown = {correction.appearance_in(model.card) for correction in corrections}
+        #: In which the old model is shown these scans, if they are all of one kind.
+        self.own = shown.pop() if len(shown) == 1 else model.card.appearance
+        model = seen_as(model, self.own)
         self.base, new = with_room_for(model, labels)
         self.base.network.to(device)
         self.corrections = corrections
@@ -126,7 +131,9 @@ class _FineTuning:
         self.clock = Clock(config, len(self.folds), pace)
         self.learner = Learner(self.base, new, config, device)
         # New structures say nothing of how a scan should look.
-        self.search = AppearanceSearch(model, corrections, device, self.clock.search_is_over)
+        self.search = AppearanceSearch(
+            model, corrections, device, self.clock.search_is_over, zooms=config.kind == "scan"
+        )
         self.step = 0
         self._nothing: Fold = [() for _ in corrections]
         self._scans: dict[Appearance, list[CorrectedScan]] = {}
@@ -186,22 +193,23 @@ class _FineTuning:
             (codes, codes_after) if codes is not None else None,
             model.card.appearance if self._changed(model.card.appearance) else None,
             lost,
+            self.config.kind == "project",
         )
         known = [label.name for label in self.model.card.labels]
         verdict = judged(self.config.limits, evidence, known)
-        model = replace(model, card=self._card(model, verdict)) if verdict.kept else self.model
+        model = self._named(model, verdict) if verdict.kept else self.model
         seconds = self.clock.seconds
         result = FineTuneResult(model, verdict, self.step, seconds, self.clock.pace, self.device)
         yield FineTuneProgress(self.step, 1.0, seconds, 0.0, result=result)
 
     def _changed(self, appearance: Appearance) -> bool:
         """Is it another one than the old model's?"""
-        return appearance != self.model.card.appearance
+        return appearance != self.own
 
     def _appearances(self) -> Moments:
         """In which the runs are shown the scans, the main one first."""
         if not self.config.adapts_appearance:
-            return (self.model.card.appearance,) * (1 + len(self.folds))
+            return (self.own,) * (1 + len(self.folds))
         return (yield from self._checked(self.clock.searched(self.search.agreed(self.folds))))
 
     def _learnt(self, run: int, base: Model, scans: Sequence[CorrectedScan]) -> Moments:
@@ -262,9 +270,22 @@ class _FineTuning:
         share, left = self.clock.overall(done)
         return FineTuneProgress(self.step, share, self.clock.seconds, left, loss, preview)
 
-    def _card(self, model: Model, verdict: Verdict) -> ModelCard:
-        """The new model's card: where it comes from, and nothing of who is in the scans."""
+    def _shown(self, card: ModelCard) -> ModelCard:
+        """The new model's card, with how it is to be shown scans: for one scan as that one; for a
+        project those that look like its own as these, and others as before."""
+        old, found = self.model.card, card.appearance
+        if not self._changed(found):
+            return replace(card, appearance=old.appearance, kinds=old.kinds)
+        if self.config.kind == "scan":
+            return card
+        kind = ScanKind.of([correction.profile(old) for correction in self.corrections])
+        kinds = (KindAppearance(kind, found), *old.kinds)
+        return replace(card, appearance=old.appearance, kinds=kinds)
+
+    def _named(self, model: Model, verdict: Verdict) -> Model:
+        """The new model with its card: where it comes from, and nothing of who is in the scans."""
         old = self.model.card
+        model = replace(model, card=self._shown(model.card))
         settings = asdict(self.config)
         del settings["names"]  # The labels have them.
         entry = {
@@ -280,7 +301,7 @@ class _FineTuning:
             if self.config.kind == "scan"
             else "Fine-tuned: how well it does on the patients it was tested on is not known."
         )
-        return replace(
+        card = replace(
             model.card,
             name=f"{old.name.split('+')[0]}+{model_hash(model)[:8]}",
             scores={},
@@ -288,3 +309,4 @@ class _FineTuning:
             weaknesses=(*(text for text in old.weaknesses if text != weakness), weakness),
             history=(*old.history, entry),
         )
+        return replace(model, card=card)

@@ -42,8 +42,8 @@ class FineTuneConfig:
         which one must be better to be taken instead of one nearer to cautious_mix, which is also
         the share with a single corrected slice, and of previews. folds: at most so many runs leave
         some out, each fold_share as long as the main one.
-    adapts_appearance: does it look for the appearance in which the scan suits the model, before
-        weights are changed? Not for scans to come, which may look otherwise.
+    adapts_appearance: does it look for the appearance in which the scans suit the model, before
+        weights are changed? A project's model is shown only scans so that look like these.
     names: of new structures, by id.
     """
 
@@ -119,7 +119,6 @@ ORGAN = FineTuneConfig(
 )
 PROJECT = FineTuneConfig(
     kind="project",
-    adapts_appearance=False,
     batch=2,
     pull=40.0,
     replay=1,

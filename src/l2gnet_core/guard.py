@@ -72,8 +72,9 @@ class Evidence:
     mix: the share of the new weights in it. slices: how many were corrected. heart: mean Dice on
     the drawn heart before and after, None if the old model does not know it. codes: distance of the
     codes' frequencies from those in training, before and after, None without codes. appearance: in
-    which scans are shown to it from now on, None if as before. lost: of structures that nobody
-    painted, the share that the new model does not find any more.
+    which scans are shown to it from now on, None if as before; `alike`: only those that look like
+    the corrected ones. lost: of structures that nobody painted, the share that the new model does
+    not find any more.
     """
 
     mix: float
@@ -83,6 +84,7 @@ class Evidence:
     codes: tuple[float, float] | None
     appearance: Appearance | None = None
     lost: Mapping[str, float] = field(default_factory=dict)
+    alike: bool = False
 
     @property
     def nothing_new(self) -> bool:
@@ -94,7 +96,8 @@ class Evidence:
         """A sentence on the appearance, if there is something to say."""
         if self.appearance is None:
             return []
-        return [f"From now on the model is shown slices {self.appearance}."]
+        which = "scans that look like these" if self.alike else "slices"
+        return [f"From now on the model is shown {which} {self.appearance}."]
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,7 @@ class Verdict:
             pair(evidence["codes"]),
             Appearance(**evidence["appearance"]) if evidence.get("appearance") else None,
             evidence.get("lost", {}),
+            evidence.get("alike", False),
         )
         return cls(values["kept"], values["reason"], found)
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from l2gnet_core.appearance import Appearance
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.errors import InputError, memory_is_short
@@ -100,6 +101,7 @@ def predict_slices(
     view = slice_view(model.card, grid, axis)
     slices = view.stack(scan)
     window = intensity_window(slices)
+    appearance = model.card.appearance_of(slices, window)
     waiting = list(range(len(slices)) if order is None else order)
     height, width = view.size
     largest = max(height * width, view.shape[1] * view.shape[2])
@@ -112,7 +114,7 @@ def predict_slices(
         seen = slices[neighbours(places, len(slices), count, view.step)]
         try:
             images = torch.from_numpy(normalise(seen, window))
-            for answer in _answers(model, images, view.size, device):
+            for answer in _answers(model, images, view.size, appearance, device):
                 if answer is None:
                     yield None
         except torch.cuda.OutOfMemoryError:  # PyTorch 2.4 has no torch.OutOfMemoryError
@@ -147,12 +149,12 @@ def predict_slices(
 
 
 def _answers(
-    model: Model, images: Tensor, size: tuple[int, int], device: str
+    model: Model, images: Tensor, size: tuple[int, int], appearance: Appearance, device: str
 ) -> Iterator[_Answer | None]:
     """The answer for images (B,C,H,W) that the network sees at another size, after a None for each
     pass that is not the last."""
     network = model.network.to(device)
-    seen = as_seen(images.to(device), size, model.card.appearance)
+    seen = as_seen(images.to(device), size, appearance)
     padded = pad_to_multiple(seen, network.config.stride)
     padded = padded.contiguous(memory_format=torch.channels_last)
     total: Tensor | None = None

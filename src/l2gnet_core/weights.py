@@ -38,10 +38,11 @@ def mixed_model(old: Model, new: SegmentationNetwork, mix: float) -> Model:
 def model_hash(model: Model, weights: str | None = None) -> str:
     """SHA-256 of what decides a model's answers: its weights and, unless scans are shown to it as
     they are, their appearance. `weights` is the hash of the weights, where it is known."""
-    weights, appearance = weights or weights_hash(model.network), model.card.appearance
-    if appearance == PLAIN:
+    weights, card = weights or weights_hash(model.network), model.card
+    if card.appearance == PLAIN and not card.kinds:
         return weights
-    return hashlib.sha256(f"{weights} {appearance!r}".encode()).hexdigest()
+    shown = f"{weights} {card.appearance!r}" + "".join(f" {known!r}" for known in card.kinds)
+    return hashlib.sha256(shown.encode()).hexdigest()
 
 
 def weights_hash(network: SegmentationNetwork) -> str:

@@ -47,7 +47,7 @@ def card_html(card: ModelCard) -> str:
         ("Data", card.data),
         ("Licence", card.licence),
         ("Source", card.citation),
-        ("Slices", f"cut {card.slicing}, shown {card.appearance}"),
+        ("Slices", f"cut {card.slicing}, shown {card.shown}"),
     ):
         if text:
             parts.append(f"<p><b>{title}:</b> {escape(text)}</p>")

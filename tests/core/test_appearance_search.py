@@ -21,7 +21,8 @@ from l2gnet_core.guard import Limits, Verdict
 from l2gnet_core.learner import Pace
 from l2gnet_core.phantom import cardiac_phantom
 from l2gnet_core.predict import predict_slices
-from l2gnet_core.preprocess import as_seen, resized
+from l2gnet_core.preprocess import as_seen, intensity_window, resized
+from l2gnet_core.scan_kind import ScanKind, scan_profile
 from l2gnet_core.steadiness import unsteadiness
 from l2gnet_core.volume import Grid
 
@@ -177,10 +178,74 @@ def test_fine_tuning_adapts_it_on_good_evidence(heart_model, phantom):
     assert again.model.card.appearance == appearance
 
 
-def test_the_project_s_model_is_for_scans_that_look_otherwise(heart_model, phantom):
-    config = replace(SHORT, kind="project", adapts_appearance=PROJECT.adapts_appearance)
-    result = last(heart_model, [correct(dark(phantom), phantom.labels)], config)
-    assert result.model.card.appearance == PLAIN
+PROJECT_SHORT = replace(SHORT, kind="project", adapts_appearance=PROJECT.adapts_appearance)
+
+
+def whole(model, scan, axis=0) -> np.ndarray:
+    done = predict_slices(model, scan, Grid(scan.shape), axis)
+    return np.stack([one.labels for one in done if one is not None])
+
+
+def test_a_project_s_model_shows_scans_so_that_look_like_its_own(heart_model, phantom):
+    drawn = [cardiac_phantom(seed, 0.0, SHAPE) for seed in (3, 4, 6)]
+    corrections = [correct(dark(one), one.labels, range(6)) for one in drawn[:2]]
+    result = last(heart_model, corrections, PROJECT_SHORT)
+    assert result.verdict.kept, result.verdict.reason
+    assert "shown scans that look like these brighter" in result.verdict.reason
+    card = ModelCard.from_json(json.loads(json.dumps(result.model.card.to_json())))
+    assert card.kinds == result.model.card.kinds
+    assert card.appearance == PLAIN
+    (known,) = card.kinds
+    assert known.appearance.gamma < 1
+    assert known.appearance.zoom == 1
+    assert "brighter" in card.shown
+    # Another scan of the kind is shown so, and a scan as they were before is not.
+    other = drawn[2]
+    for scan, shown in ((dark(other), known.appearance), (other.image, PLAIN)):
+        expected = whole(seen_as(result.model, shown), scan)
+        np.testing.assert_array_equal(whole(result.model, scan), expected)
+    after, before = (agreement(m, dark(other), other.labels) for m in (result.model, heart_model))
+    assert after > before + 0.1
+    # What is learnt next begins with it: there is nothing more to find.
+    again = last(result.model, corrections, PROJECT_SHORT)
+    assert again.verdict.evidence.appearance is None
+    if again.verdict.kept:
+        assert again.model.card.kinds == card.kinds
+    # Bent to a single scan, a model shows that one so, and has no kinds to choose from.
+    config = replace(SHORT, limits=Limits(-1, 1, 1, 1, 1, 1))
+    single = last(result.model, [correct(dark(other), other.labels)], config)
+    assert single.model.card.appearance_of(dark(other), (0.0, 1.0)).gamma < 1
+
+
+def test_a_kind_of_scan_is_told_by_its_looks():
+    rng = np.random.default_rng(0)
+
+    def profiles(change, count):
+        drawn = [cardiac_phantom(seed, 0.0, SHAPE).image for seed in range(count)]
+        shown = [change(image / image.max()).astype(np.float32) for image in drawn]
+        return [scan_profile(one, intensity_window(one)) for one in shown]
+
+    changes = {
+        "as drawn": lambda image: image,
+        "darker": lambda image: image**3,
+        "smoother": lambda image: ndimage.gaussian_filter(image, (0, 2, 2)),
+        "noisier": lambda image: image + rng.normal(0, 0.1, image.shape),
+    }
+    of = {name: profiles(change, 12) for name, change in changes.items()}
+    for name, found in of.items():
+        kind = ScanKind.of(found[:6])
+        assert all(kind.holds(profile) for profile in found)
+        others = [profile for other, some in of.items() if other != name for profile in some]
+        assert not any(kind.holds(profile) for profile in others)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 2, 3), (40, 5, 1)])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_every_scan_has_a_look(shape, value):
+    scan = np.full(shape, value, np.float32)
+    profile = scan_profile(scan, intensity_window(scan))
+    assert np.isfinite(profile).all()
+    assert ScanKind.of([profile]).holds(profile)
 
 
 def test_it_is_found_again_by_its_pace(heart_model, phantom):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ from napari.components import ViewerModel
 
 from l2gnet_core.card import Expectations, ModelCard
 from l2gnet_core.errors import InputError
+from l2gnet_core.guard import Evidence, Improvement, Verdict
 from l2gnet_core.interpolation import interpolate_slices
 from l2gnet_core.labels import Label, LabelSet
 from napari_l2gnet.annotation import PAINTED_WEIGHT, Annotation
+from napari_l2gnet.correct_run import told
 from napari_l2gnet.doubts import Doubt
 from napari_l2gnet.layers import volume_of
 from napari_l2gnet.mask_layer import MaskLayer
@@ -291,3 +294,23 @@ def test_there_is_one_annotation_of_a_mask_and_a_duplicate_layer_has_its_own_mas
     mask, annotation = new_mask()
     metadata = mask.layer.metadata
     assert Annotation.of(metadata, mask.segmentation, "model") is annotation
+
+
+@pytest.mark.parametrize(("kind", "dice", "advised"), [
+    ("scan", 0.3, True), ("scan", 0.85, False), ("project", 0.3, False),
+])  # fmt: skip
+def test_who_teaches_an_organ_that_is_hardly_learnt_is_told_what_does_better(
+    kind: str, dice: float, advised: bool
+) -> None:
+    improvement = Improvement({"liver": 0.8, "cyst": 0.0}, {"liver": 0.8, "cyst": dice})
+    verdict = Verdict(True, "Kept.", Evidence(1.0, 5, improvement, None, None))
+
+    def model(names: dict[int, str]) -> Any:
+        return SimpleNamespace(card=SimpleNamespace(labels=LabelSet.from_names(names)))
+
+    learnt: Any = SimpleNamespace(
+        parent=model({1: "liver"}),
+        config=SimpleNamespace(kind=kind),
+        result=SimpleNamespace(verdict=verdict, model=model({1: "liver", 2: "cyst"})),
+    )
+    assert ("Interpolate between slices" in told(learnt)) == advised

@@ -1,0 +1,89 @@
+"""What kind of scan is it? Told by a few numbers of how it looks, which take no labels.
+
+A project's model that suits one scanner's scans must not show other scans so. Contrast, sharpness
+and noise are the scanner's, and tell its scans from others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2gnet_core.appearance import Appearance
+
+#: Quantiles of the intensities in [0,1], followed by sharpness and grain, in logarithms.
+Profile = tuple[float, ...]
+_QUANTILES = (0.25, 0.5, 0.75, 0.9)
+#: Ranges of a few scans are at least so wide: of a quantile, of a logarithm. Settled with how far
+#: a kind reaches beyond them, on changed scans of training and tuning patients of `cardiac-cine`.
+_LEAST_WIDTHS = (0.04,) * len(_QUANTILES) + (0.1, 0.1)
+#: Slices looked at, evenly spaced.
+_MOST_SLICES = 16
+
+
+def scan_profile(slices: NDArray[Any], window: tuple[float, float]) -> Profile:
+    """How a scan's slices (n,H,W) look, when `window` becomes 0 and 1: quantiles of the intensities
+    in the middle of the slices, how large differences between neighbouring pixels are (sharpness),
+    and differences of these beside them (grain)."""
+    # Cards are read without torch, which it imports.
+    from l2gnet_core.preprocess import normalise
+
+    count, height, width = slices.shape
+    few = np.linspace(0, count - 1, min(count, _MOST_SLICES)).round().astype(int)
+    # Air around the patient tells of the field of view, not of the scanner.
+    rows, columns = (
+        slice(side // 6, max(side // 6 + 2, side - side // 6)) for side in (height, width)
+    )
+    image = normalise(slices[few][:, rows, columns], window)
+    along = np.diff(image, axis=2)
+    across = np.diff(along, axis=1)
+    spread, edges, grain = (
+        float(value) + 1e-6 for value in (image.std(), _mean_size(along), _mean_size(across))
+    )
+    quantiles = np.quantile(image, _QUANTILES).tolist()
+    return (*quantiles, float(np.log(edges / spread)), float(np.log(grain / edges)))
+
+
+def _mean_size(values: NDArray[np.float32]) -> float:
+    return float(np.abs(values).mean()) if values.size else 0.0
+
+
+@dataclass(frozen=True)
+class ScanKind:
+    """Scans that look alike: between which values each number of their profiles lies."""
+
+    lowest: Profile
+    highest: Profile
+
+    @classmethod
+    def of(cls, profiles: Sequence[Profile]) -> ScanKind:
+        """The kind that a few scans are of: their own range, and the further beyond it the fewer
+        they are."""
+        low, high = np.min(profiles, axis=0), np.max(profiles, axis=0)
+        reach = (0.75 + 4 / len(profiles)) * np.maximum(high - low, _LEAST_WIDTHS)
+        return cls(tuple((low - reach).tolist()), tuple((high + reach).tolist()))
+
+    def holds(self, profile: Profile) -> bool:
+        """Does a scan look like these?"""
+        triples = zip(self.lowest, profile, self.highest, strict=True)
+        return all(low <= value <= high for low, value, high in triples)
+
+
+@dataclass(frozen=True)
+class KindAppearance:
+    """Scans of a kind, and how a network is shown them."""
+
+    kind: ScanKind
+    appearance: Appearance
+
+    @classmethod
+    def from_json(cls, values: Any) -> KindAppearance:
+        """Read what `asdict` gave: JSON has no tuples."""
+        kind = ScanKind(*(tuple(map(float, values["kind"][end])) for end in ("lowest", "highest")))
+        if len(kind.lowest) != len(_LEAST_WIDTHS) or len(kind.highest) != len(_LEAST_WIDTHS):
+            raise ValueError(f"{values['kind']} is no kind of scan")
+        return cls(kind, Appearance(**values["appearance"]))
