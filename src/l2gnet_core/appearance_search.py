@@ -22,8 +22,8 @@ _LEAST_RISE, _LEAST_RISE_SEVERAL, _MOST_FALL = 0.02, 0.01, 0.05
 #: By how much it must rise on a single slice, where there are no others; and what it must then be:
 #: of a model that knows next to nothing of a scan any step may raise it.
 _LEAST_ALONE, _LEAST_DICE = 0.1, 0.5
-#: By how much less structures must change from slice to slice.
-_LEAST_STEADIED = 0.01
+#: By how much less structures must change from slice to slice, in how many scans at most.
+_LEAST_STEADIED, _MOST_STEADIED = 0.01, 3
 #: Steps away from the model's own appearance, and slices to judge by, at most; of several scans
 #: twice as many.
 _MOST_STEPS, _MOST_SLICES = 3, 5
@@ -154,6 +154,7 @@ class AppearanceSearch:
         partly = [c for c in self._corrections if len(c.slices) < c.scan.shape[c.axis]]
         if not partly:
             return True
+        partly = partly[:: -(-len(partly) // _MOST_STEADIED)]
         before = after = 0.0
         for correction in partly:
             before += yield from unsteadiness(self._model, correction, self._device)

@@ -64,6 +64,13 @@ class FilePair:
         return read_labels(self.labels).volume
 
 
+def patient_in(name: str) -> str:
+    """The patient that a name tells: "patient001_frame01" is of "patient001", "sub-07_ses-2_T1w" of
+    "sub-07"."""
+    subject = _BIDS.match(name)
+    return subject[0] if subject else _FRAME.sub("", name)
+
+
 @dataclass(frozen=True)
 class Case:
     """One scan and its labels; cases of one `patient` never end up on two sides of a split.
@@ -78,10 +85,8 @@ class Case:
 
     @classmethod
     def named(cls, name: str, files: ScanFiles, part: Part | None = None) -> Case:
-        """A case whose patient its name tells: "patient001_frame01" is of "patient001", and
-        "sub-07_ses-2_T1w" of "sub-07"."""
-        subject = _BIDS.match(name)
-        return cls(name, subject[0] if subject else _FRAME.sub("", name), files, part)
+        """A case whose patient its name tells."""
+        return cls(name, patient_in(name), files, part)
 
     def read(self) -> tuple[Volume, Volume]:
         """The scan and its labels. Errors: InputError, one sentence."""
@@ -99,6 +104,10 @@ class Patients:
 
     names: Mapping[str, str]
     held_out: Mapping[str, Part]
+
+    def known(self, name: str) -> str:
+        """A name that an earlier version may have given a patient, as it is now."""
+        return name if name in self.names else patient_in(name)
 
 
 @dataclass(frozen=True)

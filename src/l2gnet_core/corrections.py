@@ -133,10 +133,11 @@ class Correction:
 
         def seen(picture: NDArray[Any]) -> Tensor:
             image = np.ascontiguousarray(normalise(picture, window))
-            return as_seen(torch.from_numpy(image)[None, None], view.size, card.appearance)[0]
+            return as_seen(torch.from_numpy(image)[None, None], view.size, appearance)[0]
 
         slices = view.stack(self.scan)
         window = intensity_window(slices)
+        appearance = card.appearance_of(slices, window)
         ids = [label.id for label in card.labels]
         lookup = np.zeros(65536, np.uint8)
         lookup[ids] = np.arange(1, len(ids) + 1)

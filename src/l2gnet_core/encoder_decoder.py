@@ -103,16 +103,17 @@ class Decoder(nn.Module):
         self.ups = nn.ModuleList(
             nn.ConvTranspose2d(c, f, 2, 2) for f, c in zip(fine, coarse, strict=True)
         )
-        self.gates: nn.ModuleList | None = None
+        # Between the others, where a saved optimiser looks for their weights.
+        self.gates = nn.ModuleList() if gated else None
         self.blocks = nn.ModuleList(ConvBlock(2 * f, f, normalisation) for f in fine)
         self.head = nn.Conv2d(widths[0], classes, 1)
         self.coarser_heads = nn.ModuleList(
             nn.Conv2d(f, classes, 1) for f in fine[1 : 1 + supervised]
         )
         self.apply(start_wide)
-        if gated:
-            # Last: all else is drawn as without them.
-            self.gates = nn.ModuleList(AttentionGate(f) for f in fine).apply(start_wide)
+        if self.gates is not None:
+            # Drawn last: all else is as without them.
+            self.gates.extend(AttentionGate(f) for f in fine).apply(start_wide)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """The last of `features` is the bottleneck, the others are the skips. Finest logits

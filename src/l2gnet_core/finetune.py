@@ -33,7 +33,7 @@ from l2gnet_core.left_out import (
 )
 from l2gnet_core.new_structures import taught_labels, with_room_for
 from l2gnet_core.phantom_memory import KNOWN, heart_dice
-from l2gnet_core.scan_kind import KindAppearance, ScanKind
+from l2gnet_core.scan_kind import KindAppearance, Profile, ScanKind
 from l2gnet_core.weights import mixed_model, model_hash
 
 #: Shares of the main run after which there is something new to look at.
@@ -119,9 +119,12 @@ class _FineTuning:
         labels = taught_labels(model.card.labels, corrections, config.names)
         self.model = model
         shown = {correction.appearance_in(model.card) for correction in corrections}
-        #: In which the old model is shown these scans, if they are all of one kind.
-        self.own = shown.pop() if len(shown) == 1 else model.card.appearance
-        model = seen_as(model, self.own)
+        self.one_appearance = len(shown) == 1
+        #: In which the old model is shown these scans; where these are of several kinds, it goes on
+        #: to be shown each as before.
+        self.own = shown.pop() if self.one_appearance else model.card.appearance
+        if self.one_appearance:
+            model = seen_as(model, self.own)
         self.base, new = with_room_for(model, labels)
         self.base.network.to(device)
         self.corrections = corrections
@@ -141,7 +144,7 @@ class _FineTuning:
     def run(self) -> Iterator[FineTuneProgress]:
         """Everything, in the order in which there is something to look at soonest."""
         appearance, *without = yield from self._appearances()
-        base = seen_as(self.base, appearance)
+        base = self._base_in(appearance)
         if self._changed(appearance):
             yield self._progress(0.0, preview=base)
         learnt = yield from self._learnt(0, base, self._seen(appearance, self._nothing))
@@ -160,7 +163,7 @@ class _FineTuning:
         self.clock.reserved = memory + per_fold * len(before)
         counts = []
         for run, fold in enumerate(self.folds, 1):
-            seen = seen_as(self.base, without[run - 1])
+            seen = self._base_in(without[run - 1])
             new = yield from self._learnt(run, seen, self._seen(seen.card.appearance, fold))
             after = [before[run - 1]]
             for mix in mixes:
@@ -202,13 +205,28 @@ class _FineTuning:
         result = FineTuneResult(model, verdict, self.step, seconds, self.clock.pace, self.device)
         yield FineTuneProgress(self.step, 1.0, seconds, 0.0, result=result)
 
+    def _may_adapt(self) -> bool:
+        """Would a new appearance be for these scans alone? What is for a project has to tell them
+        from others: a single one does not say how its kind varies."""
+        if self.config.kind == "scan":
+            return self.one_appearance
+        alike = ScanKind.of(self._profiles()).narrow
+        return self.one_appearance and len(self.corrections) > 1 and alike
+
+    def _profiles(self) -> list[Profile]:
+        return [correction.profile(self.model.card) for correction in self.corrections]
+
+    def _base_in(self, appearance: Appearance) -> Model:
+        """The base, shown these scans in an appearance."""
+        return seen_as(self.base, appearance) if self._changed(appearance) else self.base
+
     def _changed(self, appearance: Appearance) -> bool:
         """Is it another one than the old model's?"""
         return appearance != self.own
 
     def _appearances(self) -> Moments:
         """In which the runs are shown the scans, the main one first."""
-        if not self.config.adapts_appearance:
+        if not self.config.adapts_appearance or not self._may_adapt():
             return (self.own,) * (1 + len(self.folds))
         return (yield from self._checked(self.clock.searched(self.search.agreed(self.folds))))
 
@@ -231,7 +249,7 @@ class _FineTuning:
     def _seen(self, appearance: Appearance, fold: Fold) -> list[CorrectedScan]:
         """The scans in an appearance, without the slices that a fold leaves out."""
         if appearance not in self._scans:
-            card = seen_as(self.base, appearance).card
+            card = self._base_in(appearance).card
             # No more than one at a time: scans can be large.
             self._scans = {}
             self._scans[appearance] = [one.seen_by(card) for one in self.corrections]
@@ -278,8 +296,7 @@ class _FineTuning:
             return replace(card, appearance=old.appearance, kinds=old.kinds)
         if self.config.kind == "scan":
             return card
-        kind = ScanKind.of([correction.profile(old) for correction in self.corrections])
-        kinds = (KindAppearance(kind, found), *old.kinds)
+        kinds = (KindAppearance(ScanKind.of(self._profiles()), found), *old.kinds)
         return replace(card, appearance=old.appearance, kinds=kinds)
 
     def _named(self, model: Model, verdict: Verdict) -> Model:

@@ -21,6 +21,8 @@ _QUANTILES = (0.25, 0.5, 0.75, 0.9)
 #: Ranges of a few scans are at least so wide: of a quantile, of a logarithm. Settled with how far
 #: a kind reaches beyond them, on changed scans of training and tuning patients of `cardiac-cine`.
 _LEAST_WIDTHS = (0.04,) * len(_QUANTILES) + (0.1, 0.1)
+#: Kinds wider than this are of scans that have little in common.
+_MOST_WIDTHS = (1.6,) * len(_QUANTILES) + (3.6, 3.6)
 #: Slices looked at, evenly spaced.
 _MOST_SLICES = 16
 
@@ -38,7 +40,8 @@ def scan_profile(slices: NDArray[Any], window: tuple[float, float]) -> Profile:
     rows, columns = (
         slice(side // 6, max(side // 6 + 2, side - side // 6)) for side in (height, width)
     )
-    image = normalise(slices[few][:, rows, columns], window)
+    # Sums depend on how numbers lie in memory, and these are to be the same after a save.
+    image = np.ascontiguousarray(normalise(slices[few][:, rows, columns], window), np.float64)
     along = np.diff(image, axis=2)
     across = np.diff(along, axis=1)
     spread, edges, grain = (
@@ -48,7 +51,7 @@ def scan_profile(slices: NDArray[Any], window: tuple[float, float]) -> Profile:
     return (*quantiles, float(np.log(edges / spread)), float(np.log(grain / edges)))
 
 
-def _mean_size(values: NDArray[np.float32]) -> float:
+def _mean_size(values: NDArray[np.float64]) -> float:
     return float(np.abs(values).mean()) if values.size else 0.0
 
 
@@ -65,7 +68,13 @@ class ScanKind:
         they are."""
         low, high = np.min(profiles, axis=0), np.max(profiles, axis=0)
         reach = (0.75 + 4 / len(profiles)) * np.maximum(high - low, _LEAST_WIDTHS)
-        return cls(tuple((low - reach).tolist()), tuple((high + reach).tolist()))
+        return cls(*(tuple(np.round(end, 5).tolist()) for end in (low - reach, high + reach)))
+
+    @property
+    def narrow(self) -> bool:
+        """Are these scans as much alike as those of one scanner?"""
+        widths = np.subtract(self.highest, self.lowest)
+        return bool((widths <= _MOST_WIDTHS).all())
 
     def holds(self, profile: Profile) -> bool:
         """Does a scan look like these?"""

@@ -101,7 +101,7 @@ def checked_split(parts: Mapping[Part, Sequence[str]], patients: Patients, sourc
         raise InputError(problem)
     return Split(
         **{
-            part: tuple(dict.fromkeys(patients.names[name] for name in names))
+            part: tuple(dict.fromkeys(patients.names[patients.known(name)] for name in names))
             for part, names in parts.items()
         }
     )
@@ -111,6 +111,7 @@ def split_problems(
     parts: Mapping[Part, Sequence[str]], patients: Patients, source: str
 ) -> Iterator[str]:
     """A sentence for each way in which a split does not fit the patients of a dataset."""
+    parts = {part: list(map(patients.known, listed)) for part, listed in parts.items()}
     names = patients.names
     placed: dict[str, tuple[str, Part]] = {}
     for part, listed in parts.items():

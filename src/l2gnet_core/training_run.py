@@ -300,12 +300,17 @@ def _inherited_split(dataset: Dataset, settings: RunSettings, seed: int) -> Spli
     if settings.start is None:
         return None
     names, parts = dataset.people.names, read_card(find_model_file(settings.start)).split
-    kept = {part: [n for n in parts.get(part, []) if n in names] for part in PARTS}
+    kept: dict[Part, list[str]] = {}
+    taken: set[str] = set()
+    # "train" comes first: who was taken for two people before has been learnt from.
+    for part in PARTS:
+        now = dict.fromkeys(map(dataset.people.known, parts.get(part, [])))
+        kept[part] = [name for name in now if name in names and names[name] not in taken]
+        taken.update(names[name] for name in kept[part])
     if not kept["train"]:
         return None
-    known = {names[name] for listed in kept.values() for name in listed}
-    others = [patient for patient in dataset.patients if patient not in known]
-    held_out = {p: part for p, part in dataset.people.held_out.items() if p not in known}
+    others = [patient for patient in dataset.patients if patient not in taken]
+    held_out = {p: part for p, part in dataset.people.held_out.items() if p not in taken}
     fresh = split_patients(others, seed, settings.test, settings.tuning, held_out)
     both = {part: [*kept[part], *getattr(fresh, part)] for part in PARTS}
     return checked_split(both, dataset.people, f"the split of {settings.start}")

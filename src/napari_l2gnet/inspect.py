@@ -234,7 +234,9 @@ class InspectWidget(InspectForm):
         def take(look: Any) -> None:
             # A run may have looked meanwhile, or another version have answered.
             if annotation.version is version:
-                segmentation.looks.setdefault(frame, look)
+                old = segmentation.looks.get(frame)
+                if old is None or not old.seen.any():
+                    segmentation.looks[frame] = look
             self._on_mask()
             # Whoever ranks the slices to check has something to go by now.
             mask.layer.refresh()
@@ -255,6 +257,9 @@ class InspectWidget(InspectForm):
         if self.assigning.pending is not None:
             # What is lit is not what would be done any more.
             self.choose(self.codes, self.voxel, go=False)
+        if self.against.pending:
+            self.against.again()
+            return
         part, wanted = self.part, [self.inspection]
         comparison = self.against.comparison
         if comparison is not None and comparison.comparable(part):

@@ -133,16 +133,26 @@ class Comparison:
                 f"{self.name} has codes of another length: the two cannot be compared code by code."
             )
             return
-        apart = histogram_distance(code_counts(one), code_counts(other), one.vectors, other.vectors)
+        both = one.seen & other.seen if self.same_scan else None
+        if both is not None and not both.any():
+            self.words = f"{self.name} has no slice segmented that is segmented here, too."
+            return
+        apart = histogram_distance(
+            code_counts(one, both), code_counts(other, both), one.vectors, other.vectors
+        )
         how = next((words for limit, words in _WORDS if apart <= limit), "differ strongly")
         self.words = (
             f"Against {self.name} the codes used here {how}: distance {apart:.3f} "
             "(0 = the same; two phases of one heart about 0.05, two hearts about 0.15)."
         )
+        if both is None and not (one.seen.all() and other.seen.all()):
+            self.words += " Not all slices are segmented: parts of scans differ more than scans."
         if not self.same_codes:
             self.words += " Their codebooks or organs differ: there are no charts of it."
-        else:
+        elif self.comparable(part):
             self.words += f" Purple bars: {self.name}."
+        else:
+            self.words += " Choose Of: the volume or an organ to see both in the charts."
 
 
 class Against(QObject):
@@ -156,6 +166,8 @@ class Against(QObject):
         #: None where nothing is compared, or codes cannot be told apart one by one.
         self.comparison: Comparison | None = None
         self._widget = widget
+        #: Is one under way? What else is to be worked out would end it.
+        self.pending = False
         self._watched: list[Any] = []
         # Runs go on while one looks: another mask has a look after its first slice.
         self._filling = QTimer(self, interval=400, singleShot=True)
@@ -214,7 +226,7 @@ class Against(QObject):
 
     def forget(self) -> None:
         """Another mask is looked into."""
-        self.comparison = None
+        self.comparison, self.pending = None, False
         self._widget.compare.blockSignals(True)
         self._widget.compare.setCurrentIndex(0)
         self._widget.compare.blockSignals(False)
@@ -227,9 +239,13 @@ class Against(QObject):
             if listed is not None and listed.same_as(other):
                 combo.setCurrentIndex(place)
 
+    def again(self) -> None:
+        """Compare once more with what is chosen."""
+        self._choose()
+
     def _choose(self) -> None:
         widget, chosen = self._widget, self.chosen
-        self.comparison = None
+        self.comparison, self.pending = None, False
         widget.show_message("")
         if widget.inspection is None or not widget.inspection.is_current or chosen is None:
             self.changed.emit()
@@ -244,8 +260,10 @@ class Against(QObject):
             return
 
         def show(_: Any) -> None:
+            self.pending = False
             self.comparison = comparison if comparison.same_codes else None
             widget.show_message(comparison.words)
             self.changed.emit()
 
+        self.pending = True
         widget.jobs.run(comparison.prepare(widget.part), show)

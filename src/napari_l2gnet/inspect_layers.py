@@ -129,10 +129,14 @@ class InspectLayers:
             layers.selection.active = active
         return layer
 
+    @property
+    def _codes_name(self) -> str:
+        return f"codes · {self.mask.layer.name}"
+
     def show_codes(self, inspection: Inspection, name: str = "") -> Labels:
         """The code map, made when it is first asked for; with a name, of something else that is
         compared with this mask and whose cells lie on the same place."""
-        layer, name = self.find("codes"), name or f"codes · {self.mask.layer.name}"
+        layer, name = self.find("codes"), name or self._codes_name
         if layer is not None and layer.metadata[CODES_OF_KEY] is not inspection.source:
             layer.name = name
             self._renew_codes(layer, inspection)
@@ -198,6 +202,8 @@ class InspectLayers:
         codes = self.find("codes")
         if codes is not None:
             # More slices, or another version of the model, since it was made.
+            if codes.metadata[CODES_OF_KEY] is not inspection.source:
+                codes.name = self._codes_name
             self._renew_codes(codes, inspection)
         if inspection.has_plans and self.find("heat") is None:
             size = inspection.look.cells.size

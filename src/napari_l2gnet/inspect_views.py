@@ -183,10 +183,10 @@ class InspectViews(QTabWidget):
         """Draw the tab on top."""
         if self.words is None:
             return
-        usage = self.words.usage
+        order = self.words.order
         # Where there are organs, their codes are what the charts are about.
-        telling = [code for code in usage.order if usage.table[code, 1:].any()]
-        self._order = (telling or usage.order)[:MOST_CODES]
+        telling = [code for code in order if self.words.of_organs(code)]
+        self._order = (telling or order)[:MOST_CODES]
         draw = (
             self._draw_usage,
             self._draw_plan,

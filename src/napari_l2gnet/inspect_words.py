@@ -38,6 +38,23 @@ class Words:
         return self.inspection.usage(self.part)
 
     @property
+    def order(self) -> list[int]:
+        """The codes that occur, on either side where two are compared: those of organs first, by
+        how much of the organs they have."""
+        sides = [self.usage] if self.before is None else [self.usage, self.before]
+        if len(sides) == 1:
+            return list(self.usage.order)
+        organs = np.max([s.table[:, 1:].sum(1) / max(1, s.table.sum()) for s in sides], axis=0)
+        every = np.max([s.table.sum(1) / max(1, s.table.sum()) for s in sides], axis=0)
+        found = dict.fromkeys(code for side in sides for code in side.order)
+        return sorted(found, key=lambda code: (-organs[code], -every[code]))
+
+    def of_organs(self, code: int) -> bool:
+        """Has a code voxels of organs, on either side?"""
+        sides = [self.usage] if self.before is None else [self.usage, self.before]
+        return any(side.table[code, 1:].any() for side in sides)
+
+    @property
     def whole(self) -> str:
         """What the numbers are a share of."""
         if self.part.index is not None:
@@ -186,14 +203,14 @@ class Words:
         heads = ["code", "percent", *(f"voxels of {name}" for name in self.inspection.names)]
         heads += ["percent in what is compared with"] if self.before is not None else []
         rows: list[list[Any]] = []
-        for code in self.usage.order:
+        for code in self.order:
             row = [code + 1, round(self.percent(code), 4), *self.usage.table[code].tolist()]
             row += [round(self.percent_before(code), 4)] if self.before is not None else []
             rows.append(row)
         return heads, rows
 
     def _plan(self, side: str) -> Table:
-        order, lift = sorted(self.usage.order), self.lift(side)
+        order, lift = sorted(self.order), self.lift(side)
         return ["code", *(str(code + 1) for code in order)], [
             [row + 1, *np.round(lift[row, order], 4).tolist()] for row in order
         ]

@@ -137,6 +137,7 @@ def learn(session: Session, task: Task) -> Moments:
     config = _config(task, model, corrections)
     main_share = _main_share(corrections, config) + 1e-6
     own = [correction for correction in corrections if correction.grid is scan.volume]
+    further = "size" if config.kind == "scan" else "smoothness"
     preview: Model | None = None
     shown: set[Place] = set()
     for progress in finetune(model, corrections, config, device):
@@ -144,7 +145,7 @@ def learn(session: Session, task: Task) -> Moments:
         loss = progress.loss if progress.done <= main_share else None
         message = "Learning" if loss is not None else "Checking on slices left out"
         moment = Moment(
-            message if progress.step else "Trying brightness and size",
+            message if progress.step else f"Trying brightness and {further}",
             progress.done,
             progress.seconds_left,
             progress.step,

@@ -22,7 +22,7 @@ from l2gnet_core.learner import Pace
 from l2gnet_core.phantom import cardiac_phantom
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.preprocess import as_seen, intensity_window, resized
-from l2gnet_core.scan_kind import ScanKind, scan_profile
+from l2gnet_core.scan_kind import KindAppearance, ScanKind, scan_profile
 from l2gnet_core.steadiness import unsteadiness
 from l2gnet_core.volume import Grid
 
@@ -215,6 +215,41 @@ def test_a_project_s_model_shows_scans_so_that_look_like_its_own(heart_model, ph
     config = replace(SHORT, limits=Limits(-1, 1, 1, 1, 1, 1))
     single = last(result.model, [correct(dark(other), other.labels)], config)
     assert single.model.card.appearance_of(dark(other), (0.0, 1.0)).gamma < 1
+
+
+def test_scans_of_several_kinds_are_each_shown_as_before(heart_model):
+    drawn = [cardiac_phantom(seed, 0.0, SHAPE) for seed in (3, 4, 6)]
+    darkened = [correct(dark(one), one.labels, range(6)) for one in drawn[:2]]
+    kind = ScanKind.of([one.profile(heart_model.card) for one in darkened])
+    shown = (KindAppearance(kind, Appearance(gamma=0.36)),)
+    model = replace(heart_model, card=replace(heart_model.card, kinds=shown))
+    both = [darkened[0], correct(drawn[2].image, drawn[2].labels, range(6))]
+    config = replace(PROJECT_SHORT, limits=Limits(-1, 1, 1, 1, 1, 1))
+    result = last(model, both, config)
+    assert result.verdict.kept
+    assert result.verdict.evidence.appearance is None
+    assert result.model.card.kinds == shown
+    # The old model is judged as it answers, each scan shown as it would be.
+    before = [agreement(model, one.scan, one.labels) for one in both]
+    assert min(before) > 0.5
+    assert sum(result.verdict.evidence.dice.before.values()) / 3 > 0.5
+
+
+def test_a_single_scan_or_scans_unlike_each_other_make_no_kind(heart_model):
+    drawn = [cardiac_phantom(seed, 0.0, SHAPE) for seed in (3, 4, 6)]
+    unlike = [correct(dark(one), one.labels, range(6)) for one in drawn[:2]]
+    grainy = np.random.default_rng(0).normal(0, 1, SHAPE).astype(np.float32)
+    unlike.append(correct(grainy + drawn[2].labels, drawn[2].labels, range(6)))
+    for corrections in (unlike[:1], unlike):
+        result = last(heart_model, corrections, PROJECT_SHORT)
+        assert result.verdict.evidence.appearance is None
+        assert result.model.card.kinds == ()
+
+
+def test_looks_do_not_depend_on_how_numbers_lie_in_memory(phantom):
+    scan = dark(phantom)
+    window = intensity_window(scan)
+    assert scan_profile(np.asfortranarray(scan), window) == scan_profile(scan, window)
 
 
 def test_a_kind_of_scan_is_told_by_its_looks():

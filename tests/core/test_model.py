@@ -238,3 +238,10 @@ def test_references_begin_as_codes_and_the_plan_tells_codes_apart():
     spread = torch.exp(-(rows * rows.clamp(min=1e-12).log()).sum(-1)).mean()
     assert spread < 0.8 * network.config.references
     assert output.plan.coupling.shape[-1] == network.config.references
+
+
+def test_gates_keep_their_place_among_the_weights():
+    # A saved optimiser knows weights by their place.
+    network = build(preset("tiny", 4, architecture="attnunet", supervised=2))
+    names = [name for name, _ in network.decoder.named_children()]
+    assert names == ["ups", "gates", "blocks", "head", "coarser_heads"]

@@ -124,3 +124,20 @@ def test_a_file_that_is_no_split_is_refused(tmp_path, text, one_sentence):
     one_sentence(error.value)
     (tmp_path / "split.json").write_text(json.dumps(ALL))
     assert read_split(tmp_path) == read_split(tmp_path / "split.json") == ALL
+
+
+def test_names_that_an_earlier_version_gave_are_known_again(make_dataset):
+    names = ["sub-07_T1w", "sub-08_T1w", "sub-09_T1w", "heart03_visit2", "heart04_visit1"]
+    people = open_dataset(make_dataset(names)).people
+    parts = {
+        "train": ["sub-07_T1w", "heart03_visit2", "heart04"],
+        "tuning": ["sub-08_T1w"],
+        "test": ["sub-09_T1w"],
+    }
+    assert not list(split_problems(parts, people, "split.json"))
+    split = checked_split(parts, people, "split.json")
+    assert split.train == ("sub-07", "heart03", "heart04")
+    assert split.test == ("sub-09",)
+    # Who was two people before is said to be in two parts.
+    parts["tuning"].append("sub-07_T2w")
+    assert any("sub-07" in problem for problem in split_problems(parts, people, "split.json"))

@@ -288,6 +288,32 @@ def test_two_models_are_compared(make_napari_viewer: Callable[..., Any], qtbot: 
     assert "Against" in widget.shown.model().item(place).toolTip()
 
 
+def test_codes_that_are_gone_are_shown_and_a_comparison_outlasts_another_choice(
+    make_napari_viewer: Callable[..., Any], qtbot: Any
+) -> None:
+    viewer = make_napari_viewer()
+    before = inspectable(viewer, name="before")
+    after = inspectable(viewer, seed=5, image=viewer.layers["scan"], name="after")
+    look, old = after.segmentation.looks[0], before.segmentation.looks[0]
+    look.vectors[...] = old.vectors
+    look.codes[look.codes == 3] = 4
+    widget = inspect(qtbot, viewer)
+    widget.compare.setCurrentIndex(1)
+    # Another choice before the first is worked out.
+    choose(widget.of, "slice")
+    settle(qtbot, widget)
+    assert widget.against.comparison is not None
+    words = widget.views.words
+    assert words.before is not None
+    choose(widget.of, "volume")
+    settle(qtbot, widget)
+    _, rows = widget.views.table()
+    (gone,) = [row for row in rows if row[0] == 4]
+    assert gone[1] == 0
+    assert gone[-1] > 0
+    assert sum(row[-1] for row in rows) == pytest.approx(100, abs=0.01)
+
+
 @pytest.mark.parametrize("codes", [20, 12], ids=["more codes", "other codes"])
 def test_models_with_other_codebooks_are_compared_in_words_alone(
     make_napari_viewer: Callable[..., Any], qtbot: Any, codes: int

@@ -11,9 +11,9 @@ from l2gnet_core.inspect.cells import Box
 from l2gnet_core.inspect.look import Look
 
 
-def code_counts(look: Look) -> NDArray[np.int64]:
-    """(K,): how many cells of the slices seen have each code."""
-    codes = look.codes[look.seen].ravel()
+def code_counts(look: Look, among: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+    """(K,): how many cells of the slices seen have each code; among (n,): only of these slices."""
+    codes = look.codes[look.seen if among is None else look.seen & among].ravel()
     return np.bincount(codes, minlength=len(look.vectors)).astype(np.int64)
 
 
