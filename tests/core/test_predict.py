@@ -198,10 +198,10 @@ def test_when_memory_is_short_smaller_batches_do(model, scan, monkeypatch):
 def test_when_the_gpu_does_not_suffice_the_cpu_does(model, scan, monkeypatch):
     wanted, compute = whole(model, scan), predict._answers
 
-    def no_gpu(model, images, size, device):
+    def no_gpu(model, images, size, appearance, device):
         if device == "cuda":
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-        return compute(model, images, size, device)
+        return compute(model, images, size, appearance, device)
 
     monkeypatch.setattr(predict, "_answers", no_gpu)
     done = list(sliced(model, scan, 0, device="cuda"))
