@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from l2gnet_core.left_out import (
 )
 from l2gnet_core.new_structures import taught_labels, with_room_for
 from l2gnet_core.phantom_memory import KNOWN, heart_dice
-from l2gnet_core.scan_kind import KindAppearance, Profile, ScanKind
+from l2gnet_core.scan_kind import KindAppearance, ScanKind
 from l2gnet_core.weights import mixed_model, model_hash
 
 #: Shares of the main run after which there is something new to look at.
@@ -205,16 +206,21 @@ class _FineTuning:
         result = FineTuneResult(model, verdict, self.step, seconds, self.clock.pace, self.device)
         yield FineTuneProgress(self.step, 1.0, seconds, 0.0, result=result)
 
-    def _may_adapt(self) -> bool:
-        """Would a new appearance be for these scans alone? What is for a project has to tell them
-        from others: a single one does not say how its kind varies."""
-        if self.config.kind == "scan":
-            return self.one_appearance
-        alike = ScanKind.of(self._profiles()).narrow
-        return self.one_appearance and len(self.corrections) > 1 and alike
+    def _search(self) -> Check:
+        """The appearances for all runs: the old one, unless a new one would be for these scans
+        alone. What is for a project has to tell them from others, and a single one does not say how
+        its kind varies."""
+        adapts = self.one_appearance
+        if self.config.kind == "project":
+            adapts = adapts and len(self.corrections) > 1 and self._kind.narrow
+        if adapts:
+            return (yield from self.search.agreed(self.folds))
+        return (self.own,) * (1 + len(self.folds))
 
-    def _profiles(self) -> list[Profile]:
-        return [correction.profile(self.model.card) for correction in self.corrections]
+    @cached_property
+    def _kind(self) -> ScanKind:
+        """What kind these scans are of."""
+        return ScanKind.of([correction.profile(self.model.card) for correction in self.corrections])
 
     def _base_in(self, appearance: Appearance) -> Model:
         """The base, shown these scans in an appearance."""
@@ -226,9 +232,9 @@ class _FineTuning:
 
     def _appearances(self) -> Moments:
         """In which the runs are shown the scans, the main one first."""
-        if not self.config.adapts_appearance or not self._may_adapt():
+        if not self.config.adapts_appearance:
             return (self.own,) * (1 + len(self.folds))
-        return (yield from self._checked(self.clock.searched(self.search.agreed(self.folds))))
+        return (yield from self._checked(self.clock.searched(self._search())))
 
     def _learnt(self, run: int, base: Model, scans: Sequence[CorrectedScan]) -> Moments:
         """The network that a run comes to; the main one, 0, shows previews on its way."""
@@ -296,7 +302,7 @@ class _FineTuning:
             return replace(card, appearance=old.appearance, kinds=old.kinds)
         if self.config.kind == "scan":
             return card
-        kinds = (KindAppearance(ScanKind.of(self._profiles()), found), *old.kinds)
+        kinds = (KindAppearance(self._kind, found), *old.kinds)
         return replace(card, appearance=old.appearance, kinds=kinds)
 
     def _named(self, model: Model, verdict: Verdict) -> Model:

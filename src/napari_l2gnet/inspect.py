@@ -258,7 +258,7 @@ class InspectWidget(InspectForm):
             # What is lit is not what would be done any more.
             self.choose(self.codes, self.voxel, go=False)
         if self.against.pending:
-            self.against.again()
+            self.against.compare()
             return
         part, wanted = self.part, [self.inspection]
         comparison = self.against.comparison

@@ -172,7 +172,7 @@ class Against(QObject):
         # Runs go on while one looks: another mask has a look after its first slice.
         self._filling = QTimer(self, interval=400, singleShot=True)
         self._filling.timeout.connect(self.fill)
-        widget.compare.currentIndexChanged.connect(lambda _: self._choose())
+        widget.compare.currentIndexChanged.connect(lambda _: self.compare())
 
     @property
     def chosen(self) -> Other | None:
@@ -216,7 +216,7 @@ class Against(QObject):
         for part in (combo, widget.compare_label):
             part.setVisible(bool(found))
         if kept == 0 and self.comparison is not None:
-            self._choose()
+            self.compare()
 
     def usage(self, part: Part) -> Usage | None:
         """The other side's, if there is one to compare with."""
@@ -239,11 +239,8 @@ class Against(QObject):
             if listed is not None and listed.same_as(other):
                 combo.setCurrentIndex(place)
 
-    def again(self) -> None:
-        """Compare once more with what is chosen."""
-        self._choose()
-
-    def _choose(self) -> None:
+    def compare(self) -> None:
+        """Compare with what is chosen in the list."""
         widget, chosen = self._widget, self.chosen
         self.comparison, self.pending = None, False
         widget.show_message("")

@@ -240,10 +240,14 @@ def test_a_single_scan_or_scans_unlike_each_other_make_no_kind(heart_model):
     unlike = [correct(dark(one), one.labels, range(6)) for one in drawn[:2]]
     grainy = np.random.default_rng(0).normal(0, 1, SHAPE).astype(np.float32)
     unlike.append(correct(grainy + drawn[2].labels, drawn[2].labels, range(6)))
+    config = replace(PROJECT_SHORT, limits=Limits(-1, 1, 1, 1, 1, 1))
     for corrections in (unlike[:1], unlike):
-        result = last(heart_model, corrections, PROJECT_SHORT)
+        result = last(heart_model, corrections, config)
         assert result.verdict.evidence.appearance is None
         assert result.model.card.kinds == ()
+        # By its pace it can be done again.
+        again = last(heart_model, corrections, config, pace=result.pace)
+        assert again.model.card == result.model.card
 
 
 def test_looks_do_not_depend_on_how_numbers_lie_in_memory(phantom):
