@@ -120,6 +120,10 @@ class Finding:
     sentence: str
 
 
+#: What nnU-Net adds to a case's name for its first channel.
+FIRST_CHANNEL = "_0000"
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where a dataset keeps scans and labels, what a scan's name has that its labels' lack, and
@@ -134,8 +138,8 @@ class Layout:
 #: The plain one, and nnU-Net's (Isensee et al., Nature Methods 2021) for one channel.
 LAYOUTS = (
     Layout("images", "labels"),
-    Layout("imagesTr", "labelsTr", "_0000"),
-    Layout("imagesTs", "labelsTs", "_0000", "test"),
+    Layout("imagesTr", "labelsTr", FIRST_CHANNEL),
+    Layout("imagesTs", "labelsTs", FIRST_CHANNEL, "test"),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import platformdirs
@@ -18,7 +18,8 @@ DEFAULT_MODEL = "cardiac-cine"
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """A model by the name that `--model` takes."""
+    """A model by the name that `--model` takes. Its card has that name, too, whatever it had when
+    it was written."""
 
     name: str
     path: Path
@@ -43,22 +44,31 @@ def models() -> list[CatalogEntry]:
         files = {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
         for name, path in {**runs, **files}.items():
             try:
-                found[name] = CatalogEntry(name, path, read_card(path), bundled)
+                card = replace(read_card(path), name=name)
             except InputError:
                 continue
+            found[name] = CatalogEntry(name, path, card, bundled)
     return list(found.values())
 
 
 def find_model(name_or_path: str) -> Path:
     """The file of a model given by name, file or folder.
 
-    Raises InputError, naming the models at hand, if there is none.
+    Raises InputError if there is none, naming the models at hand, or if there are two.
     """
     entries = {entry.name: entry for entry in models()}
+    here = Path(name_or_path)
     if name_or_path in entries:
-        return entries[name_or_path].path
-    if Path(name_or_path).exists():
-        return find_model_file(Path(name_or_path))
+        file = entries[name_or_path].path
+        if (here / MODEL_FILE).is_file() and not (here / MODEL_FILE).samefile(file):
+            raise InputError(
+                f"Expected one model called {name_or_path}, but there is one by that name and one "
+                f"in the folder here; write {os.path.join(os.curdir, name_or_path)} for the one in "
+                "the folder, or rename it."
+            )
+        return file
+    if here.exists():
+        return find_model_file(here)
     known = ", ".join(sorted(entries)) or "none"
     raise InputError(
         f"Expected a model's name, file or folder, but there is no '{name_or_path}'; "

@@ -86,10 +86,13 @@ def segment(
     jobs: Sequence[Job] = plan_jobs(images, output)
     from l2gnet_core.catalog import find_model
     from l2gnet_core.checkpoint import load_model
+    from l2gnet_core.files.atomic import require_writable
     from l2gnet_core.predict import choose_device
 
     device, why = choose_device(device)
     loaded = load_model(find_model(model), device)
+    for folder in {job.mask.parent for job in jobs}:
+        require_writable(folder)
     load_seconds = time.perf_counter() - started
     reports, failures = [], 0
     with ProgressBar(len(jobs), "Segmenting") as bar:

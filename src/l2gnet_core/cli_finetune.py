@@ -110,6 +110,7 @@ def finetune(
     orientation = parse_orientation(orientation) if orientation is not None else None
     from l2gnet_core.catalog import find_model
     from l2gnet_core.checkpoint import load_model
+    from l2gnet_core.files.atomic import require_writable
     from l2gnet_core.finetune import finetune as learn
     from l2gnet_core.finetune_config import settings
     from l2gnet_core.predict import choose_device
@@ -130,6 +131,7 @@ def finetune(
         seed=seed,
         names={**stored, **given},
     )
+    require_writable(file.parent)
     with ProgressBar(1.0, "Fine-tuning") as bar:
         for progress in learn(loaded, corrections, config, chosen):
             loss = "checking" if progress.loss is None else f"loss {progress.loss:.3f}"

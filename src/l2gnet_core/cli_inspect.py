@@ -53,11 +53,13 @@ def inspect(
     orientation = parse_orientation(orientation) if orientation is not None else None
     from l2gnet_core.catalog import find_model
     from l2gnet_core.checkpoint import load_model
+    from l2gnet_core.files.atomic import require_writable
     from l2gnet_core.inspect.report import PAGE_FILE, inspect_file
     from l2gnet_core.predict import choose_device
 
     device, _ = choose_device(device)
     loaded = load_model(find_model(model), device)
+    require_writable(output)
     with ProgressBar(1.0, "Inspecting") as bar:
         for step in inspect_file(image, loaded, output, device, axis, orientation, frame):
             bar.reach(step.done)

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from l2gnet_core.cases import FIRST_CHANNEL
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_labels, scans_in, stem_of
 from l2gnet_core.metrics import Agreement, agreement_per_label
@@ -38,7 +39,7 @@ def pair_files(predictions: Path, references: Path) -> list[tuple[Path, Path]]:
             f"Expected two mask files or two folders of them, but got {predictions} and "
             f"{references}; give two of the same kind."
         )
-    found, wanted = _by_stem(predictions), _by_stem(references)
+    found, wanted = _matched(predictions, references)
     missing = [name for name in wanted if name not in found]
     if missing or not wanted:
         lacking = f"no prediction for {missing[0]}" if missing else f"no masks in {references}"
@@ -53,7 +54,18 @@ def without_reference(predictions: Path, references: Path) -> list[str]:
     """Predictions, by name, that `pair_files` leaves out."""
     if not predictions.is_dir():
         return []
-    return sorted(_by_stem(predictions).keys() - _by_stem(references).keys())
+    found, wanted = _matched(predictions, references)
+    return sorted(found.keys() - wanted.keys())
+
+
+def _matched(predictions: Path, references: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Files of the two folders by name, those that belong together by the same."""
+    found, wanted = _by_stem(predictions), _by_stem(references)
+    for name in wanted.keys() - found.keys():
+        # nnU-Net numbers its images, and so masks called like them, by channel; its labels not.
+        if name + FIRST_CHANNEL in found:
+            found[name] = found.pop(name + FIRST_CHANNEL)
+    return found, wanted
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
@@ -90,6 +102,7 @@ def evaluate(pairs: list[tuple[Path, Path]], tolerance: float) -> Iterator[CaseS
                 f"to {apart:.1f} mm from its reference; resample one onto the other's grid."
             )
         names = reference.names or prediction.names
+        _require_same_names(prediction_file, prediction.names, reference.names)
         ids = set(map(int, set(_ids(a.data)) | set(_ids(b.data)))) - {0}
         named = _named(names, sorted(ids))
         # A TIFF may not say what its reference does.
@@ -103,6 +116,17 @@ def evaluate(pairs: list[tuple[Path, Path]], tolerance: float) -> Iterator[CaseS
             scores = agreement_per_label(one, two, named, sized.spacing, tolerance)
             case = stem_of(reference_file) + suffix
             yield CaseScores(case, scores, sized.units, tuple(warnings if index == 0 else ()))
+
+
+def _require_same_names(file: Path, mine: Mapping[int, str], theirs: Mapping[int, str]) -> None:
+    """Raise InputError if a structure has one id in the prediction and another in the reference."""
+    for id, name in mine.items():
+        others = [other for other, its in theirs.items() if its.casefold() == name.casefold()]
+        if others and id not in others:
+            raise InputError(
+                f"Expected structures with the same ids in both masks, but {name} is {id} in "
+                f"{file.name} and {others[0]} in its reference; give it one id in both."
+            )
 
 
 def _named(names: Mapping[int, str], ids: Sequence[int]) -> dict[int, str]:

@@ -57,8 +57,8 @@ def model_file_to_write(output: Path, parent: Path) -> Path:
     """The file for a model: `output` itself if it is called .safetensors, else a file in the folder
     of that name.
 
-    Raises InputError if a model cannot be written there, or if it is the one that is fine-tuned:
-    its old weights must stay.
+    Raises InputError if a model cannot be written there, or if there is one
+    already: old weights must stay.
     """
     file = output if output.suffix == _SUFFIX else output / MODEL_FILE
     if file.exists() and file.resolve() == parent.resolve():
@@ -75,6 +75,11 @@ def model_file_to_write(output: Path, parent: Path) -> Path:
         raise InputError(
             f"Expected another place than a training run's, but {file.parent} is one, with its own "
             "model; choose another output."
+        )
+    if file.exists():
+        raise InputError(
+            f"Expected a new place for the model, but {output} holds one already; choose another "
+            "output, or move that one away."
         )
     return file
 

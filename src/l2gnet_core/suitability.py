@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from l2gnet_core.card import ModelCard
 from l2gnet_core.volume import Grid, Volume
 
+#: A CT with 1024 added has muscle at about 1070, and bone above.
+_TISSUE_OF_SHIFTED_CT = 1000
+
 
 def mismatches(
     card: ModelCard, grid: Volume | Grid, axis: int, window: tuple[float, float] | None = None
@@ -48,13 +51,16 @@ def mismatches(
 def _intensity_mismatches(card: ModelCard, low: float, high: float) -> list[str]:
     if not high > low:
         return ["The scan has one intensity everywhere: there is nothing to segment."]
-    # Air is −1000 HU; no MR scanner stores values that low.
-    looks_like_ct = low < -300
+    # Air is −1000 HU; no MR scanner stores values that low. Many a CT is stored with 1024 added,
+    # which is the same to a model that sees intensities by their window, and hard to tell from MR.
     modality = card.expects.modality
-    if modality == "MR" and looks_like_ct:
+    if modality == "MR" and low < -300:
         return ["The scan looks like a CT (values below −300); this model was made for MR."]
-    if modality == "CT" and not looks_like_ct:
-        return ["The scan does not look like a CT in Hounsfield units, as this model expects."]
+    if modality == "CT" and low > -300 and high < _TISSUE_OF_SHIFTED_CT:
+        return [
+            "The scan does not look like a CT in Hounsfield units, as they are or with 1024 added; "
+            "this model was made for CT."
+        ]
     return []
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from l2gnet_core.catalog import find_model
+from l2gnet_core.catalog import find_model, models
 from l2gnet_core.checkpoint import MODEL_FILE, load_model, save_model
+from l2gnet_core.errors import InputError
 from l2gnet_core.evaluate import evaluate
 from l2gnet_core.files import write_labels
 from l2gnet_core.volume import Grid
@@ -148,8 +149,8 @@ def test_bad_input_ends_with_two_and_one_line(
     assert "liver" in refused("segment", image, "-o", mask, "--model", "liver")
     assert "weights" in refused("segment", image, "-o", mask, "--model", damaged)
     assert "notes.txt" in refused("segment", image, "-o", mask, "--model", text)
-    # A file where a folder should be is the system's error, not ours to trace back.
-    refused("segment", image, "-o", text / "mask.nii.gz", *model)
+    # Said before anything is computed.
+    assert "can be written to" in refused("segment", image, "-o", text / "mask.nii.gz", *model)
     assert not mask.exists()
 
 
@@ -284,6 +285,31 @@ def test_evaluate_knows_pixels_from_millimetres(l2gnet, two_folders, tmp_path):
         assert err == ""
 
 
+def test_masks_of_images_that_are_numbered_by_channel_are_found(l2gnet, two_folders):
+    predictions, references = two_folders
+    for name in ("a", "b"):
+        (predictions / f"{name}.nii.gz").rename(predictions / f"{name}_0000.nii.gz")
+    code, out, err = l2gnet("evaluate", predictions, references, "--json")
+    assert (code, err) == (0, "")
+    assert set(json.loads(out)["cases"]) == {"a", "b"}
+
+
+def test_structures_with_other_ids_are_not_compared(tmp_path):
+    mask = np.ones((1, 4, 4), np.uint8)
+    for name, names in (("a", {1: "Left kidney", 2: "spleen"}), ("b", {1: "liver", 2: "kidney"})):
+        write_labels(tmp_path / f"{name}.nii.gz", mask, Grid(mask.shape), names)
+    write_labels(tmp_path / "c.nii.gz", mask, Grid(mask.shape), {1: "Spleen", 2: "left kidney"})
+
+    def compared(one: str, other: str) -> list[str]:
+        files = (tmp_path / f"{one}.nii.gz", tmp_path / f"{other}.nii.gz")
+        return [name for case in evaluate([files], 2.0) for name in case.structures]
+
+    with pytest.raises(InputError, match=r"Left kidney is 1 in a\.nii\.gz and 2 in its reference"):
+        compared("a", "c")
+    # Other names for the same ids are for a person to judge.
+    assert compared("a", "b") == ["liver"]
+
+
 def test_structures_of_one_name_are_scored_each(tmp_path):
     mask = np.zeros((2, 20, 20), np.uint8)
     mask[:, 2:6, 2:6], mask[:, 10:15, 10:15] = 1, 2
@@ -307,6 +333,16 @@ def test_run_folders_and_overrides_among_the_users_models(
     monkeypatch.setenv("L2GNET_MODELS", str(folder))
     assert find_model("run") == folder / "run" / MODEL_FILE
     assert find_model("cardiac-cine") == folder / "cardiac-cine.safetensors"
+    # Whatever it was called when it was written.
+    assert {entry.name for entry in models()} == {entry.card.name for entry in models()}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    shutil.copy(model_file, tmp_path / "run" / MODEL_FILE)
+    with pytest.raises(InputError, match=r"one in the folder here; write \./run for"):
+        find_model("run")
+    assert find_model("./run").samefile(tmp_path / "run" / MODEL_FILE)
+    monkeypatch.chdir(folder)
+    assert find_model("run") == folder / "run" / MODEL_FILE
     out = l2gnet("models")[1]
     assert out.count("cardiac-cine") == 1
     assert "cardiac-cine (yours)" in out
@@ -359,7 +395,7 @@ def test_models_are_listed(l2gnet, model_file, monkeypatch):
     assert "2 myocardium" in out
     code, out, _ = l2gnet("models", "--json")
     (mine,) = [row for row in json.loads(out) if not row["bundled"]]
-    assert mine["name"] == "tiny"
+    assert mine["name"] == "model"
     assert mine["labels"][0]["name"] == "right ventricle"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import nibabel as nib
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from l2gnet_core import finetune_config
-from l2gnet_core.checkpoint import load_model, save_model
+from l2gnet_core.checkpoint import MODEL_FILE, load_model, save_model
 from l2gnet_core.files import read_volume, write_labels
 from l2gnet_core.guard import Limits
 from l2gnet_core.weights import weights_hash
@@ -198,7 +199,11 @@ def test_bad_input_is_one_sentence(refused, files, model_file, save_scan, labels
     assert "name, file or folder" in said("--model", "nowhere")
     assert "another place than that of the model" in said(out=model_file)
     assert "another place than that of the model" in said(out=model_file.parent)
+    (tmp_path / "older").mkdir()
+    shutil.copy(model_file, tmp_path / "older" / MODEL_FILE)
+    assert "holds one already" in said(out=tmp_path / "older")
     assert "neither" in said(out=image)
+    assert "can be written to" in said(out=image / "new")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "split.json").write_text("{}")
     assert "another place than a training run's" in said(out=tmp_path / "run")

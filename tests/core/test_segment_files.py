@@ -212,6 +212,8 @@ HEART = {"modality": "MR", "pixel": (0.7, 2.5), "slice": (4.0, 12.0)}
 def test_a_fitting_scan_raises_no_eyebrow():
     assert mismatches(card(**HEART), volume(), 0, (0.0, 500.0)) == []
     assert mismatches(card(), volume((0.1, 90, 90)), 0, (-1000.0, 500.0)) == []
+    for window in ((-1000.0, 500.0), (0.0, 1500.0)):  # as measured, and with 1024 added
+        assert mismatches(card(modality="CT"), volume(), 0, window) == []
 
 
 @pytest.mark.parametrize(
@@ -219,7 +221,7 @@ def test_a_fitting_scan_raises_no_eyebrow():
     [
         (HEART, volume(), 0, (5.0, 5.0), "one intensity"),
         (HEART, volume(), 0, (-1000.0, 500.0), "CT"),
-        ({"modality": "CT"}, volume(), 0, (0.0, 500.0), "Hounsfield"),
+        ({"modality": "CT"}, volume(), 0, (0.0, 500.0), "not look like a CT"),
         (HEART, volume((8.0, 0.2, 0.2)), 0, (0.0, 500.0), "0.2×0.2 mm"),
         (HEART, volume((8.0, 1.5, 4.0)), 0, (0.0, 500.0), "1.5×4 mm"),
         (HEART, volume((1.0, 1.5, 1.5)), 0, (0.0, 500.0), "1 mm apart"),

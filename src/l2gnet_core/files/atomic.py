@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -47,6 +48,22 @@ def replace_file(
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def require_writable(folder: Path) -> None:
+    """Raise OutputError where nothing could be written in a folder, which need not be there yet; to
+    be called before what is to be written is computed."""
+    there = folder.absolute()
+    while not os.path.lexists(there):
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return
+    except OSError as error:
+        raise OutputError(
+            f"Expected a folder that can be written to, but {folder} is none "
+            f"({error.strerror or error}); choose another output."
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:

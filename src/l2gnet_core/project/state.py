@@ -43,6 +43,7 @@ class ProjectState:
     orientation: letters that a person gave for a scan that does not say its own, in the file's
     order. card: of the model whose answer is shown; model: which weights, None before a first run.
     labels: organs with the names and colours on screen. finished, reviewed, touched: slices.
+    unsaid: reviewed slices, each with the id of an organ that came after their review.
     """
 
     scan: ScanId
@@ -56,6 +57,7 @@ class ProjectState:
     finished: frozenset[Place] = frozenset()
     reviewed: frozenset[Place] = frozenset()
     touched: frozenset[Place] = frozenset()
+    unsaid: frozenset[tuple[Place, int]] = frozenset()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that `from_json` reads back; of the card everything but who trained it."""
@@ -71,6 +73,7 @@ class ProjectState:
             "finished": places_to_json(self.finished),
             "reviewed": places_to_json(self.reviewed),
             "touched": places_to_json(self.touched),
+            "unsaid": [[*place, label] for place, label in self.unsaid],
         }
 
     @classmethod
@@ -85,7 +88,12 @@ class ProjectState:
             None if values["model"] is None else ModelId(**values["model"]),
             LabelSet(tuple(Label(**label) for label in values["labels"])),
             CleanUp.from_json(values["clean_up"]),
-            *(frozenset(places_from_json(values[name])) for name in _PLACES),
+            **{name: frozenset(places_from_json(values[name])) for name in _PLACES},
+            # Projects of before do not tell.
+            unsaid=frozenset(
+                ((int(frame), int(index)), int(label))
+                for frame, index, label in values.get("unsaid", ())
+            ),
         )
 
     @property
