@@ -36,7 +36,7 @@ class Version:
 
     model: None as long as nobody needs it; then the session loads it, from `path` or, without one,
     the model that the mask began with. raw: its answer (t,z,y,x), untidied, and what it saw, once
-    it has segmented the scan.
+    it has segmented the scan. brought: ids of organs that the mask did not have before.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Version:
     raw: NDArray[Any] | None = None
     looks: dict[int, Look] = field(default_factory=dict)
     path: Path | None = None
+    brought: tuple[int, ...] = ()
 
 
 @dataclass(eq=False)
@@ -147,9 +148,17 @@ class Annotation:
 
     def review(self, place: Place, accepted: bool = True) -> None:
         """A person vouches for a slice as it is, or takes that back."""
-        reviewed = self.segmentation.reviewed
+        reviewed, unsaid = self.segmentation.reviewed, self.segmentation.unsaid
         (reviewed.add if accepted else reviewed.discard)(place)
+        unsaid -= {(at, organ) for at, organ in unsaid if at == place}
         self.changed.emit("reviewed")
+
+    def add_organ(self, organ: int) -> int:
+        """An organ is new, by its id; returns how many slices were reviewed without it."""
+        segmentation = self.segmentation
+        segmentation.unsaid |= {(place, organ) for place in segmentation.reviewed}
+        self.changed.emit("organs")
+        return len(segmentation.reviewed)
 
     def next_place(self, after: Place | None) -> Place | None:
         """The next slice of the queue after one (None: from its top) that nobody has reviewed; None
@@ -197,10 +206,12 @@ class Annotation:
 
         painted_is_complete: are slices that are painted on, but not accepted, the whole truth? Else
         nothing but a person's voxels counts there, unless some are of a structure that is not among
-        the model's own, by id: of where that is not, strokes of it alone would say nothing.
+        the model's own, by id: of where that is not, strokes of it alone would say nothing. Slices
+        that were reviewed before an organ was added say where the others are, and no more.
         """
         self.look_for_edits()
         segmentation = self.segmentation
+        unsaid = {place for place, organ in segmentation.unsaid if not self._says(place, organ)}
         frames = sorted({frame for frame, _ in self.taught})
         lessons = []
         for frame in frames:
@@ -218,6 +229,8 @@ class Annotation:
                 taught_new = any(id not in structures for id in np.unique(shown[by_person]) if id)
                 all_true = painted_is_complete or taught_new or place in segmentation.reviewed
                 told = shown if all_true else np.where(by_person, shown, np.uint16(UNMARKED))
+                if place in unsaid:
+                    told = np.where(shown == 0, np.uint16(UNMARKED), told)
                 np.moveaxis(labels, segmentation.axis, 0)[index] = told
                 weight = np.where(by_person, PAINTED_WEIGHT, 1.0)
                 np.moveaxis(weights, segmentation.axis, 0)[index] = weight
@@ -290,21 +303,27 @@ class Annotation:
 
         self.look_for_edits()
         segmentation = self.segmentation
-        found = {index for at, index in segmentation.reviewed if at == frame}
-        for at, index in self.edited:
-            if at != frame:
-                continue
-            shown, known, stroked = (
-                segmentation.slice_of(array, (at, index))
-                for array in (segmentation.shown, segmentation.known, segmentation.stroked)
-            )
-            mine = stroked | (shown != known)
-            if organ is None or (mine & (shown == organ)).any():
-                found.add(index)
+        found = {
+            index
+            for at, index in segmentation.reviewed
+            if at == frame and ((at, index), organ) not in segmentation.unsaid
+        }
+        for place in self.edited:
+            if place[0] == frame and (organ is None or self._says(place, organ)):
+                found.add(place[1])
         slices = tuple(sorted(found))
         name = segmentation.card.labels.names.get(organ or 0, "the mask")
         require_gap(slices, name, "paint or accept another slice")
         return slices
+
+    def _says(self, place: Place, organ: int) -> bool:
+        """Did a person paint the organ in a slice?"""
+        segmentation = self.segmentation
+        shown, known, stroked = (
+            segmentation.slice_of(array, place)
+            for array in (segmentation.shown, segmentation.known, segmentation.stroked)
+        )
+        return bool(((stroked | (shown != known)) & (shown == organ)).any())
 
     def interpolating(
         self, scan: NDArray[Any], frame: int, slices: Sequence[int], organ: int | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import numpy as np
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from l2gnet_core.labels import LabelSet
 from l2gnet_core.project.deeds import Answered, Discarded, FineTuned, Interpolated
 from l2gnet_core.project.state import Place, SliceState
 from napari_l2gnet import learning
@@ -223,6 +224,16 @@ class CorrectRun(QObject):
         self.drop_proposal()
         if self._loading is not None and self._loading.raw is None:
             self.annotation.versions.remove(self._loading)
+            self._take_away(self._loading.brought)
+
+    def _take_away(self, organs: Sequence[int]) -> None:
+        """Let the mask not have organs any more, but those that a person has painted meanwhile."""
+        segmentation = self.annotation.segmentation
+        gone = {id for id in organs if not (segmentation.shown == id).any()}
+        if gone:
+            labels = segmentation.card.labels
+            self.mask.relabel(LabelSet(tuple(one for one in labels if one.id not in gone)))
+            self.annotation.changed.emit("organs")
 
     def _end(self, outcome: str, text: str) -> None:
         self.annotation.tell_job("")

@@ -208,6 +208,7 @@ class Keeper(QObject):
             finished=frozenset(segmentation.finished),
             reviewed=frozenset(segmentation.reviewed),
             touched=frozenset(self._touched),
+            unsaid=frozenset(segmentation.unsaid),
         )
 
     def _batch(self) -> _Batch | None:

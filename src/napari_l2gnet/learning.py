@@ -225,8 +225,8 @@ def interpolate(
 
 def model_of(session: Session, version: Version, annotation: Annotation, device: str) -> Model:
     """The model of a version, from memory or its file. Raises InputError if it is nowhere."""
-    if version.model is not None:
-        return version.model
+    if (model := _in_memory(version, annotation)) is not None:
+        return model
     return session.load(version.path or find_model(annotation.model), device)
 
 
@@ -234,9 +234,19 @@ def card_of(version: Version, annotation: Annotation) -> ModelCard:
     """The card of a version's model. Raises InputError if it is nowhere."""
     from l2gnet_core.checkpoint import read_card
 
-    if version.model is not None:
-        return version.model.card
+    if (model := _in_memory(version, annotation)) is not None:
+        return model.card
     return read_card(version.path or find_model(annotation.model))
+
+
+def _in_memory(version: Version, annotation: Annotation) -> Model | None:
+    from l2gnet_core.checkpoint import Model
+
+    answered = annotation.segmentation.model
+    # Of the original, the file may be another by now.
+    if version is annotation.version and version.kind == "original" and isinstance(answered, Model):
+        return answered
+    return version.model
 
 
 def _correction(scan: _Scan, lesson: Lesson) -> Correction:

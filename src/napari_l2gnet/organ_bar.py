@@ -106,5 +106,15 @@ class OrganBar(QObject):
             return
         mask.layer.selected_label = organ.id
         self._form.organ.setCurrentIndex(max(0, self._form.organ.findData(organ.id)))
-        annotation.changed.emit("organs")
-        self.said.emit(f"Paint the {organ.name} in a few slices, then fine-tune." if new else "")
+        if not new:
+            annotation.changed.emit("organs")
+            self.said.emit("")
+            return
+        before = annotation.add_organ(organ.id)
+        text = f"Paint the {organ.name} in a few slices, then fine-tune."
+        if before:
+            text += (
+                f" Slices that you accepted before ({before}) do not say where it is: paint it "
+                "there, too, or accept them again."
+            )
+        self.said.emit(text)

@@ -24,7 +24,7 @@ class OrganDialog(QDialog):
         super().__init__(parent)
         self.setWindowTitle("New organ" if new else f"Edit {organ.name}")
         self.name = QLineEdit(organ.name)
-        self.name.setPlaceholderText("such as papillary muscle")
+        self.name.setPlaceholderText("such as spleen")
         self.id = QSpinBox()
         self.id.setRange(1, largest_id)
         self.id.setValue(organ.id)
@@ -42,6 +42,9 @@ class OrganDialog(QDialog):
         )
         buttons.accepted.connect(self.accept)
         buttons.rejected.connect(self.reject)
+        self.ok = buttons.button(QDialogButtonBox.StandardButton.Ok)
+        self.name.textChanged.connect(lambda _: self._allow_ok())
+        self._allow_ok()
         form = QFormLayout(self)
         form.addRow("Name", self.name)
         form.addRow("Id", self.id)
@@ -52,6 +55,10 @@ class OrganDialog(QDialog):
     def organ(self) -> Label:
         """The organ as it is now."""
         return Label(self.id.value(), self.name.text().strip(), self._color)
+
+    def _allow_ok(self) -> None:
+        self.ok.setEnabled(bool(self.name.text().strip()))
+        self.ok.setToolTip("" if self.ok.isEnabled() else "Give the organ a name first")
 
     def _choose_color(self) -> None:
         color = QColorDialog.getColor(QColor(self._color), self, "Colour of the organ")

@@ -55,6 +55,8 @@ class Segmentation:
         self.looks: dict[int, Look] = {}
         #: Slices that a person has looked at and vouches for.
         self.reviewed: set[Place] = set()
+        #: Reviewed slices, each with the id of an organ that came later: of that they say nothing.
+        self.unsaid: set[tuple[Place, int]] = set()
         #: Number of the model version that the answer comes from; 0 is the first one.
         self.version = 0
         #: The model that it comes from, or which that is, once there is an answer.
@@ -88,6 +90,7 @@ class Segmentation:
         segmentation.model = state.model
         segmentation.finished = set(state.finished)
         segmentation.reviewed = set(state.reviewed)
+        segmentation.unsaid = set(state.unsaid)
         segmentation.clean_up = state.clean_up
         ids = [label.id for label in state.card.labels]
         segmentation.counts = SliceCounts(segmentation.shown, state.axis, ids)

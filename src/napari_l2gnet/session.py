@@ -79,7 +79,8 @@ class Session:
     models_changed = Signal()
 
     def __init__(self) -> None:
-        self._loaded: dict[tuple[Path, str], Model] = {}
+        # With each file's time and size: what is written over is another model.
+        self._loaded: dict[tuple[Path, str], tuple[tuple[int, int], Model]] = {}
 
     def catalog(self) -> list[CatalogEntry]:
         """The models that can be chosen."""
@@ -150,13 +151,15 @@ class Session:
             yield Step("Tidying", place=place, labels=labels, tidied=True)
 
     def load(self, path: Path, device: str) -> Model:
-        """A model from its file; the next time from memory."""
-        from l2gnet_core.checkpoint import load_model
+        """A model from its file; the next time from memory, as long as the file stays the same."""
+        from l2gnet_core.checkpoint import find_model_file, load_model
 
-        key = (path.resolve(), device)
-        if key not in self._loaded:
-            self._loaded[key] = load_model(path, device)
-        return self._loaded[key]
+        file = find_model_file(path).resolve()
+        state = file.stat()
+        key, written = (file, device), (state.st_mtime_ns, state.st_size)
+        if key not in self._loaded or self._loaded[key][0] != written:
+            self._loaded[key] = (written, load_model(file, device))
+        return self._loaded[key][1]
 
     def save(self, model: Model, path: Path) -> Model:
         """Write a model under the name of its file, so that it can be chosen by it.
@@ -180,8 +183,6 @@ class Session:
                 f"Expected a place to write the model to, but {path} is none ({error.strerror}); "
                 "choose another folder."
             ) from error
-        # What was read from an older file of this name is not in it any more.
-        self._loaded = {key: m for key, m in self._loaded.items() if key[0] != path.resolve()}
         self.models_changed.emit()
         return named
 

@@ -114,12 +114,15 @@ class VersionBar(QObject):
 
         try:
             mine = annotation.segmentation.card.labels
-            mask.relabel(with_organs_of(mine, read_card(path).labels))
+            both = with_organs_of(mine, read_card(path).labels)
+            mask.relabel(both)
         except InputError as error:
             self.refused.emit(error)
             return
         annotation.changed.emit("organs")
-        version = Version(path.stem, "file", annotation.segmentation.version, path=path)
+        brought = tuple(id for id in both.names if id not in mine.names)
+        now = annotation.segmentation.version
+        version = Version(path.stem, "file", now, path=path, brought=brought)
         self.loaded.emit(annotation.add_version(version))
 
 

@@ -48,16 +48,18 @@ def what_is_loaded_is_no_garbage() -> Iterator[None]:
     gc.freeze()
 
 
-def save_untrained(folder: Path, name: str, seed: int = 0, **card: Any) -> Path:
+def save_untrained(
+    folder: Path, name: str, seed: int = 0, labels: dict[int, str] = NAMES, **card: Any
+) -> Path:
     """Save a model that labels noise, another with each seed."""
     import torch
 
     torch.manual_seed(seed)
-    network = build(preset("tiny", classes=4))
+    network = build(preset("tiny", classes=len(labels) + 1))
     # Untrained logits hardly differ: without this one class would take every voxel.
     torch.nn.init.normal_(network.decoder.head.weight, std=3)
     torch.nn.init.zeros_(network.decoder.head.bias)
-    saved = ModelCard(name, LabelSet.from_names(NAMES), **card)
+    saved = ModelCard(name, LabelSet.from_names(labels), **card)
     return save_model(folder / f"{name}.safetensors", network.eval(), saved)
 
 
