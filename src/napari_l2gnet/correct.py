@@ -13,7 +13,7 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import Signal
 
 from l2gnet_core.errors import InputError
-from napari_l2gnet.annotation import Annotation
+from napari_l2gnet.annotation import Annotation, Version
 from napari_l2gnet.correct_form import FLIP_KEY, PROJECT, CorrectForm
 from napari_l2gnet.correct_run import CorrectRun, accept, drop_proposal, flip, taken_in
 from napari_l2gnet.learning import Moment
@@ -43,7 +43,6 @@ class CorrectWidget(CorrectForm):
 
     def __init__(self, napari_viewer: napari.Viewer, session: Session | None = None) -> None:
         super().__init__(napari_viewer)
-        self.viewer = napari_viewer
         self.session = session or shared_session()
         self.mask: MaskLayer | None = None
         self.review = SliceReview(napari_viewer, self)
@@ -51,6 +50,8 @@ class CorrectWidget(CorrectForm):
         self.versions = VersionBar(self, self.session)
         self._run: CorrectRun | None = None
         self._text, self._bad = "", False
+        #: What the text says was accepted.
+        self._accepted: Version | None = None
         self._connect()
         self._import()
         self._follow()
@@ -209,13 +210,16 @@ class CorrectWidget(CorrectForm):
         original = "This is the original version." if first else ""
         self.allow(self.roll_back, none or busy or waiting or original)
         self.allow(self.save, none or busy or original)
+        if annotation is not None and self._accepted not in (None, annotation.version):
+            # It was taken back: what was said of it is not so any more.
+            self._accepted, self._text = None, ""
         if self._text:
             self.show_message(self._text, self._bad)
         else:
             self.show_message(none)
 
     def _say(self, text: str, bad: bool = False) -> None:
-        self._text, self._bad = text, bad
+        self._text, self._bad, self._accepted = text, bad, None
         self.show_message(text, bad)
 
     def _refuse(self, error: Exception) -> None:
@@ -313,6 +317,8 @@ class CorrectWidget(CorrectForm):
         self._run.deleteLater()
         self._run = None
         self._say(text, bad=outcome == "failed")
+        if not any(self.curve.points):
+            self.curve.hide()
         self._show_all()
         self.review.look_soon()
         self.run_ended.emit(outcome)
@@ -341,6 +347,7 @@ class CorrectWidget(CorrectForm):
             return
         changed = accept(mask, annotation)
         self._say(f"{annotation.version.name} accepted: {taken_in(mask, changed)}")
+        self._accepted = annotation.version
         self._show_all()
 
     def discard_proposal(self) -> None:

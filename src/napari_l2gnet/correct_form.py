@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import napari
 from napari.layers import Labels, Layer
 from qtpy.QtCore import Qt
-from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
     QAbstractButton,
     QButtonGroup,
@@ -29,16 +27,17 @@ from qtpy.QtWidgets import (
 from l2gnet_core.labels import LabelSet
 from napari_l2gnet.curve import Curve
 from napari_l2gnet.docked import DockedWidget
-from napari_l2gnet.layer_combo import LayerCombo, UnscrolledCombo
+from napari_l2gnet.layer_combo import LayerCombo
 from napari_l2gnet.mask_layer import SEGMENTATION_KEY, MaskLayer
+from napari_l2gnet.organ_table import color_icon
 from napari_l2gnet.preview import AFTER, BEFORE, CHANGES
 from napari_l2gnet.slice_queue import SliceQueue
+from napari_l2gnet.tones import tones
 
 #: Keys that napari leaves free, whatever layer is selected.
 ACCEPT_KEY, NEXT_KEY, FLIP_KEY = "K", "N", "G"
 #: Rows of the list of kinds.
 SCAN, PROJECT = "scan", "project"
-_BEWARE = "#e69f00"
 # napari's themes draw a checked tool button like any other.
 _VIEW_STYLE = (
     "QToolButton { padding: 4px 7px; } "
@@ -50,8 +49,7 @@ class CorrectForm(DockedWidget):
     """Mask; slices to review; organs; fine-tuning; preview; versions."""
 
     def __init__(self, viewer: napari.Viewer) -> None:
-        super().__init__()
-        self._tips: dict[QWidget, str] = {}
+        super().__init__(viewer)
 
         def is_mask(layer: Layer) -> bool:
             return SEGMENTATION_KEY in layer.metadata and MaskLayer(viewer, layer).connected
@@ -108,10 +106,6 @@ class CorrectForm(DockedWidget):
         self.bar.setTextVisible(True)
         self.bar.setRange(0, 1000)
         self.curve = Curve(viewer)
-        self.message = QLabel()
-        self.message.setWordWrap(True)
-        self.message.setTextFormat(Qt.TextFormat.RichText)
-        self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
 
         self.views = QButtonGroup(self)
         self.view_buttons: dict[str, QToolButton] = {}
@@ -134,7 +128,7 @@ class CorrectForm(DockedWidget):
         )
         self.discard = QPushButton("Discard")
         self.discard.setToolTip("Drop the preview; the mask stays as it is")
-        self.version = UnscrolledCombo()
+        self.version = QComboBox()
         self.version.setToolTip("Versions of the model: choose one to see the mask that it makes")
         self.roll_back = _quiet("Roll back", "Go back to the version that this one began with")
         self.save = _quiet("Save …", "Save this version: the Segment widget then offers it")
@@ -158,7 +152,7 @@ class CorrectForm(DockedWidget):
         learning = _form(("Teach", _row(self.kind, self.seconds)), ("Painted", self.painted))
         versions = _form(("Version", self.version))
         versions.addRow("", _row(self.roll_back, self.save, self.load))
-        layout = QVBoxLayout(self)
+        layout = self.column
         layout.setSpacing(4)
         layout.addLayout(top)
         layout.addWidget(self.reviewed)
@@ -185,6 +179,7 @@ class CorrectForm(DockedWidget):
         research.setStyleSheet("QLabel { color: gray; font-size: 10px; }")
         layout.addWidget(research)
         self.setMinimumWidth(330)
+        self.show_theme()
 
     def show_reviewed(self, count: int, total: int) -> None:
         """How many slices are reviewed."""
@@ -198,7 +193,7 @@ class CorrectForm(DockedWidget):
         self.organ.blockSignals(True)
         self.organ.clear()
         for label in labels:
-            self.organ.addItem(_colored(label.color), label.name, label.id)
+            self.organ.addItem(color_icon(label.color), label.name, label.id)
         self.organ.addItem("all organs", None)
         last = self.organ.count() - 1
         self.organ.setCurrentIndex(last if chosen is None else self.organ.findData(chosen))
@@ -218,19 +213,10 @@ class CorrectForm(DockedWidget):
             button.setChecked(name == mode)
             button.blockSignals(False)
 
-    def allow(self, control: QWidget, reason_against: str) -> None:
-        """Enable a control that nothing speaks against; else its tooltip says what does."""
-        tip = self._tips.setdefault(control, control.toolTip())
-        control.setEnabled(not reason_against)
-        control.setToolTip(reason_against or tip)
-
-    def show_message(self, text: str, bad: bool = False, beware: Sequence[str] = ()) -> None:
-        """The lines under the buttons: what happened, then what to beware of."""
-        text = escape(text)
-        lines = [f'<span style="color:#e0524d">{text}</span>' if bad else text] if text else []
-        lines += [f'<span style="color:{_BEWARE}">⚠ {escape(line)}</span>' for line in beware]
-        self.message.setText("<br>".join(lines))
-        self.message.setVisible(bool(lines))
+    def show_theme(self) -> None:
+        """Take on the colours of the window."""
+        super().show_theme()
+        self.queue.show_good(tones(self.viewer).good)
 
 
 def _quiet(text: str, tip: str) -> QPushButton:
@@ -262,9 +248,3 @@ def _line() -> QWidget:
     line.setFixedHeight(1)
     line.setStyleSheet("background-color: rgba(128, 128, 128, 90);")
     return line
-
-
-def _colored(color: str) -> QIcon:
-    square = QPixmap(12, 12)
-    square.fill(QColor(color))
-    return QIcon(square)

@@ -49,6 +49,7 @@ class Curve(QWidget):
         self._plot.setMouseEnabled(x=False, y=False)
         self._plot.hideButtons()
         self._plot.setYRange(0, 1)
+        self._plot.setLabel("bottom", "step")
         item = self._plot.getPlotItem()
         self._lines = (
             item.plot(pen=pg.mkPen(LOSS, width=2)),

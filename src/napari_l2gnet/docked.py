@@ -1,11 +1,27 @@
-"""Widgets that know when they are done with."""
+"""What the widgets have in common that live in a dock of the window: they scroll, share a place,
+say what happened and why a control is disabled, and know when they end."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from html import escape
 from typing import Any
 
-from qtpy.QtCore import QEvent
-from qtpy.QtWidgets import QWidget
+import napari
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
+from qtpy.QtWidgets import (
+    QAbstractSpinBox,
+    QComboBox,
+    QDockWidget,
+    QFrame,
+    QLabel,
+    QMainWindow,
+    QScrollArea,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_l2gnet.tones import tones
 
 
 class DockedWidget(QWidget):
@@ -17,17 +33,98 @@ class DockedWidget(QWidget):
 
     _docked = _ended = False
 
+    def __init__(self, viewer: napari.Viewer) -> None:
+        super().__init__()
+        self.viewer = viewer
+        #: What controls say of themselves while they are enabled.
+        self._tips: dict[QWidget, str] = {}
+        #: The lines that tell what happened.
+        self.message = QLabel()
+        self.message.setWordWrap(True)
+        # Qt's guess takes escaped quotes without a tag for plain text.
+        self.message.setTextFormat(Qt.TextFormat.RichText)
+        self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._told: tuple[str, bool, tuple[str, ...]] = ("", False, ())
+        # A small screen shows a part of what is in here: it must not make the window taller than
+        # the screen.
+        area = QScrollArea()
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        content = QWidget()
+        area.setWidget(content)
+        around = QVBoxLayout(self)
+        around.setContentsMargins(0, 0, 0, 0)
+        around.addWidget(area)
+        #: Where the controls go.
+        self.column = QVBoxLayout(content)
+        viewer.events.theme.connect(self._on_theme)
+
+    def allow(self, control: QWidget, reason_against: str) -> None:
+        """Enable a control that nothing speaks against; else its tooltip says what does."""
+        tip = self._tips.setdefault(control, control.toolTip())
+        control.setEnabled(not reason_against)
+        control.setToolTip(reason_against or tip)
+
+    def show_message(self, text: str, bad: bool = False, beware: Sequence[str] = ()) -> None:
+        """What happened, then what to beware of, a line each."""
+        self._told = (text, bad, tuple(beware))
+        shades, text = tones(self.viewer), escape(text)
+        lines = [f'<span style="color:{shades.bad}">{text}</span>' if bad else text] if text else []
+        lines += [f'<span style="color:{shades.beware}">⚠ {escape(one)}</span>' for one in beware]
+        self.message.setText("<br>".join(lines))
+        self.message.setVisible(bool(lines))
+
+    def show_theme(self) -> None:
+        """Take on the colours of the window."""
+        self.show_message(*self._told)
+
+    def _on_theme(self, _: Any = None) -> None:
+        self.show_theme()
+
     def let_go(self) -> None:
         """Stop what is under way and let go of the viewer's events; once, at the end."""
         raise NotImplementedError
 
     def event(self, event: Any) -> bool:
-        """Notice the end of the dock."""
+        """Notice the beginning and the end of the dock."""
         if event.type() == QEvent.Type.ParentChange:
             if self.parent() is None and self._docked:
                 self._end()
+            elif self.parent() is not None and not self._docked:
+                # napari puts the dock into its window after this.
+                QTimer(self, singleShot=True, interval=0, timeout=self._join_others).start()
             self._docked = self.parent() is not None
+        elif event.type() == QEvent.Type.Polish:
+            for control in self.findChildren(QWidget):
+                if isinstance(control, (QComboBox, QAbstractSpinBox)):
+                    control.installEventFilter(self)
         return bool(super().event(event))
+
+    def eventFilter(self, control: QObject, event: QEvent) -> bool:
+        """Of a wheel that turns: whoever scrolls past a choice does not choose."""
+        if event.type() == QEvent.Type.Wheel:
+            event.ignore()
+            return True
+        return bool(super().eventFilter(control, event))
+
+    def _join_others(self) -> None:
+        """Share the place of another widget of ours as a tab: above each other none has room."""
+        dock = _dock_of(self)
+        window = dock.parent() if dock is not None else None
+        if dock is None or not isinstance(window, QMainWindow) or dock.isFloating():
+            return
+        for other in window.findChildren(DockedWidget):
+            beside = _dock_of(other)
+            if (
+                beside not in (dock, None)
+                and not beside.isFloating()
+                and window.dockWidgetArea(beside) == window.dockWidgetArea(dock)
+                and dock not in window.tabifiedDockWidgets(beside)
+            ):
+                window.tabifyDockWidget(beside, dock)
+                dock.raise_()
+                return
 
     def closeEvent(self, event: Any) -> None:
         """The end of a widget without a dock."""
@@ -37,4 +134,12 @@ class DockedWidget(QWidget):
     def _end(self) -> None:
         if not self._ended:
             self._ended = True
+            self.viewer.events.theme.disconnect(self._on_theme)
             self.let_go()
+
+
+def _dock_of(widget: QWidget) -> QDockWidget | None:
+    above = widget.parentWidget()
+    while above is not None and not isinstance(above, QDockWidget):
+        above = above.parentWidget()
+    return above

@@ -11,6 +11,7 @@ import napari
 import numpy as np
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QTimer, Signal
+from qtpy.QtGui import QHideEvent, QShowEvent
 
 from l2gnet_core.errors import InputError
 from napari_l2gnet.inspect_compare import Against, Other
@@ -40,7 +41,6 @@ class InspectWidget(InspectForm):
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer)
-        self.viewer = napari_viewer
         self.layers: InspectLayers | None = None
         self.inspection: Inspection | None = None
         self.codes: list[int] = []
@@ -52,6 +52,8 @@ class InspectWidget(InspectForm):
         self.places = Places(self)
         self.assigning = Assigning(self)
         self._refusal = ""
+        #: Is another widget's tab on top?
+        self._aside = False
         #: What to choose again once another frame, or more of it, is prepared.
         self._wanted: tuple[list[int], Other | None] = ([], None)
         # Steps of the slider are taken together: a person who scrolls sees the last.
@@ -59,7 +61,7 @@ class InspectWidget(InspectForm):
         # Runs go on while one looks: what they add is taken in when they pause.
         self._changing = QTimer(self, interval=400, singleShot=True)
         self._connect()
-        self._theme()
+        self.show_theme()
         self._on_mask()
 
     def _connect(self) -> None:
@@ -89,7 +91,6 @@ class InspectWidget(InspectForm):
             (viewer.dims.events.current_step, self._on_step),
             (viewer.layers.events.inserted, self._on_layers),
             (viewer.layers.events.removed, self._on_layers),
-            (viewer.events.theme, self._theme),
         ]
 
     def let_go(self) -> None:
@@ -104,7 +105,26 @@ class InspectWidget(InspectForm):
         for emitter, act in self._viewer_events():
             emitter.disconnect(act)
 
-    def _theme(self, _: Any = None) -> None:
+    def showEvent(self, event: QShowEvent) -> None:
+        """Draw over the image again."""
+        super().showEvent(event)
+        self._set_aside(False)
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        """Leave the image to the widget that is on top now."""
+        super().hideEvent(event)
+        # A window that is made small hides nothing of its own accord.
+        if not event.spontaneous():
+            self._set_aside(True)
+
+    def _set_aside(self, aside: bool) -> None:
+        self._aside = aside
+        if self.layers is not None and self.layers.mask.layer in self.viewer.layers:
+            self.layers.set_aside(aside)
+
+    def show_theme(self) -> None:
+        """Take on the colours of the window."""
+        super().show_theme()
         theme = get_theme(self.viewer.theme)
         self.views.theme(theme.background.as_hex(), theme.text.as_hex())
 
@@ -138,6 +158,8 @@ class InspectWidget(InspectForm):
             events.colormap.disconnect(self._on_colors)
             self.layers.outline(False)
         self.layers = None if mask is None else InspectLayers(self.viewer, mask)
+        if self.layers is not None:
+            self.layers.set_aside(self._aside)
         if mask is not None:
             events = mask.layer.events
             for event in (events.set_data, events.features):
@@ -203,7 +225,7 @@ class InspectWidget(InspectForm):
         unlike = self.inspection.unlike
         if other is None and unlike is not None and (unlike.percentile or 0) >= 97.5:
             beware = "This scan is unlike those that the model learnt from: check it with care."
-            self.show_message("", beware=beware)
+            self.show_message("", beware=[beware])
         self.update_controls()
         self.ready.emit()
 

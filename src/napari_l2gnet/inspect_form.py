@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 import napari
 from napari.layers import Labels
@@ -26,7 +25,6 @@ from napari_l2gnet.docked import DockedWidget
 from napari_l2gnet.inspect_views import InspectViews
 from napari_l2gnet.layer_combo import LayerCombo
 from napari_l2gnet.mask_layer import SEGMENTATION_KEY
-from napari_l2gnet.segment_form import BEWARE
 
 #: What can lie over the image, by its name in the list.
 CODES, HEARD, REFERENCE, DOUBT, NOTHING = "codes", "heard", "reference", "doubt", "nothing"
@@ -48,8 +46,7 @@ class InspectForm(DockedWidget):
     """Mask, part and picture; what was clicked; charts; places to look at; assigning; saving."""
 
     def __init__(self, viewer: napari.Viewer) -> None:
-        super().__init__()
-        self._tips: dict[QWidget, str] = {}
+        super().__init__(viewer)
         self.mask_combo = LayerCombo(
             viewer.layers, Labels, fits=lambda layer: SEGMENTATION_KEY in layer.metadata
         )
@@ -124,7 +121,7 @@ class InspectForm(DockedWidget):
         self.nothing = QWidget()
         self.nothing.hide()
 
-        layout = QVBoxLayout(self)
+        layout = self.column
         layout.setSpacing(5)
         layout.addLayout(grid)
         layout.addLayout(looking)
@@ -208,10 +205,6 @@ class InspectForm(DockedWidget):
         busy = QHBoxLayout()
         busy.addWidget(self.bar, 1)
         busy.addWidget(self.cancel)
-        self.message = QLabel()
-        self.message.setWordWrap(True)
-        self.message.setTextFormat(Qt.TextFormat.RichText)
-        self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.png, self.csv = QPushButton("PNG …"), QPushButton("CSV …")
         self.png.setToolTip("Save this tab and the picture beside it as an image")
         self.csv.setToolTip("Save the numbers of this tab as a table")
@@ -255,20 +248,6 @@ class InspectForm(DockedWidget):
         item = self.shown.model().item(place)
         item.setEnabled(not reason_against)
         item.setToolTip(reason_against)
-
-    def allow(self, control: QWidget, reason_against: str) -> None:
-        """Enable a control that nothing speaks against; else its tooltip says what does."""
-        tip = self._tips.setdefault(control, control.toolTip())
-        control.setEnabled(not reason_against)
-        control.setToolTip(reason_against or tip)
-
-    def show_message(self, text: str, bad: bool = False, beware: str = "") -> None:
-        """The line under the buttons: what happened, then what to beware of."""
-        text = escape(text)
-        lines = [f'<span style="color:#e0524d">{text}</span>' if bad else text] if text else []
-        lines += [f'<span style="color:{BEWARE}">⚠ {escape(beware)}</span>'] if beware else []
-        self.message.setText("<br>".join(lines))
-        self.message.setVisible(bool(lines))
 
 
 def _combo(tip: str) -> QComboBox:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from l2gnet_core.inspect.similar import Region
 
 CODES_OF_KEY = "l2gnet_codes_of"
+#: What comes and goes with the widget; marks are a person's.
+_VIEWS = ("codes", "heat", "lit")
 #: What lit voxels are, by their value.
 CODE, OTHER_CODE, PLACE, CHANGE = 1, 2, 3, 4
 _LIT = {
@@ -38,6 +40,10 @@ _GLOW = [
 ]
 
 
+#: Of a heat map's limits.
+_LEAST_RANGE = 0.01
+
+
 class InspectLayers:
     """The layers of one mask; each lies exactly on it, comes when it is needed, and may be deleted
     by the user at any time."""
@@ -52,6 +58,9 @@ class InspectLayers:
             # Left by a widget that was closed.
             lit.data = np.zeros_like(lit.data)
         self._contour: int | None = None
+        self._outlined = self._aside = False
+        #: What is to be seen again once the widget is.
+        self._to_show: set[str] = set()
 
     # ------------------------------------------------------------------ where the viewer is
 
@@ -84,12 +93,32 @@ class InspectLayers:
 
     def outline(self, on: bool) -> None:
         """Draw the mask as outlines; or again as it was."""
-        layer = self.mask.layer
+        self._outlined, layer = on, self.mask.layer
+        on = on and not self._aside
         if on and self._contour is None:
             self._contour = layer.contour
             layer.contour = max(2, layer.contour)
         elif not on and self._contour is not None:
             layer.contour, self._contour = self._contour, None
+
+    def set_aside(self, aside: bool) -> None:
+        """Draw nothing while the widget is not to be seen: nothing at hand would take it away."""
+        if aside == self._aside:
+            return
+        if aside:
+            found = {view: self.find(view) for view in _VIEWS}
+            self._to_show = {view for view, layer in found.items() if layer and layer.visible}
+        self._aside = aside
+        self.outline(self._outlined)
+        for view in set(self._to_show):
+            if (layer := self.find(view)) is not None:
+                _draw(layer, not aside)
+
+    def _set_visible(self, view: str, visible: bool) -> None:
+        (self._to_show.add if visible else self._to_show.discard)(view)
+        layer = self.find(view)
+        if layer is not None:
+            _draw(layer, visible and not self._aside)
 
     def find(self, view: str) -> Layer | None:
         """The layer of one view, if it is there."""
@@ -153,7 +182,7 @@ class InspectLayers:
             # A computed array: there is nothing to paint on.
             layer.editable = False
             layer = self._insert("codes", layer, 0)
-        _set_visible(layer, True)
+        self._set_visible("codes", True)
         return layer
 
     def show_heat(
@@ -166,7 +195,8 @@ class InspectLayers:
             values = self._in_frame(inspection, values)
         elif layer is None or not isinstance(layer.data, CellArray):
             values = self._cells(inspection, np.dtype(np.float32), values)
-        limits = (limits[0], max(limits[1], limits[0] + 1e-6))
+        # Of narrower ones napari makes others, which it keeps for the next slice.
+        limits = (limits[0], max(limits[1], limits[0] + _LEAST_RANGE))
         if layer is None:
             from napari.utils.colormaps import Colormap
 
@@ -184,15 +214,16 @@ class InspectLayers:
             layer = self._insert("heat", layer, 0)
         else:
             layer.name = name
+            # What is drawn next is scaled by these.
+            layer.contrast_limits_range = limits
+            layer.contrast_limits = limits
             if cells and isinstance(layer.data, CellArray):
                 # Other data for a layer cost it ten times what other values do.
                 layer.data.cells, layer.data.values = inspection.look.cells, values
                 layer.refresh(thumbnail=False, highlight=False, extent=False)
             else:
                 layer.data = values
-            layer.contrast_limits_range = limits
-            layer.contrast_limits = limits
-        _set_visible(layer, True)
+        self._set_visible("heat", True)
         return layer
 
     def prepare(self, inspection: Inspection) -> None:
@@ -220,9 +251,8 @@ class InspectLayers:
     def show_only(self, view: str) -> None:
         """Of code map and heat map, show one at most: on top of each other they mean nothing."""
         for other in ("codes", "heat"):
-            layer = self.find(other)
-            if layer is not None:
-                _set_visible(layer, other == view)
+            if self.find(other) is not None:
+                self._set_visible(other, other == view)
 
     def marks(self) -> Labels:
         """The layer to mark mistakes in, selected and ready to paint."""
@@ -235,7 +265,7 @@ class InspectLayers:
                 **transform_of(self.mask.layer),
             )
             layer = self._insert("marks", layer, len(self.viewer.layers))
-        _set_visible(layer, True)
+        _draw(layer, True)
         layer.selected_label = 1
         layer.brush_size = 10
         self.viewer.layers.selection.active = layer
@@ -275,7 +305,7 @@ class InspectLayers:
         if self._lit_frame is not None:
             frames[self._lit_frame] = 0
         self._lit_frame = frame
-        _set_visible(layer, True)
+        self._set_visible("lit", True)
         return frames[frame]
 
     def _lit(self) -> Labels:
@@ -314,7 +344,7 @@ class InspectLayers:
         return OneFrame(values, inspection.frame, shape)
 
 
-def _set_visible(layer: Layer, visible: bool) -> None:
+def _draw(layer: Layer, visible: bool) -> None:
     # To say so again would draw everything again.
     if layer.visible != visible:
         layer.visible = visible

@@ -28,6 +28,8 @@ from napari_l2gnet.inspection import Inspection
 
 #: Codes in a chart: more could not be told apart, nor hit with a mouse.
 MOST_CODES = 48
+#: References that differ less from their even share than this are all even.
+_EVEN = 1e-3
 
 _NAMES = ("Usage", "Code ↔ code", "Scatter", "References", "Doubt")
 _HINTS = {
@@ -255,6 +257,9 @@ class InspectViews(QTabWidget):
 
     def _draw_references(self, words: Words) -> None:
         row = words.sent(self._code)
+        if np.abs(row - 1).max() < _EVEN:
+            # What is left are errors of rounding.
+            row = np.ones_like(row)
         self.references.show_bars(range(len(row)), row[:, None] - 1, ["#56b4e9"])
         of = words.whole if self._code is None else f"code {self._code + 1}"
         self.references.label("references", f"{of}: × even share − 1")

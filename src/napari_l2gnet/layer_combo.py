@@ -12,14 +12,6 @@ from qtpy.QtWidgets import QComboBox, QWidget
 from napari_l2gnet.layers import VIEW_KEY
 
 
-class UnscrolledCombo(QComboBox):
-    """Its choice takes effect at once, so the wheel that scrolls past does not choose."""
-
-    def wheelEvent(self, event: Any) -> None:
-        """Leave it to what lies around."""
-        event.ignore()
-
-
 class LayerCombo(QComboBox):
     """Chooses one layer, by identity: a rename or a new neighbour never changes the choice."""
 

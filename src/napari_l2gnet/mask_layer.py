@@ -184,8 +184,9 @@ class MaskLayer:
                 colors[label.id] = label.color
         arguments = label_arguments(labels.names, labels.colors)
         self.layer.metadata[LABELS_KEY] = labels.names
+        # Its event tells of the change: whoever draws colours knows the organs by then.
+        self.layer.features = arguments["features"]
         self.layer.colormap = DirectLabelColormap(color_dict=colors)
-        self.layer.features = arguments["features"]  # its event tells of the change
 
     def _on_screen(self, place: Place) -> bool:
         if self.viewer.dims.ndisplay == 3:
@@ -311,14 +312,21 @@ class MaskLayer:
 
     def follow(self, on_painted: Callable[..., None], on_colored: Callable[..., None]) -> None:
         """Tell of changes to the mask, and to its organs' colours."""
-        # `set_data` comes with every redraw: the one event that strokes and undo share.
-        self.layer.events.set_data.connect(on_painted)
+        for event in painting_events(self.layer):
+            event.connect(on_painted)
         self.layer.events.colormap.connect(on_colored)
 
     def stop(self, on_painted: Callable[..., None], on_colored: Callable[..., None]) -> None:
         """Undo `follow`."""
-        self.layer.events.set_data.disconnect(on_painted)
+        for event in painting_events(self.layer):
+            event.disconnect(on_painted)
         self.layer.events.colormap.disconnect(on_colored)
+
+
+def painting_events(layer: Labels) -> tuple[Any, Any]:
+    """What tells that something may have been painted. A stroke ends with `paint`, and redraws no
+    more than what it touched; undo and scripts tell no more than that all is redrawn."""
+    return layer.events.paint, layer.events.set_data
 
 
 def _reference(data: Any) -> Callable[[], Any]:

@@ -49,10 +49,12 @@ class MaskTable(QObject):
         if self.mask is not None:
             self.mask.stop(self._on_painted, self._show_colors)
             self.mask.layer.events.features.disconnect(self._on_features)
+            self.mask.layer.events.selected_label.disconnect(self._show_selected)
         self.mask = mask
         if mask is not None:
             self._show_organs()
             mask.layer.events.features.connect(self._on_features)
+            mask.layer.events.selected_label.connect(self._show_selected)
             mask.follow(self._on_painted, self._show_colors)
         else:
             self._show_sizes()
@@ -67,6 +69,7 @@ class MaskTable(QObject):
             self._labels = self.mask.segmentation.card.labels
             self._organs.show_labels(self._labels)
             self._show_colors()
+            self._show_selected()
             self.count_all()
 
     def count_soon(self) -> None:
@@ -80,7 +83,7 @@ class MaskTable(QObject):
             self.count_soon()
 
     def _on_painted(self, _: Any = None) -> None:
-        # napari tells of a redraw, not of what changed (undo tells nothing else): count afresh.
+        # napari tells of a redraw, not always of what changed: count afresh.
         if not self.running:
             self.count_all()
 
@@ -112,6 +115,10 @@ class MaskTable(QObject):
         if self.mask is not None:
             self._organs.show_colors(self.mask.colors())
 
+    def _show_selected(self, _: Any = None) -> None:
+        if self.mask is not None:
+            self._organs.show_selected(int(self.mask.layer.selected_label))
+
     def _show_organ(self, label: int, shown: bool) -> None:
         if self.mask is not None:
             self.mask.show_organ(label, shown)
@@ -123,3 +130,5 @@ class MaskTable(QObject):
     def _paint_with(self, label: int) -> None:
         if self.mask is not None:
             self.mask.layer.selected_label = label
+            # Else the next stroke would go into whatever layer was selected before.
+            self._viewer.layers.selection.active = self.mask.layer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QColor, QShowEvent
+from qtpy.QtGui import QColor, QIcon, QPixmap, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QColorDialog,
@@ -20,6 +20,7 @@ from l2gnet_core.labels import Label, LabelSet
 
 COLOR, NAME, VOXELS, VOLUME, GO = range(5)
 _ID = Qt.ItemDataRole.UserRole
+_COLOR = Qt.ItemDataRole.UserRole + 1
 
 
 class OrganTable(QTableWidget):
@@ -47,6 +48,8 @@ class OrganTable(QTableWidget):
         self.itemChanged.connect(self._on_item_changed)
         self.cellDoubleClicked.connect(self._on_double_click)
         self.itemSelectionChanged.connect(self._on_selection)
+        # On a row that is selected already, a click changes no selection.
+        self.cellClicked.connect(lambda row, _: self.organ_selected.emit(self._id(row)))
 
     def show_labels(self, labels: LabelSet) -> None:
         """A fresh row for each label, all of them shown in the scan."""
@@ -62,7 +65,7 @@ class OrganTable(QTableWidget):
     def _fill(self, row: int, label: Label) -> None:
         color = QTableWidgetItem()
         color.setData(_ID, label.id)
-        color.setBackground(QColor(label.color))
+        _set_color(color, label.color)
         color.setCheckState(Qt.CheckState.Checked)
         self.setItem(row, COLOR, color)
         name = QTableWidgetItem(label.name)
@@ -101,8 +104,17 @@ class OrganTable(QTableWidget):
         for row in range(self.rowCount()):
             color, shown = colors[self._id(row)]
             item = self.item(row, COLOR)
-            item.setBackground(QColor(color))
+            _set_color(item, color)
             item.setCheckState(Qt.CheckState.Checked if shown else Qt.CheckState.Unchecked)
+        self.blockSignals(False)
+
+    def show_selected(self, label: int) -> None:
+        """Mark the organ that is painted with; no signal tells of it. Another id marks none."""
+        self.blockSignals(True)
+        self.clearSelection()
+        for row in range(self.rowCount()):
+            if self._id(row) == label:
+                self.selectRow(row)
         self.blockSignals(False)
 
     def show_sizes(
@@ -170,6 +182,20 @@ class OrganTable(QTableWidget):
             self.go_to.emit(self._id(row))
             return
         item = self.item(row, COLOR)
-        color = QColorDialog.getColor(item.background().color(), self, "Colour of the organ")
+        color = QColorDialog.getColor(QColor(item.data(_COLOR)), self, "Colour of the organ")
         if color.isValid():
             self.color_changed.emit(self._id(row), color.name())
+
+
+def color_icon(color: str) -> QIcon:
+    """A square of a colour, which a selection does not tint."""
+    square = QPixmap(12, 12)
+    square.fill(QColor(color))
+    icon = QIcon(square)
+    icon.addPixmap(square, QIcon.Mode.Selected)
+    return icon
+
+
+def _set_color(item: QTableWidgetItem, color: str) -> None:
+    item.setData(_COLOR, color)
+    item.setIcon(color_icon(color))

@@ -8,7 +8,6 @@ from qtpy.QtWidgets import QComboBox, QWidget
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.volume import Volume, parse_orientation
-from napari_l2gnet.layer_combo import UnscrolledCombo
 from napari_l2gnet.orientation import give_orientation, given_orientation
 
 #: The usual ones, letters of columns, rows and slices, with who stores scans so.
@@ -25,7 +24,7 @@ _SIDES = {"R": "right", "L": "left", "A": "front", "P": "back", "S": "head", "I"
 _CHOOSE = "Choose…"
 
 
-class OrientationCombo(UnscrolledCombo):
+class OrientationCombo(QComboBox):
     """Asks for the orientation of one layer's scan and keeps a valid answer on the layer."""
 
     #: The answer is another one, or none any more.

@@ -45,7 +45,6 @@ class SegmentWidget(SegmentForm):
         self.session = session or shared_session()
         self.catalog = {entry.name: entry for entry in self.session.catalog()}
         super().__init__(napari_viewer, list(self.catalog))
-        self.viewer = napari_viewer
         self.letters = EdgeLetters(napari_viewer)
         self.table = MaskTable(napari_viewer, self.organs, self.coverage, self)
         self._run: Run | None = None
@@ -56,6 +55,8 @@ class SegmentWidget(SegmentForm):
         self._warnings: list[str] = []
         self._doubts: list[str] = []
         self._refusal = ""
+        # Why there is no slice on screen to segment, when that was last asked for.
+        self._nowhere = ""
         # Why the work on a mask is not being saved.
         self._trouble = ""
         self._connect()
@@ -67,7 +68,8 @@ class SegmentWidget(SegmentForm):
         self.model.currentIndexChanged.connect(self._on_scan_or_model)
         self.orientation.answered.connect(self._on_scan_or_model)
         self.axis.currentIndexChanged.connect(self._on_axis)
-        self.region.currentIndexChanged.connect(self._update_controls)
+        self.region.currentIndexChanged.connect(self._on_region)
+        self.viewer.dims.events.ndisplay.connect(self._on_region)
         self.about.clicked.connect(self._show_card)
         self.start.clicked.connect(self.segment)
         self.cancel.clicked.connect(self.cancel_run)
@@ -89,6 +91,7 @@ class SegmentWidget(SegmentForm):
         self.image.disconnect_layers()
         self.letters.disconnect()
         self.viewer.layers.events.removed.disconnect(self._on_removed)
+        self.viewer.dims.events.ndisplay.disconnect(self._on_region)
         self.session.models_changed.disconnect(self._on_models, missing_ok=True)
 
     def _on_models(self) -> None:
@@ -230,6 +233,12 @@ class SegmentWidget(SegmentForm):
         if reason and not self.running and not self.message.text():
             self._say(reason)
 
+    def _on_region(self, _: Any = None) -> None:
+        if self._nowhere:
+            self._nowhere = ""
+            self._say("")
+        self._update_controls()
+
     def _say(self, text: str, bad: bool = False) -> None:
         """The line under the buttons: what happened, then what to beware of."""
         trouble = [self._trouble] if self._trouble else []
@@ -275,8 +284,9 @@ class SegmentWidget(SegmentForm):
         if axis is None or is_asked_for(card, volume):
             self._on_scan_or_model()
             return
-        if problem := self._off_screen(layer, axis):
-            self._say(problem, bad=True)
+        self._nowhere = self._off_screen(layer, axis)
+        if self._nowhere:
+            self._say(self._nowhere, bad=True)
             return
         if self.mask is None or not self.mask.can_take(layer, stored.grid, axis):
             # The mask keeps the file's grid: what a person said is not written into its header.
@@ -334,6 +344,11 @@ class SegmentWidget(SegmentForm):
         dims = self.viewer.dims
         if self.region.currentIndex() != THIS_SLICE:
             return ""
+        if dims.ndisplay == 3:
+            return (
+                "The viewer shows the scan in 3-D: press 2D/3D at the bottom left, or choose "
+                "Slices …."
+            )
         if dims.ndim - 3 + axis in dims.displayed:
             return (
                 "The viewer cuts the scan another way than the model: choose Slices …, or roll the "

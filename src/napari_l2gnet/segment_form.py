@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 import napari
 from napari.layers import Image, Layer
-from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -19,7 +17,6 @@ from qtpy.QtWidgets import (
     QSizePolicy,
     QSpinBox,
     QToolButton,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -31,20 +28,17 @@ from napari_l2gnet.layer_combo import LayerCombo
 from napari_l2gnet.organ_table import OrganTable
 from napari_l2gnet.orientation_combo import OrientationCombo, orientation_tip
 from napari_l2gnet.resume import ResumeOffer
+from napari_l2gnet.tones import tones
 
 #: Rows of the list of regions.
 WHOLE, THIS_SLICE, RANGE = range(3)
-#: Colour of what the user should know before trusting a result.
-BEWARE = "#e69f00"
 
 
 class SegmentForm(DockedWidget):
     """Scan, model, device, axis and region; Segment and Cancel; progress; organs; tidying."""
 
     def __init__(self, viewer: napari.Viewer, models: Sequence[str]) -> None:
-        super().__init__()
-        #: What controls say of themselves while they are enabled.
-        self._tips: dict[QWidget, str] = {}
+        super().__init__(viewer)
         self.image = LayerCombo(viewer.layers, Image)
         self.image.setToolTip("The scan to segment")
         self.model = QComboBox()
@@ -98,15 +92,9 @@ class SegmentForm(DockedWidget):
         buttons.addWidget(self.cancel, 1)
         self.bar = QProgressBar()
         self.bar.setTextVisible(True)
-        self.message = QLabel()
-        self.message.setWordWrap(True)
-        # Qt's guess takes escaped quotes without a tag for plain text.
-        self.message.setTextFormat(Qt.TextFormat.RichText)
-        self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
 
         self.organs = OrganTable()
         self.coverage = QLabel()
-        self.coverage.setStyleSheet(f"QLabel {{ color: {BEWARE}; }}")
         self.coverage.setWordWrap(True)
         self.coverage.hide()
         self.largest = QCheckBox("Largest piece only")
@@ -124,7 +112,7 @@ class SegmentForm(DockedWidget):
 
         self.offer = ResumeOffer()
 
-        layout = QVBoxLayout(self)
+        layout = self.column
         layout.addLayout(form)
         layout.addWidget(self.offer)
         layout.addLayout(buttons)
@@ -136,6 +124,7 @@ class SegmentForm(DockedWidget):
         layout.addStretch(1)
         layout.addWidget(research)
         self.setMinimumWidth(320)
+        self.show_theme()
 
     def show_models(self, names: Sequence[str]) -> None:
         """Offer other models; the chosen one stays chosen if it is among them."""
@@ -176,16 +165,7 @@ class SegmentForm(DockedWidget):
             box.setChecked(choice)
             box.blockSignals(False)
 
-    def allow(self, control: QWidget, reason_against: str) -> None:
-        """Enable a control that nothing speaks against; else its tooltip says what does."""
-        tip = self._tips.setdefault(control, control.toolTip())
-        control.setEnabled(not reason_against)
-        control.setToolTip(reason_against or tip)
-
-    def show_message(self, text: str, bad: bool, beware: Sequence[str]) -> None:
-        """The lines under the buttons: what happened, then what to beware of."""
-        text = escape(text)
-        lines = [f'<span style="color:#e0524d">{text}</span>' if bad else text] if text else []
-        lines += [f'<span style="color:{BEWARE}">⚠ {escape(line)}</span>' for line in beware]
-        self.message.setText("<br>".join(lines))
-        self.message.setVisible(bool(lines))
+    def show_theme(self) -> None:
+        """Take on the colours of the window."""
+        super().show_theme()
+        self.coverage.setStyleSheet(f"QLabel {{ color: {tones(self.viewer).beware}; }}")

@@ -51,11 +51,18 @@ class SliceQueue(QTableWidget):
         self.setColumnWidth(STATE, 84)
         self.setFixedHeight(_ROW * (_ROWS + 1) + 8)
         self._shown: list[Row] = []
+        self._good = ""
         self.cellClicked.connect(self._on_click)
 
     def show_series(self, series: bool) -> None:
         """Do names of slices begin with a frame?"""
         self.horizontalHeaderItem(SLICE).setToolTip("Frame · slice" if series else "")
+
+    def show_good(self, color: str) -> None:
+        """The colour of what is reviewed."""
+        self._good = color
+        for number, row in enumerate(self._shown):
+            self._fill(number, row)
 
     def show_rows(self, rows: Sequence[Row], here: Place | None) -> None:
         """Show the queue, with the slice on screen marked."""
@@ -92,7 +99,7 @@ class SliceQueue(QTableWidget):
             if column != WHY:
                 item.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
             if column == STATE and text.startswith("✓"):
-                item.setForeground(QColor("#2fb344"))
+                item.setForeground(QColor(self._good))
             self.setItem(number, column, item)
         self.item(number, SLICE).setData(_PLACE, row.place)
 

@@ -11,7 +11,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.correct_form import ACCEPT_KEY, NEXT_KEY, CorrectForm
 from napari_l2gnet.doubts import doubtful_slices
-from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.mask_layer import MaskLayer, painting_events
 from napari_l2gnet.preview import AFTER
 from napari_l2gnet.segmentation import Place
 from napari_l2gnet.slice_queue import Row
@@ -72,10 +72,12 @@ class SliceReview(QObject):
     def follow(self, mask: MaskLayer | None, annotation: Annotation | None) -> None:
         """Show the slices of this mask from now on."""
         if self.mask is not None:
-            self.mask.layer.events.set_data.disconnect(self._on_painted)
+            for event in painting_events(self.mask.layer):
+                event.disconnect(self._on_painted)
         self.mask, self.annotation, self._ranked = mask, annotation, None
         if mask is not None:
-            mask.layer.events.set_data.connect(self._on_painted)
+            for event in painting_events(mask.layer):
+                event.connect(self._on_painted)
             self._on_painted()
 
     def look_soon(self) -> None:
@@ -84,7 +86,7 @@ class SliceReview(QObject):
         self._rank_soon.start()
 
     def _on_painted(self, _: Any = None) -> None:
-        # napari tells of a redraw, not of what changed (undo tells nothing else).
+        # napari tells of a redraw, not always of what changed.
         if self.annotation is not None:
             self.annotation.may_be_edited()
         self.look_soon()

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import save_untrained
 from correcting import correct_slice, ends, fine_tune
-from gui import open_scan, run
+from gui import open_scan, run, slow_down
 from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QTableWidget
 
+from l2gnet_core.checkpoint import load_model
 from l2gnet_core.errors import InputError
 from l2gnet_core.labels import Label
+from l2gnet_core.weights import weights_hash
 from napari_l2gnet.correct import CorrectWidget
+from napari_l2gnet.keeper import keeper_of
+from napari_l2gnet.learning import model_of
 from napari_l2gnet.organ_dialog import OrganDialog
+from napari_l2gnet.organs import UNMARKED
 from napari_l2gnet.preview import AFTER, BEFORE, CHANGES
 from napari_l2gnet.session import Session
+from napari_l2gnet.tasks import annotation_of
 
 
 def states(widget: CorrectWidget) -> dict[int, str]:
@@ -233,6 +241,65 @@ def test_painting_with_the_background_chooses_no_other_organ(correct_widget: Any
     assert widget.organ.currentData() is None
 
 
+def test_a_brush_on_the_slice_on_screen_is_there_to_be_taught(
+    correct_widget: Any, qtbot: Any
+) -> None:
+    _, _, widget = correct_widget()
+    layer, index = widget.mask.layer, widget.mask.place[1]
+    layer.brush_size = 7
+    # In a window on screen napari draws no more than the stroke, and tells of no more.
+    with layer.events.set_data.blocker():
+        layer.paint((index, 12, 12), 2)
+
+    def edited() -> list[str]:
+        return [name for name, _, state in widget.queue.rows() if state == "edited"]
+
+    qtbot.waitUntil(lambda: edited() == [str(index)])
+    assert widget.start.isEnabled()
+
+
+def test_slices_accepted_before_an_organ_was_added_say_nothing_of_it(
+    correct_widget: Any, qtbot: Any, tmp_path: Path
+) -> None:
+    viewer, _, widget = correct_widget()
+    layer, annotation = widget.mask.layer, widget.annotation
+    box = np.mgrid[5:15, 5:15].reshape(2, -1)
+    for index in (1, 4):
+        layer.data_setitem((np.full(100, index), *box), 2)
+    correct_slice(viewer, widget, 3)
+    widget.organs.put(Label(4, "aorta", "#0072b2"), new=True)
+    assert "accepted before (1) do not say where it is" in widget.message.text()
+    for index in (2, 5):
+        layer.data_setitem((np.full(100, index), *box), 4)
+    assert annotation.between(0, 4) == (2, 5)
+    assert annotation.between(0, 2) == (1, 3, 4)
+    (lesson,) = annotation.lessons(False, annotation.segmentation.card.labels.names)
+    assert (lesson.labels[3] == UNMARKED).any()
+    assert not (lesson.labels[3] == 0).any()
+    # It is known after a restart, too.
+    qtbot.waitUntil(lambda: keeper_of(widget.mask).folder is not None, timeout=20_000)
+    saved = keeper_of(widget.mask).folder
+    qtbot.waitUntil(lambda: saved.read_state().unsaid == {((0, 3), 4)}, timeout=20_000)
+    # Accepted again, it says that the organ is not here.
+    widget.review.go_to((0, 3))
+    widget.review.accept_slice()
+    widget.review.accept_slice()
+    assert annotation.between(0, 4) == (2, 3, 5)
+    (lesson,) = annotation.lessons(False, annotation.segmentation.card.labels.names)
+    assert (lesson.labels[3] == 0).any()
+
+
+def test_what_was_said_of_an_answer_goes_with_it(correct_widget: Any, qtbot: Any) -> None:
+    viewer, _, widget = correct_widget()
+    for index in (1, 3):
+        correct_slice(viewer, widget, index)
+    assert fine_tune(qtbot, widget) == "finished"
+    widget.accept.click()
+    assert "accepted" in widget.message.text()
+    widget.mask.layer.undo()
+    qtbot.waitUntil(lambda: "accepted" not in widget.message.text())
+
+
 def test_the_keys_are_none_of_naparis() -> None:
     from napari.utils.shortcuts import default_shortcuts
 
@@ -364,6 +431,55 @@ def test_a_file_that_is_no_model_becomes_no_version(
     assert ends(qtbot, widget, lambda: widget.versions.load(path)) == "failed"
     assert "damaged" in widget.message.text()
     assert widget.version.count() == 1
+
+
+def test_a_load_that_is_cancelled_takes_its_organs_along(
+    correct_widget: Any, qtbot: Any, user_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, widget = correct_widget()
+    names = widget.annotation.segmentation.card.labels.names
+    path = save_untrained(user_models, "other", labels={**names, 4: "thrombus", 5: "aorta"})
+    slow_down(monkeypatch, 0.1)
+
+    def load_and_cancel() -> None:
+        widget.versions.load(path)
+        assert widget.organ.findText("thrombus") >= 0
+        widget.mask.layer.data_setitem(tuple(np.mgrid[0:1, 0:3, 0:3].reshape(3, -1)), 5)
+        widget.cancel.click()
+
+    assert ends(qtbot, widget, load_and_cancel) == "cancelled"
+    # What was painted meanwhile stays, with its name.
+    assert widget.annotation.segmentation.card.labels.names == {**names, 5: "aorta"}
+    assert widget.organ.findText("thrombus") < 0
+
+
+def test_fine_tuning_begins_with_the_model_that_made_the_mask(
+    segment_widget: Any, scan_file: Path, qtbot: Any, user_models: Path
+) -> None:
+    # Whatever its card and its folder are called, and whatever lies there now.
+    for name, seed in (("mine", 7), ("twin", 8)):
+        (user_models / name).mkdir()
+        saved = save_untrained(user_models, "same", seed=seed)
+        saved.rename(user_models / name / "model.safetensors")
+    viewer, segment = segment_widget()
+    open_scan(viewer, scan_file)
+    segment.model.setCurrentText("mine")
+    run(qtbot, segment)
+    mask = segment.mask
+    assert mask.layer.name.endswith("· mine")
+    segment.model.setCurrentText("twin")
+    assert segment.mask is None
+    segment.model.setCurrentText("mine")
+    assert segment.mask.layer is mask.layer
+    began = weights_hash(load_model(user_models / "mine" / "model.safetensors").network)
+    shutil.copy(user_models / "twin" / "model.safetensors", user_models / "mine")
+    annotation = annotation_of(mask)
+    session = segment.session
+    model = model_of(session, annotation.version, annotation, "cpu")
+    assert weights_hash(model.network) == began
+    # Another mask is made with what lies there now.
+    path = user_models / "mine" / "model.safetensors"
+    assert weights_hash(session.load(path, "cpu").network) != began
 
 
 def test_a_model_with_other_names_is_refused(correct_widget: Any, qtbot: Any) -> None:

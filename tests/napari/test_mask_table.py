@@ -39,6 +39,49 @@ def test_the_table_follows_strokes_and_undo(
     assert ml == pytest.approx(voxels * 1.4 * 1.4 * 8 / 1000, abs=0.05)
 
 
+def test_the_table_follows_a_brush_on_the_slice_on_screen(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    layer = widget.mask.layer
+    index = widget.mask.place[1]
+    qtbot.waitUntil(lambda: told(widget)[1] == (layer.data == 2).sum())
+    layer.brush_size = 9
+    # In a window on screen napari draws no more than the stroke, and tells of no more.
+    with layer.events.set_data.blocker():
+        layer.paint((index, 12, 12), 2)
+    qtbot.waitUntil(lambda: told(widget)[1] == (layer.data == 2).sum())
+
+
+def test_the_organ_that_is_painted_with_is_the_one_that_is_marked(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    image = open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    layer, table = widget.mask.layer, widget.organs
+
+    def marked() -> list[int]:
+        return [index.row() for index in table.selectionModel().selectedRows()]
+
+    layer.selected_label = 2
+    assert marked() == [1]
+    layer.selected_label = 9
+    assert marked() == []
+    table.selectRow(1)
+    assert layer.selected_label == 2
+    # A click on the row that is marked already: the brush was given something else meanwhile.
+    layer.events.selected_label.block()
+    layer.selected_label = 3
+    layer.events.selected_label.unblock()
+    viewer.layers.selection.active = image
+    table.cellClicked.emit(1, 1)
+    assert layer.selected_label == 2
+    assert viewer.layers.selection.active is layer
+
+
 def test_organs_can_be_hidden_recoloured_and_gone_to(
     segment_widget: Any, scan_file: Path, qtbot: Any
 ) -> None:
@@ -66,7 +109,8 @@ def ticks(widget: Any) -> list[bool]:
 
 
 def drawn_in(widget: Any, row: int) -> str:
-    return str(widget.organs.item(row, 0).background().color().name())
+    square = widget.organs.item(row, 0).icon().pixmap(12, 12).toImage()
+    return str(square.pixelColor(square.rect().center()).name())
 
 
 def test_each_mask_keeps_its_own_colours_and_hidden_organs(

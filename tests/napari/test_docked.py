@@ -1,0 +1,102 @@
+"""What the docked widgets have in common: room, tabs, wheels, themes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gui import open_scan, run
+from inspecting import click, inspect, inspectable, settle, world
+from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtGui import QWheelEvent
+from qtpy.QtWidgets import QApplication, QComboBox, QDockWidget, QMainWindow
+
+from napari_l2gnet.inspect_form import CODES
+
+
+def dock_of(widget: Any) -> QDockWidget:
+    while not isinstance(widget, QDockWidget):
+        widget = widget.parentWidget()
+    return widget
+
+
+def test_widgets_share_a_place_and_fit_a_small_window(correct_widget: Any, qtbot: Any) -> None:
+    viewer, segment, correct = correct_widget()
+    inspecting = inspect(qtbot, viewer)
+    docks = [dock_of(widget) for widget in (segment, correct, inspecting)]
+    window = docks[0].parent()
+    assert isinstance(window, QMainWindow)
+    qtbot.waitUntil(lambda: set(window.tabifiedDockWidgets(docks[0])) >= set(docks[1:]))
+    for dock, widget in zip(docks, (segment, correct, inspecting), strict=True):
+        assert widget.minimumSizeHint().height() < 200
+        assert dock.minimumSizeHint().height() < 300
+    # A person's own arrangement stays.
+    docks[1].setFloating(True)
+    qtbot.wait(20)
+    assert docks[1].isFloating()
+
+
+def test_a_wheel_that_scrolls_past_chooses_nothing(
+    segment_widget: Callable[[], tuple[Any, Any]], qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    viewer.window._qt_window.show()
+    qtbot.waitExposed(viewer.window._qt_window)
+    before = [box.currentIndex() for box in widget.findChildren(QComboBox)]
+    for box in (widget.model, widget.region):
+        down = QWheelEvent(
+            QPointF(5, 5), box.mapToGlobal(QPointF(5, 5)), QPoint(0, 0), QPoint(0, -120),
+            Qt.MouseButton.NoButton, Qt.KeyboardModifier.NoModifier,
+            Qt.ScrollPhase.NoScrollPhase, False,
+        )  # fmt: skip
+        QApplication.sendEvent(box, down)
+    assert [box.currentIndex() for box in widget.findChildren(QComboBox)] == before
+
+
+def test_words_that_matter_are_legible_on_either_theme(
+    segment_widget: Callable[[], tuple[Any, Any]], scan_file: Any, qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    widget.show_message("It went wrong.", True, ["Beware."])
+    on_dark = widget.message.text()
+    viewer.theme = "light"
+    on_light = widget.message.text()
+    assert on_light != on_dark
+    assert "It went wrong." in on_light
+    assert "Beware." in on_light
+    viewer.theme = "dark"
+    assert widget.message.text() == on_dark
+
+
+def test_inspect_draws_nothing_over_the_scan_while_another_tab_is_on_top(
+    make_napari_viewer: Callable[..., Any], qtbot: Any
+) -> None:
+    viewer = make_napari_viewer(show=True)
+    mask = inspectable(viewer)
+    widget = inspect(qtbot, viewer)
+    layers = widget.layers
+    click(viewer, world(mask, 0, 30, 30))
+    assert layers.find("lit").visible
+    shown = [view for view in ("codes", "heat", "lit") if layers.find(view).visible]
+    assert mask.layer.contour > 0
+    dock_of(widget).hide()
+    assert not any(layers.find(view).visible for view in ("codes", "heat", "lit"))
+    assert mask.layer.contour == 0
+    # What is chosen meanwhile is drawn once it is to be seen.
+    widget.choose([])
+    widget.over.show(CODES)
+    assert not any(layers.find(view).visible for view in ("codes", "heat"))
+    dock_of(widget).show()
+    settle(qtbot, widget)
+    assert layers.find("codes").visible
+    assert not layers.find("heat").visible
+    assert mask.layer.contour > 0
+    assert "lit" in shown
+    dock_of(widget).hide()
+    second = inspectable(viewer, name="second")
+    widget.mask_combo.choose(second.layer)
+    settle(qtbot, widget)
+    assert second.layer.contour == 0
+    assert not widget.layers.find("codes").visible
