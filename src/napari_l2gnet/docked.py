@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 import napari
-from qtpy.QtCore import QEvent, QObject, Qt, QTimer
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QComboBox,
@@ -24,12 +24,32 @@ from qtpy.QtWidgets import (
 from napari_l2gnet.tones import tones
 
 
+class _Column(QVBoxLayout):
+    """A column that a scroll area may make as low as it can be before it scrolls: by itself it asks
+    for all the height it likes, because words in it wrap."""
+
+    _asked = False
+
+    def heightForWidth(self, width: int) -> int:
+        """The least height for a width."""
+        if self._asked:  # by what is asked here
+            return int(super().heightForWidth(width))
+        self._asked = True
+        try:
+            return int(self.minimumHeightForWidth(width))
+        finally:
+            self._asked = False
+
+
 class DockedWidget(QWidget):
     """A widget that lets go of the viewer when it is closed, or the dock it is in.
 
     napari takes a widget out of a dock that is closed, and says nothing to it: no close event, and
     whoever still listens to the viewer lives on unseen.
     """
+
+    #: Is it to be seen, or behind another tab?
+    seen = Signal(bool)
 
     _docked = _ended = False
 
@@ -57,7 +77,8 @@ class DockedWidget(QWidget):
         around.setContentsMargins(0, 0, 0, 0)
         around.addWidget(area)
         #: Where the controls go.
-        self.column = QVBoxLayout(content)
+        self.column = _Column(content)
+        self._area, self._content = area, content
         viewer.events.theme.connect(self._on_theme)
 
     def allow(self, control: QWidget, reason_against: str) -> None:
@@ -81,6 +102,16 @@ class DockedWidget(QWidget):
 
     def _on_theme(self, _: Any = None) -> None:
         self.show_theme()
+
+    def keep_wide(self, width: int) -> None:
+        """Let the controls be no narrower than this."""
+        self._content.setMinimumWidth(width)
+
+    def minimumSizeHint(self) -> QSize:
+        """As wide as the controls and a scroll bar, so that a bar that comes covers nothing."""
+        bar = self._area.verticalScrollBar().sizeHint().width()
+        least = max(self._content.minimumWidth(), self._content.minimumSizeHint().width())
+        return QSize(least + bar, 100)
 
     def let_go(self) -> None:
         """Stop what is under way and let go of the viewer's events; once, at the end."""
@@ -111,6 +142,11 @@ class DockedWidget(QWidget):
     def _join_others(self) -> None:
         """Share the place of another widget of ours as a tab: above each other none has room."""
         dock = _dock_of(self)
+        if dock is not None:
+            # Behind another tab a dock is not hidden, but out of the way.
+            dock.visibilityChanged.connect(self.seen)
+            # In a tab a single one would underline what follows.
+            dock.setWindowTitle(dock.windowTitle().replace("&", "&&"))
         window = dock.parent() if dock is not None else None
         if dock is None or not isinstance(window, QMainWindow) or dock.isFloating():
             return

@@ -11,7 +11,6 @@ import napari
 import numpy as np
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QTimer, Signal
-from qtpy.QtGui import QHideEvent, QShowEvent
 
 from l2gnet_core.errors import InputError
 from napari_l2gnet.inspect_compare import Against, Other
@@ -71,6 +70,7 @@ class InspectWidget(InspectForm):
         self.jobs.progress.connect(self.bar.setFormat)
         self.jobs.failed.connect(lambda text: self.show_message(text, bad=True))
         self.against.changed.connect(self.draw)
+        self.seen.connect(self._on_seen)
         self.mask_combo.chosen.connect(self._on_mask)
         self.of.currentIndexChanged.connect(lambda _: self._on_part())
         self.clear.clicked.connect(lambda: self.choose([]))
@@ -105,22 +105,11 @@ class InspectWidget(InspectForm):
         for emitter, act in self._viewer_events():
             emitter.disconnect(act)
 
-    def showEvent(self, event: QShowEvent) -> None:
-        """Draw over the image again."""
-        super().showEvent(event)
-        self._set_aside(False)
-
-    def hideEvent(self, event: QHideEvent) -> None:
-        """Leave the image to the widget that is on top now."""
-        super().hideEvent(event)
-        # A window that is made small hides nothing of its own accord.
-        if not event.spontaneous():
-            self._set_aside(True)
-
-    def _set_aside(self, aside: bool) -> None:
-        self._aside = aside
+    def _on_seen(self, seen: bool) -> None:
+        """Leave the image to the widget that is on top now, or draw over it again."""
+        self._aside = not seen
         if self.layers is not None and self.layers.mask.layer in self.viewer.layers:
-            self.layers.set_aside(aside)
+            self.layers.set_aside(self._aside)
 
     def show_theme(self) -> None:
         """Take on the colours of the window."""

@@ -132,7 +132,7 @@ class InspectForm(DockedWidget):
         layout.addLayout(self._places())
         layout.addLayout(self._assigning())
         layout.addLayout(self._status())
-        self.setMinimumWidth(350)
+        self.keep_wide(350)
 
     def _places(self) -> QGridLayout:
         self.unsure = QPushButton("Next unsure place")

@@ -34,9 +34,9 @@ _LIT = {
 #: Nothing is drawn where there is nothing to see: the scan stays legible.
 _GLOW = [
     [0.30, 0.05, 0.40, 0.0],
-    [0.60, 0.10, 0.40, 0.25],
-    [0.95, 0.40, 0.10, 0.42],
-    [1.00, 0.95, 0.50, 0.58],
+    [0.60, 0.10, 0.40, 0.35],
+    [0.95, 0.40, 0.10, 0.50],
+    [1.00, 0.95, 0.50, 0.60],
 ]
 
 
@@ -211,7 +211,8 @@ class InspectLayers:
                 interpolation2d="nearest",
                 **transform_of(self.mask.layer),
             )
-            layer = self._insert("heat", layer, 0)
+            # Over the mask: doubt lies where its outlines are.
+            layer = self._insert("heat", layer, 1)
         else:
             layer.name = name
             # What is drawn next is scaled by these.

@@ -95,6 +95,10 @@ class InspectViews(QTabWidget):
         self._order: list[int] = []
         self._connect()
 
+    def hasHeightForWidth(self) -> bool:
+        """Charts have no height of their own, whatever the wrapped words below them say."""
+        return False
+
     def _page(self, view: int, chart: Chart) -> QWidget:
         page = QWidget()
         layout = QVBoxLayout(page)

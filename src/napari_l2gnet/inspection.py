@@ -272,7 +272,8 @@ class Inspection:
         yield "Finding unsure places"
         places = [p for p in unsure_regions(values, self.mask, axis) if look.seen[p.index]]
         kept: Any
-        limits = (0.0, 1.0)
+        # What is as likely wrong as right is as bad as can be.
+        limits = (0.0, 0.5)
         if kind == "softmax":
             kept = np.moveaxis(look.entropy, 0, axis)
         elif kind in ("quantisation", "plan"):

@@ -123,7 +123,7 @@ class SegmentForm(DockedWidget):
         layout.addLayout(tidy)
         layout.addStretch(1)
         layout.addWidget(research)
-        self.setMinimumWidth(320)
+        self.keep_wide(320)
         self.show_theme()
 
     def show_models(self, names: Sequence[str]) -> None:

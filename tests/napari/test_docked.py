@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gui import open_scan, run
+from gui import PLUGIN, open_scan, run
 from inspecting import click, inspect, inspectable, settle, world
 from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
@@ -81,18 +81,20 @@ def test_inspect_draws_nothing_over_the_scan_while_another_tab_is_on_top(
     assert layers.find("lit").visible
     shown = [view for view in ("codes", "heat", "lit") if layers.find(view).visible]
     assert mask.layer.contour > 0
-    dock_of(widget).hide()
+    _, other = viewer.window.add_plugin_dock_widget(PLUGIN, "Segment")
+    qtbot.waitUntil(
+        lambda: dock_of(other) in dock_of(widget).parent().tabifiedDockWidgets(dock_of(widget))
+    )
+    qtbot.waitUntil(lambda: mask.layer.contour == 0)
     assert not any(layers.find(view).visible for view in ("codes", "heat", "lit"))
-    assert mask.layer.contour == 0
     # What is chosen meanwhile is drawn once it is to be seen.
     widget.choose([])
     widget.over.show(CODES)
     assert not any(layers.find(view).visible for view in ("codes", "heat"))
-    dock_of(widget).show()
-    settle(qtbot, widget)
+    dock_of(widget).raise_()
+    qtbot.waitUntil(lambda: mask.layer.contour > 0)
     assert layers.find("codes").visible
     assert not layers.find("heat").visible
-    assert mask.layer.contour > 0
     assert "lit" in shown
     dock_of(widget).hide()
     second = inspectable(viewer, name="second")
