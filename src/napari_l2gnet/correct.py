@@ -6,9 +6,11 @@ What they do is in `slice_review`, `organ_bar`, `version_bar` and `correct_run`.
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import partial
 from typing import Any
 
 import napari
+from napari.layers import Labels
 from napari.utils.notifications import show_error
 from qtpy.QtCore import Signal
 
@@ -22,6 +24,7 @@ from napari_l2gnet.organ_bar import OrganBar
 from napari_l2gnet.preview import BEFORE
 from napari_l2gnet.session import Session, shared_session
 from napari_l2gnet.slice_review import SliceReview
+from napari_l2gnet.take_over import others, take_over
 from napari_l2gnet.tasks import (
     annotation_of,
     application,
@@ -62,6 +65,8 @@ class CorrectWidget(CorrectForm):
         self.review.said.connect(self._say)
         self.organs.chosen.connect(self._update_controls)
         self.interpolate.clicked.connect(self.interpolate_organ)
+        self.masks.aboutToShow.connect(self._list_masks)
+        self.viewer.layers.events.inserted.connect(self._update_controls)
         self.start.clicked.connect(self.fine_tune)
         self.cancel.clicked.connect(self.cancel_run)
         self.kind.currentIndexChanged.connect(self._update_controls)
@@ -90,6 +95,7 @@ class CorrectWidget(CorrectForm):
         self.curve.disconnect_viewer()
         self.viewer.dims.events.current_step.disconnect(self._on_moved)
         self.viewer.layers.events.removed.disconnect(self._on_removed)
+        self.viewer.layers.events.inserted.disconnect(self._update_controls)
         self.viewer.layers.selection.events.active.disconnect(self._on_active)
 
     def _import(self) -> None:
@@ -160,6 +166,7 @@ class CorrectWidget(CorrectForm):
     def _on_removed(self, event: Any) -> None:
         if self._run is not None and event.value is self._run.mask.layer:
             self.cancel_run()
+        self._update_controls()
 
     # ------------------------------------------------------------------ state → controls
 
@@ -190,6 +197,9 @@ class CorrectWidget(CorrectForm):
             self.allow(control, none)
         for control in (self.add_organ, self.interpolate):
             self.allow(control, none or busy)
+        found = self.mask is not None and bool(others(self.viewer, self.mask))
+        drag = "Drag the mask's file into the window first; it must lie on this scan."
+        self.allow(self.take_over, none or busy or ("" if found else drag))
         all_organs = "" if self.organ.currentData() is not None else "Choose one organ first."
         self.allow(self.edit_organ, none or busy or all_organs)
         for control in (self.kind, self.seconds, self.painted):
@@ -239,6 +249,30 @@ class CorrectWidget(CorrectForm):
             self._refuse(error)
             return
         self._new_run().interpolate(volume, frame, slices, organ)
+
+    def _list_masks(self) -> None:
+        """Offer the masks there are."""
+        self.masks.clear()
+        for layer in others(self.viewer, self.mask) if self.mask is not None else ():
+            self.masks.addAction(layer.name, partial(self.take_over_mask, layer))
+
+    def take_over_mask(self, layer: Labels) -> None:
+        """Take another mask's labels as painted where they differ."""
+        mask = self.mask
+        if not self._free or mask is None or not mask.connected:
+            return
+        try:
+            voxels, slices = take_over(mask, layer)
+        except InputError as error:
+            self._refuse(error)
+            return
+        if voxels:
+            self._say(
+                f"{voxels:,} voxels in {slices} slice{'s' * (slices != 1)} are as in "
+                f"{layer.name} now, and count as painted by you; Ctrl-Z takes them back."
+            )
+        else:
+            self._say(f"{layer.name} says the same as this mask.")
 
     # ------------------------------------------------------------------ fine-tuning
 

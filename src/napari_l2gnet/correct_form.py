@@ -15,6 +15,7 @@ from qtpy.QtWidgets import (
     QFormLayout,
     QHBoxLayout,
     QLabel,
+    QMenu,
     QProgressBar,
     QPushButton,
     QSizePolicy,
@@ -77,6 +78,14 @@ class CorrectForm(DockedWidget):
             "Fill the slices between those that you painted or accepted: shapes in between, with "
             "three slices or more fitted to the image. Ctrl-Z takes it back.",
         )
+
+        self.take_over = _quiet(
+            "Take over a mask",
+            "From another layer, such as the file of a mask that was made or corrected elsewhere:\n"
+            "where it differs, it counts as painted by you. Ctrl-Z takes it back.",
+        )
+        self.masks = QMenu(self)
+        self.take_over.setMenu(self.masks)
 
         self.kind = QComboBox()
         self.kind.addItem("this scan", SCAN)
@@ -149,6 +158,7 @@ class CorrectForm(DockedWidget):
         organs = _form(("Organ", self.organ))
         organs.addRow("", _row(self.add_organ, self.edit_organ))
         organs.addRow("", self.interpolate)
+        organs.addRow("", self.take_over)
         learning = _form(("Teach", _row(self.kind, self.seconds)), ("Painted", self.painted))
         versions = _form(("Version", self.version))
         versions.addRow("", _row(self.roll_back, self.save, self.load))
@@ -178,7 +188,7 @@ class CorrectForm(DockedWidget):
         research = QLabel("For research use only")
         research.setStyleSheet("QLabel { color: gray; font-size: 10px; }")
         layout.addWidget(research)
-        self.setMinimumWidth(330)
+        self.keep_wide(330)
         self.show_theme()
 
     def show_reviewed(self, count: int, total: int) -> None:

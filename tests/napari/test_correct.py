@@ -300,6 +300,47 @@ def test_what_was_said_of_an_answer_goes_with_it(correct_widget: Any, qtbot: Any
     qtbot.waitUntil(lambda: "accepted" not in widget.message.text())
 
 
+def test_a_mask_from_elsewhere_is_taken_over_where_it_differs(
+    correct_widget: Any, qtbot: Any, tmp_path: Path
+) -> None:
+    viewer, _, widget = correct_widget()
+    layer, segmentation = widget.mask.layer, widget.mask.segmentation
+    assert not widget.take_over.isEnabled()
+    assert "Drag the mask's file" in widget.take_over.toolTip()
+    before = layer.data.copy()
+    path = tmp_path / "colleague.nii.gz"
+    layer.save(str(path))
+    open_scan(viewer, path)
+    theirs = viewer.layers[-1]
+    assert widget.take_over.isEnabled()
+    widget.masks.aboutToShow.emit()
+    (action,) = widget.masks.actions()
+    action.trigger()
+    assert "says the same as this mask" in widget.message.text()
+    assert not segmentation.by_person().any()
+    correct_slice(viewer, widget, 4)
+    accepted = layer.data.copy()
+    theirs.data[2, 5:9, 5:9], theirs.data[4] = 3, 1
+    differs = theirs.data != before
+    action.trigger()
+    np.testing.assert_array_equal(layer.data[2], theirs.data[2])
+    np.testing.assert_array_equal(layer.data[4], accepted[4])
+    count = int(differs[2].sum())
+    assert f"{count} voxels in 1 slice are as in colleague now" in widget.message.text()
+    np.testing.assert_array_equal(segmentation.by_person()[0, 2], differs[2])
+    qtbot.waitUntil(lambda: (0, 2) in widget.annotation.edited)
+    layer.undo()
+    np.testing.assert_array_equal(layer.data, accepted)
+    theirs.data[1, 0, 0] = 9
+    action.trigger()
+    assert "has the label 9, too" in widget.message.text()
+    np.testing.assert_array_equal(layer.data, accepted)
+    # One that lies elsewhere is not offered.
+    viewer.layers.remove(theirs)
+    viewer.add_labels(before, scale=(1, 1, 1), name="elsewhere")
+    assert not widget.take_over.isEnabled()
+
+
 def test_the_keys_are_none_of_naparis() -> None:
     from napari.utils.shortcuts import default_shortcuts
 
