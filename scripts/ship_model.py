@@ -1,8 +1,10 @@
 """Put a trained run and its written card together as a bundled model.
 
-    python scripts/ship_model.py RUN docs/cards/NAME.toml [--scores FILE]
+    python scripts/ship_model.py RUN docs/cards/NAME.toml [--scores FILE] [--data DATASET]
 
-FILE is what `benchmarks/shipped.py MODEL --json FILE` wrote for the run.
+FILE is what `benchmarks/shipped.py MODEL --json FILE` wrote for the run. With its DATASET the codes
+that training scans use are counted as the card has them seen, in the size that `sides` brings them
+to.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
-from l2gnet_core.card import Expectations
+from l2gnet_core.card import CodeStatistics, Expectations, ModelCard
 from l2gnet_core.catalog import BUNDLED_FOLDER
-from l2gnet_core.checkpoint import load_model, save_model
+from l2gnet_core.checkpoint import Model, load_model, save_model
 from l2gnet_core.cleanup import CleanUp
+from l2gnet_core.data import load_frames, open_dataset
 from l2gnet_core.labels import LabelSet
+from l2gnet_core.training_run import statistics_of
 
 
 def main() -> None:
@@ -26,6 +30,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("card", type=Path)
     parser.add_argument("--scores", type=Path)
+    parser.add_argument("--data", type=Path)
     options = parser.parse_args()
     model = load_model(options.run)
     written = tomllib.loads(options.card.read_text())
@@ -40,10 +45,19 @@ def main() -> None:
         scores=_scores(options.scores, model.card.labels),
         **written,
     )
+    if options.data is not None:
+        card = replace(card, codes=_codes(model, card, options.data))
     BUNDLED_FOLDER.mkdir(exist_ok=True)
     # Half precision halves what every clone carries for ever; loading widens it again.
     path = save_model(BUNDLED_FOLDER / f"{card.name}.safetensors", model.network.half(), card)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+
+
+def _codes(model: Model, card: ModelCard, data: Path) -> CodeStatistics:
+    learnt = set(card.split["train"])
+    cases = [case for case in open_dataset(data).cases if case.patient in learnt]
+    frames = [(case.patient, frame) for case in cases for frame in load_frames(case, card)]
+    return statistics_of(model.network, frames)
 
 
 def _scores(file: Path | None, labels: LabelSet) -> dict[str, dict[str, float]]:

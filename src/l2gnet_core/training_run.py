@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from l2gnet_core.augment import Augmentation
-from l2gnet_core.card import ModelCard
+from l2gnet_core.card import CodeStatistics, ModelCard
 from l2gnet_core.cases import PARTS, Part
 from l2gnet_core.checkpoint import (
     MODEL_FILE,
@@ -27,7 +27,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.inspect.look import code_vectors
 from l2gnet_core.inspect.populations import code_statistics
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.model import build
+from l2gnet_core.model import SegmentationNetwork, build
 from l2gnet_core.phantom import cardiac_phantom
 from l2gnet_core.phantom_memory import DRAWN, drawn_as
 from l2gnet_core.preprocess import intensity_window, neighbours, normalise, pad_to_multiple
@@ -192,9 +192,15 @@ def _add_code_statistics(
 ) -> None:
     """Complete a finished run's card; frames come with the patient they are of."""
     model = load_model(file, device)
-    if model.card.codes is not None:
-        return
-    network = model.network
+    if model.card.codes is None:
+        codes = statistics_of(model.network, frames, device)
+        save_model(file, model.network, replace(model.card, codes=codes))
+
+
+def statistics_of(
+    network: SegmentationNetwork, frames: Sequence[tuple[str, TrainingCase]], device: str = "cpu"
+) -> CodeStatistics:
+    """Which codes a network finds in frames, given with the patient they are of."""
     scans = []
     for patient, frame in frames:
         count, used = len(frame.image), np.zeros(network.config.codes, np.int64)
@@ -206,8 +212,7 @@ def _add_code_statistics(
             assert codes is not None
             used += np.bincount(codes.flatten().cpu().numpy(), minlength=len(used))
         scans.append((patient, used))
-    statistics = code_statistics(scans, code_vectors(network))
-    save_model(file, network, replace(model.card, codes=statistics))
+    return code_statistics(scans, code_vectors(network))
 
 
 def write_choices(folder: Path, choices: Mapping[str, Any]) -> None:

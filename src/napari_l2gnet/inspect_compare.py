@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: Distances between two histograms of codes up to which one may say so. With `cardiac-cine` two
 #: phases of a heart lie 0.04 to 0.06 apart, two patients 0.08 to 0.27.
-_WORDS = ((0.02, "hardly differ"), (0.06, "differ a little"), (0.15, "differ clearly"))
+_WORDS = ((0.015, "hardly differ"), (0.035, "differ a little"), (0.12, "differ clearly"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +143,7 @@ class Comparison:
         how = next((words for limit, words in _WORDS if apart <= limit), "differ strongly")
         self.words = (
             f"Against {self.name} the codes used here {how}: distance {apart:.3f} "
-            "(0 = the same; two phases of one heart about 0.05, two hearts about 0.15)."
+            "(0 = the same; two phases of one heart about 0.03, two hearts about 0.08)."
         )
         if both is None and not (one.seen.all() and other.seen.all()):
             self.words += " Not all slices are segmented: parts of scans differ more than scans."

@@ -15,7 +15,7 @@ from napari.utils.notifications import show_error
 from numpy.typing import NDArray
 
 from l2gnet_core.errors import InputError
-from napari_l2gnet.layers import VIEW_KEY, shown_index
+from napari_l2gnet.layers import VIEW_KEY, lie_on_each_other, shown_index
 from napari_l2gnet.mask_layer import SEGMENTATION_KEY
 from napari_l2gnet.preview import PREVIEW_KEY
 from napari_l2gnet.worker import LatestJob
@@ -95,11 +95,7 @@ class InterpolateWidget(Container):
             and not layer.rgb
             and not layer.multiscale
             and VIEW_KEY not in layer.metadata
-            and layer.data.shape == mask.data.shape
-            and all(
-                np.allclose(layer.data_to_world(corner), mask.data_to_world(corner))
-                for corner in ((0,) * mask.ndim, mask.data.shape)
-            )
+            and lie_on_each_other(layer, mask)
         ]
 
     def _on_mask(self, _: Any = None) -> None:

@@ -124,6 +124,14 @@ def label_arguments(names: Mapping[int, str], colors: Mapping[int, str]) -> dict
     return {"features": features, "colormap": DirectLabelColormap(color_dict=color_dict)}
 
 
+def lie_on_each_other(one: Any, other: Any) -> bool:
+    """Do two layers have the same voxels, at the same places?"""
+    return one.data.shape == other.data.shape and all(
+        np.allclose(one.data_to_world(corner), other.data_to_world(corner))
+        for corner in ((0,) * one.ndim, one.data.shape)
+    )
+
+
 def transform_of(layer: Layer) -> dict[str, Any]:
     """The whole transform of a layer as arguments for another layer that lies exactly on it."""
     return {

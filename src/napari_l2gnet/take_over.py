@@ -7,7 +7,7 @@ import numpy as np
 from napari.layers import Labels
 
 from l2gnet_core.errors import InputError
-from napari_l2gnet.layers import VIEW_KEY
+from napari_l2gnet.layers import VIEW_KEY, lie_on_each_other
 from napari_l2gnet.mask_layer import SEGMENTATION_KEY, MaskLayer
 from napari_l2gnet.preview import PREVIEW_KEY
 from napari_l2gnet.segmentation import Place
@@ -22,11 +22,7 @@ def others(viewer: napari.Viewer, mask: MaskLayer) -> list[Labels]:
         if isinstance(layer, Labels)
         and not layer.multiscale
         and not ours & layer.metadata.keys()
-        and layer.data.shape == mask.layer.data.shape
-        and all(
-            np.allclose(layer.data_to_world(corner), mask.layer.data_to_world(corner))
-            for corner in ((0,) * layer.ndim, layer.data.shape)
-        )
+        and lie_on_each_other(layer, mask.layer)
     ]
 
 
