@@ -172,6 +172,7 @@ class InspectForm(DockedWidget):
             "Which voxels: those of the code and the organ that you clicked, in one connected\n"
             "piece, or everywhere in the slice or volume chosen under Of"
         )
+        self.extent.setMinimumContentsLength(9)
         self.extent.addItem("this piece", PIECE)
         self.extent.addItem("everywhere", EVERYWHERE)
         self.preview = QPushButton("Preview")
