@@ -36,7 +36,7 @@ from l2gnet_core.inspect.populations import (
     histogram_distance,
     unlikeness,
 )
-from l2gnet_core.inspect.similar import find_similar
+from l2gnet_core.inspect.similar import _alike, find_similar
 from l2gnet_core.inspect.uncertainty import (
     USUAL_OVERLAP,
     combined,
@@ -431,6 +431,20 @@ def test_a_planted_mistake_is_found_in_other_slices(references, axis):
         found[region.box] |= region.voxels
     np.testing.assert_array_equal(found, mistake & ~marked)
     assert len(find_similar(look, wrong, marked, flat(look), most=2)) == 2
+
+
+@pytest.mark.parametrize("faint", [0.0, 0.9], ids=["sharp", "faint"])
+def test_codes_are_alike_by_how_much_more_than_usual_their_plans_overlap(faint):
+    look = made_up(0, slices=3, size=(8, 8), references=10)
+    rows = np.eye(9, 10, dtype=np.float32)
+    rows[5] = 0.5 * (rows[4] + rows[5])  # half of it goes where code 4 sends its mass
+    # However little plans differ, and though the next slice weighs the references otherwise.
+    look.plan_rows[:] = faint / 10 + (1 - faint) * rows
+    look.plan_rows[0] = 0.8 * look.plan_rows[0] + 0.2 / 10
+    alike = _alike(look, 1, 0, np.array([4]))[0]
+    assert alike[4] == 1
+    assert 0.35 < alike[5] < 0.5
+    np.testing.assert_allclose(np.delete(alike, [4, 5]), 0, atol=1e-5)
 
 
 def two_spots(slices: int = 3) -> tuple:

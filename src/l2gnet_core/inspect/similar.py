@@ -15,9 +15,9 @@ from l2gnet_core.files.values import plain_values
 from l2gnet_core.inspect.cells import Box
 from l2gnet_core.inspect.look import Look
 
-#: Rows of the plan of one code in two slices overlap by 0.99, of two codes by 0.91 (medians,
-#: `cardiac-cine`): at this overlap nothing is left of a similarity.
-LEAST_OVERLAP = 0.9
+#: Of the overlaps of a slice's rows of the plan with those of the marked codes, the quantile at
+#: which nothing is left of a similarity.
+USUAL = 0.5
 #: Without transport, similarity falls to 1/e at this share of the codes' median squared distance.
 REACH = 0.3
 #: Likeness from which, and up to which, neighbouring voxels make one region, so that a mistake and
@@ -238,7 +238,11 @@ def _alike(look: Look, source: int, index: int, codes: NDArray[np.intp]) -> NDAr
     if look.plan_rows is not None:
         given, others = look.plan_rows[source, codes], look.plan_rows[index]
         overlap = np.stack([np.minimum(row, others).sum(1) for row in given])
-        return np.clip((overlap - LEAST_OVERLAP) / (1 - LEAST_OVERLAP), 0, 1)
+        # Some models' plans send all codes' mass nearly alike, others' hardly any two.
+        usual = float(np.quantile(overlap[:, look.plan_rows[index].any(1)], USUAL))
+        alike = np.clip((overlap - usual) / max(1 - usual, 1e-6), 0, 1)
+        alike[np.arange(len(codes)), codes] = 1
+        return alike.astype(np.float32)
     from scipy.spatial.distance import cdist
 
     apart = cdist(look.vectors[codes], look.vectors, "sqeuclidean")
