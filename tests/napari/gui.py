@@ -44,6 +44,7 @@ def is_saved(widget: Any) -> bool:
         and np.array_equal(slices.by_person, mask.by_person())
         and np.array_equal(slices.raw, mask.raw)
         and state.reviewed == mask.reviewed
+        and state.unsaid == mask.unsaid
         and state.finished == mask.finished
         and state.labels.names == mask.card.labels.names
         and not mask.deeds

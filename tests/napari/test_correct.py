@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import save_untrained
 from correcting import correct_slice, ends, fine_tune
-from gui import open_scan, run, slow_down
+from gui import is_saved, open_scan, run, slow_down
 from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QTableWidget
 
 from l2gnet_core.checkpoint import load_model
@@ -277,9 +277,8 @@ def test_slices_accepted_before_an_organ_was_added_say_nothing_of_it(
     assert (lesson.labels[3] == UNMARKED).any()
     assert not (lesson.labels[3] == 0).any()
     # It is known after a restart, too.
-    qtbot.waitUntil(lambda: keeper_of(widget.mask).folder is not None, timeout=20_000)
-    saved = keeper_of(widget.mask).folder
-    qtbot.waitUntil(lambda: saved.read_state().unsaid == {((0, 3), 4)}, timeout=20_000)
+    qtbot.waitUntil(lambda: is_saved(widget), timeout=20_000)
+    assert keeper_of(widget.mask).folder.read_state().unsaid == {((0, 3), 4)}
     # Accepted again, it says that the organ is not here.
     widget.review.go_to((0, 3))
     widget.review.accept_slice()
