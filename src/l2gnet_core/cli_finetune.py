@@ -116,7 +116,7 @@ def finetune(
     from l2gnet_core.predict import choose_device
 
     parent = find_model(model)
-    file = model_file_to_write(output, parent)
+    file = model_file_to_write(output)
     chosen = choose_device(device)[0]
     loaded = load_model(parent)
     read = [read_correction(one, loaded.card, axis, unmarked, orientation) for one in files]

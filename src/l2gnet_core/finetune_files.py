@@ -53,19 +53,14 @@ def parse_names(text: str) -> dict[int, str]:
     return names
 
 
-def model_file_to_write(output: Path, parent: Path) -> Path:
+def model_file_to_write(output: Path) -> Path:
     """The file for a model: `output` itself if it is called .safetensors, else a file in the folder
     of that name.
 
-    Raises InputError if a model cannot be written there, or if there is one
-    already: old weights must stay.
+    Raises InputError if a model cannot be written there, or if there is one already: old weights
+    must stay.
     """
     file = output if output.suffix == _SUFFIX else output / MODEL_FILE
-    if file.exists() and file.resolve() == parent.resolve():
-        raise InputError(
-            f"Expected another place than that of the model itself, but {output} is the one to "
-            "fine-tune; choose another output."
-        )
     if file.is_dir() or (file.parent.exists() and not file.parent.is_dir()):
         raise InputError(
             f"Expected a file called {_SUFFIX} or a folder for the model, but {output} is neither; "

@@ -318,12 +318,8 @@ class Annotation:
 
     def _says(self, place: Place, organ: int) -> bool:
         """Did a person paint the organ in a slice?"""
-        segmentation = self.segmentation
-        shown, known, stroked = (
-            segmentation.slice_of(array, place)
-            for array in (segmentation.shown, segmentation.known, segmentation.stroked)
-        )
-        return bool(((stroked | (shown != known)) & (shown == organ)).any())
+        state = self.segmentation.slice_state(place)
+        return bool((state.by_person & (state.labels == organ)).any())
 
     def interpolating(
         self, scan: NDArray[Any], frame: int, slices: Sequence[int], organ: int | None

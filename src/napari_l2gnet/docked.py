@@ -79,7 +79,7 @@ class DockedWidget(QWidget):
         #: Where the controls go.
         self.column = _Column(content)
         self._area, self._content = area, content
-        viewer.events.theme.connect(self._on_theme)
+        viewer.events.theme.connect(self.show_theme)
 
     def allow(self, control: QWidget, reason_against: str) -> None:
         """Enable a control that nothing speaks against; else its tooltip says what does."""
@@ -99,9 +99,6 @@ class DockedWidget(QWidget):
     def show_theme(self) -> None:
         """Take on the colours of the window."""
         self.show_message(*self._told)
-
-    def _on_theme(self, _: Any = None) -> None:
-        self.show_theme()
 
     def keep_wide(self, width: int) -> None:
         """Let the controls be no narrower than this."""
@@ -170,7 +167,7 @@ class DockedWidget(QWidget):
     def _end(self) -> None:
         if not self._ended:
             self._ended = True
-            self.viewer.events.theme.disconnect(self._on_theme)
+            self.viewer.events.theme.disconnect(self.show_theme)
             self.let_go()
 
 
