@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.inspect.look import empty_look
-from l2gnet_core.inspect.uncertainty import combined, ranked_slices, uncertainty_maps
+from l2gnet_core.inspect.uncertainty import ranked_slices, uncertainty_maps
 from l2gnet_core.left_out import compared
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.volume import Grid, Volume
@@ -119,5 +119,5 @@ def doubted(model: Model, scan: Array, grid: Volume | Grid, axis: int) -> tuple[
     for done in predict_slices(model, scan, grid, axis, look=look):
         if done is not None:
             np.moveaxis(mask, axis, 0)[done.index] = done.labels
-    doubts = ranked_slices(combined(uncertainty_maps(look, mask)), mask, axis)
+    doubts = ranked_slices(uncertainty_maps(look, mask)["combined"], mask, axis)
     return mask, [doubt.index for doubt in doubts]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -14,9 +15,10 @@ from _inspection_scans import WAYS, Array, Seen, frames, seen
 
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.inspect.uncertainty import (
+    FAR,
     FLOOR,
     SURE,
-    combined,
+    border_distances,
     lacking_overlap,
     near_borders,
     uncertainty_maps,
@@ -39,14 +41,17 @@ def logistic(inputs: Array, targets: Array, ridge: float = 1e-6) -> Array:
     return weights
 
 
-def voxel_inputs(maps: dict[str, Array], zone: Array, names: Sequence[str]) -> Array:
-    """What `combined` reads, and on request the other maps, by their scan's mean and spread."""
+def voxel_inputs(
+    maps: dict[str, Array], distances: Array, zone: Array, names: Sequence[str]
+) -> Array:
+    """What `chance_of_mistake` reads, and on request other maps, by their scan's mean and
+    spread."""
     sure = np.clip(maps["softmax"][zone], SURE, 1 - SURE)
-    columns = [np.log(sure / (1 - sure))]
+    away = distances[zone] / FAR
+    columns = [np.log(sure / (1 - sure)), maps["neighbours"][zone], away, away**2]
     for name in names:
         values = maps[name][zone].astype(float)
-        scaled = (values - maps[name].mean()) / max(1e-9, float(maps[name].std()))
-        columns.append(values if name == "neighbours" else scaled)
+        columns.append((values - maps[name].mean()) / max(1e-9, float(maps[name].std())))
     return np.stack(columns, 1)
 
 
@@ -59,52 +64,82 @@ def material(model: Model, data: Path, cache: Path | None) -> Iterator[Seen]:
                 yield seen(model, file, way, cache)
 
 
+@dataclass(frozen=True, eq=False)
+class Voxels:
+    """What a fit reads of some voxels, and which of them are wrong."""
+
+    inputs: dict[str, Array]
+    wrong: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A volume: the voxels to learn from, and those that the area under ROC is about."""
+
+    one: Seen
+    taught: Voxels
+    judged: Voxels
+
+
+def example(one: Seen, kinds: dict[str, list[str]], rng: np.random.Generator) -> Example:
+    maps, distances = uncertainty_maps(one.look, one.mask), border_distances(one.mask)
+
+    def voxels(zone: Array) -> Voxels:
+        inputs = {kind: voxel_inputs(maps, distances, zone, names) for kind, names in kinds.items()}
+        return Voxels(inputs, (one.mask != one.truth)[zone])
+
+    # Those judged lie near true borders as well: which these are must not be learnt from.
+    near = np.flatnonzero(near_borders(one.mask))
+    taught = np.zeros(one.mask.shape, bool)
+    taught.flat[rng.choice(near, min(SAMPLE, len(near)), replace=False)] = True
+    return Example(one, voxels(taught), voxels(judged(one.mask, one.truth)))
+
+
 def fit(model: Model, data: Path, cache: Path | None) -> None:
     """Print the constants, and what the other maps would add on tuning patients left out."""
-    labels = list(model.card.labels.names)
     rng = np.random.default_rng(0)
-    kinds = {"as it is": ["neighbours"], "with cells": ["neighbours", "quantisation", "plan"]}
-    tuning = set(model.card.split["tuning"])
-    volumes = []
-    for one in material(model, data, cache):
-        maps = uncertainty_maps(one.look, one.mask)
-        zone = judged(one.mask, one.truth)
-        wrong = (one.mask != one.truth)[zone]
-        some = rng.choice(len(wrong), min(SAMPLE, len(wrong)), replace=False)
-        inputs = {kind: voxel_inputs(maps, zone, names) for kind, names in kinds.items()}
-        volumes.append((one, inputs, wrong, some))
+    kinds = {"as it is": [], "with cells": ["quantisation", "plan"]}
+    examples = [example(one, kinds, rng) for one in material(model, data, cache)]
     for kind in kinds:
-        weights = np.round(fit_voxels(volumes, kind), 2)
-        print(f"voxels, {kind}: {weights.tolist()}")
+        print(f"voxels, {kind}: {np.round(fit_voxels(examples, kind), 2).tolist()}")
         gains = defaultdict(list)
-        for patient in tuning:
-            weights = fit_voxels([v for v in volumes if v[0].patient != patient], kind)
-            for one, inputs, wrong, _ in volumes:
-                if one.patient == patient:
-                    odds = inputs[kind] @ weights[:-1]
-                    gain = area_under_roc(odds, wrong) - area_under_roc(inputs[kind][:, 0], wrong)
-                    gains["clean" if one.way == "clean" else "made worse"].append(gain)
+        for patient in model.card.split["tuning"]:
+            weights = fit_voxels([e for e in examples if e.one.patient != patient], kind)
+            for left_out in (e for e in examples if e.one.patient == patient):
+                inputs, wrong = left_out.judged.inputs[kind], left_out.judged.wrong
+                gain = area_under_roc(inputs @ weights[:-1], wrong) - area_under_roc(
+                    inputs[:, 0], wrong
+                )
+                gains["clean" if left_out.one.way == "clean" else "made worse"].append(gain)
         print(
             "  area gained, patients left out:", {k: round(fmean(v), 4) for k, v in gains.items()}
         )
+    of_voxels = np.round(fit_voxels(examples, "as it is"), 2)
+    weights = fit_slices([e.one for e in examples], of_voxels, list(model.card.labels.names))
+    print(f"slices: {np.round(weights, 2).tolist()}")
+
+
+def fit_voxels(examples: list[Example], kind: str) -> Array:
+    return logistic(
+        np.concatenate([e.taught.inputs[kind] for e in examples]),
+        np.concatenate([e.taught.wrong for e in examples]),
+    )
+
+
+def fit_slices(volumes: list[Seen], of_voxels: Array, labels: list[int]) -> Array:
     inputs, targets = [], []
-    for one, *_ in volumes:
+    for one in volumes:
         near = near_borders(one.mask)
         # Of a slice amid empty ones nothing is known to go by.
         there = near.any((1, 2))
-        chance = combined(uncertainty_maps(one.look, one.mask))
-        share = wrong_share((chance * near).sum((1, 2), dtype=np.float64), one.mask)
+        maps = uncertainty_maps(one.look, one.mask)
+        read = voxel_inputs(maps, border_distances(one.mask), near, [])
+        chance = np.zeros(near.shape)
+        chance[near] = 1 / (1 + np.exp(-(read @ of_voxels[:-1] + of_voxels[-1])))
+        share = wrong_share(chance.sum((1, 2)), one.mask)
         columns = np.stack([np.log(share + FLOOR), lacking_overlap(one.mask)], 1)
         inputs.append(columns[there])
         # A slice rightly left empty lacks nothing.
         dice = np.nan_to_num(slice_dice(one.mask, one.truth, labels), nan=1.0)
         targets.append(1 - dice[there])
-    weights = logistic(np.concatenate(inputs), np.concatenate(targets))
-    print(f"slices: {np.round(weights, 2).tolist()}")
-
-
-def fit_voxels(volumes: list[tuple], kind: str) -> Array:
-    return logistic(
-        np.concatenate([inputs[kind][some] for _, inputs, _, some in volumes]),
-        np.concatenate([wrong[some] for _, _, wrong, some in volumes]),
-    )
+    return logistic(np.concatenate(inputs), np.concatenate(targets))

@@ -14,7 +14,6 @@ from scipy.stats import rankdata
 
 from l2gnet_core.inspect.similar import find_similar
 from l2gnet_core.inspect.uncertainty import (
-    combined,
     near_borders,
     ranked_slices,
     uncertainty_maps,
@@ -119,7 +118,6 @@ def found_again(one: Seen) -> dict[str, list[float]]:
 def scores(one: Seen, labels: Sequence[int]) -> dict:
     """Everything that is measured on a volume."""
     maps = uncertainty_maps(one.look, one.mask)
-    maps["combined"] = combined(maps)
     zone = judged(one.mask, one.truth)
     wrong = (one.mask != one.truth)[zone]
     near = near_borders(one.mask)

@@ -32,14 +32,14 @@ def doubtful_slices(
 
     Meant for a thread of its own.
     """
-    from l2gnet_core.inspect.uncertainty import combined, ranked_slices, uncertainty_maps
+    from l2gnet_core.inspect.uncertainty import ranked_slices, uncertainty_maps
 
     found: dict[Place, Doubt] = {}
     axis, names = segmentation.axis, segmentation.card.labels.names
     yield {}
     for frame, look in sorted(segmentation.looks.items()):
         mask = segmentation.raw[frame]
-        uncertainty = combined(uncertainty_maps(look, mask))
+        uncertainty = uncertainty_maps(look, mask)["combined"]
         yield {}  # a moment to stop at
         ranking = ranked_slices(uncertainty, mask, axis, look.seen)
         ranked = [one for one in ranking if look.seen[one.index]]

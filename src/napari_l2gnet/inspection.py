@@ -252,7 +252,6 @@ class Inspection:
         """Find where the model is unsure, and rank the slices."""
         from l2gnet_core.inspect.places import unsure_regions
         from l2gnet_core.inspect.uncertainty import (
-            combined,
             plan_entropy,
             ranked_slices,
             uncertainty_maps,
@@ -263,11 +262,11 @@ class Inspection:
         maps = uncertainty_maps(look, self.mask)
         if not self.ranking:
             yield "Ranking the slices"
-            ranking = ranked_slices(combined(maps), self.mask, axis, look.seen)
+            ranking = ranked_slices(maps["combined"], self.mask, axis, look.seen)
             self.ranking = [one for one in ranking if look.seen[one.index]]
         if kind in self._doubts:
             return
-        values = combined(maps) if kind == "combined" else maps[kind]
+        values = maps[kind]
         del maps
         yield "Finding unsure places"
         places = [p for p in unsure_regions(values, self.mask, axis) if look.seen[p.index]]

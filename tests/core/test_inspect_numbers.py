@@ -39,7 +39,8 @@ from l2gnet_core.inspect.populations import (
 from l2gnet_core.inspect.similar import _alike, find_similar
 from l2gnet_core.inspect.uncertainty import (
     USUAL_OVERLAP,
-    combined,
+    border_distances,
+    chance_of_mistake,
     disagreement,
     lacking_overlap,
     plan_entropy,
@@ -278,25 +279,50 @@ def test_plan_entropy_is_that_of_the_rows():
     np.testing.assert_allclose(plan_entropy(look), entropy(rows, axis=-1) / np.log(6), atol=1e-6)
 
 
+def blobs(rng: np.random.Generator, slices: int) -> np.ndarray:
+    """Slices of blocks, so that some pixels are far from borders."""
+    coarse = rng.choice([0, 0, 0, 1, 4], (slices, 2, 3))
+    return coarse.repeat(rng.integers(1, 14), 1).repeat(rng.integers(1, 9), 2)
+
+
 @quick
-@given(seeds, st.integers(0, 2), st.integers(1, 5))
-def test_neighbours_disagree_as_far_as_they_are_sure(seed, axis, slices):
+@given(seeds, st.integers(1, 3))
+def test_distances_are_to_the_next_pixel_beside_another_structure(seed, slices):
+    mask = blobs(np.random.default_rng(seed), slices)
+    found = border_distances(mask)
+    places = np.stack(np.indices(mask.shape[1:]), -1).reshape(-1, 2)
+    for one, distances in zip(mask, found, strict=True):
+        edges = [
+            (row, column)
+            for row, column in places.tolist()
+            for y, x in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1))
+            if 0 <= y < one.shape[0] and 0 <= x < one.shape[1]
+            and one[y, x] != one[row, column]
+        ]  # fmt: skip
+        expected = np.full(len(places), np.inf)
+        if edges:
+            expected = 0.5 + np.hypot(*(places[:, None] - np.array(edges)).T).min(0)
+        np.testing.assert_allclose(distances.ravel(), np.minimum(expected, 10), rtol=1e-6)
+
+
+@quick
+@given(seeds, st.integers(1, 5))
+def test_neighbours_disagree_by_how_deep_in_another_structure_they_have_a_voxel(seed, slices):
     rng = np.random.default_rng(seed)
-    mask, unsure = rng.integers(0, 3, (slices, 4, 5)), rng.random((slices, 4, 5), np.float32)
-    expected = np.zeros(mask.shape)
+    mask, seen = blobs(rng, slices), rng.random(slices) < 0.8
+    distances = border_distances(mask)
+    expected = np.full(mask.shape, 0.5)
     for index, row, column in np.ndindex(*mask.shape):
-        beside = [other for other in (index - 1, index + 1) if 0 <= other < slices]
-        # A neighbour that cannot tell says either with the same right.
-        against = [
-            1 - unsure[other, row, column] / 2
-            if mask[other, row, column] != mask[index, row, column]
-            else unsure[other, row, column] / 2
-            for other in beside
+        beside = [n for n in (index - 1, index + 1) if 0 <= n < slices and seen[n]]
+        here = (row, column)
+        depths = [
+            distances[n][here] if mask[n][here] != mask[index][here] else -distances[n][here]
+            for n in beside
         ]
-        expected[index, row, column] = np.mean(against) if beside else 0.5
-    stored = [np.moveaxis(array, 0, axis) for array in (mask, unsure)]
-    found = np.moveaxis(disagreement(*stored, axis), axis, 0)
+        expected[index, row, column] += np.mean(depths or [0]) / 20
+    found = disagreement(mask, distances, seen)
     np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert 0 <= found.min() <= found.max() <= 1
 
 
 def test_every_doubt_lies_on_the_voxels():
@@ -304,7 +330,7 @@ def test_every_doubt_lies_on_the_voxels():
     mask = np.zeros(look.cells.shape, np.uint8)
     mask[1, 10:30, 10:40] = 1
     maps = uncertainty_maps(look, mask)
-    assert list(maps) == ["softmax", "quantisation", "plan", "neighbours"]
+    assert list(maps) == ["combined", "softmax", "neighbours", "quantisation", "plan"]
     for one in maps.values():
         assert (one.shape, one.dtype) == (mask.shape, np.float32)
     assert "plan" not in uncertainty_maps(made_up(0, references=None), mask)
@@ -318,17 +344,18 @@ def test_every_doubt_lies_on_the_voxels():
 @given(seeds)
 def test_the_chance_to_be_wrong_grows_with_entropy_and_with_what_neighbours_say(seed):
     rng = np.random.default_rng(seed)
-    softmax, neighbours = rng.random((2, 3, 6, 6), np.float32)
-    chance = combined({"softmax": softmax, "neighbours": neighbours})
+    softmax, neighbours, share = rng.random((3, 3, 6, 6), np.float32)
+    distances = np.float32(0.5) + share * np.float32(9.5)
+    chance = chance_of_mistake(softmax, neighbours, distances)
     assert chance.dtype == np.float32
     assert ((chance > 0) & (chance < 1)).all()
     more = rng.random(softmax.shape, np.float32)
-    assert (combined({"softmax": softmax + more, "neighbours": neighbours}) >= chance).all()
-    assert (combined({"softmax": softmax, "neighbours": neighbours + more}) >= chance).all()
-    # A model without plans, a scan of one slice: softmax is left, in its own order.
-    alone = combined({"softmax": softmax, "neighbours": np.zeros_like(softmax)}).ravel()
-    order = softmax.ravel().argsort()
-    assert (np.diff(alone[order]) >= 0).all()
+    assert (chance_of_mistake(softmax + more, neighbours, distances) >= chance).all()
+    assert (chance_of_mistake(softmax, neighbours + more, distances) >= chance).all()
+    # A doubt at a border is usual; the same away from any means more.
+    at, away = (np.full_like(softmax, pixels) for pixels in (0.5, 10))
+    alike = (softmax, np.full_like(softmax, 0.5))
+    assert (chance_of_mistake(*alike, away) > chance_of_mistake(*alike, at)).all()
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -20,7 +20,7 @@ from l2gnet_core.inspect.codes import (
 from l2gnet_core.inspect.look import Look
 from l2gnet_core.inspect.plans import code_plan, column_residual, organ_plan, partners
 from l2gnet_core.inspect.populations import Unlikeness, unlikeness
-from l2gnet_core.inspect.uncertainty import SliceDoubt, combined, ranked_slices, uncertainty_maps
+from l2gnet_core.inspect.uncertainty import SliceDoubt, ranked_slices, uncertainty_maps
 from l2gnet_core.volume import Grid
 
 
@@ -123,7 +123,6 @@ def find(
     voxels = look.cells.counts(mask, ids)
     has_plans = look.plan_rows is not None
     maps = uncertainty_maps(look, mask)
-    maps = {"combined": combined(maps), **maps}
     known = card.codes if card.codes and len(card.codes.counts) == len(look.vectors) else None
     return Findings(
         card=card,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,17 +16,21 @@ BORDER = 5
 #: Added to the size of the structures in a slice, as a share of their median size in the scan: the
 #: least doubt about an empty slice is not to outweigh everything.
 FLOOR = 0.02
+#: Pixels up to which distances to borders tell anything; beyond, they count as that.
+FAR = 10
 #: Chance that a voxel near a border is wrong, by logistic regression on the log odds of its softmax
-#: entropy, clipped to `SURE`, and on its disagreement with the neighbouring slices.
-OF_ENTROPY, OF_NEIGHBOURS, VOXEL_OFFSET = 0.59, 1.55, -0.90
+#: entropy, clipped to `SURE`, on its disagreement with the neighbouring slices, and on its distance
+#: to the next border, as a share of `FAR`, and that squared: doubt at a border is usual, the same
+#: doubt away from any is not.
+OF_ENTROPY, OF_NEIGHBOURS, OF_DISTANCE, OF_SQUARE, VOXEL_OFFSET = 0.68, 3.41, -1.80, 3.12, -1.70
 SURE = 0.002
 #: Expected loss of Dice in a slice, by the same on the logarithm of its share of wrong voxels, to
 #: which `FLOOR` is added, and on how badly its structures overlap those of the neighbouring slices.
-OF_SHARE, OF_OVERLAP, SLICE_OFFSET = 1.31, 1.63, 0.04
+OF_SHARE, OF_OVERLAP, SLICE_OFFSET = 1.22, 1.61, -0.01
 #: What slices lack to full overlap where no neighbour can tell: the mean over the true labels of
 #: the training patients of `cardiac-cine`.
 USUAL_OVERLAP = 0.30
-# The six were fitted by `python benchmarks/inspection.py fit`, for `cardiac-cine` on patients that
+# These were fitted by `python benchmarks/inspection.py fit`, for `cardiac-cine` on patients that
 # were not tested on.
 
 
@@ -41,51 +44,86 @@ def plan_entropy(look: Look) -> NDArray[np.float32]:
     return np.where(look.seen[:, None, None], by_code[slices, look.codes], np.float32(0))
 
 
-def disagreement(
-    mask: NDArray[np.generic], entropy: NDArray[np.floating], axis: int
-) -> NDArray[np.float32]:
-    """(z,y,x): how surely the (one or two) neighbouring slices say that a voxel is another
-    structure than the mask says, 0 to 1; ½ where they cannot tell, as for a single slice.
+def border_distances(slices: NDArray[np.generic]) -> NDArray[np.float32]:
+    """(n,H,W): pixels from each pixel of a mask (n,H,W) to the next border in its slice, ½ to
+    `FAR`; `FAR` where there is none."""
+    from scipy import ndimage
 
-    mask, entropy: (z,y,x); entropy of the class probabilities, 0 to 1.
+    distances = np.full(slices.shape, FAR, np.float32)
+    for borders, out in zip(_borders(slices), distances, strict=True):
+        if found := ndimage.find_objects(borders.view(np.uint8)):
+            # Most of a slice is far from anything, and left alone.
+            box = tuple(slice(max(0, side.start - FAR), side.stop + FAR) for side in found[0])
+            from_pixels = ndimage.distance_transform_edt(~borders[box])
+            out[box] = np.minimum(from_pixels + 0.5, FAR)
+    return distances
+
+
+def disagreement(
+    slices: NDArray[np.generic],
+    distances: NDArray[np.float32],
+    seen: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float32]:
+    """(n,H,W): how clearly the (one or two) neighbouring slices make a voxel another structure
+    than its own slice does. 0: it lies `FAR` pixels inside the same in them; 1: as far inside
+    another; ½: at their border, or they cannot tell.
+
+    slices: of a mask, (n,H,W). distances: its `border_distances`. seen: (n,), slices that hold an
+    answer; all of them by default.
     """
-    slices, unsure = np.moveaxis(mask, axis, 0), np.moveaxis(entropy, axis, 0) / np.float32(2)
-    if len(slices) == 1:
-        return np.full(mask.shape, 0.5, np.float32)
-    against = np.zeros(slices.shape, np.float32)
-    differs = slices[1:] != slices[:-1]
-    against[1:] += np.where(differs, 1 - unsure[:-1], unsure[:-1])
-    against[:-1] += np.where(differs, 1 - unsure[1:], unsure[1:])
-    against[1:-1] /= 2
-    return np.moveaxis(against, 0, axis)
+    count = len(slices)
+    tells = np.ones(count, bool) if seen is None else seen
+    found = np.zeros(slices.shape, np.float32)
+    for index, out in enumerate(found):
+        beside = [one for one in (index - 1, index + 1) if 0 <= one < count and tells[one]]
+        for one in beside:
+            against = slices[one] != slices[index]
+            out += np.where(against, distances[one], -distances[one]) / len(beside)
+    found /= 2 * FAR
+    found += 0.5
+    return found
 
 
 def uncertainty_maps(look: Look, mask: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
     """Every kind of doubt there is, each on the voxels (z,y,x) and in its own unit.
 
-    mask: the model's answer (z,y,x). "softmax": entropy of the class probabilities, 0 to 1.
-    "quantisation": mean squared distance between token and code. "plan", with transport only:
-    entropy of the token's row of the plan, 0 to 1. "neighbours": see `disagreement`.
+    mask: the model's answer (z,y,x). "combined": the chance to be wrong, see `chance_of_mistake`.
+    "softmax": entropy of the class probabilities, 0 to 1. "quantisation": mean squared distance
+    between token and code. "plan", with transport only: entropy of the token's row of the plan, 0
+    to 1. "neighbours": see `disagreement`.
     """
     axis, on_scan = look.cells.axis, look.cells.on_scan
-    softmax = np.moveaxis(look.entropy, 0, axis).astype(np.float32)
-    maps = {"softmax": softmax, "quantisation": on_scan(look.error)}
+    slices, softmax = np.moveaxis(mask, axis, 0), look.entropy.astype(np.float32)
+    distances = border_distances(slices)
+    neighbours = disagreement(slices, distances, look.seen)
+    chance = chance_of_mistake(softmax, neighbours, distances)
+    in_slices = {"combined": chance, "softmax": softmax, "neighbours": neighbours}
+    maps = {name: np.moveaxis(values, 0, axis) for name, values in in_slices.items()}
+    maps["quantisation"] = on_scan(look.error)
     if look.plan_rows is not None:
         maps["plan"] = on_scan(plan_entropy(look))
-    # A slice not seen yet cannot tell its neighbours anything.
-    unsure = np.where(look.seen[:, None, None], look.entropy, 1).astype(np.float32)
-    return {**maps, "neighbours": disagreement(mask, np.moveaxis(unsure, 0, axis), axis)}
+    return maps
 
 
-def combined(maps: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The chance (z,y,x), 0 to 1, that a voxel near a border is wrong.
+def chance_of_mistake(
+    softmax: NDArray[np.float32],
+    neighbours: NDArray[np.float32],
+    distances: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """The chance (n,H,W), 0 to 1, that a voxel near a border is wrong.
 
-    maps: from `uncertainty_maps`, of which "softmax" and "neighbours" count: with them known,
-    quantisation error and plan entropy tell nothing more about mistakes. A chance in earnest for
-    models as sure of themselves as `cardiac-cine` is; for others its order is what counts.
+    softmax: entropy of the class probabilities. neighbours: `disagreement`. distances:
+    `border_distances`. With these known, quantisation error and plan entropy tell nothing more
+    about mistakes. A chance in earnest for models as sure of themselves as `cardiac-cine` is; for
+    others its order is what counts.
     """
-    sure = np.clip(maps["softmax"], SURE, 1 - SURE)
-    odds = OF_ENTROPY * np.log(sure / (1 - sure)) + OF_NEIGHBOURS * maps["neighbours"]
+    sure = np.clip(softmax, SURE, 1 - SURE)
+    away = distances / np.float32(FAR)
+    odds = (
+        OF_ENTROPY * np.log(sure / (1 - sure))
+        + OF_NEIGHBOURS * neighbours
+        + (OF_DISTANCE + OF_SQUARE * away) * away
+    )
     return np.asarray(_chance(odds + VOXEL_OFFSET), np.float32)
 
 
@@ -108,6 +146,14 @@ def near_borders(slices: NDArray[np.generic]) -> NDArray[np.bool_]:
     of its neighbours, so that a structure that ends too early is noticed, too."""
     from scipy import ndimage
 
+    near: NDArray[np.bool_] = ndimage.maximum_filter(
+        _borders(slices), (3, 2 * BORDER + 1, 2 * BORDER + 1)
+    )
+    return near
+
+
+def _borders(slices: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """(n,H,W): pixels beside one of another structure in their slice."""
     borders = np.zeros(slices.shape, bool)
     across = slices[:, 1:] != slices[:, :-1]
     along = slices[:, :, 1:] != slices[:, :, :-1]
@@ -115,8 +161,7 @@ def near_borders(slices: NDArray[np.generic]) -> NDArray[np.bool_]:
     borders[:, :-1] |= across
     borders[:, :, 1:] |= along
     borders[:, :, :-1] |= along
-    near: NDArray[np.bool_] = ndimage.maximum_filter(borders, (3, 2 * BORDER + 1, 2 * BORDER + 1))
-    return near
+    return borders
 
 
 def ranked_slices(
@@ -127,8 +172,8 @@ def ranked_slices(
 ) -> list[SliceDoubt]:
     """All slices, the one with most voxels to put right first.
 
-    uncertainty, mask: (z,y,x), the first from `combined`. seen: (n,), which slices the model has
-    answered; all of them by default. What counts is uncertainty near borders
+    uncertainty, mask: (z,y,x), the first the "combined" of `uncertainty_maps`. seen: (n,), which
+    slices the model has answered; all of them by default. What counts is uncertainty near borders
     (`near_borders`). By expected error instead, small slices would come first, in which little is
     to be won. Slices far from anything found, which have no borders, come last: those next to it
     first, or those in the middle where nothing is found at all.
