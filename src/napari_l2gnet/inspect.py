@@ -271,17 +271,18 @@ class InspectWidget(InspectForm):
         if self.against.pending:
             self.against.compare()
             return
-        part, wanted = self.part, [self.inspection]
+        wanted = [(self.inspection, self.part)]
         comparison = self.against.comparison
-        if comparison is not None and comparison.comparable(part):
-            wanted.append(comparison.other)
+        theirs = None if comparison is None else comparison.theirs(self.part)
+        if comparison is not None and theirs is not None:
+            wanted.append((comparison.other, theirs))
 
         def relate() -> Generator[str, None, None]:
-            for one in wanted:
+            for one, part in wanted:
                 yield "Relating codes"
                 one.usage(part)
 
-        if all(one.has_usage(part) for one in wanted):
+        if all(one.has_usage(part) for one, part in wanted):
             self.draw()
         else:
             self.jobs.run(relate(), lambda _: self.draw())

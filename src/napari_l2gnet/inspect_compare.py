@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,11 +99,10 @@ class Comparison:
 
     @property
     def same_codes(self) -> bool:
-        """Can codes be compared one by one: is it the same codebook, which fine-tuning keeps, and
-        the same structures?"""
+        """Can codes be compared one by one: is it the same codebook, which fine-tuning keeps?"""
         one, other = self.one, self.other
         alike = np.array_equal(one.look.vectors, other.look.vectors)
-        return alike and one.names == other.names and one.has_plans == other.has_plans
+        return alike and one.has_plans == other.has_plans
 
     @property
     def same_cells(self) -> bool:
@@ -112,9 +111,15 @@ class Comparison:
         alike = np.array_equal(one.rows, other.rows) and np.array_equal(one.columns, other.columns)
         return self.same_scan and alike
 
-    def comparable(self, part: Part) -> bool:
-        """Has the other side such a part? Slices of another scan or frame are not the same."""
-        return self.same_scan or part.index is None
+    def theirs(self, part: Part) -> Part | None:
+        """The same part of the other side; None where it has none: slices of another scan or frame
+        are not the same, and fine-tuning may have taught one side a structure."""
+        if part.index is not None and not self.same_scan:
+            return None
+        if part.column is None:
+            return part
+        name, names = self.one.names[part.column], self.other.names
+        return replace(part, column=names.index(name)) if name in names else None
 
     def prepare(self, part: Part) -> Generator[str, None, None]:
         """Work out what both sides need, and the distance."""
@@ -125,8 +130,9 @@ class Comparison:
         from l2gnet_core.inspect.populations import histogram_distance
 
         self.one.usage(part)
-        if self.same_codes and self.comparable(part):
-            self.other.usage(part)
+        theirs = self.theirs(part)
+        if self.same_codes and theirs is not None:
+            self.other.usage(theirs)
         one, other = self.one.look, self.other.look
         if one.vectors.shape[1] != other.vectors.shape[1]:
             self.words = (
@@ -148,11 +154,13 @@ class Comparison:
         if both is None and not (one.seen.all() and other.seen.all()):
             self.words += " Not all slices are segmented: parts of scans differ more than scans."
         if not self.same_codes:
-            self.words += " Their codebooks or organs differ: there are no charts of it."
-        elif self.comparable(part):
+            self.words += " Their codebooks differ: there are no charts of it."
+        elif theirs is not None:
             self.words += f" Purple bars: {self.name}."
         else:
-            self.words += " Choose Of: the volume or an organ to see both in the charts."
+            self.words += (
+                " Choose Of: the volume, or an organ that both have, to see both in the charts."
+            )
 
 
 class Against(QObject):
@@ -220,9 +228,10 @@ class Against(QObject):
 
     def usage(self, part: Part) -> Usage | None:
         """The other side's, if there is one to compare with."""
-        if self.comparison is None or not self.comparison.comparable(part):
+        theirs = None if self.comparison is None else self.comparison.theirs(part)
+        if self.comparison is None or theirs is None:
             return None
-        return self.comparison.other.usage(part)
+        return self.comparison.other.usage(theirs)
 
     def forget(self) -> None:
         """Another mask is looked into."""

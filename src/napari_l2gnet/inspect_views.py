@@ -33,11 +33,11 @@ _EVEN = 1e-3
 
 _NAMES = ("Usage", "Code ↔ code", "Scatter", "References", "Doubt")
 _HINTS = {
-    USAGE: "A bar a code, by what its voxels are. Click one to light it up.",
+    USAGE: "A bar a code: how much of the organs lies in its cells. Click one to light it up.",
     PLAN: "How many times as much as by chance a code (row) hears of another (column; same "
     "order). Click a cell to light up both.",
     SCATTER: "A point a code. Near: alike to the model; large: often used; coloured: an organ has "
-    "at least a tenth of its voxels. Click one.",
+    "a tenth of its voxels, or a twentieth of its own there. Click one.",
     REFERENCES: "Where mass is sent. Click a bar to see the reference over the image.",
     SLICES: "A bar a slice by its chance to be wrong, high = check first. Click one to go there. "
     "The list chooses what lies over the image.",
@@ -60,12 +60,12 @@ class InspectViews(QTabWidget):
         self.charts = (self.usage, self.plan, self.scatter, self.references, self.slices)
         self.kind = QComboBox()
         self.kind.setToolTip(
-            "Chance to be wrong: near borders, from class probabilities and neighbouring slices,\n"
-            "as fitted to real mistakes.\n"
+            "Chance to be wrong: near borders, from class probabilities, neighbouring slices and\n"
+            "the distance to the border, as fitted to real mistakes.\n"
             "Class probabilities: is one structure clearly the likeliest?\n"
             "Distance from the code: does the model's codebook know what it saw?\n"
             "Spread of the plan: does the cell send its mass to few references, or to all?\n"
-            "Neighbouring slices: do they surely say something else at the same place?"
+            "Neighbouring slices: is the same place deep in another structure there?"
         )
         self.side = QComboBox()
         self.side.setToolTip(
@@ -220,17 +220,15 @@ class InspectViews(QTabWidget):
         return [PLAIN, *(self.colors.get(one.id, (one.color, True))[0] for one in labels)]
 
     def _draw_usage(self, words: Words) -> None:
-        table = words.usage.table
         before = None
         if words.before is not None:
             # One colour, whatever their voxels are.
-            before = np.array([words.percent_before(code) for code in self._order])
+            before = np.array([words.bar_before(code) for code in self._order])
+        columns = slice(1, None) if words.has_organs else slice(0, 1)
+        table, colors = words.usage.table[:, columns], self._colors(words)[columns]
         parts = 100 * table[self._order] / max(1, int(table.sum()))
-        # Organs at the foot: that is what the eye compares.
-        columns = [*range(1, table.shape[1]), 0]
-        colors = self._colors(words)
-        self.usage.show_bars(self._order, parts[:, columns], [colors[c] for c in columns], before)
-        self.usage.label("codes, most of the organs first", f"% of {words.whole}")
+        self.usage.show_bars(self._order, parts, colors, before)
+        self.usage.label("codes, most of the organs first", f"% of {words.counted}")
 
     def _draw_plan(self, words: Words) -> None:
         main = {code: words.main_organ(code) for code in self._order}

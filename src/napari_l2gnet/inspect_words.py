@@ -77,20 +77,43 @@ class Words:
         return ", ".join(f"{names[c]} {100 * share:.0f}\u00a0%" for c, share in shares)
 
     def main_organ(self, code: int) -> int:
-        """The column of the organ with most voxels of a code; 0, background, if none has a tenth:
-        cells are larger than organs' edges."""
-        row = self._is.table[code]
-        organ = int(row[1:].argmax()) + 1
-        return organ if row[organ] >= 0.1 * max(1, int(row.sum())) else 0
+        """The column of the organ with most voxels of a code, of those that are at home there: that
+        have a tenth of the code's voxels, as cells are larger than organs' edges, or a twentieth of
+        their own in it, as some organs are smaller than cells. 0, background, if none is."""
+        table = self._is.table
+        row, totals = table[code], table.sum(0)
+        home = (row >= 0.1 * row.sum()) | (row >= 0.05 * totals)
+        kept = np.where(home, row, 0)[1:]
+        return int(kept.argmax()) + 1 if kept.any() else 0
 
     def percent(self, code: int) -> float:
         """How much of the part's voxels lies in cells of a code."""
-        return _percent(self.usage, code)
+        return _percent(self.usage.table, code)
 
-    def percent_before(self, code: int) -> float:
+    @property
+    def has_organs(self) -> bool:
+        """Has the part voxels of organs? Then these are what the bars are about: of a small organ
+        nothing would be seen beside all that lies around it."""
+        return bool(self.usage.table[:, 1:].any())
+
+    def bar(self, code: int) -> float:
+        """The length of a code's bar: how much of the part's organs lies in its cells, or of all
+        voxels where there are none."""
+        return _percent(self._counted(self.usage), code)
+
+    def bar_before(self, code: int) -> float:
         """The same as the other model saw it."""
         assert self.before is not None
-        return _percent(self.before, code)
+        return _percent(self._counted(self.before), code)
+
+    def _counted(self, usage: Usage) -> NDArray[np.int64]:
+        return usage.table[:, 1:] if self.has_organs else usage.table
+
+    @property
+    def counted(self) -> str:
+        """What the bars are a share of."""
+        organs = self.has_organs and self.part.column is None
+        return f"the organs in {self.whole}" if organs else self.whole
 
     def lift(self, side: str = DIFFERENCE) -> NDArray[np.float64]:
         """(K,K): how many times as much as by chance codes meet; nan where one does not occur.
@@ -124,7 +147,7 @@ class Words:
             pair = escape(self.tell_pair(codes[0], codes[1])).replace("\n", " ")
             return f"<b>Codes {numbers}</b><br>{pair}"
         code = codes[0]
-        line = f"{self.percent(code):.2g} % of {escape(self.whole)}"
+        line = f"{_told(self.percent(code))} % of {escape(self.whole)}"
         heard = [
             f"{one.code + 1} ({one.times_chance:.1f}×)"
             for one in self.inspection.partners(self.part, code)
@@ -140,12 +163,14 @@ class Words:
         them = "they are" if self.part.column is None else "all of the code's voxels are"
         lines = [
             f"Code {code + 1}: one of the model's {len(self.usage.table)} words for what it sees.",
-            f"{self.percent(code):.2g} % of the voxels of {self.whole} lie in its cells;",
+            f"{_told(self.percent(code))} % of the voxels of {self.whole} lie in its cells;",
             f"by the model's answer {them} {self.organs(code) or 'nothing here'}.",
         ]
+        if self.counted != self.whole:
+            lines.append(f"It holds {_told(self.bar(code))} % of {self.counted} (its bar).")
         if self.before is not None:
             lines.append(
-                f"In what is compared with, it has {self.percent_before(code):.2g} % (purple bar)."
+                f"In what is compared with, it has {_told(self.bar_before(code))} % (purple bar)."
             )
         return "\n".join(lines)
 
@@ -201,11 +226,13 @@ class Words:
 
     def _usage(self) -> Table:
         heads = ["code", "percent", *(f"voxels of {name}" for name in self.inspection.names)]
-        heads += ["percent in what is compared with"] if self.before is not None else []
+        heads.append(f"percent of {self.counted}")
+        heads += ["the same in what is compared with"] if self.before is not None else []
         rows: list[list[Any]] = []
         for code in self.order:
             row = [code + 1, round(self.percent(code), 4), *self.usage.table[code].tolist()]
-            row += [round(self.percent_before(code), 4)] if self.before is not None else []
+            row.append(round(self.bar(code), 4))
+            row += [round(self.bar_before(code), 4)] if self.before is not None else []
             rows.append(row)
         return heads, rows
 
@@ -235,5 +262,9 @@ class Words:
         ]
 
 
-def _percent(usage: Usage, code: int) -> float:
-    return 100 * float(usage.table[code].sum()) / max(1, int(usage.table.sum()))
+def _percent(table: NDArray[np.int64], code: int) -> float:
+    return 100 * float(table[code].sum()) / max(1, int(table.sum()))
+
+
+def _told(percent: float) -> str:
+    return f"{percent:.0f}" if percent >= 10 else f"{percent:.2g}"

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import QAbstractButton, QComboBox
 from l2gnet_core.card import CodeStatistics
 from l2gnet_core.inspect.codes import code_colors
 from l2gnet_core.inspect.plans import code_plan, partners, reference_map, sources_map
-from l2gnet_core.inspect.uncertainty import combined, ranked_slices, uncertainty_maps
+from l2gnet_core.inspect.uncertainty import ranked_slices, uncertainty_maps
 from napari_l2gnet.charts import Chart
 from napari_l2gnet.inspect_form import CODES, DOUBT, HEARD, NOTHING, REFERENCE
 from napari_l2gnet.inspect_parts import Part
@@ -210,7 +210,6 @@ def test_doubt_lies_over_the_image_and_ranks_the_slices(opened: Made, qtbot: Any
     _viewer, mask, widget = opened
     look, raw = mask.segmentation.looks[0], mask.segmentation.raw[0]
     maps = uncertainty_maps(look, raw)
-    maps["combined"] = combined(maps)
     widget.views.setCurrentIndex(SLICES)
     settle(qtbot, widget)
     assert widget.views.kind.count() == 5
@@ -352,6 +351,23 @@ def test_codes_without_organs_are_no_organ_s(opened: Made, qtbot: Any) -> None:
     widget.views.setCurrentIndex(PLAN)
     ticks = widget.views.plan.getPlotItem().getAxis("left")._tickLevels[0]
     assert [name for _, name in ticks] == ["background"]
+
+
+def test_organs_smaller_than_cells_have_bars_and_codes(opened: Made, qtbot: Any) -> None:
+    _viewer, mask, widget = opened
+    mask.segmentation.raw[...] = 0
+    mask.segmentation.raw[0, 1, 20:23, 20:23] = 2
+    widget.inspection._state = ()
+    widget._on_mask()
+    settle(qtbot, widget)
+    words = widget.views.words
+    code = int(mask.segmentation.looks[0].codes[1, 1, 1])
+    assert words.usage.table[code, 2] < 0.1 * words.usage.table[code].sum()
+    assert words.main_organ(code) == 2
+    # All of the organ lies there: its bar is not a stripe at the foot of the background's.
+    assert words.bar(code) == 100
+    assert widget.views.usage._top == pytest.approx(100, rel=0.2)
+    assert "It holds 100 % of the organs in this volume" in widget.views.usage.tell(code)
 
 
 def test_part_of_a_scan_is_not_called_unlike(

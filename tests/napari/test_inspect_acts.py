@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from inspecting import (
 from l2gnet_core.inspect.places import unsure_regions
 from l2gnet_core.inspect.populations import histogram_distance
 from l2gnet_core.inspect.similar import find_similar
+from l2gnet_core.labels import LabelSet
 from napari_l2gnet.inspect_form import CHANGED, CODES, DOUBT, EVERYWHERE, OTHER_CODES, PIECE
 from napari_l2gnet.inspect_words import PLAN, USAGE
 from napari_l2gnet.tasks import scan_of
@@ -249,9 +251,9 @@ def test_two_models_are_compared(make_napari_viewer: Callable[..., Any], qtbot: 
     distance = histogram_distance(*counts, look.vectors)
     assert f"distance {distance:.3f}" in widget.message.text()
     words = widget.views.words
-    shares = old.cells.counts(before.segmentation.raw[0], [0, 1, 2, 3]).sum(-1)
+    shares = old.cells.counts(before.segmentation.raw[0], [1, 2, 3]).sum(-1)
     shares = np.bincount(old.codes.ravel(), shares.ravel(), 12) / shares.sum()
-    np.testing.assert_allclose([words.percent_before(c) for c in range(12)], 100 * shares)
+    np.testing.assert_allclose([words.bar_before(c) for c in range(12)], 100 * shares)
     assert "In what is compared with, it has" in widget.views.usage.tell(3)
     widget.views.setCurrentIndex(PLAN)
     from l2gnet_core.inspect.plans import code_plan, times_chance
@@ -324,7 +326,7 @@ def test_models_with_other_codebooks_are_compared_in_words_alone(
     widget = inspect(qtbot, viewer)
     widget.compare.setCurrentIndex(1)
     settle(qtbot, widget)
-    assert "codebooks or organs differ" in widget.message.text()
+    assert "codebooks differ" in widget.message.text()
     assert widget.against.comparison is None
     assert widget.views.words.before is None
 
@@ -350,9 +352,10 @@ def test_an_earlier_version_of_the_model_is_compared(
     widget.compare.setCurrentIndex(1)
     settle(qtbot, widget)
     words = widget.views.words
-    before = np.bincount(old.codes.ravel(), minlength=12) / old.codes.size
-    shares = [words.percent_before(code) for code in range(12)]
-    np.testing.assert_allclose(shares, 100 * before, atol=0.7)
+    held = old.cells.counts(annotation.versions[0].raw[0], [1, 2, 3]).sum(-1)
+    before = np.bincount(old.codes.ravel(), held.ravel(), 12) / held.sum()
+    shares = [words.bar_before(code) for code in range(12)]
+    np.testing.assert_allclose(shares, 100 * before)
     assert "Against version original the codes" in widget.message.text()
     # The list is filled anew with every layer: the choice stays.
     viewer.add_image(np.zeros((4, 4)))
@@ -360,6 +363,38 @@ def test_an_earlier_version_of_the_model_is_compared(
     mask.layer.undo()
     qtbot.waitUntil(lambda: widget.inspection.is_current and not widget.jobs.busy, timeout=10_000)
     assert widget.inspection.look is old
+
+
+def test_a_model_that_was_taught_an_organ_is_compared_with_the_one_before(
+    make_napari_viewer: Callable[..., Any], qtbot: Any
+) -> None:
+    viewer = make_napari_viewer()
+    before = inspectable(viewer, name="before")
+    after = inspectable(viewer, seed=5, image=viewer.layers["scan"], name="after")
+    names = {**after.segmentation.card.labels.names, 7: "tumour"}
+    after.segmentation.card = replace(after.segmentation.card, labels=LabelSet.from_names(names))
+    after.segmentation.raw[0, 1, 4:20, 4:20] = 7
+    old = before.segmentation.looks[0]
+    after.segmentation.looks[0].vectors[...] = old.vectors
+    widget = inspect(qtbot, viewer)
+    widget.compare.setCurrentIndex(1)
+    settle(qtbot, widget)
+    assert "Purple bars" in widget.message.text()
+    held = old.cells.counts(before.segmentation.raw[0], [1, 2, 3]).sum(-1)
+    shares = np.bincount(old.codes.ravel(), held.ravel(), 12) / held.sum()
+    words = widget.views.words
+    np.testing.assert_allclose([words.bar_before(c) for c in range(12)], 100 * shares)
+    # An organ of both, then one that the other never had.
+    choose(widget.of, 2)
+    settle(qtbot, widget)
+    held = old.cells.counts(before.segmentation.raw[0], [2])[..., 0]
+    shares = np.bincount(old.codes.ravel(), held.ravel(), 12) / held.sum()
+    words = widget.views.words
+    np.testing.assert_allclose([words.bar_before(c) for c in range(12)], 100 * shares)
+    choose(widget.of, 4)
+    settle(qtbot, widget)
+    assert widget.views.words.before is None
+    assert widget.views.words.counted == "the tumour"
 
 
 def test_a_run_that_has_just_begun_and_other_scans_can_be_compared_with(

@@ -95,7 +95,8 @@ def _check_first(findings: Findings, picture: bytes) -> str:
         "<b>Code map</b>: the network sees the slice in blocks, and gives each one of its codes; "
         "blocks of like colour look alike to it. <b>Softmax entropy</b>: is one structure clearly "
         "the likeliest (0), or are all alike (1)? <b>Chance to be wrong</b>: from that and from "
-        "what the neighbouring slices say, fitted to real mistakes near borders.</p>"
+        "what the neighbouring slices say and the distance to the next border, fitted to real "
+        "mistakes.</p>"
         f"{_picture(picture, 'the slices to check first')}"
         f"{_table(('slice', 'voxels expected wrong', 'expected Dice'), rows)}"
     )
@@ -137,7 +138,7 @@ def _codes(findings: Findings, picture: bytes) -> str:
         "has: at 1 the code means one thing, a low one marks borders or a code that the model is "
         "not clear about. <b>Meets most</b> names the other codes that share references with it, "
         "and how many times as much as by chance.</p>"
-        f"{_picture(picture, 'how often each code occurs')}{_table(heads, rows)}"
+        f"{_picture(picture, 'which codes the structures lie in')}{_table(heads, rows)}"
     )
 
 
@@ -169,7 +170,7 @@ def _plans(findings: Findings, pictures: Mapping[str, bytes]) -> str:
 
 
 def _percent(share: float) -> str:
-    return "under 0.01 %" if share < 1e-4 else f"{100 * share:.2g} %"
+    return "under 0.01 %" if share < 1e-4 else f"{100 * share:.3g} %"
 
 
 def _picture(png: bytes, what: str) -> str:

@@ -111,22 +111,26 @@ def _slices(findings: Findings) -> Figure:
 
 
 def _usage(findings: Findings) -> Figure:
-    """How often the codes of structures occur, each bar split by what its voxels are."""
+    """Which codes the structures lie in, each bar split by structure. Without the background: of
+    small structures nothing would be seen beside it."""
     order = findings.telling[:MOST_CODES]
     figure = _figure(11, 3.6)
     axes = figure.subplots()
-    total = np.maximum(findings.table[order].sum(1), 1)
+    total = max(1, int(findings.table[:, 1:].sum()))
     bottom = np.zeros(len(order))
-    colors = ["#c9ccd1", *(label.color for label in findings.card.labels)]
-    for column, (name, color) in enumerate(zip(findings.names, colors, strict=True)):
+    for column, label in enumerate(findings.card.labels, 1):
         if findings.table[:, column].any():
-            part = findings.counts[order] * findings.table[order, column] / total
-            axes.bar(np.arange(len(order)), part, bottom=bottom, color=color, label=_plain(name))
+            part = 100 * findings.table[order, column] / total
+            name, place = _plain(label.name), np.arange(len(order))
+            axes.bar(place, part, bottom=bottom, color=label.color, label=name)
             bottom += part
     axes.set_xticks(np.arange(len(order)), [str(code + 1) for code in order], rotation=90)
     axes.tick_params(axis="x", labelsize=7)
     axes.margins(x=0.01)
-    axes.set(xlabel="code, that with most voxels of structures first", ylabel="cells of the scan")
+    axes.set(
+        xlabel="code, that with most voxels of structures first",
+        ylabel="% of the structures' voxels",
+    )
     if order:
         axes.legend(loc="upper right")
     return figure
