@@ -24,6 +24,7 @@ from l2gnet_core.preprocess import (
     pad_to_multiple,
     resized,
 )
+from l2gnet_core.sides import mirror_pairs
 from l2gnet_core.slice_view import slice_view
 from l2gnet_core.volume import Grid, Volume
 
@@ -159,9 +160,7 @@ def _answers(
     padded = padded.contiguous(memory_format=torch.channels_last)
     total: Tensor | None = None
     upright: NetworkOutput | None = None
-    # A model without left and right sees each quarter turn; together they make its answer turn
-    # with the scan.
-    for turns in range(model.card.views):
+    for number in range(model.card.views):
         if total is not None:
             yield None
         # Entered per pass: held across a yield it would leak into whoever consumes the generator.
@@ -169,8 +168,8 @@ def _answers(
             torch.inference_mode(),
             torch.autocast(device, torch.float16, enabled=device == "cuda"),
         ):
-            output = network(padded.rot90(turns, (2, 3)))
-            probabilities = output.logits.float().softmax(1).rot90(-turns, (2, 3))
+            output = network(_viewed(padded, number, model.card))
+            probabilities = _as_stored(output.logits.float().softmax(1), number, model.card)
             total = probabilities if total is None else total + probabilities
             upright = upright or output
     assert total is not None
@@ -178,6 +177,27 @@ def _answers(
     # Resized before the decision, not after it, so that borders stay smooth.
     total = resized(total[:, :, : size[0], : size[1]], images.shape[-2:])
     yield _Answer(total.argmax(1).to("cpu", torch.uint8), total, upright)
+
+
+def _viewed(images: Tensor, number: int, card: ModelCard) -> Tensor:
+    """One of the views (B,C,H,W) that a card asks for, 0 being the slices as they are. A model
+    without left and right sees each quarter turn: together they make its answer turn with the scan.
+    One that has them sees the mirror image."""
+    if card.oriented:
+        return images.flip(3) if number else images
+    return images.rot90(number, (2, 3))
+
+
+def _as_stored(probabilities: Tensor, number: int, card: ModelCard) -> Tensor:
+    """Inverse of `_viewed`, for class probabilities: what was left in a mirror is right again."""
+    if not card.oriented:
+        return probabilities.rot90(-number, (2, 3))
+    if not number:
+        return probabilities
+    classes = list(range(probabilities.shape[1]))
+    for one, other in mirror_pairs(card.labels):
+        classes[one], classes[other] = other, one
+    return probabilities.flip(3)[:, classes]
 
 
 def label_lookup(card: ModelCard) -> NDArray[np.uint8] | NDArray[np.uint16]:

@@ -105,7 +105,7 @@ def test_scans_in_order_lie_at_pitch_and_start():
 VARIANTS = {
     "as stored": {},
     "quarter turns": {"views": 4},
-    "oriented": {"oriented": True},
+    "oriented": {"oriented": True, "views": 2},
     "resampled": {"spacing": (4.0, 1.1, 0.9), "oriented": True},
     "usual size": {"sides": (150, 170)},
     "shrunk": {"sides": (60, 70)},

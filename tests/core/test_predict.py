@@ -113,6 +113,27 @@ def test_with_four_views_the_answer_turns_with_the_scan(make_model, scan):
     )
 
 
+def test_with_two_views_a_mirrored_patient_has_the_mirrored_answer(make_model, scan):
+    scan = scan[:, :32, :48]
+    sides = LabelSet.from_names({4: "left kidney", 2: "spleen", 9: "right kidney"})
+    swapped = np.arange(10, dtype=np.uint8)
+    swapped[[4, 9]] = 9, 4
+    grid = Grid(scan.shape, affine=np.diag([-1.0, -1.0, 3.0, 1.0]), units="mm", oriented=True)
+
+    def answer(model, scan):
+        done = [one for one in predict_slices(model, scan, grid, 0) if one is not None]
+        return np.stack([one.labels for one in done])
+
+    def mirrored(model):
+        return swapped[answer(model, scan[:, :, ::-1])][:, :, ::-1]
+
+    model = make_model(sides, oriented=True, slicing="axial", views=2)
+    assert len(np.unique(answer(model, scan))) > 2
+    assert agree(mirrored(model), answer(model, scan))
+    one_view = make_model(sides, oriented=True, slicing="axial")
+    assert not agree(mirrored(one_view), answer(one_view, scan))
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 16, 16), (1, 15, 17), (3, 1, 40)])
 def test_odd_sizes(model, shape):
     scan = np.random.default_rng(0).integers(0, 100, shape).astype(np.int16)
