@@ -1,4 +1,5 @@
-"""R, L, A, P, S, I at the edges of the canvas, so that nobody paints the wrong side."""
+"""R, L, A, P, S, I at the edges of the canvas, so that nobody paints the wrong side, and scans
+upright between them."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ import numpy as np
 from napari.components.overlays import TextOverlay
 from napari.layers import Layer
 
+#: Of two axes in a picture, the one whose letters come first lies from left to right.
+_LYING = ("LR", "PA", "IS")
 OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
 _PLACES = {
     "l2gnet_left": "middle_left",
@@ -24,6 +27,7 @@ class EdgeLetters:
     def __init__(self, viewer: napari.Viewer) -> None:
         self._viewer = viewer
         self._layer: Layer | None = None
+        self._turned: Layer | None = None
         self._codes: tuple[str, str, str] | None = None
         self._overlays = {}
         for key, place in _PLACES.items():
@@ -40,10 +44,26 @@ class EdgeLetters:
     def follow(self, layer: Layer | None, codes: tuple[str, str, str] | None) -> None:
         """Tell the directions of this layer; None clears them.
 
-        codes: the letter each of (z,y,x) of its array grows to, if that is known.
+        codes: the letter each of (z,y,x) of its array grows to, if that is known. A scan that would
+        lie on its side, because its file has rows and columns the other way round, is turned up
+        when it is first followed; whoever turns it again has it so.
         """
         self._layer, self._codes = layer, codes
+        if codes is not None and layer is not self._turned:
+            self._turned = layer
+            self._turn_up()
         self._draw()
+
+    def _turn_up(self) -> None:
+        letters = self.letters()
+        if letters is None:
+            return
+        down, right = (
+            next(place for place, pair in enumerate(_LYING) if letters[key] in pair)
+            for key in ("l2gnet_bottom", "l2gnet_right")
+        )
+        if down < right:
+            self._viewer.dims.transpose()
 
     def disconnect(self) -> None:
         """Clear the letters and let go of the viewer."""

@@ -294,7 +294,40 @@ def test_the_edges_heed_how_a_layer_is_shown(sided: Any) -> None:
     series = viewer.add_image(np.stack([noise()] * 2), name="series")
     widget.image.choose(series)
     answer(widget, "ILP")
-    assert widget.letters.letters() == {LEFT: "A", RIGHT: "P", TOP: "R", BOTTOM: "L"}
+    assert widget.letters.letters() == {LEFT: "R", RIGHT: "L", TOP: "A", BOTTOM: "P"}
+
+
+def test_a_scan_that_would_lie_on_its_side_is_turned_up_once(sided: Any, tmp_path: Path) -> None:
+    viewer, widget = sided()
+    save_nifti(tmp_path / "lying.nii", "PLS", stated=True)
+    lying = open_scan(viewer, tmp_path / "lying.nii")
+    upright = {LEFT: "R", RIGHT: "L", TOP: "A", BOTTOM: "P"}
+    assert widget.letters.letters() == upright
+    assert viewer.dims.order == (0, 2, 1)
+    # Whoever turns it has it so, whatever else is chosen.
+    viewer.dims.transpose()
+    assert widget.letters.letters() != upright
+    widget.model.setCurrentText("scribbler")
+    widget.model.setCurrentText("sided")
+    assert viewer.dims.order == (0, 1, 2)
+    save_nifti(tmp_path / "other.nii", "RAS", stated=True)
+    other = open_scan(viewer, tmp_path / "other.nii")
+    widget.image.choose(other)
+    assert viewer.dims.order == (0, 1, 2)
+    assert widget.letters.letters() == upright
+    widget.image.choose(lying)
+    assert widget.letters.letters() == upright
+    widget.image.choose(other)
+    assert widget.letters.letters() == upright
+
+
+def test_every_storage_order_is_shown_upright(sided: Any, tmp_path: Path) -> None:
+    viewer, widget = sided()
+    for codes in VALID:
+        save_nifti(tmp_path / f"{codes}.nii", codes, stated=True)
+        widget.image.choose(open_scan(viewer, tmp_path / f"{codes}.nii"))
+        shown = widget.letters.letters()
+        assert (shown[RIGHT], shown[BOTTOM]) in (("L", "P"), ("L", "I"), ("P", "I")), codes
 
 
 def test_the_answer_is_kept_with_the_layer(sided: Any, tiff: Path, qtbot: Any) -> None:
