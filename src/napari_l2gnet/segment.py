@@ -10,7 +10,7 @@ from napari.layers import Image
 from qtpy.QtCore import QTimer, Signal
 
 from l2gnet_core.card import ModelCard
-from l2gnet_core.catalog import CatalogEntry
+from l2gnet_core.catalog import CatalogEntry, user_folder
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError
 from l2gnet_core.project.folder import ProjectFolder
@@ -66,6 +66,8 @@ class SegmentWidget(SegmentForm):
     def _connect(self) -> None:
         self.image.chosen.connect(self._on_scan_or_model)
         self.model.currentIndexChanged.connect(self._on_scan_or_model)
+        # The command line may have trained one since.
+        self.model.opening.connect(self._on_models)
         self.orientation.answered.connect(self._on_scan_or_model)
         self.axis.currentIndexChanged.connect(self._on_axis)
         self.region.currentIndexChanged.connect(self._on_region)
@@ -95,9 +97,18 @@ class SegmentWidget(SegmentForm):
         self.session.models_changed.disconnect(self._on_models, missing_ok=True)
 
     def _on_models(self) -> None:
-        """A model was saved: it can be chosen now."""
-        self.catalog = {entry.name: entry for entry in self.session.catalog()}
+        """Offer the models that there are now; one from elsewhere stays while its file does."""
+        chosen = self.card
+        listed = {entry.name: entry for entry in self.session.catalog()}
+        elsewhere = {
+            name: entry
+            for name, entry in self.catalog.items()
+            if not entry.path.is_relative_to(user_folder()) and entry.path.is_file()
+        }
+        self.catalog = {**elsewhere, **listed}
         self.show_models(list(self.catalog))
+        if self.card != chosen:
+            self._on_scan_or_model()
 
     # ------------------------------------------------------------------ state → controls
 

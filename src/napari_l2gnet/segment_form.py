@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import napari
 from napari.layers import Image, Layer
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -34,6 +35,17 @@ from napari_l2gnet.tones import tones
 WHOLE, THIS_SLICE, RANGE = range(3)
 
 
+class OpeningCombo(QComboBox):
+    """A list that says when it is about to be opened, so that it can be filled anew."""
+
+    opening = Signal()
+
+    def showPopup(self) -> None:
+        """Qt's own."""
+        self.opening.emit()
+        super().showPopup()
+
+
 class SegmentForm(DockedWidget):
     """Scan, model, device, axis and region; Segment and Cancel; progress; organs; tidying."""
 
@@ -41,7 +53,7 @@ class SegmentForm(DockedWidget):
         super().__init__(viewer)
         self.image = LayerCombo(viewer.layers, Image)
         self.image.setToolTip("The scan to segment")
-        self.model = QComboBox()
+        self.model = OpeningCombo()
         self.model.setToolTip("What finds the organs: each model knows some organs in some scans")
         self.model.addItems(models)
         self.model.setCurrentIndex(max(0, self.model.findText(DEFAULT_MODEL)))

@@ -10,6 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from conftest import save_untrained
 from gui import PLUGIN, open_scan, run, slow_down
 from qtpy.QtWidgets import (
     QAbstractButton,
@@ -436,3 +437,25 @@ def test_what_the_model_saw_is_kept_with_the_mask(
     widget.region.setCurrentIndex(0)
     run(qtbot, widget)
     assert segmentation.looks[frame].seen.all()
+
+
+def test_models_that_came_and_went_since_are_known_when_the_list_opens(
+    segment_widget: Any, user_models: Path
+) -> None:
+    _viewer, widget = segment_widget()
+    save_untrained(user_models, "trained-since")
+    (user_models / "sided.safetensors").unlink()
+    assert widget.model.findText("trained-since") == -1
+    widget.model.showPopup()
+    widget.model.hidePopup()
+    assert widget.model.findText("trained-since") >= 0
+    assert widget.model.findText("sided") == -1
+    assert widget.model.currentText() == "scribbler"
+    assert "right ventricle" in widget.card.labels.names.values()
+    # The same name, and it knows something else now.
+    save_untrained(user_models, "scribbler", labels={5: "tumour"})
+    widget.model.showPopup()
+    widget.model.hidePopup()
+    assert [widget.organs.item(row, 1).text() for row in range(widget.organs.rowCount())] == [
+        "tumour"
+    ]
