@@ -17,16 +17,17 @@ from l2gnet_core.steadiness import unsteadiness
 #: some may look worse to it than those that were corrected.
 _GOOD, _GOOD_SEVERAL = 0.9, 0.95
 #: By how much a step, and all steps together on slices that had no say, must raise the mean Dice,
-#: in one scan and in several, which tell more; and by how much it may fall in a single slice.
+#: in one scan and in several, which tell more; and by how much it may fall in a single slice, or
+#: of several scans in a single scan: among many slices one always falls.
 _LEAST_RISE, _LEAST_RISE_SEVERAL, _MOST_FALL = 0.02, 0.01, 0.05
 #: By how much it must rise on a single slice, where there are no others; and what it must then be:
 #: of a model that knows next to nothing of a scan any step may raise it.
 _LEAST_ALONE, _LEAST_DICE = 0.1, 0.5
 #: By how much less structures must change from slice to slice, in how many scans at most.
 _LEAST_STEADIED, _MOST_STEADIED = 0.01, 3
-#: Steps away from the model's own appearance, and slices to judge by, at most; of several scans
-#: twice as many.
-_MOST_STEPS, _MOST_SLICES = 3, 5
+#: Steps away from the model's own appearance, and slices to judge by, at most, for each of so many
+#: scans.
+_MOST_STEPS, _MOST_SLICES, _MOST_SCANS = 3, 5, 5
 
 #: The number of a correction, and the index of a slice.
 Judge = tuple[int, int]
@@ -124,7 +125,7 @@ class AppearanceSearch:
             for s in correction.slices
             if s not in left_out[i]
         ]
-        count = min(len(every), _MOST_SLICES * min(2, len(self._corrections)))
+        count = min(len(every), _MOST_SLICES * min(_MOST_SCANS, len(self._corrections)))
         few = ((np.arange(count) + 0.5) / count * len(every)).astype(int)
         return [every[place] for place in few]
 
@@ -142,11 +143,12 @@ class AppearanceSearch:
         return mean_dice(np.sum((yield from self._judged(appearance, judges)), axis=0))
 
     def _spares(self, one: Appearance, other: Appearance, judges: Sequence[Judge]) -> Check:
-        """Does no slice lose much to the others?"""
-        after = yield from self._judged(one, judges)
-        before = yield from self._judged(other, judges)
-        pairs = zip(before, after, strict=True)
-        return all(mean_dice(new) >= mean_dice(old) - _MOST_FALL for old, new in pairs)
+        """Does no slice, or of several scans no scan, lose much to the other appearance?"""
+        new = np.array((yield from self._judged(one, judges)))
+        old = np.array((yield from self._judged(other, judges)))
+        groups = np.array([i if len(self._corrections) > 1 else s for i, s in judges])
+        pooled = ((new[groups == g].sum(0), old[groups == g].sum(0)) for g in np.unique(groups))
+        return all(mean_dice(a) >= mean_dice(b) - _MOST_FALL for a, b in pooled)
 
     def _steadies(self, appearance: Appearance) -> Check:
         """Do structures change less from slice to slice, all over the scans? Scans that are
