@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -119,15 +120,12 @@ class AppearanceSearch:
 
     def _judges(self, left_out: Fold) -> list[Judge]:
         """Some of the corrected slices that are not left out."""
-        every = [
-            (i, s)
+        scans = [
+            [(i, s) for s in correction.slices if s not in left_out[i]]
             for i, correction in enumerate(self._corrections)
-            for s in correction.slices
-            if s not in left_out[i]
         ]
-        count = min(len(every), _MOST_SLICES * min(_MOST_SCANS, len(self._corrections)))
-        few = ((np.arange(count) + 0.5) / count * len(every)).astype(int)
-        return [every[place] for place in few]
+        few = _evenly([scan for scan in scans if scan], _MOST_SCANS)
+        return [judge for scan in few for judge in _evenly(scan, _MOST_SLICES)]
 
     def _judged(self, appearance: Appearance, judges: Sequence[Judge]) -> Check:
         """Counts of each slice."""
@@ -163,6 +161,12 @@ class AppearanceSearch:
             shown = seen_as(self._model, appearance)
             after += yield from unsteadiness(shown, correction, self._device)
         return after < before - _LEAST_STEADIED * len(partly)
+
+
+def _evenly(some: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of them, from all over."""
+    count = min(len(some), most)
+    return [some[int((place + 0.5) / count * len(some))] for place in range(count)]
 
 
 def seen_as(model: Model, appearance: Appearance) -> Model:

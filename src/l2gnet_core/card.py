@@ -62,7 +62,7 @@ class ModelCard:
 
     `slicing` is "axial", "coronal", "sagittal" or "through-plane". `views` is the number of
     views over which predictions are averaged: 1, or 4 quarter turns for models without left and
-    right, or 2 for those that have them, the slice and its mirror image.
+    right, or 2 for those that have them: the slice and, where it may be mirrored, its mirror image.
     `oriented` models tell left from right: `l2gnet_core.slice_view` says which way round they see
     slices. `spacing` is the distance between slices, rows and columns, in mm, at which the network
     saw its training slices; where a scan's voxel size is known, its slices are resampled in plane

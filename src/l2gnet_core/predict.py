@@ -99,7 +99,7 @@ def predict_slices(
     orientation if the model needs it.
     """
     lookup = label_lookup(model.card)
-    view = slice_view(model.card, grid, axis)
+    view, views = slice_view(model.card, grid, axis), _view_count(model.card, grid, axis)
     slices = view.stack(scan)
     window = intensity_window(slices)
     appearance = model.card.appearance_of(slices, window)
@@ -115,7 +115,7 @@ def predict_slices(
         seen = slices[neighbours(places, len(slices), count, view.step)]
         try:
             images = torch.from_numpy(normalise(seen, window))
-            for answer in _answers(model, images, view.size, appearance, device):
+            for answer in _answers(model, images, view.size, appearance, device, views):
                 if answer is None:
                     yield None
         except torch.cuda.OutOfMemoryError:  # PyTorch 2.4 has no torch.OutOfMemoryError
@@ -138,7 +138,7 @@ def predict_slices(
         waiting = waiting[batch:]
         assert answer is not None
         if look is not None:
-            shares = answer.probabilities / model.card.views
+            shares = answer.probabilities / views
             for index, one in zip(indices, slice_looks(answer.upright, shares, view), strict=True):
                 look.add(index, one)
         classes = answer.classes.numpy()
@@ -150,7 +150,12 @@ def predict_slices(
 
 
 def _answers(
-    model: Model, images: Tensor, size: tuple[int, int], appearance: Appearance, device: str
+    model: Model,
+    images: Tensor,
+    size: tuple[int, int],
+    appearance: Appearance,
+    device: str,
+    views: int,
 ) -> Iterator[_Answer | None]:
     """The answer for images (B,C,H,W) that the network sees at another size, after a None for each
     pass that is not the last."""
@@ -160,7 +165,7 @@ def _answers(
     padded = padded.contiguous(memory_format=torch.channels_last)
     total: Tensor | None = None
     upright: NetworkOutput | None = None
-    for number in range(model.card.views):
+    for number in range(views):
         if total is not None:
             yield None
         # Entered per pass: held across a yield it would leak into whoever consumes the generator.
@@ -177,6 +182,15 @@ def _answers(
     # Resized before the decision, not after it, so that borders stay smooth.
     total = resized(total[:, :, : size[0], : size[1]], images.shape[-2:])
     yield _Answer(total.argmax(1).to("cpu", torch.uint8), total, upright)
+
+
+def _view_count(card: ModelCard, grid: Volume | Grid, axis: int) -> int:
+    """Over how many views answers are averaged. A mirror image tells nothing where left and right
+    are no sides of the picture, or where it is not known which structures change names."""
+    if not card.oriented:
+        return card.views
+    mirrored = grid.axis_codes[axis] not in "LR" and mirror_pairs(card.labels)
+    return min(card.views, 2) if mirrored else 1
 
 
 def _viewed(images: Tensor, number: int, card: ModelCard) -> Tensor:

@@ -3,6 +3,8 @@ upright between them."""
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import napari
@@ -10,8 +12,8 @@ import numpy as np
 from napari.components.overlays import TextOverlay
 from napari.layers import Layer
 
-#: Of two axes in a picture, the one whose letters come first lies from left to right.
-_LYING = ("LR", "PA", "IS")
+from napari_l2gnet.layers import lies
+
 OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
 _PLACES = {
     "l2gnet_left": "middle_left",
@@ -27,7 +29,7 @@ class EdgeLetters:
     def __init__(self, viewer: napari.Viewer) -> None:
         self._viewer = viewer
         self._layer: Layer | None = None
-        self._turned: Layer | None = None
+        self._turned: Callable[[], Layer | None] = lambda: None
         self._codes: tuple[str, str, str] | None = None
         self._overlays = {}
         for key, place in _PLACES.items():
@@ -46,23 +48,18 @@ class EdgeLetters:
 
         codes: the letter each of (z,y,x) of its array grows to, if that is known. A scan that would
         lie on its side, because its file has rows and columns the other way round, is turned up
-        when it is first followed; whoever turns it again has it so.
+        when it comes after another; whoever turns it again then has it so.
         """
         self._layer, self._codes = layer, codes
-        if codes is not None and layer is not self._turned:
-            self._turned = layer
-            self._turn_up()
         self._draw()
 
-    def _turn_up(self) -> None:
-        letters = self.letters()
-        if letters is None:
+    def _turn_up(self, letters: dict[str, str]) -> None:
+        assert self._layer is not None
+        if self._turned() is self._layer:
             return
-        down, right = (
-            next(place for place, pair in enumerate(_LYING) if letters[key] in pair)
-            for key in ("l2gnet_bottom", "l2gnet_right")
-        )
-        if down < right:
+        # Known weakly: a deleted scan is not to stay in memory.
+        self._turned = weakref.ref(self._layer)
+        if lies(letters["l2gnet_bottom"], letters["l2gnet_right"]):
             self._viewer.dims.transpose()
 
     def disconnect(self) -> None:
@@ -73,6 +70,9 @@ class EdgeLetters:
 
     def _draw(self, _: Any = None) -> None:
         letters = self.letters()
+        if letters is not None:
+            self._turn_up(letters)
+            letters = self.letters()
         for key, overlay in self._overlays.items():
             overlay.visible = letters is not None
             overlay.text = letters[key] if letters else ""

@@ -274,8 +274,10 @@ class InspectWidget(InspectForm):
         wanted = [(self.inspection, self.part)]
         comparison = self.against.comparison
         theirs = None if comparison is None else comparison.theirs(self.part)
-        if comparison is not None and theirs is not None:
-            wanted.append((comparison.other, theirs))
+        if comparison is not None:
+            self.show_message(comparison.said(self.part))
+            if theirs is not None:
+                wanted.append((comparison.other, theirs))
 
         def relate() -> Generator[str, None, None]:
             for one, part in wanted:

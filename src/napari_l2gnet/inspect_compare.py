@@ -90,6 +90,8 @@ class Comparison:
     #: Of the same frame of the same scan: slices and cells lie on each other.
     same_scan: bool
     words: str = field(default="", init=False)
+    #: Has it come out how far apart they are?
+    related: bool = field(default=False, init=False)
 
     @property
     def refusal(self) -> str:
@@ -118,8 +120,14 @@ class Comparison:
             return None
         if part.column is None:
             return part
-        name, names = self.one.names[part.column], self.other.names
-        return replace(part, column=names.index(name)) if name in names else None
+        one, other = self.one, self.other
+        name, id = one.names[part.column], one.ids[part.column]
+        if name in other.names:
+            return replace(part, column=other.names.index(name))
+        # Renamed, unless it is another one's number.
+        place = other.ids.index(id) if id in other.ids else None
+        renamed = place is not None and other.names[place] not in one.names
+        return replace(part, column=place) if renamed else None
 
     def prepare(self, part: Part) -> Generator[str, None, None]:
         """Work out what both sides need, and the distance."""
@@ -153,14 +161,20 @@ class Comparison:
         )
         if both is None and not (one.seen.all() and other.seen.all()):
             self.words += " Not all slices are segmented: parts of scans differ more than scans."
+        self.related = True
+
+    def said(self, part: Part) -> str:
+        """`words`, and what of a part is shown."""
+        if not self.related:
+            return self.words
         if not self.same_codes:
-            self.words += " Their codebooks differ: there are no charts of it."
-        elif theirs is not None:
-            self.words += f" Purple bars: {self.name}."
-        else:
-            self.words += (
-                " Choose Of: the volume, or an organ that both have, to see both in the charts."
-            )
+            return f"{self.words} Their codebooks differ: there are no charts of it."
+        if self.theirs(part) is not None:
+            return f"{self.words} Purple bars: {self.name}."
+        return (
+            f"{self.words} Choose Of: the volume, or an organ that both have, to see both in the "
+            "charts."
+        )
 
 
 class Against(QObject):
@@ -268,7 +282,7 @@ class Against(QObject):
         def show(_: Any) -> None:
             self.pending = False
             self.comparison = comparison if comparison.same_codes else None
-            widget.show_message(comparison.words)
+            widget.show_message(comparison.said(widget.part))
             self.changed.emit()
 
         self.pending = True

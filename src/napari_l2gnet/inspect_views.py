@@ -33,11 +33,12 @@ _EVEN = 1e-3
 
 _NAMES = ("Usage", "Code ↔ code", "Scatter", "References", "Doubt")
 _HINTS = {
-    USAGE: "A bar a code: how much of the organs lies in its cells. Click one to light it up.",
+    USAGE: "A bar a code: how much of the organs, or of all where there are none, lies in its "
+    "cells. Click one to light it up.",
     PLAN: "How many times as much as by chance a code (row) hears of another (column; same "
     "order). Click a cell to light up both.",
-    SCATTER: "A point a code. Near: alike to the model; large: often used; coloured: an organ has "
-    "a tenth of its voxels, or a twentieth of its own there. Click one.",
+    SCATTER: "A point a code. Near: alike to the model; large: often used; coloured: by an organ "
+    "that makes up a tenth of it, or has a twentieth of itself there. Click one.",
     REFERENCES: "Where mass is sent. Click a bar to see the reference over the image.",
     SLICES: "A bar a slice by its chance to be wrong, high = check first. Click one to go there. "
     "The list chooses what lies over the image.",

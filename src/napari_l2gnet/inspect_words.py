@@ -225,13 +225,14 @@ class Words:
         return tables[view]()
 
     def _usage(self) -> Table:
-        heads = ["code", "percent", *(f"voxels of {name}" for name in self.inspection.names)]
-        heads.append(f"percent of {self.counted}")
+        heads = ["code", f"percent of {self.whole}"]
+        heads += [f"voxels of {name}" for name in self.inspection.names]
+        heads += [f"percent of {self.counted}"] if self.counted != self.whole else []
         heads += ["the same in what is compared with"] if self.before is not None else []
         rows: list[list[Any]] = []
         for code in self.order:
             row = [code + 1, round(self.percent(code), 4), *self.usage.table[code].tolist()]
-            row.append(round(self.bar(code), 4))
+            row += [round(self.bar(code), 4)] if self.counted != self.whole else []
             row += [round(self.bar_before(code), 4)] if self.before is not None else []
             rows.append(row)
         return heads, rows

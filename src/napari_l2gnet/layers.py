@@ -45,6 +45,14 @@ _OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
 _ALIGNED = 1e-3
 
 
+def lies(down: str, right: str) -> bool:
+    """Does a picture lie on its side, for a radiologist: its axes, by the letters that they grow
+    to, the other way round than rows and columns should be?"""
+    order = ("LR", "PA", "IS")
+    rows, columns = (next(n for n, pair in enumerate(order) if c in pair) for c in (down, right))
+    return rows < columns
+
+
 def display_of(grid: Grid | Volume) -> dict[str, Any]:
     """The transform that shows a grid as the module says.
 

@@ -21,6 +21,7 @@ from napari_l2gnet.layers import (
     LABELS_KEY,
     is_cut,
     label_arguments,
+    lies,
     shown_index,
     transform_of,
 )
@@ -250,7 +251,11 @@ class MaskLayer:
         dims.ndisplay = 2
         if not self.cut_as_sliced:
             others = [axis for axis in dims.order if axis != self._sliced]
-            dims.order = (*others[:-2], self._sliced, *sorted(others[-2:]))
+            rows, columns = sorted(others[-2:])
+            grid, first = self.segmentation.grid, dims.ndim - 3
+            if grid.oriented and lies(*(grid.axis_codes[axis - first] for axis in (rows, columns))):
+                rows, columns = columns, rows
+            dims.order = (*others[:-2], self._sliced, rows, columns)
 
     def go_to_place(self, place: Place) -> None:
         """Show a slice, in 2-D and cut as the model cuts; where it is looked at stays."""

@@ -106,8 +106,11 @@ class SegmentWidget(SegmentForm):
             if not entry.path.is_relative_to(user_folder()) and entry.path.is_file()
         }
         self.catalog = {**elsewhere, **listed}
+        name = self.model.currentText()
         self.show_models(list(self.catalog))
-        if self.card != chosen:
+        if self.model.currentText() != name:
+            self._say(f"{name} is gone from the models; {self.model.currentText()} is chosen now.")
+        elif self.card != chosen:
             self._on_scan_or_model()
 
     # ------------------------------------------------------------------ state → controls

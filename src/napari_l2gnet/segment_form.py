@@ -139,12 +139,14 @@ class SegmentForm(DockedWidget):
         self.show_theme()
 
     def show_models(self, names: Sequence[str]) -> None:
-        """Offer other models; the chosen one stays chosen if it is among them."""
+        """Offer other models; the chosen one stays chosen if it is among them, else it is the
+        usual one."""
         chosen = self.model.currentText()
         self.model.blockSignals(True)
         self.model.clear()
         self.model.addItems(names)
-        self.model.setCurrentIndex(max(0, self.model.findText(chosen)))
+        kept = chosen if chosen in names else DEFAULT_MODEL
+        self.model.setCurrentIndex(max(0, self.model.findText(kept)))
         self.model.blockSignals(False)
         if self.model.currentText() != chosen:
             self.model.currentIndexChanged.emit(self.model.currentIndex())

@@ -12,7 +12,7 @@ from generators import ended
 from scipy import ndimage
 
 from l2gnet_core.appearance import PLAIN, Appearance, steps_from
-from l2gnet_core.appearance_search import AppearanceSearch, seen_as
+from l2gnet_core.appearance_search import AppearanceSearch, Judge, seen_as
 from l2gnet_core.card import ModelCard
 from l2gnet_core.corrections import Correction
 from l2gnet_core.finetune import finetune
@@ -149,6 +149,35 @@ def test_slices_left_out_have_no_say(heart_model, phantom):
     ended(other.best([()]))
     left_out = [(3,)]
     assert ended(some.best(left_out)) == ended(other.best(left_out))
+
+
+def test_of_many_scans_a_few_slices_of_each_judge(heart_model, phantom):
+    scans = [correct(phantom.image, phantom.labels) for _ in range(7)]
+    search = AppearanceSearch(heart_model, scans, "cpu")
+    nothing = [()] * 7
+    judges = search._judges(nothing)
+    assert len(judges) == len(set(judges))
+    scans_asked = {i for i, _ in judges}
+    assert len(scans_asked) == 5
+    assert all(2 <= sum(i == one for i, _ in judges) <= 5 for one in scans_asked)
+    left_out = [scans[0].slices, *[()] * 6]
+    assert 0 not in {i for i, _ in search._judges(left_out)}
+
+
+def test_of_several_scans_a_slice_may_lose_but_no_scan(heart_model, phantom):
+    darker = Appearance(gamma=5 / 3)
+
+    def spares(counts: dict[Judge, int], count: int) -> bool:
+        scans = [correct(phantom.image, phantom.labels) for _ in range(count)]
+        search = AppearanceSearch(heart_model, scans, "cpu")
+        for judge, overlap in counts.items():
+            search._counts[PLAIN, judge] = np.array([[80, 100, 100]])
+            search._counts[darker, judge] = np.array([[overlap, 100, 100]])
+        return ended(search._spares(darker, PLAIN, list(counts)))
+
+    assert spares({(0, 1): 70, (0, 3): 95, (1, 1): 90, (1, 3): 90}, 2)
+    assert not spares({(0, 1): 70, (0, 3): 75, (1, 1): 99, (1, 3): 99}, 2)
+    assert not spares({(0, 1): 70, (0, 3): 95}, 1)
 
 
 def test_new_structures_say_nothing_of_it(heart_model, phantom):

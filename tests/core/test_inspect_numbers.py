@@ -319,7 +319,7 @@ def test_neighbours_disagree_by_how_deep_in_another_structure_they_have_a_voxel(
             distances[n][here] if mask[n][here] != mask[index][here] else -distances[n][here]
             for n in beside
         ]
-        expected[index, row, column] += np.mean(depths or [0]) / 20
+        expected[index, row, column] += np.mean(depths or [-distances[index][here]]) / 20
     found = disagreement(mask, distances, seen)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert 0 <= found.min() <= found.max() <= 1
@@ -334,10 +334,16 @@ def test_every_doubt_lies_on_the_voxels():
     for one in maps.values():
         assert (one.shape, one.dtype) == (mask.shape, np.float32)
     assert "plan" not in uncertainty_maps(made_up(0, references=None), mask)
-    # What has not been seen says nothing, neither for nor against.
+    # What has not been seen says nothing: the slice is as doubtful as one among its like.
+    alike = mask.copy()
+    alike[[0, 2]] = mask[1]
+    among = uncertainty_maps(look, alike)["combined"][1]
     look.codes[[0, 2]] = -1
     look.entropy[[0, 2]] = 0
-    assert (uncertainty_maps(look, mask)["neighbours"][1] == 0.5).all()
+    maps = uncertainty_maps(look, mask)
+    np.testing.assert_allclose(maps["combined"][1], among)
+    assert not maps["combined"][[0, 2]].any()
+    assert maps["neighbours"][1].max() < 0.5
 
 
 @quick

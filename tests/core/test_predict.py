@@ -120,8 +120,8 @@ def test_with_two_views_a_mirrored_patient_has_the_mirrored_answer(make_model, s
     swapped[[4, 9]] = 9, 4
     grid = Grid(scan.shape, affine=np.diag([-1.0, -1.0, 3.0, 1.0]), units="mm", oriented=True)
 
-    def answer(model, scan):
-        done = [one for one in predict_slices(model, scan, grid, 0) if one is not None]
+    def answer(model, scan, axis=0):
+        done = [one for one in predict_slices(model, scan, grid, axis) if one is not None]
         return np.stack([one.labels for one in done])
 
     def mirrored(model):
@@ -132,6 +132,13 @@ def test_with_two_views_a_mirrored_patient_has_the_mirrored_answer(make_model, s
     assert agree(mirrored(model), answer(model, scan))
     one_view = make_model(sides, oriented=True, slicing="axial")
     assert not agree(mirrored(one_view), answer(one_view, scan))
+    # A mirror image of these would say nothing.
+    odd = LabelSet.from_names({**sides.names, 5: "left adrenal"})
+    for labels, axis in ((odd, 0), (sides, 2)):
+        one, two = (
+            make_model(labels, oriented=True, slicing="axial", views=views) for views in (1, 2)
+        )
+        assert agree(*(answer(each, scan, axis) for each in (one, two)))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 16, 16), (1, 15, 17), (3, 1, 40)])
@@ -219,10 +226,10 @@ def test_when_memory_is_short_smaller_batches_do(model, scan, monkeypatch):
 def test_when_the_gpu_does_not_suffice_the_cpu_does(model, scan, monkeypatch):
     wanted, compute = whole(model, scan), predict._answers
 
-    def no_gpu(model, images, size, appearance, device):
+    def no_gpu(model, images, size, appearance, device, *more):
         if device == "cuda":
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-        return compute(model, images, size, appearance, device)
+        return compute(model, images, size, appearance, device, *more)
 
     monkeypatch.setattr(predict, "_answers", no_gpu)
     done = list(sliced(model, scan, 0, device="cuda"))

@@ -218,13 +218,33 @@ def test_doubt_lies_over_the_image_and_ranks_the_slices(opened: Made, qtbot: Any
         settle(qtbot, widget)
         heat = widget.layers.find("heat")
         kind = widget.views.kind.currentData()
-        np.testing.assert_allclose(np.asarray(heat.data), maps[kind], atol=1e-3, err_msg=kind)
+        # Slices that agree speak for each other, at borders, too.
+        expected = np.zeros_like(raw) if kind == "neighbours" else maps[kind]
+        np.testing.assert_allclose(np.asarray(heat.data), expected, atol=1e-3, err_msg=kind)
         assert heat.name == f"doubt: {widget.views.kind.currentText().lower()}"
     ranking = ranked_slices(maps["combined"], raw, 0)
     assert [one.index for one in widget.inspection.ranking] == [one.index for one in ranking]
     assert "number 1 of 4" in widget.views.slices.tell(ranking[0].index)
     widget.views.slice_picked.emit(3)
     assert widget.index == 3
+
+
+def test_neighbours_that_say_otherwise_are_where_the_mistake_is(opened: Made, qtbot: Any) -> None:
+    _viewer, mask, widget = opened
+    mask.segmentation.raw[0, 2, 4:20, 4:20] = 1
+    widget.inspection._state = ()
+    widget._on_mask()
+    widget.views.setCurrentIndex(SLICES)
+    widget.views.kind.setCurrentIndex(widget.views.kind.findData("neighbours"))
+    settle(qtbot, widget)
+    heat = np.asarray(widget.layers.find("heat").data)
+    there = np.zeros(heat.shape, bool)
+    there[1:4, 4:20, 4:20] = True
+    assert (heat[2, 4:20, 4:20] > 0).all()
+    assert not heat[~there].any()
+    places = widget.inspection.doubt("neighbours").places
+    assert places[0].index == 2
+    assert {place.index for place in places} <= {1, 2, 3}
 
 
 def test_parts_of_the_scan(opened: Made, qtbot: Any) -> None:

@@ -395,6 +395,14 @@ def test_a_model_that_was_taught_an_organ_is_compared_with_the_one_before(
     settle(qtbot, widget)
     assert widget.views.words.before is None
     assert widget.views.words.counted == "the tumour"
+    assert "organ that both have" in widget.message.text()
+    choose(widget.of, 1)
+    settle(qtbot, widget)
+    assert "Purple bars" in widget.message.text()
+    # The same organ under another name is the same organ.
+    names[1] = "RV"
+    after.segmentation.card = replace(after.segmentation.card, labels=LabelSet.from_names(names))
+    assert widget.against.comparison.theirs(widget.part) == widget.part
 
 
 def test_a_run_that_has_just_begun_and_other_scans_can_be_compared_with(

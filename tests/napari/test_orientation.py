@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -319,6 +321,34 @@ def test_a_scan_that_would_lie_on_its_side_is_turned_up_once(sided: Any, tmp_pat
     assert widget.letters.letters() == upright
     widget.image.choose(other)
     assert widget.letters.letters() == upright
+
+
+def test_a_scan_is_turned_up_when_it_can_be_seen_and_let_go_when_deleted(
+    sided: Any, tmp_path: Path
+) -> None:
+    viewer, widget = sided()
+    save_nifti(tmp_path / "lying.nii", "PLS", stated=True)
+    viewer.dims.ndisplay = 3
+    lying = open_scan(viewer, tmp_path / "lying.nii")
+    viewer.dims.ndisplay = 2
+    assert widget.letters.letters() == {LEFT: "R", RIGHT: "L", TOP: "A", BOTTOM: "P"}
+    assert widget.letters._turned() is lying
+    left = weakref.ref(lying.data)
+    viewer.layers.remove(lying)
+    del lying
+    gc.unfreeze()
+    gc.collect()
+    assert left() is None
+
+
+def test_a_queue_shows_its_slices_upright(sided: Any, tmp_path: Path, qtbot: Any) -> None:
+    viewer, widget = sided()
+    save_nifti(tmp_path / "lying.nii", "PLS", stated=True)
+    open_scan(viewer, tmp_path / "lying.nii")
+    assert run(qtbot, widget) == "finished"
+    viewer.dims.order = (1, 0, 2)
+    widget.mask.go_to_place((0, 2))
+    assert viewer.dims.order == (0, 2, 1)
 
 
 def test_every_storage_order_is_shown_upright(sided: Any, tmp_path: Path) -> None:

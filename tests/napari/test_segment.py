@@ -456,6 +456,12 @@ def test_models_that_came_and_went_since_are_known_when_the_list_opens(
     save_untrained(user_models, "scribbler", labels={5: "tumour"})
     widget.model.showPopup()
     widget.model.hidePopup()
+    (user_models / "scribbler.safetensors").rename(user_models / "other.safetensors")
+    widget.model.showPopup()
+    widget.model.hidePopup()
+    assert widget.model.currentText() == "cardiac-cine"
+    assert "scribbler is gone" in widget.message.text()
+    widget.model.setCurrentText("other")
     assert [widget.organs.item(row, 1).text() for row in range(widget.organs.rowCount())] == [
         "tumour"
     ]

@@ -32,7 +32,7 @@ class SliceLook:
     pixel, 0 (sure) to 1 (all classes alike). row_codes (m,) and rows (m,R) float32: for each code
     that occurs, which share of its mass the plan sends to each reference; None without transport.
 
-    Models that average over quarter turns (`views`) show the codes of the unturned slice.
+    Models that average over several views (`views`) show the codes of the slice as it is.
     """
 
     codes: NDArray[np.int16]

@@ -66,7 +66,7 @@ def disagreement(
 ) -> NDArray[np.float32]:
     """(n,H,W): how clearly the (one or two) neighbouring slices make a voxel another structure
     than its own slice does. 0: it lies `FAR` pixels inside the same in them; 1: as far inside
-    another; ½: at their border, or they cannot tell.
+    another; ½: at their border. Where none can tell, they are taken to agree.
 
     slices: of a mask, (n,H,W). distances: its `border_distances`. seen: (n,), slices that hold an
     answer; all of them by default.
@@ -76,9 +76,9 @@ def disagreement(
     found = np.zeros(slices.shape, np.float32)
     for index, out in enumerate(found):
         beside = [one for one in (index - 1, index + 1) if 0 <= one < count and tells[one]]
-        for one in beside:
+        for one in beside or [index]:
             against = slices[one] != slices[index]
-            out += np.where(against, distances[one], -distances[one]) / len(beside)
+            out += np.where(against, distances[one], -distances[one]) / max(1, len(beside))
     found /= 2 * FAR
     found += 0.5
     return found
@@ -87,7 +87,8 @@ def disagreement(
 def uncertainty_maps(look: Look, mask: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
     """Every kind of doubt there is, each on the voxels (z,y,x) and in its own unit.
 
-    mask: the model's answer (z,y,x). "combined": the chance to be wrong, see `chance_of_mistake`.
+    mask: the model's answer (z,y,x). "combined": the chance to be wrong, see `chance_of_mistake`,
+    0 in slices that were not seen.
     "softmax": entropy of the class probabilities, 0 to 1. "quantisation": mean squared distance
     between token and code. "plan", with transport only: entropy of the token's row of the plan, 0
     to 1. "neighbours": see `disagreement`.
@@ -97,6 +98,7 @@ def uncertainty_maps(look: Look, mask: NDArray[np.generic]) -> dict[str, NDArray
     distances = border_distances(slices)
     neighbours = disagreement(slices, distances, look.seen)
     chance = chance_of_mistake(softmax, neighbours, distances)
+    chance[~look.seen] = 0
     in_slices = {"combined": chance, "softmax": softmax, "neighbours": neighbours}
     maps = {name: np.moveaxis(values, 0, axis) for name, values in in_slices.items()}
     maps["quantisation"] = on_scan(look.error)
