@@ -86,6 +86,7 @@ class CorrectWidget(CorrectForm):
 
     def let_go(self) -> None:
         """Stop what is under way and let go of the viewer's events."""
+        self._importing.cancel()
         if self._run is not None:
             self._run.abandon()
             self._run = None
@@ -110,10 +111,10 @@ class CorrectWidget(CorrectForm):
 
             yield
 
-        job = Job(imports(), self)
-        job.finished.connect(self.curve.prepare)
-        job.finished.connect(self.ready)
-        job.start()
+        self._importing = Job(imports(), self)
+        self._importing.finished.connect(self.curve.prepare)
+        self._importing.finished.connect(self.ready)
+        self._importing.start()
 
     # ------------------------------------------------------------------ the mask and its truth
 

@@ -86,6 +86,7 @@ class SegmentWidget(SegmentForm):
 
     def let_go(self) -> None:
         """Stop the run and let go of the viewer's events."""
+        self._looking.cancel()
         self.cancel_run()
         self._follow(None)
         self._watch(None)
@@ -272,11 +273,11 @@ class SegmentWidget(SegmentForm):
             DashAtlas()  # takes 0.1 s the first time; vispy keeps the patterns for all lines
             yield choose_device("auto")[1]
 
-        job = Job(look(), self)
-        job.yielded.connect(self.device.setText)
-        job.failed.connect(self.device.setText)
-        job.finished.connect(self.ready)
-        job.start()
+        self._looking = Job(look(), self)
+        self._looking.yielded.connect(self.device.setText)
+        self._looking.failed.connect(self.device.setText)
+        self._looking.finished.connect(self.ready)
+        self._looking.start()
 
     def _show_card(self) -> None:
         if self.card is not None:
