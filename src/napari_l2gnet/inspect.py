@@ -271,13 +271,10 @@ class InspectWidget(InspectForm):
         if self.against.pending:
             self.against.compare()
             return
-        wanted = [(self.inspection, self.part)]
-        comparison = self.against.comparison
-        theirs = None if comparison is None else comparison.theirs(self.part)
-        if comparison is not None:
-            self.show_message(comparison.said(self.part))
-            if theirs is not None:
-                wanted.append((comparison.other, theirs))
+        if self.against.comparison is not None:
+            self.show_message(self.against.comparison.said(self.part))
+        sides = ((self.inspection, self.part), self.against.side(self.part))
+        wanted = [side for side in sides if side is not None]
 
         def relate() -> Generator[str, None, None]:
             for one, part in wanted:

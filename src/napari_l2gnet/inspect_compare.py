@@ -240,12 +240,17 @@ class Against(QObject):
         if kept == 0 and self.comparison is not None:
             self.compare()
 
+    def side(self, part: Part) -> tuple[Inspection, Part] | None:
+        """The other side, and which part of it is to be compared with a part; None if there is
+        none."""
+        comparison = self.comparison
+        theirs = None if comparison is None else comparison.theirs(part)
+        return (comparison.other, theirs) if comparison and theirs else None
+
     def usage(self, part: Part) -> Usage | None:
         """The other side's, if there is one to compare with."""
-        theirs = None if self.comparison is None else self.comparison.theirs(part)
-        if self.comparison is None or theirs is None:
-            return None
-        return self.comparison.other.usage(theirs)
+        side = self.side(part)
+        return None if side is None else side[0].usage(side[1])
 
     def forget(self) -> None:
         """Another mask is looked into."""

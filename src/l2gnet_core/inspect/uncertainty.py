@@ -88,10 +88,9 @@ def uncertainty_maps(look: Look, mask: NDArray[np.generic]) -> dict[str, NDArray
     """Every kind of doubt there is, each on the voxels (z,y,x) and in its own unit.
 
     mask: the model's answer (z,y,x). "combined": the chance to be wrong, see `chance_of_mistake`,
-    0 in slices that were not seen.
-    "softmax": entropy of the class probabilities, 0 to 1. "quantisation": mean squared distance
-    between token and code. "plan", with transport only: entropy of the token's row of the plan, 0
-    to 1. "neighbours": see `disagreement`.
+    0 in slices that were not seen. "softmax": entropy of the class probabilities, 0 to 1.
+    "neighbours": see `disagreement`. "quantisation": mean squared distance between token and code.
+    "plan", with transport only: entropy of the token's row of the plan, 0 to 1.
     """
     axis, on_scan = look.cells.axis, look.cells.on_scan
     slices, softmax = np.moveaxis(mask, axis, 0), look.entropy.astype(np.float32)
