@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from l2gnet_core import files
 from l2gnet_core.errors import InputError
+from l2gnet_core.files.nifti import write_map
+from l2gnet_core.volume import Grid
 from napari_l2gnet.layers import LABELS_KEY, grid_of
+
+#: What some file system does not take in a name.
+_NOT_IN_NAMES = re.compile(r'[\\/:*?"<>|\x00-\x1f]+')
 
 
 class SaveError(RuntimeError):
@@ -26,15 +33,73 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     Errors: SaveError, one sentence.
     """
     try:
-        array = np.asarray(data[0] if attributes.get("multiscale") else data)
-        grid = grid_of(
-            array.shape, attributes, attributes.get("name", ""), attributes.get("metadata") or {}
-        )
+        array, grid = _on_grid(data, attributes)
         names = _names(attributes)
         colors = _colors(attributes.get("colormap"), names)
-        return [str(files.write_labels(path, array.reshape(grid.shape), grid, names, colors))]
+        return [str(files.write_labels(path, array, grid, names, colors))]
     except InputError as error:
         raise SaveError(str(error)) from error
+
+
+def write_layers(path: str, layers: Sequence[tuple[Any, dict[str, Any], str]]) -> list[str]:
+    """Write Labels and Image layers into a new folder, one NIfTI file each; returns the files.
+
+    napari's own folder of TIFFs would lose where voxels lie in the patient. Colour images, which
+    NIfTI has no good place for, are left to it. Errors: SaveError, one sentence.
+    """
+    # Whoever types a file's name gets a folder of that name.
+    folder = Path(re.sub(r"\.nii(\.gz)?$", "", path, flags=re.IGNORECASE))
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise SaveError(
+            f"Expected a new or an empty folder for {len(layers)} layers, but {folder} holds "
+            "something already; choose another name."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[str] = []
+    for data, attributes, kind in layers:
+        file = _free(folder, attributes.get("name") or kind, ".nii.gz")
+        if kind == "labels":
+            written += write_labels(str(file), data, attributes)
+        elif attributes.get("rgb"):
+            written += _as_napari_would(file, data, attributes)
+        else:
+            written += _write_image(file, data, attributes)
+    return written
+
+
+def _on_grid(data: Any, attributes: Mapping[str, Any]) -> tuple[np.ndarray[Any, Any], Grid]:
+    """A layer's voxels, in the shape of the grid that they lie on."""
+    array = np.asarray(data[0] if attributes.get("multiscale") else data)
+    grid = grid_of(
+        array.shape, attributes, attributes.get("name", ""), attributes.get("metadata") or {}
+    )
+    return array.reshape(grid.shape), grid
+
+
+def _write_image(file: Path, data: Any, attributes: Mapping[str, Any]) -> list[str]:
+    try:
+        array, grid = _on_grid(data, attributes)
+        if array.dtype == np.bool_ or array.dtype == np.float16:
+            array = array.astype(np.uint8 if array.dtype == np.bool_ else np.float32)
+        write_map(file, array, grid)
+    except InputError as error:
+        raise SaveError(str(error)) from error
+    return [str(file)]
+
+
+def _as_napari_would(file: Path, data: Any, attributes: dict[str, Any]) -> list[str]:
+    from napari_builtins.io import napari_write_image
+
+    target = str(file).removesuffix(".nii.gz") + ".tif"
+    return [written for written in [napari_write_image(target, data, attributes)] if written]
+
+
+def _free(folder: Path, name: str, suffix: str) -> Path:
+    """A file of that name, numbered where there is one already."""
+    stem = _NOT_IN_NAMES.sub("_", name).strip(" .") or "layer"
+    taken = {file.name.lower() for file in folder.iterdir()}
+    names = (stem, *(f"{stem} {number}" for number in range(2, len(taken) + 3)))
+    return next(folder / f"{n}{suffix}" for n in names if f"{n}{suffix}".lower() not in taken)
 
 
 def _names(attributes: Mapping[str, Any]) -> dict[int, str]:

@@ -368,3 +368,54 @@ def test_through_naparis_own_doors(nifti, tmp_path, make_napari_viewer, npe2pm):
         labels.data = labels.data.astype(np.int32) - 5
         with pytest.raises(SaveError):
             labels.save(str(tmp_path / "bad.nii"), plugin="napari-l2gnet")
+
+
+def saved_together(folder, *layers):
+    from napari_l2gnet.writer import write_layers
+
+    return [
+        Path(f).name for f in write_layers(str(folder), [x.as_layer_data_tuple() for x in layers])
+    ]
+
+
+def test_all_layers_save_where_they_lie(nifti, tmp_path, make_napari_viewer, npe2pm):
+    with npe2pm.tmp_plugin(manifest=MANIFEST):
+        viewer = make_napari_viewer()
+        (image,) = viewer.open(nifti, plugin="napari-l2gnet")
+        place = {**transform_of(image), "metadata": image.metadata}
+        viewer.add_labels((image.data % 3).astype(np.uint8), name="a/b", **place)
+        viewer.add_image(image.data / 7.0, name="heart", **place)
+        # Before napari's own folder of TIFFs.
+        written = viewer.layers.save(str(tmp_path / "all"))
+        assert [Path(f).name for f in written] == ["heart.nii.gz", "a_b.nii.gz", "heart [1].nii.gz"]
+        for file, layer in zip(written, list(viewer.layers), strict=True):
+            (again,) = viewer.open(file, plugin="napari-l2gnet")
+            assert type(again) is type(layer)
+            assert np.allclose(again.data, layer.data)
+            assert again.data_to_world((3, 4, 5)) == pytest.approx(layer.data_to_world((3, 4, 5)))
+
+
+def test_all_kinds_of_layers_save(tmp_path):
+    labels = Labels(np.ones((4, 5, 6), np.uint8), name="mask")
+    holes = np.linspace(0, 1, 30).reshape(5, 6)
+    holes[0, 0] = np.nan
+    layers = [
+        labels,
+        Labels(np.ones((4, 5, 6), np.int64), name="Mask"),
+        Image(holes, name="doubt"),
+        Image(np.zeros((4, 5, 6), np.float16), name="half"),
+        Image(np.ones((4, 5, 6), bool), name="..."),
+        Image(np.zeros((8, 8, 3), np.uint8), rgb=True, name="photo"),
+    ]
+    assert saved_together(tmp_path / "new.nii.gz", *layers) == [
+        "mask.nii.gz",
+        "Mask 2.nii.gz",
+        "doubt.nii.gz",
+        "half.nii.gz",
+        "layer.nii.gz",
+        "photo.tif",
+    ]
+    with pytest.raises(SaveError, match="new or an empty folder"):
+        saved_together(tmp_path / "new", labels)
+    with pytest.raises(SaveError, match="2 to 4 are expected"):
+        saved_together(tmp_path / "five", labels, Image(np.zeros((2, 2, 2, 2, 2)), name="five"))

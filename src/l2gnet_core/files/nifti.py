@@ -143,11 +143,11 @@ def write(path: Path, labels: npt.NDArray[Any], like: Volume | Grid, text: Label
     _write(path, labels, header, stored_shape, text)
 
 
-def write_map(path: Path, values: npt.NDArray[np.float32], like: Volume | Grid) -> None:
+def write_map(path: Path, values: npt.NDArray[Any], like: Volume | Grid) -> None:
     """Write numbers that are no labels, such as an uncertainty, in the grid of a scan.
 
-    values: (z,y,x), or (t,z,y,x) for several of each voxel; `like` has this shape. The path ends
-    in .nii or .nii.gz. Errors: OutputError.
+    values: (z,y,x), or (t,z,y,x) for several of each voxel, of a type that NIfTI has; `like` has
+    this shape. The path ends in .nii or .nii.gz. Errors: InputError, OutputError.
     """
     header, stored_shape = mask_header(like, tuple(values.shape), values.dtype, LabelText())
     # The extension with label names would make it a mask for our own reader.
@@ -180,7 +180,9 @@ def _write(
     def check(written: Path) -> None:
         again, _ = read(written)
         expected = geometry(written, header, text, [])[0]
-        if not (np.array_equal(again.data, values) and np.array_equal(again.affine, expected)):
+        # What is no number does not come back as one.
+        plain = plain_values(path.name, values, [])
+        if not (np.array_equal(again.data, plain) and np.array_equal(again.affine, expected)):
             raise OutputError(f"{path} did not read back as it was written: check the disk.")
 
     replace_file(path, ".nii.gz" if path.name.lower().endswith(".gz") else ".nii", write_to, check)
