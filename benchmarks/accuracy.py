@@ -1,12 +1,14 @@
 """Six architectures on one body, trained alike, on four datasets; L2GNet with one thing changed.
 
     python benchmarks/accuracy.py train [STUDY …] [--only VARIANT …] [--seeds N] [--device cuda]
+        [--jobs N]
     python benchmarks/accuracy.py [table]
 
-`train` does whatever runs are missing, one after the other, and can be stopped and started again
-at any time; run folders lie in benchmarks/runs/, the scores of each finished run in
-benchmarks/results/. `table` prints what is finished. All runs of a study have the same steps,
-batch, views, losses and learning rate; nothing is tuned per architecture. The final weights (moving
+`train` does whatever runs are missing, one after the other or `--jobs` at a time (networks this
+small leave most of a GPU idle; set OMP_NUM_THREADS=1), and can be stopped and started again at any
+time; run folders lie in benchmarks/runs/, the scores of each finished run in benchmarks/results/.
+`table` prints what is finished. All runs of a study have the same steps, batch,
+views, losses and learning rate; nothing is tuned per architecture. The final weights (moving
 average) are scored on the test patients, without test-time views and without tidying: Dice per
 volume; HD95 and surface Dice (tolerance one pixel, or 2 mm) in plane, per slice that holds the
 structure in both masks. Differences are paired by patient, over the mean of the seeds, with 95 %
@@ -20,7 +22,10 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from functools import lru_cache
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -61,9 +66,17 @@ def runs(studies: Iterable[str], only: Iterable[str], seeds: int) -> list[tuple[
     return [run for run in wanted if not chosen or run[1] in chosen]
 
 
-def train(study: str, variant: str, seed: int, material: Material, device: str) -> None:
+@lru_cache(maxsize=1)
+def material_of(study: str, data: Path) -> Material:
+    """A study as it was read for the run before, mostly."""
+    return read(STUDIES[study], data)
+
+
+def train(study: str, variant: str, seed: int, data: Path, device: str) -> None:
     """Train one run to its end, and score it."""
+    print(f"{study}, {variant}, seed {seed}", flush=True)
     plan: Study = STUDIES[study]
+    material = material_of(study, data)
     folder = RUNS / result_file(study, variant, seed).stem
     torch.manual_seed(seed)
     network = VARIANTS[variant](len(material.card.labels) + 1)
@@ -240,6 +253,7 @@ def main() -> None:
     training.add_argument("--seeds", type=int, default=3)
     training.add_argument("--data", type=Path, default=SHARED)
     training.add_argument("--device", default="cpu")
+    training.add_argument("--jobs", type=int, default=1)
     commands.add_parser("table")
     options = parser.parse_args()
     if options.command != "train":
@@ -250,14 +264,20 @@ def main() -> None:
                 print_study(study, of_study)
         print_corruptions([result for result in results if result["study"] == "acdc"])
         return
-    material: dict[str, Material] = {}
-    for study, variant, seed in runs(options.studies, options.only, options.seeds):
-        if result_file(study, variant, seed).is_file():
-            continue
-        print(f"{study}, {variant}, seed {seed}", flush=True)
-        if study not in material:
-            material = {study: read(STUDIES[study], options.data)}
-        train(study, variant, seed, material[study], options.device)
+    wanted = runs(options.studies, options.only, options.seeds)
+    missing = [run for run in wanted if not result_file(*run).is_file()]
+    if options.jobs == 1:
+        for run in missing:
+            train(*run, options.data, options.device)
+        return
+    # A process that has used a GPU cannot be forked.
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        running = {pool.submit(train, *run, options.data, options.device): run for run in missing}
+        for run in as_completed(running):
+            try:
+                run.result()
+            except Exception as error:  # the other runs go on
+                print(f"{', '.join(map(str, running[run]))}: {error!r}", flush=True)
 
 
 if __name__ == "__main__":
