@@ -120,8 +120,9 @@ ORGAN = FineTuneConfig(
 PROJECT = FineTuneConfig(
     kind="project",
     batch=2,
-    pull=40.0,
+    pull=20.0,
     replay=1,
+    fold_share=0.15,
     phantoms=0.5,
     soft_targets=1.0,
     limits=Limits(most_forgotten=0.01, most_code_drift=0.1),
