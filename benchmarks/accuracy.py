@@ -7,12 +7,12 @@
 `train` does whatever runs are missing, one after the other or `--jobs` at a time (networks this
 small leave most of a GPU idle; set OMP_NUM_THREADS=1), and can be stopped and started again at any
 time; run folders lie in benchmarks/runs/, the scores of each finished run in benchmarks/results/.
-`table` prints what is finished. All runs of a study have the same steps, batch,
-views, losses and learning rate; nothing is tuned per architecture. The final weights (moving
-average) are scored on the test patients, without test-time views and without tidying: Dice per
-volume; HD95 and surface Dice (tolerance one pixel, or 2 mm) in plane, per slice that holds the
-structure in both masks. Differences are paired by patient, over the mean of the seeds, with 95 %
-intervals by bootstrap over patients: "first" needs an interval without zero, else it is "tied".
+`table` prints what is finished. All runs of a study have the same steps, batch, views, losses and
+learning rate; nothing is tuned per architecture. The final weights (moving average) are scored on
+the test patients, without test-time views and without tidying: Dice per volume; HD95 and surface
+Dice (tolerance one pixel, or 2 mm) in plane, per slice that holds the structure in both masks.
+Differences are paired by patient, over the mean of the seeds, with 95 % intervals by bootstrap over
+patients: "first" needs an interval without zero, else it is "tied".
 """
 
 from __future__ import annotations
@@ -273,11 +273,13 @@ def main() -> None:
     # A process that has used a GPU cannot be forked.
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         running = {pool.submit(train, *run, options.data, options.device): run for run in missing}
+        failed = False
         for run in as_completed(running):
-            try:
-                run.result()
-            except Exception as error:  # the other runs go on
+            # One that fails does not stop the others.
+            if error := run.exception():
                 print(f"{', '.join(map(str, running[run]))}: {error!r}", flush=True)
+                failed = True
+    raise SystemExit(failed)
 
 
 if __name__ == "__main__":

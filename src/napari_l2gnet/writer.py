@@ -45,7 +45,7 @@ def write_layers(path: str, layers: Sequence[tuple[Any, dict[str, Any], str]]) -
     """Write Labels and Image layers into a new folder, one NIfTI file each; returns the files.
 
     napari's own folder of TIFFs would lose where voxels lie in the patient. Colour images, which
-    NIfTI has no good place for, are left to it. Errors: SaveError, one sentence.
+    NIfTI has no good place for, are left to it. Errors: SaveError, after all that can be saved is.
     """
     # Whoever types a file's name gets a folder of that name.
     folder = Path(re.sub(r"\.nii(\.gz)?$", "", path, flags=re.IGNORECASE))
@@ -54,16 +54,23 @@ def write_layers(path: str, layers: Sequence[tuple[Any, dict[str, Any], str]]) -
             f"Expected a new or an empty folder for {len(layers)} layers, but {folder} holds "
             "something already; choose another name."
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SaveError(f"{folder} cannot be made: {error.strerror}; choose another.") from error
     written: list[str] = []
+    failed: list[str] = []
     for data, attributes, kind in layers:
-        file = _free(folder, attributes.get("name") or kind, ".nii.gz")
-        if kind == "labels":
-            written += write_labels(str(file), data, attributes)
-        elif attributes.get("rgb"):
-            written += _as_napari_would(file, data, attributes)
-        else:
-            written += _write_image(file, data, attributes)
+        color = bool(attributes.get("rgb"))
+        file = _free(folder, attributes.get("name") or kind, ".tif" if color else ".nii.gz")
+        write = write_labels if kind == "labels" else _write_color if color else _write_image
+        # One layer that cannot be saved must not take the others along.
+        try:
+            written += write(str(file), data, attributes)
+        except SaveError as error:
+            failed.append(str(error))
+    if failed:
+        raise SaveError(f"{len(written)} of {len(layers)} layers are saved. {' '.join(failed)}")
     return written
 
 
@@ -76,22 +83,23 @@ def _on_grid(data: Any, attributes: Mapping[str, Any]) -> tuple[np.ndarray[Any, 
     return array.reshape(grid.shape), grid
 
 
-def _write_image(file: Path, data: Any, attributes: Mapping[str, Any]) -> list[str]:
+def _write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     try:
         array, grid = _on_grid(data, attributes)
         if array.dtype == np.bool_ or array.dtype == np.float16:
             array = array.astype(np.uint8 if array.dtype == np.bool_ else np.float32)
-        write_map(file, array, grid)
+        write_map(Path(path), array, grid)
     except InputError as error:
         raise SaveError(str(error)) from error
-    return [str(file)]
+    return [path]
 
 
-def _as_napari_would(file: Path, data: Any, attributes: dict[str, Any]) -> list[str]:
+def _write_color(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
+    """As napari would."""
     from napari_builtins.io import napari_write_image
 
-    target = str(file).removesuffix(".nii.gz") + ".tif"
-    return [written for written in [napari_write_image(target, data, attributes)] if written]
+    napari_write_image(path, data, attributes)
+    return [path]
 
 
 def _free(folder: Path, name: str, suffix: str) -> Path:

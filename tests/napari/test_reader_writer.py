@@ -26,7 +26,7 @@ from napari_l2gnet.layers import (
     volume_of,
 )
 from napari_l2gnet.reader import get_reader
-from napari_l2gnet.writer import SaveError
+from napari_l2gnet.writer import SaveError, write_layers
 from napari_l2gnet.writer import write_labels as save_layer
 
 MANIFEST = Path(__file__).parents[2] / "napari.yaml"
@@ -371,8 +371,6 @@ def test_through_naparis_own_doors(nifti, tmp_path, make_napari_viewer, npe2pm):
 
 
 def saved_together(folder, *layers):
-    from napari_l2gnet.writer import write_layers
-
     return [
         Path(f).name for f in write_layers(str(folder), [x.as_layer_data_tuple() for x in layers])
     ]
@@ -406,6 +404,7 @@ def test_all_kinds_of_layers_save(tmp_path):
         Image(np.zeros((4, 5, 6), np.float16), name="half"),
         Image(np.ones((4, 5, 6), bool), name="..."),
         Image(np.zeros((8, 8, 3), np.uint8), rgb=True, name="photo"),
+        Image(np.ones((8, 8, 3), np.uint8), rgb=True, name="photo"),
     ]
     assert saved_together(tmp_path / "new.nii.gz", *layers) == [
         "mask.nii.gz",
@@ -414,8 +413,13 @@ def test_all_kinds_of_layers_save(tmp_path):
         "half.nii.gz",
         "layer.nii.gz",
         "photo.tif",
+        "photo 2.tif",
     ]
     with pytest.raises(SaveError, match="new or an empty folder"):
         saved_together(tmp_path / "new", labels)
-    with pytest.raises(SaveError, match="2 to 4 are expected"):
-        saved_together(tmp_path / "five", labels, Image(np.zeros((2, 2, 2, 2, 2)), name="five"))
+    # One that cannot be saved does not take the others along.
+    with pytest.raises(SaveError, match=r"1 of 2 layers.* 2 to 4 are expected"):
+        saved_together(tmp_path / "five", Image(np.zeros((2, 2, 2, 2, 2)), name="five"), labels)
+    assert read_labels(tmp_path / "five" / "mask.nii.gz").volume.data.sum() == 120
+    with pytest.raises(SaveError, match="cannot be made"):
+        saved_together(tmp_path / "new" / "mask.nii.gz" / "in a file", labels)
