@@ -44,6 +44,7 @@ from l2gnet_core.training_run import (
     VIEW_FILE,
     RunSettings,
     _phantom_cases,
+    fitting,
     train_dataset,
 )
 
@@ -363,6 +364,13 @@ def test_two_patients_train_without_tuning_scores(dataset, tmp_path):
     assert progress[-1].done == 1
     assert not progress[-1].dice
     assert load_model(tmp_path / "run").card.split["tuning"] == []
+
+
+@pytest.mark.parametrize(("sides", "size"), [((35, 50), 64), ((64, 64), 64), ((256, 216), 160)])
+def test_views_are_no_wider_than_the_slices(sides, size):
+    case = TrainingCase(torch.zeros(2, *sides).half(), torch.zeros(2, *sides, dtype=torch.uint8))
+    small = TrainingCase(torch.zeros(1, 16, 16).half(), torch.zeros(1, 16, 16, dtype=torch.uint8))
+    assert fitting(Augmentation(), [case, small]) == Augmentation(size=size)
 
 
 def test_a_run_ends_on_larger_crops_in_smaller_batches(tmp_path, monkeypatch):
