@@ -73,13 +73,18 @@ def outdated(result: Mapping[str, Any]) -> bool:
     return base_file(name).is_file() and base_model(name)[1] != result["model"]
 
 
+def trained(base: str) -> bool:
+    """Is a base there, to its end?"""
+    if BASES[base] is None:
+        return True
+    file = base_file(base)
+    # Code statistics come last.
+    return file.is_file() and read_card(file).codes is not None
+
+
 def ready(domain: Domain) -> bool:
     """Is its base trained?"""
-    if BASES[domain.base] is None:
-        return True
-    file = base_file(domain.base)
-    # Code statistics come last.
-    done = file.is_file() and read_card(file).codes is not None
+    done = trained(domain.base)
     if not done:
         print(f"{domain.name}: left out, {domain.base} is not trained yet (prepare)", flush=True)
     return done

@@ -20,7 +20,7 @@ from _annotator import (
     segmented,
     taught_and_judged,
 )
-from _effort_results import Bench, base_model, finished, keep, rounded
+from _effort_results import Bench, base_model, finished, keep, rounded, trained
 from _finetune_variants import (
     ORGAN_VARIANTS,
     PROJECT_VARIANTS,
@@ -194,7 +194,7 @@ def run_project(bench: Bench, domain: Domain, variants: Mapping[str, Variant]) -
     teaching = {sample.frame.patient for sample in taught}
     usual = [s for s in domain.usual[bench.part] if s.frame.patient not in teaching]
     judges = {"shifted": bench.some(further, MOST_JUDGED), "usual": bench.some(usual, MOST_JUDGED)}
-    if domain.native is not None:
+    if domain.native is not None and trained(domain.native):
         judge_native(bench, domain.name, domain.native, judges["shifted"])
     for name, variant in variants.items():
         file = bench.file(domain.name, "project", name)

@@ -42,11 +42,12 @@ UNMARKED = 4
 
 @dataclass(frozen=True)
 class Base:
-    """A model to adapt, trained from nothing by `annotation_effort.py prepare`.
+    """A model to adapt, or to compare with, trained by `annotation_effort.py prepare`.
 
     It learns from the frames of `groups` and `phases` (all, where they are empty), from the "train"
     part of a split by patient, `steps` steps of eight slices; `without` is the id of the structure
-    that is taken out of its labels.
+    that is taken out of its labels. It begins with nothing, or with what ships, split as that is,
+    where its scans come under a `change`.
     """
 
     study: str
@@ -54,6 +55,7 @@ class Base:
     groups: tuple[str, ...] = ()
     phases: tuple[str, ...] = ()
     without: int | None = None
+    change: str | None = None
     test: float = 0.3
     tuning: float = 0.15
 
@@ -66,6 +68,8 @@ BASES: dict[str, Base | None] = {
     "end-systole": Base("acdc", 1500, phases=("end-systole",)),
     "no-right-kidney": Base("chaos-t2", 900, without=2, test=1 / 3),
     "no-spleen": Base("chaos-t2", 900, without=4, test=1 / 3),
+    # How much of what these changes take away does anybody get back?
+    **{f"all-{change}": Base("acdc", 1500, change=change) for change in CHANGES},
 }
 
 
@@ -188,8 +192,7 @@ def alternating(chosen: Sequence[Frame], offset: int = 0) -> list[Frame]:
 def domains(data: Path = SHARED) -> dict[str, Domain]:
     """The suite, by name."""
     acdc, abdomen = study_frames("acdc", data), study_frames("chaos-t2", data)
-    card = read_card(find_model("cardiac-cine"))
-    shipped = Split(**{part: tuple(patients) for part, patients in card.split.items()})
+    shipped = shipped_split()
     found = []
     for number, change in enumerate(CHANGES):
         scans = by_part("acdc", acdc, shipped, change)
@@ -203,7 +206,8 @@ def domains(data: Path = SHARED) -> dict[str, Domain]:
             ],
         }
         usual = by_part("acdc", acdc, shipped)
-        found.append(Domain(change, "cardiac-cine", scans, usual, single))
+        native = f"all-{change}"
+        found.append(Domain(change, "cardiac-cine", scans, usual, single, native=native))
     for name, base, native in (
         ("disease", "dilated-infarcted", None),
         ("to end-systole", "end-diastole", "end-systole"),
@@ -221,6 +225,12 @@ def domains(data: Path = SHARED) -> dict[str, Domain]:
     return {domain.name: domain for domain in found}
 
 
+def shipped_split() -> Split:
+    """The patients that `cardiac-cine` has learnt from, and the others."""
+    card = read_card(find_model("cardiac-cine"))
+    return Split(**{part: tuple(patients) for part, patients in card.split.items()})
+
+
 def _trained(name: str) -> Base:
     base = BASES[name]
     assert base is not None
@@ -235,13 +245,19 @@ def read(sample: Sample, card: ModelCard, data: Path = SHARED) -> Scan:
     arrays = [np.asarray(volume.data), _labels(folder / "labels" / file)]
     if (folder / "scribbles").is_dir():
         arrays.append(_labels(folder / "scribbles" / file))
-    if sample.change:
-        seed = zlib.crc32(sample.name.encode())
-        stacks = [np.moveaxis(array, axis, 0) for array in arrays]
-        stacks = changed(sample.change, stacks, seed, [0, 0, UNMARKED])
-        arrays = [np.ascontiguousarray(np.moveaxis(stack, 0, axis)) for stack in stacks]
+    arrays = _as_sampled(sample, arrays, axis)
     scribbles = arrays[2] if len(arrays) > 2 else None
     return Scan(sample, arrays[0], volume.grid, axis, arrays[1], scribbles)
+
+
+def _as_sampled(sample: Sample, arrays: Sequence[Array], axis: int) -> list[Array]:
+    """Scan, labels and scribbles after the change that a sample comes under."""
+    if not sample.change:
+        return list(arrays)
+    seed = zlib.crc32(sample.name.encode())
+    stacks = [np.moveaxis(array, axis, 0) for array in arrays]
+    stacks = changed(sample.change, stacks, seed, [0, 0, UNMARKED])
+    return [np.ascontiguousarray(np.moveaxis(stack, 0, axis)) for stack in stacks]
 
 
 def _labels(file: Path) -> Array:
@@ -268,10 +284,38 @@ class Without:
         return replace(volume, data=data)
 
 
+@dataclass(frozen=True)
+class Changed:
+    """Files of a scan under the change of a sample."""
+
+    files: ScanFiles
+    sample: Sample
+
+    @property
+    def name(self) -> str:
+        return self.sample.name
+
+    def read_image(self) -> Volume:
+        volume = self.files.read_image()
+        scan = _as_sampled(self.sample, [volume.data], self._axis(volume))[0]
+        return replace(volume, data=scan)
+
+    def read_labels(self) -> Volume:
+        volume = self.files.read_labels()
+        # A change takes labels along with their scan, whatever that holds.
+        stacks = _as_sampled(self.sample, [volume.data, volume.data], self._axis(volume))
+        return replace(volume, data=stacks[1])
+
+    def _axis(self, volume: Volume) -> int:
+        return slicing_axis(volume, STUDIES[self.sample.study].slicing)
+
+
 def training_dataset(base: Base, data: Path = SHARED) -> tuple[Dataset, Split]:
     """What a base learns from; its tuning and test patients are held out together."""
     study = STUDIES[base.study]
     own, split = learnt(base, study_frames(base.study, data))
+    if base.change:
+        split = shipped_split()
     dataset = open_dataset(data / study.folder)
     who = {frame.name: frame.patient for frame in own}
     cases = [replace(c, patient=who[c.name]) for c in dataset.cases if c.name in who]
@@ -279,6 +323,9 @@ def training_dataset(base: Base, data: Path = SHARED) -> tuple[Dataset, Split]:
     if base.without is not None:
         cases = [replace(case, files=Without(case.files, base.without)) for case in cases]
         del names[base.without]
+    if base.change:
+        samples = {f.name: Sample(base.study, f, base.change) for f in own}
+        cases = [replace(c, files=Changed(c.files, samples[c.name])) for c in cases]
     patients = {case.patient: case.patient for case in cases}
     people = Patients(patients, {})
     # No epoch is picked on tuning patients: they stay for what comes after.

@@ -37,6 +37,8 @@ from _rivals import METHODS
 from _shifts import BASES, SHARED, START, STUDIES, domains, training_dataset
 
 from l2gnet_core.augment import Augmentation
+from l2gnet_core.catalog import find_model
+from l2gnet_core.checkpoint import load_model
 from l2gnet_core.split import SPLIT_FILE
 from l2gnet_core.train import TrainingConfig
 from l2gnet_core.training_run import RunSettings, train_dataset
@@ -51,16 +53,20 @@ def prepare(name: str, data: Path, device: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     parts = {part: list(getattr(split, part)) for part in ("train", "tuning", "test")}
     (folder / SPLIT_FILE).write_text(json.dumps(parts, indent=1))
+    start = find_model("cardiac-cine") if base.change else None
     settings = RunSettings(
         dataset,
         folder,
-        slices=3,
+        slices=load_model(start).network.config.in_channels if start else 3,
         slicing=study.slicing,
         oriented=study.oriented,
         device=device,
         resume=True,
+        start=start,
     )
-    training = TrainingConfig(steps=base.steps, batch=8)
+    # What has been learnt already wants smaller steps.
+    rate = 1e-3 if start else TrainingConfig.learning_rate
+    training = TrainingConfig(steps=base.steps, batch=8, learning_rate=rate)
     for progress in train_dataset(settings, training, Augmentation(size=study.size)):
         if progress.step % 50 == 0:
             print(f"{name}: {progress.step}/{base.steps}, loss {progress.loss:.3f}, "

@@ -7,10 +7,23 @@ import pytest
 from _annotator import chosen, dice, evenly, holding, mean, recovered, rounds, taught_and_judged
 from _changes import CHANGES, changed
 from _rivals import placed_features
-from _shifts import BASES, UNMARKED, alternating, by_part, frames, learnt, shifted_split
+from _shifts import (
+    BASES,
+    UNMARKED,
+    Changed,
+    Frame,
+    Sample,
+    alternating,
+    by_part,
+    frames,
+    learnt,
+    shifted_split,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import directed_hausdorff
+
+from l2gnet_core.cases import FilePair
 
 TWO_STRUCTURES = {1: "one", 2: "two"}
 ACDC = [
@@ -18,7 +31,11 @@ ACDC = [
     for number in range(1, 101)
     for frame in (1, 8 + number % 7)
 ]
-TRAINED = {name: base for name, base in BASES.items() if base is not None and base.study == "acdc"}
+TRAINED = {
+    name: base
+    for name, base in BASES.items()
+    if base is not None and base.study == "acdc" and not base.change
+}
 
 
 def test_frames_tell_phase_and_disease():
@@ -161,6 +178,21 @@ def test_orientation_turns_scan_and_labels_alike():
     assert max(directed_hausdorff(one, other)[0], directed_hausdorff(other, one)[0]) <= 2**0.5
     # Half as large.
     assert labels.sum() == pytest.approx(truth.sum() / 4, rel=0.1)
+
+
+def test_what_a_change_is_learnt_from_is_changed_as_what_is_tested(tmp_path, save_scan):
+    truth = np.zeros((2, 64, 64), np.uint8)
+    truth[:, 24:40, 20:44] = 1
+    image_file, labels_file = (tmp_path / part / "patient001_frame01.nii.gz" for part in "il")
+    save_scan(image_file, truth.astype(np.float32))
+    save_scan(labels_file, truth)
+    sample = Sample("acdc", Frame("patient001_frame01", "patient001"), "orientation")
+    files = Changed(FilePair(image_file, labels_file), sample)
+    image, labels = files.read_image(), files.read_labels()
+    seen, turned = changed("orientation", [truth, truth], 0, [0, 0])
+    np.testing.assert_allclose(image.data, seen)
+    np.testing.assert_array_equal(labels.data, turned)
+    np.testing.assert_array_equal(image.affine, labels.affine)
 
 
 def test_features_are_of_each_pixel():
