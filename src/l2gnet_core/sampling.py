@@ -60,6 +60,12 @@ class Sampler:
         """Slices of all cases; extra ones not counted."""
         return sum(len(case.image) for case in self.cases)
 
+    def view_size(self, stride: int, factor: float = 1.0) -> int:
+        """Pixels along a side of a view, so many times as wide as asked for, but no wider than most
+        slices: what a network normalises by would be padding. In multiples of `stride`."""
+        usual = np.median([max(case.classes.shape[1:]) for case in self.cases])
+        return max(1, round(min(self.how.size * factor, usual) / stride)) * stride
+
     def batch(
         self, step: int, samples: Iterable[int], size: int, device: str | torch.device = "cpu"
     ) -> tuple[Tensor, Tensor]:

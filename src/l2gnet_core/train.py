@@ -47,10 +47,10 @@ class TrainingConfig:
 
     Normalisation takes its statistics from what the network sees: crops while training, whole
     slices later. Small crops learn quickly; from `large_from` (a share of the run) on, crops are
-    `large` times as wide and batches as much smaller, which closes the gap (Touvron et al.,
-    "Fixing the train-test resolution discrepancy", NeurIPS 2019). Likewise views stray half as far
-    from the `mild_from` share on (He et al., "Data augmentation revisited: rethinking the
-    distribution gap between clean and augmented data", 2019)."""
+    `large` times as wide, as far as slices are, and batches as much smaller, which closes the gap
+    (Touvron et al., "Fixing the train-test resolution discrepancy", NeurIPS 2019). Likewise views
+    stray half as far from the `mild_from` share on (He et al., "Data augmentation revisited:
+    rethinking the distribution gap between clean and augmented data", 2019)."""
 
     epochs: int | None = None
     steps: int | None = None
@@ -311,12 +311,11 @@ class Trainer:
         """This process's part of the step's slices."""
         if done >= self.training.mild_from:
             sampler = sampler.milder()
-        size, processes = sampler.how.size, self.fabric.world_size
-        together = self.training.batch
+        stride, processes = self.network.config.stride, self.fabric.world_size
+        size, together = sampler.view_size(stride), self.training.batch
         if done >= self.training.large_from:
-            stride, factor = self.network.config.stride, self.training.large
-            size = round(size * factor / stride) * stride
-            together = round(together / factor**2)
+            small, size = size, sampler.view_size(stride, self.training.large)
+            together = round(together * (small / size) ** 2)
         # As near to what a single process draws as can be shared evenly.
         count = max(1, round(together / processes))
         first = self.fabric.global_rank * count

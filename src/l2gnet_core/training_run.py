@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -53,8 +52,6 @@ VIEW_FILE = "view.json"
 FIRST_TRAINING_PHANTOM = 10_000
 #: Degrees by which slices are turned at most for models that tell left from right.
 ORIENTED_TURN = 15.0
-#: Pixels of a slice per code, in every preset.
-STRIDE = 16
 #: Magnification for models that see every scan at one voxel size: organs differ, voxels do not.
 RESAMPLED_SCALE = (0.7, 1.4)
 
@@ -143,7 +140,6 @@ def train_dataset(
     of_patients = frames("train")
     cases, tuning = ([frame for _, frame in part] for part in (of_patients, frames("tuning")))
     extra = _phantom_cases(training.extra_share, dataset.labels)
-    augmentation = fitting(augmentation, [*cases, *extra])
     sampler = Sampler(
         cases, augmentation, settings.slices, training.seed, extra, training.extra_share
     )
@@ -284,13 +280,6 @@ def keeping_sides(augmentation: Augmentation, card: ModelCard) -> Augmentation:
         turn=min(augmentation.turn, ORIENTED_TURN),
         mirror_pairs=pairs,
     )
-
-
-def fitting(augmentation: Augmentation, cases: Sequence[TrainingCase]) -> Augmentation:
-    """Training views no wider than the widest slice: on slices of 50 pixels the views for a heart
-    would be nine parts padding, and a step ten times the work. In multiples of the stride."""
-    widest = max(max(case.classes.shape[1:]) for case in cases)
-    return replace(augmentation, size=min(augmentation.size, STRIDE * math.ceil(widest / STRIDE)))
 
 
 def read_or_make_split(dataset: Dataset, settings: RunSettings, seed: int) -> Split:

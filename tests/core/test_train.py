@@ -44,7 +44,6 @@ from l2gnet_core.training_run import (
     VIEW_FILE,
     RunSettings,
     _phantom_cases,
-    fitting,
     train_dataset,
 )
 
@@ -366,11 +365,14 @@ def test_two_patients_train_without_tuning_scores(dataset, tmp_path):
     assert load_model(tmp_path / "run").card.split["tuning"] == []
 
 
-@pytest.mark.parametrize(("sides", "size"), [((35, 50), 64), ((64, 64), 64), ((256, 216), 160)])
-def test_views_are_no_wider_than_the_slices(sides, size):
+@pytest.mark.parametrize(
+    ("sides", "small", "large"),
+    [((35, 50), 48, 48), ((90, 70), 64, 96), ((400, 300), 64, 96), ((9, 10), 16, 16)],
+)
+def test_views_are_no_wider_than_slices(sides, small, large):
     case = TrainingCase(torch.zeros(2, *sides).half(), torch.zeros(2, *sides, dtype=torch.uint8))
-    small = TrainingCase(torch.zeros(1, 16, 16).half(), torch.zeros(1, 16, 16, dtype=torch.uint8))
-    assert fitting(Augmentation(), [case, small]) == Augmentation(size=size)
+    sampler = Sampler([case], Augmentation(size=64), 1, 0)
+    assert (sampler.view_size(16), sampler.view_size(16, 1.4)) == (small, large)
 
 
 def test_a_run_ends_on_larger_crops_in_smaller_batches(tmp_path, monkeypatch):
@@ -575,7 +577,7 @@ def test_a_finished_run_knows_the_codes_of_its_training_scans(dataset, tmp_path,
     counts = np.zeros(32, int)
     for patient in model.card.split["train"]:
         scan = read_volume(dataset / "images" / f"{patient}_frame01.nii.gz")
-        look = empty_look(model, scan, 0)
+        look = empty_look(model, scan, 0, scan.data)
         list(predict_slices(model, scan.data, scan, 0, look=look))
         counts += np.bincount(look.codes.ravel(), minlength=32)
     # Half precision in training and sums in other batches may move a token to another code.
