@@ -114,7 +114,7 @@ def segmented(model: Model, scan: Array, grid: Volume | Grid, axis: int) -> Arra
 
 def doubted(model: Model, scan: Array, grid: Volume | Grid, axis: int) -> tuple[Array, list[int]]:
     """What a model makes of a scan, and its slices in the order of the queue."""
-    look = empty_look(model, grid, axis)
+    look = empty_look(model, grid, axis, scan)
     mask = np.zeros(scan.shape, np.uint8)
     for done in predict_slices(model, scan, grid, axis, look=look):
         if done is not None:

@@ -55,7 +55,7 @@ def seen(model: Model, file: Path, way: str, cache: Path | None) -> Seen:
     scan = volume.data
     if way != "clean":
         scan = CORRUPTIONS[way](normalise(scan, intensity_window(scan))).clip(0, 1)
-    look = empty_look(model, volume, axis)
+    look = empty_look(model, volume, axis, scan)
     kept = cache and cache / f"{file.name.split('.')[0]}_{way.replace(' ', '-')}.npz"
     if kept and kept.is_file():
         with np.load(kept) as arrays:

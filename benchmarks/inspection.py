@@ -93,7 +93,7 @@ def cost(model: Model, data: Path, turns: int = 5) -> None:
     for _ in range(turns):
         spent.clear()
         started = time.process_time()
-        look = empty_look(model, volume, axis)
+        look = empty_look(model, volume, axis, volume.data)
         look.add = partial(timed, look.add)
         for _ in predict.predict_slices(model, volume.data, volume, axis, look=look):
             pass

@@ -115,17 +115,17 @@ class Correction:
 
     def appearance_in(self, card: ModelCard) -> Appearance:
         """How a model of this card is shown the scan."""
-        slices = slice_view(card, self.grid, self.axis).stack(self.scan)
+        slices = slice_view(card, self.grid, self.axis, self.scan).stack(self.scan)
         return card.appearance_of(slices, intensity_window(slices))
 
     def profile(self, card: ModelCard) -> Profile:
         """How the scan looks, whatever a model of this card is shown."""
-        slices = slice_view(card, self.grid, self.axis).stack(self.scan)
+        slices = slice_view(card, self.grid, self.axis, self.scan).stack(self.scan)
         return scan_profile(slices, intensity_window(slices))
 
     def seen_by(self, card: ModelCard) -> CorrectedScan:
         """The scan as a model of this card sees it; its labels must have every id there is."""
-        view = slice_view(card, self.grid, self.axis)
+        view = slice_view(card, self.grid, self.axis, self.scan)
 
         def shown(picture: NDArray[Any]) -> Tensor:
             alone = view.stack(np.expand_dims(picture, self.axis))

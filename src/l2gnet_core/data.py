@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from l2gnet_core.card import ModelCard
@@ -117,8 +119,10 @@ def _check_voxel_size(case: Case, volume: Volume) -> None:
         )
 
 
-def _view(case: Case, volume: Volume, card: ModelCard) -> SliceView:
-    """How the model will see a training scan."""
+def _view(
+    case: Case, volume: Volume, card: ModelCard, scan: NDArray[Any] | None = None
+) -> SliceView:
+    """How the model will see a frame (z,y,x) of a training scan; None keeps its margins."""
     if card.oriented and not volume.oriented:
         raise InputError(
             f"Expected scans that say where right, front and top are, to learn left from right, "
@@ -127,7 +131,7 @@ def _view(case: Case, volume: Volume, card: ModelCard) -> SliceView:
         )
     if card.spacing is not None:
         _check_voxel_size(case, volume)
-    return slice_view(card, volume, slicing_axis(volume, card.slicing))
+    return slice_view(card, volume, slicing_axis(volume, card.slicing), scan)
 
 
 def load_frames(case: Case, card: ModelCard) -> list[TrainingCase]:
@@ -160,10 +164,11 @@ def load_frames(case: Case, card: ModelCard) -> list[TrainingCase]:
             "name them in dataset.json or take them out."
         )
 
-    view, frames = _view(case, volume, card), []
+    frames = []
     for scan, truth_classes in zip(
         volume.frames, classes.reshape(-1, *classes.shape[-3:]), strict=True
     ):
+        view = _view(case, volume, card, scan)
         slices = view.stack(scan)
         image = np.ascontiguousarray(normalise(slices, intensity_window(slices)))
         truth_slices = np.ascontiguousarray(view.stack(truth_classes))

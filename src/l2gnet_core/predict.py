@@ -99,7 +99,7 @@ def predict_slices(
     orientation if the model needs it.
     """
     lookup = label_lookup(model.card)
-    view, views = slice_view(model.card, grid, axis), _view_count(model.card, grid, axis)
+    view, views = slice_view(model.card, grid, axis, scan), _view_count(model.card, grid, axis)
     slices = view.stack(scan)
     window = intensity_window(slices)
     appearance = model.card.appearance_of(slices, window)
@@ -145,7 +145,7 @@ def predict_slices(
         # A GPU's memory is not kept while whoever consumes the generator is busy.
         del answer
         for index, labels in zip(indices, classes, strict=True):
-            yield SlicePrediction(index, lookup[view.stored(labels)], device, notice)
+            yield SlicePrediction(index, lookup[view.whole(labels)], device, notice)
             notice = None
 
 

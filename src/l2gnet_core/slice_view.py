@@ -8,6 +8,10 @@ right, front or top, and slices lie as radiologists look at them,
     sagittal: rows down, columns to the back.
 
 Tilted scans keep their own planes; the nearest anatomical direction counts.
+
+Margins in which a scan holds nothing – padding, what lies outside of a turned field of view, air
+cut off at one value – are left out, as nnU-Net does (Isensee et al., Nature Methods 2021): they
+would have a say in what is bright, in what the network normalises by, and in how large organs seem.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ from l2gnet_core.volume import Grid, Volume
 
 #: How far slices are enlarged where nothing but their size in pixels is known.
 MOST_ENLARGED = 1.5
+#: Pixels that are seen along a side at least, where there are as many: a speck is no field of view.
+LEAST_SEEN = 64
 #: Pixels to which a side is enlarged at most: a wrong voxel size must not ask for all the memory.
 LONGEST_SIDE = 2048
 
@@ -40,6 +46,7 @@ class SliceView:
     axes: the axes of (z,y,x) along which stack, rows and columns lie. flipped: which of the three
     run against them. shape: (n,H,W) of the stack. size: (height, width) at which the network sees
     a slice. step: how many slices of the stack lie between two that a network of several sees.
+    margins: how many rows and columns, each (before, after), the slices of the stack leave out.
     """
 
     axes: tuple[int, int, int]
@@ -47,25 +54,37 @@ class SliceView:
     shape: tuple[int, int, int]
     size: tuple[int, int]
     step: int
+    margins: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
 
     def stack(self, scan: NDArray[Any]) -> NDArray[Any]:
         """The slices (n,H,W) of a scan (z,y,x), without copying."""
-        return _flipped(scan.transpose(self.axes), self.flipped)
+        (above, _), (before, _) = self.margins
+        _, height, width = self.shape
+        whole = _flipped(scan.transpose(self.axes), self.flipped)
+        return whole[:, above : above + height, before : before + width]
 
     def place(self, index: int) -> int:
         """Where in the stack slice `index` of the stored axis is; its own inverse."""
         return self.shape[0] - 1 - index if self.flipped[0] else index
 
+    def whole(self, picture: NDArray[Any]) -> NDArray[Any]:
+        """A slice (H,W) of the stack as the scan stores it, with zeros in the margins."""
+        return self.stored(np.pad(picture, self.margins))
+
     def stored(self, picture: NDArray[Any]) -> NDArray[Any]:
-        """A slice (H,W) of the stack with its axes as the scan stores them, without copying."""
+        """Something that lies over a slice of the stack, its axes as the scan stores them; without
+        copying, and without the margins."""
         picture = _flipped(picture, self.flipped[1:])
         return picture.T if self.axes[1] > self.axes[2] else picture
 
 
-def slice_view(card: ModelCard, grid: Volume | Grid, axis: int) -> SliceView:
+def slice_view(
+    card: ModelCard, grid: Volume | Grid, axis: int, scan: NDArray[Any] | None = None
+) -> SliceView:
     """The view that a model has of a scan.
 
-    axis: the slicing axis of (z,y,x). Raises InputError if the model tells left from right and the
+    axis: the slicing axis of (z,y,x). scan: what lies on the grid, (z,y,x), to leave out its empty
+    margins; None keeps whole slices. Raises InputError if the model tells left from right and the
     scan does not say where they are.
     """
     others = [other for other in range(3) if other != axis]
@@ -87,6 +106,13 @@ def slice_view(card: ModelCard, grid: Volume | Grid, axis: int) -> SliceView:
             codes[columns] not in _PICTURE_GROWS_TO,
         )
     n, height, width = (int(grid.shape[-3:][a]) for a in axes)
+    margins = ((0, 0), (0, 0))
+    if scan is not None:
+        stack = _flipped(scan.transpose(axes), flipped)
+        margins = (_margins(stack, 1), _margins(stack, 2))
+        height, width = (
+            side - sum(cut) for side, cut in zip((height, width), margins, strict=True)
+        )
     size, step = usual_size(card, height, width), 1
     if card.spacing is not None and grid.units == "mm":
         between, *pixel = (grid.spacing[a] for a in axes)
@@ -95,7 +121,8 @@ def slice_view(card: ModelCard, grid: Volume | Grid, axis: int) -> SliceView:
             _resampled_side(width, pixel[1], card.spacing[2]),
         )
         step = max(1, round(min(n, card.spacing[0] / between)))
-    return SliceView(axes, flipped, (n, height, width), card.appearance.size(size), step)
+    seen = card.appearance.size(size)
+    return SliceView(axes, flipped, (n, height, width), seen, step, margins)
 
 
 def usual_size(card: ModelCard, height: int, width: int) -> tuple[int, int]:
@@ -114,6 +141,28 @@ def usual_size(card: ModelCard, height: int, width: int) -> tuple[int, int]:
 
 def _resampled_side(pixels: int, spacing: float, wanted: float) -> int:
     return max(1, round(min(pixels * spacing / wanted, max(pixels, LONGEST_SIDE))))
+
+
+def _margins(stack: NDArray[Any], axis: int) -> tuple[int, int]:
+    """How many rows (axis 1) or columns (2) at either end of a stack have one value throughout."""
+    length = stack.shape[axis]
+    if length <= LEAST_SEEN:
+        return 0, 0
+    before = _empty(np.moveaxis(stack, axis, 0))
+    if before == length:
+        return 0, 0
+    after = _empty(np.moveaxis(stack, axis, 0)[::-1])
+    # Of a side that is all but empty more is kept, around what it holds.
+    before = max(0, before - max(0, LEAST_SEEN - (length - before - after)) // 2)
+    before = min(before, length - LEAST_SEEN)
+    return before, min(after, length - LEAST_SEEN - before)
+
+
+def _empty(lines: NDArray[Any]) -> int:
+    """How many of the first lines have the same value everywhere."""
+    value = lines[0].flat[0]
+    full = (place for place, line in enumerate(lines) if not (line == value).all())
+    return next(full, len(lines))
 
 
 def _flipped(array: NDArray[Any], flips: Sequence[bool]) -> NDArray[Any]:

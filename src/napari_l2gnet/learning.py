@@ -327,7 +327,7 @@ def _segmented(
     started, done, left = time.perf_counter(), 0, None
     for frame in outward(task.here[0], frames):
         if with_codes:
-            looks[frame] = empty_look(model, scan.volume, axis)
+            looks[frame] = empty_look(model, scan.volume, axis, scan.frame(frame))
         for result in predict_slices(
             model,
             scan.frame(frame),

@@ -30,8 +30,8 @@ def look_again(session: Session, task: Task) -> Generator[str | Look, None, None
     segmented = {index for at, index in segmentation.finished if at == frame}
     order = [i for i in outward(here, segmentation.shown.shape[1 + segmentation.axis])
              if i in segmented]  # fmt: skip
-    look = empty_look(model, volume, segmentation.axis)
     scan, done = frame_of(volume, frame), 0
+    look = empty_look(model, volume, segmentation.axis, scan)
     for result in predict_slices(model, scan, volume, segmentation.axis, order, device, look):
         done += result is not None
         yield f"Looking again · slice {done} of {len(order)}"

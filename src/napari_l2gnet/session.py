@@ -122,7 +122,7 @@ class Session:
                     warnings=mismatches(model.card, request.volume, request.axis, window),
                 )
             if with_codes and frame not in request.looks:
-                request.looks[frame] = empty_look(model, request.volume, request.axis)
+                request.looks[frame] = empty_look(model, request.volume, request.axis, scan)
             look = request.looks.get(frame)
             for result in predict_slices(
                 model, scan, request.volume, request.axis, indices, device, look

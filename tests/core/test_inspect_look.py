@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from fractions import Fraction
 from math import floor
 
@@ -35,12 +36,22 @@ LABELS = LabelSet.from_names({1: "left", 2: "right"})
 
 @st.composite
 def views(draw) -> SliceView:
-    """Any way of seeing a scan: axes in any order, flipped, resized."""
+    """Any way of seeing a scan: axes in any order, flipped, resized, without its margins."""
     axes = draw(st.permutations([0, 1, 2]))
     flipped = draw(st.tuples(*[st.booleans()] * 3))
     shape = draw(st.tuples(st.integers(1, 3), st.integers(1, 90), st.integers(1, 90)))
     size = draw(st.tuples(st.integers(1, 120), st.integers(1, 120)))
-    return SliceView(tuple(axes), flipped, shape, draw(st.sampled_from([size, shape[1:]])), 1)
+    cut = st.tuples(st.integers(0, 5), st.integers(0, 40))
+    margins = draw(st.just(((0, 0), (0, 0))) | st.tuples(cut, cut))
+    seen = draw(st.sampled_from([size, shape[1:]]))
+    return SliceView(tuple(axes), flipped, shape, seen, 1, margins)
+
+
+def uncut(view: SliceView) -> SliceView:
+    """The same view, with its margins."""
+    n, *sides = view.shape
+    height, width = (side + sum(cut) for side, cut in zip(sides, view.margins, strict=True))
+    return replace(view, shape=(n, height, width), margins=((0, 0), (0, 0)))
 
 
 @settings(max_examples=60, deadline=None)
@@ -58,8 +69,10 @@ def test_every_voxel_lies_in_the_cell_that_its_centre_falls_into(view):
         for q in range(columns):
             column = floor((Fraction(2 * q + 1, 2) * width / columns) / STRIDE)
             seen[:, p, q] = ids[:, row, column]
-    scan = np.empty([view.shape[view.axes.index(axis)] for axis in range(3)], int)
-    view.stack(scan)[...] = seen
+    whole = uncut(view)
+    scan = np.empty([whole.shape[view.axes.index(axis)] for axis in range(3)], int)
+    # Margins belong to the nearest cells.
+    whole.stack(scan)[...] = np.pad(seen, ((0, 0), *view.margins), "edge")
     stored = np.stack([view.stored(ids[view.place(index)]) for index in range(n)])
     np.testing.assert_array_equal(cells.on_scan(stored), scan)
     assert cells.shape == scan.shape
@@ -89,8 +102,9 @@ def test_boxes_and_counts_are_of_the_voxels_of_cells(view, data):
         assert counts[..., number].sum() == (mask == id).sum()
 
 
-def test_scans_in_order_lie_at_pitch_and_start():
-    view = SliceView((2, 1, 0), (True, True, False), (3, 40, 50), (60, 50), 1)
+@pytest.mark.parametrize("margins", [((0, 0), (0, 0)), ((7, 2), (1, 12))])
+def test_scans_in_order_lie_at_pitch_and_start(margins):
+    view = SliceView((2, 1, 0), (True, True, False), (3, 40, 50), (60, 50), 1, margins)
     cells = cell_grid(view, STRIDE)
     ids = np.arange(3 * 4 * 4).reshape(3, 4, 4)
     laid = cells.in_scan_order(ids)
@@ -126,10 +140,10 @@ def test_cells_lie_half_a_cell_from_their_corner(codes, axis, variant):
         affine = oriented_affine(codes, (1.0, 1.0, 1.0))
         grid = Grid(tuple(shape), affine=affine, units="mm", oriented=True)
         model = Model(BlockMeans(), ModelCard(name="m", labels=LABELS, **VARIANTS[variant]))
-        view = slice_view(model.card, grid, axis)
+        view = slice_view(model.card, grid, axis, scan)
         look = Look(cell_grid(view, STRIDE), np.zeros((1, 2), np.float32))
         whole_look(model, scan, grid, axis, look)
-        low, high = intensity_window(scan)
+        low, high = intensity_window(view.stack(scan))
         values = look.cells.in_scan_order(look.error) * (high - low) + low
         expected = (
             look.cells.start[slope] + np.arange(values.shape[slope]) * look.cells.pitch[slope]
@@ -159,10 +173,10 @@ def test_a_look_holds_what_the_network_says(model_of, scan, architecture, one_se
     model, grid = model_of(architecture), Grid(scan.shape)
     if architecture not in WITH_CODES:
         with pytest.raises(InputError, match=architecture) as error:
-            empty_look(model, grid, 0)
+            empty_look(model, grid, 0, scan)
         one_sentence(error.value)
         return
-    look = empty_look(model, grid, 0)
+    look = empty_look(model, grid, 0, scan)
     assert not look.seen.any()
     mask = whole_look(model, scan, grid, 0, look)
     assert look.seen.all()
@@ -198,7 +212,7 @@ def test_a_look_holds_what_the_network_says(model_of, scan, architecture, one_se
 
 def test_slices_can_come_in_any_order_and_twice(model_of, scan):
     model, grid = model_of("l2gnet"), Grid(scan.shape)
-    whole, parts = empty_look(model, grid, 1), empty_look(model, grid, 1)
+    whole, parts = empty_look(model, grid, 1, scan), empty_look(model, grid, 1, scan)
     whole_look(model, scan, grid, 1, whole)
     for order in ([40, 3], range(41)):
         list(predict_slices(model, scan, grid, 1, order, look=parts))

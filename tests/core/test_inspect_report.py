@@ -74,7 +74,7 @@ def test_the_folder_holds_a_page_pictures_tables_and_maps(
     assert (code, text) == (0, "")
     assert "%" not in err
 
-    look = empty_look(model, Grid(scan.shape), 0)
+    look = empty_look(model, Grid(scan.shape), 0, scan)
     mask = np.zeros(scan.shape, np.uint8)
     for done in predict_slices(model, scan, Grid(scan.shape), 0, look=look):
         mask[done.index] = done.labels

@@ -19,8 +19,9 @@ class CellGrid:
 
     A cell is a block of stride×stride pixels of a slice as the network sees it – after flips,
     resizing and padding – so its centre lies half a cell from its corner, and the last cells may
-    hang over the scan's edge. Arrays of cells are (n,h,w): slices as they are stored along `axis`,
-    then the two other axes of (z,y,x) in their order.
+    hang over the scan's edge. Margins that the network does not see belong to the nearest cells.
+    Arrays of cells are (n,h,w): slices as they are stored along `axis`, then the two other axes of
+    (z,y,x) in their order.
 
     shape: of the scan, (z,y,x). size: (h,w). rows, columns: the cell row (column) of every voxel
     along the first (second) of the other axes. pitch: voxels from one cell to the next along each
@@ -96,15 +97,18 @@ def cell_grid(view: SliceView, stride: int) -> CellGrid:
     size, of_voxels = [], []
     for axis in sorted(view.axes[1:]):
         at = view.axes.index(axis)
-        pixels, seen = view.shape[at], view.size[at - 1]
+        pixels, seen, (before, after) = view.shape[at], view.size[at - 1], view.margins[at - 1]
         cells = -(-seen // stride)
         # Of the pixel whose centre is at (p + ½) of `pixels`; in integers, so exact.
         of_voxel = (2 * np.arange(pixels) + 1) * seen // (2 * pixels * stride)
-        shape[axis], pitch[axis] = pixels, stride * pixels / seen
+        shape[axis], pitch[axis] = before + pixels + after, stride * pixels / seen
         start[axis] = (pitch[axis] - 1) / 2
         if view.flipped[at]:
             of_voxel = cells - 1 - of_voxel[::-1]
             start[axis] = pixels - 1 - start[axis] - (cells - 1) * pitch[axis]
+            before, after = after, before
+        of_voxel = np.pad(of_voxel, (before, after), "edge")
+        start[axis] += before
         size.append(cells)
         of_voxels.append(of_voxel.astype(np.intp))
     return CellGrid(

@@ -69,7 +69,7 @@ def slice_looks(output: NetworkOutput, probabilities: Tensor, view: SliceView) -
             SliceLook(
                 view.stored(code).copy(),
                 view.stored(error).copy(),
-                view.stored(entropies[number]).copy(),
+                view.whole(entropies[number]),
                 row_codes,
                 rows,
             )
@@ -137,14 +137,14 @@ class Look:
         return np.asarray(counts / self.codes[0].size)
 
 
-def empty_look(model: Model, grid: Volume | Grid, axis: int) -> Look:
-    """A record for what `model` will see of a scan along `axis`.
+def empty_look(model: Model, grid: Volume | Grid, axis: int, scan: NDArray[Any]) -> Look:
+    """A record for what `model` will see of a scan (z,y,x) along `axis`.
 
     Raises InputError if the model has no codes, or cannot see this scan.
     """
     network = model.network
     check_codes(network.config)
-    cells = cell_grid(slice_view(model.card, grid, axis), network.config.stride)
+    cells = cell_grid(slice_view(model.card, grid, axis, scan), network.config.stride)
     reference = getattr(network.bottleneck, "reference", None)
     return Look(
         cells,

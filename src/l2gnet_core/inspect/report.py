@@ -64,7 +64,7 @@ def inspect_file(
     grid = volume.grid.frame
     seen_grid = oriented_as(grid, orientation) if orientation else grid
     along = slicing_axis(seen_grid, model.card.slicing, axis)
-    look = empty_look(model, seen_grid, along)
+    look = empty_look(model, seen_grid, along, scan)
     warnings += mismatches(model.card, seen_grid, along, intensity_window(scan))
     yield Step(0.0, tuple(warnings))
     mask = np.zeros(scan.shape, label_lookup(model.card).dtype)
