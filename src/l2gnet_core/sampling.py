@@ -63,7 +63,7 @@ class Sampler:
     def view_size(self, stride: int, factor: float = 1.0) -> int:
         """Pixels along a side of a view, so many times as wide as asked for, but no wider than most
         slices: what a network normalises by would be padding. In multiples of `stride`."""
-        usual = np.median([max(case.classes.shape[1:]) for case in self.cases])
+        usual = float(np.median([max(case.classes.shape[1:]) for case in self.cases]))
         return max(1, round(min(self.how.size * factor, usual) / stride)) * stride
 
     def batch(

@@ -58,6 +58,10 @@ class CellArray:
         for frame, of_frame in zip(frames.tolist(), found, strict=True):
             for index, out in zip(indices.tolist(), of_frame, strict=True):
                 out[...] = self.values(frame, index).take(columns, 1).take(rows, 0)
+        # Margins that the network does not see have no cells.
+        seen_rows, seen_columns = cells.inside
+        found[:, :, (zyx[0] < seen_rows.start) | (zyx[0] >= seen_rows.stop)] = 0
+        found[..., (zyx[1] < seen_columns.start) | (zyx[1] >= seen_columns.stop)] = 0
         in_order = np.moveaxis(found, 1, 1 + cells.axis)
         return in_order.squeeze(tuple(axis for axis, p in enumerate(picked) if p.ndim == 0))
 

@@ -24,6 +24,7 @@ from l2gnet_core.data import load_frames
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_labels, read_volume
 from l2gnet_core.inspect.look import empty_look
+from l2gnet_core.inspect.uncertainty import uncertainty_maps
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.segment_files import Job, segment_file
@@ -364,6 +365,11 @@ def test_empty_margins_change_nothing(make_model, axis, codes, oriented, cuts, v
     np.testing.assert_array_equal(of_padded, np.pad(mask, padding))
     np.testing.assert_array_equal(look.codes, alone.codes)
     np.testing.assert_array_equal(look.entropy, np.pad(alone.entropy, ((0, 0), *cuts)))
+    plain, doubts = uncertainty_maps(alone, mask), uncertainty_maps(look, of_padded)
+    for name in ("softmax", "quantisation", "plan"):
+        np.testing.assert_array_equal(doubts[name], np.pad(plain[name], padding), err_msg=name)
+    # At the edge of what is seen an organ ends where a margin begins: other distances to borders.
+    assert not doubts["combined"][np.pad(np.ones(scan.shape), padding) == 0].any()
     assert look.cells.pitch == alone.cells.pitch
     moved = np.array(alone.cells.start) + [before for before, _ in padding]
     np.testing.assert_allclose(look.cells.start, moved)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from l2gnet_core.card import ModelCard
 from l2gnet_core.inspect.cells import cell_grid
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.slice_view import slice_view
+from l2gnet_core.slice_view import SliceView, slice_view
 from l2gnet_core.volume import Grid
 from napari_l2gnet.cell_array import CellArray
 
@@ -21,8 +21,10 @@ from napari_l2gnet.cell_array import CellArray
 @given(data=st.data(), axis=st.integers(0, 2), frames=st.sampled_from([0, 1, 3]))
 def test_it_indexes_like_the_whole_array(data: Any, axis: int, frames: int) -> None:
     shape = tuple(data.draw(st.tuples(*[st.integers(1, 40)] * 3)))
-    card = ModelCard("any", LabelSet.from_names({1: "organ"}))
-    cells = cell_grid(slice_view(card, Grid(shape), axis), 16)
+    cut = data.draw(st.tuples(*[st.tuples(*[st.integers(0, 9)] * 2)] * 2))
+    axes = (axis, *(other for other in range(3) if other != axis))
+    seen = tuple(shape[other] for other in axes)
+    cells = cell_grid(SliceView(axes, (False, True, False), seen, seen[1:], 1, cut), 16)
     rng = np.random.default_rng(0)
     values = rng.random((max(1, frames), cells.count, *cells.size)).astype(np.float32)
     whole = np.stack([cells.on_scan(one) for one in values])

@@ -19,13 +19,14 @@ class CellGrid:
 
     A cell is a block of stride×stride pixels of a slice as the network sees it – after flips,
     resizing and padding – so its centre lies half a cell from its corner, and the last cells may
-    hang over the scan's edge. Margins that the network does not see belong to the nearest cells.
-    Arrays of cells are (n,h,w): slices as they are stored along `axis`, then the two other axes of
-    (z,y,x) in their order.
+    hang over what it sees. Arrays of cells are (n,h,w): slices as they are stored along `axis`,
+    then the two other axes of (z,y,x) in their order.
 
     shape: of the scan, (z,y,x). size: (h,w). rows, columns: the cell row (column) of every voxel
-    along the first (second) of the other axes. pitch: voxels from one cell to the next along each
-    of z,y,x. start: the voxel coordinates (z,y,x) of the centre of cell (0,0,0).
+    along the first (second) of the other axes, of the nearest cell in the margins that the network
+    does not see. inside: the rows and columns of voxels that it does see. pitch: voxels from one
+    cell to the next along each of z,y,x. start: the voxel coordinates (z,y,x) of the centre of cell
+    (0,0,0).
     """
 
     axis: int
@@ -33,6 +34,7 @@ class CellGrid:
     size: tuple[int, int]
     rows: NDArray[np.intp]
     columns: NDArray[np.intp]
+    inside: tuple[slice, slice]
     pitch: tuple[float, float, float]
     start: tuple[float, float, float]
 
@@ -41,14 +43,25 @@ class CellGrid:
         """Number of slices."""
         return self.shape[self.axis]
 
-    def on_slice(self, cells: NDArray[Any]) -> NDArray[Any]:
-        """Values (h,w) of one slice's cells on its pixels, as the scan stores them."""
-        return cells.take(self.columns, 1).take(self.rows, 0)
+    def on_slice(self, cells: NDArray[Any], outside: int = 0) -> NDArray[Any]:
+        """Values (h,w) of one slice's cells on its pixels, as the scan stores them; `outside` in
+        margins that the network does not see."""
+        return self.without_margins(cells.take(self.columns, 1).take(self.rows, 0), outside)
 
-    def on_scan(self, cells: NDArray[Any]) -> NDArray[Any]:
-        """Values (n,h,w) of cells on the voxels (z,y,x)."""
+    def on_scan(self, cells: NDArray[Any], outside: int = 0) -> NDArray[Any]:
+        """Values (n,h,w) of cells on the voxels (z,y,x), `outside` in the margins."""
         # Columns first: the long copies are then of whole rows.
-        return np.moveaxis(cells.take(self.columns, 2).take(self.rows, 1), 0, self.axis)
+        slices = cells.take(self.columns, 2).take(self.rows, 1)
+        return np.moveaxis(self.without_margins(slices, outside), 0, self.axis)
+
+    def without_margins(self, values: NDArray[Any], outside: int = 0) -> NDArray[Any]:
+        """Values (…,H,W) of the pixels of slices, `outside` written into the margins."""
+        rows, columns = self.inside
+        for margin in (np.s_[: rows.start], np.s_[rows.stop :]):
+            values[..., margin, :] = outside
+        for margin in (np.s_[: columns.start], np.s_[columns.stop :]):
+            values[..., margin] = outside
+        return values
 
     def in_scan_order(self, cells: NDArray[Any]) -> NDArray[Any]:
         """Cells (n,h,w) with their axes as (z,y,x): what lies on the scan at `pitch` and `start`,
@@ -60,26 +73,34 @@ class CellGrid:
         across = [voxel[axis] for axis in range(3) if axis != self.axis]
         return voxel[self.axis], int(self.rows[across[0]]), int(self.columns[across[1]])
 
+    def sees(self, voxel: tuple[int, int, int]) -> bool:
+        """Does the network see a voxel (z,y,x), or does it lie in a margin?"""
+        across = [voxel[axis] for axis in range(3) if axis != self.axis]
+        return all(of.start <= at < of.stop for at, of in zip(across, self.inside, strict=True))
+
     def box(self, index: int, rows: slice, columns: slice) -> Box:
         """The voxels (z,y,x) that a rectangle of one slice's cells covers, as slices."""
-        across = [
-            slice(*np.searchsorted(of, (wanted.start, wanted.stop)).tolist())
-            for of, wanted in ((self.rows, rows), (self.columns, columns))
-        ]
+        across = []
+        for of, inside, wanted in zip(
+            (self.rows, self.columns), self.inside, (rows, columns), strict=True
+        ):
+            ends = inside.start + np.searchsorted(of[inside], (wanted.start, wanted.stop))
+            across.append(slice(*ends.tolist()))
         across.insert(self.axis, slice(index, index + 1))
         return across[0], across[1], across[2]
 
     def counts(self, mask: NDArray[Any], ids: list[int]) -> NDArray[np.int32]:
         """(n,h,w,len(ids)): how many voxels of each cell have each value in mask (z,y,x); other
-        values are not counted."""
+        values, and margins, are not counted."""
         place = np.full(max([int(mask.max(initial=0)), *ids]) + 1, len(ids))
         place[ids] = np.arange(len(ids))
         bins = len(ids) + 1
         h, w = self.size
-        cell = (self.rows[:, None] * w + self.columns) * bins
+        rows, columns = self.inside
+        cell = (self.rows[rows, None] * w + self.columns[columns]) * bins
         found = np.empty((self.count, h, w, bins), np.int32)
         for one, out in zip(np.moveaxis(mask, self.axis, 0), found, strict=True):
-            counted = np.bincount((cell + place[one]).ravel(), minlength=out.size)
+            counted = np.bincount((cell + place[one[self.inside]]).ravel(), minlength=out.size)
             out[...] = counted.reshape(out.shape)
         return found[..., :-1]
 
@@ -94,7 +115,7 @@ def cell_grid(view: SliceView, stride: int) -> CellGrid:
     """The cells of a network of that stride that sees a scan through a view."""
     shape, pitch, start = [0, 0, 0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]
     shape[view.axes[0]] = view.shape[0]
-    size, of_voxels = [], []
+    size, of_voxels, inside = [], [], []
     for axis in sorted(view.axes[1:]):
         at = view.axes.index(axis)
         pixels, seen, (before, after) = view.shape[at], view.size[at - 1], view.margins[at - 1]
@@ -109,6 +130,7 @@ def cell_grid(view: SliceView, stride: int) -> CellGrid:
             before, after = after, before
         of_voxel = np.pad(of_voxel, (before, after), "edge")
         start[axis] += before
+        inside.append(slice(before, before + pixels))
         size.append(cells)
         of_voxels.append(of_voxel.astype(np.intp))
     return CellGrid(
@@ -117,6 +139,7 @@ def cell_grid(view: SliceView, stride: int) -> CellGrid:
         (size[0], size[1]),
         of_voxels[0],
         of_voxels[1],
+        (inside[0], inside[1]),
         (pitch[0], pitch[1], pitch[2]),
         (start[0], start[1], start[2]),
     )

@@ -78,7 +78,7 @@ def _slices(findings: Findings) -> Figure:
     """The slices to check first: scan and answer, code map, uncertainty."""
     view, aspect = _upright(findings)
     grey = normalise(findings.scan, intensity_window(findings.scan))
-    code_map = findings.look.cells.on_scan(findings.look.codes)
+    code_map = findings.look.cells.on_scan(findings.look.codes, outside=-1)
     scan, mask, codes, softmax, doubts = (
         view.stack(one)
         for one in (
@@ -89,7 +89,8 @@ def _slices(findings: Findings) -> Figure:
             findings.maps["combined"],
         )
     )
-    colors = code_colors(findings.look.vectors)
+    # The last one, −1, is for margins, which have no code.
+    colors = np.vstack([code_colors(findings.look.vectors), np.zeros((1, 3))])
     shown = findings.slices[:MOST_SLICES]
     figure = _figure(11, _tall(view, aspect) * len(shown) + 0.7)
     rows: NDArray[Any] = figure.subplots(len(shown), 4, squeeze=False)
@@ -194,7 +195,7 @@ def _references(findings: Findings) -> Figure:
     span = max(0.2, most - 1)
     for axes, (reference, structure) in zip(panels.flat, chosen, strict=False):
         cells = np.broadcast_to(maps[reference], findings.look.codes.shape)
-        shares = view.stack(findings.look.cells.on_scan(cells))[at]
+        shares = view.stack(findings.look.cells.on_scan(cells, outside=1))[at]
         _show(axes, grey[at], aspect, cmap="gray", vmin=0, vmax=1)
         alpha = np.clip(np.abs(shares - 1) / span, 0, 0.7)
         _show(axes, shares, aspect, cmap="bwr", vmin=1 - span, vmax=1 + span, alpha=alpha)

@@ -96,9 +96,9 @@ def find_similar(
             continue
         # Structures beyond the marked ones have no column.
         last = likeness.shape[2] - 1
-        codes = look.cells.on_slice(look.codes[index])
+        codes = look.cells.on_slice(look.codes[index], outside=-1)
         score = likeness[index, codes, np.minimum(masks[index], last)]
-        score = np.where((masks[index] <= last) & ~marks[index], score, 0)
+        score = np.where((codes >= 0) & (masks[index] <= last) & ~marks[index], score, 0)
         score = score * nearness.of(masks[index]) * shades.of(index, masks[index])
         for low, high in pairwise(LEVELS):
             pieces, _ = ndimage.label((score >= low) & (score < high), np.ones((3, 3)))
@@ -130,9 +130,10 @@ def _likeness(
     marked: dict[int, NDArray[np.intp]] = {}
     there: dict[int, NDArray[np.intp]] = {}
     for index in wanted:
-        pair = look.cells.on_slice(look.codes[index]).astype(np.intp) * structures + masks[index]
+        on_slice = look.cells.on_slice(look.codes[index], outside=-1).astype(np.intp)
+        pair = on_slice * structures + masks[index]
         for into, kept in ((marked, marks[index]), (there, masks[index] < structures)):
-            found = np.bincount(pair[kept], minlength=codes * structures)
+            found = np.bincount(pair[kept & (on_slice >= 0)], minlength=codes * structures)
             into[index] = found.reshape(codes, structures)
     most = max(int(counts.max()) for counts in marked.values())
     for source, counts in marked.items():
