@@ -29,14 +29,17 @@ def made_up_look(
     references: int | None,
     rng: np.random.Generator,
     zoom: int = 1,
+    margin: int = 0,
 ) -> Look:
     """Codes by chance in every cell, and rows of a plan that is none but has its form. The model is
-    shown slices so many times as large."""
+    shown slices so many times as large, without so many voxels at each edge."""
     from l2gnet_core.inspect.cells import cell_grid
     from l2gnet_core.slice_view import SliceView
 
-    seen = (zoom * shape[1], zoom * shape[2])
-    view = SliceView((0, 1, 2), (False, False, False), shape, seen, 1)
+    height, width = (side - 2 * margin for side in shape[1:])
+    seen, margins = (zoom * height, zoom * width), ((margin, margin),) * 2
+    straight = (False, False, False)
+    view = SliceView((0, 1, 2), straight, (shape[0], height, width), seen, 1, margins)
     vectors = rng.normal(size=(codes, 8)).astype(np.float32)
     given = None if references is None else rng.normal(size=(references, 8)).astype(np.float32)
     look = Look(cell_grid(view, STRIDE), vectors, given)

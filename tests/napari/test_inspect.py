@@ -145,6 +145,26 @@ def test_a_click_disturbs_neither_painting_nor_dragging(opened: Made, qtbot: Any
     assert len(widget.codes) == 1
 
 
+def test_margins_have_no_code_and_a_click_there_says_so(
+    make_napari_viewer: Any, qtbot: Any
+) -> None:
+    viewer = make_napari_viewer()
+    mask = inspectable(viewer)
+    mask.segmentation.looks[0] = made_up_look((4, 64, 80), 12, 8, np.random.default_rng(0), 1, 16)
+    widget = inspect(qtbot, viewer)
+    codes = np.asarray(widget.layers.find("codes").data)
+    inside = np.pad(np.ones((4, 32, 48), bool), ((0, 0), (16, 16), (16, 16)))
+    np.testing.assert_array_equal(codes > 0, inside)
+    click(viewer, world(mask, 1, 5, 40))
+    settle(qtbot, widget)
+    assert widget.codes == []
+    assert "empty margins" in widget.message.text()
+    click(viewer, world(mask, 1, 20, 20))
+    settle(qtbot, widget)
+    lit = widget.layers.find("lit").data
+    np.testing.assert_array_equal(lit == 1, codes == codes[1, 20, 20])
+
+
 def test_charts_choose_codes_the_other_way_round(opened: Made, qtbot: Any) -> None:
     viewer, mask, widget = opened
     viewer.show()
