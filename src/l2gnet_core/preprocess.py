@@ -14,7 +14,7 @@ from torch import Tensor
 
 from l2gnet_core.appearance import Appearance
 
-#: Percentiles of a whole scan that become 0 and 1. Bright outliers (fat, flow, metal) and the
+#: Percentiles of all slices that become 0 and 1. Bright outliers (fat, flow, metal) and the
 #: scanner's arbitrary gain would otherwise set the scale.
 PERCENTILES = (1.0, 99.0)
 

@@ -62,9 +62,10 @@ class Sampler:
 
     def view_size(self, stride: int, factor: float = 1.0) -> int:
         """Pixels along a side of a view, so many times as wide as asked for, but no wider than most
-        slices: what a network normalises by would be padding. In multiples of `stride`."""
+        slices: what a network normalises by would be padding. The nearest multiple of `stride`:
+        of a picture that is not square the other side has padding anyway."""
         usual = float(np.median([max(case.classes.shape[1:]) for case in self.cases]))
-        return max(1, round(min(self.how.size * factor, usual) / stride)) * stride
+        return max(1, int(min(self.how.size * factor, usual) / stride + 0.5)) * stride
 
     def batch(
         self, step: int, samples: Iterable[int], size: int, device: str | torch.device = "cpu"

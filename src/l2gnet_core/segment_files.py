@@ -23,7 +23,6 @@ from l2gnet_core.files import (
     write_labels,
 )
 from l2gnet_core.predict import label_lookup, predict_slices
-from l2gnet_core.preprocess import intensity_window
 from l2gnet_core.suitability import doubts, mismatches, voxel_counts
 from l2gnet_core.volume import oriented_as, slicing_axis
 
@@ -128,7 +127,7 @@ def segment_file(
     masks = []
     for index, frame in enumerate(volume.frames):
         if index == 0:
-            warnings += mismatches(model.card, grid, along, intensity_window(frame))
+            warnings += mismatches(model.card, grid, along, frame)
         mask = np.zeros(frame.shape, label_lookup(model.card).dtype)
         target = np.moveaxis(mask, along, 0)
         for done in predict_slices(model, frame, grid, along, device=device):

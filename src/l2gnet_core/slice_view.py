@@ -10,8 +10,9 @@ right, front or top, and slices lie as radiologists look at them,
 Tilted scans keep their own planes; the nearest anatomical direction counts.
 
 Margins in which a scan holds nothing – padding, what lies outside of a turned field of view, air
-cut off at one value – are left out, as nnU-Net does (Isensee et al., Nature Methods 2021): they
-would have a say in what is bright, in what the network normalises by, and in how large organs seem.
+cut off at one value – are left out, as nnU-Net crops to what is not zero (Isensee et al., Nature
+Methods 2021): they would have a say in what is bright, in what the network normalises by, and in
+how large organs seem.
 """
 
 from __future__ import annotations
@@ -110,9 +111,7 @@ def slice_view(
     if scan is not None:
         stack = _flipped(scan.transpose(axes), flipped)
         margins = (_margins(stack, 1), _margins(stack, 2))
-        height, width = (
-            side - sum(cut) for side, cut in zip((height, width), margins, strict=True)
-        )
+    height, width = (side - sum(cut) for side, cut in zip((height, width), margins, strict=True))
     size, step = usual_size(card, height, width), 1
     if card.spacing is not None and grid.units == "mm":
         between, *pixel = (grid.spacing[a] for a in axes)

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2gnet_core.card import ModelCard
+from l2gnet_core.preprocess import intensity_window
+from l2gnet_core.slice_view import slice_view
 from l2gnet_core.volume import Grid, Volume
 
 #: A CT with 1024 added has muscle at about 1070, and bone above.
@@ -15,13 +17,18 @@ _TISSUE_OF_SHIFTED_CT = 1000
 
 
 def mismatches(
-    card: ModelCard, grid: Volume | Grid, axis: int, window: tuple[float, float] | None = None
+    card: ModelCard, grid: Volume | Grid, axis: int, scan: NDArray[np.generic] | None = None
 ) -> list[str]:
     """What about a scan is unlike the model's training data, before segmenting it.
 
-    axis: the slicing axis of (z,y,x). window: the scan's low and high intensity, if known yet.
+    axis: the slicing axis of (z,y,x). scan: (z,y,x), if it has been read yet. Raises InputError if
+    the model cannot see such a scan.
     """
-    found = [] if window is None else _intensity_mismatches(card, *window)
+    found = []
+    if scan is not None:
+        # Of what the model sees: padding says nothing of the scanner.
+        window = intensity_window(slice_view(card, grid, axis, scan).stack(scan))
+        found = _intensity_mismatches(card, *window)
     expects = card.expects
     if grid.units != "mm":
         if card.spacing:

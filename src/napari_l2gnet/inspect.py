@@ -357,10 +357,10 @@ class InspectWidget(InspectForm):
         voxel = self.layers.voxel_at(position)
         if voxel is None or voxel[0] != self.inspection.frame:
             return
-        code = self.inspection.code_at(voxel[1:])
         if not self.inspection.look.cells.sees(voxel[1:]):
             self.show_message("Nothing is here: the model is not shown empty margins of scans.")
             return
+        code = self.inspection.code_at(voxel[1:])
         if code is None:
             self.show_message("This slice is not segmented: the model has not seen it.")
             return

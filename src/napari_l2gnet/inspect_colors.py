@@ -15,14 +15,14 @@ from napari_l2gnet.inspection import Inspection
 def codes_of(inspection: Inspection) -> Callable[[int, int], NDArray[np.uint16]]:
     """Cells of the code map, by frame and index; also of what is segmented later."""
     source = inspection.source
-    size = inspection.look.cells.size
+    cells = inspection.look.cells
 
     def codes(frame: int, index: int) -> NDArray[np.uint16]:
         # 0 is "nothing" in a layer of labels, so codes count from 1, as everywhere.
-        # A version to which slices appear larger has other cells: until they are laid out anew
-        # there is nothing to show.
-        if frame not in source.looks or source.looks[frame].cells.size != size:
-            return np.zeros(size, np.uint16)
+        # A version to which slices appear larger has other cells, and so has a frame with other
+        # margins: until they are laid out anew there is nothing to show.
+        if frame not in source.looks or not cells.fits(source.looks[frame].cells):
+            return np.zeros(cells.size, np.uint16)
         return (source.looks[frame].codes[index] + 1).astype(np.uint16)
 
     return codes

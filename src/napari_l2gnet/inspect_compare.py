@@ -109,9 +109,7 @@ class Comparison:
     @property
     def same_cells(self) -> bool:
         """Do the cells of both lie on each other?"""
-        one, other = self.one.look.cells, self.other.look.cells
-        alike = np.array_equal(one.rows, other.rows) and np.array_equal(one.columns, other.columns)
-        return self.same_scan and alike
+        return self.same_scan and self.one.look.cells.fits(self.other.look.cells)
 
     def theirs(self, part: Part) -> Part | None:
         """The same part of the other side; None where it has none: slices of another scan or frame

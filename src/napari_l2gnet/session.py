@@ -95,7 +95,6 @@ class Session:
         from l2gnet_core.config import WITH_CODES
         from l2gnet_core.inspect.look import empty_look
         from l2gnet_core.predict import choose_device, predict_slices
-        from l2gnet_core.preprocess import intensity_window
         from l2gnet_core.suitability import mismatches
 
         device, _ = choose_device(request.device)
@@ -115,15 +114,17 @@ class Session:
             )
             yield Step("Segmenting", done, total, warnings=warnings)
             if frame == request.places[0][0]:
-                window = intensity_window(scan)
                 yield Step(
                     "Segmenting",
                     total=total,
-                    warnings=mismatches(model.card, request.volume, request.axis, window),
+                    warnings=mismatches(model.card, request.volume, request.axis, scan),
                 )
-            if with_codes and frame not in request.looks:
-                request.looks[frame] = empty_look(model, request.volume, request.axis, scan)
             look = request.looks.get(frame)
+            if with_codes:
+                empty = empty_look(model, request.volume, request.axis, scan)
+                # Layers can be changed in place: what was seen then lies elsewhere.
+                if look is None or not look.cells.fits(empty.cells):
+                    look = request.looks[frame] = empty
             for result in predict_slices(
                 model, scan, request.volume, request.axis, indices, device, look
             ):

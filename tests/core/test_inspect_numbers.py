@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -543,6 +545,25 @@ def test_near_is_measured_from_the_centre_of_the_structures():
     assert {(one.index, one.box[1].start) for one in (first, second)} == {(0, 16), (2, 48)}
 
 
+def test_marks_in_empty_margins_say_nothing(one_sentence):
+    look, mask, marked = two_spots()
+    everything = find_similar(look, mask, marked, flat(look))
+    look.cells = replace(look.cells, inside=(slice(0, 88), look.cells.inside[1]))
+    alone = find_similar(look, mask, marked, flat(look))
+    assert {one.index for one in alone} == {0, 1, 2}
+    assert any(one.box[1].stop > 88 for one in everything)
+    assert all(one.box[1].stop <= 88 for one in alone)
+    stroke = np.zeros(mask.shape, bool)
+    stroke[2, 100:120, 20:60] = True
+    with pytest.raises(InputError, match="margins") as error:
+        find_similar(look, mask, stroke, flat(look))
+    one_sentence(error.value)
+    both = find_similar(look, mask, marked | stroke, flat(look))
+    assert [one.box for one in both] == [one.box for one in alone]
+    # Nor is anything written into what was given.
+    assert stroke.any()
+
+
 def test_a_code_that_is_mostly_right_says_less():
     look, mask, marked = two_spots()
     sure = find_similar(look, mask, marked, flat(look))[0].score
@@ -563,8 +584,6 @@ def test_specks_are_not_suggested():
 
 def made_up_along_rows(cells):
     """The same cells, slices along the second axis of the scan."""
-    from dataclasses import replace
-
     n, height, width = cells.shape
     return replace(cells, axis=1, shape=(height, n, width))
 

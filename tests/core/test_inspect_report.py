@@ -9,10 +9,12 @@ from html.parser import HTMLParser
 import nibabel as nib
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from l2gnet_core.card import CodeStatistics
 from l2gnet_core.checkpoint import save_model
 from l2gnet_core.config import preset
+from l2gnet_core.inspect.codes import code_colors
 from l2gnet_core.inspect.look import empty_look
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.model import build
@@ -144,6 +146,9 @@ def test_the_folder_holds_a_page_pictures_tables_and_maps(
         width, height = png_size((out / f"{name}.png").read_bytes())
         assert 500 < width < 1600
         assert height > 200
+    drawn = np.rint(255 * imread(out / "slices.png")[..., :3])
+    for code in np.unique(look.codes):
+        assert (drawn == code_colors(look.vectors)[code]).all(-1).any()
     for file in out.iterdir():
         assert b"Jane_Doe" not in file.read_bytes()
 

@@ -206,18 +206,33 @@ def volume(spacing=(8.0, 1.5, 1.5), units="mm") -> Volume:
     return Volume(np.zeros((4, 6, 6), np.int16), affine=affine, units=units)
 
 
+def values(low: float, high: float) -> np.ndarray:
+    """A scan from low to high."""
+    return np.linspace(low, high, 144).reshape(4, 6, 6)
+
+
 HEART = {"modality": "MR", "pixel": (0.7, 2.5), "slice": (4.0, 12.0)}
 
 
 def test_a_fitting_scan_raises_no_eyebrow():
-    assert mismatches(card(**HEART), volume(), 0, (0.0, 500.0)) == []
-    assert mismatches(card(), volume((0.1, 90, 90)), 0, (-1000.0, 500.0)) == []
-    for window in ((-1000.0, 500.0), (0.0, 1500.0)):  # as measured, and with 1024 added
-        assert mismatches(card(modality="CT"), volume(), 0, window) == []
+    assert mismatches(card(**HEART), volume(), 0, values(0, 500)) == []
+    assert mismatches(card(), volume((0.1, 90, 90)), 0, values(-1000, 500)) == []
+    for ends in ((-1000, 500), (0, 1500)):  # as measured, and with 1024 added
+        assert mismatches(card(modality="CT"), volume(), 0, values(*ends)) == []
+
+
+def test_padding_says_nothing_of_the_scanner():
+    rng = np.random.default_rng(0)
+    scan = np.pad(rng.uniform(0, 500, (4, 70, 70)), ((0, 0), (300, 300), (300, 300)))
+    grid = Grid(scan.shape, affine=np.diag([1.5, 1.5, 8, 1]), units="mm")
+    assert mismatches(card(**HEART), grid, 0, scan) == []
+    # Nor are what is outside of a field of view, or air, the values of a CT.
+    scan[scan == 0] = -2000
+    assert mismatches(card(**HEART), grid, 0, scan) == []
 
 
 @pytest.mark.parametrize(
-    ("expects", "scan", "axis", "window", "says"),
+    ("expects", "grid", "axis", "ends", "says"),
     [
         (HEART, volume(), 0, (5.0, 5.0), "one intensity"),
         (HEART, volume(), 0, (-1000.0, 500.0), "CT"),
@@ -228,14 +243,14 @@ def test_a_fitting_scan_raises_no_eyebrow():
         (HEART, volume(units="pixel"), 0, (0.0, 500.0), "no voxel size"),
     ],
 )
-def test_a_scan_of_another_kind_is_named(expects, scan, axis, window, says, one_sentence):
-    (sentence,) = mismatches(card(**expects), scan, axis, window)
+def test_a_scan_of_another_kind_is_named(expects, grid, axis, ends, says, one_sentence):
+    (sentence,) = mismatches(card(**expects), grid, axis, values(*ends))
     assert says in sentence
     one_sentence(ValueError(sentence))
 
 
 def test_the_wrong_slicing_axis_shows_in_pixels_and_slices():
-    found = mismatches(card(**HEART), volume(), 2, (0.0, 500.0))
+    found = mismatches(card(**HEART), volume(), 2, values(0, 500))
     assert len(found) == 2
 
 

@@ -55,7 +55,7 @@ class CellGrid:
         return np.moveaxis(self.without_margins(slices, outside), 0, self.axis)
 
     def without_margins(self, values: NDArray[Any], outside: int = 0) -> NDArray[Any]:
-        """Values (…,H,W) of the pixels of slices, `outside` written into the margins."""
+        """Values (…,H,W) of the pixels of slices, with `outside` written into their margins."""
         rows, columns = self.inside
         for margin in (np.s_[: rows.start], np.s_[rows.stop :]):
             values[..., margin, :] = outside
@@ -77,6 +77,13 @@ class CellGrid:
         """Does the network see a voxel (z,y,x), or does it lie in a margin?"""
         across = [voxel[axis] for axis in range(3) if axis != self.axis]
         return all(of.start <= at < of.stop for at, of in zip(across, self.inside, strict=True))
+
+    def fits(self, other: CellGrid) -> bool:
+        """Do the cells of another grid lie on these?"""
+        alike = np.array_equal(self.rows, other.rows) and np.array_equal(
+            self.columns, other.columns
+        )
+        return self.axis == other.axis and self.inside == other.inside and alike
 
     def box(self, index: int, rows: slice, columns: slice) -> Box:
         """The voxels (z,y,x) that a rectangle of one slice's cells covers, as slices."""

@@ -90,7 +90,7 @@ def _slices(findings: Findings) -> Figure:
         )
     )
     # The last one, −1, is for margins, which have no code.
-    colors = np.vstack([code_colors(findings.look.vectors), np.zeros((1, 3))])
+    colors = np.vstack([code_colors(findings.look.vectors), np.zeros((1, 3), np.uint8)])
     shown = findings.slices[:MOST_SLICES]
     figure = _figure(11, _tall(view, aspect) * len(shown) + 0.7)
     rows: NDArray[Any] = figure.subplots(len(shown), 4, squeeze=False)

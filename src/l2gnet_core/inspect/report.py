@@ -20,7 +20,6 @@ from l2gnet_core.inspect.look import empty_look
 from l2gnet_core.inspect.page import page
 from l2gnet_core.inspect.pictures import pictures
 from l2gnet_core.predict import label_lookup, predict_slices
-from l2gnet_core.preprocess import intensity_window
 from l2gnet_core.suitability import mismatches
 from l2gnet_core.volume import Grid, oriented_as, slicing_axis
 
@@ -65,7 +64,7 @@ def inspect_file(
     seen_grid = oriented_as(grid, orientation) if orientation else grid
     along = slicing_axis(seen_grid, model.card.slicing, axis)
     look = empty_look(model, seen_grid, along, scan)
-    warnings += mismatches(model.card, seen_grid, along, intensity_window(scan))
+    warnings += mismatches(model.card, seen_grid, along, scan)
     yield Step(0.0, tuple(warnings))
     mask = np.zeros(scan.shape, label_lookup(model.card).dtype)
     done = 0

@@ -85,7 +85,9 @@ def find_similar(
         )
     scan = plain_values("The scan", scan, [])
     axis = look.cells.axis
-    masks, marks = np.moveaxis(mask, axis, 0), np.moveaxis(marked, axis, 0)
+    masks = np.moveaxis(mask, axis, 0)
+    # Where the model saw nothing there is nothing to be like.
+    marks = look.cells.without_margins(np.moveaxis(marked, axis, 0).copy())
     likeness = _likeness(look, masks, marks)
     nearness = _Nearness(masks, marks, look.seen)
     shades = _Shades(np.moveaxis(scan, axis, 0), masks, marks, look.seen)
@@ -124,7 +126,8 @@ def _likeness(
     wanted = [int(i) for i in np.flatnonzero(marks.any((1, 2)) & look.seen)]
     if not wanted:
         raise InputError(
-            "Expected marked voxels in slices that the model has segmented, but there are none; "
+            "Expected marked voxels in slices that the model has segmented, and not in their empty "
+            "margins, but there are none; "
             "mark a mistake first."
         )
     marked: dict[int, NDArray[np.intp]] = {}

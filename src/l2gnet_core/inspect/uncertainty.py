@@ -98,7 +98,8 @@ def uncertainty_maps(look: Look, mask: NDArray[np.generic]) -> dict[str, NDArray
     neighbours = disagreement(slices, distances, look.seen)
     chance = chance_of_mistake(softmax, neighbours, distances)
     chance[~look.seen] = 0
-    look.cells.without_margins(chance)
+    for values in (chance, neighbours):
+        look.cells.without_margins(values)
     in_slices = {"combined": chance, "softmax": softmax, "neighbours": neighbours}
     maps = {name: np.moveaxis(values, 0, axis) for name, values in in_slices.items()}
     maps["quantisation"] = on_scan(look.error)
