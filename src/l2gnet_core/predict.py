@@ -93,10 +93,10 @@ def predict_slices(
     drives the generator can stop it, long before a large slice is finished.
 
     `order` names the slices, in the order they are wanted; all of them by default. Intensities are
-    scaled by all that is seen of the scan, so a slice comes out the same alone and among others. When the GPU's
-    memory does not suffice, smaller batches are tried, then the CPU. `look` takes in what the
-    network saw (`l2gnet_core.inspect.look.empty_look`). Raises InputError for a scan of unknown
-    orientation if the model needs it.
+    scaled by all that is seen of the scan, so a slice comes out the same alone and among others.
+    When the GPU's memory does not suffice, smaller batches are tried, then the CPU. `look` takes in
+    what the network saw (`l2gnet_core.inspect.look.empty_look`). Raises InputError for a scan of
+    unknown orientation if the model needs it.
     """
     lookup = label_lookup(model.card)
     view, views = slice_view(model.card, grid, axis, scan), _view_count(model.card, grid, axis)
