@@ -200,8 +200,6 @@ class Inspection:
 
     def code_at(self, voxel: tuple[int, int, int]) -> int | None:
         """The code of a voxel (z,y,x); None where the model has not looked."""
-        if not self.look.cells.sees(voxel):
-            return None
         code = int(self.look.codes[self.look.cells.at(voxel)])
         return None if code < 0 else code
 
