@@ -12,11 +12,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from l2gnet_core.card import ModelCard
 from l2gnet_core.cases import Case, Finding, Patients, find_cases, some
 from l2gnet_core.dataset_compare import Examined, compare, same_patients
 from l2gnet_core.errors import InputError
+from l2gnet_core.labels import LabelSet
+from l2gnet_core.slice_view import slice_view
 from l2gnet_core.split import read_split, split_problems
-from l2gnet_core.volume import HEADERS_ROUND, Volume, distance_apart
+from l2gnet_core.volume import HEADERS_ROUND, Volume, distance_apart, slicing_axis
 
 
 class Survey:
@@ -136,6 +139,12 @@ def _examine(case: Case, names: dict[int, str]) -> tuple[Examined, list[Finding]
         )
     if set(voxels) == {0}:
         warnings.append("The labels are empty: background everywhere.")
+    elif unseen := _labels_in_margins(volume, truth):
+        warnings.append(
+            f"{unseen} of {np.count_nonzero(truth.data)} labelled voxels lie in rows or columns at "
+            "the edge that hold one value throughout, which a model is not shown; see whether "
+            "the labels are of this scan."
+        )
     if volume.units != truth.units:
         without = "labels give" if volume.units == "mm" else "scan gives"
         warnings.append(
@@ -168,6 +177,18 @@ def _mismatch(volume: Volume, truth: Volume) -> str:
             "onto the scan's grid, or correct one of the headers."
         )
     return ""
+
+
+def _labels_in_margins(volume: Volume, truth: Volume) -> int:
+    """How many labelled voxels lie in the empty margins of their slices."""
+    if _mismatch(volume, truth):
+        return 0
+    card = ModelCard("any", LabelSet(()))
+    axis, missed = slicing_axis(volume, card.slicing), 0
+    for scan, labels in zip(volume.frames, truth.frames, strict=True):
+        seen = slice_view(card, volume, axis, scan).stack(labels)
+        missed += int(np.count_nonzero(labels)) - int(np.count_nonzero(seen))
+    return missed
 
 
 def _fingerprint(array: npt.NDArray[np.float32] | npt.NDArray[np.uint16]) -> str:

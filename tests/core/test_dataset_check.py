@@ -211,6 +211,16 @@ def some_voxels_not_finite(folder: Path) -> None:
     replace_file(folder / "images" / "patient1.nii.gz", data)
 
 
+def labels_in_an_empty_margin(folder: Path) -> None:
+    for kind in ("images", "labels"):
+        path = folder / kind / "patient1.nii.gz"
+        stored = np.asarray(nib.load(path).dataobj).transpose()
+        padded = np.pad(stored, [(0, 0), (0, 60), (0, 0)])
+        if kind == "labels":
+            padded[1, 70:72, 3:6] = 1
+        replace_file(path, padded)
+
+
 def two_patients(folder: Path) -> None:
     for part in ("images", "labels"):
         for patient in (2, 3):
@@ -228,6 +238,7 @@ WARNINGS = [
     (another_orientation, r"different orientations: 3 RAS, 1 LPS \(patient1\)"),
     (one_time_series, r"3 a single frame, 1 a time series \(patient1\)"),
     (some_voxels_not_finite, "5 voxels that are not finite"),
+    (labels_in_an_empty_margin, r"6 of \d+ labelled voxels lie in rows or columns at the edge"),
     (two_patients, "at least 3 patients"),
 ]
 
