@@ -89,7 +89,7 @@ class Material:
     card: ModelCard
     augmentation: Augmentation
     train: list[TrainingCase]
-    tuning: list[TrainingCase]
+    tuning: list[tuple[str, TrainingCase]]
     test: list[tuple[str, TrainingCase]]
 
 
@@ -119,7 +119,7 @@ def read(study: Study, data: Path) -> Material:
         card,
         how,
         [frame for _, frame in _frames(dataset, split, "train", card)],
-        [frame for _, frame in _frames(dataset, split, "tuning", card)],
+        _frames(dataset, split, "tuning", card),
         _frames(dataset, split, "test", card),
     )
 

@@ -46,6 +46,9 @@ from l2gnet_core.train import Trainer, TrainingConfig, make_fabric, saved_state
 HERE = Path(__file__).parent
 RESULTS, RUNS = HERE / "results", HERE / "runs"
 BATCH = 8
+#: What the scores of tuning patients are called among those of test patients: designs are chosen by
+#: them.
+TUNING = "tuning"
 TOLERANCE = {"pixels": 1.0, "mm": 2.0}
 
 
@@ -56,13 +59,17 @@ def result_file(study: str, variant: str, seed: int) -> Path:
 
 def runs(studies: Iterable[str], only: Iterable[str], seeds: int) -> list[tuple[str, str, int]]:
     """(study, variant, seed) of everything that is asked for, the most telling first."""
-    wanted = []
+    wanted, chosen = [], list(only)
     for study in studies:
         for seed in range(min(seeds, STUDIES[study].seeds)):
             wanted += [(study, variant, seed) for variant in (*ARCHITECTURES, "monai-unet")]
         if study == "acdc":
-            wanted += [(study, variant, 0) for variant in ABLATIONS]
-    chosen = list(only)
+            # One seed shows what is worth more; whoever names an ablation can ask for more.
+            wanted += [
+                (study, variant, seed)
+                for variant in ABLATIONS
+                for seed in range(seeds if variant in chosen else 1)
+            ]
     return [run for run in wanted if not chosen or run[1] in chosen]
 
 
@@ -95,7 +102,10 @@ def train(study: str, variant: str, seed: int, data: Path, device: str) -> None:
     if variant in ARCHITECTURES:
         card = replace(material.card, name=folder.name, architecture=variant)
         save_model(folder / MODEL_FILE, network, card)
-    scores = {"": score(network, material, material.test, plan.unit)}
+    scores = {
+        "": score(network, material, material.test, plan.unit),
+        TUNING: score(network, material, material.tuning, plan.unit),
+    }
     if study == "acdc" and variant in ARCHITECTURES:
         for name in CORRUPTIONS:
             worse = [(patient, corrupted(frame, name)) for patient, frame in material.test]
@@ -156,11 +166,12 @@ def finished() -> list[dict]:
     return [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
 
 
-def by_patient(results: list[dict], corruption: str = "") -> dict[str, float]:
-    """Mean Dice per patient, over structures, frames and seeds."""
+def by_patient(results: list[dict], scans: str = "") -> dict[str, float]:
+    """Mean Dice per patient, over structures, frames and seeds; of the test patients, as they are
+    or under a corruption, or of the tuning patients."""
     dice = defaultdict(list)
     for result in results:
-        for entry in result["scores"][corruption]:
+        for entry in result["scores"][scans]:
             values = [s["dice"] for s in entry["structures"].values()]
             dice[entry["patient"]].append(statistics.fmean(values))
     return {patient: statistics.fmean(values) for patient, values in dice.items()}
@@ -216,7 +227,7 @@ def print_corruptions(results: list[dict]) -> None:
     """How far each architecture falls."""
     grouped = defaultdict(list)
     for result in results:
-        if result["variant"] in ARCHITECTURES and len(result["scores"]) > 1:
+        if result["variant"] in ARCHITECTURES and set(CORRUPTIONS) <= set(result["scores"]):
             grouped[result["variant"]].append(result)
     if not grouped:
         return
