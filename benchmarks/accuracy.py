@@ -188,6 +188,13 @@ def pooled(results: list[dict], measure: str) -> float:
     return statistics.fmean(means) if means else float("nan")
 
 
+def tuning_dice(results: list[dict]) -> str:
+    """Mean Dice of the tuning patients; "–" for runs of before these were scored."""
+    if not all(TUNING in result["scores"] for result in results):
+        return "–"
+    return f"{statistics.fmean(by_patient(results, TUNING).values()):.4f}"
+
+
 def difference(ours: dict[str, float], theirs: dict[str, float]) -> tuple[float, float, float]:
     """Mean paired difference and its 95 % interval, by bootstrap over patients."""
     gaps = np.array([ours[patient] - theirs[patient] for patient in sorted(ours)])
@@ -205,21 +212,26 @@ def print_study(study: str, results: list[dict]) -> None:
     unit = STUDIES[study].unit
     patients = len(by_patient(next(iter(grouped.values()))))
     print(f"\n### {study}: {patients} test patients, {results[0]['steps']} steps\n")
-    print(f"| variant | seeds | Dice | l2gnet − it (95 %) | HD95 ({unit}) | surface Dice |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| variant | seeds | Dice | l2gnet − it (95 %) "
+        f"| HD95 ({unit}) | surface Dice | Dice, tuning |"
+    )
+    print("|---" * 7 + "|")
     order = {name: place for place, name in enumerate(VARIANTS)}
     for name, group in sorted(grouped.items(), key=lambda item: order[item[0]]):
         theirs, lead = by_patient(group), "–"
         if ours and name != "l2gnet":
             mine = ours
-            if name in ABLATIONS:  # one seed against the same seed
-                mine = by_patient([r for r in grouped["l2gnet"] if r["seed"] == 0])
+            if name in ABLATIONS:  # against the same seeds
+                seeds = {r["seed"] for r in group}
+                mine = by_patient([r for r in grouped["l2gnet"] if r["seed"] in seeds])
             mean, low, high = difference(mine, theirs)
             verdict = "ahead" if low > 0 else "behind" if high < 0 else "tied"
             lead = f"{mean:+.4f} ({low:+.4f} … {high:+.4f}) {verdict}"
         print(
             f"| {name} | {len(group)} | {statistics.fmean(theirs.values()):.4f} | {lead} "
-            f"| {pooled(group, 'hd95'):.2f} | {pooled(group, 'surface_dice'):.3f} |"
+            f"| {pooled(group, 'hd95'):.2f} | {pooled(group, 'surface_dice'):.3f} "
+            f"| {tuning_dice(group)} |"
         )
 
 
