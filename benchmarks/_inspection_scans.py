@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.files import read_labels, read_volume
 from l2gnet_core.inspect.look import Look, empty_look
+from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.predict import predict_slices
-from l2gnet_core.preprocess import intensity_window, normalise
 from l2gnet_core.volume import slicing_axis
 
 Array = NDArray[np.generic]

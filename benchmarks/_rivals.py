@@ -21,9 +21,9 @@ from l2gnet_core.checkpoint import Model
 from l2gnet_core.corrections import Correction
 from l2gnet_core.finetune_config import FineTuneConfig
 from l2gnet_core.guided_interpolation import guided_slices, pixel_features
+from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.interpolation import interpolate_slices
 from l2gnet_core.model import build
-from l2gnet_core.preprocess import intensity_window, normalise
 from l2gnet_core.weights import mixed
 
 Array = NDArray[np.generic]

@@ -18,14 +18,8 @@ from l2gnet_core.augment import Augmentation, draw_intensity, intensity_views
 from l2gnet_core.card import ModelCard
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import as_labels
-from l2gnet_core.preprocess import (
-    as_seen,
-    intensity_window,
-    neighbours,
-    normalise,
-    resized,
-    resized_classes,
-)
+from l2gnet_core.intensities import intensity_window, normalise
+from l2gnet_core.preprocess import as_seen, neighbours, resized, resized_classes
 from l2gnet_core.sampling import Drawn, turned_views
 from l2gnet_core.scan_kind import Profile, scan_profile
 from l2gnet_core.slice_view import slice_view

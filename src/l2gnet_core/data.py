@@ -17,8 +17,9 @@ from l2gnet_core.card import ModelCard
 from l2gnet_core.cases import Case, Patients
 from l2gnet_core.dataset_check import Survey
 from l2gnet_core.errors import InputError
+from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.preprocess import intensity_window, normalise, resized, resized_classes
+from l2gnet_core.preprocess import resized, resized_classes
 from l2gnet_core.slice_view import SliceView, slice_view
 from l2gnet_core.volume import HEADERS_ROUND, Volume, distance_apart, slicing_axis
 

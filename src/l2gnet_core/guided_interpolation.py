@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.interpolation import interpolate_slices, signed_distances
-from l2gnet_core.preprocess import intensity_window, normalise
 
 #: How far from an interpolated border, in pixels, the true one is looked for.
 _BAND = 12

@@ -15,15 +15,9 @@ from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.errors import InputError, memory_is_short
 from l2gnet_core.inspect.look import Look, slice_looks
+from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.model import NetworkOutput
-from l2gnet_core.preprocess import (
-    as_seen,
-    intensity_window,
-    neighbours,
-    normalise,
-    pad_to_multiple,
-    resized,
-)
+from l2gnet_core.preprocess import as_seen, neighbours, pad_to_multiple, resized
 from l2gnet_core.sides import mirror_pairs
 from l2gnet_core.slice_view import slice_view
 from l2gnet_core.volume import Grid, Volume

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,35 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from l2gnet_core.appearance import Appearance
-
-#: Percentiles of all slices that become 0 and 1. Bright outliers (fat, flow, metal) and the
-#: scanner's arbitrary gain would otherwise set the scale.
-PERCENTILES = (1.0, 99.0)
-
-
-def intensity_window(scan: NDArray[Any], at_most: int = 2_000_000) -> tuple[float, float]:
-    """The two values of a 3-D scan that become 0 and 1.
-
-    Read off an evenly spaced subset of about `at_most` voxels, so that large scans stay quick.
-    """
-    # An odd step does not lock onto the columns of images whose width is even.
-    step = max(1, scan.size // at_most) | 1
-    # Not ravel(): it copies all of a scan that is seen the other way round.
-    low, high = np.percentile(scan.flat[::step], PERCENTILES)
-    return float(low), float(high)
-
-
-def normalise(array: NDArray[Any], window: tuple[float, float]) -> NDArray[np.float32]:
-    """Map `window` to [0, 1] and clip; a constant scan becomes zeros."""
-    low, high = window
-    if not high > low:
-        return np.zeros(array.shape, np.float32)
-    if array.dtype.itemsize <= 2 or array.dtype == np.float32:
-        scaled = (array.astype(np.float32) - np.float32(low)) / np.float32(high - low)
-    else:
-        # Large numbers may differ by less than float32 can tell.
-        scaled = ((array - np.float64(low)) / (high - low)).astype(np.float32)
-    return np.clip(scaled, 0, 1, out=scaled)
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2gnet_core.appearance import Appearance
+from l2gnet_core.intensities import normalise
 
 #: Quantiles of the intensities in [0,1], followed by sharpness and grain, in logarithms.
 Profile = tuple[float, ...]
@@ -31,9 +32,6 @@ def scan_profile(slices: NDArray[Any], window: tuple[float, float]) -> Profile:
     """How a scan's slices (n,H,W) look, when `window` becomes 0 and 1: quantiles of the intensities
     in the middle of the slices, how large differences between neighbouring pixels are (sharpness),
     and differences of these beside them (grain)."""
-    # Cards are read without torch, which it imports.
-    from l2gnet_core.preprocess import normalise
-
     count, height, width = slices.shape
     few = np.linspace(0, count - 1, min(count, _MOST_SLICES)).round().astype(int)
     # Air around the patient tells of the field of view, not of the scanner.

@@ -10,7 +10,7 @@ right, front or top, and slices lie as radiologists look at them,
 Tilted scans keep their own planes; the nearest anatomical direction counts.
 
 Margins in which a scan holds nothing – padding, what lies outside of a turned field of view, air
-cut off at one value – are left out, as nnU-Net crops to what is not zero (Isensee et al., Nature
+and its noise – are left out, as nnU-Net crops to what is not zero (Isensee et al., Nature
 Methods 2021): they would have a say in what is bright, in what the network normalises by, and in
 how large organs seem.
 """
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.errors import InputError
+from l2gnet_core.intensities import intensity_window, is_empty
 from l2gnet_core.volume import Grid, Volume
 
 #: How far slices are enlarged where nothing but their size in pixels is known.
@@ -109,8 +110,7 @@ def slice_view(
     n, height, width = (int(grid.shape[-3:][a]) for a in axes)
     margins = ((0, 0), (0, 0))
     if scan is not None:
-        stack = _flipped(scan.transpose(axes), flipped)
-        margins = (_margins(stack, 1), _margins(stack, 2))
+        margins = _margins(_flipped(scan.transpose(axes), flipped))
     height, width = (side - sum(cut) for side, cut in zip((height, width), margins, strict=True))
     size, step = usual_size(card, height, width), 1
     if card.spacing is not None and grid.units == "mm":
@@ -142,26 +142,54 @@ def _resampled_side(pixels: int, spacing: float, wanted: float) -> int:
     return max(1, round(min(pixels * spacing / wanted, max(pixels, LONGEST_SIDE))))
 
 
-def _margins(stack: NDArray[Any], axis: int) -> tuple[int, int]:
-    """How many rows (axis 1) or columns (2) at either end of a stack have one value throughout."""
-    length = stack.shape[axis]
-    if length <= LEAST_SEEN:
-        return 0, 0
-    before = _empty(np.moveaxis(stack, axis, 0))
-    if before == length:
-        return 0, 0
-    after = _empty(np.moveaxis(stack, axis, 0)[::-1])
-    # Of a side that is all but empty more is kept, around what it holds.
-    before = max(0, before - max(0, LEAST_SEEN - (length - before - after)) // 2)
-    before = min(before, length - LEAST_SEEN)
-    return before, min(after, length - LEAST_SEEN - before)
+def _margins(stack: NDArray[Any]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """How many rows and columns at either end of a stack hold nothing."""
+    cut, inside, air = np.zeros((2, 2), int), stack, np.ones((2, 2), int)
+    # Once air has gone, padding within it is at an edge, too.
+    while air.any():
+        inside, padding = _trimmed(inside, None)
+        # Where air is not cut off at one value, it is noisy.
+        inside, air = _trimmed(inside, intensity_window(inside))
+        cut += padding + air
+    (above, below), (before, after) = cut.tolist()
+    _, height, width = stack.shape
+    return _but_a_few(above, below, height), _but_a_few(before, after, width)
 
 
-def _empty(lines: NDArray[Any]) -> int:
-    """How many of the first lines have the same value everywhere."""
+def _trimmed(
+    stack: NDArray[Any], window: tuple[float, float] | None
+) -> tuple[NDArray[Any], NDArray[np.int_]]:
+    """A stack without the ends of its rows and columns, and how many these were, (2,2)."""
+    cut = np.array([_ends(stack, axis, window) for axis in (1, 2)])
+    (above, below), (before, after) = cut
+    _, height, width = stack.shape
+    return stack[:, above : height - below, before : width - after], cut
+
+
+def _ends(stack: NDArray[Any], axis: int, window: tuple[float, float] | None) -> tuple[int, int]:
+    """How many rows (axis 1) or columns (2) at either end have one value throughout or, with the
+    scan's intensity window, hold air; none if all do."""
+    lines = np.moveaxis(stack, axis, 0)
+    before, after = _empty(lines, window), _empty(lines[::-1], window)
+    return (before, after) if before + after < len(lines) else (0, 0)
+
+
+def _empty(lines: NDArray[Any], window: tuple[float, float] | None) -> int:
+    """How many of the first lines."""
     value = lines[0].flat[0]
-    full = (place for place, line in enumerate(lines) if not (line == value).all())
+
+    def holds_nothing(line: NDArray[Any]) -> bool:
+        return bool((line == value).all()) if window is None else is_empty(line, window)
+
+    full = (place for place, line in enumerate(lines) if not holds_nothing(line))
     return next(full, len(lines))
+
+
+def _but_a_few(before: int, after: int, length: int) -> tuple[int, int]:
+    """Of a side that is all but empty more is kept, around what it holds."""
+    before = max(0, before - max(0, LEAST_SEEN - (length - before - after)) // 2)
+    before = max(0, min(before, length - LEAST_SEEN))
+    return before, max(0, min(after, length - LEAST_SEEN - before))
 
 
 def _flipped(array: NDArray[Any], flips: Sequence[bool]) -> NDArray[Any]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2gnet_core.card import ModelCard
-from l2gnet_core.preprocess import intensity_window
+from l2gnet_core.intensities import intensity_window, is_ct
 from l2gnet_core.slice_view import slice_view
 from l2gnet_core.volume import Grid, Volume
 
@@ -58,12 +58,11 @@ def mismatches(
 def _intensity_mismatches(card: ModelCard, low: float, high: float) -> list[str]:
     if not high > low:
         return ["The scan has one intensity everywhere: there is nothing to segment."]
-    # Air is −1000 HU; no MR scanner stores values that low. Many a CT is stored with 1024 added,
-    # which is the same to a model that sees intensities by their window, and hard to tell from MR.
-    modality = card.expects.modality
-    if modality == "MR" and low < -300:
+    # A CT with 1024 added is the same to a model that sees intensities by their window.
+    modality, hounsfield = card.expects.modality, is_ct((low, high))
+    if modality == "MR" and hounsfield:
         return ["The scan looks like a CT (values below −300); this model was made for MR."]
-    if modality == "CT" and low > -300 and high < _TISSUE_OF_SHIFTED_CT:
+    if modality == "CT" and not hounsfield and high < _TISSUE_OF_SHIFTED_CT:
         return [
             "The scan does not look like a CT in Hounsfield units, as they are or with 1024 added; "
             "this model was made for CT."

@@ -26,11 +26,12 @@ from l2gnet_core.data import Dataset, TrainingCase, load_frames, median_spacing
 from l2gnet_core.errors import InputError
 from l2gnet_core.inspect.look import code_vectors
 from l2gnet_core.inspect.populations import code_statistics
+from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.model import SegmentationNetwork, build
 from l2gnet_core.phantom import cardiac_phantom
 from l2gnet_core.phantom_memory import DRAWN, drawn_as
-from l2gnet_core.preprocess import intensity_window, neighbours, normalise, pad_to_multiple
+from l2gnet_core.preprocess import neighbours, pad_to_multiple
 from l2gnet_core.sampling import Sampler
 from l2gnet_core.sides import mirror_pairs
 from l2gnet_core.split import SPLIT_FILE, Split, checked_split, read_split, split_patients

@@ -18,10 +18,11 @@ from l2gnet_core.corrections import Correction
 from l2gnet_core.finetune import finetune
 from l2gnet_core.finetune_config import PROJECT, SCAN, FineTuneConfig
 from l2gnet_core.guard import Limits, Verdict
+from l2gnet_core.intensities import intensity_window
 from l2gnet_core.learner import Pace
 from l2gnet_core.phantom import cardiac_phantom
 from l2gnet_core.predict import predict_slices
-from l2gnet_core.preprocess import as_seen, intensity_window, resized
+from l2gnet_core.preprocess import as_seen, resized
 from l2gnet_core.scan_kind import KindAppearance, ScanKind, scan_profile
 from l2gnet_core.steadiness import unsteadiness
 from l2gnet_core.volume import Grid

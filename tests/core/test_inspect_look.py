@@ -24,10 +24,11 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.inspect.cells import cell_grid
 from l2gnet_core.inspect.look import Look, empty_look
 from l2gnet_core.inspect.plans import code_plan, partners, sources_map
+from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.model import build
 from l2gnet_core.predict import predict_slices
-from l2gnet_core.preprocess import intensity_window, normalise, pad_to_multiple
+from l2gnet_core.preprocess import pad_to_multiple
 from l2gnet_core.slice_view import SliceView, slice_view
 from l2gnet_core.volume import Grid
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from l2gnet_core import predict
 from l2gnet_core.errors import InputError
+from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.predict import choose_device, label_lookup, outward, predict_slices
-from l2gnet_core.preprocess import intensity_window, normalise, pad_to_multiple
+from l2gnet_core.preprocess import pad_to_multiple
 from l2gnet_core.slice_view import usual_size
 from l2gnet_core.volume import Grid
 

@@ -12,6 +12,7 @@ import tifffile
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 from test_volume import ORIENTATIONS, oriented_affine
 
 from l2gnet_core import predict
@@ -25,6 +26,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_labels, read_volume
 from l2gnet_core.inspect.look import empty_look
 from l2gnet_core.inspect.uncertainty import uncertainty_maps
+from l2gnet_core.intensities import intensity_window
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.segment_files import Job, segment_file
@@ -328,6 +330,13 @@ def test_neighbours_come_from_where_they_were_in_training(between, step, codes):
         np.testing.assert_allclose(three, np.clip((slices - low) / (high - low), 0, 1), atol=1e-6)
 
 
+def faintly_noisy(padding, scan: np.ndarray) -> np.ndarray:
+    """A scan with the noise of a magnitude image around it."""
+    padded = np.pad(scan, padding, constant_values=-1)
+    noise = np.hypot(*np.random.default_rng(1).normal(0, 20, (2, *padded.shape)))
+    return np.where(padded < 0, noise, padded).astype(scan.dtype)
+
+
 CUTS = st.tuples(st.integers(0, 30), st.integers(0, 30))
 
 
@@ -342,16 +351,20 @@ CUTS = st.tuples(st.integers(0, 30), st.integers(0, 30))
     codes=st.sampled_from(ORIENTATIONS),
     oriented=st.booleans(),
     cuts=st.tuples(CUTS, CUTS),
-    value=st.sampled_from([0, -1024, 7]),
+    value=st.sampled_from([0, -1024, 7, "noise"]),
 )
 def test_empty_margins_change_nothing(make_model, axis, codes, oriented, cuts, value):
-    # Padded by another program, or turned into a larger field of view.
+    # Padded by another program, turned into a larger field of view, or seen in one by the scanner.
     shape = [66, 66, 66]
     shape[axis] = 3
     scan = np.random.default_rng(0).integers(20, 900, shape).astype(np.int16)
     padding = list(cuts)
     padding.insert(axis, (0, 0))
-    padded = np.pad(scan, padding, constant_values=value)
+    padded = (
+        faintly_noisy(padding, scan)
+        if value == "noise"
+        else np.pad(scan, padding, constant_values=value)
+    )
     model = make_model(SIDES, in_channels=3, oriented=oriented, sides=(90, 100), views=2)
 
     def seen(scan):
@@ -385,6 +398,49 @@ def test_what_holds_next_to_nothing_is_not_cut_to_a_speck():
     # Lines of many values are no margin, however alike they are to each other.
     rows = np.broadcast_to(np.arange(200.0)[:, None], (2, 200, 90))
     assert slice_view(card(), grid, 0, rows).shape == (2, 198, 90)
+
+
+def test_the_air_of_a_ct_is_left_out_and_what_lies_outside_of_its_circle():
+    rng = np.random.default_rng(0)
+    padding = ((0, 0), (20, 9), (15, 0))
+    body = rng.integers(-100, 900, (3, 80, 70)).astype(np.int16)
+    body[:, 30:60, 20:40] = -990  # the airways
+    air = rng.normal(-1000, 40, (3, 109, 85)).astype(np.int16)
+    air[:, :5] = air[:, :, :4] = -3024
+    rows, columns = np.ogrid[:109, :85]
+    air[:, (rows - 54) ** 2 + (columns - 42) ** 2 > 60**2] = -3024
+    held = np.pad(np.ones(body.shape, bool), padding)
+    scan = air.copy()
+    scan[held] = body.ravel()
+    view = slice_view(card(), Grid(scan.shape), 0, scan)
+    assert view.margins == padding[1:]
+    np.testing.assert_array_equal(view.stack(scan), body)
+    # Where the circle cuts into what is seen, its outside is no darker than air.
+    body[:, :15, :15] = -3024
+    assert intensity_window(body)[0] == -1024
+    assert intensity_window(body.astype(np.float32) / 100)[0] == pytest.approx(-30.24)
+
+
+def test_margins_within_margins_go_too():
+    # A scan that was turned, and its corners filled, then seen in a wider field with noise.
+    scan = np.pad(np.random.default_rng(0).integers(20, 900, (2, 70, 70)), ((0, 0), (9, 3), (0, 0)))
+    wide = faintly_noisy(((0, 0), (10, 10), (20, 20)), scan)
+    assert slice_view(card(), Grid(scan.shape), 0, scan).margins == ((9, 3), (0, 0))
+    assert slice_view(card(), Grid(wide.shape), 0, wide).margins == ((19, 13), (20, 20))
+
+
+def test_dark_tissue_is_no_margin():
+    # Far from a surface coil tissue is as dark as noise, but has a pattern.
+    rng = np.random.default_rng(0)
+    scan = 300 + 100 * gaussian_filter(rng.normal(size=(4, 100, 90)), (0, 3, 3), mode="wrap") / 0.1
+    scan = np.clip(scan, 0, None) * np.linspace(0.02, 1, 90) + rng.normal(0, 0.5, scan.shape)
+    assert slice_view(card(), Grid(scan.shape), 0, scan).margins == ((0, 0), (0, 0))
+
+
+def test_two_halves_of_one_value_each_are_seen():
+    scan = np.zeros((2, 80, 70))
+    scan[:, 40:] = 1
+    assert slice_view(card(), Grid(scan.shape), 0, scan).margins == ((0, 0), (0, 0))
 
 
 def test_margins_are_left_out_of_what_is_learnt(tmp_path, save_scan):

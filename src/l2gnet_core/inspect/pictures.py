@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from l2gnet_core.inspect.codes import code_colors
 from l2gnet_core.inspect.findings import Findings
 from l2gnet_core.inspect.plans import times_chance
-from l2gnet_core.preprocess import intensity_window, normalise
+from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.slice_view import SliceView, slice_view
 
 if TYPE_CHECKING:
