@@ -39,7 +39,8 @@ def intensity_window(scan: NDArray[Any], at_most: int = 2_000_000) -> tuple[floa
     # Not ravel(): it copies all of a scan that is seen the other way round.
     some = scan.flat[::step]
     low, high = np.percentile(some, PERCENTILES)
-    if low < LOWEST_OF_CT and is_ct((low, high)) and low == some.min():
+    # Values as low as these are many and alike, give or take what resampling makes of them.
+    if low < LOWEST_OF_CT and is_ct((low, high)) and low - some.min() < 1:
         low = LOWEST_OF_CT
     return float(low), float(high)
 
@@ -56,14 +57,13 @@ def is_empty(lines: NDArray[Any], window: tuple[float, float]) -> bool:
     without a pattern? `window` is that of the scan."""
     low, high = window
     most = _AIR_OF_CT if is_ct(window) else low + _FAINT * (high - low)
-    if np.count_nonzero(lines > most) > _SPECKS * lines.size:
+    if not high > low or np.count_nonzero(lines > most) > _SPECKS * lines.size:
         return False
-    return is_ct(window) or _without_pattern(lines)
+    return is_ct(window) or _without_pattern((lines - low) / (high - low))
 
 
-def _without_pattern(lines: NDArray[Any]) -> bool:
-    values = lines.astype(np.float64)
-    values -= values.mean(1, keepdims=True)
+def _without_pattern(values: NDArray[np.floating]) -> bool:
+    values = values - values.mean(1, keepdims=True)
     alike = float((values[:, 1:] * values[:, :-1]).sum())
     return alike < _LIKE_ITS_NEIGHBOUR * float(np.square(values).sum())
 

@@ -418,6 +418,8 @@ def test_the_air_of_a_ct_is_left_out_and_what_lies_outside_of_its_circle():
     # Where the circle cuts into what is seen, its outside is no darker than air.
     body[:, :15, :15] = -3024
     assert intensity_window(body)[0] == -1024
+    resampled = body + np.where(body < -2000, rng.uniform(0, 0.5, body.shape), 0)
+    assert intensity_window(resampled)[0] == -1024
     assert intensity_window(body.astype(np.float32) / 100)[0] == pytest.approx(-30.24)
 
 
