@@ -142,8 +142,8 @@ def _examine(case: Case, names: dict[int, str]) -> tuple[Examined, list[Finding]
     elif unseen := _labels_in_margins(volume, truth):
         warnings.append(
             f"{unseen} of {np.count_nonzero(truth.data)} labelled voxels lie in rows or columns at "
-            "the edge that hold one value throughout, which a model is not shown; see whether "
-            "the labels are of this scan."
+            "the edge that hold nothing but padding, air or noise, which a model is not shown; see "
+            "whether the labels are of this scan."
         )
     if volume.units != truth.units:
         without = "labels give" if volume.units == "mm" else "scan gives"
