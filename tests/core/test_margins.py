@@ -1,0 +1,167 @@
+"""What of a scan is not shown to a network: padding, air and its noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+from test_volume import ORIENTATIONS, oriented_affine
+
+from l2gnet_core.card import ModelCard
+from l2gnet_core.cases import Case, FilePair
+from l2gnet_core.corrections import Correction
+from l2gnet_core.data import load_frames
+from l2gnet_core.inspect.look import empty_look
+from l2gnet_core.inspect.uncertainty import uncertainty_maps
+from l2gnet_core.intensities import intensity_window
+from l2gnet_core.labels import LabelSet
+from l2gnet_core.predict import predict_slices
+from l2gnet_core.slice_view import LEAST_SEEN, slice_view
+from l2gnet_core.volume import Grid
+
+SIDES = LabelSet.from_names({1: "right", 2: "left"})
+
+
+def card(**fields) -> ModelCard:
+    return ModelCard(**{"name": "m", "labels": SIDES, "slicing": "axial", **fields})
+
+
+def faintly_noisy(padding, scan: np.ndarray) -> np.ndarray:
+    """A scan with the noise of a magnitude image around it."""
+    padded = np.pad(scan, padding, constant_values=-1)
+    noise = np.hypot(*np.random.default_rng(1).normal(0, 20, (2, *padded.shape)))
+    return np.where(padded < 0, noise, padded).astype(scan.dtype)
+
+
+CUTS = st.tuples(st.integers(0, 30), st.integers(0, 30))
+
+
+@settings(
+    max_examples=12,
+    deadline=None,
+    # A model is made for each example.
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    axis=st.integers(0, 2),
+    codes=st.sampled_from(ORIENTATIONS),
+    oriented=st.booleans(),
+    cuts=st.tuples(CUTS, CUTS),
+    value=st.sampled_from([0, -1024, 7, "noise"]),
+)
+def test_empty_margins_change_nothing(make_model, axis, codes, oriented, cuts, value):
+    # Padded by another program, turned into a larger field of view, or seen in one by the scanner.
+    shape = [66, 66, 66]
+    shape[axis] = 3
+    scan = np.random.default_rng(0).integers(20, 900, shape).astype(np.int16)
+    padding = list(cuts)
+    padding.insert(axis, (0, 0))
+    padded = (
+        faintly_noisy(padding, scan)
+        if value == "noise"
+        else np.pad(scan, padding, constant_values=value)
+    )
+    model = make_model(SIDES, in_channels=3, oriented=oriented, sides=(90, 100), views=2)
+
+    def seen(scan):
+        grid = Grid(scan.shape, affine=oriented_affine(codes, (1.0, 1.0, 1.0)), oriented=True)
+        look = empty_look(model, grid, axis, scan)
+        found = list(predict_slices(model, scan, grid, axis, look=look))
+        labels = {done.index: done.labels for done in found if done is not None}
+        return look, np.stack([labels[index] for index in range(3)], axis)
+
+    (alone, mask), (look, of_padded) = seen(scan), seen(padded)
+    np.testing.assert_array_equal(of_padded, np.pad(mask, padding))
+    np.testing.assert_array_equal(look.codes, alone.codes)
+    np.testing.assert_array_equal(look.entropy, np.pad(alone.entropy, ((0, 0), *cuts)))
+    plain, doubts = uncertainty_maps(alone, mask), uncertainty_maps(look, of_padded)
+    for name in ("softmax", "quantisation", "plan"):
+        np.testing.assert_array_equal(doubts[name], np.pad(plain[name], padding), err_msg=name)
+    # At the edge of what is seen an organ ends where a margin begins: other distances to borders.
+    assert not doubts["combined"][np.pad(np.ones(scan.shape), padding) == 0].any()
+    assert look.cells.pitch == alone.cells.pitch
+    moved = np.array(alone.cells.start) + [before for before, _ in padding]
+    np.testing.assert_allclose(look.cells.start, moved)
+
+
+def test_what_holds_next_to_nothing_is_not_cut_to_a_speck():
+    grid, scan = Grid((2, 200, 90)), np.zeros((2, 200, 90))
+    assert slice_view(card(), grid, 0, scan).shape == scan.shape
+    scan[:, 150, 3] = 1
+    view = slice_view(card(), grid, 0, scan)
+    assert view.shape == (2, LEAST_SEEN, LEAST_SEEN)
+    assert view.stack(scan).any()
+    # Lines of many values are no margin, however alike they are to each other.
+    rows = np.broadcast_to(np.arange(200.0)[:, None], (2, 200, 90))
+    assert slice_view(card(), grid, 0, rows).shape == (2, 198, 90)
+
+
+def test_the_air_of_a_ct_is_left_out_and_what_lies_outside_of_its_circle():
+    rng = np.random.default_rng(0)
+    padding = ((0, 0), (20, 9), (15, 0))
+    body = rng.integers(-100, 900, (3, 80, 70)).astype(np.int16)
+    body[:, 30:60, 20:40] = -990  # the airways
+    air = rng.normal(-1000, 40, (3, 109, 85)).astype(np.int16)
+    air[:, :5] = air[:, :, :4] = -3024
+    rows, columns = np.ogrid[:109, :85]
+    air[:, (rows - 54) ** 2 + (columns - 42) ** 2 > 60**2] = -3024
+    held = np.pad(np.ones(body.shape, bool), padding)
+    scan = air.copy()
+    scan[held] = body.ravel()
+    view = slice_view(card(), Grid(scan.shape), 0, scan)
+    assert view.margins == padding[1:]
+    np.testing.assert_array_equal(view.stack(scan), body)
+    # Where the circle cuts into what is seen, its outside is no darker than air.
+    body[:, :15, :15] = -3024
+    assert intensity_window(body)[0] == -1024
+    resampled = body + np.where(body < -2000, rng.uniform(0, 0.5, body.shape), 0)
+    assert intensity_window(resampled)[0] == -1024
+    assert intensity_window(body.astype(np.float32) / 100)[0] == pytest.approx(-30.24)
+
+
+def test_margins_within_margins_go_too():
+    # A scan that was turned, and its corners filled, then seen in a wider field with noise.
+    scan = np.pad(np.random.default_rng(0).integers(20, 900, (2, 70, 70)), ((0, 0), (9, 3), (0, 0)))
+    wide = faintly_noisy(((0, 0), (10, 10), (20, 20)), scan)
+    assert slice_view(card(), Grid(scan.shape), 0, scan).margins == ((9, 3), (0, 0))
+    assert slice_view(card(), Grid(wide.shape), 0, wide).margins == ((19, 13), (20, 20))
+
+
+def test_dark_tissue_is_no_margin():
+    # Far from a surface coil tissue is as dark as noise, but has a pattern.
+    rng = np.random.default_rng(0)
+    scan = 300 + 100 * gaussian_filter(rng.normal(size=(4, 100, 90)), (0, 3, 3), mode="wrap") / 0.1
+    scan = np.clip(scan, 0, None) * np.linspace(0.02, 1, 90) + rng.normal(0, 0.5, scan.shape)
+    assert slice_view(card(), Grid(scan.shape), 0, scan).margins == ((0, 0), (0, 0))
+
+
+def test_two_halves_of_one_value_each_are_seen():
+    scan = np.zeros((2, 80, 70))
+    scan[:, 40:] = 1
+    assert slice_view(card(), Grid(scan.shape), 0, scan).margins == ((0, 0), (0, 0))
+
+
+def test_margins_are_left_out_of_what_is_learnt(tmp_path, save_scan):
+    scan = np.random.default_rng(0).integers(20, 900, (3, 70, 80)).astype(np.int16)
+    labels = (scan > 500).astype(np.uint8)
+    padding = ((0, 0), (20, 3), (0, 9))
+    frames, corrected = [], []
+    for name, image, truth in (
+        ("plain", scan, labels),
+        ("padded", np.pad(scan, padding), np.pad(labels, padding)),
+    ):
+        pair = FilePair(
+            save_scan(tmp_path / "images" / f"{name}.nii.gz", image),
+            save_scan(tmp_path / "labels" / f"{name}.nii.gz", truth),
+        )
+        one = card(labels=LabelSet.from_names({1: "bright"}))
+        frames += load_frames(Case.named(name, pair), one)
+        correction = Correction(image, Grid(image.shape), 0, truth, (0, 2))
+        corrected.append(correction.seen_by(one))
+    assert torch.equal(frames[0].image, frames[1].image)
+    assert torch.equal(frames[0].classes, frames[1].classes)
+    assert torch.equal(corrected[0].image, corrected[1].image)
+    assert torch.equal(corrected[0].classes, corrected[1].classes)
