@@ -89,6 +89,7 @@ VIEWS: dict[str, Callable[[Array, int], Array]] = {
     "noisy air": noisy_air,
     "circle": circle,
 }
+OF_CT = ("noisy air", "circle")
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,11 @@ class Sheet:
 
 
 SHEETS = {
-    "cardiac-cine": Sheet("acdc", "pixels", tuple(VIEWS)[:-2], phantom=True),
+    "cardiac-cine": Sheet(
+        "acdc", "pixels", tuple(v for v in VIEWS if v not in OF_CT), phantom=True
+    ),
     "abdomen-mr": Sheet("chaos_t2", "pixels", (AS_STORED, "noise around")),
-    "head-neck-ct": Sheet("openkbp_hn", "mm", (AS_STORED, "noisy air", "circle")),
+    "head-neck-ct": Sheet("openkbp_hn", "mm", (AS_STORED, *OF_CT)),
 }
 
 

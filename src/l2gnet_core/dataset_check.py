@@ -122,7 +122,8 @@ def _examine(case: Case, names: dict[int, str]) -> tuple[Examined, list[Finding]
     warnings += [f"Labels: {text}" for text in truth.warnings if text not in volume.warnings]
     if volume.data.min() == volume.data.max():
         errors.append("The scan has one intensity everywhere; export it again or take it out.")
-    if mismatch := _mismatch(volume, truth):
+    mismatch = _mismatch(volume, truth)
+    if mismatch:
         errors.append(mismatch)
     ids, counts = np.unique(truth.data, return_counts=True)
     voxels = dict(zip(ids.tolist(), counts.tolist(), strict=True))
@@ -139,7 +140,7 @@ def _examine(case: Case, names: dict[int, str]) -> tuple[Examined, list[Finding]
         )
     if set(voxels) == {0}:
         warnings.append("The labels are empty: background everywhere.")
-    elif unseen := _labels_in_margins(volume, truth):
+    elif not mismatch and (unseen := _labels_in_margins(volume, truth)):
         warnings.append(
             f"{unseen} of {np.count_nonzero(truth.data)} labelled voxels lie in rows or columns at "
             "the edge that hold nothing but padding, air or noise, which a model is not shown; see "
@@ -180,9 +181,7 @@ def _mismatch(volume: Volume, truth: Volume) -> str:
 
 
 def _labels_in_margins(volume: Volume, truth: Volume) -> int:
-    """How many labelled voxels lie in the empty margins of their slices."""
-    if _mismatch(volume, truth):
-        return 0
+    """How many labelled voxels lie in the empty margins of their slices, on the scan's grid."""
     card = ModelCard("any", LabelSet(()))
     axis, missed = slicing_axis(volume, card.slicing), 0
     for scan, labels in zip(volume.frames, truth.frames, strict=True):
