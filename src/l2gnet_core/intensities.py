@@ -62,6 +62,15 @@ def is_empty(lines: NDArray[Any], window: tuple[float, float]) -> bool:
     return is_ct(window) or _without_pattern((lines - low) / (high - low))
 
 
+def cells_of_tissue(stack: NDArray[Any], side: int) -> NDArray[np.bool_]:
+    """Which cells of side × side pixels of a CT (n,H,W) in Hounsfield units hold no air, (n,h,w).
+    Pixels that fill no cell are left out."""
+    count, height, width = stack.shape
+    height, width = height // side, width // side
+    tissue = np.asarray(stack[:, : height * side, : width * side] > _TISSUE_OF_CT)
+    return np.asarray(tissue.reshape(count, height, side, width, side).all((2, 4)))
+
+
 def _without_pattern(values: NDArray[np.floating]) -> bool:
     values = values - values.mean(1, keepdims=True)
     alike = float((values[:, 1:] * values[:, :-1]).sum())

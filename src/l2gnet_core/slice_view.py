@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.errors import InputError
-from l2gnet_core.intensities import intensity_window, is_empty
+from l2gnet_core.intensities import cells_of_tissue, intensity_window, is_ct, is_empty
 from l2gnet_core.volume import Grid, Volume
 
 #: How far slices are enlarged where nothing but their size in pixels is known.
@@ -35,6 +35,10 @@ MOST_ENLARGED = 1.5
 LEAST_SEEN = 64
 #: Pixels to which a side is enlarged at most: a wrong voxel size must not ask for all the memory.
 LONGEST_SIDE = 2048
+
+#: Side of the cells that a patient in a CT fills, and neither a table's shell nor a mask's: a share
+#: of the slice's longer side, 7 mm of half a metre. So many cells around the patient are seen, too.
+_CELL, _AROUND = 0.015, 3
 
 _STACK_GROWS_TO = "RAS"
 _PICTURE_GROWS_TO = "LPI"
@@ -143,7 +147,20 @@ def _resampled_side(pixels: int, spacing: float, wanted: float) -> int:
 
 
 def _margins(stack: NDArray[Any]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """How many rows and columns at either end of a stack hold nothing."""
+    """How many rows and columns at either end of a stack hold nothing or, in a CT, no patient."""
+    inside, cut = _without_air(stack)
+    if is_ct(intensity_window(inside)):
+        # The table lies amid air.
+        inside, beside = _cut(inside, [_beside(inside, axis) for axis in (1, 2)])
+        cut += beside + _without_air(inside)[1]
+    (above, below), (before, after) = cut.tolist()
+    _, height, width = stack.shape
+    return _but_a_few(above, below, height), _but_a_few(before, after, width)
+
+
+def _without_air(stack: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int_]]:
+    """A stack without the ends of its rows and columns that hold nothing, and how many these were,
+    (2,2)."""
     cut, inside, air = np.zeros((2, 2), int), stack, np.ones((2, 2), int)
     # Once air has gone, padding within it is at an edge, too.
     while air.any():
@@ -151,19 +168,36 @@ def _margins(stack: NDArray[Any]) -> tuple[tuple[int, int], tuple[int, int]]:
         # Where air is not cut off at one value, it is noisy.
         inside, air = _trimmed(inside, intensity_window(inside))
         cut += padding + air
-    (above, below), (before, after) = cut.tolist()
-    _, height, width = stack.shape
-    return _but_a_few(above, below, height), _but_a_few(before, after, width)
+    return inside, cut
 
 
 def _trimmed(
     stack: NDArray[Any], window: tuple[float, float] | None
 ) -> tuple[NDArray[Any], NDArray[np.int_]]:
-    """A stack without the ends of its rows and columns, and how many these were, (2,2)."""
-    cut = np.array([_ends(stack, axis, window) for axis in (1, 2)])
-    (above, below), (before, after) = cut
+    """A stack without the ends of its rows and columns that have one value throughout or, with the
+    scan's intensity window, hold air; and how many these were, (2,2)."""
+    return _cut(stack, [_ends(stack, axis, window) for axis in (1, 2)])
+
+
+def _cut(
+    stack: NDArray[Any], ends: Sequence[tuple[int, int]]
+) -> tuple[NDArray[Any], NDArray[np.int_]]:
+    """A stack without so many of its first and last rows and columns, and these numbers, (2,2)."""
+    (above, below), (before, after) = ends
     _, height, width = stack.shape
-    return stack[:, above : height - below, before : width - after], cut
+    return stack[:, above : height - below, before : width - after], np.array(ends)
+
+
+def _beside(stack: NDArray[Any], axis: int) -> tuple[int, int]:
+    """How many rows (axis 1) or columns (2) of a CT at either end are off the patient, who is
+    wherever a cell of the slice holds tissue throughout: shells of tables and masks fill none."""
+    side = max(1, round(_CELL * max(stack.shape[1:])))
+    filled = np.flatnonzero(cells_of_tissue(stack, side).any((0, 3 - axis)))
+    if not len(filled):
+        return 0, 0
+    # A nose or an ear may fill none, either.
+    first, last = (filled[0] - _AROUND) * side, (filled[-1] + 1 + _AROUND) * side
+    return max(0, int(first)), max(0, stack.shape[axis] - int(last))
 
 
 def _ends(stack: NDArray[Any], axis: int, window: tuple[float, float] | None) -> tuple[int, int]:

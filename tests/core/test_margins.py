@@ -99,6 +99,23 @@ def test_what_holds_next_to_nothing_is_not_cut_to_a_speck():
     assert slice_view(card(), grid, 0, rows).shape == (2, 198, 90)
 
 
+def test_the_table_under_a_patient_is_left_out():
+    rng = np.random.default_rng(0)
+    scan = rng.normal(-1000, 30, (3, 200, 200))
+    body = (np.hypot(*(np.indices((200, 200)) - 90)) < 60)[None]
+    scan = np.where(body, rng.normal(40, 30, scan.shape), scan)
+    scan[:, 88:92, 25:31] = 20  # a nose
+    scan[:, 155:185, 5:195] = -900  # foam
+    scan[:, [155, 156, 183, 184], 5:195] = scan[:, 155:185, [5, 194]] = -100
+    assert slice_view(card(), Grid(scan.shape), 0, scan).margins == ((31, 50), (25, 50))
+    # A patient alone is seen as before.
+    alone = np.where(body, scan, -1024)
+    assert slice_view(card(), Grid(scan.shape), 0, alone).margins == ((31, 50), (31, 50))
+    # Nor does anything go where nothing is as thick as a patient.
+    thin = np.where(np.indices((200, 200)).sum(0) % 4 == 0, scan, -1024)
+    assert slice_view(card(), Grid(scan.shape), 0, thin).shape[1] > 150
+
+
 def test_the_air_of_a_ct_is_left_out_and_what_lies_outside_of_its_circle():
     rng = np.random.default_rng(0)
     padding = ((0, 0), (20, 9), (15, 0))
