@@ -41,8 +41,8 @@ def architecture(name: str, **changes: object) -> Build:
 
 class CodesAndReference(Quantising):
     """L2GNet's bottleneck in pieces: which of z, c and g are fused, what relates the codes, whether
-    the encoder learns through the codes (`straight`), how many times as much the commitment weighs,
-    and whether z passes by (`beside`)."""
+    the encoder learns through the codes (`straight`), how much the commitment weighs, and whether z
+    passes by (`beside`)."""
 
     def __init__(
         self,
@@ -50,17 +50,17 @@ class CodesAndReference(Quantising):
         parts: str,
         relation: str = "transport",
         straight: bool = True,
-        commitment: float = 1.0,
+        commitment: float = 0.0,
         beside: bool = True,
     ) -> None:
-        super().__init__(config)
+        super().__init__(config, commitment)
         channels = config.widths[-1]
         self.reference = nn.Parameter(torch.randn(config.references, channels) / channels**0.5)
         self.fusion: nn.Conv2d = zero_started(len(parts) * channels, channels)
         if not beside:
             self.fusion = nn.Conv2d(len(parts) * channels, channels, 1)
         self.config, self.parts, self.relation = config, parts, relation
-        self.straight, self.commitment, self.beside = straight, commitment, beside
+        self.straight, self.beside = straight, beside
 
     def forward(self, features: Tensor) -> BottleneckOutput:
         """features: (B,d,h,w)."""
@@ -77,7 +77,7 @@ class CodesAndReference(Quantising):
         if self.beside:
             fused = features + self.pace * fused
         codes = quantized.codes.reshape(batch, height, width)
-        return BottleneckOutput(fused, self.commitment * quantized.commitment, codes)
+        return BottleneckOutput(fused, quantized.commitment, codes)
 
     def _related(self, tokens: Tensor, codes: Tensor) -> Tensor:
         config = self.config
@@ -161,8 +161,8 @@ VARIANTS: dict[str, Build] = {
     "softmax": pieces("cg", relation="softmax"),
     "plain tokens": architecture("l2gnet", tokens="plain", sinkhorn_iterations=8),
     "codes do not teach": pieces("cg", straight=False),
-    "commitment × 10": pieces("cg", commitment=10),
-    "no commitment": pieces("cg", commitment=0),
+    "a tenth of the commitment": pieces("cg", commitment=0.1),
+    "commitment": pieces("cg", commitment=1.0),
     "fuse z, c, g": pieces("zcg"),
     "fuse c, g without z": pieces("cg", beside=False),
     "stride 8": architecture("l2gnet", widths=STRIDE_8),

@@ -64,15 +64,17 @@ class Quantising(nn.Module):
     A commitment to codes of the features as they are is cheapest where these shrink and are all
     alike: trained so, the deepest features lost nearly all their directions, and their codes with
     them (docs/benchmarks.md). So each channel of each image is normalised first, without weights,
-    the commitment weighs a tenth of what it does in van den Oord et al. (2017), and what is made of
-    the codes comes to the features at a tenth of the pace. "plain" tokens are as models before had
-    them: the features as they are, at full weight and pace.
+    the commitment weighs a tenth of what it does in van den Oord et al. (2017) or, where features
+    pass beside their codes, nothing, and what is made of the codes comes to the features at a tenth
+    of the pace. "plain" tokens are as models before had them: the features as they are, at full
+    weight and pace.
     """
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: NetworkConfig, commitment: float = 0.1) -> None:
+        """commitment: how many times as much as in that paper it weighs with normalised tokens."""
         super().__init__()
         self.normalised = config.tokens == "normalised"
-        self.weight, self.pace = (0.1, 0.1) if self.normalised else (1.0, 1.0)
+        self.weight, self.pace = (commitment, 0.1) if self.normalised else (1.0, 1.0)
         self.codebook = Codebook(config.codes, config.widths[-1], quick=self.normalised)
 
     def quantise(self, features: Tensor) -> Quantized:
@@ -204,11 +206,12 @@ class CodesWithTransport(Quantising):
     continuous features z and starts at zero, so that an untrained bottleneck is the identity. The
     paper's abstract does not say how they are fused; this form is our choice. References begin as
     codes: random ones are as far from every code as from any other, and the plan is the same for
-    all.
+    all. Codes follow the normalised features of their own accord; a commitment of these to codes
+    cost Dice with every seed (docs/benchmarks.md).
     """
 
     def __init__(self, config: NetworkConfig) -> None:
-        super().__init__(config)
+        super().__init__(config, commitment=0.0)
         channels = config.widths[-1]
         self.reference = nn.Parameter(torch.randn(config.references, channels) / channels**0.5)
         self.epsilon = config.epsilon

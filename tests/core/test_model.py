@@ -213,6 +213,21 @@ def test_one_seed_gives_all_architectures_the_same_body():
         assert all(torch.equal(body[name], bodies[0][name]) for name in body)
 
 
+# "plain": models of before go on as they began.
+@pytest.mark.parametrize(
+    ("architecture", "tokens", "drawn"),
+    [
+        ("vqunet", "normalised", True),
+        ("synergynet", "normalised", True),
+        ("l2gnet", "normalised", False),
+        ("l2gnet", "plain", True),
+    ],
+)
+def test_which_features_are_drawn_to_their_codes(architecture, tokens, drawn):
+    network = build(replace(preset("tiny", 4, architecture=architecture), tokens=tokens)).eval()
+    assert bool(network(torch.rand(2, 1, 64, 64)).commitment > 0) is drawn
+
+
 @pytest.mark.parametrize("architecture", WITH_CODES)
 def test_smaller_features_are_no_cheaper_to_quantise(architecture):
     bottleneck = build(preset("tiny", 4, architecture=architecture)).bottleneck
