@@ -4,9 +4,9 @@
 
 Prints Dice of the patients in the card's test split, HD95 in plane per slice, and seconds per
 volume. The same scans are also segmented as other scanners might have stored them: with noise
-around, of `head-neck-ct` with noisy air, a mark for what lies outside of the circle that is
-reconstructed, and a table, of `cardiac-cine` turned, mirrored and scaled in plane; and ten drawn
-phantoms.
+around; MRI with dark tissue darker, coarser, noisier, and brighter towards a surface coil; CT with
+noisy air, a mark for what lies outside of the circle that is reconstructed, and a table; hearts
+turned, mirrored and scaled in plane, and ten drawn phantoms.
 FOLDER holds images/ and labels/; by default one that lies beside the repository.
 """
 
@@ -24,6 +24,7 @@ from statistics import fmean
 
 import nibabel as nib
 import numpy as np
+from _changes import changed
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -90,6 +91,18 @@ def on_table(array: Array, order: int) -> Array:
     return scan
 
 
+def looking(change: str, strength: float) -> Callable[[Array, int], Array]:
+    """A change of `_changes.py`, which another scanner may make."""
+
+    def look(array: Array, order: int) -> Array:
+        if order == 0:
+            return array
+        stack = changed(change, [np.moveaxis(array, 2, 0)], 0, [0], strength)[0]
+        return np.moveaxis(stack, 0, 2)
+
+    return look
+
+
 AS_STORED = "as stored"
 VIEWS: dict[str, Callable[[Array, int], Array]] = {
     AS_STORED: lambda a, _: a,
@@ -101,10 +114,16 @@ VIEWS: dict[str, Callable[[Array, int], Array]] = {
     "scaled 0.7": scaled(0.7),
     "scaled 1.4": scaled(1.4),
     "noise around": noise_around,
+    "contrast": looking("contrast", 2.2),
+    "coarse": looking("resolution", 3.0),
+    "noise": looking("noise", 0.08),
+    "surface coil": looking("bias", 1.0),
     "noisy air": noisy_air,
     "circle": circle,
     "on a table": on_table,
 }
+#: MR scanners differ in how they show the same tissue.
+OF_MR = ("contrast", "coarse", "noise", "surface coil")
 OF_CT = ("noisy air", "circle", "on a table")
 
 
@@ -122,7 +141,7 @@ SHEETS = {
     "cardiac-cine": Sheet(
         "acdc", "pixels", tuple(v for v in VIEWS if v not in OF_CT), phantom=True
     ),
-    "abdomen-mr": Sheet("chaos_t2", "pixels", (AS_STORED, "noise around")),
+    "abdomen-mr": Sheet("chaos_t2", "pixels", (AS_STORED, "noise around", *OF_MR)),
     "head-neck-ct": Sheet("openkbp_hn", "mm", (AS_STORED, *OF_CT)),
 }
 

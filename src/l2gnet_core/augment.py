@@ -44,6 +44,7 @@ class Augmentation:
     mirror_pairs: tuple[tuple[int, int], ...] = ()
     on_structure: float = 0.5
     alone: float = 0.1
+    recolour: float = 0.0
     gamma: tuple[float, float] = (0.6, 1.6)
     gain: tuple[float, float] = (0.75, 1.3)
     offset: float = 0.1
@@ -59,6 +60,7 @@ class Augmentation:
 
         return replace(
             self,
+            recolour=self.recolour / 2,
             scale=nearer(*self.scale),
             stretch=self.stretch / 2,
             turn=self.turn / 2,
@@ -69,6 +71,11 @@ class Augmentation:
             blur=max(min(LEAST_BLUR, self.blur), self.blur / 2),
             bias=self.bias / 2,
         )
+
+
+#: For scans of scanners and sequences that the training scans are not of: half of the views are
+#: recoloured, the others stray farther.
+OTHER_SCANNERS = Augmentation(recolour=0.5, noise=0.12, blur=1.6, bias=0.8)
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,15 @@ class SpatialView:
 
 
 @dataclass(frozen=True)
+class Recolouring:
+    """A random network of few weights: kernels (out,in,k,k) and shifts (out) of its layers, and the
+    `share` of the view that is what it makes of it."""
+
+    layers: tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
+    share: float
+
+
+@dataclass(frozen=True)
 class IntensityView:
     """What happens to the intensities of a view; None where a step is left out.
 
@@ -103,6 +119,7 @@ class IntensityView:
     blur: float | None
     resolution: float | None
     noise: float | None
+    recolouring: Recolouring | None = None
 
 
 def draw_spatial(rng: Generator, centre: tuple[float, float], how: Augmentation) -> SpatialView:
@@ -127,6 +144,9 @@ def draw_intensity(rng: Generator, how: Augmentation) -> IntensityView:
         value = rng.uniform(low, high)
         return float(value) if rng.random() < share else None
 
+    recolouring = None
+    if how.recolour and rng.random() < how.recolour:
+        recolouring = draw_recolouring(rng)
     gamma = sometimes(0.5, *np.log(how.gamma))
     strength = sometimes(0.3, 0, how.bias)
     return IntensityView(
@@ -137,7 +157,42 @@ def draw_intensity(rng: Generator, how: Augmentation) -> IntensityView:
         blur=sometimes(0.2, LEAST_BLUR, how.blur),
         resolution=sometimes(0.15, 0.5, 0.9),
         noise=sometimes(0.4, 0, how.noise),
+        recolouring=recolouring,
     )
+
+
+def draw_recolouring(rng: Generator, layers: int = 4, channels: int = 2) -> Recolouring:
+    """Kernels of one or three pixels; layers and channels as in its source (`recoloured`)."""
+    drawn = []
+    for layer in range(layers):
+        outputs = 1 if layer == layers - 1 else channels
+        side = int(rng.choice([1, 3]))
+        shape = (outputs, 1 if layer == 0 else channels, side, side)
+        kernels = rng.standard_normal(shape, np.float32)
+        drawn.append((kernels, rng.standard_normal(outputs, np.float32)))
+    return Recolouring(tuple(drawn), float(rng.random()))
+
+
+def recoloured(image: Tensor, how: Recolouring) -> Tensor:
+    """An image (C,H,W) in [0,1] with other intensities for the same anatomy, in [0,1].
+
+    Ouyang et al., "Causality-inspired single-source domain generalization for medical image
+    segmentation" (IEEE TMI 2022), global intensity non-linear augmentation; they keep the norm of
+    the image where we keep its range, to which scans are brought later, too.
+    """
+    seen = image[:, None]
+    for number, (kernels, shifts) in enumerate(how.layers):
+        weights = torch.from_numpy(kernels).to(image.device)
+        offsets = torch.from_numpy(shifts).to(image.device)
+        # Reflected, lest a frame of zeros shows where the view ends.
+        reach = kernels.shape[-1] // 2
+        seen = F.conv2d(F.pad(seen, (reach,) * 4, mode="reflect"), weights, offsets)
+        if number + 1 < len(how.layers):
+            seen = F.leaky_relu(seen)
+    made = seen[:, 0]
+    low, high = made.amin(), made.amax()
+    made = (made - low) / (high - low).clamp(min=1e-6)
+    return how.share * made + (1 - how.share) * image
 
 
 def spatial_views(
@@ -182,6 +237,9 @@ def intensity_views(
     def column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, device=device)[:, None, None, None]
 
+    for i, view in enumerate(views):
+        if view.recolouring is not None:
+            images[i] = recoloured(images[i], view.recolouring)
     gammas = [i for i, view in enumerate(views) if view.gamma is not None]
     if gammas:
         images[gammas] = images[gammas].clamp(0, 1) ** column([views[i].gamma or 1 for i in gammas])

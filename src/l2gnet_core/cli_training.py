@@ -70,6 +70,12 @@ if TYPE_CHECKING:
     "a few voxels wide.",
 )
 @click.option(
+    "--other-scanners",
+    is_flag=True,
+    help="Also learn from views as other scanners and sequences might show them, for a model that "
+    "is to segment scans from elsewhere.",
+)
+@click.option(
     "--phantoms",
     type=Number(0, 0.5),
     default=0.0,
@@ -110,7 +116,7 @@ def train(
     """
     if how["minutes"] is not None and how["epochs"] is not None:
         raise InputError("Expected --minutes or --epochs, but got both; give one of them.")
-    from l2gnet_core.augment import Augmentation
+    from l2gnet_core.augment import OTHER_SCANNERS, Augmentation
     from l2gnet_core.catalog import find_model
     from l2gnet_core.data import dataset_of
     from l2gnet_core.dataset_check import told
@@ -157,9 +163,10 @@ def train(
         learning_rate=how["learning_rate"],
         extra_share=how["phantoms"],
     )
+    views = OTHER_SCANNERS if how["other_scanners"] else Augmentation()
     with ProgressBar(1.0, "Training") as bar:
         scores, steps = "", 0
-        for progress in train_dataset(settings, training, Augmentation()):
+        for progress in train_dataset(settings, training, views):
             if not steps:
                 write_choices(output, how)
             steps = progress.step

@@ -17,8 +17,10 @@ from l2gnet_core.augment import (
     IntensityView,
     SpatialView,
     draw_intensity,
+    draw_recolouring,
     draw_spatial,
     intensity_views,
+    recoloured,
     spatial_views,
 )
 
@@ -160,7 +162,7 @@ def test_oriented_models_never_see_mirror_images_or_quarter_turns():
 def test_intensity_views_stay_finite_and_keep_the_shape(seed, channels):
     rng = np.random.default_rng(seed)
     for images in (torch.rand(2, channels, 24, 40), torch.zeros(2, channels, 24, 40)):
-        looks = [draw_intensity(rng, Augmentation()) for _ in images]
+        looks = [draw_intensity(rng, Augmentation(recolour=0.5)) for _ in images]
         seen = intensity_views(images.clone(), looks, [rng, rng])
         assert seen.shape == images.shape
         assert torch.isfinite(seen).all()
@@ -182,6 +184,37 @@ def test_each_step_does_what_its_name_says():
     bias[:, 2:] = 0.5
     brighter = seen(bias=bias) / image
     assert brighter[..., -4:].mean() > 1.3 * brighter[..., :4].mean()
+
+
+@quick
+@given(st.integers(0, 9999))
+def test_recoloured_tissue_is_other_but_stays_where_it_is(seed):
+    how = draw_recolouring(np.random.default_rng(seed))
+    tissues = torch.arange(3)[torch.from_numpy(np.random.default_rng(1).integers(0, 3, (3, 3)))]
+    image = torch.tensor([0.1, 0.5, 0.8])[tissues].repeat_interleave(12, 0).repeat_interleave(12, 1)
+    seen = recoloured(image[None].repeat(2, 1, 1), how)
+    assert seen.shape == (2, 36, 36)
+    assert seen.min() >= 0
+    assert seen.max() <= 1 + 1e-6
+    assert torch.equal(seen[0], seen[1])
+    # Four layers of three pixels reach four pixels over a border, and no farther.
+    inner = seen[0].reshape(3, 12, 3, 12)[:, 4:8, :, 4:8].permute(0, 2, 1, 3).flatten(2)
+    assert (inner.amax(2) - inner.amin(2)).max() < 1e-4
+    for tissue in range(3):
+        values = inner[..., 0][tissues == tissue]
+        assert len(values) == 0 or values.max() - values.min() < 1e-4
+    torch.testing.assert_close(recoloured(image[None], replace(how, share=0.0)), image[None])
+
+
+def test_a_share_of_the_views_is_recoloured():
+    rng = np.random.default_rng(0)
+    looks = [draw_intensity(rng, Augmentation(recolour=0.4).milder()) for _ in range(500)]
+    assert sum(look.recolouring is not None for look in looks) / 500 == pytest.approx(0.2, abs=0.05)
+    image = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    look = replace(PLAIN, recolouring=draw_recolouring(rng))
+    assert torch.equal(
+        intensity_views(image.clone(), [look], [rng])[0], recoloured(image[0], look.recolouring)
+    )
 
 
 @quick

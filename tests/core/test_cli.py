@@ -405,7 +405,8 @@ def test_trains_a_model_that_segments(l2gnet, refused, save_scan, scan, image, t
         labels = (scan > 250).astype(np.uint8)
         save_scan(tmp_path / "data" / "labels" / f"p{patient}.nii.gz", labels)
     arguments = ("train", tmp_path / "data", "-o", tmp_path / "run", "--preset", "tiny")
-    code, out, err = l2gnet(*arguments, "--epochs", "1", "--seed", "3", "--oriented")
+    how = ("--epochs", "1", "--seed", "3", "--oriented", "--other-scanners")
+    code, out, err = l2gnet(*arguments, *how)
     assert (code, err) == (0, "")
     assert "1 steps, Dice" in out
     model = load_model(tmp_path / "run" / MODEL_FILE)
@@ -413,6 +414,7 @@ def test_trains_a_model_that_segments(l2gnet, refused, save_scan, scan, image, t
     assert model.card.training["settings"]["seed"] == 3
     assert (model.card.slicing, model.card.oriented) == ("axial", True)
     assert model.card.training["augmentation"]["orientation_free"] is False
+    assert model.card.training["augmentation"]["recolour"] > 0
 
     assert "--resume" in refused(*arguments, "--epochs", "1")
     assert "--plane" in refused(*arguments, "--resume", "--plane", "coronal")
