@@ -151,7 +151,7 @@ def _margins(stack: NDArray[Any]) -> tuple[tuple[int, int], tuple[int, int]]:
     inside, cut = _without_air(stack)
     if is_ct(intensity_window(inside)):
         # The table lies amid air.
-        inside, beside = _cut(inside, [_beside(inside, axis) for axis in (1, 2)])
+        inside, beside = _cut(inside, _beside(inside))
         cut += beside + _without_air(inside)[1]
     (above, below), (before, after) = cut.tolist()
     _, height, width = stack.shape
@@ -188,16 +188,20 @@ def _cut(
     return stack[:, above : height - below, before : width - after], np.array(ends)
 
 
-def _beside(stack: NDArray[Any], axis: int) -> tuple[int, int]:
-    """How many rows (axis 1) or columns (2) of a CT at either end are off the patient, who is
-    wherever a cell of the slice holds tissue throughout: shells of tables and masks fill none."""
+def _beside(stack: NDArray[Any]) -> list[tuple[int, int]]:
+    """How many rows, and how many columns, of a CT at either end are off the patient, who is
+    wherever a cell of a slice holds tissue throughout: shells of tables and masks fill none."""
     side = max(1, round(_CELL * max(stack.shape[1:])))
-    filled = np.flatnonzero(cells_of_tissue(stack, side).any((0, 3 - axis)))
-    if not len(filled):
-        return 0, 0
-    # A nose or an ear may fill none, either.
-    first, last = (filled[0] - _AROUND) * side, (filled[-1] + 1 + _AROUND) * side
-    return max(0, int(first)), max(0, stack.shape[axis] - int(last))
+    filled = cells_of_tissue(stack, side).any(0)
+    ends = []
+    for axis in (0, 1):
+        lines = np.flatnonzero(np.any(filled, axis=1 - axis))
+        first, last = 0, stack.shape[1 + axis]
+        if len(lines):
+            # A nose or an ear may fill none, either.
+            first, last = (lines[0] - _AROUND) * side, (lines[-1] + 1 + _AROUND) * side
+        ends.append((max(0, int(first)), max(0, stack.shape[1 + axis] - int(last))))
+    return ends
 
 
 def _ends(stack: NDArray[Any], axis: int, window: tuple[float, float] | None) -> tuple[int, int]:
