@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -161,16 +162,14 @@ def draw_intensity(rng: Generator, how: Augmentation) -> IntensityView:
     )
 
 
-def draw_recolouring(rng: Generator, layers: int = 4, channels: int = 2) -> Recolouring:
-    """Kernels of one or three pixels; layers and channels as in its source (`recoloured`)."""
-    drawn = []
-    for layer in range(layers):
-        outputs = 1 if layer == layers - 1 else channels
+def draw_recolouring(rng: Generator) -> Recolouring:
+    """Layers, channels and kernels of one or three pixels as in its source (`recoloured`)."""
+    layers = []
+    for inputs, outputs in pairwise((1, 2, 2, 2, 1)):
         side = int(rng.choice([1, 3]))
-        shape = (outputs, 1 if layer == 0 else channels, side, side)
-        kernels = rng.standard_normal(shape, np.float32)
-        drawn.append((kernels, rng.standard_normal(outputs, np.float32)))
-    return Recolouring(tuple(drawn), float(rng.random()))
+        kernels = rng.standard_normal((outputs, inputs, side, side), np.float32)
+        layers.append((kernels, rng.standard_normal(outputs, np.float32)))
+    return Recolouring(tuple(layers), float(rng.random()))
 
 
 def recoloured(image: Tensor, how: Recolouring) -> Tensor:
