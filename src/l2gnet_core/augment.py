@@ -74,8 +74,8 @@ class Augmentation:
         )
 
 
-#: For scans of scanners and sequences that the training scans are not of: half of the views are
-#: recoloured, the others stray farther.
+#: For scans of scanners and sequences that the training scans are not of: all views
+#: stray farther, and half of them are recoloured.
 OTHER_SCANNERS = Augmentation(recolour=0.5, noise=0.12, blur=1.6, bias=0.8)
 
 
