@@ -163,7 +163,9 @@ def _objection(limits: Limits, evidence: Evidence, known: Sequence[str]) -> str 
     dice, heart, codes = evidence.dice, evidence.heart, evidence.codes
     if dice.before:
         before, after = dice.means()
-        if evidence.nothing_new or after - before < limits.least_gain:
+        # Where there is nothing to be gained no fall is let pass.
+        right = before > 1 - _UNCHANGED and after <= before
+        if evidence.nothing_new or right or after - before < limits.least_gain:
             return (
                 "Fine-tuning did not help on slices left out of learning (mean Dice from "
                 f"{_rise(before, after)})"

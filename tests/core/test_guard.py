@@ -90,6 +90,9 @@ def test_a_scan_is_let_pass_what_few_slices_cannot_tell():
     assert not judged(PROJECT.limits, replace(GOOD, dice=fallen), ["a"]).kept
     far = replace(fallen, after={"a": 0.69})
     assert "did not help" in judged(SCAN.limits, replace(GOOD, dice=far), ["a"]).reason
+    # Nothing is let pass where the old model has everything right.
+    right = Improvement({"a": 1.0}, {"a": 0.994}, parts=((1.0, 0.994), (1.0, 1.0)))
+    assert "did not help" in judged(SCAN.limits, replace(GOOD, dice=right), ["a"]).reason
 
 
 @settings(max_examples=30, deadline=None)
