@@ -34,7 +34,8 @@ class Augmentation:
     where `mirror_pairs` are the classes that change places in one. `on_structure` is the share of
     views that are centred near a structure, each structure as often as the others, so that small
     organs are not lost among large ones. `alone` is how often a network of several slices sees the
-    middle one in place of its neighbours, lest it fail on a single image.
+    middle one in place of its neighbours, lest it fail on a single image. `recolour` is the share
+    of views that look as if another scanner or sequence had made them (`recoloured`).
     """
 
     size: int = 160
@@ -74,8 +75,8 @@ class Augmentation:
         )
 
 
-#: For scans of scanners and sequences that the training scans are not of: all views
-#: stray farther, and half of them are recoloured.
+#: For scans of scanners and sequences that the training scans are not of: all views stray farther,
+#: and half of them are recoloured.
 OTHER_SCANNERS = Augmentation(recolour=0.5, noise=0.12, blur=1.6, bias=0.8)
 
 
