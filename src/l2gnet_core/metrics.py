@@ -45,8 +45,14 @@ def agreement(
     """Agreement of one structure's masks, both (z,y,x) or (y,x).
 
     spacing: of each axis, in mm. tolerance: of the surface Dice, in mm. None if the structure is
-    absent from both; absent from one of them it scores 0 and the image's diagonal.
+    absent from both; absent from one of them it scores 0 and the image's diagonal. A single slice
+    (one axis of length 1) is scored in its plane.
     """
+    if truth.ndim == 3 and truth.shape.count(1) == 1:
+        # All voxels of a lone slice touch the outside above and below: no outline would be left.
+        axis = truth.shape.index(1)
+        predicted, truth = predicted.squeeze(axis), truth.squeeze(axis)
+        spacing = (*spacing[:axis], *spacing[axis + 1 :])
     if not predicted.any() and not truth.any():
         return None
     if not predicted.any() or not truth.any():

@@ -95,6 +95,9 @@ def surface(mask: np.ndarray) -> np.ndarray:
 
 
 def brute_force(a: np.ndarray, b: np.ndarray, spacing, tolerance: float) -> Agreement:
+    flat = [axis for axis, length in enumerate(a.shape) if length == 1]
+    # One slice has an outline, no surface.
+    a, b, spacing = a.squeeze(), b.squeeze(), np.delete(spacing, flat)
     distances = cdist(surface(a) * spacing, surface(b) * spacing)
     there, back = distances.min(1), distances.min(0)
     hd95 = max(np.percentile(there, 95), np.percentile(back, 95))
@@ -112,7 +115,7 @@ def blob(rng, shape) -> np.ndarray:
 @quick
 @given(
     st.integers(0, 9999),
-    st.sampled_from([(3, 9, 11), (5, 6, 7), (1, 12, 12), (14, 10)]),
+    st.sampled_from([(3, 9, 11), (5, 6, 7), (1, 12, 12), (12, 1, 12), (14, 10)]),
     st.sampled_from([(8.0, 1.4, 1.4), (1.0, 2.5, 0.7), (3.0, 3.0, 3.0)]),
 )
 def test_surface_measures_equal_brute_force(seed, shape, spacing):
@@ -135,6 +138,20 @@ def test_hd95_of_a_known_shift_counts_the_spacing():
     # The 95th percentile reaches the end slices, which are two slices of 8 mm apart.
     assert agreement(a, b, (8.0, 1.0, 1.0), 2.0).hd95 == pytest.approx(16)
     assert agreement(a, np.roll(a, 2, axis=2), (8.0, 1.0, 1.5), 2.0).hd95 == pytest.approx(3)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_single_slice_is_scored_by_its_outline(axis):
+    square = np.zeros((30, 30), bool)
+    square[5:15, 5:15] = True
+    moved = np.roll(square, 2, axis=1)
+    in_plane = agreement(square, moved, (1.5, 2.0), 2.0)
+    assert in_plane.hd95 == pytest.approx(4)
+    a, b = (np.expand_dims(mask, axis) for mask in (square, moved))
+    spacing = tuple(np.insert((1.5, 2.0), axis, 8.0))
+    assert agreement(a, b, spacing, 2.0) == in_plane
+    empty = agreement(a, np.zeros_like(b), spacing, 2.0)
+    assert empty.hd95 == pytest.approx(math.hypot(45, 60))
 
 
 def test_a_perfect_mask_scores_perfectly():
