@@ -103,7 +103,6 @@ def train(
     dataset: Path,
     output: Path,
     resume: bool,
-    start: str | None,
     device: str,
     devices: int,
     nodes: int,
@@ -121,8 +120,8 @@ def train(
     from l2gnet_core.data import dataset_of
     from l2gnet_core.dataset_check import told
     from l2gnet_core.predict import choose_device
-    from l2gnet_core.train import TrainingConfig
-    from l2gnet_core.training_run import RunSettings, read_choices, train_dataset, write_choices
+    from l2gnet_core.train import STATE_FILE, TrainingConfig
+    from l2gnet_core.training_run import RunSettings, read_choices, train_dataset
 
     if resume:
         given = {name: value for name, value in how.items() if _is_given(context, name)}
@@ -134,7 +133,11 @@ def train(
     if how["pixel"] and not how["resample"]:
         raise InputError("Expected --pixel together with --resample, but got it alone; add that.")
     # What is quick to refuse comes before the files are read.
-    chosen, model = choose_device(device)[0], find_model(start) if start else None
+    chosen, model = choose_device(device)[0], None
+    if how["start"] and not (resume and (output / STATE_FILE).is_file()):
+        model = find_model(how["start"])
+        # A resume may come from another folder.
+        how["start"] = str(model.resolve())
     survey = _examined(dataset)
     opened = dataset_of(survey)
     for line in told(finding for finding in survey.findings if finding.kind == "warning"):
@@ -166,9 +169,7 @@ def train(
     views = OTHER_SCANNERS if how["other_scanners"] else Augmentation()
     with ProgressBar(1.0, "Training") as bar:
         scores, steps = "", 0
-        for progress in train_dataset(settings, training, views):
-            if not steps:
-                write_choices(output, how)
+        for progress in train_dataset(settings, training, views, choices=how):
             steps = progress.step
             if progress.dice:
                 scores = ", Dice " + " ".join(f"{dice:.3f}" for dice in progress.dice)

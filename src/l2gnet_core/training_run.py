@@ -88,14 +88,18 @@ class RunSettings:
 
 
 def train_dataset(
-    settings: RunSettings, training: TrainingConfig, augmentation: Augmentation
+    settings: RunSettings,
+    training: TrainingConfig,
+    augmentation: Augmentation,
+    choices: Mapping[str, Any] | None = None,
 ) -> Iterator[Progress]:
     """Train on a dataset folder, yielding progress; the model file holds the best epoch so far.
 
     A model with codes also gets the statistics of its training scans' codes, at the end. With
     several devices, each runs the whole program; all but the first yield nothing. Stopping the
-    generator loses at most `training.save_every_seconds` of work: run again with `resume`. Raises
-    InputError for a dataset or run folder that cannot be used.
+    generator loses at most `training.save_every_seconds` of work: run again with `resume`.
+    `choices` are kept in the run folder, for `read_choices`. Raises InputError for a dataset or run
+    folder that cannot be used.
     """
     state_exists = any(settings.folder.glob(STATE_FILE))
     if settings.resume and not state_exists and (settings.folder / MODEL_FILE).exists():
@@ -126,6 +130,8 @@ def train_dataset(
             "--oriented and --resample."
         )
     fabric = make_fabric(settings.device, settings.devices, settings.nodes)
+    if choices is not None and fabric.is_global_zero and not settings.resume:
+        write_choices(settings.folder, choices)
     dataset = settings.dataset
     split = read_or_make_split(dataset, settings, training.seed)
     card = _begun_card(dataset, split, settings)
@@ -167,10 +173,16 @@ def train_dataset(
         trainer.resume(state)
     elif start is not None:
         trainer.start_from(start)
+    if state is None:
+        # Whenever the run is stopped, a resume finds a state, with the weights that it began with.
+        trainer.save()
     if not fabric.is_global_zero:
         for _ in trainer.run(sampler, tuning):
             pass
         return
+    if choices is not None and settings.resume:
+        # Only now: what is refused must not take the place of what the run began with.
+        write_choices(settings.folder, choices)
     how = {"settings": asdict(training), "augmentation": asdict(augmentation)}
     saved = trainer.seconds
     with TrainingLog(settings.folder, dataset.labels, trainer.step) as log:
@@ -218,6 +230,7 @@ def statistics_of(
 
 def write_choices(folder: Path, choices: Mapping[str, Any]) -> None:
     """Keep what a run was asked for, so that a resume need not say it again."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / CHOICES_FILE).write_text(json.dumps(dict(choices), indent=1), encoding="utf-8")
 
 

@@ -16,6 +16,9 @@ from l2gnet_core.checkpoint import MODEL_FILE, load_model, save_model
 from l2gnet_core.errors import InputError
 from l2gnet_core.evaluate import evaluate
 from l2gnet_core.files import write_labels
+from l2gnet_core.labels import LabelSet
+from l2gnet_core.train import Trainer
+from l2gnet_core.training_run import read_choices
 from l2gnet_core.volume import Grid
 
 
@@ -423,6 +426,31 @@ def test_trains_a_model_that_segments(l2gnet, refused, save_scan, scan, image, t
     assert (code, "finished already" in out) == (0, True)
     mask = tmp_path / "mask.nii.gz"
     assert l2gnet("segment", image, "-o", mask, "--model", tmp_path / "run")[0] == 0
+
+
+def test_what_a_run_was_asked_for_outlives_a_stop_before_its_first_step(
+    l2gnet, refused, make_dataset, make_model, tmp_path, monkeypatch
+):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    model = make_model(LabelSet.from_names({1: "one", 2: "two"}))
+    (tmp_path / "start").mkdir()
+    save_model(tmp_path / "start" / MODEL_FILE, model.network, model.card)
+    arguments = ("train", make_dataset(["a", "b", "c"]), "-o", tmp_path / "run")
+    monkeypatch.setattr(Trainer, "run", stopped)
+    monkeypatch.chdir(tmp_path)
+    how = ("--preset", "tiny", "--epochs", "1", "--seed", "3", "--from", "start")
+    assert l2gnet(*arguments, *how)[0] == 130
+    monkeypatch.undo()
+    kept = read_choices(tmp_path / "run")
+    assert (kept["size"], kept["epochs"], kept["seed"]) == ("tiny", 1, 3)
+    assert kept["start"] == str(tmp_path / "start" / MODEL_FILE)
+    # Refused options are not what the run goes on with.
+    assert "first settings" in refused(*arguments, "--resume", "--preset", "small")
+    (tmp_path / "start" / MODEL_FILE).unlink()
+    code, out, _ = l2gnet(*arguments, "--resume")
+    assert (code, "1 steps, Dice" in out) == (0, True)
 
 
 def test_the_command_in_a_process_of_its_own(run_python, image, tmp_path):

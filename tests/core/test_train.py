@@ -186,6 +186,19 @@ def test_steps_after_the_last_save_are_done_again_and_logged_once(dataset, tmp_p
     assert [row["step"] for row in log_rows(tmp_path / "parts")] == [str(n + 1) for n in range(6)]
 
 
+def test_a_run_killed_before_its_first_save_goes_on_from_where_it_began(dataset, tmp_path):
+    run(dataset, tmp_path / "first")
+    rarely = replace(SHORT, save_every_seconds=1e6)
+    whole = run(dataset, tmp_path / "whole", rarely, start=tmp_path / "first")
+    # Once before the first epoch has left a model, and once after.
+    for stop_after in (1, 3):
+        folder = tmp_path / f"stopped-{stop_after}"
+        run(dataset, folder, rarely, stop_after=stop_after, start=tmp_path / "first")
+        assert (folder / MODEL_FILE).exists() == (stop_after == 3)
+        rest = run(dataset, folder, rarely, resume=True)
+        assert [step.loss for step in rest] == [step.loss for step in whole]
+
+
 def test_a_run_leaves_log_split_state_and_a_model_that_loads(dataset, tmp_path):
     folder = tmp_path / "run"
     progress = run(dataset, folder)
