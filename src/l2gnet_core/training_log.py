@@ -4,11 +4,15 @@ curves."""
 from __future__ import annotations
 
 import csv
+import io
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from l2gnet_core.errors import InputError
+from l2gnet_core.files.atomic import replace_file
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.train import Progress
 
@@ -16,12 +20,18 @@ LOG_FILE = "log.csv"
 CURVES_FILE = "curves.png"
 TENSORBOARD_FOLDER = "tensorboard"
 _COLUMNS = ["step", "epoch", "done", "loss", "learning rate", "seconds", "loading", "perplexity"]
+#: What is drawn, and the last one of those that every row has.
+_NEEDED = {"step", "loss", "perplexity"}
 #: Drawing takes a third of a second, an epoch of a small dataset less.
 _SECONDS_BETWEEN_PICTURES = 60.0
 
 
 class TrainingLog:
-    """Writes the logs of a run folder; goes on after `step` where a run is resumed."""
+    """Writes the logs of a run folder; goes on after `step` where a run is resumed, with the scores
+    of structures that had other names before.
+
+    Raises InputError for a log that is another program's, OutputError where nothing can be written.
+    """
 
     def __init__(self, folder: Path, labels: LabelSet, step: int) -> None:
         from tensorboardX import SummaryWriter
@@ -30,11 +40,11 @@ class TrainingLog:
         self._names = [label.name for label in labels]
         # Steps after the last save are done again, so their rows are too.
         self._rows = [row for row in _read(folder / LOG_FILE) if int(row["step"]) <= step]
-        self._file = (folder / LOG_FILE).open("w", newline="", encoding="utf-8")
-        columns = [*_COLUMNS, *(f"Dice {name}" for name in self._names)]
+        named = [f"Dice {name}" for name in self._names]
+        columns = list(dict.fromkeys([*_COLUMNS, *named, *chain.from_iterable(self._rows)]))
+        _rewrite(folder / LOG_FILE, columns, self._rows)
+        self._file = (folder / LOG_FILE).open("a", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._file, columns)
-        self._writer.writeheader()
-        self._writer.writerows(self._rows)
         self._events = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=step + 1)
         self._drawn = time.monotonic()
 
@@ -102,8 +112,34 @@ def _read(path: Path) -> list[dict[str, Any]]:
     """The rows of a log, without one that a crash cut short; none where there is no log."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if row.get("perplexity") is not None]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if _NEEDED - set(reader.fieldnames or _NEEDED):
+                raise ValueError
+            rows = [row for row in reader if row["perplexity"] is not None]
+        for row in rows:
+            row.pop(None, None)  # more values than columns
+            int(row["step"]), float(row["loss"])
+    except (ValueError, csv.Error) as error:
+        raise InputError(
+            f"Expected the log of a training run in {path}, but it has other columns or values; "
+            "move it elsewhere."
+        ) from error
+    return rows
+
+
+def _rewrite(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    content = text.getvalue().encode()
+
+    def write(file: BinaryIO) -> None:
+        file.write(content)
+
+    replace_file(path, path.suffix, write, lambda _: None)
 
 
 def _smoothed(values: list[float], share: float = 0.02) -> Iterator[float]:

@@ -263,6 +263,22 @@ def test_the_model_file_holds_the_best_epoch(dataset, tmp_path):
         assert means[steps // 2 - 1] == max(means[:epoch])
 
 
+def test_a_structure_that_was_renamed_keeps_its_scores_in_the_log(dataset, tmp_path, one_sentence):
+    run(dataset, tmp_path / "run", stop_after=2)
+    (dataset / "dataset.json").write_text('{"labels": {"edge": 1, "core": 2}}')
+    run(dataset, tmp_path / "run", stop_after=2, resume=True)
+    rows = log_rows(tmp_path / "run")
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+    assert [bool(row["Dice rim"]) for row in rows] == [False, True, False, False]
+    assert [bool(row["Dice edge"]) for row in rows] == [False, False, False, True]
+    for foreign in ("time,value\n1,2\n", "step,loss\nx,y\n", "\0\xff"):
+        (tmp_path / "run" / LOG_FILE).write_text(foreign, encoding="latin-1")
+        with pytest.raises(InputError, match="log of a training run") as error:
+            run(dataset, tmp_path / "run", stop_after=1, resume=True)
+        one_sentence(error.value)
+        assert (tmp_path / "run" / LOG_FILE).read_text(encoding="latin-1") == foreign
+
+
 def test_tensorboard_and_csv_say_the_same(dataset, tmp_path):
     progress = run(dataset, tmp_path / "run")
     (events,) = (tmp_path / "run" / TENSORBOARD_FOLDER).iterdir()
