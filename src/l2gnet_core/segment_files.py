@@ -16,6 +16,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.files import (
     FORMATS,
     is_supported,
+    read_label_text,
     read_volume,
     scans_in,
     stem_of,
@@ -41,7 +42,8 @@ class Job:
 def plan_jobs(images: Sequence[Path], output: Path) -> list[Job]:
     """Which mask goes where: a file for one image, else a folder of the images' file names.
 
-    Raises InputError for missing images and for masks that would overwrite an image or each other.
+    Raises InputError for missing images and for masks that would overwrite an image, given or not,
+    or each other.
     """
     files: list[Path] = []
     for path in images:
@@ -87,7 +89,22 @@ def plan_jobs(images: Sequence[Path], output: Path) -> list[Job]:
                 f"become {job.mask.name}; segment them into different folders."
             )
         seen[target] = job.image
+        require_replaceable(job.mask)
     return jobs
+
+
+def require_replaceable(mask: Path) -> None:
+    """Raise InputError where a mask would take the place of a file that can be read and that is no
+    mask with names, as l2gnet writes them: a scan, or a person's labels."""
+    try:
+        known = read_label_text(mask).names
+    except InputError:  # nothing is there, or nothing that can be read
+        return
+    if not known:
+        raise InputError(
+            f"Expected a place for a mask, but {mask} is there already and is no mask that l2gnet "
+            "wrote; choose another output, or take that file away."
+        )
 
 
 def _mask_name(image: Path) -> str:

@@ -279,7 +279,7 @@ def test_a_fine_tuning_that_was_not_kept_changes_nothing(volume, make_model, l2g
     assert json.loads(out)["finetuned"] == []
 
 
-def test_bad_input_is_one_sentence(refused, volume, make_model, tmp_path):
+def test_bad_input_is_one_sentence(refused, volume, make_model, save_scan, scan, tmp_path):
     out = tmp_path / "out"
     assert "project.json" in refused("replay", tmp_path, "-o", out)
     assert "is none" in refused("replay", "nowhere", "-o", out)
@@ -289,6 +289,9 @@ def test_bad_input_is_one_sentence(refused, volume, make_model, tmp_path):
     other = tmp_path / "notes.txt"
     other.write_text("")
     assert "neither" in refused("replay", path, "-o", other)
+    taken = save_scan(tmp_path / "scans" / "mask.nii.gz", scan)
+    for place in (taken, taken.parent):
+        assert "no mask that l2gnet wrote" in refused("replay", path, "-o", place)
     (entry,) = (path / "history.jsonl").read_text().splitlines()
     (path / "history.jsonl").write_text(json.dumps({**json.loads(entry), "what": "dreamt"}) + "\n")
     assert "entry 1 (dreamt)" in refused("replay", path, "-o", out)

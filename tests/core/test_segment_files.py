@@ -12,7 +12,7 @@ import tifffile
 from l2gnet_core.card import Expectations, ModelCard
 from l2gnet_core.cleanup import CleanUp, tidy
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import read_labels
+from l2gnet_core.files import read_labels, write_labels
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.segment_files import Job, plan_jobs, segment_file
@@ -94,6 +94,29 @@ def test_plans_that_would_harm_are_refused_before_anything_is_written(
             plan_jobs(images, output)
         one_sentence(error.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".tif", ".ome.tif"])
+def test_a_scan_that_lies_where_a_mask_would_is_not_replaced(tmp_path, one_sentence, suffix):
+    image, target = tmp_path / f"in/a{suffix}", tmp_path / f"out/a{suffix}"
+    image.parent.mkdir()
+    image.touch()
+    target.parent.mkdir()
+    if "nii" in suffix:
+        nib.save(nib.Nifti1Image(np.ones((3, 4, 5), np.int16), np.eye(4)), target)
+    else:
+        tifffile.imwrite(target, np.ones((3, 4, 5), np.uint16), photometric="minisblack")
+    for output in (target, target.parent):
+        with pytest.raises(InputError, match="no mask that l2gnet wrote") as error:
+            plan_jobs([image], output)
+        one_sentence(error.value)
+    # Masks of an earlier run are replaced, and what nobody can read.
+    like = Grid((3, 4, 5))
+    write_labels(target, np.ones(like.shape, np.uint8), like, {1: "one"})
+    assert plan_jobs([image], target) == [Job(image, target)]
+    for unreadable in (b"", b"nonsense" * 50):
+        target.write_bytes(unreadable)
+        assert plan_jobs([image], target.parent) == [Job(image, target)]
 
 
 def test_a_mask_lies_on_its_image_and_the_report_says_what_is_in_it(

@@ -1,6 +1,7 @@
 """Reading scans and masks, writing masks: one small module a format, found by the file's suffix.
 
-A format module offers `read(path) -> (Volume, LabelText)` and
+A format module offers `read(path, mask) -> (Volume, LabelText)`,
+`label_text(path) -> LabelText` and
 `write(path, labels, like, text) -> None`; adding one is a line in FORMATS.
 """
 
@@ -26,6 +27,7 @@ __all__ = [
     "LabelText",
     "is_supported",
     "read_any",
+    "read_label_text",
     "read_labels",
     "read_volume",
     "scans_in",
@@ -37,6 +39,8 @@ __all__ = [
 
 class _FormatModule(Protocol):
     def read(self, path: Path, mask: bool) -> tuple[Volume, LabelText]: ...
+
+    def label_text(self, path: Path) -> LabelText: ...
 
     def write(
         self, path: Path, labels: npt.NDArray[Any], like: Volume | Grid, text: LabelText
@@ -235,6 +239,30 @@ def read_any(path: str | os.PathLike[str], mask: bool = False) -> tuple[Volume, 
     Errors: InputError, one sentence.
     """
     path = Path(path)
+    found = _readable(path)
+    try:
+        volume, text = found.read(path, mask)
+    except MemoryError as error:
+        raise InputError(f"{path.name} does not fit into this computer's memory.") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    return replace(volume, name=stem_of(path)), text
+
+
+def read_label_text(path: Path) -> LabelText:
+    """What a file says of its labels, without its voxels: nothing unless it is a mask.
+
+    Errors: InputError, one sentence.
+    """
+    found = _readable(path)
+    try:
+        return found.label_text(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _readable(path: Path) -> _FormatModule:
+    """The module for a file whose beginning says nothing against it. Errors: InputError."""
     found = _format_of(path)
     if not path.exists():
         raise InputError(f"There is no file {path}.")
@@ -254,10 +282,4 @@ def read_any(path: str | os.PathLike[str], mask: bool = False) -> tuple[Volume, 
         raise InputError(
             f"{path.name} is a Git LFS pointer, not the scan itself: run git lfs pull first."
         )
-    try:
-        volume, text = found.load().read(path, mask)
-    except MemoryError as error:
-        raise InputError(f"{path.name} does not fit into this computer's memory.") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
-    return replace(volume, name=stem_of(path)), text
+    return found.load()

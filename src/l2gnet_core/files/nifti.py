@@ -9,6 +9,8 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -20,7 +22,7 @@ from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files.atomic import replace_file
 from l2gnet_core.files.labeltext import LabelText
 from l2gnet_core.files.nifti_geometry import geometry
-from l2gnet_core.files.nifti_header import mask_header, read_header, voxel_offset
+from l2gnet_core.files.nifti_header import NiftiSource, mask_header, read_header, voxel_offset
 from l2gnet_core.files.values import brightness, plain_values
 from l2gnet_core.volume import Grid, Volume
 
@@ -35,18 +37,11 @@ _GZIP_LEVEL = 3
 def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
     """Read a scan and the label text it may carry; see l2gnet_core.files.read_volume."""
     header_path, image_path = _pair(path)
-    try:
-        with _opened(header_path) as stream:
-            raw = stream.read(540)
-            header, source, text = read_header(header_path.name, raw, stream)
+    with _told_if_damaged(path):
+        header, source, text = _header(header_path)
         # vox_offset of a pair counts from the start of the .img file.
         with _opened(image_path) as stream:
             stored = _voxels(image_path, stream, header, source.shape)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{path.name} is damaged or cut short (its gzip stream breaks off): "
-            "copy or export it again."
-        ) from error
 
     warnings: list[str] = []
     stored = _real_values(path.name, stored, header, warnings, mask)
@@ -64,6 +59,29 @@ def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
         warnings=tuple(warnings),
     )
     return volume, text
+
+
+def label_text(path: Path) -> LabelText:
+    """The label text alone; see l2gnet_core.files.read_label_text."""
+    with _told_if_damaged(path):
+        return _header(_pair(path)[0])[2]
+
+
+def _header(path: Path) -> tuple[Any, NiftiSource, LabelText]:
+    with _opened(path) as stream:
+        return read_header(path.name, stream.read(540), stream)
+
+
+@contextmanager
+def _told_if_damaged(path: Path) -> Iterator[None]:
+    """What a damaged gzip stream raises, as an InputError."""
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{path.name} is damaged or cut short (its gzip stream breaks off): "
+            "copy or export it again."
+        ) from error
 
 
 def _pair(path: Path) -> tuple[Path, Path]:

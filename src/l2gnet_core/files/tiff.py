@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -66,31 +68,18 @@ class TiffSource:
 def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
     """Read a scan and the label text it may carry; see l2gnet_core.files.read_volume."""
     warnings: list[str] = []
-    try:
-        with _Complaints() as complaints, tifffile.TiffFile(path) as tif:
-            series = _series(path, tif, warnings)
-            axes, stored = series.axes, series.asarray()
-            # tifffile gives what it could read, in a shape of its own, and goes on.
-            if complaints.found or stored.shape != series.shape or not stored.size:
-                raise InputError(
-                    f"{path.name} is cut short or damaged: not all of its voxels are there; "
-                    "copy or export it again."
-                )
-            spacing, unit_stated = voxel_size(tif, series, warnings)
-            text = _label_text(tif)
-            ome = bool(tif.is_ome)
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:  # tifffile raises whatever a damaged file leads it into
-        if "imagecodecs" in str(error):
+    with _told_if_damaged(path), _Complaints() as complaints, tifffile.TiffFile(path) as tif:
+        series = _series(path, tif, warnings)
+        axes, stored = series.axes, series.asarray()
+        # tifffile gives what it could read, in a shape of its own, and goes on.
+        if complaints.found or stored.shape != series.shape or not stored.size:
             raise InputError(
-                f"{path.name} is compressed in a way that needs one more package: "
-                "run pip install imagecodecs, or save it uncompressed."
-            ) from error
-        reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
-        raise InputError(
-            f"{path.name} is damaged or not a TIFF file ({reason}): copy or export it again."
-        ) from error
+                f"{path.name} is cut short or damaged: not all of its voxels are there; "
+                "copy or export it again."
+            )
+        spacing, unit_stated = voxel_size(tif, series, warnings)
+        text = _label_text(tif)
+        ome = bool(tif.is_ome)
     data, kept = _scan_axes(path.name, axes, stored, warnings)
     affine, oriented = _affine(text, spacing)
     volume = Volume(
@@ -103,6 +92,31 @@ def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
         warnings=tuple(warnings),
     )
     return volume, text
+
+
+def label_text(path: Path) -> LabelText:
+    """The label text alone; see l2gnet_core.files.read_label_text."""
+    with _told_if_damaged(path), tifffile.TiffFile(path) as tif:
+        return _label_text(tif)
+
+
+@contextmanager
+def _told_if_damaged(path: Path) -> Iterator[None]:
+    """What tifffile raises, as an InputError."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # tifffile raises whatever a damaged file leads it into
+        if "imagecodecs" in str(error):
+            raise InputError(
+                f"{path.name} is compressed in a way that needs one more package: "
+                "run pip install imagecodecs, or save it uncompressed."
+            ) from error
+        reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
+        raise InputError(
+            f"{path.name} is damaged or not a TIFF file ({reason}): copy or export it again."
+        ) from error
 
 
 def _series(path: Path, tif: tifffile.TiffFile, warnings: list[str]) -> tifffile.TiffPageSeries:

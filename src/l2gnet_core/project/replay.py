@@ -25,7 +25,7 @@ from l2gnet_core.project.models import id_of
 from l2gnet_core.project.scans import seen_grid
 from l2gnet_core.project.state import ModelId, Place, ProjectState, places_from_json, slice_of
 from l2gnet_core.project.swap import Swap
-from l2gnet_core.segment_files import WRITABLE
+from l2gnet_core.segment_files import WRITABLE, require_replaceable
 
 MASK_FILE = "mask.nii.gz"
 
@@ -74,16 +74,18 @@ class ReplayStep:
 def mask_file(output: Path) -> Path:
     """The file for a replayed mask: `output` itself if it is called so, else one in that folder.
 
-    Raises InputError for a file of another kind.
+    Raises InputError for a file of another kind, and for one that is there and no mask of l2gnet's.
     """
     suffix = suffix_of(output)
     if suffix in WRITABLE and not output.is_dir():
+        require_replaceable(output)
         return output
     if output.exists() and not output.is_dir():
         raise InputError(
             f"Expected a folder or one of {', '.join(WRITABLE)} to write the mask to, but {output} "
             "is neither; choose another output."
         )
+    require_replaceable(output / MASK_FILE)
     return output / MASK_FILE
 
 
