@@ -194,6 +194,21 @@ def test_slope_and_intercept_apply_to_scans_and_not_to_masks(tmp_path):
     assert set(np.unique(np.asarray(mask.dataobj))) == {7}
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32])
+@pytest.mark.parametrize("top", [1, 4, 23])
+def test_a_mask_that_was_edited_as_floats_is_one_still(dtype, top, tmp_path):
+    labels = some_labels((5, 6, 7), top=top + 1)
+    before = nib.Nifti1Image(labels.astype(dtype), np.eye(4))
+    edited = nib.Nifti1Image(before.get_fdata(), before.affine, before.header)
+    nib.save(edited, tmp_path / "m.nii.gz")
+    assert nib.load(tmp_path / "m.nii.gz").dataobj.slope != 1
+    assert np.array_equal(read_labels(tmp_path / "m.nii.gz").volume.data, labels.T)
+    shares = nib.Nifti1Image(labels / top * 0.8, before.affine, before.header)
+    nib.save(shares, tmp_path / "p.nii.gz")
+    with pytest.raises(InputError, match="choose a mask"):
+        read_labels(tmp_path / "p.nii.gz")
+
+
 def test_colour_becomes_brightness_and_says_so(tmp_path):
     data = np.zeros((4, 4, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     data["G"] = 100

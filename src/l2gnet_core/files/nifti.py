@@ -30,6 +30,10 @@ _GZIP_MAGIC = b"\x1f\x8b"
 # Deflate cannot shrink more than about 1032 to 1: a claim beyond that is a lie, not a scan.
 _MOST_DEFLATE = 1040
 _CHUNK = 16 << 20
+# Whole numbers that were stored as steps of a slope come back this near, besides half a step.
+_ROUNDING = 0.01
+# Steps of this size cannot tell labels from each other any more.
+_LARGE_SLOPE = 0.1
 # Masks shrink well at any level; above 3 only the waiting grows.
 _GZIP_LEVEL = 3
 
@@ -152,6 +156,11 @@ def _real_values(
         # float32 holds 24 bits, more than any scanner measures.
         kind = np.dtype(np.float64 if stored.dtype.itemsize == 8 else np.float32)
         stored = stored.astype(kind) * kind.type(slope) + kind.type(inter or 0.0)
+        if mask and abs(slope) < _LARGE_SLOPE:
+            # As nibabel saves floats under the header of whole numbers: a mask, edited in NumPy.
+            whole = np.rint(stored)
+            if np.abs(stored - whole).max() <= abs(slope) / 2 + _ROUNDING:
+                stored = whole
     return plain_values(name, stored, warnings, mask)
 
 
