@@ -306,6 +306,21 @@ def test_files_cut_short_give_one_sentence(tmp_path_factory, cut, packed):
     assert_one_sentence(error)
 
 
+def test_a_flipped_bit_in_a_gzip_stream_is_found(tmp_path):
+    data = np.arange(504, dtype=np.int16).reshape(9, 8, 7)
+    plain = save(tmp_path / "i.nii", data).read_bytes()
+    packed = bytearray(gzip.compress(plain, 0))  # stored: every byte is readable, right or wrong
+    path = tmp_path / "i.nii.gz"
+    for behind in (b"", b"\0" * 99, b"garbage", gzip.compress(b"more")):
+        path.write_bytes(packed + behind)
+        assert np.array_equal(read_volume(path).data, data.T)
+    packed[-200] ^= 1
+    path.write_bytes(packed)
+    with pytest.raises(InputError, match="damaged") as error:
+        read_volume(path)
+    assert_one_sentence(error)
+
+
 @settings(deadline=None, max_examples=50)
 @given(
     changes=st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=8)

@@ -137,7 +137,20 @@ def _voxels(path: Path, stream: BinaryIO, header: Any, shape: tuple[int, ...]) -
             )
         buffer[at : at + len(chunk)] = np.frombuffer(chunk, dtype=np.uint8)
         at += len(chunk)
+    if isinstance(stream, gzip.GzipFile):
+        _read_to_end(stream)
     return buffer.view(dtype)
+
+
+def _read_to_end(stream: gzip.GzipFile) -> None:
+    """Only where a gzip stream ends is its checksum compared; raises BadGzipFile if it differs."""
+    try:
+        while stream.read(_CHUNK):
+            pass
+    except gzip.BadGzipFile as error:
+        # Other bytes may follow the stream, which are no part of the scan.
+        if "Not a gzipped file" not in str(error):
+            raise
 
 
 def _real_values(
