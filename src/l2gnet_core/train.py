@@ -89,11 +89,11 @@ class Progress:
 
 def precision(device: str) -> Literal["bf16-mixed", "32-true"]:
     """bfloat16 where the hardware computes in it: emulated, it is ten times slower than float32."""
-    native = (
-        torch.cuda.is_bf16_supported()
-        if device == "cuda"
-        else torch.cpu._is_avx512_bf16_supported()
-    )
+    if device == "cuda":
+        native = torch.cuda.is_bf16_supported()
+    else:
+        # Private, and not in every version of PyTorch.
+        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return "bf16-mixed" if native else "32-true"
 
 

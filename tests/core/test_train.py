@@ -36,6 +36,7 @@ from l2gnet_core.train import (
     TrainingConfig,
     _moving_average,
     make_fabric,
+    precision,
 )
 from l2gnet_core.training_log import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER
 from l2gnet_core.training_run import (
@@ -484,6 +485,11 @@ def test_a_training_that_runs_away_is_one_sentence(dataset, tmp_path, one_senten
     with pytest.raises(InputError, match="smaller --learning-rate") as error:
         run(dataset, tmp_path / "run", replace(SHORT, epochs=40, learning_rate=1e12))
     one_sentence(error.value)
+
+
+def test_a_pytorch_that_does_not_know_its_processor_trains_in_float32(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)
+    assert precision("cpu") == "32-true"
 
 
 @pytest.mark.parametrize("batch", [4, 6, 8, 12])
