@@ -306,6 +306,16 @@ def test_files_cut_short_give_one_sentence(tmp_path_factory, cut, packed):
     assert_one_sentence(error)
 
 
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_voxels_that_begin_at_no_byte_begin_behind_the_header(kind, tmp_path):
+    data = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    raw = bytearray(save(tmp_path / "i.nii", data, kind=kind).read_bytes())
+    place = slice(108, 112) if kind is nib.Nifti1Image else slice(168, 176)
+    raw[place] = bytes(place.stop - place.start)
+    (tmp_path / "i.nii").write_bytes(raw)
+    assert np.array_equal(read_volume(tmp_path / "i.nii").data, data.T)
+
+
 def test_a_flipped_bit_in_a_gzip_stream_is_found(tmp_path):
     data = np.arange(504, dtype=np.int16).reshape(9, 8, 7)
     plain = save(tmp_path / "i.nii", data).read_bytes()

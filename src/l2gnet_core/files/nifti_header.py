@@ -114,6 +114,10 @@ def voxel_offset(name: str, header: Any) -> int:
     offset = float(header["vox_offset"])
     if not math.isfinite(offset) or offset < 0:
         raise InputError(f"{name} says its voxels begin at byte {offset}: export it again.")
+    # Some programs write 0 for "behind the header"; in a pair it is the first byte.
+    paired = name.lower().removesuffix(".gz").endswith((".hdr", ".img"))
+    if getattr(header, "is_single", False) and not paired:
+        return max(int(offset), int(header.single_vox_offset))
     return int(offset)
 
 
