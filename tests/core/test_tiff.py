@@ -92,6 +92,30 @@ def test_plain_resolution_counts_where_it_is_no_print_size(resolution, unit, exp
     assert v.spacing == pytest.approx((expected or 1.0,) * 3)
 
 
+@pytest.mark.parametrize(
+    ("resolution", "unit", "expected"),
+    [
+        (72, "inch", None),
+        (300, "inch", None),
+        (150 / 2.54, "cm", None),
+        (50.8, "inch", 0.5),
+        (10, "cm", 1.0),
+        (72, "mm", 1 / 72),
+    ],
+)
+def test_fijis_resolution_counts_where_it_is_no_print_size(resolution, unit, expected, tmp_path):
+    tifffile.imwrite(
+        tmp_path / "i.tif",
+        data,
+        imagej=True,
+        resolution=(resolution, resolution),
+        metadata={"axes": "ZYX", "unit": unit},
+    )
+    v = read_volume(tmp_path / "i.tif")
+    assert v.units == ("pixel" if expected is None else "mm")
+    assert v.spacing == pytest.approx((expected or 1.0,) * 3)
+
+
 def test_an_unknown_slice_distance_is_said(tmp_path):
     tifffile.imwrite(
         tmp_path / "i.tif",

@@ -28,7 +28,9 @@ _MM = {
 }
 _INCH, _CM = 2, 3
 # Resolutions of paper and screens, written by programs that know no voxel size.
-_PRINT_DPI = (1, 25.4, 72, 75, 90, 96, 100, 120, 144, 150, 180, 200, 240, 300, 400, 600, 1200, 2400)
+_PRINT_DPI = (72, 75, 90, 96, 100, 120, 144, 150, 180, 200, 240, 300, 400, 600, 1200, 2400)
+# One pixel an inch, or a millimetre: what stands in plain files that were given no resolution.
+_NO_DPI = (1, 25.4)
 
 Size = tuple[float, float, float]
 
@@ -83,6 +85,9 @@ def _imagej_size(
     if factor is None or per_unit is None:
         return None
     x, y = per_unit
+    # Fiji takes over what a plain file says of its print size.
+    if factor in (_MM["inch"], _MM["cm"]) and _of_print(per_unit, factor, _PRINT_DPI):
+        return None
     spacing = metadata.get("spacing")
     z = abs(float(spacing)) * factor if isinstance(spacing, int | float) and spacing else None
     return z, factor / y, factor / x
@@ -96,12 +101,17 @@ def _tag_size(series: tifffile.TiffPageSeries) -> tuple[None, float, float] | No
     if per_unit is None or unit not in (_INCH, _CM):
         return None
     x, y = per_unit
-    factor = 25.4 if unit == _INCH else 10.0
-    if any(
-        math.isclose(r * 25.4 / factor, dpi, rel_tol=0.015) for r in (x, y) for dpi in _PRINT_DPI
-    ):
+    factor = _MM["inch"] if unit == _INCH else _MM["cm"]
+    if _of_print(per_unit, factor, (*_NO_DPI, *_PRINT_DPI)):
         return None
     return None, factor / y, factor / x
+
+
+def _of_print(per_unit: tuple[float, float], factor: float, resolutions: tuple[float, ...]) -> bool:
+    """Are the pixels a unit (of `factor` mm), (x, y), one of these in dots per inch?"""
+    return any(
+        math.isclose(r * 25.4 / factor, dpi, rel_tol=0.015) for r in per_unit for dpi in resolutions
+    )
 
 
 def _resolution(series: tifffile.TiffPageSeries) -> tuple[float, float] | None:
