@@ -5,6 +5,7 @@ Devices, precision and processes are the business of Lightning Fabric.
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import pickle
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 from l2gnet_core.config import NetworkConfig
 from l2gnet_core.data import TrainingCase
 from l2gnet_core.errors import InputError
+from l2gnet_core.files.atomic import replace_file
 from l2gnet_core.losses import segmentation_loss
 from l2gnet_core.metrics import dice_per_class
 from l2gnet_core.model import NetworkOutput, SegmentationNetwork
@@ -351,7 +353,7 @@ class Trainer:
         return cast(Tensor, self.fabric.all_reduce(values, reduce_op=how))
 
     def save(self) -> None:
-        """Write everything a resume needs, atomically."""
+        """Write everything a resume needs. Raises OutputError; the state before is then kept."""
         if not self.fabric.is_global_zero:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -366,9 +368,14 @@ class Trainer:
             "loading": self.loading,
             "best": self.best,
         }
-        partial = self.folder / (STATE_FILE + ".partial")
-        torch.save(state, partial)
-        partial.replace(self.folder / STATE_FILE)
+        # PyTorch does not say that a disk is full.
+        content = io.BytesIO()
+        torch.save(state, content)
+
+        def write(file: BinaryIO) -> None:
+            file.write(content.getbuffer())
+
+        replace_file(self.folder / STATE_FILE, ".pt", write, lambda _: None)
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on from a save, as `saved_state` reads it.

@@ -23,7 +23,7 @@ from l2gnet_core.checkpoint import (
 )
 from l2gnet_core.config import WITH_CODES, preset
 from l2gnet_core.data import Dataset, TrainingCase, load_frames, median_spacing
-from l2gnet_core.errors import InputError
+from l2gnet_core.errors import InputError, memory_is_short
 from l2gnet_core.inspect.look import code_vectors
 from l2gnet_core.inspect.populations import code_statistics
 from l2gnet_core.intensities import intensity_window, normalise
@@ -99,8 +99,27 @@ def train_dataset(
     several devices, each runs the whole program; all but the first yield nothing. Stopping the
     generator loses at most `training.save_every_seconds` of work: run again with `resume`.
     `choices` are kept in the run folder, for `read_choices`. Raises InputError for a dataset or run
-    folder that cannot be used.
+    folder that cannot be used and where memory does not suffice, OutputError where nothing can be
+    written.
     """
+    try:
+        yield from _trained(settings, training, augmentation, choices)
+    except (MemoryError, RuntimeError) as error:
+        if not memory_is_short(error):
+            raise
+        raise InputError(
+            f"Expected enough memory to train in, but {training.batch} slices at once do not fit; "
+            "give a smaller --batch or --preset, or close other programs."
+        ) from error
+
+
+def _trained(
+    settings: RunSettings,
+    training: TrainingConfig,
+    augmentation: Augmentation,
+    choices: Mapping[str, Any] | None,
+) -> Iterator[Progress]:
+    """What `train_dataset` yields, but out of memory as PyTorch puts it."""
     state_exists = any(settings.folder.glob(STATE_FILE))
     if settings.resume and not state_exists and (settings.folder / MODEL_FILE).exists():
         raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import struct
 from dataclasses import replace
 from itertools import chain, pairwise
@@ -21,7 +22,7 @@ from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import MODEL_FILE, load_model, read_card, save_model
 from l2gnet_core.config import preset
 from l2gnet_core.data import TrainingCase, open_dataset
-from l2gnet_core.errors import InputError
+from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files import read_volume
 from l2gnet_core.inspect.look import empty_look
 from l2gnet_core.labels import LabelSet
@@ -485,6 +486,30 @@ def test_a_training_that_runs_away_is_one_sentence(dataset, tmp_path, one_senten
     with pytest.raises(InputError, match="smaller --learning-rate") as error:
         run(dataset, tmp_path / "run", replace(SHORT, epochs=40, learning_rate=1e12))
     one_sentence(error.value)
+
+
+def test_too_little_memory_is_one_sentence(dataset, tmp_path, monkeypatch, one_sentence):
+    def short(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(Trainer, "_batch", short)
+    with pytest.raises(InputError, match="smaller --batch or --preset") as error:
+        run(dataset, tmp_path / "run")
+    one_sentence(error.value)
+
+
+def test_a_full_disk_leaves_the_state_that_was_there(dataset, tmp_path, monkeypatch, one_sentence):
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    run(dataset, tmp_path / "run", stop_after=1)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+    monkeypatch.setattr(os, "fsync", full)
+    trainer = Trainer(build(preset("tiny", 3)), SHORT, tmp_path / "run", make_fabric())
+    with pytest.raises(OutputError, match="No space left") as error:
+        trainer.save()
+    one_sentence(error.value)
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
 
 
 def test_a_pytorch_that_does_not_know_its_processor_trains_in_float32(monkeypatch):
