@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from l2gnet_core.augment import Augmentation
 from l2gnet_core.card import CodeStatistics, ModelCard
@@ -23,7 +25,8 @@ from l2gnet_core.checkpoint import (
 )
 from l2gnet_core.config import WITH_CODES, preset
 from l2gnet_core.data import Dataset, TrainingCase, load_frames, median_spacing
-from l2gnet_core.errors import InputError, memory_is_short
+from l2gnet_core.errors import InputError, OutputError, memory_is_short
+from l2gnet_core.files.atomic import replace_file
 from l2gnet_core.inspect.look import code_vectors
 from l2gnet_core.inspect.populations import code_statistics
 from l2gnet_core.intensities import intensity_window, normalise
@@ -45,10 +48,14 @@ from l2gnet_core.train import (
 )
 from l2gnet_core.training_log import TrainingLog
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 #: What of a network's settings has changed over time, while its weights kept their names.
 KIND = ("normalisation", "tokens", "sinkhorn_iterations")
 CHOICES_FILE = "settings.json"
 VIEW_FILE = "view.json"
+LOCK_FILE = "lock"
 #: Seeds of drawn phantoms that training may see; demonstrations and tests use smaller ones.
 FIRST_TRAINING_PHANTOM = 10_000
 #: Degrees by which slices are turned at most for models that tell left from right.
@@ -102,8 +109,11 @@ def train_dataset(
     folder that cannot be used and where memory does not suffice, OutputError where nothing can be
     written.
     """
+    _require_usable(settings, training)
+    fabric = make_fabric(settings.device, settings.devices, settings.nodes)
     try:
-        yield from _trained(settings, training, augmentation, choices)
+        with _held(settings.folder) if fabric.is_global_zero else nullcontext():
+            yield from _trained(settings, training, augmentation, choices, fabric)
     except (MemoryError, RuntimeError) as error:
         if not memory_is_short(error):
             raise
@@ -113,13 +123,8 @@ def train_dataset(
         ) from error
 
 
-def _trained(
-    settings: RunSettings,
-    training: TrainingConfig,
-    augmentation: Augmentation,
-    choices: Mapping[str, Any] | None,
-) -> Iterator[Progress]:
-    """What `train_dataset` yields, but out of memory as PyTorch puts it."""
+def _require_usable(settings: RunSettings, training: TrainingConfig) -> None:
+    """Raise InputError for a run folder or settings that are refused before anything is written."""
     state_exists = any(settings.folder.glob(STATE_FILE))
     if settings.resume and not state_exists and (settings.folder / MODEL_FILE).exists():
         raise InputError(
@@ -148,7 +153,16 @@ def _trained(
             "Drawn phantoms have no left, no right and no true size: leave out --phantoms, or "
             "--oriented and --resample."
         )
-    fabric = make_fabric(settings.device, settings.devices, settings.nodes)
+
+
+def _trained(
+    settings: RunSettings,
+    training: TrainingConfig,
+    augmentation: Augmentation,
+    choices: Mapping[str, Any] | None,
+    fabric: Fabric,
+) -> Iterator[Progress]:
+    """What `train_dataset` yields, in a run folder that may be used and that nobody else uses."""
     if choices is not None and fabric.is_global_zero and not settings.resume:
         write_choices(settings.folder, choices)
     dataset = settings.dataset
@@ -219,6 +233,33 @@ def _trained(
         _add_code_statistics(settings.folder / MODEL_FILE, of_patients, settings.device)
 
 
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Be the only one who trains in a folder: two would mix their states and logs.
+
+    Raises InputError if somebody else does, OutputError where nothing can be written.
+    """
+    lock = FileLock(folder / LOCK_FILE, timeout=0, thread_local=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            f"Expected a run folder to train in alone, but another process is training in "
+            f"{folder}; wait for its end, or choose another folder."
+        ) from error
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror or error}.") from error
+    try:
+        # What a crash left half written; other files may be other processes' of this run.
+        for name in (STATE_FILE, MODEL_FILE):
+            for file in folder.glob(f".l2gnet-*{Path(name).suffix}"):
+                file.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
+
+
 def _add_code_statistics(
     file: Path, frames: Sequence[tuple[str, TrainingCase]], device: str
 ) -> None:
@@ -250,7 +291,7 @@ def statistics_of(
 def write_choices(folder: Path, choices: Mapping[str, Any]) -> None:
     """Keep what a run was asked for, so that a resume need not say it again."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CHOICES_FILE).write_text(json.dumps(dict(choices), indent=1), encoding="utf-8")
+    _write_text(folder / CHOICES_FILE, json.dumps(dict(choices), indent=1))
 
 
 def read_choices(folder: Path) -> dict[str, Any]:
@@ -299,8 +340,17 @@ def _begun_card(dataset: Dataset, split: Split, settings: RunSettings) -> ModelC
             "another; resume with the first --plane, --oriented, --resample and --pixel, or use a "
             "new run folder."
         )
-    file.write_text(view)
+    _write_text(file, view)
     return card
+
+
+def _write_text(file: Path, text: str) -> None:
+    """Write a file whole: of several processes one may read what another writes."""
+
+    def write(stream: BinaryIO) -> None:
+        stream.write(text.encode())
+
+    replace_file(file, file.suffix, write, lambda _: None)
 
 
 def keeping_sides(augmentation: Augmentation, card: ModelCard) -> Augmentation:
@@ -327,7 +377,7 @@ def read_or_make_split(dataset: Dataset, settings: RunSettings, seed: int) -> Sp
         dataset.patients, seed, settings.test, settings.tuning, dataset.people.held_out
     )
     settings.folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(asdict(split), indent=1))
+    _write_text(file, json.dumps(asdict(split), indent=1))
     return split
 
 

@@ -42,6 +42,7 @@ from l2gnet_core.train import (
 from l2gnet_core.training_log import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER
 from l2gnet_core.training_run import (
     FIRST_TRAINING_PHANTOM,
+    LOCK_FILE,
     SPLIT_FILE,
     VIEW_FILE,
     RunSettings,
@@ -207,6 +208,7 @@ def test_a_run_leaves_log_split_state_and_a_model_that_loads(dataset, tmp_path):
     names = {path.name for path in folder.iterdir()}
     assert names == {
         CURVES_FILE,
+        LOCK_FILE,
         LOG_FILE,
         MODEL_FILE,
         SPLIT_FILE,
@@ -486,6 +488,23 @@ def test_a_training_that_runs_away_is_one_sentence(dataset, tmp_path, one_senten
     with pytest.raises(InputError, match="smaller --learning-rate") as error:
         run(dataset, tmp_path / "run", replace(SHORT, epochs=40, learning_rate=1e12))
     one_sentence(error.value)
+
+
+def test_nobody_trains_in_a_folder_where_somebody_does(dataset, tmp_path, one_sentence):
+    settings = RunSettings(open_dataset(dataset), tmp_path / "run", preset="tiny", tuning=0.1)
+    first = train_dataset(settings, SHORT, SMALL_VIEWS)
+    next(first)
+    left_by_a_crash = tmp_path / "run" / ".l2gnet-1234.pt"
+    left_by_a_crash.touch()
+    for resume in (True, False):
+        (tmp_path / "run" / STATE_FILE).unlink(missing_ok=True)  # as in the first moments
+        with pytest.raises(InputError, match="another process is training") as error:
+            run(dataset, tmp_path / "run", resume=resume)
+        one_sentence(error.value)
+    assert [step.step for step in first] == list(range(2, STEPS + 1))
+    assert left_by_a_crash.exists()
+    assert run(dataset, tmp_path / "run", resume=True) == []
+    assert not left_by_a_crash.exists()
 
 
 def test_too_little_memory_is_one_sentence(dataset, tmp_path, monkeypatch, one_sentence):
