@@ -19,6 +19,15 @@ from l2gnet_core.volume import Volume
 _FRAME = re.compile(
     r"([_-](frame|phase|time|timepoint|tp|ed|es|t|ses|session|visit)[_-]?\d*)+$", re.IGNORECASE
 )
+#: Besides, what else tells scans of one person apart: days, sides, contrasts. These words may also
+#: be of a name without its number, as in "abdomen_scan_01": they count behind a number only.
+_EXAMINATION = re.compile(
+    r"([_-](frame|phase|time|timepoint|tp|ed|es|t|ses|session|visit)[_-]?\d*"
+    r"|[_-](scan|run|pre|post|baseline|follow-?up)[_-]?\d?"
+    r"|[_-](19|20)\d\d[_-]?[01]\d[_-]?[0-3]\d"
+    r"|[_-](left|right|t[12]w|flair))+$",
+    re.IGNORECASE,
+)
 #: The Brain Imaging Data Structure names the patient first, then session, run and contrast.
 _BIDS = re.compile(r"sub-[a-z0-9]+(?=_|$)", re.IGNORECASE)
 _CHANNEL = re.compile(r"_\d{4}$")
@@ -65,10 +74,13 @@ class FilePair:
 
 
 def patient_in(name: str) -> str:
-    """The patient that a name tells: "patient001_frame01" is of "patient001", "sub-07_ses-2_T1w" of
-    "sub-07"."""
+    """The patient that a name tells: "patient001_frame01" is of "patient001", "P01_post" of "P01",
+    "sub-07_ses-2_T1w" of "sub-07"."""
     subject = _BIDS.match(name)
-    return subject[0] if subject else _FRAME.sub("", name)
+    if subject:
+        return subject[0]
+    numbered = _EXAMINATION.sub("", name)
+    return numbered if re.search(r"\d", numbered) else _FRAME.sub("", name)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +26,25 @@ from l2gnet_core.volume import HEADERS_ROUND, Volume, distance_apart, slicing_ax
 class Survey:
     """One look at every file of a dataset.
 
-    cases: as the files name them. names, description: of dataset.json. findings: what is wrong,
-    complete when `examine` is through.
+    cases: as the files name them, of the patients that dataset.json names for them. names,
+    description: of dataset.json. findings: what is wrong, complete when `examine` is through.
     Raises InputError if the folder is no dataset at all.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.cases, self.findings = find_cases(folder)
-        self.names, self.description = read_settings(folder / "dataset.json")
+        cases, self.findings = find_cases(folder)
+        settings = read_settings(folder / "dataset.json")
+        self.names, self.description = settings.names, settings.description
+        known = settings.patients
+        self.cases = [replace(case, patient=known.get(case.name, case.patient)) for case in cases]
+        strangers = sorted(known.keys() - {case.name for case in cases})
+        if strangers:
+            sentence = (
+                f"dataset.json gives a patient to {some(strangers)}, but no scan is called so; "
+                "write names as the files have them, without .nii.gz."
+            )
+            self.findings.append(Finding("warning", "", sentence))
         self._examined: list[Examined] = []
 
     def examine(self) -> Iterator[Case]:
@@ -92,25 +103,37 @@ def told(findings: Iterable[Finding], most: int = 3) -> Iterator[str]:
             yield f"{kind}: the same of {len(same) - most} more: {names}."
 
 
-def read_settings(file: Path) -> tuple[dict[int, str], str]:
-    """Structure names by id and the description that dataset.json gives; nothing without one.
+@dataclass(frozen=True)
+class DatasetSettings:
+    """What dataset.json says. names: structure by id. patients: patient by scan, for scans whose
+    names do not tell."""
+
+    names: dict[int, str] = field(default_factory=dict)
+    description: str = ""
+    patients: dict[str, str] = field(default_factory=dict)
+
+
+def read_settings(file: Path) -> DatasetSettings:
+    """What dataset.json says; nothing without one.
 
     Labels may be written name → id, or id → name as in the Medical Segmentation Decathlon.
     Raises InputError for a file that cannot be read so.
     """
     if not file.is_file():
-        return {}, ""
+        return DatasetSettings()
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
         names = {}
         for key, value in settings.get("labels", {}).items():
             id, name = (key, value) if str(key).isdigit() else (value, key)
             names[int(id)] = str(name)
-        return names, str(settings.get("description", ""))
+        patients = {str(scan): str(who) for scan, who in settings.get("patients", {}).items()}
+        return DatasetSettings(names, str(settings.get("description", "")), patients)
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(
-            f'Expected {{"labels": {{"name": id, …}}}} in {file}, but it cannot be read so; '
-            "correct the file or take it away."
+            f'Expected {{"labels": {{"name": id, …}}}}, and maybe {{"patients": {{"scan": '
+            f'"patient", …}}}}, in {file}, but it cannot be read so; correct the file or take it '
+            "away."
         ) from error
 
 

@@ -11,7 +11,9 @@ import torch
 from test_volume import ORIENTATIONS
 
 from l2gnet_core.card import ModelCard
+from l2gnet_core.cases import patient_in
 from l2gnet_core.data import load_frames, median_spacing, open_dataset
+from l2gnet_core.dataset_check import Survey
 from l2gnet_core.errors import InputError
 from l2gnet_core.labels import LabelSet
 
@@ -35,6 +37,10 @@ def test_frames_of_one_examination_are_one_patient(make_dataset):
         ["sub-07_ses-1_run-2_T1w", "sub-07_ses-2_acq-high_T2w", "sub-07"],
         ["p3_visit1_ED", "p3_visit2_ES"],
         ["p3_session_1", "p3_tp2", "p3_timepoint-3"],
+        ["P01_pre", "P01_post", "P01_baseline", "P01_followup", "P01-follow-up2"],
+        ["P01_scan1", "P01_scan2", "P01_run1", "P01_run-2_ED"],
+        ["P01_20190101", "P01_2020-03-03", "P01_2021_12_31_post_T1w", "P01_T2w", "P01_FLAIR"],
+        ["knee-7_left", "knee-7_right", "knee-7_left_visit2"],
     ],
 )
 def test_examinations_of_one_person_are_one_patient(make_dataset, names):
@@ -52,12 +58,40 @@ def test_examinations_of_one_person_are_one_patient(make_dataset, names):
         ["Fred", "Frede"],
         ["set001", "set002"],
         ["sub-01", "sub-02"],
+        ["case_0001", "case_0002"],
+        # Without another number, the number is the patient's.
+        ["abdomen_scan_001", "abdomen_scan_002"],
+        ["ct_scan1", "ct_scan2"],
+        ["scan_20190101", "scan_20200303"],
+        ["BraTS20_001", "BraTS20_002"],
+        ["site2_scan_11", "site2_scan_12"],
+        ["heart_left", "heart_right"],
+        ["P01_12345678", "P01_22345678"],
+        ["case1pre", "case1post"],
     ],
 )
 def test_different_patients_stay_different(make_dataset, names):
     dataset = open_dataset(make_dataset(names))
     assert patients(dataset) == {name: name for name in names}
     assert dataset.patients == sorted(names)
+
+
+@pytest.mark.parametrize("form", ["{}{}", "{}_{}", "{}-{}", "p2_{}_{}"])
+@pytest.mark.parametrize("word", ["patient", "case", "subject", "t", "scan", "run", "pre", "left"])
+def test_a_number_of_three_digits_or_more_is_never_taken_for_an_examination(word, form):
+    if form.startswith("p2") and word == "t":
+        return  # a time, as ever
+    names = [form.format(word, number) for number in ("001", "002", "0001", "0002", "1234")]
+    assert [patient_in(name) for name in names] == names
+
+
+def test_dataset_json_says_whose_a_scan_is(make_dataset):
+    whose = {"scan_17": "P01", "x": "P01", "y_frame01": "P02"}
+    settings = {"patients": {**whose, "elsewhere": "P03"}}
+    folder = make_dataset([*whose, "y_frame02", "z"], settings=settings)
+    assert patients(open_dataset(folder)) == {**whose, "y_frame02": "y", "z": "z"}
+    (finding,) = [f for f in Survey(folder).findings if "elsewhere" in f.sentence]
+    assert finding.kind == "warning"
 
 
 def test_one_scan_under_two_names_is_one_patient(make_dataset):
@@ -103,7 +137,13 @@ def test_datasets_that_cannot_be_used_are_refused(make_dataset, tmp_path, one_se
     (folder / "labels" / "b.nii.gz").unlink()
     refused(folder, r"b\.nii\.gz has none")
     (folder / "images" / "b.nii.gz").unlink()
-    for text in ('{"labels": ', '{"labels": ["RV"]}', '{"labels": {"0": "background"}}', "[]"):
+    for text in (
+        '{"labels": ',
+        '{"labels": ["RV"]}',
+        '{"labels": {"0": "background"}}',
+        "[]",
+        '{"patients": []}',
+    ):
         (folder / "dataset.json").write_text(text)
         refused(folder, r"dataset\.json")
     (folder / "dataset.json").unlink()
