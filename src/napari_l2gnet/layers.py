@@ -10,8 +10,10 @@ therefore shown in its own grid, mirrored where needed to come as near to that v
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import napari
 import numpy as np
 import numpy.typing as npt
 
@@ -31,15 +33,8 @@ VIEW_KEY = "l2gnet_view"
 
 # RAS+ (x, y, z) → napari's world here, (S, P, L).
 _RAS_TO_WORLD = np.array([[0.0, 0, 1], [0, -1, 0], [-1, 0, 0]])
+_WORLD = ("S", "P", "L")
 _DOWN_OR_RIGHT = "LPI"
-_DIRECTIONS = {
-    "R": (1.0, 0, 0),
-    "L": (-1.0, 0, 0),
-    "A": (0, 1.0, 0),
-    "P": (0, -1.0, 0),
-    "S": (0, 0, 1.0),
-    "I": (0, 0, -1.0),
-}
 _OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
 # Below this tilt (radians) the far corner of a scan 500 voxels wide moves by half a voxel.
 _ALIGNED = 1e-3
@@ -66,7 +61,7 @@ def display_of(grid: Grid | Volume) -> dict[str, Any]:
     if aligned:
         signs = np.sign(np.diag(directions))
         offset = _RAS_TO_WORLD @ grid.affine[:3, 3]
-        labels = ("S", "P", "L")
+        labels = _WORLD
     else:
         codes = grid.axis_codes
         signs = np.array([1.0, *(1.0 if c in _DOWN_OR_RIGHT else -1.0 for c in codes[1:])])
@@ -74,6 +69,9 @@ def display_of(grid: Grid | Volume) -> dict[str, Any]:
         labels = tuple(
             code if sign > 0 else _OPPOSITE[code] for code, sign in zip(codes, signs, strict=True)
         )
+        if np.sort(np.abs(directions), axis=0)[1].max() >= _ALIGNED:
+            # Not the plain letters: no axis here is one of the patient's, only near to it.
+            labels = tuple(f"≈{label}" for label in labels)
     if not grid.oriented:
         labels = ("z", "y", "x")
     n = len(grid.shape)
@@ -156,8 +154,8 @@ def transform_of(layer: Layer) -> dict[str, Any]:
 def volume_of(layer: Image | Labels) -> Volume:
     """The scan or mask any napari layer shows.
 
-    Lazy data (dask, zarr) stays lazy, of a pyramid the finest level counts. The grid is the file's
-    where the layer carries one that still fits, else what the layer's transform says.
+    Lazy data (dask, zarr) stays lazy, of a pyramid the finest level counts. The grid is as
+    `grid_of` says.
     Errors: InputError for colour images and data of other than 2 to 4 axes.
     """
     if getattr(layer, "rgb", False):
@@ -186,7 +184,8 @@ def grid_of(
     name: str,
     metadata: Mapping[str, Any],
 ) -> Grid:
-    """The grid of a layer's array: the one its metadata carries if it fits, else the transform's.
+    """The grid of a layer's array: the one its metadata carries if it fits, else that of a layer in
+    the viewer with the same voxels at the same places, else what the transform says.
 
     shape: of the layer's array, 2 to 4 axes; a flat image becomes (1, y, x).
     transform: as from transform_of, or a layer's saved state.
@@ -196,6 +195,8 @@ def grid_of(
         carried = carried.grid
     if isinstance(carried, Grid) and _fits(carried, shape, transform):
         return carried
+    if (found := _shared_grid(shape, transform)) is not None:
+        return replace(found, name=name)
     if not 2 <= len(shape) <= 4:
         raise InputError(
             f'The layer "{name}" has {len(shape)} axes where 2 to 4 are expected, '
@@ -206,24 +207,47 @@ def grid_of(
     return Grid(full, affine=affine, units=units, name=name, oriented=oriented)
 
 
+def _shared_grid(shape: tuple[int, ...], transform: Mapping[str, Any]) -> Grid | None:
+    """The grid of a layer in the viewer that the same voxels at the same places are on."""
+    viewer = napari.current_viewer()
+    for layer in viewer.layers if viewer is not None else ():
+        other, grid = transform_of(layer), layer.metadata.get(GRID_KEY)
+        if (
+            isinstance(grid, Grid)
+            and layer.ndim == len(shape)
+            and _fits(grid, shape, other)
+            and _fits(grid, shape, transform)
+            and np.allclose(_matrix(layer.ndim, other), _matrix(layer.ndim, transform))
+        ):
+            return grid
+    return None
+
+
 def _fits(grid: Grid, shape: tuple[int, ...], transform: Mapping[str, Any]) -> bool:
     if grid.shape != shape and grid.shape != (1, *shape):
         return False
     # A person who sets a voxel size in napari knows better than a file that states none.
-    scale = np.asarray(transform["scale"], dtype=float)[-min(3, len(shape)) :]
-    return bool(np.allclose(scale, grid.spacing[-len(scale) :], rtol=1e-4))
+    size = min(3, len(shape))
+    scale = np.asarray(transform["scale"], dtype=float)[-size:]
+    mm = _mm(transform.get("units"), size)
+    stated = mm is None if grid.units == "pixel" else mm is not None and np.allclose(mm, 1)
+    return bool(stated and np.allclose(scale, grid.spacing[-size:], rtol=1e-4))
+
+
+def _matrix(ndim: int, transform: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    """A whole transform, array → world, as one matrix."""
+    from napari.utils.transforms import Affine
+
+    parts = {key: transform[key] for key in ("scale", "translate", "rotate", "shear")}
+    affine = np.asarray(transform["affine"], dtype=np.float64)
+    return np.asarray(affine @ Affine(**parts, ndim=ndim).affine_matrix)
 
 
 def _geometry(
     ndim: int, transform: Mapping[str, Any]
 ) -> tuple[npt.NDArray[np.float64], Literal["mm", "pixel"], bool]:
     """Affine, units, oriented from any layer's transform."""
-    from napari.utils.transforms import Affine
-
-    own = Affine(
-        **{key: transform[key] for key in ("scale", "translate", "rotate", "shear")}, ndim=ndim
-    ).affine_matrix
-    whole = np.asarray(transform["affine"], dtype=float) @ own
+    whole = _matrix(ndim, transform)
     size = min(3, ndim)
     matrix = np.eye(4)  # array (z, y, x) → world
     matrix[3 - size : 3, 3 - size : 3] = whole[ndim - size : ndim, ndim - size : ndim]
@@ -235,14 +259,11 @@ def _geometry(
         matrix[3 - size : 3] *= np.array(factors)[:, None]
         if size == 2:
             matrix[0, 0] = np.linalg.norm(matrix[:3, 2])
-    labels = tuple(str(label) for label in transform.get("axis_labels") or ())[-3:]
-    oriented = len(labels) == 3 and set(labels) <= set(_DIRECTIONS)
-    to_ras = np.array([_DIRECTIONS[c] for c in labels]).T if oriented else _RAS_TO_WORLD.T
-    if oriented and abs(np.linalg.det(to_ras)) < 0.5:
-        oriented, to_ras = False, _RAS_TO_WORLD.T
+    # Other letters are those of a scan shown in its own grid: they say nothing of its place.
+    oriented = tuple(str(label) for label in transform.get("axis_labels") or ())[-3:] == _WORLD
     affine = np.eye(4)
-    affine[:3, :3] = (to_ras @ matrix[:3, :3])[:, ::-1]
-    affine[:3, 3] = to_ras @ matrix[:3, 3]
+    affine[:3, :3] = (_RAS_TO_WORLD.T @ matrix[:3, :3])[:, ::-1]
+    affine[:3, 3] = _RAS_TO_WORLD.T @ matrix[:3, 3]
     return affine, units, oriented
 
 

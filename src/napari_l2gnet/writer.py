@@ -29,7 +29,8 @@ class SaveError(RuntimeError):
 def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     """Write one Labels layer as NIfTI or TIFF, by the path's suffix; returns the path written.
 
-    The grid is the scan's where the layer carries it, else what the layer's transform says.
+    The grid is the scan's where the layer carries it or lies on the scan, else what the layer's
+    transform says.
     Errors: SaveError, one sentence.
     """
     try:

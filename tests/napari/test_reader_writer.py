@@ -105,7 +105,7 @@ def test_oblique_scans_are_shown_in_their_own_grid():
     display = display_of(volume)
     # Axes are turned round at most, never tilted.
     np.testing.assert_array_equal(np.abs(display["affine"][:3, :3]), np.eye(3))
-    assert display["axis_labels"] == ("S", "P", "L")
+    assert display["axis_labels"] == ("≈S", "≈P", "≈L")
     assert np.array_equal(volume_of(layer_of(volume)).affine, tilt)
 
 
@@ -183,9 +183,16 @@ def test_a_voxel_size_set_by_hand_counts(tmp_path):
     tifffile.imwrite(tmp_path / "i.tif", np.zeros((4, 5, 6), np.uint8), photometric="minisblack")
     layer = Layer.create(*get_reader(str(tmp_path / "i.tif"))(str(tmp_path / "i.tif"))[0])
     assert volume_of(layer).units == "pixel"
+    layer.units = ("mm", "mm", "mm")
+    assert volume_of(layer).units == "mm"
     layer.scale, layer.units = (5, 0.5, 0.5), ("mm", "mm", "mm")
     again = volume_of(layer)
     assert (again.units, again.spacing) == ("mm", pytest.approx((5, 0.5, 0.5)))
+    layer.units = ("um", "um", "um")
+    assert volume_of(layer).spacing == pytest.approx((5e-3, 5e-4, 5e-4))
+    of_file = layer_of(scan())
+    of_file.units = ("um", "um", "um")
+    assert volume_of(of_file).spacing == pytest.approx((3e-3, 2e-3, 1e-3))
 
 
 @pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
@@ -368,6 +375,24 @@ def test_through_naparis_own_doors(nifti, tmp_path, make_napari_viewer, npe2pm):
         labels.data = labels.data.astype(np.int32) - 5
         with pytest.raises(SaveError):
             labels.save(str(tmp_path / "bad.nii"), plugin="napari-l2gnet")
+
+
+def test_new_labels_over_a_tilted_scan_save_onto_its_grid(tmp_path, make_napari_viewer, npe2pm):
+    turn = nib.eulerangles.euler2mat(0.3, 0.2, 0.1)
+    tilt = nib.affines.from_matvec(turn * (1, 2, 3), (40, 50, 60))
+    nib.save(nib.Nifti1Image(np.zeros((6, 5, 4), np.int16), tilt), tmp_path / "tilted.nii")
+    with npe2pm.tmp_plugin(manifest=MANIFEST):
+        viewer = make_napari_viewer()
+        viewer.open(tmp_path / "tilted.nii", plugin="napari-l2gnet")
+        viewer._new_labels()
+        labels = viewer.layers.selection.active
+        assert not labels.metadata
+        labels.save(str(tmp_path / "m.nii"), plugin="napari-l2gnet")
+        np.testing.assert_allclose(nib.load(tmp_path / "m.nii").affine, tilt, atol=1e-5)
+        # Elsewhere than the scan nobody knows where it lies, and no file says that it does.
+        labels.scale = (3, 2, 1.5)
+        labels.save(str(tmp_path / "n.nii"), plugin="napari-l2gnet")
+        assert not read_volume(tmp_path / "n.nii").oriented
 
 
 def saved_together(folder, *layers):
