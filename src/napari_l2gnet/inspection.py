@@ -114,7 +114,8 @@ class Inspection:
         return not self.refusal and self._state == self._state_now()
 
     def _state_now(self) -> tuple[Any, ...]:
-        return self.look, int(np.count_nonzero(self.look.seen)), *self.ids, *self.names
+        look = self.look
+        return look, look.added, int(np.count_nonzero(look.seen)), *self.ids, *self.names
 
     # ------------------------------------------------------------------ codes
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 SEGMENTATION_KEY = "l2gnet_segmentation"
 MODEL_KEY = "l2gnet_model"
 IMAGE_KEY = "l2gnet_image"
+CARD_KEY = "l2gnet_card"
 DATA_KEY = "l2gnet_image_data"
 _COVERAGE = re.compile(r" \(\d+ of \d+\)")
 
@@ -84,6 +85,7 @@ class MaskLayer:
                 LABELS_KEY: labels.names,
                 SEGMENTATION_KEY: segmentation,
                 MODEL_KEY: card.name,
+                CARD_KEY: card,
                 IMAGE_KEY: image,
                 DATA_KEY: _reference(image.data),
                 ORIENTATION_KEY: image.metadata.get(ORIENTATION_KEY, ""),
@@ -109,14 +111,16 @@ class MaskLayer:
             and np.shares_memory(data, shown)
         )
 
-    def can_take(self, image: Image, grid: Grid, axis: int) -> bool:
-        """May a new run write here: same scan and voxels, place, axis and orientation, and nothing
-        that a person did or accepted?"""
+    def can_take(self, image: Image, grid: Grid, card: ModelCard, axis: int) -> bool:
+        """May a new run write here: same scan and voxels, place, model, axis and orientation, and
+        nothing that a person did or accepted?"""
         mine, its, ours = self.segmentation, transform_of(image), transform_of(self.layer)
         given = self.layer.metadata[ORIENTATION_KEY]
         return (
             mine.grid.shape == grid.shape
             and mine.axis == axis
+            # A model file may have been written over: other organs, by the same name.
+            and self.layer.metadata[CARD_KEY] == card
             and (not mine.card.oriented or given == image.metadata.get(ORIENTATION_KEY, ""))
             and all(np.array_equal(its[key], ours[key]) for key in its)
             and self.connected

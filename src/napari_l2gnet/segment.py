@@ -287,8 +287,13 @@ class SegmentWidget(SegmentForm):
 
     def segment(self) -> None:
         """What the button does; the outcome comes with `run_ended`."""
+        if self.running:
+            return
+        name = self.model.currentText()
+        # A model file may have been written over since the list was last open.
+        self._on_models()
         layer, card = self.image.layer, self.card
-        if layer is None or card is None or self.running or self._others_job:
+        if layer is None or card is None or self._others_job or self.model.currentText() != name:
             return
         try:
             stored = volume_of(layer)
@@ -303,7 +308,7 @@ class SegmentWidget(SegmentForm):
         if self._nowhere:
             self._say(self._nowhere, bad=True)
             return
-        if self.mask is None or not self.mask.can_take(layer, stored.grid, axis):
+        if self.mask is None or not self.mask.can_take(layer, stored.grid, card, axis):
             # The mask keeps the file's grid: what a person said is not written into its header.
             mask = MaskLayer.add(self.viewer, layer, stored.grid, card, axis)
             mask.segmentation.clean_up = self.choices().sparing(card.clean_up.spared)

@@ -122,8 +122,10 @@ class Session:
             look = request.looks.get(frame)
             if with_codes:
                 empty = empty_look(model, request.volume, request.axis, scan)
-                # Layers can be changed in place: what was seen then lies elsewhere.
-                if look is None or not look.cells.fits(empty.cells):
+                # Layers can be changed in place: what was seen then lies elsewhere. So can files of
+                # models: what was seen then means something else.
+                fits = look is not None and look.cells.fits(empty.cells)
+                if look is None or not (fits and look.same_codes(empty)):
                     look = request.looks[frame] = empty
             for result in predict_slices(
                 model, scan, request.volume, request.axis, indices, device, look

@@ -113,18 +113,18 @@ def test_slices_lose_their_review_with_the_answer_that_was_reviewed() -> None:
 def test_a_new_run_never_writes_into_a_mask_that_is_reviewed_or_of_another_version() -> None:
     mask, annotation = new_mask()
     image, grid = mask.viewer.layers[0], mask.segmentation.grid
-    assert mask.can_take(image, grid, 0)
+    assert mask.can_take(image, grid, CARD, 0)
     annotation.review((0, 1))
-    assert not mask.can_take(image, grid, 0)
+    assert not mask.can_take(image, grid, CARD, 0)
     mask.put((0, 1), full(2))
     assert (mask.layer.data[1] == 1).all()
     annotation.review((0, 1), accepted=False)
     mask.segmentation.count()
     mask.put((0, 1), full(1))
     mask.adopt(everywhere(2), everywhere(2), 1)
-    assert not mask.can_take(image, grid, 0)
+    assert not mask.can_take(image, grid, CARD, 0)
     mask.layer.undo()
-    assert mask.can_take(image, grid, 0)
+    assert mask.can_take(image, grid, CARD, 0)
 
 
 STEPS = st.lists(

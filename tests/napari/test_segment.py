@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
     QTableWidget,
 )
 
+from napari_l2gnet.inspection import inspection_of
 from napari_l2gnet.layers import transform_of
 from napari_l2gnet.segment_form import RANGE, THIS_SLICE
 
@@ -140,6 +141,39 @@ def test_a_painted_mask_is_never_overwritten(
     np.testing.assert_array_equal(painted.data, copy)
     assert widget.mask.layer is not painted
     assert len(viewer.layers) == 3
+
+
+def test_a_model_file_that_is_written_over_gets_a_mask_of_its_own(
+    segment_widget: Any, scan_file: Path, user_models: Path, qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    first = widget.mask
+    look = first.segmentation.looks[0]
+    inspection = inspection_of(first, 0)
+    assert list(inspection.prepare())
+    assert inspection.is_current
+    # Other weights, the same organs: what was seen by the others' codes is forgotten.
+    save_untrained(user_models, "scribbler", 1, expects=widget.card.expects)
+    widget.region.setCurrentIndex(THIS_SLICE)
+    run(qtbot, widget)
+    assert widget.mask.layer is first.layer
+    again = first.segmentation.looks[0]
+    assert again is not look
+    assert again.seen.sum() == 1
+    assert not inspection.is_current
+    # The same weights once more: what was worked out of the slice is worked out again.
+    assert list(inspection.prepare())
+    run(qtbot, widget)
+    assert first.segmentation.looks[0] is again
+    assert not inspection.is_current
+    save_untrained(user_models, "scribbler", 2, {1: "liver", 2: "spleen"})
+    before = first.layer.data.copy()
+    run(qtbot, widget)
+    assert widget.mask.layer is not first.layer
+    assert widget.mask.segmentation.card.labels.names == {1: "liver", 2: "spleen"}
+    np.testing.assert_array_equal(first.layer.data, before)
 
 
 def test_a_stroke_while_slices_stream_in_stays(

@@ -90,6 +90,8 @@ class Look:
     cells: CellGrid
     vectors: NDArray[np.float32]
     references: NDArray[np.float32] | None = None
+    #: How often a slice was taken in: what was worked out before has to be worked out again.
+    added: int = field(default=0, init=False)
     codes: NDArray[np.int16] = field(init=False)
     error: NDArray[np.float32] = field(init=False)
     entropy: NDArray[np.float16] = field(init=False)
@@ -107,6 +109,7 @@ class Look:
 
     def add(self, index: int, look: SliceLook) -> None:
         """Take in what was seen of slice `index` of the scan."""
+        self.added += 1
         self.codes[index] = look.codes
         self.error[index] = look.error
         self.entropy[index] = look.entropy
@@ -128,6 +131,13 @@ class Look:
                 "codes, or choose an l2gnet model."
             )
         return self.plan_rows
+
+    def same_codes(self, other: Look) -> bool:
+        """Do codes, and references where there are any, mean the same in another look?"""
+        mine, its = self.references, other.references
+        return np.array_equal(self.vectors, other.vectors) and (
+            mine is its if mine is None or its is None else np.array_equal(mine, its)
+        )
 
     def frequencies(self) -> NDArray[np.float64]:
         """(n,K): which share of a slice's cells has each code; zero where it was not seen."""
