@@ -10,9 +10,12 @@ from typing import Any
 import napari
 import numpy as np
 from napari.components.overlays import TextOverlay
-from napari.layers import Layer
+from napari.layers import Image, Layer
 
-from napari_l2gnet.layers import lies
+from l2gnet_core.errors import InputError
+from napari_l2gnet.layers import VIEW_KEY, lies, volume_of
+from napari_l2gnet.mask_layer import IMAGE_KEY
+from napari_l2gnet.orientation import as_given
 
 OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
 _PLACES = {
@@ -24,12 +27,13 @@ _PLACES = {
 
 
 class EdgeLetters:
-    """Keeps the letters true to one layer while the view is turned."""
+    """Keeps the letters true to the scan that a person works on while the view is turned: the
+    active one, or that of the active mask; where neither says, the only one to be seen."""
 
     def __init__(self, viewer: napari.Viewer) -> None:
         self._viewer = viewer
-        self._layer: Layer | None = None
-        self._turned: Callable[[], Layer | None] = lambda: None
+        self._layer: Image | None = None
+        self._turned: Callable[[], Image | None] = lambda: None
         self._codes: tuple[str, str, str] | None = None
         self._overlays = {}
         for key, place in _PLACES.items():
@@ -37,21 +41,38 @@ class EdgeLetters:
             overlay = TextOverlay(position=place, font_size=13, box=True, visible=False)
             self._overlays[key] = viewer.canvas.overlays.setdefault(key, overlay)
         for event in self._events():
-            event.connect(self._draw)
+            event.connect(self.draw)
+        for layer in viewer.layers:
+            layer.events.visible.connect(self.draw)
+        viewer.layers.events.inserted.connect(self._on_inserted)
+        viewer.layers.events.removed.connect(self._on_removed)
 
     def _events(self) -> tuple[Any, ...]:
         dims, camera = self._viewer.dims.events, self._viewer.scene.camera.events
-        return dims.order, dims.ndisplay, dims.ndim, camera.orientation
+        active = self._viewer.layers.selection.events.active
+        return dims.order, dims.ndisplay, dims.ndim, camera.orientation, active
 
-    def follow(self, layer: Layer | None, codes: tuple[str, str, str] | None) -> None:
-        """Tell the directions of this layer; None clears them.
+    def _on_inserted(self, event: Any) -> None:
+        event.value.events.visible.connect(self.draw)
+        self.draw()
 
-        codes: the letter each of (z,y,x) of its array grows to, if that is known. A scan that would
-        lie on its side, because its file has rows and columns the other way round, is turned up
-        when it comes after another; whoever turns it again then has it so.
-        """
-        self._layer, self._codes = layer, codes
-        self._draw()
+    def _on_removed(self, event: Any) -> None:
+        event.value.events.visible.disconnect(self.draw)
+        self.draw()
+
+    def _scan(self) -> Image | None:
+        """What the letters are to be of; None where that is not to be seen, or not clear."""
+        layers = self._viewer.layers
+        scans = [one for one in layers if isinstance(one, Image) and VIEW_KEY not in one.metadata]
+        active = layers.selection.active
+        scan = active if active in scans else None
+        if active is not None and scan is None:
+            scan = active.metadata.get(IMAGE_KEY)
+        if active is not None and scan is not None:
+            # A mask lies on its scan, also where that is hidden.
+            return scan if scan in scans and (scan.visible or active.visible) else None
+        seen = [one for one in scans if one.visible]
+        return seen[0] if len(seen) == 1 else None
 
     def _turn_up(self, letters: dict[str, str]) -> None:
         assert self._layer is not None
@@ -64,15 +85,31 @@ class EdgeLetters:
 
     def disconnect(self) -> None:
         """Clear the letters and let go of the viewer."""
-        self.follow(None, None)
         for event in self._events():
-            event.disconnect(self._draw)
+            event.disconnect(self.draw)
+        layers = self._viewer.layers
+        layers.events.inserted.disconnect(self._on_inserted)
+        layers.events.removed.disconnect(self._on_removed)
+        for layer in layers:
+            layer.events.visible.disconnect(self.draw)
+        self._layer = self._codes = None
+        self._show(None)
 
-    def _draw(self, _: Any = None) -> None:
+    def draw(self, _: Any = None) -> None:
+        """Tell the directions of the scan that is looked at now.
+
+        A scan that would lie on its side, because its file has rows and columns the other way
+        round, is turned up when it comes after another; whoever turns it again then has it so.
+        """
+        self._layer = self._scan()
+        self._codes = None if self._layer is None else _codes_of(self._layer)
         letters = self.letters()
         if letters is not None:
             self._turn_up(letters)
             letters = self.letters()
+        self._show(letters)
+
+    def _show(self, letters: dict[str, str] | None) -> None:
         for key, overlay in self._overlays.items():
             overlay.visible = letters is not None
             overlay.text = letters[key] if letters else ""
@@ -93,6 +130,15 @@ class EdgeLetters:
             right = OPPOSITE[right]
         edges = (OPPOSITE[right], right, OPPOSITE[down], down)
         return dict(zip(_PLACES, edges, strict=True))
+
+
+def _codes_of(scan: Image) -> tuple[str, str, str] | None:
+    """The letter each of (z,y,x) of its array grows to, if that is known."""
+    try:
+        volume = as_given(scan, volume_of(scan))
+    except InputError:
+        return None
+    return volume.axis_codes if volume.oriented else None
 
 
 def _grows_to(layer: Layer, codes: tuple[str, str, str], axis: int) -> str:

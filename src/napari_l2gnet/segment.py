@@ -190,7 +190,7 @@ class SegmentWidget(SegmentForm):
         self.ask_orientation(layer, asked)
         volume = as_given(layer, stored) if layer and stored else None
         self.offer.look(layer, stored, open_projects(self.viewer))
-        self.letters.follow(layer, volume.axis_codes if volume and volume.oriented else None)
+        self.letters.draw()
         unusable = bool(self._refusal)
         if asked:
             self._refusal = self.orientation.problem

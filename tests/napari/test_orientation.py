@@ -291,7 +291,7 @@ def test_the_edges_heed_how_a_layer_is_shown(sided: Any) -> None:
     turned = np.eye(4)[[0, 2, 1, 3]]
     layer.affine = turned
     viewer.dims.order = (0, 1, 2)
-    widget.letters._draw()
+    widget.letters.draw()
     assert widget.letters.letters() == {LEFT: "A", RIGHT: "P", TOP: "R", BOTTOM: "L"}
     series = viewer.add_image(np.stack([noise()] * 2), name="series")
     widget.image.choose(series)
@@ -317,9 +317,9 @@ def test_a_scan_that_would_lie_on_its_side_is_turned_up_once(sided: Any, tmp_pat
     widget.image.choose(other)
     assert viewer.dims.order == (0, 1, 2)
     assert widget.letters.letters() == upright
-    widget.image.choose(lying)
+    viewer.layers.selection.active = lying
     assert widget.letters.letters() == upright
-    widget.image.choose(other)
+    viewer.layers.selection.active = other
     assert widget.letters.letters() == upright
 
 

@@ -445,9 +445,43 @@ def test_the_edges_say_which_side_is_which(segment_widget: Any, scan_file: Path)
     assert not viewer.canvas.overlays[top].visible
     viewer.dims.ndisplay = 2
     viewer.add_image(np.zeros((4, 20, 20)), name="nobody knows")
-    assert widget.letters.letters() is not None
-    widget.image.choose(viewer.layers["nobody knows"])
     assert widget.letters.letters() is None
+
+
+def test_the_edges_are_those_of_the_scan_that_is_worked_on(
+    segment_widget: Any, scan_file: Path, tmp_path: Path, qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    first = open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    mask = widget.mask.layer
+    left, right, top, bottom = "l2gnet_left", "l2gnet_right", "l2gnet_top", "l2gnet_bottom"
+    of_first = {left: "R", right: "L", top: "A", bottom: "P"}
+    assert widget.letters.letters() == of_first
+    data = np.zeros((40, 48, 6), np.int16)
+    turned = np.array([[0, 0, 8, 0], [-1.4, 0, 0, 0], [0, -1.4, 0, 0], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(data, turned), tmp_path / "sagittal.nii")
+    second = open_scan(viewer, tmp_path / "sagittal.nii")
+    # Segment still has the first one chosen.
+    assert widget.image.layer is first
+    of_second = {left: "A", right: "P", top: "S", bottom: "I"}
+    assert widget.letters.letters() == of_second
+    viewer.layers.selection.active = mask
+    assert widget.letters.letters() == of_first
+    first.visible = False
+    assert widget.letters.letters() == of_first
+    mask.visible = False
+    assert widget.letters.letters() is None
+    # Nothing else says which one: the only one to be seen.
+    viewer.layers.selection.clear()
+    assert widget.letters.letters() == of_second
+    first.visible = True
+    assert widget.letters.letters() is None
+    viewer.layers.selection.active = first
+    assert viewer.canvas.overlays[top].text == "A"
+    second.visible = False
+    widget.letters.disconnect()
+    assert not viewer.canvas.overlays[top].visible
 
 
 def test_plugin_widget_and_sample_through_the_manifest(make_napari_viewer: Any, qtbot: Any) -> None:
