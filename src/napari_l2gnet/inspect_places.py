@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 UNSURE, LIKE = "unsure place", "place like this"
+_ALL_SETTLED = "You have accepted or painted every place where the model is unsure."
 
 
 class Places(QObject):
@@ -58,7 +59,7 @@ class Places(QObject):
         open_ones = [place for place in doubt.places if not self._decided(place, inspection.frame)]
         nothing, left_out = "The model has no doubt of this kind.", ""
         if settled := len(doubt.places) - len(open_ones):
-            nothing = "You have accepted or painted every place where the model is unsure."
+            nothing = _ALL_SETTLED
             of = "place" if settled == 1 else "places"
             left_out = f"{settled} {of} that you accepted or painted left out."
         self._start(UNSURE, open_ones, nothing, left_out)
@@ -84,12 +85,25 @@ class Places(QObject):
         self.step(1)
 
     def step(self, by: int) -> None:
-        """Go to a place further on in the list, or further back."""
+        """Go to a place further on in the list, or further back; to unsure ones only as long as no
+        person decided there."""
         layers, inspection = self._widget.layers, self._widget.inspection
         if layers is None or inspection is None or not self.found:
             return
-        self.at = (self.at + by) % len(self.found)
-        region = self.found[self.at]
+        count = len(self.found)
+        steps = ((self.at + by * n) % count for n in range(1, count + 1))
+        # What a person accepted or painted since the search is settled, too.
+        unsettled = (
+            at
+            for at in steps
+            if self._what != UNSURE or not self._decided(self.found[at], inspection.frame)
+        )
+        at = next(unsettled, None)
+        if at is None:
+            layers.darken()
+            self._widget.show_message(_ALL_SETTLED)
+            return
+        self.at, region = at, self.found[at]
         middle = [(part.start + part.stop - 1) / 2 for part in region.box]
         layers.go_to(inspection.frame, middle, center=True)
         layers.light_region(inspection.frame, region)

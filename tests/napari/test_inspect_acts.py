@@ -524,6 +524,14 @@ def test_unsure_places_that_a_person_decided_on_are_left_out(opened: Made, qtbot
     left = [one for one in every if one.index != every[0].index and one is not painted]
     assert widget.places.found == left
     assert f"{len(every) - len(left)} places that you accepted or painted" in widget.message.text()
+    # What is accepted on the way is left out from then on.
+    mask.segmentation.reviewed.add((0, left[1].index))
+    for _ in left:
+        widget.unsure.click()
+        assert (0, left[widget.places.at].index) not in mask.segmentation.reviewed
+    mask.segmentation.reviewed.update(mask.segmentation.places)
+    widget.unsure.click()
+    assert "every place" in widget.message.text()
     mask.segmentation.reviewed.update(mask.segmentation.places)
     widget.places.forget()
     widget.unsure.click()
