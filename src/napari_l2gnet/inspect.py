@@ -15,12 +15,12 @@ from qtpy.QtCore import QTimer, Signal
 from l2gnet_core.errors import InputError
 from napari_l2gnet.inspect_compare import Against, Other
 from napari_l2gnet.inspect_export import ask_file, save_picture, save_table
-from napari_l2gnet.inspect_form import CODES, HEARD, NOTHING, REFERENCE, InspectForm
+from napari_l2gnet.inspect_form import CODES, DOUBT, HEARD, NOTHING, REFERENCE, InspectForm
 from napari_l2gnet.inspect_layers import InspectLayers
 from napari_l2gnet.inspect_over import Over
 from napari_l2gnet.inspect_parts import Part
 from napari_l2gnet.inspect_places import Assigning, Places
-from napari_l2gnet.inspect_words import SLICES
+from napari_l2gnet.inspect_words import REFERENCES, SLICES
 from napari_l2gnet.inspection import Inspection, inspection_of
 from napari_l2gnet.look_again import look_again
 from napari_l2gnet.mask_layer import MaskLayer
@@ -75,8 +75,9 @@ class InspectWidget(InspectForm):
         self.of.currentIndexChanged.connect(lambda _: self._on_part())
         self.clear.clicked.connect(lambda: self.choose([]))
         self.again.clicked.connect(self._look_again)
+        self.go_on.clicked.connect(self._on_mask)
         self.outline.toggled.connect(self._on_outline)
-        self.cancel.clicked.connect(self.jobs.cancel)
+        self.cancel.clicked.connect(self._on_cancel)
         self.views.codes_picked.connect(self.choose)
         self.views.slice_picked.connect(self._to_slice)
         for button, suffix in ((self.png, ".png"), (self.csv, ".csv")):
@@ -176,6 +177,7 @@ class InspectWidget(InspectForm):
             "Press Segment first: there is no mask yet whose model could be looked into."
         )
         self.again.hide()
+        self.go_on.hide()
         if self.layers is not None:
             self.inspection = inspection_of(self.layers.mask, self.layers.here()[0])
             self._refusal = self.inspection.refusal
@@ -191,10 +193,28 @@ class InspectWidget(InspectForm):
                 self.layers.outline(False)
             self.update_controls()
             self.ready.emit()
-        elif self._current:
+            return
+        inspection, kind = self.inspection, self._doubt_looked_at()
+
+        def read() -> Generator[str, None, None]:
+            if not inspection.is_current:
+                yield from inspection.prepare()
+            if kind and inspection.doubt(kind) is None:
+                yield from inspection.study(kind)
+
+        if self._current and (not kind or inspection.doubt(kind) is not None):
             self._show()
         else:
-            self.jobs.run(self.inspection.prepare(), lambda _: self._show())
+            self.jobs.run(read(), lambda _: self._show())
+
+    def _doubt_looked_at(self) -> str:
+        """The kind of doubt that is drawn, to be kept for another frame, or more of it; else ""."""
+        if self.inspection is None or not (
+            self.views.currentIndex() == SLICES or self.shown.currentData() == DOUBT
+        ):
+            return ""
+        kinds, chosen = list(self.inspection.kinds().values()), self.views.kind.currentData()
+        return chosen if chosen in kinds else kinds[0]
 
     def _show(self) -> None:
         assert self.inspection is not None
@@ -205,11 +225,13 @@ class InspectWidget(InspectForm):
         self.assigning.offer(self.inspection)
         self.layers.outline(self.outline.isChecked())
         self.layers.prepare(self.inspection)
-        self.over.show(CODES)
+        self.over.show(DOUBT if self._doubt_looked_at() else CODES)
         (codes, other), self._wanted = self._wanted, ([], None)
         self._on_part()
         if codes:
             self.choose(codes, go=False)
+        if self.views.currentIndex() == REFERENCES:
+            self.over.show_tab(REFERENCES)
         self.against.choose(other)
         unlike = self.inspection.unlike
         if other is None and unlike is not None and (unlike.percentile or 0) >= 97.5:
@@ -217,6 +239,9 @@ class InspectWidget(InspectForm):
             self.show_message("", beware=[beware])
         self.update_controls()
         self.ready.emit()
+        if not self._current:
+            # Slices that came while the others were read, and are not on screen, tell nobody.
+            self._changing.start()
 
     def _offer_look(self, mask: MaskLayer, inspection: Inspection) -> None:
         """What the model saw is not kept with the mask: it may look again."""
@@ -315,12 +340,27 @@ class InspectWidget(InspectForm):
 
     def _on_data(self, _: Any = None) -> None:
         # Every redraw of the mask tells this; a run may have added slices, a person organs.
-        if not self._current and not self.jobs.busy:
+        if not self._current:
             self._changing.start()
 
     def _on_changed(self) -> None:
-        if not self._current and not self.jobs.busy:
+        if self._current:
+            return
+        if self.jobs.busy:
+            # What is read now may be of before the change.
+            self._changing.start()
+        else:
             self._on_mask()
+
+    def _on_cancel(self) -> None:
+        """Stop what is under way; what has not been read can be read on."""
+        self.jobs.cancel()
+        self._changing.stop()
+        if self.inspection is not None and not self._current:
+            self._refusal = "Stopped: press Go on to read what the model saw."
+            self.told.setText(self._refusal)
+            self.go_on.show()
+            self.update_controls()
 
     def _on_layers(self, _: Any = None) -> None:
         if self.layers is not None and self.layers.mask.layer not in self.viewer.layers:

@@ -116,6 +116,9 @@ class InspectForm(DockedWidget):
             "Nothing in the mask changes."
         )
         self.again.hide()
+        self.go_on = QPushButton("Go on")
+        self.go_on.setToolTip("Read what the model saw, from the start")
+        self.go_on.hide()
         self.views = InspectViews()
         # In their place where there is nothing to draw.
         self.nothing = QWidget()
@@ -127,6 +130,7 @@ class InspectForm(DockedWidget):
         layout.addLayout(looking)
         layout.addWidget(self.told)
         layout.addWidget(self.again)
+        layout.addWidget(self.go_on)
         layout.addWidget(self.views, 1)
         layout.addWidget(self.nothing, 1)
         layout.addLayout(self._places())

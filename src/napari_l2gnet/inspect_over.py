@@ -28,7 +28,7 @@ class Over(QObject):
         super().__init__(widget)
         self._widget = widget
         widget.shown.currentIndexChanged.connect(lambda _: self.draw())
-        widget.views.currentChanged.connect(self._on_tab)
+        widget.views.currentChanged.connect(self.show_tab)
         widget.views.reference_picked.connect(self.show_reference)
         widget.views.kind_chosen.connect(self._on_kind)
         widget.against.changed.connect(self._on_comparison)
@@ -144,8 +144,8 @@ class Over(QObject):
             widget.layers.show_heat(name, widget.inspection, doubt.values, doubt.limits)
             widget.layers.show_only("heat")
 
-    def _on_tab(self, tab: int) -> None:
-        """Each tab comes with the picture that belongs to it."""
+    def show_tab(self, tab: int) -> None:
+        """Draw what belongs to a tab: each comes with a picture."""
         widget = self._widget
         if widget.inspection is None or widget.views.words is None:
             return

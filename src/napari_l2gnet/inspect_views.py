@@ -155,13 +155,14 @@ class InspectViews(QTabWidget):
     def show_inspection(self, inspection: Inspection | None) -> None:
         """Make ready for another mask, or for none; `show_part` draws it."""
         self.words, self.chosen, self.reference = None, [], None
-        plans = inspection is not None and inspection.has_plans
+        if inspection is None:
+            # Of a tab that cannot be chosen Qt would leave: the same one is drawn again soon.
+            return
+        plans = inspection.has_plans
         for view in (PLAN, REFERENCES):
             self.setTabEnabled(view, plans)
             reason = "This model has codes, but no transport between them"
             self.setTabToolTip(view, "" if plans else reason)
-        if inspection is None:
-            return
         now = self.kind.currentText()
         self.kind.blockSignals(True)
         self.kind.clear()

@@ -576,3 +576,54 @@ def test_a_version_that_sees_slices_larger_has_smaller_cells(opened: Made, qtbot
     # All voxels of a cell are alike, and not those of four.
     assert (heat[2, :8, :8] == heat[2, 0, 0]).all()
     assert len(np.unique(heat[2, ::8, ::8])) > 4
+
+
+def renew_look(mask: Any, seed: int) -> Any:
+    """As another version of the model, or a run, leaves it."""
+    look = made_up_look(mask.layer.data.shape, 12, 8, np.random.default_rng(seed))
+    mask.segmentation.looks[0] = look
+    mask.layer.refresh()
+    return look
+
+
+def test_a_tab_stays_drawn_when_another_version_answers(opened: Made, qtbot: Any) -> None:
+    _viewer, mask, widget = opened
+    for tab, shown, name in (
+        (SLICES, DOUBT, "doubt: "),
+        (REFERENCES, REFERENCE, "sent to reference "),
+    ):
+        widget.views.setCurrentIndex(tab)
+        settle(qtbot, widget)
+        look = renew_look(mask, tab)
+        qtbot.waitUntil(lambda look=look: widget.inspection._state[:1] == (look,), timeout=10_000)
+        settle(qtbot, widget)
+        assert widget.shown.currentData() == shown
+        heat = widget.layers.find("heat")
+        assert heat.visible
+        assert heat.name.startswith(name)
+        assert not widget.layers.find("codes").visible
+        assert bool(widget.inspection.ranking) == (tab == SLICES)
+
+
+def test_what_was_cancelled_or_changed_meanwhile_can_be_read_on(opened: Made, qtbot: Any) -> None:
+    _viewer, mask, widget = opened
+    look = renew_look(mask, 1)
+    widget._on_mask()
+    assert widget.jobs.busy
+    widget.cancel.click()
+    assert "Stopped: press Go on" in widget.told.text()
+    assert not widget.go_on.isHidden()
+    assert not widget.views.isEnabled()
+    assert "Stopped" in widget.of.toolTip()
+
+    def add(text: str) -> None:
+        # A run adds a slice that is not on screen.
+        if text == "Relating codes" and look.added == 4:
+            look.added += 1
+
+    widget.jobs.progress.connect(add)
+    widget.go_on.click()
+    qtbot.waitUntil(lambda: look.added == 5 and widget.inspection.is_current, timeout=10_000)
+    settle(qtbot, widget)
+    assert widget.views.isEnabled()
+    assert widget.go_on.isHidden()
