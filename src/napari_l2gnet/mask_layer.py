@@ -19,6 +19,7 @@ from l2gnet_core.volume import Grid
 from napari_l2gnet.layers import (
     GRID_KEY,
     LABELS_KEY,
+    grid_of,
     is_cut,
     label_arguments,
     lies,
@@ -212,9 +213,15 @@ class MaskLayer:
         """Voxels by label id in the frame on screen."""
         return self.segmentation.counts.in_frame(self._here()[0])
 
-    def volumes_ml(self) -> dict[str, float]:
-        """mL by organ in the frame on screen."""
-        ml, counts = self.segmentation.grid.voxel_volume_ml, self.voxels()
+    @property
+    def grid(self) -> Grid:
+        """Where the layer lies now: its scale and units may have been set by hand since."""
+        layer = self.layer
+        return grid_of(layer.data.shape, transform_of(layer), layer.name, layer.metadata)
+
+    def volumes_ml(self, frame: int) -> dict[str, float]:
+        """mL by organ in a frame."""
+        ml, counts = self.grid.voxel_volume_ml, self.segmentation.counts.in_frame(frame)
         return {label.name: counts[label.id] * ml for label in self.segmentation.card.labels}
 
     def coverage(self) -> tuple[int, int]:

@@ -15,6 +15,9 @@ from napari_l2gnet.session import Request, Session, Step
 from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.worker import Job
 
+#: Sentences about a series: more of them would leave no room for the table.
+_MOST_DOUBTS = 4
+
 
 class Run(QObject):
     """Computes in a thread and writes what comes out into one mask.
@@ -118,9 +121,25 @@ class Run(QObject):
             QTimer.singleShot(0, self._tidied)
             return
         finished, count = segmentation.coverage()
-        if finished == count and segmentation.grid.units == "mm":
-            self.doubts = doubts(segmentation.card, self.mask.volumes_ml())
+        if finished == count and self.mask.grid.units == "mm":
+            self.doubts = self._find_doubts()
         self._end("finished", "")
+
+    def _find_doubts(self) -> list[str]:
+        """What is unusual, in any frame; of a series with the frames that it is in."""
+        segmentation = self.mask.segmentation
+        found: dict[str, list[str]] = {}
+        for frame in range(len(segmentation.shown)):
+            for text in doubts(segmentation.card, self.mask.volumes_ml(frame)):
+                found.setdefault(text, []).append(str(frame))
+        if len(segmentation.shown) == 1:
+            return list(found)
+        lines = [
+            f"Frame{'s' if len(frames) > 1 else ''} {', '.join(frames)}: {text}"
+            for text, frames in found.items()
+        ]
+        more = len(lines) - _MOST_DOUBTS
+        return lines if more <= 0 else [*lines[:_MOST_DOUBTS], f"{more} more like these."]
 
     def _cancelled(self) -> None:
         finished, count = self.mask.segmentation.coverage()

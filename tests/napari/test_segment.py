@@ -10,7 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import save_untrained
+from conftest import NAMES, save_untrained
 from gui import PLUGIN, open_scan, run, slow_down
 from qtpy.QtWidgets import (
     QAbstractButton,
@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
     QTableWidget,
 )
 
+from l2gnet_core.card import Expectations
 from napari_l2gnet.inspection import inspection_of
 from napari_l2gnet.layers import transform_of
 from napari_l2gnet.segment_form import RANGE, THIS_SLICE
@@ -490,6 +491,21 @@ def test_plugin_widget_and_sample_through_the_manifest(make_napari_viewer: Any, 
     assert viewer.layers[0].data.shape == (2, 10, 224, 224)
     _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, "Segment")
     assert widget.image.layer is viewer.layers[0]
+
+
+def test_each_frame_of_a_series_is_checked(
+    segment_widget: Any, user_models: Path, tmp_path: Path, qtbot: Any
+) -> None:
+    usual = dict.fromkeys(NAMES.values(), (500.0, 600.0))
+    save_untrained(user_models, "scribbler", expects=Expectations("MR", volumes=usual))
+    data = np.random.default_rng(1).integers(0, 900, (32, 32, 3, 2)).astype(np.int16)
+    nib.save(nib.Nifti1Image(data, np.diag([1.4, 1.4, 8, 1])), tmp_path / "cine.nii.gz")
+    viewer, widget = segment_widget()
+    open_scan(viewer, tmp_path / "cine.nii.gz")
+    run(qtbot, widget)
+    assert "Frame 0: " in widget.message.text()
+    assert "Frame 1: " in widget.message.text()
+    assert "2 more like these." in widget.message.text()
 
 
 def test_what_the_model_saw_is_kept_with_the_mask(
