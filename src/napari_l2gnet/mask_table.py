@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import napari
+import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QLabel
 
 from l2gnet_core.labels import LabelSet
-from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.mask_layer import IMAGE_KEY, MaskLayer
 from napari_l2gnet.organ_table import OrganTable
 
 
@@ -50,14 +51,23 @@ class MaskTable(QObject):
             self.mask.stop(self._on_painted, self._show_colors)
             self.mask.layer.events.features.disconnect(self._on_features)
             self.mask.layer.events.selected_label.disconnect(self._show_selected)
+            for event in self._size_events(self.mask):
+                event.disconnect(self._show_sizes)
         self.mask = mask
         if mask is not None:
             self._show_organs()
             mask.layer.events.features.connect(self._on_features)
             mask.layer.events.selected_label.connect(self._show_selected)
             mask.follow(self._on_painted, self._show_colors)
+            for event in self._size_events(mask):
+                event.connect(self._show_sizes)
         else:
             self._show_sizes()
+
+    @staticmethod
+    def _size_events(mask: MaskLayer) -> list[Any]:
+        layers = (mask.layer, mask.layer.metadata[IMAGE_KEY])
+        return [event for one in layers for event in (one.events.scale, one.events.units)]
 
     def _on_features(self, _: Any = None) -> None:
         # Organs may be renamed, and new ones added; new data tell of features, too.
@@ -102,14 +112,23 @@ class MaskTable(QObject):
             return
         if not self.mask.connected:
             return
-        grid = self.mask.segmentation.grid
+        grid = self.mask.grid
         ml = grid.voxel_volume_ml if grid.units == "mm" else None
         finished, count = coverage = self.mask.coverage()
         self._organs.show_sizes(self.mask.voxels(), ml, coverage)
         of = " of this frame" if len(grid.shape) == 4 else ""
-        self._coverage.setText(f"Partial: {finished} of {count} slices{of}")
+        told = []
         # While a run goes on its bar says so.
-        self._coverage.setVisible(finished < count and not self.running)
+        if finished < count and not self.running:
+            told.append(f"Partial: {finished} of {count} slices{of}")
+        layer, image = self.mask.layer, self.mask.layer.metadata[IMAGE_KEY]
+        if not np.allclose(layer.scale, image.scale) or layer.units != image.units:
+            told.append(
+                f'The mL are by the voxel size of "{layer.name}", which is not that of '
+                f'"{image.name}": set the same scale and units for both.'
+            )
+        self._coverage.setText("\n".join(told))
+        self._coverage.setVisible(bool(told))
 
     def _show_colors(self, _: Any = None) -> None:
         if self.mask is not None:

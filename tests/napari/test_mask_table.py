@@ -39,6 +39,29 @@ def test_the_table_follows_strokes_and_undo(
     assert ml == pytest.approx(voxels * 1.4 * 1.4 * 8 / 1000, abs=0.05)
 
 
+def test_the_sizes_are_by_the_voxels_as_they_are_now(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    image = open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    layer = widget.mask.layer
+    qtbot.waitUntil(lambda: told(widget)[0] == (layer.data == 1).sum())
+
+    def ml(voxel: float) -> Any:
+        return pytest.approx(told(widget)[0] * voxel / 1000, abs=0.05)
+
+    assert float(widget.organs.rows()[0][2]) == ml(1.4 * 1.4 * 8)
+    image.scale = (4, 1.4, 1.4)
+    assert "set the same scale and units" in widget.coverage.text()
+    assert not widget.coverage.isHidden()
+    layer.scale = (4, 1.4, 1.4)
+    assert widget.coverage.isHidden()
+    assert float(widget.organs.rows()[0][2]) == ml(1.4 * 1.4 * 4)
+    layer.units = image.units = ("cm", "cm", "cm")
+    assert float(widget.organs.rows()[0][2]) == ml(1.4 * 1.4 * 4 * 1000)
+
+
 def test_the_table_follows_a_brush_on_the_slice_on_screen(
     segment_widget: Any, scan_file: Path, qtbot: Any
 ) -> None:
