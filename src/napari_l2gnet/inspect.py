@@ -23,7 +23,7 @@ from napari_l2gnet.inspect_places import Assigning, Places
 from napari_l2gnet.inspect_words import REFERENCES, SLICES
 from napari_l2gnet.inspection import Inspection, inspection_of
 from napari_l2gnet.look_again import look_again
-from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.mask_layer import IMAGE_KEY, MaskLayer
 from napari_l2gnet.session import shared_session
 from napari_l2gnet.tasks import annotation_of, application
 from napari_l2gnet.worker import LatestJob
@@ -61,6 +61,7 @@ class InspectWidget(InspectForm):
         self._changing = QTimer(self, interval=400, singleShot=True)
         self._connect()
         self.show_theme()
+        self._on_active()
         self._on_mask()
 
     def _connect(self) -> None:
@@ -92,6 +93,7 @@ class InspectWidget(InspectForm):
             (viewer.dims.events.current_step, self._on_step),
             (viewer.layers.events.inserted, self._on_layers),
             (viewer.layers.events.removed, self._on_layers),
+            (viewer.layers.selection.events.active, self._on_active),
         ]
 
     def let_go(self) -> None:
@@ -362,6 +364,12 @@ class InspectWidget(InspectForm):
             self.go_on.show()
             self.update_controls()
 
+    def _on_active(self, _: Any = None) -> None:
+        # The mask that a person works on is the one that is looked into.
+        active = self.viewer.layers.selection.active
+        if active is not self.mask_combo.layer and active in self.mask_combo:
+            self.mask_combo.choose(active)
+
     def _on_layers(self, _: Any = None) -> None:
         if self.layers is not None and self.layers.mask.layer not in self.viewer.layers:
             self.layers.remove()
@@ -393,6 +401,10 @@ class InspectWidget(InspectForm):
     def look_at(self, position: Sequence[float]) -> None:
         """What a click at a place in the world does."""
         if self.layers is None or self.inspection is None or not self._current:
+            return
+        layer = self.layers.mask.layer
+        if not (layer.visible or layer.metadata[IMAGE_KEY].visible):
+            self.show_message(f'"{layer.name}" and its scan are hidden: show one of them first.')
             return
         voxel = self.layers.voxel_at(position)
         if voxel is None or voxel[0] != self.inspection.frame:

@@ -98,7 +98,8 @@ def test_inspect_draws_nothing_over_the_scan_while_another_tab_is_on_top(
     assert "lit" in shown
     dock_of(widget).hide()
     second = inspectable(viewer, name="second")
-    widget.mask_combo.choose(second.layer)
+    qtbot.waitUntil(lambda: widget.inspection is not None and widget.inspection.is_current)
     settle(qtbot, widget)
+    assert widget.layers.mask.layer is second.layer
     assert second.layer.contour == 0
     assert not widget.layers.find("codes").visible

@@ -24,6 +24,7 @@ from napari_l2gnet.inspect_form import CODES, DOUBT, HEARD, NOTHING, REFERENCE
 from napari_l2gnet.inspect_parts import Part
 from napari_l2gnet.inspect_words import PLAN, REFERENCES, SCATTER, SLICES, USAGE, Words
 from napari_l2gnet.layers import transform_of
+from napari_l2gnet.mask_layer import IMAGE_KEY
 
 Made = tuple[Any, Any, Any]
 
@@ -627,3 +628,23 @@ def test_what_was_cancelled_or_changed_meanwhile_can_be_read_on(opened: Made, qt
     settle(qtbot, widget)
     assert widget.views.isEnabled()
     assert widget.go_on.isHidden()
+
+
+def test_the_mask_that_is_worked_on_is_looked_into(opened: Made, qtbot: Any) -> None:
+    viewer, mask, widget = opened
+    second = inspectable(viewer, seed=1, name="second")
+    settle(qtbot, widget)
+    assert widget.layers.mask.layer is second.layer
+    viewer.layers.selection.active = mask.layer
+    settle(qtbot, widget)
+    assert widget.layers.mask.layer is mask.layer
+    # An image says nothing of masks.
+    viewer.layers.selection.active = viewer.layers["scan"]
+    assert widget.layers.mask.layer is mask.layer
+    mask.layer.visible = mask.layer.metadata[IMAGE_KEY].visible = False
+    click(viewer, world(mask, 2, 30, 40))
+    assert widget.codes == []
+    assert "are hidden: show one of them first" in widget.message.text()
+    mask.layer.visible = True
+    click(viewer, world(mask, 2, 30, 40))
+    assert widget.codes == [code_map(mask)[2, 30, 40]]
