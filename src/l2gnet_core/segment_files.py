@@ -160,7 +160,7 @@ def segment_file(
     labels = model.card.labels
     write_labels(job.mask, result, volume, labels.names, labels.colors)
     counts = [voxel_counts(one, model.card) for one in masks]
-    real = volume.units == "mm"
+    real = volume.has_ml
 
     def ml(id: int) -> list[float]:
         return [round(count[id] * volume.voxel_volume_ml, 3) for count in counts]

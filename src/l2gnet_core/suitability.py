@@ -47,10 +47,12 @@ def mismatches(
             f"Pixels of {spacing[0]:.2g}×{spacing[1]:.2g} mm; this model knows "
             f"{expects.pixel[0]:g} to {expects.pixel[1]:g} mm."
         )
-    if expects.slice and not expects.slice[0] <= between <= expects.slice[1]:
+    # The distance from a flat image to slices that are not there cannot be wrong.
+    usual = expects.slice if grid.thickness_stated else None
+    if usual and not usual[0] <= between <= usual[1]:
         found.append(
-            f"Slices {between:.2g} mm apart; this model knows {expects.slice[0]:g} to "
-            f"{expects.slice[1]:g} mm: check the slicing axis."
+            f"Slices {between:.2g} mm apart; this model knows {usual[0]:g} to "
+            f"{usual[1]:g} mm: check the slicing axis."
         )
     return found
 

@@ -44,6 +44,8 @@ class Geometry:
         NIfTI, (0, 1, 2) for TIFF.
     name: file name without suffixes, for layer names only.
     oriented: does the file say where right, front and top are?
+    thickness_stated: False for a flat image that gives no thickness; its spacing along z is then
+        its pixel size, and mL cannot be told.
     source: what a writer needs to put a mask into the file's own grid; opaque, light, no pixels.
     """
 
@@ -52,6 +54,7 @@ class Geometry:
     stored_axes: tuple[int, int, int] = (0, 1, 2)
     name: str = ""
     oriented: bool = False
+    thickness_stated: bool = True
     source: Any = None
 
     def __post_init__(self) -> None:
@@ -68,8 +71,13 @@ class Geometry:
         return float(z), float(y), float(x)
 
     @property
+    def has_ml(self) -> bool:
+        """Is the volume of a voxel known?"""
+        return self.units == "mm" and self.thickness_stated
+
+    @property
     def voxel_volume_ml(self) -> float:
-        """Volume of one voxel in mL; meaningful only when units is "mm"."""
+        """Volume of one voxel in mL; meaningful only where there is one, see has_ml."""
         return float(abs(np.linalg.det(self.affine[:3, :3])) / 1000.0)
 
     @property

@@ -204,7 +204,10 @@ def grid_of(
         )
     affine, units, oriented = _geometry(len(shape), transform)
     full = shape if len(shape) > 2 else (1, *shape)
-    return Grid(full, affine=affine, units=units, name=name, oriented=oriented)
+    thick = len(shape) > 2
+    return Grid(
+        full, affine=affine, units=units, name=name, oriented=oriented, thickness_stated=thick
+    )
 
 
 def _shared_grid(shape: tuple[int, ...], transform: Mapping[str, Any]) -> Grid | None:

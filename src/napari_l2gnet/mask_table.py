@@ -113,7 +113,7 @@ class MaskTable(QObject):
         if not self.mask.connected:
             return
         grid = self.mask.grid
-        ml = grid.voxel_volume_ml if grid.units == "mm" else None
+        ml = grid.voxel_volume_ml if grid.has_ml else None
         finished, count = coverage = self.mask.coverage()
         self._organs.show_sizes(self.mask.voxels(), ml, coverage)
         of = " of this frame" if len(grid.shape) == 4 else ""

@@ -121,7 +121,7 @@ class Run(QObject):
             QTimer.singleShot(0, self._tidied)
             return
         finished, count = segmentation.coverage()
-        if finished == count and self.mask.grid.units == "mm":
+        if finished == count and self.mask.grid.has_ml:
             self.doubts = self._find_doubts()
         self._end("finished", "")
 

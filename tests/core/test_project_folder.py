@@ -180,10 +180,11 @@ def test_nothing_of_the_file_or_its_header_is_written(projects, tmp_path):
 
 
 def test_grids_come_back():
-    for grid in (SCAN.grid, Grid((2, 3, 4, 5), stored_axes=(2, 1, 0), oriented=True)):
+    flat = Grid((1, 4, 5), units="mm", thickness_stated=False)
+    for grid in (SCAN.grid, Grid((2, 3, 4, 5), stored_axes=(2, 1, 0), oriented=True), flat):
         again = grid_from_json(json.loads(json.dumps(grid_to_json(grid))))
         assert again.name == ""
-        for name in ("shape", "units", "stored_axes", "oriented", "source"):
+        for name in ("shape", "units", "stored_axes", "oriented", "thickness_stated", "source"):
             assert getattr(again, name) == getattr(grid, name)
         np.testing.assert_array_equal(again.affine, grid.affine)
 

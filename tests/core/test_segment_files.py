@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -270,6 +271,17 @@ def test_a_scan_of_another_kind_is_named(expects, grid, axis, ends, says, one_se
     (sentence,) = mismatches(card(**expects), grid, axis, values(*ends))
     assert says in sentence
     one_sentence(ValueError(sentence))
+
+
+def test_a_flat_image_of_no_thickness_has_no_slices_apart_and_no_ml():
+    grid = Grid((1, 70, 70), affine=np.diag([1.5, 1.5, 1.5, 1]), units="mm")
+    (sentence,) = mismatches(card(**HEART), grid, 0)
+    assert "1.5 mm apart" in sentence
+    assert grid.has_ml
+    flat = replace(grid, thickness_stated=False)
+    assert mismatches(card(**HEART), flat, 0) == []
+    assert not flat.has_ml
+    assert not replace(grid, units="pixel").has_ml
 
 
 def test_the_wrong_slicing_axis_shows_in_pixels_and_slices():

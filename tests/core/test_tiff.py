@@ -127,6 +127,14 @@ def test_an_unknown_slice_distance_is_said(tmp_path):
     v = read_volume(tmp_path / "i.tif")
     assert v.spacing == pytest.approx((0.5, 0.5, 0.5))
     assert "distance between its slices" in v.warnings[0]
+    assert v.has_ml
+    options = {"imagej": True, "resolution": (2, 2)}
+    for spacing in ({}, {"spacing": 3.0}):
+        metadata = {"axes": "YX", "unit": "mm", **spacing}
+        tifffile.imwrite(tmp_path / "f.tif", data[0], metadata=metadata, **options)
+        flat = read_volume(tmp_path / "f.tif")
+        assert flat.units == "mm"
+        assert flat.has_ml == bool(spacing)
 
 
 AXES = {

@@ -201,6 +201,7 @@ def test_any_layer_becomes_a_volume():
     assert flat.shape == (1, 5, 6)
     assert flat.spacing[1:] == pytest.approx((0.002, 0.001))
     assert not flat.oriented
+    assert not flat.has_ml
     turned = Image(
         np.zeros((4, 5, 6)),
         scale=(3, 2, 1),

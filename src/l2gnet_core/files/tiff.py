@@ -77,7 +77,7 @@ def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
                 f"{path.name} is cut short or damaged: not all of its voxels are there; "
                 "copy or export it again."
             )
-        spacing, unit_stated = voxel_size(tif, series, warnings)
+        spacing, unit_stated, between_stated = voxel_size(tif, series, warnings)
         text = _label_text(tif)
         ome = bool(tif.is_ome)
     data, kept = _scan_axes(path.name, axes, stored, warnings)
@@ -88,6 +88,8 @@ def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
         units="mm" if unit_stated else "pixel",
         stored_axes=(0, 1, 2),
         oriented=oriented,
+        # Of several slices a warning says what their distance is taken to be.
+        thickness_stated=between_stated or data.shape[-3] > 1,
         source=TiffSource(kept, ome),
         warnings=tuple(warnings),
     )

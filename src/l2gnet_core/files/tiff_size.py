@@ -37,8 +37,9 @@ Size = tuple[float, float, float]
 
 def voxel_size(
     tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, warnings: list[str]
-) -> tuple[Size, bool]:
-    """Voxel size (z, y, x) in mm and True, or (1, 1, 1) and False where none is stated.
+) -> tuple[Size, bool, bool]:
+    """Voxel size (z, y, x) in mm and True, or (1, 1, 1) and False where none is stated; and whether
+    a distance between slices is stated.
 
     A distance between slices that is not stated is taken to be the pixel size; adds to warnings.
     """
@@ -50,16 +51,18 @@ def voxel_size(
     else:
         found = _tag_size(series)
     if found is None or not all(1e-7 < s < 1e4 for s in found[1:] if s is not None):
-        return (1.0, 1.0, 1.0), False
+        return (1.0, 1.0, 1.0), False, False
     z, y, x = found
+    between = True
     if z is None or not 1e-7 < z < 1e4:
+        between = False
         z = x
         if any(letter in "ZIQ" for letter in series.axes):
             warnings.append(
                 f"{name} does not state the distance between its slices; it is taken to be the "
                 f"pixel size, {x:.4g} mm."
             )
-    return (z, y, x), True
+    return (z, y, x), True, between
 
 
 def _ome_size(xml: str) -> tuple[float | None, float, float] | None:

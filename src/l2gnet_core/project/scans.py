@@ -114,6 +114,7 @@ def grid_to_json(grid: Grid) -> dict[str, Any]:
         "units": grid.units,
         "stored_axes": list(grid.stored_axes),
         "oriented": grid.oriented,
+        "thickness_stated": grid.thickness_stated,
     }
     if isinstance(grid.source, NiftiSource) and grid.source.header is not None:
         source = without_text(grid.source)
@@ -139,6 +140,8 @@ def grid_from_json(values: Mapping[str, Any]) -> Grid:
         units=values["units"],
         stored_axes=(a, b, c),
         oriented=bool(values["oriented"]),
+        # Projects of older versions do not say.
+        thickness_stated=bool(values.get("thickness_stated", True)),
         source=source,
     )
 
