@@ -293,6 +293,12 @@ def axis_name(volume: Volume, axis: int) -> str:
     return f"{name}, {volume.shape[-3:][axis]} slices"
 
 
+def slice_axes(dims: Any, axis: int) -> tuple[int, int]:
+    """The viewer's axes that slices of a scan lie along, which is cut along an axis of (z,y,x)."""
+    one, other = (dims.ndim - 3 + along for along in range(3) if along != axis)
+    return one, other
+
+
 def is_cut(layer: Layer, dims: Any) -> bool:
     """Does the viewer, at its sliders, show anything of a layer? Layers may lie far apart."""
     index = np.rint(layer.world_to_data(dims.point[-layer.ndim :]))

@@ -24,6 +24,7 @@ from napari_l2gnet.layers import (
     label_arguments,
     lies,
     shown_index,
+    slice_axes,
     transform_of,
 )
 from napari_l2gnet.orientation import ORIENTATION_KEY
@@ -200,8 +201,10 @@ class MaskLayer:
             return False
         frame, *voxel = self._here()
         axis = self.segmentation.axis
-        displayed = [d - self.layer.ndim for d in self.viewer.dims.displayed]
-        return frame == place[0] and (axis - 3 in displayed or voxel[axis] == place[1])
+        displayed = [d - self.viewer.dims.ndim for d in self.viewer.dims.displayed]
+        return (-4 in displayed or frame == place[0]) and (
+            axis - 3 in displayed or voxel[axis] == place[1]
+        )
 
     def _here(self) -> tuple[int, int, int, int]:
         """(frame, z, y, x) at the viewer's current point."""
@@ -240,8 +243,9 @@ class MaskLayer:
 
     @property
     def cut_as_sliced(self) -> bool:
-        """Does the viewer show one slice of those that the model sees?"""
-        return self._sliced not in self.viewer.dims.displayed
+        """Does the viewer show one slice of those that the model sees, in 2-D and of one time?"""
+        dims = self.viewer.dims
+        return set(dims.displayed) == set(slice_axes(dims, self.segmentation.axis))
 
     @property
     def off_screen(self) -> str:
@@ -252,21 +256,17 @@ class MaskLayer:
             return f'"{self.layer.name}" is not on screen: the sliders are beside it'
         return ""
 
-    @property
-    def _sliced(self) -> int:
-        """The viewer's axis along which the model cuts the scan."""
-        return int(self.viewer.dims.ndim) - 3 + self.segmentation.axis
-
     def _cut_as_sliced(self) -> None:
         dims = self.viewer.dims
         dims.ndisplay = 2
         if not self.cut_as_sliced:
-            others = [axis for axis in dims.order if axis != self._sliced]
-            rows, columns = sorted(others[-2:])
+            rows, columns = slice_axes(dims, self.segmentation.axis)
             grid, first = self.segmentation.grid, dims.ndim - 3
             if grid.oriented and lies(*(grid.axis_codes[axis - first] for axis in (rows, columns))):
                 rows, columns = columns, rows
-            dims.order = (*others[:-2], self._sliced, rows, columns)
+            # As napari has them at first: time, then what the model cuts along.
+            across = [axis for axis in range(dims.ndim) if axis not in (rows, columns)]
+            dims.order = (*across, rows, columns)
 
     def go_to_place(self, place: Place) -> None:
         """Show a slice, in 2-D and cut as the model cuts; where it is looked at stays."""

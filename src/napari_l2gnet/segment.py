@@ -20,7 +20,7 @@ from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.card_dialog import CardDialog
 from napari_l2gnet.edge_letters import EdgeLetters
 from napari_l2gnet.keeper import KEEPER_KEY, keep, open_projects
-from napari_l2gnet.layers import axis_name, is_cut, shown_index, volume_of
+from napari_l2gnet.layers import axis_name, is_cut, shown_index, slice_axes, volume_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.mask_table import MaskTable
 from napari_l2gnet.orientation import as_given, is_asked_for
@@ -369,7 +369,7 @@ class SegmentWidget(SegmentForm):
                 "The viewer shows the scan in 3-D: press 2D/3D at the bottom left, or choose "
                 "Slices …."
             )
-        if dims.ndim - 3 + axis in dims.displayed:
+        if set(dims.displayed) != set(slice_axes(dims, axis)):
             return (
                 "The viewer cuts the scan another way than the model: choose Slices …, or roll the "
                 "viewer's axes."

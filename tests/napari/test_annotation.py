@@ -127,6 +127,25 @@ def test_a_new_run_never_writes_into_a_mask_that_is_reviewed_or_of_another_versi
     assert mask.can_take(image, grid, CARD, 0)
 
 
+@pytest.mark.parametrize("rolls", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(2, *SHAPE), SHAPE])
+def test_slices_are_shown_however_the_axes_of_a_series_are_rolled(
+    shape: tuple[int, ...], rolls: int
+) -> None:
+    mask, _ = new_mask(shape)
+    mask.viewer.add_image(np.zeros((2, *SHAPE)), name="series")
+    for _ in range(rolls):
+        mask.viewer.dims.roll()
+    assert "cuts the scan another way" in mask.off_screen
+    place = (len(shape) - 3, 3)
+    mask.go_to_place(place)
+    assert mask.place == place
+    assert mask.viewer.dims.displayed == (2, 3)
+    assert not mask.off_screen
+    mask.viewer.dims.transpose()
+    assert not mask.off_screen
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("stroke"), st.integers(0, 2), st.integers(0, 4)),

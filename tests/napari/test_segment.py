@@ -214,6 +214,12 @@ def test_a_time_series_is_segmented_frame_by_frame(
     run(qtbot, widget)
     assert widget.mask.layer.data.shape == (2, 3, 32, 32)
     assert len(widget.mask.segmentation.finished) == 6
+    # Columns by time are no slice of it.
+    widget.region.setCurrentIndex(THIS_SLICE)
+    viewer.dims.order = (1, 2, 3, 0)
+    widget.start.click()
+    assert not widget.running
+    assert "cuts the scan another way" in widget.message.text()
 
 
 def test_a_failing_run_says_so_and_changes_nothing(
