@@ -19,7 +19,7 @@ from l2gnet_core.project.state import ModelId, Place, ProjectState, SliceState, 
 from l2gnet_core.project.swap import Swap
 from l2gnet_core.volume import Grid
 from napari_l2gnet.slice_counts import SliceCounts
-from napari_l2gnet.undo import UNDO_LIMIT, Adoption, Stroke
+from napari_l2gnet.undo import UNDO_LIMIT, Adoption, Stroke, Undone
 
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
@@ -75,7 +75,7 @@ class Segmentation:
         self.clean_up = card.clean_up
         self.counts = SliceCounts(self.shown, axis, ids)
         self._strokes: deque[Stroke | Adoption] = deque(maxlen=UNDO_LIMIT)
-        self._undone: deque[Stroke | Adoption] = deque(maxlen=UNDO_LIMIT)
+        self._undone: deque[Undone] = deque(maxlen=UNDO_LIMIT)
 
     @classmethod
     def resumed(cls, grid: Grid, state: ProjectState, saved: SliceState) -> Segmentation:
@@ -216,6 +216,7 @@ class Segmentation:
         if not self._strokes:
             return  # the layer had nothing left to undo
         step = self._strokes[-1]
+        undone = Undone(step)
         if isinstance(step, Adoption):
             if self._differs(step.shown.voxels, step.shown.before):
                 return
@@ -223,32 +224,58 @@ class Segmentation:
             self.deeds.append(Stepped("undone"))
             free = step.shown.voxels
             # Nobody vouches for what a slice held before.
-            self.reviewed -= self.places_of(free)
+            undone = Undone(step, *self._unreview(self.places_of(free)), self._organs)
         else:
             if self._differs(step.voxels, step.before):
                 return
             free = step.voxels[step.free]
             self.stroked.flat[free] = False
             self.note_edits(self.places_of(step.voxels))
-        self._undone.append(self._strokes.pop())
+        self._strokes.pop()
+        self._undone.append(undone)
         self.shown.flat[free] = self.known.flat[free] = self.answer.flat[free]
 
     def redone(self) -> None:
         """The last undone step was made again in `shown`."""
         if not self._undone:
             return
-        step = self._undone[-1]
+        undone = self._undone[-1]
+        step = undone.step
         if isinstance(step, Adoption):
             if self._differs(step.shown.voxels, step.shown.after):
                 return
             self._swap(step)
             self.deeds.append(Stepped("redone"))
+            # Nor for what comes back into one, but who did so before.
+            self._unreview(self.places_of(step.shown.voxels))
+            self._review_again(undone)
         else:
             if self._differs(step.voxels, step.after):
                 return
             self.stroked.flat[step.voxels] = True
             self.note_edits(self.places_of(step.voxels))
-        self._strokes.append(self._undone.pop())
+        self._undone.pop()
+        self._strokes.append(step)
+
+    def _unreview(
+        self, places: set[Place]
+    ) -> tuple[frozenset[Place], frozenset[tuple[Place, int]]]:
+        """Nobody vouches for slices any more; returns which were reviewed, and what is unsaid."""
+        reviewed = frozenset(self.reviewed & places)
+        unsaid = frozenset((at, organ) for at, organ in self.unsaid if at in places)
+        self.reviewed -= reviewed
+        self.unsaid -= unsaid
+        return reviewed, unsaid
+
+    def _review_again(self, undone: Undone) -> None:
+        self.reviewed |= undone.reviewed
+        self.unsaid |= {(at, organ) for at, organ in undone.unsaid if organ in self._organs}
+        later = self._organs - undone.organs
+        self.unsaid |= {(at, organ) for at in undone.reviewed for organ in later}
+
+    @property
+    def _organs(self) -> frozenset[int]:
+        return frozenset(self.card.labels.names)
 
     # ------------------------------------------------------------------ a new answer as one step
 

@@ -43,3 +43,14 @@ class Adoption:
     model: tuple[Model | ModelId | None, Model | ModelId | None]
     looks: tuple[dict[int, Look], dict[int, Look]]
     completes: frozenset[Place]
+
+
+@dataclass(frozen=True)
+class Undone:
+    """A step that was undone, with the reviews that this took away: slices, and of which organs
+    (ids) they say nothing. organs: ids of those that there were."""
+
+    step: Stroke | Adoption
+    reviewed: frozenset[Place] = frozenset()
+    unsaid: frozenset[tuple[Place, int]] = frozenset()
+    organs: frozenset[int] = frozenset()

@@ -106,8 +106,27 @@ def test_slices_lose_their_review_with_the_answer_that_was_reviewed() -> None:
     mask, annotation = new_mask()
     mask.adopt(everywhere(2), everywhere(2), 1)
     annotation.review((0, 1))
+    annotation.add_organ(2)
     mask.layer.undo()
     assert not mask.segmentation.reviewed
+    assert not mask.segmentation.unsaid
+    # Of which an organ that came meanwhile is no part.
+    labels = mask.segmentation.card.labels
+    mask.relabel(with_organ(labels, Label(3, "three", new_color(labels))))
+    annotation.add_organ(3)
+    mask.layer.redo()
+    assert mask.segmentation.reviewed == {(0, 1)}
+    assert mask.segmentation.unsaid == {((0, 1), 2), ((0, 1), 3)}
+
+
+def test_an_answer_that_comes_back_is_not_what_was_accepted_meanwhile() -> None:
+    mask, annotation = new_mask()
+    mask.adopt(everywhere(2), everywhere(2), 1)
+    annotation.review((0, 1))
+    mask.layer.undo()
+    annotation.review((0, 3))
+    mask.layer.redo()
+    assert mask.segmentation.reviewed == {(0, 1)}
 
 
 def test_a_new_run_never_writes_into_a_mask_that_is_reviewed_or_of_another_version() -> None:
