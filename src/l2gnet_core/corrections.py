@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -36,6 +36,8 @@ class Correction:
     slices: indices along `axis` of (z,y,x); of the labels nothing but these is ever read, and that
     once. unmarked: the id of voxels that are unknown, as amid scribbles or in a slice painted in
     part. weights (z,y,x): how much a voxel counts, 1 by default; more where a person painted.
+    image: the same for all corrections of one image, such as frames of a series; None: it is the
+    only one.
 
     Raises InputError for slices that are not there or hold nothing to learn from.
     """
@@ -47,6 +49,7 @@ class Correction:
     slices: tuple[int, ...]
     unmarked: int | None = None
     weights: NDArray[Any] | None = None
+    image: Hashable | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.scan.shape)
@@ -170,6 +173,13 @@ def telling(corrections: Sequence[Correction]) -> list[Correction]:
             "slice that holds one."
         )
     return found
+
+
+def image_numbers(corrections: Sequence[Correction]) -> list[int]:
+    """For each correction the number of its image; images are counted from 0 as they come."""
+    found: dict[Hashable, int] = {}
+    keys = [("alone", n) if one.image is None else one.image for n, one in enumerate(corrections)]
+    return [found.setdefault(key, len(found)) for key in keys]
 
 
 @dataclass(frozen=True, eq=False)

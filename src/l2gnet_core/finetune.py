@@ -18,7 +18,7 @@ from l2gnet_core.appearance import Appearance
 from l2gnet_core.appearance_search import AppearanceSearch, seen_as
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
-from l2gnet_core.corrections import CorrectedScan, Correction, telling
+from l2gnet_core.corrections import CorrectedScan, Correction, image_numbers, telling
 from l2gnet_core.errors import InputError, memory_is_short
 from l2gnet_core.finetune_config import SCAN, FineTuneConfig
 from l2gnet_core.guard import Evidence, Improvement, Verdict, code_distance, judged
@@ -129,6 +129,8 @@ class _FineTuning:
         self.base, new = with_room_for(model, labels)
         self.base.network.to(device)
         self.corrections = corrections
+        #: One of each image.
+        self.images = list(dict(zip(image_numbers(corrections), corrections, strict=True)).values())
         self.config = config
         self.device = device
         self.folds = folds(corrections, config)
@@ -212,7 +214,7 @@ class _FineTuning:
         its kind varies."""
         adapts = self.one_appearance
         if self.config.kind == "project":
-            adapts = adapts and len(self.corrections) > 1 and self._kind.narrow
+            adapts = adapts and len(self.images) > 1 and self._kind.narrow
         if adapts:
             return (yield from self.search.agreed(self.folds))
         return (self.own,) * (1 + len(self.folds))
@@ -220,7 +222,7 @@ class _FineTuning:
     @cached_property
     def _kind(self) -> ScanKind:
         """What kind these scans are of."""
-        return ScanKind.of([correction.profile(self.model.card) for correction in self.corrections])
+        return ScanKind.of([correction.profile(self.model.card) for correction in self.images])
 
     def _base_in(self, appearance: Appearance) -> Model:
         """The base, shown these scans in an appearance."""
@@ -314,7 +316,7 @@ class _FineTuning:
         entry = {
             "parent": old.name,
             "parent_sha256": model_hash(self.model),
-            "scans": len(self.corrections),
+            "scans": len(self.images),
             "steps": self.step,
             "settings": settings,
             "verdict": verdict.to_json(),

@@ -9,7 +9,7 @@ from typing import Any
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import MODEL_FILE, save_model
-from l2gnet_core.corrections import Correction
+from l2gnet_core.corrections import Correction, image_numbers
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_any, read_volume
 from l2gnet_core.finetune import FineTuneResult
@@ -104,7 +104,15 @@ def read_correction(
     grid = oriented_as(scan.grid, orientation) if orientation else scan.grid
     along = slicing_axis(grid, card.slicing, axis)
     try:
-        correction = Correction(scan.data, grid, along, labels.data, files.slices, unmarked)
+        correction = Correction(
+            scan.data,
+            grid,
+            along,
+            labels.data,
+            files.slices,
+            unmarked,
+            image=files.image.resolve(),
+        )
     except InputError as error:
         raise InputError(f"{files.labels.name}: {error}") from error
     new = correction.structures - set(card.labels.names)
@@ -140,7 +148,7 @@ def report(
         "model": card.name,
         "output": str(output),
         **result.verdict.to_json(),
-        "scans": len(corrections),
+        "scans": len(set(image_numbers(corrections))),
         "labels": {label.id: label.name for label in card.labels},
         "new": [label.id for label in card.labels if label.id not in known],
         "steps": result.steps,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2gnet_core.checkpoint import Model
-from l2gnet_core.corrections import Correction
+from l2gnet_core.corrections import Correction, image_numbers
 from l2gnet_core.finetune_config import FineTuneConfig
 from l2gnet_core.guard import Improvement
 from l2gnet_core.predict import predict_slices
@@ -29,12 +29,16 @@ Check = Generator[None, None, Any]
 def folds(corrections: Sequence[Correction], config: FineTuneConfig) -> list[Fold]:
     """Which slices are left out together; none where there is but one.
 
-    A project's folds leave out whole scans, where there are several: it is for scans to come.
+    A project's folds leave out whole images, where there are several: it is for scans to come. In
+    one image the same slice of all frames is left out together: the heart in it is the same.
     """
     pairs = [(i, s) for i, correction in enumerate(corrections) for s in correction.slices]
-    whole = config.kind == "project" and len(corrections) > 1
-    units = [i if whole else number for number, (i, _) in enumerate(pairs)]
-    count = min(config.folds, len(set(units)))
+    images = image_numbers(corrections)
+    whole = config.kind == "project" and len(set(images)) > 1
+    parts = [(images[i], -1 if whole else s) for i, s in pairs]
+    numbers = {part: number for number, part in enumerate(dict.fromkeys(parts))}
+    units = [numbers[part] for part in parts]
+    count = min(config.folds, len(numbers))
     if count < 2:
         return []
 

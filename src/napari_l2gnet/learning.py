@@ -132,7 +132,7 @@ def learn(session: Session, task: Task) -> Moments:
         of = scan if number == 0 else _Scan(taught.volume, taught.segmentation.axis)
         for lesson in taught.lessons:
             yield Moment("Reading the scan")
-            corrections.append(_correction(of, lesson))
+            corrections.append(_correction(of, lesson, number))
     corrections = telling(corrections)
     config = _config(task, model, corrections)
     main_share = _main_share(corrections, config) + 1e-6
@@ -249,12 +249,12 @@ def _in_memory(version: Version, annotation: Annotation) -> Model | None:
     return version.model
 
 
-def _correction(scan: _Scan, lesson: Lesson) -> Correction:
+def _correction(scan: _Scan, lesson: Lesson, number: int) -> Correction:
     from l2gnet_core.corrections import Correction
 
-    image = scan.frame(lesson.frame)
+    frame, told = scan.frame(lesson.frame), lesson.labels
     return Correction(
-        image, scan.volume, scan.axis, lesson.labels, lesson.slices, UNMARKED, lesson.weights
+        frame, scan.volume, scan.axis, told, lesson.slices, UNMARKED, lesson.weights, number
     )
 
 

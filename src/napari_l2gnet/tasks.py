@@ -23,17 +23,21 @@ def annotation_of(mask: MaskLayer) -> Annotation:
 
 
 def project_masks(viewer: napari.Viewer, mask: MaskLayer) -> list[MaskLayer]:
-    """A mask, and the others in the viewer by the same model that have something to teach."""
+    """A mask, and the others in the viewer by the same model that have something to teach.
+
+    Of each image one, the newest, as its masks may contradict each other.
+    """
     masks = [mask]
-    for layer in viewer.layers:
-        if layer is not mask.layer and layer.metadata.get(MODEL_KEY) == annotation_of(mask).model:
+    for layer in reversed(viewer.layers):
+        if layer.metadata.get(MODEL_KEY) == annotation_of(mask).model:
             other = MaskLayer(viewer, layer)
-            if not other.connected:
+            image = layer.metadata[IMAGE_KEY]
+            if not other.connected or any(image is m.layer.metadata[IMAGE_KEY] for m in masks):
                 continue
             annotation = annotation_of(other)
             annotation.catch_up()
             if annotation.taught:
-                masks.append(other)
+                masks.insert(1, other)
     return masks
 
 

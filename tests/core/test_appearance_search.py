@@ -271,7 +271,8 @@ def test_a_single_scan_or_scans_unlike_each_other_make_no_kind(heart_model):
     grainy = np.random.default_rng(0).normal(0, 1, SHAPE).astype(np.float32)
     unlike.append(correct(grainy + drawn[2].labels, drawn[2].labels, range(6)))
     config = replace(PROJECT_SHORT, limits=Limits(-1, 1, 1, 1, 1, 1))
-    for corrections in (unlike[:1], unlike):
+    frames = [replace(correction, image=0) for correction in unlike[:2]]
+    for corrections in (unlike[:1], unlike, frames):
         result = last(heart_model, corrections, config)
         assert result.verdict.evidence.appearance is None
         assert result.model.card.kinds == ()

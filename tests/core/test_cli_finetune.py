@@ -174,8 +174,11 @@ def test_slices_count_along_the_axis_of_the_stored_array(run, labels, save_scan,
 
 def test_several_scans_make_a_model_for_scans_to_come(run, files, tmp_path, monkeypatch):
     keep_all(monkeypatch)
-    report = run("--also", *files, "0,2")
-    assert (report["scans"], report["evidence"]["slices"]) == (2, 4)
+    image, truth = files
+    another = shutil.copy(image, tmp_path / "another.nii.gz")
+    report = run("--also", another, truth, "0,2", "--also", *files, "2")
+    # Two masks of one scan are of one patient.
+    assert (report["scans"], report["evidence"]["slices"]) == (2, 5)
     (entry,) = load_model(tmp_path / "new").card.history
     assert entry["settings"]["kind"] == "project"
 

@@ -323,6 +323,8 @@ def test_several_scans_add_up(make_model, phantom):
     result = tuned(model, [correct(phantom), correct(other, (1,))])
     assert result.verdict.evidence.slices == 4
     assert result.model.card.history[-1]["scans"] == 2
+    frames = [correct(phantom, (1,), image=0), correct(phantom, (3,), image=0)]
+    assert tuned(model, frames).model.card.history[-1]["scans"] == 1
     with pytest.raises(InputError, match="nothing is corrected"):
         next(finetune(model, []))
 

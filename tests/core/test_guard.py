@@ -119,6 +119,17 @@ def test_every_slice_is_left_out_once_and_something_is_left(slices, kind, most):
             assert all(part in ((), c.slices) for part, c in zip(fold, corrections, strict=True))
 
 
+def test_frames_of_an_image_are_left_out_together():
+    frames = [replace(correct(some), image="cine") for some in ((1, 3), (3, 5))]
+    for config in (SCAN, PROJECT):
+        for fold in folds(frames, replace(config, folds=3)):
+            assert (3 in fold[0]) == (3 in fold[1])
+    one, other, last = folds([*frames, correct((2,)), correct((3,))], PROJECT)
+    assert one == [(1, 3), (3, 5), (), ()]
+    assert other == [(), (), (2,), ()]
+    assert last == [(), (), (), (3,)]
+
+
 @pytest.mark.parametrize("views", [1, 4])
 def test_counts_are_of_marked_voxels_and_structures_spoken_of(make_model, views):
     model = make_model(views=views)

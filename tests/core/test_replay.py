@@ -156,6 +156,15 @@ def worked(volume, make_model) -> Annotator:
     return person
 
 
+def test_frames_of_an_image_are_known_as_such(worked):
+    learnt = next(deed for deed in worked.deeds if isinstance(deed, FineTuned))
+    frames = [replace(one, image="cine") for one in learnt.corrections * 2]
+    worked.deeds = [replace(learnt, corrections=frames)]
+    history = worked.save().history
+    (entry,) = history.entries()
+    assert [one.image for one in history.corrections(entry)] == [0, 0]
+
+
 def test_a_project_comes_out_equal(worked, volume, l2gnet, tmp_path):
     project = worked.save()
     code, out, err = l2gnet("replay", project.path.name, "-o", tmp_path / "out", "--json")

@@ -25,7 +25,7 @@ from napari_l2gnet.correct_form import PROJECT
 from napari_l2gnet.inspect_form import EVERYWHERE
 from napari_l2gnet.keeper import keeper_of
 from napari_l2gnet.learning import model_of
-from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.mask_layer import IMAGE_KEY, MaskLayer
 from napari_l2gnet.organs import with_organ
 from napari_l2gnet.preview import AFTER, Preview
 from napari_l2gnet.segment_form import THIS_SLICE
@@ -256,6 +256,12 @@ def test_a_project_learns_from_masks_that_were_painted_while_nobody_looked(
     correct.kind.setCurrentIndex(correct.kind.findData(PROJECT))
     assert correct.start.text() == "Fine-tune on 1 slice"
     assert [mask.layer for mask in project_masks(viewer, first)] == [first.layer, second.layer]
+    # Another mask of the first scan might contradict it.
+    image, segmentation = first.layer.metadata[IMAGE_KEY], first.segmentation
+    third = MaskLayer.add(viewer, image, segmentation.grid, segmentation.card, segmentation.axis)
+    paint(third, 2)
+    assert [mask.layer for mask in project_masks(viewer, first)] == [first.layer, second.layer]
+    assert [mask.layer for mask in project_masks(viewer, second)] == [second.layer, third.layer]
     second.layer.undo()
     assert [mask.layer for mask in project_masks(viewer, first)] == [first.layer]
 

@@ -163,6 +163,8 @@ class History:
     def _fine_tuned(self, deed: FineTuned, number: int) -> dict[str, Any]:
         import torch
 
+        from l2gnet_core.corrections import image_numbers
+
         file, result = f"{number:05d}-corrections.npz", deed.result
         arrays: dict[str, Any] = {}
         for i, correction in enumerate(deed.corrections):
@@ -176,7 +178,12 @@ class History:
             "kept": result.verdict.kept,
             "verdict": result.verdict.to_json(),
             "config": deed.config.to_json(),
-            "corrections": [self._correction(one) for one in deed.corrections],
+            "corrections": [
+                {**self._correction(one), "image": image}
+                for one, image in zip(
+                    deed.corrections, image_numbers(deed.corrections), strict=True
+                )
+            ],
             "arrays": file,
             "pace": asdict(result.pace),
             "device": deed.device,
@@ -289,7 +296,7 @@ class History:
             np.moveaxis(labels, axis, 0)[slices] = arrays[f"{i}-pictures"]
             np.moveaxis(weights, axis, 0)[slices] = arrays[f"{i}-picture_weights"]
             grid = grid_from_json(values["grid"])
-            found.append(
-                Correction(scan, grid, axis, labels, tuple(slices), values["unmarked"], weights)
-            )
+            # Histories of before there were any have no numbers of images.
+            more = values["unmarked"], weights, values.get("image")
+            found.append(Correction(scan, grid, axis, labels, tuple(slices), *more))
         return found
