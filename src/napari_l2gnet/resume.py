@@ -183,7 +183,10 @@ class ResumeOffer(QWidget):
 
     def _show(self) -> None:
         if self._found:
-            self.line.setText(sentence(self._found[0], datetime.now(UTC)))
+            first, *others = self._found
+            broken = [] if first.problem else [one for one in others if one.problem][:1]
+            now = datetime.now(UTC)
+            self.line.setText(" ".join(sentence(one, now) for one in (first, *broken)))
             self.line.setToolTip(str(self._found[0].path))
             self.resume.setVisible(not self._found[0].problem)
             self.resume.setEnabled(True)

@@ -257,6 +257,10 @@ def test_a_damaged_project_is_one_sentence(one_sentence, tmp_path):
         assert [one.problem for one in find_projects(state.scan)] == [
             said(lambda: open_project(project.path))
         ]
+    # It hides no good one, though it is newer.
+    other, _ = new_project()
+    (other.path / "project.json").write_text(json.dumps({**values, "saved": "2020-01-01T00:00Z"}))
+    assert [one.path for one in find_projects(state.scan)] == [other.path, project.path]
     file.write_text(json.dumps({**values, "format": FORMAT + 1}))
     assert "update napari-l2gnet" in said(lambda: open_project(project.path))
     file.write_text(good)
@@ -315,6 +319,16 @@ def test_a_folder_that_is_gone_is_one_sentence(projects, one_sentence, tmp_path,
     with pytest.raises(OutputError, match="cannot be written") as caught:
         ProjectFolder.create(state.scan)
     one_sentence(caught.value)
+
+
+def test_a_project_of_which_nothing_was_saved_is_not_left_behind(projects):
+    empty = ProjectFolder.create(identify(SCAN))
+    empty.release()
+    assert list(projects.iterdir()) == []
+    project, _ = new_project()
+    (project.path / "project.json").unlink()
+    project.release()
+    assert (project.path / "slices" / "0-0.npz").exists()
 
 
 def test_a_deed_that_could_not_be_written_leaves_no_half_a_line(monkeypatch):

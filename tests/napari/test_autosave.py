@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -316,6 +317,17 @@ def test_a_damaged_project_is_told_and_not_offered(
     assert widget.offer.resume.isHidden()
     widget.offer.anew.click()
     assert widget.offer.isHidden()
+    # Nor does it hide good work.
+    run(qtbot, widget)
+    paint(widget, 3, 1)
+    saved(qtbot, widget)
+    viewer.layers.clear()
+    os.utime(folder.path)
+    open_scan(viewer, scan_file)
+    qtbot.waitUntil(lambda: not widget.offer.isHidden(), timeout=5000)
+    assert "1 slice touched" in widget.offer.line.text()
+    assert "missing or damaged" in widget.offer.line.text()
+    assert not widget.offer.resume.isHidden()
 
 
 LABEL, PIXEL = st.integers(0, 3), st.integers(0, 8)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -65,10 +66,11 @@ class FoundProject:
 
 
 def find_projects(scan: ScanId) -> list[FoundProject]:
-    """The projects of a scan, the one last saved first."""
+    """The projects of a scan, the one last saved first; then those that cannot be read."""
     # A folder's name is the beginning of its scan's hash: others may have the same.
     found = _found(f"{scan.scan[:12]}*")
-    return [one for one in found if one.scan in ("", scan.scan)]
+    mine = [one for one in found if one.scan in ("", scan.scan)]
+    return sorted(mine, key=lambda one: bool(one.problem))
 
 
 def all_projects() -> list[FoundProject]:
@@ -158,8 +160,14 @@ class ProjectFolder:
         self.history.mend()
 
     def release(self) -> None:
-        """Let others write."""
+        """Let others write; a project of which nothing was ever saved is not left behind."""
         self._lock.release()
+        if not (self.path / _STATE_FILE).exists():
+            # Neither goes unless it is empty, whatever became of the file.
+            with suppress(OSError):
+                (self.path / "slices").rmdir()
+                (self.path / "lock").unlink(missing_ok=True)
+                self.path.rmdir()
 
     # ------------------------------------------------------------------ writing
 
