@@ -207,7 +207,8 @@ class Annotation:
         painted_is_complete: are slices that are painted on, but not accepted, the whole truth? Else
         nothing but a person's voxels counts there, unless some are of a structure that is not among
         the model's own, by id: of where that is not, strokes of it alone would say nothing. Slices
-        that were reviewed before an organ was added say where the others are, and no more.
+        that were reviewed before an organ was added say where the others are, and no more; those
+        without any say nothing and are left out.
         """
         self.look_for_edits()
         segmentation = self.segmentation
@@ -218,8 +219,8 @@ class Annotation:
             # Nothing but the slices is touched: of a large scan the rest costs no memory.
             labels = np.zeros(segmentation.shown.shape[1:], np.uint16)
             weights = np.zeros(labels.shape, np.float32)
-            slices = sorted(index for at, index in self.taught if at == frame)
-            for index in slices:
+            slices = []
+            for index in sorted(index for at, index in self.taught if at == frame):
                 place = (frame, index)
                 shown, known, stroked = (
                     segmentation.slice_of(array, place)
@@ -231,10 +232,14 @@ class Annotation:
                 told = shown if all_true else np.where(by_person, shown, np.uint16(UNMARKED))
                 if place in unsaid:
                     told = np.where(shown == 0, np.uint16(UNMARKED), told)
+                if (told == UNMARKED).all():
+                    continue
+                slices.append(index)
                 np.moveaxis(labels, segmentation.axis, 0)[index] = told
                 weight = np.where(by_person, PAINTED_WEIGHT, 1.0)
                 np.moveaxis(weights, segmentation.axis, 0)[index] = weight
-            lessons.append(Lesson(frame, tuple(slices), labels, weights))
+            if slices:
+                lessons.append(Lesson(frame, tuple(slices), labels, weights))
         return lessons
 
     # ------------------------------------------------------------------ versions

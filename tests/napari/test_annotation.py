@@ -62,6 +62,11 @@ def square(index: int) -> tuple[np.ndarray, ...]:
     return np.full_like(rows, index), rows, columns
 
 
+def whole(index: int) -> tuple[np.ndarray, ...]:
+    rows, columns = np.indices((SIZE, SIZE)).reshape(2, -1)
+    return np.full_like(rows, index), rows, columns
+
+
 def test_an_answer_leaves_strokes_and_reviewed_slices_alone_and_is_undone_in_one_step() -> None:
     mask, annotation = new_mask()
     layer, segmentation = mask.layer, mask.segmentation
@@ -265,11 +270,24 @@ def test_what_a_painted_slice_teaches(complete: bool) -> None:
     np.testing.assert_array_equal(lesson.labels[1], np.where(painted, 2, rest))
     np.testing.assert_array_equal(lesson.weights[3], np.where(painted, PAINTED_WEIGHT, 1))
     # What a new organ is not is said by the rest of the slice alone.
-    (whole,) = annotation.lessons(complete, (1,))
-    np.testing.assert_array_equal(whole.labels[1], np.where(painted, 2, 1))
+    (all_of_it,) = annotation.lessons(complete, (1,))
+    np.testing.assert_array_equal(all_of_it.labels[1], np.where(painted, 2, 1))
     # Copies: painting on changes nothing of what is learnt.
     mask.layer.data_setitem(square(3), 0)
     assert (lesson.labels[3][painted] == 2).all()
+
+
+def test_slices_without_organs_say_nothing_once_another_is_added() -> None:
+    mask, annotation = new_mask((2, *SHAPE))
+    for frame in (0, 1):
+        mask.layer.data_setitem((np.full(SIZE**2, frame), *whole(2)), 0)
+        annotation.review((frame, 2))
+    annotation.add_organ(3)
+    assert annotation.lessons(False, (1, 2)) == []
+    mask.layer.data_setitem((np.zeros(9, int), *square(1)), 2)
+    annotation.may_be_edited()
+    (lesson,) = annotation.lessons(False, (1, 2))
+    assert (lesson.frame, lesson.slices) == (0, (1,))
 
 
 def test_interpolation_fills_one_organ_between_its_slices_and_takes_nothing_painted_away() -> None:
