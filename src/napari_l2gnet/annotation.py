@@ -153,13 +153,6 @@ class Annotation:
         unsaid -= {(at, organ) for at, organ in unsaid if at == place}
         self.changed.emit("reviewed")
 
-    def add_organ(self, organ: int) -> int:
-        """An organ is new, by its id; returns how many slices were reviewed without it."""
-        segmentation = self.segmentation
-        segmentation.unsaid |= {(place, organ) for place in segmentation.reviewed}
-        self.changed.emit("organs")
-        return len(segmentation.reviewed)
-
     def next_place(self, after: Place | None) -> Place | None:
         """The next slice of the queue after one (None: from its top) that nobody has reviewed; None
         if all are."""

@@ -17,7 +17,14 @@ from qtpy.QtCore import Signal
 from l2gnet_core.errors import InputError
 from napari_l2gnet.annotation import Annotation, Version
 from napari_l2gnet.correct_form import FLIP_KEY, PROJECT, CorrectForm
-from napari_l2gnet.correct_run import CorrectRun, accept, drop_proposal, flip, taken_in
+from napari_l2gnet.correct_run import (
+    CorrectRun,
+    accept,
+    bring_organs,
+    drop_proposal,
+    flip,
+    taken_in,
+)
 from napari_l2gnet.learning import Moment
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.organ_bar import OrganBar
@@ -307,15 +314,18 @@ class CorrectWidget(CorrectForm):
         annotation, mask = self.annotation, self.mask
         if not self._free or annotation is None or mask is None:
             return
+        version, brought = annotation.versions[number], ()
         try:
-            task = application(mask, annotation.versions[number])
+            task = application(mask, version)
+            # One that is loaded has brought them already, or was refused.
+            brought = version.brought if loaded else bring_organs(mask, annotation, version)
         except InputError as error:
             if loaded:
                 annotation.versions.pop(number)
             self._refuse(error)
             self._show_all()
             return
-        self._new_run().apply(task, number, loaded)
+        self._new_run().apply(task, number, brought, loaded)
 
     def cancel_run(self) -> None:
         """Stop the job; everything stays as it was."""

@@ -15,8 +15,9 @@ from l2gnet_core.project.deeds import Answered, Discarded, FineTuned, Interpolat
 from l2gnet_core.project.state import Place, SliceState
 from napari_l2gnet import learning
 from napari_l2gnet.annotation import Annotation, Kind, Proposal, Version
-from napari_l2gnet.learning import Moment, Task
+from napari_l2gnet.learning import Moment, Task, card_of
 from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.organs import with_organs_of
 from napari_l2gnet.preview import AFTER, BEFORE, Preview
 from napari_l2gnet.segmentation import Segmentation
 from napari_l2gnet.session import Session
@@ -56,6 +57,7 @@ class CorrectRun(QObject):
         self._kind: Kind = "scan"
         self._answer: Moment | None = None
         self._loading: Version | None = None
+        self._brought: Sequence[int] = ()
         self._abandoned = False
 
     def learn(self, task: Task) -> None:
@@ -66,10 +68,12 @@ class CorrectRun(QObject):
             "Fine-tuning", learning.learn(self._session, task), self._take_lesson, self._learnt
         )
 
-    def apply(self, task: Task, number: int, loaded: bool = False) -> None:
-        """Take the answer of a version into the mask; one that was just `loaded` is forgotten where
-        that does not come to its end."""
-        self.task = task
+    def apply(
+        self, task: Task, number: int, brought: Sequence[int] = (), loaded: bool = False
+    ) -> None:
+        """Take the answer of a version into the mask; the organs (ids) that it `brought`, and one
+        that was just `loaded`, are forgotten where that does not come to its end."""
+        self.task, self._brought = task, brought
         self.drop_proposal()
 
         def adopt() -> None:
@@ -78,6 +82,7 @@ class CorrectRun(QObject):
             assert moment.answered is not None
             version.raw, version.looks = moment.raw, moment.looks or {}
             version.model = moment.answered.model
+            self._brought = ()
             self._adopt(moment, number, f"The mask shows {version.name} now")
 
         version = self.annotation.versions[number]
@@ -224,7 +229,7 @@ class CorrectRun(QObject):
         self.drop_proposal()
         if self._loading is not None and self._loading.raw is None:
             self.annotation.versions.remove(self._loading)
-            self._take_away(self._loading.brought)
+        self._take_away(self._brought)
 
     def _take_away(self, organs: Sequence[int]) -> None:
         """Let the mask not have organs any more, but those that a person has painted meanwhile."""
@@ -270,6 +275,18 @@ def accept(mask: MaskLayer, annotation: Annotation) -> int:
     _record(segmentation, answered, changed)
     annotation.changed.emit("versions")
     return changed
+
+
+def bring_organs(mask: MaskLayer, annotation: Annotation, version: Version) -> tuple[int, ...]:
+    """Give a mask the organs of a version's model that it does not have, as of one that another
+    mask taught; returns their ids. Raises InputError."""
+    mine = mask.segmentation.card.labels
+    theirs = card_of(version, annotation).labels
+    new = LabelSet(tuple(one for one in theirs if one.id not in mine.names))
+    if new.labels:
+        mask.relabel(with_organs_of(mine, new))
+        annotation.changed.emit("organs")
+    return tuple(new.names)
 
 
 def taken_in(mask: MaskLayer, changed: int) -> str:

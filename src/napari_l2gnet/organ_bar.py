@@ -106,11 +106,11 @@ class OrganBar(QObject):
             return
         mask.layer.selected_label = organ.id
         self._form.organ.setCurrentIndex(max(0, self._form.organ.findData(organ.id)))
+        annotation.changed.emit("organs")
         if not new:
-            annotation.changed.emit("organs")
             self.said.emit("")
             return
-        before = annotation.add_organ(organ.id)
+        before = len(annotation.segmentation.reviewed)
         text = f"Paint the {organ.name} in a few slices, then fine-tune."
         if before:
             text += (

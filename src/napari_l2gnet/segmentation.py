@@ -340,7 +340,7 @@ class Segmentation:
     # ------------------------------------------------------------------ organs
 
     def relabel(self, labels: LabelSet) -> None:
-        """The organs of this mask from now on.
+        """The organs of this mask from now on; slices reviewed before say nothing of new ones.
 
         Raises InputError for ids that do not fit into the mask.
         """
@@ -355,7 +355,10 @@ class Segmentation:
         expects = self.card.expects
         volumes = {now[name]: usual for name, usual in expects.volumes.items() if name in now}
         self.card = replace(self.card, labels=labels, expects=replace(expects, volumes=volumes))
-        self.clean_up = self.clean_up.sparing(set(labels.names) - set(names))
+        new = set(labels.names) - set(names)
+        self.clean_up = self.clean_up.sparing(new)
+        self.unsaid = {(at, organ) for at, organ in self.unsaid if organ in labels.names}
+        self.unsaid |= {(at, organ) for at in self.reviewed for organ in new}
         self.counts = SliceCounts(self.shown, self.axis, [label.id for label in labels])
         self.counts.mark_all()
 

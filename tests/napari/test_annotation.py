@@ -111,17 +111,17 @@ def test_slices_lose_their_review_with_the_answer_that_was_reviewed() -> None:
     mask, annotation = new_mask()
     mask.adopt(everywhere(2), everywhere(2), 1)
     annotation.review((0, 1))
-    annotation.add_organ(2)
+    labels = mask.segmentation.card.labels
+    mask.relabel(with_organ(labels, Label(3, "three", new_color(labels))))
     mask.layer.undo()
     assert not mask.segmentation.reviewed
     assert not mask.segmentation.unsaid
     # Of which an organ that came meanwhile is no part.
     labels = mask.segmentation.card.labels
-    mask.relabel(with_organ(labels, Label(3, "three", new_color(labels))))
-    annotation.add_organ(3)
+    mask.relabel(with_organ(labels, Label(4, "four", new_color(labels))))
     mask.layer.redo()
     assert mask.segmentation.reviewed == {(0, 1)}
-    assert mask.segmentation.unsaid == {((0, 1), 2), ((0, 1), 3)}
+    assert mask.segmentation.unsaid == {((0, 1), 3), ((0, 1), 4)}
 
 
 def test_an_answer_that_comes_back_is_not_what_was_accepted_meanwhile() -> None:
@@ -282,7 +282,8 @@ def test_slices_without_organs_say_nothing_once_another_is_added() -> None:
     for frame in (0, 1):
         mask.layer.data_setitem((np.full(SIZE**2, frame), *whole(2)), 0)
         annotation.review((frame, 2))
-    annotation.add_organ(3)
+    labels = mask.segmentation.card.labels
+    mask.relabel(with_organ(labels, Label(3, "three", new_color(labels))))
     assert annotation.lessons(False, (1, 2)) == []
     mask.layer.data_setitem((np.zeros(9, int), *square(1)), 2)
     annotation.may_be_edited()

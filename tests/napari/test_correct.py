@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import save_untrained
+from conftest import NAMES, save_untrained
 from correcting import correct_slice, ends, fine_tune
 from gui import is_saved, open_scan, run, slow_down
 from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QTableWidget
@@ -18,6 +18,7 @@ from l2gnet_core.checkpoint import load_model
 from l2gnet_core.errors import InputError
 from l2gnet_core.labels import Label
 from l2gnet_core.weights import weights_hash
+from napari_l2gnet.annotation import Version
 from napari_l2gnet.correct import CorrectWidget
 from napari_l2gnet.keeper import keeper_of
 from napari_l2gnet.learning import model_of
@@ -480,10 +481,13 @@ def test_a_load_that_is_cancelled_takes_its_organs_along(
     names = widget.annotation.segmentation.card.labels.names
     path = save_untrained(user_models, "other", labels={**names, 4: "thrombus", 5: "aorta"})
     slow_down(monkeypatch, 0.1)
+    widget.annotation.review((0, 2))
 
     def load_and_cancel() -> None:
         widget.versions.load(path)
         assert widget.organ.findText("thrombus") >= 0
+        # A slice that was accepted before does not say that they are absent.
+        assert widget.annotation.segmentation.unsaid == {((0, 2), 4), ((0, 2), 5)}
         widget.mask.layer.data_setitem(tuple(np.mgrid[0:1, 0:3, 0:3].reshape(3, -1)), 5)
         widget.cancel.click()
 
@@ -491,6 +495,34 @@ def test_a_load_that_is_cancelled_takes_its_organs_along(
     # What was painted meanwhile stays, with its name.
     assert widget.annotation.segmentation.card.labels.names == {**names, 5: "aorta"}
     assert widget.organ.findText("thrombus") < 0
+    assert widget.annotation.segmentation.unsaid == {((0, 2), 5)}
+
+
+def test_a_version_that_another_mask_taught_brings_its_organs(
+    correct_widget: Any, qtbot: Any, user_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, widget = correct_widget()
+    widget.organs.put(Label(1, "RV", "#56b4e9"))
+    segmentation = widget.annotation.segmentation
+    names = dict(segmentation.card.labels.names)
+    path = save_untrained(user_models, "taught", labels={**NAMES, 4: "thrombus"})
+    number = widget.annotation.add_version(Version("v1", "project", 0, path=path))
+    widget.annotation.review((0, 2))
+    assert ends(qtbot, widget, lambda: widget.go_to_version(number)) == "finished"
+    assert segmentation.card.labels.names == {**names, 4: "thrombus"}
+    assert segmentation.unsaid == {((0, 2), 4)}
+    # Not where that is called off.
+    path = save_untrained(user_models, "more", labels={**NAMES, 5: "aorta"})
+    number = widget.annotation.add_version(Version("v2", "project", 0, path=path))
+    slow_down(monkeypatch, 0.1)
+
+    def go_and_cancel() -> None:
+        widget.go_to_version(number)
+        assert 5 in segmentation.card.labels.names
+        widget.cancel.click()
+
+    assert ends(qtbot, widget, go_and_cancel) == "cancelled"
+    assert segmentation.card.labels.names == {**names, 4: "thrombus"}
 
 
 def test_fine_tuning_begins_with_the_model_that_made_the_mask(
