@@ -167,12 +167,19 @@ class Session:
     def save(self, model: Model, path: Path) -> Model:
         """Write a model under the name of its file, so that it can be chosen by it.
 
-        Raises InputError for the name of a bundled model, and for files that cannot be written.
+        Raises InputError for the name of a bundled model, for one without .safetensors that a file
+        has with it, and for files that cannot be written.
         """
         from l2gnet_core.checkpoint import save_model
 
         if path.suffix != ".safetensors":
             path = path.with_name(path.name + ".safetensors")
+            if path.exists():
+                # Nobody was asked: the dialog knows no more than the name without its ending.
+                raise InputError(
+                    f"Expected a new name, but there is a {path.name} already; choose another "
+                    "name, or that file to replace it."
+                )
         if any(entry.bundled and entry.name == path.stem for entry in self.catalog()):
             raise InputError(
                 f"Expected a name that no bundled model has, but got {path.stem}; choose another."

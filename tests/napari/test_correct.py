@@ -397,6 +397,11 @@ def test_a_new_organ_is_painted_interpolated_taught_and_saved(
     assert "no bundled model" in widget.message.text()
     widget.versions.save(user_models / "mine")
     assert segment.model.findText("mine") >= 0
+    # No dialog asked whether to replace it.
+    widget.versions.save(user_models / "mine")
+    assert "there is a mine.safetensors already" in widget.message.text()
+    widget.versions.save(user_models / "mine.safetensors")
+    assert widget.message.text() == "Saved as mine."
     card = segment.catalog["mine"].card
     assert card.name == "mine"
     assert card.labels.names[4] == "papillary muscle"
