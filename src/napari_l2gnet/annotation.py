@@ -271,9 +271,9 @@ class Annotation:
         if version is self.versions[0] and version.model is None and isinstance(model, Model):
             # The file that it is from may be written over.
             version.model = model
-        finished, count = self.segmentation.coverage()
+        whole = self.segmentation.finished.issuperset(self.segmentation.places)
         # What is resumed may be of several answers; its model can give its own again.
-        if version.raw is None and version.path is None and finished == count:
+        if version.raw is None and version.path is None and whole:
             version.raw = self.segmentation.raw.copy()
             version.looks = self.segmentation.looks
 

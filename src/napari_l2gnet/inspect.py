@@ -247,7 +247,7 @@ class InspectWidget(InspectForm):
 
     def _offer_look(self, mask: MaskLayer, inspection: Inspection) -> None:
         """What the model saw is not kept with the mask: it may look again."""
-        if mask.segmentation.coverage(inspection.frame)[0]:
+        if any(frame == inspection.frame for frame, _ in mask.segmentation.finished):
             self._refusal += " Press Look again: it changes nothing in the mask."
             self.again.show()
         else:

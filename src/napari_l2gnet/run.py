@@ -152,7 +152,7 @@ class Run(QObject):
     def _end(self, outcome: str, text: str) -> None:
         layer, layers = self.mask.layer, self.mask.viewer.layers
         try:
-            if layer in layers and outcome == "failed" and not self.mask.segmentation.finished:
+            if layer in layers and outcome == "failed" and not self.mask.segmentation.coverage()[0]:
                 layers.remove(layer)
             elif layer in layers:
                 self.mask.name_coverage()

@@ -104,9 +104,10 @@ class Segmentation:
         return [(frame, index) for frame in range(frames) for index in range(count)]
 
     def coverage(self, frame: int | None = None) -> tuple[int, int]:
-        """How many slices are segmented, and how many there are: of one frame, or of all."""
+        """How many slices are segmented or accepted, and how many there are: of one frame, or of
+        all."""
         places = [place for place in self.places if frame in (None, place[0])]
-        return len(self.finished.intersection(places)), len(places)
+        return len((self.finished | self.reviewed).intersection(places)), len(places)
 
     def by_person(self) -> NDArray[np.bool_]:
         """Voxels (t,z,y,x) whose label a person chose."""
@@ -156,9 +157,10 @@ class Segmentation:
 
     def put(self, place: Place, labels: NDArray[Any]) -> None:
         """Take a predicted slice in, leaving alone what a person painted there or reviewed."""
-        self.finished.add(place)
         self.answered.add(place)
         if place not in self.reviewed:
+            # Else there is no answer to go back to, once another was taken in.
+            self.finished.add(place)
             self.slice_of(self.raw, place)[...] = labels
             self.put_tidied(place, labels)
 
@@ -301,7 +303,7 @@ class Segmentation:
         untidied = Swap.between(self.raw, raw, free)
         free &= ~self.by_person()
         shown = Swap.between(self.shown, answer, free)
-        new = frozenset(completes) - self.finished
+        new = frozenset(completes) - self.finished - self.reviewed
         seen = (self.looks, self.looks if looks is None else looks)
         versions, models = (self.version, version), (self.model, model or self.model)
         return Adoption(shown, below, untidied, versions, models, seen, new)

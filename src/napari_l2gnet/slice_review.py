@@ -195,6 +195,7 @@ class SliceReview(QObject):
                 )
                 return
             annotation.review(mask.place, mask.place not in annotation.segmentation.reviewed)
+            mask.name_coverage()
             if annotation.preview is not None:
                 annotation.preview.update_here()
 

@@ -170,6 +170,19 @@ def test_slices_are_shown_however_the_axes_of_a_series_are_rolled(
     assert not mask.off_screen
 
 
+def test_a_slice_accepted_before_it_is_segmented_has_no_answer_to_go_back_to() -> None:
+    mask, annotation = new_mask()
+    mask.segmentation.finished.clear()
+    annotation.review((0, 1))
+    for place in mask.segmentation.places:
+        mask.put(place, full(2))
+    assert mask.segmentation.finished == set(mask.segmentation.places) - {(0, 1)}
+    annotation.keep_first_answer()
+    assert annotation.versions[0].raw is None
+    # But nothing of the mask is missing.
+    assert mask.coverage() == (5, 5)
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("stroke"), st.integers(0, 2), st.integers(0, 4)),

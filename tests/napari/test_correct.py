@@ -578,7 +578,9 @@ def test_rolling_back_to_a_partial_answer_segments_the_rest(
     widget = CorrectWidget(viewer, segment.session)
     with qtbot.waitSignal(widget.ready, timeout=30_000):
         viewer.window.add_dock_widget(widget)
-    correct_slice(viewer, widget, 2)
+    assert widget.mask.layer.name.endswith("(1 of 6)")
+    correct_slice(viewer, widget, 5)
+    assert widget.mask.layer.name.endswith("(2 of 6)")
     segmentation = widget.mask.segmentation
     finished, total = segmentation.coverage()
     assert finished < total
@@ -587,8 +589,9 @@ def test_rolling_back_to_a_partial_answer_segments_the_rest(
     assert ends(qtbot, widget, widget.roll_back.click) == "finished"
     # Whatever counts as segmented holds an answer.
     assert segmentation.coverage() == (total, total)
+    assert len(segmentation.finished) == total - 1
     assert all(segmentation.slice_of(segmentation.raw, place).any() for place in
-               segmentation.places)  # fmt: skip
+               segmentation.finished)  # fmt: skip
 
 
 def test_the_dialog_gives_back_the_organ(correct_widget: Any, qtbot: Any) -> None:
