@@ -205,7 +205,7 @@ class Annotation:
         """
         self.look_for_edits()
         segmentation = self.segmentation
-        unsaid = {place for place, organ in segmentation.unsaid if not self._says(place, organ)}
+        unsaid = self._silent_on(None)
         frames = sorted({frame for frame, _ in self.taught})
         lessons = []
         for frame in frames:
@@ -293,7 +293,8 @@ class Annotation:
 
     def between(self, frame: int, organ: int | None) -> tuple[int, ...]:
         """The slices of a frame to interpolate between: reviewed ones, and those in which a person
-        painted the organ (None: any).
+        painted the organ (None: any); but none that were reviewed before it was added (None: before
+        any was).
 
         Raises InputError if there is nothing between them.
         """
@@ -301,18 +302,18 @@ class Annotation:
 
         self.look_for_edits()
         segmentation = self.segmentation
-        found = {
-            index
-            for at, index in segmentation.reviewed
-            if at == frame and ((at, index), organ) not in segmentation.unsaid
-        }
-        for place in self.edited:
-            if place[0] == frame and (organ is None or self._says(place, organ)):
-                found.add(place[1])
-        slices = tuple(sorted(found))
+        painted = {one for one in self.edited if organ is None or self._says(one, organ)}
+        found = (segmentation.reviewed | painted) - self._silent_on(organ)
+        slices = tuple(sorted(index for at, index in found if at == frame))
         name = segmentation.card.labels.names.get(organ or 0, "the mask")
         require_gap(slices, name, "paint or accept another slice")
         return slices
+
+    def _silent_on(self, organ: int | None) -> set[Place]:
+        """Reviewed slices that do not say where an organ is that came later (None: any such)."""
+        unsaid = self.segmentation.unsaid
+        asked = [(place, one) for place, one in unsaid if organ in (None, one)]
+        return {place for place, one in asked if not self._says(place, one)}
 
     def _says(self, place: Place, organ: int) -> bool:
         """Did a person paint the organ in a slice?"""

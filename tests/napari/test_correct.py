@@ -274,6 +274,7 @@ def test_slices_accepted_before_an_organ_was_added_say_nothing_of_it(
         layer.data_setitem((np.full(100, index), *box), 4)
     assert annotation.between(0, 4) == (2, 5)
     assert annotation.between(0, 2) == (1, 3, 4)
+    assert annotation.between(0, None) == (1, 2, 4, 5)
     (lesson,) = annotation.lessons(False, annotation.segmentation.card.labels.names)
     assert (lesson.labels[3] == UNMARKED).any()
     assert not (lesson.labels[3] == 0).any()
@@ -285,6 +286,8 @@ def test_slices_accepted_before_an_organ_was_added_say_nothing_of_it(
     widget.review.accept_slice()
     widget.review.accept_slice()
     assert annotation.between(0, 4) == (2, 3, 5)
+    with pytest.raises(InputError, match="slices 1, 2, 3, 4, 5;"):
+        annotation.between(0, None)
     (lesson,) = annotation.lessons(False, annotation.segmentation.card.labels.names)
     assert (lesson.labels[3] == 0).any()
 
