@@ -10,6 +10,7 @@ import numpy as np
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.project.deeds import Answered, Discarded, FineTuned, Interpolated
 from l2gnet_core.project.state import Place, SliceState
@@ -252,10 +253,14 @@ def accept(mask: MaskLayer, annotation: Annotation) -> int:
     """
     proposal = annotation.proposal
     assert proposal is not None
-    learnt, answered = proposal.learnt, proposal.answered
+    learnt, answer, answered = proposal.learnt, proposal.answer, proposal.answered
     assert learnt is not None
     assert answered is not None
-    assert proposal.answer is not None
+    assert answer is not None
+    tidying = answered.tidying
+    if (tidying.choices if tidying else CleanUp()) != annotation.segmentation.clean_up:
+        # Another choice was made while the proposal waited.
+        answer, answered = learning.tidied(annotation.segmentation, proposal.raw, answered)
     _clear_proposal(annotation)
     annotation.keep_first_answer()
 
@@ -271,7 +276,7 @@ def accept(mask: MaskLayer, annotation: Annotation) -> int:
         other.add_version(version_for(other))
     segmentation = annotation.segmentation
     places, model = segmentation.places, learnt.result.model
-    changed = mask.adopt(proposal.answer, proposal.raw, number, proposal.looks, places, model)
+    changed = mask.adopt(answer, proposal.raw, number, proposal.looks, places, model)
     _record(segmentation, answered, changed)
     annotation.changed.emit("versions")
     return changed

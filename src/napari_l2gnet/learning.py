@@ -249,6 +249,16 @@ def _in_memory(version: Version, annotation: Annotation) -> Model | None:
     return version.model
 
 
+def tidied(
+    segmentation: Segmentation, raw: NDArray[Any], answered: Answered
+) -> tuple[NDArray[Any], Answered]:
+    """A model's raw answer (t,z,y,x), tidied as is chosen for the mask, and how it came about."""
+    if not segmentation.clean_up:
+        return raw, replace(answered, tidying=None)
+    tidying = Tidying(segmentation.clean_up, segmentation.painted())
+    return tidying.whole(raw, segmentation.axis), replace(answered, tidying=tidying)
+
+
 def _correction(scan: _Scan, lesson: Lesson, number: int) -> Correction:
     from l2gnet_core.corrections import Correction
 
@@ -358,9 +368,5 @@ def _tidied(
 ) -> Moments:
     """A model's answer, tidied as chosen for the mask."""
     yield Moment("Tidying", 1.0)
-    answer = raw
-    if segmentation.clean_up:
-        tidying = Tidying(segmentation.clean_up, segmentation.painted())
-        answer = tidying.whole(raw, segmentation.axis)
-        answered = replace(answered, tidying=tidying)
+    answer, answered = tidied(segmentation, raw, answered)
     yield Moment("Done", 1.0, raw=raw, answer=answer, answered=answered, looks=looks)

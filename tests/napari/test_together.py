@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import save_untrained
-from correcting import ends
+from correcting import correct_slice, ends, fine_tune
 from gui import is_saved, open_scan, run, slow_down
 from inspecting import inspect, inspectable, settle, world
 from qtpy.QtCore import QPoint, QPointF, Qt
@@ -92,6 +92,23 @@ def test_a_slice_of_the_preview_is_not_accepted_as_the_masks(
     correct.flip_view()
     correct.accept_slice.click()
     assert annotation.segmentation.reviewed == {(0, 2)}
+
+
+def test_a_proposal_is_accepted_as_tidied_by_now(correct_widget: Make, qtbot: Any) -> None:
+    viewer, segment, correct = correct_widget()
+    correct_slice(viewer, correct, 2)
+    assert fine_tune(qtbot, correct) == "finished"
+    correct.annotation.review((0, 2), accepted=False)
+    segment.largest.setChecked(True)
+    qtbot.waitUntil(lambda: not segment.running)
+    correct.accept.click()
+    segmentation = segment.mask.segmentation
+    accepted = segmentation.answer.copy()
+    assert (accepted != segmentation.raw).any()
+    for chosen in (False, True):
+        segment.largest.setChecked(chosen)
+        qtbot.waitUntil(lambda: not segment.running)
+    np.testing.assert_array_equal(segmentation.answer, accepted)
 
 
 def test_the_mask_that_is_painted_on_is_the_one_that_is_corrected(
