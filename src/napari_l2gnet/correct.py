@@ -25,6 +25,7 @@ from napari_l2gnet.correct_run import (
     flip,
     taken_in,
 )
+from napari_l2gnet.keeper import keep_again
 from napari_l2gnet.learning import Moment
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.organ_bar import OrganBar
@@ -142,8 +143,9 @@ class CorrectWidget(CorrectForm):
         self._leave_mask()
         layer = self.layer.layer
         self.mask = None if layer is None else MaskLayer(self.viewer, layer)
-        if (annotation := self.annotation) is not None:
+        if (annotation := self.annotation) is not None and self.mask is not None:
             annotation.changed.connect(self._show_all)
+            keep_again(self.mask, self)
         self.review.follow(self.mask, annotation)
         self.organs.follow(self.mask, annotation)
         self.versions.follow(self.mask, annotation)

@@ -16,6 +16,7 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import QEvent, QObject, QTimer, Signal
 from qtpy.QtWidgets import QMainWindow, QWidget
 
+from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.project.deeds import Answered, Deed, Reviewed, Tidied
 from l2gnet_core.project.folder import ProjectFolder
@@ -84,6 +85,30 @@ def keeper_of(mask: MaskLayer) -> Keeper | None:
     return mask.layer.metadata.get(KEEPER_KEY)
 
 
+def keep_again(mask: MaskLayer, widget: QWidget) -> Keeper | None:
+    """Go on with the project of a mask that was removed from its viewer and put back; None if there
+    is nothing to do, or it cannot be, which is said."""
+    closed = keeper_of(mask)
+    if closed is None or not closed.closed or not closed.keeps(mask.layer):
+        return None
+    if mask.layer not in mask.viewer.layers:
+        return None
+    # Where it cannot be it is said once.
+    del mask.layer.metadata[KEEPER_KEY]
+    folder = closed.folder
+    try:
+        if folder is not None:
+            folder.hold()
+            # Whatever did not come to be saved.
+            mask.segmentation.answered.update(mask.segmentation.places)
+        return keep(mask, closed.volume, widget, folder)
+    except (InputError, OutputError) as error:
+        if folder is not None:
+            folder.release()
+        show_error(f"{mask.layer.name} is not being saved any more. {error}")
+        return None
+
+
 def open_projects(viewer: napari.Viewer) -> list[Path]:
     """The projects of the masks in a viewer."""
     # Duplicates of a layer carry its metadata, and are kept by nobody.
@@ -117,7 +142,7 @@ class Keeper(QObject):
         self.folder = folder
         self._mask = mask
         self._segmentation: Segmentation = mask.segmentation
-        self._volume = volume
+        self.volume = volume
         self._scan: ScanId | None = None
         # A save under way, and the last one, when the window closes.
         self._writing = threading.Lock()
@@ -133,6 +158,8 @@ class Keeper(QObject):
         self._model: ModelId | None = None
         self._saved_state: ProjectState | None = None
         self._window_closes = False
+        #: It saves no more.
+        self.closed = False
         self._scripts = ScriptWatch(self._segmentation, as_saved=folder is not None)
         self._timer = QTimer(self, interval=_LOOK_EVERY)
         self._timer.timeout.connect(self._look)
@@ -253,7 +280,7 @@ class Keeper(QObject):
             self._start(self._identifying())
 
     def _identifying(self) -> Generator[None, None, None]:
-        self._scan = identify(self._volume)
+        self._scan = identify(self.volume)
         yield
 
     def _saving(self, batch: _Batch) -> Generator[None, None, None]:
@@ -264,17 +291,17 @@ class Keeper(QObject):
         with self._writing:
             if batch.dropped:
                 return
-            scan = self._scan = self._scan or identify(self._volume)
+            scan = self._scan = self._scan or identify(self.volume)
             if self.folder is None:
                 self.folder = ProjectFolder.create(scan)
             batch.state = replace(batch.state, scan=scan, model=self._model)
-            self.folder.save(batch.state, batch.slices, batch.deeds, self._volume)
+            self.folder.save(batch.state, batch.slices, batch.deeds, self.volume)
             batch.saved = True
             model = batch.model if isinstance(batch.model, ModelId | None) else id_of(batch.model)
             if model != self._model:
                 # Never a model that the history does not have yet.
                 self._model, batch.state = model, replace(batch.state, model=model)
-                self.folder.save(batch.state, {}, [], self._volume)
+                self.folder.save(batch.state, {}, [], self.volume)
             # A stroke made meanwhile must not wait for all of a large scan.
             until = time.monotonic() + seconds
             while batch.later and time.monotonic() < until:
@@ -362,8 +389,9 @@ class Keeper(QObject):
 
     def close(self) -> None:
         """Save what is left and let others have the project."""
-        if not self._timer.isActive():
+        if self.closed:
             return
+        self.closed = True
         self._timer.stop()
         self._mask.viewer.layers.events.removed.disconnect(self._on_removed)
         self._save_or_say()

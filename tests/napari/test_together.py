@@ -19,6 +19,7 @@ from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QApplication
 
 from l2gnet_core.labels import Label
+from l2gnet_core.project.folder import open_project
 from l2gnet_core.project.models import id_of
 from napari_l2gnet.annotation import Annotation, Proposal
 from napari_l2gnet.correct_form import PROJECT
@@ -325,6 +326,32 @@ def test_work_on_a_deleted_mask_is_offered_again_beside_its_duplicate(
     _duplicate_layer(viewer.layers)
     viewer.layers.remove(mask.layer)
     qtbot.waitUntil(lambda: not segment.offer.isHidden(), timeout=5000)
+
+
+def test_a_mask_that_is_put_back_is_saved_again(correct_widget: Make, qtbot: Any) -> None:
+    viewer, segment, correct = correct_widget()
+    mask = segment.mask
+    paint(mask, 1)
+    qtbot.waitUntil(lambda: is_saved(correct), timeout=8000)
+    folder = keeper_of(mask).folder
+    viewer.layers.remove(mask.layer)
+    assert correct.mask is None
+    paint(mask, 2, 3)
+    viewer.layers.append(mask.layer)
+    assert correct.mask.layer is mask.layer
+    paint(mask, 3)
+    qtbot.waitUntil(lambda: is_saved(correct), timeout=8000)
+    assert keeper_of(mask).folder.path == folder.path
+    touched = {(0, 1), (0, 2), (0, 3)}
+    qtbot.waitUntil(lambda: folder.read_state().touched == touched, timeout=8000)
+    # Not while somebody else goes on with its work.
+    viewer.layers.remove(mask.layer)
+    other = open_project(folder.path)
+    other.hold()
+    viewer.layers.append(mask.layer)
+    assert correct.mask.layer is mask.layer
+    assert keeper_of(mask) is None
+    other.release()
 
 
 def test_a_preview_leaves_with_its_mask(correct_widget: Make, qtbot: Any) -> None:
