@@ -51,6 +51,8 @@ class InspectWidget(InspectForm):
         self.places = Places(self)
         self.assigning = Assigning(self)
         self._refusal = ""
+        #: Do charts show the inspection, once it is read?
+        self._drawn = False
         #: Is another widget's tab on top?
         self._aside = False
         #: What to choose again once another frame, or more of it, is prepared.
@@ -170,6 +172,7 @@ class InspectWidget(InspectForm):
             self._wanted = (self.codes, self.against.chosen)
         self.jobs.cancel()
         self.codes, self.voxel, self.inspection = [], None, None
+        self._drawn = False
         for part in (self.places, self.assigning, self.against):
             part.forget()
         self.views.show_inspection(None)
@@ -221,6 +224,7 @@ class InspectWidget(InspectForm):
     def _show(self) -> None:
         assert self.inspection is not None
         assert self.layers is not None
+        self._drawn = True
         self.show_parts(self.inspection.names)
         self.views.colors = self.layers.mask.colors()
         self.views.show_inspection(self.inspection)
@@ -358,7 +362,8 @@ class InspectWidget(InspectForm):
         """Stop what is under way; what has not been read can be read on."""
         self.jobs.cancel()
         self._changing.stop()
-        if self.inspection is not None and not self._current:
+        # All may be read by now that is not drawn yet.
+        if self.inspection is not None and not (self._current and self._drawn):
             self._refusal = "Stopped: press Go on to read what the model saw."
             self.told.setText(self._refusal)
             self.go_on.show()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -619,15 +620,28 @@ def test_what_was_cancelled_or_changed_meanwhile_can_be_read_on(opened: Made, qt
 
     def add(text: str) -> None:
         # A run adds a slice that is not on screen.
-        if text == "Relating codes" and look.added == 4:
+        if text == "Relating codes" and look.added == begun:
             look.added += 1
 
     widget.jobs.progress.connect(add)
+    # It may have been read to its end before it was stopped.
+    look.added = begun = look.added + 1
     widget.go_on.click()
-    qtbot.waitUntil(lambda: look.added == 5 and widget.inspection.is_current, timeout=10_000)
+    qtbot.waitUntil(lambda: look.added > begun and widget.inspection.is_current, timeout=10_000)
     settle(qtbot, widget)
     assert widget.views.isEnabled()
     assert widget.go_on.isHidden()
+    # Also where all was read to its end, and is not drawn yet.
+    renew_look(mask, 2)
+    widget._on_mask()
+    until = time.monotonic() + 10
+    while not widget.inspection.is_current and time.monotonic() < until:
+        time.sleep(0.01)
+    assert widget.inspection.is_current
+    widget.cancel.click()
+    assert "Stopped: press Go on" in widget.told.text()
+    widget.go_on.click()
+    assert widget.views.isEnabled()
 
 
 def test_the_mask_that_is_worked_on_is_looked_into(opened: Made, qtbot: Any) -> None:
