@@ -16,13 +16,12 @@ from l2gnet_core.volume import Volume
 
 #: What may follow a patient's identity in a file name: frames and phases of one examination. Only
 #: after a separator, lest "patient1" and "patient2" lose their "t1" and "t2" and become one.
-_FRAME = re.compile(
-    r"([_-](frame|phase|time|timepoint|tp|ed|es|t|ses|session|visit)[_-]?\d*)+$", re.IGNORECASE
-)
+_OF_ONE_EXAMINATION = r"[_-](frame|phase|time|timepoint|tp|ed|es|t|ses|session|visit)[_-]?\d*"
+_FRAME = re.compile(rf"({_OF_ONE_EXAMINATION})+$", re.IGNORECASE)
 #: Besides, what else tells scans of one person apart: days, sides, contrasts. These words may also
 #: be of a name without its number, as in "abdomen_scan_01": they count behind a number only.
 _EXAMINATION = re.compile(
-    r"([_-](frame|phase|time|timepoint|tp|ed|es|t|ses|session|visit)[_-]?\d*"
+    rf"({_OF_ONE_EXAMINATION}"
     r"|[_-](scan|run|pre|post|baseline|follow-?up)[_-]?\d?"
     r"|[_-](19|20)\d\d[_-]?[01]\d[_-]?[0-3]\d"
     r"|[_-](left|right|t[12]w|flair))+$",
