@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 from l2gnet_core.config import NetworkConfig
 from l2gnet_core.data import TrainingCase
 from l2gnet_core.errors import InputError
-from l2gnet_core.files.atomic import replace_file
+from l2gnet_core.files.atomic import replace_bytes
 from l2gnet_core.losses import segmentation_loss
 from l2gnet_core.metrics import dice_per_class
 from l2gnet_core.model import NetworkOutput, SegmentationNetwork
@@ -371,11 +371,7 @@ class Trainer:
         # PyTorch does not say that a disk is full.
         content = io.BytesIO()
         torch.save(state, content)
-
-        def write(file: BinaryIO) -> None:
-            file.write(content.getbuffer())
-
-        replace_file(self.folder / STATE_FILE, ".pt", write, lambda _: None)
+        replace_bytes(self.folder / STATE_FILE, content.getbuffer())
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on from a save, as `saved_state` reads it.

@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.files.atomic import replace_file
+from l2gnet_core.files.atomic import replace_bytes
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.train import Progress
 
@@ -134,12 +134,7 @@ def _rewrite(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows(rows)
-    content = text.getvalue().encode()
-
-    def write(file: BinaryIO) -> None:
-        file.write(content)
-
-    replace_file(path, path.suffix, write, lambda _: None)
+    replace_bytes(path, text.getvalue().encode())
 
 
 def _smoothed(values: list[float], share: float = 0.02) -> Iterator[float]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from l2gnet_core.checkpoint import (
 from l2gnet_core.config import WITH_CODES, preset
 from l2gnet_core.data import Dataset, TrainingCase, load_frames, median_spacing
 from l2gnet_core.errors import InputError, OutputError, memory_is_short
-from l2gnet_core.files.atomic import replace_file
+from l2gnet_core.files.atomic import replace_bytes
 from l2gnet_core.inspect.look import code_vectors
 from l2gnet_core.inspect.populations import code_statistics
 from l2gnet_core.intensities import intensity_window, normalise
@@ -291,7 +291,7 @@ def statistics_of(
 def write_choices(folder: Path, choices: Mapping[str, Any]) -> None:
     """Keep what a run was asked for, so that a resume need not say it again."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write_text(folder / CHOICES_FILE, json.dumps(dict(choices), indent=1))
+    replace_bytes(folder / CHOICES_FILE, json.dumps(dict(choices), indent=1).encode())
 
 
 def read_choices(folder: Path) -> dict[str, Any]:
@@ -340,17 +340,9 @@ def _begun_card(dataset: Dataset, split: Split, settings: RunSettings) -> ModelC
             "another; resume with the first --plane, --oriented, --resample and --pixel, or use a "
             "new run folder."
         )
-    _write_text(file, view)
+    # Whole or not at all: of several processes one may read what another writes.
+    replace_bytes(file, view.encode())
     return card
-
-
-def _write_text(file: Path, text: str) -> None:
-    """Write a file whole: of several processes one may read what another writes."""
-
-    def write(stream: BinaryIO) -> None:
-        stream.write(text.encode())
-
-    replace_file(file, file.suffix, write, lambda _: None)
 
 
 def keeping_sides(augmentation: Augmentation, card: ModelCard) -> Augmentation:
@@ -377,7 +369,7 @@ def read_or_make_split(dataset: Dataset, settings: RunSettings, seed: int) -> Sp
         dataset.patients, seed, settings.test, settings.tuning, dataset.people.held_out
     )
     settings.folder.mkdir(parents=True, exist_ok=True)
-    _write_text(file, json.dumps(asdict(split), indent=1))
+    replace_bytes(file, json.dumps(asdict(split), indent=1).encode())
     return split
 
 

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from qtpy.QtCore import QBuffer, QIODevice, Qt
 from qtpy.QtGui import QImage, QPainter
 from qtpy.QtWidgets import QFileDialog, QWidget
 
-from l2gnet_core.files.atomic import replace_file
+from l2gnet_core.files.atomic import replace_bytes
 
 
 def ask_file(parent: QWidget, suffix: str, save: Callable[[Path], None]) -> None:
@@ -46,7 +46,7 @@ def save_picture(path: Path, canvas: NDArray[np.uint8], chart: QWidget) -> None:
     buffer = QBuffer()
     buffer.open(QIODevice.OpenModeFlag.WriteOnly)
     both.save(buffer, "PNG")
-    _write(path, bytes(buffer.data().data()))
+    replace_bytes(path, bytes(buffer.data().data()))
 
 
 def save_table(path: Path, heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -55,11 +55,4 @@ def save_table(path: Path, heads: Sequence[str], rows: Sequence[Sequence[Any]]) 
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(heads)
     writer.writerows(rows)
-    _write(path, text.getvalue().encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    def write(file: BinaryIO) -> None:
-        file.write(content)
-
-    replace_file(path, path.suffix, write, lambda _: None)
+    replace_bytes(path, text.getvalue().encode())

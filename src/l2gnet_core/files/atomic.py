@@ -50,6 +50,19 @@ def replace_file(
             temporary.unlink(missing_ok=True)
 
 
+def replace_bytes(path: Path, content: bytes | memoryview) -> None:
+    """As `replace_file`, for content that is at hand: it must read back as the same bytes."""
+
+    def write(stream: BinaryIO) -> None:
+        stream.write(content)
+
+    def check(file: Path) -> None:
+        if file.read_bytes() != content:
+            raise OutputError(f"{path} did not read back as it was written: check the disk.")
+
+    replace_file(path, path.suffix, write, check)
+
+
 def require_writable(folder: Path) -> None:
     """Raise OutputError where nothing could be written in a folder, which need not be there yet; to
     be called before what is to be written is computed."""

@@ -6,14 +6,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_volume, write_labels
-from l2gnet_core.files.atomic import replace_file
+from l2gnet_core.files.atomic import replace_bytes
 from l2gnet_core.files.nifti import write_map
 from l2gnet_core.inspect.findings import Findings, find
 from l2gnet_core.inspect.look import empty_look
@@ -100,10 +99,10 @@ def write_report(findings: Findings, grid: Grid, folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
     drawn = pictures(findings)
     for name, content in drawn.items():
-        _write(folder / f"{name}.png", content)
-    _write(folder / "inspect.json", json.dumps(findings.to_json(), indent=1).encode())
+        replace_bytes(folder / f"{name}.png", content)
+    replace_bytes(folder / "inspect.json", json.dumps(findings.to_json(), indent=1).encode())
     # Last: where the page is, everything is.
-    _write(folder / PAGE_FILE, page(findings, drawn).encode())
+    replace_bytes(folder / PAGE_FILE, page(findings, drawn).encode())
 
 
 def _write_plans(findings: Findings, grid: Grid, folder: Path) -> None:
@@ -127,11 +126,4 @@ def _write_plans(findings: Findings, grid: Grid, folder: Path) -> None:
     used = np.flatnonzero(findings.counts)
     matrix = findings.plan[np.ix_(used, used)]
     told = {"codes": (used + 1).tolist(), "plan": [[float(f"{v:.4g}") for v in r] for r in matrix]}
-    _write(folder / "plan.json", json.dumps(told).encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    def write(file: BinaryIO) -> None:
-        file.write(content)
-
-    replace_file(path, path.suffix, write, lambda _: None)
+    replace_bytes(folder / "plan.json", json.dumps(told).encode())

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import platformdirs
@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from l2gnet_core.errors import InputError, OutputError
-from l2gnet_core.files.atomic import replace_file
+from l2gnet_core.files.atomic import replace_bytes
 from l2gnet_core.project.deeds import Deed
 from l2gnet_core.project.history import History
 from l2gnet_core.project.scans import ScanId, load_arrays, load_voxels, save_arrays, save_voxels
@@ -206,16 +206,7 @@ class ProjectFolder:
             "saved": datetime.now(UTC).isoformat(),
             **state.to_json(),
         }
-        content = json.dumps(values, indent=1).encode()
-
-        def write(file: BinaryIO) -> None:
-            file.write(content)
-
-        def check(file: Path) -> None:
-            if file.read_bytes() != content:
-                raise OutputError(f"{self.path} did not read back as it was written.")
-
-        replace_file(self.path / _STATE_FILE, ".json", write, check)
+        replace_bytes(self.path / _STATE_FILE, json.dumps(values, indent=1).encode())
 
     def _slice_file(self, place: Place) -> Path:
         return self.path / "slices" / f"{place[0]}-{place[1]}.npz"
