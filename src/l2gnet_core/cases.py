@@ -27,6 +27,8 @@ _EXAMINATION = re.compile(
     r"|[_-](left|right|t[12]w|flair))+$",
     re.IGNORECASE,
 )
+#: Its number is not a patient's: "T2_scan_1" is no scan of a patient "T2".
+_CONTRAST = re.compile(r"(^|[_-])t[12]w?(?=[_-]|$)", re.IGNORECASE)
 #: The Brain Imaging Data Structure names the patient first, then session, run and contrast.
 _BIDS = re.compile(r"sub-[a-z0-9]+(?=_|$)", re.IGNORECASE)
 _CHANNEL = re.compile(r"_\d{4}$")
@@ -79,7 +81,9 @@ def patient_in(name: str) -> str:
     if subject:
         return subject[0]
     numbered = _EXAMINATION.sub("", name)
-    return numbered if re.search(r"\d", numbered) else _FRAME.sub("", name)
+    if re.search(r"\d", _CONTRAST.sub("", numbered)):
+        return numbered
+    return _FRAME.sub("", name)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ def test_examinations_of_one_person_are_one_patient(make_dataset, names):
         ["scan_20190101", "scan_20200303"],
         ["BraTS20_001", "BraTS20_002"],
         ["site2_scan_11", "site2_scan_12"],
+        ["T2_scan_1", "T2_scan_2", "abdomen_T1_scan_1", "abdomen_T1_scan_2"],
         ["heart_left", "heart_right"],
         ["P01_12345678", "P01_22345678"],
         ["case1pre", "case1post"],
