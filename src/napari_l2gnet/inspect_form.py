@@ -190,14 +190,14 @@ class InspectForm(DockedWidget):
         grid = QGridLayout()
         grid.setHorizontalSpacing(6)
         grid.addWidget(QLabel("Assign to"), 0, 0)
+        # As wide as there is: names of organs are long.
         grid.addWidget(self.target, 0, 1)
-        grid.addWidget(self.extent, 0, 2)
         row = QHBoxLayout()
-        row.addWidget(self.preview)
-        row.addWidget(self.apply)
-        grid.addLayout(row, 1, 0, 1, 3)
-        grid.setColumnStretch(1, 3)
-        grid.setColumnStretch(2, 2)
+        row.addWidget(self.extent, 2)
+        row.addWidget(self.preview, 1)
+        row.addWidget(self.apply, 1)
+        grid.addLayout(row, 1, 0, 1, 2)
+        grid.setColumnStretch(1, 1)
         return grid
 
     def _status(self) -> QVBoxLayout:
