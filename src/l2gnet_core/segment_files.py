@@ -14,7 +14,7 @@ from l2gnet_core.checkpoint import Model
 from l2gnet_core.cleanup import tidy
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import (
-    FORMATS,
+    WRITABLE,
     is_supported,
     read_label_text,
     read_volume,
@@ -26,9 +26,6 @@ from l2gnet_core.files import (
 from l2gnet_core.predict import label_lookup, predict_slices
 from l2gnet_core.suitability import doubts, mismatches, voxel_counts
 from l2gnet_core.volume import oriented_as, slicing_axis
-
-#: Suffixes of masks that can be written.
-WRITABLE = tuple(suffix for format in FORMATS for suffix in format.writes)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from napari_l2gnet.correct_run import (
 from napari_l2gnet.keeper import keep_again
 from napari_l2gnet.learning import Moment
 from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.mask_saving import MaskSaving
 from napari_l2gnet.organ_bar import OrganBar
 from napari_l2gnet.preview import BEFORE
 from napari_l2gnet.session import Session, shared_session
@@ -59,6 +60,7 @@ class CorrectWidget(CorrectForm):
         self.review = SliceReview(napari_viewer, self)
         self.organs = OrganBar(self)
         self.versions = VersionBar(self, self.session)
+        self.saving = MaskSaving(self.save_mask, lambda: self.mask)
         self._run: CorrectRun | None = None
         self._text, self._bad = "", False
         #: What the text says was accepted.
@@ -87,6 +89,8 @@ class CorrectWidget(CorrectForm):
         for bar in (self.organs, self.versions):
             bar.said.connect(self._say)
             bar.refused.connect(self._refuse)
+        self.saving.said.connect(self._say)
+        self.saving.changed.connect(self._update_controls)
         self.review.bind(FLIP_KEY, self.flip_view)
         self.viewer.dims.events.current_step.connect(self._on_moved)
         self.viewer.layers.events.removed.connect(self._on_removed)
@@ -210,6 +214,7 @@ class CorrectWidget(CorrectForm):
         found = self.mask is not None and bool(others(self.viewer, self.mask))
         drag = "Drag the mask's file into the window first; it must lie on this scan."
         self.allow(self.take_over, none or busy or ("" if found else drag))
+        self.allow(self.save_mask, none or busy or self.saving.refusal)
         all_organs = "" if self.organ.currentData() is not None else "Choose one organ first."
         self.allow(self.edit_organ, none or busy or all_organs)
         for control in (self.kind, self.seconds, self.painted):

@@ -86,6 +86,10 @@ class CorrectForm(DockedWidget):
         )
         self.masks = QMenu(self)
         self.take_over.setMenu(self.masks)
+        self.save_mask = _quiet(
+            "Save mask …",
+            "As NIfTI or TIFF on the scan's own grid, with names and colours of the organs",
+        )
 
         self.kind = QComboBox()
         self.kind.addItem("this scan", SCAN)
@@ -158,7 +162,7 @@ class CorrectForm(DockedWidget):
         organs = _form(("Organ", self.organ))
         organs.addRow("", _row(self.add_organ, self.edit_organ))
         organs.addRow("", self.interpolate)
-        organs.addRow("", self.take_over)
+        organs.addRow("", _row(self.take_over, self.save_mask))
         learning = _form(("Teach", _row(self.kind, self.seconds)), ("Painted", self.painted))
         versions = _form(("Version", self.version))
         versions.addRow("", _row(self.roll_back, self.save, self.load))

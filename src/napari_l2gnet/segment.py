@@ -22,6 +22,7 @@ from napari_l2gnet.edge_letters import EdgeLetters
 from napari_l2gnet.keeper import KEEPER_KEY, keep, open_projects
 from napari_l2gnet.layers import axis_name, is_cut, shown_index, slice_axes, volume_of
 from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.mask_saving import MaskSaving
 from napari_l2gnet.mask_table import MaskTable
 from napari_l2gnet.orientation import as_given, is_asked_for
 from napari_l2gnet.resume import Work, shown_again
@@ -47,6 +48,7 @@ class SegmentWidget(SegmentForm):
         super().__init__(napari_viewer, list(self.catalog))
         self.letters = EdgeLetters(napari_viewer)
         self.table = MaskTable(napari_viewer, self.organs, self.coverage, self)
+        self.saving = MaskSaving(self.save_mask, lambda: self.mask)
         self._run: Run | None = None
         self._annotation: Annotation | None = None
         self._watched: Image | None = None
@@ -79,6 +81,8 @@ class SegmentWidget(SegmentForm):
         self.holes.toggled.connect(self._tidy_again)
         self.organs.go_to.connect(self.go_to)
         self.table.lost.connect(self._on_lost)
+        self.saving.said.connect(self._say)
+        self.saving.changed.connect(self._update_controls)
         self.offer.resumed.connect(self._on_resumed)
         self.offer.failed.connect(lambda problem: self._say(problem, bad=True))
         self.viewer.layers.events.removed.connect(self._on_removed)
@@ -242,6 +246,7 @@ class SegmentWidget(SegmentForm):
         self.allow(self.cancel, "" if self.running else "Nothing is running.")
         for box in (self.largest, self.holes):
             self.allow(box, no_model or writing)
+        self.allow(self.save_mask, writing or self.saving.refusal)
         self.organs.allow("" if self.mask is not None else "Press Segment first.")
         self.range.setVisible(self.region.currentIndex() == RANGE)
         self.bar.setVisible(self.running)

@@ -118,7 +118,11 @@ class SegmentForm(DockedWidget):
         tidy.addWidget(self.largest)
         tidy.addWidget(self.holes)
         tidy.addStretch(1)
-        research = QLabel("For research use only · File ▸ Save Selected Layers saves the mask")
+        self.save_mask = QPushButton("Save mask …")
+        self.save_mask.setToolTip(
+            "As NIfTI or TIFF on the scan's own grid, with names and colours of the organs"
+        )
+        research = QLabel("For research use only")
         research.setStyleSheet("QLabel { color: gray; font-size: 10px; }")
         research.setWordWrap(True)
 
@@ -133,6 +137,7 @@ class SegmentForm(DockedWidget):
         layout.addWidget(self.organs)
         layout.addWidget(self.coverage)
         layout.addLayout(tidy)
+        layout.addWidget(self.save_mask)
         layout.addStretch(1)
         layout.addWidget(research)
         self.keep_wide(320)

@@ -34,12 +34,17 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     Errors: SaveError, one sentence.
     """
     try:
-        array, grid = _on_grid(data, attributes)
-        names = _names(attributes)
-        colors = _colors(attributes.get("colormap"), names)
-        return [str(files.write_labels(path, array, grid, names, colors))]
+        return [str(write_mask(Path(path), data, attributes))]
     except InputError as error:
         raise SaveError(str(error)) from error
+
+
+def write_mask(path: Path, data: Any, attributes: Mapping[str, Any]) -> Path:
+    """As `write_labels`. Errors: InputError, one sentence."""
+    array, grid = _on_grid(data, attributes)
+    names = _names(attributes)
+    colors = _colors(attributes.get("colormap"), names)
+    return files.write_labels(path, array, grid, names, colors)
 
 
 def write_layers(path: str, layers: Sequence[tuple[Any, dict[str, Any], str]]) -> list[str]:

@@ -76,6 +76,9 @@ FORMATS = (
     ),
 )
 
+#: Suffixes of masks that can be written.
+WRITABLE = tuple(suffix for format in FORMATS for suffix in format.writes)
+
 # What people will try, and what gets them on: formats that are not read yet.
 _OTHERS = {
     ".dcm": ("a DICOM file", "convert the series with dcm2niix"),

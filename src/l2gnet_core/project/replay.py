@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import suffix_of, write_labels
+from l2gnet_core.files import WRITABLE, suffix_of, write_labels
 from l2gnet_core.finetune import finetune
 from l2gnet_core.finetune_config import FineTuneConfig
 from l2gnet_core.learner import Pace
@@ -25,7 +25,7 @@ from l2gnet_core.project.models import id_of
 from l2gnet_core.project.scans import seen_grid
 from l2gnet_core.project.state import ModelId, Place, ProjectState, places_from_json, slice_of
 from l2gnet_core.project.swap import Swap
-from l2gnet_core.segment_files import WRITABLE, require_replaceable
+from l2gnet_core.segment_files import require_replaceable
 
 MASK_FILE = "mask.nii.gz"
 

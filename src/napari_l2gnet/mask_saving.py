@@ -1,0 +1,119 @@
+"""Saving a mask from a widget: napari's own dialog offers its own TIFF writer first, which drops
+voxel size, names and colours, and refuses NIfTI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import numpy as np
+from napari.layers import Image
+from qtpy.QtCore import QObject, Signal
+from qtpy.QtWidgets import QFileDialog, QPushButton
+
+from l2gnet_core.errors import InputError
+from l2gnet_core.files import WRITABLE, stem_of, suffix_of
+from napari_l2gnet.mask_layer import IMAGE_KEY, MaskLayer
+from napari_l2gnet.worker import LatestJob
+from napari_l2gnet.writer import write_mask
+
+_NIFTI, _TIFF = "NIfTI (*.nii.gz *.nii)", "TIFF (*.tif *.tiff)"
+#: What is added to a name without a suffix.
+_SUFFIX = {_NIFTI: ".nii.gz", _TIFF: ".tif"}
+
+
+class MaskSaving(QObject):
+    """Asks where to, and writes the mask of a widget in a thread; `button` begins it."""
+
+    #: What happened, in a sentence, and whether it went wrong.
+    said = Signal(str, bool)
+    #: It began or ended: controls are to be enabled anew.
+    changed = Signal()
+
+    def __init__(self, button: QPushButton, mask: Callable[[], MaskLayer | None]) -> None:
+        super().__init__(button)
+        self._mask = mask
+        # Where the last one went: masks of many scans often belong together.
+        self._folder: Path | None = None
+        self._job = LatestJob(self)
+        self._job.changed.connect(self.changed)
+        self._job.failed.connect(lambda problem: self.said.emit(problem, True))
+        button.clicked.connect(self.ask)
+
+    @property
+    def refusal(self) -> str:
+        """Why nothing can be saved just now; "" if it can."""
+        if self._mask() is None:
+            return "Press Segment first."
+        return "The mask is being saved." if self._job.busy else ""
+
+    def suggested(self, mask: MaskLayer) -> Path:
+        """Beside the scan's file, or where the last mask went, and named after the scan."""
+        image = mask.layer.metadata[IMAGE_KEY]
+        file = _file_of(image)
+        suffix, name = _SUFFIX[_NIFTI], image.name
+        if file is not None:
+            name = stem_of(file)
+            suffix = suffix_of(file) if suffix_of(file) in WRITABLE else suffix
+        folder = self._folder or (file.parent if file is not None else Path.home())
+        return folder / f"{name}_mask{suffix}"
+
+    def ask(self) -> None:
+        """Let the user choose a file, and save there."""
+        mask = self._mask()
+        if mask is None:
+            return
+        path = self.suggested(mask)
+        likely = _TIFF if "tif" in suffix_of(path) else _NIFTI
+        name, kind = QFileDialog.getSaveFileName(
+            self.parent(), "Save the mask", str(path), f"{_NIFTI};;{_TIFF}", likely
+        )
+        if name:
+            self.save(Path(name), _SUFFIX.get(kind, _SUFFIX[_NIFTI]))
+
+    def save(self, path: Path, suffix: str = ".nii.gz") -> None:
+        """Save the mask as it is now; `suffix` is for a name that has none that can be written.
+        What happened comes with `said`."""
+        mask = self._mask()
+        if mask is None:
+            return
+        try:
+            path = self._checked(mask, path, suffix)
+        except InputError as error:
+            self.said.emit(str(error), True)
+            return
+        self._folder = path.parent
+        data, attributes, _ = mask.layer.as_layer_data_tuple()
+        # A copy: the user may paint on.
+        data = np.array(data)
+        finished, count = mask.segmentation.coverage()
+        partial = f" It is partial: {finished} of {count} slices." if finished < count else ""
+
+        def write() -> Generator[str, None, None]:
+            write_mask(path, data, attributes)
+            yield f"Saved {path.name}.{partial}"
+
+        self._job.run(write(), lambda text: self.said.emit(text, False))
+
+    @staticmethod
+    def _checked(mask: MaskLayer, path: Path, suffix: str) -> Path:
+        """Where a mask may be written. Raises InputError."""
+        if suffix_of(path) not in WRITABLE:
+            path = path.with_name(path.name + suffix)
+            if path.exists():
+                # Nobody was asked whether to replace that one.
+                raise InputError(
+                    f"{path.name} is there already; type the whole name to replace it, or another."
+                )
+        scans = (layer for layer in mask.viewer.layers if isinstance(layer, Image))
+        if path.resolve() in {file.resolve() for file in map(_file_of, scans) if file is not None}:
+            raise InputError(
+                f"Expected a place for the mask, but {path.name} is a scan itself; choose another "
+                "name."
+            )
+        return path
+
+
+def _file_of(image: Image) -> Path | None:
+    """The file that an image was opened from."""
+    return Path(image.source.path) if image.source.path else None

@@ -1,0 +1,149 @@
+"""Save mask …: on the scan's own grid, with names and colours, and nothing else replaced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import NAMES
+from gui import open_scan, run, slow_down
+from qtpy.QtWidgets import QFileDialog
+
+from l2gnet_core.files import read_labels, read_volume
+
+
+@pytest.fixture
+def segmented(segment_widget: Any, scan_file: Path, qtbot: Any) -> Any:
+    """A Segment widget with the mask of a scan."""
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    assert run(qtbot, widget) == "finished"
+    return widget
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, path: Path | str, kind: int = 0) -> list[str]:
+    """Choose a file and the kind of that number in every dialog; returns what they suggest."""
+    asked: list[str] = []
+
+    def choose(_: Any, title: str, suggested: str, kinds: str, likely: str) -> tuple[str, str]:
+        asked.append(suggested)
+        return str(path), kinds.split(";;")[kind]
+
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", choose)
+    return asked
+
+
+def save(qtbot: Any, widget: Any) -> str:
+    """Press the button; what is said."""
+    with qtbot.waitSignal(widget.saving.said, timeout=5000) as said:
+        widget.save_mask.click()
+    return str(said.args[0])
+
+
+@pytest.mark.parametrize("name", ["mask.nii.gz", "mask.nii", "mask.tif", "mask.ome.tiff"])
+def test_a_saved_mask_lies_on_its_scan_and_knows_its_organs(
+    segmented: Any,
+    scan_file: Path,
+    tmp_path: Path,
+    qtbot: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    answer(monkeypatch, tmp_path / name)
+    assert save(qtbot, segmented) == f"Saved {name}."
+    saved, scan = read_labels(tmp_path / name), read_volume(scan_file)
+    np.testing.assert_array_equal(saved.volume.data, segmented.mask.layer.data)
+    assert saved.volume.spacing == pytest.approx(scan.spacing)
+    assert saved.names == NAMES
+    assert set(saved.colors) == set(NAMES)
+
+
+def test_the_file_is_suggested_beside_the_scan_then_where_the_last_one_went(
+    segmented: Any, scan_file: Path, tmp_path: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "masks"
+    elsewhere.mkdir()
+    asked = answer(monkeypatch, elsewhere / "first.nii.gz")
+    save(qtbot, segmented)
+    save(qtbot, segmented)
+    name = scan_file.name.removesuffix(".nii.gz").removesuffix(".nii")
+    (beside, then) = map(Path, asked)
+    assert beside.parent == scan_file.parent
+    assert beside.name.startswith(f"{name}_mask.nii")
+    assert then.parent == elsewhere
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [(0, ".nii.gz"), (1, ".tif")])
+def test_a_name_without_a_suffix_gets_the_chosen_kinds(
+    segmented: Any,
+    tmp_path: Path,
+    qtbot: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: int,
+    suffix: str,
+) -> None:
+    answer(monkeypatch, tmp_path / "case1.5mm", kind)
+    save(qtbot, segmented)
+    saved = tmp_path / f"case1.5mm{suffix}"
+    written = saved.read_bytes()
+    assert read_labels(saved).names == NAMES
+    segmented.mask.layer.data[:] = 0
+    # The dialog has asked about a file of another name.
+    assert "there already" in save(qtbot, segmented)
+    assert saved.read_bytes() == written
+
+
+def test_the_scan_itself_is_never_replaced(
+    segmented: Any, scan_file: Path, tmp_path: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = scan_file.read_bytes()
+    link = tmp_path / "link.nii.gz"
+    link.symlink_to(scan_file)
+    for path in (scan_file, link):
+        answer(monkeypatch, path)
+        assert "is a scan itself" in save(qtbot, segmented)
+    assert scan_file.read_bytes() == before
+
+
+def test_where_nothing_can_be_written_a_sentence_says_so(
+    segmented: Any, tmp_path: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(monkeypatch, tmp_path / "gone" / "mask.nii.gz")
+    assert "does not exist" in save(qtbot, segmented)
+    assert "does not exist" in segmented.message.text()
+    assert segmented.save_mask.isEnabled()
+
+
+def test_a_partial_mask_is_said_to_be_one(
+    segment_widget: Any,
+    scan_file: Path,
+    tmp_path: Path,
+    qtbot: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    viewer, widget = segment_widget()
+    assert not widget.save_mask.isEnabled()
+    open_scan(viewer, scan_file)
+    assert not widget.save_mask.isEnabled()
+    slow_down(monkeypatch, 0.1)
+    widget.start.click()
+    qtbot.waitUntil(lambda: bool(widget.mask and widget.mask.segmentation.finished))
+    assert not widget.save_mask.isEnabled()
+    with qtbot.waitSignal(widget.run_ended):
+        widget.cancel.click()
+    answer(monkeypatch, tmp_path / "mask.nii.gz")
+    assert "partial" in save(qtbot, widget)
+
+
+def test_correct_saves_what_was_painted(
+    correct_widget: Any, tmp_path: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, widget = correct_widget()
+    layer = widget.mask.layer
+    layer.data_setitem((np.array([1]), np.array([2]), np.array([3])), 1)
+    answer(monkeypatch, tmp_path / "mask.nii.gz")
+    assert save(qtbot, widget) == "Saved mask.nii.gz."
+    assert np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj).T[1, 2, 3] == 1
