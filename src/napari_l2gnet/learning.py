@@ -6,7 +6,6 @@ nothing is written into the mask.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +22,7 @@ from napari_l2gnet.layers import frame_of
 from napari_l2gnet.organs import UNMARKED
 from napari_l2gnet.segmentation import Place, Segmentation
 from napari_l2gnet.session import Session
+from napari_l2gnet.time_left import TimeLeft, in_words
 
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
@@ -95,7 +95,7 @@ class Moment:
         if self.step:
             parts.append(f"step {self.step}")
         if self.seconds_left is not None:
-            parts.append(f"{self.seconds_left:.0f} s left")
+            parts.append(in_words(self.seconds_left))
         return " · ".join(parts)
 
 
@@ -334,7 +334,8 @@ def _segmented(
     with_codes = model.network.config.architecture in WITH_CODES
     looks: dict[int, Look] = {}
     places: list[Place] = []
-    started, done, left = time.perf_counter(), 0, None
+    total = frames * count
+    time_left, done, left = TimeLeft(total), 0, None
     for frame in outward(task.here[0], frames):
         if with_codes:
             looks[frame] = empty_look(model, scan.volume, axis, scan.frame(frame))
@@ -347,14 +348,13 @@ def _segmented(
             device,
             looks.get(frame),
         ):
-            total = frames * count
             share = done / total
             if result is None:
                 yield Moment("Segmenting", share, left)
                 continue
             done += 1
             places.append((frame, result.index))
-            left = (time.perf_counter() - started) / done * (total - done)
+            left = time_left.after(done)
             segmentation.slice_of(raw, (frame, result.index))[...] = result.labels
             yield Moment(
                 "Segmenting", share, left, place=(frame, result.index), labels=result.labels

@@ -5,7 +5,6 @@ The widgets call these methods and draw what comes back; a script can do the sam
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -23,6 +22,7 @@ from l2gnet_core.files.values import plain_values
 from l2gnet_core.project.deeds import Tidying
 from l2gnet_core.volume import Volume
 from napari_l2gnet.segmentation import Place, Segmentation
+from napari_l2gnet.time_left import TimeLeft, in_words
 
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
@@ -67,9 +67,7 @@ class Step:
         counted = f" {self.done}/{self.total}" if self.total else ""
         if self.seconds_left is None:
             return f"{self.message}{counted}"
-        minutes = self.seconds_left / 60
-        left = f"{minutes:.0f} min" if minutes >= 1.5 else f"{self.seconds_left:.0f} s"
-        return f"{self.message}{counted} · {left} left"
+        return f"{self.message}{counted} · {in_words(self.seconds_left)}"
 
 
 class Session:
@@ -103,7 +101,7 @@ class Session:
         total, done = len(request.places), 0
         yield Step("Reading the scan", done, total, model=model, device=device)
         left: float | None = None
-        started = time.perf_counter()
+        time_left = TimeLeft(total)
         for frame, indices in _by_frame(request.places).items():
             yield Step("Reading the scan", done, total)
             data = request.volume.data
@@ -134,7 +132,7 @@ class Session:
                     yield Step("Segmenting", done, total, left)
                     continue
                 done += 1
-                left = (time.perf_counter() - started) / done * (total - done)
+                left = time_left.after(done)
                 yield Step(
                     "Segmenting",
                     done,

@@ -1,0 +1,43 @@
+"""How long a job will still take."""
+
+from __future__ import annotations
+
+import pytest
+
+from napari_l2gnet import time_left
+from napari_l2gnet.time_left import TimeLeft, in_words
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, to be set."""
+    now = [100.0]
+    monkeypatch.setattr(time_left.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_a_slow_beginning_does_not_count(clock: list[float]) -> None:
+    left = TimeLeft(300)
+    said = []
+    for done, seconds in ((1, 12.0), (2, 0.3), (3, 0.3), (4, 0.3)):
+        clock[0] += seconds
+        said.append(left.after(done))
+    assert said[:2] == [None, None]
+    assert said[2:] == pytest.approx([0.3 * 297, 0.3 * 296])
+
+
+def test_nothing_is_left_at_the_end(clock: list[float]) -> None:
+    left = TimeLeft(3)
+    said = []
+    for done in (1, 2, 3):
+        clock[0] += 1
+        said.append(left.after(done))
+    assert said == [None, None, 0]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "finishing"), (0.6, "1 s left"), (89, "89 s left"), (125, "2 min left")],
+)
+def test_in_words(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words
