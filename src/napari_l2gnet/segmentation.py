@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from l2gnet_core.inspect.look import Look
     from l2gnet_core.project.deeds import Deed
 
+#: Voxels whose places are looked up together: indices of a whole scan would fill the memory.
+_AT_ONCE = 1 << 16
+
 
 class Segmentation:
     """A mask in the making: what the model said, what is shown, and which voxels are a person's.
@@ -198,8 +201,8 @@ class Segmentation:
         before, after: their labels. They need not be in `shown` yet: the layer tells of some
         strokes a moment before it makes them.
         """
-        free = ~self.stroked.flat[voxels] & (self.known.flat[voxels] == before)
-        self.stroked.flat[voxels] = True
+        free = ~np.take(self.stroked, voxels) & (np.take(self.known, voxels) == before)
+        np.put(self.stroked, voxels, True)
         self.note_edits(self.places_of(voxels))
         self._strokes.append(Stroke(voxels, before, after, free))
         self._undone.clear()
@@ -231,11 +234,13 @@ class Segmentation:
             if self._differs(step.voxels, step.before):
                 return
             free = step.voxels[step.free]
-            self.stroked.flat[free] = False
+            np.put(self.stroked, free, False)
             self.note_edits(self.places_of(step.voxels))
         self._strokes.pop()
         self._undone.append(undone)
-        self.shown.flat[free] = self.known.flat[free] = self.answer.flat[free]
+        answer = np.take(self.answer, free)
+        np.put(self.known, free, answer)
+        np.put(self.shown, free, answer)
 
     def redone(self) -> None:
         """The last undone step was made again in `shown`."""
@@ -254,7 +259,7 @@ class Segmentation:
         else:
             if self._differs(step.voxels, step.after):
                 return
-            self.stroked.flat[step.voxels] = True
+            np.put(self.stroked, step.voxels, True)
             self.note_edits(self.places_of(step.voxels))
         self._undone.pop()
         self._strokes.append(step)
@@ -334,9 +339,10 @@ class Segmentation:
         """The slices that voxels (flat indices) are in."""
         frames, *sizes = self.shown.shape
         within = int(np.prod(sizes[self.axis + 1 :], dtype=int))
-        index = voxels // within % sizes[self.axis]
         found = np.zeros((frames, sizes[self.axis]), bool)
-        found[voxels // int(np.prod(sizes)), index] = True
+        for first in range(0, len(voxels), _AT_ONCE):
+            part = voxels[first : first + _AT_ONCE]
+            found[part // int(np.prod(sizes)), part // within % sizes[self.axis]] = True
         return {(int(frame), int(index)) for frame, index in np.argwhere(found)}
 
     # ------------------------------------------------------------------ organs
@@ -370,7 +376,7 @@ class Segmentation:
         self._undone.clear()
 
     def _differs(self, voxels: NDArray[np.intp], labels: NDArray[Any]) -> bool:
-        return not np.array_equal(self.shown.flat[voxels], labels)
+        return not np.array_equal(np.take(self.shown, voxels), labels)
 
     def replace(self, labels: NDArray[Any]) -> bool:
         """Another array is shown from now on; what in it is not as known is a person's.

@@ -185,6 +185,43 @@ def test_flat_images_and_time_series(shape: tuple[int, ...]) -> None:
     assert (layer.data == 1).all()
 
 
+@pytest.mark.parametrize("box", [np.s_[1:3, 2:9, 4:8], np.s_[:, :, 5:], np.s_[2, 3, 4]])
+def test_a_fill_of_background_through_all_slices_is_one_stroke(
+    box: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = new_mask()
+    layer, organ = mask.layer, np.zeros((3, SIZE, SIZE), np.uint8)
+    organ[box] = 1
+    for index, labels in enumerate(organ):
+        mask.put((0, index), labels)
+    # Of a whole scan each sorting takes many seconds, while the window stands still.
+    monkeypatch.setattr(np, "unique", lambda *_, **__: pytest.fail("sorts the voxels"))
+    layer.n_edit_dimensions = 3
+    layer.fill((0, 0, 0), 2)
+    np.testing.assert_array_equal(mask.segmentation.by_person()[0], organ == 0)
+    assert mask.segmentation.changed == {(0, index) for index in range(3)}
+    layer.undo()
+    np.testing.assert_array_equal(layer.data, organ)
+    assert not mask.segmentation.touched()
+    layer.redo()
+    np.testing.assert_array_equal(layer.data, np.where(organ == 0, 2, organ))
+    mask.put((0, 1), full(3))
+    np.testing.assert_array_equal(layer.data[1], np.where(organ[1] == 0, 2, 3))
+
+
+def test_a_script_that_writes_a_voxel_twice_and_in_no_order_makes_one_stroke() -> None:
+    mask = new_mask()
+    layer = mask.layer
+    at = tuple(np.array([[2, 5, 5], [0, 1, 1], [2, 5, 5], [0, 1, 1]]).T)
+    layer.data_setitem(at, np.array([1, 2, 3, 3], np.uint8))
+    assert layer.data[2, 5, 5] == 3
+    assert mask.segmentation.changed == {(0, 0), (0, 2)}
+    mask.put((0, 2), full(1))
+    assert layer.data[2, 5, 5] == 3
+    layer.undo()
+    np.testing.assert_array_equal(layer.data[2], full(1))
+
+
 LABEL = st.integers(0, 3)
 PIXEL = st.integers(0, SIZE - 1)
 STEPS = st.one_of(
