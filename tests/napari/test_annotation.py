@@ -16,6 +16,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.guard import Evidence, Improvement, Verdict
 from l2gnet_core.interpolation import interpolate_slices
 from l2gnet_core.labels import Label, LabelSet
+from l2gnet_core.volume import Grid
 from napari_l2gnet.annotation import PAINTED_WEIGHT, Annotation
 from napari_l2gnet.correct_run import told
 from napari_l2gnet.doubts import Doubt
@@ -30,6 +31,7 @@ from napari_l2gnet.organs import (
     with_organ,
     with_organs_of,
 )
+from napari_l2gnet.segmentation import Segmentation
 
 CARD = ModelCard(
     "model",
@@ -384,3 +386,35 @@ def test_who_teaches_an_organ_that_is_hardly_learnt_is_told_what_does_better(
         result=SimpleNamespace(verdict=verdict, model=model({1: "liver", 2: "cyst"})),
     )
     assert ("Interpolate between slices" in told(learnt)) == advised
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_an_answer_changes_what_no_person_decided_however_the_model_cuts(axis: int) -> None:
+    rng, shape = np.random.default_rng(axis), (2, 4, 5, 6)
+    segmentation = Segmentation(Grid(shape), CARD, axis)
+    for array in (segmentation.raw, segmentation.answer, segmentation.known):
+        array[...] = rng.integers(0, 3, shape)
+    segmentation.shown[...] = segmentation.known
+    assert not segmentation.touched()
+    segmentation.shown[rng.random(shape) < 0.1] = 1
+    assert segmentation.touched()
+    segmentation.stroked[...] = rng.random(shape) < 0.1
+    theirs = segmentation.stroked | (segmentation.shown != segmentation.known)
+    np.testing.assert_array_equal(segmentation.by_person(), theirs)
+    segmentation.reviewed = {(0, 1), (1, 0), (1, 3)}
+    free = np.ones(shape, bool)
+    for place in segmentation.reviewed:
+        segmentation.slice_of(free, place)[...] = False
+    answer, raw = rng.integers(0, 3, (2, *shape)).astype(np.uint16)
+    adoption = segmentation.adoption(answer, raw, 1)
+    for swap, old, new, where in (
+        (adoption.answer, segmentation.answer, answer, free),
+        (adoption.raw, segmentation.raw, raw, free),
+        (adoption.shown, segmentation.shown, answer, free & ~theirs),
+    ):
+        expected, before = np.where(where, new, old), old.copy()
+        np.testing.assert_array_equal(swap.voxels, np.flatnonzero(expected != old))
+        swap.into(old)
+        np.testing.assert_array_equal(old, expected)
+        swap.into(old, back=True)
+        np.testing.assert_array_equal(old, before)

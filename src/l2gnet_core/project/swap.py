@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +20,28 @@ class Swap:
 
     @classmethod
     def between(
-        cls, old: NDArray[Any], new: NDArray[Any], where: NDArray[np.bool_] | None = None
+        cls,
+        old: NDArray[Any],
+        new: NDArray[Any],
+        where: Callable[[tuple[int, ...]], NDArray[np.bool_]] | None = None,
     ) -> Swap:
-        """What differs between two arrays, where it may (None: everywhere)."""
-        other = old != new
-        voxels = np.flatnonzero(other if where is None else other & where)
-        return cls(voxels, old.flat[voxels], new.flat[voxels].astype(old.dtype))
+        """What differs between two arrays (t,z,y,x).
+
+        where: tells of a plane, by its frame and z, in which voxels (y,x) it may; None: in all.
+        """
+        voxels, before, after = [np.empty(0, np.intp)], [old[:0].ravel()], [old[:0].ravel()]
+        # Plane by plane: arrays of the size of a large scan would take ten times as long.
+        for number, plane in enumerate(np.ndindex(*old.shape[:2])):
+            other = old[plane] != new[plane]
+            if not other.any():
+                continue
+            if where is not None:
+                other &= where(plane)
+            voxels.append(np.flatnonzero(other) + number * other.size)
+            before.append(old[plane][other])
+            after.append(new[plane][other].astype(old.dtype))
+        return cls(np.concatenate(voxels), np.concatenate(before), np.concatenate(after))
 
     def into(self, array: NDArray[Any], back: bool = False) -> None:
         """Make the change in an array, or take it back there; all other voxels stay."""
-        array.flat[self.voxels] = self.before if back else self.after
+        np.put(array, self.voxels, self.before if back else self.after)
