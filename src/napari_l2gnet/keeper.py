@@ -66,16 +66,18 @@ def keep(
     volume: Volume,
     widget: QWidget | None = None,
     folder: ProjectFolder | None = None,
+    scripts: ScriptWatch | None = None,
 ) -> Keeper:
     """Keep a mask from now on; a second call finds the same keeper.
 
     volume: the mask's scan, as stored. widget: one in the mask's window, which saves as it closes.
-    folder: the project it was resumed from, held.
+    folder: the project it was resumed from, held. scripts: finds what is written to the mask since;
+    None for one that begins now.
     """
     keeper: Keeper | None = mask.layer.metadata.get(KEEPER_KEY)
     if keeper is None:
         keeper = mask.layer.metadata[KEEPER_KEY] = Keeper(
-            mask, volume, _main_window(widget), folder
+            mask, volume, _main_window(widget), folder, scripts
         )
     return keeper
 
@@ -137,6 +139,7 @@ class Keeper(QObject):
         volume: Volume,
         window: QWidget | None,
         folder: ProjectFolder | None,
+        scripts: ScriptWatch | None,
     ) -> None:
         super().__init__(window)
         self.folder = folder
@@ -160,7 +163,8 @@ class Keeper(QObject):
         self._window_closes = False
         #: It saves no more.
         self.closed = False
-        self._scripts = ScriptWatch(self._segmentation, as_saved=folder is not None)
+        as_saved = folder is not None
+        self._scripts = scripts or ScriptWatch(self._segmentation, as_saved)
         self._timer = QTimer(self, interval=_LOOK_EVERY)
         self._timer.timeout.connect(self._look)
         mask.viewer.layers.events.removed.connect(self._on_removed)

@@ -25,12 +25,13 @@ from l2gnet_core.project.folder import (
 )
 from l2gnet_core.project.history import History
 from l2gnet_core.project.scans import identify
-from l2gnet_core.project.state import ModelId, ProjectState, SliceState
+from l2gnet_core.project.state import ModelId, ProjectState
 from l2gnet_core.volume import Volume
 from napari_l2gnet.annotation import Version
 from napari_l2gnet.layers import volume_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.orientation import give_orientation, given_orientation
+from napari_l2gnet.script_watch import ScriptWatch
 from napari_l2gnet.segmentation import Segmentation
 from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.worker import Job
@@ -38,12 +39,14 @@ from napari_l2gnet.worker import Job
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """Saved work, read and held. versions: of its model, the first one first; shown: the number of
-    the one that the mask shows. problem: says in a sentence if a model is nowhere."""
+    """Saved work, read and held. segmentation: as it was saved, not shown yet; scripts: what finds
+    writes to it from then on. versions: of its model, the first one first; shown: the number of the
+    one that the mask shows. problem: says in a sentence if a model is nowhere."""
 
     folder: ProjectFolder
     state: ProjectState
-    slices: SliceState
+    segmentation: Segmentation
+    scripts: ScriptWatch
     versions: list[Version]
     shown: int
     problem: str = ""
@@ -56,18 +59,21 @@ def find_work(volume: Volume) -> Generator[list[FoundProject], None, None]:
 
 
 def read_work(path: Path) -> Generator[Work, None, None]:
-    """Take a project in hand and read it. Raises InputError."""
+    """Take a project in hand and read it; meant for a thread of its own. Raises InputError."""
     folder = open_project(path)
     folder.hold()
     try:
         state = folder.read_state()
         slices, saved = folder.read_slices(state)
+        state = _with_slices(state, saved)
+        segmentation = Segmentation.resumed(state.grid, state, slices)
+        scripts = ScriptWatch(segmentation, as_saved=True)
         versions, numbers, problem = _versions(folder.history)
         shown = 0 if state.model is None else numbers.get(state.model, 0)
     except BaseException:
         folder.release()
         raise
-    yield Work(folder, _with_slices(state, saved), slices, versions, shown, problem)
+    yield Work(folder, state, segmentation, scripts, versions, shown, problem)
 
 
 def _versions(history: History) -> tuple[list[Version], dict[ModelId, int], str]:
@@ -103,8 +109,9 @@ def shown_again(work: Work, viewer: Viewer, layer: Image) -> MaskLayer | None:
         return None
     if state.orientation and not given_orientation(layer, stored.stored_axes):
         give_orientation(layer, state.orientation, stored.stored_axes)
-    segmentation = Segmentation.resumed(stored.grid, state, work.slices)
-    mask = MaskLayer.show(viewer, layer, segmentation, state.labels)
+    # Its scale may have been set by hand since.
+    work.segmentation.grid = stored.grid
+    mask = MaskLayer.show(viewer, layer, work.segmentation, state.labels)
     mask.name_coverage()
     annotation_of(mask).resume(work.versions, work.shown)
     return mask

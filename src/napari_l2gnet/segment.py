@@ -13,7 +13,6 @@ from l2gnet_core.card import ModelCard
 from l2gnet_core.catalog import CatalogEntry, user_folder
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError
-from l2gnet_core.project.folder import ProjectFolder
 from l2gnet_core.suitability import mismatches
 from l2gnet_core.volume import Volume, slicing_axis
 from napari_l2gnet.annotation import Annotation
@@ -339,8 +338,9 @@ class SegmentWidget(SegmentForm):
             self._run.cancel()
             self.bar.setFormat("Cancelling")
 
-    def _keep(self, mask: MaskLayer, stored: Volume, folder: ProjectFolder | None = None) -> None:
-        keep(mask, stored, self, folder).trouble.connect(self._on_trouble)
+    def _keep(self, mask: MaskLayer, stored: Volume, work: Work | None = None) -> None:
+        folder, scripts = (work.folder, work.scripts) if work is not None else (None, None)
+        keep(mask, stored, self, folder, scripts).trouble.connect(self._on_trouble)
 
     def _on_trouble(self, trouble: str) -> None:
         self._trouble = trouble
@@ -353,7 +353,7 @@ class SegmentWidget(SegmentForm):
             work.folder.release()
             return  # the scan is gone meanwhile
         state, stored = work.state, volume_of(layer)
-        self._keep(mask, stored, work.folder)
+        self._keep(mask, stored, work)
         name, path = state.card.name, work.versions[0].path
         if name not in self.catalog and path is not None:
             self.catalog[name] = CatalogEntry(name, path, state.card, bundled=False)

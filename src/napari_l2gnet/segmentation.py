@@ -85,8 +85,8 @@ class Segmentation:
         """A mask as it was saved; saved: arrays (t,z,y,x), which become its own."""
         segmentation = cls(grid, state.card, state.axis)
         dtype = np.result_type(segmentation.raw, saved.labels)
-        segmentation.raw = saved.raw.astype(dtype)
-        segmentation.shown = saved.labels.astype(dtype)
+        segmentation.raw = saved.raw.astype(dtype, copy=False)
+        segmentation.shown = saved.labels.astype(dtype, copy=False)
         segmentation.known = segmentation.shown.copy()
         segmentation.answer = np.where(saved.by_person, segmentation.raw, segmentation.shown)
         segmentation.stroked = saved.by_person

@@ -37,7 +37,6 @@ from napari_l2gnet.keeper import keep
 from napari_l2gnet.learning import model_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.resume import read_work
-from napari_l2gnet.segmentation import Segmentation
 from napari_l2gnet.session import Session
 from napari_l2gnet.tasks import annotation_of, fine_tuning
 
@@ -73,7 +72,7 @@ class Annotator:
         found = find_projects(identify(self.volume))
         if found:
             (work,) = read_work(found[0].path)
-            mask = Segmentation.resumed(self.volume.grid, work.state, work.slices)
+            mask = work.segmentation
             self.mask = MaskLayer.show(self.viewer, image, mask, work.state.labels)
             self.annotation = annotation_of(self.mask)
             self.annotation.resume(work.versions, work.shown)

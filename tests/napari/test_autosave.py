@@ -28,6 +28,7 @@ from l2gnet_core.volume import Grid
 from napari_l2gnet.keeper import Keeper, keep, keeper_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.resume import read_work
+from napari_l2gnet.script_watch import ScriptWatch
 from napari_l2gnet.segmentation import Segmentation
 
 Widget = Callable[[], tuple[Any, Any]]
@@ -147,6 +148,30 @@ def begun(segment_widget: Widget, scan_file: Path, qtbot: Any) -> tuple[Any, Any
     run(qtbot, widget)
     paint(widget, 2, 3)
     return viewer, widget, saved(qtbot, widget)
+
+
+def test_a_mask_is_brought_back_while_the_window_goes_on(
+    segment_widget: Widget, scan_file: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, widget, _ = begun(segment_widget, scan_file, qtbot)
+    viewer.layers.remove(widget.mask.layer)
+    qtbot.waitUntil(lambda: not widget.offer.isHidden(), timeout=5000)
+    made = []
+    for kind in (Segmentation, ScriptWatch):
+
+        def init(self: Any, *given: Any, init: Any = kind.__init__, **named: Any) -> None:
+            made.append((type(self), threading.current_thread() is threading.main_thread()))
+            init(self, *given, **named)
+
+        monkeypatch.setattr(kind, "__init__", init)
+    widget.offer.resume.click()
+    qtbot.waitUntil(lambda: widget.mask is not None, timeout=5000)
+    # Copies of a large scan take a second and more.
+    assert made == [(Segmentation, False), (ScriptWatch, False)]
+    # What a script writes is found as before.
+    widget.mask.layer.data[4, 3:6] = 2
+    folder = keeper_of(widget.mask).folder
+    qtbot.waitUntil(lambda: (0, 4) in folder.read_state().touched, timeout=5000)
 
 
 def test_starting_anew_leaves_the_old_work_where_it_is(
@@ -362,7 +387,7 @@ def test_any_order_of_doing_and_saving_comes_back(
             before = mask.segmentation
             viewer.layers.remove(mask.layer)
             (work,) = read_work(keeper.folder.path)
-            again = Segmentation.resumed(volume.grid, work.state, work.slices)
+            again = work.segmentation
             for name in ("shown", "raw", "finished", "reviewed"):
                 np.testing.assert_array_equal(getattr(again, name), getattr(before, name))
             np.testing.assert_array_equal(again.by_person(), before.by_person())

@@ -34,7 +34,6 @@ from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.preview import BEFORE
 from napari_l2gnet.resume import read_work
 from napari_l2gnet.run import Run
-from napari_l2gnet.segmentation import Segmentation
 from napari_l2gnet.session import Session
 from napari_l2gnet.tasks import annotation_of
 
@@ -219,7 +218,7 @@ def test_whatever_is_done_to_answers_replays(
                 if keeper.begun:
                     viewer.layers.remove(layer)
                     (work,) = read_work(keeper.folder.path)
-                    again = Segmentation.resumed(volume.grid, work.state, work.slices)
+                    again = work.segmentation
                     mask = MaskLayer.show(viewer, image, again, work.state.labels)
                     keeper = keep(mask, volume, None, work.folder)
             else:
