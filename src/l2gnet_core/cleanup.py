@@ -115,5 +115,5 @@ def _structures(mask: NDArray[Any]) -> list[tuple[int, tuple[slice, ...]]]:
     """Each id in mask, of any number of axes, with the box that holds all of it."""
     from scipy import ndimage
 
-    boxes = ndimage.find_objects(mask.astype(np.int32, copy=False))
+    boxes = ndimage.find_objects(mask)
     return [(id, box) for id, box in enumerate(boxes, start=1) if box is not None]

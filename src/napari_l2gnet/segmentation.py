@@ -199,6 +199,16 @@ class Segmentation:
         self.counts.stale.add(place)
         self.answered.add(place)
 
+    def holds(self, place: Place, labels: NDArray[Any]) -> bool:
+        """Is a slice already as `put_tidied` would leave it?"""
+        shown, known, answer, stroked = (
+            self.slice_of(array, place)
+            for array in (self.shown, self.known, self.answer, self.stroked)
+        )
+        if not np.array_equal(answer, labels):
+            return False
+        return bool((stroked | (shown != known) | (shown == labels)).all())
+
     def _show(self, place: Place) -> None:
         """Show the answer where no person decided."""
         if place in self.reviewed:

@@ -144,12 +144,17 @@ class Session:
                 )
 
     def clean(self, segmentation: Segmentation, choices: CleanUp) -> Generator[Step, None, None]:
-        """Tidy the raw masks by the choices (none of them: show the raw masks again)."""
+        """Tidy the raw masks by the choices (none of them: show the raw masks again), yielding the
+        slices that this changes."""
         yield Step("Tidying")
         tidying = Tidying(choices, segmentation.painted())
         yield Step("Tidying", tidying=tidying)
         for place, labels in tidying.tidied(segmentation.raw, segmentation.axis):
-            yield Step("Tidying", place=place, labels=labels, tidied=True)
+            # Each that is put takes a moment of the window's time: hundreds of slices take seconds.
+            if not segmentation.holds(place, labels):
+                yield Step("Tidying", place=place, labels=labels, tidied=True)
+            elif place[1] == 0:  # so that Cancel is heard between frames
+                yield Step("Tidying")
 
     def load(self, path: Path, device: str) -> Model:
         """A model from its file; the next time from memory, as long as the file stays the same."""

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from l2gnet_core.cleanup import CleanUp, fill_holes, keep_largest_component, tidy
+from l2gnet_core.cleanup import CleanUp, fill_holes, keep_largest_component, tidy, tidy_around
+from l2gnet_core.project.deeds import Tidying
+from l2gnet_core.project.state import SliceState
 
 quick = settings(max_examples=40, deadline=None)
 corners = np.ones((3, 3, 3))
@@ -110,3 +112,18 @@ def test_tidying_does_what_was_chosen_pieces_first():
     assert np.array_equal(tidy(mask, 0, CleanUp(True, False)), keep_largest_component(mask))
     assert np.array_equal(tidy(mask, 0, CleanUp(False, True)), fill_holes(mask, 0))
     assert tidy(mask, 0, CleanUp(True, True)).sum() == 36
+
+
+@quick
+@given(masks, masks, st.integers(0, 2), st.booleans(), st.booleans(), st.sets(st.integers(0, 2)))
+def test_a_mask_is_tidied_slice_by_slice_as_it_is_in_one(mask, labels, axis, pieces, holes, at):
+    choices, painted = CleanUp(pieces, holes), np.zeros(mask.shape, bool)
+    slices = {}
+    for index in at:
+        shown = np.moveaxis(labels, axis, 0)[index]
+        np.moveaxis(painted, axis, 0)[index] = shown > 0
+        slices[0, index] = SliceState(shown, shown > 0, np.moveaxis(mask, axis, 0)[index])
+    expected = tidy_around(mask, axis, choices, labels, painted)
+    whole = Tidying(choices, slices).whole(np.stack([mask, mask]), axis)
+    assert np.array_equal(whole[0], expected)
+    assert np.array_equal(whole[1], tidy(mask, axis, choices))

@@ -14,6 +14,7 @@ from scipy import ndimage
 from l2gnet_core.card import ModelCard
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.labels import LabelSet
+from l2gnet_core.project.deeds import Tidying
 from napari_l2gnet.layers import volume_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.session import Session
@@ -166,6 +167,47 @@ def test_undo_after_tidying_shows_the_tidied_answer() -> None:
     filled = ring.copy()
     filled[4:7, 4:7] = 1
     np.testing.assert_array_equal(layer.data[1], filled)
+
+
+@pytest.mark.parametrize("choices", [CleanUp(fill_holes=True), CleanUp(True, True)])
+def test_tidying_puts_the_slices_that_it_changes_and_no_others(choices: CleanUp) -> None:
+    mask = new_mask((6, SIZE, SIZE))
+    segmentation, ring = mask.segmentation, full(0)
+    ring[2:9, 2:9] = 1
+    ring[4:7, 4:7] = 0
+
+    def tidied() -> list[int]:
+        put = []
+        for step in Session().clean(segmentation, choices):
+            if step.place is not None:
+                mask.put_tidied(step.place, step.labels)
+                put.append(step.place[1])
+        whole = Tidying(choices, segmentation.painted()).whole(segmentation.raw, 0)
+        np.testing.assert_array_equal(segmentation.answer, whole)
+        theirs = segmentation.by_person()
+        np.testing.assert_array_equal(segmentation.shown[~theirs], whole[~theirs])
+        return put
+
+    for index in (1, 2):
+        mask.put((0, index), ring)
+    assert tidied() == [1, 2]
+    assert tidied() == []
+    mask.put((0, 3), ring)
+    assert tidied() == [3]
+    # A stroke that closes a ring makes a hole of what is inside, until it is undone.
+    gap = np.array([2, 3])
+    ring[gap, 5] = 0
+    mask.put((0, 4), ring)
+    assert tidied() == []
+    mask.layer.data_setitem((np.full(2, 4), gap, np.full(2, 5)), 1)
+    assert tidied() == [4]
+    mask.layer.undo()
+    assert tidied() == [4]
+    # What a script wrote over a slice and took back is the answer's again.
+    mask.layer.data[3] = 3
+    mask.put((0, 3), full(1))
+    mask.layer.data[3] = segmentation.known[0, 3]
+    assert tidied() == [3]
 
 
 @pytest.mark.parametrize("shape", [(SIZE, SIZE), (2, 3, SIZE, SIZE)])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.cleanup import CleanUp, tidy_around
+from l2gnet_core.cleanup import CleanUp, tidy, tidy_around
 from l2gnet_core.project.state import Place, SliceState, slice_of
 
 if TYPE_CHECKING:
@@ -30,14 +30,27 @@ class Tidying:
     def tidied(self, raw: NDArray[Any], axis: int) -> Iterator[tuple[Place, NDArray[Any]]]:
         """Each slice of a mask (t,z,y,x), tidied."""
         for frame, mask in enumerate(raw):
-            labels, painted = np.zeros(mask.shape, np.uint16), np.zeros(mask.shape, bool)
-            for place, one in self.painted.items():
-                if place[0] == frame:
-                    np.moveaxis(labels, axis, 0)[place[1]] = one.labels
-                    np.moveaxis(painted, axis, 0)[place[1]] = one.by_person
-            tidied = tidy_around(mask, axis, self.choices, labels, painted)
-            for index, picture in enumerate(np.moveaxis(tidied, axis, 0)):
-                yield (frame, index), picture
+            painted = {index: one for (at, index), one in self.painted.items() if at == frame}
+            if self.choices.largest_piece:
+                tidied = self._tidied_frame(mask, axis, painted)
+                for index, picture in enumerate(np.moveaxis(tidied, axis, 0)):
+                    yield (frame, index), picture
+            else:  # no slice depends on another one
+                for index, seen in enumerate(np.moveaxis(mask, axis, 0)):
+                    alone = {0: painted[index]} if index in painted else {}
+                    yield (frame, index), self._tidied_frame(seen[np.newaxis], 0, alone)[0]
+
+    def _tidied_frame(
+        self, mask: NDArray[Any], axis: int, slices: Mapping[int, SliceState]
+    ) -> NDArray[Any]:
+        """A mask (z,y,x), tidied around what is painted in slices, by their index."""
+        if not slices:
+            return tidy(mask, axis, self.choices)
+        labels, painted = np.zeros(mask.shape, np.uint16), np.zeros(mask.shape, bool)
+        for index, one in slices.items():
+            np.moveaxis(labels, axis, 0)[index] = one.labels
+            np.moveaxis(painted, axis, 0)[index] = one.by_person
+        return tidy_around(mask, axis, self.choices, labels, painted)
 
     def whole(self, raw: NDArray[Any], axis: int) -> NDArray[Any]:
         """A mask (t,z,y,x), tidied."""
