@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -307,11 +307,14 @@ class Keeper(QObject):
                 self._model, batch.state = model, replace(batch.state, model=model)
                 self.folder.save(batch.state, {}, [], self.volume)
             # A stroke made meanwhile must not wait for all of a large scan.
-            until = time.monotonic() + seconds
-            while batch.later and time.monotonic() < until:
-                place = batch.later.pop()
-                batch.slices[place] = self._segmentation.slice_state(place)
-                self.folder.save_slice(place, batch.slices[place])
+            self.folder.save_slices(self._copied(batch, time.monotonic() + seconds))
+
+    def _copied(self, batch: _Batch, until: float) -> Iterator[tuple[Place, SliceState]]:
+        """Slices of a batch that are copied as late as this, as long as there is time."""
+        while batch.later and time.monotonic() < until:
+            place = batch.later.pop()
+            batch.slices[place] = self._segmentation.slice_state(place)
+            yield place, batch.slices[place]
 
     def _on_saved(self, batch: _Batch, problem: str) -> None:
         if batch.dropped:

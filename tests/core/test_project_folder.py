@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -345,6 +346,62 @@ def test_a_deed_that_could_not_be_written_leaves_no_half_a_line(monkeypatch):
     monkeypatch.undo()
     project.history.add(Stepped("redone"))
     assert [e["what"] for e in project.history.entries()] == ["undone", "redone"]
+
+
+def test_a_batch_of_slices_is_synced_one_by_one_and_their_names_together(monkeypatch):
+    project, state = new_project()
+    synced, sync = {"file": 0, "folder": 0}, os.fsync
+
+    def counted(descriptor: int) -> None:
+        kind = "folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file"
+        synced[kind] += 1
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", counted)
+    project.save_slices(((0, index), blank(label=1)) for index in range(3))
+    assert synced == {"file": 3, "folder": 1}
+    assert project.read_slices(state)[1] == {(0, 0), (0, 1), (0, 2)}
+
+
+def test_a_slice_is_written_again_where_it_changed_or_others_may_have_written_it():
+    project, _ = new_project()
+    file = project.path / "slices" / "0-1.npz"
+
+    def writes(label: int) -> bool:
+        """Is the slice written? Its file then is another one."""
+        before = file.stat().st_ino if file.exists() else None
+        kept = file.with_suffix(".kept")
+        if before is not None:
+            os.link(file, kept)  # so that its number is not given anew
+        project.save_slices([((0, 1), blank(label=label))])
+        kept.unlink(missing_ok=True)
+        return file.stat().st_ino != before
+
+    assert writes(1)
+    assert not writes(1)
+    assert writes(2)
+    assert writes(1)
+    project.release()
+    project.hold()
+    assert writes(1)
+
+
+def test_a_slice_that_could_not_be_written_is_written_the_next_time(monkeypatch):
+    project, state = new_project()
+    project.save_slices([((0, 1), blank(label=1))])
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    slices = {(0, index): blank(label=2) for index in range(3)}
+    with pytest.raises(OutputError, match="No space left"):
+        project.save_slices(slices.items())
+    monkeypatch.undo()
+    assert (project.read_slices(state)[0].labels[0, 1] == 1).all()
+    project.save_slices(slices.items())
+    assert (project.read_slices(state)[0].labels == 2).all()
+    assert not list(project.path.glob("**/.l2gnet-*"))
 
 
 def test_models_are_kept_unless_they_come_with_the_package(make_model, tmp_path, one_sentence):

@@ -8,9 +8,12 @@ lock             held while somebody writes
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +27,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from l2gnet_core.errors import InputError, OutputError
-from l2gnet_core.files.atomic import replace_bytes
+from l2gnet_core.files.atomic import replace_bytes, sync_folder
 from l2gnet_core.project.deeds import Deed
 from l2gnet_core.project.history import History
 from l2gnet_core.project.scans import ScanId, load_arrays, load_voxels, save_arrays, save_voxels
@@ -33,6 +36,8 @@ from l2gnet_core.volume import Volume
 
 FORMAT = 1
 _STATE_FILE = "project.json"
+#: Slices written at a time: while the disk takes one in, another is packed.
+_WRITERS = 2
 
 
 def projects_folder() -> Path:
@@ -116,6 +121,8 @@ class ProjectFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.history = History(path)
+        # Of each slice that was written since it is held: what tells its arrays from others.
+        self._written: dict[Place, bytes] = {}
         self._lock = FileLock(path / "lock", timeout=0, thread_local=False)
 
     @classmethod
@@ -154,6 +161,7 @@ class ProjectFolder:
             raise OutputError(
                 f"{self.path} cannot be written: {error.strerror or error}."
             ) from error
+        self._written.clear()  # others may have written meanwhile
         # What a crash left half written.
         for file in self.path.glob("**/.l2gnet-*"):
             file.unlink(missing_ok=True)
@@ -184,8 +192,8 @@ class ProjectFolder:
         is still there.
         """
         self._write_state(state)
-        for place in sorted(slices, key=lambda place: (place not in state.touched, place)):
-            self.save_slice(place, slices[place])
+        order = sorted(slices, key=lambda place: (place not in state.touched, place))
+        self.save_slices((place, slices[place]) for place in order)
         while deeds:
             self.history.add(deeds[0])
             del deeds[0]
@@ -194,10 +202,27 @@ class ProjectFolder:
             file.parent.mkdir(exist_ok=True)
             save_voxels(file, volume)
 
-    def save_slice(self, place: Place, one: SliceState) -> None:
-        """Save one slice. Raises OutputError."""
+    def save_slices(self, slices: Iterable[tuple[Place, SliceState]]) -> None:
+        """Save slices, each once, but those that are so already. Raises OutputError."""
+        try:
+            with ThreadPoolExecutor(_WRITERS) as pool:
+                under_way: deque[Future[None]] = deque()
+                for place, one in slices:
+                    under_way.append(pool.submit(self._save_slice, place, one))
+                    if len(under_way) > _WRITERS:
+                        under_way.popleft().result()
+                for written in under_way:
+                    written.result()
+        finally:
+            sync_folder(self.path / "slices")
+
+    def _save_slice(self, place: Place, one: SliceState) -> None:
         arrays = {"labels": one.labels, "by_person": one.by_person, "raw": one.raw}
-        save_arrays(self._slice_file(place), arrays)
+        digest = _digest(arrays)
+        if self._written.get(place) != digest:
+            self._written.pop(place, None)
+            save_arrays(self._slice_file(place), arrays, one_of_many=True)
+            self._written[place] = digest
 
     def _write_state(self, state: ProjectState) -> None:
         values = {
@@ -251,6 +276,14 @@ class ProjectFolder:
         except (KeyError, ValueError, TypeError) as error:
             raise _broken(self.path) from error
         return SliceState(labels, by_person, raw), frozenset(found)
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays.values():
+        digest.update(f"{array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.digest()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -74,8 +74,11 @@ def load_voxels(path: Path) -> NDArray[Any]:
     return voxels
 
 
-def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays by name to a compressed .npz, atomically. Raises OutputError."""
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], one_of_many: bool = False) -> None:
+    """Write arrays by name to a compressed .npz, atomically. Raises OutputError.
+
+    one_of_many: as for `replace_file`.
+    """
 
     def write(file: BinaryIO) -> None:
         # np.savez_compressed takes three times as long to make masks a little smaller.
@@ -89,7 +92,7 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         if any(not np.array_equal(again[name], array) for name, array in arrays.items()):
             raise OutputError(f"{path} did not read back as it was written: check the disk.")
 
-    replace_file(path, ".npz", write, check)
+    replace_file(path, ".npz", write, check, one_of_many)
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
