@@ -16,7 +16,6 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QMenu,
-    QProgressBar,
     QPushButton,
     QSizePolicy,
     QSpinBox,
@@ -32,6 +31,7 @@ from napari_l2gnet.layer_combo import LayerCombo
 from napari_l2gnet.mask_layer import SEGMENTATION_KEY, MaskLayer
 from napari_l2gnet.organ_table import color_icon
 from napari_l2gnet.preview import AFTER, BEFORE, CHANGES
+from napari_l2gnet.progress_bar import ProgressBar
 from napari_l2gnet.slice_queue import SliceQueue
 from napari_l2gnet.tones import tones
 
@@ -57,8 +57,7 @@ class CorrectForm(DockedWidget):
 
         self.layer = LayerCombo(viewer.layers, Labels, fits=is_mask)
         self.layer.setToolTip("The mask to correct")
-        self.reviewed = QProgressBar()
-        self.reviewed.setTextVisible(True)
+        self.reviewed = ProgressBar()
         self.reviewed.setToolTip("Slices that you have accepted, and all of them")
         self.queue = SliceQueue()
         self.accept_slice = QPushButton("Accept slice")
@@ -115,8 +114,7 @@ class CorrectForm(DockedWidget):
         self.start.setToolTip("Learn from accepted and painted slices; you see before you accept")
         self.cancel = QPushButton("Cancel")
         self.cancel.setToolTip("Stop; everything stays as it is, and so does what you painted")
-        self.bar = QProgressBar()
-        self.bar.setTextVisible(True)
+        self.bar = ProgressBar()
         self.bar.setRange(0, 1000)
         self.curve = Curve(viewer)
 

@@ -276,10 +276,10 @@ class MaskLayer:
         index[0], index[1 + self.segmentation.axis] = place[0], place[1]
         dims, ndim = self.viewer.dims, self.layer.ndim
         point = self.layer.data_to_world(index[-ndim:])
-        # Only what slices: the place within the slice is the camera's.
-        for axis in dims.not_displayed:
-            if (own := axis - dims.ndim + ndim) >= 0:
-                dims.set_point(axis, point[own])
+        # Only what slices: the place within the slice is the camera's. At once: each move is drawn.
+        axes = [axis for axis in dims.not_displayed if axis >= dims.ndim - ndim]
+        if axes:
+            dims.set_point(axes, [point[axis - dims.ndim + ndim] for axis in axes])
 
     def go_to(self, label: int) -> bool:
         """Show the largest slice of an organ in this frame; False if it has none."""

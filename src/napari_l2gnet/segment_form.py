@@ -13,7 +13,6 @@ from qtpy.QtWidgets import (
     QFormLayout,
     QHBoxLayout,
     QLabel,
-    QProgressBar,
     QPushButton,
     QSizePolicy,
     QSpinBox,
@@ -28,6 +27,7 @@ from napari_l2gnet.docked import DockedWidget
 from napari_l2gnet.layer_combo import LayerCombo
 from napari_l2gnet.organ_table import OrganTable
 from napari_l2gnet.orientation_combo import OrientationCombo, orientation_tip
+from napari_l2gnet.progress_bar import ProgressBar
 from napari_l2gnet.resume import ResumeOffer
 from napari_l2gnet.tones import tones
 
@@ -102,8 +102,7 @@ class SegmentForm(DockedWidget):
         buttons = QHBoxLayout()
         buttons.addWidget(self.start, 3)
         buttons.addWidget(self.cancel, 1)
-        self.bar = QProgressBar()
-        self.bar.setTextVisible(True)
+        self.bar = ProgressBar()
 
         self.organs = OrganTable()
         self.coverage = QLabel()
