@@ -28,26 +28,33 @@ def doubtful_slices(
     segmentation: Segmentation,
 ) -> Generator[Mapping[Place, Doubt], None, None]:
     """Doubts of all slices that a model with codes has segmented: after each frame those so far,
-    and nothing in between.
+    and nothing in between, after each slice.
 
     Meant for a thread of its own.
     """
-    from l2gnet_core.inspect.uncertainty import ranked_slices, uncertainty_maps
+    from l2gnet_core.inspect.uncertainty import (
+        expected_wrong,
+        near_borders_in,
+        ranked_by,
+        slice_maps,
+    )
 
     found: dict[Place, Doubt] = {}
     axis, names = segmentation.axis, segmentation.card.labels.names
     yield {}
     for frame, look in sorted(segmentation.looks.items()):
         mask = segmentation.raw[frame]
-        uncertainty = uncertainty_maps(look, mask)["combined"]
-        yield {}  # a moment to stop at
-        ranking = ranked_slices(uncertainty, mask, axis, look.seen)
+        slices = np.moveaxis(mask, axis, 0)
+        wrong, organs = np.zeros(len(slices)), []
+        for index, maps in enumerate(slice_maps(look, mask, ["combined"])):
+            uncertainty = maps["combined"]
+            wrong[index] = expected_wrong(uncertainty, near_borders_in(slices, index))
+            organs.append(_most_doubtful(uncertainty, slices[index], names))
+            yield {}  # a moment to stop at
+        ranking = ranked_by(wrong, slices, look.seen)
         ranked = [one for one in ranking if look.seen[one.index]]
         for number, doubt in enumerate(ranked):
-            organ = ""
-            if number < DOUBTFUL * len(ranked):
-                maps, masks = (np.moveaxis(array, axis, 0) for array in (uncertainty, mask))
-                organ = _most_doubtful(maps[doubt.index], masks[doubt.index], names)
+            organ = organs[doubt.index] if number < DOUBTFUL * len(ranked) else ""
             found[frame, doubt.index] = Doubt(doubt.voxels, organ)
         # A copy: whoever takes it reads it while the next frame is ranked.
         yield dict(found)
@@ -59,11 +66,12 @@ def _most_doubtful(
     """The organ with most doubt in it and around it, per pixel; a question where there is none."""
     from scipy import ndimage
 
-    from l2gnet_core.inspect.uncertainty import BORDER
+    from l2gnet_core.inspect.uncertainty import BORDER, box_around
 
     amounts = {}
     for id, name in names.items():
-        if (inside := mask == id).any():
-            around = ndimage.maximum_filter(inside, 2 * BORDER + 1)
-            amounts[name] = float(uncertainty[around].mean())
+        inside = mask == id
+        if (box := box_around(inside, BORDER)) is not None:
+            around = ndimage.maximum_filter(inside[box], 2 * BORDER + 1)
+            amounts[name] = float(uncertainty[box][around].mean())
     return max(amounts, key=lambda name: amounts[name]) if amounts else "organs missing?"

@@ -251,29 +251,40 @@ class Inspection:
 
     def study(self, kind: str) -> Generator[str, None, None]:
         """Find where the model is unsure, and rank the slices."""
-        from l2gnet_core.inspect.places import unsure_regions
+        from l2gnet_core.inspect.places import unsure_in_slice, worst_first
         from l2gnet_core.inspect.uncertainty import (
+            expected_wrong,
+            near_borders_in,
             plan_entropy,
-            ranked_slices,
-            uncertainty_maps,
+            ranked_by,
+            slice_maps,
         )
 
-        look, axis = self.look, self.look.cells.axis
-        yield "Mapping doubt"
-        maps = uncertainty_maps(look, self.mask)
-        if not self.ranking:
-            yield "Ranking the slices"
-            ranking = ranked_slices(maps["combined"], self.mask, axis, look.seen)
-            self.ranking = [one for one in ranking if look.seen[one.index]]
         if kind in self._doubts:
             return
-        values = maps[kind]
-        del maps
-        if kind == "neighbours":
-            # At a sound border it is about a half: only what is above speaks against the answer.
-            values = np.maximum(0, 2 * values - 1)
-        yield "Finding unsure places"
-        places = [p for p in unsure_regions(values, self.mask, axis) if look.seen[p.index]]
+        look, mask, axis = self.look, self.mask, self.look.cells.axis
+        slices = np.moveaxis(mask, axis, 0)
+        wanted = {kind} if self.ranking else {kind, "combined"}
+        # Half of the memory, and more digits than a screen has shades.
+        on_voxels = np.empty(slices.shape, np.float16)
+        everywhere = not mask.any()
+        wrong, places = np.zeros(len(slices)), []
+        for index, maps in enumerate(slice_maps(look, mask, wanted)):
+            yield f"Mapping doubt · slice {index + 1} of {len(slices)}"
+            near = near_borders_in(slices, index)
+            if not self.ranking:
+                wrong[index] = expected_wrong(maps["combined"], near)
+            values = maps[kind]
+            if kind == "neighbours":
+                # At a sound border it is about a half: only above it speaks against the answer.
+                values = np.maximum(0, 2 * values - 1)
+            if kind in ("combined", "neighbours"):
+                on_voxels[index] = values
+            places += unsure_in_slice(index, values, near | everywhere, axis)
+        if not self.ranking:
+            ranking = ranked_by(wrong, slices, look.seen)
+            self.ranking = [one for one in ranking if look.seen[one.index]]
+        places = [place for place in worst_first(places) if look.seen[place.index]]
         kept: Any
         # What is as likely wrong as right is as bad as can be.
         limits = (0.0, 0.5)
@@ -285,8 +296,7 @@ class Inspection:
             limits = (float(low), float(max(high, low + 1e-6)))
             kept = self._of_frame(cells)
         else:
-            # Half of the memory, and more digits than a screen has shades.
-            kept = values.astype(np.float16)
+            kept = np.moveaxis(on_voxels, 0, axis)
         self._doubts[kind] = Doubt(kept, limits, places)
 
     def _of_frame(self, cells: NDArray[Any]) -> Callable[[int, int], NDArray[Any]]:

@@ -47,6 +47,7 @@ from l2gnet_core.inspect.uncertainty import (
     lacking_overlap,
     plan_entropy,
     ranked_slices,
+    slice_maps,
     uncertainty_maps,
 )
 
@@ -346,6 +347,31 @@ def test_every_doubt_lies_on_the_voxels():
     np.testing.assert_allclose(maps["combined"][1], among)
     assert not maps["combined"][[0, 2]].any()
     assert maps["neighbours"][1].max() < 0.5
+
+
+@quick
+@given(seeds, st.integers(1, 5), st.sampled_from([0, 1, 2]))
+def test_doubts_of_one_slice_after_the_other_are_those_of_the_whole_scan(seed, slices, axis):
+    look, rng = made_up(0, slices=slices), np.random.default_rng(seed)
+    drawn, seen = blobs(rng, slices), rng.random(slices) < 0.8
+    mask = np.zeros(look.entropy.shape, np.uint8)
+    mask[:, 20 : 20 + drawn.shape[1], 30 : 30 + drawn.shape[2]] = drawn
+    look.codes[~seen] = -1
+    distances, softmax = border_distances(mask), look.entropy.astype(np.float32)
+    neighbours = disagreement(mask, distances, seen)
+    chance = chance_of_mistake(softmax, neighbours, distances)
+    chance[~seen] = 0
+    shape = list(mask.shape[1:])
+    shape.insert(axis, slices)
+    look.cells = replace(look.cells, axis=axis, shape=tuple(shape))
+    expected = {"combined": chance, "neighbours": neighbours, "softmax": softmax}
+    given_mask = np.moveaxis(mask, 0, axis)
+    found = list(slice_maps(look, given_mask, expected))
+    maps = uncertainty_maps(look, given_mask)
+    for kind, values in expected.items():
+        np.testing.assert_array_equal(np.stack([one[kind] for one in found]), values)
+        np.testing.assert_array_equal(maps[kind], np.moveaxis(values, 0, axis))
+    assert [list(one) for one in slice_maps(look, given_mask, ["plan"])] == [["plan"]] * slices
 
 
 @quick

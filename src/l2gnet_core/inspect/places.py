@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from l2gnet_core.errors import InputError
 from l2gnet_core.inspect.look import Look
 from l2gnet_core.inspect.similar import Region
-from l2gnet_core.inspect.uncertainty import near_borders
+from l2gnet_core.inspect.uncertainty import near_borders_in
 
 #: Pixels along the side of an unsure place: what one glance takes in, about two cells' corners.
 WINDOW = 15
@@ -23,37 +23,59 @@ def unsure_regions(
     holds the voxels there with at least half of its largest doubt. Only doubt near borders counts
     (see `near_borders`); where the mask has no structure, all of it.
     """
+    slices, doubts = np.moveaxis(mask, axis, 0), np.moveaxis(uncertainty, axis, 0)
+    everywhere = not mask.any()
+    regions = []
+    for index, doubt in enumerate(doubts):
+        near = np.ones(doubt.shape, bool) if everywhere else near_borders_in(slices, index)
+        regions += unsure_in_slice(index, doubt, near, axis, most)
+    return worst_first(regions, most)
+
+
+def worst_first(regions: list[Region], most: int = 50) -> list[Region]:
+    """So many of the regions, those with the highest scores first."""
+    return sorted(regions, key=lambda region: -region.score)[:most]
+
+
+def unsure_in_slice(
+    index: int,
+    doubt: NDArray[np.floating],
+    near: NDArray[np.bool_],
+    axis: int,
+    most: int = 50,
+) -> list[Region]:
+    """`unsure_regions` of slice `index` along `axis`, given its doubt (H,W) and where that counts
+    (H,W)."""
     from scipy import ndimage
 
-    slices, doubts = np.moveaxis(mask, axis, 0), np.moveaxis(uncertainty, axis, 0)
-    near = near_borders(slices) if mask.any() else np.ones(slices.shape, bool)
-    regions = []
-    for index, (zone, doubt) in enumerate(zip(near, doubts, strict=True)):
-        counted = np.where(zone, doubt, 0).astype(np.float32)
-        mean = ndimage.uniform_filter(counted, WINDOW, mode="constant")
-        peaks = (mean == ndimage.maximum_filter(mean, WINDOW)) & (mean > 1e-6)
-        # Where doubt is the same all over a block, one of its pixels stands for all.
-        pieces, _ = ndimage.label(peaks, np.ones((3, 3)))
-        centres = [
-            tuple((part.start + part.stop - 1) // 2 for part in found)
-            for found in ndimage.find_objects(pieces)
+    regions: list[Region] = []
+    counted = np.where(near, doubt, 0).astype(np.float32)
+    mean = ndimage.uniform_filter(counted, WINDOW, mode="constant")
+    peaks = (mean == ndimage.maximum_filter(mean, WINDOW)) & (mean > 1e-6)
+    # Where doubt is the same all over a block, one of its pixels stands for all.
+    pieces, _ = ndimage.label(peaks, np.ones((3, 3)))
+    centres = [
+        tuple((part.start + part.stop - 1) // 2 for part in found)
+        for found in ndimage.find_objects(pieces)
+    ]
+    taken: list[tuple[int, ...]] = []
+    for row, column in sorted(centres, key=lambda centre: -float(mean[centre])):
+        if any(max(abs(row - r), abs(column - c)) < WINDOW for r, c in taken):
+            continue
+        if len(taken) == most:
+            break
+        taken.append((row, column))
+        box = [
+            slice(max(0, middle - WINDOW // 2), middle + WINDOW // 2 + 1)
+            for middle in (row, column)
         ]
-        taken: list[tuple[int, ...]] = []
-        for row, column in sorted(centres, key=lambda centre: -float(mean[centre])):
-            if any(max(abs(row - r), abs(column - c)) < WINDOW for r, c in taken):
-                continue
-            taken.append((row, column))
-            box = [
-                slice(max(0, middle - WINDOW // 2), middle + WINDOW // 2 + 1)
-                for middle in (row, column)
-            ]
-            within = counted[box[0], box[1]]
-            inside = (within >= within.max() / 2) & (within > 0)
-            box.insert(axis, slice(index, index + 1))
-            voxels = np.expand_dims(inside, axis)
-            region = Region(index, (box[0], box[1], box[2]), voxels, float(mean[row, column]))
-            regions.append(region)
-    return sorted(regions, key=lambda region: -region.score)[:most]
+        within = counted[box[0], box[1]]
+        inside = (within >= within.max() / 2) & (within > 0)
+        box.insert(axis, slice(index, index + 1))
+        voxels = np.expand_dims(inside, axis)
+        region = Region(index, (box[0], box[1], box[2]), voxels, float(mean[row, column]))
+        regions.append(region)
+    return regions
 
 
 def voxels_of_code(

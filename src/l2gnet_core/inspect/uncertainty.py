@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -50,13 +52,24 @@ def border_distances(slices: NDArray[np.generic]) -> NDArray[np.float32]:
     from scipy import ndimage
 
     distances = np.full(slices.shape, FAR, np.float32)
-    for borders, out in zip(_borders(slices), distances, strict=True):
-        if found := ndimage.find_objects(borders.view(np.uint8)):
-            # Most of a slice is far from anything, and left alone.
-            box = tuple(slice(max(0, side.start - FAR), side.stop + FAR) for side in found[0])
+    for one, out in zip(slices, distances, strict=True):
+        borders = _borders(one)
+        if (box := box_around(borders, FAR)) is not None:
             from_pixels = ndimage.distance_transform_edt(~borders[box])
             out[box] = np.minimum(from_pixels + 0.5, FAR)
     return distances
+
+
+def box_around(pixels: NDArray[np.bool_], margin: int) -> tuple[slice, slice] | None:
+    """The part of a slice (H,W) that holds all that is true, and so many pixels around it: most of
+    a slice is far from anything, and can be left alone. None if nothing is true."""
+    rows, columns = (np.flatnonzero(pixels.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return None
+    return (
+        slice(max(0, int(rows[0]) - margin), int(rows[-1]) + 1 + margin),
+        slice(max(0, int(columns[0]) - margin), int(columns[-1]) + 1 + margin),
+    )
 
 
 def disagreement(
@@ -71,14 +84,25 @@ def disagreement(
     slices: of a mask, (n,H,W). distances: its `border_distances`. seen: (n,), slices that hold an
     answer; all of them by default.
     """
-    count = len(slices)
-    tells = np.ones(count, bool) if seen is None else seen
-    found = np.zeros(slices.shape, np.float32)
-    for index, out in enumerate(found):
-        beside = [one for one in (index - 1, index + 1) if 0 <= one < count and tells[one]]
-        for one in beside or [index]:
-            against = slices[one] != slices[index]
-            out += np.where(against, distances[one], -distances[one]) / max(1, len(beside))
+    tells = np.ones(len(slices), bool) if seen is None else seen
+    return np.stack(
+        [_disagreement(index, slices, distances, tells) for index in range(len(slices))]
+    )
+
+
+def _disagreement(
+    index: int,
+    slices: NDArray[np.generic],
+    distances: NDArray[np.float32] | Mapping[int, NDArray[np.float32]],
+    tells: NDArray[np.bool_],
+) -> NDArray[np.float32]:
+    """(H,W): `disagreement` of one slice, for which the distances of it and of its neighbours are
+    needed."""
+    beside = [one for one in (index - 1, index + 1) if 0 <= one < len(slices) and tells[one]]
+    found = np.zeros(slices.shape[1:], np.float32)
+    for one in beside or [index]:
+        against = slices[one] != slices[index]
+        found += np.where(against, distances[one], -distances[one]) / max(1, len(beside))
     found /= 2 * FAR
     found += 0.5
     return found
@@ -92,20 +116,52 @@ def uncertainty_maps(look: Look, mask: NDArray[np.generic]) -> dict[str, NDArray
     "neighbours": see `disagreement`. "quantisation": mean squared distance between token and code.
     "plan", with transport only: entropy of the token's row of the plan, 0 to 1.
     """
-    axis, on_scan = look.cells.axis, look.cells.on_scan
-    slices, softmax = np.moveaxis(mask, axis, 0), look.entropy.astype(np.float32)
-    distances = border_distances(slices)
-    neighbours = disagreement(slices, distances, look.seen)
-    chance = chance_of_mistake(softmax, neighbours, distances)
-    chance[~look.seen] = 0
-    for values in (chance, neighbours):
-        look.cells.without_margins(values)
-    in_slices = {"combined": chance, "softmax": softmax, "neighbours": neighbours}
-    maps = {name: np.moveaxis(values, 0, axis) for name, values in in_slices.items()}
-    maps["quantisation"] = on_scan(look.error)
+    kinds = ["combined", "softmax", "neighbours", "quantisation"]
     if look.plan_rows is not None:
-        maps["plan"] = on_scan(plan_entropy(look))
-    return maps
+        kinds.append("plan")
+    found = {kind: np.empty(look.entropy.shape, np.float32) for kind in kinds}
+    for index, of_slice in enumerate(slice_maps(look, mask, kinds)):
+        for kind, values in of_slice.items():
+            found[kind][index] = values
+    return {kind: np.moveaxis(values, 0, look.cells.axis) for kind, values in found.items()}
+
+
+def slice_maps(
+    look: Look, mask: NDArray[np.generic], kinds: Collection[str]
+) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """These kinds of doubt of one slice (H,W) after the other: of a large scan all maps together
+    take gigabytes, and whoever goes through the slices may stop at any.
+
+    mask: the model's answer (z,y,x). kinds: see `uncertainty_maps`. Raises InputError where "plan"
+    is asked of a model without transport.
+    """
+    slices, seen = np.moveaxis(mask, look.cells.axis, 0), look.seen
+    cells = {"quantisation": look.error} if "quantisation" in kinds else {}
+    if "plan" in kinds:
+        cells["plan"] = plan_entropy(look)
+    distances: dict[int, NDArray[np.float32]] = {}
+    for index in range(len(slices)):
+        found = {}
+        softmax = look.entropy[index].astype(np.float32)
+        if "combined" in kinds or "neighbours" in kinds:
+            # Each slice's distances are found once, and forgotten when its neighbours are done.
+            distances.pop(index - 2, None)
+            for one in range(index, min(index + 2, len(slices))):
+                if one not in distances:
+                    distances[one] = border_distances(slices[one : one + 1])[0]
+            neighbours = _disagreement(index, slices, distances, seen)
+            if "combined" in kinds:
+                chance = chance_of_mistake(softmax, neighbours, distances[index])
+                if not seen[index]:
+                    chance[...] = 0
+                found["combined"] = look.cells.without_margins(chance)
+            if "neighbours" in kinds:
+                found["neighbours"] = look.cells.without_margins(neighbours)
+        if "softmax" in kinds:
+            found["softmax"] = softmax
+        for kind, values in cells.items():
+            found[kind] = look.cells.on_slice(values[index])
+        yield found
 
 
 def chance_of_mistake(
@@ -113,7 +169,7 @@ def chance_of_mistake(
     neighbours: NDArray[np.float32],
     distances: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """The chance (n,H,W), 0 to 1, that a voxel near a border is wrong.
+    """The chance (…,H,W), 0 to 1, that a voxel near a border is wrong.
 
     softmax: entropy of the class probabilities. neighbours: `disagreement`. distances:
     `border_distances`. With these known, quantisation error and plan entropy tell nothing more
@@ -147,23 +203,30 @@ class SliceDoubt:
 def near_borders(slices: NDArray[np.generic]) -> NDArray[np.bool_]:
     """(n,H,W): what lies within `BORDER` pixels of a border in a slice of a mask (n,H,W) or in one
     of its neighbours, so that a structure that ends too early is noticed, too."""
+    return np.stack([near_borders_in(slices, index) for index in range(len(slices))])
+
+
+def near_borders_in(slices: NDArray[np.generic], index: int) -> NDArray[np.bool_]:
+    """(H,W): `near_borders` of one slice of a mask (n,H,W)."""
     from scipy import ndimage
 
-    near: NDArray[np.bool_] = ndimage.maximum_filter(
-        _borders(slices), (3, 2 * BORDER + 1, 2 * BORDER + 1)
-    )
-    return near
+    borders = np.zeros(slices.shape[1:], bool)
+    for one in slices[max(0, index - 1) : index + 2]:
+        borders |= _borders(one)
+    if (box := box_around(borders, BORDER)) is not None:
+        borders[box] = ndimage.maximum_filter(borders[box], 2 * BORDER + 1)
+    return borders
 
 
-def _borders(slices: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """(n,H,W): pixels beside one of another structure in their slice."""
-    borders = np.zeros(slices.shape, bool)
-    across = slices[:, 1:] != slices[:, :-1]
-    along = slices[:, :, 1:] != slices[:, :, :-1]
-    borders[:, 1:] |= across
-    borders[:, :-1] |= across
-    borders[:, :, 1:] |= along
-    borders[:, :, :-1] |= along
+def _borders(mask: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """(H,W): pixels of a slice beside one of another structure."""
+    borders = np.zeros(mask.shape, bool)
+    across = mask[1:] != mask[:-1]
+    along = mask[:, 1:] != mask[:, :-1]
+    borders[1:] |= across
+    borders[:-1] |= across
+    borders[:, 1:] |= along
+    borders[:, :-1] |= along
     return borders
 
 
@@ -182,10 +245,23 @@ def ranked_slices(
     first, or those in the middle where nothing is found at all.
     """
     slices, doubts = np.moveaxis(mask, axis, 0), np.moveaxis(uncertainty, axis, 0)
-    zones = near_borders(slices)
-    wrong = np.array(
-        [doubt[zone].sum(dtype=np.float64) for doubt, zone in zip(doubts, zones, strict=True)]
-    )
+    near = (near_borders_in(slices, index) for index in range(len(slices)))
+    wrong = [expected_wrong(doubt, zone) for doubt, zone in zip(doubts, near, strict=True)]
+    return ranked_by(np.array(wrong), slices, seen)
+
+
+def expected_wrong(doubt: NDArray[np.floating], near: NDArray[np.bool_]) -> float:
+    """How many voxels of a slice are expected to be wrong: its "combined" doubt (H,W), summed over
+    what lies near borders, its `near_borders` (H,W)."""
+    return float(doubt[near].sum(dtype=np.float64))
+
+
+def ranked_by(
+    wrong: NDArray[np.float64],
+    slices: NDArray[np.generic],
+    seen: NDArray[np.bool_] | None = None,
+) -> list[SliceDoubt]:
+    """`ranked_slices` of a mask (n,H,W) with these `expected_wrong` voxels (n,)."""
     odds = (
         OF_SHARE * np.log(wrong_share(wrong, slices) + FLOOR)
         + OF_OVERLAP * lacking_overlap(slices, seen)
@@ -193,7 +269,7 @@ def ranked_slices(
     )
     numbers = zip(_chance(odds).tolist(), wrong.tolist(), strict=True)
     found = [SliceDoubt(index, *of_slice) for index, of_slice in enumerate(numbers)]
-    held = np.flatnonzero(slices.any((1, 2)))
+    held = np.flatnonzero([one.any() for one in slices])
     if not len(held):
         held = np.array([(len(slices) - 1) / 2])
     return sorted(found, key=lambda one: (-one.voxels, np.abs(held - one.index).min()))
@@ -201,7 +277,7 @@ def ranked_slices(
 
 def wrong_share(wrong: NDArray[np.floating], slices: NDArray[np.generic]) -> NDArray[np.floating]:
     """(n,), 0 to 1: wrong voxels (n,) over them and the structures in slices (n,H,W)."""
-    sizes = np.count_nonzero(slices, axis=(1, 2))
+    sizes = np.array([np.count_nonzero(one) for one in slices])
     floor = FLOOR * float(np.median(sizes[sizes > 0])) if sizes.any() else 1.0
     return np.asarray(wrong / (wrong + sizes + floor))
 
@@ -214,22 +290,28 @@ def lacking_overlap(
 
     seen: (n,), slices that hold an answer. Those beside none have `USUAL_OVERLAP`.
     """
-    labels = np.unique(slices)
-    labels = labels[labels != 0]
+    own = [_sizes(one) for one in slices]
+    shared = [_sizes(one[one == other]) for one, other in pairwise(slices)]
+    labels = sorted(set().union(*own))
+    sizes = np.zeros((len(slices), len(labels)), np.int64)
+    both = np.zeros((len(slices) - 1, len(labels)), np.int64)
+    for counts, into in ((own, sizes), (shared, both)):
+        for one, row in zip(counts, into, strict=True):
+            row[:] = [one.get(label, 0) for label in labels]
     dice = np.zeros((len(slices), 2, len(labels)))
-    present = np.zeros((len(slices), len(labels)), bool)
-    for number, label in enumerate(labels):
-        own = slices == label
-        sizes = np.count_nonzero(own, axis=(1, 2))
-        both = np.count_nonzero(own[1:] & own[:-1], axis=(1, 2))
-        dice[1:, 0, number] = dice[:-1, 1, number] = both / np.maximum(sizes[1:] + sizes[:-1], 1)
-        has = sizes > 0
-        present[:, number] = has
-        present[1:, number] |= has[:-1]
-        present[:-1, number] |= has[1:]
+    dice[1:, 0] = dice[:-1, 1] = both / np.maximum(sizes[1:] + sizes[:-1], 1)
+    present = sizes > 0
+    present[1:] |= sizes[:-1] > 0
+    present[:-1] |= sizes[1:] > 0
     lacking = 1 - 2 * dice.max(1)
     found = (lacking * present).sum(1) / np.maximum(present.sum(1), 1)
     beside = np.zeros(len(slices) + 2, bool)
     beside[1:-1] = True if seen is None else seen
     alone = ~(beside[:-2] | beside[2:]) & present.any(1)
     return np.asarray(np.where(alone, USUAL_OVERLAP, found))
+
+
+def _sizes(mask: NDArray[np.generic]) -> dict[Any, int]:
+    """How many pixels each structure has."""
+    labels, counts = np.unique(mask[mask != 0], return_counts=True)
+    return dict(zip(labels.tolist(), counts.tolist(), strict=True))

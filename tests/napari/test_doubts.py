@@ -1,0 +1,75 @@
+"""Where a model is unsure, found slice by slice: in little memory, and stopped at once."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable, Generator
+from typing import Any
+
+import numpy as np
+import pytest
+from inspecting import NAMES, made_up_look
+
+from l2gnet_core.card import ModelCard
+from l2gnet_core.inspect.uncertainty import ranked_slices, uncertainty_maps
+from l2gnet_core.labels import LabelSet
+from l2gnet_core.volume import Grid
+from napari_l2gnet.doubts import doubtful_slices
+from napari_l2gnet.inspection import DOUBTS, Inspection
+from napari_l2gnet.segmentation import Segmentation
+
+SHAPE = (60, 96, 80)
+#: Bytes of one map of the scan.
+ONE_MAP = 4 * int(np.prod(SHAPE))
+
+
+@pytest.fixture
+def segmented() -> Segmentation:
+    """A scan in which a model has looked at every slice."""
+    found = Segmentation(Grid(SHAPE), ModelCard("made up", LabelSet.from_names(NAMES)), 0)
+    rng = np.random.default_rng(0)
+    found.looks[0] = made_up_look(SHAPE, 12, 8, rng)
+    for index in range(SHAPE[0]):
+        top = rng.integers(10, 40)
+        found.raw[0, index, top : top + 30, 20:60] = rng.integers(1, 4)
+    return found
+
+
+def run(steps: Generator[Any, None, None]) -> tuple[list[Any], int]:
+    """All that it yields, and how many bytes it needs at most."""
+    tracemalloc.start()
+    yielded = list(steps)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return yielded, peak
+
+
+def steps_of(kind: str) -> Callable[[Segmentation], Generator[Any, None, None]]:
+    if kind == "ranking":
+        return doubtful_slices
+    return lambda segmented: Inspection(segmented, 0).study(kind)
+
+
+@pytest.mark.parametrize("kind", ["ranking", *DOUBTS.values()])
+def test_doubts_are_found_slice_by_slice(segmented: Segmentation, kind: str) -> None:
+    steps = steps_of(kind)
+    # What is imported, and found for the first time, is not what scans need.
+    run(steps(segmented))
+    yielded, peak = run(steps(segmented))
+    # A moment to stop at in every slice.
+    assert len(yielded) >= SHAPE[0]
+    # Inspect keeps half of a map, to show it.
+    assert peak < ONE_MAP
+
+
+def test_the_ranking_is_that_of_the_whole_scan(segmented: Segmentation) -> None:
+    look, raw = segmented.looks[0], segmented.raw[0]
+    look.codes[5], look.entropy[5], raw[5] = -1, 0, 0
+    *_, doubts = doubtful_slices(segmented)
+    whole = ranked_slices(uncertainty_maps(look, raw)["combined"], raw, 0, look.seen)
+    expected = {(0, one.index): one.voxels for one in whole if one.index != 5}
+    assert {place: one.expected for place, one in doubts.items()} == expected
+    inspection = Inspection(segmented, 0)
+    for _ in inspection.study("neighbours"):
+        assert not inspection.ranking
+    assert inspection.ranking == [one for one in whole if one.index != 5]
