@@ -74,6 +74,10 @@ class SliceReview(QObject):
         if self.mask is not None:
             for event in painting_events(self.mask.layer):
                 event.disconnect(self._on_painted)
+        if self._ranking is not None:
+            # It would go on for all slices, and keep the mask and what the model saw in memory.
+            self._ranking.cancel()
+            self._ranking = None
         self.mask, self.annotation, self._ranked = mask, annotation, None
         if mask is not None:
             for event in painting_events(mask.layer):
@@ -129,14 +133,16 @@ class SliceReview(QObject):
                 annotation.rank(doubts)
 
         def end(_: Any = None) -> None:
-            self._ranking = None
+            # Of another mask one may be under way by now.
+            if self._ranking is job:
+                self._ranking = None
             job.deleteLater()
 
-        self._ranking.yielded.connect(take)
+        job.yielded.connect(take)
         # Without a ranking the slices stay in their own order.
-        for ended in (self._ranking.finished, self._ranking.cancelled, self._ranking.failed):
+        for ended in (job.finished, job.cancelled, job.failed):
             ended.connect(end)
-        self._ranking.start()
+        job.start()
 
     # ------------------------------------------------------------------ what is shown
 

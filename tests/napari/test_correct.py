@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -363,6 +364,40 @@ def test_doubtful_slices_come_first_and_say_why(correct_widget: Any, qtbot: Any)
     assert widget.queue.rows()[0][1].startswith("unsure: ")
     widget.queue.cellClicked.emit(5, 0)
     assert round(viewer.layers[0].world_to_data(viewer.dims.point)[0]) == order[5]
+
+
+@pytest.mark.parametrize("how", ["mask removed", "another mask", "dock closed"])
+def test_a_ranking_that_nobody_waits_for_stops(
+    correct_widget: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    begun, ended = [], []
+
+    def endless(segmentation: Any) -> Any:
+        begun.append(segmentation)
+        try:
+            while True:
+                yield {}
+                time.sleep(0.01)
+        finally:
+            ended.append(segmentation)
+
+    monkeypatch.setattr("napari_l2gnet.slice_review.doubtful_slices", endless)
+    viewer, segment, widget = correct_widget()
+    qtbot.waitUntil(lambda: len(begun) == 1, timeout=20_000)
+    if how == "mask removed":
+        viewer.layers.remove(widget.mask.layer)
+    elif how == "another mask":
+        first = viewer.layers[0]
+        segment.image.choose(viewer.add_image(first.data, name="second", scale=first.scale))
+        run(qtbot, segment)
+    else:
+        viewer.window.remove_dock_widget(widget)
+    qtbot.waitUntil(lambda: ended == begun[:1], timeout=2000)
+    if how == "another mask":
+        # The other one gets its turn.
+        qtbot.waitUntil(lambda: len(begun) == 2, timeout=20_000)
+        assert begun[1] is widget.mask.segmentation
+        widget.close()
 
 
 def test_a_new_organ_is_painted_interpolated_taught_and_saved(
