@@ -153,20 +153,23 @@ class Places(QObject):
         and painted on this slice of the mask; and which of the two, in words."""
         widget = self._widget
         assert widget.layers is not None
-        segmentation = widget.layers.mask.segmentation
-        painted = segmentation.by_person()[inspection.frame]
-        here = np.zeros_like(painted)
-        slices = np.moveaxis(here, segmentation.axis, 0)
-        slices[widget.index] = np.moveaxis(painted, segmentation.axis, 0)[widget.index]
+        segmentation, index = widget.layers.mask.segmentation, widget.index
+        box = [slice(None)] * 3
+        box[segmentation.axis] = slice(index, index + 1)
+        slice_here = (box[0], box[1], box[2])
+        painted = segmentation.edits_in(inspection.frame, slice_here)
         layer = widget.layers.find("marks")
         if layer is not None:
             every = np.asarray(layer.data) != 0
             marks = every.reshape(segmentation.shown.shape)[inspection.frame]
-            known = self._searched is not None and np.array_equal(every, self._searched)
-            if marks.any() and not (known and here.any()):
+            # All of a large scan is looked at only where it matters.
+            chosen = painted.any() and self._searched is not None
+            if marks.any() and not (chosen and np.array_equal(every, self._searched)):
                 self._searched = every
                 return marks, "what you marked"
-        return here, f"what you painted in the mask on slice {widget.index}"
+        here = np.zeros(segmentation.shown.shape[1:], bool)
+        here[slice_here] = painted
+        return here, f"what you painted in the mask on slice {index}"
 
     def update_controls(self, reason: str, busy: bool) -> None:
         """Enable what can be done now."""

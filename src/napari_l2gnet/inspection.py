@@ -251,7 +251,8 @@ class Inspection:
 
     def study(self, kind: str) -> Generator[str, None, None]:
         """Find where the model is unsure, and rank the slices."""
-        from l2gnet_core.inspect.places import unsure_in_slice, worst_first
+        from l2gnet_core.inspect.places import MOST, unsure_in_slice
+        from l2gnet_core.inspect.similar import highest
         from l2gnet_core.inspect.uncertainty import (
             expected_wrong,
             near_borders_in,
@@ -284,7 +285,7 @@ class Inspection:
         if not self.ranking:
             ranking = ranked_by(wrong, slices, look.seen)
             self.ranking = [one for one in ranking if look.seen[one.index]]
-        places = [place for place in worst_first(places) if look.seen[place.index]]
+        places = [place for place in highest(places, MOST) if look.seen[place.index]]
         kept: Any
         # What is as likely wrong as right is as bad as can be.
         limits = (0.0, 0.5)
@@ -306,11 +307,17 @@ class Inspection:
 
     def similar(
         self, marked: NDArray[np.bool_], scan: Volume
-    ) -> Generator[list[Region], None, None]:
+    ) -> Generator[str | list[Region], None, None]:
         """Places like the marked ones (z,y,x), best first."""
-        from l2gnet_core.inspect.similar import find_similar
+        from l2gnet_core.inspect.similar import MOST, highest, similar_by_slice
 
-        yield find_similar(self.look, self.mask, marked, frame_of(scan, self.frame))
+        found: list[Region] = []
+        steps = 2 * np.count_nonzero(self.look.seen)
+        by_slice = similar_by_slice(self.look, self.mask, marked, frame_of(scan, self.frame))
+        for done, regions in enumerate(by_slice, 1):
+            found += regions
+            yield f"Looking for places like this · {100 * done // steps} %"
+        yield highest(found, MOST)
 
 
 def inspection_of(mask: MaskLayer, frame: int) -> Inspection:

@@ -38,7 +38,7 @@ from l2gnet_core.inspect.populations import (
     histogram_distance,
     unlikeness,
 )
-from l2gnet_core.inspect.similar import _alike, find_similar
+from l2gnet_core.inspect.similar import _alike, find_similar, similar_by_slice
 from l2gnet_core.inspect.uncertainty import (
     USUAL_OVERLAP,
     border_distances,
@@ -519,6 +519,17 @@ def two_spots(slices: int = 3) -> tuple:
     marked = np.zeros(mask.shape, bool)
     marked[1, 16:32, 16:32] = True
     return look, mask, marked
+
+
+def test_places_like_the_marks_are_looked_for_in_one_slice_after_the_other():
+    look, mask, marked = two_spots(5)
+    look.codes[3] = -1
+    steps = list(similar_by_slice(look, mask, marked, flat(look)))
+    assert steps[:4] == [[]] * 4
+    assert [{region.index for region in regions} for regions in steps[4:]] == [{0}, {1}, {2}, {4}]
+    found = find_similar(look, mask, marked, flat(look))
+    scores = sorted((region.score for regions in steps for region in regions), reverse=True)
+    assert [region.score for region in found] == scores
 
 
 def test_of_places_with_the_same_code_those_near_the_marks_come_first():

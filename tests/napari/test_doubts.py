@@ -1,4 +1,4 @@
-"""Where a model is unsure, found slice by slice: in little memory, and stopped at once."""
+"""Where a model is unsure, and what looks like a mistake: slice by slice, stopped at once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pytest
 from inspecting import NAMES, made_up_look
 
 from l2gnet_core.card import ModelCard
+from l2gnet_core.inspect.similar import find_similar
 from l2gnet_core.inspect.uncertainty import ranked_slices, uncertainty_maps
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.volume import Grid
+from l2gnet_core.volume import Grid, Volume
 from napari_l2gnet.doubts import doubtful_slices
 from napari_l2gnet.inspection import DOUBTS, Inspection
 from napari_l2gnet.segmentation import Segmentation
@@ -73,3 +74,15 @@ def test_the_ranking_is_that_of_the_whole_scan(segmented: Segmentation) -> None:
     for _ in inspection.study("neighbours"):
         assert not inspection.ranking
     assert inspection.ranking == [one for one in whole if one.index != 5]
+
+
+def test_places_like_a_mistake_are_found_slice_by_slice(segmented: Segmentation) -> None:
+    scan = np.random.default_rng(0).integers(0, 99, SHAPE).astype(np.int16)
+    marked = np.zeros(SHAPE, bool)
+    marked[30, 40:50, 30:50] = True
+    steps = Inspection(segmented, 0).similar(marked, Volume(scan))
+    *told, found = steps
+    assert len(told) == 2 * SHAPE[0]
+    assert told[29] == "Looking for places like this · 25 %"
+    expected = find_similar(segmented.looks[0], segmented.raw[0], marked, scan)
+    assert [(one.box, one.score) for one in found] == [(one.box, one.score) for one in expected]

@@ -7,15 +7,17 @@ from numpy.typing import NDArray
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.inspect.look import Look
-from l2gnet_core.inspect.similar import Region
+from l2gnet_core.inspect.similar import Region, highest
 from l2gnet_core.inspect.uncertainty import near_borders_in
 
 #: Pixels along the side of an unsure place: what one glance takes in, about two cells' corners.
 WINDOW = 15
+#: Unsure places that are told.
+MOST = 50
 
 
 def unsure_regions(
-    uncertainty: NDArray[np.floating], mask: NDArray[np.generic], axis: int, most: int = 50
+    uncertainty: NDArray[np.floating], mask: NDArray[np.generic], axis: int, most: int = MOST
 ) -> list[Region]:
     """Places where doubt gathers, the worst first: at most one in any window of a slice.
 
@@ -29,12 +31,7 @@ def unsure_regions(
     for index, doubt in enumerate(doubts):
         near = np.ones(doubt.shape, bool) if everywhere else near_borders_in(slices, index)
         regions += unsure_in_slice(index, doubt, near, axis, most)
-    return worst_first(regions, most)
-
-
-def worst_first(regions: list[Region], most: int = 50) -> list[Region]:
-    """So many of the regions, those with the highest scores first."""
-    return sorted(regions, key=lambda region: -region.score)[:most]
+    return highest(regions, most)
 
 
 def unsure_in_slice(
@@ -42,7 +39,7 @@ def unsure_in_slice(
     doubt: NDArray[np.floating],
     near: NDArray[np.bool_],
     axis: int,
-    most: int = 50,
+    most: int = MOST,
 ) -> list[Region]:
     """`unsure_regions` of slice `index` along `axis`, given its doubt (H,W) and where that counts
     (H,W)."""

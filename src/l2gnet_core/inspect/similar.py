@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,6 +15,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.files.values import plain_values
 from l2gnet_core.inspect.cells import Box
 from l2gnet_core.inspect.look import Look
+from l2gnet_core.inspect.uncertainty import box_around
 
 #: Of the overlaps of a slice's rows of the plan with those of the marked codes, the quantile at
 #: which nothing is left of a similarity.
@@ -42,6 +44,8 @@ ENOUGH = 500_000
 OTHER_SHADE = 0.1
 #: Regions smaller than this, as a share of the marked voxels, are specks.
 LEAST_SIZE = 0.02
+#: Regions that are suggested.
+MOST = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +63,17 @@ class Region:
     score: float
 
 
+def highest(regions: list[Region], most: int) -> list[Region]:
+    """So many of the regions, those with the highest scores first."""
+    return sorted(regions, key=lambda region: -region.score)[:most]
+
+
 def find_similar(
     look: Look,
     mask: NDArray[np.integer],
     marked: NDArray[np.bool_],
     scan: NDArray[Any],
-    most: int = 200,
+    most: int = MOST,
 ) -> list[Region]:
     """Regions elsewhere with the codes, plan rows and structures of the marked voxels, best first.
 
@@ -76,8 +85,20 @@ def find_similar(
     many of the voxels with its structure and shade are marked. Raises InputError if nothing is
     marked where the model has looked, or for a scan whose values are no real numbers.
     """
-    from scipy import ndimage
+    by_slice = similar_by_slice(look, mask, marked, scan, most)
+    return highest([region for regions in by_slice for region in regions], most)
 
+
+def similar_by_slice(
+    look: Look,
+    mask: NDArray[np.integer],
+    marked: NDArray[np.bool_],
+    scan: NDArray[Any],
+    most: int = MOST,
+) -> Iterator[list[Region]]:
+    """`find_similar`, twice as many steps as the model has seen slices, so that whoever goes
+    through them may stop at any: first none for each slice, whose brightness is looked at, then the
+    regions of one slice after the other, so many of each."""
     if any(array.shape != look.cells.shape for array in (mask, marked, scan)):
         raise InputError(
             f"Expected mask, marks and scan of the shape that the model saw, {look.cells.shape}, "
@@ -85,35 +106,53 @@ def find_similar(
         )
     scan = plain_values("The scan", scan, [])
     axis = look.cells.axis
-    masks = np.moveaxis(mask, axis, 0)
+    masks, slices = np.moveaxis(mask, axis, 0), np.moveaxis(scan, axis, 0)
     # Where the model saw nothing there is nothing to be like.
     marks = look.cells.without_margins(np.moveaxis(marked, axis, 0).copy())
     likeness = _likeness(look, masks, marks)
     nearness = _Nearness(masks, marks, look.seen)
-    shades = _Shades(np.moveaxis(scan, axis, 0), masks, marks, look.seen)
-    least = LEAST_SIZE * float(np.count_nonzero(marks, axis=(1, 2)).max())
-    regions = []
+    shades = _Shades()
     for index in np.flatnonzero(look.seen).tolist():
-        if not likeness[index].any():
-            continue
-        # Structures beyond the marked ones have no column.
-        last = likeness.shape[2] - 1
-        codes = look.cells.on_slice(look.codes[index], outside=-1)
-        score = likeness[index, codes, np.minimum(masks[index], last)]
-        score = np.where((codes >= 0) & (masks[index] <= last) & ~marks[index], score, 0)
-        score = score * nearness.of(masks[index]) * shades.of(index, masks[index])
-        for low, high in pairwise(LEVELS):
-            pieces, _ = ndimage.label((score >= low) & (score < high), np.ones((3, 3)))
-            for number, found in enumerate(ndimage.find_objects(pieces), 1):
-                inside = pieces[found] == number
-                if np.count_nonzero(inside) < least:
-                    continue
-                box = list(found)
-                box.insert(axis, slice(index, index + 1))
-                mean = float(score[found][inside].mean())
-                voxels = np.expand_dims(inside, axis)
-                regions.append(Region(index, (box[0], box[1], box[2]), voxels, mean))
-    return sorted(regions, key=lambda region: -region.score)[:most]
+        shades.look_at(index, slices[index], masks[index], marks[index])
+        yield []
+    shades.compare(masks, marks)
+    least = LEAST_SIZE * float(np.count_nonzero(marks, axis=(1, 2)).max())
+    # Structures beyond the marked ones have no column.
+    last = likeness.shape[2] - 1
+    for index in np.flatnonzero(look.seen).tolist():
+        regions = []
+        if likeness[index].any():
+            codes = look.cells.on_slice(look.codes[index], outside=-1)
+            score = likeness[index, codes, np.minimum(masks[index], last)]
+            score = np.where((codes >= 0) & (masks[index] <= last) & ~marks[index], score, 0)
+            score = score * nearness.of(masks[index]) * shades.of(index, masks[index])
+            regions = _regions_in(index, score, least, axis)
+        yield highest(regions, most)
+
+
+def _regions_in(index: int, score: NDArray[np.float32], least: float, axis: int) -> list[Region]:
+    """Connected parts of a slice whose likeness (H,W) is of one level, but for specks."""
+    from scipy import ndimage
+
+    box = box_around(score >= LEVELS[0], 0)
+    if box is None:
+        return []
+    part, regions = score[box], []
+    for low, high in pairwise(LEVELS):
+        pieces, _ = ndimage.label((part >= low) & (part < high), np.ones((3, 3)))
+        for number, found in enumerate(ndimage.find_objects(pieces), 1):
+            inside = pieces[found] == number
+            if np.count_nonzero(inside) < least:
+                continue
+            around = [
+                slice(whole.start + side.start, whole.start + side.stop)
+                for whole, side in zip(box, found, strict=True)
+            ]
+            around.insert(axis, slice(index, index + 1))
+            mean = float(part[found][inside].mean())
+            voxels = np.expand_dims(inside, axis)
+            regions.append(Region(index, (around[0], around[1], around[2]), voxels, mean))
+    return regions
 
 
 def _likeness(
@@ -184,32 +223,42 @@ class _Nearness:
 class _Shades:
     """How much a pixel's brightness is like that of the marks, from `OTHER_SHADE` up to 1."""
 
-    def __init__(
+    def __init__(self) -> None:
+        self._smooth: dict[int, NDArray[np.float32]] = {}
+        self._inside: list[NDArray[np.float32]] = []
+
+    def look_at(
         self,
+        index: int,
         scan: NDArray[Any],
-        masks: NDArray[np.integer],
+        mask: NDArray[np.integer],
         marks: NDArray[np.bool_],
-        seen: NDArray[np.bool_],
     ) -> None:
+        """Take in a slice (H,W) of the scan, with its mask and marks."""
         from scipy import ndimage
 
-        wanted = np.flatnonzero(seen).tolist()
-        smooth = {
-            index: ndimage.gaussian_filter(scan[index].astype(np.float32), SMOOTHING)
-            for index in wanted
-        }
+        smooth = ndimage.gaussian_filter(scan.astype(np.float32), SMOOTHING)
+        self._smooth[index] = smooth
         # What lies around the structures may be most of the scan, and would take most shades.
-        inside = np.concatenate([one[(masks[i] != 0) | marks[i]] for i, one in smooth.items()])
+        self._inside.append(smooth[(mask != 0) | marks])
+
+    def compare(self, masks: NDArray[np.integer], marks: NDArray[np.bool_]) -> None:
+        """Find out which shades the marks have, once all slices (n,H,W) have been looked at."""
+        from scipy import ndimage
+
+        inside = np.concatenate(self._inside)
+        self._inside = []
         # Quantiles of all of a large scan take seconds.
         some = inside[:: max(1, len(inside) // ENOUGH)]
-        edges = np.quantile(some, np.linspace(0, 1, SHADES + 1)[1:-1])
-        self._shades = {i: np.digitize(one, edges).astype(np.uint8) for i, one in smooth.items()}
+        self._edges = np.quantile(some, np.linspace(0, 1, SHADES + 1)[1:-1])
         self._structures = int(masks[marks].max(initial=0)) + 1
         counts = np.zeros((2, self._structures, SHADES))
-        for index in np.flatnonzero(marks.any((1, 2)) & seen).tolist():
-            inside = masks[index] < self._structures
-            pair = masks[index].astype(np.intp) * SHADES + self._shades[index]
-            for into, kept in zip(counts, (marks[index], inside), strict=True):
+        for index in np.flatnonzero(marks.any((1, 2))).tolist():
+            if index not in self._smooth:
+                continue
+            of_structures = masks[index] < self._structures
+            pair = masks[index].astype(np.intp) * SHADES + self._shades(index)
+            for into, kept in zip(counts, (marks[index], of_structures), strict=True):
                 into += np.bincount(pair[kept], minlength=into.size).reshape(into.shape)
         marked, every = ndimage.gaussian_filter1d(counts, BLUR, axis=2, mode="nearest")
         # Where a shade is rare, what is true of the structure as a whole is said of it.
@@ -221,9 +270,13 @@ class _Shades:
     def of(self, index: int, mask: NDArray[np.integer]) -> NDArray[np.float32]:
         """(H,W), for a slice with this mask."""
         likeness: NDArray[np.float32] = self._likeness[
-            np.minimum(mask, self._structures - 1), self._shades[index]
+            np.minimum(mask, self._structures - 1), self._shades(index)
         ]
         return likeness
+
+    def _shades(self, index: int) -> NDArray[np.intp]:
+        """(H,W): which shade each pixel of a slice has."""
+        return np.digitize(self._smooth[index], self._edges)
 
 
 def _centre(mask: NDArray[np.integer]) -> NDArray[np.float64] | None:
