@@ -43,14 +43,8 @@ class CellArray:
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         """What NumPy would return for integers, slices, and one ellipsis."""
-        keys = list(key) if isinstance(key, tuple) else [key]
-        if any(k is Ellipsis for k in keys):
-            at = next(n for n, k in enumerate(keys) if k is Ellipsis)
-            keys[at : at + 1] = [slice(None)] * (self.ndim - len(keys) + 1)
-        keys += [slice(None)] * (self.ndim - len(keys))
-        cells, missing = self.cells, 4 - self.ndim
-        whole = (1,) * missing + self.shape
-        picked = [np.arange(n)[k] for n, k in zip(whole, [0] * missing + keys, strict=True)]
+        cells = self.cells
+        picked = [np.array(0)] * (4 - self.ndim) + _picked(key, self.shape)
         frames, *zyx = (np.atleast_1d(p) for p in picked)
         indices = zyx.pop(cells.axis)
         rows, columns = cells.rows[zyx[0]], cells.columns[zyx[1]]
@@ -85,3 +79,68 @@ class OneFrame:
         part = np.asarray(self._values[tuple(rest)])
         frames = np.arange(self.shape[0])[time]
         return np.where((frames == self._frame).reshape(frames.shape + (1,) * part.ndim), part, 0)
+
+
+class Lit:
+    """An array like a scan, of which a napari layer asks one slice at a time, that is zero but for
+    what is lit, without memory for the rest."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape, self.ndim = shape, len(shape)
+        self.size = int(np.prod(shape))
+        self.darken()
+
+    def darken(self) -> None:
+        """Light up nothing."""
+        self.light_box((slice(0, 0),) * self.ndim, np.zeros((0,) * self.ndim, self.dtype))
+
+    def light_cells(self, cells: CellGrid, values: Callable[[int, int], NDArray[np.uint8]]) -> None:
+        """Light up cells, and nothing else; values as of a `CellArray`."""
+        self._lit: CellArray | _InBox = CellArray(cells, self.dtype, values, self.shape)
+
+    def light_box(self, box: tuple[slice, ...], values: NDArray[np.uint8]) -> None:
+        """Light up what is not zero among the values of a box, and nothing else."""
+        self._lit = _InBox(values, box, self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self[...].astype(dtype or self.dtype, copy=False)
+
+    def __getitem__(self, key: Any) -> NDArray[np.uint8]:
+        return self._lit[key]
+
+
+class _InBox:
+    """An array that is zero outside of a box."""
+
+    def __init__(
+        self, values: NDArray[np.uint8], box: tuple[slice, ...], shape: tuple[int, ...]
+    ) -> None:
+        self._values, self._box, self._shape = values, box, shape
+
+    def __getitem__(self, key: Any) -> NDArray[np.uint8]:
+        """What NumPy would return for integers, slices, and one ellipsis."""
+        picked = _picked(key, self._shape)
+        found = np.zeros([p.size for p in picked], self._values.dtype)
+        into, of = [], []
+        for indices, side in zip(map(np.atleast_1d, picked), self._box, strict=True):
+            inside = np.flatnonzero((indices >= side.start) & (indices < side.stop))
+            into.append(inside)
+            of.append(indices[inside] - side.start)
+        found[np.ix_(*into)] = self._values[np.ix_(*of)]
+        return found.squeeze(tuple(axis for axis, p in enumerate(picked) if p.ndim == 0))
+
+
+def _picked(key: Any, shape: tuple[int, ...]) -> list[NDArray[np.intp]]:
+    """Along each axis the indices, or the one index, that integers, slices and one ellipsis pick
+    of an array."""
+    keys = list(key) if isinstance(key, tuple) else [key]
+    if any(k is Ellipsis for k in keys):
+        at = next(n for n, k in enumerate(keys) if k is Ellipsis)
+        keys[at : at + 1] = [slice(None)] * (len(shape) - len(keys) + 1)
+    keys += [slice(None)] * (len(shape) - len(keys))
+    return [np.asarray(np.arange(n)[k]) for n, k in zip(shape, keys, strict=True)]

@@ -11,13 +11,14 @@ from napari.layers import Image, Labels, Layer
 from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 
-from napari_l2gnet.cell_array import CellArray, OneFrame
+from napari_l2gnet.cell_array import CellArray, Lit, OneFrame
 from napari_l2gnet.inspect_colors import code_arguments, codes_of, colors_of, features_of
 from napari_l2gnet.inspection import Inspection
 from napari_l2gnet.layers import GRID_KEY, VIEW_KEY, shown_index, transform_of
 from napari_l2gnet.mask_layer import MaskLayer
 
 if TYPE_CHECKING:
+    from l2gnet_core.inspect.cells import Box
     from l2gnet_core.inspect.similar import Region
 
 CODES_OF_KEY = "l2gnet_codes_of"
@@ -51,12 +52,8 @@ class InspectLayers:
     def __init__(self, viewer: napari.Viewer, mask: MaskLayer) -> None:
         self.viewer = viewer
         self.mask = mask
-        # What is lit: to darken it again without touching all of a series.
-        self._lit_frame: int | None = None
-        lit = self.find("lit")
-        if lit is not None:
-            # Left by a widget that was closed.
-            lit.data = np.zeros_like(lit.data)
+        # Something may be lit that a widget left which was closed.
+        self.darken()
         self._contour: int | None = None
         self._outlined = self._aside = False
         #: What is to be seen again once the widget is.
@@ -130,7 +127,6 @@ class InspectLayers:
 
     def remove(self) -> None:
         """Take all layers away, but those a person marked in."""
-        self._lit_frame = None
         if self.mask.layer in self.viewer.layers:
             self._remove()
         else:
@@ -277,43 +273,56 @@ class InspectLayers:
 
     def light_cells(self, frame: int, inspection: Inspection, codes: Sequence[int]) -> None:
         """Light up all voxels of one or two codes in a frame."""
-        cells = np.zeros(inspection.look.codes.shape, np.uint8)
+        of_codes = inspection.look.codes
+        cells = np.zeros(of_codes.shape, np.uint8)
         for value, code in zip((CODE, OTHER_CODE), codes, strict=False):
-            cells[inspection.look.codes == code] = value
-        self._dark(frame)[...] = inspection.look.cells.on_scan(cells)
-        self._refresh()
+            cells[of_codes == code] = value
+        nothing = np.zeros_like(cells[0])
+        lit: Lit = self._lit().data
+        lit.light_cells(
+            inspection.look.cells, lambda of, index: cells[index] if of == frame else nothing
+        )
+        self._show_lit()
 
     def light_region(self, frame: int, region: Region) -> None:
         """Light up a place to look at."""
-        self._dark(frame)[region.box][region.voxels] = PLACE
-        self._refresh()
+        self._light_box(frame, region.box, np.where(region.voxels, np.uint8(PLACE), np.uint8(0)))
 
     def light_voxels(self, frame: int, voxels: NDArray[np.intp]) -> None:
-        """Light up voxels (flat indices into the frame) that would change."""
-        self._dark(frame).flat[voxels] = CHANGE
-        self._refresh()
+        """Light up voxels (flat indices into the frame, at least one) that would change."""
+        where = np.unravel_index(voxels, self.mask.segmentation.shown.shape[1:])
+        start = [int(along.min()) for along in where]
+        z, y, x = (
+            slice(first, int(along.max()) + 1) for first, along in zip(start, where, strict=True)
+        )
+        values = np.zeros([side.stop - side.start for side in (z, y, x)], np.uint8)
+        values[tuple(along - first for first, along in zip(start, where, strict=True))] = CHANGE
+        self._light_box(frame, (z, y, x), values)
+
+    def _light_box(self, frame: int, box: Box, values: NDArray[np.uint8]) -> None:
+        """Light up values (z,y,x) of a box in a frame."""
+        layer = self._lit()
+        lit: Lit = layer.data
+        # A flat image has no z, a single scan no frames.
+        within = (slice(frame, frame + 1), *box)[-layer.ndim :]
+        lit.light_box(within, values.reshape((1, *values.shape)[-layer.ndim :]))
+        self._show_lit()
 
     def darken(self) -> None:
         """Light up nothing."""
-        if self.find("lit") is not None and self._lit_frame is not None:
-            self._dark(self._lit_frame)
+        if (layer := self.find("lit")) is not None:
+            layer.data.darken()
             self._refresh()
 
-    def _dark(self, frame: int) -> NDArray[np.uint8]:
-        """One frame (z,y,x) of what is lit, with nothing lit anywhere."""
-        layer = self._lit()
-        frames = layer.data.reshape(self.mask.segmentation.shown.shape)
-        if self._lit_frame is not None:
-            frames[self._lit_frame] = 0
-        self._lit_frame = frame
+    def _show_lit(self) -> None:
         self._set_visible("lit", True)
-        return frames[frame]
+        self._refresh()
 
     def _lit(self) -> Labels:
         layer = self.find("lit")
         if layer is None:
             layer = Labels(
-                np.zeros(self.mask.layer.data.shape, np.uint8),
+                Lit(self.mask.layer.data.shape),
                 name=f"lit · {self.mask.layer.name}",
                 opacity=0.9,
                 colormap=colors_of({value: color for value, (color, _) in _LIT.items()}),
@@ -324,7 +333,6 @@ class InspectLayers:
             layer.contour = 2
             layer.editable = False
             layer = self._insert("lit", layer, 1)
-            self._lit_frame = None
         return layer
 
     def _refresh(self) -> None:

@@ -14,7 +14,7 @@ from l2gnet_core.inspect.cells import cell_grid
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.slice_view import SliceView, slice_view
 from l2gnet_core.volume import Grid
-from napari_l2gnet.cell_array import CellArray
+from napari_l2gnet.cell_array import CellArray, Lit
 
 
 @settings(max_examples=60, deadline=None)
@@ -42,6 +42,31 @@ def test_it_indexes_like_the_whole_array(data: Any, axis: int, frames: int) -> N
     np.testing.assert_array_equal(array[keys[0]], whole[keys[0]])
     last = key(whole.shape[-1])
     np.testing.assert_array_equal(array[..., last], whole[..., last])
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), axes=st.integers(2, 4))
+def test_what_is_lit_in_a_box_indexes_like_the_whole_array(data: Any, axes: int) -> None:
+    shape = tuple(data.draw(st.tuples(*[st.integers(1, 9)] * axes)))
+    lit, whole = Lit(shape), np.zeros(shape, np.uint8)
+    starts = [data.draw(st.integers(0, size - 1)) for size in shape]
+    # A box may hang over the edge; its values do not.
+    box = tuple(slice(start, start + data.draw(st.integers(1, 9))) for start in starts)
+    values = np.random.default_rng(0).integers(0, 5, whole[box].shape).astype(np.uint8)
+    whole[box] = values
+    lit.light_box(box, values)
+    assert (lit.shape, lit.ndim, lit.size, len(lit)) == (shape, axes, whole.size, shape[0])
+    np.testing.assert_array_equal(np.asarray(lit), whole)
+
+    def key(size: int) -> Any:
+        return data.draw(st.one_of(st.integers(-size, size - 1), st.slices(size)))
+
+    keys = tuple(key(size) for size in shape[: data.draw(st.integers(1, axes))])
+    np.testing.assert_array_equal(lit[keys], whole[keys])
+    last = key(shape[-1])
+    np.testing.assert_array_equal(lit[..., last], whole[..., last])
+    lit.darken()
+    assert not np.asarray(lit).any()
 
 
 def test_a_flat_image() -> None:

@@ -98,7 +98,7 @@ def test_a_click_lights_up_the_code_everywhere(opened: Made, qtbot: Any) -> None
     code = int(code_map(mask)[2, 30, 40])
     assert widget.codes == [code]
     lit = widget.layers.find("lit")
-    np.testing.assert_array_equal(lit.data == 1, code_map(mask) == code)
+    np.testing.assert_array_equal(np.asarray(lit.data) == 1, code_map(mask) == code)
     look = mask.segmentation.looks[0]
     voxels = mask.segmentation.raw[0][code_map(mask) == code]
     share = np.bincount(voxels, minlength=4) / len(voxels)
@@ -118,7 +118,7 @@ def test_a_click_lights_up_the_code_everywhere(opened: Made, qtbot: Any) -> None
     np.testing.assert_array_equal(mask.layer.data, before)
     assert viewer.layers.selection.active is mask.layer
     widget.clear.click()
-    assert not lit.data.any()
+    assert not np.asarray(lit.data).any()
     assert widget.layers.find("codes").visible
 
 
@@ -163,7 +163,7 @@ def test_margins_have_no_code_and_a_click_there_says_so(
     assert "empty margins" in widget.message.text()
     click(viewer, world(mask, 1, 20, 20))
     settle(qtbot, widget)
-    lit = widget.layers.find("lit").data
+    lit = np.asarray(widget.layers.find("lit").data)
     np.testing.assert_array_equal(lit == 1, codes == codes[1, 20, 20])
 
 
@@ -176,13 +176,15 @@ def test_charts_choose_codes_the_other_way_round(opened: Made, qtbot: Any) -> No
     first = views._order[0]
     press(qtbot, views.usage, 0, views.usage._top / 3)
     assert widget.codes == [first]
-    assert (widget.layers.find("lit").data == 1).sum() == (code_map(mask) == first).sum()
+    assert (np.asarray(widget.layers.find("lit").data) == 1).sum() == (
+        code_map(mask) == first
+    ).sum()
     views.setCurrentIndex(PLAN)
     qtbot.wait(20)
     keys = views.plan._keys
     press(qtbot, views.plan, 4.5, 1.5)
     assert widget.codes == [keys[1], keys[4]]
-    lit = widget.layers.find("lit").data
+    lit = np.asarray(widget.layers.find("lit").data)
     for value, code in enumerate((keys[1], keys[4]), 1):
         np.testing.assert_array_equal(lit == value, code_map(mask) == code)
     assert f"Code {keys[1] + 1} hears of code {keys[4] + 1}" in widget.told.text()
@@ -436,7 +438,7 @@ def test_codes_without_transport(
     assert not widget.views.isTabEnabled(PLAN)
     assert not widget.views.isTabEnabled(REFERENCES)
     click(viewer, world(mask, 2, 30, 40))
-    assert (widget.layers.find("lit").data == 1).any()
+    assert (np.asarray(widget.layers.find("lit").data) == 1).any()
     assert "hears" not in widget.told.text()
     assert widget.shown.currentData() == CODES
     for view in (USAGE, SCATTER, SLICES):
@@ -474,7 +476,7 @@ def test_frames_of_a_series_are_looked_into_one_by_one(
         assert widget.inspection.frame == frame
         point = viewer.dims.point
         click(viewer, point)
-        lit = widget.layers.find("lit").data
+        lit = np.asarray(widget.layers.find("lit").data)
         (code,) = widget.codes
         np.testing.assert_array_equal(lit[frame] == 1, whole[frame] == code + 1)
         assert not lit[1 - frame].any()
@@ -531,7 +533,7 @@ def test_deleted_layers_come_back_and_closing_is_safe(opened: Made, qtbot: Any) 
     for view in ("codes", "lit", "heat"):
         viewer.layers.remove(widget.layers.find(view))
     click(viewer, world(mask, 1, 10, 10))
-    assert widget.layers.find("lit").data.any()
+    assert np.asarray(widget.layers.find("lit").data).any()
     widget.over.show(CODES)
     assert widget.layers.find("codes").visible
     widget.views.setCurrentIndex(SLICES)  # starts a job

@@ -56,7 +56,7 @@ def test_unsure_places_are_stepped_through_the_worst_first(opened: Made, qtbot: 
     assert widget.place.text().startswith("unsure place 1 of ")
     assert widget.place.text().endswith("slice 2")
     assert widget.shown.currentData() == DOUBT
-    lit = widget.layers.find("lit").data == 3
+    lit = np.asarray(widget.layers.find("lit").data) == 3
     assert lit[2, 25:35, 45:55].any()
     assert lit.sum() == lit[2, 20:40, 40:60].sum()
     center = viewer.scene.camera.center
@@ -169,7 +169,7 @@ def test_voxels_are_assigned_with_preview_in_one_step(
     settle(qtbot, widget)
     count = int(inside.sum())
     assert f"{count} voxels would change from left ventricle to right" in widget.message.text()
-    np.testing.assert_array_equal(widget.layers.find("lit").data == 4, inside)
+    np.testing.assert_array_equal(np.asarray(widget.layers.find("lit").data) == 4, inside)
     np.testing.assert_array_equal(mask.layer.data, before)
     widget.apply.click()
     after = np.where(inside, 1, before)
@@ -229,7 +229,7 @@ def test_assigning_says_what_is_missing(opened: Made, qtbot: Any) -> None:
     # Another choice: what was shown is not what would be done.
     choose(widget.target, 2)
     assert not widget.apply.isEnabled()
-    assert not (widget.layers.find("lit").data == 4).any()
+    assert not (np.asarray(widget.layers.find("lit").data) == 4).any()
 
 
 def test_two_models_are_compared(make_napari_viewer: Callable[..., Any], qtbot: Any) -> None:
@@ -504,7 +504,7 @@ def test_another_part_takes_the_preview_back(opened: Made, qtbot: Any) -> None:
     choose(widget.of, "volume")
     settle(qtbot, widget)
     assert not widget.apply.isEnabled()
-    assert not (widget.layers.find("lit").data == 4).any()
+    assert not (np.asarray(widget.layers.find("lit").data) == 4).any()
     assert "would change" not in widget.message.text()
 
 

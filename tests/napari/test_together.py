@@ -443,10 +443,10 @@ def test_a_new_inspect_widget_lights_nothing_of_the_last(
     inspectable(viewer)
     widget = inspect(qtbot, viewer)
     widget.choose([0])
-    assert widget.layers.find("lit").data.any()
+    assert np.asarray(widget.layers.find("lit").data).any()
     viewer.window.remove_dock_widget(widget)
     again = inspect(qtbot, viewer)
-    assert not again.layers.find("lit").data.any()
+    assert not np.asarray(again.layers.find("lit").data).any()
 
 
 def test_all_layers_can_be_deleted_at_once(
