@@ -50,12 +50,12 @@ def test_the_window_answers_during_a_run_on_a_large_scan(segment_widget: Any, qt
     viewer.show()
     heartbeat = Heartbeat(widget)
     cancelling = float("inf")
-    idle = heartbeat.measure(lambda: qtbot.wait(2000))
+    idle = heartbeat.measure(lambda: qtbot.wait(1000))
 
     def some_slices() -> None:
         widget.start.click()
         qtbot.waitUntil(
-            lambda: bool(widget.mask) and len(widget.mask.segmentation.finished) >= 40,
+            lambda: bool(widget.mask) and len(widget.mask.segmentation.finished) >= 30,
             timeout=120_000,
         )
         asked = time.perf_counter()
@@ -96,7 +96,7 @@ def test_the_window_answers_while_fine_tuning_and_soon_shows_a_preview(
     widget.review.go_to((0, 4))
     viewer.show()
     heartbeat = Heartbeat(widget)
-    idle = heartbeat.measure(lambda: qtbot.wait(2000))
+    idle = heartbeat.measure(lambda: qtbot.wait(1000))
     layer, seconds = widget.mask.layer, {}
 
     def fine_tuning() -> None:
