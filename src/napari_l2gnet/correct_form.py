@@ -29,6 +29,7 @@ from napari_l2gnet.curve import Curve
 from napari_l2gnet.docked import DockedWidget
 from napari_l2gnet.layer_combo import LayerCombo
 from napari_l2gnet.mask_layer import SEGMENTATION_KEY, MaskLayer
+from napari_l2gnet.mask_saving import TIP as SAVING_TIP
 from napari_l2gnet.organ_table import color_icon
 from napari_l2gnet.preview import AFTER, BEFORE, CHANGES
 from napari_l2gnet.progress_bar import ProgressBar
@@ -85,10 +86,7 @@ class CorrectForm(DockedWidget):
         )
         self.masks = QMenu(self)
         self.take_over.setMenu(self.masks)
-        self.save_mask = _quiet(
-            "Save mask …",
-            "As NIfTI or TIFF on the scan's own grid, with names and colours of the organs",
-        )
+        self.save_mask = _quiet("Save mask …", SAVING_TIP)
 
         self.kind = QComboBox()
         self.kind.addItem("this scan", SCAN)

@@ -17,6 +17,8 @@ from napari_l2gnet.mask_layer import IMAGE_KEY, MaskLayer
 from napari_l2gnet.worker import LatestJob
 from napari_l2gnet.writer import write_mask
 
+#: What the button's tooltip says.
+TIP = "As NIfTI or TIFF on the scan's own grid, with names and colours of the organs"
 _NIFTI, _TIFF = "NIfTI (*.nii.gz *.nii)", "TIFF (*.tif *.tiff)"
 #: What is added to a name without a suffix.
 _SUFFIX = {_NIFTI: ".nii.gz", _TIFF: ".tif"}

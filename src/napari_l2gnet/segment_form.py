@@ -25,6 +25,7 @@ from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.volume import Volume
 from napari_l2gnet.docked import DockedWidget
 from napari_l2gnet.layer_combo import LayerCombo
+from napari_l2gnet.mask_saving import TIP as SAVING_TIP
 from napari_l2gnet.organ_table import OrganTable
 from napari_l2gnet.orientation_combo import OrientationCombo, orientation_tip
 from napari_l2gnet.progress_bar import ProgressBar
@@ -118,9 +119,7 @@ class SegmentForm(DockedWidget):
         tidy.addWidget(self.holes)
         tidy.addStretch(1)
         self.save_mask = QPushButton("Save mask …")
-        self.save_mask.setToolTip(
-            "As NIfTI or TIFF on the scan's own grid, with names and colours of the organs"
-        )
+        self.save_mask.setToolTip(SAVING_TIP)
         research = QLabel("For research use only")
         research.setStyleSheet("QLabel { color: gray; font-size: 10px; }")
         research.setWordWrap(True)
