@@ -26,6 +26,7 @@ from napari_l2gnet.look_again import look_again
 from napari_l2gnet.mask_layer import IMAGE_KEY, MaskLayer
 from napari_l2gnet.session import shared_session
 from napari_l2gnet.tasks import annotation_of, application
+from napari_l2gnet.typed_names import ended
 from napari_l2gnet.worker import LatestJob
 
 #: Pixels that a mouse may move between press and release of a click.
@@ -470,13 +471,14 @@ class InspectWidget(InspectForm):
         if self.views.words is not None:
             self.told.setText(self.views.words.tell_chosen(self.codes))
 
-    def save(self, path: Path) -> None:
-        """Write the tab on top: a picture with the canvas beside it (.png), or a table (.csv).
+    def save(self, path: Path, suffix: str) -> None:
+        """Write the tab on top: a picture with the canvas beside it (".png"), or a table (".csv").
 
         What goes wrong is said in the widget.
         """
         try:
-            if path.suffix == ".csv":
+            path = ended(path, [suffix], suffix)
+            if suffix == ".csv":
                 save_table(path, *self.views.table())
             else:
                 canvas = self.viewer.screenshot(canvas_only=True, flash=False)

@@ -17,15 +17,14 @@ from qtpy.QtWidgets import QFileDialog, QWidget
 from l2gnet_core.files.atomic import replace_bytes
 
 
-def ask_file(parent: QWidget, suffix: str, save: Callable[[Path], None]) -> None:
-    """Let the user choose a file with that suffix, and save there."""
+def ask_file(parent: QWidget, suffix: str, save: Callable[[Path, str], None]) -> None:
+    """Let the user choose a file, and save there as what the suffix says."""
     kind = suffix[1:].upper()
     name, _ = QFileDialog.getSaveFileName(
         parent, f"Save this tab as {kind}", f"inspect{suffix}", f"{kind} (*{suffix})"
     )
     if name:
-        # Not with_suffix: "case1.5mm" has none.
-        save(Path(name if name.lower().endswith(suffix) else name + suffix))
+        save(Path(name), suffix)
 
 
 def save_picture(path: Path, canvas: NDArray[np.uint8], chart: QWidget) -> None:

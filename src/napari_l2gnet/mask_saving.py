@@ -14,6 +14,7 @@ from qtpy.QtWidgets import QFileDialog, QPushButton
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import WRITABLE, stem_of, suffix_of
 from napari_l2gnet.mask_layer import IMAGE_KEY, MaskLayer
+from napari_l2gnet.typed_names import ended
 from napari_l2gnet.worker import LatestJob
 from napari_l2gnet.writer import write_mask
 
@@ -100,13 +101,7 @@ class MaskSaving(QObject):
     @staticmethod
     def _checked(mask: MaskLayer, path: Path, suffix: str) -> Path:
         """Where a mask may be written. Raises InputError."""
-        if suffix_of(path) not in WRITABLE:
-            path = path.with_name(path.name + suffix)
-            if path.exists():
-                # Nobody was asked whether to replace that one.
-                raise InputError(
-                    f"{path.name} is there already; type the whole name to replace it, or another."
-                )
+        path = ended(path, WRITABLE, suffix)
         scans = (layer for layer in mask.viewer.layers if isinstance(layer, Image))
         if path.resolve() in {file.resolve() for file in map(_file_of, scans) if file is not None}:
             raise InputError(

@@ -23,6 +23,7 @@ from l2gnet_core.project.deeds import Tidying
 from l2gnet_core.volume import Volume
 from napari_l2gnet.segmentation import Place, Segmentation
 from napari_l2gnet.time_left import TimeLeft, in_words
+from napari_l2gnet.typed_names import ended
 
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
@@ -175,14 +176,8 @@ class Session:
         """
         from l2gnet_core.checkpoint import save_model
 
-        if path.suffix != ".safetensors":
-            path = path.with_name(path.name + ".safetensors")
-            if path.exists():
-                # Nobody was asked: the dialog knows no more than the name without its ending.
-                raise InputError(
-                    f"Expected a new name, but there is a {path.name} already; choose another "
-                    "name, or that file to replace it."
-                )
+        if path.suffix != ".safetensors":  # the one spelling that is in the list
+            path = ended(path, (), ".safetensors")
         if any(entry.bundled and entry.name == path.stem for entry in self.catalog()):
             raise InputError(
                 f"Expected a name that no bundled model has, but got {path.stem}; choose another."

@@ -302,15 +302,18 @@ def test_every_view_is_saved_as_picture_and_table(
     _viewer, _, widget = opened
     widget.views.setCurrentIndex(view)
     settle(qtbot, widget)
-    widget.save(tmp_path / "view.csv")
+    widget.save(tmp_path / "view.csv", ".csv")
     assert widget.message.text() == "Saved view.csv."
     lines = (tmp_path / "view.csv").read_text(encoding="utf-8").splitlines()
     rows = {USAGE: 12, PLAN: 12, SCATTER: 12, REFERENCES: 8, SLICES: 4}[view]
     assert len(lines) == 1 + rows
     assert len({line.count(",") for line in lines}) == 1
-    widget.save(tmp_path / "view.png")
+    # A name without its ending, of a file about which the dialog has not asked.
+    widget.save(tmp_path / "view", ".csv")
+    assert "there is a view.csv already" in widget.message.text()
+    widget.save(tmp_path / "view", ".png")
     assert QImage(str(tmp_path / "view.png")).width() > 300
-    widget.save(tmp_path / "nowhere" / "view.csv")
+    widget.save(tmp_path / "nowhere" / "view.csv", ".csv")
     assert "does not exist" in widget.message.text()
 
 
@@ -444,7 +447,7 @@ def test_codes_without_transport(
     for view in (USAGE, SCATTER, SLICES):
         widget.views.setCurrentIndex(view)
         settle(qtbot, widget)
-        widget.save(tmp_path / f"{view}.csv")
+        widget.save(tmp_path / f"{view}.csv", ".csv")
         assert "Saved" in widget.message.text()
     assert widget.views.kind.findData("plan") < 0
     for shown in (HEARD, REFERENCE):

@@ -92,7 +92,7 @@ def test_a_name_without_a_suffix_gets_the_chosen_kinds(
     assert read_labels(saved).names == NAMES
     segmented.mask.layer.data[:] = 0
     # The dialog has asked about a file of another name.
-    assert "there already" in save(qtbot, segmented)
+    assert f"there is a case1.5mm{suffix} already" in save(qtbot, segmented)
     assert saved.read_bytes() == written
 
 

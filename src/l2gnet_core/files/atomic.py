@@ -14,17 +14,12 @@ from l2gnet_core.errors import InputError, OutputError
 
 
 def replace_file(
-    path: Path,
-    suffix: str,
-    write: Callable[[BinaryIO], None],
-    check: Callable[[Path], None],
-    one_of_many: bool = False,
+    path: Path, suffix: str, write: Callable[[BinaryIO], None], check: Callable[[Path], None]
 ) -> None:
     """Write beside the destination, check what was written, then put it in place.
 
     suffix: the temporary file's, so that `check` can read it by its suffix.
     check: reads the temporary file and raises if it is not what was meant.
-    one_of_many: the caller calls `sync_folder` once all are in place.
     Errors: OutputError; the destination is then as it was before.
     """
     # Through a symbolic link we mean the file it points to, not the link.
@@ -39,8 +34,7 @@ def replace_file(
             os.fsync(stream.fileno())
         check(temporary)
         os.replace(temporary, target)
-        if not one_of_many:
-            sync_folder(target.parent)
+        _sync_folder(target.parent)
     except OutputError:
         raise
     except InputError as error:
@@ -85,10 +79,9 @@ def require_writable(folder: Path) -> None:
         ) from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Let the names of files that were put into a folder survive a power cut, too."""
-    # Windows has no such call and needs none, some network and shared folders refuse it. The files
-    # are in place either way.
+def _sync_folder(folder: Path) -> None:
+    # Makes the new name itself survive a power cut; Windows has no such call and needs none, some
+    # network and shared folders refuse it. The file is in place either way.
     if os.name != "posix":
         return
     with suppress(OSError):

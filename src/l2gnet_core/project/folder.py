@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from l2gnet_core.errors import InputError, OutputError
-from l2gnet_core.files.atomic import replace_bytes, sync_folder
+from l2gnet_core.files.atomic import replace_bytes
 from l2gnet_core.project.deeds import Deed
 from l2gnet_core.project.history import History
 from l2gnet_core.project.scans import ScanId, load_arrays, load_voxels, save_arrays, save_voxels
@@ -204,24 +204,21 @@ class ProjectFolder:
 
     def save_slices(self, slices: Iterable[tuple[Place, SliceState]]) -> None:
         """Save slices, each once, but those that are so already. Raises OutputError."""
-        try:
-            with ThreadPoolExecutor(_WRITERS) as pool:
-                under_way: deque[Future[None]] = deque()
-                for place, one in slices:
-                    under_way.append(pool.submit(self._save_slice, place, one))
-                    if len(under_way) > _WRITERS:
-                        under_way.popleft().result()
-                for written in under_way:
-                    written.result()
-        finally:
-            sync_folder(self.path / "slices")
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            under_way: deque[Future[None]] = deque()
+            for place, one in slices:
+                under_way.append(pool.submit(self._save_slice, place, one))
+                if len(under_way) > _WRITERS:
+                    under_way.popleft().result()
+            for written in under_way:
+                written.result()
 
     def _save_slice(self, place: Place, one: SliceState) -> None:
         arrays = {"labels": one.labels, "by_person": one.by_person, "raw": one.raw}
         digest = _digest(arrays)
         if self._written.get(place) != digest:
             self._written.pop(place, None)
-            save_arrays(self._slice_file(place), arrays, one_of_many=True)
+            save_arrays(self._slice_file(place), arrays)
             self._written[place] = digest
 
     def _write_state(self, state: ProjectState) -> None:

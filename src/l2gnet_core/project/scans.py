@@ -74,11 +74,8 @@ def load_voxels(path: Path) -> NDArray[Any]:
     return voxels
 
 
-def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], one_of_many: bool = False) -> None:
-    """Write arrays by name to a compressed .npz, atomically. Raises OutputError.
-
-    one_of_many: as for `replace_file`.
-    """
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays by name to a compressed .npz, atomically. Raises OutputError."""
 
     def write(file: BinaryIO) -> None:
         # np.savez_compressed takes three times as long to make masks a little smaller.
@@ -92,7 +89,7 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], one_of_many: boo
         if any(not np.array_equal(again[name], array) for name, array in arrays.items()):
             raise OutputError(f"{path} did not read back as it was written: check the disk.")
 
-    replace_file(path, ".npz", write, check, one_of_many)
+    replace_file(path, ".npz", write, check)
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
