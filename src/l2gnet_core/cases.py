@@ -168,7 +168,7 @@ def find_cases(folder: Path) -> tuple[list[Case], list[Finding]]:
     known = [x for x in LAYOUTS if (folder / x.images).is_dir() and (folder / x.labels).is_dir()]
     if known and not any(scans_in(folder / layout.images) for layout in known):
         raise InputError(
-            f"Expected scans in {folder / known[0].images}, but it is empty; put NIfTI files there."
+            f"Expected scans in {folder / known[0].images}, but it is empty; put scans there."
         )
     for layout in known:
         found, problems = _pairs(folder, layout)

@@ -48,15 +48,16 @@ def plan_jobs(images: Sequence[Path], output: Path) -> list[Job]:
             inside = scans_in(path)
             if not inside:
                 raise InputError(
-                    f"Expected scans in {path}, but it holds no NIfTI or TIFF file; name another "
-                    "folder."
+                    f"Expected scans in {path}, but it holds no file that can be read; name "
+                    "another folder."
                 )
             files += inside
         elif not path.exists():
             raise InputError(f"There is no file {path}.")
         else:
             files.append(path)
-    single = len(images) == 1 and not images[0].is_dir()
+    # The folder of a DICOM series is a scan itself.
+    single = len(images) == 1 and (not images[0].is_dir() or files == [images[0]])
     if single and not output.is_dir():
         # Said now, not after minutes of computing.
         if suffix_of(output) not in WRITABLE:

@@ -1,18 +1,25 @@
-"""napari's way in: NIfTI and TIFF files become layers."""
+"""napari's way in: files of scans and masks, and folders of DICOM series, become layers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import is_supported, read_any
+from l2gnet_core.files import DICOM, format_of, is_supported, read_any
+from l2gnet_core.files.labeltext import LabelText
+from l2gnet_core.volume import Volume
 from napari_l2gnet.layers import to_layer_data
 
 if TYPE_CHECKING:
     from napari.types import LayerDataTuple
 
 Paths = str | list[str]
+
+# Files of the DICOM series opened since the event loop last ran. All files of a series dropped at
+# once are one scan, and napari asks for them one by one.
+_just_opened: set[Path] = set()
 
 
 def get_reader(path: Paths) -> Callable[[Paths], list[Any]] | None:
@@ -22,13 +29,19 @@ def get_reader(path: Paths) -> Callable[[Paths], list[Any]] | None:
 
 
 def read(path: Paths) -> list[LayerDataTuple] | list[tuple[None]]:
-    """One layer a file: a Labels layer for masks that say they are masks, else an Image layer.
+    """One layer a file, one a DICOM series: a Labels layer for masks that say they are masks, else
+    an Image layer. In a window a folder of several series asks which to open.
 
     A file that cannot be used is said in one sentence: in a notification where a window runs (and
     nothing is opened), as InputError in a script.
     """
     try:
-        return [_layer(p) for p in ([path] if isinstance(path, str) else path)]
+        found: list[LayerDataTuple] = []
+        for one in [path] if isinstance(path, str) else path:
+            scans = _dicom(Path(one)) if format_of(Path(one)) is DICOM else [read_any(one)]
+            found += [_layer(volume, text) for volume, text in scans]
+        # What tells napari that all is well with no layer.
+        return found or [(None,)]
     except InputError as error:
         if not _window_runs():
             raise
@@ -38,10 +51,46 @@ def read(path: Paths) -> list[LayerDataTuple] | list[tuple[None]]:
         # the terminal as a traceback.
         show_error(str(error))
         return [(None,)]
+    finally:
+        _forget_soon()
 
 
-def _layer(path: str) -> LayerDataTuple:
-    volume, text = read_any(path)
+def _dicom(path: Path) -> list[tuple[Volume, LabelText]]:
+    """The scans that a folder holds, those of them that the user chooses, or the one that a file is
+    part of; none if that is open already. Errors: InputError."""
+    from l2gnet_core.files.dicom import read_series, series_below, series_of
+
+    if path in _just_opened:
+        return []
+    series = series_below(path) if path.is_dir() and _window_runs() else []
+    if len(series) > 1:
+        from qtpy.QtWidgets import QApplication, QMainWindow
+
+        from napari_l2gnet.series_dialog import SeriesDialog
+
+        # napari's window, for its colours; the dialog that chose the reader was the active one.
+        windows = [w for w in QApplication.topLevelWidgets() if isinstance(w, QMainWindow)]
+        shown = [window for window in windows if window.isVisible()]
+        dialog = SeriesDialog(path, series, shown[0] if shown else None)
+        series = dialog.chosen if dialog.exec() else []
+    else:
+        series = [series_of(path)]
+    for one in series:
+        _just_opened.update(one.files)
+    return [(read_series(one), LabelText()) for one in series]
+
+
+def _forget_soon() -> None:
+    """What was opened may be opened again: in a window once the files of one drop are through."""
+    if not _window_runs():
+        _just_opened.clear()
+    elif _just_opened:
+        from qtpy.QtCore import QTimer
+
+        QTimer.singleShot(0, _just_opened.clear)
+
+
+def _layer(volume: Volume, text: LabelText) -> LayerDataTuple:
     if volume.warnings and _window_runs():
         from napari.utils.notifications import show_warning
 

@@ -231,7 +231,7 @@ class SegmentWidget(SegmentForm):
         writing = busy or self._others_job
         no_scan = no_model = ""
         if self.image.layer is None:
-            no_scan = "Open a scan first: drag a NIfTI or TIFF file into the window."
+            no_scan = "Open a scan first: drag its file or DICOM folder into the window."
         if self.card is None:
             no_model = "No model is at hand."
         reason = self._refusal or no_scan or no_model or busy

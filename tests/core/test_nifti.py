@@ -370,6 +370,7 @@ def test_missing_empty_folder_pointer_unknown(tmp_path):
     (tmp_path / "pointer.nii.gz").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     (tmp_path / "scan.dcm").write_bytes(b"x")
     (tmp_path / "text.nii").write_text("hello " * 200)
+    (tmp_path / "notes.xyz").write_text("hello")
     for name, word in {
         "folder.nii": "folder",
         "empty.nii": "empty",
@@ -378,12 +379,11 @@ def test_missing_empty_folder_pointer_unknown(tmp_path):
         "text.nii": "not a NIfTI",
         "missing.nii": "no file",
         "missing.xyz": "no file",
+        "notes.xyz": r"\.nii\.gz",
     }.items():
         with pytest.raises(InputError, match=word) as error:
             read_volume(tmp_path / name)
         assert_one_sentence(error)
-        if name in ("folder.nii", "scan.dcm"):
-            assert ".nii.gz" in str(error.value)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
@@ -480,5 +480,5 @@ def test_every_odd_file_reads_or_says_why_not(capfd):
             assert problem.endswith("."), problem
             assert "\n" not in problem
             assert time.perf_counter() - started < 3, path
-    assert readable >= 60
+    assert readable >= 80
     assert capfd.readouterr() == ("", "")

@@ -89,7 +89,7 @@ def test_plans_that_would_harm_are_refused_before_anything_is_written(
         ([a], tmp_path / "mask", "not as mask"),
         ([tmp_path / "nowhere.nii"], tmp_path / "mask.nii", "no file"),
         ([a, tmp_path / "nowhere.nii"], tmp_path / "out", "no file"),
-        ([tmp_path / "empty"], tmp_path / "out", "no NIfTI or TIFF"),
+        ([tmp_path / "empty"], tmp_path / "out", "no file that can be read"),
     ):
         with pytest.raises(InputError, match=says) as error:
             plan_jobs(images, output)

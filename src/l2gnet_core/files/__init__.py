@@ -1,8 +1,9 @@
 """Reading scans and masks, writing masks: one small module a format, found by the file's suffix.
 
-A format module offers `read(path, mask) -> (Volume, LabelText)`,
-`label_text(path) -> LabelText` and
-`write(path, labels, like, text) -> None`; adding one is a line in FORMATS.
+A format module offers `read(path, mask) -> (Volume, LabelText)`, `label_text(path) -> LabelText`
+and, if it writes masks, `write(path, labels, like, text) -> None`; adding one is a line in FORMATS.
+DICOM, whose files often have no suffix, is also told by how they begin, and a folder of a series
+stands for a scan.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ import numpy as np
 import numpy.typing as npt
 
 from l2gnet_core.errors import InputError
+from l2gnet_core.files import dicom_files
 from l2gnet_core.files.labeltext import LabelText
 from l2gnet_core.volume import Grid, Volume
 
 __all__ = [
+    "DICOM",
     "FORMATS",
     "LabelFile",
     "LabelText",
+    "format_of",
     "is_supported",
     "read_any",
     "read_label_text",
@@ -54,13 +58,14 @@ class Format:
     name: str
     module: str
     suffixes: tuple[str, ...]
-    writes: tuple[str, ...]
+    writes: tuple[str, ...] = ()
 
     def load(self) -> _FormatModule:
         """Import the module only now: nibabel and tifffile cost time the command line may spare."""
         return cast(_FormatModule, import_module(self.module))
 
 
+DICOM = Format("DICOM", "l2gnet_core.files.dicom", dicom_files.SUFFIXES)
 FORMATS = (
     Format(
         "NIfTI",
@@ -74,28 +79,25 @@ FORMATS = (
         (".ome.tiff", ".ome.tif", ".tiff", ".tif"),
         (".ome.tiff", ".ome.tif", ".tiff", ".tif"),
     ),
+    DICOM,
+    Format(
+        "NRRD and MetaImage",
+        "l2gnet_core.files.itk",
+        (".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd"),
+    ),
+    Format(
+        "FreeSurfer, AFNI, MINC and PAR/REC",
+        "l2gnet_core.files.neuroimaging",
+        (".mgz", ".mgh", ".head", ".brik", ".brik.gz", ".mnc", ".par", ".rec"),
+    ),
 )
 
 #: Suffixes of masks that can be written.
 WRITABLE = tuple(suffix for format in FORMATS for suffix in format.writes)
 
-# What people will try, and what gets them on: formats that are not read yet.
+# What people will try, and what gets them on: formats that are not read.
 _OTHERS = {
-    ".dcm": ("a DICOM file", "convert the series with dcm2niix"),
-    ".ima": ("a DICOM file", "convert the series with dcm2niix"),
     ".seg": ("a segmentation file of another tool", "export it as NIfTI"),
-    ".nrrd": ("an NRRD file", "save it as NIfTI in 3D Slicer"),
-    ".nhdr": ("an NRRD file", "save it as NIfTI in 3D Slicer"),
-    ".mha": ("a MetaImage file", "save it as NIfTI in 3D Slicer"),
-    ".mhd": ("a MetaImage file", "save it as NIfTI in 3D Slicer"),
-    ".mgz": ("a FreeSurfer file", "convert it with mri_convert"),
-    ".mgh": ("a FreeSurfer file", "convert it with mri_convert"),
-    ".mnc": ("a MINC file", "convert it with mnc2nii"),
-    ".head": ("an AFNI file", "convert it with 3dAFNItoNIFTI"),
-    ".brik": ("an AFNI file", "convert it with 3dAFNItoNIFTI"),
-    ".brik.gz": ("an AFNI file", "convert it with 3dAFNItoNIFTI"),
-    ".par": ("a Philips PAR/REC file", "convert it with dcm2niix"),
-    ".rec": ("a Philips PAR/REC file", "convert it with dcm2niix"),
     ".gii": ("a surface (GIFTI) file", "open the volume it was made from"),
     ".npz": ("an array file of a training dataset", "save the scan as NIfTI"),
     ".h5": ("an array file of a training dataset", "save the scan as NIfTI"),
@@ -106,7 +108,11 @@ _OTHERS = {
     ".jpeg": ("a picture", "save it as TIFF"),
 }
 
-SUPPORTED = "NIfTI (.nii, .nii.gz, .hdr/.img) and TIFF (.tif, .tiff)"
+# Suffixes of files that hold a header alone, and of those with the voxels that belong to one.
+_HEADERS = (".hdr", ".hdr.gz", ".head", ".par")
+_VOXELS = (".img", ".img.gz", ".brik", ".brik.gz", ".rec")
+
+SUPPORTED = "NIfTI (.nii, .nii.gz), DICOM, NRRD, MetaImage (.mha), TIFF and neuroimaging files"
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +173,7 @@ def write_labels(
     Errors: InputError for what cannot be written, OutputError where writing failed.
     """
     path = Path(path)
-    found = _format_of(path)
+    found = format_of(path)
     if found is None or suffix_of(path) not in found.writes:
         writable = ", ".join(s for f in FORMATS for s in f.writes)
         raise InputError(f"A mask is saved as one of {writable}, not as {path.name}.")
@@ -206,32 +212,49 @@ def as_labels(data: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
     return data.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
 
 
-def _format_of(path: Path) -> Format | None:
+def format_of(path: Path) -> Format | None:
+    """The format of a file as its name tells, or its first bytes; a folder's is DICOM."""
     suffix = suffix_of(path)
-    return next((f for f in FORMATS if suffix in f.suffixes), None)
+    known = next((f for f in FORMATS if suffix in f.suffixes), None)
+    if path.is_dir() or (known is None and dicom_files.is_dicom(path)):
+        return DICOM
+    return known
 
 
 def is_supported(path: str | os.PathLike[str]) -> bool:
-    """Does the path's suffix name a format that can be read?"""
-    return _format_of(Path(path)) is not None
+    """Can the path be read, as far as its name and its first bytes tell? A folder may hold a DICOM
+    series."""
+    return format_of(Path(path)) is not None
 
 
 def scans_in(folder: Path) -> list[Path]:
-    """Files of a folder that can be read, by name: one of each .hdr/.img pair, and no hidden ones
-    (macOS: ._scan.nii)."""
-    found = [p for p in folder.iterdir() if p.is_file() and is_supported(p)]
-    headers = {stem_of(p) for p in found if suffix_of(p) in (".hdr", ".hdr.gz")}
-    return sorted(
+    """Scans of a folder by name: files that can be read, one of each pair of header and voxels, and
+    no hidden ones (macOS: ._scan.nii). Where there are no others, those of the DICOM series in it
+    or in its folders: of each the folder, if it holds no other, or else one of its files."""
+    found = [
+        path for path in folder.iterdir() if path.is_file() and format_of(path) not in (None, DICOM)
+    ]
+    headers = {stem_of(p) for p in found if suffix_of(p) in _HEADERS}
+    scans = sorted(
         p
         for p in found
-        if not p.name.startswith(".")
-        and not (suffix_of(p) in (".img", ".img.gz") and stem_of(p) in headers)
+        if not p.name.startswith(".") and not (suffix_of(p) in _VOXELS and stem_of(p) in headers)
+    )
+    if scans:
+        return scans
+    # Not before it is needed, as the modules of all formats.
+    from l2gnet_core.files.dicom import series_below
+
+    return sorted(
+        series.folder if series.alone else series.files[0] for series in series_below(folder)
     )
 
 
 def stem_of(path: Path) -> str:
     """The file's name without its whole suffix: how scans, labels and masks are matched, and what a
     scan is called."""
+    if path.is_dir():
+        return path.name
     return path.name[: len(path.name) - len(suffix_of(path))]
 
 
@@ -249,7 +272,7 @@ def read_any(path: str | os.PathLike[str], mask: bool = False) -> tuple[Volume, 
         raise InputError(f"{path.name} does not fit into this computer's memory.") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
-    return replace(volume, name=stem_of(path)), text
+    return replace(volume, name=volume.name or stem_of(path)), text
 
 
 def read_label_text(path: Path) -> LabelText:
@@ -266,11 +289,11 @@ def read_label_text(path: Path) -> LabelText:
 
 def _readable(path: Path) -> _FormatModule:
     """The module for a file whose beginning says nothing against it. Errors: InputError."""
-    found = _format_of(path)
+    found = format_of(path)
     if not path.exists():
         raise InputError(f"There is no file {path}.")
     if path.is_dir():
-        raise InputError(f"{path} is a folder where a scan is expected: {SUPPORTED}.")
+        return DICOM.load()
     if found is None:
         kind, way_out = _OTHERS.get(suffix_of(path), ("in a format not known here", "convert it"))
         raise InputError(f"{path.name} is {kind}; scans are read from {SUPPORTED}: {way_out}.")

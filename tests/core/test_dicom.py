@@ -1,0 +1,237 @@
+import locale
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from dicom_files import AXIAL, image, save_image, save_series
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
+from l2gnet_core.cases import find_cases
+from l2gnet_core.errors import InputError
+from l2gnet_core.files import read_labels, read_volume, scans_in, write_labels
+from l2gnet_core.segment_files import plan_jobs
+
+VOXELS = np.random.default_rng(0).integers(-1000, 1000, (5, 6, 7)).astype(np.int16)
+OBLIQUE = (0.6, 0.8, 0, 0, 0, -1)
+
+
+def world(affine, index):
+    return (affine @ [*index, 1])[:3]
+
+
+@pytest.mark.parametrize("along", [AXIAL, (0, 1, 0, 0, 0, -1), (1, 0, 0, 0, 0, -1), OBLIQUE])
+def test_slices_lie_where_simpleitk_has_them(tmp_path, along):
+    save_series(tmp_path / "s", VOXELS, along=along)
+    volume = read_volume(tmp_path / "s")
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(tmp_path / "s")))
+    theirs = reader.Execute()
+    assert np.array_equal(volume.data, sitk.GetArrayFromImage(theirs))
+    assert np.array_equal(volume.data, VOXELS)
+    for index in ((0, 0, 0), (6, 5, 4), (3, 0, 2)):
+        x, y, z = theirs.TransformIndexToPhysicalPoint(index)
+        assert world(volume.affine, index) == pytest.approx([-x, -y, z], abs=1e-3)
+    assert volume.spacing == pytest.approx((2.5, 0.7, 0.8), abs=1e-4)
+    assert volume.oriented
+    assert volume.has_ml
+    assert volume.name == "s"
+    assert not volume.warnings
+
+
+def test_a_file_stands_for_its_series(tmp_path):
+    files = save_series(tmp_path, VOXELS)
+    save_image(tmp_path / "scout", VOXELS[0], SeriesInstanceUID=generate_uid())
+    (tmp_path / "notes.txt").write_text("of the nurse")
+    volume = read_volume(files[2])
+    assert np.array_equal(volume.data, VOXELS)
+    assert volume.name == "3 soft tissue"
+    with pytest.raises(InputError, match=r"holds 2 DICOM series; name a file .*IM0000.*scout"):
+        read_volume(tmp_path)
+
+
+def test_a_tilted_gantry_shears(tmp_path):
+    save_series(tmp_path, VOXELS, step=(0, 1, 2.5))
+    volume = read_volume(tmp_path)
+    assert world(volume.affine, (0, 0, 4)) == pytest.approx([10, -24, 40])
+
+
+def test_images_at_one_place_are_frames(tmp_path):
+    frames = [VOXELS + 1000 * k for k in range(3)]
+    for k, voxels in enumerate(frames):
+        save_series(tmp_path / str(k), voxels, TriggerTime=100.0 * k)
+        for path in (tmp_path / str(k)).iterdir():
+            path.rename(tmp_path / f"{path.name}_{2 - k}")
+        (tmp_path / str(k)).rmdir()
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.data, np.stack(frames))
+    # The last slice of the last frame did not arrive.
+    (tmp_path / f"IM{4 * 7 % 5:04}_0").unlink()
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.data, np.stack(frames[:2]))
+    assert "the first 2 of each are shown" in volume.warnings[0]
+
+
+def test_a_missing_slice_is_said_and_takes_the_millilitres(tmp_path):
+    files = save_series(tmp_path, VOXELS)
+    files[2].unlink()
+    volume = read_volume(tmp_path)
+    assert volume.shape == (4, 6, 7)
+    assert "2.5 to 5 mm apart" in volume.warnings[0]
+    assert not volume.has_ml
+
+
+def test_copies_of_a_file_count_once(tmp_path):
+    files = save_series(tmp_path, VOXELS)
+    (tmp_path / "copy.dcm").write_bytes(files[0].read_bytes())
+    for path in (tmp_path, tmp_path / "copy.dcm", *files):
+        assert np.array_equal(read_volume(path).data, VOXELS)
+
+
+def test_values_are_real_ones(tmp_path):
+    save_series(tmp_path / "ct", VOXELS + 1000, RescaleSlope=1, RescaleIntercept=-1000)
+    data = read_volume(tmp_path / "ct").data
+    assert np.array_equal(data, VOXELS)
+    assert data.dtype == np.int16
+    save_series(tmp_path / "pet", VOXELS, RescaleSlope=0.5, RescaleIntercept=1)
+    data = read_volume(tmp_path / "pet").data
+    assert np.allclose(data, VOXELS * 0.5 + 1)
+    assert data.dtype == np.float32
+
+
+def test_compressed_files_are_decoded(tmp_path):
+    uid, voxels = generate_uid(), np.tile(VOXELS, (1, 10, 10))
+    before = locale.setlocale(locale.LC_ALL)
+    for path in save_series(tmp_path, voxels):
+        # GDCM's JPEG 2000, without loss; ITK's writer gives each file a series of its own.
+        packed = path.with_suffix(".dcm")
+        sitk.WriteImage(sitk.ReadImage(str(path)), str(packed), useCompression=True)
+        # It leaves the whole process in the C locale.
+        locale.setlocale(locale.LC_ALL, before)
+        path.unlink()
+        one = pydicom.dcmread(packed)
+        assert one.file_meta.TransferSyntaxUID.is_compressed
+        one.SeriesInstanceUID = uid
+        one.save_as(packed)
+    assert np.array_equal(read_volume(tmp_path).data, voxels)
+
+
+def test_one_slice_is_as_thick_as_it_says(tmp_path):
+    save_series(tmp_path / "a", VOXELS[:1])
+    assert read_volume(tmp_path / "a").spacing == pytest.approx((2.5, 0.7, 0.8))
+    save_series(tmp_path / "b", VOXELS[:1], SliceThickness=None)
+    assert not read_volume(tmp_path / "b").has_ml
+
+
+def test_images_without_a_place_keep_their_numbers_order(tmp_path):
+    for k, pixels in enumerate(VOXELS):
+        save_image(tmp_path / f"{9 - k}.dcm", pixels, InstanceNumber=k)
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.data, VOXELS)
+    assert volume.units == "pixel"
+    assert not volume.oriented
+
+
+def multi_frame(voxels):
+    """An enhanced image whose frames are stored from the top down."""
+    measures, orientation, shared = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing, measures.SliceThickness = [0.7, 0.8], 2.5
+    orientation.ImageOrientationPatient = list(AXIAL)
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
+    frames = []
+    for k in range(len(voxels))[::-1]:
+        place, frame = Dataset(), Dataset()
+        place.ImagePositionPatient = [-10, 20, 30 + 2.5 * k]
+        frame.PlanePositionSequence = [place]
+        frames.append(frame)
+    return image(
+        voxels[::-1],
+        SharedFunctionalGroupsSequence=[shared],
+        PerFrameFunctionalGroupsSequence=frames,
+    )
+
+
+def test_frames_of_one_file(tmp_path):
+    pydicom.dcmwrite(tmp_path / "all.dcm", multi_frame(VOXELS), enforce_file_format=True)
+    volume = read_volume(tmp_path / "all.dcm")
+    assert np.array_equal(volume.data, VOXELS)
+    assert volume.spacing == pytest.approx((2.5, 0.7, 0.8))
+    assert world(volume.affine, (0, 0, 4)) == pytest.approx([10, -20, 40])
+
+
+def test_colours_are_read_as_brightness(tmp_path):
+    save_image(
+        tmp_path / "us.dcm",
+        np.full((4, 5 * 3), 100, np.uint8),
+        Columns=5,
+        SamplesPerPixel=3,
+        PhotometricInterpretation="RGB",
+        PlanarConfiguration=0,
+    )
+    volume = read_volume(tmp_path / "us.dcm")
+    assert volume.shape == (1, 4, 5)
+    assert np.allclose(volume.data, 100)
+    assert "brightness" in volume.warnings[0]
+
+
+def test_what_is_no_scan_says_so(tmp_path):
+    (tmp_path / "text.dcm").write_text("no image")
+    save_image(tmp_path / "seg.dcm", VOXELS[0], Modality="SEG")
+    save_image(tmp_path / "mosaic.dcm", VOXELS[0], ImageType=["ORIGINAL", "PRIMARY", "MOSAIC"])
+    cut = save_image(tmp_path / "cut" / "cut.dcm", VOXELS[0])
+    cut.write_bytes(cut.read_bytes()[:-40])
+    (tmp_path / "empty").mkdir()
+    for name, words in {
+        "text.dcm": "damaged or not a DICOM file|without an image",
+        "seg.dcm": "DICOM segmentation",
+        "mosaic.dcm": "dcm2niix",
+        "cut/cut.dcm": "cut short",
+        "empty": "holds no DICOM images",
+    }.items():
+        with pytest.raises(InputError, match=words) as error:
+            read_volume(tmp_path / name)
+        assert "\n" not in str(error.value)
+
+
+def test_a_mask_lies_on_its_series(tmp_path):
+    save_series(tmp_path / "s", VOXELS, along=OBLIQUE)
+    volume = read_volume(tmp_path / "s")
+    write_labels(tmp_path / "m.nii.gz", (volume.data > 0).astype(np.uint8), volume, {1: "bone"})
+    mask = read_labels(tmp_path / "m.nii.gz")
+    assert np.allclose(mask.volume.affine, volume.affine, atol=1e-4)
+    assert np.array_equal(mask.volume.data, volume.data > 0)
+    assert b"Doe" not in (tmp_path / "m.nii.gz").read_bytes()
+
+
+def test_folders_of_series_are_scans(tmp_path):
+    for name in ("one", "two"):
+        save_series(tmp_path / "in" / name, VOXELS, SeriesInstanceUID=generate_uid())
+    one = tmp_path / "in" / "one"
+    assert scans_in(tmp_path / "in") == [one, tmp_path / "in" / "two"]
+    assert scans_in(one) == [one]
+    assert plan_jobs([one], tmp_path / "m.nii.gz")[0].mask == tmp_path / "m.nii.gz"
+    masks = [job.mask.name for job in plan_jobs([tmp_path / "in"], tmp_path / "out")]
+    assert masks == ["one.nii.gz", "two.nii.gz"]
+
+
+def test_a_dataset_of_series(tmp_path):
+    for name in ("p1", "p2"):
+        save_series(tmp_path / "images" / name, VOXELS, SeriesInstanceUID=generate_uid())
+        scan = read_volume(tmp_path / "images" / name)
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        labels = (scan.data > 0).astype(np.uint8)
+        write_labels(tmp_path / "labels" / f"{name}.nii.gz", labels, scan, {1: "bone"})
+    cases, findings = find_cases(tmp_path)
+    assert [case.name for case in cases] == ["p1", "p2"]
+    assert not findings
+    image, labels = cases[0].read()
+    assert np.array_equal(labels.data, image.data > 0)
+
+
+def test_segment_reads_a_folder(tmp_path, scan, l2gnet, model_file):
+    save_series(tmp_path / "s", scan, spacing=(10, 1.5, 1.5))
+    mask = tmp_path / "m.nii.gz"
+    code, _, errors = l2gnet("segment", tmp_path / "s", "-o", mask, "--model", model_file)
+    assert code == 0, errors
+    assert read_labels(mask).volume.shape == scan.shape

@@ -1,0 +1,144 @@
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from l2gnet_core.errors import InputError
+from l2gnet_core.files import read_any, read_labels, read_volume, scans_in
+
+VOXELS = np.random.default_rng(0).integers(-1000, 1000, (4, 5, 6)).astype(np.int16)
+TURNED = (0.6, 0.8, 0.0, -0.8, 0.6, 0.0, 0.0, 0.0, 1.0)
+
+
+def save(path, voxels, isVector=False, **pairs):
+    image = sitk.GetImageFromArray(voxels, isVector=isVector)
+    if image.GetDimension() == 3:
+        image.SetDirection(TURNED)
+        image.SetOrigin((-10, 20, 30))
+        image.SetSpacing((0.7, 0.8, 2.5))
+    for key, value in pairs.items():
+        image.SetMetaData(key, value)
+    sitk.WriteImage(image, str(path))
+    return image
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.nhdr", "a.mha", "a.mhd"])
+def test_voxels_lie_where_simpleitk_has_them(tmp_path, name):
+    theirs = save(tmp_path / name, VOXELS)
+    volume = read_volume(tmp_path / name)
+    assert np.array_equal(volume.data, VOXELS)
+    for index in ((0, 0, 0), (5, 4, 3), (2, 0, 1)):
+        x, y, z = theirs.TransformIndexToPhysicalPoint(index)
+        assert (volume.affine @ [*index, 1])[:3] == pytest.approx([-x, -y, z])
+    assert volume.has_ml
+    assert volume.oriented
+    assert volume.name == "a"
+    assert [path.name for path in scans_in(tmp_path)] == [name]
+
+
+def test_a_space_of_right_anterior_superior(tmp_path):
+    (tmp_path / "a.nrrd").write_bytes(
+        b"NRRD0004\ntype: short\ndimension: 3\nspace: right-anterior-superior\nsizes: 6 5 4\n"
+        b"space directions: (0.7,0,0) (0,0.8,0) (0,0,2.5)\nkinds: domain domain domain\n"
+        b"endian: little\nencoding: raw\nspace origin: (1,2,3)\n\n" + VOXELS.tobytes()
+    )
+    volume = read_volume(tmp_path / "a.nrrd")
+    assert np.allclose(volume.affine, nib.affines.from_matvec(np.diag([0.7, 0.8, 2.5]), [1, 2, 3]))
+
+
+def test_a_file_that_states_no_place(tmp_path):
+    (tmp_path / "a.nrrd").write_bytes(
+        b"NRRD0004\ntype: short\ndimension: 3\nsizes: 6 5 4\nendian: little\nencoding: raw\n\n"
+        + VOXELS.tobytes()
+    )
+    volume = read_volume(tmp_path / "a.nrrd")
+    assert not volume.oriented
+    assert volume.units == "pixel"
+
+
+def test_further_axes(tmp_path):
+    series = np.stack([VOXELS, VOXELS + 1])
+    save(tmp_path / "t.mha", series)
+    assert np.array_equal(read_volume(tmp_path / "t.mha").data, series)
+    save(tmp_path / "v.nrrd", np.moveaxis(series, 0, -1), isVector=True)
+    assert np.array_equal(read_volume(tmp_path / "v.nrrd").data, series)
+    save(tmp_path / "flat.nrrd", VOXELS[0])
+    flat = read_volume(tmp_path / "flat.nrrd")
+    assert np.array_equal(flat.data, VOXELS[:1])
+    assert not flat.has_ml
+    save(tmp_path / "rgb.mha", np.full((4, 5, 6, 3), 100, np.uint8), isVector=True)
+    volume = read_volume(tmp_path / "rgb.mha")
+    assert np.allclose(volume.data, np.full((4, 5, 6), 100))
+    assert "brightness" in volume.warnings[0]
+
+
+def segment(number, value, name, layer=0):
+    return {
+        f"Segment{number}_Name": name,
+        f"Segment{number}_LabelValue": str(value),
+        f"Segment{number}_Layer": str(layer),
+        f"Segment{number}_Color": "0.5 0.25 1",
+    }
+
+
+def test_segments_of_slicer(tmp_path):
+    voxels = np.zeros((4, 5, 6), np.uint8)
+    voxels[1, 2:4, 3], voxels[2] = 3, 7
+    save(tmp_path / "a.seg.nrrd", voxels, **segment(0, 3, "liver"), **segment(1, 7, "left kidney"))
+    labels = read_labels(tmp_path / "a.seg.nrrd")
+    assert np.array_equal(labels.volume.data, voxels)
+    assert labels.names == {3: "liver", 7: "left kidney"}
+    assert labels.colors[3] == "#8040ff"
+    assert labels.volume.name == "a"
+    assert read_any(tmp_path / "a.seg.nrrd")[1].is_mask
+
+
+def test_segments_that_overlap(tmp_path):
+    layers = np.zeros((4, 5, 6, 2), np.uint8)
+    layers[:2, ..., 0], layers[1:, ..., 1] = 1, 1
+    save(
+        tmp_path / "a.seg.nrrd",
+        layers,
+        isVector=True,
+        **segment(0, 1, "liver"),
+        **segment(1, 1, "tumour", layer=1),
+    )
+    labels = read_labels(tmp_path / "a.seg.nrrd")
+    assert labels.names == {1: "liver", 2: "tumour"}
+    assert np.array_equal(np.unique(labels.volume.data[0]), [1])
+    assert (labels.volume.data[1:] == 2).all()
+    assert "overlap, in 30 voxels" in labels.volume.warnings[0]
+    assert "same number" in labels.volume.warnings[1]
+
+
+def test_damaged_files_say_so(tmp_path, one_sentence, capfd):
+    for name in ("a.nrrd", "a.mha"):
+        save(tmp_path / name, VOXELS)
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / f"cut{name}").write_bytes(whole[:-50])
+        (tmp_path / f"text{name}").write_text("hello")
+        lie = whole.replace(b"6 5 4", b"60000 50000 40000")
+        assert lie != whole
+        (tmp_path / f"lie{name}").write_bytes(lie)
+        for what in ("cut", "text", "lie"):
+            with pytest.raises(InputError, match=r"damaged|cut short") as error:
+                read_volume(tmp_path / f"{what}{name}")
+            one_sentence(error.value)
+    save(tmp_path / "a.mhd", VOXELS)
+    (tmp_path / "a.raw").unlink()
+    with pytest.raises(InputError, match=r"a\.raw, which is missing"):
+        read_volume(tmp_path / "a.mhd")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_freesurfer_files_lie_where_nibabel_has_them(tmp_path, one_sentence):
+    affine = nib.affines.from_matvec([[0, 0, -1], [-1, 0, 0], [0, 2, 0]], [4, 5, 6])
+    nib.save(nib.MGHImage(VOXELS.T, affine), tmp_path / "a.mgz")
+    volume = read_volume(tmp_path / "a.mgz")
+    assert np.array_equal(volume.data, VOXELS)
+    assert np.allclose(volume.affine, affine)
+    assert volume.has_ml
+    (tmp_path / "a.mgz").write_bytes((tmp_path / "a.mgz").read_bytes()[:60])
+    with pytest.raises(InputError) as error:
+        read_volume(tmp_path / "a.mgz")
+    one_sentence(error.value)

@@ -1,0 +1,93 @@
+"""DICOM series opened in the window: dropped files and folders become layers."""
+
+import numpy as np
+import pytest
+from dicom_files import save_series
+from napari.utils.notifications import notification_manager
+from pydicom.uid import generate_uid
+from qtpy.QtCore import QTimer
+
+from l2gnet_core.errors import InputError
+from l2gnet_core.files.dicom import series_below
+from napari_l2gnet.reader import get_reader
+from napari_l2gnet.series_dialog import SeriesDialog
+
+VOXELS = np.random.default_rng(0).integers(0, 1000, (5, 6, 7)).astype(np.int16)
+
+
+@pytest.fixture
+def in_window(qtbot):
+    """What a call gives while the event loop runs, as it does for a person."""
+
+    def run(call):
+        results = []
+        QTimer.singleShot(0, lambda: results.append(call()))
+        qtbot.waitUntil(lambda: bool(results))
+        return results[0]
+
+    return run
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A folder of two series, the first of them the larger."""
+    save_series(tmp_path / "study" / "a", VOXELS)
+    save_series(tmp_path / "study" / "b", VOXELS[:2], SeriesInstanceUID=generate_uid())
+    return tmp_path / "study"
+
+
+def read(path):
+    return get_reader(path)(path)
+
+
+def test_files_dropped_at_once_are_one_layer(tmp_path, in_window):
+    files = [str(path) for path in save_series(tmp_path / "s", VOXELS)]
+    # One call a file, as napari makes them, and one with all of them, as a stack.
+    found = in_window(lambda: [read(file) for file in files])
+    assert np.array_equal(found[0][0][0], VOXELS)
+    assert found[1:] == [[(None,)]] * 4
+    assert found[0][0][1]["name"] == "s"
+    assert len(in_window(lambda: read(files))) == 1
+    assert len(read(files)) == 1
+    # Opened once more it is a layer once more.
+    assert len(in_window(lambda: read(files[0]))[0]) == 3
+
+
+def test_a_folder_of_several_series_asks(study, in_window, monkeypatch):
+    seen = []
+
+    def choose(dialog, rows, accepted):
+        seen.append([one.name for one in dialog.chosen])
+        dialog.list.clearSelection()
+        for row in rows:
+            dialog.list.topLevelItem(row).setSelected(True)
+        return accepted
+
+    monkeypatch.setattr(SeriesDialog, "exec", lambda d: choose(d, (0, 1), True))
+    both = in_window(lambda: read(str(study)))
+    assert [layer[1]["name"] for layer in both] == ["a", "b"]
+    assert seen == [["a"]]
+    monkeypatch.setattr(SeriesDialog, "exec", lambda d: choose(d, (1,), True))
+    assert [layer[1]["name"] for layer in in_window(lambda: read(str(study)))] == ["b"]
+    monkeypatch.setattr(SeriesDialog, "exec", lambda d: choose(d, (1,), False))
+    assert in_window(lambda: read(str(study))) == [(None,)]
+    with pytest.raises(InputError, match="holds 2 DICOM series"):
+        read(str(study))
+
+
+def test_the_dialog_opens_nothing_that_is_not_chosen(study, qtbot):
+    dialog = SeriesDialog(study, series_below(study), None)
+    qtbot.addWidget(dialog)
+    first = dialog.list.topLevelItem(0)
+    assert [first.text(k) for k in range(4)] == ["3 soft tissue", "5", "7 × 6", "a"]
+    assert dialog.open.isEnabled()
+    dialog.list.clearSelection()
+    assert not dialog.open.isEnabled()
+    assert dialog.open.toolTip() == "Choose a series first"
+
+
+def test_a_folder_without_dicom_says_so(tmp_path, in_window, make_napari_viewer):
+    make_napari_viewer()
+    notification_manager.records.clear()
+    assert in_window(lambda: read(str(tmp_path))) == [(None,)]
+    assert "holds no DICOM images" in notification_manager.records[0].message
