@@ -56,7 +56,9 @@ def inspect(
     from l2gnet_core.files.atomic import require_writable
     from l2gnet_core.inspect.report import PAGE_FILE, inspect_file
     from l2gnet_core.predict import choose_device
+    from l2gnet_core.segment_files import require_apart
 
+    require_apart(output, image)
     device, _ = choose_device(device)
     loaded = load_model(find_model(model), device)
     require_writable(output)

@@ -14,7 +14,9 @@ from l2gnet_core.checkpoint import Model
 from l2gnet_core.cleanup import tidy
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import (
+    DICOM,
     WRITABLE,
+    format_of,
     is_supported,
     read_label_text,
     read_volume,
@@ -56,8 +58,11 @@ def plan_jobs(images: Sequence[Path], output: Path) -> list[Job]:
             raise InputError(f"There is no file {path}.")
         else:
             files.append(path)
-    # The folder of a DICOM series is a scan itself.
-    single = len(images) == 1 and (not images[0].is_dir() or files == [images[0]])
+    files = _once_a_series(files)
+    single = len(images) == 1 and not images[0].is_dir()
+    if len(files) == 1 and format_of(files[0]) is DICOM:
+        # Its folder, or all of its slices, are a scan, too.
+        single = single or suffix_of(output) in WRITABLE
     if single and not output.is_dir():
         # Said now, not after minutes of computing.
         if suffix_of(output) not in WRITABLE:
@@ -76,6 +81,8 @@ def plan_jobs(images: Sequence[Path], output: Path) -> list[Job]:
     inputs = {job.image.resolve() for job in jobs}
     for job in jobs:
         target = job.mask.resolve()
+        for image in inputs:
+            require_apart(target, image)
         if target in inputs:
             raise InputError(
                 f"Expected another place than the image's for the mask, but {job.mask} is an "
@@ -89,6 +96,34 @@ def plan_jobs(images: Sequence[Path], output: Path) -> list[Job]:
         seen[target] = job.image
         require_replaceable(job.mask)
     return jobs
+
+
+def _once_a_series(files: list[Path]) -> list[Path]:
+    """Of files that are slices of one DICOM series the first, as in `series/*.dcm`."""
+    kept: list[Path] = []
+    known: set[Path] = set()
+    for file in files:
+        if file in known:
+            continue
+        kept.append(file)
+        if not file.is_dir() and format_of(file) is DICOM:
+            from l2gnet_core.files.dicom_series import series_of
+
+            known.update(series_of(file).files)
+    return kept
+
+
+def require_apart(output: Path, image: Path) -> None:
+    """Raise InputError where something would be written among the slices of a DICOM series: it
+    would pass for a scan there."""
+    if format_of(image) is not DICOM:
+        return
+    slices = (image if image.is_dir() else image.parent).resolve()
+    if output.resolve().is_relative_to(slices):
+        raise InputError(
+            f"Expected a place outside of the scan's folder, but {output} is in {slices}, among "
+            "its slices; choose another output."
+        )
 
 
 def require_replaceable(mask: Path) -> None:

@@ -3,6 +3,7 @@ voxel size, names and colours, and refuses NIfTI."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QFileDialog, QPushButton
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import WRITABLE, stem_of, suffix_of
+from l2gnet_core.files import DICOM, WRITABLE, format_of, stem_of, suffix_of
 from napari_l2gnet.mask_layer import IMAGE_KEY, MaskLayer
 from napari_l2gnet.typed_names import ended
 from napari_l2gnet.worker import LatestJob
@@ -54,12 +55,16 @@ class MaskSaving(QObject):
         """Beside the scan's file, or where the last mask went, and named after the scan."""
         image = mask.layer.metadata[IMAGE_KEY]
         file = _file_of(image)
-        suffix, name = _SUFFIX[_NIFTI], image.name
-        if file is not None:
-            name = stem_of(file)
+        suffix, folder = _SUFFIX[_NIFTI], Path.home()
+        # Of a series: its files' names say little, and what stands in it may hold several.
+        name = re.sub(r'[\\/:*?"<>|]+', "_", image.name)
+        if file is not None and format_of(file) is DICOM:
+            # Among slices a mask would pass for a scan.
+            folder = (file if file.is_dir() else file.parent).resolve().parent
+        elif file is not None:
+            name, folder = stem_of(file), file.parent
             suffix = suffix_of(file) if suffix_of(file) in WRITABLE else suffix
-        folder = self._folder or (file.parent if file is not None else Path.home())
-        return folder / f"{name}_mask{suffix}"
+        return (self._folder or folder) / f"{name}_mask{suffix}"
 
     def ask(self) -> None:
         """Let the user choose a file, and save there."""

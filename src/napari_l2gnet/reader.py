@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +19,12 @@ if TYPE_CHECKING:
 
 Paths = str | list[str]
 
-# Files of the DICOM series opened since the event loop last ran. All files of a series dropped at
-# once are one scan, and napari asks for them one by one.
+# Files of the DICOM series opened just now, and when napari last asked for one of them. All files
+# of a series dropped at once are one scan, and napari asks for them one by one.
 _just_opened: set[Path] = set()
+_last_asked = -math.inf
+# Seconds between two such questions, in which napari shows a layer at most.
+_ONE_DROP = 3.0
 
 
 def get_reader(path: Paths) -> Callable[[Paths], list[Any]] | None:
@@ -35,6 +40,9 @@ def read(path: Paths) -> list[LayerDataTuple] | list[tuple[None]]:
     A file that cannot be used is said in one sentence: in a notification where a window runs (and
     nothing is opened), as InputError in a script.
     """
+    global _last_asked
+    if not _window_runs() or time.monotonic() > _last_asked + _ONE_DROP:
+        _just_opened.clear()
     try:
         found: list[LayerDataTuple] = []
         for one in [path] if isinstance(path, str) else path:
@@ -52,13 +60,14 @@ def read(path: Paths) -> list[LayerDataTuple] | list[tuple[None]]:
         show_error(str(error))
         return [(None,)]
     finally:
-        _forget_soon()
+        _last_asked = time.monotonic()
 
 
 def _dicom(path: Path) -> list[tuple[Volume, LabelText]]:
     """The scans that a folder holds, those of them that the user chooses, or the one that a file is
     part of; none if that is open already. Errors: InputError."""
-    from l2gnet_core.files.dicom import read_series, series_below, series_of
+    from l2gnet_core.files.dicom import read_series
+    from l2gnet_core.files.dicom_series import series_below, series_of
 
     if path in _just_opened:
         return []
@@ -75,19 +84,8 @@ def _dicom(path: Path) -> list[tuple[Volume, LabelText]]:
         series = dialog.chosen if dialog.exec() else []
     else:
         series = [series_of(path)]
-    for one in series:
-        _just_opened.update(one.files)
+    _just_opened.update(file for one in series for file in one.files)
     return [(read_series(one), LabelText()) for one in series]
-
-
-def _forget_soon() -> None:
-    """What was opened may be opened again: in a window once the files of one drop are through."""
-    if not _window_runs():
-        _just_opened.clear()
-    elif _just_opened:
-        from qtpy.QtCore import QTimer
-
-        QTimer.singleShot(0, _just_opened.clear)
 
 
 def _layer(volume: Volume, text: LabelText) -> LayerDataTuple:

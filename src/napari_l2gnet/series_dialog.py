@@ -16,7 +16,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from l2gnet_core.files.dicom import Series
+from l2gnet_core.files.dicom_series import Series
 
 
 class SeriesDialog(QDialog):

@@ -6,7 +6,7 @@ import pytest
 import SimpleITK as sitk
 from dicom_files import AXIAL, image, save_image, save_series
 from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
+from pydicom.uid import EnhancedCTImageStorage, generate_uid
 
 from l2gnet_core.cases import find_cases
 from l2gnet_core.errors import InputError
@@ -55,6 +55,7 @@ def test_a_tilted_gantry_shears(tmp_path):
     save_series(tmp_path, VOXELS, step=(0, 1, 2.5))
     volume = read_volume(tmp_path)
     assert world(volume.affine, (0, 0, 4)) == pytest.approx([10, -24, 40])
+    assert "tilted gantry" in volume.warnings[0]
 
 
 def test_images_at_one_place_are_frames(tmp_path):
@@ -145,11 +146,63 @@ def multi_frame(voxels):
         place.ImagePositionPatient = [-10, 20, 30 + 2.5 * k]
         frame.PlanePositionSequence = [place]
         frames.append(frame)
-    return image(
+    one = image(
         voxels[::-1],
+        SOPClassUID=EnhancedCTImageStorage,
         SharedFunctionalGroupsSequence=[shared],
         PerFrameFunctionalGroupsSequence=frames,
     )
+    one.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    return one
+
+
+def frames_of(path, voxels, **attributes):
+    """Write a multi-frame image; attributes of its frames are lists."""
+    one = multi_frame(voxels)
+    for number, frame in enumerate(one.PerFrameFunctionalGroupsSequence):
+        for name, values in attributes.items():
+            group, attribute = name.split("__")
+            inner = Dataset()
+            setattr(inner, attribute, values[number])
+            setattr(frame, group, [inner])
+    pydicom.dcmwrite(path, one, enforce_file_format=True)
+
+
+def test_each_frame_has_a_scale_of_its_own(tmp_path):
+    slopes = [1.5 + k for k in range(5)]
+    one = multi_frame(VOXELS)
+    for slope, frame in zip(slopes, one.PerFrameFunctionalGroupsSequence, strict=True):
+        scale = Dataset()
+        scale.RescaleSlope, scale.RescaleIntercept = slope, -7
+        frame.PixelValueTransformationSequence = [scale]
+    pydicom.dcmwrite(tmp_path / "all.dcm", one, enforce_file_format=True)
+    expected = VOXELS[::-1] * np.array(slopes)[:, None, None] - 7
+    assert np.allclose(read_volume(tmp_path / "all.dcm").data, expected[::-1])
+
+
+def test_frames_in_many_directions_are_no_scan(tmp_path):
+    turned = [AXIAL, AXIAL, (0, 1, 0, 0, 0, -1), (0, 1, 0, 0, 0, -1), (1, 0, 0, 0, 0, -1)]
+    values = {"PlaneOrientationSequence__ImageOrientationPatient": [list(one) for one in turned]}
+    frames_of(tmp_path / "scout.dcm", VOXELS, **values)
+    with pytest.raises(InputError, match="holds 3 DICOM series; it is a localizer"):
+        read_volume(tmp_path / "scout.dcm")
+
+
+def test_descriptions_of_fewer_frames_are_damage(tmp_path):
+    one = multi_frame(VOXELS)
+    del one.PerFrameFunctionalGroupsSequence[0]
+    pydicom.dcmwrite(tmp_path / "all.dcm", one, enforce_file_format=True)
+    with pytest.raises(InputError, match="damaged"):
+        read_volume(tmp_path / "all.dcm")
+
+
+def test_frames_that_say_no_place_have_no_millilitres(tmp_path):
+    place = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": list(AXIAL)}
+    save_image(tmp_path / "us.dcm", VOXELS, PixelSpacing=[0.5, 0.5], **place)
+    volume = read_volume(tmp_path / "us.dcm")
+    assert volume.shape == (5, 6, 7)
+    assert not volume.oriented
+    assert not volume.has_ml
 
 
 def test_frames_of_one_file(tmp_path):
@@ -158,6 +211,91 @@ def test_frames_of_one_file(tmp_path):
     assert np.array_equal(volume.data, VOXELS)
     assert volume.spacing == pytest.approx((2.5, 0.7, 0.8))
     assert world(volume.affine, (0, 0, 4)) == pytest.approx([10, -20, 40])
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"AcquisitionNumber": [1, 2, 3, 4], "TriggerTime": [320, 317.5, 322.5, 317.5]},
+        {"AcquisitionTime": ["093001", "093002", "093003", "093004"], "InstanceNumber": [None] * 4},
+        {"TemporalPositionIdentifier": [1, 2, 3, 4], "InstanceNumber": [9, 3, 5, 1]},
+    ],
+)
+def test_frames_come_in_the_order_of_time(tmp_path, times):
+    for k in range(4):
+        for z in range(2):
+            values = {name: value[k] for name, value in times.items()}
+            # Headers stray, by less than what two places differ by.
+            values["ImagePositionPatient"] = [0, 0, 10 * z + (0.0051 if k % 2 else 0.0049)]
+            (file,) = save_series(tmp_path / "s", VOXELS[:1] + 10 * k + z, **values)
+            file.rename(tmp_path / str((4 * z + k) * 5 % 8))
+    data = read_volume(tmp_path).data
+    assert data.shape == (4, 2, 6, 7)
+    assert (data[:, 0, 0, 0] - data[0, 0, 0, 0]).tolist() == [0, 10, 20, 30]
+    assert np.array_equal(data[:, 1], data[:, 0] + 1)
+
+
+def test_slices_that_were_not_copied_whole_are_said(tmp_path):
+    files = save_series(tmp_path, VOXELS)
+    files[-1].write_bytes(files[-1].read_bytes()[:300])
+    files[0].write_bytes(b"")
+    volume = read_volume(tmp_path)
+    assert volume.shape == (3, 6, 7)
+    assert "2 of the files beside" in volume.warnings[0]
+    assert not volume.has_ml
+
+
+def test_a_number_with_a_comma_costs_no_slice(tmp_path):
+    files = save_series(tmp_path, VOXELS)
+    raw = files[0].read_bytes()
+    assert raw.count(b"2.5 ") == 1
+    files[0].write_bytes(raw.replace(b"2.5 ", b"2,5 "))
+    assert read_volume(tmp_path).shape == (5, 6, 7)
+
+
+def test_what_differs_is_no_slice_of_the_same_scan(tmp_path):
+    save_series(tmp_path, VOXELS, ImageType=["ORIGINAL", "PRIMARY", "W"])
+    for path in tmp_path.iterdir():
+        path.rename(tmp_path / f"W{path.name}")
+    save_series(tmp_path, VOXELS, ImageType=["ORIGINAL", "PRIMARY", "F"])
+    with pytest.raises(InputError, match="holds 2 DICOM series"):
+        read_volume(tmp_path)
+    assert read_volume(tmp_path / "IM0000").name == "3 soft tissue F"
+    (tmp_path / "other").mkdir()
+    save_series(tmp_path / "other", VOXELS)
+    save_series(tmp_path / "coarse", VOXELS, spacing=(2.5, 1.4, 1.6))
+    for path in (tmp_path / "coarse").iterdir():
+        path.rename(tmp_path / "other" / f"C{path.name}")
+    assert read_volume(tmp_path / "other" / "CIM0000").spacing[1:] == pytest.approx((1.4, 1.6))
+
+
+def test_careless_numbers(tmp_path):
+    save_series(tmp_path / "one", VOXELS, SOPInstanceUID="1.2.3")
+    assert np.array_equal(read_volume(tmp_path / "one").data, VOXELS)
+    for patient in ("A", "B"):
+        save_series(tmp_path / patient, VOXELS, SeriesInstanceUID="", PatientID=patient)
+        for path in (tmp_path / patient).iterdir():
+            path.rename(tmp_path / f"{patient}{path.name}")
+        (tmp_path / patient).rmdir()
+    assert np.array_equal(read_volume(tmp_path / "AIM0000").data, VOXELS)
+    # Voxels of a micro-CT are smaller than what headers of other scanners stray by.
+    save_series(tmp_path / "micro", VOXELS, spacing=(0.009, 0.009, 0.009))
+    assert read_volume(tmp_path / "micro").shape == (5, 6, 7)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.uint16])
+def test_measured_values_are_not_turned(tmp_path, kind):
+    voxels = (VOXELS + 1000).astype(kind)
+    turned = {"PhotometricInterpretation": "MONOCHROME1", "RescaleIntercept": -1000}
+    save_series(tmp_path / "ct", voxels, RescaleSlope=1, **turned)
+    assert np.array_equal(read_volume(tmp_path / "ct").data, VOXELS)
+
+
+def test_links_to_folders_are_followed(tmp_path):
+    save_series(tmp_path / "data" / "p1", VOXELS)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "p1").symlink_to(tmp_path / "data" / "p1")
+    assert scans_in(tmp_path / "images") == [tmp_path / "images" / "p1"]
 
 
 def test_colours_are_read_as_brightness(tmp_path):
@@ -178,6 +316,7 @@ def test_colours_are_read_as_brightness(tmp_path):
 def test_what_is_no_scan_says_so(tmp_path):
     (tmp_path / "text.dcm").write_text("no image")
     save_image(tmp_path / "seg.dcm", VOXELS[0], Modality="SEG")
+    save_image(tmp_path / "dose.dcm", VOXELS, Modality="RTDOSE")
     save_image(tmp_path / "mosaic.dcm", VOXELS[0], ImageType=["ORIGINAL", "PRIMARY", "MOSAIC"])
     cut = save_image(tmp_path / "cut" / "cut.dcm", VOXELS[0])
     cut.write_bytes(cut.read_bytes()[:-40])
@@ -186,6 +325,7 @@ def test_what_is_no_scan_says_so(tmp_path):
         "text.dcm": "damaged or not a DICOM file|without an image",
         "seg.dcm": "DICOM segmentation",
         "mosaic.dcm": "dcm2niix",
+        "dose.dcm": "radiation dose",
         "cut/cut.dcm": "cut short",
         "empty": "holds no DICOM images",
     }.items():
@@ -213,6 +353,35 @@ def test_folders_of_series_are_scans(tmp_path):
     assert plan_jobs([one], tmp_path / "m.nii.gz")[0].mask == tmp_path / "m.nii.gz"
     masks = [job.mask.name for job in plan_jobs([tmp_path / "in"], tmp_path / "out")]
     assert masks == ["one.nii.gz", "two.nii.gz"]
+
+
+def test_a_nested_series_is_called_after_its_outermost_folder(tmp_path):
+    for name in ("p1", "p2"):
+        save_series(tmp_path / name / "study" / "ser", VOXELS, SeriesInstanceUID=generate_uid())
+    save_series(tmp_path / "p2" / "scout", VOXELS[:1])
+    p1, p2 = tmp_path / "p1", tmp_path / "p2"
+    assert scans_in(tmp_path) == [p1, p2 / "scout", p2 / "study"]
+    assert read_volume(p1).name == "p1"
+    assert [job.mask.name for job in plan_jobs([p1], tmp_path / "m.nii.gz")] == ["m.nii.gz"]
+
+
+def test_slices_named_one_by_one_are_one_scan(tmp_path):
+    files = save_series(tmp_path / "s", VOXELS)
+    assert [job.image for job in plan_jobs(files, tmp_path / "m.nii.gz")] == files[:1]
+    masks = [job.mask.name for job in plan_jobs(files, tmp_path / "out")]
+    assert masks == ["IM0000.nii.gz"]
+
+
+def test_masks_are_kept_away_from_slices(tmp_path, refused):
+    files = save_series(tmp_path / "s", VOXELS)
+    for scan in (tmp_path / "s", files[0]):
+        with pytest.raises(InputError, match="among its slices"):
+            plan_jobs([scan], tmp_path / "s" / "m.nii.gz")
+        assert "among its slices" in refused("inspect", scan, "-o", tmp_path / "s" / "look")
+    scan = read_volume(tmp_path / "s")
+    write_labels(tmp_path / "s" / "m.nii.gz", np.zeros(scan.shape, np.uint8), scan)
+    with pytest.raises(InputError, match=r"holds DICOM images and m\.nii\.gz beside them"):
+        scans_in(tmp_path / "s")
 
 
 def test_a_dataset_of_series(tmp_path):

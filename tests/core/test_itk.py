@@ -22,6 +22,16 @@ def save(path, voxels, isVector=False, **pairs):
     return image
 
 
+def raw_nrrd(path, header):
+    path.write_bytes(
+        b"NRRD0004\ntype: short\ndimension: 3\nsizes: 6 5 4\nendian: little\nencoding: raw\n"
+        + header.encode()
+        + b"\n\n"
+        + VOXELS.tobytes()
+    )
+    return read_volume(path)
+
+
 @pytest.mark.parametrize("name", ["a.nrrd", "a.nhdr", "a.mha", "a.mhd"])
 def test_voxels_lie_where_simpleitk_has_them(tmp_path, name):
     theirs = save(tmp_path / name, VOXELS)
@@ -37,21 +47,16 @@ def test_voxels_lie_where_simpleitk_has_them(tmp_path, name):
 
 
 def test_a_space_of_right_anterior_superior(tmp_path):
-    (tmp_path / "a.nrrd").write_bytes(
-        b"NRRD0004\ntype: short\ndimension: 3\nspace: right-anterior-superior\nsizes: 6 5 4\n"
-        b"space directions: (0.7,0,0) (0,0.8,0) (0,0,2.5)\nkinds: domain domain domain\n"
-        b"endian: little\nencoding: raw\nspace origin: (1,2,3)\n\n" + VOXELS.tobytes()
+    volume = raw_nrrd(
+        tmp_path / "a.nrrd",
+        "space: right-anterior-superior\nspace directions: (0.7,0,0) (0,0.8,0) (0,0,2.5)\n"
+        "kinds: domain domain domain\nspace origin: (1,2,3)",
     )
-    volume = read_volume(tmp_path / "a.nrrd")
     assert np.allclose(volume.affine, nib.affines.from_matvec(np.diag([0.7, 0.8, 2.5]), [1, 2, 3]))
 
 
 def test_a_file_that_states_no_place(tmp_path):
-    (tmp_path / "a.nrrd").write_bytes(
-        b"NRRD0004\ntype: short\ndimension: 3\nsizes: 6 5 4\nendian: little\nencoding: raw\n\n"
-        + VOXELS.tobytes()
-    )
-    volume = read_volume(tmp_path / "a.nrrd")
+    volume = raw_nrrd(tmp_path / "a.nrrd", "content: nothing more")
     assert not volume.oriented
     assert volume.units == "pixel"
 
@@ -91,6 +96,36 @@ def test_segments_of_slicer(tmp_path):
     assert labels.colors[3] == "#8040ff"
     assert labels.volume.name == "a"
     assert read_any(tmp_path / "a.seg.nrrd")[1].is_mask
+
+
+def test_segments_without_numbers(tmp_path):
+    # As 3D Slicer once wrote them: a layer each, of zeros and ones.
+    for count in (2, 3):
+        layers = np.zeros((4, 5, 6, count), np.uint8)
+        for k in range(count):
+            layers[k, ..., k] = 1
+        names = {f"Segment{k}_Name": f"organ {k}" for k in range(count)}
+        save(tmp_path / "a.seg.nrrd", layers, isVector=True, **names)
+        labels = read_labels(tmp_path / "a.seg.nrrd")
+        assert labels.names == {k + 1: f"organ {k}" for k in range(count)}
+        assert [labels.volume.data[k].max() for k in range(4)] == [
+            *range(1, count + 1),
+            *[0] * (4 - count),
+        ]
+        assert not labels.volume.warnings
+
+
+def test_lengths_in_other_units(tmp_path):
+    volume = raw_nrrd(
+        tmp_path / "a.nrrd",
+        'space: left-posterior-superior\nspace units: "um" "um" "um"\n'
+        "space directions: (700,0,0) (0,800,0) (0,0,2500)\nspace origin: (1000,0,0)",
+    )
+    assert volume.spacing == pytest.approx((2.5, 0.8, 0.7))
+    assert volume.affine[0, 3] == pytest.approx(-1)
+    assert not raw_nrrd(tmp_path / "b.nrrd", "spacings: nan nan nan").has_ml
+    with pytest.raises(InputError, match="several units"):
+        raw_nrrd(tmp_path / "c.nrrd", 'spacings: 1 1 1\nunits: "mm" "mm" "cm"')
 
 
 def test_segments_that_overlap(tmp_path):

@@ -1,14 +1,20 @@
 """DICOM series opened in the window: dropped files and folders become layers."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from dicom_files import save_series
 from napari.utils.notifications import notification_manager
 from pydicom.uid import generate_uid
 from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.files.dicom import series_below
+from l2gnet_core.files.dicom_series import series_below
+from napari_l2gnet import reader
+from napari_l2gnet.mask_layer import IMAGE_KEY
+from napari_l2gnet.mask_saving import MaskSaving
 from napari_l2gnet.reader import get_reader
 from napari_l2gnet.series_dialog import SeriesDialog
 
@@ -40,17 +46,24 @@ def read(path):
     return get_reader(path)(path)
 
 
-def test_files_dropped_at_once_are_one_layer(tmp_path, in_window):
+def test_files_dropped_at_once_are_one_layer(tmp_path, in_window, monkeypatch):
     files = [str(path) for path in save_series(tmp_path / "s", VOXELS)]
-    # One call a file, as napari makes them, and one with all of them, as a stack.
-    found = in_window(lambda: [read(file) for file in files])
+
+    def drop():
+        for file in files:
+            yield read(file)
+            # As napari does to show how far it is.
+            QApplication.processEvents()
+
+    found = in_window(lambda: list(drop()))
     assert np.array_equal(found[0][0][0], VOXELS)
     assert found[1:] == [[(None,)]] * 4
     assert found[0][0][1]["name"] == "s"
+    # Opened once more it is a layer once more; as a stack it is one, too.
+    monkeypatch.setattr(reader, "_ONE_DROP", 0)
+    assert len(in_window(lambda: read(files[0]))[0]) == 3
     assert len(in_window(lambda: read(files))) == 1
     assert len(read(files)) == 1
-    # Opened once more it is a layer once more.
-    assert len(in_window(lambda: read(files[0]))[0]) == 3
 
 
 def test_a_folder_of_several_series_asks(study, in_window, monkeypatch):
@@ -84,6 +97,14 @@ def test_the_dialog_opens_nothing_that_is_not_chosen(study, qtbot):
     dialog.list.clearSelection()
     assert not dialog.open.isEnabled()
     assert dialog.open.toolTip() == "Choose a series first"
+
+
+def test_masks_are_suggested_beside_the_folder_of_the_slices(study):
+    for path in (study / "a", study / "a" / "IM0000"):
+        image = SimpleNamespace(name="3 T1/T2", source=SimpleNamespace(path=str(path)))
+        mask = SimpleNamespace(layer=SimpleNamespace(metadata={IMAGE_KEY: image}))
+        saving = SimpleNamespace(_folder=None)
+        assert MaskSaving.suggested(saving, mask) == study / "3 T1_T2_mask.nii.gz"
 
 
 def test_a_folder_without_dicom_says_so(tmp_path, in_window, make_napari_viewer):

@@ -112,6 +112,8 @@ _OTHERS = {
 _HEADERS = (".hdr", ".hdr.gz", ".head", ".par")
 _VOXELS = (".img", ".img.gz", ".brik", ".brik.gz", ".rec")
 
+_KNOWN = (*(suffix for format in FORMATS for suffix in format.suffixes), *_OTHERS)
+
 SUPPORTED = "NIfTI (.nii, .nii.gz), DICOM, NRRD, MetaImage (.mha), TIFF and neuroimaging files"
 
 
@@ -131,8 +133,7 @@ class LabelFile:
 def suffix_of(path: str | os.PathLike[str]) -> str:
     """The whole known suffix of a path in lower case (".nii.gz"), else the last one, or ""."""
     name = Path(path).name.lower()
-    known = [*(s for f in FORMATS for s in f.suffixes), *_OTHERS]
-    fitting = [s for s in known if name.endswith(s) and name != s]
+    fitting = [s for s in _KNOWN if name.endswith(s) and name != s]
     return max(fitting, key=len) if fitting else Path(name).suffix
 
 
@@ -230,32 +231,39 @@ def is_supported(path: str | os.PathLike[str]) -> bool:
 def scans_in(folder: Path) -> list[Path]:
     """Scans of a folder by name: files that can be read, one of each pair of header and voxels, and
     no hidden ones (macOS: ._scan.nii). Where there are no others, those of the DICOM series in it
-    or in its folders: of each the folder, if it holds no other, or else one of its files."""
-    found = [
-        path for path in folder.iterdir() if path.is_file() and format_of(path) not in (None, DICOM)
-    ]
+    or in its folders: of each the folder, if it holds no other, or else one of its files.
+
+    Errors: InputError where both lie side by side, for a mask among slices is no scan.
+    """
+    formats = {path: format_of(path) for path in folder.iterdir() if path.is_file()}
+    found = [path for path, known in formats.items() if known not in (None, DICOM)]
     headers = {stem_of(p) for p in found if suffix_of(p) in _HEADERS}
     scans = sorted(
         p
         for p in found
         if not p.name.startswith(".") and not (suffix_of(p) in _VOXELS and stem_of(p) in headers)
     )
+    if scans and DICOM in formats.values():
+        raise InputError(
+            f"Expected scans of one kind, but {folder} holds DICOM images and {scans[0].name} "
+            "beside them; move one of them to another folder."
+        )
     if scans:
         return scans
     # Not before it is needed, as the modules of all formats.
-    from l2gnet_core.files.dicom import series_below
+    from l2gnet_core.files.dicom_series import scans_below
 
-    return sorted(
-        series.folder if series.alone else series.files[0] for series in series_below(folder)
-    )
+    return scans_below(folder)
 
 
 def stem_of(path: Path) -> str:
     """The file's name without its whole suffix: how scans, labels and masks are matched, and what a
     scan is called."""
-    if path.is_dir():
+    suffix = suffix_of(path)
+    if path.is_dir() or suffix not in _KNOWN:
+        # What follows the last dot of a DICOM series' number is none.
         return path.name
-    return path.name[: len(path.name) - len(suffix_of(path))]
+    return path.name[: len(path.name) - len(suffix)]
 
 
 def read_any(path: str | os.PathLike[str], mask: bool = False) -> tuple[Volume, LabelText]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,19 @@ _MOST_HEADER = 4 << 20
 _FIELD = re.compile(r"([^:=]+?)\s*(?::=|:|=)\s*(.*)")
 # Deflate cannot shrink more: a claim beyond that is a lie, not a scan.
 _MOST_DEFLATE = 1040
+# Millimetres of a unit of length.
+_MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "nm": 1e-6}
 # Bytes of a value in MetaImage's terms, without the prefix MET_ and a U for unsigned.
 _BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
 
 
 @dataclass(frozen=True)
 class _Segment:
-    """A structure of a segmentation of 3D Slicer: voxels of `value` in a layer."""
+    """A structure of a segmentation of 3D Slicer: voxels of `value` in a layer. given: does the
+    file name that number?"""
 
     value: int
+    given: bool
     layer: int
     name: str
     color: str | None
@@ -60,7 +64,7 @@ def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
     segments = _segments(header)
     if segments:
         data, segments = _flat(path.name, frames, segments, warnings)
-    elif data.dtype == np.uint8 and len(frames) in (3, 4):
+    elif data.dtype == np.uint8 and len(frames) in (3, 4) and not _is_list(header):
         data = brightness(frames)
         warnings.append(f"{path.name} is in colour; it is read as brightness.")
     elif several:
@@ -75,10 +79,12 @@ def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
             f"{path.name} holds an array of {data.ndim} axes where a scan (x, y, z) or a time "
             "series (x, y, z, t) is expected: extract one of them."
         )
-    sized = {"space directions", "spacings", "ElementSpacing", "ElementSize"} & header.keys()
+    stated = ("space directions", "spacings", "ElementSpacing", "ElementSize")
+    sized = any("nan" not in header.get(name, "nan").lower() for name in stated)
+    unit = _unit(path.name, header)
     volume = Volume(
         plain_values(path.name, data, warnings, mask),
-        affine=_affine(image),
+        affine=np.diag([unit, unit, unit, 1.0]) @ _affine(image),
         units="mm" if sized else "pixel",
         stored_axes=(2, 1, 0),
         oriented=_states_place(header),
@@ -175,6 +181,21 @@ def _affine(image: sitk.Image) -> npt.NDArray[np.float64]:
     return np.asarray(LPS_TO_RAS @ affine)
 
 
+def _unit(name: str, header: dict[str, str]) -> float:
+    """Millimetres of the unit of a NRRD file's lengths. Raises InputError for others."""
+    text = header.get("space units") or header.get("units") or ""
+    units = {one.strip().lower() for one in re.findall(r'"([^"]*)"', text)}
+    lengths = {_MM[one] for one in units if one in _MM}
+    if len(lengths) > 1:
+        raise InputError(f"{name} counts in several units of length ({text}): export it in mm.")
+    return lengths.pop() if lengths else 1.0
+
+
+def _is_list(header: dict[str, str]) -> bool:
+    """Are values of a voxel frames of a sequence, not a colour?"""
+    return bool({"list", "time"} & set(header.get("kinds", "").lower().split()))
+
+
 def _states_place(header: dict[str, str]) -> bool:
     """Does the file say how its axes lie in the patient?"""
     space = header.get("space", "").lower()
@@ -184,15 +205,20 @@ def _states_place(header: dict[str, str]) -> bool:
 
 def _segments(header: dict[str, str]) -> list[_Segment]:
     """What 3D Slicer says of the segments of a .seg.nrrd file."""
-    found = []
+    found: list[_Segment] = []
     for key, name in header.items():
         match = re.fullmatch(r"(Segment\d+)_Name", key)
         if not match:
             continue
         value, layer = (header.get(f"{match[1]}_{what}", "") for what in ("LabelValue", "Layer"))
+        given = bool(value)
+        if not given and not layer:
+            # Once each segment had a layer of its own, of zeros and ones.
+            value, layer = "1", str(len(found))
         if value.isdecimal():
             color = _color(header.get(f"{match[1]}_Color", ""))
-            found.append(_Segment(int(value), int(layer) if layer.isdecimal() else 0, name, color))
+            of_layer = int(layer) if layer.isdecimal() else 0
+            found.append(_Segment(int(value), given, of_layer, name, color))
     return found
 
 
@@ -221,13 +247,13 @@ def _flat(
         where = layers[min(segment.layer, len(layers) - 1)] == segment.value
         hidden += int(np.count_nonzero(mask[where]))
         mask[where] = free
-        kept.append(_Segment(free, 0, segment.name, segment.color))
+        kept.append(replace(segment, value=free))
     if hidden:
         warnings.append(
             f"{name} holds segments that overlap, in {hidden:,} voxels; there the later one of "
             "them counts."
         )
-    if [one.value for one in kept] != [one.value for one in segments]:
+    if any(a.given and a.value != b.value for a, b in zip(segments, kept, strict=True)):
         warnings.append(f"{name} uses the same number for several segments; they got free ones.")
     return mask, kept
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from nibabel.freesurfer.mghformat import MGHImage
+from nibabel.minc1 import Minc1Image
 from nibabel.spatialimages import SpatialImage
 
 from l2gnet_core.errors import InputError
@@ -26,6 +28,8 @@ def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
             if not isinstance(image, SpatialImage):
                 raise InputError(f"{path.name} holds no voxels: open the volume it was made from.")
             data = np.asanyarray(image.dataobj)
+            if data.ndim == 4 and isinstance(image, Minc1Image):
+                data = np.moveaxis(data, 0, -1)  # MINC counts time first, and nibabel keeps it so
     except (InputError, MemoryError):
         raise
     except Exception as error:  # nibabel raises whatever a damaged file leads it into
@@ -51,7 +55,7 @@ def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
         affine=np.asarray(image.affine),
         units="mm",
         stored_axes=(2, 1, 0),
-        oriented=True,
+        oriented=not isinstance(image, MGHImage) or bool(image.header["goodRASFlag"]),
         warnings=tuple(warnings),
     )
     return volume, LabelText()
