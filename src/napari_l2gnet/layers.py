@@ -19,12 +19,16 @@ import numpy.typing as npt
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.files.values import plain_values
+from l2gnet_core.intensities import intensity_window, is_ct
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.volume import Grid, Volume
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer
     from napari.types import LayerDataTuple
+
+# In Hounsfield units, as radiologists look at the neck and the abdomen.
+_SOFT_TISSUE = (-160.0, 240.0)
 
 GRID_KEY = "l2gnet_volume"
 LABELS_KEY = "l2gnet_labels"
@@ -107,7 +111,19 @@ def to_layer_data(
     if kind == "labels":
         arguments |= label_arguments(names or {}, colors or {})
         arguments["metadata"][LABELS_KEY] = dict(names or {})
+    else:
+        arguments |= _contrast_of(volume)
     return volume.data, arguments, kind
+
+
+def _contrast_of(volume: Volume) -> dict[str, Any]:
+    """Contrast limits where napari's, from the lowest value to the highest, would show one grey: of
+    a CT, and of scans with bright specks."""
+    scan = volume.data[len(volume.data) // 2] if volume.data.ndim == 4 else volume.data
+    low, high = intensity_window(scan)
+    if is_ct((low, high)):
+        return {"contrast_limits": _SOFT_TISSUE}
+    return {"contrast_limits": (low, high)} if low < high < scan.max() / 2 else {}
 
 
 def label_arguments(names: Mapping[int, str], colors: Mapping[int, str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,8 @@ def _dicom(path: Path) -> list[tuple[Volume, LabelText]]:
         windows = [w for w in QApplication.topLevelWidgets() if isinstance(w, QMainWindow)]
         shown = [window for window in windows if window.isVisible()]
         dialog = SeriesDialog(path, series, shown[0] if shown else None)
-        series = dialog.chosen if dialog.exec() else []
+        # Called as the dialog lists them.
+        series = [replace(one, alone=False) for one in dialog.chosen] if dialog.exec() else []
     else:
         series = [series_of(path)]
     _just_opened.update(file for one in series for file in one.files)

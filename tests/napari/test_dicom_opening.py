@@ -38,7 +38,8 @@ def in_window(qtbot):
 def study(tmp_path):
     """A folder of two series, the first of them the larger."""
     save_series(tmp_path / "study" / "a", VOXELS)
-    save_series(tmp_path / "study" / "b", VOXELS[:2], SeriesInstanceUID=generate_uid())
+    scout = {"SeriesInstanceUID": generate_uid(), "SeriesDescription": "scout"}
+    save_series(tmp_path / "study" / "b", VOXELS[:2], **scout)
     return tmp_path / "study"
 
 
@@ -78,10 +79,13 @@ def test_a_folder_of_several_series_asks(study, in_window, monkeypatch):
 
     monkeypatch.setattr(SeriesDialog, "exec", lambda d: choose(d, (0, 1), True))
     both = in_window(lambda: read(str(study)))
-    assert [layer[1]["name"] for layer in both] == ["a", "b"]
+    assert [(layer[1]["name"], len(layer[0])) for layer in both] == [
+        ("3 soft tissue", 5),
+        ("3 scout", 2),
+    ]
     assert seen == [["a"]]
     monkeypatch.setattr(SeriesDialog, "exec", lambda d: choose(d, (1,), True))
-    assert [layer[1]["name"] for layer in in_window(lambda: read(str(study)))] == ["b"]
+    assert [layer[1]["name"] for layer in in_window(lambda: read(str(study)))] == ["3 scout"]
     monkeypatch.setattr(SeriesDialog, "exec", lambda d: choose(d, (1,), False))
     assert in_window(lambda: read(str(study))) == [(None,)]
     with pytest.raises(InputError, match="holds 2 DICOM series"):

@@ -269,6 +269,17 @@ def test_reader_takes_what_it_knows(nifti, tmp_path):
     assert len(get_reader([str(nifti)] * 2)([str(nifti)] * 2)) == 2
 
 
+def test_scans_open_so_that_something_is_to_be_seen():
+    ct = np.linspace(-1000, 3000, 1000).reshape(10, 10, 10)
+    assert to_layer_data(Volume(ct))[1]["contrast_limits"] == (-160, 240)
+    specks = np.linspace(0, 100, 1000).reshape(10, 10, 10)
+    assert "contrast_limits" not in to_layer_data(Volume(specks))[1]
+    specks[-1, -1, -5:] = 4000
+    low, high = to_layer_data(Volume(np.stack([specks] * 3)))[1]["contrast_limits"]
+    assert low == pytest.approx(1, abs=0.2)
+    assert high == pytest.approx(99, abs=1)
+
+
 def test_masks_open_as_labels_with_names_and_colours(nifti, tmp_path):
     volume = read_volume(nifti)
     for name in ("m.nii.gz", "m.tif", "m.ome.tif"):
