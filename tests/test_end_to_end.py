@@ -29,8 +29,8 @@ def l2gnet(*arguments: Any) -> str:
 def test_phantoms_are_segmented_and_scored(tmp_path: Path) -> None:
     for folder in ("scans", "truth"):
         (tmp_path / folder).mkdir()
-    # Four hearts at both phases: one alone says little, some are drawn harder than others.
-    for seed in range(4):
+    # Both phases; some hearts are drawn harder than others.
+    for seed in range(2):
         phantom = cardiac_phantom(seed, phase=seed % 2)
         affine = np.diag([*phantom.spacing[::-1], 1.0])
         for folder, array in (("scans", phantom.image), ("truth", phantom.labels)):
