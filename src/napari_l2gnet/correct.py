@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import napari
-from napari.layers import Labels
+from napari.layers import Image, Labels
 from napari.utils.notifications import show_error
 from qtpy.QtCore import Signal
 
@@ -33,7 +33,7 @@ from napari_l2gnet.organ_bar import OrganBar
 from napari_l2gnet.preview import BEFORE
 from napari_l2gnet.session import Session, shared_session
 from napari_l2gnet.slice_review import SliceReview
-from napari_l2gnet.take_over import others, take_over
+from napari_l2gnet.take_over import others, take_over, why_none
 from napari_l2gnet.tasks import (
     annotation_of,
     application,
@@ -211,9 +211,8 @@ class CorrectWidget(CorrectForm):
             self.allow(control, none)
         for control in (self.add_organ, self.interpolate):
             self.allow(control, none or busy)
-        found = self.mask is not None and bool(others(self.viewer, self.mask))
-        drag = "Drag the mask's file into the window first; it must lie on this scan."
-        self.allow(self.take_over, none or busy or ("" if found else drag))
+        alone = "" if none or self.mask is None else why_none(self.viewer, self.mask)
+        self.allow(self.take_over, none or busy or alone)
         self.allow(self.save_mask, none or busy or self.saving.refusal)
         all_organs = "" if self.organ.currentData() is not None else "Choose one organ first."
         self.allow(self.edit_organ, none or busy or all_organs)
@@ -271,7 +270,7 @@ class CorrectWidget(CorrectForm):
         for layer in others(self.viewer, self.mask) if self.mask is not None else ():
             self.masks.addAction(layer.name, partial(self.take_over_mask, layer))
 
-    def take_over_mask(self, layer: Labels) -> None:
+    def take_over_mask(self, layer: Labels | Image) -> None:
         """Take another mask's labels as painted where they differ."""
         mask = self.mask
         if not self._free or mask is None or not mask.connected:
@@ -282,9 +281,15 @@ class CorrectWidget(CorrectForm):
             self._refuse(error)
             return
         if voxels:
+            # Ctrl-Z is of the layer that is selected, and what is seen is the mask.
+            self.viewer.layers.selection.active = mask.layer
+            layer.visible = False
+            part = layer.data.size < mask.layer.data.size
             self._say(
                 f"{voxels:,} voxels in {slices} slice{'s' * (slices != 1)} are as in "
                 f"{layer.name} now, and count as painted by you; Ctrl-Z takes them back."
+                + " What it leaves out of the scan is background."
+                * part
             )
         else:
             self._say(f"{layer.name} says the same as this mask.")

@@ -99,7 +99,7 @@ def to_layer_data(
 ) -> LayerDataTuple:
     """A volume as napari's (data, arguments, layer type).
 
-    names, colors: of a mask's labels, id → name, id → "#rrggbb".
+    names, colors: of a mask's labels, id → name, id → "#rrggbb". A mask of floats is an image.
     The layer's metadata carries the volume's grid, without its voxels.
     """
     grid = volume.grid
@@ -110,6 +110,7 @@ def to_layer_data(
     }
     if kind == "labels":
         arguments |= label_arguments(names or {}, colors or {})
+    if kind == "labels" or names:
         arguments["metadata"][LABELS_KEY] = dict(names or {})
     else:
         arguments |= _contrast_of(volume)
@@ -152,6 +153,20 @@ def lie_on_each_other(one: Any, other: Any) -> bool:
         np.allclose(one.data_to_world(corner), other.data_to_world(corner))
         for corner in ((0,) * one.ndim, one.data.shape)
     )
+
+
+def filed_grid(layer: Layer) -> Grid | None:
+    """The grid of a layer's file, where that says how it lies in the patient and nobody has moved
+    the layer since. Tilted scans can be compared by it alone: each is shown in its own grid."""
+    grid, given = layer.metadata.get(GRID_KEY), transform_of(layer)
+    if not isinstance(grid, Grid) or not grid.oriented or grid.units != "mm":
+        return None
+    shape = tuple(int(n) for n in layer.data.shape)
+    if grid.shape != shape or not _fits(grid, shape, given):
+        return None
+    shown = display_of(grid)
+    filed = shown["affine"] @ np.diag([*shown["scale"], 1.0])
+    return grid if np.allclose(filed, _matrix(layer.ndim, given), atol=1e-3) else None
 
 
 def transform_of(layer: Layer) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def _layer(volume: Volume, text: LabelText) -> LayerDataTuple:
             show_warning(sentence)
     if text.is_mask and volume.data.dtype.kind in "iu":
         return to_layer_data(volume, "labels", text.names, text.colors)
-    return to_layer_data(volume)
+    return to_layer_data(volume, names=text.names)
 
 
 def _window_runs() -> bool:

@@ -2,50 +2,215 @@
 
 from __future__ import annotations
 
+import weakref
+from numbers import Real
+from typing import Any
+
 import napari
 import numpy as np
-from napari.layers import Labels
+from napari.layers import Image, Labels, Layer
+from numpy.typing import NDArray
 
 from l2gnet_core.errors import InputError
-from napari_l2gnet.layers import VIEW_KEY, lie_on_each_other
-from napari_l2gnet.mask_layer import SEGMENTATION_KEY, MaskLayer
+from l2gnet_core.labels import LabelSet
+from napari_l2gnet.layers import LABELS_KEY, VIEW_KEY
+from napari_l2gnet.mask_layer import IMAGE_KEY, SEGMENTATION_KEY, MaskLayer
+from napari_l2gnet.on_grid import fit_of
+from napari_l2gnet.organs import LARGEST_ID, UNMARKED
 from napari_l2gnet.preview import PREVIEW_KEY
 from napari_l2gnet.segmentation import Place
 
+#: An image with more values than that is no mask.
+_MOST_LABELS = 64
+#: Voxels that are looked at together, for that.
+_AT_ONCE = 1 << 16
 
-def others(viewer: napari.Viewer, mask: MaskLayer) -> list[Labels]:
-    """Layers that lie on a mask voxel by voxel and are of nobody here."""
-    ours = {VIEW_KEY, PREVIEW_KEY, SEGMENTATION_KEY}
-    return [
-        layer
-        for layer in viewer.layers
-        if isinstance(layer, Labels)
-        and not layer.multiscale
-        and not ours & layer.metadata.keys()
-        and lie_on_each_other(layer, mask.layer)
-    ]
+# Which images hold labels, each with a reference to the data of which that is known: the button
+# asks at every stroke.
+_known: weakref.WeakKeyDictionary[Layer, tuple[Any, bool]] = weakref.WeakKeyDictionary()
 
 
-def take_over(mask: MaskLayer, other: Labels) -> tuple[int, int]:
+def others(viewer: napari.Viewer, mask: MaskLayer) -> list[Labels | Image]:
+    """Masks that lie on a mask's voxels and are of nobody here. Of files that do not say that they
+    are masks they are images."""
+    return [layer for layer in _foreign(viewer, mask) if not _reason_against(layer, mask)]
+
+
+def why_none(viewer: napari.Viewer, mask: MaskLayer) -> str:
+    """Why no other mask can be taken over, in a sentence; "" if one can."""
+    foreign = _foreign(viewer, mask)
+    reasons = {layer: _reason_against(layer, mask) for layer in foreign}
+    if not all(reasons.values()):
+        return ""
+    # Of the newest that may be meant: further scans of a patient are there for other reasons.
+    masks = [layer for layer in foreign if _holds_labels(layer)]
+    meant = masks or [layer for layer in foreign if fit_of(layer, mask.layer)]
+    if not meant:
+        return "Drag the mask's file into the window first; it must lie on this scan."
+    return (
+        f'Expected a mask that lies on this scan, but "{meant[-1].name}" {reasons[meant[-1]]}; '
+        "drag the file of such a mask into the window."
+    )
+
+
+def take_over(mask: MaskLayer, other: Labels | Image) -> tuple[int, int]:
     """Write another mask's labels where they differ, as one stroke: they count as painted. Slices
-    that are reviewed stay as they are.
+    that are reviewed stay as they are. Organs go by their names where the other mask knows names.
 
-    Returns how many voxels, in how many slices. Raises InputError for ids that are no organ's.
+    Returns how many voxels, in how many slices. Raises InputError for labels that are no organ's.
     """
     segmentation = mask.segmentation
-    labels = np.asarray(other.data).reshape(segmentation.shown.shape)
+    if (fit := fit_of(other, mask.layer)) is None:
+        raise InputError(
+            f'Expected a mask that lies on this scan, but "{other.name}" was moved; move it back.'
+        )
+    ids = fit.bring(_ids(other), mask.layer.data.shape).reshape(segmentation.shown.shape)
+    names = _names(other)
+    labels = _organs(names, segmentation.card.labels)[ids]
     changed = labels != segmentation.shown
     for place in segmentation.reviewed:
         segmentation.slice_of(changed, place)[...] = False
     voxels, after = np.flatnonzero(changed), labels[changed]
-    known = {0, *segmentation.card.labels.names}
-    if unknown := sorted(set(np.unique(after).tolist()) - known):
-        raise InputError(
-            f"Expected the organs of this mask, but {other.name} has the label {unknown[0]}, too; "
-            "add that organ with New … first."
-        )
+    if unknown := np.unique(ids[changed][after == UNMARKED]).tolist():
+        raise InputError(_unknown(other.name, unknown, names))
     if len(voxels):
         where = np.unravel_index(voxels, mask.layer.data.shape)
         mask.layer.data_setitem(where, after.astype(segmentation.shown.dtype))
     slices: set[Place] = segmentation.places_of(voxels)
     return len(voxels), len(slices)
+
+
+def _foreign(viewer: napari.Viewer, mask: MaskLayer) -> list[Labels | Image]:
+    """Layers that are no scan's mask of here, no scan of one, and no view of either."""
+    corrected = [
+        layer
+        for layer in viewer.layers
+        if SEGMENTATION_KEY in layer.metadata and MaskLayer(viewer, layer).connected
+    ]
+    scans = [layer.metadata[IMAGE_KEY] for layer in corrected]
+    return [
+        layer
+        for layer in viewer.layers
+        if isinstance(layer, Labels | Image)
+        and not {VIEW_KEY, PREVIEW_KEY} & layer.metadata.keys()
+        and layer not in (mask.layer, *corrected, *scans)
+    ]
+
+
+def _reason_against(layer: Labels | Image, mask: MaskLayer) -> str:
+    """What of a layer speaks against taking it over; "" if nothing does."""
+    if layer.multiscale:
+        return "holds the same at several resolutions"
+    if fit_of(layer, mask.layer) is None:
+        shape, scans = (_times(one.data.shape) for one in (layer, mask.layer))
+        if shape != scans:
+            return f"has {shape} voxels, not {scans}, and is no part of the scan's grid"
+        size, scans = (_times(one.scale) for one in (layer, mask.layer))
+        if size != scans:
+            return f"has voxels of the size {size}, not {scans}"
+        return "lies at another place, or is tilted otherwise"
+    if isinstance(layer, Image) and not isinstance(layer.data, np.ndarray):
+        return "is an image that is read piece by piece, of which the values are not known"
+    if not _holds_labels(layer):
+        return f"holds no mask: whole numbers from 0 on, {_MOST_LABELS} different ones at most"
+    return ""
+
+
+def _times(numbers: Any) -> str:
+    return " × ".join(f"{number:.4g}" for number in numbers)
+
+
+def _holds_labels(layer: Labels | Image) -> bool:
+    """Does a layer hold a mask, as its type says or by its values?"""
+    if isinstance(layer, Labels):
+        return True
+    data = layer.data
+    # What is loaded piece by piece would be loaded whole, while the window waits.
+    if layer.multiscale or layer.rgb or not isinstance(data, np.ndarray):
+        return False
+    known = _known.get(layer)
+    if known is None or known[0]() is not data:
+        known = _known[layer] = weakref.ref(data), _are_labels(data)
+    return known[1]
+
+
+def _are_labels(data: NDArray[Any]) -> bool:
+    """Whole numbers from 0 on, few of them? Read once, and of a scan not to its end."""
+    found: set[Any] = set()
+    for plane in np.ndindex(data.shape[:-2]):
+        values = data[plane].ravel()
+        for start in range(0, len(values), _AT_ONCE):
+            some = values[start : start + _AT_ONCE]
+            # Sorting takes long; a mask seldom differs from one voxel to the next.
+            steps = some[1:][some[1:] != some[:-1]]
+            found.update(np.unique(np.append(steps, some[:1])).tolist())
+            if len(found) > _MOST_LABELS or not all(
+                0 <= value <= LARGEST_ID and value == int(value) for value in found
+            ):
+                return False
+    return True
+
+
+def _ids(layer: Labels | Image) -> NDArray[Any]:
+    """A mask's labels as integers. Raises InputError for values that can be none."""
+    data = np.asarray(layer.data)
+    fits = bool(data.min() >= 0 and data.max() <= LARGEST_ID)
+    ids = data.astype(np.uint16, copy=False) if fits else data
+    if not fits or not np.array_equal(ids, data):
+        raise InputError(
+            f'Expected labels that are whole numbers from 0 to {LARGEST_ID}, but "{layer.name}" '
+            "has others; export it as a mask again."
+        )
+    return ids
+
+
+def _names(layer: Labels | Image) -> dict[int, str]:
+    """Names of organs by label, as the layer's file or another plugin gave them; {} for none."""
+    features = getattr(layer, "features", ())
+    if {"index", "name"} <= set(features):
+        pairs = list(zip(features["index"], features["name"], strict=True))
+    else:
+        pairs = list(layer.metadata.get(LABELS_KEY, {}).items())
+    names = {
+        int(label): name.strip()
+        for label, name in pairs
+        # A table with gaps holds floats, and no numbers in the gaps.
+        if isinstance(label, Real) and float(label).is_integer() and label > 0
+        if isinstance(name, str) and name.strip()
+    }
+    # Labels that have colours alone are called so.
+    nameless = all(name == f"label {label}" for label, name in names.items())
+    return {} if nameless else names
+
+
+def _organs(names: dict[int, str], organs: LabelSet) -> NDArray[np.uint16]:
+    """By label of a mask with these names: the organ's id, UNMARKED where there is none."""
+    table = np.full(UNMARKED + 1, UNMARKED, np.uint16)
+    table[0] = 0
+    called = {organ.name.strip().casefold(): organ.id for organ in organs}
+    for label, name in names.items():
+        if label <= LARGEST_ID:
+            table[label] = called.get(name.casefold(), UNMARKED)
+    if not names:
+        ids = list(organs.names)
+        table[ids] = ids
+    return table
+
+
+def _unknown(mask: str, labels: list[int], names: dict[int, str]) -> str:
+    """That labels are no organs, in a sentence."""
+    if not names:
+        return (
+            f"Expected the organs of this mask, but {mask} has the label {labels[0]}, too; "
+            "add that organ with New … first."
+        )
+    # Those without go by their numbers only where none has a name: else these may be of others.
+    if nameless := ", ".join(str(label) for label in labels if label not in names):
+        return (
+            f"Expected a name for every label of {mask}, as others of it have one, but there is "
+            f"none for {nameless}; give it one where the mask was made."
+        )
+    return (
+        f"Expected the organs of this mask, but {mask} has {', '.join(names[i] for i in labels)}, "
+        "too; add that organ with New … first, or call it there as it is called here."
+    )

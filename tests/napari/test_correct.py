@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from conftest import NAMES, save_untrained
@@ -22,6 +23,7 @@ from l2gnet_core.weights import weights_hash
 from napari_l2gnet.annotation import Version
 from napari_l2gnet.correct import CorrectWidget
 from napari_l2gnet.keeper import keeper_of
+from napari_l2gnet.layers import LABELS_KEY
 from napari_l2gnet.learning import model_of
 from napari_l2gnet.organ_dialog import OrganDialog
 from napari_l2gnet.organs import UNMARKED
@@ -332,17 +334,31 @@ def test_a_mask_from_elsewhere_is_taken_over_where_it_differs(
     count = int(differs[2].sum())
     assert f"{count} voxels in 1 slice are as in colleague now" in widget.message.text()
     np.testing.assert_array_equal(segmentation.by_person()[0, 2], differs[2])
+    # As the text says, Ctrl-Z takes it back: it is of the layer that is active.
+    assert viewer.layers.selection.active is layer
+    assert not theirs.visible
     qtbot.waitUntil(lambda: (0, 2) in widget.annotation.edited)
-    layer.undo()
+    viewer.layers.selection.active.undo()
     np.testing.assert_array_equal(layer.data, accepted)
     theirs.data[1, 0, 0] = 9
     action.trigger()
-    assert "has the label 9, too" in widget.message.text()
+    assert "there is none for 9" in widget.message.text()
     np.testing.assert_array_equal(layer.data, accepted)
     # One that lies elsewhere is not offered.
     viewer.layers.remove(theirs)
     viewer.add_labels(before, scale=(1, 1, 1), name="elsewhere")
     assert not widget.take_over.isEnabled()
+    assert '"elsewhere" has voxels of the size 1 × 1 × 1' in widget.take_over.toolTip()
+    # A part of the scan may be all that the file holds, and its labels be floats.
+    part = nib.load(path).slicer[8:, :, 3:]
+    part.set_data_dtype(np.float32)
+    nib.save(part, tmp_path / "part.nii.gz")
+    image = open_scan(viewer, tmp_path / "part.nii.gz")
+    assert image.metadata[LABELS_KEY] == NAMES
+    widget.masks.aboutToShow.emit()
+    (action,) = widget.masks.actions()
+    action.trigger()
+    assert "What it leaves out of the scan is background." in widget.message.text()
 
 
 def test_the_keys_are_none_of_naparis() -> None:
