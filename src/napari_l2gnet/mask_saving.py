@@ -15,6 +15,8 @@ from qtpy.QtWidgets import QFileDialog, QPushButton
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import DICOM, WRITABLE, format_of, stem_of, suffix_of
 from napari_l2gnet.mask_layer import IMAGE_KEY, MaskLayer
+from napari_l2gnet.preview import shows_proposal
+from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.typed_names import ended
 from napari_l2gnet.worker import LatestJob
 from napari_l2gnet.writer import write_mask
@@ -95,11 +97,13 @@ class MaskSaving(QObject):
         # A copy: the user may paint on.
         data = np.array(data)
         finished, count = mask.segmentation.coverage()
-        partial = f" It is partial: {finished} of {count} slices." if finished < count else ""
+        beware = f" It is partial: {finished} of {count} slices." if finished < count else ""
+        if shows_proposal(annotation_of(mask)):
+            beware += " The preview on screen is not accepted: the mask as before was saved."
 
         def write() -> Generator[str, None, None]:
             write_mask(path, data, attributes)
-            yield f"Saved {path.name}.{partial}"
+            yield f"Saved {path.name}.{beware}"
 
         self._job.run(write(), lambda text: self.said.emit(text, False))
 

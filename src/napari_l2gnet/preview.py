@@ -21,6 +21,11 @@ BEFORE, AFTER, CHANGES = "before", "after", "changes"
 CHANGED = "#ff3df2"
 
 
+def shows_proposal(annotation: Annotation) -> bool:
+    """Is the proposal on screen instead of the mask?"""
+    return annotation.preview is not None and annotation.preview.mode == AFTER
+
+
 class Preview:
     """Draws the proposal of an annotation in layers of its own, until it is accepted or dropped.
 

@@ -12,7 +12,7 @@ from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.correct_form import ACCEPT_KEY, NEXT_KEY, CorrectForm
 from napari_l2gnet.doubts import doubtful_slices
 from napari_l2gnet.mask_layer import MaskLayer, painting_events
-from napari_l2gnet.preview import AFTER
+from napari_l2gnet.preview import shows_proposal
 from napari_l2gnet.segmentation import Place
 from napari_l2gnet.slice_queue import Row
 from napari_l2gnet.worker import Job
@@ -193,7 +193,7 @@ class SliceReview(QObject):
             if problem := mask.off_screen:
                 self.said.emit(f"{problem}: click a slice in the table, then accept it.")
                 return
-            if annotation.preview is not None and annotation.preview.mode == AFTER:
+            if shows_proposal(annotation):
                 # What would be accepted is the mask below it.
                 self.said.emit(
                     "This is the preview, not the mask: accept or discard it, or press Before, "

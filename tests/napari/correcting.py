@@ -6,7 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from napari_l2gnet.annotation import Annotation, Proposal
 from napari_l2gnet.correct import CorrectWidget
+from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.preview import AFTER, Preview
+from napari_l2gnet.tasks import annotation_of
 
 
 def bright(viewer: Any) -> np.ndarray:
@@ -33,3 +37,13 @@ def ends(qtbot: Any, widget: CorrectWidget, begin: Any) -> str:
 def fine_tune(qtbot: Any, widget: CorrectWidget, seconds: int = 2) -> str:
     widget.seconds.setValue(seconds)
     return ends(qtbot, widget, widget.start.click)
+
+
+def propose(mask: MaskLayer) -> Annotation:
+    """A finished proposal of right ventricle everywhere, looked at."""
+    annotation = annotation_of(mask)
+    raw = np.ones_like(mask.segmentation.raw)
+    annotation.propose(Proposal("scan", raw, set(mask.segmentation.places), raw.copy()))
+    annotation.preview = Preview(mask, annotation)
+    annotation.preview.show(AFTER)
+    return annotation

@@ -9,10 +9,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import NAMES
+from correcting import propose
 from gui import open_scan, run, slow_down
 from qtpy.QtWidgets import QFileDialog
 
 from l2gnet_core.files import read_labels, read_volume
+from napari_l2gnet.preview import BEFORE
 
 
 @pytest.fixture
@@ -147,3 +149,17 @@ def test_correct_saves_what_was_painted(
     answer(monkeypatch, tmp_path / "mask.nii.gz")
     assert save(qtbot, widget) == "Saved mask.nii.gz."
     assert np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj).T[1, 2, 3] == 1
+
+
+def test_of_a_preview_on_screen_the_mask_below_is_saved_and_that_is_said(
+    segmented: Any, tmp_path: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    annotation = propose(segmented.mask)
+    answer(monkeypatch, tmp_path / "mask.nii.gz")
+    assert save(qtbot, segmented) == (
+        "Saved mask.nii.gz. The preview on screen is not accepted: the mask as before was saved."
+    )
+    written = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj).T
+    np.testing.assert_array_equal(written, segmented.mask.layer.data)
+    annotation.preview.show(BEFORE)
+    assert save(qtbot, segmented) == "Saved mask.nii.gz."

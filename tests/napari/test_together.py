@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import save_untrained
-from correcting import correct_slice, ends, fine_tune
+from correcting import correct_slice, ends, fine_tune, propose
 from gui import is_saved, open_scan, run, slow_down
 from inspecting import inspect, inspectable, settle, world
 from qtpy.QtCore import QPoint, QPointF, Qt
@@ -21,32 +21,20 @@ from qtpy.QtWidgets import QApplication
 from l2gnet_core.labels import Label
 from l2gnet_core.project.folder import open_project
 from l2gnet_core.project.models import id_of
-from napari_l2gnet.annotation import Annotation, Proposal
 from napari_l2gnet.correct_form import PROJECT
 from napari_l2gnet.inspect_form import EVERYWHERE
 from napari_l2gnet.keeper import keeper_of
 from napari_l2gnet.learning import model_of
 from napari_l2gnet.mask_layer import IMAGE_KEY, MaskLayer
 from napari_l2gnet.organs import with_organ
-from napari_l2gnet.preview import AFTER, Preview
 from napari_l2gnet.segment_form import THIS_SLICE
-from napari_l2gnet.tasks import annotation_of, project_masks
+from napari_l2gnet.tasks import project_masks
 
 Make = Callable[[], tuple[Any, Any, Any]]
 
 
 def paint(mask: MaskLayer, index: int, label: int = 2) -> None:
     mask.layer.data_setitem((np.array([index, index]), np.array([5, 6]), np.array([5, 6])), label)
-
-
-def propose(mask: MaskLayer) -> Annotation:
-    """A finished proposal of right ventricle everywhere, looked at."""
-    annotation = annotation_of(mask)
-    raw = np.ones_like(mask.segmentation.raw)
-    annotation.propose(Proposal("scan", raw, set(mask.segmentation.places), raw.copy()))
-    annotation.preview = Preview(mask, annotation)
-    annotation.preview.show(AFTER)
-    return annotation
 
 
 def another_scan(viewer: Any, segment: Any, **where: Any) -> Any:
