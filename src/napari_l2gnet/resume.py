@@ -221,10 +221,10 @@ class ResumeOffer(QWidget):
 
 
 def sentence(found: FoundProject, now: datetime) -> str:
-    """As in "Work on this scan was saved 3 min ago (5 slices touched)."."""
+    """As in "Work on this scan was saved 3 min ago (model, 5 slices painted or accepted)."."""
     if found.problem:
         return f"Saved work on this scan cannot be resumed. {found.problem}"
-    count = f"{found.touched} slice{'' if found.touched == 1 else 's'} touched"
+    count = f"{found.worked_on} slice{'s' * (found.worked_on != 1)} painted or accepted"
     return f"Work on this scan was saved {_ago(found.saved, now)} ({found.model}, {count})."
 
 

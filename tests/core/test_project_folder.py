@@ -125,10 +125,12 @@ def test_any_order_of_saves_leaves_the_last_of_each_slice(tmp_path_factory, save
 def test_a_scan_is_found_by_its_voxels_and_place_whatever_it_is_called(projects):
     assert find_projects(identify(SCAN)) == []
     assert not any_of_shape(SHAPE)
-    project, _ = new_project(touched=frozenset({(0, 0)}))
+    done = {"touched": frozenset({(0, 0)}), "reviewed": frozenset({(0, 0), (0, 2)})}
+    project, _ = new_project(**done)
     renamed = replace(SCAN, name="another", data=VOXELS.copy())
     (found,) = find_projects(identify(renamed))
     assert (found.path, found.touched, found.model) == (project.path, 1, "model")
+    assert found.worked_on == 2
     assert (datetime.now(UTC) - found.saved).total_seconds() < 60
     moved = replace(SCAN, affine=np.diag([1.5, 1.5, 8.5, 1.0]))
     changed = replace(SCAN, data=VOXELS + 1)

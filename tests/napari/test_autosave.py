@@ -99,7 +99,7 @@ def test_resuming_brings_everything_back_and_it_replays(
     qtbot.waitUntil(lambda: not widget.running)
     paint(widget, 2, 3)
     paint(widget, 5, 0)
-    widget.mask.segmentation.reviewed.add((0, 5))
+    widget.mask.segmentation.reviewed |= {(0, 4), (0, 5)}
     widget.mask.color_organ(2, "#102030")
     before = widget.mask.segmentation
     qtbot.waitUntil(lambda: is_saved(widget), timeout=3000)
@@ -109,7 +109,7 @@ def test_resuming_brings_everything_back_and_it_replays(
     other_viewer, other = segment_widget()
     open_scan(other_viewer, scan_file)
     qtbot.waitUntil(lambda: not other.offer.isHidden(), timeout=5000)
-    assert "(scribbler, 2 slices touched)" in other.offer.line.text()
+    assert "(scribbler, 3 slices painted or accepted)" in other.offer.line.text()
     other.offer.resume.click()
     qtbot.waitUntil(lambda: "open in another window" in other.message.text(), timeout=5000)
     assert other.mask is None
@@ -350,7 +350,7 @@ def test_a_damaged_project_is_told_and_not_offered(
     os.utime(folder.path)
     open_scan(viewer, scan_file)
     qtbot.waitUntil(lambda: not widget.offer.isHidden(), timeout=5000)
-    assert "1 slice touched" in widget.offer.line.text()
+    assert "1 slice painted or accepted" in widget.offer.line.text()
     assert "missing or damaged" in widget.offer.line.text()
     assert not widget.offer.resume.isHidden()
 

@@ -59,8 +59,9 @@ def any_of_shape(shape: tuple[int, ...]) -> bool:
 
 @dataclass(frozen=True)
 class FoundProject:
-    """A project: when it was last saved, the hash of its scan and how many slices a person touched.
-    Where it cannot be read, `problem` says why in a sentence."""
+    """A project: when it was last saved, the hash of its scan, how many slices a person touched,
+    and how many they touched or accepted. Where it cannot be read, `problem` says why in a
+    sentence."""
 
     path: Path
     saved: datetime
@@ -68,6 +69,7 @@ class FoundProject:
     touched: int = 0
     model: str = ""
     problem: str = ""
+    worked_on: int = 0
 
 
 def find_projects(scan: ScanId) -> list[FoundProject]:
@@ -92,7 +94,9 @@ def _found(pattern: str) -> list[FoundProject]:
             values = _read_json(path)
             scan, saved = values["scan"]["scan"], datetime.fromisoformat(values["saved"])
             state = ProjectFolder(path).read_state()
-            found.append(FoundProject(path, saved, scan, len(state.touched), state.card.name))
+            touched, worked_on = len(state.touched), len(state.touched | state.reviewed)
+            name = state.card.name
+            found.append(FoundProject(path, saved, scan, touched, name, worked_on=worked_on))
         except InputError as error:
             saved = datetime.fromtimestamp(path.stat().st_mtime, UTC)
             found.append(FoundProject(path, saved, problem=str(error)))
