@@ -56,10 +56,11 @@ def require_gap(slices: Sequence[int], name: str, remedy: str) -> None:
     """Raises InputError, which ends with a remedy, unless sorted slices, in which something called
     `name` is annotated, have others between them."""
     if len(slices) < 2 or slices[-1] - slices[0] < len(slices):
-        found = "slices " + ", ".join(map(str, slices)) if slices else "none"
+        listed = ", ".join(map(str, slices))
+        found = f"slice{'s' * (len(slices) > 1)} {listed}" if slices else "none"
         raise InputError(
-            f"Expected two annotated slices with others between them, but {name} has {found}; "
-            f"{remedy}."
+            f"Expected two annotated slices with others between them, but {name} is annotated in "
+            f"{found}; {remedy}."
         )
 
 

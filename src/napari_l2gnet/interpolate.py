@@ -143,9 +143,10 @@ class InterpolateWidget(Container):
         layer.data_setitem(whole, filled.ids[free])
         if layer in self.viewer.layers:
             self.viewer.layers.selection.active = layer  # Ctrl-Z is the active layer's
+        count = painted[-1] - painted[0] + 1 - len(painted)
         self.message.value = (
-            f"Filled {painted[-1] - painted[0] + 1 - len(painted)} slices between {painted[0]} and "
-            f"{painted[-1]}. Ctrl-Z takes it back."
+            f"Filled {count} slice{'s' * (count != 1)} between {painted[0]} and {painted[-1]}. "
+            "Ctrl-Z takes it back."
         )
 
     def _refuse(self, text: str) -> None:

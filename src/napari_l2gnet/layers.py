@@ -321,7 +321,8 @@ def axis_name(volume: Volume, axis: int) -> str:
         volume.axis_codes[axis], "sagittal"
     )
     name = plane if volume.oriented else "zyx"[axis]
-    return f"{name}, {volume.shape[-3:][axis]} slices"
+    count = volume.shape[-3:][axis]
+    return f"{name}, {count} slice{'s' * (count != 1)}"
 
 
 def slice_axes(dims: Any, axis: int) -> tuple[int, int]:

@@ -309,7 +309,7 @@ def test_slices_without_organs_say_nothing_once_another_is_added() -> None:
 def test_interpolation_fills_one_organ_between_its_slices_and_takes_nothing_painted_away() -> None:
     mask, annotation = new_mask()
     layer = mask.layer
-    with pytest.raises(InputError, match="two has none"):
+    with pytest.raises(InputError, match="two is annotated in none"):
         annotation.between(0, 2)
     layer.data_setitem(square(0), 2)
     layer.data_setitem(square(4), 2)

@@ -435,7 +435,7 @@ def test_a_new_organ_is_painted_interpolated_taught_and_saved(
     widget.organ.setCurrentIndex(widget.organ.findData(4))
     assert layer.selected_label == 4
     widget.interpolate.click()
-    assert "has none" in widget.message.text()
+    assert "is annotated in none" in widget.message.text()
     for index in (1, 3):
         layer.data_setitem((np.full(100, index), *np.mgrid[5:15, 5:15].reshape(2, -1)), 4)
     before = layer.data.copy()

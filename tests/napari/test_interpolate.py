@@ -111,8 +111,8 @@ def test_of_a_time_series_the_frame_on_screen_is_filled(tool, qtbot):
     viewer.dims.set_point(0, 0)
     widget.fill.native.click()
     assert widget.message.value == (
-        "Expected two annotated slices with others between them, but the mask has none; paint "
-        "another slice."
+        "Expected two annotated slices with others between them, but the mask is annotated in "
+        "none; paint another slice."
     )
     viewer.dims.set_point(0, 1)
     press(qtbot, widget)
@@ -137,7 +137,7 @@ def test_what_cannot_be_interpolated_is_said_in_a_sentence(tool):
     mask.selected_label = 2
     widget.selected.value = True
     widget.fill.native.click()
-    assert "label 2 has slices 7; paint another slice." in widget.message.value
+    assert "label 2 is annotated in slice 7; paint another slice." in widget.message.value
     mask.selected_label = 0
     widget.fill.native.click()
     assert "0 is the background" in widget.message.value
