@@ -51,13 +51,15 @@ class MaskLayer:
         self.segmentation: Segmentation = layer.metadata[SEGMENTATION_KEY]
 
     @classmethod
-    def find(cls, viewer: napari.Viewer, image: Image | None, model: str) -> MaskLayer | None:
-        """The newest mask of an image by a model that is still in the viewer."""
+    def find(
+        cls, viewer: napari.Viewer, image: Image | None, model: str | None
+    ) -> MaskLayer | None:
+        """The newest mask of an image by a model (None: by any) that is still in the viewer."""
         for layer in reversed(viewer.layers):
             if (
                 SEGMENTATION_KEY in layer.metadata
                 and layer.metadata[IMAGE_KEY] is image
-                and layer.metadata[MODEL_KEY] == model
+                and model in (None, layer.metadata[MODEL_KEY])
                 and (mask := cls(viewer, layer)).connected
             ):
                 return mask
@@ -127,10 +129,14 @@ class MaskLayer:
             and all(np.array_equal(its[key], ours[key]) for key in its)
             and self.connected
             and self.layer.metadata[DATA_KEY]() is image.data
-            and not mine.touched()
-            and not mine.reviewed
-            and mine.version == 0
+            and not self.holds_work
         )
+
+    @property
+    def holds_work(self) -> bool:
+        """Is there anything in it that a person did or accepted?"""
+        mine = self.segmentation
+        return bool(mine.reviewed) or mine.version != 0 or mine.touched()
 
     def put(self, place: Place, labels: NDArray[Any]) -> None:
         """Take a predicted slice in and draw it if it is on screen."""

@@ -30,9 +30,11 @@ class Run(QObject):
     #: "finished", "cancelled" or "failed", and a sentence. Everything is drawn by then.
     ended = Signal(str, str)
 
-    def __init__(self, session: Session, mask: MaskLayer, parent: QObject) -> None:
+    def __init__(self, session: Session, mask: MaskLayer, parent: QObject, about: str = "") -> None:
         super().__init__(parent)
         self.mask = mask
+        #: What to know of it from its first step on, in a sentence.
+        self.about = about
         #: What about the finished mask is unusual.
         self.doubts: list[str] = []
         self._session = session
@@ -143,7 +145,15 @@ class Run(QObject):
 
     def _cancelled(self) -> None:
         finished, count = self.mask.segmentation.coverage()
-        self._end("cancelled", f"Cancelled: {finished} of {count} slices are segmented and stay.")
+        if self.mask.layer not in self.mask.viewer.layers:
+            text = "Stopped: the mask was deleted."
+        elif not self.mask.connected:
+            text = "Stopped: the data of the mask were replaced; segment again for a new mask."
+        elif not finished:
+            text = "Cancelled: no slice is segmented yet."
+        else:
+            text = f"Cancelled: {finished} of {count} slices are segmented and stay."
+        self._end("cancelled", text)
 
     def _failed(self, sentence: str) -> None:
         show_error(sentence)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import napari
@@ -20,7 +21,7 @@ from napari_l2gnet.card_dialog import CardDialog
 from napari_l2gnet.edge_letters import EdgeLetters
 from napari_l2gnet.keeper import KEEPER_KEY, keep, open_projects
 from napari_l2gnet.layers import axis_name, is_cut, shown_index, slice_axes, volume_of
-from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.mask_layer import CARD_KEY, IMAGE_KEY, MaskLayer
 from napari_l2gnet.mask_saving import MaskSaving
 from napari_l2gnet.mask_table import MaskTable
 from napari_l2gnet.orientation import as_given, is_asked_for
@@ -60,6 +61,10 @@ class SegmentWidget(SegmentForm):
         self._nowhere = ""
         # Why the work on a mask is not being saved.
         self._trouble = ""
+        # Was another layer made the active one while a run was going?
+        self._missed = False
+        self._on_active()
+        self._begin_with_mask()
         self._connect()
         self._on_scan_or_model()
         self._tell_device()
@@ -85,6 +90,7 @@ class SegmentWidget(SegmentForm):
         self.offer.resumed.connect(self._on_resumed)
         self.offer.failed.connect(lambda problem: self._say(problem, bad=True))
         self.viewer.layers.events.removed.connect(self._on_removed)
+        self.viewer.layers.selection.events.active.connect(self._on_active)
         self.session.models_changed.connect(self._on_models)
 
     def let_go(self) -> None:
@@ -97,8 +103,23 @@ class SegmentWidget(SegmentForm):
         self.image.disconnect_layers()
         self.letters.disconnect()
         self.viewer.layers.events.removed.disconnect(self._on_removed)
+        self.viewer.layers.selection.events.active.disconnect(self._on_active)
         self.viewer.dims.events.ndisplay.disconnect(self._on_region)
         self.session.models_changed.disconnect(self._on_models, missing_ok=True)
+
+    def _begin_with_mask(self) -> None:
+        """Choose the model of the scan's newest mask, so that its table is there at once."""
+        mask = MaskLayer.find(self.viewer, self.image.layer, None)
+        if mask is not None:
+            first, card = annotation_of(mask).versions[0], mask.layer.metadata[CARD_KEY]
+            self._choose_model(card, first.path)
+
+    def _choose_model(self, card: ModelCard, path: Path | None) -> None:
+        """Choose a model by its card; path: its file, which may be among no models listed."""
+        if card.name not in self.catalog and path is not None:
+            self.catalog[card.name] = CatalogEntry(card.name, path, card, bundled=False)
+            self.model.addItem(card.name)
+        self.model.setCurrentText(card.name)
 
     def _on_models(self) -> None:
         """Offer the models that there are now; one from elsewhere stays while its file does."""
@@ -164,6 +185,15 @@ class SegmentWidget(SegmentForm):
         if self.running or self._annotation is None or not self._annotation.job:
             return ""
         return f"{self._annotation.job}: cancel it first."
+
+    def _on_active(self, _: Any = None) -> None:
+        """The scan that a person works on, or opens, is the one that they segment."""
+        active = self.viewer.layers.selection.active
+        scan = active if active is None else active.metadata.get(IMAGE_KEY, active)
+        if self.running:
+            self._missed = True
+        elif scan is not self.image.layer and scan in self.image:
+            self.image.choose(scan)
 
     def _watch(self, layer: Image | None) -> None:
         """Follow how a scan lies, and whether it is still the same."""
@@ -312,12 +342,16 @@ class SegmentWidget(SegmentForm):
         if self._nowhere:
             self._say(self._nowhere, bad=True)
             return
-        if self.mask is None or not self.mask.can_take(layer, stored.grid, card, axis):
+        about, old = "", self.mask
+        if old is None or not old.can_take(layer, stored.grid, card, axis):
             # The mask keeps the file's grid: what a person said is not written into its header.
             mask = MaskLayer.add(self.viewer, layer, stored.grid, card, axis)
             mask.segmentation.clean_up = self.choices().sparing(card.clean_up.spared)
             self._keep(mask, stored)
             self._follow(mask)
+            if old is not None:
+                work = "holds your work and stays" if old.holds_work else "stays"
+                about = f"{old.layer.name} {work} as it is: this run goes into {mask.layer.name}."
         assert self.mask is not None
         request = Request(
             volume,
@@ -327,10 +361,10 @@ class SegmentWidget(SegmentForm):
             looks=self.mask.segmentation.looks,
         )
         self._warnings, self._doubts = [], []
-        self._say("")
+        self._say(about)
         self.bar.setRange(0, len(request.places))
         self.bar.setValue(0)
-        self._new_run().segment(request)
+        self._new_run(about).segment(request)
 
     def cancel_run(self) -> None:
         """Stop the run; what is finished stays."""
@@ -354,11 +388,7 @@ class SegmentWidget(SegmentForm):
             return  # the scan is gone meanwhile
         state, stored = work.state, volume_of(layer)
         self._keep(mask, stored, work)
-        name, path = state.card.name, work.versions[0].path
-        if name not in self.catalog and path is not None:
-            self.catalog[name] = CatalogEntry(name, path, state.card, bundled=False)
-            self.model.addItem(name)
-        self.model.setCurrentText(name)
+        self._choose_model(state.card, work.versions[0].path)
         self._on_scan_or_model()
         self._follow(mask)
         self._say(work.problem, bad=bool(work.problem))
@@ -402,10 +432,11 @@ class SegmentWidget(SegmentForm):
             key=lambda place: (abs(place[0] - frame), abs(place[1] - here), place),
         )
 
-    def _new_run(self) -> Run:
+    def _new_run(self, about: str = "") -> Run:
         """A run, yet to be started, that writes to the mask now shown."""
         assert self.mask is not None
-        self._run = Run(self.session, self.mask, self)
+        self._run = Run(self.session, self.mask, self, about)
+        self._missed = False
         self._run.stepped.connect(self._on_step)
         self._run.ended.connect(self._on_end)
         self.table.running = True
@@ -417,16 +448,22 @@ class SegmentWidget(SegmentForm):
         self.bar.setFormat(str(step))
         if step.warnings:
             self._warnings += [line for line in step.warnings if line not in self._warnings]
-            self._say("")
+            self._say(self._run.about if self._run is not None else "")
         self.table.count_soon()
 
     def _on_end(self, outcome: str, text: str) -> None:
         assert self._run is not None
-        self._doubts = self._run.doubts
-        self._run.deleteLater()
-        self._run = None
+        run, self._run = self._run, None
         self.table.running = False
-        self._say(text, bad=outcome == "failed")
+        beware, name = [*self._warnings, *run.doubts], run.mask.layer.name
+        scan = self.image.layer
+        if self._missed:
+            self._on_active()
+        # Of a scan that is not the chosen one any more it is to be said of which.
+        moved = self.image.layer is not scan
+        self._doubts = [f"{name}: {line}" for line in beware] if moved else run.doubts
+        self._say(text or run.about, bad=outcome == "failed")
+        run.deleteLater()
         self._update_controls()
         self.table.count_all()
         self.run_ended.emit(outcome)

@@ -21,7 +21,8 @@ from qtpy.QtWidgets import (
 
 from l2gnet_core.card import Expectations
 from napari_l2gnet.inspection import inspection_of
-from napari_l2gnet.layers import transform_of
+from napari_l2gnet.layers import VIEW_KEY, transform_of
+from napari_l2gnet.segment import SegmentWidget
 from napari_l2gnet.segment_form import RANGE, THIS_SLICE
 
 
@@ -77,7 +78,7 @@ def test_cancel_keeps_what_is_finished_and_a_second_run_completes(
     assert 2 <= len(finished) < 6
     kept = widget.mask.layer.data.copy()
     assert all(kept[index].any() for _, index in finished)
-    assert "stay" in widget.message.text()
+    assert f"{len(finished)} of 6 slices are segmented and stay" in widget.message.text()
     layer = widget.mask.layer
     told = f"{len(finished)} of 6 slices"
     qtbot.waitUntil(lambda: told in widget.coverage.text() and not widget.coverage.isHidden())
@@ -142,6 +143,11 @@ def test_a_painted_mask_is_never_overwritten(
     np.testing.assert_array_equal(painted.data, copy)
     assert widget.mask.layer is not painted
     assert len(viewer.layers) == 3
+    assert "scribbler holds your work and stays as it is" in widget.message.text()
+    assert "goes into scan · scribbler [1]." in widget.message.text()
+    # That one is nobody's yet: there is nothing to say of the next run.
+    run(qtbot, widget)
+    assert "goes into" not in widget.message.text()
 
 
 def test_a_model_file_that_is_written_over_gets_a_mask_of_its_own(
@@ -343,6 +349,7 @@ def test_removing_the_mask_during_a_run_ends_it(
     with qtbot.waitSignal(widget.run_ended, timeout=5000) as ended:
         viewer.layers.remove(widget.mask.layer)
     assert ended.args == ["cancelled"]
+    assert "Stopped: the mask was deleted." in widget.message.text()
     assert run(qtbot, widget) == "finished"
 
 
@@ -412,6 +419,63 @@ def test_removing_the_only_image_during_a_run_leaves_a_working_widget(
     assert run(qtbot, widget) == "finished"
 
 
+def test_the_scan_that_is_opened_or_worked_on_is_the_chosen_one(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    first = open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    mask = widget.mask.layer
+    second = viewer.add_image(first.data[:1], name="second", scale=(8, 1.4, 1.4))
+    assert widget.image.layer is second
+    assert widget.axis.itemText(0).startswith("z, 1 slice ")
+    viewer.layers.selection.active = mask
+    assert widget.image.layer is first
+    assert widget.mask.layer is mask
+    # What is drawn over a scan is none.
+    viewer.add_image(first.data, name="doubt", metadata={VIEW_KEY: ("heat", None)})
+    viewer.add_labels(mask.data.copy())
+    assert widget.image.layer is first
+
+
+def test_a_scan_that_is_opened_during_a_run_is_chosen_after_it(
+    segment_widget: Any, qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    ct = np.linspace(-1000, 1500, 4 * 32 * 32).reshape(4, 32, 32).astype(np.float32)
+    first = viewer.add_image(ct, name="first", scale=(8, 1, 1), units=("mm",) * 3)
+    with qtbot.waitSignal(widget.run_ended, timeout=20_000):
+        widget.start.click()
+        second = viewer.add_image(ct, name="second", units=("mm",) * 3)
+        assert widget.image.layer is first
+    assert widget.image.layer is second
+    assert widget.mask is None
+    # What is unusual is said of the one that it is of.
+    assert "⚠ Slices 1 mm apart" in widget.message.text()
+    assert "⚠ first · scribbler: The scan looks like a CT" in widget.message.text()
+    # A choice by hand stays, whatever runs.
+    widget.image.choose(first)
+    assert run(qtbot, widget) == "finished"
+    assert widget.image.layer is first
+
+
+def test_a_widget_that_is_opened_again_shows_the_newest_mask(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    first = open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    mask = widget.mask.layer
+    viewer.add_image(first.data, name="second")
+    viewer.layers.selection.active = first
+    viewer.window.remove_dock_widget(widget)
+    again = SegmentWidget(viewer, widget.session)
+    viewer.window.add_dock_widget(again, name="Segment")
+    assert again.image.layer is first
+    assert again.model.currentText() == "scribbler"
+    assert again.mask.layer is mask
+
+
 def test_an_image_that_was_moved_gets_a_mask_that_lies_on_it(
     segment_widget: Any, scan_file: Path, qtbot: Any
 ) -> None:
@@ -469,8 +533,6 @@ def test_the_edges_are_those_of_the_scan_that_is_worked_on(
     turned = np.array([[0, 0, 8, 0], [-1.4, 0, 0, 0], [0, -1.4, 0, 0], [0, 0, 0, 1]])
     nib.save(nib.Nifti1Image(data, turned), tmp_path / "sagittal.nii")
     second = open_scan(viewer, tmp_path / "sagittal.nii")
-    # Segment still has the first one chosen.
-    assert widget.image.layer is first
     of_second = {left: "A", right: "P", top: "S", bottom: "I"}
     assert widget.letters.letters() == of_second
     viewer.layers.selection.active = mask
