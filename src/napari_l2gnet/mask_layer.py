@@ -91,7 +91,7 @@ class MaskLayer:
                 MODEL_KEY: card.name,
                 CARD_KEY: card,
                 IMAGE_KEY: image,
-                DATA_KEY: _reference(image.data),
+                DATA_KEY: reference(image.data),
                 ORIENTATION_KEY: image.metadata.get(ORIENTATION_KEY, ""),
             },
             **transform_of(image),
@@ -351,7 +351,7 @@ def painting_events(layer: Labels) -> tuple[Any, Any]:
     return layer.events.paint, layer.events.set_data
 
 
-def _reference(data: Any) -> Callable[[], Any]:
+def reference(data: Any) -> Callable[[], Any]:
     """To an array, without keeping it alive where that can be."""
     try:
         return weakref.ref(data)

@@ -25,13 +25,14 @@ from napari_l2gnet.mask_layer import CARD_KEY, IMAGE_KEY, MaskLayer
 from napari_l2gnet.mask_saving import MaskSaving
 from napari_l2gnet.mask_table import MaskTable
 from napari_l2gnet.orientation import as_given, is_asked_for
+from napari_l2gnet.orphans import give_scan, orphans, same_scan
 from napari_l2gnet.resume import Work, shown_again
 from napari_l2gnet.run import Run
 from napari_l2gnet.segment_form import RANGE, THIS_SLICE, SegmentForm
 from napari_l2gnet.segmentation import Place
 from napari_l2gnet.session import Request, Session, Step, shared_session
 from napari_l2gnet.tasks import annotation_of
-from napari_l2gnet.worker import Job
+from napari_l2gnet.worker import Job, LatestJob
 
 
 class SegmentWidget(SegmentForm):
@@ -63,6 +64,7 @@ class SegmentWidget(SegmentForm):
         self._trouble = ""
         # Was another layer made the active one while a run was going?
         self._missed = False
+        self._orphans = LatestJob(self)
         self._on_active()
         self._begin_with_mask()
         self._connect()
@@ -96,6 +98,7 @@ class SegmentWidget(SegmentForm):
     def let_go(self) -> None:
         """Stop the run and let go of the viewer's events."""
         self._looking.cancel()
+        self._orphans.cancel()
         self.cancel_run()
         self._follow(None)
         self._watch(None)
@@ -195,6 +198,20 @@ class SegmentWidget(SegmentForm):
         elif scan is not self.image.layer and scan in self.image:
             self.image.choose(scan)
 
+    def _find_orphans(self, layer: Image) -> None:
+        """Masks of the same scan, which was deleted meanwhile, become those of this layer."""
+        masks = orphans(self.viewer, layer)
+
+        def take(found: list[MaskLayer]) -> None:
+            for mask in found:
+                give_scan(mask, layer)
+            if found and layer is self.image.layer and not self.running:
+                self.ask_orientation(None, None)  # it may be known now
+                self._on_scan_or_model()
+
+        if masks:
+            self._orphans.run(same_scan(masks, layer), take)
+
     def _watch(self, layer: Image | None) -> None:
         """Follow how a scan lies, and whether it is still the same."""
         if self._watched is layer:
@@ -228,6 +245,8 @@ class SegmentWidget(SegmentForm):
         if asked:
             self._refusal = self.orientation.problem
         found = MaskLayer.find(self.viewer, layer, self.model.currentText())
+        if layer is not None and stored is not None and layer is not self._watched:
+            self._find_orphans(layer)
         self._watch(layer)
         self._follow(None if unusable else found)
         if volume is not None and card is not None and not self._refusal:

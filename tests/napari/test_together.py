@@ -24,6 +24,7 @@ from l2gnet_core.project.models import id_of
 from napari_l2gnet.correct_form import PROJECT
 from napari_l2gnet.inspect_form import EVERYWHERE
 from napari_l2gnet.keeper import keeper_of
+from napari_l2gnet.layers import transform_of
 from napari_l2gnet.learning import model_of
 from napari_l2gnet.mask_layer import IMAGE_KEY, MaskLayer
 from napari_l2gnet.organs import with_organ
@@ -297,6 +298,33 @@ def test_scans_and_masks_that_are_deleted_leave_memory(
         return all(reference() is None for reference in left)
 
     qtbot.waitUntil(gone, timeout=5000)
+
+
+def test_a_mask_goes_on_with_its_scan_that_was_deleted_and_opened_again(
+    correct_widget: Make, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, segment, correct = correct_widget()
+    mask, first = segment.mask, segment.image.layer
+    paint(mask, 1)
+    # It lies on the mask, and is another scan.
+    other = viewer.add_image(first.data + 1, **transform_of(first))
+    segment.image.choose(first)
+    with qtbot.waitSignal(segment._orphans.done, timeout=5000):
+        viewer.layers.remove(first)
+    assert segment.image.layer is other
+    assert segment.mask is None
+    with qtbot.waitSignal(segment._orphans.done, timeout=5000):
+        open_scan(viewer, scan_file)
+    assert segment.mask.layer is mask.layer
+    assert mask.layer.metadata[IMAGE_KEY] is viewer.layers[-1]
+    assert segment.save_mask.isEnabled()
+    assert keeper_of(mask).volume.data is viewer.layers[-1].data
+    assert correct.mask.layer is mask.layer
+    # As if it had never been away: what was painted makes the next run go elsewhere.
+    run(qtbot, segment)
+    assert segment.mask.layer is not mask.layer
+    mask.layer.undo()
+    assert mask.can_take(viewer.layers["scan"], mask.grid, segment.card, 0)
 
 
 def test_work_on_a_deleted_mask_is_offered_again_beside_its_duplicate(

@@ -1,0 +1,60 @@
+"""Masks whose scan was deleted from the viewer, for when the same scan is opened again."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import napari
+import numpy as np
+from napari.layers import Image
+
+from l2gnet_core.project.scans import identify
+from napari_l2gnet.keeper import keeper_of
+from napari_l2gnet.layers import transform_of, volume_of
+from napari_l2gnet.mask_layer import DATA_KEY, IMAGE_KEY, SEGMENTATION_KEY, MaskLayer, reference
+from napari_l2gnet.orientation import ORIENTATION_KEY
+
+
+def orphans(viewer: napari.Viewer, image: Image) -> list[MaskLayer]:
+    """Masks that lie exactly on an image and whose own one is gone; of the same scan perhaps."""
+    if image.multiscale:
+        return []
+    transform = transform_of(image)
+    return [mask for mask in _of_gone_scans(viewer) if _lies_on(mask, image, transform)]
+
+
+def same_scan(masks: list[MaskLayer], image: Image) -> Generator[list[MaskLayer], None, None]:
+    """Those of them that are of the image's scan, told as saved work is; reads all of both scans,
+    meant for a thread of its own. Raises InputError."""
+    scan = identify(volume_of(image))
+    yield [mask for mask in masks if identify(volume_of(mask.layer.metadata[IMAGE_KEY])) == scan]
+
+
+def give_scan(mask: MaskLayer, image: Image) -> None:
+    """Let a mask be of an image from now on, which is the same scan as its own one that is gone."""
+    metadata = mask.layer.metadata
+    metadata[IMAGE_KEY], metadata[DATA_KEY] = image, reference(image.data)
+    if metadata[ORIENTATION_KEY]:
+        image.metadata.setdefault(ORIENTATION_KEY, metadata[ORIENTATION_KEY])
+    # Else the voxels of the one that is gone would stay in memory.
+    if (keeper := keeper_of(mask)) is not None:
+        keeper.volume = volume_of(image)
+
+
+def _of_gone_scans(viewer: napari.Viewer) -> list[MaskLayer]:
+    masks = [MaskLayer(viewer, one) for one in viewer.layers if SEGMENTATION_KEY in one.metadata]
+    return [
+        mask
+        for mask in masks
+        if mask.connected and mask.layer.metadata[IMAGE_KEY] not in viewer.layers
+    ]
+
+
+def _lies_on(mask: MaskLayer, image: Image, transform: dict[str, object]) -> bool:
+    own, mine = mask.layer.metadata[IMAGE_KEY], transform_of(mask.layer)
+    return (
+        mask.layer.data.shape == image.data.shape
+        and all(np.array_equal(transform[key], mine[key]) for key in transform)
+        # Of other voxels that were put into its scan since, nobody knows whose it is.
+        and mask.layer.metadata[DATA_KEY]() is own.data
+    )
