@@ -22,6 +22,8 @@ from l2gnet_core.quantizer import Codebook
 _SLICES_FOR_CODES = 8
 #: Dice by which a slice is neither better nor worse.
 _UNCHANGED = 0.005
+#: Rise or fall of a Dice that is too small to be told.
+_UNTOLD = 0.0005
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ class Improvement:
         """Mean Dice before and after."""
         before, after = (sum(dice.values()) / len(dice) for dice in (self.before, self.after))
         return before, after
+
+    def gain(self) -> float:
+        """Rise of the mean Dice as it is told, to three digits; 0 if it is told as unchanged."""
+        return _told_gain(*self.means())
 
     def share_worse(self) -> float:
         """Share of the groups that got worse."""
@@ -146,10 +152,12 @@ def judged(limits: Limits, evidence: Evidence, known: Sequence[str]) -> Verdict:
         return Verdict(False, f"{objection}; the old model is kept.", evidence)
     if evidence.dice.before:
         before, after = evidence.dice.means()
-        if after > before:
-            said = "on slices left out of learning the mean Dice rose from"
+        if not evidence.dice.gain():
+            said = "on slices left out of learning the mean Dice is"
+        elif after > before:
+            said = "on slices left out of learning the mean Dice rose"
         else:
-            said = "most slices left out of learning are no worse, though the mean Dice went from"
+            said = "most slices left out of learning are no worse, though the mean Dice went"
         reason = f"Kept: {said} {_rise(before, after)}."
     else:
         reason = (
@@ -166,8 +174,9 @@ def _objection(limits: Limits, evidence: Evidence, known: Sequence[str]) -> str 
         # Where there is nothing to be gained no fall is let pass.
         right = before > 1 - _UNCHANGED and after <= before
         if evidence.nothing_new or right or after - before < limits.least_gain:
+            helped = "hardly helped" if dice.gain() > 0 and evidence.mix else "did not help"
             return (
-                "Fine-tuning did not help on slices left out of learning (mean Dice from "
+                f"Fine-tuning {helped} on slices left out of learning (mean Dice "
                 f"{_rise(before, after)})"
             )
         falls = {
@@ -175,13 +184,13 @@ def _objection(limits: Limits, evidence: Evidence, known: Sequence[str]) -> str 
         }
         if dice.share_worse() > limits.most_worse:
             return (
-                "Fine-tuning made most slices left out of learning worse (mean Dice from "
+                "Fine-tuning made most slices left out of learning worse (mean Dice "
                 f"{_rise(before, after)})"
             )
         worst = max(falls, key=lambda name: falls[name], default="")
         if worst and falls[worst] > limits.most_structure_loss:
             return (
-                f"Fine-tuning made the {worst} worse on slices left out of learning (Dice from "
+                f"Fine-tuning made the {worst} worse on slices left out of learning (Dice "
                 f"{_rise(dice.before[worst], dice.after[worst])})"
             )
     elif evidence.nothing_new:
@@ -194,19 +203,28 @@ def _objection(limits: Limits, evidence: Evidence, known: Sequence[str]) -> str 
         )
     if heart and heart[0] - heart[1] > limits.most_forgotten:
         return (
-            f"Fine-tuning forgot what the model knew: on the drawn heart the mean Dice fell from "
+            f"Fine-tuning forgot what the model knew: on the drawn heart the mean Dice fell "
             f"{_rise(*heart)}"
         )
     if codes and codes[1] - codes[0] > limits.most_code_drift:
         return (
-            "Fine-tuning moved the codes away from how they were used in training (distance from "
+            "Fine-tuning moved the codes away from how they were used in training (distance "
             f"{_rise(*codes)})"
         )
     return None
 
 
 def _rise(before: float, after: float) -> str:
-    return f"{before:.3f} to {after:.3f}"
+    if not _told_gain(before, after):
+        return f"unchanged at {before:.3f}"
+    return f"from {before:.3f} to {after:.3f}"
+
+
+def _told_gain(before: float, after: float) -> float:
+    """What lies between two numbers as they are printed, so that all three agree."""
+    if abs(after - before) < _UNTOLD:
+        return 0.0
+    return round(round(after, 3) - round(before, 3), 3)
 
 
 def code_distance(

@@ -347,11 +347,14 @@ def told(learnt: FineTuned) -> str:
     dice = verdict.evidence.dice
     if not verdict.kept or not dice.before:
         return verdict.reason
-    before, after = dice.means()
-    where = "Better on" if after > before else "No worse in most"
+    (before, after), gain = dice.means(), dice.gain()
+    if gain:
+        where = "Better on" if gain > 0 else "No worse in most"
+        change = f"{gain:+.3f} Dice ({before:.3f} to {after:.3f})"
+    else:
+        where, change = "Unchanged on", f"{before:.3f} Dice"
     sentences = [
-        f"{where} slices left out of learning: {after - before:+.3f} Dice "
-        f"({before:.3f} to {after:.3f}).",
+        f"{where} slices left out of learning: {change}.",
         *verdict.evidence.adapted,
         "Look at it, then accept or discard.",
     ]

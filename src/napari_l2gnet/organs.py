@@ -33,9 +33,12 @@ def with_organ(labels: LabelSet, organ: Label) -> LabelSet:
         raise InputError(f"Expected an id from 1 to {LARGEST_ID} for an organ, but got {organ.id}.")
     if not organ.name.strip():
         raise InputError("Expected a name for the organ, but got none.")
-    if any(one.name == organ.name and one.id != organ.id for one in labels):
+    # Names that differ by case alone are one organ's to whoever reads them.
+    called = organ.name.strip().casefold()
+    alike = (one for one in labels if one.id != organ.id and one.name.casefold() == called)
+    if taken := next(alike, None):
         raise InputError(
-            f"Expected a name of its own for every organ, but there is a {organ.name} already; "
+            f"Expected a name of its own for every organ, but there is a {taken.name} already; "
             "choose another."
         )
     return _sorted([*(one for one in labels if one.id != organ.id), organ])

@@ -133,7 +133,7 @@ def _described(version: Version, first: str) -> str:
     kinds = {"scan": "this scan", "project": "project", "file": "loaded"}
     words = [version.name]
     if version.verdict is not None and version.verdict.evidence.dice.before:
-        before, after = version.verdict.evidence.dice.means()
-        words.append(f"{after - before:+.3f} Dice")
+        gain = version.verdict.evidence.dice.gain()
+        words.append(f"{gain:+.3f} Dice" if gain else "Dice unchanged")
     words.append(kinds[version.kind])
     return " · ".join(words)

@@ -344,6 +344,7 @@ def test_organs_are_added_renamed_and_refused() -> None:
     assert mask.voxels()[3] == 9
     for organ, problem in (
         (Label(4, "two", color), "there is a two already"),
+        (Label(4, "Two", color), "there is a two already"),
         (Label(4, "  ", color), "Expected a name"),
         (Label(UNMARKED, "x", color), "Expected an id"),
     ):
@@ -368,6 +369,20 @@ def test_there_is_one_annotation_of_a_mask_and_a_duplicate_layer_has_its_own_mas
     assert Annotation.of(metadata, mask.segmentation, "model") is annotation
 
 
+def learnt(dice: Improvement, kind: str = "scan") -> Any:
+    """What is told of a fine-tuning that taught a cyst."""
+    verdict = Verdict(True, "Kept.", Evidence(1.0, 5, dice, None, None))
+
+    def model(names: dict[int, str]) -> Any:
+        return SimpleNamespace(card=SimpleNamespace(labels=LabelSet.from_names(names)))
+
+    return SimpleNamespace(
+        parent=model({1: "liver"}),
+        config=SimpleNamespace(kind=kind),
+        result=SimpleNamespace(verdict=verdict, model=model({1: "liver", 2: "cyst"})),
+    )
+
+
 @pytest.mark.parametrize(("kind", "dice", "advised"), [
     ("scan", 0.3, True), ("scan", 0.85, False), ("project", 0.3, False),
 ])  # fmt: skip
@@ -375,17 +390,17 @@ def test_who_teaches_an_organ_that_is_hardly_learnt_is_told_what_does_better(
     kind: str, dice: float, advised: bool
 ) -> None:
     improvement = Improvement({"liver": 0.8, "cyst": 0.0}, {"liver": 0.8, "cyst": dice})
-    verdict = Verdict(True, "Kept.", Evidence(1.0, 5, improvement, None, None))
+    assert ("Interpolate between slices" in told(learnt(improvement, kind))) == advised
 
-    def model(names: dict[int, str]) -> Any:
-        return SimpleNamespace(card=SimpleNamespace(labels=LabelSet.from_names(names)))
 
-    learnt: Any = SimpleNamespace(
-        parent=model({1: "liver"}),
-        config=SimpleNamespace(kind=kind),
-        result=SimpleNamespace(verdict=verdict, model=model({1: "liver", 2: "cyst"})),
-    )
-    assert ("Interpolate between slices" in told(learnt)) == advised
+@pytest.mark.parametrize(("after", "said"), [
+    (0.9912, "Unchanged on slices left out of learning: 0.991 Dice."),
+    (0.9910, "Unchanged on slices left out of learning: 0.991 Dice."),
+    (0.9942, "Better on slices left out of learning: +0.003 Dice (0.991 to 0.994)."),
+    (0.9861, "No worse in most slices left out of learning: -0.005 Dice (0.991 to 0.986)."),
+])  # fmt: skip
+def test_the_words_of_a_verdict_agree_with_its_numbers(after: float, said: str) -> None:
+    assert said in told(learnt(Improvement({"liver": 0.9911}, {"liver": after})))
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
