@@ -56,7 +56,8 @@ class Proposal:
     (t,z,y,x); `done` are the slices that there are.
 
     learnt: the model, None as long as no guard has seen it. answered: how it came to its answer.
-    others: masks that taught it, too.
+    others: masks that taught it, too. weak: ids of organs that it hardly knows: where interpolation
+    filled them in, that stays.
     """
 
     kind: Kind
@@ -67,6 +68,7 @@ class Proposal:
     answered: Answered | None = None
     looks: dict[int, Look] = field(default_factory=dict)
     others: Sequence[Annotation] = ()
+    weak: tuple[int, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -283,11 +285,38 @@ class Annotation:
         shown = segmentation.slice_of(segmentation.shown, place)
         if place in segmentation.reviewed:
             return shown
-        known, stroked, new = (
+        known, stroked = (
             segmentation.slice_of(array, place)
-            for array in (segmentation.known, segmentation.stroked, answer)
+            for array in (segmentation.known, segmentation.stroked)
         )
+        new = self.with_filled(place, segmentation.slice_of(answer, place))
         return np.where(~stroked & (shown == known), new, shown)
+
+    def with_filled(self, place: Place, labels: NDArray[Any]) -> NDArray[Any]:
+        """A slice of what is proposed, with weak organs as interpolation filled them in there.
+
+        The model below did not know them: what its answer has of them is of interpolation alone.
+        """
+        below = self.segmentation.slice_of(self.segmentation.answer, place)
+        for organ in self._weak:
+            if (filled := below == organ).any():
+                labels = np.where(filled, organ, _without(labels, organ))
+        return labels
+
+    @property
+    def filled(self) -> list[Place]:
+        """Slices that are to keep what interpolation filled in, whatever is proposed."""
+        segmentation = self.segmentation
+        free = [place for place in segmentation.places if place not in segmentation.reviewed]
+        return [
+            place
+            for place in (free if self._weak else ())
+            if np.isin(segmentation.slice_of(segmentation.answer, place), self._weak).any()
+        ]
+
+    @property
+    def _weak(self) -> tuple[int, ...]:
+        return self.proposal.weak if self.proposal is not None else ()
 
     # ------------------------------------------------------------------ between slices
 
@@ -352,6 +381,10 @@ class Annotation:
             if organ is None:
                 stack[index] = filled[index]
             else:
-                old = np.where(stack[index] == organ, 0, stack[index])
+                old = _without(stack[index], organ)
                 stack[index] = np.where(filled[index] == organ, organ, old)
         return result
+
+
+def _without(labels: NDArray[Any], organ: int) -> NDArray[Any]:
+    return np.where(labels == organ, 0, labels)

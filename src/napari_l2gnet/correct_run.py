@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.utils.notifications import show_error
+from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from l2gnet_core.cleanup import CleanUp
@@ -157,6 +158,7 @@ class CorrectRun(QObject):
                 self.drop_proposal()
             elif annotation.proposal is not None:
                 annotation.proposal.learnt = moment.learnt
+                annotation.proposal.weak = weak_organs(moment.learnt)
         proposal = annotation.proposal
         if proposal is None:
             return
@@ -261,6 +263,7 @@ def accept(mask: MaskLayer, annotation: Annotation) -> int:
     if (tidying.choices if tidying else CleanUp()) != annotation.segmentation.clean_up:
         # Another choice was made while the proposal waited.
         answer, answered = learning.tidied(annotation.segmentation, proposal.raw, answered)
+    answer, raw, filled = _with_filled(annotation, answer, proposal.raw)
     _clear_proposal(annotation)
     annotation.keep_first_answer()
 
@@ -276,10 +279,27 @@ def accept(mask: MaskLayer, annotation: Annotation) -> int:
         other.add_version(version_for(other))
     segmentation = annotation.segmentation
     places, model = segmentation.places, learnt.result.model
-    changed = mask.adopt(answer, proposal.raw, number, proposal.looks, places, model)
+    changed = mask.adopt(answer, raw, number, proposal.looks, places, model)
+    answered = replace(answered, filled=_answers(segmentation, filled))
     _record(segmentation, answered, changed)
     annotation.changed.emit("versions")
     return changed
+
+
+def _with_filled(
+    annotation: Annotation, answer: NDArray[Any], raw: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any], list[Place]]:
+    """What is proposed, tidied and raw (t,z,y,x), with what interpolation filled in of organs that
+    it hardly knows; and the slices that this changes."""
+    segmentation, filled = annotation.segmentation, annotation.filled
+    if filled:
+        answer, raw = answer.copy(), raw.copy()
+    for place in filled:
+        labels = segmentation.slice_of(answer, place)
+        labels[...] = annotation.with_filled(place, labels)
+        # Tidying begins with the raw answer and must find there what is filled in.
+        segmentation.slice_of(raw, place)[...] = labels
+    return answer, raw, filled
 
 
 def bring_organs(mask: MaskLayer, annotation: Annotation, version: Version) -> tuple[int, ...]:
@@ -358,11 +378,19 @@ def told(learnt: FineTuned) -> str:
         *verdict.evidence.adapted,
         "Look at it, then accept or discard.",
     ]
-    old, new = (model.card.labels.names for model in (learnt.parent, learnt.result.model))
-    weak = [name for id, name in new.items() if id not in old and dice.after.get(name, 1) < _WELL]
+    names = learnt.result.model.card.labels.names
+    weak = [names[id] for id in weak_organs(learnt)]
     if weak and learnt.config.kind == "scan":
         sentences.append(
             f"The {weak[0]} is hardly learnt yet (Dice {dice.after[weak[0]]:.2f}): in this scan "
-            "Interpolate between slices fills it in better."
+            "Interpolate between slices fills it in better; what it has filled in stays."
         )
     return " ".join(sentences)
+
+
+def weak_organs(learnt: FineTuned) -> tuple[int, ...]:
+    """Ids of new organs that are hardly learnt: interpolation fills them in better."""
+    dice = learnt.result.verdict.evidence.dice.after
+    old, new = (model.card.labels.names for model in (learnt.parent, learnt.result.model))
+    weak = (id for id, name in new.items() if id not in old and dice.get(name, 1) < _WELL)
+    return tuple(weak)

@@ -86,17 +86,23 @@ class Annotator:
         taken = [index for index in order if index not in spared]
         self.raw[taken], self.answer[taken] = raw[taken], answer[taken]
 
-    def go_back(self, model, tidying=None, spared=()) -> None:
-        """To what a model said before."""
+    def go_back(self, model, tidying=None, spared=(), filled=()) -> None:
+        """To what a model said before, but for slices that stay filled in."""
         self.take(self.said[model.card.name], range(4), tidying, spared)
         kept = [(0, index) for index in spared]
-        self.deeds.append(Answered("rolled back", model, [], tidying, kept, remembered=True))
+        stays = {(0, index): self.fill(index) for index in filled}
+        self.deeds.append(
+            Answered("rolled back", model, [], tidying, kept, remembered=True, filled=stays)
+        )
+
+    def fill(self, index) -> SliceState:
+        self.raw[index], self.answer[index] = 1, 2
+        return SliceState(
+            self.answer[index].copy(), self.painted[index].copy(), self.raw[index].copy()
+        )
 
     def interpolate(self, index) -> None:
-        self.raw[index], self.answer[index] = 1, 2
-        self.deeds.append(Interpolated({(0, index): SliceState(
-            self.answer[index].copy(), self.painted[index].copy(), self.raw[index].copy()
-        )}))  # fmt: skip
+        self.deeds.append(Interpolated({(0, index): self.fill(index)}))
 
     def tidying(self, choices) -> Tidying:
         painted = {(0, i): self.state_of(i) for i in range(4) if self.painted[i].any()}
@@ -217,7 +223,8 @@ def test_undo_redo_and_rolling_back_are_done_again(worked, l2gnet, tmp_path):
     person.interpolate(3)
     assert equal("interpolated")
     person.go_back(person.model, spared=[1, 2])
-    person.go_back(person.parent, person.tidying(CleanUp(largest_piece=True)), spared=[1])
+    tidying = person.tidying(CleanUp(largest_piece=True))
+    person.go_back(person.parent, tidying, spared=[1], filled=[3])
     assert equal("remembered")
 
 

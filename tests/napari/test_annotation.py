@@ -16,9 +16,10 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.guard import Evidence, Improvement, Verdict
 from l2gnet_core.interpolation import interpolate_slices
 from l2gnet_core.labels import Label, LabelSet
+from l2gnet_core.project.deeds import Answered
 from l2gnet_core.volume import Grid
-from napari_l2gnet.annotation import PAINTED_WEIGHT, Annotation
-from napari_l2gnet.correct_run import told
+from napari_l2gnet.annotation import PAINTED_WEIGHT, Annotation, Proposal
+from napari_l2gnet.correct_run import accept, told, weak_organs
 from napari_l2gnet.doubts import Doubt
 from napari_l2gnet.layers import volume_of
 from napari_l2gnet.mask_layer import MaskLayer
@@ -391,6 +392,40 @@ def test_who_teaches_an_organ_that_is_hardly_learnt_is_told_what_does_better(
 ) -> None:
     improvement = Improvement({"liver": 0.8, "cyst": 0.0}, {"liver": 0.8, "cyst": dice})
     assert ("Interpolate between slices" in told(learnt(improvement, kind))) == advised
+
+
+@pytest.mark.parametrize("dice", [0.3, 0.9])
+def test_accepting_keeps_what_was_interpolated_of_an_organ_that_is_hardly_learnt(
+    dice: float,
+) -> None:
+    mask, annotation = new_mask()
+    layer, segmentation = mask.layer, mask.segmentation
+    told_of = learnt(Improvement({"liver": 0.8}, {"liver": 0.8, "cyst": dice}))
+    filled = everywhere(1)
+    filled[0, 1:4, 2:5, 2:5] = 2
+    mask.adopt(filled, filled, 0)
+    layer.data_setitem(square(4), 2)
+    before = layer.data.copy()
+    new = everywhere(0)
+    new[0, :, 0, 0] = 2  # a voxel of the cyst that the model knows, in each slice
+    answered = Answered("accepted", told_of.result.model, segmentation.places)
+    places = set(segmentation.places)
+    proposal = Proposal("scan", new, places, new, told_of, answered, weak=weak_organs(told_of))
+    annotation.propose(proposal)
+    expected = np.where((before == 2) & (dice < 0.8), 2, new[0])
+    expected[1:4, 0, 0] = 2 * (dice > 0.8)
+    expected[4][square(4)[1:]] = 2
+    np.testing.assert_array_equal(annotation.merged((0, 2), new), expected[2])
+    accept(mask, annotation)
+    np.testing.assert_array_equal(layer.data, expected)
+    # Which is said where it can be done again, and tidying begins with.
+    last = segmentation.deeds[-1]
+    assert list(last.filled) == ([(0, 1), (0, 2), (0, 3)] if dice < 0.8 else [])
+    for place, state in last.filled.items():
+        np.testing.assert_array_equal(state.raw, expected[place[1]])
+    layer.undo()
+    np.testing.assert_array_equal(layer.data, before)
+    np.testing.assert_array_equal(segmentation.raw, filled)
 
 
 @pytest.mark.parametrize(("after", "said"), [

@@ -68,7 +68,8 @@ class Answered:
     another version. places: in the order of segmenting. remembered: it is the answer that the model
     gave last, segmented no more: of all places. spared: those that kept the answer that they had,
     as reviewed ones do. tidying: of all places, before those were spared; None for the answer as it
-    is. undoable: does anything change that is shown? Else there is nothing to undo.
+    is. undoable: does anything change that is shown? Else there is nothing to undo. filled: slices
+    that keep what was interpolated of organs that the model hardly knows, as with `Interpolated`.
     """
 
     what: Literal["segmented", "accepted", "rolled back"]
@@ -79,6 +80,7 @@ class Answered:
     device: str = "cpu"
     remembered: bool = False
     undoable: bool = True
+    filled: Mapping[Place, SliceState] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -122,7 +122,10 @@ class History:
 
     def _entry(self, deed: Deed, number: int) -> dict[str, Any]:
         if isinstance(deed, Answered):
-            tidying = deed.tidying and self._tidying(deed.tidying, number)
+            tidying, filled = deed.tidying and self._tidying(deed.tidying, number), None
+            if deed.filled:
+                filled = f"{number:05d}-filled.npz"
+                self._attach_slices(filled, deed.filled, ("labels", "raw"))
             return {
                 "what": deed.what,
                 "model": asdict(self.models.keep(deed.model)),
@@ -132,6 +135,7 @@ class History:
                 "device": deed.device,
                 "remembered": deed.remembered,
                 "undoable": deed.undoable,
+                "filled": filled,
             }
         if isinstance(deed, Interpolated):
             file = f"{number:05d}-interpolated.npz"
@@ -242,6 +246,11 @@ class History:
     def interpolated(self, entry: Entry) -> dict[Place, dict[str, Any]]:
         """Answers, "labels", and "raw" ones, by slice."""
         return self._attached_slices(entry["slices"])
+
+    def filled(self, entry: Entry) -> dict[Place, dict[str, Any]]:
+        """The same of slices in which an answer was taken in that kept what was interpolated."""
+        # Lines of before it was kept have none.
+        return self._attached_slices(entry["filled"]) if entry.get("filled") else {}
 
     def _attached_slices(self, file: str) -> dict[Place, dict[str, Any]]:
         found: dict[Place, dict[str, Any]] = {}

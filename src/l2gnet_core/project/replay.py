@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,11 +157,10 @@ class _Again:
             before = self._raw.copy(), self.answer.copy()
             self._said.setdefault(self._first, before[0])
             if what == "interpolated":
-                for place, arrays in history.interpolated(entry).items():
-                    slice_of(self._raw, place, self.state.axis)[...] = arrays["raw"]
-                    slice_of(self.answer, place, self.state.axis)[...] = arrays["labels"]
+                self._fill(history.interpolated(entry))
             else:
                 yield from self._answer(entry)
+                self._fill(history.filled(entry))
             if entry["undoable"]:
                 raw, answer = map(Swap.between, before, (self._raw, self.answer))
                 self._undo.append((raw, answer))
@@ -181,6 +180,12 @@ class _Again:
             yield from self._learn(entry)
         elif what not in ("reviewed", "not reviewed", "discarded"):
             raise KeyError(what)
+
+    def _fill(self, slices: Mapping[Place, Mapping[str, NDArray[Any]]]) -> None:
+        """Take in what was interpolated."""
+        for place, arrays in slices.items():
+            slice_of(self._raw, place, self.state.axis)[...] = arrays["raw"]
+            slice_of(self.answer, place, self.state.axis)[...] = arrays["labels"]
 
     def _answer(self, entry: Entry) -> Iterator[str]:
         """Take a model's answer in, tidied as it was then."""
