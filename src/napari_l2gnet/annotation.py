@@ -140,6 +140,11 @@ class Annotation:
         self.doubts = doubts
         self.changed.emit("queue")
 
+    def name_of(self, place: Place) -> str:
+        """What a slice is called: by its number, in a series by its frame's, too."""
+        frame, index = place
+        return f"{frame} · {index}" if len(self.segmentation.shown) > 1 else str(index)
+
     def why(self, place: Place) -> str:
         """Why a slice is where it is in the queue."""
         if place in self.edited:

@@ -209,13 +209,14 @@ class CorrectWidget(CorrectForm):
         self.allow(self.layer, none)
         for control in (self.accept_slice, self.next_slice, self.queue, self.organ):
             self.allow(control, none)
-        for control in (self.add_organ, self.interpolate):
-            self.allow(control, none or busy)
+        self.allow(self.add_organ, none or busy)
         alone = "" if none or self.mask is None else why_none(self.viewer, self.mask)
         self.allow(self.take_over, none or busy or alone)
         self.allow(self.save_mask, none or busy or self.saving.refusal)
+        no_organ = self.organs.hint if self.organ.currentData() == self.organs.stray else ""
         all_organs = "" if self.organ.currentData() is not None else "Choose one organ first."
-        self.allow(self.edit_organ, none or busy or all_organs)
+        self.allow(self.edit_organ, none or busy or all_organs or no_organ)
+        self.allow(self.interpolate, none or busy or no_organ)
         for control in (self.kind, self.seconds, self.painted):
             self.allow(control, none or busy)
         self.start.setText(f"Fine-tune on {taught} slice{'s' * (taught != 1)}")
@@ -237,14 +238,15 @@ class CorrectWidget(CorrectForm):
         if annotation is not None and self._accepted not in (None, annotation.version):
             # It was taken back: what was said of it is not so any more.
             self._accepted, self._text = None, ""
-        if self._text:
-            self.show_message(self._text, self._bad)
-        else:
-            self.show_message(none)
+        self._show_text(none)
 
     def _say(self, text: str, bad: bool = False) -> None:
         self._text, self._bad, self._accepted = text, bad, None
-        self.show_message(text, bad)
+        self._show_text()
+
+    def _show_text(self, otherwise: str = "") -> None:
+        hint = self.organs.hint
+        self.show_message(self._text or otherwise, self._bad, [hint] if hint else [])
 
     def _refuse(self, error: Exception) -> None:
         """Say what is wrong in the widget and as napari does."""

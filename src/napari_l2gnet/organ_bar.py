@@ -27,6 +27,8 @@ class OrganBar(QObject):
         self._form = form
         self._mask: MaskLayer | None = None
         self._annotation: Annotation | None = None
+        #: The organ that was chosen last, by id; None stands for all.
+        self._organ: int | None = None
         form.organ.currentIndexChanged.connect(self._on_chosen)
         form.add_organ.clicked.connect(self._ask_new)
         form.edit_organ.clicked.connect(self._ask)
@@ -55,26 +57,52 @@ class OrganBar(QObject):
             return
         colors = mask.colors()
         labels = mask.segmentation.card.labels
-        shown = LabelSet(tuple(Label(one.id, one.name, colors[one.id][0]) for one in labels))
+        shown = [Label(one.id, one.name, colors[one.id][0]) for one in labels]
         ids = list(labels.names)
-        chosen = form.organ.currentData() if form.organ.count() else next(iter(ids), None)
-        # Who paints with the background or with an unknown id has not chosen another organ.
-        if chosen is not None and mask.layer.selected_label in ids:
-            chosen = mask.layer.selected_label
-        form.show_organs(shown, chosen)
+        if not form.organ.count() or self._organ not in (None, *ids):
+            self._organ = next(iter(ids), None)
+        # Who paints with the background has not chosen another organ.
+        if self._organ is not None and mask.layer.selected_label in ids:
+            self._organ = mask.layer.selected_label
+        chosen = self._organ
+        if (stray := self.stray) is not None:
+            red, green, blue = (round(255 * part) for part in mask.layer.get_color(stray)[:3])
+            color = f"#{red:02x}{green:02x}{blue:02x}"
+            shown.append(Label(stray, f"label {stray} (no organ)", color))
+            chosen = stray
+        form.show_organs(LabelSet(tuple(shown)), chosen)
+        self.chosen.emit()
+
+    @property
+    def stray(self) -> int | None:
+        """The label that is painted with, if that is no organ's, as of napari's button for a new
+        one; None if it is one."""
+        if self._mask is None:
+            return None
+        label = int(self._mask.layer.selected_label)
+        return None if label in (0, *self._mask.segmentation.card.labels.names) else label
+
+    @property
+    def hint(self) -> str:
+        """What to do where a label is painted with that is no organ's."""
+        if self.stray is None:
+            return ""
+        return f"Label {self.stray} is no organ: press New … to name it, or choose an organ."
 
     def _on_chosen(self) -> None:
-        if self._mask is not None and self._form.organ.currentData() is not None:
-            self._mask.layer.selected_label = self._form.organ.currentData()
+        chosen = self._form.organ.currentData()
+        if chosen is None or chosen != self.stray:
+            self._organ = chosen
+        if self._mask is not None and chosen is not None:
+            self._mask.layer.selected_label = chosen
         self.chosen.emit()
 
     def _ask_new(self) -> None:
         if self._mask is None:
             return
         labels = self._mask.segmentation.card.labels
-        dialog = OrganDialog(
-            Label(free_id(labels), "", new_color(labels)), LARGEST_ID, True, self._form
-        )
+        id = free_id(labels) if self.stray is None else self.stray
+        dialog = OrganDialog(Label(id, "", new_color(labels)), LARGEST_ID, True, self._form)
         dialog.accepted.connect(lambda: self.put(dialog.organ, new=True))
         dialog.open()
 

@@ -169,13 +169,10 @@ class SliceReview(QObject):
         self._form.accept_slice.setText("Take back ✓" if accepted else "Accept slice")
 
     def _row(self, annotation: Annotation, place: Place) -> Row:
-        segmentation = annotation.segmentation
-        series = len(segmentation.shown) > 1
-        name = f"{place[0]} · {place[1]}" if series else str(place[1])
         state = "edited" if place in annotation.edited else "–"
-        if place in segmentation.reviewed:
+        if place in annotation.segmentation.reviewed:
             state = "✓ reviewed"
-        return Row(place, name, annotation.why(place), state)
+        return Row(place, annotation.name_of(place), annotation.why(place), state)
 
     # ------------------------------------------------------------------ buttons and keys
 

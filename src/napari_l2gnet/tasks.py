@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 import napari
+import numpy as np
 
+from l2gnet_core.errors import InputError
 from l2gnet_core.volume import Volume
 from napari_l2gnet.annotation import Annotation, Version
 from napari_l2gnet.layers import volume_of
@@ -14,6 +16,7 @@ from napari_l2gnet.learning import Task, TaughtScan, card_of
 from napari_l2gnet.mask_layer import IMAGE_KEY, MODEL_KEY, MaskLayer
 from napari_l2gnet.organs import same_names
 from napari_l2gnet.orientation import as_given
+from napari_l2gnet.segmentation import Place
 
 
 def annotation_of(mask: MaskLayer) -> Annotation:
@@ -49,9 +52,12 @@ def fine_tuning(
 ) -> Task:
     """To learn from masks, the first of which is on screen and whose version is begun with.
 
-    Raises InputError where a scan cannot be read, or masks disagree on organs.
+    Raises InputError where a scan cannot be read, where masks disagree on organs, or a label is
+    none.
     """
     annotations = [annotation_of(mask) for mask in masks]
+    for mask in masks:
+        _require_organs(mask, "" if mask is masks[0] else f" of {mask.layer.name}")
     known = card_of(annotations[0].version, annotations[0]).labels.names
     scans = [
         TaughtScan(scan_of(mask), mask.segmentation, annotation.lessons(painted_is_complete, known))
@@ -62,6 +68,23 @@ def fine_tuning(
     return Task(
         first, first.version, scans, masks[0].place, kind, seconds, names=names, others=others
     )
+
+
+def _require_organs(mask: MaskLayer, where: str) -> None:
+    """Raises InputError if a label that is no organ's lies in slices to learn from."""
+    annotation, segmentation = annotation_of(mask), mask.segmentation
+    known, found = [0, *segmentation.card.labels.names], list[tuple[int, Place]]()
+    annotation.look_for_edits()
+    for place in sorted(annotation.taught):
+        labels = np.unique(segmentation.slice_of(segmentation.shown, place))
+        found += [(int(label), place) for label in np.setdiff1d(labels, known)]
+    if found:
+        label = min(found)[0]
+        places = [annotation.name_of(place) for one, place in found if one == label]
+        slices = f"slice{'s' * (len(places) > 1)} {', '.join(places)}"
+        raise InputError(
+            f"Label {label} in {slices}{where} is no organ; press New … to name it, or erase it."
+        )
 
 
 def application(mask: MaskLayer, version: Version) -> Task:

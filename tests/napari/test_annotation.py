@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,6 +34,7 @@ from napari_l2gnet.organs import (
     with_organs_of,
 )
 from napari_l2gnet.segmentation import Segmentation
+from napari_l2gnet.tasks import fine_tuning
 
 CARD = ModelCard(
     "model",
@@ -135,6 +137,22 @@ def test_an_answer_that_comes_back_is_not_what_was_accepted_meanwhile() -> None:
     annotation.review((0, 3))
     mask.layer.redo()
     assert mask.segmentation.reviewed == {(0, 1)}
+
+
+def test_a_label_that_is_no_organ_is_not_taught() -> None:
+    mask, annotation = new_mask()
+    mask.layer.data_setitem(square(1), 2)
+    mask.layer.data_setitem(square(3), 4)
+    mask.layer.data_setitem(square(4), 4)
+    annotation.may_be_edited()
+    said = "Label 4 in slices 3, 4 is no organ; press New … to name it, or erase it."
+    with pytest.raises(InputError, match=f"^{re.escape(said)}$"):
+        fine_tuning([mask], "scan", 1.0, False)
+    labels = mask.segmentation.card.labels
+    mask.relabel(with_organ(labels, Label(4, "four", new_color(labels))))
+    model: Any = SimpleNamespace(card=CARD)
+    annotation.versions[0].model = model
+    assert fine_tuning([mask], "scan", 1.0, False).names[4] == "four"
 
 
 def test_a_new_run_never_writes_into_a_mask_that_is_reviewed_or_of_another_version() -> None:

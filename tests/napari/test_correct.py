@@ -237,12 +237,37 @@ def test_slices_of_the_queue_are_shown_however_the_viewer_cuts(
 def test_painting_with_the_background_chooses_no_other_organ(correct_widget: Any) -> None:
     _, _, widget = correct_widget()
     layer = widget.mask.layer
-    for label, chosen in ((2, 2), (0, 2), (77, 2), (3, 3), (0, 3)):
+    for label, chosen in ((2, 2), (0, 2), (77, 77), (0, 2), (77, 77), (3, 3), (0, 3)):
         layer.selected_label = label
         assert widget.organ.currentData() == chosen
     widget.organ.setCurrentIndex(widget.organ.count() - 1)
     layer.selected_label = 0
     assert widget.organ.currentData() is None
+
+
+def test_a_label_that_is_no_organ_says_so_until_it_is_named(
+    correct_widget: Any, qtbot: Any
+) -> None:
+    _, _, widget = correct_widget()
+    layer, index = widget.mask.layer, widget.mask.place[1]
+    layer.selected_label = 7
+    assert widget.organ.currentText() == "label 7 (no organ)"
+    assert "Label 7 is no organ: press New … to name it" in widget.message.text()
+    assert "Label 7 is no organ" in widget.interpolate.toolTip()
+    assert not widget.edit_organ.isEnabled()
+    layer.paint((index, 12, 12), 7)
+    qtbot.waitUntil(widget.start.isEnabled)
+    widget.start.click()
+    assert f"Label 7 in slice {index} is no organ; press New …" in widget.message.text()
+    assert not widget.running
+    widget.add_organ.click()
+    (dialog,) = widget.findChildren(OrganDialog)
+    dialog.name.setText("cyst")
+    assert dialog.organ.id == 7
+    dialog.accept()
+    assert widget.organ.currentText() == "cyst"
+    assert "no organ" not in widget.message.text()
+    assert widget.edit_organ.isEnabled()
 
 
 def test_a_brush_on_the_slice_on_screen_is_there_to_be_taught(
