@@ -5,9 +5,11 @@ What they do is in `slice_review`, `organ_bar`, `version_bar` and `correct_run`.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import napari
 from napari.layers import Image, Labels
@@ -15,7 +17,7 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import Signal
 
 from l2gnet_core.errors import InputError
-from napari_l2gnet.annotation import Annotation, Version
+from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.correct_form import FLIP_KEY, PROJECT, CorrectForm
 from napari_l2gnet.correct_run import (
     CorrectRun,
@@ -24,6 +26,7 @@ from napari_l2gnet.correct_run import (
     drop_proposal,
     flip,
     taken_in,
+    told,
 )
 from napari_l2gnet.keeper import keep_again
 from napari_l2gnet.learning import Moment
@@ -45,6 +48,19 @@ from napari_l2gnet.version_bar import VersionBar
 from napari_l2gnet.worker import Job
 
 
+def _always() -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class _Note:
+    """What there is to say of a mask, for as long as it holds."""
+
+    text: str = ""
+    bad: bool = False
+    holds: Callable[[], bool] = _always
+
+
 class CorrectWidget(CorrectForm):
     """Review slices, correct them, teach the model, look at what it makes of it, accept it."""
 
@@ -62,9 +78,11 @@ class CorrectWidget(CorrectForm):
         self.versions = VersionBar(self, self.session)
         self.saving = MaskSaving(self.save_mask, lambda: self.mask)
         self._run: CorrectRun | None = None
-        self._text, self._bad = "", False
-        #: What the text says was accepted.
-        self._accepted: Version | None = None
+        self._note = _Note()
+        #: What was said of each mask last: it is said again once that is gone back to.
+        self._notes: WeakKeyDictionary[Annotation, _Note] = WeakKeyDictionary()
+        #: Whose fine-tuning the curve is of.
+        self._curve_of: Callable[[], Annotation | None] = lambda: None
         self._connect()
         self._import()
         self._follow()
@@ -72,7 +90,7 @@ class CorrectWidget(CorrectForm):
     def _connect(self) -> None:
         self.layer.chosen.connect(self._follow)
         self.review.looked.connect(self._show_all)
-        self.review.said.connect(self._say)
+        self.review.said.connect(lambda text, holds: self._say(text, holds=holds))
         self.organs.chosen.connect(self._update_controls)
         self.interpolate.clicked.connect(self.interpolate_organ)
         self.masks.aboutToShow.connect(self._list_masks)
@@ -153,7 +171,7 @@ class CorrectWidget(CorrectForm):
         self.review.follow(self.mask, annotation)
         self.organs.follow(self.mask, annotation)
         self.versions.follow(self.mask, annotation)
-        self._say("")
+        self._note = _Note() if annotation is None else self._notes.get(annotation, _Note())
         self._show_all()
 
     def _leave_mask(self) -> None:
@@ -224,6 +242,9 @@ class CorrectWidget(CorrectForm):
         self.bar.setVisible(self.running)
         proposal = annotation.proposal if annotation else None
         self.proposal.setVisible(proposal is not None and bool(proposal.done))
+        self.show_verdict(told(proposal.learnt) if proposal and proposal.learnt else "")
+        here = annotation is not None and self._curve_of() is annotation
+        self.curve.setVisible(here)
         unfinished = "" if proposal and proposal.complete else "It is not finished yet."
         self.allow(self.accept, unfinished or busy)
         self.allow(self.discard, busy)
@@ -235,18 +256,30 @@ class CorrectWidget(CorrectForm):
         original = "This is the original version." if first else ""
         self.allow(self.roll_back, none or busy or waiting or original)
         self.allow(self.save, none or busy or original)
-        if annotation is not None and self._accepted not in (None, annotation.version):
-            # It was taken back: what was said of it is not so any more.
-            self._accepted, self._text = None, ""
-        self._show_text(none)
+        if not self._note.holds():
+            self._say("")
+        self._show_note(none)
 
-    def _say(self, text: str, bad: bool = False) -> None:
-        self._text, self._bad, self._accepted = text, bad, None
-        self._show_text()
+    def _say(self, text: str, bad: bool = False, holds: Callable[[], bool] = _always) -> None:
+        """Say something of the mask, until it does not hold any more."""
+        self._note = _Note(text, bad, holds)
+        if self.annotation is not None:
+            self._notes[self.annotation] = self._note
+        self._show_note()
 
-    def _show_text(self, otherwise: str = "") -> None:
+    def _say_of(self, run: CorrectRun, text: str, bad: bool = False) -> None:
+        """Say what came of a job to whoever looks at its mask, now or later, and beside another one
+        with that mask's name."""
+        # A verdict is shown with its proposal.
+        waits = run.annotation.proposal is not None and text == run.text
+        note = self._notes[run.annotation] = _Note("" if waits else text, bad, run.stands)
+        here = run.annotation is self.annotation
+        self._note = note if here else _Note(f"{run.mask.layer.name}: {text}", bad)
+        self._show_note()
+
+    def _show_note(self, otherwise: str = "") -> None:
         hint = self.organs.hint
-        self.show_message(self._text or otherwise, self._bad, [hint] if hint else [])
+        self.show_message(self._note.text or otherwise, self._note.bad, [hint] if hint else [])
 
     def _refuse(self, error: Exception) -> None:
         """Say what is wrong in the widget and as napari does."""
@@ -291,7 +324,8 @@ class CorrectWidget(CorrectForm):
                 f"{voxels:,} voxels in {slices} slice{'s' * (slices != 1)} are as in "
                 f"{layer.name} now, and count as painted by you; Ctrl-Z takes them back."
                 + " What it leaves out of the scan is background."
-                * part
+                * part,
+                holds=mask.segmentation.last_step(),
             )
         else:
             self._say(f"{layer.name} says the same as this mask.")
@@ -318,7 +352,7 @@ class CorrectWidget(CorrectForm):
             self._refuse(error)
             return
         self.curve.clear()
-        self.curve.show()
+        self._curve_of = ref(task.annotation)
         self._say("")
         self._new_run().learn(task)
 
@@ -367,17 +401,17 @@ class CorrectWidget(CorrectForm):
         self.bar.setFormat(str(moment))
         if moment.loss is not None or moment.dice is not None:
             self.curve.add(moment.step, moment.loss, moment.dice)
-        if moment.learnt is not None:
-            self._say(self._run.text if self._run else "")
+        if moment.learnt is not None and self._run is not None:
+            self._say_of(self._run, self._run.text)
 
     def _on_end(self, outcome: str, text: str) -> None:
-        if self._run is None:
+        if (run := self._run) is None:
             return
-        self._run.deleteLater()
         self._run = None
-        self._say(text, bad=outcome == "failed")
+        self._say_of(run, text, bad=outcome == "failed")
+        run.deleteLater()
         if not any(self.curve.points):
-            self.curve.hide()
+            self._curve_of = lambda: None
         self._show_all()
         self.review.look_soon()
         self.run_ended.emit(outcome)
@@ -405,8 +439,10 @@ class CorrectWidget(CorrectForm):
             self._say("Finish the stroke first.")
             return
         changed = accept(mask, annotation)
-        self._say(f"{annotation.version.name} accepted: {taken_in(mask, changed)}")
-        self._accepted = annotation.version
+        self._say(
+            f"{annotation.version.name} accepted: {taken_in(mask, changed)}",
+            holds=mask.segmentation.last_step() if changed else _always,
+        )
         self._show_all()
 
     def discard_proposal(self) -> None:

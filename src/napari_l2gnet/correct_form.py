@@ -180,6 +180,12 @@ class CorrectForm(DockedWidget):
         self.proposal = QWidget()
         proposal = QVBoxLayout(self.proposal)
         proposal.setContentsMargins(0, 0, 0, 0)
+        #: What came of the fine-tuning: one looks, then decides by it.
+        self.verdict = QLabel()
+        self.verdict.setWordWrap(True)
+        self.verdict.setTextFormat(Qt.TextFormat.PlainText)
+        self.verdict.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        proposal.addWidget(self.verdict)
         proposal.addWidget(_row(QLabel("Preview"), *self.view_buttons.values()))
         proposal.addWidget(_row(self.accept, self.discard))
         layout.addWidget(self.proposal)
@@ -215,6 +221,11 @@ class CorrectForm(DockedWidget):
             self.version.clear()
             self.version.addItems(list(names))
         self.version.setCurrentIndex(current)
+
+    def show_verdict(self, text: str) -> None:
+        """What to decide by whether to accept the preview; "" as long as nothing is known."""
+        self.verdict.setText(text)
+        self.verdict.setVisible(bool(text))
 
     def show_mode(self, mode: str) -> None:
         """Which view of a proposal is on screen; no signal tells of it."""

@@ -56,6 +56,8 @@ class CorrectRun(QObject):
         self._job: Job | None = None
         #: What the guard said.
         self.text = ""
+        #: Is what came into the mask still there?
+        self.stands: Callable[[], bool] = lambda: True
         self._kind: Kind = "scan"
         self._answer: Moment | None = None
         self._loading: Version | None = None
@@ -208,6 +210,8 @@ class CorrectRun(QObject):
         answered, segmentation = moment.answered, self.annotation.segmentation
         model = answered.model if answered is not None else None
         count = self.mask.adopt(moment.answer, moment.raw, number, moment.looks, whole, model)
+        if count:
+            self.stands = segmentation.last_step()
         if answered is not None:
             _record(segmentation, answered, count)
         else:

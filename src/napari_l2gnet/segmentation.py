@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -296,6 +297,11 @@ class Segmentation:
             self.note_edits(self.places_of(step.voxels))
         self._undone.pop()
         self._strokes.append(step)
+
+    def last_step(self) -> Callable[[], bool]:
+        """What tells from now on whether the last step can still be undone, and was not."""
+        step = ref(self._strokes[-1])
+        return lambda: any(one is step() for one in self._strokes)
 
     def _unreview(
         self, places: set[Place]

@@ -26,7 +26,8 @@ class SliceReview(QObject):
 
     #: All that was painted, undone or previewed has been looked at.
     looked = Signal()
-    said = Signal(str)
+    #: A sentence, and what tells whether it still holds.
+    said = Signal(str, object)
 
     def __init__(self, viewer: napari.Viewer, form: CorrectForm) -> None:
         super().__init__(form)
@@ -187,20 +188,27 @@ class SliceReview(QObject):
         """The slice on screen is right as it is; again: not so."""
         annotation, mask = self.annotation, self.mask
         if annotation is not None and mask is not None and mask.connected:
-            if problem := mask.off_screen:
-                self.said.emit(f"{problem}: click a slice in the table, then accept it.")
-                return
-            if shows_proposal(annotation):
-                # What would be accepted is the mask below it.
-                self.said.emit(
-                    "This is the preview, not the mask: accept or discard it, or press Before, "
-                    "then accept the slice."
-                )
+            if refusal := self.refusal:
+                self.said.emit(refusal, lambda: self.refusal == refusal)
                 return
             annotation.review(mask.place, mask.place not in annotation.segmentation.reviewed)
             mask.name_coverage()
             if annotation.preview is not None:
                 annotation.preview.update_here()
+
+    @property
+    def refusal(self) -> str:
+        """Why the slice on screen cannot be accepted, in a sentence; "" if it can."""
+        annotation, mask = self.annotation, self.mask
+        if mask is not None and mask.connected and (problem := mask.off_screen):
+            return f"{problem}: click a slice in the table, then accept it."
+        if annotation is not None and shows_proposal(annotation):
+            # What would be accepted is the mask below it.
+            return (
+                "This is the preview, not the mask: accept or discard it, or press Before, then "
+                "accept the slice."
+            )
+        return ""
 
     def go_to_next(self) -> None:
         """Show the next slice to review."""
@@ -211,6 +219,9 @@ class SliceReview(QObject):
         here = mask.place
         place = annotation.next_place(here if here == self._walked else None)
         if place is None:
-            self.said.emit("All slices are reviewed.")
+            self.said.emit("All slices are reviewed.", self._all_reviewed)
         else:
             self.go_to(place)
+
+    def _all_reviewed(self) -> bool:
+        return self.annotation is not None and self.annotation.next_place(None) is None

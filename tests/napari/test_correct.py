@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -18,16 +20,18 @@ from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QTableW
 
 from l2gnet_core.checkpoint import load_model
 from l2gnet_core.errors import InputError
+from l2gnet_core.guard import Evidence, Improvement, Verdict
 from l2gnet_core.labels import Label
 from l2gnet_core.weights import weights_hash
-from napari_l2gnet.annotation import Version
+from napari_l2gnet.annotation import Proposal, Version
 from napari_l2gnet.correct import CorrectWidget
 from napari_l2gnet.keeper import keeper_of
 from napari_l2gnet.layers import LABELS_KEY
 from napari_l2gnet.learning import model_of
+from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.organ_dialog import OrganDialog
 from napari_l2gnet.organs import UNMARKED
-from napari_l2gnet.preview import AFTER, BEFORE, CHANGES
+from napari_l2gnet.preview import AFTER, BEFORE, CHANGES, Preview
 from napari_l2gnet.session import Session
 from napari_l2gnet.tasks import annotation_of
 
@@ -57,7 +61,7 @@ def test_the_whole_loop(correct_widget: Any, qtbot: Any) -> None:
     layer.undo()
     qtbot.waitUntil(lambda: states(widget)[4] == "–")
     assert fine_tune(qtbot, widget) == "finished", widget.message.text()
-    assert "weak evidence" in widget.message.text()
+    assert "weak evidence" in widget.verdict.text()
     layer.redo()
     assert widget.curve.points[0] > 0
     assert widget.curve.points[1] > 0
@@ -83,6 +87,7 @@ def test_the_whole_loop(correct_widget: Any, qtbot: Any) -> None:
     count = len(viewer.layers)
     widget.accept.click()
     assert len(viewer.layers) == count - 2
+    assert "v1 accepted" in widget.message.text()
     accepted = layer.data.copy()
     assert (accepted != corrected).any()
     np.testing.assert_array_equal(accepted[mine], corrected[mine])
@@ -90,6 +95,8 @@ def test_the_whole_loop(correct_widget: Any, qtbot: Any) -> None:
     layer.undo()
     np.testing.assert_array_equal(layer.data, corrected)
     qtbot.waitUntil(lambda: widget.version.currentText().startswith("original"))
+    # What was said of an answer goes with it.
+    assert "accepted" not in widget.message.text()
     layer.redo()
     np.testing.assert_array_equal(layer.data, accepted)
     qtbot.waitUntil(lambda: widget.version.currentText().startswith("v1"))
@@ -99,6 +106,10 @@ def test_the_whole_loop(correct_widget: Any, qtbot: Any) -> None:
     np.testing.assert_array_equal(layer.data, np.where(mine, corrected, first))
     assert widget.version.currentText().startswith("original")
     assert not widget.roll_back.isEnabled()
+    assert "The mask shows original now" in widget.message.text()
+    layer.undo()
+    qtbot.waitUntil(lambda: "The mask shows" not in widget.message.text())
+    layer.redo()
     # Every version is one click away.
     assert ends(qtbot, widget, lambda: widget.version.activated.emit(1)) == "finished"
     np.testing.assert_array_equal(layer.data, accepted)
@@ -270,6 +281,68 @@ def test_a_label_that_is_no_organ_says_so_until_it_is_named(
     assert widget.edit_organ.isEnabled()
 
 
+def test_the_verdict_stays_with_its_proposal(correct_widget: Any, qtbot: Any) -> None:
+    viewer, _, widget = correct_widget()
+    annotation, raw = widget.annotation, widget.mask.segmentation.raw
+    dice = Improvement({"a": 0.7}, {"a": 0.8})
+    verdict = Verdict(True, "Kept.", Evidence(1.0, 5, dice, None, None))
+    model = SimpleNamespace(card=annotation.segmentation.card)
+    result = SimpleNamespace(verdict=verdict, model=model)
+    learnt: Any = SimpleNamespace(parent=model, config=None, result=result)
+    proposal = Proposal("scan", raw.copy(), {(0, 0)}, raw.copy(), learnt)
+    annotation.propose(proposal)
+    annotation.preview = Preview(widget.mask, annotation)
+    annotation.preview.show(AFTER)
+    said = "+0.100 Dice (0.700 to 0.800). Look at it, then accept or discard."
+    widget.review.accept_slice()
+    assert "This is the preview, not the mask" in widget.message.text()
+    assert said in widget.verdict.text()
+    viewer.layers.remove(viewer.layers[-1])
+    assert annotation.preview.mode == BEFORE
+    assert not widget.message.text()
+    late = CorrectWidget(viewer, widget.session)
+    qtbot.addWidget(late)
+    assert said in late.verdict.text()
+    late.close()
+    annotation.preview.remove()
+    annotation.preview = None
+    annotation.propose(None)
+    assert widget.proposal.isHidden()
+    assert not widget.verdict.text()
+
+
+def test_what_came_of_a_job_and_its_curve_belong_to_their_mask(
+    correct_widget: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, _, widget = correct_widget()
+    mask, ended = widget.mask, []
+
+    def broken(*_: Any, **__: Any) -> Iterator[Any]:
+        step = SimpleNamespace(done=0, seconds_left=1, step=1, loss=0.5, preview=None, result=None)
+        while not ended:
+            yield step
+            time.sleep(0.01)
+        raise InputError("Expected a good day, but it is none; try tomorrow.")
+
+    monkeypatch.setattr("l2gnet_core.finetune.finetune", broken)
+    widget.review.accept_slice()
+    widget.start.click()
+    qtbot.waitUntil(lambda: any(widget.curve.points))
+    assert not widget.curve.isHidden()
+    image, segmentation = viewer.layers[0], mask.segmentation
+    card = replace(segmentation.card, name="another")
+    other = MaskLayer.add(viewer, image, segmentation.grid, card, segmentation.axis)
+    widget.layer.choose(other.layer)
+    assert widget.curve.isHidden()
+    assert ends(qtbot, widget, lambda: ended.append(True)) == "failed"
+    assert "scan · scribbler: Expected a good day" in widget.message.text()
+    widget.layer.choose(mask.layer)
+    assert ">Expected a good day" in widget.message.text()
+    assert not widget.curve.isHidden()
+    widget.layer.choose(other.layer)
+    assert not widget.message.text()
+
+
 def test_a_brush_on_the_slice_on_screen_is_there_to_be_taught(
     correct_widget: Any, qtbot: Any
 ) -> None:
@@ -320,17 +393,6 @@ def test_slices_accepted_before_an_organ_was_added_say_nothing_of_it(
     assert (lesson.labels[3] == 0).any()
 
 
-def test_what_was_said_of_an_answer_goes_with_it(correct_widget: Any, qtbot: Any) -> None:
-    viewer, _, widget = correct_widget()
-    for index in (1, 3):
-        correct_slice(viewer, widget, index)
-    assert fine_tune(qtbot, widget) == "finished"
-    widget.accept.click()
-    assert "accepted" in widget.message.text()
-    widget.mask.layer.undo()
-    qtbot.waitUntil(lambda: "accepted" not in widget.message.text())
-
-
 def test_a_mask_from_elsewhere_is_taken_over_where_it_differs(
     correct_widget: Any, qtbot: Any, tmp_path: Path
 ) -> None:
@@ -364,6 +426,7 @@ def test_a_mask_from_elsewhere_is_taken_over_where_it_differs(
     assert not theirs.visible
     qtbot.waitUntil(lambda: (0, 2) in widget.annotation.edited)
     viewer.layers.selection.active.undo()
+    qtbot.waitUntil(lambda: "are as in colleague" not in widget.message.text())
     np.testing.assert_array_equal(layer.data, accepted)
     theirs.data[1, 0, 0] = 9
     action.trigger()
