@@ -157,6 +157,7 @@ class Annotation:
         """A person vouches for a slice as it is, or takes that back."""
         reviewed, unsaid = self.segmentation.reviewed, self.segmentation.unsaid
         (reviewed.add if accepted else reviewed.discard)(place)
+        self.segmentation.vouched[place] = self.segmentation.edits
         unsaid -= {(at, organ) for at, organ in unsaid if at == place}
         self.changed.emit("reviewed")
 

@@ -73,6 +73,10 @@ class Segmentation:
         self.answered: set[Place] = set()
         #: How often a person did something.
         self.edits = 0
+        #: When a person vouched for a slice, in `edits`.
+        self.vouched: dict[Place, int] = {}
+        #: Slices whose review was taken away as "undo" or "redo" changed what a person had seen.
+        self.shaken: dict[Place, str] = {}
         #: What was done and is not saved yet, in its order.
         self.deeds: list[Deed] = []
         #: How the user wants this mask tidied.
@@ -238,7 +242,7 @@ class Segmentation:
         free = ~np.take(self.stroked, voxels) & (np.take(self.known, voxels) == before)
         np.put(self.stroked, voxels, True)
         self.note_edits(self.places_of(voxels))
-        self._strokes.append(Stroke(voxels, before, after, free))
+        self._strokes.append(Stroke(voxels, before, after, free, self.edits))
         self._undone.clear()
 
     def note_edits(self, places: set[Place]) -> None:
@@ -269,7 +273,9 @@ class Segmentation:
                 return
             free = step.voxels[step.free]
             np.put(self.stroked, free, False)
+            self._shake(step, step.made, "undo")
             self.note_edits(self.places_of(step.voxels))
+            undone = replace(undone, made=self.edits)
         self._strokes.pop()
         self._undone.append(undone)
         answer = np.take(self.answer, free)
@@ -294,9 +300,19 @@ class Segmentation:
             if self._differs(step.voxels, step.after):
                 return
             np.put(self.stroked, step.voxels, True)
+            self._shake(step, undone.made, "redo")
             self.note_edits(self.places_of(step.voxels))
+            step = replace(step, made=self.edits)
         self._undone.pop()
         self._strokes.append(step)
+
+    def _shake(self, stroke: Stroke, made: int, how: str) -> None:
+        """A stroke that is undone or made again changes slices: nobody vouches any more for those
+        that were accepted since it, or its undo, was made."""
+        places = self.reviewed & self.places_of(stroke.voxels)
+        seen = {place for place in places if self.vouched.get(place, -1) >= made}
+        self._unreview(seen)
+        self.shaken.update(dict.fromkeys(seen, how))
 
     def last_step(self) -> Callable[[], bool]:
         """What tells from now on whether the last step can still be undone, and was not."""

@@ -105,7 +105,24 @@ class SliceReview(QObject):
                 done = annotation.preview.update_some(seconds=0.005) and done
         if done:
             self._looking.stop()
+            if annotation is not None:
+                self._tell_shaken(annotation)
             self.looked.emit()
+
+    def _tell_shaken(self, annotation: Annotation) -> None:
+        """Say which accepted slices undo or redo has changed: they may not be on screen."""
+        segmentation = annotation.segmentation
+        shaken, segmentation.shaken = segmentation.shaken, {}
+        if not shaken:
+            return
+        annotation.changed.emit("reviewed")
+        names = ", ".join(annotation.name_of(place) for place in sorted(shaken))
+        how = " and ".join(sorted(set(shaken.values())))
+        if len(shaken) == 1:
+            text = f"Slice {names}, accepted, was changed by {how}: check it again."
+        else:
+            text = f"Slices {names}, accepted, were changed by {how}: check them again."
+        self.said.emit(text, lambda: not segmentation.reviewed.issuperset(shaken))
 
     # ------------------------------------------------------------------ which slices first
 

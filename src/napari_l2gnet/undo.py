@@ -22,12 +22,14 @@ UNDO_LIMIT = 100
 @dataclass(frozen=True)
 class Stroke:
     """Voxels (flat indices) a person changed in one undoable step, and their labels before and
-    after it. Where `free` is true the model's answer was shown before."""
+    after it. Where `free` is true the model's answer was shown before. made: when, as
+    `Segmentation.edits` counts."""
 
     voxels: NDArray[np.intp]
     before: NDArray[Any]
     after: NDArray[Any]
     free: NDArray[np.bool_]
+    made: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,10 @@ class Adoption:
 @dataclass(frozen=True)
 class Undone:
     """A step that was undone, with the reviews that this took away: slices, and of which organs
-    (ids) they say nothing. organs: ids of those that there were."""
+    (ids) they say nothing. organs: ids of those that there were. made: as of a stroke."""
 
     step: Stroke | Adoption
     reviewed: frozenset[Place] = frozenset()
     unsaid: frozenset[tuple[Place, int]] = frozenset()
     organs: frozenset[int] = frozenset()
+    made: int = 0

@@ -139,6 +139,34 @@ def test_an_answer_that_comes_back_is_not_what_was_accepted_meanwhile() -> None:
     assert mask.segmentation.reviewed == {(0, 1)}
 
 
+def test_undo_of_a_stroke_takes_back_what_was_accepted_with_it_and_redo_does_not_accept() -> None:
+    mask, annotation = new_mask()
+    layer, segmentation = mask.layer, mask.segmentation
+    layer.data_setitem(square(1), 2)
+    layer.data_setitem(square(3), 2)
+    annotation.review((0, 1))
+    annotation.review((0, 4))
+    # What is painted on an accepted slice and undone leaves it as it was accepted.
+    layer.data_setitem((np.array([1]), np.array([0]), np.array([0])), 2)
+    layer.undo()
+    layer.undo()
+    assert segmentation.reviewed == {(0, 1), (0, 4)}
+    layer.undo()
+    assert segmentation.reviewed == {(0, 4)}
+    assert segmentation.shaken == {(0, 1): "undo"}
+    layer.redo()
+    assert segmentation.reviewed == {(0, 4)}
+    # Nor does anybody vouch for a slice that redo changes.
+    annotation.review((0, 3))
+    layer.redo()
+    assert segmentation.reviewed == {(0, 4)}
+    assert segmentation.shaken == {(0, 1): "undo", (0, 3): "redo"}
+    # One that is accepted again is accepted with all that is on it.
+    annotation.review((0, 3))
+    layer.undo()
+    assert segmentation.reviewed == {(0, 4)}
+
+
 def test_a_label_that_is_no_organ_is_not_taught() -> None:
     mask, annotation = new_mask()
     mask.layer.data_setitem(square(1), 2)

@@ -281,6 +281,22 @@ def test_a_label_that_is_no_organ_says_so_until_it_is_named(
     assert widget.edit_organ.isEnabled()
 
 
+def test_an_accepted_slice_that_undo_changes_elsewhere_is_to_be_checked_again(
+    correct_widget: Any, qtbot: Any
+) -> None:
+    viewer, _, widget = correct_widget()
+    correct_slice(viewer, widget, 4)
+    widget.review.go_to((0, 1))
+    qtbot.waitUntil(lambda: states(widget)[4] == "✓ reviewed")
+    widget.mask.layer.undo()
+    said = "Slice 4, accepted, was changed by undo: check it again."
+    qtbot.waitUntil(lambda: widget.message.text() == said)
+    assert states(widget)[4] == "–"
+    widget.review.go_to((0, 4))
+    widget.review.accept_slice()
+    assert not widget.message.text()
+
+
 def test_the_verdict_stays_with_its_proposal(correct_widget: Any, qtbot: Any) -> None:
     viewer, _, widget = correct_widget()
     annotation, raw = widget.annotation, widget.mask.segmentation.raw
