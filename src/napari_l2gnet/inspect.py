@@ -60,6 +60,8 @@ class InspectWidget(InspectForm):
         self._wanted: tuple[list[int], Other | None] = ([], None)
         # Steps of the slider are taken together: a person who scrolls sees the last.
         self._moving = QTimer(self, interval=0, singleShot=True)
+        # What follows a removal waits until all that go together are gone.
+        self._leaving = QTimer(self, interval=0, singleShot=True)
         # Runs go on while one looks: what they add is taken in when they pause.
         self._changing = QTimer(self, interval=400, singleShot=True)
         self._connect()
@@ -69,13 +71,14 @@ class InspectWidget(InspectForm):
 
     def _connect(self) -> None:
         self._moving.timeout.connect(self._on_moved)
+        self._leaving.timeout.connect(self._on_left)
         self._changing.timeout.connect(self._on_changed)
         self.jobs.changed.connect(self.update_controls)
         self.jobs.progress.connect(self.bar.setFormat)
         self.jobs.failed.connect(lambda text: self.show_message(text, bad=True))
         self.against.changed.connect(self.draw)
         self.seen.connect(self._on_seen)
-        self.mask_combo.chosen.connect(self._on_mask)
+        self.mask_combo.chosen.connect(self._on_chosen)
         self.of.currentIndexChanged.connect(lambda _: self._on_part())
         self.clear.clicked.connect(lambda: self.choose([]))
         self.again.clicked.connect(self._look_again)
@@ -95,7 +98,7 @@ class InspectWidget(InspectForm):
         return [
             (viewer.dims.events.current_step, self._on_step),
             (viewer.layers.events.inserted, self._on_layers),
-            (viewer.layers.events.removed, self._on_layers),
+            (viewer.layers.events.removed, self._on_removed),
             (viewer.layers.selection.events.active, self._on_active),
         ]
 
@@ -105,6 +108,7 @@ class InspectWidget(InspectForm):
         self._follow(None)
         self.against.let_go()
         self._moving.stop()
+        self._leaving.stop()
         self._changing.stop()
         self.mask_combo.disconnect_layers()
         self.viewer.mouse_drag_callbacks.remove(self._on_mouse)
@@ -376,9 +380,30 @@ class InspectWidget(InspectForm):
         if active is not self.mask_combo.layer and active in self.mask_combo:
             self.mask_combo.choose(active)
 
+    @property
+    def _is_gone(self) -> bool:
+        """Has the mask been removed that is looked into?"""
+        return self.layers is not None and self.layers.mask.layer not in self.viewer.layers
+
+    def _on_chosen(self) -> None:
+        if self._is_gone:
+            self._leaving.start()
+        else:
+            self._on_mask()
+
     def _on_layers(self, _: Any = None) -> None:
-        if self.layers is not None and self.layers.mask.layer not in self.viewer.layers:
-            self.layers.remove()
+        self.against.follow()
+
+    def _on_removed(self, _: Any = None) -> None:
+        # What it drew of a layer napari deletes in whichever OpenGL context is current. If that is
+        # not the canvas's own, Mesa may crash when the canvas is drawn next.
+        self.viewer.window._qt_viewer.canvas.native.makeCurrent()
+        self._leaving.start()
+
+    def _on_left(self) -> None:
+        """Layers are gone, maybe the mask and all others: look into what is left."""
+        if self._is_gone:
+            self._on_mask()
         self.against.follow()
 
     def _on_mouse(self, viewer: Any, event: Any) -> Generator[None, None, None]:

@@ -466,16 +466,21 @@ def test_a_new_inspect_widget_lights_nothing_of_the_last(
 
 
 def test_all_layers_can_be_deleted_at_once(
-    make_napari_viewer: Callable[..., Any], qtbot: Any
+    make_napari_viewer: Callable[..., Any], qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     viewer = make_napari_viewer()
     inspectable(viewer)
+    inspectable(viewer, seed=1)
     widget = inspect(qtbot, viewer)
     widget.choose([0])
-    viewer.layers.select_all()
-    viewer.layers.remove_selected()
+    looked, follow = [], widget._follow
+    monkeypatch.setattr(widget, "_follow", lambda mask: (looked.append(mask), follow(mask)))
+    viewer.layers.clear()
     assert len(viewer.layers) == 0
+    # What is left is looked into once, when all are gone.
+    assert looked == []
     qtbot.waitUntil(lambda: "Press Segment first" in widget.told.text())
+    assert looked == [None]
 
 
 def test_jobs_do_not_pile_up(make_napari_viewer: Callable[..., Any], qtbot: Any) -> None:
