@@ -29,6 +29,14 @@ from napari_l2gnet.tasks import annotation_of, application
 from napari_l2gnet.typed_names import ended
 from napari_l2gnet.worker import LatestJob
 
+#: What a click into the picture does while the mask has another mode than to look.
+_TOOLS = {
+    "paint": "The brush is on: a click paints.",
+    "erase": "The eraser is on: a click erases.",
+    "fill": "The bucket is on: a click fills.",
+    "pick": "The picker is on: a click picks an organ.",
+    "polygon": "The polygon is on: a click draws.",
+}
 #: Pixels that a mouse may move between press and release of a click.
 CLICK_SLOP = 4
 
@@ -78,6 +86,7 @@ class InspectWidget(InspectForm):
         self.jobs.failed.connect(lambda text: self.show_message(text, bad=True))
         self.against.changed.connect(self.draw)
         self.seen.connect(self._on_seen)
+        self.click.toggled.connect(self._lay_tools_down)
         self.mask_combo.chosen.connect(self._on_chosen)
         self.of.currentIndexChanged.connect(lambda _: self._on_part())
         self.clear.clicked.connect(lambda: self.choose([]))
@@ -120,6 +129,12 @@ class InspectWidget(InspectForm):
         self._aside = not seen
         if self.layers is not None and self.layers.mask.layer in self.viewer.layers:
             self.layers.set_aside(self._aside)
+            self._lay_tools_down(seen and self.click.isChecked())
+
+    def _lay_tools_down(self, looking: bool) -> None:
+        """Whoever begins to look means to paint no more."""
+        if looking and self.layers is not None:
+            self.layers.mask.layer.mode = "pan_zoom"
 
     def show_theme(self) -> None:
         """Take on the colours of the window."""
@@ -407,13 +422,14 @@ class InspectWidget(InspectForm):
         self.against.follow()
 
     def _on_mouse(self, viewer: Any, event: Any) -> Generator[None, None, None]:
-        """A click, not a drag, of a mouse that paints nothing."""
+        """A click, not a drag: it looks, or paints."""
         active = viewer.layers.selection.active
+        mode = str(getattr(active, "mode", "pan_zoom"))
         if (
             not (self.click.isChecked() and self.click.isEnabled())
             or event.button != 1
             or event.modifiers
-            or str(getattr(active, "mode", "pan_zoom")) != "pan_zoom"
+            or (self._aside and mode != "pan_zoom")
         ):
             return
         pressed = np.array(event.pos)
@@ -422,7 +438,11 @@ class InspectWidget(InspectForm):
             if np.abs(np.array(event.pos) - pressed).max() > CLICK_SLOP:
                 return
             yield
-        if viewer.dims.ndisplay == 2:
+        if mode != "pan_zoom":
+            # To paint on mistakes, in a layer of their own, is what is meant there.
+            if self.layers is not None and active is self.layers.mask.layer:
+                self.show_message(f"{_TOOLS.get(mode, 'A tool is on.')} Press 6 to look.")
+        elif viewer.dims.ndisplay == 2:
             self.look_at(event.position)
         else:
             self.show_message("Codes are clicked in the 2-D view: press 2D/3D at the bottom left.")

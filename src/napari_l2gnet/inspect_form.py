@@ -86,8 +86,8 @@ class InspectForm(DockedWidget):
         self.click.setCheckable(True)
         self.click.setChecked(True)
         self.click.setToolTip(
-            "While this is on, a click into the picture tells about the voxel. Painting, dragging\n"
-            "and zooming stay as they are."
+            "While this is on, a click into the picture tells about the voxel; dragging and\n"
+            "zooming stay as they are. Switching it on puts the brush away."
         )
         self.outline = QCheckBox("Outline")
         self.outline.setChecked(True)

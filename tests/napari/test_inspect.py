@@ -123,20 +123,34 @@ def test_a_click_lights_up_the_code_everywhere(opened: Made, qtbot: Any) -> None
 
 
 @pytest.mark.filterwarnings("ignore:Contours are not displayed during 3D rendering")
-def test_a_click_disturbs_neither_painting_nor_dragging(opened: Made, qtbot: Any) -> None:
+def test_a_click_looks_where_nothing_is_painted_or_dragged(opened: Made, qtbot: Any) -> None:
     viewer, mask, widget = opened
     viewer.layers.selection.active = mask.layer
     for mode in ("paint", "erase", "fill", "pick"):
         mask.layer.mode = mode
         click(viewer, world(mask, 1, 20, 20))
         assert widget.codes == []
+        assert "is on: a click" in widget.message.text()
+        assert "Press 6 to look." in widget.message.text()
+    widget.show_message("")
+    mask.layer.mode = "paint"
+    click(viewer, world(mask, 1, 20, 20), drag=30)
+    assert widget.message.text() == ""
     mask.layer.mode = "pan_zoom"
     click(viewer, world(mask, 1, 20, 20), drag=30)
     assert widget.codes == []
     widget.click.click()
     click(viewer, world(mask, 1, 20, 20))
     assert widget.codes == []
+    # Whoever begins to look means to paint no more.
+    mask.layer.mode = "paint"
     widget.click.click()
+    assert mask.layer.mode == "pan_zoom"
+    mask.layer.mode = "paint"
+    widget.seen.emit(False)
+    assert mask.layer.mode == "paint"
+    widget.seen.emit(True)
+    assert mask.layer.mode == "pan_zoom"
     click(viewer, world(mask, 1, 200, 20))
     assert widget.codes == []
     viewer.dims.ndisplay = 3
