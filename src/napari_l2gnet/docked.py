@@ -56,6 +56,9 @@ class DockedWidget(QWidget):
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
         self.viewer = viewer
+        #: Is no other tab in front of it?
+        self.in_front = True
+        self.seen.connect(self._on_front)
         #: What controls say of themselves while they are enabled.
         self._tips: dict[QWidget, str] = {}
         #: The lines that tell what happened.
@@ -99,6 +102,9 @@ class DockedWidget(QWidget):
     def show_theme(self) -> None:
         """Take on the colours of the window."""
         self.show_message(*self._told)
+
+    def _on_front(self, seen: bool) -> None:
+        self.in_front = seen
 
     def keep_wide(self, width: int) -> None:
         """Let the controls be no narrower than this."""

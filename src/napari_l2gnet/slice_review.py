@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import napari
+from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_l2gnet.annotation import Annotation
@@ -206,12 +207,20 @@ class SliceReview(QObject):
         annotation, mask = self.annotation, self.mask
         if annotation is not None and mask is not None and mask.connected:
             if refusal := self.refusal:
-                self.said.emit(refusal, lambda: self.refusal == refusal)
+                self._say(refusal, lambda: self.refusal == refusal)
                 return
             annotation.review(mask.place, mask.place not in annotation.segmentation.reviewed)
             mask.name_coverage()
             if annotation.preview is not None:
                 annotation.preview.update_here()
+            if not self._form.in_front:
+                show_info(_told(annotation, mask.place))
+
+    def _say(self, text: str, holds: Callable[[], bool]) -> None:
+        """Say something where it can be read: keys work behind another tab, too."""
+        self.said.emit(text, holds)
+        if not self._form.in_front:
+            show_info(text)
 
     @property
     def refusal(self) -> str:
@@ -236,9 +245,18 @@ class SliceReview(QObject):
         here = mask.place
         place = annotation.next_place(here if here == self._walked else None)
         if place is None:
-            self.said.emit("All slices are reviewed.", self._all_reviewed)
+            self._say("All slices are reviewed.", self._all_reviewed)
         else:
             self.go_to(place)
 
     def _all_reviewed(self) -> bool:
         return self.annotation is not None and self.annotation.next_place(None) is None
+
+
+def _told(annotation: Annotation, place: Place) -> str:
+    """What accepting a slice, or taking that back, has come to."""
+    segmentation, (frame, index) = annotation.segmentation, place
+    of = f"Frame {frame}, slice {index}" if len(segmentation.shown) > 1 else f"Slice {index}"
+    accepted = place in segmentation.reviewed
+    done = f"is accepted. {ACCEPT_KEY} takes that back." if accepted else "is no longer accepted."
+    return f"{of} {done}"

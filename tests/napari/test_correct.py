@@ -192,7 +192,7 @@ def test_a_widget_opened_late_shows_the_truth_and_a_closed_one_takes_its_job_alo
 
 
 def test_keys_accept_go_on_and_are_free_again_after_closing(
-    correct_widget: Any, qtbot: Any
+    correct_widget: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     viewer, _, widget = correct_widget()
     keys = {str(key): action for key, action in viewer.keymap.items()}
@@ -210,6 +210,20 @@ def test_keys_accept_go_on_and_are_free_again_after_closing(
         seen.append(widget.mask.place)
     assert seen == queue[:3]
     keys["G"](viewer)  # there is no preview: nothing happens
+    # Behind another tab they work, too, and say so where it is seen.
+    told: list[str] = []
+    monkeypatch.setattr("napari_l2gnet.slice_review.show_info", told.append)
+    widget.seen.emit(False)
+    keys["K"](viewer)
+    keys["K"](viewer)
+    index = queue[2][1]
+    assert told == [
+        f"Slice {index} is accepted. K takes that back.",
+        f"Slice {index} is no longer accepted.",
+    ]
+    widget.seen.emit(True)
+    keys["K"](viewer)
+    assert len(told) == 2
     widget.close()
     assert not {"K", "N", "G"} & {str(key) for key in viewer.keymap}
 
