@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 UNSURE, LIKE = "unsure place", "place like this"
-_ALL_SETTLED = "You have accepted or painted every place where the model is unsure."
+_ALL_SETTLED = {
+    UNSURE: "You have accepted or painted every place where the model is unsure.",
+    LIKE: "You have accepted or painted every place like this.",
+}
 
 
 class Places(QObject):
@@ -56,13 +59,7 @@ class Places(QObject):
         assert inspection is not None
         doubt = inspection.doubt(self._widget.views.kind.currentData())
         assert doubt is not None
-        open_ones = [place for place in doubt.places if not self._decided(place, inspection.frame)]
-        nothing, left_out = "The model has no doubt of this kind.", ""
-        if settled := len(doubt.places) - len(open_ones):
-            nothing = _ALL_SETTLED
-            of = "place" if settled == 1 else "places"
-            left_out = f"{settled} {of} that you accepted or painted left out."
-        self._start(UNSURE, open_ones, nothing, left_out)
+        self._start(UNSURE, doubt.places, "The model has no doubt of this kind.")
 
     def _decided(self, region: Region, frame: int) -> bool:
         """Has a person accepted the slice of a region, or painted most of it?"""
@@ -74,34 +71,37 @@ class Places(QObject):
         return bool(theirs[region.voxels].mean() > 0.5)
 
     def _start(self, what: str, found: Sequence[Region], nothing: str, about: str = "") -> None:
+        inspection = self._widget.inspection
+        assert inspection is not None
         self.forget()
-        if not found:
+        # What a person accepted or painted stays as it is, whatever is found there.
+        open_ones = [place for place in found if not self._decided(place, inspection.frame)]
+        if settled := len(found) - len(open_ones):
+            nothing = _ALL_SETTLED[what]
+            of = "place" if settled == 1 else "places"
+            about = f"{about} {settled} {of} that you accepted or painted left out.".lstrip()
+        if not open_ones:
             self._widget.show_message(nothing)
             self._widget.update_controls()
             return
-        self._what, self.found = what, list(found)
+        self._what, self.found = what, open_ones
         self._widget.over.show(DOUBT if what == UNSURE else NOTHING)
         self._widget.show_message(about)
         self.step(1)
 
     def step(self, by: int) -> None:
-        """Go to a place further on in the list, or further back; to unsure ones only as long as no
-        person decided there."""
+        """Go to a place further on in the list, or further back, where no person has decided."""
         layers, inspection = self._widget.layers, self._widget.inspection
         if layers is None or inspection is None or not self.found:
             return
         count = len(self.found)
         steps = ((self.at + by * n) % count for n in range(1, count + 1))
         # What a person accepted or painted since the search is settled, too.
-        unsettled = (
-            at
-            for at in steps
-            if self._what != UNSURE or not self._decided(self.found[at], inspection.frame)
-        )
+        unsettled = (at for at in steps if not self._decided(self.found[at], inspection.frame))
         at = next(unsettled, None)
         if at is None:
             layers.darken()
-            self._widget.show_message(_ALL_SETTLED)
+            self._widget.show_message(_ALL_SETTLED[self._what])
             return
         self.at, region = at, self.found[at]
         middle = [(part.start + part.stop - 1) / 2 for part in region.box]

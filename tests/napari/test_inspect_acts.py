@@ -539,6 +539,30 @@ def test_unsure_places_that_a_person_decided_on_are_left_out(opened: Made, qtbot
     assert "every place" in widget.message.text()
 
 
+def test_places_like_a_mistake_are_left_out_where_slices_are_accepted(
+    opened: Made, qtbot: Any
+) -> None:
+    viewer, mask, widget = opened
+    viewer.dims.set_point(0, 8)
+    settle(qtbot, widget)
+    marked = np.zeros(mask.layer.data.shape, bool)
+    marked[1, 28:34, 36:44] = True
+    mask.layer.data_setitem(np.nonzero(marked), 1)
+    widget.similar.click()
+    settle(qtbot, widget)
+    first = widget.places.found[0].index
+    mask.segmentation.reviewed.add((0, first))
+    viewer.dims.set_point(0, 8)
+    settle(qtbot, widget)
+    widget.similar.click()
+    settle(qtbot, widget)
+    assert first not in {place.index for place in widget.places.found}
+    assert "that you accepted or painted left out." in widget.message.text()
+    mask.segmentation.reviewed.update(mask.segmentation.places)
+    widget.forward.click()
+    assert "every place like this." in widget.message.text()
+
+
 def test_a_new_mistake_is_searched_for_without_the_last_one(opened: Made, qtbot: Any) -> None:
     viewer, mask, widget = opened
     viewer.dims.set_point(0, 8)
