@@ -148,9 +148,11 @@ class Words:
             return f"<b>Codes {numbers}</b><br>{pair}"
         code = codes[0]
         line = f"{_told(self.percent(code))} % of {escape(self.whole)}"
+        partners = self.inspection.partners(self.part, code)
         heard = [
             f"{one.code + 1} ({one.times_chance:.1f}×)"
-            for one in self.inspection.partners(self.part, code)
+            # In the order of what is told, which is not that of their shares.
+            for one in sorted(partners, key=lambda one: -one.times_chance)
             # Less could be chance.
             if one.times_chance >= 1.05
         ]

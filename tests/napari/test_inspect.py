@@ -105,9 +105,11 @@ def test_a_click_lights_up_the_code_everywhere(opened: Made, qtbot: Any) -> None
     name = ["background", "right ventricle", "myocardium", "left ventricle"][share.argmax()]
     assert f"Code {code + 1} · {name} {100 * share.max():.0f}" in widget.told.text()
     assert f"{100 * len(voxels) / look.cells.on_scan(look.codes).size:.2g} %" in widget.told.text()
-    for one in partners(code_plan(look), code, 4):
-        if one.times_chance >= 1.05:
-            assert f"{one.code + 1} ({one.times_chance:.1f}×)" in widget.told.text()
+    heard = sorted(partners(code_plan(look), code, 4), key=lambda one: -one.times_chance)
+    told = [
+        f"{one.code + 1} ({one.times_chance:.1f}×)" for one in heard if one.times_chance >= 1.05
+    ]
+    assert ", ".join(told) in widget.told.text()
     heat = widget.layers.find("heat")
     assert heat.visible
     assert not widget.layers.find("codes").visible
