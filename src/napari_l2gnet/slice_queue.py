@@ -14,6 +14,7 @@ from napari_l2gnet.segmentation import Place
 SLICE, WHY, STATE = range(3)
 _PLACE = Qt.ItemDataRole.UserRole
 _ROW = 24
+_SLICE_WIDTH = 56
 #: Rows shown at once; the others scroll.
 _ROWS = 8
 
@@ -47,7 +48,7 @@ class SliceQueue(QTableWidget):
         header = self.horizontalHeader()
         header.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
         header.setSectionResizeMode(WHY, QHeaderView.ResizeMode.Stretch)
-        self.setColumnWidth(SLICE, 56)
+        self.setColumnWidth(SLICE, _SLICE_WIDTH)
         self.setColumnWidth(STATE, 84)
         self.setFixedHeight(_ROW * (_ROWS + 1) + 8)
         self._shown: list[Row] = []
@@ -56,7 +57,12 @@ class SliceQueue(QTableWidget):
 
     def show_series(self, series: bool) -> None:
         """Do names of slices begin with a frame?"""
-        self.horizontalHeaderItem(SLICE).setToolTip("Frame · slice" if series else "")
+        head = "Frame · slice" if series else "Slice"
+        item = self.horizontalHeaderItem(SLICE)
+        if item.text() != head:
+            item.setText(head)
+            needed = self.horizontalHeader().sectionSizeHint(SLICE)
+            self.setColumnWidth(SLICE, max(_SLICE_WIDTH, needed))
 
     def show_good(self, color: str) -> None:
         """The colour of what is reviewed."""

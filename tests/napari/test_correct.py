@@ -33,6 +33,7 @@ from napari_l2gnet.organ_dialog import OrganDialog
 from napari_l2gnet.organs import UNMARKED
 from napari_l2gnet.preview import AFTER, BEFORE, CHANGES, Preview
 from napari_l2gnet.session import Session
+from napari_l2gnet.slice_queue import SLICE, SliceQueue
 from napari_l2gnet.tasks import annotation_of
 
 
@@ -803,3 +804,15 @@ def test_the_manifest_offers_the_widget(make_napari_viewer: Any, user_models: Pa
     viewer = make_napari_viewer()
     _, widget = viewer.window.add_plugin_dock_widget("napari-l2gnet", "Correct & fine-tune")
     assert isinstance(widget, CorrectWidget)
+
+
+def test_the_queue_of_a_series_says_what_its_two_numbers_are(qtbot: Any) -> None:
+    queue = SliceQueue()
+    qtbot.addWidget(queue)
+    narrow = queue.columnWidth(SLICE)
+    queue.show_series(True)
+    assert queue.horizontalHeaderItem(SLICE).text() == "Frame · slice"
+    assert queue.columnWidth(SLICE) > narrow
+    queue.show_series(False)
+    assert queue.horizontalHeaderItem(SLICE).text() == "Slice"
+    assert queue.columnWidth(SLICE) == narrow
