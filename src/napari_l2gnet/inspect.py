@@ -107,6 +107,7 @@ class InspectWidget(InspectForm):
         return [
             (viewer.dims.events.current_step, self._on_step),
             (viewer.layers.events.inserted, self._on_layers),
+            (viewer.layers.events.removing, self._on_removing),
             (viewer.layers.events.removed, self._on_removed),
             (viewer.layers.selection.events.active, self._on_active),
         ]
@@ -409,10 +410,12 @@ class InspectWidget(InspectForm):
     def _on_layers(self, _: Any = None) -> None:
         self.against.follow()
 
-    def _on_removed(self, _: Any = None) -> None:
+    def _on_removing(self, _: Any = None) -> None:
         # What it drew of a layer napari deletes in whichever OpenGL context is current. If that is
         # not the canvas's own, Mesa may crash when the canvas is drawn next.
         self.viewer.window._qt_viewer.canvas.native.makeCurrent()
+
+    def _on_removed(self, _: Any = None) -> None:
         self._leaving.start()
 
     def _on_left(self) -> None:
