@@ -57,8 +57,9 @@ class SliceQueue(QTableWidget):
 
     def show_series(self, series: bool) -> None:
         """Do names of slices begin with a frame?"""
-        head = "Frame · slice" if series else "Slice"
+        head = "t · slice" if series else "Slice"
         item = self.horizontalHeaderItem(SLICE)
+        item.setToolTip("Frame of the series, and slice in it" if series else "")
         if item.text() != head:
             item.setText(head)
             needed = self.horizontalHeader().sectionSizeHint(SLICE)
@@ -101,7 +102,10 @@ class SliceQueue(QTableWidget):
     def _fill(self, number: int, row: Row) -> None:
         for column, text in ((SLICE, row.name), (WHY, row.why), (STATE, row.state)):
             item = QTableWidgetItem(text)
-            item.setToolTip("Click: go to this slice")
+            # Names of organs can be longer than the column is wide.
+            item.setToolTip(
+                f"{text}. Click: go to this slice" if column == WHY else "Click: go there"
+            )
             if column != WHY:
                 item.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
             if column == STATE and text.startswith("✓"):
