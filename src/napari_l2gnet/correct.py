@@ -282,8 +282,10 @@ class CorrectWidget(CorrectForm):
         self.show_message(self._note.text or otherwise, self._note.bad, [hint] if hint else [])
 
     def _refuse(self, error: Exception) -> None:
-        """Say what is wrong in the widget and as napari does."""
-        self._say(str(error), bad=True)
+        """Say what is wrong in the widget, until the mask is changed, and as napari does."""
+        segmentation = None if self.annotation is None else self.annotation.segmentation
+        edits = None if segmentation is None else segmentation.edits
+        self._say(str(error), True, lambda: segmentation is None or segmentation.edits == edits)
         show_error(str(error))
 
     def interpolate_organ(self) -> None:

@@ -103,6 +103,24 @@ class DockedWidget(QWidget):
         """Take on the colours of the window."""
         self.show_message(*self._told)
 
+    @property
+    def main_window(self) -> QMainWindow | None:
+        """The window that it is docked in, also while it floats."""
+        window = dock.parent() if (dock := _dock_of(self)) is not None else None
+        return window if isinstance(window, QMainWindow) else None
+
+    @property
+    def is_behind(self) -> bool:
+        """Is it out of sight because another tab is in front, not because the window or its dock
+        is gone?"""
+        dock, window = _dock_of(self), self.main_window
+        return (
+            dock is not None
+            and window is not None
+            and not (self.in_front or dock.isHidden() or dock.isFloating() or window.isMinimized())
+            and bool(window.tabifiedDockWidgets(dock))
+        )
+
     def _on_front(self, seen: bool) -> None:
         self.in_front = seen
 
@@ -150,8 +168,8 @@ class DockedWidget(QWidget):
             dock.visibilityChanged.connect(self.seen)
             # In a tab a single one would underline what follows.
             dock.setWindowTitle(dock.windowTitle().replace("&", "&&"))
-        window = dock.parent() if dock is not None else None
-        if dock is None or not isinstance(window, QMainWindow) or dock.isFloating():
+        window = self.main_window
+        if dock is None or window is None or dock.isFloating():
             return
         for other in window.findChildren(DockedWidget):
             beside = _dock_of(other)

@@ -11,6 +11,7 @@ import napari
 import numpy as np
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QTimer, Signal
+from qtpy.QtOpenGLWidgets import QOpenGLWidget
 
 from l2gnet_core.errors import InputError
 from napari_l2gnet.inspect_compare import Against, Other
@@ -63,7 +64,7 @@ class InspectWidget(InspectForm):
         #: Do charts show the inspection, once it is read?
         self._drawn = False
         #: Is another widget's tab on top?
-        self._aside = False
+        self._aside = self._behind = False
         #: What to choose again once another frame, or more of it, is prepared.
         self._wanted: tuple[list[int], Other | None] = ([], None)
         # Steps of the slider are taken together: a person who scrolls sees the last.
@@ -127,10 +128,12 @@ class InspectWidget(InspectForm):
 
     def _on_seen(self, seen: bool) -> None:
         """Leave the image to the widget that is on top now, or draw over it again."""
-        self._aside = not seen
+        came, self._aside = seen and self._behind, not seen
+        # Not where the window was minimised, or the dock floats: then nobody comes to look.
+        self._behind = not seen and self.is_behind
         if self.layers is not None and self.layers.mask.layer in self.viewer.layers:
             self.layers.set_aside(self._aside)
-            self._lay_tools_down(seen and self.click.isChecked())
+            self._lay_tools_down(came and self.click.isChecked())
 
     def _lay_tools_down(self, looking: bool) -> None:
         """Whoever begins to look means to paint no more."""
@@ -413,7 +416,9 @@ class InspectWidget(InspectForm):
     def _on_removing(self, _: Any = None) -> None:
         # What it drew of a layer napari deletes in whichever OpenGL context is current. If that is
         # not the canvas's own, Mesa may crash when the canvas is drawn next.
-        self.viewer.window._qt_viewer.canvas.native.makeCurrent()
+        window = self.main_window
+        for canvas in window.findChildren(QOpenGLWidget) if window is not None else ():
+            canvas.makeCurrent()
 
     def _on_removed(self, _: Any = None) -> None:
         self._leaving.start()

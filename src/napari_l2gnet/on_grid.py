@@ -22,20 +22,16 @@ class Fit:
     start: tuple[int, ...] = (0, 0, 0)
 
     def bring(self, data: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """The array in the grid's shape: 0 where it has no voxels, without those beside the grid.
-        Both (z,y,x), or (t,z,y,x) of as many frames."""
+        """The array in the grid's shape: 0 where it has no voxels. Both (z,y,x), or (t,z,y,x) of as
+        many frames."""
         if self == Fit() and data.shape == shape:
             return data
         first = data.ndim - 3
         turned = data.transpose(*range(first), *(first + axis for axis in self.order))
         turned = np.flip(turned, [first + axis for axis in range(3) if self.backwards[axis]])
         brought = np.zeros(shape, data.dtype)
-        into, out_of = [], []
-        for start, count, size in zip(self.start, turned.shape[-3:], shape[-3:], strict=True):
-            begin, end = max(start, 0), min(start + count, size)
-            into.append(slice(begin, end))
-            out_of.append(slice(begin - start, end - start))
-        brought[(..., *into)] = turned[(..., *out_of)]
+        part = [slice(at, at + n) for at, n in zip(self.start, turned.shape[-3:], strict=True)]
+        brought[(..., *part)] = turned
         return brought
 
 
@@ -63,8 +59,9 @@ def fit_of(layer: Any, onto: Any) -> Fit | None:
         int(at) - (count - 1 if back else 0)
         for at, count, back in zip(whole[:3, 3][::-1], counts, backwards, strict=True)
     )
-    overlap = all(
-        begin < size and begin + count > 0
-        for begin, count, size in zip(start, counts, grid.shape[-3:], strict=True)
-    )
-    return Fit(order, backwards, start) if overlap else None
+    size = grid.shape[-3:]
+    inside = all(at >= 0 and at + n <= m for at, n, m in zip(start, counts, size, strict=True))
+    # Scans of a study often begin at one place and have voxels of one size: that another mask
+    # begins where this scan does makes it no part of it.
+    part = tuple(counts) == size or any(start)
+    return Fit(order, backwards, start) if inside and part else None

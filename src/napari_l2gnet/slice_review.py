@@ -123,7 +123,11 @@ class SliceReview(QObject):
             text = f"Slice {names}, accepted, was changed by {how}: check it again."
         else:
             text = f"Slices {names}, accepted, were changed by {how}: check them again."
-        self.said.emit(text, lambda: not segmentation.reviewed.issuperset(shaken))
+        edits = segmentation.edits
+        self.said.emit(
+            text,
+            lambda: segmentation.edits == edits and not segmentation.reviewed.issuperset(shaken),
+        )
 
     # ------------------------------------------------------------------ which slices first
 

@@ -43,7 +43,7 @@ def why_none(viewer: napari.Viewer, mask: MaskLayer) -> str:
     if not all(reasons.values()):
         return ""
     # Of the newest that may be meant: further scans of a patient are there for other reasons.
-    masks = [layer for layer in foreign if _holds_labels(layer)]
+    masks = [layer for layer in foreign if holds_labels(layer)]
     meant = masks or [layer for layer in foreign if fit_of(layer, mask.layer)]
     if not meant:
         return "Drag the mask's file into the window first; it must lie on this scan."
@@ -111,7 +111,7 @@ def _reason_against(layer: Labels | Image, mask: MaskLayer) -> str:
         return "lies at another place, or is tilted otherwise"
     if isinstance(layer, Image) and not isinstance(layer.data, np.ndarray):
         return "is an image that is read piece by piece, of which the values are not known"
-    if not _holds_labels(layer):
+    if not holds_labels(layer):
         return f"holds no mask: whole numbers from 0 on, {_MOST_LABELS} different ones at most"
     return ""
 
@@ -120,7 +120,7 @@ def _times(numbers: Any) -> str:
     return " × ".join(f"{number:.4g}" for number in numbers)
 
 
-def _holds_labels(layer: Labels | Image) -> bool:
+def holds_labels(layer: Labels | Image) -> bool:
     """Does a layer hold a mask, as its type says or by its values?"""
     if isinstance(layer, Labels):
         return True

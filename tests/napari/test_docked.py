@@ -91,8 +91,11 @@ def test_inspect_draws_nothing_over_the_scan_while_another_tab_is_on_top(
     widget.choose([])
     widget.over.show(CODES)
     assert not any(layers.find(view).visible for view in ("codes", "heat"))
+    mask.layer.mode = "paint"
     dock_of(widget).raise_()
     qtbot.waitUntil(lambda: mask.layer.contour > 0)
+    # Whoever comes to look means to paint no more.
+    assert mask.layer.mode == "pan_zoom"
     assert layers.find("codes").visible
     assert not layers.find("heat").visible
     assert "lit" in shown

@@ -459,6 +459,16 @@ def test_a_scan_that_is_opened_during_a_run_is_chosen_after_it(
     assert widget.image.layer is first
 
 
+def test_a_mask_that_opens_as_an_image_is_not_taken_for_the_scan(
+    segment_widget: Any, scan_file: Path
+) -> None:
+    viewer, widget = segment_widget()
+    scan = open_scan(viewer, scan_file)
+    mask = viewer.add_image((scan.data > scan.data.mean()).astype(np.uint8), **transform_of(scan))
+    assert viewer.layers.selection.active is mask
+    assert widget.image.layer is scan
+
+
 def test_a_widget_that_is_opened_again_shows_the_newest_mask(
     segment_widget: Any, scan_file: Path, qtbot: Any
 ) -> None:

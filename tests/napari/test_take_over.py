@@ -96,12 +96,16 @@ def test_every_frame_of_a_series_comes_onto_the_grid() -> None:
     np.testing.assert_array_equal(fit.bring(turned, frames.shape), frames)
 
 
-def test_a_mask_larger_than_the_scan_is_cut() -> None:
+@pytest.mark.parametrize("more", [((0, 0), (0, 0), (0, 2)), ((0, 1), (1, 0), (2, 3))])
+def test_a_mask_that_is_no_part_of_the_scan_is_of_another(more: Any) -> None:
+    # Scans of a study begin at one place; others lie around this one.
     mask, affine = new_mask(), STRAIGHT.copy()
-    affine[:3, 3] -= affine[:3, :3] @ (2, 1, 0)
-    data = np.pad(theirs(), ((0, 1), (1, 0), (2, 3)), constant_values=9)
-    take_over(mask, mask.viewer.add_layer(layer_of(data, affine, "labels")))
-    np.testing.assert_array_equal(mask.layer.data, theirs())
+    affine[:3, 3] -= affine[:3, :3] @ [before for before, _ in more][::-1]
+    larger = mask.viewer.add_layer(layer_of(np.pad(theirs(), more), affine, "labels"))
+    assert not others(mask.viewer, mask)
+    mask.viewer.layers.remove(larger)
+    mask.viewer.add_layer(layer_of(theirs()[:, :, :3], STRAIGHT, "labels"))
+    assert not others(mask.viewer, mask)
 
 
 @pytest.mark.parametrize(

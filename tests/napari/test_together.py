@@ -316,9 +316,12 @@ def test_a_mask_goes_on_with_its_scan_that_was_deleted_and_opened_again(
     with qtbot.waitSignal(segment._orphans.done, timeout=5000):
         open_scan(viewer, scan_file)
     assert segment.mask.layer is mask.layer
-    assert mask.layer.metadata[IMAGE_KEY] is viewer.layers[-1]
+    scan = segment.image.layer
+    assert mask.layer.metadata[IMAGE_KEY] is scan
+    assert viewer.layers.index(scan) < viewer.layers.index(mask.layer)
+    assert "is of this scan" in segment.message.text()
     assert segment.save_mask.isEnabled()
-    assert keeper_of(mask).volume.data is viewer.layers[-1].data
+    assert keeper_of(mask).volume.data is scan.data
     assert correct.mask.layer is mask.layer
     # As if it had never been away: what was painted makes the next run go elsewhere.
     run(qtbot, segment)
