@@ -372,7 +372,10 @@ def test_a_folder_that_is_no_dataset(tmp_path):
 
 @pytest.mark.shared
 @pytest.mark.skipif(not ACDC.is_dir(), reason="needs the shared data")
-def test_the_patient_of_acdc_who_was_read_twice():
-    told = findings(ACDC)
+def test_the_patient_of_acdc_who_was_read_twice(tmp_path):
+    for path in ACDC.glob("[il]*/patient07*"):
+        (tmp_path / path.parent.name).mkdir(exist_ok=True)
+        (tmp_path / path.parent.name / path.name).symlink_to(path)
+    told = findings(tmp_path)
     [warning] = [sentence for kind, sentence in told if kind != "note"]
     assert warning.startswith("patient074 and patient076 share identical scans with different")

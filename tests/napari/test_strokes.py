@@ -305,7 +305,7 @@ def answer_of(label: int, pixel: int) -> np.ndarray:
     return answer
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(STEPS, max_size=14))
 def test_any_sequence_shows_the_last_stroke_over_the_newest_answer(steps: list[Any]) -> None:
     mask, person = new_mask(), Person()
