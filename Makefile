@@ -13,11 +13,14 @@ setup-dev:
 demo: setup
 	@scripts/demo.sh
 
+# Where tests lie that measure how late the window answers: looking for them takes long.
+ALONE = tests/napari/test_responsiveness.py
+
 # One thread each: PyTorch's own would get in each other's way. Three processes on two cores: tests of
 # the window wait now and then.
 test: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 3 --dist worksteal -m "not long and not alone"
-	.venv/bin/python -m pytest -m alone
+	.venv/bin/python -m pytest -m alone $(ALONE)
 
 test-long: setup
 	.venv/bin/python -m pytest -m long || [ $$? = 5 ] # 5: there are none yet
