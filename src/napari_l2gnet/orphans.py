@@ -10,7 +10,7 @@ from napari.layers import Image
 
 from l2gnet_core.project.scans import identify
 from napari_l2gnet.keeper import keeper_of
-from napari_l2gnet.layers import transform_of, volume_of
+from napari_l2gnet.layers import VIEW_KEY, transform_of, volume_of
 from napari_l2gnet.mask_layer import DATA_KEY, IMAGE_KEY, SEGMENTATION_KEY, MaskLayer, reference
 from napari_l2gnet.orientation import ORIENTATION_KEY
 
@@ -39,6 +39,15 @@ def give_scan(mask: MaskLayer, image: Image) -> None:
     # Else the voxels of the one that is gone would stay in memory.
     if (keeper := keeper_of(mask)) is not None:
         keeper.volume = volume_of(image)
+
+
+def put_below(viewer: napari.Viewer, image: Image, masks: list[MaskLayer]) -> None:
+    """Move a scan below its masks and what is drawn of them: opened again it lies on top, and would
+    hide them."""
+    layers, over = viewer.layers, [mask.layer for mask in masks]
+    places = [k for k, one in enumerate(layers) if one in over or VIEW_KEY in one.metadata]
+    if layers.index(image) > places[0]:
+        layers.move(layers.index(image), places[0])
 
 
 def _of_gone_scans(viewer: napari.Viewer) -> list[MaskLayer]:

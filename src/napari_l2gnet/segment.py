@@ -20,12 +20,12 @@ from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.card_dialog import CardDialog
 from napari_l2gnet.edge_letters import EdgeLetters
 from napari_l2gnet.keeper import KEEPER_KEY, keep, open_projects
-from napari_l2gnet.layers import VIEW_KEY, axis_name, is_cut, shown_index, slice_axes, volume_of
+from napari_l2gnet.layers import axis_name, is_cut, shown_index, slice_axes, volume_of
 from napari_l2gnet.mask_layer import CARD_KEY, IMAGE_KEY, MaskLayer
 from napari_l2gnet.mask_saving import MaskSaving
 from napari_l2gnet.mask_table import MaskTable
 from napari_l2gnet.orientation import as_given, is_asked_for
-from napari_l2gnet.orphans import give_scan, orphans, same_scan
+from napari_l2gnet.orphans import give_scan, orphans, put_below, same_scan
 from napari_l2gnet.resume import Work, shown_again
 from napari_l2gnet.run import Run
 from napari_l2gnet.segment_form import RANGE, THIS_SLICE, SegmentForm
@@ -206,7 +206,8 @@ class SegmentWidget(SegmentForm):
         def take(found: list[MaskLayer]) -> None:
             for mask in found:
                 give_scan(mask, layer)
-            self._put_below(layer, found)
+            if found:
+                put_below(self.viewer, layer, found)
             if found and layer is self.image.layer and not self.running:
                 self.ask_orientation(None, None)  # it may be known now
                 self._on_scan_or_model()
@@ -214,14 +215,6 @@ class SegmentWidget(SegmentForm):
 
         if masks:
             self._orphans.run(same_scan(masks, layer), take)
-
-    def _put_below(self, layer: Image, masks: list[MaskLayer]) -> None:
-        """A scan that is opened again comes on top, where it would hide its masks."""
-        layers, over = self.viewer.layers, [mask.layer for mask in masks]
-        # So does what is drawn of masks.
-        places = [k for k, one in enumerate(layers) if one in over or VIEW_KEY in one.metadata]
-        if over and layers.index(layer) > places[0]:
-            layers.move(layers.index(layer), places[0])
 
     def _watch(self, layer: Image | None) -> None:
         """Follow how a scan lies, and whether it is still the same."""

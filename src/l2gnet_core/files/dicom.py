@@ -1,6 +1,6 @@
 """DICOM series: the voxels and the place of a scan.
 
-pydicom reads headers (l2gnet_core.files.dicom_series), SimpleITK (GDCM) decodes voxels, whatever
+pydicom reads headers (l2gnet_core.files.dicom_header), SimpleITK (GDCM) decodes voxels, whatever
 their compression, and turns them into real values. Slices are put in order by where they lie, along
 the normal of the image, never by file name or number. Images at one place become frames of a time
 series.
@@ -17,7 +17,8 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from l2gnet_core.errors import InputError, memory_is_short
-from l2gnet_core.files.dicom_series import Plane, Series, series_of
+from l2gnet_core.files.dicom_header import Plane
+from l2gnet_core.files.dicom_series import Series, series_of
 from l2gnet_core.files.itk import LPS_TO_RAS
 from l2gnet_core.files.labeltext import LabelText
 from l2gnet_core.files.values import brightness, plain_values
