@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,9 +168,11 @@ def train(
         extra_share=how["phantoms"],
     )
     views = OTHER_SCANNERS if how["other_scanners"] else Augmentation()
-    with ProgressBar(1.0, "Training") as bar:
+    # Closed before anybody is told that it stopped: only then are the curves of Ctrl-C drawn.
+    run = closing(train_dataset(settings, training, views, choices=how))
+    with ProgressBar(1.0, "Training") as bar, run as steps_done:
         scores, steps = "", 0
-        for progress in train_dataset(settings, training, views, choices=how):
+        for progress in steps_done:
             steps = progress.step
             if progress.dice:
                 scores = ", Dice " + " ".join(f"{dice:.3f}" for dice in progress.dice)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ _COLUMNS = ["step", "epoch", "done", "loss", "learning rate", "seconds", "loadin
 _NEEDED = {"step", "loss", "perplexity"}
 #: Drawing takes a third of a second, an epoch of a small dataset less.
 _SECONDS_BETWEEN_PICTURES = 60.0
+#: TensorBoard sees what is flushed, which waits for the disk.
+_SECONDS_BETWEEN_FLUSHES = 30.0
 
 
 class TrainingLog:
@@ -34,8 +36,6 @@ class TrainingLog:
     """
 
     def __init__(self, folder: Path, labels: LabelSet, step: int) -> None:
-        from tensorboardX import SummaryWriter
-
         self._folder = folder
         self._names = [label.name for label in labels]
         # Steps after the last save are done again, so their rows are too.
@@ -45,7 +45,7 @@ class TrainingLog:
         _rewrite(folder / LOG_FILE, columns, self._rows)
         self._file = (folder / LOG_FILE).open("a", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._file, columns)
-        self._events = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=step + 1)
+        self._events = _Events(folder / TENSORBOARD_FOLDER, step + 1)
         self._drawn = time.monotonic()
 
     def __enter__(self) -> TrainingLog:
@@ -73,10 +73,9 @@ class TrainingLog:
         self._rows.append(row)
         self._writer.writerow(row)
         self._file.flush()
-        self._events.add_scalar("loss", progress.loss, progress.step)
-        self._events.add_scalar("learning rate", progress.learning_rate, progress.step)
-        for name, score in dice.items():
-            self._events.add_scalar(f"Dice/{name}", score, progress.step)
+        scalars = {"loss": progress.loss, "learning rate": progress.learning_rate}
+        scalars |= {f"Dice/{name}": score for name, score in dice.items()}
+        self._events.add(scalars, progress.step)
         if dice and time.monotonic() - self._drawn > _SECONDS_BETWEEN_PICTURES:
             self._draw()
             self._drawn = time.monotonic()
@@ -106,6 +105,42 @@ class TrainingLog:
         right.grid(alpha=0.3)
         right.legend()
         figure.savefig(self._folder / CURVES_FILE, dpi=100)
+
+
+class _Events:
+    """TensorBoard's events of a run; what came from step `first` on, before a resume, is void.
+
+    Written at once. tensorboardX's SummaryWriter leaves it to a thread, through a queue: where
+    Ctrl-C meets the main thread amid the queue's lock, nobody releases that, and closing waits for
+    it for ever.
+    """
+
+    def __init__(self, folder: Path, first: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"))
+        self._write(first, session_log=SessionLog(status=SessionLog.START))
+        self._flushed = time.monotonic()
+
+    def add(self, scalars: Mapping[str, float], step: int) -> None:
+        """Write values by name."""
+        from tensorboardX.summary import scalar
+
+        for name, value in scalars.items():
+            self._write(step, summary=scalar(name, value))
+        if time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:
+            self._writer.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _write(self, step: int, **what: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._writer.write_event(Event(wall_time=time.time(), step=step, **what))
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

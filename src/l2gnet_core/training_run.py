@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -99,7 +99,7 @@ def train_dataset(
     training: TrainingConfig,
     augmentation: Augmentation,
     choices: Mapping[str, Any] | None = None,
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, None]:
     """Train on a dataset folder, yielding progress; the model file holds the best epoch so far.
 
     A model with codes also gets the statistics of its training scans' codes, at the end. With

@@ -13,11 +13,13 @@ import tifffile
 
 from l2gnet_core.catalog import find_model, models
 from l2gnet_core.checkpoint import MODEL_FILE, load_model, save_model
+from l2gnet_core.cli_parts import ProgressBar
 from l2gnet_core.errors import InputError
 from l2gnet_core.evaluate import evaluate
 from l2gnet_core.files import write_labels
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.train import Trainer
+from l2gnet_core.training_log import CURVES_FILE
 from l2gnet_core.training_run import read_choices
 from l2gnet_core.volume import Grid
 
@@ -426,6 +428,18 @@ def test_trains_a_model_that_segments(l2gnet, refused, save_scan, scan, image, t
     assert (code, "finished already" in out) == (0, True)
     mask = tmp_path / "mask.nii.gz"
     assert l2gnet("segment", image, "-o", mask, "--model", tmp_path / "run")[0] == 0
+
+
+def test_a_run_that_is_interrupted_leaves_its_curves(l2gnet, make_dataset, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ProgressBar, "reach", interrupted)
+    how = ("--preset", "tiny", "--epochs", "1")
+    data = make_dataset(["a", "b", "c"])
+    code, _, err = l2gnet("train", data, "-o", tmp_path / "run", *how)
+    assert (code, err.splitlines()[-1]) == (130, "l2gnet: stopped")
+    assert (tmp_path / "run" / CURVES_FILE).is_file()
 
 
 def test_what_a_run_was_asked_for_outlives_a_stop_before_its_first_step(

@@ -7,7 +7,10 @@ import json
 import math
 import os
 import struct
+import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,13 +36,14 @@ from l2gnet_core.predict import predict_slices
 from l2gnet_core.sampling import Sampler
 from l2gnet_core.train import (
     STATE_FILE,
+    Progress,
     Trainer,
     TrainingConfig,
     _moving_average,
     make_fabric,
     precision,
 )
-from l2gnet_core.training_log import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER
+from l2gnet_core.training_log import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER, TrainingLog
 from l2gnet_core.training_run import (
     FIRST_TRAINING_PHANTOM,
     LOCK_FILE,
@@ -292,6 +296,38 @@ def test_tensorboard_and_csv_say_the_same(dataset, tmp_path):
             values.setdefault(value.tag, []).append(value.simple_value)
     assert values["loss"] == pytest.approx([step.loss for step in progress])
     assert values["Dice/rim"] == pytest.approx([step.dice[0] for step in progress if step.dice])
+
+
+def interrupted(after: int, work: Callable[[], None]) -> None:
+    """Do work that Ctrl-C meets after so many lines and returns of Python, or at its end."""
+    left = after
+
+    def trace(_frame, event, _argument):
+        nonlocal left
+        left -= event in ("line", "return")
+        if left < 0:
+            raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(None)
+    raise KeyboardInterrupt
+
+
+def test_a_log_closes_wherever_in_a_row_it_is_interrupted(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(TrainingLog, "_draw", lambda log: drawn.append(log))
+    row = Progress(1, 1, 0.1, 0.5, 1e-3, 1.0, 0.1, None, (0.5,), best=True)
+    for after in chain(range(200), range(200, 2000, 89)):
+        folder = tmp_path / str(after)
+        folder.mkdir()
+        log = TrainingLog(folder, LabelSet.from_names({1: "rim"}), 0)
+        with pytest.raises(KeyboardInterrupt), log:
+            interrupted(after, partial(log.add, row))
+        assert drawn.pop() is log
 
 
 def _records(path: Path):
