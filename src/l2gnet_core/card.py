@@ -72,8 +72,9 @@ class ModelCard:
     names scans that it is shown otherwise, the first that a scan is of counts. `clean_up` is how
     masks are tidied unless the user chooses otherwise. `scores` maps structure names to measures
     ({"dice": …, "hd95": …}) on the patients of `split["test"]`. `codes` says which codes the
-    training scans use, for models that have codes. `history` tells each fine-tuning since: the
-    model it began with, on how much, how, and what the guard found.
+    training scans use, for models that have codes. `history` tells each fine-tuning that the
+    weights went through, those before a training that began with them too: the model it began with,
+    on how much, how, what the guard found, and the fingerprints of the scans (z,y,x).
     """
 
     name: str

@@ -118,8 +118,10 @@ def train(
         raise InputError("Expected --minutes or --epochs, but got both; give one of them.")
     from l2gnet_core.augment import OTHER_SCANNERS, Augmentation
     from l2gnet_core.catalog import find_model
+    from l2gnet_core.checkpoint import find_model_file, read_card
     from l2gnet_core.data import dataset_of
     from l2gnet_core.dataset_check import told
+    from l2gnet_core.inherited import told_of_start
     from l2gnet_core.predict import choose_device
     from l2gnet_core.train import STATE_FILE, TrainingConfig
     from l2gnet_core.training_run import RunSettings, read_choices, train_dataset
@@ -143,6 +145,9 @@ def train(
     opened = dataset_of(survey)
     for line in told(finding for finding in survey.findings if finding.kind == "warning"):
         click.echo(line, err=True)
+    if model is not None:
+        for sentence in told_of_start(read_card(find_model_file(model)), opened):
+            click.echo(f"warning: {sentence}", err=True)
     settings = RunSettings(
         dataset=opened,
         folder=output,

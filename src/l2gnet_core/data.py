@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,12 +26,16 @@ from l2gnet_core.volume import HEADERS_ROUND, Volume, distance_apart, slicing_ax
 
 @dataclass(frozen=True)
 class Dataset:
-    """Cases in the order of their names, and the structures that their labels hold."""
+    """Cases in the order of their names, and the structures that their labels hold.
+
+    `fingerprints` tell each frame of a patient's scans by its voxels, see `fingerprint`.
+    """
 
     cases: tuple[Case, ...]
     labels: LabelSet
     description: str
     people: Patients
+    fingerprints: Mapping[str, set[str]]
 
     @property
     def patients(self) -> list[str]:
@@ -63,6 +67,7 @@ def dataset_of(survey: Survey) -> Dataset:
         LabelSet.from_names(survey.names),
         survey.description,
         patients,
+        survey.fingerprints,
     )
 
 

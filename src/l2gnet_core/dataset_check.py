@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections import defaultdict
@@ -11,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.cases import Case, Finding, Patients, find_cases, some
 from l2gnet_core.dataset_compare import Examined, compare, same_patients
 from l2gnet_core.errors import InputError
+from l2gnet_core.fingerprint import fingerprint
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.slice_view import slice_view
 from l2gnet_core.split import read_split, split_problems
@@ -86,6 +85,15 @@ class Survey:
         names = same_patients(self.cases, self._examined)
         parts = {names[case.patient]: case.part for case in self.cases if case.part is not None}
         return Patients(names, parts)
+
+    @property
+    def fingerprints(self) -> dict[str, set[str]]:
+        """By patient, what tells each frame of their scans, as far as these are examined."""
+        found: dict[str, set[str]] = defaultdict(set)
+        names = self.patients.names
+        for one in self._examined:
+            found[names[one.case.patient]].update(one.frame_hashes)
+        return found
 
 
 def told(findings: Iterable[Finding], most: int = 3) -> Iterator[str]:
@@ -176,10 +184,8 @@ def _examine(case: Case, names: dict[int, str]) -> tuple[Examined, list[Finding]
         )
     findings = [Finding("error", case.name, text) for text in errors]
     findings += [Finding("warning", case.name, text) for text in warnings]
-    # float32, so that a scan is found again in files of another type.
-    scan_hash = _fingerprint(volume.data.astype(np.float32, copy=False))
-    label_hash = _fingerprint(truth.data.astype(np.uint16, copy=False))
-    return Examined(case, volume.grid, voxels, scan_hash, label_hash), findings
+    frames = tuple(map(fingerprint, volume.frames))
+    return Examined(case, volume.grid, voxels, frames, fingerprint(truth.data, np.uint16)), findings
 
 
 def _mismatch(volume: Volume, truth: Volume) -> str:
@@ -211,10 +217,3 @@ def _labels_in_margins(volume: Volume, truth: Volume) -> int:
         seen = slice_view(card, volume, axis, scan).stack(labels)
         missed += int(np.count_nonzero(labels)) - int(np.count_nonzero(seen))
     return missed
-
-
-def _fingerprint(array: npt.NDArray[np.float32] | npt.NDArray[np.uint16]) -> str:
-    """The same for equal values in one shape, and else different."""
-    state = hashlib.sha256(repr(array.shape).encode())
-    state.update(np.ascontiguousarray(array).data)
-    return state.hexdigest()

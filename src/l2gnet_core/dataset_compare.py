@@ -21,13 +21,14 @@ _ODD_SIZE = 5.0
 class Examined:
     """What is kept of a case once it was read.
 
-    voxels: how many of each label id. scan_hash, label_hash: equal for equal values in one shape.
+    voxels: how many of each label id. frame_hashes: of the scan, one a frame. These and label_hash
+    are equal for equal values in one shape.
     """
 
     case: Case
     grid: Grid
     voxels: Mapping[int, int]
-    scan_hash: str
+    frame_hashes: tuple[str, ...]
     label_hash: str
 
 
@@ -45,10 +46,10 @@ def same_patients(cases: Iterable[Case], examined: Iterable[Examined]) -> dict[s
     """For each patient's name the patient: names that share an identical scan are one patient, so
     that no split parts them."""
     identity = {case.patient: case.patient for case in cases}
-    owner: dict[str, str] = {}
+    owner: dict[tuple[str, ...], str] = {}
     for one in examined:
         patient = one.case.patient
-        first = owner.setdefault(one.scan_hash, patient)
+        first = owner.setdefault(one.frame_hashes, patient)
         # Whoever was joined with one of the two before comes along.
         kept, other = sorted((identity[first], identity[patient]))
         if kept != other:
@@ -58,9 +59,9 @@ def same_patients(cases: Iterable[Case], examined: Iterable[Examined]) -> dict[s
 
 def _duplicates(examined: list[Examined]) -> Iterator[Finding]:
     """Identical scans, told once for each set of patients who share them."""
-    groups: dict[str, list[Examined]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[Examined]] = defaultdict(list)
     for one in examined:
-        groups[one.scan_hash].append(one)
+        groups[one.frame_hashes].append(one)
     shared: dict[tuple[str, ...], list[list[Examined]]] = defaultdict(list)
     for group in groups.values():
         if len(group) > 1:

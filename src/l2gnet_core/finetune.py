@@ -21,6 +21,7 @@ from l2gnet_core.checkpoint import Model
 from l2gnet_core.corrections import CorrectedScan, Correction, image_numbers, telling
 from l2gnet_core.errors import InputError, memory_is_short
 from l2gnet_core.finetune_config import SCAN, FineTuneConfig
+from l2gnet_core.fingerprint import SCANS, fingerprint
 from l2gnet_core.guard import Evidence, Improvement, Verdict, code_distance, judged
 from l2gnet_core.learner import Clock, Learner, Pace
 from l2gnet_core.left_out import (
@@ -308,7 +309,8 @@ class _FineTuning:
         return replace(card, appearance=old.appearance, kinds=kinds)
 
     def _named(self, model: Model, verdict: Verdict) -> Model:
-        """The new model with its card: where it comes from, and nothing of who is in the scans."""
+        """The new model with its card: where it comes from, and of the scans fingerprints, which
+        say nothing of who is in them."""
         old = self.model.card
         model = replace(model, card=self._shown(model.card))
         settings = asdict(self.config)
@@ -317,6 +319,7 @@ class _FineTuning:
             "parent": old.name,
             "parent_sha256": model_hash(self.model),
             "scans": len(self.images),
+            SCANS: sorted({fingerprint(one.scan) for one in self.corrections}),
             "steps": self.step,
             "settings": settings,
             "verdict": verdict.to_json(),

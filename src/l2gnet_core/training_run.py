@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from l2gnet_core.augment import Augmentation
 from l2gnet_core.card import CodeStatistics, ModelCard
-from l2gnet_core.cases import PARTS, Part
+from l2gnet_core.cases import Part
 from l2gnet_core.checkpoint import (
     MODEL_FILE,
     find_model_file,
@@ -27,6 +27,7 @@ from l2gnet_core.config import WITH_CODES, preset
 from l2gnet_core.data import Dataset, TrainingCase, load_frames, median_spacing
 from l2gnet_core.errors import InputError, OutputError, memory_is_short
 from l2gnet_core.files.atomic import replace_bytes
+from l2gnet_core.inherited import inherited_split, require_learnt_from
 from l2gnet_core.inspect.look import code_vectors
 from l2gnet_core.inspect.populations import code_statistics
 from l2gnet_core.intensities import intensity_window, normalise
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 KIND = ("normalisation", "tokens", "sinkhorn_iterations")
 CHOICES_FILE = "settings.json"
 VIEW_FILE = "view.json"
+HISTORY_FILE = "history.json"
 LOCK_FILE = "lock"
 #: Seeds of drawn phantoms that training may see; demonstrations and tests use smaller ones.
 FIRST_TRAINING_PHANTOM = 10_000
@@ -185,9 +187,9 @@ def _trained(
     )
     fabric.launch()
     state = saved_state(settings.folder) if settings.resume else None
-    start = None
-    if settings.start is not None and state is None:
-        start = load_model(settings.start).network
+    first, start = _start(settings), None
+    if first is not None:
+        start = load_model(first).network
     config = preset(
         settings.preset,
         len(dataset.labels) + 1,
@@ -327,6 +329,7 @@ def _begun_card(dataset: Dataset, split: Split, settings: RunSettings) -> ModelC
         oriented=settings.oriented,
         data=dataset.description,
         split={part: list(patients) for part, patients in asdict(split).items()},
+        history=_history(settings),
     )
     if settings.resample:
         seen = median_spacing(split.cases(dataset, "train"), card, settings.pixel)
@@ -343,6 +346,33 @@ def _begun_card(dataset: Dataset, split: Split, settings: RunSettings) -> ModelC
     # Whole or not at all: of several processes one may read what another writes.
     replace_bytes(file, view.encode())
     return card
+
+
+def _start(settings: RunSettings) -> Path | None:
+    """The model that the run begins with, unless it has begun: then that may be gone."""
+    begun = settings.resume and (settings.folder / STATE_FILE).is_file()
+    return None if begun else settings.start
+
+
+def _history(settings: RunSettings) -> tuple[Mapping[str, Any], ...]:
+    """The fine-tunings of the model that the run begins with, or began with: it may lie elsewhere
+    when the run is resumed."""
+    file = settings.folder / HISTORY_FILE
+    start = _start(settings)
+    if start is not None:
+        history = read_card(find_model_file(start)).history
+        if history:
+            replace_bytes(file, json.dumps(history, indent=1).encode())
+        return history
+    try:
+        return tuple(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return ()
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"Expected the history of the model that the run began with in {file}, but it cannot "
+            "be read so; begin a run in a new folder."
+        ) from error
 
 
 def keeping_sides(augmentation: Augmentation, card: ModelCard) -> Augmentation:
@@ -362,38 +392,19 @@ def read_or_make_split(dataset: Dataset, settings: RunSettings, seed: int) -> Sp
 
     Raises InputError if a written split does not fit the dataset.
     """
-    file = settings.folder / SPLIT_FILE
+    file, start = settings.folder / SPLIT_FILE, _start(settings)
     if file.is_file():
-        return checked_split(read_split(file), dataset.people, str(file))
-    split = _inherited_split(dataset, settings, seed) or split_patients(
-        dataset.patients, seed, settings.test, settings.tuning, dataset.people.held_out
-    )
+        split = checked_split(read_split(file), dataset.people, str(file))
+        if start is not None:
+            require_learnt_from(start, dataset, split, file)
+        return split
+    shares = settings.test, settings.tuning
+    held_out = dataset.people.held_out
+    inherited = None if start is None else inherited_split(dataset, start, seed, *shares)
+    split = inherited or split_patients(dataset.patients, seed, *shares, held_out)
     settings.folder.mkdir(parents=True, exist_ok=True)
     replace_bytes(file, json.dumps(asdict(split), indent=1).encode())
     return split
-
-
-def _inherited_split(dataset: Dataset, settings: RunSettings, seed: int) -> Split | None:
-    """The split of the model that a run begins with, as far as the dataset has its patients:
-    weights that have seen a patient must not be tested on that patient. Others are split as ever;
-    None if the model learnt from nobody in the dataset."""
-    if settings.start is None:
-        return None
-    names, parts = dataset.people.names, read_card(find_model_file(settings.start)).split
-    kept: dict[Part, list[str]] = {}
-    taken: set[str] = set()
-    # "train" comes first: who was taken for two people before has been learnt from.
-    for part in PARTS:
-        now = dict.fromkeys(map(dataset.people.known, parts.get(part, [])))
-        kept[part] = [name for name in now if name in names and names[name] not in taken]
-        taken.update(names[name] for name in kept[part])
-    if not kept["train"]:
-        return None
-    others = [patient for patient in dataset.patients if patient not in taken]
-    held_out = {p: part for p, part in dataset.people.held_out.items() if p not in taken}
-    fresh = split_patients(others, seed, settings.test, settings.tuning, held_out)
-    both = {part: [*kept[part], *getattr(fresh, part)] for part in PARTS}
-    return checked_split(both, dataset.people, f"the split of {settings.start}")
 
 
 def _phantom_cases(share: float, labels: LabelSet, count: int = 40) -> list[TrainingCase]:

@@ -455,7 +455,9 @@ def test_what_a_run_was_asked_for_outlives_a_stop_before_its_first_step(
     monkeypatch.setattr(Trainer, "run", stopped)
     monkeypatch.chdir(tmp_path)
     how = ("--preset", "tiny", "--epochs", "1", "--seed", "3", "--from", "start")
-    assert l2gnet(*arguments, *how)[0] == 130
+    code, _, err = l2gnet(*arguments, *how)
+    assert code == 130
+    assert "tiny does not tell whom it learnt from" in err
     monkeypatch.undo()
     kept = read_choices(tmp_path / "run")
     assert (kept["size"], kept["epochs"], kept["seed"]) == ("tiny", 1, 3)

@@ -17,6 +17,7 @@ from l2gnet_core.corrections import Correction
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetune import FineTuneResult, finetune
 from l2gnet_core.finetune_config import PROJECT, SCAN, FineTuneConfig
+from l2gnet_core.fingerprint import SCANS, fingerprint
 from l2gnet_core.guard import Limits
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.learner import Pace
@@ -113,6 +114,12 @@ def test_three_slices_help_the_others(heart_model, phantom, tmp_path):
     again = tuned(result.model, correct(phantom, scan=scan))
     assert [e["parent"] for e in again.model.card.history] == ["hearts", card.name]
     assert again.model.card.name.count("+") == 1
+
+
+def test_the_card_keeps_fingerprints_of_the_scans_and_no_more_of_them(heart_model, phantom):
+    other = correct(phantom, scan=faded(phantom), image="b")
+    (entry,) = tuned(heart_model, [correct(phantom, image="a"), other]).model.card.history
+    assert entry[SCANS] == sorted(map(fingerprint, (phantom.image, faded(phantom))))
 
 
 def test_labels_that_lie_elsewhere_in_each_slice_teach_nothing(heart_model, phantom):

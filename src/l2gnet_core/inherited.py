@@ -1,0 +1,88 @@
+"""Who a model has learnt from, as far as its card tells: weights are not tested on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from l2gnet_core.card import ModelCard
+from l2gnet_core.cases import PARTS, Part, some
+from l2gnet_core.checkpoint import find_model_file, read_card
+from l2gnet_core.data import Dataset
+from l2gnet_core.errors import InputError
+from l2gnet_core.fingerprint import SCANS
+from l2gnet_core.split import Split, checked_split, split_patients
+
+
+def tuned_on(card: ModelCard, dataset: Dataset) -> list[str]:
+    """Patients of a dataset on whose scans, told by their voxels, a model was fine-tuned."""
+    seen = {mark for entry in card.history for mark in entry.get(SCANS, ())}
+    return [p for p in dataset.patients if not seen.isdisjoint(dataset.fingerprints[p])]
+
+
+def told_of_start(card: ModelCard, dataset: Dataset) -> Iterator[str]:
+    """What to know of the split of a run that begins with a model of this card."""
+    tuned = tuned_on(card, dataset)
+    if tuned:
+        yield (
+            f"{some(tuned)} {'is' if len(tuned) == 1 else 'are'} learned from, and in no other "
+            f"part of the split: {card.name} was fine-tuned on scans of "
+            f"{'this patient' if len(tuned) == 1 else 'these patients'}."
+        )
+    if any(SCANS not in entry for entry in card.history):
+        yield (
+            f"{card.name} was fine-tuned on scans that its card does not tell: if they are in the "
+            "test or tuning part, scores there will be too good."
+        )
+    if not card.split:
+        yield (
+            f"{card.name} does not tell whom it learnt from: if these patients are in the test or "
+            "tuning part, scores there will be too good."
+        )
+
+
+def require_learnt_from(start: Path, dataset: Dataset, split: Split, file: Path) -> None:
+    """Raise InputError unless a written split has those in "train" on whose scans the model that a
+    run begins with was fine-tuned."""
+    tuned = tuned_on(read_card(find_model_file(start)), dataset)
+    for patient in sorted(set(tuned) - set(split.train)):
+        raise InputError(
+            f"Expected {patient} in train of {file}, as {start} was fine-tuned on a scan of this "
+            "patient, but it is in another part; move it, or begin with another model."
+        )
+
+
+def inherited_split(
+    dataset: Dataset, start: Path, seed: int, test: float, tuning: float
+) -> Split | None:
+    """The split of the model that a run begins with, as far as the dataset has its patients:
+    weights that have seen a patient must not be tested on that patient. Others are split as ever,
+    with `test` and `tuning` as shares; None if the model learnt from nobody in the dataset.
+
+    Raises InputError if it learnt from whom the dataset's own folders keep out of training.
+    """
+    card = read_card(find_model_file(start))
+    names, tuned = dataset.people.names, tuned_on(card, dataset)
+    for patient in tuned:
+        own = dataset.people.held_out.get(patient, "train")
+        if own != "train":
+            raise InputError(
+                f"Expected a model to begin with that has not learnt from {patient}, whom the "
+                f"dataset's own folders put into {own}, but {start} was fine-tuned on a scan of "
+                "this patient; begin with another model, or take the scan out."
+            )
+    kept: dict[Part, list[str]] = {"train": tuned}
+    taken = set(tuned)
+    # "train" comes first: who was taken for two people before has been learnt from.
+    for part in PARTS:
+        now = dict.fromkeys(map(dataset.people.known, card.split.get(part, [])))
+        more = [name for name in now if name in names and names[name] not in taken]
+        kept[part] = [*kept.get(part, []), *more]
+        taken.update(names[name] for name in more)
+    if not kept["train"]:
+        return None
+    others = [patient for patient in dataset.patients if patient not in taken]
+    held_out = {p: part for p, part in dataset.people.held_out.items() if p not in taken}
+    fresh = split_patients(others, seed, test, tuning, held_out)
+    both = {part: [*kept[part], *getattr(fresh, part)] for part in PARTS}
+    return checked_split(both, dataset.people, f"the split of {start}")

@@ -1,0 +1,136 @@
+"""What a run inherits of the model that it begins with: nobody learnt from is tested on."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from l2gnet_core.augment import Augmentation
+from l2gnet_core.checkpoint import load_model, save_model
+from l2gnet_core.data import open_dataset
+from l2gnet_core.errors import InputError
+from l2gnet_core.files import read_volume
+from l2gnet_core.fingerprint import SCANS, fingerprint
+from l2gnet_core.inherited import inherited_split, require_learnt_from, told_of_start
+from l2gnet_core.labels import LabelSet
+from l2gnet_core.split import Split
+from l2gnet_core.train import TrainingConfig
+from l2gnet_core.training_run import RunSettings, train_dataset
+
+NAMES = tuple(f"p{number}" for number in range(6))
+SPLIT = {"train": [*NAMES[:4]], "tuning": ["p4"], "test": ["p5"]}
+
+
+@pytest.fixture
+def dataset(tmp_path, save_scan) -> Path:
+    rng = np.random.default_rng(0)
+    for name in NAMES:
+        image = rng.integers(1, 900, (2, 32, 32), np.int16)
+        save_scan(tmp_path / "data" / "images" / f"{name}.nii.gz", image)
+        save_scan(tmp_path / "data" / "labels" / f"{name}.nii.gz", (image > 500).astype(np.uint8))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def model(make_model, tmp_path):
+    """Write a model with a history; entries are lists of fingerprints, None of an older version."""
+
+    def write(*history, **card) -> Path:
+        labels = LabelSet.from_names({1: "structure 1"})
+        entries = tuple({"parent": "x"} | ({} if e is None else {SCANS: e}) for e in history)
+        made = make_model(labels, **{"split": SPLIT, "history": entries} | card)
+        return save_model(tmp_path / "start.safetensors", made.network, made.card)
+
+    return write
+
+
+def mark(dataset: Path, name: str) -> str:
+    return fingerprint(read_volume(dataset / "images" / f"{name}.nii.gz").data)
+
+
+def split_from(dataset: Path, start: Path) -> Split | None:
+    return inherited_split(open_dataset(dataset), start, 0, 0.2, 0.1)
+
+
+def test_a_fingerprint_is_of_voxels_whatever_their_type():
+    scan = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    assert fingerprint(scan) == fingerprint(scan.astype(np.float64))
+    assert fingerprint(scan) == fingerprint(np.asfortranarray(scan))
+    assert fingerprint(scan) != fingerprint(scan.reshape(2, 4, 3))
+    assert fingerprint(scan) != fingerprint(scan + 1)
+
+
+def test_whom_a_model_was_fine_tuned_on_is_learned_from(dataset, model):
+    split = split_from(dataset, model([mark(dataset, "p5")], ["of a scan elsewhere"]))
+    assert split == Split(("p5", *NAMES[:4]), ("p4",), ())
+
+
+def test_a_scan_is_known_again_under_another_name(dataset, model):
+    start = model([mark(dataset, "p5")], split={})
+    for part in ("images", "labels"):
+        (dataset / part / "p5.nii.gz").rename(dataset / part / "new7.nii.gz")
+    split = split_from(dataset, start)
+    assert split is not None
+    assert split.train[0] == "new7"
+    assert len(split.test) == len(split.tuning) == 1
+
+
+def test_a_frame_of_a_series_is_known_again(dataset, model, save_scan):
+    series = np.stack([read_volume(dataset / "images" / "p5.nii.gz").data + n for n in (3, 0)])
+    for part, data in (("images", series), ("labels", (series > 500).astype(np.uint8))):
+        (dataset / part / "p5.nii.gz").unlink()
+        save_scan(dataset / part / "p5.nii.gz", data)
+    split = split_from(dataset, model([fingerprint(series[1])]))
+    assert split is not None
+    assert "p5" in split.train
+
+
+def test_folders_that_keep_a_patient_out_of_training_refuse_such_a_model(
+    dataset, model, one_sentence
+):
+    start = model([mark(dataset, "p5")])
+    (dataset / "images").rename(dataset / "imagesTr")
+    (dataset / "labels").rename(dataset / "labelsTr")
+    for part in ("images", "labels"):
+        (dataset / f"{part}Ts").mkdir()
+        shutil.move(dataset / f"{part}Tr" / "p5.nii.gz", dataset / f"{part}Ts")
+    with pytest.raises(InputError, match="has not learnt from p5") as error:
+        split_from(dataset, start)
+    one_sentence(error.value)
+
+
+def test_a_split_written_by_hand_has_them_in_train(dataset, model, one_sentence):
+    start, opened = model([mark(dataset, "p5")]), open_dataset(dataset)
+    split = Split(NAMES[:4], ("p4",), ("p5",))
+    with pytest.raises(InputError, match="Expected p5 in train of") as error:
+        require_learnt_from(start, opened, split, Path("split.json"))
+    one_sentence(error.value)
+    require_learnt_from(start, opened, Split(NAMES, (), ()), Path("split.json"))
+
+
+def test_what_a_run_begins_with_is_told(dataset, model):
+    opened = open_dataset(dataset)
+
+    def told(*history, **card) -> str:
+        return " ".join(told_of_start(load_model(model(*history, **card)).card, opened))
+
+    assert told() == told(["elsewhere"]) == ""
+    assert "p5 is learned from" in told([mark(dataset, "p5")])
+    assert "its card does not tell" in told(None)
+    assert "whom it learnt from" in told(split={})
+
+
+def test_a_run_hands_the_history_on_after_a_resume_too(dataset, model, tmp_path):
+    seen = [mark(dataset, "p5")]
+    training = TrainingConfig(steps=2, batch=2, save_every_seconds=0.0)
+    settings = RunSettings(open_dataset(dataset), tmp_path / "run", preset="tiny")
+    begun = train_dataset(replace(settings, start=model(seen)), training, Augmentation(size=32))
+    next(begun)
+    begun.close()
+    list(train_dataset(replace(settings, resume=True), training, Augmentation(size=32)))
+    (entry,) = load_model(tmp_path / "run").card.history
+    assert entry[SCANS] == seen
