@@ -9,31 +9,27 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from l2gnet_core.appearance import PLAIN
 from l2gnet_core.catalog import DEFAULT_MODEL
+from l2gnet_core.cli_evaluate import evaluate
 from l2gnet_core.cli_finetune import finetune
 from l2gnet_core.cli_inspect import inspect
 from l2gnet_core.cli_parts import (
     FilePath,
-    Number,
     ProgressBar,
     axis_option,
     device_option,
     json_option,
     on_terminal,
     orientation_option,
-    table,
 )
 from l2gnet_core.cli_projects import projects, replay
 from l2gnet_core.cli_training import check, train
 from l2gnet_core.errors import InputError
-
-if TYPE_CHECKING:
-    from l2gnet_core.evaluate import CaseScores
 
 # PyTorch takes seconds to import: each command imports what it needs, so that --help is instant.
 
@@ -44,6 +40,7 @@ def cli() -> None:
     """Segment medical scans with L2GNet. For research use only."""
 
 
+cli.add_command(evaluate)
 cli.add_command(train)
 cli.add_command(check)
 cli.add_command(inspect)
@@ -125,67 +122,6 @@ def segment(
         click.echo(f"{len(reports) - failures} of {len(jobs)} masks in {output} ({why})", err=True)
     if failures:
         raise InputError(f"{failures} of {len(jobs)} images could not be segmented (see above).")
-
-
-@cli.command()
-@click.argument("predictions", type=FilePath())
-@click.argument("references", type=FilePath())
-@click.option(
-    "--tolerance",
-    type=Number(min=0, min_open=True),
-    default=2.0,
-    show_default=True,
-    metavar="MM",
-    help="Of the surface Dice.",
-)
-@json_option
-def evaluate(predictions: Path, references: Path, tolerance: float, as_json: bool) -> None:
-    """Score masks against references: Dice, HD95, surface Dice."""
-    from l2gnet_core.evaluate import evaluate as score
-    from l2gnet_core.evaluate import pair_files, summary, without_reference
-
-    pairs = pair_files(predictions, references)
-    if spare := without_reference(predictions, references):
-        click.echo(f"{len(spare)} predictions have no reference, as {spare[0]}.", err=True)
-    with ProgressBar(len(pairs), "Scoring") as bar:
-        cases = list(bar.follow(score(pairs, tolerance)))
-    for case in cases:
-        for warning in case.warnings:
-            click.echo(f"{case.case}: {warning}", err=True)
-    overall = summary(cases)
-    units = {case.unit for case in cases}
-    unit = units.pop() if len(units) == 1 else "mixed"
-    if as_json:
-        from dataclasses import asdict
-
-        rows = {
-            c.case: {name: asdict(scores) for name, scores in c.structures.items()} for c in cases
-        }
-        click.echo(
-            json.dumps(
-                {"tolerance_mm": tolerance, "unit": unit, "overall": overall, "cases": rows},
-                indent=1,
-            )
-        )
-    else:
-        click.echo(_score_table(cases, overall, tolerance, unit))
-
-
-def _score_table(
-    cases: list[CaseScores], overall: dict[str, dict[str, float]], tolerance: float, unit: str
-) -> str:
-    of = {"pixel": "pixels", "mixed": "mm or pixels"}.get(unit, unit)
-    head = ("case", "structure", "Dice", f"HD95 {of}", f"surface Dice {tolerance:g} {of}")
-    rows = [
-        (case.case, name, f"{s.dice:.4f}", f"{s.hd95:.2f}", f"{s.surface_dice:.4f}")
-        for case in cases
-        for name, s in case.structures.items()
-    ]
-    rows += [
-        ("all", name, f"{s['dice']:.4f}", f"{s['hd95']:.2f}", f"{s['surface_dice']:.4f}")
-        for name, s in overall.items()
-    ]
-    return table([head, *rows])
 
 
 @cli.command()

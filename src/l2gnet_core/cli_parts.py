@@ -6,9 +6,12 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from l2gnet_core.dataset_check import Survey
 
 Item = TypeVar("Item")
 device_option = click.option(
@@ -96,3 +99,14 @@ class ProgressBar:
         for item in items:
             yield item
             self._bar.update(1)
+
+
+def examined(dataset: Path) -> Survey:
+    """A look at every file of a dataset, with a bar. Raises InputError if it is none."""
+    from l2gnet_core.dataset_check import Survey
+
+    survey = Survey(dataset)
+    with ProgressBar(len(survey.cases), "Checking") as bar:
+        for _ in bar.follow(survey.examine()):
+            pass
+    return survey

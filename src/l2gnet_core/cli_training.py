@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from l2gnet_core.cli_parts import FilePath, Number, ProgressBar, device_option, json_option
+from l2gnet_core.cli_parts import (
+    FilePath,
+    Number,
+    ProgressBar,
+    device_option,
+    examined,
+    json_option,
+)
 from l2gnet_core.config import ARCHITECTURES
 from l2gnet_core.errors import InputError
-
-if TYPE_CHECKING:
-    from l2gnet_core.dataset_check import Survey
 
 
 @click.command()
@@ -141,7 +145,7 @@ def train(
         model = find_model(how["start"])
         # A resume may come from another folder.
         how["start"] = str(model.resolve())
-    survey = _examined(dataset)
+    survey = examined(dataset)
     opened = dataset_of(survey)
     for line in told(finding for finding in survey.findings if finding.kind == "warning"):
         click.echo(line, err=True)
@@ -206,7 +210,7 @@ def check(dataset: Path, split: Path | None, as_json: bool) -> None:
 
     from l2gnet_core.dataset_check import told
 
-    survey = _examined(dataset)
+    survey = examined(dataset)
     if split is not None:
         survey.examine_split(split)
     cases, patients = len(survey.cases), len(set(survey.patients.names.values()))
@@ -225,16 +229,6 @@ def check(dataset: Path, split: Path | None, as_json: bool) -> None:
     if survey.errors:
         errors = _count(len(survey.errors), "error")
         raise InputError(f"Expected a sound dataset, but {dataset} has {errors}; correct them.")
-
-
-def _examined(dataset: Path) -> Survey:
-    from l2gnet_core.dataset_check import Survey
-
-    survey = Survey(dataset)
-    with ProgressBar(len(survey.cases), "Checking") as bar:
-        for _ in bar.follow(survey.examine()):
-            pass
-    return survey
 
 
 def _count(number: int, what: str) -> str:

@@ -13,7 +13,7 @@ from l2gnet_core.cases import FIRST_CHANNEL
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_labels, scans_in, stem_of
 from l2gnet_core.metrics import Agreement, agreement_per_label
-from l2gnet_core.volume import HEADERS_ROUND, distance_apart
+from l2gnet_core.volume import HEADERS_ROUND, Volume, distance_apart
 
 
 @dataclass(frozen=True)
@@ -104,18 +104,25 @@ def evaluate(pairs: list[tuple[Path, Path]], tolerance: float) -> Iterator[CaseS
         names = reference.names or prediction.names
         _require_same_names(prediction_file, prediction.names, reference.names)
         ids = set(map(int, set(_ids(a.data)) | set(_ids(b.data)))) - {0}
-        named = _named(names, sorted(ids))
-        # A TIFF may not say what its reference does.
-        sized = b if b.units == "mm" or a.units != "mm" else a
-        warnings = [*a.warnings, *b.warnings]
-        if sized.units != "mm":
-            warnings.append("no voxel size is given: distances are in pixels")
-        frames = list(zip(a.frames, b.frames, strict=True))
-        for index, (one, two) in enumerate(frames):
-            suffix = f"[{index}]" if len(frames) > 1 else ""
-            scores = agreement_per_label(one, two, named, sized.spacing, tolerance)
-            case = stem_of(reference_file) + suffix
-            yield CaseScores(case, scores, sized.units, tuple(warnings if index == 0 else ()))
+        yield from scored(stem_of(reference_file), a, b, _named(names, sorted(ids)), tolerance)
+
+
+def scored(
+    case: str, prediction: Volume, reference: Volume, names: Mapping[int, str], tolerance: float
+) -> Iterator[CaseScores]:
+    """Scores of masks on one grid for the structures in `names`, frame by frame: of a series as
+    cases "case[0]", "case[1]", …; tolerance of surface Dice as in `evaluate`."""
+    # A TIFF may not say what its reference does.
+    sized = reference if reference.units == "mm" or prediction.units != "mm" else prediction
+    warnings = [*prediction.warnings, *reference.warnings]
+    if sized.units != "mm":
+        warnings.append("no voxel size is given: distances are in pixels")
+    frames = list(zip(prediction.frames, reference.frames, strict=True))
+    for index, (one, two) in enumerate(frames):
+        suffix = f"[{index}]" if len(frames) > 1 else ""
+        scores = agreement_per_label(one, two, names, sized.spacing, tolerance)
+        told = tuple(warnings if index == 0 else ())
+        yield CaseScores(case + suffix, scores, sized.units, told)
 
 
 def _require_same_names(file: Path, mine: Mapping[int, str], theirs: Mapping[int, str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.cleanup import tidy
@@ -27,7 +28,7 @@ from l2gnet_core.files import (
 )
 from l2gnet_core.predict import label_lookup, predict_slices
 from l2gnet_core.suitability import doubts, mismatches, voxel_counts
-from l2gnet_core.volume import oriented_as, slicing_axis
+from l2gnet_core.volume import Volume, oriented_as, slicing_axis
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,48 @@ def _of_frames(values: list[Any], series: bool) -> Any:
     return values if series else values[0]
 
 
+@dataclass(frozen=True)
+class Segmented:
+    """A model's masks of a scan (z,y,x), one a frame; `axis` of (z,y,x) is the one that it was
+    sliced along, `warnings` are sentences for the user."""
+
+    masks: list[NDArray[Any]]
+    axis: int
+    warnings: list[str]
+
+
+def segmented(
+    volume: Volume,
+    model: Model,
+    device: str,
+    axis: int | None = None,
+    raw: bool = False,
+    orientation: str | None = None,
+) -> Segmented:
+    """Segment a scan frame by frame; axis, raw and orientation as in `segment_file`.
+
+    Raises InputError for a scan that does not say what the model needs.
+    """
+    # For the model's eyes only: the mask is written with the header that the image has.
+    grid = oriented_as(volume.grid, orientation) if orientation else volume.grid
+    along = slicing_axis(grid, model.card.slicing, axis)
+    warnings = list(volume.warnings)
+    masks = []
+    for index, frame in enumerate(volume.frames):
+        if index == 0:
+            warnings += mismatches(model.card, grid, along, frame)
+        mask = np.zeros(frame.shape, label_lookup(model.card).dtype)
+        target = np.moveaxis(mask, along, 0)
+        for done in predict_slices(model, frame, grid, along, device=device):
+            if done is None:
+                continue
+            target[done.index] = done.labels
+            if done.notice:
+                warnings.append(done.notice)
+        masks.append(mask if raw else tidy(mask, along, model.card.clean_up))
+    return Segmented(masks, along, warnings)
+
+
 def segment_file(
     job: Job,
     model: Model,
@@ -169,24 +212,9 @@ def segment_file(
     """
     started = time.perf_counter()
     volume = read_volume(job.image)
-    # For the model's eyes only: the mask is written with the header that the image has.
-    grid = oriented_as(volume.grid, orientation) if orientation else volume.grid
-    along = slicing_axis(grid, model.card.slicing, axis)
-    warnings = list(volume.warnings)
     read = time.perf_counter()
-    masks = []
-    for index, frame in enumerate(volume.frames):
-        if index == 0:
-            warnings += mismatches(model.card, grid, along, frame)
-        mask = np.zeros(frame.shape, label_lookup(model.card).dtype)
-        target = np.moveaxis(mask, along, 0)
-        for done in predict_slices(model, frame, grid, along, device=device):
-            if done is None:
-                continue
-            target[done.index] = done.labels
-            if done.notice:
-                warnings.append(done.notice)
-        masks.append(mask if raw else tidy(mask, along, model.card.clean_up))
+    answer = segmented(volume, model, device, axis, raw, orientation)
+    masks, warnings = answer.masks, answer.warnings
     result = np.stack(masks) if volume.data.ndim == 4 else masks[0]
     predicted = time.perf_counter()
     job.mask.parent.mkdir(parents=True, exist_ok=True)
@@ -206,7 +234,7 @@ def segment_file(
     return {
         "image": str(job.image),
         "mask": str(job.mask),
-        "slicing_axis": volume.stored_axes.index(along),
+        "slicing_axis": volume.stored_axes.index(answer.axis),
         "labels": [
             {
                 "id": label.id,

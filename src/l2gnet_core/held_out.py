@@ -1,0 +1,95 @@
+"""A model on the patients of a dataset that it did not learn from: what `l2gnet evaluate --model`
+does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from l2gnet_core.card import ModelCard
+from l2gnet_core.cases import PARTS, Case, Part, some
+from l2gnet_core.checkpoint import Model
+from l2gnet_core.data import Dataset
+from l2gnet_core.errors import InputError
+from l2gnet_core.evaluate import CaseScores, scored
+from l2gnet_core.fingerprint import SCANS
+from l2gnet_core.inherited import tuned_on
+from l2gnet_core.segment_files import segmented
+
+
+def held_out(dataset: Dataset, card: ModelCard, part: Part) -> tuple[list[Case], list[str]]:
+    """The dataset's cases of the model's "test" or "tuning" part, and what to know of them; those
+    of patients that it was fine-tuned on since are left out.
+
+    Raises InputError unless the card names the part's patients, all of them are in the dataset and
+    none was learnt from.
+    """
+    people = dataset.people
+    named = {one: list(map(people.known, card.split.get(one, ()))) for one in PARTS}
+    if not named[part]:
+        raise InputError(
+            f"Expected a model whose card says who is in its {part} part, but that of {card.name} "
+            "does not; segment the scans and give the masks with their references instead."
+        )
+    missing = [name for name in named[part] if name not in people.names]
+    if missing:
+        raise InputError(
+            f"Expected the {part} patients of {card.name} in the dataset, but {some(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing; give the dataset that it was trained "
+            "on."
+        )
+    patients = {people.names[name] for name in named[part]}
+    for name in named["train"]:
+        if people.names.get(name) in patients:
+            raise InputError(
+                f"Expected {part} patients that {card.name} has not learnt from, but it has seen "
+                f"an identical scan as {name}; take that one out of the dataset."
+            )
+    tuned, notes = patients.intersection(tuned_on(card, dataset)), []
+    if tuned == patients:
+        raise InputError(
+            f"Expected {part} patients that {card.name} has not learnt from, but it was fine-tuned "
+            "on scans of all of them; evaluate the model that it was before."
+        )
+    if tuned:
+        notes.append(f"{some(sorted(tuned))}: left out, as {card.name} was fine-tuned on a scan.")
+    if any(SCANS not in entry for entry in card.history):
+        notes.append(
+            f"{card.name} was fine-tuned on scans that its card does not tell: if they are among "
+            "these, the scores are too good."
+        )
+    return [case for case in dataset.cases if case.patient in patients - tuned], notes
+
+
+def names_to_score(dataset: Dataset, card: ModelCard) -> dict[int, str]:
+    """The dataset's structures by id, as the model calls them.
+
+    Raises InputError for a structure that the model does not have, or has by another name.
+    """
+    mine = card.labels.names
+    for id, name in dataset.labels.names.items():
+        # What no dataset.json names goes by its id.
+        if id not in mine or name.casefold() not in (mine[id].casefold(), f"structure {id}"):
+            told = f"{id} is {mine[id]}" if id in mine else f"there is no {id}"
+            raise InputError(
+                f"Expected the structures of {card.name} in the dataset, but its {name} is {id}, "
+                f"and in the model {told}; give the dataset that it was trained on."
+            )
+    return {id: mine[id] for id in dataset.labels.names}
+
+
+def score_held_out(
+    model: Model, cases: Sequence[Case], names: dict[int, str], device: str, tolerance: float
+) -> Iterator[CaseScores]:
+    """Scores of a model's masks, as `l2gnet segment` writes them, for each frame of each case;
+    `tolerance` of surface Dice in mm, or in pixels for scans without voxel size.
+
+    Raises InputError for a scan that the model cannot segment.
+    """
+    for case in cases:
+        scan, truth = case.read()
+        found = segmented(scan, model, device)
+        masks = np.stack(found.masks).reshape(scan.shape)
+        prediction = scan.grid.volume(masks, tuple(found.warnings))
+        yield from scored(case.name, prediction, truth, names, tolerance)
