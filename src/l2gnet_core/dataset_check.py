@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from l2gnet_core.card import ModelCard
 from l2gnet_core.cases import Case, Finding, Patients, find_cases, some
 from l2gnet_core.dataset_compare import Examined, compare, same_patients
+from l2gnet_core.dataset_settings import read_settings
 from l2gnet_core.errors import InputError
 from l2gnet_core.fingerprint import fingerprint
 from l2gnet_core.labels import LabelSet
@@ -34,7 +34,7 @@ class Survey:
         self.folder = folder
         cases, self.findings = find_cases(folder)
         settings = read_settings(folder / "dataset.json")
-        self.names, self.description = settings.names, settings.description
+        self.names, self.description = dict(settings.names), settings.description
         known = settings.patients
         self.cases = [replace(case, patient=known.get(case.name, case.patient)) for case in cases]
         strangers = sorted(known.keys() - {case.name for case in cases})
@@ -109,40 +109,6 @@ def told(findings: Iterable[Finding], most: int = 3) -> Iterator[str]:
         if len(same) > most:
             names = some([finding.case for finding in same[most:]])
             yield f"{kind}: the same of {len(same) - most} more: {names}."
-
-
-@dataclass(frozen=True)
-class DatasetSettings:
-    """What dataset.json says. names: structure by id. patients: patient by scan, for scans whose
-    names do not tell."""
-
-    names: dict[int, str] = field(default_factory=dict)
-    description: str = ""
-    patients: dict[str, str] = field(default_factory=dict)
-
-
-def read_settings(file: Path) -> DatasetSettings:
-    """What dataset.json says; nothing without one.
-
-    Labels may be written name → id, or id → name as in the Medical Segmentation Decathlon.
-    Raises InputError for a file that cannot be read so.
-    """
-    if not file.is_file():
-        return DatasetSettings()
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        names = {}
-        for key, value in settings.get("labels", {}).items():
-            id, name = (key, value) if str(key).isdigit() else (value, key)
-            names[int(id)] = str(name)
-        patients = {str(scan): str(who) for scan, who in settings.get("patients", {}).items()}
-        return DatasetSettings(names, str(settings.get("description", "")), patients)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(
-            f'Expected {{"labels": {{"name": id, …}}}}, and maybe {{"patients": {{"scan": '
-            f'"patient", …}}}}, in {file}, but it cannot be read so; correct the file or take it '
-            "away."
-        ) from error
 
 
 def _examine(case: Case, names: dict[int, str]) -> tuple[Examined, list[Finding]]:

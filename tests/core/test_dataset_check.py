@@ -16,6 +16,7 @@ import tifffile
 from l2gnet_core.cli import main
 from l2gnet_core.data import open_dataset
 from l2gnet_core.dataset_check import Survey
+from l2gnet_core.dataset_settings import read_settings
 from l2gnet_core.errors import InputError
 
 ACDC = Path(__file__).parents[3] / "shared" / "data" / "acdc"
@@ -350,6 +351,34 @@ def test_voxels_that_nobody_labelled_are_not_learnt_as_a_structure(dataset):
     settings.write_text(settings.read_text().replace("two", "ignore"))
     assert {kind for kind, _ in findings(dataset)} == {"error"}
     assert all("nobody labelled" in sentence for _, sentence in findings(dataset))
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ('{"liver": 1, "spleen": 1}', "liver and spleen are both 1;"),
+        ('{"1": "liver", "01": "spleen"}', "liver and spleen are both 1;"),
+        ('{"liver": 1, "liver": 2}', '"liver" comes twice;'),
+        ('{"liver": 1.7}', "that of liver is 1.7;"),
+        ('{"liver": true}', "that of liver is true;"),
+        ('{"liver": "one"}', 'that of liver is "one";'),
+        ('{"liver": null}', "that of liver is null;"),
+        ('{"Liver": 1, "liver": 2}', "Liver and liver differ in case at most;"),
+        ('{"1": "liver", "2": "liver"}', "liver and liver differ in case at most;"),
+        ('{"whole": [1, 2], "core": 2}', "whole is a region of several, as nnU-Net"),
+    ],
+)
+def test_each_structure_has_an_id_and_a_name_of_its_own(tmp_path, one_sentence, labels, says):
+    (tmp_path / "dataset.json").write_text(f'{{"labels": {labels}}}')
+    with pytest.raises(InputError, match=re.escape(says)) as error:
+        read_settings(tmp_path / "dataset.json")
+    one_sentence(error.value)
+
+
+@pytest.mark.parametrize("labels", ['{"liver": 1}', '{"1": "liver"}', '{"liver": "1"}'])
+def test_ids_may_stand_on_either_side(tmp_path, labels):
+    (tmp_path / "dataset.json").write_text(f'{{"labels": {labels}}}')
+    assert read_settings(tmp_path / "dataset.json").names == {1: "liver"}
 
 
 def test_nnunets_test_cases_are_held_out_and_other_channels_refused(dataset):

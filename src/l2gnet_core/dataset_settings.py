@@ -1,0 +1,96 @@
+"""dataset.json: what it says of a dataset, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from l2gnet_core.errors import InputError
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """What dataset.json says. names: structure by id. patients: patient by scan, for scans whose
+    names do not tell."""
+
+    names: Mapping[int, str] = field(default_factory=dict)
+    description: str = ""
+    patients: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_settings(file: Path) -> DatasetSettings:
+    """What dataset.json says; nothing without one.
+
+    Labels may be written name → id, or id → name as in the Medical Segmentation Decathlon.
+    Raises InputError for a file that cannot be read so, and for structures without an id and a name
+    of their own.
+    """
+    if not file.is_file():
+        return DatasetSettings()
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        names = _names(settings.get("labels", {}))
+        patients = {str(scan): str(who) for scan, who in settings.get("patients", {}).items()}
+        return DatasetSettings(names, str(settings.get("description", "")), patients)
+    except _Fault as fault:
+        raise InputError(f"Expected {fault.args[0]} in {file}, but {fault.args[1]}.") from fault
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f'Expected {{"labels": {{"name": id, …}}}}, and maybe {{"patients": {{"scan": '
+            f'"patient", …}}}}, in {file}, but it cannot be read so; correct the file or take it '
+            "away."
+        ) from error
+
+
+class _Fault(Exception):
+    """What is expected in the file, and what is there instead and what to do."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A dictionary; JSON lets the last of two equal keys hide the first."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _Fault("each name once", f'"{key}" comes twice; take one out or rename it')
+        found[key] = value
+    return found
+
+
+def _names(labels: Mapping[str, Any]) -> dict[int, str]:
+    """Names by id, each once."""
+    names: dict[int, str] = {}
+    for key, value in labels.items():
+        id, name = (key, str(value)) if key.isdecimal() else (value, key)
+        id = _whole(id, name)
+        if id in names:
+            raise _Fault(
+                "an id of its own for each structure",
+                f"{names[id]} and {name} are both {id}; give one of them another",
+            )
+        for other in names.values():
+            if other.casefold() == name.casefold():
+                raise _Fault(
+                    "a name of its own for each structure",
+                    f"{other} and {name} differ in case at most; rename one of them",
+                )
+        names[id] = name
+    return names
+
+
+def _whole(id: Any, name: str) -> int:
+    if isinstance(id, list):
+        raise _Fault(
+            "one id for each structure",
+            f"{name} is a region of several, as nnU-Net has them, which cannot be learned; name "
+            "the structures that it is made of instead",
+        )
+    number = float(id) if isinstance(id, str) and id.isdecimal() else id
+    if isinstance(number, bool) or not isinstance(number, int | float) or number % 1:
+        raise _Fault(
+            "a whole number as the id of each structure",
+            f"that of {name} is {json.dumps(id)}; correct it",
+        )
+    return int(number)
