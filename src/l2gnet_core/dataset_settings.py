@@ -31,7 +31,8 @@ def read_settings(file: Path) -> DatasetSettings:
     if not file.is_file():
         return DatasetSettings()
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        # Editors on Windows begin a file with a byte order mark.
+        settings = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
         names = _names(settings.get("labels", {}))
         patients = {str(scan): str(who) for scan, who in settings.get("patients", {}).items()}
         return DatasetSettings(names, str(settings.get("description", "")), patients)

@@ -80,7 +80,8 @@ def read_split(file: Path) -> dict[Part, list[str]]:
     """
     file = file / SPLIT_FILE if file.is_dir() else file
     try:
-        parts = json.loads(file.read_text(encoding="utf-8"))
+        # Editors on Windows begin a file with a byte order mark.
+        parts = json.loads(file.read_text(encoding="utf-8-sig"))
         if parts.keys() != set(PARTS) or not all(
             isinstance(names, list) and all(isinstance(name, str) for name in names)
             for names in parts.values()

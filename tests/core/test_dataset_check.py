@@ -18,6 +18,7 @@ from l2gnet_core.data import open_dataset
 from l2gnet_core.dataset_check import Survey
 from l2gnet_core.dataset_settings import read_settings
 from l2gnet_core.errors import InputError
+from l2gnet_core.split import read_split
 
 ACDC = Path(__file__).parents[3] / "shared" / "data" / "acdc"
 
@@ -379,6 +380,14 @@ def test_each_structure_has_an_id_and_a_name_of_its_own(tmp_path, one_sentence, 
 def test_ids_may_stand_on_either_side(tmp_path, labels):
     (tmp_path / "dataset.json").write_text(f'{{"labels": {labels}}}')
     assert read_settings(tmp_path / "dataset.json").names == {1: "liver"}
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path):
+    (tmp_path / "dataset.json").write_text('{"labels": {"liver": 1}}', encoding="utf-8-sig")
+    assert read_settings(tmp_path / "dataset.json").names == {1: "liver"}
+    split = {"train": ["a"], "tuning": [], "test": ["b"]}
+    (tmp_path / "split.json").write_text(json.dumps(split), encoding="utf-8-sig")
+    assert read_split(tmp_path) == split
 
 
 def test_nnunets_test_cases_are_held_out_and_other_channels_refused(dataset):
