@@ -56,7 +56,7 @@ cli.add_command(projects)
     "--output",
     required=True,
     type=FilePath(),
-    help="A file for one image; a folder for several images or a folder.",
+    help="A file for one image; a folder, made if need be, for one or more.",
 )
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name, file or folder.")
 @device_option

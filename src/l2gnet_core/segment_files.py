@@ -40,7 +40,8 @@ class Job:
 
 
 def plan_jobs(images: Sequence[Path], output: Path) -> list[Job]:
-    """Which mask goes where: a file for one image, else a folder of the images' file names.
+    """Which mask goes where: a file for one image, else, and where the output has no suffix, a
+    folder of the images' file names.
 
     Raises InputError for missing images and for masks that would overwrite an image, given or not,
     or each other.
@@ -64,11 +65,13 @@ def plan_jobs(images: Sequence[Path], output: Path) -> list[Job]:
     if len(files) == 1 and format_of(files[0]) is DICOM:
         # Its folder, or all of its slices, are a scan, too.
         single = single or suffix_of(output) in WRITABLE
-    if single and not output.is_dir():
+    # A pattern such as scans/*.nii.gz may match one file alone: without a suffix it is a folder.
+    if single and (suffix_of(output) or output.exists()) and not output.is_dir():
         # Said now, not after minutes of computing.
         if suffix_of(output) not in WRITABLE:
             raise InputError(
-                f"A mask is saved as one of {', '.join(WRITABLE)}, not as {output.name}."
+                f"A mask is saved as one of {', '.join(WRITABLE)}, not as {output.name}; if that "
+                "is to be a folder, make it first."
             )
         jobs = [Job(files[0], output)]
     else:

@@ -43,8 +43,10 @@ def test_one_image_becomes_the_file_or_goes_into_the_folder(touch, tmp_path):
     (image,) = touch("a.nii.gz")
     mask = tmp_path / "new" / "mask.nii"
     assert plan_jobs([image], mask) == [Job(image, mask)]
-    (tmp_path / "out").mkdir()
-    assert plan_jobs([image], tmp_path / "out") == [Job(image, tmp_path / "out" / "a.nii.gz")]
+    # A pattern may match one file alone, and the folder be new.
+    for _ in range(2):
+        assert plan_jobs([image], tmp_path / "out") == [Job(image, tmp_path / "out" / "a.nii.gz")]
+        (tmp_path / "out").mkdir(exist_ok=True)
 
 
 def test_several_images_keep_their_names_in_a_folder(touch, tmp_path):
@@ -73,7 +75,9 @@ def test_a_pair_of_header_and_image_is_one_scan_written_as_nifti(touch, tmp_path
 def test_plans_that_would_harm_are_refused_before_anything_is_written(
     touch, tmp_path, one_sentence
 ):
-    a, b, same_name, _, link = touch("a.nii", "b.nii", "other/a.nii", "empty/x.txt", "link.nii")
+    a, b, same_name, _, link, taken = touch(
+        "a.nii", "b.nii", "other/a.nii", "empty/x.txt", "link.nii", "taken"
+    )
     link.unlink()
     link.symlink_to(a)
     for images, output, says in (
@@ -85,8 +89,8 @@ def test_plans_that_would_harm_are_refused_before_anything_is_written(
         ([a, same_name], tmp_path / "out", "different file names"),
         ([a, b], tmp_path / "mask.nii", "names a file"),
         ([tmp_path / "other"], b, "names a file"),
-        ([a], tmp_path / "mask.mha", "not as mask.mha"),
-        ([a], tmp_path / "mask", "not as mask"),
+        ([a], tmp_path / "mask.mha", "not as mask.mha; if that is to be a folder, make it"),
+        ([a], taken, "not as taken"),
         ([tmp_path / "nowhere.nii"], tmp_path / "mask.nii", "no file"),
         ([a, tmp_path / "nowhere.nii"], tmp_path / "out", "no file"),
         ([tmp_path / "empty"], tmp_path / "out", "no file that can be read"),
