@@ -128,9 +128,10 @@ def train(
     from l2gnet_core.inherited import told_of_start
     from l2gnet_core.predict import choose_device
     from l2gnet_core.train import STATE_FILE, TrainingConfig
-    from l2gnet_core.training_run import RunSettings, read_choices, train_dataset
+    from l2gnet_core.training_run import RunSettings, read_choices, require_begun, train_dataset
 
     if resume:
+        require_begun(output)
         given = {name: value for name, value in how.items() if _is_given(context, name)}
         how = {**how, **read_choices(output), **given}
         if "minutes" in given or "epochs" in given:

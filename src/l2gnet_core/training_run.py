@@ -296,6 +296,16 @@ def write_choices(folder: Path, choices: Mapping[str, Any]) -> None:
     replace_bytes(folder / CHOICES_FILE, json.dumps(dict(choices), indent=1).encode())
 
 
+def require_begun(folder: Path) -> None:
+    """Raise InputError where no run has ever begun: a slip in the folder's name would train anew,
+    for hours."""
+    if not any((folder / name).exists() for name in (CHOICES_FILE, SPLIT_FILE, MODEL_FILE)):
+        raise InputError(
+            f"Expected a run to go on with in {folder}, but there is none; name its folder, or "
+            "leave out --resume to begin one."
+        )
+
+
 def read_choices(folder: Path) -> dict[str, Any]:
     """What the run in a folder was asked for; nothing where that was not kept."""
     file = folder / CHOICES_FILE
