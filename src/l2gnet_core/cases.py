@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from l2gnet_core.array_files import ArrayFiles, array_scans
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import read_labels, read_volume, scans_in, stem_of
+from l2gnet_core.files import read_labels, read_volume, scans_in, stem_of, suffix_of
 from l2gnet_core.volume import Volume
 
 #: What may follow a patient's identity in a file name: frames and phases of one examination. Only
@@ -163,19 +163,20 @@ def find_cases(folder: Path) -> tuple[list[Case], list[Finding]]:
 
     Raises InputError if the folder has no layout that is known.
     """
+    if not folder.is_dir():
+        what = "that is a file" if folder.exists() else "there is no such folder"
+        raise InputError(f"Expected a dataset in {folder}, but {what}; name the dataset's folder.")
     cases: list[Case] = []
     findings: list[Finding] = []
     known = [x for x in LAYOUTS if (folder / x.images).is_dir() and (folder / x.labels).is_dir()]
     if known and not any(scans_in(folder / layout.images) for layout in known):
-        raise InputError(
-            f"Expected scans in {folder / known[0].images}, but it is empty; put scans there."
-        )
+        raise InputError(_no_scans(folder / known[0].images))
     for layout in known:
         found, problems = _pairs(folder, layout)
         cases += found
         findings += [Finding("error", "", sentence) for sentence in problems]
     if not known:
-        cases, findings = _array_cases(folder) if folder.is_dir() else ([], [])
+        cases, findings = _array_cases(folder)
         if not cases:
             raise InputError(
                 f"Expected a dataset folder with 'images' and 'labels' inside (or nnU-Net's "
@@ -183,6 +184,22 @@ def find_cases(folder: Path) -> tuple[list[Case], list[Finding]]:
                 "none of these; put scans and label files of the same name into these two folders."
             )
     return sorted(cases, key=lambda case: case.name), findings
+
+
+def _no_scans(folder: Path) -> str:
+    """What to say of a folder for scans that has none: what is there instead, and what to do."""
+    inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    folders = [path.name for path in inside if path.is_dir()]
+    kinds = sorted({suffix_of(path) or path.name for path in inside if path.is_file()})
+    if kinds:
+        there = f"holds files that are not read as scans ({some(kinds)})"
+        advice = "save the scans as NIfTI or in another format that is read"
+    elif folders:
+        there = f"holds folders alone ({some(sorted(folders))}), none of them a DICOM series"
+        advice = "put the scans themselves there"
+    else:
+        there, advice = "is empty", "put scans there"
+    return f"Expected scans in {folder}, but it {there}; {advice}."
 
 
 def _pairs(folder: Path, layout: Layout) -> tuple[list[Case], list[str]]:

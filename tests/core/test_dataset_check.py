@@ -406,6 +406,29 @@ def test_nnunets_test_cases_are_held_out_and_other_channels_refused(dataset):
 def test_a_folder_that_is_no_dataset(tmp_path):
     with pytest.raises(InputError, match="Expected a dataset folder"):
         Survey(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file, but that is a file;"):
+        Survey(tmp_path / "file")
+    with pytest.raises(InputError, match="nowhere, but there is no such folder;"):
+        Survey(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("inside", "says"),
+    [
+        ([".DS_Store"], r"but it is empty; put scans there"),
+        (["a.png", "b.png", "notes.txt"], r"files that are not read as scans \(.png, .txt\);"),
+        (["p1/scan.nii.gz", "p2/scan.nii.gz"], r"holds folders alone \(p1, p2\), none of them a"),
+    ],
+)
+def test_what_is_there_instead_of_scans_is_said(tmp_path, one_sentence, inside, says):
+    (tmp_path / "labels").mkdir()
+    for name in inside:
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).touch()
+    with pytest.raises(InputError, match=says) as error:
+        Survey(tmp_path)
+    one_sentence(error.value)
 
 
 @pytest.mark.shared
