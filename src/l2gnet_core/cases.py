@@ -226,11 +226,18 @@ def _pairs(folder: Path, layout: Layout) -> tuple[list[Case], list[str]]:
             )
             continue
         cases.append(Case.named(name, FilePair(path, label_files.pop(name)), layout.part))
-    problems += [
-        f"Expected a scan for every label file, but {path.name} has none in {images}; "
-        "add the scan or take the labels out."
-        for path in label_files.values()
-    ]
+    for name, path in label_files.items():
+        # Beside files, folders are not looked into.
+        if (images / name).is_dir():
+            problems.append(
+                f"Expected scans of one kind in {images}, but {name} is a folder beside files, "
+                "which is not read as a DICOM series there; save it as a file, or all as folders."
+            )
+            continue
+        problems.append(
+            f"Expected a scan for every label file, but {path.name} has none in {images}; "
+            "add the scan or take the labels out."
+        )
     return cases, problems
 
 

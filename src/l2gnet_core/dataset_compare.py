@@ -108,14 +108,16 @@ def _patients(examined: list[Examined], patients: Patients) -> Iterator[Finding]
                 f"Expected patients to learn from and to test on apart, but {first.files.name} and "
                 f"{second.files.name} are {same}; take one out.",
             )
+    # Scans that cannot be read are of somebody, too.
+    count = len(set(patients.names.values()))
     if by_patient and all(None not in parts for parts in by_patient.values()):
         yield Finding("error", "", "There is nobody to learn from: all are kept for testing.")
-    elif len(by_patient) < 3:
+    elif by_patient and count < 3:
         yield Finding(
             "warning",
             "",
             f"Expected at least 3 patients to learn from, tune on and test on, but there "
-            f"{'is' if len(by_patient) == 1 else 'are'} {len(by_patient)}; all are learned from.",
+            f"{'is' if count == 1 else 'are'} {count}; all are learned from.",
         )
 
 

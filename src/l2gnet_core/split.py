@@ -90,7 +90,7 @@ def read_split(file: Path) -> dict[Part, list[str]]:
     except (ValueError, AttributeError) as error:
         raise InputError(
             f"Expected lists of the patients of train, tuning and test in {file}, but it cannot be "
-            "read so; correct it, or delete it to have a new split made."
+            "read so; name a run folder or its split.json, or correct that."
         ) from error
     return {part: parts[part] for part in PARTS}
 

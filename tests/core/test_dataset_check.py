@@ -403,6 +403,28 @@ def test_nnunets_test_cases_are_held_out_and_other_channels_refused(dataset):
     assert (kind, "one channel" in sentence) == ("error", True)
 
 
+def test_a_series_folder_beside_files_is_said(dataset):
+    (dataset / "images" / "patient1.nii.gz").unlink()
+    (dataset / "images" / "patient1").mkdir()
+    [(kind, sentence)] = findings(dataset)
+    assert (kind, "patient1 is a folder beside files" in sentence) == ("error", True)
+
+
+def test_scans_that_cannot_be_read_are_patients_too(dataset):
+    for number in range(3):
+        (dataset / "images" / f"patient{number}.nii.gz").write_bytes(b"nothing")
+    assert not [sentence for _, sentence in findings(dataset) if "at least 3" in sentence]
+    (dataset / "images" / "patient3.nii.gz").write_bytes(b"nothing")
+    assert {kind for kind, _ in findings(dataset)} == {"error"}
+
+
+def test_a_file_that_is_no_split_is_not_to_be_deleted(tmp_path, one_sentence):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="name a run folder or its split") as error:
+        read_split(tmp_path / "notes.txt")
+    one_sentence(error.value)
+
+
 def test_a_folder_that_is_no_dataset(tmp_path):
     with pytest.raises(InputError, match="Expected a dataset folder"):
         Survey(tmp_path)
