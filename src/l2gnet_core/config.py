@@ -77,3 +77,31 @@ def preset(
         supervised=supervised,
         **PRESETS[name],
     )
+
+
+def differences(given: NetworkConfig, wanted: NetworkConfig) -> str:
+    """What tells two networks apart, in the words of `l2gnet train`: "--arch unet, not l2gnet"."""
+    words = [
+        f"{what} {ours}, not {theirs}"
+        for (what, ours), (_, theirs) in zip(_told(given), _told(wanted), strict=True)
+        if ours != theirs
+    ]
+    # What has changed from version to version has no option.
+    return ", and ".join(words) or "settings of another version"
+
+
+def _told(config: NetworkConfig) -> list[tuple[str, Any]]:
+    """What decides a network, by the option that does."""
+
+    def fits(values: Mapping[str, Any]) -> bool:
+        made = NetworkConfig(config.classes, **values)
+        names = ("widths", "codes", "references")
+        return all(getattr(made, name) == getattr(config, name) for name in names)
+
+    size = next((name for name, values in PRESETS.items() if fits(values)), "of its own")
+    return [
+        ("--arch", config.architecture),
+        ("--preset", size),
+        ("--slices", config.in_channels),
+        ("structures:", config.classes - 1),
+    ]

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from l2gnet_core.config import NetworkConfig
+from l2gnet_core.config import NetworkConfig, differences
 from l2gnet_core.data import TrainingCase
 from l2gnet_core.errors import InputError
 from l2gnet_core.files.atomic import replace_bytes
@@ -224,9 +224,12 @@ class Trainer:
         channels = wanted.in_channels
         same = replace(given, in_channels=channels, supervised=wanted.supervised) == wanted
         if not same or given.in_channels > channels:
+            # Fewer slices are no fault.
+            given = replace(given, in_channels=max(given.in_channels, channels))
             raise InputError(
                 "Expected a model of the same architecture, preset and number of structures, and "
-                f"no more slices, to start from, but it has {given} where {wanted} is asked for."
+                f"no more slices, to start from, but it has {differences(given, wanted)}; ask for "
+                "what it has, or begin with another model."
             )
         weights = network.state_dict()
         first = "encoder.blocks.0.0.weight"
@@ -378,9 +381,13 @@ class Trainer:
 
         Raises InputError if it is of another network.
         """
+        if state["config"] != self.network.config:
+            raise InputError(
+                f"Expected the first settings of the run in {self.folder}, but it has "
+                f"{differences(state['config'], self.network.config)}; resume with what it has, or "
+                "use a new run folder."
+            )
         try:
-            if state["config"] != self.network.config:
-                raise ValueError("config")
             self.network.load_state_dict(state["network"])
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])

@@ -466,7 +466,7 @@ def test_what_a_run_was_asked_for_outlives_a_stop_before_its_first_step(
     assert (kept["size"], kept["epochs"], kept["seed"]) == ("tiny", 1, 3)
     assert kept["start"] == str(tmp_path / "start" / MODEL_FILE)
     # Refused options are not what the run goes on with.
-    assert "first settings" in refused(*arguments, "--resume", "--preset", "small")
+    assert "--preset tiny, not small" in refused(*arguments, "--resume", "--preset", "small")
     (tmp_path / "start" / MODEL_FILE).unlink()
     code, out, _ = l2gnet(*arguments, "--resume")
     assert (code, "1 steps, Dice" in out) == (0, True)

@@ -13,7 +13,14 @@ from torch import nn
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import save_model
-from l2gnet_core.config import ARCHITECTURES, PRESETS, WITH_CODES, NetworkConfig, preset
+from l2gnet_core.config import (
+    ARCHITECTURES,
+    PRESETS,
+    WITH_CODES,
+    NetworkConfig,
+    differences,
+    preset,
+)
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.losses import segmentation_loss
 from l2gnet_core.model import build
@@ -260,3 +267,17 @@ def test_gates_keep_their_place_among_the_weights():
     network = build(preset("tiny", 4, architecture="attnunet", supervised=2))
     names = [name for name, _ in network.decoder.named_children()]
     assert names == ["ups", "gates", "blocks", "head", "coarser_heads"]
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (preset("base", 3), "--preset base, not tiny"),
+        (preset("tiny", 3, 3, "unet"), "--arch unet, not l2gnet, and --slices 3, not 1"),
+        (preset("tiny", 5), "structures: 4, not 2"),
+        (replace(preset("tiny", 3), codes=7), "--preset of its own, not tiny"),
+        (replace(preset("tiny", 3), epsilon=0.5), "settings of another version"),
+    ],
+)
+def test_what_tells_networks_apart_is_said_in_options(other, told):
+    assert differences(other, preset("tiny", 3)) == told

@@ -406,7 +406,7 @@ def test_the_seed_decides_the_run(dataset, tmp_path):
 def test_another_runs_state_or_a_damaged_one_is_refused(dataset, tmp_path, one_sentence):
     run(dataset, tmp_path / "run", stop_after=1)
     (dataset / "dataset.json").write_text('{"labels": {"rim": 1, "core": 2, "more": 3}}')
-    with pytest.raises(InputError, match="these labels") as error:
+    with pytest.raises(InputError, match="it has structures: 2, not 3; resume with") as error:
         run(dataset, tmp_path / "run", resume=True)
     one_sentence(error.value)
     (dataset / "dataset.json").unlink()
@@ -486,7 +486,7 @@ def test_a_run_can_begin_with_a_models_weights(dataset, tmp_path):
     run(dataset, tmp_path / "other", again, start=tmp_path / "first")
     splits = [(tmp_path / name / SPLIT_FILE).read_text() for name in ("first", "other")]
     assert splits[0] == splits[1]
-    with pytest.raises(InputError, match="same architecture"):
+    with pytest.raises(InputError, match="it has --arch l2gnet, not unet; ask for"):
         run(dataset, tmp_path / "third", start=tmp_path / "first", architecture="unet")
 
 
