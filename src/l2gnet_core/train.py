@@ -215,6 +215,13 @@ class Trainer:
         steps = self.training.steps or (self.training.epochs or 0) * steps_per_epoch
         return min(1.0, self.step / steps)
 
+    def is_over(self, sampler: Sampler) -> bool:
+        """Is nothing of the run left to do? Every process has to ask."""
+        return self.done(self._steps_per_epoch(sampler)) >= 1
+
+    def _steps_per_epoch(self, sampler: Sampler) -> int:
+        return math.ceil(sampler.slices / self.training.batch)
+
     def start_from(self, network: SegmentationNetwork) -> None:
         """Begin with another network's weights, which may see fewer slices.
 
@@ -251,7 +258,7 @@ class Trainer:
     def run(self, sampler: Sampler, tuning: Sequence[TrainingCase]) -> Iterator[Progress]:
         """Train until done, yielding after every step."""
         self._parallel.train()
-        steps_per_epoch = math.ceil(sampler.slices / self.training.batch)
+        steps_per_epoch = self._steps_per_epoch(sampler)
         while (done := self.done(steps_per_epoch)) < 1:
             started = time.perf_counter()
             images, targets = self._batch(sampler, done)

@@ -211,12 +211,14 @@ def _trained(
     if state is None:
         # Whenever the run is stopped, a resume finds a state, with the weights that it began with.
         trainer.save()
+    over = trainer.is_over(sampler)
     if not fabric.is_global_zero:
         for _ in trainer.run(sampler, tuning):
             pass
         return
-    if choices is not None and settings.resume:
-        # Only now: what is refused must not take the place of what the run began with.
+    if choices is not None and settings.resume and not over:
+        # Only now: what is refused, or has no effect, must not take the place of what the run began
+        # with.
         write_choices(settings.folder, choices)
     how = {"settings": asdict(training), "augmentation": asdict(augmentation)}
     saved = trainer.seconds

@@ -427,8 +427,11 @@ def test_trains_a_model_that_segments(l2gnet, refused, save_scan, scan, image, t
     assert "--resume" in refused(*arguments, "--epochs", "1")
     assert "--plane" in refused(*arguments, "--resume", "--plane", "coronal")
     # What the run began with need not be said again.
-    code, out, _ = l2gnet(*arguments, "--resume")
+    kept = read_choices(tmp_path / "run")
+    code, out, _ = l2gnet(*arguments, "--resume", "--batch", "99")
     assert (code, "finished already" in out) == (0, True)
+    # What had no effect is not what the run was asked for.
+    assert read_choices(tmp_path / "run") == kept
     mask = tmp_path / "mask.nii.gz"
     assert l2gnet("segment", image, "-o", mask, "--model", tmp_path / "run")[0] == 0
 
