@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FORMAT = "l2gnet-1"
 MODEL_FILE = "model.safetensors"
+#: What a training run needs to go on; it is there before the model is.
+STATE_FILE = "state.pt"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ def find_model_file(path: Path) -> Path:
     Raises InputError if there is none.
     """
     file = path / MODEL_FILE if path.is_dir() else path
+    if not file.is_file() and (path / STATE_FILE).is_file():
+        raise InputError(
+            f"Expected a model in {path}, but a run has none before its first epoch ends; wait for "
+            "that, or go on with `l2gnet train --resume`."
+        )
     if not file.is_file():
         raise InputError(
             f"Expected a model file or a folder with {MODEL_FILE}, but {path} is neither; "

@@ -14,7 +14,6 @@ from typing import Any
 import click
 
 from l2gnet_core.appearance import PLAIN
-from l2gnet_core.catalog import DEFAULT_MODEL
 from l2gnet_core.cli_evaluate import evaluate
 from l2gnet_core.cli_finetune import finetune
 from l2gnet_core.cli_inspect import inspect
@@ -24,6 +23,7 @@ from l2gnet_core.cli_parts import (
     axis_option,
     device_option,
     json_option,
+    model_option,
     on_terminal,
     orientation_option,
 )
@@ -58,7 +58,7 @@ cli.add_command(projects)
     type=FilePath(),
     help="A file for one image; a folder, made if need be, for one or more.",
 )
-@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name, file or folder.")
+@model_option
 @device_option
 @axis_option
 @orientation_option

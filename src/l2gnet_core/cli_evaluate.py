@@ -13,6 +13,7 @@ import click
 
 from l2gnet_core.cli_parts import (
     FilePath,
+    Name,
     Number,
     ProgressBar,
     device_option,
@@ -30,7 +31,12 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("predictions", type=FilePath())
 @click.argument("references", type=FilePath(), required=False)
-@click.option("--model", metavar="NAME|PATH", help="Score this model on a dataset, PREDICTIONS.")
+@click.option(
+    "--model",
+    type=Name(),
+    metavar="NAME|PATH",
+    help="Score this model on a dataset, PREDICTIONS.",
+)
 @click.option(
     "--part",
     type=click.Choice(["test", "tuning"]),

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-from l2gnet_core.catalog import DEFAULT_MODEL
 from l2gnet_core.cli_parts import (
     FilePath,
     Number,
@@ -16,6 +15,7 @@ from l2gnet_core.cli_parts import (
     axis_option,
     device_option,
     json_option,
+    model_option,
     orientation_option,
 )
 from l2gnet_core.errors import InputError
@@ -33,7 +33,7 @@ _PATH = FilePath()
     help="The corrected slices, counted from 0 along the slicing axis of the stored array. Nothing "
     "else of LABELS is read.",
 )
-@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name, file or folder.")
+@model_option
 @click.option(
     "-o",
     "--output",

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from l2gnet_core.catalog import DEFAULT_MODEL
 from l2gnet_core.cli_parts import (
     FilePath,
     ProgressBar,
     axis_option,
     device_option,
+    model_option,
     on_terminal,
     orientation_option,
 )
@@ -21,7 +21,7 @@ from l2gnet_core.errors import InputError
 @click.command()
 @click.argument("image", type=FilePath())
 @click.option("-o", "--output", required=True, type=FilePath(), help="Folder to write to.")
-@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name, file or folder.")
+@model_option
 @device_option
 @axis_option
 @orientation_option

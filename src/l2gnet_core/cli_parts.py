@@ -10,16 +10,36 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from l2gnet_core.catalog import DEFAULT_MODEL
+
 if TYPE_CHECKING:
     from l2gnet_core.dataset_check import Survey
 
 Item = TypeVar("Item")
+
+
+class Name(click.types.StringParamType):
+    """The name of something, or its file or folder; "" is a variable that is not set."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if value == "":
+            self.fail("Expected a name, a file or a folder, but the argument is empty.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 device_option = click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
     help="Where to compute.",
+)
+model_option = click.option(
+    "--model",
+    type=Name(),
+    default=DEFAULT_MODEL,
+    show_default=True,
+    help="Name, file or folder.",
 )
 axis_option = click.option(
     "--axis",

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from l2gnet_core.cli_parts import FilePath, ProgressBar, device_option, json_option, table
+from l2gnet_core.cli_parts import FilePath, Name, ProgressBar, device_option, json_option, table
 
 
 @click.command()
-@click.argument("project")
+@click.argument("project", type=Name())
 @click.option(
     "-o",
     "--output",

@@ -11,6 +11,7 @@ import click
 
 from l2gnet_core.cli_parts import (
     FilePath,
+    Name,
     Number,
     ProgressBar,
     device_option,
@@ -50,7 +51,9 @@ from l2gnet_core.errors import InputError
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with an unfinished run.")
-@click.option("--from", "start", metavar="NAME|PATH", help="Begin with this model's weights.")
+@click.option(
+    "--from", "start", type=Name(), metavar="NAME|PATH", help="Begin with this model's weights."
+)
 @click.option(
     "--oriented",
     is_flag=True,
@@ -122,14 +125,18 @@ def train(
         raise InputError("Expected --minutes or --epochs, but got both; give one of them.")
     from l2gnet_core.augment import OTHER_SCANNERS, Augmentation
     from l2gnet_core.catalog import find_model
-    from l2gnet_core.checkpoint import find_model_file, read_card
+    from l2gnet_core.checkpoint import STATE_FILE, find_model_file, read_card
     from l2gnet_core.data import dataset_of
     from l2gnet_core.dataset_check import told
     from l2gnet_core.inherited import told_of_start
     from l2gnet_core.predict import choose_device
-    from l2gnet_core.train import STATE_FILE, TrainingConfig
+    from l2gnet_core.train import TrainingConfig
     from l2gnet_core.training_run import RunSettings, read_choices, require_begun, train_dataset
 
+    if output.is_file():
+        raise InputError(
+            f"Expected a folder for the run, but {output} is a file; choose another output."
+        )
     if resume:
         require_begun(output)
         given = {name: value for name, value in how.items() if _is_given(context, name)}

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from l2gnet_core.card import ModelCard
-from l2gnet_core.checkpoint import MODEL_FILE, save_model
+from l2gnet_core.checkpoint import MODEL_FILE, STATE_FILE, save_model
 from l2gnet_core.corrections import Correction, image_numbers
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_any, read_volume
 from l2gnet_core.finetune import FineTuneResult
 from l2gnet_core.split import SPLIT_FILE
-from l2gnet_core.train import STATE_FILE
 from l2gnet_core.volume import HEADERS_ROUND, Volume, distance_apart, oriented_as, slicing_axis
 
 _SUFFIX = ".safetensors"

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from l2gnet_core.checkpoint import STATE_FILE
 from l2gnet_core.config import NetworkConfig, differences
 from l2gnet_core.data import TrainingCase
 from l2gnet_core.errors import InputError
@@ -35,7 +36,6 @@ from l2gnet_core.sampling import Sampler
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-STATE_FILE = "state.pt"
 #: What another network's state, or none at all, raises on the way.
 _WRONG_STATE = (RuntimeError, KeyError, TypeError, ValueError, AttributeError)
 

@@ -18,6 +18,7 @@ from l2gnet_core.card import CodeStatistics, ModelCard
 from l2gnet_core.cases import Part
 from l2gnet_core.checkpoint import (
     MODEL_FILE,
+    STATE_FILE,
     find_model_file,
     load_model,
     read_card,
@@ -40,7 +41,6 @@ from l2gnet_core.sampling import Sampler
 from l2gnet_core.sides import mirror_pairs
 from l2gnet_core.split import SPLIT_FILE, Split, checked_split, read_split, split_patients
 from l2gnet_core.train import (
-    STATE_FILE,
     Progress,
     Trainer,
     TrainingConfig,

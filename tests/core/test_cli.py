@@ -183,6 +183,9 @@ def test_bad_input_ends_with_two_and_one_line(
         (["train", "nowhere", "-o", "run", "--resume"], "leave out --resume to begin one"),
         (["segment", "", "-o", "masks"], "the argument is empty"),
         (["segment", "a.nii", "-o", ""], "the argument is empty"),
+        (["segment", "a.nii", "-o", "b.nii", "--model", ""], "the argument is empty"),
+        (["train", "nowhere", "-o", "run", "--from", ""], "the argument is empty"),
+        (["replay", "", "-o", "out"], "the argument is empty"),
         (["evaluate", "", "b.nii"], "the argument is empty"),
         (["check", "nowhere"], "nowhere"),
         (["check", "nowhere", "--split", "split.json"], "split.json"),
@@ -457,7 +460,8 @@ def test_what_a_run_was_asked_for_outlives_a_stop_before_its_first_step(
     model = make_model(LabelSet.from_names({1: "one", 2: "two"}))
     (tmp_path / "start").mkdir()
     save_model(tmp_path / "start" / MODEL_FILE, model.network, model.card)
-    arguments = ("train", make_dataset(["a", "b", "c"]), "-o", tmp_path / "run")
+    data = make_dataset(["a", "b", "c"])
+    arguments = ("train", data, "-o", tmp_path / "run")
     monkeypatch.setattr(Trainer, "run", stopped)
     monkeypatch.chdir(tmp_path)
     how = ("--preset", "tiny", "--epochs", "1", "--seed", "3", "--from", "start")
@@ -468,11 +472,18 @@ def test_what_a_run_was_asked_for_outlives_a_stop_before_its_first_step(
     kept = read_choices(tmp_path / "run")
     assert (kept["size"], kept["epochs"], kept["seed"]) == ("tiny", 1, 3)
     assert kept["start"] == str(tmp_path / "start" / MODEL_FILE)
+    says = refused("evaluate", data, "--model", tmp_path / "run")
+    assert "none before its first epoch ends" in says
     # Refused options are not what the run goes on with.
     assert "--preset tiny, not small" in refused(*arguments, "--resume", "--preset", "small")
     (tmp_path / "start" / MODEL_FILE).unlink()
     code, out, _ = l2gnet(*arguments, "--resume")
     assert (code, "1 steps, Dice" in out) == (0, True)
+
+
+def test_a_run_needs_a_folder(refused, make_dataset):
+    data = make_dataset(["a"], settings={})
+    assert "is a file; choose" in refused("train", data, "-o", data / "dataset.json")
 
 
 def test_the_command_in_a_process_of_its_own(run_python, image, tmp_path):

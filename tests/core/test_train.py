@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from l2gnet_core.augment import Augmentation
 from l2gnet_core.card import ModelCard
-from l2gnet_core.checkpoint import MODEL_FILE, load_model, read_card, save_model
+from l2gnet_core.checkpoint import MODEL_FILE, STATE_FILE, load_model, read_card, save_model
 from l2gnet_core.config import preset
 from l2gnet_core.data import TrainingCase, open_dataset
 from l2gnet_core.errors import InputError, OutputError
@@ -35,7 +35,6 @@ from l2gnet_core.phantom import LEFT_VENTRICLE, MYOCARDIUM, RIGHT_VENTRICLE, car
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.sampling import Sampler
 from l2gnet_core.train import (
-    STATE_FILE,
     Progress,
     Trainer,
     TrainingConfig,
