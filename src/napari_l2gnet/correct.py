@@ -89,6 +89,7 @@ class CorrectWidget(CorrectForm):
 
     def _connect(self) -> None:
         self.layer.chosen.connect(self._follow)
+        self.layer.activated.connect(lambda _: self.review.show_mask(alone=True))
         self.review.looked.connect(self._show_all)
         self.review.said.connect(lambda text, holds: self._say(text, holds=holds))
         self.organs.chosen.connect(self._update_controls)

@@ -56,13 +56,18 @@ class Preview:
         self.mode = mode
         if mode != BEFORE and mode not in self._layers:
             self._add(mode)
-        for name, layer in self._layers.items():
-            layer.visible = name == mode
+        self.draw()
         if mode == AFTER:
             self._layers[AFTER].opacity = self._opacity
             self.mask.layer.opacity = 0.0
         self._repaint()
         self.annotation.changed.emit("proposal")
+
+    def draw(self) -> None:
+        """Let the layer of what is shown be seen, and no other one."""
+        for name, layer in self._layers.items():
+            if layer.visible != (name == self.mode):
+                layer.visible = name == self.mode
 
     def remove(self) -> None:
         """Leave nothing behind."""

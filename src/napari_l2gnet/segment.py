@@ -19,6 +19,7 @@ from l2gnet_core.volume import Volume, slicing_axis
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.card_dialog import CardDialog
 from napari_l2gnet.edge_letters import EdgeLetters
+from napari_l2gnet.in_view import bring_into_view, told_hidden
 from napari_l2gnet.keeper import KEEPER_KEY, keep, open_projects
 from napari_l2gnet.layers import axis_name, is_cut, shown_index, slice_axes, volume_of
 from napari_l2gnet.mask_layer import CARD_KEY, IMAGE_KEY, MaskLayer
@@ -376,6 +377,9 @@ class SegmentWidget(SegmentForm):
                 work = "holds your work and stays" if old.holds_work else "stays"
                 about = f"{old.layer.name} {work} as it is: this run goes into {mask.layer.name}."
         assert self.mask is not None
+        # Organs that fill in on another scan's picture would pass for that one's.
+        hidden = told_hidden(self.mask, bring_into_view(self.mask, alone=True))
+        about = f"{about} {hidden}".strip()
         request = Request(
             volume,
             str(self.catalog[self.model.currentText()].path),

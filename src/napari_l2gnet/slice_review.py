@@ -12,6 +12,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.correct_form import ACCEPT_KEY, NEXT_KEY, CorrectForm
 from napari_l2gnet.doubts import doubtful_slices
+from napari_l2gnet.in_view import bring_into_view, told_hidden, why_unseen
 from napari_l2gnet.mask_layer import MaskLayer, painting_events
 from napari_l2gnet.preview import shows_proposal
 from napari_l2gnet.segmentation import Place
@@ -204,7 +205,20 @@ class SliceReview(QObject):
         if self.mask is not None:
             self._walked = place
             self.mask.go_to_place(place)
-            self._viewer.layers.selection.active = self.mask.layer
+            self.show_mask()
+
+    def show_mask(self, alone: bool = False) -> None:
+        """Bring the mask into view, ready to be painted on; `alone` as of `bring_into_view`."""
+        annotation, mask = self.annotation, self.mask
+        if annotation is None or mask is None:
+            return
+        hidden = bring_into_view(mask, alone)
+        if annotation.preview is not None:
+            annotation.preview.draw()
+        self._viewer.layers.selection.active = mask.layer
+        if hidden:
+            place = mask.place
+            self._say(told_hidden(mask, hidden), lambda: mask.place == place)
 
     def accept_slice(self) -> None:
         """The slice on screen is right as it is; again: not so."""
@@ -238,6 +252,8 @@ class SliceReview(QObject):
                 "This is the preview, not the mask: accept or discard it, or press Before, then "
                 "accept the slice."
             )
+        if mask is not None and mask.connected and (unseen := why_unseen(mask)):
+            return f"{unseen}: click a slice in the table, then accept it."
         return ""
 
     def go_to_next(self) -> None:

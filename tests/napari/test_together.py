@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from napari_l2gnet.layers import transform_of
 from napari_l2gnet.learning import model_of
 from napari_l2gnet.mask_layer import IMAGE_KEY, MaskLayer
 from napari_l2gnet.organs import with_organ
+from napari_l2gnet.preview import AFTER
 from napari_l2gnet.segment_form import THIS_SLICE
 from napari_l2gnet.tasks import project_masks
 
@@ -149,6 +151,79 @@ def test_slices_off_screen_are_neither_accepted_nor_segmented(
     correct.review.go_to((0, 3))
     correct.accept_slice.click()
     assert correct.annotation.segmentation.reviewed == {(0, 3)}
+
+
+def test_a_slice_that_another_scan_covers_is_not_accepted(correct_widget: Make, qtbot: Any) -> None:
+    viewer, segment, correct = correct_widget()
+    mask, other = correct.mask, another_scan(viewer, segment)
+    correct.accept_slice.click()
+    assert not mask.segmentation.reviewed
+    told = unescape(correct.message.text())
+    assert '"another" lies over "scan · scribbler": click a slice in the table' in told
+    viewer.canvas.grid.enabled = True  # side by side
+    correct.accept_slice.click()
+    assert mask.segmentation.reviewed == {mask.place}
+    correct.accept_slice.click()
+    viewer.canvas.grid.enabled = False
+    # Whoever looks through it sees the mask.
+    other.opacity = 0.5
+    correct.review.go_to((0, 2))
+    assert other.visible
+    other.opacity = 1
+    correct.next_slice.click()
+    assert not other.visible
+    assert "and was hidden: its eye icon shows it again" in correct.message.text()
+    correct.accept_slice.click()
+    assert mask.segmentation.reviewed == {mask.place}
+    # It may be another sequence of this patient, which the mask is looked at over.
+    viewer.layers.move(viewer.layers.index(other), 1)
+    other.visible = True
+    correct.next_slice.click()
+    assert other.visible
+
+
+def test_a_mask_that_nobody_sees_is_not_accepted(correct_widget: Make) -> None:
+    viewer, _, correct = correct_widget()
+    mask = correct.mask
+    for hidden in (mask.layer, viewer.layers["scan"]):
+        hidden.visible = False
+        correct.accept_slice.click()
+        assert not mask.segmentation.reviewed
+        assert f'"{hidden.name}" is hidden by its eye icon' in unescape(correct.message.text())
+        correct.queue.go_to.emit((0, 3))
+        assert hidden.visible
+    # The scan dragged above its mask goes below it again.
+    viewer.layers.move(0, 2)
+    correct.accept_slice.click()
+    assert '"scan" lies over' in unescape(correct.message.text())
+    correct.next_slice.click()
+    correct.accept_slice.click()
+    assert mask.segmentation.reviewed == {mask.place}
+
+
+def test_a_mask_that_is_segmented_or_chosen_comes_into_view_with_its_scan(
+    correct_widget: Make, qtbot: Any
+) -> None:
+    viewer, segment, correct = correct_widget()
+    first, scan = correct.mask.layer, viewer.layers["scan"]
+    other = another_scan(viewer, segment)
+    segment.image.choose(scan)
+    run(qtbot, segment)
+    assert not other.visible
+    assert '"another" lay over' in unescape(segment.message.text())
+    segment.image.choose(other)
+    run(qtbot, segment)
+    second = segment.mask
+    preview = propose(second).preview
+    drawn = viewer.layers[-1]
+    for chosen, shown in ((first, False), (second.layer, True)):
+        correct.layer.choose(chosen)
+        correct.layer.activated.emit(correct.layer.currentIndex())
+        assert [one.visible for one in (other, second.layer, drawn)] == [shown] * 3
+        assert first.visible
+        assert scan.visible
+        assert viewer.layers.selection.active is chosen
+    assert preview.mode == AFTER
 
 
 # ---------------------------------------------------------------------- versions

@@ -1,0 +1,126 @@
+"""Whether a mask is to be seen on its scan, and bringing it into view where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from napari.layers import Image, Layer
+
+from napari_l2gnet.layers import VIEW_KEY, is_cut, lie_on_each_other
+from napari_l2gnet.mask_layer import IMAGE_KEY, SEGMENTATION_KEY, MaskLayer
+from napari_l2gnet.orphans import put_below
+from napari_l2gnet.preview import PREVIEW_KEY
+
+#: Blendings that show nothing of what lies below, unless the layer itself is seen through.
+_COVERING = {"opaque", "translucent", "translucent_no_depth"}
+#: Below this opacity a layer is one to look through.
+_OPAQUE = 0.9
+
+
+def why_unseen(mask: MaskLayer) -> str:
+    """Why a mask is not to be seen on its scan, in words; "" if it is."""
+    layer = mask.layer
+    if not layer.visible:
+        return f'"{layer.name}" is hidden by its eye icon'
+    if over := _over(mask):
+        return f'"{over[-1].name}" lies over "{layer.name}"'
+    scan = layer.metadata[IMAGE_KEY]
+    if scan in mask.viewer.layers and not _has_picture(mask):
+        return f'"{scan.name}" is hidden by its eye icon'
+    return ""
+
+
+def bring_into_view(mask: MaskLayer, alone: bool = False) -> list[Image]:
+    """Show a mask on its scan. Returns the images that lay over it, and are hidden now.
+
+    alone: also those go that lie on the scan's own voxels, below the mask. They may be pictures of
+    the same patient that it is looked at over, or another patient's.
+    """
+    layer, layers = mask.layer, mask.viewer.layers
+    scan = layer.metadata[IMAGE_KEY]
+    _draw(layer, True)
+    if scan in layers and (alone or not _has_picture(mask)):
+        _draw(scan, True)
+    over = _over(mask, alone)
+    if scan in over:
+        put_below(mask.viewer, scan, [mask])
+    hidden = [image for image in over if image is not scan]
+    for one in list(layers):
+        if any(_is_of(one, image, layers) for image in hidden):
+            _draw(one, False)
+    return hidden
+
+
+def told_hidden(mask: MaskLayer, hidden: Sequence[Image]) -> str:
+    """What to say of images that were hidden, so that a mask is to be seen; "" if none were."""
+    if not hidden:
+        return ""
+    names = ", ".join(f'"{image.name}"' for image in hidden)
+    was, icons = "was", "its eye icon shows it"
+    if len(hidden) > 1:
+        was, icons = "were", "their eye icons show them"
+    return f'{names} lay over "{mask.layer.name}" and {was} hidden: {icons} again.'
+
+
+def _over(mask: MaskLayer, alone: bool = False) -> list[Image]:
+    """Images that nothing of a mask, or of its scan below it, is to be seen through."""
+    layer, layers = mask.layer, list(mask.viewer.layers)
+    if mask.viewer.canvas.grid.enabled or layer not in layers:
+        return []  # side by side
+    scan, at = layer.metadata[IMAGE_KEY], layers.index(layer)
+    first = min(at, layers.index(scan)) if scan in layers else at
+    return [
+        one
+        for n, one in enumerate(layers)
+        if n > first
+        and _covers(one)
+        and _overlap(one, layer, mask.viewer.dims)
+        and (alone or n > at or not lie_on_each_other(one, layer))
+    ]
+
+
+def _has_picture(mask: MaskLayer) -> bool:
+    """Is the scan of a mask shown, or another image of the same voxels?"""
+    return any(
+        isinstance(one, Image)
+        and one.visible
+        and VIEW_KEY not in one.metadata
+        and (one is mask.layer.metadata[IMAGE_KEY] or lie_on_each_other(one, mask.layer))
+        for one in mask.viewer.layers
+    )
+
+
+def _covers(layer: Layer) -> bool:
+    return (
+        isinstance(layer, Image)
+        and layer.visible
+        and VIEW_KEY not in layer.metadata
+        and layer.opacity >= _OPAQUE
+        and str(layer.blending) in _COVERING
+    )
+
+
+def _overlap(one: Layer, other: Layer, dims: Any) -> bool:
+    """Does the viewer show two layers in one place?"""
+    axes = [axis - dims.ndim for axis in dims.displayed if dims.ndim - axis <= one.ndim]
+    (low, high), (start, stop) = (layer.extent.world[:, axes] for layer in (one, other))
+    return is_cut(one, dims) and bool(((low < stop) & (start < high)).all())
+
+
+def _is_of(layer: Layer, image: Image, layers: Sequence[Layer]) -> bool:
+    """Is a layer an image, one of its masks, or something drawn of these?"""
+    metadata = layer.metadata
+    masks = [one for one in layers if one.metadata.get(IMAGE_KEY) is image]
+    drawn = metadata.get(PREVIEW_KEY) or metadata.get(VIEW_KEY, ("", None))[1]
+    return (
+        layer is image
+        or layer in masks
+        or any(one.metadata[SEGMENTATION_KEY] is drawn for one in masks)
+    )
+
+
+def _draw(layer: Layer, visible: bool) -> None:
+    # To say so again would draw everything again.
+    if layer.visible != visible:
+        layer.visible = visible
