@@ -35,6 +35,8 @@ class Run(QObject):
         self.mask = mask
         #: What to know of it from its first step on, in a sentence.
         self.about = about
+        #: What about the scan does not suit the model.
+        self.warnings: list[str] = []
         #: What about the finished mask is unusual.
         self.doubts: list[str] = []
         self._session = session

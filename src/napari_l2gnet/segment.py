@@ -473,27 +473,35 @@ class SegmentWidget(SegmentForm):
     def _on_step(self, step: Step) -> None:
         self.bar.setValue(step.done)
         self.bar.setFormat(str(step))
-        if step.warnings:
-            self._warnings += [line for line in step.warnings if line not in self._warnings]
-            self._say(self._run.about if self._run is not None else "")
+        run = self._run
+        if run is not None and (new := [one for one in step.warnings if one not in run.warnings]):
+            run.warnings += new
+            self._warnings += self._said_of(run, new)
+            self._say(run.about)
         self.table.count_soon()
 
     def _on_end(self, outcome: str, text: str) -> None:
         assert self._run is not None
         run, self._run = self._run, None
         self.table.running = False
-        beware, name = [*self._warnings, *run.doubts], run.mask.layer.name
-        scan = self.image.layer
         if self._missed:
             self._on_active()
-        # Of a scan that is not the chosen one any more it is to be said of which.
-        moved = self.image.layer is not scan
-        self._doubts = [f"{name}: {line}" for line in beware] if moved else run.doubts
-        self._say(text or run.about, bad=outcome == "failed")
+        beware = self._said_of(run, [*run.warnings, *run.doubts])
+        self._doubts = [line for line in beware if line not in self._warnings]
+        ends = self._said_of(run, [text])[0] if text else run.about
+        self._say(ends, bad=outcome == "failed")
         run.deleteLater()
         self._update_controls()
         self.table.count_all()
         self.run_ended.emit(outcome)
+
+    def _said_of(self, run: Run, lines: list[str]) -> list[str]:
+        """Lines about a run's mask; with its name where another scan is chosen by now, or its own
+        one is deleted."""
+        layer = run.mask.layer
+        if layer.metadata[IMAGE_KEY] is self.image.layer:
+            return lines
+        return [f"{layer.name}: {line}" for line in lines]
 
     def _tidy_again(self) -> None:
         """A choice was ticked or unticked: apply it to the mask that is there."""

@@ -459,6 +459,24 @@ def test_a_scan_that_is_opened_during_a_run_is_chosen_after_it(
     assert widget.image.layer is first
 
 
+def test_what_is_unusual_about_a_scan_that_is_deleted_is_not_said_of_another(
+    segment_widget: Any, qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    ct = np.linspace(-1000, 1500, 4 * 32 * 32).reshape(4, 32, 32).astype(np.float32)
+    second = viewer.add_image(ct, name="second", units=("mm",) * 3)
+    first = viewer.add_image(ct, name="first", scale=(8, 1, 1), units=("mm",) * 3)
+    with qtbot.waitSignal(widget.run_ended, timeout=20_000):
+        widget.start.click()
+        viewer.layers.remove(first)
+        assert widget.image.layer is second
+    lines = widget.message.text().split("⚠ ")[1:]
+    assert [line for line in lines if "1 mm apart" in line] == [lines[0]]
+    assert lines[0].startswith("Slices")
+    assert any(line.startswith("first · scribbler: The scan looks like a CT") for line in lines)
+    assert not any(line.startswith("The scan") for line in lines)
+
+
 def test_a_mask_that_opens_as_an_image_is_not_taken_for_the_scan(
     segment_widget: Any, scan_file: Path
 ) -> None:
