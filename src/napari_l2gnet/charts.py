@@ -34,7 +34,7 @@ class Chart(pg.PlotWidget):
         for side in ("left", "bottom"):
             # No numbers in thousandths. Asked for once there is a label, it brings them about.
             plot.getAxis(side).enableAutoSIPrefix(False)
-        self.setMinimumHeight(190)
+        self.setMinimumHeight(170)
         self._text = "w"
         #: What there is to say of an item under the mouse, in plain words.
         self.tell: Callable[[Any], str] = str

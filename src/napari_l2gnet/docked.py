@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
 from napari_l2gnet.tones import tones
 
 
-class _Column(QVBoxLayout):
+class Column(QVBoxLayout):
     """A column that a scroll area may make as low as it can be before it scrolls: by itself it asks
     for all the height it likes, because words in it wrap."""
 
@@ -80,7 +80,7 @@ class DockedWidget(QWidget):
         around.setContentsMargins(0, 0, 0, 0)
         around.addWidget(area)
         #: Where the controls go.
-        self.column = _Column(content)
+        self.column = Column(content)
         self._area, self._content = area, content
         viewer.events.theme.connect(self.show_theme)
 

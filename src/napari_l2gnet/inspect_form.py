@@ -17,7 +17,6 @@ from qtpy.QtWidgets import (
     QPushButton,
     QSizePolicy,
     QToolButton,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -135,7 +134,7 @@ class InspectForm(DockedWidget):
         layout.addWidget(self.nothing, 1)
         layout.addLayout(self._places())
         layout.addLayout(self._assigning())
-        layout.addLayout(self._status())
+        self._add_status()
         self.keep_wide(350)
 
     def _places(self) -> QGridLayout:
@@ -200,7 +199,7 @@ class InspectForm(DockedWidget):
         grid.setColumnStretch(1, 1)
         return grid
 
-    def _status(self) -> QVBoxLayout:
+    def _add_status(self) -> None:
         self.bar = QProgressBar()
         self.bar.setRange(0, 0)
         self.bar.setTextVisible(True)
@@ -217,14 +216,15 @@ class InspectForm(DockedWidget):
         saving.addWidget(QLabel("Save this tab"))
         saving.addWidget(self.png)
         saving.addWidget(self.csv)
-        layout = QVBoxLayout()
+        # In the one column: Qt measures wrapped lines in a layout of its own at its least width,
+        # and takes the room for them from the charts.
+        layout = self.column
         layout.addLayout(busy)
         layout.addWidget(self.message)
         layout.addLayout(saving)
         research = QLabel("For research use only")
         research.setStyleSheet("QLabel { color: gray; font-size: 10px; }")
         layout.addWidget(research)
-        return layout
 
     def show_parts(self, names: Sequence[str]) -> None:
         """Offer the whole volume, the slice on screen, and each structure by name; the choice

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QComboBox, QLabel, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QLabel, QTabWidget, QWidget
 
 from napari_l2gnet.charts import PLAIN, BarChart, Chart, MatrixChart, ScatterChart
+from napari_l2gnet.docked import Column
 from napari_l2gnet.inspect_parts import Part, Usage
 from napari_l2gnet.inspect_words import (
     DIFFERENCE,
@@ -96,13 +97,10 @@ class InspectViews(QTabWidget):
         self._order: list[int] = []
         self._connect()
 
-    def hasHeightForWidth(self) -> bool:
-        """Charts have no height of their own, whatever the wrapped words below them say."""
-        return False
-
     def _page(self, view: int, chart: Chart) -> QWidget:
         page = QWidget()
-        layout = QVBoxLayout(page)
+        # Charts have no height of their own, but below them there must be room for all words.
+        layout = Column(page)
         layout.setContentsMargins(2, 4, 2, 2)
         layout.setSpacing(3)
         if view == SLICES:

@@ -9,7 +9,7 @@ from gui import PLUGIN, open_scan, run
 from inspecting import click, inspect, inspectable, settle, world
 from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
-from qtpy.QtWidgets import QApplication, QComboBox, QDockWidget, QMainWindow
+from qtpy.QtWidgets import QApplication, QComboBox, QDockWidget, QLabel, QMainWindow
 
 from napari_l2gnet.inspect_form import CODES
 
@@ -34,6 +34,22 @@ def test_widgets_share_a_place_and_fit_a_small_window(correct_widget: Any, qtbot
     docks[1].setFloating(True)
     qtbot.wait(20)
     assert docks[1].isFloating()
+
+
+def test_words_in_inspect_lie_over_no_chart_in_a_small_window(
+    make_napari_viewer: Callable[..., Any], qtbot: Any
+) -> None:
+    viewer = make_napari_viewer(show=True)
+    viewer.window._qt_window.resize(1000, 640)
+    inspectable(viewer)
+    widget = inspect(qtbot, viewer)
+    widget.show_message("What there is to say of two frames takes four lines. " * 4)
+    for view, chart in enumerate(widget.views.charts):
+        widget.views.setCurrentIndex(view)
+        settle(qtbot, widget)
+        for label in chart.parentWidget().findChildren(QLabel):
+            assert label.height() >= label.heightForWidth(label.width())
+            assert not label.geometry().intersects(chart.geometry())
 
 
 def test_a_wheel_that_scrolls_past_chooses_nothing(
