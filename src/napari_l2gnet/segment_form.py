@@ -67,6 +67,8 @@ class SegmentForm(DockedWidget):
         self.orientation = OrientationCombo()
         self.device = QLabel("…")
         self.device.setWordWrap(True)
+        # Else the form wraps it at half its width and leaves room for the lines of all of it.
+        self.device.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         self.axis = QComboBox()
         self.axis.setToolTip("The axis along which the scan is cut into the slices the model sees")
         self.region = QComboBox()

@@ -36,6 +36,20 @@ def test_widgets_share_a_place_and_fit_a_small_window(correct_widget: Any, qtbot
     assert docks[1].isFloating()
 
 
+def test_the_line_on_the_device_is_never_cut(
+    segment_widget: Callable[[], tuple[Any, Any]], qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    viewer.window._qt_window.show()
+    qtbot.waitExposed(viewer.window._qt_window)
+    line, dock = widget.device, dock_of(widget)
+    line.setText("CPU: this PyTorch is built without CUDA")
+    for width in (340, 380, 420):
+        dock.parent().resizeDocks([dock], [width], Qt.Orientation.Horizontal)
+        qtbot.wait(10)
+        assert line.height() >= line.heightForWidth(line.width())
+
+
 def test_words_in_inspect_lie_over_no_chart_in_a_small_window(
     make_napari_viewer: Callable[..., Any], qtbot: Any
 ) -> None:
