@@ -28,6 +28,7 @@ from napari_l2gnet.correct_run import (
     taken_in,
     told,
 )
+from napari_l2gnet.docked import always
 from napari_l2gnet.keeper import keep_again
 from napari_l2gnet.learning import Moment
 from napari_l2gnet.mask_layer import MaskLayer
@@ -48,17 +49,13 @@ from napari_l2gnet.version_bar import VersionBar
 from napari_l2gnet.worker import Job
 
 
-def _always() -> bool:
-    return True
-
-
 @dataclass(frozen=True)
 class _Note:
     """What there is to say of a mask, for as long as it holds."""
 
     text: str = ""
     bad: bool = False
-    holds: Callable[[], bool] = _always
+    holds: Callable[[], bool] = always
 
 
 class CorrectWidget(CorrectForm):
@@ -261,7 +258,7 @@ class CorrectWidget(CorrectForm):
             self._say("")
         self._show_note(none)
 
-    def _say(self, text: str, bad: bool = False, holds: Callable[[], bool] = _always) -> None:
+    def _say(self, text: str, bad: bool = False, holds: Callable[[], bool] = always) -> None:
         """Say something of the mask, until it does not hold any more."""
         self._note = _Note(text, bad, holds)
         if self.annotation is not None:
@@ -444,7 +441,7 @@ class CorrectWidget(CorrectForm):
         changed = accept(mask, annotation)
         self._say(
             f"{annotation.version.name} accepted: {taken_in(mask, changed)}",
-            holds=mask.segmentation.last_step() if changed else _always,
+            holds=mask.segmentation.last_step() if changed else always,
         )
         self._show_all()
 

@@ -3,7 +3,7 @@ say what happened and why a control is disabled, and know when they end."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
@@ -41,6 +41,11 @@ class Column(QVBoxLayout):
             self._asked = False
 
 
+def always() -> bool:
+    """Of what holds whatever happens."""
+    return True
+
+
 class DockedWidget(QWidget):
     """A widget that lets go of the viewer when it is closed, or the dock it is in.
 
@@ -67,7 +72,7 @@ class DockedWidget(QWidget):
         # Qt's guess takes escaped quotes without a tag for plain text.
         self.message.setTextFormat(Qt.TextFormat.RichText)
         self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self._told: tuple[str, bool, tuple[str, ...]] = ("", False, ())
+        self._told: tuple[str, bool, tuple[str, ...], Callable[[], bool]] = ("", False, (), always)
         # A small screen shows a part of what is in here: it must not make the window taller than
         # the screen.
         area = QScrollArea()
@@ -90,14 +95,26 @@ class DockedWidget(QWidget):
         control.setEnabled(not reason_against)
         control.setToolTip(reason_against or tip)
 
-    def show_message(self, text: str, bad: bool = False, beware: Sequence[str] = ()) -> None:
-        """What happened, then what to beware of, a line each."""
-        self._told = (text, bad, tuple(beware))
+    def show_message(
+        self,
+        text: str,
+        bad: bool = False,
+        beware: Sequence[str] = (),
+        holds: Callable[[], bool] = always,
+    ) -> None:
+        """What happened, then what to beware of, a line each. holds: whether that is so."""
+        self._told = (text, bad, tuple(beware), holds)
         shades, text = tones(self.viewer), escape(text)
         lines = [f'<span style="color:{shades.bad}">{text}</span>' if bad else text] if text else []
         lines += [f'<span style="color:{shades.beware}">⚠ {escape(one)}</span>' for one in beware]
         self.message.setText("<br>".join(lines))
         self.message.setVisible(bool(lines))
+
+    def drop_message(self) -> None:
+        """Say no more what does not hold any more."""
+        *_, holds = self._told
+        if not holds():
+            self.show_message("")
 
     def show_theme(self) -> None:
         """Take on the colours of the window."""

@@ -369,7 +369,9 @@ class InspectWidget(InspectForm):
             self.draw()
 
     def _on_data(self, _: Any = None) -> None:
-        # Every redraw of the mask tells this; a run may have added slices, a person organs.
+        # Every redraw of the mask tells this; a run may have added slices, a person organs, or undo
+        # have taken back what was said.
+        self.drop_message()
         if not self._current:
             self._changing.start()
 

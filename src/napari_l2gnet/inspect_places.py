@@ -301,7 +301,8 @@ class Assigning(QObject):
         # Ctrl-Z goes to the layer that is selected.
         widget.viewer.layers.selection.active = layer
         widget.show_message(
-            f"{_count(len(flat))} now {widget.target.currentText()}. Ctrl-Z takes it back."
+            f"{_count(len(flat))} now {widget.target.currentText()}. Ctrl-Z takes it back.",
+            holds=segmentation.last_step(),
         )
         widget.update_controls()
 

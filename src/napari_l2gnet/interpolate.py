@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from l2gnet_core.errors import InputError
 from napari_l2gnet.layers import VIEW_KEY, lie_on_each_other, shown_index
-from napari_l2gnet.mask_layer import SEGMENTATION_KEY
+from napari_l2gnet.mask_layer import SEGMENTATION_KEY, reference
 from napari_l2gnet.preview import PREVIEW_KEY
 from napari_l2gnet.worker import LatestJob
 
@@ -66,6 +66,8 @@ class InterpolateWidget(Container):
         self.job = LatestJob(self.native)
         self.job.failed.connect(self._refuse)
         self.job.changed.connect(self._update)
+        #: What was said of the last filling, and whether it is still there.
+        self._filling: tuple[str, Callable[[], bool]] = ("", lambda: True)
         self.fill.changed.connect(self.interpolate)
         self.mask.changed.connect(self._on_mask)
         self._on_mask()
@@ -148,10 +150,28 @@ class InterpolateWidget(Container):
             f"Filled {count} slice{'s' * (count != 1)} between {painted[0]} and {painted[-1]}. "
             "Ctrl-Z takes it back."
         )
+        self._filling = self.message.value, _is_there(layer, whole, filled.ids[free])
+        layer.events.set_data.connect(self._on_redrawn)
+
+    def _on_redrawn(self, _: Any = None) -> None:
+        """Promise nothing of Ctrl-Z that it has done already."""
+        text, is_there = self._filling
+        if self.message.value == text and not is_there():
+            self.message.value = ""
 
     def _refuse(self, text: str) -> None:
         self.message.value = text
         show_error(text)
+
+
+def _is_there(
+    layer: Labels, places: tuple[NDArray[np.intp], ...], ids: NDArray[Any]
+) -> Callable[[], bool]:
+    """What tells from now on whether a part of what was filled in is left, by a hundred voxels."""
+    step = max(1, len(ids) // 100)
+    some, wanted = tuple(axis[::step] for axis in places), ids[::step]
+    data = reference(layer.data)
+    return lambda: (now := data()) is not None and bool((now[some] == wanted).any())
 
 
 def _slicing(viewer: napari.Viewer, layer: Labels) -> tuple[tuple[int, ...], int]:

@@ -180,9 +180,14 @@ def test_voxels_are_assigned_with_preview_in_one_step(
         mask.put((0, index), before[index])
     np.testing.assert_array_equal(mask.layer.data, after)
     assert viewer.layers.selection.active is mask.layer
+    viewer.dims.set_point(0, 16)
+    settle(qtbot, widget)
+    assert "Ctrl-Z takes it back" in widget.message.text()
     mask.layer.undo()
     np.testing.assert_array_equal(mask.layer.data, before)
     assert not mask.segmentation.touched()
+    # Nothing is promised that is done already.
+    assert not widget.message.text()
 
 
 def test_what_a_person_painted_stays(opened: Made, qtbot: Any) -> None:

@@ -53,8 +53,12 @@ def test_slices_between_painted_ones_are_filled_in_one_step_that_can_be_undone(t
     assert np.array_equal(mask.data, expected)
     assert (mask.data[4] == 3).any()
     assert viewer.layers.selection.active is mask
+    viewer.dims.set_point(0, 32)
+    assert "Ctrl-Z" in widget.message.value
     mask.undo()
     assert np.array_equal(mask.data, before)
+    # Nothing is promised that is done already.
+    assert not widget.message.value
 
 
 def test_only_the_selected_label_is_filled_and_others_stay(tool, qtbot):
