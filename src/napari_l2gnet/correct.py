@@ -18,6 +18,7 @@ from qtpy.QtCore import Signal
 
 from l2gnet_core.errors import InputError
 from napari_l2gnet.annotation import Annotation
+from napari_l2gnet.copies import unsaved_copy
 from napari_l2gnet.correct_form import FLIP_KEY, PROJECT, CorrectForm
 from napari_l2gnet.correct_run import (
     CorrectRun,
@@ -192,6 +193,7 @@ class CorrectWidget(CorrectForm):
         # The mask that a person paints on is the one that they correct.
         if event.value is not self.layer.layer and event.value in self.layer:
             self.layer.choose(event.value)
+        self._update_controls()
 
     def _on_removed(self, event: Any) -> None:
         if self._run is not None and event.value is self._run.mask.layer:
@@ -276,8 +278,8 @@ class CorrectWidget(CorrectForm):
         self._show_note()
 
     def _show_note(self, otherwise: str = "") -> None:
-        hint = self.organs.hint
-        self.show_message(self._note.text or otherwise, self._note.bad, [hint] if hint else [])
+        hints = [one for one in (self.organs.hint, unsaved_copy(self.viewer)) if one]
+        self.show_message(self._note.text or otherwise, self._note.bad, hints)
 
     def _refuse(self, error: Exception) -> None:
         """Say what is wrong in the widget, until the mask is changed, and as napari does."""

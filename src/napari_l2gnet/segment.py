@@ -18,6 +18,7 @@ from l2gnet_core.suitability import mismatches
 from l2gnet_core.volume import Volume, slicing_axis
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.card_dialog import CardDialog
+from napari_l2gnet.copies import unsaved_copy
 from napari_l2gnet.edge_letters import EdgeLetters
 from napari_l2gnet.in_view import bring_into_view, told_hidden
 from napari_l2gnet.keeper import KEEPER_KEY, keep, open_projects
@@ -199,6 +200,8 @@ class SegmentWidget(SegmentForm):
             self._missed = True
         elif scan is not self.image.layer and scan in self.image and not holds_labels(scan):
             self.image.choose(scan)
+        text, bad, *_ = self._told
+        self._say(text, bad)
 
     def _find_orphans(self, layer: Image) -> None:
         """Masks of the same scan, which was deleted meanwhile, become those of this layer."""
@@ -314,7 +317,7 @@ class SegmentWidget(SegmentForm):
 
     def _say(self, text: str, bad: bool = False) -> None:
         """The line under the buttons: what happened, then what to beware of."""
-        trouble = [self._trouble] if self._trouble else []
+        trouble = [one for one in (self._trouble, unsaved_copy(self.viewer)) if one]
         self.show_message(text, bad, [*trouble, *self._warnings, *self._doubts])
 
     def _tell_device(self) -> None:

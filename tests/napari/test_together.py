@@ -422,6 +422,23 @@ def test_work_on_a_deleted_mask_is_offered_again_beside_its_duplicate(
     qtbot.waitUntil(lambda: not segment.offer.isHidden(), timeout=5000)
 
 
+def test_of_a_copy_that_is_painted_on_is_said_that_nobody_saves_it(correct_widget: Make) -> None:
+    from napari.layers._layer_actions import _duplicate_layer
+
+    viewer, segment, correct = correct_widget()
+    mask = correct.mask.layer
+    viewer.layers.selection.active = mask
+    _duplicate_layer(viewer.layers)
+    copy = next(layer for layer in viewer.layers if layer.name.endswith("copy"))
+    viewer.layers.selection.active = copy
+    for widget in (segment, correct):
+        assert "is a copy that nobody saves" in widget.message.text()
+    assert f'paint in "{mask.name}"' in unescape(correct.message.text())
+    viewer.layers.selection.active = mask
+    for widget in (segment, correct):
+        assert "is a copy" not in widget.message.text()
+
+
 def test_a_mask_that_is_put_back_is_saved_again(correct_widget: Make, qtbot: Any) -> None:
     viewer, segment, correct = correct_widget()
     mask = segment.mask

@@ -1,0 +1,26 @@
+"""Copies of masks, as of napari's Duplicate: backups, which are kept by nobody."""
+
+from __future__ import annotations
+
+import napari
+
+from napari_l2gnet.mask_layer import SEGMENTATION_KEY, MaskLayer
+
+
+def unsaved_copy(viewer: napari.Viewer) -> str:
+    """What to know of the active layer where it is a copy of a mask, in a sentence; else ""."""
+    active = viewer.layers.selection.active
+    if active is None or SEGMENTATION_KEY not in active.metadata:
+        return ""
+    # Not by identity: what napari tells its plugins is active is a proxy of it.
+    if MaskLayer(viewer, active).connected:
+        return ""
+    copied = active.metadata[SEGMENTATION_KEY]
+    masks = [one for one in viewer.layers if one.metadata.get(SEGMENTATION_KEY) is copied]
+    own = next((one for one in masks if MaskLayer(viewer, one).connected), None)
+    if own is None:
+        return ""
+    return (
+        f'"{active.name}" is a copy that nobody saves: paint in "{own.name}"; Take over a mask '
+        "brings what the copy has there."
+    )
