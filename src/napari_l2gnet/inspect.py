@@ -114,8 +114,10 @@ class InspectWidget(InspectForm):
         ]
 
     def let_go(self) -> None:
-        """Let go of the viewer's events; the layers stay until the user removes them."""
+        """Let go of the viewer's events; the layers stay, unseen, until the user removes them."""
         self.jobs.cancel()
+        if self.layers is not None:
+            self.layers.set_aside(True)
         self._follow(None)
         self.against.let_go()
         self._moving.stop()

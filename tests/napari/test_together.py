@@ -547,17 +547,22 @@ def test_new_organs_and_colours_reach_an_open_inspect_widget(
     assert widget.views._colors(widget.views.words)[1] == "#00ff00"
 
 
-def test_a_new_inspect_widget_lights_nothing_of_the_last(
+def test_inspect_leaves_nothing_to_be_seen_and_begins_anew(
     make_napari_viewer: Callable[..., Any], qtbot: Any
 ) -> None:
     viewer = make_napari_viewer()
-    inspectable(viewer)
+    mask = inspectable(viewer)
     widget = inspect(qtbot, viewer)
     widget.choose([0])
-    assert np.asarray(widget.layers.find("lit").data).any()
+    layers = widget.layers
+    assert np.asarray(layers.find("lit").data).any()
+    assert layers.find("lit").visible
     viewer.window.remove_dock_widget(widget)
+    scan = mask.layer.metadata[IMAGE_KEY]
+    assert [layer for layer in viewer.layers if layer.visible] == [scan, mask.layer]
     again = inspect(qtbot, viewer)
     assert not np.asarray(again.layers.find("lit").data).any()
+    assert again.layers.find("codes").visible
 
 
 def test_all_layers_can_be_deleted_at_once(
