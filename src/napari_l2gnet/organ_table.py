@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QColor, QIcon, QPixmap, QShowEvent
+from qtpy.QtGui import QColor, QIcon, QKeyEvent, QKeySequence, QPixmap, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
+    QApplication,
     QColorDialog,
     QHeaderView,
     QTableWidget,
@@ -21,6 +22,8 @@ from l2gnet_core.labels import Label, LabelSet
 COLOR, NAME, VOXELS, VOLUME, GO = range(5)
 _ID = Qt.ItemDataRole.UserRole
 _COLOR = Qt.ItemDataRole.UserRole + 1
+#: What stands in a size beside the number.
+_NO_NUMBER = str.maketrans("", "", "≥–\u202f")
 
 
 class OrganTable(QTableWidget):
@@ -45,6 +48,8 @@ class OrganTable(QTableWidget):
         self.setColumnWidth(COLOR, 50)
         self.setColumnWidth(GO, 36)
         self._reason = ""
+        #: Of which part of the scan the sizes are, in words; "" for all of it.
+        self._part = ""
         self.itemChanged.connect(self._on_item_changed)
         self.cellDoubleClicked.connect(self._on_double_click)
         self.itemSelectionChanged.connect(self._on_selection)
@@ -127,6 +132,7 @@ class OrganTable(QTableWidget):
         finished, count = coverage
         least = "" if finished == count else "≥\u202f"
         of = "" if finished == count else f" in the {finished} of {count} slices segmented"
+        self._part = of
         self.blockSignals(True)
         for row in range(self.rowCount()):
             found = voxels.get(self._id(row), 0)
@@ -163,6 +169,21 @@ class OrganTable(QTableWidget):
             tuple(self.item(row, column).text() for column in columns)
             for row in range(self.rowCount())
         ]
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Ctrl-C takes all rows: the selected one tells no more than what is painted with."""
+        if event.matches(QKeySequence.StandardKey.Copy):
+            QApplication.clipboard().setText(self.as_text())
+        else:
+            super().keyPressEvent(event)
+
+    def as_text(self) -> str:
+        """Head and rows with tabs between, and plain numbers, as spreadsheets read them."""
+        lines = [("Organ", f"Voxels{self._part}", f"mL{self._part}")]
+        for name, *sizes in self.rows():
+            numbers = (size.translate(_NO_NUMBER) for size in sizes)
+            lines.append((name, *numbers))
+        return "".join("\t".join(line) + "\n" for line in lines)
 
     def _id(self, row: int) -> int:
         return int(self.item(row, COLOR).data(_ID))

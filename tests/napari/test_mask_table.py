@@ -9,8 +9,10 @@ import dask.array as da
 import nibabel as nib
 import numpy as np
 import pytest
+from conftest import NAMES
 from gui import open_scan, run, slow_down, told
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QApplication
 
 from napari_l2gnet.layers import transform_of
 from napari_l2gnet.segment_form import THIS_SLICE
@@ -37,6 +39,27 @@ def test_the_table_follows_strokes_and_undo(
     qtbot.waitUntil(lambda: told(widget) == before)
     voxels, ml = told(widget)[0], float(widget.organs.rows()[0][2])
     assert ml == pytest.approx(voxels * 1.4 * 1.4 * 8 / 1000, abs=0.05)
+
+
+def test_the_table_is_copied_as_spreadsheets_read_it(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    widget.region.setCurrentIndex(THIS_SLICE)
+    run(qtbot, widget)
+    layer = widget.mask.layer
+    layer.data_setitem(np.nonzero(layer.data), 1)
+    qtbot.waitUntil(lambda: told(widget)[0] > 1000)
+    qtbot.keyClick(widget.organs, Qt.Key.Key_C, Qt.KeyboardModifier.ControlModifier)
+    head, *rows, end = QApplication.clipboard().text().split("\n")
+    part = " in the 1 of 6 slices segmented"
+    assert head.split("\t") == ["Organ", f"Voxels{part}", f"mL{part}"]
+    organs = [row.split("\t") for row in rows]
+    assert [name for name, *_ in organs] == list(NAMES.values())
+    assert [int(voxels) for _, voxels, _ in organs] == told(widget)
+    assert float(organs[0][2]) == pytest.approx(told(widget)[0] * 1.4 * 1.4 * 8 / 1000, abs=0.05)
+    assert end == ""
 
 
 def test_the_sizes_are_by_the_voxels_as_they_are_now(
