@@ -222,8 +222,8 @@ class InspectForm(DockedWidget):
         layout.addLayout(busy)
         layout.addWidget(self.message)
         layout.addLayout(saving)
-        research = QLabel("For research use only")
-        research.setStyleSheet("QLabel { color: gray; font-size: 10px; }")
+        research = QLabel("<small>For research use only</small>")
+        research.setStyleSheet("QLabel { color: gray; }")
         layout.addWidget(research)
 
     def show_parts(self, names: Sequence[str]) -> None:

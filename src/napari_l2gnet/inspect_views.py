@@ -111,11 +111,11 @@ class InspectViews(QTabWidget):
             self._legends[view] = QLabel()
             self._legends[view].setTextFormat(Qt.TextFormat.RichText)
             self._legends[view].setWordWrap(True)
-            self._legends[view].setStyleSheet("QLabel { font-size: 11px; }")
             layout.addWidget(self._legends[view])
-        hint = QLabel(_HINTS[view])
+        # By this tag, as style sheets know no size beside that of the window's font.
+        hint = QLabel(f"<small>{_HINTS[view]}</small>")
         hint.setWordWrap(True)
-        hint.setStyleSheet("QLabel { color: gray; font-size: 10px; }")
+        hint.setStyleSheet("QLabel { color: gray; }")
         layout.addWidget(chart, 1)
         layout.addWidget(hint)
         return page

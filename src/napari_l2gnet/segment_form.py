@@ -122,8 +122,8 @@ class SegmentForm(DockedWidget):
         tidy.addStretch(1)
         self.save_mask = QPushButton("Save mask …")
         self.save_mask.setToolTip(SAVING_TIP)
-        research = QLabel("For research use only")
-        research.setStyleSheet("QLabel { color: gray; font-size: 10px; }")
+        research = QLabel("<small>For research use only</small>")
+        research.setStyleSheet("QLabel { color: gray; }")
         research.setWordWrap(True)
 
         self.offer = ResumeOffer()

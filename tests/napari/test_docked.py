@@ -7,6 +7,7 @@ from typing import Any
 
 from gui import PLUGIN, open_scan, run
 from inspecting import click, inspect, inspectable, settle, world
+from napari.settings import get_settings
 from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QApplication, QComboBox, QDockWidget, QLabel, QMainWindow
@@ -58,12 +59,18 @@ def test_words_in_inspect_lie_over_no_chart_in_a_small_window(
     inspectable(viewer)
     widget = inspect(qtbot, viewer)
     widget.show_message("What there is to say of two frames takes four lines. " * 4)
-    for view, chart in enumerate(widget.views.charts):
-        widget.views.setCurrentIndex(view)
-        settle(qtbot, widget)
-        for label in chart.parentWidget().findChildren(QLabel):
-            assert label.height() >= label.heightForWidth(label.width())
-            assert not label.geometry().intersects(chart.geometry())
+    hint, heights = widget.views.usage.parentWidget().findChildren(QLabel)[-1], []
+    for points in (9, 16):
+        get_settings().appearance.font_size = points
+        for view, chart in enumerate(widget.views.charts):
+            widget.views.setCurrentIndex(view)
+            settle(qtbot, widget)
+            for label in chart.parentWidget().findChildren(QLabel):
+                assert label.height() >= label.heightForWidth(label.width())
+                assert not label.geometry().intersects(chart.geometry())
+        heights.append(hint.heightForWidth(1000))
+    # Small print is small beside the window's font, whatever that is.
+    assert heights[1] > 1.5 * heights[0]
 
 
 def test_a_wheel_that_scrolls_past_chooses_nothing(
