@@ -41,6 +41,11 @@ _PATH = FilePath()
     type=_PATH,
     help="The new model: a .safetensors file, or a folder.",
 )
+@click.option(
+    "--mask",
+    type=_PATH,
+    help="Also segment IMAGE with the model to go on with; corrected slices come as they are.",
+)
 @click.option("--steps", type=click.IntRange(min=1), help="Learn for so many steps.")
 @click.option(
     "--seconds",
@@ -72,6 +77,7 @@ def finetune(
     slices: str,
     model: str,
     output: Path,
+    mask: Path | None,
     steps: int | None,
     seconds: float | None,
     seed: int,
@@ -105,9 +111,17 @@ def finetune(
 
     # What is quick to refuse comes before PyTorch and the files.
     wanted = [(image, labels, slices), *also]
-    files = [CorrectedFiles(scan, mask, parse_slices(which)) for scan, mask, which in wanted]
+    files = [CorrectedFiles(scan, told, parse_slices(which)) for scan, told, which in wanted]
     given = parse_names(names) if names is not None else {}
     orientation = parse_orientation(orientation) if orientation is not None else None
+    from l2gnet_core.segment_files import plan_jobs, segment_file
+
+    job = plan_jobs([image], mask)[0] if mask is not None else None
+    if job is not None and job.mask.resolve() in {one.labels.resolve() for one in files}:
+        raise InputError(
+            f"Expected another place for the mask than {job.mask}, which holds the corrected "
+            "labels; choose another output."
+        )
     from l2gnet_core.catalog import find_model
     from l2gnet_core.checkpoint import load_model
     from l2gnet_core.files.atomic import require_writable
@@ -131,7 +145,8 @@ def finetune(
         seed=seed,
         names={**stored, **given},
     )
-    require_writable(file.parent)
+    for written in (file, *([job.mask] if job else [])):
+        require_writable(written.parent)
     with ProgressBar(1.0, "Fine-tuning") as bar:
         for progress in learn(loaded, corrections, config, chosen):
             loss = "checking" if progress.loss is None else f"loss {progress.loss:.3f}"
@@ -139,8 +154,14 @@ def finetune(
     result = progress.result
     assert result is not None
     write_result(result, file)
+    told = report(result, output, loaded.card.labels.names, corrections)
+    if job is not None:
+        told["mask"] = segment_file(
+            job, result.model, chosen, axis, orientation=orientation, correction=corrections[0]
+        )
+        for warning in told["mask"]["warnings"]:
+            click.echo(f"{image.name}: {warning}", err=True)
     if as_json:
-        told = report(result, output, loaded.card.labels.names, corrections)
         click.echo(json.dumps(told, indent=1))
     else:
         click.echo(f"{output}: {result.verdict.reason}")

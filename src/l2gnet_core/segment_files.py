@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2gnet_core.checkpoint import Model
-from l2gnet_core.cleanup import tidy
+from l2gnet_core.cleanup import CleanUp, tidy, tidy_around
+from l2gnet_core.corrections import Correction
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import (
     DICOM,
@@ -173,8 +174,9 @@ def segmented(
     axis: int | None = None,
     raw: bool = False,
     orientation: str | None = None,
+    correction: Correction | None = None,
 ) -> Segmented:
-    """Segment a scan frame by frame; axis, raw and orientation as in `segment_file`.
+    """Segment a scan frame by frame; axis, raw, orientation and correction as in `segment_file`.
 
     Raises InputError for a scan that does not say what the model needs.
     """
@@ -194,8 +196,22 @@ def segmented(
             target[done.index] = done.labels
             if done.notice:
                 warnings.append(done.notice)
-        masks.append(mask if raw else tidy(mask, along, model.card.clean_up))
+        choices = CleanUp() if raw else model.card.clean_up
+        masks.append(
+            _around(correction, mask, choices) if correction else tidy(mask, along, choices)
+        )
     return Segmented(masks, along, warnings)
+
+
+def _around(correction: Correction, mask: NDArray[Any], choices: CleanUp) -> NDArray[Any]:
+    """A model's mask (z,y,x), tidied, with all that a person says of a few slices in its place."""
+    labels = np.zeros(mask.shape, np.uint16)
+    known = np.zeros(mask.shape, bool)
+    for index, picture in zip(correction.slices, correction.pictures, strict=True):
+        np.moveaxis(labels, correction.axis, 0)[index] = picture
+        np.moveaxis(known, correction.axis, 0)[index] = picture != correction.unmarked
+    tidied = tidy_around(mask, correction.axis, choices, labels, known)
+    return np.where(known, labels, tidied)
 
 
 def segment_file(
@@ -205,18 +221,20 @@ def segment_file(
     axis: int | None = None,
     raw: bool = False,
     orientation: str | None = None,
+    correction: Correction | None = None,
 ) -> dict[str, Any]:
     """Segment one image and write its mask; returns what `--json` reports of it: voxels and volumes
     are numbers, of a series lists with one for each frame.
 
     axis: an index of the stored array, overriding the card's rule. raw: leave out the tidying that
     the card asks for. orientation: letters for a scan that does not say its own, see
-    `l2gnet_core.volume.oriented_as`. Raises InputError.
+    `l2gnet_core.volume.oriented_as`. correction: slices that a person vouches for; they come as
+    they are. Raises InputError.
     """
     started = time.perf_counter()
     volume = read_volume(job.image)
     read = time.perf_counter()
-    answer = segmented(volume, model, device, axis, raw, orientation)
+    answer = segmented(volume, model, device, axis, raw, orientation, correction)
     masks, warnings = answer.masks, answer.warnings
     result = np.stack(masks) if volume.data.ndim == 4 else masks[0]
     predicted = time.perf_counter()

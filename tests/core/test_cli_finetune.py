@@ -57,6 +57,31 @@ def written(folder) -> tuple[str, str]:
     return weights_hash(model.network), json.dumps(model.card.to_json())
 
 
+def test_the_rest_of_the_scan_is_segmented_around_the_corrected_slices(
+    run, files, labels, tmp_path
+):
+    told = run("--mask", tmp_path / "mask.nii.gz")
+    mask = np.asarray(read_volume(tmp_path / "mask.nii.gz").data)
+    np.testing.assert_array_equal(mask[[1, 3]], labels[[1, 3]])
+    assert told["mask"]["mask"] == str(tmp_path / "mask.nii.gz")
+    counts = {one["id"]: one["voxels"] for one in told["mask"]["labels"]}
+    assert counts == {id: int((mask == id).sum()) for id in (1, 2, 3)}
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["scan", "labels"])
+def test_a_mask_in_the_place_of_what_was_given_is_refused_before_anything_is_learnt(
+    refused, files, labels, model_file, tmp_path, place
+):
+    # As l2gnet itself writes them, and then a person corrects some slices.
+    write_labels(files[1], labels, read_volume(files[1]), {1: "a", 2: "b", 3: "c"}, {})
+    told = refused(
+        "finetune", *files, "--slices", "1", "--model", model_file, "-o", tmp_path / "new",
+        "--mask", files[place],
+    )  # fmt: skip
+    assert "Expected another place" in told
+    assert not (tmp_path / "new").exists()
+
+
 def keep_all(monkeypatch) -> None:
     """No guard: two steps of an untrained model may well make it worse."""
     for kind in ("SCAN", "ORGAN", "PROJECT"):

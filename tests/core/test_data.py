@@ -133,7 +133,8 @@ def test_datasets_that_cannot_be_used_are_refused(make_dataset, tmp_path, one_se
             open_dataset(folder)
         one_sentence(error.value)
 
-    refused(tmp_path / "nowhere", "'images' and 'labels'")
+    refused(tmp_path / "nowhere", "no such folder")
+    refused(tmp_path, "'images' and 'labels'")
     folder = make_dataset(["a", "b"])
     (folder / "labels" / "b.nii.gz").unlink()
     refused(folder, r"b\.nii\.gz has none")
