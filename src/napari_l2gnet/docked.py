@@ -9,6 +9,7 @@ from typing import Any
 
 import napari
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
+from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QComboBox,
@@ -88,6 +89,7 @@ class DockedWidget(QWidget):
         self.column = Column(content)
         self._area, self._content = area, content
         viewer.events.theme.connect(self.show_theme)
+        viewer.layers.events.removing.connect(self._on_removing)
 
     def allow(self, control: QWidget, reason_against: str) -> None:
         """Enable a control that nothing speaks against; else its tooltip says what does."""
@@ -137,6 +139,13 @@ class DockedWidget(QWidget):
             and not (self.in_front or dock.isHidden() or dock.isFloating() or window.isMinimized())
             and bool(window.tabifiedDockWidgets(dock))
         )
+
+    def _on_removing(self, _: Any = None) -> None:
+        # What it drew of a layer napari deletes in whichever OpenGL context is current. If that is
+        # not the canvas's own, Mesa may crash when the canvas is drawn next.
+        window = self.main_window
+        for canvas in window.findChildren(QOpenGLWidget) if window is not None else ():
+            canvas.makeCurrent()
 
     def _on_front(self, seen: bool) -> None:
         self.in_front = seen
@@ -209,6 +218,7 @@ class DockedWidget(QWidget):
         if not self._ended:
             self._ended = True
             self.viewer.events.theme.disconnect(self.show_theme)
+            self.viewer.layers.events.removing.disconnect(self._on_removing)
             self.let_go()
 
 

@@ -11,7 +11,6 @@ import napari
 import numpy as np
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QTimer, Signal
-from qtpy.QtOpenGLWidgets import QOpenGLWidget
 
 from l2gnet_core.errors import InputError
 from napari_l2gnet.inspect_compare import Against, Other
@@ -108,7 +107,6 @@ class InspectWidget(InspectForm):
         return [
             (viewer.dims.events.current_step, self._on_step),
             (viewer.layers.events.inserted, self._on_layers),
-            (viewer.layers.events.removing, self._on_removing),
             (viewer.layers.events.removed, self._on_removed),
             (viewer.layers.selection.events.active, self._on_active),
         ]
@@ -416,13 +414,6 @@ class InspectWidget(InspectForm):
 
     def _on_layers(self, _: Any = None) -> None:
         self.against.follow()
-
-    def _on_removing(self, _: Any = None) -> None:
-        # What it drew of a layer napari deletes in whichever OpenGL context is current. If that is
-        # not the canvas's own, Mesa may crash when the canvas is drawn next.
-        window = self.main_window
-        for canvas in window.findChildren(QOpenGLWidget) if window is not None else ():
-            canvas.makeCurrent()
 
     def _on_removed(self, _: Any = None) -> None:
         self._leaving.start()
