@@ -76,19 +76,24 @@ def _over(mask: MaskLayer, alone: bool = False) -> list[Image]:
         if n > first
         and _covers(one)
         and _overlap(one, layer, mask.viewer.dims)
-        and (alone or n > at or not lie_on_each_other(one, layer))
+        and (alone or n > at or not _is_picture(one, mask))
     ]
 
 
 def _has_picture(mask: MaskLayer) -> bool:
-    """Is the scan of a mask shown, or another image of the same voxels?"""
-    return any(
-        isinstance(one, Image)
-        and one.visible
-        and VIEW_KEY not in one.metadata
-        and (one is mask.layer.metadata[IMAGE_KEY] or lie_on_each_other(one, mask.layer))
-        for one in mask.viewer.layers
-    )
+    """Is there something to look at a mask over?"""
+    return any(one.visible and _is_picture(one, mask) for one in mask.viewer.layers)
+
+
+def _is_picture(layer: Layer, mask: MaskLayer) -> bool:
+    """Is a layer the scan of a mask, or another image of the same voxels? One that has masks of its
+    own may be another patient's, or another moment's."""
+    if not isinstance(layer, Image) or VIEW_KEY in layer.metadata:
+        return False
+    if layer is mask.layer.metadata[IMAGE_KEY]:
+        return True
+    own = any(one.metadata.get(IMAGE_KEY) is layer for one in mask.viewer.layers)
+    return lie_on_each_other(layer, mask.layer) and not own
 
 
 def _covers(layer: Layer) -> bool:
@@ -98,12 +103,15 @@ def _covers(layer: Layer) -> bool:
         and VIEW_KEY not in layer.metadata
         and layer.opacity >= _OPAQUE
         and str(layer.blending) in _COVERING
+        # Heat maps and the like are seen through where they are dark.
+        and bool((layer.colormap.colors[:, 3] >= _OPAQUE).all())
     )
 
 
 def _overlap(one: Layer, other: Layer, dims: Any) -> bool:
     """Does the viewer show two layers in one place?"""
-    axes = [axis - dims.ndim for axis in dims.displayed if dims.ndim - axis <= one.ndim]
+    both = min(one.ndim, other.ndim)
+    axes = [axis - dims.ndim for axis in dims.displayed if dims.ndim - axis <= both]
     (low, high), (start, stop) = (layer.extent.world[:, axes] for layer in (one, other))
     return is_cut(one, dims) and bool(((low < stop) & (start < high)).all())
 

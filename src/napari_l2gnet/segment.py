@@ -421,7 +421,8 @@ class SegmentWidget(SegmentForm):
         self._choose_model(state.card, work.versions[0].path)
         self._on_scan_or_model()
         self._follow(mask)
-        self._say(work.problem, bad=bool(work.problem))
+        hidden = told_hidden(mask, bring_into_view(mask, alone=True))
+        self._say(f"{work.problem} {hidden}".strip(), bad=bool(work.problem))
         self._update_controls()
 
     def _off_screen(self, layer: Image, axis: int) -> str:

@@ -15,6 +15,7 @@ from conftest import save_untrained
 from correcting import correct_slice, ends, fine_tune, propose
 from gui import is_saved, open_scan, run, slow_down
 from inspecting import inspect, inspectable, settle, world
+from napari.utils.colormaps import Colormap
 from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QApplication
@@ -180,6 +181,27 @@ def test_a_slice_that_another_scan_covers_is_not_accepted(correct_widget: Make, 
     other.visible = True
     correct.next_slice.click()
     assert other.visible
+    # One with a mask of its own may as well be another patient.
+    segment.image.choose(other)
+    assert run(qtbot, segment) == "finished"
+    viewer.layers.selection.active = mask.layer
+    assert '"another" lies over' in correct.review.refusal
+    viewer.layers["scan"].visible = False
+    correct.next_slice.click()
+    assert (viewer.layers["scan"].visible, other.visible) == (True, False)
+
+
+def test_overlays_that_are_seen_through_and_series_on_their_side_cover_nothing(
+    correct_widget: Make,
+) -> None:
+    viewer, _, correct = correct_widget()
+    clear = Colormap([[0, 0, 0, 0], [1, 0, 0, 1]], name="heat")
+    viewer.add_image(np.zeros(viewer.layers["scan"].data.shape), name="heat", colormap=clear)
+    correct.accept_slice.click()
+    assert correct.mask.segmentation.reviewed == {correct.mask.place}
+    viewer.add_image(np.zeros((2, 6, 24, 20)), name="series")
+    viewer.dims.order = (1, 2, 3, 0)
+    correct.review.show_mask(alone=True)
 
 
 def test_a_mask_that_nobody_sees_is_not_accepted(correct_widget: Make) -> None:
