@@ -11,8 +11,8 @@ time; run folders lie in benchmarks/runs/, the scores of each finished run in be
 learning rate; nothing is tuned per architecture. The final weights (moving average) are scored on
 the test patients, without test-time views and without tidying: Dice per volume; HD95 and surface
 Dice (tolerance one pixel, or 2 mm) in plane, per slice that holds the structure in both masks.
-Differences are paired by patient, over the mean of the seeds, with 95 % intervals by bootstrap over
-patients: "first" needs an interval without zero, else it is "tied".
+Differences are paired by patient, over the mean of the same seeds, with 95 % intervals by bootstrap
+over patients: "first" needs an interval without zero, else it is "tied".
 """
 
 from __future__ import annotations
@@ -208,7 +208,6 @@ def print_study(study: str, results: list[dict]) -> None:
     grouped = defaultdict(list)
     for result in results:
         grouped[result["variant"]].append(result)
-    ours = by_patient(grouped["l2gnet"]) if "l2gnet" in grouped else None
     unit = STUDIES[study].unit
     patients = len(by_patient(next(iter(grouped.values()))))
     print(f"\n### {study}: {patients} test patients, {results[0]['steps']} steps\n")
@@ -220,12 +219,10 @@ def print_study(study: str, results: list[dict]) -> None:
     order = {name: place for place, name in enumerate(VARIANTS)}
     for name, group in sorted(grouped.items(), key=lambda item: order[item[0]]):
         theirs, lead = by_patient(group), "–"
-        if ours and name != "l2gnet":
-            mine = ours
-            if name in ABLATIONS:  # against the same seeds
-                seeds = {r["seed"] for r in group}
-                mine = by_patient([r for r in grouped["l2gnet"] if r["seed"] in seeds])
-            mean, low, high = difference(mine, theirs)
+        seeds = {r["seed"] for r in group}
+        same = [r for r in grouped["l2gnet"] if r["seed"] in seeds]
+        if same and name != "l2gnet":
+            mean, low, high = difference(by_patient(same), theirs)
             verdict = "ahead" if low > 0 else "behind" if high < 0 else "tied"
             lead = f"{mean:+.4f} ({low:+.4f} … {high:+.4f}) {verdict}"
         print(
