@@ -523,6 +523,9 @@ class SegmentWidget(SegmentForm):
             older = MaskLayer.find(self.viewer, self.image.layer, self.model.currentText())
             self._follow(older)
             self._update_controls()
+            # What was said of a copy of it holds no more.
+            text, bad, *_ = self._told
+            self._say(text, bad)
         if KEEPER_KEY in event.value.metadata:
             # Deleted by mistake it can be had back, once its project is let go of.
             QTimer.singleShot(0, self._offer_again)

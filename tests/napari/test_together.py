@@ -459,6 +459,10 @@ def test_of_a_copy_that_is_painted_on_is_said_that_nobody_saves_it(correct_widge
     viewer.layers.selection.active = mask
     for widget in (segment, correct):
         assert "is a copy" not in widget.message.text()
+    viewer.layers.selection.active = copy
+    viewer.layers.remove(mask)
+    for widget in (segment, correct):
+        assert "is a copy" not in widget.message.text()
 
 
 def test_a_mask_that_is_put_back_is_saved_again(correct_widget: Make, qtbot: Any) -> None:
