@@ -111,7 +111,7 @@ def finetune(
 
     # What is quick to refuse comes before PyTorch and the files.
     wanted = [(image, labels, slices), *also]
-    files = [CorrectedFiles(scan, told, parse_slices(which)) for scan, told, which in wanted]
+    files = [CorrectedFiles(scan, truth, parse_slices(which)) for scan, truth, which in wanted]
     given = parse_names(names) if names is not None else {}
     orientation = parse_orientation(orientation) if orientation is not None else None
     from l2gnet_core.segment_files import plan_jobs, segment_file

@@ -13,8 +13,7 @@ from l2gnet_core.checkpoint import Model
 from l2gnet_core.data import Dataset
 from l2gnet_core.errors import InputError
 from l2gnet_core.evaluate import CaseScores, scored
-from l2gnet_core.fingerprint import SCANS
-from l2gnet_core.inherited import tuned_on
+from l2gnet_core.inherited import tuned_on, tuned_on_others
 from l2gnet_core.segment_files import segmented
 
 
@@ -54,7 +53,7 @@ def held_out(dataset: Dataset, card: ModelCard, part: Part) -> tuple[list[Case],
         )
     if tuned:
         notes.append(f"{some(sorted(tuned))}: left out, as {card.name} was fine-tuned on a scan.")
-    if any(SCANS not in entry for entry in card.history):
+    if tuned_on_others(card):
         notes.append(
             f"{card.name} was fine-tuned on scans that its card does not tell: if they are among "
             "these, the scores are too good."

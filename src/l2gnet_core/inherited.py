@@ -20,6 +20,11 @@ def tuned_on(card: ModelCard, dataset: Dataset) -> list[str]:
     return [p for p in dataset.patients if not seen.isdisjoint(dataset.fingerprints[p])]
 
 
+def tuned_on_others(card: ModelCard) -> bool:
+    """Was a model fine-tuned on scans that its card does not tell, as cards once did not?"""
+    return any(SCANS not in entry for entry in card.history)
+
+
 def told_of_start(card: ModelCard, dataset: Dataset) -> Iterator[str]:
     """What to know of the split of a run that begins with a model of this card."""
     tuned = tuned_on(card, dataset)
@@ -29,7 +34,7 @@ def told_of_start(card: ModelCard, dataset: Dataset) -> Iterator[str]:
             f"part of the split: {card.name} was fine-tuned on scans of "
             f"{'this patient' if len(tuned) == 1 else 'these patients'}."
         )
-    if any(SCANS not in entry for entry in card.history):
+    if tuned_on_others(card):
         yield (
             f"{card.name} was fine-tuned on scans that its card does not tell: if they are in the "
             "test or tuning part, scores there will be too good."

@@ -184,6 +184,12 @@ def segmented(
     grid = oriented_as(volume.grid, orientation) if orientation else volume.grid
     along = slicing_axis(grid, model.card.slicing, axis)
     warnings = list(volume.warnings)
+    unknown = correction.structures - set(model.card.labels.names) if correction else set()
+    if unknown:
+        listed = ", ".join(map(str, sorted(unknown)))
+        warnings.append(
+            f"{model.card.name} does not have id {listed}: found in the corrected slices alone."
+        )
     masks = []
     for index, frame in enumerate(volume.frames):
         if index == 0:

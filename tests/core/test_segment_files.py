@@ -12,6 +12,7 @@ import tifffile
 
 from l2gnet_core.card import Expectations, ModelCard
 from l2gnet_core.cleanup import CleanUp, tidy
+from l2gnet_core.corrections import Correction
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_labels, write_labels
 from l2gnet_core.labels import LabelSet
@@ -182,6 +183,20 @@ def test_the_axis_counts_in_the_stored_array(make_model, save_scan, scan, tmp_pa
     for done in predict_slices(model, scan, Grid(scan.shape), along):
         target[done.index] = done.labels
     assert np.mean(read_labels(tmp_path / "m.nii.gz").volume.data != wanted) < 1e-3
+
+
+def test_what_a_person_says_stays_also_of_structures_that_the_model_does_not_have(
+    make_model, save_scan, scan, tmp_path
+):
+    labels = np.zeros(scan.shape, np.uint8)
+    labels[1, :8, :8], labels[2] = 7, 9
+    correction = Correction(scan, Grid(scan.shape), 0, labels, (1,))
+    job = Job(save_scan(tmp_path / "a.nii.gz", scan), tmp_path / "m.nii.gz")
+    report = segment_file(job, make_model(), "cpu", correction=correction)
+    mask = read_labels(job.mask).volume.data
+    assert np.array_equal(mask[1], labels[1])
+    assert not (mask == 9).any()
+    assert any("does not have id 7" in warning for warning in report["warnings"])
 
 
 def test_a_time_series_is_segmented_frame_by_frame(make_model, save_scan, scan, tmp_path):
