@@ -26,7 +26,7 @@ from qtpy.QtWidgets import (
 
 from l2gnet_core.labels import LabelSet
 from napari_l2gnet.curve import Curve
-from napari_l2gnet.docked import DockedWidget
+from napari_l2gnet.docked import DockedWidget, research_line
 from napari_l2gnet.layer_combo import LayerCombo
 from napari_l2gnet.mask_layer import SEGMENTATION_KEY, MaskLayer
 from napari_l2gnet.mask_saving import TIP as SAVING_TIP
@@ -191,9 +191,7 @@ class CorrectForm(DockedWidget):
         layout.addWidget(self.proposal)
         layout.addLayout(versions)
         layout.addStretch(1)
-        research = QLabel("<small>For research use only</small>")
-        research.setStyleSheet("QLabel { color: gray; }")
-        layout.addWidget(research)
+        layout.addWidget(research_line())
         self.keep_wide(330)
         self.show_theme()
 

@@ -47,6 +47,13 @@ def always() -> bool:
     return True
 
 
+def research_line() -> QLabel:
+    """What every widget ends with."""
+    line = QLabel("<small>For research use only</small>")
+    line.setStyleSheet("QLabel { color: gray; }")
+    return line
+
+
 class DockedWidget(QWidget):
     """A widget that lets go of the viewer when it is closed, or the dock it is in.
 

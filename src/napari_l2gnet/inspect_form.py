@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_l2gnet.docked import DockedWidget
+from napari_l2gnet.docked import DockedWidget, research_line
 from napari_l2gnet.inspect_views import InspectViews
 from napari_l2gnet.layer_combo import LayerCombo
 from napari_l2gnet.mask_layer import SEGMENTATION_KEY
@@ -222,9 +222,7 @@ class InspectForm(DockedWidget):
         layout.addLayout(busy)
         layout.addWidget(self.message)
         layout.addLayout(saving)
-        research = QLabel("<small>For research use only</small>")
-        research.setStyleSheet("QLabel { color: gray; }")
-        layout.addWidget(research)
+        layout.addWidget(research_line())
 
     def show_parts(self, names: Sequence[str]) -> None:
         """Offer the whole volume, the slice on screen, and each structure by name; the choice

@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 from l2gnet_core.catalog import DEFAULT_MODEL
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.volume import Volume
-from napari_l2gnet.docked import DockedWidget
+from napari_l2gnet.docked import DockedWidget, research_line
 from napari_l2gnet.layer_combo import LayerCombo
 from napari_l2gnet.mask_saving import TIP as SAVING_TIP
 from napari_l2gnet.organ_table import OrganTable
@@ -122,9 +122,6 @@ class SegmentForm(DockedWidget):
         tidy.addStretch(1)
         self.save_mask = QPushButton("Save mask …")
         self.save_mask.setToolTip(SAVING_TIP)
-        research = QLabel("<small>For research use only</small>")
-        research.setStyleSheet("QLabel { color: gray; }")
-        research.setWordWrap(True)
 
         self.offer = ResumeOffer()
 
@@ -139,7 +136,7 @@ class SegmentForm(DockedWidget):
         layout.addLayout(tidy)
         layout.addWidget(self.save_mask)
         layout.addStretch(1)
-        layout.addWidget(research)
+        layout.addWidget(research_line())
         self.keep_wide(320)
         self.show_theme()
 
