@@ -189,6 +189,10 @@ class CorrectWidget(CorrectForm):
         if run is not None and run.task is not None and run.mask.layer is self.mask.layer:
             run.task.here = self.mask.place
 
+    def tell_again(self) -> None:
+        """Say no more what does not hold."""
+        self._update_controls()
+
     def _on_active(self, event: Any) -> None:
         # The mask that a person paints on is the one that they correct.
         if event.value is not self.layer.layer and event.value in self.layer:

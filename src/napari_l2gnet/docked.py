@@ -54,6 +54,10 @@ def research_line() -> QLabel:
     return line
 
 
+#: Events of layers after which something else is to be seen, or goes by another name.
+_LOOKS = {"visible", "opacity", "blending", "colormap", "renamed", "reordered"}
+
+
 class DockedWidget(QWidget):
     """A widget that lets go of the viewer when it is closed, or the dock it is in.
 
@@ -97,6 +101,13 @@ class DockedWidget(QWidget):
         self._area, self._content = area, content
         viewer.events.theme.connect(self.show_theme)
         viewer.layers.events.removing.connect(self._on_removing)
+        # What the layers tell, the list tells again.
+        viewer.layers.events.connect(self._on_layers)
+        # A slider tells of each step on its way.
+        self._look_soon = QTimer(self, singleShot=True, interval=0, timeout=self.tell_again)
+
+    def tell_again(self) -> None:
+        """Layers look otherwise, or have other names: say no more what does not hold."""
 
     def allow(self, control: QWidget, reason_against: str) -> None:
         """Enable a control that nothing speaks against; else its tooltip says what does."""
@@ -153,6 +164,10 @@ class DockedWidget(QWidget):
         window = self.main_window
         for canvas in window.findChildren(QOpenGLWidget) if window is not None else ():
             canvas.makeCurrent()
+
+    def _on_layers(self, event: Any) -> None:
+        if event.type in _LOOKS:
+            self._look_soon.start()
 
     def _on_front(self, seen: bool) -> None:
         self.in_front = seen
@@ -226,6 +241,8 @@ class DockedWidget(QWidget):
             self._ended = True
             self.viewer.events.theme.disconnect(self.show_theme)
             self.viewer.layers.events.removing.disconnect(self._on_removing)
+            self.viewer.layers.events.disconnect(self._on_layers)
+            self._look_soon.stop()
             self.let_go()
 
 

@@ -8,14 +8,14 @@ from typing import Any
 from napari.layers import Image, Layer
 
 from napari_l2gnet.layers import VIEW_KEY, is_cut, lie_on_each_other
-from napari_l2gnet.mask_layer import IMAGE_KEY, SEGMENTATION_KEY, MaskLayer
+from napari_l2gnet.mask_layer import IMAGE_KEY, OPACITY, SEGMENTATION_KEY, MaskLayer
 from napari_l2gnet.orphans import put_below
 from napari_l2gnet.preview import PREVIEW_KEY
 
 #: Blendings that show nothing of what lies below, unless the layer itself is seen through.
 _COVERING = {"opaque", "translucent", "translucent_no_depth"}
-#: Below this opacity a layer is one to look through.
-_OPAQUE = 0.9
+#: Below the first opacity a layer is one to look through, below the second there is nothing of it.
+_OPAQUE, _NOTHING = 0.9, 0.05
 
 
 def why_unseen(mask: MaskLayer) -> str:
@@ -23,6 +23,8 @@ def why_unseen(mask: MaskLayer) -> str:
     layer = mask.layer
     if not layer.visible:
         return f'"{layer.name}" is hidden by its eye icon'
+    if layer.opacity < _NOTHING:
+        return f'"{layer.name}" is hidden by its opacity'
     if over := _over(mask):
         return f'"{over[-1].name}" lies over "{layer.name}"'
     scan = layer.metadata[IMAGE_KEY]
@@ -40,6 +42,8 @@ def bring_into_view(mask: MaskLayer, alone: bool = False) -> list[Image]:
     layer, layers = mask.layer, mask.viewer.layers
     scan = layer.metadata[IMAGE_KEY]
     _draw(layer, True)
+    if layer.opacity < _NOTHING:
+        layer.opacity = OPACITY
     if scan in layers and (alone or not _has_picture(mask)):
         _draw(scan, True)
     over = _over(mask, alone)

@@ -39,6 +39,8 @@ MODEL_KEY = "l2gnet_model"
 IMAGE_KEY = "l2gnet_image"
 CARD_KEY = "l2gnet_card"
 DATA_KEY = "l2gnet_image_data"
+#: Of a mask as it is added.
+OPACITY = 0.6
 _COVERAGE = re.compile(r" \(\d+ of \d+\)")
 
 
@@ -83,7 +85,7 @@ class MaskLayer:
             # A view: what the segmentation takes in is what the layer shows.
             segmentation.shown.reshape(shape),
             name=f"{image.name} · {card.name}",
-            opacity=0.6,
+            opacity=OPACITY,
             metadata={
                 GRID_KEY: segmentation.grid,
                 LABELS_KEY: labels.names,

@@ -200,7 +200,7 @@ class SegmentWidget(SegmentForm):
             self._missed = True
         elif scan is not self.image.layer and scan in self.image and not holds_labels(scan):
             self.image.choose(scan)
-        self._say_again()
+        self.tell_again()
 
     def _find_orphans(self, layer: Image) -> None:
         """Masks of the same scan, which was deleted meanwhile, become those of this layer."""
@@ -319,8 +319,8 @@ class SegmentWidget(SegmentForm):
         trouble = [one for one in (self._trouble, unsaved_copy(self.viewer)) if one]
         self.show_message(text, bad, [*trouble, *self._warnings, *self._doubts])
 
-    def _say_again(self) -> None:
-        """The same, with what is to beware of by now."""
+    def tell_again(self) -> None:
+        """Say the same, with what is to beware of by now."""
         text, bad, *_ = self._told
         self._say(text, bad)
 
@@ -528,7 +528,7 @@ class SegmentWidget(SegmentForm):
             self._follow(older)
             self._update_controls()
             # What was said of a copy of it holds no more.
-            self._say_again()
+            self.tell_again()
         if KEEPER_KEY in event.value.metadata:
             # Deleted by mistake it can be had back, once its project is let go of.
             QTimer.singleShot(0, self._offer_again)

@@ -204,7 +204,7 @@ def test_overlays_that_are_seen_through_and_series_on_their_side_cover_nothing(
     correct.review.show_mask(alone=True)
 
 
-def test_a_mask_that_nobody_sees_is_not_accepted(correct_widget: Make) -> None:
+def test_a_mask_that_nobody_sees_is_not_accepted(correct_widget: Make, qtbot: Any) -> None:
     viewer, _, correct = correct_widget()
     mask = correct.mask
     for hidden in (mask.layer, viewer.layers["scan"]):
@@ -214,10 +214,18 @@ def test_a_mask_that_nobody_sees_is_not_accepted(correct_widget: Make) -> None:
         assert f'"{hidden.name}" is hidden by its eye icon' in unescape(correct.message.text())
         correct.queue.go_to.emit((0, 3))
         assert hidden.visible
+    mask.layer.opacity = 0
+    assert "is hidden by its opacity" in correct.review.refusal
+    correct.queue.go_to.emit((0, 3))
+    assert mask.layer.opacity > 0
     # The scan dragged above its mask goes below it again.
     viewer.layers.move(0, 2)
     correct.accept_slice.click()
     assert '"scan" lies over' in unescape(correct.message.text())
+    # What does not hold is said no more.
+    viewer.layers["scan"].opacity = 0.5
+    qtbot.waitUntil(lambda: "lies over" not in correct.message.text())
+    viewer.layers["scan"].opacity = 1
     correct.next_slice.click()
     correct.accept_slice.click()
     assert mask.segmentation.reviewed == {mask.place}
@@ -444,7 +452,9 @@ def test_work_on_a_deleted_mask_is_offered_again_beside_its_duplicate(
     qtbot.waitUntil(lambda: not segment.offer.isHidden(), timeout=5000)
 
 
-def test_of_a_copy_that_is_painted_on_is_said_that_nobody_saves_it(correct_widget: Make) -> None:
+def test_of_a_copy_that_is_painted_on_is_said_that_nobody_saves_it(
+    correct_widget: Make, qtbot: Any
+) -> None:
     from napari.layers._layer_actions import _duplicate_layer
 
     viewer, segment, correct = correct_widget()
@@ -455,7 +465,9 @@ def test_of_a_copy_that_is_painted_on_is_said_that_nobody_saves_it(correct_widge
     viewer.layers.selection.active = copy
     for widget in (segment, correct):
         assert "is a copy that nobody saves" in widget.message.text()
-    assert f'paint in "{mask.name}"' in unescape(correct.message.text())
+    mask.name = "mine"
+    for widget in (segment, correct):
+        qtbot.waitUntil(lambda w=widget: 'paint in "mine"' in unescape(w.message.text()))
     viewer.layers.selection.active = mask
     for widget in (segment, correct):
         assert "is a copy" not in widget.message.text()
