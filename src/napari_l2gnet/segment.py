@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from pathlib import Path
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import napari
@@ -11,7 +10,6 @@ from napari.layers import Image
 from qtpy.QtCore import QTimer, Signal
 
 from l2gnet_core.card import ModelCard
-from l2gnet_core.catalog import CatalogEntry, user_folder
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError
 from l2gnet_core.suitability import mismatches
@@ -22,20 +20,22 @@ from napari_l2gnet.copies import unsaved_copy
 from napari_l2gnet.edge_letters import EdgeLetters
 from napari_l2gnet.in_view import bring_into_view, told_hidden
 from napari_l2gnet.keeper import KEEPER_KEY, keep, open_projects
-from napari_l2gnet.layers import axis_name, is_cut, shown_index, slice_axes, volume_of
+from napari_l2gnet.layers import axis_name, volume_of
 from napari_l2gnet.mask_layer import CARD_KEY, IMAGE_KEY, MaskLayer
 from napari_l2gnet.mask_saving import MaskSaving
 from napari_l2gnet.mask_table import MaskTable
+from napari_l2gnet.model_combo import ModelCombo
 from napari_l2gnet.orientation import as_given, is_asked_for
-from napari_l2gnet.orphans import give_scan, orphans, put_below, same_scan
 from napari_l2gnet.resume import Work, shown_again
 from napari_l2gnet.run import Run
+from napari_l2gnet.scan_watch import ScanWatch
 from napari_l2gnet.segment_form import RANGE, THIS_SLICE, SegmentForm
 from napari_l2gnet.segmentation import Place
 from napari_l2gnet.session import Request, Session, Step, shared_session
 from napari_l2gnet.take_over import holds_labels
 from napari_l2gnet.tasks import annotation_of
-from napari_l2gnet.worker import Job, LatestJob
+from napari_l2gnet.what_to_segment import outward, place_shown, why_no_slice
+from napari_l2gnet.worker import Job
 
 
 class SegmentWidget(SegmentForm):
@@ -48,14 +48,13 @@ class SegmentWidget(SegmentForm):
 
     def __init__(self, napari_viewer: napari.Viewer, session: Session | None = None) -> None:
         self.session = session or shared_session()
-        self.catalog = {entry.name: entry for entry in self.session.catalog()}
-        super().__init__(napari_viewer, list(self.catalog))
+        super().__init__(napari_viewer, ModelCombo(self.session))
         self.letters = EdgeLetters(napari_viewer)
+        self.watch = ScanWatch(napari_viewer, self)
         self.table = MaskTable(napari_viewer, self.organs, self.coverage, self)
         self.saving = MaskSaving(self.save_mask, lambda: self.mask)
         self._run: Run | None = None
         self._annotation: Annotation | None = None
-        self._watched: Image | None = None
         # How the user last wanted masks of a model tidied.
         self._tidying: dict[str, CleanUp] = {}
         self._warnings: list[str] = []
@@ -67,7 +66,6 @@ class SegmentWidget(SegmentForm):
         self._trouble = ""
         # Was another layer made the active one while a run was going?
         self._missed = False
-        self._orphans = LatestJob(self)
         self._on_active()
         self._begin_with_mask()
         self._connect()
@@ -76,8 +74,9 @@ class SegmentWidget(SegmentForm):
 
     def _connect(self) -> None:
         self.image.chosen.connect(self._on_scan_or_model)
+        self.watch.changed.connect(self._on_scan_changed)
+        self.watch.adopted.connect(self._on_adopted)
         self.model.currentIndexChanged.connect(self._on_scan_or_model)
-        # The command line may have trained one since.
         self.model.opening.connect(self._on_models)
         self.orientation.answered.connect(self._on_scan_or_model)
         self.axis.currentIndexChanged.connect(self._on_axis)
@@ -101,10 +100,9 @@ class SegmentWidget(SegmentForm):
     def let_go(self) -> None:
         """Stop the run and let go of the viewer's events."""
         self._looking.cancel()
-        self._orphans.cancel()
         self.cancel_run()
         self._follow(None)
-        self._watch(None)
+        self.watch.stop()
         self.table.disconnect_viewer()
         self.image.disconnect_layers()
         self.letters.disconnect()
@@ -118,30 +116,14 @@ class SegmentWidget(SegmentForm):
         mask = MaskLayer.find(self.viewer, self.image.layer, None)
         if mask is not None:
             first, card = annotation_of(mask).versions[0], mask.layer.metadata[CARD_KEY]
-            self._choose_model(card, first.path)
-
-    def _choose_model(self, card: ModelCard, path: Path | None) -> None:
-        """Choose a model by its card; path: its file, which may be among no models listed."""
-        if card.name not in self.catalog and path is not None:
-            self.catalog[card.name] = CatalogEntry(card.name, path, card, bundled=False)
-            self.model.addItem(card.name)
-        self.model.setCurrentText(card.name)
+            self.model.choose(card, first.path)
 
     def _on_models(self) -> None:
-        """Offer the models that there are now; one from elsewhere stays while its file does."""
-        chosen = self.card
-        listed = {entry.name: entry for entry in self.session.catalog()}
-        elsewhere = {
-            name: entry
-            for name, entry in self.catalog.items()
-            if not entry.path.is_relative_to(user_folder()) and entry.path.is_file()
-        }
-        self.catalog = {**elsewhere, **listed}
-        name = self.model.currentText()
-        self.show_models(list(self.catalog))
+        name, card = self.model.currentText(), self.card
+        self.model.look()
         if self.model.currentText() != name:
             self._say(f"{name} is gone from the models; {self.model.currentText()} is chosen now.")
-        elif self.card != chosen:
+        elif self.card != card:
             self._on_scan_or_model()
 
     # ------------------------------------------------------------------ state → controls
@@ -149,8 +131,7 @@ class SegmentWidget(SegmentForm):
     @property
     def card(self) -> ModelCard | None:
         """The chosen model's card."""
-        entry = self.catalog.get(self.model.currentText())
-        return entry.card if entry else None
+        return self.model.card
 
     @property
     def running(self) -> bool:
@@ -202,37 +183,16 @@ class SegmentWidget(SegmentForm):
             self.image.choose(scan)
         self.tell_again()
 
-    def _find_orphans(self, layer: Image) -> None:
-        """Masks of the same scan, which was deleted meanwhile, become those of this layer."""
-        masks = orphans(self.viewer, layer)
-
-        def take(found: list[MaskLayer]) -> None:
-            for mask in found:
-                give_scan(mask, layer)
-            if found:
-                put_below(self.viewer, layer, found)
-            if found and layer is self.image.layer and not self.running:
-                self.ask_orientation(None, None)  # it may be known now
-                self._on_scan_or_model()
-                self._say(f"{found[-1].layer.name} is of this scan, and goes on with it.")
-
-        if masks:
-            self._orphans.run(same_scan(masks, layer), take)
-
-    def _watch(self, layer: Image | None) -> None:
-        """Follow how a scan lies, and whether it is still the same."""
-        if self._watched is layer:
-            return
-        for image, act in ((self._watched, "disconnect"), (layer, "connect")):
-            if image is not None:
-                events = image.events
-                for event in (events.data, events.scale, events.affine, events.units):
-                    getattr(event, act)(self._on_scan_changed)
-        self._watched = layer
-
-    def _on_scan_changed(self, _: Any = None) -> None:
+    def _on_scan_changed(self) -> None:
         if not self.running:
             self._on_scan_or_model()
+
+    def _on_adopted(self, scan: Image, masks: list[MaskLayer]) -> None:
+        """The scan was opened again: its masks go on with it."""
+        if scan is self.image.layer and not self.running:
+            self.ask_orientation(None, None)  # it may be known now
+            self._on_scan_or_model()
+            self._say(f"{masks[-1].layer.name} is of this scan, and goes on with it.")
 
     def _on_scan_or_model(self, _: Any = None) -> None:
         """Another scan, model or orientation: the axes it can be cut along, its organs, what does
@@ -252,9 +212,7 @@ class SegmentWidget(SegmentForm):
         if asked:
             self._refusal = self.orientation.problem
         found = MaskLayer.find(self.viewer, layer, self.model.currentText())
-        if layer is not None and stored is not None and layer is not self._watched:
-            self._find_orphans(layer)
-        self._watch(layer)
+        self.watch.follow(layer, stored is not None)
         self._follow(None if unusable else found)
         if volume is not None and card is not None and not self._refusal:
             names = [axis_name(volume, axis) for axis in range(3)]
@@ -357,15 +315,15 @@ class SegmentWidget(SegmentForm):
         name = self.model.currentText()
         # A model file may have been written over since the list was last open.
         self._on_models()
-        layer, card = self.image.layer, self.card
-        if layer is None or card is None or self._others_job or self.model.currentText() != name:
+        layer, model = self.image.layer, self.model.entry
+        if layer is None or model is None or self._others_job or model.name != name:
             return
         try:
             stored = volume_of(layer)
         except InputError as error:
             self._say(str(error), bad=True)
             return
-        volume, axis = as_given(layer, stored), self.axis.currentData()
+        card, volume, axis = model.card, as_given(layer, stored), self.axis.currentData()
         if axis is None or is_asked_for(card, volume):
             self._on_scan_or_model()
             return
@@ -389,8 +347,8 @@ class SegmentWidget(SegmentForm):
         about = f"{about} {hidden}".strip()
         request = Request(
             volume,
-            str(self.catalog[self.model.currentText()].path),
-            self._places(volume, axis),
+            str(model.path),
+            self._places(layer, volume.shape, axis),
             axis,
             looks=self.mask.segmentation.looks,
         )
@@ -422,7 +380,7 @@ class SegmentWidget(SegmentForm):
             return  # the scan is gone meanwhile
         state, stored = work.state, volume_of(layer)
         self._keep(mask, stored, work)
-        self._choose_model(state.card, work.versions[0].path)
+        self.model.choose(state.card, work.versions[0].path)
         self._on_scan_or_model()
         self._follow(mask)
         hidden = told_hidden(mask, bring_into_view(mask, alone=True))
@@ -431,41 +389,19 @@ class SegmentWidget(SegmentForm):
 
     def _off_screen(self, layer: Image, axis: int) -> str:
         """Why there is no slice on screen to segment, where that is what is wanted."""
-        dims = self.viewer.dims
-        if self.region.currentIndex() != THIS_SLICE:
-            return ""
-        if dims.ndisplay == 3:
-            return (
-                "The viewer shows the scan in 3-D: press 2D/3D at the bottom left, or choose "
-                "Slices …."
-            )
-        if set(dims.displayed) != set(slice_axes(dims, axis)):
-            return (
-                "The viewer cuts the scan another way than the model: choose Slices …, or roll the "
-                "viewer's axes."
-            )
-        if not is_cut(layer, dims):
-            return f'"{layer.name}" is not on screen: move the sliders to it first.'
-        return ""
+        wanted = self.region.currentIndex() == THIS_SLICE
+        return why_no_slice(layer, self.viewer.dims, axis) if wanted else ""
 
-    def _places(self, volume: Volume, axis: int) -> list[Place]:
-        """Slices to segment, the one on screen first, then outward from it, then other frames."""
-        assert self.image.layer is not None
-        point = shown_index(self.image.layer, self.viewer.dims.point)
-        frame = point[0] if len(volume.shape) == 4 else 0
-        here = point[axis - 3] if len(point) >= 3 else 0
-        region = self.region.currentIndex()
+    def _places(self, layer: Image, shape: Sequence[int], axis: int) -> list[Place]:
+        """Slices to segment, in order."""
+        here, region = place_shown(layer, self.viewer.dims, axis), self.region.currentIndex()
         if region == THIS_SLICE:
-            return [(frame, here)]
-        frames = volume.shape[0] if len(volume.shape) == 4 else 1
-        indices = range(volume.shape[-3:][axis])
+            return [here]
+        indices = range(shape[-3:][axis])
         if region == RANGE:
             low, high = sorted((self.first.value(), self.last.value()))
             indices = indices[low : high + 1]
-        return sorted(
-            ((f, i) for f in range(frames) for i in indices),
-            key=lambda place: (abs(place[0] - frame), abs(place[1] - here), place),
-        )
+        return outward(here, shape[0] if len(shape) == 4 else 1, indices)
 
     def _new_run(self, about: str = "") -> Run:
         """A run, yet to be started, that writes to the mask now shown."""

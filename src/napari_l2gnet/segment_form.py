@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import napari
 from napari.layers import Image, Layer
-from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -20,12 +19,12 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from l2gnet_core.catalog import DEFAULT_MODEL
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.volume import Volume
 from napari_l2gnet.docked import DockedWidget, research_line
 from napari_l2gnet.layer_combo import LayerCombo
 from napari_l2gnet.mask_saving import TIP as SAVING_TIP
+from napari_l2gnet.model_combo import ModelCombo
 from napari_l2gnet.organ_table import OrganTable
 from napari_l2gnet.orientation_combo import OrientationCombo, orientation_tip
 from napari_l2gnet.progress_bar import ProgressBar
@@ -36,28 +35,15 @@ from napari_l2gnet.tones import tones
 WHOLE, THIS_SLICE, RANGE = range(3)
 
 
-class OpeningCombo(QComboBox):
-    """A list that says when it is about to be opened, so that it can be filled anew."""
-
-    opening = Signal()
-
-    def showPopup(self) -> None:
-        """Qt's own."""
-        self.opening.emit()
-        super().showPopup()
-
-
 class SegmentForm(DockedWidget):
     """Scan, model, device, axis and region; Segment and Cancel; progress; organs; tidying."""
 
-    def __init__(self, viewer: napari.Viewer, models: Sequence[str]) -> None:
+    def __init__(self, viewer: napari.Viewer, models: ModelCombo) -> None:
         super().__init__(viewer)
         self.image = LayerCombo(viewer.layers, Image)
         self.image.setToolTip("The scan to segment")
-        self.model = OpeningCombo()
+        self.model = models
         self.model.setToolTip("What finds the organs: each model knows some organs in some scans")
-        self.model.addItems(models)
-        self.model.setCurrentIndex(max(0, self.model.findText(DEFAULT_MODEL)))
         self.about = QToolButton()
         self.about.setText("About")
         self.about.setToolTip("What this model knows, what it was trained on, how well it does")
@@ -139,19 +125,6 @@ class SegmentForm(DockedWidget):
         layout.addWidget(research_line())
         self.keep_wide(320)
         self.show_theme()
-
-    def show_models(self, names: Sequence[str]) -> None:
-        """Offer other models; the chosen one stays chosen if it is among them, else it is the
-        usual one."""
-        chosen = self.model.currentText()
-        self.model.blockSignals(True)
-        self.model.clear()
-        self.model.addItems(names)
-        kept = chosen if chosen in names else DEFAULT_MODEL
-        self.model.setCurrentIndex(max(0, self.model.findText(kept)))
-        self.model.blockSignals(False)
-        if self.model.currentText() != chosen:
-            self.model.currentIndexChanged.emit(self.model.currentIndex())
 
     def show_axes(self, names: Sequence[str] = (), automatic: int = 0) -> None:
         """Offer the axes to slice along, the automatic one first; no signal tells of it."""

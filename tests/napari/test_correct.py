@@ -575,7 +575,8 @@ def test_a_new_organ_is_painted_interpolated_taught_and_saved(
     assert "there is a mine.safetensors already" in widget.message.text()
     widget.versions.save(user_models / "mine.safetensors")
     assert widget.message.text() == "Saved as mine."
-    card = segment.catalog["mine"].card
+    segment.model.setCurrentText("mine")
+    card = segment.card
     assert card.name == "mine"
     assert card.labels.names[4] == "papillary muscle"
     assert card.labels.names[1] == "RV"

@@ -24,6 +24,7 @@ from napari_l2gnet.inspection import inspection_of
 from napari_l2gnet.layers import VIEW_KEY, transform_of
 from napari_l2gnet.segment import SegmentWidget
 from napari_l2gnet.segment_form import RANGE, THIS_SLICE
+from napari_l2gnet.what_to_segment import outward, place_shown
 
 
 def test_a_whole_scan_is_segmented_and_saved_on_its_own_grid(
@@ -100,18 +101,13 @@ def test_the_slice_on_screen_comes_first(segment_widget: Any, scan_file: Path, q
     viewer, widget = segment_widget()
     image = open_scan(viewer, scan_file)
     viewer.dims.set_point(0, image.data_to_world((4, 0, 0))[0])
-    places = widget._places(image_volume(image), 0)
-    assert places[0] == (0, 4)
-    assert [abs(index - 4) for _, index in places] == sorted(abs(i - 4) for _, i in places)
+    assert place_shown(image, viewer.dims, 0) == (0, 4)
+    near_first = [(0, 4), (0, 3), (0, 5), (0, 2), (0, 1), (0, 0)]
+    assert widget._places(image, image.data.shape, 0) == near_first
+    assert outward((1, 0), 3, range(1, 3)) == [(1, 1), (1, 2), (0, 1), (2, 1), (0, 2), (2, 2)]
     before = viewer.dims.point
-    run(qtbot, widget)
+    assert run(qtbot, widget) == "finished"
     assert viewer.dims.point == before
-
-
-def image_volume(layer: Any) -> Any:
-    from napari_l2gnet.layers import volume_of
-
-    return volume_of(layer)
 
 
 def test_one_slice_and_a_range(segment_widget: Any, scan_file: Path, qtbot: Any) -> None:

@@ -414,11 +414,11 @@ def test_a_mask_goes_on_with_its_scan_that_was_deleted_and_opened_again(
     # It lies on the mask, and is another scan.
     other = viewer.add_image(first.data + 1, **transform_of(first))
     segment.image.choose(first)
-    with qtbot.waitSignal(segment._orphans.done, timeout=5000):
+    with qtbot.waitSignal(segment.watch.comparing.done, timeout=5000):
         viewer.layers.remove(first)
     assert segment.image.layer is other
     assert segment.mask is None
-    with qtbot.waitSignal(segment._orphans.done, timeout=5000):
+    with qtbot.waitSignal(segment.watch.comparing.done, timeout=5000):
         open_scan(viewer, scan_file)
     assert segment.mask.layer is mask.layer
     scan = segment.image.layer

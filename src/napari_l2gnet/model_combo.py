@@ -1,0 +1,68 @@
+"""The list of models in the Segment widget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QComboBox
+
+from l2gnet_core.card import ModelCard
+from l2gnet_core.catalog import DEFAULT_MODEL, CatalogEntry, user_folder
+from napari_l2gnet.session import Session
+
+
+class ModelCombo(QComboBox):
+    """A choice among the models that there are; `look` brings it up to date."""
+
+    #: It is about to be opened: the command line may have trained a model since.
+    opening = Signal()
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+        self._entries = {entry.name: entry for entry in session.catalog()}
+        self.addItems(list(self._entries))
+        self.setCurrentIndex(max(0, self.findText(DEFAULT_MODEL)))
+
+    @property
+    def entry(self) -> CatalogEntry | None:
+        """The chosen model."""
+        return self._entries.get(self.currentText())
+
+    @property
+    def card(self) -> ModelCard | None:
+        """The chosen model's card."""
+        return None if self.entry is None else self.entry.card
+
+    def choose(self, card: ModelCard, path: Path | None) -> None:
+        """Choose a model by its card; path: its file, which may be among no models listed."""
+        if card.name not in self._entries and path is not None:
+            self._entries[card.name] = CatalogEntry(card.name, path, card, bundled=False)
+            self.addItem(card.name)
+        self.setCurrentText(card.name)
+
+    def look(self) -> None:
+        """Offer the models that there are now; one from elsewhere stays while its file does. Where
+        the chosen one is gone the usual one is."""
+        listed = {entry.name: entry for entry in self._session.catalog()}
+        elsewhere = {
+            name: entry
+            for name, entry in self._entries.items()
+            if not entry.path.is_relative_to(user_folder()) and entry.path.is_file()
+        }
+        self._entries = {**elsewhere, **listed}
+        chosen = self.currentText()
+        self.blockSignals(True)
+        self.clear()
+        self.addItems(list(self._entries))
+        kept = chosen if chosen in self._entries else DEFAULT_MODEL
+        self.setCurrentIndex(max(0, self.findText(kept)))
+        self.blockSignals(False)
+        if self.currentText() != chosen:
+            self.currentIndexChanged.emit(self.currentIndex())
+
+    def showPopup(self) -> None:
+        """Qt's own."""
+        self.opening.emit()
+        super().showPopup()
