@@ -10,7 +10,8 @@ from napari.layers import Image, Layer
 from napari_l2gnet.layers import VIEW_KEY, is_cut, lie_on_each_other
 from napari_l2gnet.mask_layer import IMAGE_KEY, OPACITY, SEGMENTATION_KEY, MaskLayer
 from napari_l2gnet.orphans import put_below
-from napari_l2gnet.preview import PREVIEW_KEY
+from napari_l2gnet.preview import PREVIEW_KEY, shows_proposal
+from napari_l2gnet.tasks import annotation_of
 
 #: Blendings that show nothing of what lies below, unless the layer itself is seen through.
 _COVERING = {"opaque", "translucent", "translucent_no_depth"}
@@ -42,7 +43,8 @@ def bring_into_view(mask: MaskLayer, alone: bool = False) -> list[Image]:
     layer, layers = mask.layer, mask.viewer.layers
     scan = layer.metadata[IMAGE_KEY]
     _draw(layer, True)
-    if layer.opacity < _NOTHING:
+    # Below a preview it is not to be seen: that shows what it will be.
+    if layer.opacity < _NOTHING and not shows_proposal(annotation_of(mask)):
         layer.opacity = OPACITY
     if scan in layers and (alone or not _has_picture(mask)):
         _draw(scan, True)

@@ -12,7 +12,7 @@ from qtpy.QtCore import QTimer
 
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.layers import transform_of
-from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.mask_layer import OPACITY, MaskLayer
 from napari_l2gnet.segmentation import Place
 
 PREVIEW_KEY = "l2gnet_preview"
@@ -52,7 +52,7 @@ class Preview:
         if self.mode == AFTER != mode and self.mask.layer.opacity == 0:
             self.mask.layer.opacity = self._opacity
         elif mode == AFTER != self.mode:
-            self._opacity = float(self.mask.layer.opacity) or 0.6
+            self._opacity = float(self.mask.layer.opacity) or OPACITY
         self.mode = mode
         if mode != BEFORE and mode not in self._layers:
             self._add(mode)
@@ -136,7 +136,7 @@ class Preview:
         layer = Labels(
             data.reshape(mask.data.shape),
             name=f"{mask.name} · {name}",
-            opacity=0.6,
+            opacity=OPACITY,
             colormap=colormap,
             metadata={PREVIEW_KEY: segmentation},
             **transform_of(mask),

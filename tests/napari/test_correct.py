@@ -72,6 +72,8 @@ def test_the_whole_loop(correct_widget: Any, qtbot: Any) -> None:
     assert widget.annotation.preview.mode == AFTER
     assert layer.opacity == 0
     assert viewer.layers.selection.active is layer
+    widget.next_slice.click()
+    assert layer.opacity == 0
     qtbot.waitUntil(lambda: widget.annotation.preview.update_some(0))
     preview = viewer.layers[-1].data.copy()
     np.testing.assert_array_equal(preview[mine[0]], corrected[mine[0]])
