@@ -39,3 +39,11 @@ def test_every_command_is_in_the_readme() -> None:
     for name, command in cli.commands.items():
         assert isinstance(command, click.Command)
         assert f"l2gnet {name}" in text
+
+
+def test_every_module_has_its_place_in_the_house() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)`", page))
+    packages = [ROOT / "src" / name for name in ("l2gnet_core", "napari_l2gnet")]
+    modules = {file.stem for package in packages for file in package.glob("[!_]*.py")}
+    assert modules - named == set()
