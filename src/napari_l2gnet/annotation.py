@@ -369,27 +369,21 @@ class Annotation:
         return guided_slices(scan, shown, slices, axis, pixel, organ)
 
     def interpolated(
-        self,
-        answer: NDArray[Any],
-        labels: NDArray[Any],
-        frame: int,
-        slices: Sequence[int],
-        organ: int | None,
-    ) -> NDArray[Any]:
-        """An answer (t,z,y,x) with an organ (None: all of them) as in labels (z,y,x) between slices
-        of a frame."""
-        filled = np.moveaxis(labels, self.segmentation.axis, 0)
-        result = answer.copy()
-        stack = np.moveaxis(result[frame], self.segmentation.axis, 0)
-        for index in range(slices[0], slices[-1] + 1):
-            if index in slices:
-                continue
+        self, filled: Mapping[Place, NDArray[Any]], organ: int | None
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The answer as it is now, tidied and raw (t,z,y,x), with an organ (None: all of them) as
+        in the slices that are filled in."""
+        segmentation = self.segmentation
+        answer, raw = segmentation.answer.copy(), segmentation.raw.copy()
+        for place, labels in filled.items():
+            new = segmentation.slice_of(answer, place)
             if organ is None:
-                stack[index] = filled[index]
+                new[...] = labels
             else:
-                old = _without(stack[index], organ)
-                stack[index] = np.where(filled[index] == organ, organ, old)
-        return result
+                new[...] = np.where(labels == organ, organ, _without(new, organ))
+            # Tidying begins with the raw answer and must find there what is filled in.
+            segmentation.slice_of(raw, place)[...] = new
+        return answer, raw
 
 
 def _without(labels: NDArray[Any], organ: int) -> NDArray[Any]:

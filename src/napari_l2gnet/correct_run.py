@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from napari_l2gnet.organs import with_organs_of
 from napari_l2gnet.preview import AFTER, BEFORE, Preview
 from napari_l2gnet.segmentation import Segmentation
 from napari_l2gnet.session import Session
+from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.worker import Job
 
 if TYPE_CHECKING:
@@ -87,7 +89,9 @@ class CorrectRun(QObject):
             version.raw, version.looks = moment.raw, moment.looks or {}
             version.model = moment.answered.model
             self._brought = ()
-            self._adopt(moment, number, f"The mask shows {version.name} now")
+            self._adopt(
+                partial(take_in, self.mask, moment, number), f"The mask shows {version.name} now"
+            )
 
         version = self.annotation.versions[number]
         if loaded:
@@ -103,7 +107,7 @@ class CorrectRun(QObject):
 
         def adopt() -> None:
             assert self._answer is not None
-            self._adopt(self._answer, self.annotation.segmentation.version, "Interpolated")
+            self._adopt(partial(fill_in, self.mask, self._answer.filled, organ), "Interpolated")
 
         self._start("Interpolating", steps, self._take_answer, adopt)
 
@@ -192,32 +196,22 @@ class CorrectRun(QObject):
         self._end("finished", self.text)
 
     def _take_answer(self, moment: Moment) -> None:
-        if moment.answer is not None:
+        if moment.answer is not None or moment.filled:
             self._answer = moment
 
-    def _adopt(self, moment: Moment, number: int, text: str) -> None:
+    def _adopt(self, adopt: Callable[[], int], text: str) -> None:
+        """Let an answer come into the mask, once it can; adopt: does so and says how many voxels
+        that changes."""
         if not self.mask.connected:
             self._end("failed", "The mask was replaced meanwhile: nothing was written.")
             return
         if self.mask.stroke_under_way:
             # Written now, it would become a part of the stroke.
-            QTimer.singleShot(50, lambda: self._adopt(moment, number, text))
+            QTimer.singleShot(50, lambda: self._adopt(adopt, text))
             return
-        self.annotation.keep_first_answer()
-        whole = self.annotation.segmentation.places if moment.looks is not None else ()
-        assert moment.answer is not None
-        assert moment.raw is not None
-        answered, segmentation = moment.answered, self.annotation.segmentation
-        model = answered.model if answered is not None else None
-        count = self.mask.adopt(moment.answer, moment.raw, number, moment.looks, whole, model)
+        count = adopt()
         if count:
-            self.stands = segmentation.last_step()
-        if answered is not None:
-            _record(segmentation, answered, count)
-        else:
-            segmentation.deeds.append(
-                Interpolated(_answers(segmentation, moment.filled), count > 0)
-            )
+            self.stands = self.annotation.segmentation.last_step()
         self._end("finished", f"{text}: {taken_in(self.mask, count)}")
 
     def _cancelled(self) -> None:
@@ -250,6 +244,34 @@ class CorrectRun(QObject):
     def _end(self, outcome: str, text: str) -> None:
         self.annotation.tell_job("")
         self.ended.emit(outcome, text)
+
+
+def take_in(mask: MaskLayer, moment: Moment, number: int) -> int:
+    """Take the answer of a version into a mask as one undoable step; returns how many voxels
+    change."""
+    assert moment.answer is not None
+    assert moment.raw is not None
+    assert moment.answered is not None
+    annotation_of(mask).keep_first_answer()
+    segmentation, model = mask.segmentation, moment.answered.model
+    whole = segmentation.places
+    changed = mask.adopt(moment.answer, moment.raw, number, moment.looks, whole, model)
+    _record(segmentation, moment.answered, changed)
+    return changed
+
+
+def fill_in(mask: MaskLayer, filled: Mapping[Place, NDArray[Any]], organ: int | None) -> int:
+    """Take what interpolation filled in of an organ (None: all) into a mask as one undoable step;
+    returns how many voxels change.
+
+    All else stays as it is by now: an answer may have been undone since interpolation began.
+    """
+    annotation, segmentation = annotation_of(mask), mask.segmentation
+    annotation.keep_first_answer()
+    answer, raw = annotation.interpolated(filled, organ)
+    changed = mask.adopt(answer, raw, segmentation.version)
+    segmentation.deeds.append(Interpolated(_answers(segmentation, filled), changed > 0))
+    return changed
 
 
 def accept(mask: MaskLayer, annotation: Annotation) -> int:

@@ -70,7 +70,7 @@ class Moment:
 
     preview: a new model's slices follow; labels: of the slice at `place`. learnt: what came of a
     fine-tuning, the guard's verdict in it. answer: (t,z,y,x), tidied, of everything, at the end;
-    answered: how a model came to it, or filled: the slices that interpolation may have changed.
+    answered: how a model came to it. filled: slices that interpolation filled in, at the end.
     """
 
     message: str
@@ -86,7 +86,7 @@ class Moment:
     raw: NDArray[Any] | None = None
     answer: NDArray[Any] | None = None
     answered: Answered | None = None
-    filled: Sequence[Place] = ()
+    filled: Mapping[Place, NDArray[Any]] = field(default_factory=dict)
     looks: dict[int, Look] | None = None
 
     def __str__(self) -> str:
@@ -201,7 +201,7 @@ def interpolate(
     slices: Sequence[int],
     organ: int | None,
 ) -> Moments:
-    """An organ (None: all) filled in between slices of a frame."""
+    """An organ (None: all) filled in between slices of a frame; the last moment holds it."""
     yield Moment("Interpolating")
     segmentation = annotation.segmentation
     scan = _Scan(volume, segmentation.axis).frame(frame)
@@ -213,14 +213,9 @@ def interpolate(
             yield Moment("Interpolating")
         except StopIteration as end:
             labels = end.value
-    answer = annotation.interpolated(segmentation.answer, labels, frame, slices, organ)
-    # Tidying begins with the raw answer and must find there what is filled in.
-    raw = segmentation.raw.copy()
-    middle = np.moveaxis(raw[frame], segmentation.axis, 0)
-    between = range(slices[0], slices[-1] + 1)
-    middle[between] = np.moveaxis(answer[frame], segmentation.axis, 0)[between]
-    places = [(frame, index) for index in between]
-    yield Moment("Done", 1.0, raw=raw, answer=answer, filled=places)
+    stack = np.moveaxis(labels, segmentation.axis, 0)
+    between = [index for index in range(slices[0], slices[-1]) if index not in slices]
+    yield Moment("Done", 1.0, filled={(frame, index): stack[index] for index in between})
 
 
 def model_of(session: Session, version: Version, annotation: Annotation, device: str) -> Model:

@@ -17,12 +17,13 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.guard import Evidence, Improvement, Verdict
 from l2gnet_core.interpolation import interpolate_slices
 from l2gnet_core.labels import Label, LabelSet
-from l2gnet_core.project.deeds import Answered
+from l2gnet_core.project.deeds import Answered, Interpolated
 from l2gnet_core.volume import Grid
 from napari_l2gnet.annotation import PAINTED_WEIGHT, Annotation, Proposal
-from napari_l2gnet.correct_run import accept, told, weak_organs
+from napari_l2gnet.correct_run import accept, fill_in, told, weak_organs
 from napari_l2gnet.doubts import Doubt
 from napari_l2gnet.layers import volume_of
+from napari_l2gnet.learning import interpolate
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.organs import (
     UNMARKED,
@@ -365,13 +366,30 @@ def test_interpolation_fills_one_organ_between_its_slices_and_takes_nothing_pain
     slices = annotation.between(0, 2)
     assert slices == (0, 4)
     between = interpolate_slices(mask.segmentation.shown[0], slices, 0, only=2)
-    filled = annotation.interpolated(mask.segmentation.answer, between, 0, slices, 2)
-    mask.adopt(filled, filled, 0)
+    fill_in(mask, {(0, index): between[index] for index in (1, 2, 3)}, 2)
     assert (layer.data == 2).sum() == 5 * 9 - 1
     assert layer.data[2, 3, 3] == 0
     assert (layer.data == 1).sum() == 5 * (SIZE**2 - 9)
     layer.undo()
     assert (layer.data == 2).sum() == 2 * 9
+
+
+def test_an_answer_that_is_undone_while_interpolation_computes_stays_undone() -> None:
+    mask, annotation = new_mask()
+    mask.adopt(everywhere(0), everywhere(0), 1)
+    for index in (0, 4):
+        mask.layer.data_setitem(square(index), 2)
+    volume = mask.segmentation.grid.volume(np.zeros(SHAPE, np.float32))
+    *_, moment = interpolate(annotation, volume, 0, annotation.between(0, 2), 2)
+    for _ in range(3):
+        mask.layer.undo()
+    fill_in(mask, moment.filled, 2)
+    expected = np.ones(SHAPE, np.uint8)
+    expected[1:4, 2:5, 2:5] = 2
+    np.testing.assert_array_equal(mask.layer.data, expected)
+    np.testing.assert_array_equal(mask.segmentation.raw[0], expected)
+    (deed,) = [one for one in mask.segmentation.deeds if isinstance(one, Interpolated)]
+    assert sorted(deed.slices) == [(0, 1), (0, 2), (0, 3)]
 
 
 def test_organs_are_added_renamed_and_refused() -> None:

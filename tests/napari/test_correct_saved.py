@@ -27,15 +27,14 @@ from l2gnet_core.project.replay import replay
 from l2gnet_core.project.state import slice_of
 from l2gnet_core.volume import Grid
 from napari_l2gnet.correct import CorrectWidget
-from napari_l2gnet.correct_run import CorrectRun
+from napari_l2gnet.correct_run import fill_in
 from napari_l2gnet.keeper import keep, keeper_of
-from napari_l2gnet.learning import Moment, model_of
+from napari_l2gnet.learning import model_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.preview import BEFORE
 from napari_l2gnet.resume import read_work
 from napari_l2gnet.run import Run
 from napari_l2gnet.session import Session
-from napari_l2gnet.tasks import annotation_of
 
 
 def saved(qtbot: Any, widget: Any) -> Path:
@@ -177,14 +176,10 @@ def test_whatever_is_done_to_answers_replays(
     mask = MaskLayer.add(viewer, image, volume.grid, card, axis)
 
     def fill(seed: int, indices: list[int]) -> None:
-        """As interpolation does, but with any answers."""
-        new = np.random.default_rng(seed).integers(0, 3, (2, *mask.segmentation.raw.shape))
-        raw, answer = mask.segmentation.raw.copy(), mask.segmentation.answer.copy()
-        for index in indices:
-            for array, labels in zip((raw, answer), new, strict=True):
-                slice_of(array, (0, index), axis)[...] = slice_of(labels, (0, index), axis)
-        moment = Moment("", raw=raw, answer=answer, filled=[(0, index) for index in indices])
-        CorrectRun(session, mask, annotation_of(mask), parent)._adopt(moment, 0, "")
+        """As interpolation does, but with any labels."""
+        new = np.random.default_rng(seed).integers(0, 3, mask.segmentation.raw.shape)
+        places = [(0, index) for index in indices]
+        fill_in(mask, {place: slice_of(new, place, axis) for place in places}, None)
 
     def tidy(choices: CleanUp) -> None:
         run = Run(session, mask, parent)
