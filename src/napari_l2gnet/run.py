@@ -47,19 +47,23 @@ class Run(QObject):
         self._about = Step("")
         self._places: list[Place] = []
         self._spared: set[Place] = set()
+        self._tidies = self._tidies_again = False
 
     def segment(self, request: Request) -> None:
         """Segment, then tidy as chosen for this mask."""
+        self._tidies = False
         self._start("Segmenting", self._session.segment(request), self._segmented)
 
     def tidy(self) -> None:
         """Tidy the mask as chosen; no choice shows it as the model made it."""
         segmentation = self.mask.segmentation
         steps = self._session.clean(segmentation, segmentation.clean_up)
+        self._tidies, self._tidies_again = True, False
         self._start("Tidying", steps, self._tidied)
 
     def cancel(self) -> None:
         """Stop; what is finished stays."""
+        self._tidies_again = False
         if self._job is not None:
             self._job.cancel()
             # Nothing is written from now on; if the widget is closed, nobody hears of the end.
@@ -77,6 +81,7 @@ class Run(QObject):
         self._job.finished.connect(then)
         self._job.cancelled.connect(self._cancelled)
         self._job.failed.connect(self._failed)
+        self.mask.segmentation.answering.connect(self._on_answering)
         self._job.start()
 
     def _tell(self, what: str) -> None:
@@ -102,9 +107,19 @@ class Run(QObject):
             put(step.place, step.labels)
         self.stepped.emit(step)
 
+    def _on_answering(self) -> None:
+        """What is computed from an answer has no place in another one."""
+        # What came into the mask before did so in the history, too.
+        self._record()
+        self._tidies_again = self._tidies
+        assert self._job is not None
+        self._job.cancel()
+
     def _record(self, _: str = "") -> None:
         """Whatever the end: what was put into the mask can be done again."""
-        segmentation, about, places = self.mask.segmentation, self._about, tuple(self._places)
+        segmentation, about = self.mask.segmentation, self._about
+        segmentation.answering.disconnect(self._on_answering, missing_ok=True)
+        places, self._places = tuple(self._places), []
         deeds, spared, device = segmentation.deeds, frozenset(self._spared), about.device
         if about.model is not None and places:
             segmentation.model = about.model
@@ -146,6 +161,9 @@ class Run(QObject):
         return lines if more <= 0 else [*lines[:_MOST_DOUBTS], f"{more} more like these."]
 
     def _cancelled(self) -> None:
+        if self._tidies_again:
+            self.tidy()
+            return
         finished, count = self.mask.segmentation.coverage()
         if self.mask.layer not in self.mask.viewer.layers:
             text = "Stopped: the mask was deleted."

@@ -11,6 +11,7 @@ from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
+from psygnal import Signal
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.errors import InputError
@@ -39,7 +40,11 @@ class Segmentation:
     `stroked` marks voxels under strokes that are not undone. Scripts write without a stroke: where
     `shown` is not what was `known` of it, a person decided too. No answer is ever written there,
     nor into slices that are `reviewed`.
+
+    `answering` tells that another answer is about to come in, or to be undone or redone.
     """
+
+    answering = Signal()
 
     def __init__(self, grid: Grid, card: ModelCard, axis: int) -> None:
         frames = grid.shape[0] if len(grid.shape) == 4 else 1
@@ -379,6 +384,7 @@ class Segmentation:
             self._undone.clear()
 
     def _swap(self, adoption: Adoption, back: bool = False) -> None:
+        self.answering.emit()
         adoption.answer.into(self.answer, back)
         adoption.raw.into(self.raw, back)
         adoption.shown.into(self.known, back)

@@ -150,6 +150,30 @@ def test_a_new_organ_alone_is_worth_saving(correct_widget: Any, qtbot: Any) -> N
     assert state.labels.colors[4] == "#0072b2"
 
 
+def test_an_answer_that_is_undone_while_it_is_tidied_stays_undone_and_replays(qtbot: Any) -> None:
+    card = ModelCard("model", LabelSet.from_names({1: "one"}))
+    volume = Grid((4, 9, 9)).volume(np.zeros((4, 9, 9), np.float32))
+    viewer, parent = ViewerModel(), QObject()
+    mask = MaskLayer.add(viewer, viewer.add_image(volume.data), volume.grid, card, 0)
+    segmentation, keeper = mask.segmentation, keep(mask, volume)
+    for size in (3, 5):
+        ring = np.zeros((9, 9), np.uint8)
+        ring[1 : 1 + size, 1 : 1 + size] = 1
+        ring[2, 2] = 0
+        fill_in(mask, dict.fromkeys(segmentation.places, ring), None)
+    segmentation.clean_up = CleanUp(fill_holes=True)
+    run = Run(Session(), mask, parent)
+    run.stepped.connect(lambda step: mask.layer.undo() if step.place == (0, 1) else None)
+    with qtbot.waitSignal(run.ended, timeout=10_000) as ended:
+        run.tidy()
+    assert ended.args == ["finished", ""]
+    assert (mask.layer.data.sum((1, 2)) == 9).all()
+    keeper.save_now()
+    *_, last = replay(keeper.folder)
+    assert last.result.different == {}
+    viewer.layers.clear()
+
+
 LABEL, INDEX = st.integers(0, 2), st.integers(0, 3)
 STEPS = st.one_of(
     st.tuples(st.sampled_from(["stroke", "script"]), INDEX, LABEL),
