@@ -305,9 +305,9 @@ class MaskLayer:
 
     def colors(self) -> dict[int, tuple[str, bool]]:
         """By label id: an organ's colour as "#rrggbb", and whether it is drawn."""
-        colors = {}
+        colors, drawn = {}, self._colors()
         for label in self.segmentation.card.labels:
-            *rgb, alpha = self._colors()[label.id]
+            *rgb, alpha = drawn[label.id]
             colors[label.id] = ("#" + "".join(f"{round(255 * c):02x}" for c in rgb), alpha > 0)
         return colors
 
