@@ -238,6 +238,24 @@ def test_bad_input_ends_with_two_and_one_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["index.html", "plan.json", "inspect.json"])
+def test_files_of_others_are_neither_replaced_nor_deleted(
+    refused, image, make_model, tmp_path, name
+):
+    card = make_model().card
+    path = save_model(
+        tmp_path / "m.safetensors", build(preset("tiny", 4, architecture="vqunet")), card
+    )
+    mine = tmp_path / "out" / name
+    mine.parent.mkdir()
+    mine.write_text('{"model": "my study"}')
+    assert f"{mine} is there already" in refused(
+        "inspect", image, "-o", mine.parent, "--model", path
+    )
+    assert mine.read_text() == '{"model": "my study"}'
+    assert list(mine.parent.iterdir()) == [mine]
+
+
 def test_scans_of_any_shape_are_drawn(l2gnet, save_scan, model_file, tmp_path):
     rng = np.random.default_rng(0)
     for number, shape in enumerate([(1, 20, 6), (2, 1, 5)]):

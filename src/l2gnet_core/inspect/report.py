@@ -23,9 +23,15 @@ from l2gnet_core.suitability import mismatches
 from l2gnet_core.volume import Grid, oriented_as, slicing_axis
 
 PAGE_FILE = "index.html"
+TABLES_FILE = "inspect.json"
 #: What models with transport alone leave.
 PLAN_FILES = ("plan.nii.gz", "plan.json", "plan.png", "references.nii.gz", "references.png",
               "uncertainty-plan.nii.gz")  # fmt: skip
+#: All that a look may leave.
+FILES = (PAGE_FILE, TABLES_FILE, "codes.nii.gz", "slices.png", "usage.png",
+         "uncertainty-combined.nii.gz", "uncertainty-softmax.nii.gz",
+         "uncertainty-neighbours.nii.gz", "uncertainty-quantisation.nii.gz",
+         *PLAN_FILES)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,10 @@ def inspect_file(
     """Segment one image and write to `folder` what the model saw, yielding progress.
 
     axis: an index of the stored array, overriding the card's rule. orientation: letters for a scan
-    that does not say its own. frame: which one of a time series, from 0. Raises InputError.
+    that does not say its own. frame: which one of a time series, from 0. Raises InputError, also
+    where files in the folder would be replaced that are of no look.
     """
+    _require_replaceable(folder)
     volume = read_volume(image)
     frames = list(volume.frames)
     if not 0 <= frame < len(frames):
@@ -78,12 +86,31 @@ def inspect_file(
     yield Step(1.0)
 
 
+def _require_replaceable(folder: Path) -> None:
+    taken = [name for name in FILES if (folder / name).exists()]
+    if taken and not _is_look(folder / TABLES_FILE):
+        raise InputError(
+            f"Expected a place for a look at a scan, but {folder / taken[0]} is there already and "
+            "l2gnet inspect did not write it; choose another output, or take that file away."
+        )
+
+
+def _is_look(tables: Path) -> bool:
+    try:
+        told = json.loads(tables.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and {"model", "usage", "check_first"} <= told.keys()
+
+
 def write_report(findings: Findings, grid: Grid, folder: Path) -> None:
     """Write maps, pictures, tables and the page.
 
     grid: the scan's own, in which maps are written. Errors: OutputError.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # First: a look that was broken off can be written over.
+    replace_bytes(folder / TABLES_FILE, json.dumps(findings.to_json(), indent=1).encode())
     look = findings.look
     # 0 is "nothing" wherever masks are shown, so codes count from 1.
     code_map = look.cells.on_scan(look.codes + np.int16(1)).astype(np.uint16)
@@ -100,7 +127,6 @@ def write_report(findings: Findings, grid: Grid, folder: Path) -> None:
     drawn = pictures(findings)
     for name, content in drawn.items():
         replace_bytes(folder / f"{name}.png", content)
-    replace_bytes(folder / "inspect.json", json.dumps(findings.to_json(), indent=1).encode())
     # Last: where the page is, everything is.
     replace_bytes(folder / PAGE_FILE, page(findings, drawn).encode())
 
