@@ -47,8 +47,13 @@ def split_patients(
     Studies often number patients by disease or site; taking one at random out of every run of
     neighbours reaches each block. `test` and `tuning` are shares of the patients; both parts get
     at least one patient whenever there are three or more. A part of `held_out` is as it says there,
-    and takes nobody else.
+    and takes nobody else. Raises InputError for shares of more than all patients.
     """
+    if test < 0 or tuning < 0 or test + tuning > 1 + 1e-9:
+        raise InputError(
+            f"Expected shares of the patients, 1 together at most, but got {test:g} to test on and "
+            f"{tuning:g} to tune on; give smaller ones."
+        )
     held_out = held_out or {}
     generator = torch.Generator().manual_seed(seed)
     free = sorted(set(patients) - held_out.keys())
@@ -58,7 +63,8 @@ def split_patients(
         if given:
             return given
         least = int(len(patients) >= 3 and len(pool) > 1)
-        count = max(least, round(share * len(free)))
+        # Two halves of three patients are two of them, each.
+        count = min(max(least, round(share * len(free))), len(pool))
         edges = np.linspace(0, len(pool), count + 1).round().astype(int)
         return [
             pool[int(torch.randint(int(a), int(b), (), generator=generator))]

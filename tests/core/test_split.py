@@ -55,6 +55,14 @@ def test_few_patients_are_all_trained_on():
     assert split_patients(["a", "b"], 0, 0.2, 0.1).train == ("a", "b")
 
 
+def test_shares_take_no_more_patients_than_there_are():
+    three = split_patients(["a", "b", "c"], 0, 0.5, 0.5)
+    assert sorted(three.test + three.tuning) == ["a", "b", "c"]
+    for shares in [(0.5, 0.6), (1.2, 0.0), (-0.1, 0.2)]:
+        with pytest.raises(InputError, match="1 together at most"):
+            split_patients(["a", "b", "c"], 0, *shares)
+
+
 def test_a_split_never_parts_a_patient(make_dataset):
     names = [f"patient{p:03}_frame{f:02}" for p in range(6) for f in (1, 9)]
     dataset = open_dataset(make_dataset(names))
