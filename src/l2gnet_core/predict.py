@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import Parameter
 
 from l2gnet_core.appearance import Appearance
 from l2gnet_core.card import ModelCard
@@ -16,7 +18,7 @@ from l2gnet_core.checkpoint import Model
 from l2gnet_core.errors import InputError, memory_is_short
 from l2gnet_core.inspect.look import Look, slice_looks
 from l2gnet_core.intensities import intensity_window, normalise
-from l2gnet_core.model import NetworkOutput
+from l2gnet_core.model import NetworkOutput, SegmentationNetwork
 from l2gnet_core.preprocess import as_seen, neighbours, pad_to_multiple, resized
 from l2gnet_core.sides import mirror_pairs
 from l2gnet_core.slice_view import slice_view
@@ -117,7 +119,7 @@ def predict_slices(
                 batch //= 2
                 notice = f"GPU memory is short: going on with smaller batches ({batch})"
             elif device != "cpu":
-                device = "cpu"
+                device, model = "cpu", replace(model, network=_on_cpu(model.network))
                 notice = "GPU memory does not suffice: going on with the CPU"
             else:
                 raise
@@ -141,6 +143,16 @@ def predict_slices(
         for index, labels in zip(indices, classes, strict=True):
             yield SlicePrediction(index, lookup[view.whole(labels)], device, notice)
             notice = None
+
+
+def _on_cpu(network: SegmentationNetwork) -> SegmentationNetwork:
+    """A copy on the CPU: another job may go on with the network itself on the GPU."""
+    tensors = [*network.parameters(), *network.buffers()]
+    # Copied first they would need memory of the GPU.
+    here = {id(one): one.detach().to("cpu", copy=True) for one in tensors}
+    for one in network.parameters():
+        here[id(one)] = Parameter(here[id(one)], one.requires_grad)
+    return copy.deepcopy(network, here)
 
 
 def _answers(

@@ -230,13 +230,19 @@ def test_when_the_gpu_does_not_suffice_the_cpu_does(model, scan, monkeypatch):
     def no_gpu(model, images, size, appearance, device, *more):
         if device == "cuda":
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        used.append(model.network)
         return compute(model, images, size, appearance, device, *more)
 
+    used = []
     monkeypatch.setattr(predict, "_answers", no_gpu)
     done = list(sliced(model, scan, 0, device="cuda"))
     assert [slice.device for slice in done] == ["cpu"] * 3
     assert "CPU" in done[0].notice
     assert agree(np.stack([slice.labels for slice in done]), wanted)
+    # The network itself stays where other jobs may use it.
+    (copy,) = set(used)
+    theirs = {one.data_ptr() for one in model.network.state_dict().values()}
+    assert not theirs & {one.data_ptr() for one in copy.state_dict().values()}
 
 
 def test_when_nothing_suffices_the_error_is_passed_on(model, scan, monkeypatch):
