@@ -21,7 +21,7 @@ from l2gnet_core.guard import Limits, Verdict
 from l2gnet_core.intensities import intensity_window
 from l2gnet_core.learner import Pace
 from l2gnet_core.phantom import cardiac_phantom
-from l2gnet_core.predict import predict_slices
+from l2gnet_core.predict import SlicePrediction, predict_slices
 from l2gnet_core.preprocess import as_seen, resized
 from l2gnet_core.scan_kind import KindAppearance, ScanKind, scan_profile
 from l2gnet_core.steadiness import unsteadiness
@@ -351,7 +351,7 @@ def test_what_leads_astray_elsewhere_is_not_taken(heart_model, phantom, monkeypa
     assert ended(search.agreed([])) == (PLAIN,)
 
 
-def test_unsteadiness_by_hand(make_model):
+def test_unsteadiness_by_hand(make_model, monkeypatch):
     labels = np.zeros((4, 32, 32), np.uint8)
     for index, rows in enumerate([4, 8, 8, 0]):
         labels[index, :rows] = 1
@@ -360,9 +360,16 @@ def test_unsteadiness_by_hand(make_model):
     # Changes of 4 + 0 + 8 rows of 20, and of 8 + 8 of 8; nothing is left for the model to say.
     found = ended(unsteadiness(make_model(), correction, "cpu"))
     assert found == pytest.approx((12 / 20 + 16 / 8) / 2)
-    # What is not marked in whole says nothing of areas.
+
+    # Of a slice that is not marked in whole the model says the areas, here background: changes of
+    # 4 + 8 + 8 rows of 12.
+    def background(model, scan, grid, axis, order, device):
+        assert order == [1]
+        yield SlicePrediction(1, np.zeros((32, 32), np.uint8), device)
+
+    monkeypatch.setattr("l2gnet_core.steadiness.predict_slices", background)
     partly = replace(correction, unmarked=2)
-    assert ended(unsteadiness(make_model(), partly, "cpu")) != found
+    assert ended(unsteadiness(make_model(), partly, "cpu")) == pytest.approx(20 / 12)
 
 
 def test_few_slices_of_a_large_scan_are_looked_at(make_model, monkeypatch):
