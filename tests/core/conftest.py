@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import MODEL_FILE, Model, save_model
@@ -21,7 +22,7 @@ from l2gnet_core.config import preset
 from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.losses import segmentation_loss
-from l2gnet_core.model import build
+from l2gnet_core.model import SegmentationNetwork, build
 from l2gnet_core.phantom import cardiac_phantom
 
 LABELS = LabelSet.from_names({1: "right ventricle", 2: "myocardium", 3: "left ventricle"})
@@ -62,12 +63,28 @@ def make_model() -> Callable[..., Model]:
 
 
 @pytest.fixture(scope="session")
-def heart_model() -> Model:
+def heart_model(tmp_path_factory) -> Model:
     """A tiny network that knows the drawn heart, whose darkened scans it does not.
 
     Training comes out otherwise on every kind of processor. With this seed and length it answers
     both so clearly that tests need not care.
     """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Trained once for all processes, each of which has a folder of its own in there.
+        folder = folder.parent
+    file = folder / "hearts.pt"
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            torch.save(_trained_on_hearts().state_dict(), file)
+    with torch.random.fork_rng(devices=[]):
+        network = build(preset("tiny", 4))
+    network.load_state_dict(torch.load(file, weights_only=True))
+    network.eval().to(memory_format=torch.channels_last)
+    return Model(network, ModelCard(name="hearts", labels=LABELS, sides=(64, 64)))
+
+
+def _trained_on_hearts() -> SegmentationNetwork:
     drawn = [cardiac_phantom(seed, 0.0, (4, 64, 64)) for seed in range(10_000, 10_008)]
     scans = [normalise(p.image, intensity_window(p.image)) for p in drawn]
     images = torch.from_numpy(np.concatenate(scans))[:, None]
@@ -83,8 +100,7 @@ def heart_model() -> Model:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    network.eval().to(memory_format=torch.channels_last)
-    return Model(network, ModelCard(name="hearts", labels=LABELS, sides=(64, 64)))
+    return network
 
 
 @pytest.fixture

@@ -320,7 +320,7 @@ def test_every_scan_has_a_look(shape, value):
 
 def test_it_is_found_again_by_its_pace(heart_model, phantom):
     correction = correct(dark(phantom), phantom.labels)
-    config = replace(SHORT, steps=None, seconds=2.0)
+    config = replace(SHORT, steps=None, seconds=0.5)
     first = last(heart_model, [correction], config)
     assert len(first.pace.appearances) == 1 + SHORT.folds
     pace = Pace.from_json(json.loads(json.dumps(asdict(first.pace))))

@@ -143,7 +143,7 @@ def test_all_storage_orders_get_one_mask_in_the_world(make_model, tmp_path, tilt
     model = make_model(SIDES, in_channels=3, oriented=True, slicing="axial", spacing=(4, 1.6, 1.4))
     found = []
     # Of the tilted ones some do: which axis is which is told in the same way.
-    for codes in ORIENTATIONS if tilt is None else ORIENTATIONS[::3]:
+    for codes in ORIENTATIONS if tilt is None else ORIENTATIONS[::9]:
         path, mask = tmp_path / f"{codes}.nii", tmp_path / "masks" / f"{codes}.nii"
         nib.save(stored_as(codes, tilt), path)
         segment_file(Job(path, mask), model, "cpu")
