@@ -1,4 +1,4 @@
-"""What the user is doing, without Qt: models in memory, and the steps of a segmentation.
+"""The models in memory, and segmenting and tidying step by step, without Qt.
 
 The widgets call these methods and draw what comes back; a script can do the same.
 """
