@@ -7,7 +7,7 @@ from typing import Any
 
 from napari.layers import Image, Layer
 
-from napari_l2gnet.layers import VIEW_KEY, is_cut, lie_on_each_other
+from napari_l2gnet.layers import VIEW_KEY, draw, is_cut, lie_on_each_other
 from napari_l2gnet.mask_layer import IMAGE_KEY, OPACITY, SEGMENTATION_KEY, MaskLayer
 from napari_l2gnet.orphans import put_below
 from napari_l2gnet.preview import PREVIEW_KEY, shows_proposal
@@ -42,19 +42,19 @@ def bring_into_view(mask: MaskLayer, alone: bool = False) -> list[Image]:
     """
     layer, layers = mask.layer, mask.viewer.layers
     scan = layer.metadata[IMAGE_KEY]
-    _draw(layer, True)
+    draw(layer, True)
     # Below a preview it is not to be seen: that shows what it will be.
     if layer.opacity < _NOTHING and not shows_proposal(annotation_of(mask)):
         layer.opacity = OPACITY
     if scan in layers and (alone or not _has_picture(mask)):
-        _draw(scan, True)
+        draw(scan, True)
     over = _over(mask, alone)
     if scan in over:
         put_below(mask.viewer, scan, [mask])
     hidden = [image for image in over if image is not scan]
     for one in list(layers):
         if any(_is_of(one, image, layers) for image in hidden):
-            _draw(one, False)
+            draw(one, False)
     return hidden
 
 
@@ -132,9 +132,3 @@ def _is_of(layer: Layer, image: Image, layers: Sequence[Layer]) -> bool:
         or layer in masks
         or any(one.metadata[SEGMENTATION_KEY] is drawn for one in masks)
     )
-
-
-def _draw(layer: Layer, visible: bool) -> None:
-    # To say so again would draw everything again.
-    if layer.visible != visible:
-        layer.visible = visible

@@ -160,7 +160,7 @@ class InspectWidget(InspectForm):
     def index(self) -> int:
         """The slice on screen, along the slicing axis."""
         assert self.layers is not None
-        return self.layers.here()[1 + self.layers.mask.segmentation.axis]
+        return self.layers.mask.here[1 + self.layers.mask.segmentation.axis]
 
     @property
     def _current(self) -> bool:
@@ -208,7 +208,7 @@ class InspectWidget(InspectForm):
         self.again.hide()
         self.go_on.hide()
         if self.layers is not None:
-            self.inspection = inspection_of(self.layers.mask, self.layers.here()[0])
+            self.inspection = inspection_of(self.layers.mask, self.layers.mask.here[0])
             self._refusal = self.inspection.refusal
             if self._refusal and self.inspection.forgotten:
                 self._offer_look(self.layers.mask, self.inspection)
@@ -290,7 +290,7 @@ class InspectWidget(InspectForm):
         if annotation.job:
             self.show_message(f"Wait until this is done: {annotation.job.lower()}.")
             return
-        version, frame = annotation.version, self.layers.here()[0]
+        version, frame = annotation.version, self.layers.mask.here[0]
         try:
             steps = look_again(shared_session(), application(mask, version))
         except InputError as error:
@@ -350,7 +350,7 @@ class InspectWidget(InspectForm):
         """Another slice or frame is on screen."""
         if self.layers is None or self.layers.mask.layer not in self.viewer.layers:
             return
-        frame = self.layers.here()[0]
+        frame = self.layers.mask.here[0]
         if self.inspection is None or self.inspection.frame != frame:
             if len(self.layers.mask.segmentation.shown) > 1:
                 self._on_mask()
@@ -460,7 +460,7 @@ class InspectWidget(InspectForm):
         if not (layer.visible or layer.metadata[IMAGE_KEY].visible):
             self.show_message(f'"{layer.name}" and its scan are hidden: show one of them first.')
             return
-        voxel = self.layers.voxel_at(position)
+        voxel = self.layers.mask.voxel_at(position)
         if voxel is None or voxel[0] != self.inspection.frame:
             return
         if not self.inspection.look.cells.sees(voxel[1:]):
@@ -506,9 +506,9 @@ class InspectWidget(InspectForm):
 
     def _to_slice(self, index: int) -> None:
         assert self.layers is not None
-        frame, *voxel = self.layers.here()
+        frame, *voxel = self.layers.mask.here
         voxel[self.layers.mask.segmentation.axis] = index
-        self.layers.go_to(frame, voxel)
+        self.layers.mask.go_to_voxel(frame, voxel)
 
     def _on_outline(self, on: bool) -> None:
         if self.layers is not None and self.inspection is not None:

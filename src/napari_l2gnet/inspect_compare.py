@@ -223,7 +223,7 @@ class Against(QObject):
         """Offer what there is; the choice stays where it can."""
         widget, found = self._widget, []
         if widget.layers is not None:
-            found = others(widget.viewer, widget.layers.mask, widget.layers.here()[0])
+            found = others(widget.viewer, widget.layers.mask, widget.layers.mask.here[0])
         combo, before = widget.compare, self.chosen
         combo.blockSignals(True)
         combo.clear()

@@ -14,7 +14,7 @@ from qtpy.QtCore import QTimer
 from napari_l2gnet.cell_array import CellArray, Lit, OneFrame
 from napari_l2gnet.inspect_colors import code_arguments, codes_of, colors_of, features_of
 from napari_l2gnet.inspection import Inspection
-from napari_l2gnet.layers import GRID_KEY, VIEW_KEY, shown_index, transform_of
+from napari_l2gnet.layers import GRID_KEY, VIEW_KEY, draw, transform_of
 from napari_l2gnet.mask_layer import MaskLayer
 
 if TYPE_CHECKING:
@@ -59,33 +59,6 @@ class InspectLayers:
         #: What is to be seen again once the widget is.
         self._to_show: set[str] = set()
 
-    # ------------------------------------------------------------------ where the viewer is
-
-    def here(self) -> tuple[int, int, int, int]:
-        """(frame, z, y, x) at the viewer's current point."""
-        return self._voxel(shown_index(self.mask.layer, self.viewer.dims.point))
-
-    def voxel_at(self, position: Sequence[float]) -> tuple[int, int, int, int] | None:
-        """(frame, z, y, x) at a place in the world; None outside of the scan."""
-        layer = self.mask.layer
-        index = np.rint(layer.world_to_data(tuple(position)[-layer.ndim :])).astype(int)
-        if (index < 0).any() or (index >= layer.data.shape).any():
-            return None
-        return self._voxel(tuple(int(i) for i in index))
-
-    def _voxel(self, index: tuple[int, ...]) -> tuple[int, int, int, int]:
-        frame, z, y, x = (0,) * (4 - len(index)) + index
-        return frame, z, y, x
-
-    def go_to(self, frame: int, voxel: Sequence[float], center: bool = False) -> None:
-        """Show the slices through a voxel (z,y,x); `center` moves the camera there, too."""
-        layer, dims = self.mask.layer, self.viewer.dims
-        point = layer.data_to_world((frame, *voxel)[-layer.ndim :])
-        dims.set_point(range(dims.ndim - layer.ndim, dims.ndim), point)
-        if center:
-            shown = [dims.point[axis] for axis in dims.displayed]
-            self.viewer.scene.camera.center = (0.0,) * (3 - len(shown)) + tuple(shown)
-
     # ------------------------------------------------------------------ layers
 
     def outline(self, on: bool) -> None:
@@ -109,13 +82,13 @@ class InspectLayers:
         self.outline(self._outlined)
         for view in set(self._to_show):
             if (layer := self.find(view)) is not None:
-                _draw(layer, not aside)
+                draw(layer, not aside)
 
     def _set_visible(self, view: str, visible: bool) -> None:
         (self._to_show.add if visible else self._to_show.discard)(view)
         layer = self.find(view)
         if layer is not None:
-            _draw(layer, visible and not self._aside)
+            draw(layer, visible and not self._aside)
 
     def find(self, view: str) -> Layer | None:
         """The layer of one view, if it is there."""
@@ -262,7 +235,7 @@ class InspectLayers:
                 **transform_of(self.mask.layer),
             )
             layer = self._insert("marks", layer, len(self.viewer.layers))
-        _draw(layer, True)
+        draw(layer, True)
         layer.selected_label = 1
         layer.brush_size = 10
         self.viewer.layers.selection.active = layer
@@ -351,9 +324,3 @@ class InspectLayers:
         if len(shape) < 4:
             return values if len(shape) == 3 else np.asarray(values).reshape(shape)
         return OneFrame(values, inspection.frame, shape)
-
-
-def _draw(layer: Layer, visible: bool) -> None:
-    # To say so again would draw everything again.
-    if layer.visible != visible:
-        layer.visible = visible

@@ -105,7 +105,7 @@ class Places(QObject):
             return
         self.at, region = at, self.found[at]
         middle = [(part.start + part.stop - 1) / 2 for part in region.box]
-        layers.go_to(inspection.frame, middle, center=True)
+        layers.mask.go_to_voxel(inspection.frame, middle, center=True)
         layers.light_region(inspection.frame, region)
         self._widget.update_controls()
 

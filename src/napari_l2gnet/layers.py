@@ -331,6 +331,13 @@ def slice_axes(dims: Any, axis: int) -> tuple[int, int]:
     return one, other
 
 
+def draw(layer: Layer, visible: bool) -> None:
+    """Draw a layer, or do not."""
+    # To say so again would draw everything again.
+    if layer.visible != visible:
+        layer.visible = visible
+
+
 def is_cut(layer: Layer, dims: Any) -> bool:
     """Does the viewer, at its sliders, show anything of a layer? Layers may lie far apart."""
     index = np.rint(layer.world_to_data(dims.point[-layer.ndim :]))

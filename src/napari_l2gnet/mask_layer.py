@@ -207,22 +207,33 @@ class MaskLayer:
         if self.viewer.dims.ndisplay == 3:
             # Redrawing a volume for every slice would stall the window; the end redraws it once.
             return False
-        frame, *voxel = self._here()
+        frame, *voxel = self.here
         axis = self.segmentation.axis
         displayed = [d - self.viewer.dims.ndim for d in self.viewer.dims.displayed]
         return (-4 in displayed or frame == place[0]) and (
             axis - 3 in displayed or voxel[axis] == place[1]
         )
 
-    def _here(self) -> tuple[int, int, int, int]:
+    @property
+    def here(self) -> tuple[int, int, int, int]:
         """(frame, z, y, x) at the viewer's current point."""
-        index = shown_index(self.layer, self.viewer.dims.point)
+        return self._voxel(shown_index(self.layer, self.viewer.dims.point))
+
+    def voxel_at(self, position: Sequence[float]) -> tuple[int, int, int, int] | None:
+        """(frame, z, y, x) at a place in the world; None outside of the scan."""
+        layer = self.layer
+        index = np.rint(layer.world_to_data(tuple(position)[-layer.ndim :])).astype(int)
+        if (index < 0).any() or (index >= layer.data.shape).any():
+            return None
+        return self._voxel(tuple(int(i) for i in index))
+
+    def _voxel(self, index: tuple[int, ...]) -> tuple[int, int, int, int]:
         frame, z, y, x = (0,) * (4 - len(index)) + index
         return frame, z, y, x
 
     def voxels(self) -> dict[int, int]:
         """Voxels by label id in the frame on screen."""
-        return self.segmentation.counts.in_frame(self._here()[0])
+        return self.segmentation.counts.in_frame(self.here[0])
 
     @property
     def grid(self) -> Grid:
@@ -237,7 +248,7 @@ class MaskLayer:
 
     def coverage(self) -> tuple[int, int]:
         """Slices segmented, and slices there are, in the frame on screen."""
-        return self.segmentation.coverage(self._here()[0])
+        return self.segmentation.coverage(self.here[0])
 
     def name_coverage(self) -> None:
         """Say in the layer's name that a part of the scan is not segmented, as long as it is so."""
@@ -246,7 +257,7 @@ class MaskLayer:
     @property
     def place(self) -> Place:
         """The slice on screen."""
-        frame, *voxel = self._here()
+        frame, *voxel = self.here
         return frame, voxel[self.segmentation.axis]
 
     @property
@@ -280,7 +291,7 @@ class MaskLayer:
         """Show a slice, in 2-D and cut as the model cuts; where it is looked at stays."""
         if not self.cut_as_sliced:
             self._cut_as_sliced()
-        index = list(self._here())
+        index = list(self.here)
         index[0], index[1 + self.segmentation.axis] = place[0], place[1]
         dims, ndim = self.viewer.dims, self.layer.ndim
         point = self.layer.data_to_world(index[-ndim:])
@@ -291,17 +302,21 @@ class MaskLayer:
 
     def go_to(self, label: int) -> bool:
         """Show the largest slice of an organ in this frame; False if it has none."""
-        frame = self._here()[0]
+        frame = self.here[0]
         voxel = self.segmentation.go_to(label, frame)
         if voxel is None:
             return False
-        index = ((frame,) if self.layer.ndim == 4 else ()) + voxel
-        point = self.layer.data_to_world(index[-self.layer.ndim :])
-        dims = self.viewer.dims
-        dims.set_point(range(dims.ndim - self.layer.ndim, dims.ndim), point)
-        shown = [dims.point[axis] for axis in dims.displayed]
-        self.viewer.scene.camera.center = (0.0,) * (3 - len(shown)) + tuple(shown)
+        self.go_to_voxel(frame, voxel, center=True)
         return True
+
+    def go_to_voxel(self, frame: int, voxel: Sequence[float], center: bool = False) -> None:
+        """Show the slices through a voxel (z,y,x); `center` moves the camera there, too."""
+        layer, dims = self.layer, self.viewer.dims
+        point = layer.data_to_world((frame, *voxel)[-layer.ndim :])
+        dims.set_point(range(dims.ndim - layer.ndim, dims.ndim), point)
+        if center:
+            shown = [dims.point[axis] for axis in dims.displayed]
+            self.viewer.scene.camera.center = (0.0,) * (3 - len(shown)) + tuple(shown)
 
     def colors(self) -> dict[int, tuple[str, bool]]:
         """By label id: an organ's colour as "#rrggbb", and whether it is drawn."""
