@@ -10,7 +10,7 @@ from statistics import fmean
 
 import numpy as np
 from _corruptions import CORRUPTIONS
-from _inspection_measures import area_under_roc, judged, slice_dice
+from _inspection_measures import all_near_borders, area_under_roc, judged, slice_dice
 from _inspection_scans import WAYS, Array, Seen, frames, seen
 
 from l2gnet_core.checkpoint import Model
@@ -20,7 +20,6 @@ from l2gnet_core.inspect.uncertainty import (
     SURE,
     border_distances,
     lacking_overlap,
-    near_borders,
     uncertainty_maps,
     wrong_share,
 )
@@ -89,7 +88,7 @@ def example(one: Seen, kinds: dict[str, list[str]], rng: np.random.Generator) ->
         return Voxels(inputs, (one.mask != one.truth)[zone])
 
     # Those judged lie near true borders as well: which these are must not be learnt from.
-    near = np.flatnonzero(near_borders(one.mask))
+    near = np.flatnonzero(all_near_borders(one.mask))
     taught = np.zeros(one.mask.shape, bool)
     taught.flat[rng.choice(near, min(SAMPLE, len(near)), replace=False)] = True
     return Example(one, voxels(taught), voxels(judged(one.mask, one.truth)))
@@ -129,7 +128,7 @@ def fit_voxels(examples: list[Example], kind: str) -> Array:
 def fit_slices(volumes: list[Seen], of_voxels: Array, labels: list[int]) -> Array:
     inputs, targets = [], []
     for one in volumes:
-        near = near_borders(one.mask)
+        near = all_near_borders(one.mask)
         # Of a slice amid empty ones nothing is known to go by.
         there = near.any((1, 2))
         maps = uncertainty_maps(one.look, one.mask)

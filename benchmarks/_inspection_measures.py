@@ -23,10 +23,15 @@ from l2gnet_core.inspect.uncertainty import (
 RANDOM_ORDERS = 200
 
 
+def all_near_borders(mask: Array) -> NDArray[np.bool_]:
+    """(n,H,W): `near_borders` of every slice of a mask (n,H,W)."""
+    return np.stack([near_borders(mask, index) for index in range(len(mask))])
+
+
 def judged(mask: Array, truth: Array) -> NDArray[np.bool_]:
     """Voxels within 5 pixels of a predicted or true border, each in its own slice."""
     both = np.stack([mask, truth])
-    zone = [[near_borders(one[None])[0] for one in slices] for slices in both]
+    zone = [[near_borders(one[None], 0) for one in slices] for slices in both]
     return np.any(zone, axis=0)
 
 
@@ -120,7 +125,7 @@ def scores(one: Seen, labels: Sequence[int]) -> dict:
     maps = uncertainty_maps(one.look, one.mask)
     zone = judged(one.mask, one.truth)
     wrong = (one.mask != one.truth)[zone]
-    near = near_borders(one.mask)
+    near = all_near_borders(one.mask)
     predicted, orders = {}, {}
     for name, values in maps.items():
         amounts = (values * near).sum((1, 2), dtype=np.float64)

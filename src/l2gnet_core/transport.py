@@ -45,24 +45,6 @@ class TransportPlan:
     row_mass: Tensor
     row_codes: Tensor
 
-    def column_residual(self) -> Tensor:
-        """(B,): largest relative deviation of a column sum from 1/R."""
-        references = self.coupling.shape[-1]
-        return (self.coupling.sum(1) * references - 1).abs().amax(-1)
-
-    def code_to_code(self, codes: int) -> Tensor:
-        """Code-to-code transport plan T = Q diag(1/s) Qᵀ, (B,codes,codes).
-
-        Symmetric and non-negative; both marginals are the code frequencies, so it sums to one.
-        Rows of codes that do not occur are zero.
-        """
-        batch, rows, references = self.coupling.shape
-        index = self.row_codes.clamp(min=0)[..., None].expand(batch, rows, references)
-        by_code = self.coupling.new_zeros(batch, codes, references)
-        # Padding rows carry no mass, so adding them to code 0 changes nothing.
-        by_code.scatter_add_(1, index, self.coupling)
-        return (by_code / by_code.sum(1, keepdim=True)) @ by_code.transpose(1, 2)
-
 
 def cosine_cost(rows: Tensor, reference: Tensor) -> Tensor:
     """M (B,m,R) = 1 − cos(rows (B,m,d), reference (R,d))."""

@@ -34,7 +34,7 @@ def doubtful_slices(
     """
     from l2gnet_core.inspect.uncertainty import (
         expected_wrong,
-        near_borders_in,
+        near_borders,
         ranked_by,
         slice_maps,
     )
@@ -48,7 +48,7 @@ def doubtful_slices(
         wrong, organs = np.zeros(len(slices)), []
         for index, maps in enumerate(slice_maps(look, mask, ["combined"])):
             uncertainty = maps["combined"]
-            wrong[index] = expected_wrong(uncertainty, near_borders_in(slices, index))
+            wrong[index] = expected_wrong(uncertainty, near_borders(slices, index))
             organs.append(_most_doubtful(uncertainty, slices[index], names))
             yield {}  # a moment to stop at
         ranking = ranked_by(wrong, slices, look.seen)

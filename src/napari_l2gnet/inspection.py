@@ -255,7 +255,7 @@ class Inspection:
         from l2gnet_core.inspect.similar import highest
         from l2gnet_core.inspect.uncertainty import (
             expected_wrong,
-            near_borders_in,
+            near_borders,
             plan_entropy,
             ranked_by,
             slice_maps,
@@ -272,7 +272,7 @@ class Inspection:
         wrong, places = np.zeros(len(slices)), []
         for index, maps in enumerate(slice_maps(look, mask, wanted)):
             yield f"Mapping doubt · slice {index + 1} of {len(slices)}"
-            near = near_borders_in(slices, index)
+            near = near_borders(slices, index)
             if not self.ranking:
                 wrong[index] = expected_wrong(maps["combined"], near)
             values = maps[kind]

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import QAbstractButton, QComboBox
 
 from l2gnet_core.card import CodeStatistics
 from l2gnet_core.inspect.codes import code_colors
-from l2gnet_core.inspect.plans import code_plan, partners, reference_map, sources_map
+from l2gnet_core.inspect.plans import code_plan, partners, sources_map
 from l2gnet_core.inspect.uncertainty import ranked_slices, uncertainty_maps
 from napari_l2gnet.charts import Chart
 from napari_l2gnet.inspect_form import CODES, DOUBT, HEARD, NOTHING, REFERENCE
@@ -231,7 +231,8 @@ def test_references_lie_over_the_image(opened: Made, qtbot: Any) -> None:
     widget.views.reference_picked.emit(5)
     heat = widget.layers.find("heat")
     assert heat.name == "sent to reference 6"
-    wanted = look.cells.on_scan(reference_map(look, 5)) * 8
+    rows = look.plans[np.arange(len(look.codes))[:, None, None], look.codes]
+    wanted = look.cells.on_scan(rows[..., 5]) * 8
     np.testing.assert_allclose(np.asarray(heat.data), wanted, rtol=1e-5)
     assert "Reference 6" in widget.views.references.tell(5)
 

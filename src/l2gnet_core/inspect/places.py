@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from l2gnet_core.errors import InputError
 from l2gnet_core.inspect.look import Look
 from l2gnet_core.inspect.similar import Region, highest
-from l2gnet_core.inspect.uncertainty import near_borders_in
+from l2gnet_core.inspect.uncertainty import near_borders
 
 #: Pixels along the side of an unsure place: what one glance takes in, about two cells' corners.
 WINDOW = 15
@@ -29,7 +29,7 @@ def unsure_regions(
     everywhere = not mask.any()
     regions = []
     for index, doubt in enumerate(doubts):
-        near = np.ones(doubt.shape, bool) if everywhere else near_borders_in(slices, index)
+        near = np.ones(doubt.shape, bool) if everywhere else near_borders(slices, index)
         regions += unsure_in_slice(index, doubt, near, axis, most)
     return highest(regions, most)
 

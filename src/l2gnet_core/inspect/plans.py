@@ -33,13 +33,6 @@ def column_residual(look: Look) -> NDArray[np.float64]:
     return np.where(look.seen, residual, np.nan)
 
 
-def reference_map(look: Look, reference: int) -> NDArray[np.float32]:
-    """(n,h,w): which share of each cell's mass goes to a reference; zero where not seen."""
-    by_code = look.plans[:, :, reference]
-    slices = np.arange(len(look.codes))[:, None, None]
-    return np.where(look.seen[:, None, None], by_code[slices, look.codes], np.float32(0))
-
-
 def sources_map(look: Look, index: int, code: int) -> NDArray[np.float64]:
     """(h,w): how much of what a token of this code in slice `index` gets back comes from each cell
     of the slice; sums to one. Zero everywhere if the code does not occur there."""

@@ -200,14 +200,9 @@ class SliceDoubt:
     voxels: float
 
 
-def near_borders(slices: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """(n,H,W): what lies within `BORDER` pixels of a border in a slice of a mask (n,H,W) or in one
+def near_borders(slices: NDArray[np.generic], index: int) -> NDArray[np.bool_]:
+    """(H,W): what lies within `BORDER` pixels of a border in one slice of a mask (n,H,W) or in one
     of its neighbours, so that a structure that ends too early is noticed, too."""
-    return np.stack([near_borders_in(slices, index) for index in range(len(slices))])
-
-
-def near_borders_in(slices: NDArray[np.generic], index: int) -> NDArray[np.bool_]:
-    """(H,W): `near_borders` of one slice of a mask (n,H,W)."""
     from scipy import ndimage
 
     borders = np.zeros(slices.shape[1:], bool)
@@ -245,7 +240,7 @@ def ranked_slices(
     first, or those in the middle where nothing is found at all.
     """
     slices, doubts = np.moveaxis(mask, axis, 0), np.moveaxis(uncertainty, axis, 0)
-    near = (near_borders_in(slices, index) for index in range(len(slices)))
+    near = (near_borders(slices, index) for index in range(len(slices)))
     wrong = [expected_wrong(doubt, zone) for doubt, zone in zip(doubts, near, strict=True)]
     return ranked_by(np.array(wrong), slices, seen)
 
