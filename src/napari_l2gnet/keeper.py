@@ -213,6 +213,15 @@ class Keeper(QObject):
         while changed and time.perf_counter() < until:
             self._note(changed.pop())
 
+    def _copy_vouched(self) -> None:
+        """Copy what a person vouches for and is not saved so: at once, for by the time that the
+        saving thread came to it another answer may be there."""
+        reviewed, changed = self._segmentation.reviewed, self._segmentation.changed
+        anew = reviewed - self._reviewed
+        for place in anew | (reviewed & (changed | self._segmentation.answered)):
+            changed.discard(place)
+            self._note(place)
+
     def _note(self, place: Place) -> None:
         state = self._segmentation.slice_state(place)
         self._set_touched(place, state)
@@ -246,6 +255,7 @@ class Keeper(QObject):
         """What is not saved yet; None if that is nothing."""
         if not self.begun:
             return None
+        self._copy_vouched()
         segmentation, state = self._segmentation, self._state()
         for places, now in (
             (state.reviewed - self._reviewed, True),
@@ -299,22 +309,30 @@ class Keeper(QObject):
             if self.folder is None:
                 self.folder = ProjectFolder.create(scan)
             batch.state = replace(batch.state, scan=scan, model=self._model)
-            self.folder.save(batch.state, batch.slices, batch.deeds, self.volume)
+            self.folder.save(batch.state, batch.slices, batch.deeds, self.volume, batch.later)
             batch.saved = True
             model = batch.model if isinstance(batch.model, ModelId | None) else id_of(batch.model)
-            if model != self._model:
-                # Never a model that the history does not have yet.
-                self._model, batch.state = model, replace(batch.state, model=model)
-                self.folder.save(batch.state, {}, [], self.volume)
+            if model == self._model and not batch.later:
+                return
             # A stroke made meanwhile must not wait for all of a large scan.
             self.folder.save_slices(self._copied(batch, time.monotonic() + seconds))
+            # Never a model that the history does not have yet.
+            self._model, batch.state = model, replace(batch.state, model=model)
+            self.folder.save(batch.state, {}, [], self.volume, batch.later)
 
     def _copied(self, batch: _Batch, until: float) -> Iterator[tuple[Place, SliceState]]:
         """Slices of a batch that are copied as late as this, as long as there is time."""
+        segmentation, left = self._segmentation, set()
         while batch.later and time.monotonic() < until:
             place = batch.later.pop()
-            batch.slices[place] = self._segmentation.slice_state(place)
-            yield place, batch.slices[place]
+            one = segmentation.slice_state(place)
+            if place in batch.state.finished and place not in segmentation.finished:
+                # Its answer was taken back meanwhile: what is saved yet says that it is there.
+                left.add(place)
+                continue
+            batch.slices[place] = one
+            yield place, one
+        batch.later |= left
 
     def _on_saved(self, batch: _Batch, problem: str) -> None:
         if batch.dropped:

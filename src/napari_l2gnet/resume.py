@@ -25,7 +25,7 @@ from l2gnet_core.project.folder import (
 )
 from l2gnet_core.project.history import History
 from l2gnet_core.project.scans import identify
-from l2gnet_core.project.state import ModelId, ProjectState
+from l2gnet_core.project.state import ModelId, Place, ProjectState, slice_of
 from l2gnet_core.volume import Volume
 from napari_l2gnet.annotation import Version
 from napari_l2gnet.layers import volume_of
@@ -65,8 +65,12 @@ def read_work(path: Path) -> Generator[Work, None, None]:
     try:
         state = folder.read_state()
         slices, saved = folder.read_slices(state)
+        painted = {place for place in saved if slice_of(slices.by_person, place, state.axis).any()}
+        # Which they are may be said wrongly after a crash; the keeper looks at them again.
+        unsure = painted ^ state.touched
         state = _with_slices(state, saved)
         segmentation = Segmentation.resumed(state.grid, state, slices)
+        segmentation.changed |= unsure
         scripts = ScriptWatch(segmentation, as_saved=True)
         versions, numbers, problem = _versions(folder.history)
         shown = 0 if state.model is None else numbers.get(state.model, 0)
@@ -96,9 +100,15 @@ def _versions(history: History) -> tuple[list[Version], dict[ModelId, int], str]
     return versions, numbers, problem
 
 
-def _with_slices(state: ProjectState, saved: frozenset[tuple[int, int]]) -> ProjectState:
-    # After a crash some slices may not be there yet that were to be saved next.
-    return replace(state, finished=state.finished & saved, touched=state.touched & saved)
+def _with_slices(state: ProjectState, saved: frozenset[Place]) -> ProjectState:
+    # Projects of before, after a crash, speak of slices that were to be saved next.
+    return replace(
+        state,
+        finished=state.finished & saved,
+        reviewed=state.reviewed & saved,
+        touched=state.touched & saved,
+        unsaid=frozenset((place, organ) for place, organ in state.unsaid if place in saved),
+    )
 
 
 def shown_again(work: Work, viewer: Viewer, layer: Image) -> MaskLayer | None:

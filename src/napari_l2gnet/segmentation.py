@@ -385,6 +385,9 @@ class Segmentation:
 
     def _swap(self, adoption: Adoption, back: bool = False) -> None:
         self.answering.emit()
+        if back:
+            # First: whoever copies slices meanwhile goes by it.
+            self.finished -= adoption.completes
         adoption.answer.into(self.answer, back)
         adoption.raw.into(self.raw, back)
         adoption.shown.into(self.known, back)
@@ -394,9 +397,7 @@ class Segmentation:
         side = 0 if back else 1
         self.version, self.model = adoption.version[side], adoption.model[side]
         self.looks = adoption.looks[side]
-        if back:
-            self.finished -= adoption.completes
-        else:
+        if not back:
             self.finished |= adoption.completes
 
     def places_of(self, voxels: NDArray[np.intp]) -> set[Place]:

@@ -28,7 +28,7 @@ from l2gnet_core.project.folder import (
     find_projects,
     open_project,
 )
-from l2gnet_core.project.models import ModelStore
+from l2gnet_core.project.models import ModelStore, id_of
 from l2gnet_core.project.scans import grid_from_json, grid_to_json, identify
 from l2gnet_core.project.state import ModelId, ProjectState, SliceState
 from l2gnet_core.volume import Grid
@@ -120,6 +120,58 @@ def test_any_order_of_saves_leaves_the_last_of_each_slice(tmp_path_factory, save
         assert (again.labels[frame, :, index] == label).all()
         assert (again.by_person[frame, :, index] == (label > 9)).all()
         assert (again.raw[frame, :, index] == label // 2).all()
+
+
+@pytest.fixture
+def states(tmp_path, monkeypatch):
+    """What a crash would leave after each write, as (state, labels of the slices by place)."""
+    found, put = [], os.replace
+
+    def put_and_look(source, target):
+        put(source, target)
+        project = ProjectFolder(next((tmp_path / "projects").iterdir()))
+        state = project.read_state()
+        slices, saved = project.read_slices(state)
+        entries = [entry["what"] for entry in project.history.entries()]
+        labels = {at: int(slices.labels[at].max()) for at in saved}
+        found.append((state, labels, entries))
+
+    monkeypatch.setattr(os, "replace", put_and_look)
+    monkeypatch.setattr("l2gnet_core.project.folder._WRITERS", 1)
+    return found
+
+
+def test_nobody_is_said_to_vouch_for_a_slice_that_is_not_as_they_saw_it(states):
+    seen, other = (0, 0), (0, 1)
+    accepted = state_of(finished=frozenset({seen, other}), reviewed=frozenset({seen}))
+    project = ProjectFolder.create(accepted.scan)
+    project.save(accepted, {seen: blank(label=2)}, [Reviewed([seen], True)], SCAN, {other})
+    # Before, with the slice, and the scan's voxels at last.
+    assert [seen in state.reviewed for state, *_ in states] == [False, False, True, True]
+    assert project.read_state().finished == {seen}
+    # Its acceptance is taken back, and another answer comes into it.
+    taken_back = replace(accepted, reviewed=frozenset())
+    slices = {seen: blank(label=1), other: blank(label=1)}
+    project.save(taken_back, slices, [Reviewed([seen], False)], SCAN)
+    for state, labels, _ in states:
+        assert all(labels.get(place) == 2 for place in state.reviewed)
+        assert state.finished <= labels.keys()
+    assert project.read_state().finished == {seen, other}
+
+
+def test_an_organ_has_its_name_and_a_model_its_deed_before_they_are_met(states, make_model):
+    state, model = state_of(), make_model()
+    project = ProjectFolder.create(state.scan)
+    project.save(state, {(0, 0): blank(label=1)}, [], SCAN)
+    del states[:]
+    names = LabelSet.from_names({1: "one", 2: "two", 3: "three"})
+    with_organ = replace(state, labels=names, model=id_of(model))
+    deeds = [Answered("segmented", model, [(0, 1)])]
+    project.save(with_organ, {(0, 1): blank(label=3)}, deeds, SCAN)
+    for state, labels, entries in states:
+        assert set(labels.values()) <= state.labels.names.keys()
+        assert state.model is None or entries == ["segmented"]
+    assert project.read_state().model == id_of(model)
 
 
 def test_a_scan_is_found_by_its_voxels_and_place_whatever_it_is_called(projects):

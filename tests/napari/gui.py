@@ -46,6 +46,7 @@ def is_saved(widget: Any) -> bool:
         and state.reviewed == mask.reviewed
         and state.unsaid == mask.unsaid
         and state.finished == mask.finished
+        and state.touched == mask.painted().keys()
         and state.labels.names == mask.card.labels.names
         and not mask.deeds
     )

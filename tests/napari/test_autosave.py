@@ -19,11 +19,13 @@ from napari.components import ViewerModel
 from superqt.utils import WorkerBase
 
 from l2gnet_core.card import ModelCard
+from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.cli import main
 from l2gnet_core.errors import OutputError
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.project.folder import ProjectFolder, open_project
-from l2gnet_core.project.state import slice_of
+from l2gnet_core.project.scans import identify
+from l2gnet_core.project.state import ProjectState, SliceState, slice_of
 from l2gnet_core.volume import Grid
 from napari_l2gnet.keeper import Keeper, keep, keeper_of
 from napari_l2gnet.mask_layer import MaskLayer
@@ -172,6 +174,32 @@ def test_a_mask_is_brought_back_while_the_window_goes_on(
     widget.mask.layer.data[4, 3:6] = 2
     folder = keeper_of(widget.mask).folder
     qtbot.waitUntil(lambda: (0, 4) in folder.read_state().touched, timeout=5000)
+
+
+def test_slices_that_a_crash_kept_from_being_saved_are_not_reviewed(projects: Path) -> None:
+    volume = Grid((4, 9, 5)).volume(np.arange(180).reshape(4, 9, 5))
+    card = ModelCard("model", LabelSet.from_names({1: "one"}))
+    there, missing, painted = (0, 0), (0, 1), (0, 2)
+    both = frozenset({there, missing})
+    state = ProjectState(
+        identify(volume), volume.grid, "", 0, card, None, card.labels, CleanUp(),
+        finished=both, reviewed=both, touched=both, unsaid=frozenset((at, 1) for at in both),
+    )  # fmt: skip
+    labels, nobody = np.ones((9, 5), np.uint8), np.zeros((9, 5), bool)
+    slices = {
+        there: SliceState(labels, nobody, labels),
+        painted: SliceState(labels, ~nobody, labels),
+    }
+    project = ProjectFolder.create(state.scan)
+    project.save(state, slices, [], volume)
+    project.release()
+    (work,) = read_work(project.path)
+    assert work.segmentation.finished == {there}
+    assert work.segmentation.reviewed == {there}
+    assert work.segmentation.unsaid == {(there, 1)}
+    # Which slices are painted is found out anew.
+    assert work.segmentation.changed == {there, missing, painted}
+    work.folder.release()
 
 
 def test_starting_anew_leaves_the_old_work_where_it_is(

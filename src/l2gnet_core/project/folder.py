@@ -12,10 +12,10 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -127,6 +127,8 @@ class ProjectFolder:
         self.history = History(path)
         # Of each slice that was written since it is held: what tells its arrays from others.
         self._written: dict[Place, bytes] = {}
+        # What project.json says; None as long as nobody has read or written it.
+        self._said: ProjectState | None = None
         self._lock = FileLock(path / "lock", timeout=0, thread_local=False)
 
     @classmethod
@@ -165,7 +167,9 @@ class ProjectFolder:
             raise OutputError(
                 f"{self.path} cannot be written: {error.strerror or error}."
             ) from error
-        self._written.clear()  # others may have written meanwhile
+        # Others may have written meanwhile.
+        self._written.clear()
+        self._said = None
         # What a crash left half written.
         for file in self.path.glob("**/.l2gnet-*"):
             file.unlink(missing_ok=True)
@@ -189,18 +193,29 @@ class ProjectFolder:
         slices: Mapping[Place, SliceState],
         deeds: list[Deed],
         volume: Volume,
+        later: Collection[Place] = (),
     ) -> None:
         """Save what is new, a person's slices first; deeds that are written are taken off the list.
 
-        volume: the scan, whose voxels are written once. Raises OutputError; what was saved before
-        is still there.
+        Wherever a crash breaks it off, project.json vouches for no slice that it does not find: it
+        takes back first what does not hold any more, and says what is new when all that is there.
+
+        slices: among them all that are reviewed anew, or are reviewed and changed. volume: the
+        scan, whose voxels are written once. later: slices yet to be saved; of these no more are
+        called finished than were. Raises OutputError; what was saved before is still there.
         """
-        self._write_state(state)
-        order = sorted(slices, key=lambda place: (place not in state.touched, place))
+        before = self._last_said()
+        meanwhile = _meanwhile(state, before)
+        if before is None or _claims(meanwhile) != _claims(before):
+            self._write_state(meanwhile)
+        theirs = state.touched | state.reviewed
+        order = sorted(slices, key=lambda place: (place not in theirs, place))
         self.save_slices((place, slices[place]) for place in order)
         while deeds:
             self.history.add(deeds[0])
             del deeds[0]
+        unfinished = frozenset(later) - meanwhile.finished
+        self._write_state(replace(state, finished=state.finished - unfinished))
         file = self.history.scan_file(state.scan.voxels)
         if not file.exists():
             file.parent.mkdir(exist_ok=True)
@@ -225,6 +240,11 @@ class ProjectFolder:
             save_arrays(self._slice_file(place), arrays)
             self._written[place] = digest
 
+    def _last_said(self) -> ProjectState | None:
+        if self._said is None and (self.path / _STATE_FILE).exists():
+            self._said = self.read_state()
+        return self._said
+
     def _write_state(self, state: ProjectState) -> None:
         values = {
             "format": FORMAT,
@@ -233,6 +253,7 @@ class ProjectFolder:
             **state.to_json(),
         }
         replace_bytes(self.path / _STATE_FILE, json.dumps(values, indent=1).encode())
+        self._said = state
 
     def _slice_file(self, place: Place) -> Path:
         return self.path / "slices" / f"{place[0]}-{place[1]}.npz"
@@ -277,6 +298,41 @@ class ProjectFolder:
         except (KeyError, ValueError, TypeError) as error:
             raise _broken(self.path) from error
         return SliceState(labels, by_person, raw), frozenset(found)
+
+
+def _meanwhile(state: ProjectState, before: ProjectState | None) -> ProjectState:
+    """What holds of every slice, be it as it was or as it is to be; and organs have names by the
+    time that there are voxels of them. before: None if nothing was said yet."""
+    if before is None:
+        nothing: frozenset[Place] = frozenset()
+        return replace(
+            state,
+            model=None,
+            finished=nothing,
+            reviewed=nothing,
+            touched=nothing,
+            unsaid=frozenset(),
+        )
+    reviewed = state.reviewed & before.reviewed
+    unsaid = {
+        (place, organ)
+        for place, organ in state.unsaid | before.unsaid
+        if place in reviewed and organ in state.labels.names
+    }
+    return replace(
+        state,
+        # Not one that the history does not have yet.
+        model=before.model,
+        finished=state.finished & before.finished,
+        reviewed=reviewed,
+        touched=state.touched & before.touched,
+        unsaid=frozenset(unsaid),
+    )
+
+
+def _claims(state: ProjectState) -> tuple[object, ...]:
+    """What slices are read by."""
+    return state.finished, state.reviewed, state.unsaid, state.labels
 
 
 def _digest(arrays: Mapping[str, NDArray[Any]]) -> bytes:
