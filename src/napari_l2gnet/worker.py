@@ -72,7 +72,11 @@ class Job(QObject):
         self.cancelled.emit()
 
     def _on_errored(self, error: BaseException) -> None:
-        self.failed.emit(str(error))
+        if self._cancelling:
+            # Whoever cancels wants to know of nothing that came of it.
+            self.cancelled.emit()
+        else:
+            self.failed.emit(str(error))
 
 
 def _guarded(generator: Generator[Any, None, None]) -> Iterator[Any]:
