@@ -277,7 +277,8 @@ class Keeper(QObject):
     # ------------------------------------------------------------------ saving
 
     def _start(self, steps: Generator[None, None, None], batch: _Batch | None = None) -> None:
-        job = self._job = Job(steps, self)
+        # Behind runs and fine-tunings of other masks it would wait for minutes.
+        job = self._job = Job(steps, self, urgent=True)
 
         def ended(problem: str = "") -> None:
             self._job = None

@@ -1,4 +1,4 @@
-"""The only threading code: a generator run in a thread of its own, that can be cancelled."""
+"""A generator run in another thread, that can be cancelled."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from l2gnet_core.errors import InputError
 
 #: Enough to be overtaken by the window at once, and still to get most of an idle machine.
 _NICENESS = 5
+#: The name of threads of urgent jobs.
+URGENT = "l2gnet urgent job"
 
 
 class JobError(Exception):
@@ -30,6 +32,9 @@ class Job(QObject):
 
     Exactly one of `finished`, `cancelled` and `failed` (with a sentence) ends a job. Signals are
     not emitted once the owner is gone: connections to a deleted QObject are cut by Qt.
+
+    Jobs share Qt's threads, one for each core, and wait for one another. urgent: in a thread of its
+    own, without waiting; for what takes little time.
     """
 
     yielded = Signal(object)
@@ -37,8 +42,11 @@ class Job(QObject):
     cancelled = Signal()
     failed = Signal(str)
 
-    def __init__(self, generator: Generator[Any, None, None], parent: QObject) -> None:
+    def __init__(
+        self, generator: Generator[Any, None, None], parent: QObject, urgent: bool = False
+    ) -> None:
         super().__init__(parent)
+        self._urgent = urgent
         self._worker: GeneratorWorker = create_worker(
             _guarded, generator, _start_thread=False, _ignore_errors=True
         )
@@ -54,7 +62,10 @@ class Job(QObject):
 
     def start(self) -> None:
         """Begin; signals follow."""
-        self._worker.start()
+        if self._urgent:
+            threading.Thread(target=self._worker.run, name=URGENT).start()
+        else:
+            self._worker.start()
 
     def cancel(self) -> None:
         """Stop at the next yield; nothing is handed out any more from now on."""

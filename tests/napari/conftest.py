@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from l2gnet_core.model import build
 from napari_l2gnet.correct import CorrectWidget
 from napari_l2gnet.segment import SegmentWidget
 from napari_l2gnet.session import Session
+from napari_l2gnet.worker import URGENT
 
 NAMES = {1: "right ventricle", 2: "myocardium", 3: "left ventricle"}
 
@@ -37,6 +39,9 @@ def projects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def no_thread_is_left() -> Iterator[None]:
     yield
     WorkerBase.await_workers(10_000)
+    for thread in threading.enumerate():
+        if thread.name == URGENT:
+            thread.join(10)
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,13 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, QThreadPool
 
 from napari_l2gnet.worker import Job
+
+
+def iter_of(item: Any) -> Iterator[Any]:
+    yield item
 
 
 def test_an_error_after_cancel_is_a_cancel(qtbot: Any) -> None:
@@ -30,3 +34,20 @@ def test_an_error_after_cancel_is_a_cancel(qtbot: Any) -> None:
     go_on.set()
     qtbot.waitUntil(lambda: bool(ends), timeout=10_000)
     assert ends == ["cancelled"]
+
+
+def test_what_is_urgent_does_not_wait_for_others(qtbot: Any) -> None:
+    parent, go_on = QObject(), threading.Event()
+
+    def long() -> Iterator[None]:
+        assert go_on.wait(10)
+        yield
+
+    for _ in range(QThreadPool.globalInstance().maxThreadCount()):
+        Job(long(), parent).start()
+    urgent = Job(iter_of(1), parent, urgent=True)
+    try:
+        with qtbot.waitSignals([urgent.yielded, urgent.finished], timeout=10_000):
+            urgent.start()
+    finally:
+        go_on.set()
