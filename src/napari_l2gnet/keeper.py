@@ -158,6 +158,8 @@ class Keeper(QObject):
         self._touched: set[Place] = set()
         self._reviewed: set[Place] = set()
         self._organs = self._segmentation.card.labels
+        # Organs, the colormap that they are shown with, and what `_labels` made of both.
+        self._shown_as: tuple[LabelSet, Any, LabelSet] = (LabelSet(()), None, LabelSet(()))
         self._model: ModelId | None = None
         self._saved_state: ProjectState | None = None
         self._window_closes = False
@@ -235,7 +237,6 @@ class Keeper(QObject):
     def _state(self) -> ProjectState:
         segmentation, mask = self._segmentation, self._mask
         grid = segmentation.grid
-        colors = {label: color for label, (color, _) in mask.colors().items()}
         return ProjectState(
             scan=self._scan or ScanId("", ""),
             grid=grid,
@@ -243,13 +244,22 @@ class Keeper(QObject):
             axis=segmentation.axis,
             card=segmentation.card,
             model=self._model,
-            labels=LabelSet.from_names(segmentation.card.labels.names, colors),
+            labels=self._labels(),
             clean_up=segmentation.clean_up,
             finished=frozenset(segmentation.finished),
             reviewed=frozenset(segmentation.reviewed),
             touched=frozenset(self._touched),
             unsaid=frozenset(segmentation.unsaid),
         )
+
+    def _labels(self) -> LabelSet:
+        """Organs as they are shown; made anew only if they are others, for many take milliseconds
+        and every look asks."""
+        labels, colormap = self._segmentation.card.labels, self._mask.layer.colormap
+        if labels is not self._shown_as[0] or colormap is not self._shown_as[1]:
+            colors = {label: color for label, (color, _) in self._mask.colors().items()}
+            self._shown_as = labels, colormap, LabelSet.from_names(labels.names, colors)
+        return self._shown_as[2]
 
     def _batch(self) -> _Batch | None:
         """What is not saved yet; None if that is nothing."""

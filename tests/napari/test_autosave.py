@@ -383,6 +383,28 @@ def test_a_damaged_project_is_told_and_not_offered(
     assert not widget.offer.resume.isHidden()
 
 
+def test_a_look_at_a_mask_that_is_saved_does_not_ask_for_its_colours(
+    qapp: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = Grid((4, 9, 5)).volume(np.arange(180).reshape(4, 9, 5))
+    card = ModelCard("model", LabelSet.from_names({1: "one"}))
+    viewer = ViewerModel()
+    mask = MaskLayer.add(viewer, viewer.add_image(volume.data), volume.grid, card, 0)
+    keeper = keep(mask, volume)
+    mask.segmentation.reviewed.add((0, 1))
+    keeper.save_now()
+    asked, colors = [], MaskLayer.colors
+    monkeypatch.setattr(MaskLayer, "colors", lambda mask: asked.append(1) or colors(mask))
+    for _ in range(3):
+        keeper._look()
+    assert keeper._job is None
+    assert not asked
+    mask.color_organ(1, "#102030")
+    keeper.save_now()
+    assert keeper.folder.read_state().labels.colors[1] == "#102030"
+    viewer.layers.clear()
+
+
 LABEL, PIXEL = st.integers(0, 3), st.integers(0, 8)
 STEPS = st.one_of(
     st.tuples(st.sampled_from(["stroke", "script", "answer"]), st.integers(0, 2), LABEL, PIXEL),
