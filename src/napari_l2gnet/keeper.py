@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import napari
 import numpy as np
@@ -18,20 +16,14 @@ from qtpy.QtWidgets import QMainWindow, QWidget
 
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.project.deeds import Answered, Deed, Reviewed, Tidied
 from l2gnet_core.project.folder import ProjectFolder
-from l2gnet_core.project.models import id_of
-from l2gnet_core.project.scans import ScanId, identify
-from l2gnet_core.project.state import ModelId, Place, ProjectState, SliceState
 from l2gnet_core.volume import Volume
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.orientation import given_orientation
+from napari_l2gnet.save_queue import Batch, SaveQueue
 from napari_l2gnet.script_watch import ScriptWatch
 from napari_l2gnet.segmentation import Segmentation
 from napari_l2gnet.worker import Job
-
-if TYPE_CHECKING:
-    from l2gnet_core.checkpoint import Model
 
 KEEPER_KEY = "l2gnet_keeper"
 #: Milliseconds between two looks at a mask, and while there is more to copy than one look may.
@@ -43,22 +35,6 @@ _IDENTIFY_AFTER = 1500
 _TO_COPY, _TO_COMPARE = 0.004, 0.001
 #: Seconds between two saves, and until a save that failed is tried again.
 _SAVE_EVERY, _RETRY_AFTER = 0.5, 5.0
-
-
-@dataclass
-class _Batch:
-    """What one save writes. state: yet without scan and model, which take reading all voxels.
-    later: slices that the saving thread copies, as many as it has time for: if anything comes into
-    them meanwhile they are saved again. saved: are `slices` and `deeds` written? dropped: another
-    save has taken all of it over."""
-
-    state: ProjectState
-    model: Model | ModelId | None
-    slices: dict[Place, SliceState]
-    later: set[Place]
-    deeds: list[Deed]
-    saved: bool = False
-    dropped: bool = False
 
 
 def keep(
@@ -142,26 +118,16 @@ class Keeper(QObject):
         scripts: ScriptWatch | None,
     ) -> None:
         super().__init__(window)
-        self.folder = folder
         self._mask = mask
         self._segmentation: Segmentation = mask.segmentation
         self.volume = volume
-        self._scan: ScanId | None = None
-        # A save under way, and the last one, when the window closes.
-        self._writing = threading.Lock()
+        self._queue = SaveQueue(self._segmentation, folder)
         self._job: Job | None = None
-        self._under_way: _Batch | None = None
+        self._under_way: Batch | None = None
         self._next_save = 0.0
         self._problem = ""
-        self._copies: dict[Place, SliceState] = {}
-        self._deeds: list[Deed] = []
-        self._touched: set[Place] = set()
-        self._reviewed: set[Place] = set()
-        self._organs = self._segmentation.card.labels
         # Organs, the colormap that they are shown with, and what `_labels` made of both.
         self._shown_as: tuple[LabelSet, Any, LabelSet] = (LabelSet(()), None, LabelSet(()))
-        self._model: ModelId | None = None
-        self._saved_state: ProjectState | None = None
         self._window_closes = False
         #: It saves no more.
         self.closed = False
@@ -172,9 +138,7 @@ class Keeper(QObject):
         mask.viewer.layers.events.removed.connect(self._on_removed)
         if window is not None:
             window.installEventFilter(self)
-        if folder is not None:
-            self._take_up(folder.read_state())
-        elif isinstance(volume.data, np.ndarray):
+        if folder is None and isinstance(volume.data, np.ndarray):
             # So that the first stroke is saved at once, but not while the mask is being shown. Lazy
             # data is read when there is a need.
             QTimer(self, singleShot=True, interval=_IDENTIFY_AFTER, timeout=self._identify).start()
@@ -185,23 +149,21 @@ class Keeper(QObject):
         return layer is self._mask.layer
 
     @property
+    def folder(self) -> ProjectFolder | None:
+        """The project, once anything was to be saved."""
+        return self._queue.folder
+
+    @property
     def begun(self) -> bool:
         """Is there anything a person did that must not be lost?"""
-        segmentation = self._segmentation
-        done = any(not _of_a_run(deed) for deed in [*self._deeds, *segmentation.deeds])
-        organs = segmentation.card.labels != self._organs
-        return bool(self.folder or self._touched or segmentation.reviewed or done or organs)
-
-    def _take_up(self, state: ProjectState) -> None:
-        self._scan, self._model, self._saved_state = state.scan, state.model, state
-        self._touched, self._reviewed = set(state.touched), set(state.reviewed)
+        return self._queue.begun
 
     # ------------------------------------------------------------------ finding what changed
 
     def _look(self) -> None:
         """Copy what changed, look for more, and save when it is time."""
         self._scripts.look(_TO_COMPARE)
-        self._copy_changed(_TO_COPY)
+        self._queue.copy_changed(_TO_COPY)
         self._timer.setInterval(_LOOK_SOON if self._segmentation.changed else _LOOK_EVERY)
         if self._job is None and time.monotonic() >= self._next_save:
             batch = self._batch()
@@ -209,48 +171,6 @@ class Keeper(QObject):
                 self._next_save = time.monotonic() + _SAVE_EVERY
                 self._under_way = batch
                 self._start(self._saving(batch), batch)
-
-    def _copy_changed(self, seconds: float) -> None:
-        until, changed = time.perf_counter() + seconds, self._segmentation.changed
-        while changed and time.perf_counter() < until:
-            self._note(changed.pop())
-
-    def _copy_vouched(self) -> None:
-        """Copy what a person vouches for and is not saved so: at once, for by the time that the
-        saving thread came to it another answer may be there."""
-        reviewed, changed = self._segmentation.reviewed, self._segmentation.changed
-        anew = reviewed - self._reviewed
-        for place in anew | (reviewed & (changed | self._segmentation.answered)):
-            changed.discard(place)
-            self._note(place)
-
-    def _note(self, place: Place) -> None:
-        state = self._segmentation.slice_state(place)
-        self._set_touched(place, state)
-        if self.begun:
-            self._copies[place] = state
-            self._segmentation.answered.discard(place)
-
-    def _set_touched(self, place: Place, state: SliceState) -> None:
-        (self._touched.add if state.by_person.any() else self._touched.discard)(place)
-
-    def _state(self) -> ProjectState:
-        segmentation, mask = self._segmentation, self._mask
-        grid = segmentation.grid
-        return ProjectState(
-            scan=self._scan or ScanId("", ""),
-            grid=grid,
-            orientation=given_orientation(mask.layer, grid.stored_axes),
-            axis=segmentation.axis,
-            card=segmentation.card,
-            model=self._model,
-            labels=self._labels(),
-            clean_up=segmentation.clean_up,
-            finished=frozenset(segmentation.finished),
-            reviewed=frozenset(segmentation.reviewed),
-            touched=frozenset(self._touched),
-            unsaid=frozenset(segmentation.unsaid),
-        )
 
     def _labels(self) -> LabelSet:
         """Organs as they are shown; made anew only if they are others, for many take milliseconds
@@ -261,32 +181,13 @@ class Keeper(QObject):
             self._shown_as = labels, colormap, LabelSet.from_names(labels.names, colors)
         return self._shown_as[2]
 
-    def _batch(self) -> _Batch | None:
-        """What is not saved yet; None if that is nothing."""
-        if not self.begun:
-            return None
-        self._copy_vouched()
-        segmentation, state = self._segmentation, self._state()
-        for places, now in (
-            (state.reviewed - self._reviewed, True),
-            (self._reviewed - state.reviewed, False),
-        ):
-            if places:
-                segmentation.deeds.append(Reviewed(sorted(places), now))
-        self._reviewed = set(state.reviewed)
-        deeds, segmentation.deeds = segmentation.deeds, []
-        self._deeds += deeds
-        slices, self._copies = self._copies, {}
-        later = segmentation.answered | segmentation.changed
-        if not slices and not later and not self._deeds and state == self._saved_state:
-            return None
-        segmentation.answered, segmentation.changed = set(), set()
-        deeds, self._deeds = self._deeds, []
-        return _Batch(state, segmentation.model, slices, later, deeds)
+    def _batch(self) -> Batch | None:
+        layer, axes = self._mask.layer, self._segmentation.grid.stored_axes
+        return self._queue.batch(self._labels(), given_orientation(layer, axes))
 
     # ------------------------------------------------------------------ saving
 
-    def _start(self, steps: Generator[None, None, None], batch: _Batch | None = None) -> None:
+    def _start(self, steps: Generator[None, None, None], batch: Batch | None = None) -> None:
         # Behind runs and fine-tunings of other masks it would wait for minutes.
         job = self._job = Job(steps, self, urgent=True)
 
@@ -301,64 +202,26 @@ class Keeper(QObject):
         job.start()
 
     def _identify(self) -> None:
-        if self._job is None and self._scan is None and self._timer.isActive():
+        if self._job is None and self._queue.scan is None and self._timer.isActive():
             self._start(self._identifying())
 
     def _identifying(self) -> Generator[None, None, None]:
-        self._scan = identify(self.volume)
+        self._queue.identify(self.volume)
         yield
 
-    def _saving(self, batch: _Batch) -> Generator[None, None, None]:
-        self._write(batch, _SAVE_EVERY)
+    def _saving(self, batch: Batch) -> Generator[None, None, None]:
+        self._queue.write(batch, self.volume, _SAVE_EVERY)
         yield
 
-    def _write(self, batch: _Batch, seconds: float = float("inf")) -> None:
-        with self._writing:
-            if batch.dropped:
-                return
-            scan = self._scan = self._scan or identify(self.volume)
-            if self.folder is None:
-                self.folder = ProjectFolder.create(scan)
-            batch.state = replace(batch.state, scan=scan, model=self._model)
-            self.folder.save(batch.state, batch.slices, batch.deeds, self.volume, batch.later)
-            batch.saved = True
-            model = batch.model if isinstance(batch.model, ModelId | None) else id_of(batch.model)
-            if model == self._model and not batch.later:
-                return
-            # A stroke made meanwhile must not wait for all of a large scan.
-            self.folder.save_slices(self._copied(batch, time.monotonic() + seconds))
-            # Never a model that the history does not have yet.
-            self._model, batch.state = model, replace(batch.state, model=model)
-            self.folder.save(batch.state, {}, [], self.volume, batch.later)
-
-    def _copied(self, batch: _Batch, until: float) -> Iterator[tuple[Place, SliceState]]:
-        """Slices of a batch that are copied as late as this, as long as there is time."""
-        segmentation, left = self._segmentation, set()
-        while batch.later and time.monotonic() < until:
-            place = batch.later.pop()
-            one = segmentation.slice_state(place)
-            if place in batch.state.finished and place not in segmentation.finished:
-                # Its answer was taken back meanwhile: what is saved yet says that it is there.
-                left.add(place)
-                continue
-            batch.slices[place] = one
-            yield place, one
-        batch.later |= left
-
-    def _on_saved(self, batch: _Batch, problem: str) -> None:
+    def _on_saved(self, batch: Batch, problem: str) -> None:
         if batch.dropped:
             return
         self._under_way = None
-        # Slices that are as they were saved; the others are looked at again anyway.
-        newer = self._copies.keys() | self._segmentation.changed | self._segmentation.answered
-        if not problem:
-            self._segmentation.answered |= batch.later
-            self._saved_state = batch.state
-            for place in batch.slices.keys() - newer:
-                self._set_touched(place, batch.slices[place])
-        else:
-            self._take_over(batch)
+        if problem:
+            self._queue.take_over(batch)
             self._next_save = time.monotonic() + _RETRY_AFTER
+        else:
+            self._queue.settle(batch)
         if bool(problem) != bool(self._problem):
             told = problem and f"Your work is not being saved. {problem} It is tried again."
             if told:
@@ -368,38 +231,26 @@ class Keeper(QObject):
         if not problem:
             self.saved.emit()
 
-    def _take_over(self, batch: _Batch) -> None:
-        """What a save did not come to is to be saved by the next one."""
-        self._segmentation.answered |= batch.later
-        # Newer copies of the same slices win; deeds keep their order.
-        self._copies = {**batch.slices, **self._copies}
-        if not batch.saved:
-            self._deeds = batch.deeds + self._deeds
-        self._saved_state = None
-
     def save_now(self) -> None:
         """Save everything and wait for it; for a window that closes.
 
         Raises OutputError.
         """
         self._scripts.look(float("inf"))
-        self._copy_changed(float("inf"))
-        with self._writing:
-            # Nobody will hear how it ended: a window that closes has no time left.
-            unfinished, self._under_way = self._under_way, None
-            if unfinished is not None:
-                unfinished.dropped = True
+        self._queue.copy_changed(float("inf"))
+        # A window that closes has no time left.
+        unfinished, self._under_way = self._under_way, None
         if unfinished is not None:
-            self._take_over(unfinished)
+            self._queue.drop(unfinished)
         batch = self._batch()
         if batch is None:
             return
         try:
-            self._write(batch)
+            self._queue.write(batch, self.volume)
         except Exception:
-            self._take_over(batch)
+            self._queue.take_over(batch)
             raise
-        self._saved_state = batch.state
+        self._queue.settle(batch)
 
     # ------------------------------------------------------------------ the end
 
@@ -431,9 +282,7 @@ class Keeper(QObject):
         self._timer.stop()
         self._mask.viewer.layers.events.removed.disconnect(self._on_removed)
         self._save_or_say()
-        if self.folder is not None:
-            with self._writing:
-                self.folder.release()
+        self._queue.release()
         # The window would keep it, and through it every scan that was ever open.
         self.deleteLater()
         self.setParent(None)
@@ -443,11 +292,6 @@ class Keeper(QObject):
             self.save_now()
         except Exception as error:
             show_error(f"The last changes to {self._mask.layer.name} were not saved: {error}")
-
-
-def _of_a_run(deed: Deed) -> bool:
-    """Could whoever presses Segment have it again?"""
-    return isinstance(deed, Tidied) or (isinstance(deed, Answered) and deed.what == "segmented")
 
 
 def _main_window(widget: QWidget | None) -> QWidget | None:

@@ -463,7 +463,7 @@ def test_any_order_of_doing_and_saving_comes_back(
                 keeper.save_now()
             elif name == "look":
                 keeper._scripts.look(0.0)
-                keeper._copy_changed(0.0)
+                keeper._queue.copy_changed(0.0)
             elif name == "resume":
                 mask, keeper = resumed()
             else:

@@ -1,0 +1,218 @@
+"""What of a mask is not saved yet, and how it comes to disk, without Qt."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from l2gnet_core.labels import LabelSet
+from l2gnet_core.project.deeds import Answered, Deed, Reviewed, Tidied
+from l2gnet_core.project.folder import ProjectFolder
+from l2gnet_core.project.models import id_of
+from l2gnet_core.project.scans import ScanId, identify
+from l2gnet_core.project.state import ModelId, Place, ProjectState, SliceState
+from l2gnet_core.volume import Volume
+from napari_l2gnet.segmentation import Segmentation
+
+if TYPE_CHECKING:
+    from l2gnet_core.checkpoint import Model
+
+
+@dataclass(eq=False)
+class Batch:
+    """What one save writes. state: yet without scan and model, which take reading all voxels.
+    slices: as they were by then, all among them that a person vouches for anew. later: slices that
+    are copied as they are written, as many as there is time for: if anything comes into them
+    meanwhile they are saved again. saved: are `slices` and `deeds` written? dropped: another save
+    has taken all of it over."""
+
+    state: ProjectState
+    model: Model | ModelId | None
+    slices: dict[Place, SliceState]
+    later: set[Place]
+    deeds: list[Deed]
+    saved: bool = False
+    dropped: bool = False
+
+
+class SaveQueue:
+    """Collects what is done to a mask and saves it batch by batch.
+
+    All but `write` and `identify`, which take long, is called from the thread in which a person
+    paints. Each batch that is written goes to `settle` or, if it could not be, to `take_over`.
+    """
+
+    def __init__(self, segmentation: Segmentation, folder: ProjectFolder | None) -> None:
+        self.folder = folder
+        self.scan: ScanId | None = None
+        self._segmentation = segmentation
+        self._writing = threading.Lock()
+        self._copies: dict[Place, SliceState] = {}
+        self._deeds: list[Deed] = []
+        self._touched: set[Place] = set()
+        self._reviewed: set[Place] = set()
+        self._organs = segmentation.card.labels
+        self._model: ModelId | None = None
+        self._saved_state: ProjectState | None = None
+        if folder is not None:
+            state = self._saved_state = folder.read_state()
+            self.scan, self._model = state.scan, state.model
+            self._touched, self._reviewed = set(state.touched), set(state.reviewed)
+
+    @property
+    def begun(self) -> bool:
+        """Is there anything a person did that must not be lost?"""
+        segmentation = self._segmentation
+        done = any(not _of_a_run(deed) for deed in [*self._deeds, *segmentation.deeds])
+        organs = segmentation.card.labels != self._organs
+        return bool(self.folder or self._touched or segmentation.reviewed or done or organs)
+
+    # ------------------------------------------------------------------ what is not saved yet
+
+    def copy_changed(self, seconds: float) -> None:
+        """Copy slices that a person changed, for about so long."""
+        until, changed = time.perf_counter() + seconds, self._segmentation.changed
+        while changed and time.perf_counter() < until:
+            self._note(changed.pop())
+
+    def _copy_vouched(self) -> None:
+        """Copy what a person vouches for and is not saved so: at once, for by the time that `write`
+        came to it another answer may be there."""
+        reviewed, changed = self._segmentation.reviewed, self._segmentation.changed
+        anew = reviewed - self._reviewed
+        for place in anew | (reviewed & (changed | self._segmentation.answered)):
+            changed.discard(place)
+            self._note(place)
+
+    def _note(self, place: Place) -> None:
+        state = self._segmentation.slice_state(place)
+        self._set_touched(place, state)
+        if self.begun:
+            self._copies[place] = state
+            self._segmentation.answered.discard(place)
+
+    def _set_touched(self, place: Place, state: SliceState) -> None:
+        (self._touched.add if state.by_person.any() else self._touched.discard)(place)
+
+    def batch(self, labels: LabelSet, orientation: str) -> Batch | None:
+        """What is not saved yet; None if that is nothing. labels, orientation: as `ProjectState`
+        has them."""
+        if not self.begun:
+            return None
+        self._copy_vouched()
+        segmentation, state = self._segmentation, self._state(labels, orientation)
+        for places, now in (
+            (state.reviewed - self._reviewed, True),
+            (self._reviewed - state.reviewed, False),
+        ):
+            if places:
+                segmentation.deeds.append(Reviewed(sorted(places), now))
+        self._reviewed = set(state.reviewed)
+        deeds, segmentation.deeds = segmentation.deeds, []
+        self._deeds += deeds
+        slices, self._copies = self._copies, {}
+        later = segmentation.answered | segmentation.changed
+        if not slices and not later and not self._deeds and state == self._saved_state:
+            return None
+        segmentation.answered, segmentation.changed = set(), set()
+        deeds, self._deeds = self._deeds, []
+        return Batch(state, segmentation.model, slices, later, deeds)
+
+    def _state(self, labels: LabelSet, orientation: str) -> ProjectState:
+        segmentation = self._segmentation
+        return ProjectState(
+            scan=self.scan or ScanId("", ""),
+            grid=segmentation.grid,
+            orientation=orientation,
+            axis=segmentation.axis,
+            card=segmentation.card,
+            model=self._model,
+            labels=labels,
+            clean_up=segmentation.clean_up,
+            finished=frozenset(segmentation.finished),
+            reviewed=frozenset(segmentation.reviewed),
+            touched=frozenset(self._touched),
+            unsaid=frozenset(segmentation.unsaid),
+        )
+
+    # ------------------------------------------------------------------ saving
+
+    def identify(self, volume: Volume) -> ScanId:
+        """Which scan it is; reads all of it the first time."""
+        self.scan = self.scan or identify(volume)
+        return self.scan
+
+    def write(self, batch: Batch, volume: Volume, seconds: float = float("inf")) -> None:
+        """Save a batch; of the slices that it leaves for later, for about so long. Raises
+        OutputError."""
+        with self._writing:
+            if batch.dropped:
+                return
+            scan = self.identify(volume)
+            if self.folder is None:
+                self.folder = ProjectFolder.create(scan)
+            batch.state = replace(batch.state, scan=scan, model=self._model)
+            self.folder.save(batch.state, batch.slices, batch.deeds, volume, batch.later)
+            batch.saved = True
+            model = batch.model if isinstance(batch.model, ModelId | None) else id_of(batch.model)
+            if model == self._model and not batch.later:
+                return
+            # A stroke made meanwhile must not wait for all of a large scan.
+            self.folder.save_slices(self._copied(batch, time.monotonic() + seconds))
+            # Never a model that the history does not have yet.
+            self._model, batch.state = model, replace(batch.state, model=model)
+            self.folder.save(batch.state, {}, [], volume, batch.later)
+
+    def _copied(self, batch: Batch, until: float) -> Iterator[tuple[Place, SliceState]]:
+        """Slices of a batch that are copied as late as this, as long as there is time."""
+        segmentation, left = self._segmentation, set()
+        while batch.later and time.monotonic() < until:
+            place = batch.later.pop()
+            one = segmentation.slice_state(place)
+            if place in batch.state.finished and place not in segmentation.finished:
+                # Its answer was taken back meanwhile: what is saved yet says that it is there.
+                left.add(place)
+                continue
+            batch.slices[place] = one
+            yield place, one
+        batch.later |= left
+
+    def settle(self, batch: Batch) -> None:
+        """A batch was written."""
+        segmentation = self._segmentation
+        # Slices that are as they were saved; the others are looked at again anyway.
+        newer = self._copies.keys() | segmentation.changed | segmentation.answered
+        segmentation.answered |= batch.later
+        self._saved_state = batch.state
+        for place in batch.slices.keys() - newer:
+            self._set_touched(place, batch.slices[place])
+
+    def take_over(self, batch: Batch) -> None:
+        """What a save did not come to is to be saved by the next one."""
+        self._segmentation.answered |= batch.later
+        # Newer copies of the same slices win; deeds keep their order.
+        self._copies = {**batch.slices, **self._copies}
+        if not batch.saved:
+            self._deeds = batch.deeds + self._deeds
+        self._saved_state = None
+
+    def drop(self, batch: Batch) -> None:
+        """Nobody will hear how the writing of a batch ends: wait for it if it has begun, and let
+        the next batch have all of it."""
+        with self._writing:
+            batch.dropped = True
+        self.take_over(batch)
+
+    def release(self) -> None:
+        """Let others have the project."""
+        if self.folder is not None:
+            with self._writing:
+                self.folder.release()
+
+
+def _of_a_run(deed: Deed) -> bool:
+    """Could whoever presses Segment have it again?"""
+    return isinstance(deed, Tidied) or (isinstance(deed, Answered) and deed.what == "segmented")
