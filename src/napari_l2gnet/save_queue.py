@@ -78,13 +78,15 @@ class SaveQueue:
         while changed and time.perf_counter() < until:
             self._note(changed.pop())
 
-    def _copy_vouched(self) -> None:
-        """Copy what a person vouches for and is not saved so: at once, for by the time that `write`
-        came to it another answer may be there."""
-        reviewed, changed = self._segmentation.reviewed, self._segmentation.changed
-        anew = reviewed - self._reviewed
-        for place in anew | (reviewed & (changed | self._segmentation.answered)):
-            changed.discard(place)
+    def _copy_at_once(self) -> None:
+        """Copy what must not be left to `write`: slices that a person vouches for and that are not
+        saved so, for another answer may be there by then; and those that changed since they were
+        copied, for `write` may have saved newer ones by now."""
+        segmentation = self._segmentation
+        pending = segmentation.changed | segmentation.answered
+        anew = segmentation.reviewed - self._reviewed
+        for place in anew | (pending & (segmentation.reviewed | self._copies.keys())):
+            segmentation.changed.discard(place)
             self._note(place)
 
     def _note(self, place: Place) -> None:
@@ -102,7 +104,7 @@ class SaveQueue:
         has them."""
         if not self.begun:
             return None
-        self._copy_vouched()
+        self._copy_at_once()
         segmentation, state = self._segmentation, self._state(labels, orientation)
         for places, now in (
             (state.reviewed - self._reviewed, True),
@@ -168,17 +170,19 @@ class SaveQueue:
 
     def _copied(self, batch: Batch, until: float) -> Iterator[tuple[Place, SliceState]]:
         """Slices of a batch that are copied as late as this, as long as there is time."""
-        segmentation, left = self._segmentation, set()
-        while batch.later and time.monotonic() < until:
-            place = batch.later.pop()
+        segmentation, state = self._segmentation, batch.state
+        for place in sorted(batch.later):
+            if time.monotonic() >= until:
+                break
             one = segmentation.slice_state(place)
-            if place in batch.state.finished and place not in segmentation.finished:
-                # Its answer was taken back meanwhile: what is saved yet says that it is there.
-                left.add(place)
+            taken_back = place in state.finished and place not in segmentation.finished
+            if taken_back or segmentation.card is not state.card:
+                # The state that is saved speaks of an answer that was taken back meanwhile, or does
+                # not know organs that came: the next one will.
                 continue
+            batch.later.discard(place)
             batch.slices[place] = one
             yield place, one
-        batch.later |= left
 
     def settle(self, batch: Batch) -> None:
         """A batch was written."""

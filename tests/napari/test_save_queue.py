@@ -1,0 +1,280 @@
+"""What a save writes, and in which order: a crash after any write leaves what holds together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from l2gnet_core.card import ModelCard
+from l2gnet_core.errors import OutputError
+from l2gnet_core.labels import LabelSet
+from l2gnet_core.project.folder import ProjectFolder
+from l2gnet_core.project.state import Place, SliceState, slice_of
+from l2gnet_core.volume import Grid
+from napari_l2gnet.annotation import Annotation
+from napari_l2gnet.resume import read_work
+from napari_l2gnet.save_queue import Batch, SaveQueue
+from napari_l2gnet.segmentation import Segmentation
+from napari_l2gnet.undo import Adoption
+
+SHAPE = (3, 2, 2)
+VOLUME = Grid(SHAPE).volume(np.arange(12).reshape(SHAPE))
+#: A slice as bytes; whether it is finished and reviewed, and the organs that its review speaks of.
+Moment = tuple[bytes, bool, bool, frozenset[int]]
+
+
+def seen(slices: SliceState) -> bytes:
+    return b"".join(
+        np.asarray(array, np.uint16).tobytes()
+        for array in (slices.labels, slices.by_person, slices.raw)
+    )
+
+
+class Layer:
+    """Strokes and answers on a mask, with undo and redo as napari's layer has them."""
+
+    def __init__(self, segmentation: Segmentation) -> None:
+        self.segmentation = segmentation
+        self.done: list[tuple[Any, Any, Any]] = []
+        self.taken_back: list[tuple[Any, Any, Any]] = []
+
+    def _did(self, voxels: Any, before: Any, after: Any) -> None:
+        if len(voxels):
+            np.put(self.segmentation.shown, voxels, after)
+            self.done.append((voxels, before, after))
+            self.taken_back.clear()
+
+    def stroke(self, index: int, label: int) -> None:
+        voxels = np.array([4 * index, 4 * index + 1])
+        before, after = np.take(self.segmentation.shown, voxels), np.full(2, label)
+        self.segmentation.stroke(voxels, before, after)
+        self._did(voxels, before, after)
+
+    def answer(self, label: int) -> None:
+        """A new answer for the whole mask, in one step."""
+        mask = self.segmentation
+        whole = np.full_like(mask.raw, label)
+        adoption: Adoption = mask.adoption(whole, whole, 0, completes=mask.places)
+        mask.adopt(adoption)
+        self._did(adoption.shown.voxels, adoption.shown.before, adoption.shown.after)
+
+    def undo(self) -> None:
+        if self.done:
+            voxels, before, after = self.done.pop()
+            np.put(self.segmentation.shown, voxels, before)
+            self.taken_back.append((voxels, before, after))
+            self.segmentation.undone()
+
+    def redo(self) -> None:
+        if self.taken_back:
+            voxels, before, after = self.taken_back.pop()
+            np.put(self.segmentation.shown, voxels, after)
+            self.done.append((voxels, before, after))
+            self.segmentation.redone()
+
+
+@dataclass
+class Work:
+    """A mask that is worked on and saved, and all that ever was of each slice of it."""
+
+    mask: Segmentation = field(
+        default_factory=lambda: Segmentation(
+            VOLUME.grid, ModelCard("model", LabelSet.from_names({1: "one", 2: "two"})), 0
+        )
+    )
+    moments: dict[Place, list[Moment]] = field(default_factory=dict)
+    #: Up to which moment each slice was on disk at least.
+    known: dict[Place, int] = field(default_factory=dict)
+    #: What a person does while a save is under way, before each of its writes.
+    meanwhile: list[Any] = field(default_factory=list)
+    #: Writes until the disk is full; below zero it never is.
+    room: int = -1
+
+    def __post_init__(self) -> None:
+        self.layer, self.queue = Layer(self.mask), SaveQueue(self.mask, None)
+        self.annotation = Annotation(self.mask, "model")
+        self._remember()
+
+    def do(self, name: str, index: int, label: int) -> None:
+        place, label = (0, index), label if label in {0, *self.mask.card.labels.names} else 1
+        if name == "stroke":
+            self.layer.stroke(index, label)
+        elif name == "put":
+            self.mask.put(place, np.full((2, 2), label, np.uint8))
+        elif name == "review":
+            self.annotation.review(place, place not in self.mask.reviewed)
+        elif name == "organ":
+            names = {**self.mask.card.labels.names, 3: "three"}
+            self.mask.relabel(LabelSet.from_names(names))
+        elif name == "look":
+            self.queue.copy_changed(float("inf"))
+        elif name == "answer":
+            self.layer.answer(label)
+        else:
+            getattr(self.layer, name)()
+        self._remember()
+
+    def _remember(self) -> None:
+        mask = self.mask
+        for place in mask.places:
+            organs = mask.card.labels.names.keys() - {o for at, o in mask.unsaid if at == place}
+            finished, reviewed = place in mask.finished, place in mask.reviewed
+            moment = (seen(mask.slice_state(place)), finished, reviewed, frozenset(organs))
+            self.moments.setdefault(place, []).append(moment)
+
+    def _batch(self) -> Batch | None:
+        return self.queue.batch(self.mask.card.labels, "")
+
+    def save(self, room: int, meanwhile: list[Any]) -> None:
+        """room: writes that there is space for, below zero any number."""
+        self.room, self.meanwhile = room, list(meanwhile)
+        batch = self._batch()
+        if batch is not None:
+            try:
+                self.queue.write(batch, VOLUME)
+                self.queue.settle(batch)
+            except OutputError:
+                self.queue.take_over(batch)
+        self.room, self.meanwhile = -1, []
+
+    def before_write(self) -> None:
+        if self.meanwhile:
+            self.do(*self.meanwhile.pop(0))
+        if self.room == 0:
+            raise OSError(28, "No space left on device")
+        self.room -= 1
+
+    def check(self) -> None:
+        """What a crash at this moment would leave."""
+        folder = self.queue.folder or ProjectFolder(next(projects().iterdir()))
+        reader = ProjectFolder(folder.path)
+        state = reader.read_state()
+        slices, saved = reader.read_slices(state)
+        # Nothing that it speaks of is missing.
+        assert state.finished <= saved
+        assert state.reviewed <= saved
+        assert set(np.unique(slices.labels)) <= {0, *state.labels.names}
+        for place in saved:
+            parts = (slices.labels, slices.by_person, slices.raw)
+            on_disk = seen(SliceState(*(slice_of(array, place, 0) for array in parts)))
+            moments = list(enumerate(self.moments[place]))
+            # Nothing that was on disk is lost again.
+            same = [(at, one) for at, one in moments if one[0] == on_disk]
+            later = [at for at, _ in same if at >= self.known.get(place, 0)]
+            assert later
+            self.known[place] = later[0]
+            # Whoever is said to vouch for it saw it so, and all the organs that it speaks of.
+            if place in state.finished:
+                assert any(finished for _, (_, finished, _, _) in same)
+            if place in state.reviewed:
+                organs = state.labels.names.keys() - {o for at, o in state.unsaid if at == place}
+                assert any(reviewed and organs <= spoken for _, (*_, reviewed, spoken) in same)
+
+    def check_end(self) -> None:
+        if not self.queue.begun:
+            return
+        for _ in range(2):
+            self.do("look", 0, 0)
+            self.save(-1, [])
+        self.queue.release()
+        (work,) = read_work(self.queue.folder.path)
+        again = work.segmentation
+        for name in ("shown", "raw", "finished", "reviewed", "unsaid"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(self.mask, name), name)
+        np.testing.assert_array_equal(again.by_person(), self.mask.by_person())
+        assert not again.changed
+        work.folder.release()
+
+
+def projects() -> Path:
+    return Path(os.environ["L2GNET_PROJECTS"])
+
+
+class AtOnce:
+    """As a ThreadPoolExecutor, but in no thread: what happens when is to be told from the test."""
+
+    def __init__(self, _: int) -> None: ...
+
+    def __enter__(self) -> AtOnce:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def submit(self, call: Callable[..., None], *arguments: Any) -> Future[None]:
+        future: Future[None] = Future()
+        future.set_result(call(*arguments))
+        return future
+
+
+INDEX, LABEL = st.integers(0, 2), st.integers(0, 3)
+DEEDS = st.tuples(
+    st.sampled_from(
+        ["stroke", "put", "review", "review", "organ", "answer", "undo", "redo", "look"]
+    ),
+    INDEX,
+    LABEL,
+)
+SAVES = st.tuples(st.just("save"), st.integers(-3, 6), st.lists(DEEDS, max_size=4))
+
+
+@settings(max_examples=12, deadline=None)
+# Accepted first of all; accepted no more, and another answer.
+@example(steps=[("put", 0, 1), ("review", 0, 0), ("save", -1, [])])
+@example(steps=[("review", 0, 0), ("save", -1, []), ("review", 0, 0), ("put", 0, 1)])
+# An answer is undone, and an organ comes, while slices are copied.
+@example(
+    steps=[
+        *(("review", 2, 0), ("save", -1, []), ("answer", 0, 1)),
+        ("save", -1, [("undo", 0, 0)]),
+    ]
+)
+@example(
+    steps=[
+        *(("review", 0, 0), ("stroke", 1, 1)),
+        ("save", -1, [("organ", 0, 0), ("stroke", 1, 3)]),
+    ]
+)
+# Painted on after it was copied, and saved so already.
+@example(
+    steps=[
+        *(("stroke", 0, 0), ("review", 1, 0)),
+        ("save", -1, [("stroke", 0, 0), ("look", 0, 0), ("stroke", 0, 1)]),
+    ]
+)
+# A slice that said nothing of an organ is accepted again with it.
+@example(
+    steps=[
+        *(("review", 0, 0), ("organ", 0, 0), ("save", -1, [])),
+        *(("stroke", 0, 3), ("review", 0, 0), ("review", 0, 0), ("save", -1, [])),
+    ]
+)
+@given(steps=st.lists(st.one_of(DEEDS, SAVES), max_size=12))
+def test_a_crash_after_any_write_leaves_what_holds_together(
+    tmp_path_factory: Any, steps: list[Any]
+) -> None:
+    work, put = Work(), os.replace
+
+    def put_and_check(source: Any, target: Any) -> None:
+        work.before_write()
+        put(source, target)
+        # The scan's voxels are read by nobody here.
+        if Path(target).suffix != ".npy":
+            work.check()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("L2GNET_PROJECTS", str(tmp_path_factory.mktemp("projects")))
+        patch.setattr("l2gnet_core.project.folder.ThreadPoolExecutor", AtOnce)
+        patch.setattr(os, "fsync", lambda _: None)
+        patch.setattr(os, "replace", put_and_check)
+        for name, *rest in steps:
+            (work.save if name == "save" else lambda *r, n=name: work.do(n, *r))(*rest)
+        work.check_end()
