@@ -22,9 +22,8 @@ pytestmark = pytest.mark.alone
 #: Milliseconds by which the window may be late once in a hundred times, and ever. On two cores that
 #: five other programs kept busy it was 80 and 660 at most.
 LATE, LATEST = 150, 1000
-#: Seconds until a job stops that is cancelled: as long as a pass of the network takes, on those
-#: cores 2.6 at most.
-CANCELLED = 5
+#: Seconds until a job stops that is cancelled.
+CANCELLED = 1
 
 
 class Heartbeat:
@@ -139,7 +138,7 @@ def test_the_window_answers_while_fine_tuning_and_soon_shows_a_preview(
         f"first preview {seconds['preview']:.1f} s ({seconds['cpu']:.1f} s of CPU time)"
     )
     assert seconds["cancel"] < CANCELLED
-    assert seconds["preview"] < 30
+    assert seconds["preview"] < 10
     # On an idle machine it takes little longer than that.
     assert seconds["cpu"] < 6
     assert p99 < LATE
