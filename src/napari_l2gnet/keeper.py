@@ -181,9 +181,9 @@ class Keeper(QObject):
             self._shown_as = labels, colormap, LabelSet.from_names(labels.names, colors)
         return self._shown_as[2]
 
-    def _batch(self) -> Batch | None:
+    def _batch(self, whole: bool = False) -> Batch | None:
         layer, axes = self._mask.layer, self._segmentation.grid.stored_axes
-        return self._queue.batch(self._labels(), given_orientation(layer, axes))
+        return self._queue.batch(self._labels(), given_orientation(layer, axes), whole)
 
     # ------------------------------------------------------------------ saving
 
@@ -242,7 +242,7 @@ class Keeper(QObject):
         unfinished, self._under_way = self._under_way, None
         if unfinished is not None:
             self._queue.drop(unfinished)
-        batch = self._batch()
+        batch = self._batch(whole=True)
         if batch is None:
             return
         try:

@@ -20,18 +20,23 @@ from napari_l2gnet.segmentation import Segmentation
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
 
+#: Voxels of painted slices that a batch takes, about a second's writing: a stroke made meanwhile
+#: must not wait for a whole scan that was filled at once.
+_AT_ONCE = 4_000_000
+
 
 @dataclass(eq=False)
 class Batch:
     """What one save writes. state: yet without scan and model, which take reading all voxels.
-    slices: as they were by then, all among them that a person vouches for anew. later: slices that
-    are copied as they are written, as many as there is time for: if anything comes into them
-    meanwhile they are saved again. saved: are `slices` and `deeds` written? dropped: another save
-    has taken all of it over."""
+    slices: as they were by then, all among them that a person vouches for anew. waiting: slices
+    that are copied, too, for the next one. later: slices that are copied as they are written, as
+    many as there is time for: if anything comes into them meanwhile they are saved again. saved:
+    are `slices` and `deeds` written? dropped: another save has taken all of it over."""
 
     state: ProjectState
     model: Model | ModelId | None
     slices: dict[Place, SliceState]
+    waiting: set[Place]
     later: set[Place]
     deeds: list[Deed]
     saved: bool = False
@@ -92,16 +97,20 @@ class SaveQueue:
     def _note(self, place: Place) -> None:
         state = self._segmentation.slice_state(place)
         self._set_touched(place, state)
+        older = self._copies.pop(place, None)
         if self.begun:
-            self._copies[place] = state
+            self._copies[place] = state  # the newest are last
             self._segmentation.answered.discard(place)
+        elif older is not None:
+            # All was taken back: what the model says is saved once there is something to save.
+            self._segmentation.answered.add(place)
 
     def _set_touched(self, place: Place, state: SliceState) -> None:
         (self._touched.add if state.by_person.any() else self._touched.discard)(place)
 
-    def batch(self, labels: LabelSet, orientation: str) -> Batch | None:
-        """What is not saved yet; None if that is nothing. labels, orientation: as `ProjectState`
-        has them."""
+    def batch(self, labels: LabelSet, orientation: str, whole: bool = False) -> Batch | None:
+        """What is not saved yet, or what of it is soon written; None if that is nothing. labels,
+        orientation: as `ProjectState` has them. whole: however long it takes."""
         if not self.begun:
             return None
         self._copy_at_once()
@@ -115,13 +124,26 @@ class SaveQueue:
         self._reviewed = set(state.reviewed)
         deeds, segmentation.deeds = segmentation.deeds, []
         self._deeds += deeds
-        slices, self._copies = self._copies, {}
+        slices = self._due(state.reviewed, float("inf") if whole else _AT_ONCE)
         later = segmentation.answered | segmentation.changed
         if not slices and not later and not self._deeds and state == self._saved_state:
             return None
         segmentation.answered, segmentation.changed = set(), set()
         deeds, self._deeds = self._deeds, []
-        return Batch(state, segmentation.model, slices, later, deeds)
+        return Batch(state, segmentation.model, slices, set(self._copies), later, deeds)
+
+    def _due(self, reviewed: frozenset[Place], voxels: float) -> dict[Place, SliceState]:
+        """Take the copies that a batch writes: those that a person vouches for, then the newest, up
+        to so many voxels."""
+        newest_first = list(reversed(self._copies))
+        order = sorted(newest_first, key=lambda place: place not in reviewed)
+        due: dict[Place, SliceState] = {}
+        for place in order:
+            if voxels <= 0 and place not in reviewed:
+                break
+            due[place] = self._copies.pop(place)
+            voxels -= due[place].labels.size
+        return due
 
     def _state(self, labels: LabelSet, orientation: str) -> ProjectState:
         segmentation = self._segmentation
@@ -157,7 +179,8 @@ class SaveQueue:
             if self.folder is None:
                 self.folder = ProjectFolder.create(scan)
             batch.state = replace(batch.state, scan=scan, model=self._model)
-            self.folder.save(batch.state, batch.slices, batch.deeds, volume, batch.later)
+            unsaved = batch.later | batch.waiting
+            self.folder.save(batch.state, batch.slices, batch.deeds, volume, unsaved)
             batch.saved = True
             model = batch.model if isinstance(batch.model, ModelId | None) else id_of(batch.model)
             if model == self._model and not batch.later:
@@ -166,7 +189,8 @@ class SaveQueue:
             self.folder.save_slices(self._copied(batch, time.monotonic() + seconds))
             # Never a model that the history does not have yet.
             self._model, batch.state = model, replace(batch.state, model=model)
-            self.folder.save(batch.state, {}, [], volume, batch.later)
+            unsaved = batch.later | batch.waiting
+            self.folder.save(batch.state, {}, [], volume, unsaved)
 
     def _copied(self, batch: Batch, until: float) -> Iterator[tuple[Place, SliceState]]:
         """Slices of a batch that are copied as late as this, as long as there is time."""

@@ -182,9 +182,12 @@ class Work:
     def check_end(self) -> None:
         if not self.queue.begun:
             return
-        for _ in range(2):
+        # A batch takes a slice or two.
+        for _ in range(4):
             self.do("look", 0, 0)
             self.save(-1, [])
+        if self.queue.folder is None:  # all was taken back
+            return
         self.queue.release()
         (work,) = read_work(self.queue.folder.path)
         again = work.segmentation
@@ -250,6 +253,8 @@ SAVES = st.tuples(st.just("save"), st.integers(-3, 6), st.lists(DEEDS, max_size=
         ("save", -1, [("stroke", 0, 0), ("look", 0, 0), ("stroke", 0, 1)]),
     ]
 )
+# More is painted than a batch takes.
+@example(steps=[*(("stroke", index, 1) for index in range(3)), ("look", 0, 0), ("save", -1, [])])
 # A slice that said nothing of an organ is accepted again with it.
 @example(
     steps=[
@@ -257,6 +262,15 @@ SAVES = st.tuples(st.just("save"), st.integers(-3, 6), st.lists(DEEDS, max_size=
         *(("stroke", 0, 3), ("review", 0, 0), ("review", 0, 0), ("save", -1, [])),
     ]
 )
+@example(
+    steps=[
+        ("review", 0, 0),
+        ("save", -1, [("stroke", 0, 0), ("review", 0, 0)]),
+        *(("organ", 0, 0), ("review", 0, 0)),
+    ]
+)
+# All is taken back that a full disk did not take.
+@example(steps=[("stroke", 0, 0), ("look", 0, 0), ("undo", 0, 0), ("save", 0, [])])
 @given(steps=st.lists(st.one_of(DEEDS, SAVES), max_size=12))
 def test_a_crash_after_any_write_leaves_what_holds_together(
     tmp_path_factory: Any, steps: list[Any]
@@ -273,6 +287,7 @@ def test_a_crash_after_any_write_leaves_what_holds_together(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("L2GNET_PROJECTS", str(tmp_path_factory.mktemp("projects")))
         patch.setattr("l2gnet_core.project.folder.ThreadPoolExecutor", AtOnce)
+        patch.setattr("napari_l2gnet.save_queue._AT_ONCE", 5)
         patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(os, "replace", put_and_check)
         for name, *rest in steps:

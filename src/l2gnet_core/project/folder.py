@@ -314,9 +314,13 @@ def _meanwhile(state: ProjectState, before: ProjectState | None) -> ProjectState
             unsaid=frozenset(),
         )
     reviewed = state.reviewed & before.reviewed
+    # As it was accepted before, a slice says nothing of organs that came since.
+    new = state.labels.names.keys() - before.labels.names.keys()
     unsaid = {
         (place, organ)
-        for place, organ in state.unsaid | before.unsaid
+        for place, organ in (
+            state.unsaid | before.unsaid | {(place, organ) for place in reviewed for organ in new}
+        )
         if place in reviewed and organ in state.labels.names
     }
     return replace(
