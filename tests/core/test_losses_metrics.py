@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.spatial.distance import cdist
+from scipy.spatial.transform import Rotation
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.evaluate import CaseScores, evaluate, pair_files, summary
@@ -201,6 +203,20 @@ def test_evaluate_scores_pairs_of_files_with_the_files_spacing(masks, tmp_path, 
     wanted = agreement(predicted == 1, truth == 1, (8.0, 1.5, 1.5), 2.0)
     assert case.structures["label 1"].dice == pytest.approx(wanted.dice)
     assert case.structures["label 1"].hd95 == pytest.approx(wanted.hd95, rel=1e-4)
+
+
+def test_surface_dice_is_the_same_however_the_header_lies(masks, tmp_path):
+    _, truth = masks
+    moved, found = np.roll(truth, 2, axis=1), []
+    for degrees in (0, 20):
+        turned = Rotation.from_euler("xyz", [degrees, 0, degrees / 2], degrees=True).as_matrix()
+        affine = nib.affines.from_matvec(turned)
+        for name, data in (("a", moved), ("b", truth)):
+            nib.save(nib.Nifti1Image(data, affine), tmp_path / f"{name}.nii")
+        (case,) = evaluate([(tmp_path / "a.nii", tmp_path / "b.nii")], 2.0)
+        found.append(case.structures["label 1"].surface_dice)
+    assert found[0] > 0
+    assert found[1] == found[0]
 
 
 def test_evaluate_pairs_folders_by_name_whatever_the_format(masks, tmp_path, save_scan):
