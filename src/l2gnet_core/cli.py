@@ -29,7 +29,7 @@ from l2gnet_core.cli_parts import (
 )
 from l2gnet_core.cli_projects import projects, replay
 from l2gnet_core.cli_training import check, train
-from l2gnet_core.errors import InputError
+from l2gnet_core.errors import InputError, enough_memory
 
 # PyTorch takes seconds to import: each command imports what it needs, so that --help is instant.
 
@@ -95,7 +95,8 @@ def segment(
     with ProgressBar(len(jobs), "Segmenting") as bar:
         for job in jobs:
             try:
-                report = segment_file(job, loaded, device, axis, raw, orientation)
+                with enough_memory(job.image.name):
+                    report = segment_file(job, loaded, device, axis, raw, orientation)
             except InputError as error:
                 if len(jobs) == 1:
                     raise
@@ -182,7 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             encoding="utf-8", errors="backslashreplace"
         )
     try:
-        cli.main(args=arguments, prog_name="l2gnet", standalone_mode=False)
+        with enough_memory("these files"):
+            cli.main(args=arguments, prog_name="l2gnet", standalone_mode=False)
     except InputError as error:
         _fail(str(error), 2)
     except click.ClickException as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class InputError(ValueError):
     """The input cannot be used: what was expected, what came, what to do.
@@ -24,3 +27,19 @@ def memory_is_short(error: BaseException) -> bool:
     """
     words = ("out of memory", "allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or any(text in str(error) for text in words)
+
+
+@contextmanager
+def enough_memory(what: str) -> Iterator[None]:
+    """Raise InputError where memory does not suffice for `what`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if not memory_is_short(error):
+            raise
+        raise InputError(
+            f"Expected enough memory for {what}, but there is too little; close other programs, or "
+            "use a smaller scan."
+        ) from error

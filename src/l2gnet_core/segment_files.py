@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# Tidying needs it after the network has run: where memory is short by then, its import hangs.
+import scipy.ndimage  # noqa: F401
 from numpy.typing import NDArray
 
 from l2gnet_core.checkpoint import Model

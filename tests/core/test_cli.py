@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import nibabel as nib
 import numpy as np
@@ -129,6 +130,30 @@ def test_one_bad_image_does_not_lose_the_others(l2gnet, image, model_file, tmp_p
     good, failed = json.loads(text)["images"]
     assert good["labels"]
     assert set(failed) == {"image", "error"}
+
+
+def test_one_scan_too_large_for_memory_does_not_lose_the_others(
+    l2gnet, refused, image, save_scan, scan, model_file, tmp_path, monkeypatch
+):
+    def written(mask, *arguments):
+        if mask.name == "a.nii.gz":
+            raise MemoryError("Unable to allocate 7.7 GiB")
+        write_labels(mask, *arguments)
+
+    monkeypatch.setattr("l2gnet_core.segment_files.write_labels", written)
+    save_scan(image.parent / "b.nii.gz", scan)
+    out = tmp_path / "out"
+    code, _, err = l2gnet("segment", image.parent, "-o", out, "--model", model_file)
+    assert (code, [path.name for path in out.iterdir()]) == (2, ["b.nii.gz"])
+    assert "Expected enough memory for a.nii.gz, but" in err
+    assert "1 of 2" in err
+    says = refused("segment", image, "-o", out, "--model", model_file)
+    assert "enough memory" in says
+    # PyTorch says it in a RuntimeError of its own words.
+    failing = Mock(side_effect=RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    monkeypatch.setattr("l2gnet_core.inspect.report.inspect_file", failing)
+    says = refused("inspect", image, "-o", tmp_path / "look", "--model", model_file)
+    assert "enough memory" in says
 
 
 def test_bad_input_ends_with_two_and_one_line(
