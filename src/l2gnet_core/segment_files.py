@@ -251,15 +251,15 @@ def segment_file(
     labels = model.card.labels
     write_labels(job.mask, result, volume, labels.names, labels.colors)
     counts = [voxel_counts(one, model.card) for one in masks]
-    real = volume.has_ml
-
-    def ml(id: int) -> list[float]:
-        return [round(count[id] * volume.voxel_volume_ml, 3) for count in counts]
-
-    for number in range(len(masks)) if real else ():
-        of_frame = {label.name: ml(label.id)[number] for label in labels}
-        found = doubts(model.card, of_frame)
+    ml = volume.voxel_volume_ml if volume.has_ml else None
+    for count in counts:
+        found = doubts(model.card, count, ml)
         warnings += [text for text in found if text not in warnings]
+
+    def volumes(id: int, ml: float) -> list[float]:
+        # Digits, not decimals: voxels of micrometres have volumes, too.
+        return [float(f"{count[id] * ml:.6g}") for count in counts]
+
     series = volume.data.ndim == 4
     return {
         "image": str(job.image),
@@ -270,7 +270,7 @@ def segment_file(
                 "id": label.id,
                 "name": label.name,
                 "voxels": _of_frames([count[label.id] for count in counts], series),
-                "volume_ml": _of_frames(ml(label.id), series) if real else None,
+                "volume_ml": None if ml is None else _of_frames(volumes(label.id, ml), series),
             }
             for label in labels
         ],

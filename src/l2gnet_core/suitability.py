@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -72,17 +73,24 @@ def _intensity_mismatches(card: ModelCard, low: float, high: float) -> list[str]
     return []
 
 
-def doubts(card: ModelCard, volumes_ml: Mapping[str, float]) -> list[str]:
-    """What about a finished segmentation is unusual. volumes_ml: mL by structure name."""
-    missing = [label.name for label in card.labels if not volumes_ml.get(label.name)]
+def doubts(card: ModelCard, voxels: Mapping[int, int], ml: float | None) -> list[str]:
+    """What about a finished segmentation is unusual.
+
+    voxels: by label id. ml: the volume of one of them, None if it is not known.
+    """
+    missing = [label.name for label in card.labels if not voxels.get(label.id)]
     if missing:
         names = " and ".join(missing) if len(missing) < 3 else ", ".join(missing)
         return [f"No {names} found: out of view, or not what this model was made for."]
+    if ml is None:
+        return []
     found = []
-    for name, (low, high) in card.expects.volumes.items():
-        volume = volumes_ml[name]
+    for label in card.labels:
+        low, high = card.expects.volumes.get(label.name, (0, math.inf))
+        volume = voxels[label.id] * ml
         if not low <= volume <= high:
-            found.append(f"{name.capitalize()}: {volume:.3g} mL is unusual ({low:g}–{high:g} mL).")
+            name = label.name.capitalize()
+            found.append(f"{name}: {volume:.3g} mL is unusual ({low:g}–{high:g} mL).")
     return found
 
 

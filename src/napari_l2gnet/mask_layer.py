@@ -241,11 +241,6 @@ class MaskLayer:
         layer = self.layer
         return grid_of(layer.data.shape, transform_of(layer), layer.name, layer.metadata)
 
-    def volumes_ml(self, frame: int) -> dict[str, float]:
-        """mL by organ in a frame."""
-        ml, counts = self.grid.voxel_volume_ml, self.segmentation.counts.in_frame(frame)
-        return {label.name: counts[label.id] * ml for label in self.segmentation.card.labels}
-
     def coverage(self) -> tuple[int, int]:
         """Slices segmented, and slices there are, in the frame on screen."""
         return self.segmentation.coverage(self.here[0])

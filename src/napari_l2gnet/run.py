@@ -140,16 +140,17 @@ class Run(QObject):
             QTimer.singleShot(0, self._tidied)
             return
         finished, count = segmentation.coverage()
-        if finished == count and self.mask.grid.has_ml:
+        if finished == count:
             self.doubts = self._find_doubts()
         self._end("finished", "")
 
     def _find_doubts(self) -> list[str]:
         """What is unusual, in any frame; of a series with the frames that it is in."""
-        segmentation = self.mask.segmentation
+        segmentation, grid = self.mask.segmentation, self.mask.grid
+        ml = grid.voxel_volume_ml if grid.has_ml else None
         found: dict[str, list[str]] = {}
         for frame in range(len(segmentation.shown)):
-            for text in doubts(segmentation.card, self.mask.volumes_ml(frame)):
+            for text in doubts(segmentation.card, segmentation.counts.in_frame(frame), ml):
                 found.setdefault(text, []).append(str(frame))
         if len(segmentation.shown) == 1:
             return list(found)

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 from l2gnet_core.card import Expectations, ModelCard
 from l2gnet_core.cleanup import CleanUp, tidy
@@ -218,12 +219,24 @@ def test_a_time_series_is_segmented_frame_by_frame(make_model, save_scan, scan, 
     assert row["volume_ml"] == pytest.approx(voxels * 8 * 1.5 * 1.5 / 1000, abs=1e-3)
 
 
+def test_the_smallest_voxels_have_a_volume(make_model, save_scan, scan, tmp_path):
+    image = save_scan(tmp_path / "a.nii.gz", scan, (0.01, 0.002, 0.002))
+    report = segment_file(Job(image, tmp_path / "m.nii.gz"), make_model(), "cpu")
+    for row in report["labels"]:
+        assert row["volume_ml"] == pytest.approx(row["voxels"] * 4e-11, rel=1e-5)
+    assert sum(row["volume_ml"] for row in report["labels"]) > 0
+
+
 def test_without_a_voxel_size_there_are_no_millilitres(make_model, scan, tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", scan.astype(np.uint16), photometric="minisblack")
     model = make_model(expects=Expectations("MR", (0.7, 2.5)))
     report = segment_file(Job(tmp_path / "a.tif", tmp_path / "m.tif"), model, "cpu")
     assert {row["volume_ml"] for row in report["labels"]} == {None}
     assert any("no voxel size" in warning for warning in report["warnings"])
+    torch.nn.init.zeros_(model.network.decoder.head.weight)
+    torch.nn.init.zeros_(model.network.decoder.head.bias)
+    report = segment_file(Job(tmp_path / "a.tif", tmp_path / "none.tif"), model, "cpu")
+    assert report["warnings"][-1].startswith("No right ventricle, myocardium, left ventricle found")
     assert read_labels(tmp_path / "m.tif").volume.data.shape == scan.shape
 
 
@@ -310,12 +323,16 @@ def test_the_wrong_slicing_axis_shows_in_pixels_and_slices():
 
 def test_unusual_volumes_and_missing_structures_are_named():
     usual = card(volumes={"left ventricle": (20.0, 400.0)})
-    assert doubts(usual, {"right ventricle": 90.0, "left ventricle": 100.0}) == []
-    (sentence,) = doubts(usual, {"right ventricle": 90.0, "left ventricle": 900.0})
+    assert doubts(usual, {1: 900, 2: 1000}, 0.1) == []
+    (sentence,) = doubts(usual, {1: 900, 2: 9000}, 0.1)
     assert "900 mL" in sentence
-    (sentence,) = doubts(usual, {"right ventricle": 0.0, "left ventricle": 900.0})
+    (sentence,) = doubts(usual, {1: 0, 2: 9000}, 0.1)
     assert "No right ventricle" in sentence
-    (sentence,) = doubts(usual, {})
+    # Voxels say what is missing, however small, or of no known size, they are.
+    (sentence,) = doubts(usual, {1: 900, 2: 1000}, 1e-9)
+    assert "Left ventricle: 1e-06 mL" in sentence
+    assert doubts(usual, {1: 900, 2: 1000}, None) == []
+    (sentence,) = doubts(usual, {}, None)
     assert "right ventricle and left ventricle" in sentence
 
 

@@ -455,6 +455,19 @@ def test_a_scan_that_is_opened_during_a_run_is_chosen_after_it(
     assert widget.image.layer is first
 
 
+def test_what_is_not_found_is_told_without_a_voxel_size(
+    segment_widget: Any, user_models: Path, qtbot: Any
+) -> None:
+    # More organs than are found in a plain image.
+    save_untrained(user_models, "many", labels={id: f"organ {id}" for id in range(1, 30)})
+    viewer, widget = segment_widget()
+    widget.model.setCurrentText("many")
+    viewer.add_image(np.ones((2, 32, 32), np.float32), name="plain")
+    assert run(qtbot, widget) == "finished"
+    assert widget.organs.rows()[0][2] == "–"
+    assert "found: out of view" in widget.message.text()
+
+
 def test_what_is_unusual_about_a_scan_that_is_deleted_is_not_said_of_another(
     segment_widget: Any, qtbot: Any
 ) -> None:
