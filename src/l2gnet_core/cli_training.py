@@ -127,7 +127,7 @@ def train(
     from l2gnet_core.catalog import find_model
     from l2gnet_core.checkpoint import STATE_FILE, find_model_file, read_card
     from l2gnet_core.data import dataset_of
-    from l2gnet_core.dataset_check import told
+    from l2gnet_core.dataset_check import told, told_of_directions
     from l2gnet_core.inherited import told_of_start
     from l2gnet_core.predict import choose_device
     from l2gnet_core.train import TrainingConfig
@@ -155,7 +155,10 @@ def train(
         how["start"] = str(model.resolve())
     survey = examined(dataset)
     opened = dataset_of(survey)
-    for line in told(finding for finding in survey.findings if finding.kind == "warning"):
+    warnings = [finding for finding in survey.findings if finding.kind == "warning"]
+    if not how["oriented"]:
+        warnings += told_of_directions(survey.names)
+    for line in told(warnings):
         click.echo(line, err=True)
     if model is not None:
         for sentence in told_of_start(read_card(find_model_file(model)), opened):
@@ -216,9 +219,10 @@ def check(dataset: Path, split: Path | None, as_json: bool) -> None:
     """Find what is wrong with a dataset before hours are spent on it."""
     from dataclasses import asdict
 
-    from l2gnet_core.dataset_check import told
+    from l2gnet_core.dataset_check import told, told_of_directions
 
     survey = examined(dataset)
+    survey.findings += told_of_directions(survey.names)
     if split is not None:
         survey.examine_split(split)
     cases, patients = len(survey.cases), len(set(survey.patients.names.values()))

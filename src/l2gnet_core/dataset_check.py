@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from l2gnet_core.dataset_settings import read_settings
 from l2gnet_core.errors import InputError
 from l2gnet_core.fingerprint import fingerprint
 from l2gnet_core.labels import LabelSet
+from l2gnet_core.sides import apart_by_direction
 from l2gnet_core.slice_view import slice_view
 from l2gnet_core.split import read_split, split_problems
 from l2gnet_core.volume import HEADERS_ROUND, Volume, distance_apart, slicing_axis
@@ -94,6 +95,20 @@ class Survey:
         for one in self._examined:
             found[names[one.case.patient]].update(one.frame_hashes)
         return found
+
+
+def told_of_directions(names: Mapping[int, str]) -> list[Finding]:
+    """What to know of structures (name by id) before a training without left and right."""
+    pairs = apart_by_direction(LabelSet.from_names(names))
+    if not pairs:
+        return []
+    one, other = pairs[0]
+    more = f" (as {len(pairs) - 1} more pairs do)" if len(pairs) > 1 else ""
+    sentence = (
+        f"{one} and {other} differ by a direction{more}, but without --oriented training views are "
+        "turned and mirrored at will; train with it, unless what lies around tells them apart."
+    )
+    return [Finding("warning", "", sentence)]
 
 
 def told(findings: Iterable[Finding], most: int = 3) -> Iterator[str]:

@@ -1,8 +1,9 @@
-"""Which structures are each other's mirror image, judged by their names."""
+"""Which structures are mirror images of each other, or differ by a direction, by their names."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from itertools import combinations
 
 from l2gnet_core.labels import Label, LabelSet
@@ -12,6 +13,13 @@ _OTHER = {"left": "right", "right": "left"}
 #: Left and right by what they do, not by where they lie: the mirror image of a left ventricle of
 #: the heart is no right one. The brain's lateral ventricles are a true pair.
 _NOT_BY_PLACE = ("ventric", "atri", "heart", "cardi", "myo", "coronar", "liver", "hepat")
+
+_OPPOSITES = (
+    {"left", "right"},
+    {"anterior", "posterior"},
+    {"superior", "inferior"},
+    {"upper", "lower"},
+)
 
 
 def mirror_pairs(labels: LabelSet) -> tuple[tuple[int, int], ...]:
@@ -29,9 +37,8 @@ def mirror_pairs(labels: LabelSet) -> tuple[tuple[int, int], ...]:
         if not sides:
             plain.append(label.name.casefold())
             continue
-        by_place = "lateral" in words or not any(w.startswith(_NOT_BY_PLACE) for w in words)
         what = (tuple(sorted(word for word in words if word not in _SIDES)), sides[0])
-        if len(sides) > 1 or not by_place or what in paired:
+        if len(sides) > 1 or not _by_place(words) or what in paired:
             return ()
         paired[what] = number
     # "LV" and "RV" or "Eye_AL" and "Eye_AR" have sides, too, but which way is anyone's guess.
@@ -42,6 +49,25 @@ def mirror_pairs(labels: LabelSet) -> tuple[tuple[int, int], ...]:
     return tuple(
         (number, paired[what, "right"]) for (what, side), number in paired.items() if side == "left"
     )
+
+
+def apart_by_direction(labels: LabelSet) -> list[tuple[str, str]]:
+    """Pairs of names that differ by one direction alone, such as "anterior" and "posterior"."""
+    found = []
+    for one, other in combinations(labels, 2):
+        mine, its = ([_SIDES.get(word, word) for word in _words(x)] for x in (one, other))
+        only_mine, only_its = Counter(mine) - Counter(its), Counter(its) - Counter(mine)
+        differ = {*only_mine, *only_its}
+        if len(mine) != len(its) or only_mine.total() != 1 or differ not in _OPPOSITES:
+            continue
+        if "left" not in differ or _by_place(mine):
+            found.append((one.name, other.name))
+    return found
+
+
+def _by_place(words: list[str]) -> bool:
+    """Do left and right say where a structure of such a name lies?"""
+    return "lateral" in words or not any(word.startswith(_NOT_BY_PLACE) for word in words)
 
 
 def _words(label: Label) -> list[str]:

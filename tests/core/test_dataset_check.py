@@ -259,10 +259,15 @@ def test_what_may_be_meant_is_a_warning_of_its_own(dataset, plant, says, one_sen
 def test_training_says_the_warnings_before_it_goes_on(dataset, tmp_path, capsys):
     one_scan_read_twice(dataset)
     empty_labels(dataset)
+    (dataset / "dataset.json").write_text('{"labels": {"anterior": 1, "posterior": 2}}')
     run = tmp_path / "run"
     main(["train", str(dataset), "-o", str(run), "--epochs", "1", "--preset", "tiny"])
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3
+    direction = "warning: anterior and posterior differ by a direction"
+    assert lines[2].startswith(direction)
+    main(["check", str(dataset)])
+    assert direction in capsys.readouterr().out
     assert lines[0] == "warning: patient1: The labels are empty: background everywhere."
     assert "patient1 and patient3 share identical scans" in lines[1]
     # The two are one patient, and so is their split.

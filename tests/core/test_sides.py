@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.sides import mirror_pairs
+from l2gnet_core.sides import apart_by_direction, mirror_pairs
 
 #: How people write which side something is on.
 STYLES = (
@@ -82,3 +82,22 @@ def test_pairs(names, found):
 )
 def test_in_doubt_nothing_is_mirrored(names):
     assert pairs(*names) == ()
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (("anterior", "posterior"), [("anterior", "posterior")]),
+        (("liver", "kidney_r", "left kidney"), [("kidney_r", "left kidney")]),
+        (("lung upper lobe", "lung lower lobe"), [("lung upper lobe", "lung lower lobe")]),
+        (
+            ("superior vena cava", "vena cava inferior"),
+            [("superior vena cava", "vena cava inferior")],
+        ),
+        # The heart's sides look unlike each other, whichever way a scan is turned.
+        (("left ventricle", "right ventricle"), []),
+        (("left lung", "right kidney", "upper lip", "posterior"), []),
+    ],
+)
+def test_structures_that_differ_by_a_direction(names, found):
+    assert apart_by_direction(LabelSet.from_names(dict(enumerate(names, 1)))) == found
