@@ -104,6 +104,7 @@ def _of_model(
     dataset: Path, model: str, part: Part, device: str, tolerance: float
 ) -> tuple[str, list[CaseScores]]:
     """The model's name and its scores."""
+    from l2gnet_core.cases import some
     from l2gnet_core.catalog import find_model
     from l2gnet_core.checkpoint import load_model
     from l2gnet_core.data import dataset_of
@@ -114,6 +115,8 @@ def _of_model(
     loaded, opened = load_model(file, chosen), dataset_of(examined(dataset))
     names = names_to_score(opened, loaded.card)
     scans, notes = held_out(opened, loaded.card, part)
+    if lacking := [name for id, name in opened.labels.names.items() if id not in names]:
+        notes.append(f"{some(lacking)}: not scored, as {loaded.card.name} did not learn of it.")
     for note in notes:
         click.echo(note, err=True)
     found: list[CaseScores] = []

@@ -162,7 +162,7 @@ def train(
         click.echo(line, err=True)
     if model is not None:
         for sentence in told_of_start(read_card(find_model_file(model)), opened):
-            click.echo(f"warning: {sentence}", err=True)
+            _warn(sentence)
     settings = RunSettings(
         dataset=opened,
         folder=output,
@@ -189,7 +189,7 @@ def train(
     )
     views = OTHER_SCANNERS if how["other_scanners"] else Augmentation()
     # Closed before anybody is told that it stopped: only then are the curves of Ctrl-C drawn.
-    run = closing(train_dataset(settings, training, views, choices=how))
+    run = closing(train_dataset(settings, training, views, choices=how, tell=_warn))
     with ProgressBar(1.0, "Training") as bar, run as steps_done:
         scores, steps = "", 0
         for progress in steps_done:
@@ -201,6 +201,10 @@ def train(
         click.echo(f"{output}: {steps} steps{scores}")
     elif devices * nodes == 1:  # the other processes of several have nothing to say
         click.echo(f"{output}: was finished already")
+
+
+def _warn(sentence: str) -> None:
+    click.echo(f"warning: {sentence}", err=True)
 
 
 def _is_given(context: click.Context, name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,21 +26,28 @@ from l2gnet_core.volume import HEADERS_ROUND, Volume, distance_apart, slicing_ax
 
 @dataclass(frozen=True)
 class Dataset:
-    """Cases in the order of their names, and the structures that their labels hold.
+    """Cases in the order of their names, and the structures that are named.
 
-    `fingerprints` tell each frame of a patient's scans by its voxels, see `fingerprint`.
+    `held` are the label ids that a patient's labels hold. `fingerprints` tell each frame of a
+    patient's scans by its voxels, see `fingerprint`.
     """
 
     cases: tuple[Case, ...]
     labels: LabelSet
     description: str
     people: Patients
+    held: Mapping[str, set[int]]
     fingerprints: Mapping[str, set[str]]
 
     @property
     def patients(self) -> list[str]:
         """Every patient once, in order of name."""
         return sorted({case.patient for case in self.cases})
+
+    def labels_of(self, patients: Iterable[str]) -> LabelSet:
+        """The structures that somebody of these patients has."""
+        held = set[int]().union(*(self.held[patient] for patient in patients))
+        return LabelSet(tuple(label for label in self.labels if label.id in held))
 
 
 def open_dataset(folder: Path) -> Dataset:
@@ -67,6 +74,7 @@ def dataset_of(survey: Survey) -> Dataset:
         LabelSet.from_names(survey.names),
         survey.description,
         patients,
+        survey.held,
         survey.fingerprints,
     )
 
@@ -140,9 +148,10 @@ def _view(
     return slice_view(card, volume, slicing_axis(volume, card.slicing), scan)
 
 
-def load_frames(case: Case, card: ModelCard) -> list[TrainingCase]:
+def load_frames(case: Case, card: ModelCard, left_out: Collection[int] = ()) -> list[TrainingCase]:
     """Read one case, frame by frame and as inference sees it with a model of this card; label ids
-    become class indices in the order of the card's labels.
+    become class indices in the order of the card's labels, and background where they are
+    `left_out`.
 
     Raises InputError if scan and labels differ in shape, the labels hold an unknown id, or the
     scan does not say the orientation or voxel size that the model needs.
@@ -160,8 +169,9 @@ def load_frames(case: Case, card: ModelCard) -> list[TrainingCase]:
             f"Expected scan and labels of {case.name} in one place, but they lie up to {apart:.1f} "
             "mm apart; resample the labels onto the scan's grid, or correct one of the headers."
         )
-    lookup = np.full(max([int(truth.data.max()), *labels.names]) + 1, 255, np.uint8)
+    lookup = np.full(max([int(truth.data.max()), *labels.names, *left_out]) + 1, 255, np.uint8)
     lookup[[0, *labels.names]] = np.arange(len(labels) + 1)
+    lookup[list(left_out)] = 0
     classes = lookup[truth.data]
     if (classes == 255).any():
         unknown = sorted(set(np.unique(truth.data).tolist()) - {0, *labels.names})

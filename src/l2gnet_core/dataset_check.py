@@ -88,6 +88,15 @@ class Survey:
         return Patients(names, parts)
 
     @property
+    def held(self) -> dict[str, set[int]]:
+        """By patient, the ids that their labels hold, as far as these are examined."""
+        found: dict[str, set[int]] = defaultdict(set)
+        names = self.patients.names
+        for one in self._examined:
+            found[names[one.case.patient]].update(one.voxels)
+        return found
+
+    @property
     def fingerprints(self) -> dict[str, set[str]]:
         """By patient, what tells each frame of their scans, as far as these are examined."""
         found: dict[str, set[str]] = defaultdict(set)

@@ -136,7 +136,8 @@ def _structures(examined: list[Examined], names: Mapping[int, str]) -> Iterator[
         yield Finding(
             "warning",
             "",
-            f"No label file holds {some(missing)}, so it cannot be learned; check dataset.json.",
+            f"No label file holds {some(missing)}: no model will have "
+            f"{'it' if len(missing) == 1 else 'them'}; check dataset.json.",
         )
 
 

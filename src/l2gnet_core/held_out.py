@@ -62,12 +62,16 @@ def held_out(dataset: Dataset, card: ModelCard, part: Part) -> tuple[list[Case],
 
 
 def names_to_score(dataset: Dataset, card: ModelCard) -> dict[int, str]:
-    """The dataset's structures by id, as the model calls them.
+    """The dataset's structures by id, as the model calls them, without those that it does not have
+    because no training patient has.
 
-    Raises InputError for a structure that the model does not have, or has by another name.
+    Raises InputError for another that the model does not have, or has by another name.
     """
-    mine = card.labels.names
-    for id, name in dataset.labels.names.items():
+    mine, people = card.labels.names, dataset.people
+    learnt_from = {people.names.get(people.known(name)) for name in card.split.get("train", ())}
+    learnable = dataset.labels_of(filter(None, learnt_from)).names
+    wanted = {id: dataset.labels.names[id] for id in dataset.labels.names if id in mine}
+    for id, name in (wanted | learnable).items():
         # What no dataset.json names goes by its id.
         if id not in mine or name.casefold() not in (mine[id].casefold(), f"structure {id}"):
             told = f"{id} is {mine[id]}" if id in mine else f"there is no {id}"
@@ -75,7 +79,7 @@ def names_to_score(dataset: Dataset, card: ModelCard) -> dict[int, str]:
                 f"Expected the structures of {card.name} in the dataset, but its {name} is {id}, "
                 f"and in the model {told}; give the dataset that it was trained on."
             )
-    return {id: mine[id] for id in dataset.labels.names}
+    return {id: mine[id] for id in wanted}
 
 
 def score_held_out(

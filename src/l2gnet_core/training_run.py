@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from l2gnet_core.augment import Augmentation
 from l2gnet_core.card import CodeStatistics, ModelCard
-from l2gnet_core.cases import Part
+from l2gnet_core.cases import Part, some
 from l2gnet_core.checkpoint import (
     MODEL_FILE,
     STATE_FILE,
@@ -101,21 +101,23 @@ def train_dataset(
     training: TrainingConfig,
     augmentation: Augmentation,
     choices: Mapping[str, Any] | None = None,
+    tell: Callable[[str], None] = lambda sentence: None,
 ) -> Generator[Progress, None, None]:
     """Train on a dataset folder, yielding progress; the model file holds the best epoch so far.
 
     A model with codes also gets the statistics of its training scans' codes, at the end. With
     several devices, each runs the whole program; all but the first yield nothing. Stopping the
     generator loses at most `training.save_every_seconds` of work: run again with `resume`.
-    `choices` are kept in the run folder, for `read_choices`. Raises InputError for a dataset or run
-    folder that cannot be used and where memory does not suffice, OutputError where nothing can be
-    written.
+    `choices` are kept in the run folder, for `read_choices`. `tell` is given sentences for whoever
+    trains. Structures that no training patient has are left out of the model. Raises InputError for
+    a dataset or run folder that cannot be used and where memory does not suffice, OutputError where
+    nothing can be written.
     """
     _require_usable(settings, training)
     fabric = make_fabric(settings.device, settings.devices, settings.nodes)
     try:
         with _held(settings.folder) if fabric.is_global_zero else nullcontext():
-            yield from _trained(settings, training, augmentation, choices, fabric)
+            yield from _trained(settings, training, augmentation, choices, tell, fabric)
     except (MemoryError, RuntimeError) as error:
         if not memory_is_short(error):
             raise
@@ -162,6 +164,7 @@ def _trained(
     training: TrainingConfig,
     augmentation: Augmentation,
     choices: Mapping[str, Any] | None,
+    tell: Callable[[str], None],
     fabric: Fabric,
 ) -> Iterator[Progress]:
     """What `train_dataset` yields, in a run folder that may be used and that nobody else uses."""
@@ -169,7 +172,16 @@ def _trained(
         write_choices(settings.folder, choices)
     dataset = settings.dataset
     split = read_or_make_split(dataset, settings, training.seed)
-    card = _begun_card(dataset, split, settings)
+    labels = _learnable(dataset, split, training)
+    left_out = dataset.labels.names.keys() - labels.names.keys()
+    # Those that nobody has are told of with the dataset.
+    here = dataset.labels_of(dataset.patients).names
+    if fabric.is_global_zero and (away := [here[id] for id in sorted(left_out & here.keys())]):
+        tell(
+            f"{some(away)} {'is' if len(away) == 1 else 'are'} in no label of the training "
+            f"patients: the model does not have {'it' if len(away) == 1 else 'them'}."
+        )
+    card = _begun_card(dataset, labels, split, settings)
     if settings.oriented:
         augmentation = keeping_sides(augmentation, card)
     if settings.resample:
@@ -177,11 +189,13 @@ def _trained(
 
     def frames(part: Part) -> list[tuple[str, TrainingCase]]:
         found = split.cases(dataset, part)
-        return [(case.patient, frame) for case in found for frame in load_frames(case, card)]
+        return [
+            (case.patient, frame) for case in found for frame in load_frames(case, card, left_out)
+        ]
 
     of_patients = frames("train")
     cases, tuning = ([frame for _, frame in part] for part in (of_patients, frames("tuning")))
-    extra = _phantom_cases(training.extra_share, dataset.labels)
+    extra = _phantom_cases(training.extra_share, labels)
     sampler = Sampler(
         cases, augmentation, settings.slices, training.seed, extra, training.extra_share
     )
@@ -192,7 +206,7 @@ def _trained(
         start = load_model(first).network
     config = preset(
         settings.preset,
-        len(dataset.labels) + 1,
+        len(labels) + 1,
         in_channels=settings.slices,
         architecture=settings.architecture,
         supervised=2,
@@ -222,7 +236,7 @@ def _trained(
         write_choices(settings.folder, choices)
     how = {"settings": asdict(training), "augmentation": asdict(augmentation)}
     saved = trainer.seconds
-    with TrainingLog(settings.folder, dataset.labels, trainer.step) as log:
+    with TrainingLog(settings.folder, labels, trainer.step) as log:
         for progress in trainer.run(sampler, tuning):
             log.add(progress)
             if progress.best:
@@ -323,7 +337,27 @@ def read_choices(folder: Path) -> dict[str, Any]:
     return choices
 
 
-def _begun_card(dataset: Dataset, split: Split, settings: RunSettings) -> ModelCard:
+def _learnable(dataset: Dataset, split: Split, training: TrainingConfig) -> LabelSet:
+    """The structures that training scans have: a class without a voxel would be answered all the
+    same, and hold the others up.
+
+    Raises InputError where there are none.
+    """
+    if training.extra_share:
+        # Phantoms have all of theirs.
+        return dataset.labels
+    labels = dataset.labels_of(split.train)
+    if not labels:
+        raise InputError(
+            "Expected structures to learn in the labels of the training patients, but these are "
+            "empty; label their scans, or write another split.json into the run folder."
+        )
+    return labels
+
+
+def _begun_card(
+    dataset: Dataset, labels: LabelSet, split: Split, settings: RunSettings
+) -> ModelCard:
     """What a run's model is and how it sees scans; the latter is written into the run folder.
 
     Raises InputError if a resumed run began with another view of scans.
@@ -335,7 +369,7 @@ def _begun_card(dataset: Dataset, split: Split, settings: RunSettings) -> ModelC
         )
     card = ModelCard(
         name=settings.folder.resolve().name,
-        labels=dataset.labels,
+        labels=labels,
         architecture=settings.architecture,
         slicing=settings.slicing,
         oriented=settings.oriented,

@@ -119,3 +119,10 @@ def test_whom_a_model_was_fine_tuned_on_is_left_out(l2gnet, refused, dataset, mo
 def test_a_fine_tuning_that_the_card_does_not_tell_is_warned_of(l2gnet, dataset, model):
     _, _, err = l2gnet("evaluate", dataset, "--model", model(history=({"parent": "x"},)))
     assert "the scores are too good" in err
+
+
+def test_what_the_model_did_not_learn_of_is_not_scored(l2gnet, dataset, model):
+    (dataset / "dataset.json").write_text('{"labels": {"rim": 1, "core": 2, "ghost": 3}}')
+    code, out, err = l2gnet("evaluate", dataset, "--model", model(), "--json")
+    assert (code, set(json.loads(out)["overall"])) == (0, {"rim", "core", "mean"})
+    assert "ghost: not scored, as tiny did not learn of it." in err

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import struct
 import sys
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from l2gnet_core.config import preset
 from l2gnet_core.data import TrainingCase, open_dataset
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files import read_volume
+from l2gnet_core.held_out import names_to_score
 from l2gnet_core.inspect.look import empty_look
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.losses import segmentation_loss
@@ -83,11 +85,11 @@ def dataset(tmp_path, save_scan) -> Path:
     return tmp_path / "data"
 
 
-def run(dataset, folder, training=SHORT, stop_after=None, **settings):
+def run(dataset, folder, training=SHORT, stop_after=None, tell=print, **settings):
     """Train; `stop_after` closes the generator after that many steps."""
     opened = open_dataset(dataset)
     settings = RunSettings(opened, folder, **{"preset": "tiny", "tuning": 0.1, **settings})
-    steps = train_dataset(settings, training, SMALL_VIEWS)
+    steps = train_dataset(settings, training, SMALL_VIEWS, tell=tell)
     if stop_after is None:
         return list(steps)
     done = [next(steps) for _ in range(stop_after)]
@@ -402,11 +404,15 @@ def test_the_seed_decides_the_run(dataset, tmp_path):
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_another_runs_state_or_a_damaged_one_is_refused(dataset, tmp_path, one_sentence):
+def test_another_runs_state_or_a_damaged_one_is_refused(dataset, save_scan, tmp_path, one_sentence):
     run(dataset, tmp_path / "run", stop_after=1)
-    (dataset / "dataset.json").write_text('{"labels": {"rim": 1, "core": 2, "more": 3}}')
-    with pytest.raises(InputError, match="it has structures: 2, not 3; resume with") as error:
-        run(dataset, tmp_path / "run", resume=True)
+    other = shutil.copytree(dataset, tmp_path / "other")
+    (other / "dataset.json").unlink()
+    for number in range(6):
+        labels = np.minimum(bright_discs(number)[1], 1)
+        save_scan(other / "labels" / f"patient{number:03}_frame01.nii.gz", labels)
+    with pytest.raises(InputError, match="it has structures: 2, not 1; resume with") as error:
+        run(other, tmp_path / "run", resume=True)
     one_sentence(error.value)
     (dataset / "dataset.json").unlink()
     state = tmp_path / "run" / STATE_FILE
@@ -487,6 +493,34 @@ def test_a_run_can_begin_with_a_models_weights(dataset, tmp_path):
     assert splits[0] == splits[1]
     with pytest.raises(InputError, match="it has --arch l2gnet, not unet; ask for"):
         run(dataset, tmp_path / "third", start=tmp_path / "first", architecture="unet")
+
+
+def test_what_no_training_patient_has_is_left_out_of_the_model(dataset, save_scan, tmp_path):
+    names = {"ghost": 1, "rim": 4, "core": 300, "speck": 301}
+    (dataset / "dataset.json").write_text(json.dumps({"labels": names}))
+    patients = [f"patient{number:03}" for number in range(6)]
+    for number, patient in enumerate(patients):
+        labels = np.array([0, 4, 300], np.uint16)[bright_discs(number)[1]]
+        if number == 4:
+            labels[0, :2, :2] = 301
+        save_scan(dataset / "labels" / f"{patient}_frame01.nii.gz", labels)
+    split = {"train": patients[:4], "tuning": patients[4:5], "test": patients[5:]}
+    for name in ("run", "after"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / SPLIT_FILE).write_text(json.dumps(split))
+    told, short = [], replace(SHORT, epochs=1)
+    run(dataset, tmp_path / "run", short, stop_after=1, tell=told.append)
+    # Of a structure that nobody has, the check of the dataset tells.
+    assert told == ["speck is in no label of the training patients: the model does not have it."]
+    (last,) = run(dataset, tmp_path / "run", short, resume=True)
+    assert len(last.dice) == 2
+    model = load_model(tmp_path / "run")
+    assert model.card.labels.names == {4: "rim", 300: "core"}
+    assert model.network.config.classes == 3
+    run(dataset, tmp_path / "after", short, start=tmp_path / "run")
+    assert load_model(tmp_path / "after").card.labels == model.card.labels
+    scored = names_to_score(open_dataset(dataset), model.card)
+    assert scored == {4: "rim", 300: "core"}
 
 
 def test_more_patients_keep_those_apart_that_a_model_has_seen(dataset, save_scan, tmp_path):
