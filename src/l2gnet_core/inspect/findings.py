@@ -20,7 +20,13 @@ from l2gnet_core.inspect.codes import (
 from l2gnet_core.inspect.look import Look
 from l2gnet_core.inspect.plans import code_plan, column_residual, organ_plan, partners
 from l2gnet_core.inspect.populations import Unlikeness, unlikeness
-from l2gnet_core.inspect.uncertainty import SliceDoubt, ranked_slices, uncertainty_maps
+from l2gnet_core.inspect.uncertainty import (
+    SliceDoubt,
+    expected_wrong,
+    near_borders,
+    ranked_by,
+    slice_maps,
+)
 from l2gnet_core.volume import Grid
 
 
@@ -30,9 +36,8 @@ class Findings:
 
     mask: the model's answer, untidied. names: of the columns of `table` and the rows and columns of
     `between`, background first. table: (K,L) voxels. plan: (K,K), None without transport.
-    between: (L,L), see `organ_plan`. maps: on the voxels, "combined" among them. slices: the one to
-    check first is first. unlike: None if the card keeps no code statistics.
-    voxels: (n,h,w,L), of each structure in each cell.
+    between: (L,L), see `organ_plan`. slices: the one to check first is first. unlike: None if the
+    card keeps no code statistics. voxels: (n,h,w,L), of each structure in each cell.
     """
 
     card: ModelCard
@@ -46,7 +51,6 @@ class Findings:
     table: NDArray[np.int64]
     plan: NDArray[np.float64] | None
     between: NDArray[np.float64] | None
-    maps: dict[str, NDArray[np.float32]]
     slices: list[SliceDoubt]
     unlike: Unlikeness | None
 
@@ -122,7 +126,6 @@ def find(
     ids = [0, *(label.id for label in card.labels)]
     voxels = look.cells.counts(mask, ids)
     has_plans = look.plan_rows is not None
-    maps = uncertainty_maps(look, mask)
     known = card.codes if card.codes and len(card.codes.counts) == len(look.vectors) else None
     return Findings(
         card=card,
@@ -136,7 +139,16 @@ def find(
         table=organ_table(look, voxels),
         plan=code_plan(look) if has_plans else None,
         between=organ_plan(look, voxels) if has_plans else None,
-        maps=maps,
-        slices=ranked_slices(maps["combined"], mask, look.cells.axis, look.seen),
+        slices=_ranked(look, mask),
         unlike=None if known is None else unlikeness(look, known),
     )
+
+
+def _ranked(look: Look, mask: NDArray[np.integer]) -> list[SliceDoubt]:
+    """`ranked_slices` without a map of the whole scan."""
+    slices = np.moveaxis(mask, look.cells.axis, 0)
+    wrong = [
+        expected_wrong(maps["combined"], near_borders(slices, index))
+        for index, maps in enumerate(slice_maps(look, mask, ["combined"]))
+    ]
+    return ranked_by(np.array(wrong), slices, look.seen)

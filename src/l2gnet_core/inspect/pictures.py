@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from l2gnet_core.inspect.codes import code_colors
 from l2gnet_core.inspect.findings import Findings
 from l2gnet_core.inspect.plans import times_chance
+from l2gnet_core.inspect.uncertainty import slice_maps
 from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.slice_view import SliceView, slice_view
 
@@ -56,6 +57,16 @@ def _upright(findings: Findings) -> tuple[SliceView, float]:
     return view, findings.grid.spacing[view.axes[1]] / findings.grid.spacing[view.axes[2]]
 
 
+def _slice(values: NDArray[Any], view: SliceView, index: int) -> NDArray[Any]:
+    """One slice of a scan (z,y,x) as it is shown."""
+    return _upright_slice(np.take(values, index, view.axes[0]), view)
+
+
+def _upright_slice(values: NDArray[Any], view: SliceView) -> NDArray[Any]:
+    """A slice (H,W), its axes as the scan stores them, as it is shown."""
+    return np.asarray(view.stack(np.expand_dims(values, view.axes[0]))[0])
+
+
 def _tall(view: SliceView, aspect: float) -> float:
     """Inches that a row of four slices takes."""
     return 2.4 * min(2.0, max(0.4, view.shape[1] * aspect / view.shape[2])) + 0.1
@@ -77,33 +88,26 @@ def _outlines(axes: Axes, findings: Findings, mask: NDArray[np.integer], width: 
 def _slices(findings: Findings) -> Figure:
     """The slices to check first: scan and answer, code map, uncertainty."""
     view, aspect = _upright(findings)
-    grey = normalise(findings.scan, intensity_window(findings.scan))
-    code_map = findings.look.cells.on_scan(findings.look.codes, outside=-1)
-    scan, mask, codes, softmax, doubts = (
-        view.stack(one)
-        for one in (
-            grey,
-            findings.mask,
-            code_map,
-            findings.maps["softmax"],
-            findings.maps["combined"],
-        )
-    )
+    look, window = findings.look, intensity_window(findings.scan)
     # The last one, −1, is for margins, which have no code.
-    colors = np.vstack([code_colors(findings.look.vectors), np.zeros((1, 3), np.uint8)])
-    shown = findings.slices[:MOST_SLICES]
+    colors = np.vstack([code_colors(look.vectors), np.zeros((1, 3), np.uint8)])
+    shown = [one.index for one in findings.slices[:MOST_SLICES]]
+    doubts = slice_maps(look, findings.mask, ["softmax", "combined"], shown)
     figure = _figure(11, _tall(view, aspect) * len(shown) + 0.7)
     rows: NDArray[Any] = figure.subplots(len(shown), 4, squeeze=False)
-    for row, one in zip(rows, shown, strict=True):
-        at = view.place(one.index)
-        _show(row[0], scan[at], aspect, cmap="gray", vmin=0, vmax=1)
-        _outlines(row[0], findings, mask[at])
-        row[0].set_ylabel(f"slice {one.index}")
-        _show(row[1], colors[codes[at]], aspect)
-        _outlines(row[1], findings, mask[at])
-        for axes, doubt in zip(row[2:], (softmax, doubts), strict=True):
-            image = _show(axes, doubt[at], aspect, cmap="inferno", vmin=0, vmax=1)
-            _outlines(axes, findings, mask[at], 0.5)
+    for row, index, doubt in zip(rows, shown, doubts, strict=True):
+        mask = _slice(findings.mask, view, index)
+        scan = normalise(_slice(findings.scan, view, index), window)
+        _show(row[0], scan, aspect, cmap="gray", vmin=0, vmax=1)
+        _outlines(row[0], findings, mask)
+        row[0].set_ylabel(f"slice {index}")
+        codes = _upright_slice(look.cells.on_slice(look.codes[index], outside=-1), view)
+        _show(row[1], colors[codes], aspect)
+        _outlines(row[1], findings, mask)
+        for axes, kind in zip(row[2:], ("softmax", "combined"), strict=True):
+            picture = _upright_slice(doubt[kind], view)
+            image = _show(axes, picture, aspect, cmap="inferno", vmin=0, vmax=1)
+            _outlines(axes, findings, mask, 0.5)
     titles = ("scan and answer", "code map", "softmax entropy", "chance to be wrong")
     for axes, title in zip(rows[0], titles, strict=True):
         axes.set_title(title)
@@ -176,8 +180,8 @@ def _references(findings: Findings) -> Figure:
     from matplotlib.colors import Normalize
 
     view, aspect = _upright(findings)
-    grey = view.stack(normalise(findings.scan, intensity_window(findings.scan)))
     index = int(findings.voxels[..., 1:].sum((1, 2, 3)).argmax())
+    grey = normalise(_slice(findings.scan, view, index), intensity_window(findings.scan))
     slices = np.moveaxis(findings.look.plans[index], 1, 0)[:, findings.look.codes[index]]
     maps = slices * len(slices)
     chosen = _favourites(maps, findings.voxels[index])
@@ -187,16 +191,14 @@ def _references(findings: Findings) -> Figure:
     panels: NDArray[Any] = figure.subplots(down, across, squeeze=False)
     for axes in panels.flat[len(chosen) :]:
         axes.axis("off")
-    at = view.place(index)
-    mask = view.stack(findings.mask)[at]
+    mask = _slice(findings.mask, view, index)
     # Cells at the edge of the picture would set the scale, where nothing of interest is.
     inside = findings.voxels[index, ..., 1:].any(-1)
     most = max(float(maps[reference][inside].max(initial=1)) for reference, _ in chosen)
     span = max(0.2, most - 1)
     for axes, (reference, structure) in zip(panels.flat, chosen, strict=False):
-        cells = np.broadcast_to(maps[reference], findings.look.codes.shape)
-        shares = view.stack(findings.look.cells.on_scan(cells, outside=1))[at]
-        _show(axes, grey[at], aspect, cmap="gray", vmin=0, vmax=1)
+        shares = _upright_slice(findings.look.cells.on_slice(maps[reference], outside=1), view)
+        _show(axes, grey, aspect, cmap="gray", vmin=0, vmax=1)
         alpha = np.clip(np.abs(shares - 1) / span, 0, 0.7)
         _show(axes, shares, aspect, cmap="bwr", vmin=1 - span, vmax=1 + span, alpha=alpha)
         _outlines(axes, findings, mask)

@@ -18,6 +18,7 @@ from l2gnet_core.inspect.findings import Findings, find
 from l2gnet_core.inspect.look import empty_look
 from l2gnet_core.inspect.page import page
 from l2gnet_core.inspect.pictures import pictures
+from l2gnet_core.inspect.uncertainty import kinds_of_doubt, uncertainty_maps
 from l2gnet_core.predict import label_lookup, predict_slices
 from l2gnet_core.suitability import mismatches
 from l2gnet_core.volume import Grid, oriented_as, slicing_axis
@@ -116,8 +117,10 @@ def write_report(findings: Findings, grid: Grid, folder: Path) -> None:
     code_map = look.cells.on_scan(look.codes + np.int16(1)).astype(np.uint16)
     names = {code: f"code {code}" for code in range(1, len(look.vectors) + 1)}
     write_labels(folder / "codes.nii.gz", code_map, grid, names)
-    for name, values in findings.maps.items():
-        write_map(folder / f"uncertainty-{name}.nii.gz", values, grid)
+    # One by one: together they take more memory than all else.
+    for kind in kinds_of_doubt(look):
+        values = uncertainty_maps(look, findings.mask, [kind])[kind]
+        write_map(folder / f"uncertainty-{kind}.nii.gz", values, grid)
     if findings.plan is not None:
         _write_plans(findings, grid, folder)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -108,17 +108,24 @@ def _disagreement(
     return found
 
 
-def uncertainty_maps(look: Look, mask: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
-    """Every kind of doubt there is, each on the voxels (z,y,x) and in its own unit.
+def kinds_of_doubt(look: Look) -> list[str]:
+    """The kinds of `uncertainty_maps` that a look has."""
+    kinds = ["combined", "softmax", "neighbours", "quantisation"]
+    return kinds if look.plan_rows is None else [*kinds, "plan"]
+
+
+def uncertainty_maps(
+    look: Look, mask: NDArray[np.generic], kinds: Collection[str] | None = None
+) -> dict[str, NDArray[np.float32]]:
+    """These kinds of doubt, all that there are by default, each on the voxels (z,y,x) and in its
+    own unit. Each takes twice as much memory as a scan of int16.
 
     mask: the model's answer (z,y,x). "combined": the chance to be wrong, see `chance_of_mistake`,
     0 in slices that were not seen. "softmax": entropy of the class probabilities, 0 to 1.
     "neighbours": see `disagreement`. "quantisation": mean squared distance between token and code.
     "plan", with transport only: entropy of the token's row of the plan, 0 to 1.
     """
-    kinds = ["combined", "softmax", "neighbours", "quantisation"]
-    if look.plan_rows is not None:
-        kinds.append("plan")
+    kinds = kinds_of_doubt(look) if kinds is None else kinds
     found = {kind: np.empty(look.entropy.shape, np.float32) for kind in kinds}
     for index, of_slice in enumerate(slice_maps(look, mask, kinds)):
         for kind, values in of_slice.items():
@@ -127,26 +134,31 @@ def uncertainty_maps(look: Look, mask: NDArray[np.generic]) -> dict[str, NDArray
 
 
 def slice_maps(
-    look: Look, mask: NDArray[np.generic], kinds: Collection[str]
+    look: Look,
+    mask: NDArray[np.generic],
+    kinds: Collection[str],
+    indices: Iterable[int] | None = None,
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
     """These kinds of doubt of one slice (H,W) after the other: of a large scan all maps together
     take gigabytes, and whoever goes through the slices may stop at any.
 
-    mask: the model's answer (z,y,x). kinds: see `uncertainty_maps`. Raises InputError where "plan"
-    is asked of a model without transport.
+    mask: the model's answer (z,y,x). kinds: see `uncertainty_maps`. indices: of the slices; all of
+    them by default. Raises InputError where "plan" is asked of a model without transport.
     """
     slices, seen = np.moveaxis(mask, look.cells.axis, 0), look.seen
     cells = {"quantisation": look.error} if "quantisation" in kinds else {}
     if "plan" in kinds:
         cells["plan"] = plan_entropy(look)
     distances: dict[int, NDArray[np.float32]] = {}
-    for index in range(len(slices)):
+    for index in range(len(slices)) if indices is None else indices:
         found = {}
         softmax = look.entropy[index].astype(np.float32)
         if "combined" in kinds or "neighbours" in kinds:
-            # Each slice's distances are found once, and forgotten when its neighbours are done.
-            distances.pop(index - 2, None)
-            for one in range(index, min(index + 2, len(slices))):
+            # In the slices' own order, distances are found once, and forgotten when the neighbours
+            # are done.
+            near = range(max(0, index - 1), min(index + 2, len(slices)))
+            distances = {one: distances[one] for one in near if one in distances}
+            for one in near:
                 if one not in distances:
                     distances[one] = border_distances(slices[one : one + 1])[0]
             neighbours = _disagreement(index, slices, distances, seen)
