@@ -50,6 +50,16 @@ def widened(network: SegmentationNetwork, classes: Sequence[int | None]) -> Segm
     return network
 
 
+def classes_by_name(known: LabelSet, labels: LabelSet) -> list[int] | None:
+    """The class in which a model that knows structures answers each of some labels, by their names,
+    or by their ids where a dataset has no names; None if it lacks one. Background comes first."""
+    by_name = {label.name.casefold(): number for number, label in enumerate(known, 1)}
+    by_id = {f"structure {label.id}": number for number, label in enumerate(known, 1)}
+    found = {**by_id, **by_name}
+    names = [label.name.casefold() for label in labels]
+    return [0, *(found[name] for name in names)] if found.keys() >= set(names) else None
+
+
 def taught_labels(
     known: LabelSet, corrections: Sequence[Correction], names: Mapping[int, str]
 ) -> LabelSet:

@@ -19,6 +19,7 @@ from l2gnet_core.cases import Part, some
 from l2gnet_core.checkpoint import (
     MODEL_FILE,
     STATE_FILE,
+    Model,
     find_model_file,
     load_model,
     read_card,
@@ -34,6 +35,7 @@ from l2gnet_core.inspect.populations import code_statistics
 from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.model import SegmentationNetwork, build
+from l2gnet_core.new_structures import classes_by_name, widened
 from l2gnet_core.phantom import cardiac_phantom
 from l2gnet_core.phantom_memory import DRAWN, drawn_as
 from l2gnet_core.preprocess import neighbours, pad_to_multiple
@@ -74,8 +76,8 @@ class RunSettings:
     `oriented` makes a model that tells left from right, for axial, coronal or sagittal `slicing`;
     `resample` one that sees slices at the median voxel size of its training scans, or at `pixel`
     mm in plane.
-    `start` is a model whose weights a new run begins with. `test` and `tuning` are shares of the
-    patients.
+    `start` is a model whose weights a new run begins with, each structure with the output that has
+    its name there. `test` and `tuning` are shares of the patients.
     """
 
     dataset: Dataset
@@ -96,12 +98,16 @@ class RunSettings:
     start: Path | None = None
 
 
+def _nobody(_: str) -> None:
+    """Hears nothing."""
+
+
 def train_dataset(
     settings: RunSettings,
     training: TrainingConfig,
     augmentation: Augmentation,
     choices: Mapping[str, Any] | None = None,
-    tell: Callable[[str], None] = lambda sentence: None,
+    tell: Callable[[str], None] = _nobody,
 ) -> Generator[Progress, None, None]:
     """Train on a dataset folder, yielding progress; the model file holds the best epoch so far.
 
@@ -203,7 +209,7 @@ def _trained(
     state = saved_state(settings.folder) if settings.resume else None
     first, start = _start(settings), None
     if first is not None:
-        start = load_model(first).network
+        start = _answering(load_model(first), labels, tell if fabric.is_global_zero else _nobody)
     config = preset(
         settings.preset,
         len(labels) + 1,
@@ -398,6 +404,21 @@ def _start(settings: RunSettings) -> Path | None:
     """The model that the run begins with, unless it has begun: then that may be gone."""
     begun = settings.resume and (settings.folder / STATE_FILE).is_file()
     return None if begun else settings.start
+
+
+def _answering(model: Model, labels: LabelSet, tell: Callable[[str], None]) -> SegmentationNetwork:
+    """The network of a model that a run begins with, its outputs in the order of the run's
+    labels."""
+    classes = classes_by_name(model.card.labels, labels)
+    if classes is not None:
+        return widened(model.network, classes)
+    theirs, ours = (", ".join(one.names.values()) for one in (model.card.labels, labels))
+    if len(model.card.labels) == len(labels):
+        tell(
+            f"{model.card.name} has {theirs}, and the dataset {ours}: as these are not the same "
+            "names, the run begins with the outputs in this order."
+        )
+    return model.network
 
 
 def _history(settings: RunSettings) -> tuple[Mapping[str, Any], ...]:

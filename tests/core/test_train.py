@@ -491,6 +491,16 @@ def test_a_run_can_begin_with_a_models_weights(dataset, tmp_path):
     run(dataset, tmp_path / "other", again, start=tmp_path / "first")
     splits = [(tmp_path / name / SPLIT_FILE).read_text() for name in ("first", "other")]
     assert splits[0] == splits[1]
+    # Structures keep their outputs, by name; where the names are others, that is told.
+    told, head = [], "decoder.head.weight"
+    for names, rows in (({"core": 1, "rim": 2}, [0, 2, 1]), ({"inner": 1, "outer": 2}, [0, 1, 2])):
+        (dataset / "dataset.json").write_text(json.dumps({"labels": names}))
+        folder = tmp_path / "-".join(names)
+        run(dataset, folder, calm, stop_after=1, start=tmp_path / "first", tell=told.append)
+        state = torch.load(folder / STATE_FILE, weights_only=True)
+        assert torch.equal(state["network"][head], first[head][rows])
+    (sentence,) = told
+    assert "first has rim, core, and the dataset inner, outer" in sentence
     with pytest.raises(InputError, match="it has --arch l2gnet, not unet; ask for"):
         run(dataset, tmp_path / "third", start=tmp_path / "first", architecture="unet")
 
