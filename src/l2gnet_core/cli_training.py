@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -195,12 +197,17 @@ def train(
         for progress in steps_done:
             steps = progress.step
             if progress.dice:
-                scores = ", Dice " + " ".join(f"{dice:.3f}" for dice in progress.dice)
+                scores = f", Dice {_row(progress.dice)}"
             bar.reach(progress.done, f"epoch {progress.epoch}, loss {progress.loss:.3f}{scores}")
     if steps:
         click.echo(f"{output}: {steps} steps{scores}")
     elif devices * nodes == 1:  # the other processes of several have nothing to say
         click.echo(f"{output}: was finished already")
+
+
+def _row(dice: Sequence[float]) -> str:
+    """Scores by structure; a dash where no tuning scan has one."""
+    return " ".join("–" if math.isnan(score) else f"{score:.3f}" for score in dice)
 
 
 def _warn(sentence: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import time
 from collections.abc import Iterator, Mapping
 from itertools import chain
@@ -74,7 +75,8 @@ class TrainingLog:
         self._writer.writerow(row)
         self._file.flush()
         scalars = {"loss": progress.loss, "learning rate": progress.learning_rate}
-        scalars |= {f"Dice/{name}": score for name, score in dice.items()}
+        # Of a structure that no tuning scan has there is no Dice.
+        scalars |= {f"Dice/{name}": score for name, score in dice.items() if math.isfinite(score)}
         self._events.add(scalars, progress.step)
         if dice and time.monotonic() - self._drawn > _SECONDS_BETWEEN_PICTURES:
             self._draw()

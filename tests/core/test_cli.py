@@ -15,6 +15,7 @@ import tifffile
 from l2gnet_core.catalog import find_model, models
 from l2gnet_core.checkpoint import MODEL_FILE, load_model, save_model
 from l2gnet_core.cli_parts import ProgressBar
+from l2gnet_core.cli_training import _row
 from l2gnet_core.errors import InputError
 from l2gnet_core.evaluate import evaluate
 from l2gnet_core.files import write_labels
@@ -504,6 +505,10 @@ def test_what_a_run_was_asked_for_outlives_a_stop_before_its_first_step(
     (tmp_path / "start" / MODEL_FILE).unlink()
     code, out, _ = l2gnet(*arguments, "--resume")
     assert (code, "1 steps, Dice" in out) == (0, True)
+
+
+def test_a_score_that_is_none_is_a_dash():
+    assert _row((0.5, float("nan"))) == "0.500 –"
 
 
 def test_a_run_needs_a_folder(refused, make_dataset):

@@ -299,6 +299,16 @@ def test_tensorboard_and_csv_say_the_same(dataset, tmp_path):
     assert values["Dice/rim"] == pytest.approx([step.dice[0] for step in progress if step.dice])
 
 
+def test_a_score_that_is_none_is_no_event(tmp_path, capsys):
+    labels = LabelSet.from_names({1: "rim", 2: "core"})
+    with TrainingLog(tmp_path, labels, 0) as log:
+        log.add(Progress(1, 1, 0.1, 0.5, 1e-3, 1.0, 0.1, None, (0.5, math.nan), best=True))
+    (events,) = (tmp_path / TENSORBOARD_FOLDER).iterdir()
+    tags = {value.tag for event in _records(events) for value in event.summary.value}
+    assert tags == {"loss", "learning_rate", "Dice/rim"}
+    assert capsys.readouterr() == ("", "")
+
+
 def interrupted(after: int, work: Callable[[], None]) -> None:
     """Do work that Ctrl-C meets after so many lines and returns of Python, or at its end."""
     left = after
