@@ -30,8 +30,11 @@ class CaseScores:
 def pair_files(predictions: Path, references: Path) -> list[tuple[Path, Path]]:
     """Files to compare: the two files, or those of one name in the two folders.
 
-    Raises InputError unless every reference has a prediction, and only one.
+    Raises InputError unless both are there, and every reference has a prediction, and only one.
     """
+    for path in (predictions, references):
+        if not path.exists():
+            raise InputError(f"There is no file or folder {path}.")
     if predictions.is_file() and references.is_file():
         return [(predictions, references)]
     if not (predictions.is_dir() and references.is_dir()):

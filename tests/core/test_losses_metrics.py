@@ -257,7 +257,8 @@ def test_what_cannot_be_compared_is_refused(masks, tmp_path, save_scan, one_sent
         (other_name.parent, reference.parent, "no prediction for a"),
         (reference.parent, tmp_path / "empty", "no masks"),
         (reference, reference.parent, "same kind"),
-        (tmp_path / "missing", reference, "same kind"),
+        (tmp_path / "missing", reference, "There is no file or folder .*missing"),
+        (reference.parent, tmp_path / "missing", "There is no file or folder .*missing"),
     ):
         with pytest.raises(InputError, match=says) as error:
             list(evaluate(pair_files(prediction, against), 2.0))
