@@ -15,6 +15,9 @@ from l2gnet_core.files import read_labels, scans_in, stem_of
 from l2gnet_core.metrics import Agreement, agreement_per_label
 from l2gnet_core.volume import HEADERS_ROUND, Volume, distance_apart
 
+#: What the mean over structures is called among them.
+MEAN = "mean"
+
 
 @dataclass(frozen=True)
 class CaseScores:
@@ -117,6 +120,7 @@ def scored(
     cases "case[0]", "case[1]", …; tolerance of surface Dice as in `evaluate`."""
     # A TIFF may not say what its reference does.
     sized = reference if reference.units == "mm" or prediction.units != "mm" else prediction
+    names = {id: f"{name} ({id})" if name == MEAN else name for id, name in names.items()}
     warnings = [*prediction.warnings, *reference.warnings]
     if sized.units != "mm":
         warnings.append("no voxel size is given: distances are in pixels")
@@ -162,7 +166,7 @@ def summary(cases: list[CaseScores]) -> dict[str, dict[str, float]]:
     }
     if table:
         measures = next(iter(table.values()))
-        table["mean"] = {key: fmean(row[key] for row in table.values()) for key in measures}
+        table[MEAN] = {key: fmean(row[key] for row in table.values()) for key in measures}
     return table
 
 

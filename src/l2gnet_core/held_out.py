@@ -26,6 +26,12 @@ def held_out(dataset: Dataset, card: ModelCard, part: Part) -> tuple[list[Case],
     """
     people = dataset.people
     named = {one: list(map(people.known, card.split.get(one, ()))) for one in PARTS}
+    if not named[part] and named["train"]:
+        raise InputError(
+            f"Expected patients that {card.name} has not learnt from, but its {part} part is "
+            "empty; choose another --part, or segment other scans and give the masks with their "
+            "references."
+        )
     if not named[part]:
         raise InputError(
             f"Expected a model whose card says who is in its {part} part, but that of {card.name} "

@@ -17,7 +17,7 @@ from l2gnet_core.checkpoint import MODEL_FILE, load_model, save_model
 from l2gnet_core.cli_parts import ProgressBar
 from l2gnet_core.cli_training import _row
 from l2gnet_core.errors import InputError
-from l2gnet_core.evaluate import evaluate
+from l2gnet_core.evaluate import evaluate, summary
 from l2gnet_core.files import write_labels
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.train import Trainer
@@ -357,6 +357,19 @@ def test_structures_of_one_name_are_scored_each(tmp_path):
     assert {name: one.dice for name, one in case.structures.items()} == {
         "kidney (1)": 1,
         "kidney (2)": 0,
+    }
+
+
+def test_a_structure_called_mean_does_not_hide_the_mean(tmp_path):
+    mask = np.ones((1, 4, 8), np.uint8)
+    mask[..., 4:] = 2
+    for name, data in (("a", mask), ("b", np.where(mask == 2, 0, mask))):
+        write_labels(tmp_path / f"{name}.nii", data, Grid(mask.shape), {1: "mean", 2: "liver"})
+    overall = summary(list(evaluate([(tmp_path / "b.nii", tmp_path / "a.nii")], 2.0)))
+    assert {name: row["dice"] for name, row in overall.items()} == {
+        "mean (1)": 1,
+        "liver": 0,
+        "mean": 0.5,
     }
 
 

@@ -121,6 +121,11 @@ def test_a_fine_tuning_that_the_card_does_not_tell_is_warned_of(l2gnet, dataset,
     assert "the scores are too good" in err
 
 
+def test_who_trained_on_everybody_has_nobody_to_score_on(refused, dataset, model):
+    file = model(split={"train": list(NAMES), "tuning": [], "test": []})
+    assert "its test part is empty;" in refused("evaluate", dataset, "--model", file)
+
+
 def test_what_the_model_did_not_learn_of_is_not_scored(l2gnet, dataset, model):
     (dataset / "dataset.json").write_text('{"labels": {"rim": 1, "core": 2, "ghost": 3}}')
     code, out, err = l2gnet("evaluate", dataset, "--model", model(), "--json")
