@@ -74,8 +74,8 @@ class Inspection:
         card = self.source.card
         if card.architecture not in WITH_CODES:
             return (
-                f"{card.name} is a {card.architecture}, which has no codes to look at; choose the "
-                f"mask of a model with a codebook ({', '.join(WITH_CODES)})."
+                f"{card.name} is of the architecture {card.architecture}, which has no codes to "
+                f"look at; choose the mask of a model with a codebook ({', '.join(WITH_CODES)})."
             )
         if self.forgotten:
             of = " of this frame" if len(self.source.raw) > 1 else ""

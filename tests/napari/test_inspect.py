@@ -342,7 +342,7 @@ def test_a_model_without_codes_gets_a_sentence(
     mask = inspectable(viewer, architecture="unet")
     mask.segmentation.looks.clear()
     widget = inspect(qtbot, viewer)
-    assert "is a unet, which has no codes" in widget.told.text()
+    assert "is of the architecture unet, which has no codes" in widget.told.text()
     assert not widget.views.isEnabled()
     click(viewer, world(mask, 1, 20, 20))
     assert len(viewer.layers) == 2

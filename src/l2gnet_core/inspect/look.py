@@ -173,6 +173,7 @@ def check_codes(config: NetworkConfig) -> None:
     """Raises InputError if networks of this kind have no codes."""
     if config.architecture not in WITH_CODES:
         raise InputError(
-            f"Expected a model with a codebook ({', '.join(WITH_CODES)}), but this one is a "
-            f"{config.architecture}, which has no codes to look at; choose another model."
+            f"Expected a model with a codebook ({', '.join(WITH_CODES)}), but this one is of the "
+            f"architecture {config.architecture}, which has no codes to look at; choose another "
+            "model."
         )
