@@ -178,12 +178,24 @@ def find_cases(folder: Path) -> tuple[list[Case], list[Finding]]:
     if not known:
         cases, findings = _array_cases(folder)
         if not cases:
+            _require_both(folder)
             raise InputError(
                 f"Expected a dataset folder with 'images' and 'labels' inside (or nnU-Net's "
                 f"'imagesTr' and 'labelsTr', or TransUNet's .npz and .h5 files), but {folder} has "
                 "none of these; put scans and label files of the same name into these two folders."
             )
     return sorted(cases, key=lambda case: case.name), findings
+
+
+def _require_both(folder: Path) -> None:
+    """Raise InputError for a folder that has scans' folder alone, or labels'."""
+    for layout in LAYOUTS:
+        there = [name for name in (layout.images, layout.labels) if (folder / name).is_dir()]
+        for name in {layout.images, layout.labels}.difference(there) if there else ():
+            raise InputError(
+                f"Expected '{layout.images}' and '{layout.labels}' in {folder}, but there is no "
+                f"'{name}'; put files of the same names as in '{there[0]}' there."
+            )
 
 
 def _no_scans(folder: Path) -> str:

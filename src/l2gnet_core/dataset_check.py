@@ -157,7 +157,13 @@ def _examine(case: Case, names: dict[int, str]) -> tuple[Examined, list[Finding]
         )
     if unknown:
         errors.append(
-            f"Label ids {unknown} are not in dataset.json; name them there or take them out."
+            f"Label ids {some(list(map(str, unknown)))} are not in dataset.json; name them there "
+            "or take them out."
+        )
+    if voxels.keys() != {0} and np.array_equal(volume.data, truth.data):
+        errors.append(
+            "Expected a scan and its labels, but both hold the same values; put the scan, or the "
+            "labels, in their place."
         )
     if set(voxels) == {0}:
         warnings.append("The labels are empty: background everywhere.")

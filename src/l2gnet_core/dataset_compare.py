@@ -123,16 +123,33 @@ def _patients(examined: list[Examined], patients: Patients) -> Iterator[Finding]
 
 def _structures(examined: list[Examined], names: Mapping[int, str]) -> Iterator[Finding]:
     ids = sorted(names.keys() - {0})
-    if examined and (not 0 < len(ids) < 255 or not 0 < ids[0] <= ids[-1] <= 65535):
+    if not examined:
+        return
+    if not 0 < len(ids) < 255:
         yield Finding(
             "error",
             "",
-            f"Expected 1 to 254 structures with ids from 1 to 65535, but there are {len(ids)}; "
-            "correct the labels or dataset.json.",
+            f"Expected 1 to 254 structures, but there are {len(ids)}; correct the labels or "
+            "dataset.json.",
         )
+    for id in ids:
+        if not 0 < id <= 65535:
+            yield Finding(
+                "error",
+                "",
+                f"Expected ids from 1 to 65535, but that of {names[id]} is {id}; correct the "
+                "labels or dataset.json.",
+            )
     found = Counter(id for one in examined for id in one.voxels)
     missing = [f"{id} {names[id]}" for id in ids if not found[id]]
-    if missing and examined:
+    if missing and not any(found[id] for id in ids):
+        yield Finding(
+            "error",
+            "",
+            f"Expected labels of what dataset.json names, but no label file holds {some(missing)}; "
+            "correct the labels or dataset.json.",
+        )
+    elif missing:
         yield Finding(
             "warning",
             "",

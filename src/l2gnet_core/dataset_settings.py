@@ -65,6 +65,10 @@ def _names(labels: Mapping[str, Any]) -> dict[int, str]:
     names: dict[int, str] = {}
     for key, value in labels.items():
         id, name = (key, str(value)) if key.isdecimal() else (value, key)
+        # One line, as tables and messages have it.
+        name = " ".join(name.split())
+        if not name:
+            raise _Fault("a name for each structure", f"that of {json.dumps(id)} is empty; name it")
         id = _whole(id, name)
         if id in names:
             raise _Fault(
@@ -75,7 +79,7 @@ def _names(labels: Mapping[str, Any]) -> dict[int, str]:
             if other.casefold() == name.casefold():
                 raise _Fault(
                     "a name of its own for each structure",
-                    f"{other} and {name} differ in case at most; rename one of them",
+                    f"{other} and {name} differ in case or spaces at most; rename one of them",
                 )
         names[id] = name
     return names

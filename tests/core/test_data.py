@@ -182,7 +182,7 @@ def test_slices_lie_along_the_axis_of_the_rule(make_dataset, save_scan, rule, sh
     folder = make_dataset(["a"])
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, (4, 6, 8)).astype(np.uint8)
-    save_scan(folder / "images" / "a.nii.gz", labels.astype(np.int16))
+    save_scan(folder / "images" / "a.nii.gz", labels.astype(np.int16) + 100)
     save_scan(folder / "labels" / "a.nii.gz", labels)
     (case,) = load_frames(open_dataset(folder).cases[0], card(slicing=rule))
     assert case.classes.shape == shape
@@ -243,8 +243,8 @@ def test_cases_are_resampled_to_the_median_voxel_size(make_dataset, save_scan):
     disc = (np.hypot(y - 20, x - 30) < 15).astype(np.uint8)[None].repeat(6, 0)
     spacings = {"a": (2.0, 1.0, 1.0), "b": (4.0, 2.0, 2.0), "c": (8.0, 2.0, 3.0)}
     for name, spacing in spacings.items():
-        for part in ("images", "labels"):
-            save_scan(folder / part / f"{name}.nii.gz", disc, spacing)
+        save_scan(folder / "images" / f"{name}.nii.gz", disc + 100, spacing)
+        save_scan(folder / "labels" / f"{name}.nii.gz", disc, spacing)
     cases = open_dataset(folder).cases
     assert median_spacing(cases, card()) == (4.0, 2.0, 2.0)
     assert median_spacing(cases, card(), pixel=1.5) == (4.0, 1.5, 1.5)

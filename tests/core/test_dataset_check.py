@@ -116,13 +116,40 @@ def too_many_structures(folder: Path) -> None:
     )
 
 
+def a_scan_for_labels(folder: Path) -> None:
+    scan = np.asarray(nib.load(folder / "images" / "patient1.nii.gz").dataobj).T
+    replace_file(folder / "labels" / "patient1.nii.gz", np.clip(scan, 0, 99).astype(np.uint8))
+
+
+def labels_for_a_scan(folder: Path) -> None:
+    shutil.copy(folder / "labels" / "patient1.nii.gz", folder / "images" / "patient1.nii.gz")
+
+
+def nothing_labelled(folder: Path) -> None:
+    for path in (folder / "labels").iterdir():
+        replace_file(path, np.zeros((3, 20, 24), np.uint8))
+
+
+def an_id_below_zero(folder: Path) -> None:
+    (folder / "dataset.json").write_text('{"labels": {"one": 1, "two": 2, "three": -1}}')
+
+
+def an_id_too_large(folder: Path) -> None:
+    (folder / "dataset.json").write_text('{"labels": {"one": 1, "two": 2, "three": 70000}}')
+
+
 @pytest.mark.parametrize(
     ("plant", "says"),
     [
         (other_shape, r"shape \(3, 20, 24\).*\(3, 20, 20\)"),
         (elsewhere, "8.7 mm apart"),
         (mirrored, "mm apart"),
-        (unknown_ids, r"ids \[7\] are not in dataset.json"),
+        (unknown_ids, "ids 7 are not in dataset.json"),
+        (a_scan_for_labels, r"ids \d+, \d+, \d+ and \d+ more are not in dataset.json"),
+        (labels_for_a_scan, "both hold the same values"),
+        (nothing_labelled, "no label file holds 1 one, 2 two"),
+        (an_id_below_zero, "ids from 1 to 65535, but that of three is -1"),
+        (an_id_too_large, "ids from 1 to 65535, but that of three is 70000"),
         (fractions, "holds fractions"),
         (no_label_file, "labels for every scan, but patient1.nii.gz has none"),
         (no_scan, "scan for every label file, but patient1.nii.gz has none"),
@@ -369,8 +396,11 @@ def test_voxels_that_nobody_labelled_are_not_learnt_as_a_structure(dataset):
         ('{"liver": true}', "that of liver is true;"),
         ('{"liver": "one"}', 'that of liver is "one";'),
         ('{"liver": null}', "that of liver is null;"),
-        ('{"Liver": 1, "liver": 2}', "Liver and liver differ in case at most;"),
-        ('{"1": "liver", "2": "liver"}', "liver and liver differ in case at most;"),
+        ('{"Liver": 1, "liver": 2}', "Liver and liver differ in case or spaces at most;"),
+        ('{"1": "liver", "2": "liver"}', "liver and liver differ in case or spaces at most;"),
+        ('{"liver": 1, "liver ": 2}', "liver and liver differ in case or spaces at most;"),
+        ('{"": 1, "liver": 2}', "that of 1 is empty;"),
+        ('{"1": " "}', 'that of "1" is empty;'),
         ('{"whole": [1, 2], "core": 2}', "whole is a region of several, as nnU-Net"),
     ],
 )
@@ -381,7 +411,9 @@ def test_each_structure_has_an_id_and_a_name_of_its_own(tmp_path, one_sentence, 
     one_sentence(error.value)
 
 
-@pytest.mark.parametrize("labels", ['{"liver": 1}', '{"1": "liver"}', '{"liver": "1"}'])
+@pytest.mark.parametrize(
+    "labels", ['{"liver": 1}', '{"1": "liver"}', '{"liver": "1"}', '{" liver\\n": 1}']
+)
 def test_ids_may_stand_on_either_side(tmp_path, labels):
     (tmp_path / "dataset.json").write_text(f'{{"labels": {labels}}}')
     assert read_settings(tmp_path / "dataset.json").names == {1: "liver"}
@@ -432,6 +464,9 @@ def test_a_file_that_is_no_split_is_not_to_be_deleted(tmp_path, one_sentence):
 
 def test_a_folder_that_is_no_dataset(tmp_path):
     with pytest.raises(InputError, match="Expected a dataset folder"):
+        Survey(tmp_path)
+    (tmp_path / "imagesTr").mkdir()
+    with pytest.raises(InputError, match="but there is no 'labelsTr'; put files"):
         Survey(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file, but that is a file;"):
