@@ -88,6 +88,7 @@ class InspectWidget(InspectForm):
         self.seen.connect(self._on_seen)
         self.click.toggled.connect(self._lay_tools_down)
         self.mask_combo.chosen.connect(self._on_chosen)
+        self.mask_combo.activated.connect(lambda _: self._on_picked())
         self.of.currentIndexChanged.connect(lambda _: self._on_part())
         self.clear.clicked.connect(lambda: self.choose([]))
         self.again.clicked.connect(self._look_again)
@@ -396,6 +397,8 @@ class InspectWidget(InspectForm):
             self.update_controls()
 
     def _on_active(self, _: Any = None) -> None:
+        if self.layers is not None and self.layers.inserting:
+            return
         # The mask that a person works on is the one that is looked into.
         active = self.viewer.layers.selection.active
         if active is not self.mask_combo.layer and active in self.mask_combo:
@@ -411,6 +414,10 @@ class InspectWidget(InspectForm):
             self._leaving.start()
         else:
             self._on_mask()
+
+    def _on_picked(self) -> None:
+        """A person chose a mask in the list: it is the one they work on."""
+        self.viewer.layers.selection.active = self.mask_combo.layer
 
     def _on_layers(self, _: Any = None) -> None:
         self.against.follow()

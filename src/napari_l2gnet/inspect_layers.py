@@ -56,6 +56,8 @@ class InspectLayers:
         self.darken()
         self._contour: int | None = None
         self._outlined = self._aside = False
+        #: Is a layer being added? It is active for a moment, and then what was before.
+        self.inserting = False
         #: What is to be seen again once the widget is.
         self._to_show: set[str] = set()
 
@@ -122,9 +124,13 @@ class InspectLayers:
         layer.metadata[GRID_KEY] = self.mask.segmentation.grid
         active = layers.selection.active
         at = layers.index(self.mask.layer) + above if self.mask.layer in layers else len(layers)
-        layers.insert(min(at, len(layers)), layer)
-        if active is not None:
-            layers.selection.active = active
+        self.inserting = True
+        try:
+            layers.insert(min(at, len(layers)), layer)
+            if active is not None:
+                layers.selection.active = active
+        finally:
+            self.inserting = False
         return layer
 
     @property

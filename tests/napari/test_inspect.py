@@ -24,7 +24,7 @@ from napari_l2gnet.charts import Chart
 from napari_l2gnet.inspect_form import CODES, DOUBT, HEARD, NOTHING, REFERENCE
 from napari_l2gnet.inspect_parts import Part
 from napari_l2gnet.inspect_words import PLAN, REFERENCES, SCATTER, SLICES, USAGE, Words
-from napari_l2gnet.layers import transform_of
+from napari_l2gnet.layers import VIEW_KEY, transform_of
 from napari_l2gnet.mask_layer import IMAGE_KEY
 
 Made = tuple[Any, Any, Any]
@@ -675,6 +675,14 @@ def test_the_mask_that_is_worked_on_is_looked_into(opened: Made, qtbot: Any) -> 
     viewer.layers.selection.active = mask.layer
     settle(qtbot, widget)
     assert widget.layers.mask.layer is mask.layer
+    # So is one that is chosen in the list, whichever was active.
+    for chosen in (second.layer, mask.layer):
+        widget.mask_combo.choose(chosen)
+        widget.mask_combo.activated.emit(widget.mask_combo.currentIndex())
+        settle(qtbot, widget)
+        assert widget.layers.mask.layer is chosen
+        assert viewer.layers.selection.active is chosen
+        assert sum(VIEW_KEY in layer.metadata for layer in viewer.layers) == 3
     # An image says nothing of masks.
     viewer.layers.selection.active = viewer.layers["scan"]
     assert widget.layers.mask.layer is mask.layer
