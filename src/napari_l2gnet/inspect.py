@@ -107,7 +107,8 @@ class InspectWidget(InspectForm):
         viewer = self.viewer
         return [
             (viewer.dims.events.current_step, self._on_step),
-            (viewer.layers.events.inserted, self._on_layers),
+            (viewer.layers.events.inserted, self._on_others),
+            (viewer.layers.events.renamed, self._on_others),
             (viewer.layers.events.removed, self._on_removed),
             (viewer.layers.selection.events.active, self._on_active),
         ]
@@ -419,7 +420,7 @@ class InspectWidget(InspectForm):
         """A person chose a mask in the list: it is the one they work on."""
         self.viewer.layers.selection.active = self.mask_combo.layer
 
-    def _on_layers(self, _: Any = None) -> None:
+    def _on_others(self, _: Any = None) -> None:
         self.against.follow()
 
     def _on_removed(self, _: Any = None) -> None:
