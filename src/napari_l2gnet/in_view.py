@@ -26,12 +26,21 @@ def why_unseen(mask: MaskLayer) -> str:
         return f'"{layer.name}" is hidden by its eye icon'
     if layer.opacity < _NOTHING:
         return f'"{layer.name}" is hidden by its opacity'
-    if over := _over(mask):
-        return f'"{over[-1].name}" lies over "{layer.name}"'
+    if covered := _why_covered(mask):
+        return covered
     scan = layer.metadata[IMAGE_KEY]
     if scan in mask.viewer.layers and not _has_picture(mask):
         return f'"{scan.name}" is hidden by its eye icon'
     return ""
+
+
+def why_all_unseen(mask: MaskLayer) -> str:
+    """Why nothing of a mask is to be seen, and nothing of what it lies on, in words; "" if anything
+    is."""
+    layer = mask.layer
+    if not (layer.visible and layer.opacity >= _NOTHING) and not _has_picture(mask):
+        return f'"{layer.name}" and its scan are hidden'
+    return _why_covered(mask)
 
 
 def bring_into_view(mask: MaskLayer, alone: bool = False) -> list[Image]:
@@ -55,6 +64,8 @@ def bring_into_view(mask: MaskLayer, alone: bool = False) -> list[Image]:
     for one in list(layers):
         if any(_is_of(one, image, layers) for image in hidden):
             draw(one, False)
+    if (preview := annotation_of(mask).preview) is not None:
+        preview.draw()
     return hidden
 
 
@@ -67,6 +78,11 @@ def told_hidden(mask: MaskLayer, hidden: Sequence[Image]) -> str:
     if len(hidden) > 1:
         was, icons = "were", "their eye icons show them"
     return f'{names} lay over "{mask.layer.name}" and {was} hidden: {icons} again.'
+
+
+def _why_covered(mask: MaskLayer) -> str:
+    over = _over(mask)
+    return f'"{over[-1].name}" lies over "{mask.layer.name}"' if over else ""
 
 
 def _over(mask: MaskLayer, alone: bool = False) -> list[Image]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from napari.utils.theme import get_theme
 from qtpy.QtCore import QTimer, Signal
 
 from l2gnet_core.errors import InputError
+from napari_l2gnet.in_view import bring_into_view, told_hidden, why_all_unseen
 from napari_l2gnet.inspect_compare import Against, Other
 from napari_l2gnet.inspect_export import ask_file, save_picture, save_table
 from napari_l2gnet.inspect_form import CODES, DOUBT, HEARD, NOTHING, REFERENCE, InspectForm
@@ -23,7 +24,7 @@ from napari_l2gnet.inspect_places import Assigning, Places
 from napari_l2gnet.inspect_words import REFERENCES, SLICES
 from napari_l2gnet.inspection import Inspection, inspection_of
 from napari_l2gnet.look_again import look_again
-from napari_l2gnet.mask_layer import IMAGE_KEY, MaskLayer
+from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.session import shared_session
 from napari_l2gnet.tasks import annotation_of, application
 from napari_l2gnet.typed_names import ended
@@ -96,7 +97,7 @@ class InspectWidget(InspectForm):
         self.outline.toggled.connect(self._on_outline)
         self.cancel.clicked.connect(self._on_cancel)
         self.views.codes_picked.connect(self.choose)
-        self.views.slice_picked.connect(self._to_slice)
+        self.views.slice_picked.connect(self._on_slice_picked)
         for button, suffix in ((self.png, ".png"), (self.csv, ".csv")):
             button.clicked.connect(lambda _, suffix=suffix: ask_file(self, suffix, self.save))
         self.viewer.mouse_drag_callbacks.append(self._on_mouse)
@@ -136,6 +137,10 @@ class InspectWidget(InspectForm):
         if self.layers is not None and self.layers.mask.layer in self.viewer.layers:
             self.layers.set_aside(self._aside)
             self._lay_tools_down(came and self.click.isChecked())
+
+    def tell_again(self) -> None:
+        """Say no more what does not hold."""
+        self.drop_message()
 
     def _lay_tools_down(self, looking: bool) -> None:
         """Whoever begins to look means to paint no more."""
@@ -268,7 +273,8 @@ class InspectWidget(InspectForm):
         unlike = self.inspection.unlike
         if other is None and unlike is not None and (unlike.percentile or 0) >= 97.5:
             beware = "This scan is unlike those that the model learnt from: check it with care."
-            self.show_message("", beware=[beware])
+            text, *_, holds = self._told
+            self.show_message(text, beware=[beware], holds=holds)
         self.update_controls()
         self.ready.emit()
         if not self._current:
@@ -419,6 +425,10 @@ class InspectWidget(InspectForm):
     def _on_picked(self) -> None:
         """A person chose a mask in the list: it is the one they work on."""
         self.viewer.layers.selection.active = self.mask_combo.layer
+        self.bring_into_view(alone=True)
+        # What was drawn of it may have been hidden with it.
+        if self._drawn:
+            self.over.draw()
 
     def _on_others(self, _: Any = None) -> None:
         self.against.follow()
@@ -464,9 +474,7 @@ class InspectWidget(InspectForm):
         """What a click at a place in the world does."""
         if self.layers is None or self.inspection is None or not self._current:
             return
-        layer = self.layers.mask.layer
-        if not (layer.visible or layer.metadata[IMAGE_KEY].visible):
-            self.show_message(f'"{layer.name}" and its scan are hidden: show one of them first.')
+        if self.tell_unseen(why_all_unseen):
             return
         voxel = self.layers.mask.voxel_at(position)
         if voxel is None or voxel[0] != self.inspection.frame:
@@ -479,6 +487,25 @@ class InspectWidget(InspectForm):
             self.show_message("This slice is not segmented: the model has not seen it.")
             return
         self.choose([code], voxel)
+
+    def tell_unseen(self, why: Callable[[MaskLayer], str]) -> bool:
+        """Is something of the mask not to be seen, as `why` says? Then tell, while that holds."""
+        if self.layers is None or not (unseen := why(self.layers.mask)):
+            return False
+        mask, way = self.layers.mask, "choose under Mask what to look into, and it comes into view"
+        self.show_message(f"{unseen}: {way}.", holds=lambda: why(mask) == unseen)
+        return True
+
+    def bring_into_view(self, alone: bool = False) -> None:
+        """Show the mask, and say what is hidden for it beside what is said; `alone` as of
+        `in_view.bring_into_view`."""
+        if self.layers is None:
+            return
+        mask = self.layers.mask
+        if hidden := bring_into_view(mask, alone):
+            text, bad, beware, _ = self._told
+            text = f"{text} {told_hidden(mask, hidden)}".lstrip()
+            self.show_message(text, bad, beware, lambda: not any(one.visible for one in hidden))
 
     def choose(
         self,
@@ -496,6 +523,8 @@ class InspectWidget(InspectForm):
         self.assigning.forget()
         self.show_message("")
         if self.codes:
+            if go and voxel is None:
+                self.bring_into_view()
             here = self.inspection.look.codes[self.index]
             if go and voxel is None and not np.isin(here, self.codes[:1]).any():
                 self._to_slice(self.inspection.busiest_slice(self.codes[:1]))
@@ -517,6 +546,10 @@ class InspectWidget(InspectForm):
         frame, *voxel = self.layers.mask.here
         voxel[self.layers.mask.segmentation.axis] = index
         self.layers.mask.go_to_voxel(frame, voxel)
+
+    def _on_slice_picked(self, index: int) -> None:
+        self._to_slice(index)
+        self.bring_into_view()
 
     def _on_outline(self, on: bool) -> None:
         if self.layers is not None and self.inspection is not None:

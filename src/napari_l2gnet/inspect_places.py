@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject
 
 from l2gnet_core.errors import InputError
+from napari_l2gnet.in_view import why_unseen
 from napari_l2gnet.inspect_form import DOUBT, NOTHING, PIECE
 from napari_l2gnet.inspection import Inspection
-from napari_l2gnet.tasks import scan_of
+from napari_l2gnet.preview import shows_proposal
+from napari_l2gnet.tasks import annotation_of, scan_of
 
 if TYPE_CHECKING:
     from l2gnet_core.inspect.similar import Region
@@ -107,6 +109,7 @@ class Places(QObject):
         middle = [(part.start + part.stop - 1) / 2 for part in region.box]
         layers.mask.go_to_voxel(inspection.frame, middle, center=True)
         layers.light_region(inspection.frame, region)
+        self._widget.bring_into_view()
         self._widget.update_controls()
 
     def mark(self) -> None:
@@ -212,6 +215,17 @@ class Assigning(QObject):
         target.setCurrentIndex(min(1, target.count() - 1))
         target.blockSignals(False)
 
+    @property
+    def _unseen(self) -> bool:
+        """Is what would change not to be seen? Then that is told."""
+        widget = self._widget
+        if widget.layers is not None and shows_proposal(annotation_of(widget.layers.mask)):
+            widget.show_message(
+                "This is the preview, not the mask: accept or discard it, or press Before."
+            )
+            return True
+        return widget.tell_unseen(why_unseen)
+
     def _on_choice(self) -> None:
         if self.pending is not None:
             self.forget()
@@ -225,7 +239,7 @@ class Assigning(QObject):
     def preview(self) -> None:
         """Light up and count what would change."""
         widget, inspection = self._widget, self._widget.inspection
-        if inspection is None or widget.layers is None or not widget.codes:
+        if inspection is None or widget.layers is None or not widget.codes or self._unseen:
             return
         segmentation = widget.layers.mask.segmentation
         frame, code = inspection.frame, widget.codes[0]
@@ -281,7 +295,7 @@ class Assigning(QObject):
     def apply(self) -> None:
         """Make the change, as one step that can be undone."""
         widget, inspection = self._widget, self._widget.inspection
-        if self.pending is None or inspection is None or widget.layers is None:
+        if self.pending is None or inspection is None or widget.layers is None or self._unseen:
             return
         (voxels, organ), layer = self.pending, widget.layers.mask.layer
         self.pending = None

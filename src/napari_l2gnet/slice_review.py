@@ -213,8 +213,6 @@ class SliceReview(QObject):
         if annotation is None or mask is None:
             return
         hidden = bring_into_view(mask, alone)
-        if annotation.preview is not None:
-            annotation.preview.draw()
         self._viewer.layers.selection.active = mask.layer
         if hidden:
             place = mask.place

@@ -689,7 +689,7 @@ def test_the_mask_that_is_worked_on_is_looked_into(opened: Made, qtbot: Any) -> 
     mask.layer.visible = mask.layer.metadata[IMAGE_KEY].visible = False
     click(viewer, world(mask, 2, 30, 40))
     assert widget.codes == []
-    assert "are hidden: show one of them first" in widget.message.text()
+    assert "and its scan are hidden: choose under Mask" in widget.message.text()
     mask.layer.visible = True
     click(viewer, world(mask, 2, 30, 40))
     assert widget.codes == [code_map(mask)[2, 30, 40]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,54 @@ def test_voxels_are_assigned_with_preview_in_one_step(
     assert not mask.segmentation.touched()
     # Nothing is promised that is done already.
     assert not widget.message.text()
+
+
+def test_nothing_is_looked_into_or_assigned_that_is_not_to_be_seen(
+    make_napari_viewer: Callable[..., Any], qtbot: Any
+) -> None:
+    viewer = make_napari_viewer()
+    first, second = inspectable(viewer), inspectable(viewer, seed=1, name="second")
+    other = viewer.layers["scan [1]"]
+    widget = inspect(qtbot, viewer)
+    # As selected in the list of layers: what is on screen stays so.
+    viewer.layers.selection.active = first.layer
+    settle(qtbot, widget)
+    click(viewer, world(first, 1, 33, 41))
+    assert widget.codes == []
+    assert '"scan [1]" lies over "scan · made up": choose' in unescape(widget.message.text())
+    other.opacity = 0.5  # whoever looks through it sees the mask
+    qtbot.waitUntil(lambda: not widget.message.text())
+    other.opacity = 1
+    # A chart that leads to a slice, and a step to a place, lead to where they are seen.
+    for go in (lambda: widget.views.slice_picked.emit(2), widget.unsure.click):
+        go()
+        settle(qtbot, widget)
+        assert [one.visible for one in (first.layer, other, second.layer)] == [True, False, False]
+        assert '"scan [1]" lay over' in unescape(widget.message.text())
+        other.visible = second.layer.visible = True
+        qtbot.waitUntil(lambda: "lay over" not in widget.message.text())
+    other.visible = False
+    click(viewer, world(first, 1, 33, 41))
+    choose(widget.target, 0)
+    before = first.layer.data.copy()
+    other.visible = True
+    widget.preview.click()
+    assert widget.assigning.pending is None
+    assert "lies over" in widget.message.text()
+    other.visible = False
+    widget.preview.click()
+    settle(qtbot, widget)
+    first.layer.visible = False
+    widget.apply.click()
+    np.testing.assert_array_equal(first.layer.data, before)
+    assert "is hidden by its eye icon" in widget.message.text()
+    # What is chosen in the list comes into view.
+    for chosen, others in ((second.layer, True), (first.layer, False)):
+        widget.mask_combo.choose(chosen)
+        widget.mask_combo.activated.emit(widget.mask_combo.currentIndex())
+        settle(qtbot, widget)
+        assert (chosen.visible, other.visible) == (True, others)
+    assert "and was hidden: its eye icon shows it again" in widget.message.text()
 
 
 def test_what_a_person_painted_stays(opened: Made, qtbot: Any) -> None:
