@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
     from l2gnet_core.guard import Verdict
     from l2gnet_core.inspect.look import Look
-    from l2gnet_core.project.deeds import Answered, FineTuned
+    from l2gnet_core.project.deeds import Answered, FineTuned, Tidying
     from napari_l2gnet.doubts import Doubt
     from napari_l2gnet.preview import Preview
 
@@ -36,7 +36,8 @@ class Version:
 
     model: None as long as nobody needs it; then the session loads it, from `path` or, without one,
     the model that the mask began with. raw: its answer (t,z,y,x), untidied, and what it saw, once
-    it has segmented the scan. brought: ids of organs that the mask did not have before.
+    it has segmented the scan. tidying: how that answer was tidied, around what was painted by then.
+    brought: ids of organs that the mask did not have before.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Version:
     verdict: Verdict | None = None
     raw: NDArray[Any] | None = None
     looks: dict[int, Look] = field(default_factory=dict)
+    tidying: Tidying | None = None
     path: Path | None = None
     brought: tuple[int, ...] = ()
 

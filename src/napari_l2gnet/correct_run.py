@@ -87,7 +87,7 @@ class CorrectRun(QObject):
             assert moment is not None
             assert moment.answered is not None
             version.raw, version.looks = moment.raw, moment.looks or {}
-            version.model = moment.answered.model
+            version.model, version.tidying = moment.answered.model, moment.answered.tidying
             self._brought = ()
             self._adopt(
                 partial(take_in, self.mask, moment, number), f"The mask shows {version.name} now"
@@ -298,7 +298,7 @@ def accept(mask: MaskLayer, annotation: Annotation) -> int:
         return Version(one.next_name(), proposal.kind, parent, result.model, result.verdict)
 
     version = version_for(annotation)
-    version.raw, version.looks = proposal.raw, proposal.looks
+    version.raw, version.looks, version.tidying = proposal.raw, proposal.looks, answered.tidying
     number = annotation.add_version(version)
     for other in proposal.others:
         other.segmentation.deeds.append(learnt)

@@ -184,7 +184,8 @@ def apply(session: Session, task: Task) -> Moments:
     model = model_of(session, version, task.annotation, device)
     if version.raw is not None:
         answered = Answered("rolled back", model, (), device=device, remembered=True)
-        yield from _tidied(segmentation, version.raw, answered, version.looks)
+        # Tidied as it was: what was painted since is a person's, and says nothing of other slices.
+        yield from _tidied(segmentation, version.raw, answered, version.looks, version.tidying)
         return
     scan = _Scan(task.scans[0].volume, segmentation.axis)
     # A version from a file is new, the others have been there before.
@@ -245,12 +246,20 @@ def _in_memory(version: Version, annotation: Annotation) -> Model | None:
 
 
 def tidied(
-    segmentation: Segmentation, raw: NDArray[Any], answered: Answered
+    segmentation: Segmentation,
+    raw: NDArray[Any],
+    answered: Answered,
+    before: Tidying | None = None,
 ) -> tuple[NDArray[Any], Answered]:
-    """A model's raw answer (t,z,y,x), tidied as is chosen for the mask, and how it came about."""
+    """A model's raw answer (t,z,y,x), tidied as is chosen for the mask, and how it came about.
+
+    before: how it was tidied when it was there before; it is again, if the choice is the same.
+    """
     if not segmentation.clean_up:
         return raw, replace(answered, tidying=None)
-    tidying = Tidying(segmentation.clean_up, segmentation.painted())
+    tidying = before
+    if tidying is None or tidying.choices != segmentation.clean_up:
+        tidying = Tidying(segmentation.clean_up, segmentation.painted())
     return tidying.whole(raw, segmentation.axis), replace(answered, tidying=tidying)
 
 
@@ -359,9 +368,13 @@ def _segmented(
 
 
 def _tidied(
-    segmentation: Segmentation, raw: NDArray[Any], answered: Answered, looks: dict[int, Look]
+    segmentation: Segmentation,
+    raw: NDArray[Any],
+    answered: Answered,
+    looks: dict[int, Look],
+    before: Tidying | None = None,
 ) -> Moments:
-    """A model's answer, tidied as chosen for the mask."""
+    """A model's answer, tidied as chosen for the mask; before: as of `tidied`."""
     yield Moment("Tidying", 1.0)
-    answer, answered = tidied(segmentation, raw, answered)
+    answer, answered = tidied(segmentation, raw, answered, before)
     yield Moment("Done", 1.0, raw=raw, answer=answer, answered=answered, looks=looks)

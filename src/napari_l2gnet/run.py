@@ -99,6 +99,8 @@ class Run(QObject):
             return
         if step.model is not None or step.tidying is not None:
             self._about = step
+        if step.tidying is not None:
+            self._annotation.version.tidying = step.tidying
         if step.place is not None:
             self._places.append(step.place)
             if step.place in self.mask.segmentation.reviewed:
