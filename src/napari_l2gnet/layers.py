@@ -119,12 +119,18 @@ def to_layer_data(
 
 def _contrast_of(volume: Volume) -> dict[str, Any]:
     """Contrast limits where napari's, from the lowest value to the highest, would show one grey: of
-    a CT, and of scans with bright specks."""
+    a CT, and of scans with bright specks. Of bytes napari takes all 256 values, whatever there is:
+    masks that open as images would be black."""
     scan = volume.data[len(volume.data) // 2] if volume.data.ndim == 4 else volume.data
     low, high = intensity_window(scan)
     if is_ct((low, high)):
         return {"contrast_limits": _SOFT_TISSUE}
-    return {"contrast_limits": (low, high)} if low < high < scan.max() / 2 else {}
+    least, most = scan.min(), scan.max()
+    if low < high < most / 2:
+        return {"contrast_limits": (low, high)}
+    if scan.dtype == np.uint8 and least < most < 128:
+        return {"contrast_limits": (float(least), float(most))}
+    return {}
 
 
 def label_arguments(names: Mapping[int, str], colors: Mapping[int, str]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from napari_l2gnet.scan_watch import ScanWatch
 from napari_l2gnet.segment_form import RANGE, THIS_SLICE, SegmentForm
 from napari_l2gnet.segmentation import Place
 from napari_l2gnet.session import Request, Session, Step, shared_session
-from napari_l2gnet.take_over import holds_labels
+from napari_l2gnet.take_over import holds_labels, no_scan
 from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.what_to_segment import outward, place_shown, why_no_slice
 from napari_l2gnet.worker import Job
@@ -274,7 +274,8 @@ class SegmentWidget(SegmentForm):
 
     def _say(self, text: str, bad: bool = False) -> None:
         """The line under the buttons: what happened, then what to beware of."""
-        trouble = [one for one in (self._trouble, unsaved_copy(self.viewer)) if one]
+        beware = (self._trouble, unsaved_copy(self.viewer), no_scan(self.image.layer))
+        trouble = [one for one in beware if one]
         self.show_message(text, bad, [*trouble, *self._warnings, *self._doubts])
 
     def tell_again(self) -> None:

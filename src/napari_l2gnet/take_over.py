@@ -134,6 +134,17 @@ def holds_labels(layer: Labels | Image) -> bool:
     return known[1]
 
 
+def no_scan(layer: Image | None) -> str:
+    """What to know of a mask that opened as an image, where a scan is meant, in a sentence; else
+    ""."""
+    if layer is None or not holds_labels(layer):
+        return ""
+    return (
+        "This looks like a mask, not a scan: segment its scan, then Take over a mask, in Correct & "
+        "fine-tune, brings these labels in."
+    )
+
+
 def _are_labels(data: NDArray[Any]) -> bool:
     """Whole numbers from 0 on, few of them? Read once, and of a scan not to its end."""
     found: set[Any] = set()

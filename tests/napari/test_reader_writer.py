@@ -274,6 +274,10 @@ def test_scans_open_so_that_something_is_to_be_seen():
     assert to_layer_data(Volume(ct))[1]["contrast_limits"] == (-160, 240)
     specks = np.linspace(0, 100, 1000).reshape(10, 10, 10)
     assert "contrast_limits" not in to_layer_data(Volume(specks))[1]
+    # Of bytes napari would take 0 to 255: of a mask without names all is black.
+    mask = (np.arange(1000).reshape(10, 10, 10) % 4).astype(np.uint8)
+    assert to_layer_data(Volume(mask))[1]["contrast_limits"] == (0, 3)
+    assert "contrast_limits" not in to_layer_data(Volume(60 * mask))[1]
     specks[-1, -1, -5:] = 4000
     low, high = to_layer_data(Volume(np.stack([specks] * 3)))[1]["contrast_limits"]
     assert low == pytest.approx(1, abs=0.2)

@@ -494,6 +494,9 @@ def test_a_mask_that_opens_as_an_image_is_not_taken_for_the_scan(
     mask = viewer.add_image((scan.data > scan.data.mean()).astype(np.uint8), **transform_of(scan))
     assert viewer.layers.selection.active is mask
     assert widget.image.layer is scan
+    assert "looks like a mask" not in widget.message.text()
+    widget.image.choose(mask)
+    assert "This looks like a mask, not a scan" in widget.message.text()
 
 
 def test_a_widget_that_is_opened_again_shows_the_newest_mask(
