@@ -247,6 +247,19 @@ def grid_of(
     )
 
 
+def told_of_layer(text: str, layer: Layer | None) -> str:
+    """A sentence about a file that gives no voxel size, as one about a layer where it is the layer
+    that has none: of arrays, or where a person chose its units."""
+    of_file = "The file gives no voxel size"
+    filed = None if layer is None else layer.metadata.get(GRID_KEY)
+    if layer is None or not text.startswith(of_file) or getattr(filed, "units", "") == "pixel":
+        return text
+    return (
+        f"The layer's units are pixels{text.removeprefix(of_file)} Set its scale, and its units = "
+        '"mm", in napari\'s console.'
+    )
+
+
 def _shared_grid(shape: tuple[int, ...], transform: Mapping[str, Any]) -> Grid | None:
     """The grid of a layer in the viewer that the same voxels at the same places are on."""
     viewer = napari.current_viewer()

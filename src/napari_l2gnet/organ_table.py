@@ -141,7 +141,7 @@ class OrganTable(QTableWidget):
             number.setToolTip(f"Voxels{of}")
             if ml_per_voxel is None:
                 volume.setText("–")
-                volume.setToolTip("The file gives no voxel size in mm")
+                volume.setToolTip("No voxel size in mm is known")
             else:
                 volume.setText(f"{least}{found * ml_per_voxel:.1f}")
                 volume.setToolTip(f"Volume in mL{of}")

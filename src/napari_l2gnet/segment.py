@@ -20,7 +20,7 @@ from napari_l2gnet.copies import unsaved_copy
 from napari_l2gnet.edge_letters import EdgeLetters
 from napari_l2gnet.in_view import bring_into_view, told_hidden
 from napari_l2gnet.keeper import KEEPER_KEY, keep, open_projects
-from napari_l2gnet.layers import axis_name, volume_of
+from napari_l2gnet.layers import axis_name, told_of_layer, volume_of
 from napari_l2gnet.mask_layer import CARD_KEY, IMAGE_KEY, MaskLayer
 from napari_l2gnet.mask_saving import MaskSaving
 from napari_l2gnet.mask_table import MaskTable
@@ -235,7 +235,8 @@ class SegmentWidget(SegmentForm):
                 box.setMaximum(count - 1)
             self.first.setValue(0)
             self.last.setValue(count - 1)
-            self._warnings = mismatches(card, volume, self.axis.currentData())
+            found = mismatches(card, volume, self.axis.currentData())
+            self._warnings = [told_of_layer(one, self.image.layer) for one in found]
         self._say("")
         self._update_controls()
 
@@ -419,7 +420,9 @@ class SegmentWidget(SegmentForm):
         self.bar.setValue(step.done)
         self.bar.setFormat(str(step))
         run = self._run
-        if run is not None and (new := [one for one in step.warnings if one not in run.warnings]):
+        image = None if run is None else run.mask.layer.metadata[IMAGE_KEY]
+        said = [told_of_layer(one, image) for one in step.warnings]
+        if run is not None and (new := [one for one in said if one not in run.warnings]):
             run.warnings += new
             self._warnings += self._said_of(run, new)
             self._say(run.about)

@@ -268,7 +268,9 @@ def test_messages_show_quotes_as_quotes(segment_widget: Any) -> None:
 def test_warnings_about_an_unfitting_scan(segment_widget: Any, qtbot: Any) -> None:
     viewer, widget = segment_widget()
     ct = np.linspace(-1000, 1500, 4 * 32 * 32).reshape(4, 32, 32).astype(np.float32)
-    viewer.add_image(ct, scale=(1, 1, 1), units=("mm",) * 3, name="ct")
+    layer = viewer.add_image(ct, scale=(1, 1, 1), name="ct")
+    assert "units are pixels: sizes cannot be checked" in widget.message.text()
+    layer.units = "mm"
     assert "Slices 1 mm apart" in widget.message.text()
     run(qtbot, widget)
     assert "looks like a CT" in widget.message.text()
