@@ -10,7 +10,7 @@ from napari.layers import Image
 
 from l2gnet_core.project.scans import identify
 from napari_l2gnet.keeper import keeper_of
-from napari_l2gnet.layers import VIEW_KEY, transform_of, volume_of
+from napari_l2gnet.layers import VIEW_KEY, draw, transform_of, volume_of
 from napari_l2gnet.mask_layer import DATA_KEY, IMAGE_KEY, SEGMENTATION_KEY, MaskLayer, reference
 from napari_l2gnet.orientation import ORIENTATION_KEY
 
@@ -33,6 +33,9 @@ def same_scan(masks: list[MaskLayer], image: Image) -> Generator[list[MaskLayer]
 def give_scan(mask: MaskLayer, image: Image) -> None:
     """Let a mask be of an image from now on, which is the same scan as its own one that is gone."""
     metadata = mask.layer.metadata
+    # It may have been hidden for the mask, as it lay over it.
+    if metadata[IMAGE_KEY].visible:
+        draw(image, True)
     metadata[IMAGE_KEY], metadata[DATA_KEY] = image, reference(image.data)
     if metadata[ORIENTATION_KEY]:
         image.metadata.setdefault(ORIENTATION_KEY, metadata[ORIENTATION_KEY])

@@ -427,6 +427,15 @@ def test_a_mask_goes_on_with_its_scan_that_was_deleted_and_opened_again(
     assert "is of this scan" in segment.message.text()
     assert segment.save_mask.isEnabled()
     assert keeper_of(mask).volume.data is scan.data
+    # So with a second layer of the scan, which was hidden as it lay over the mask.
+    twin = open_scan(viewer, scan_file)
+    twin.visible = False
+    segment.image.choose(scan)
+    with qtbot.waitSignal(segment.watch.comparing.done, timeout=5000):
+        viewer.layers.remove(scan)
+    assert mask.layer.metadata[IMAGE_KEY] is twin
+    assert twin.visible
+    twin.name = "scan"
     assert correct.mask.layer is mask.layer
     # As if it had never been away: what was painted makes the next run go elsewhere.
     run(qtbot, segment)
