@@ -45,6 +45,8 @@ class Over(QObject):
         if inspection is None or layers is None:
             return
         view, comparison = "", widget.against.comparison
+        if comparison is not None and not comparison.same_cells:
+            comparison = None  # there is nothing of it to lay over the image
         if shown == CODES:
             layers.show_codes(inspection)
             view = "codes"

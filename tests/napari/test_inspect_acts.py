@@ -488,6 +488,8 @@ def test_a_run_that_has_just_begun_and_other_scans_can_be_compared_with(
     settle(qtbot, widget)
     assert widget.views.words.before is None
     assert not widget.shown.model().item(widget.shown.findData(OTHER_CODES)).isEnabled()
+    widget.over.show(CHANGED)
+    assert not widget.layers.find("heat").visible
 
 
 def test_what_is_chosen_stays_from_frame_to_frame(
