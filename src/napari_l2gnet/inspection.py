@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from l2gnet_core.config import WITH_CODES
 from napari_l2gnet.inspect_parts import Doubt, Part, Usage
 from napari_l2gnet.layers import frame_of
+from napari_l2gnet.tasks import annotation_of
 
 if TYPE_CHECKING:
     from l2gnet_core.card import ModelCard
@@ -56,6 +57,8 @@ class Inspection:
 
     source: Source
     frame: int
+    #: What the model goes by, where not by the name in its card.
+    version: str = field(default="", kw_only=True)
     voxels: NDArray[np.int32] = field(init=False)
     ranking: list[SliceDoubt] = field(default_factory=list, init=False)
     unlike: Unlikeness | None = field(default=None, init=False)
@@ -79,7 +82,7 @@ class Inspection:
             )
         if self.forgotten:
             of = " of this frame" if len(self.source.raw) > 1 else ""
-            return f"What {card.name} saw{of} is not kept with this mask."
+            return f"What {self.version or card.name} saw{of} is not kept with this mask."
         return ""
 
     @property
@@ -327,4 +330,7 @@ def inspection_of(mask: MaskLayer, frame: int) -> Inspection:
     if frame not in kept or kept[frame].source is not mask.segmentation:
         kept[frame] = Inspection(mask.segmentation, frame)
     found: Inspection = kept[frame]
+    # The mask may show another version by now; its card stays that of the first.
+    shown = annotation_of(mask).version
+    found.version = "" if shown.kind == "original" else f"version {shown.name}"
     return found

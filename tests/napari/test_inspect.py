@@ -20,12 +20,14 @@ from l2gnet_core.card import CodeStatistics
 from l2gnet_core.inspect.codes import code_colors
 from l2gnet_core.inspect.plans import code_plan, partners, sources_map
 from l2gnet_core.inspect.uncertainty import ranked_slices, uncertainty_maps
+from napari_l2gnet.annotation import Version
 from napari_l2gnet.charts import Chart
 from napari_l2gnet.inspect_form import CODES, DOUBT, HEARD, NOTHING, REFERENCE
 from napari_l2gnet.inspect_parts import Part
 from napari_l2gnet.inspect_words import PLAN, REFERENCES, SCATTER, SLICES, USAGE, Words
 from napari_l2gnet.layers import VIEW_KEY, transform_of
 from napari_l2gnet.mask_layer import IMAGE_KEY
+from napari_l2gnet.tasks import annotation_of
 
 Made = tuple[Any, Any, Any]
 
@@ -354,7 +356,11 @@ def test_a_mask_without_a_look_gets_a_sentence_until_it_has_one(
     viewer = make_napari_viewer()
     mask = inspectable(viewer)
     look = mask.segmentation.looks.pop(0)
+    # As after resuming what a fine-tuned model answered.
+    annotation = annotation_of(mask)
+    annotation.resume([*annotation.versions, Version("v1", "project", 0)], 1)
     widget = inspect(qtbot, viewer)
+    assert "What version v1 saw is not kept" in widget.told.text()
     assert "Press Look again" in widget.told.text()
     assert not widget.again.isHidden()
     assert widget.views.isHidden()
