@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from qtpy.QtCore import QTimer, Signal
 
 from l2gnet_core.errors import InputError
 from napari_l2gnet.in_view import bring_into_view, told_hidden, why_all_unseen
-from napari_l2gnet.inspect_compare import Against, Other
+from napari_l2gnet.inspect_compare import Against
 from napari_l2gnet.inspect_export import ask_file, save_picture, save_table
 from napari_l2gnet.inspect_form import CODES, DOUBT, HEARD, NOTHING, REFERENCE, InspectForm
 from napari_l2gnet.inspect_layers import InspectLayers
@@ -23,6 +24,7 @@ from napari_l2gnet.inspect_parts import Part
 from napari_l2gnet.inspect_places import Assigning, Places
 from napari_l2gnet.inspect_words import REFERENCES, SLICES
 from napari_l2gnet.inspection import Inspection, inspection_of
+from napari_l2gnet.learning import Task
 from napari_l2gnet.look_again import look_again
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.session import shared_session
@@ -56,6 +58,9 @@ class InspectWidget(InspectForm):
         #: (frame,z,y,x) that was clicked last, if the code was chosen so.
         self.voxel: tuple[int, int, int, int] | None = None
         self.jobs = LatestJob(self)
+        #: Looks again at frames of which nothing is kept, while what there is is looked at.
+        self.looking = LatestJob(self)
+        self._frames_left = 0
         self.against = Against(self)
         self.over = Over(self)
         self.places = Places(self)
@@ -65,8 +70,8 @@ class InspectWidget(InspectForm):
         self._drawn = False
         #: Is another widget's tab on top?
         self._aside = self._behind = False
-        #: What to choose again once another frame, or more of it, is prepared.
-        self._wanted: tuple[list[int], Other | None] = ([], None)
+        #: Codes to choose again once another frame, or more of it, is prepared.
+        self._wanted: list[int] = []
         # Steps of the slider are taken together: a person who scrolls sees the last.
         self._moving = QTimer(self, interval=0, singleShot=True)
         # What follows a removal waits until all that go together are gone.
@@ -85,6 +90,9 @@ class InspectWidget(InspectForm):
         self.jobs.changed.connect(self.update_controls)
         self.jobs.progress.connect(self.bar.setFormat)
         self.jobs.failed.connect(lambda text: self.show_message(text, bad=True))
+        self.looking.changed.connect(self.update_controls)
+        self.looking.progress.connect(self._on_looking)
+        self.looking.failed.connect(self._on_not_looked)
         self.against.changed.connect(self.draw)
         self.seen.connect(self._on_seen)
         self.click.toggled.connect(self._lay_tools_down)
@@ -117,6 +125,7 @@ class InspectWidget(InspectForm):
     def let_go(self) -> None:
         """Let go of the viewer's events; the layers stay, unseen, until the user removes them."""
         self.jobs.cancel()
+        self.looking.cancel()
         if self.layers is not None:
             self.layers.set_aside(True)
         self._follow(None)
@@ -198,9 +207,10 @@ class InspectWidget(InspectForm):
             if self.layers is not None:
                 self.layers.remove()
             self._follow(None if layer is None else MaskLayer(self.viewer, layer))
-            self._wanted = ([], None)
-        elif self.codes or self.against.chosen is not None:
-            self._wanted = (self.codes, self.against.chosen)
+            self.looking.cancel()
+            self._wanted, self.against.wanted = [], None
+        elif self.codes:
+            self._wanted = self.codes
         self.jobs.cancel()
         self.codes, self.voxel, self.inspection = [], None, None
         self._drawn = False
@@ -263,15 +273,15 @@ class InspectWidget(InspectForm):
         self.layers.outline(self.outline.isChecked())
         self.layers.prepare(self.inspection)
         self.over.show(DOUBT if self._doubt_looked_at() else CODES)
-        (codes, other), self._wanted = self._wanted, ([], None)
+        codes, self._wanted = self._wanted, []
         self._on_part()
         if codes:
             self.choose(codes, go=False)
         if self.views.currentIndex() == REFERENCES:
             self.over.show_tab(REFERENCES)
-        self.against.choose(other)
+        self.against.choose_wanted()
         unlike = self.inspection.unlike
-        if other is None and unlike is not None and (unlike.percentile or 0) >= 97.5:
+        if self.against.chosen is None and unlike is not None and (unlike.percentile or 0) >= 97.5:
             beware = "This scan is unlike those that the model learnt from: check it with care."
             text, *_, holds = self._told
             self.show_message(text, beware=[beware], holds=holds)
@@ -283,14 +293,17 @@ class InspectWidget(InspectForm):
 
     def _offer_look(self, mask: MaskLayer, inspection: Inspection) -> None:
         """What the model saw is not kept with the mask: it may look again."""
-        if any(frame == inspection.frame for frame, _ in mask.segmentation.finished):
+        if not any(frame == inspection.frame for frame, _ in mask.segmentation.finished):
+            self._refusal = "Press Segment first: no slice is segmented here yet."
+        elif self.looking.busy:
+            self._refusal += " It is being found out."
+        else:
             self._refusal += " Press Look again: it changes nothing in the mask."
             self.again.show()
-        else:
-            self._refusal = "Press Segment first: no slice is segmented here yet."
 
     def _look_again(self) -> None:
-        """Ask the version of the model that the mask shows what it sees."""
+        """Ask the version of the model that the mask shows what it sees: in the frame on screen,
+        then in others of which nothing is kept."""
         if self.layers is None:
             return
         mask = self.layers.mask
@@ -298,24 +311,47 @@ class InspectWidget(InspectForm):
         if annotation.job:
             self.show_message(f"Wait until this is done: {annotation.job.lower()}.")
             return
-        version, frame = annotation.version, self.layers.mask.here[0]
+        frames = {frame for frame, _ in segmentation.finished}
+        frames = {frame for frame in frames if Inspection(segmentation, frame).forgotten}
         try:
-            steps = look_again(shared_session(), application(mask, version))
+            self._look_on(mask, application(mask, annotation.version), frames)
         except InputError as error:
             self.show_message(str(error), bad=True)
             return
+        self._on_mask()
+
+    def _look_on(self, mask: MaskLayer, task: Task, frames: set[int]) -> None:
+        """Look again at the frame that is nearest to the one on screen, then at the others."""
+        annotation, segmentation = task.annotation, mask.segmentation
+        # A run looks itself, and another version sees otherwise.
+        if not frames or annotation.job or annotation.version is not task.version:
+            return
+        here, index = mask.place
+        frame = min(frames, key=lambda frame: (abs(frame - here), frame))
+        self._frames_left = len(frames) - 1
 
         def take(look: Any) -> None:
             # A run may have looked meanwhile, or another version have answered.
-            if annotation.version is version:
+            if annotation.version is task.version:
                 old = segmentation.looks.get(frame)
                 if old is None or not old.seen.any():
                     segmentation.looks[frame] = look
-            self._on_mask()
+            self._look_on(mask, task, frames - {frame})
+            if self.inspection is None:
+                self._on_mask()
             # Whoever ranks the slices to check has something to go by now.
             mask.layer.refresh()
 
-        self.jobs.run(steps, take)
+        self.looking.run(look_again(shared_session(), replace(task, here=(frame, index))), take)
+
+    def _on_looking(self, text: str) -> None:
+        left = self._frames_left
+        more = f" · {left} frame{'s' * (left != 1)} left" if left else ""
+        self.bar.setFormat(text + more)
+
+    def _on_not_looked(self, text: str) -> None:
+        self._on_mask()
+        self.show_message(text, bad=True)
 
     def draw(self) -> None:
         """Draw charts of the chosen part, and say what is chosen."""
@@ -395,7 +431,10 @@ class InspectWidget(InspectForm):
     def _on_cancel(self) -> None:
         """Stop what is under way; what has not been read can be read on."""
         self.jobs.cancel()
+        self.looking.cancel()
         self._changing.stop()
+        if self.inspection is None:
+            self._on_mask()
         # All may be read by now that is not drawn yet.
         if self.inspection is not None and not (self._current and self._drawn):
             self._refusal = "Stopped: press Go on to read what the model saw."
@@ -581,15 +620,15 @@ class InspectWidget(InspectForm):
 
     def update_controls(self) -> None:
         """Enable what can be done now; everything disabled says why."""
-        busy = self.jobs.busy
-        self.bar.setVisible(busy)
-        self.cancel.setVisible(busy)
+        busy, looking = self.jobs.busy, self.looking.busy
+        self.bar.setVisible(busy or looking)
+        self.cancel.setVisible(busy or looking)
         reason = self._refusal or ("" if self._current else "What the model saw is being read.")
         self.views.setEnabled(not reason)
         for control in (self.of, self.shown, self.click, self.outline, self.png, self.csv):
             self.allow(control, reason)
         self.allow(self.compare, reason)
-        self.allow(self.again, "What the model sees is being found out." if busy else "")
+        self.allow(self.again, "What the model sees is being found out." if looking else "")
         self.over.update_controls()
         self.allow(self.mask_combo, "" if self.mask_combo.count() else self._refusal)
         self.allow(self.clear, reason or ("" if self.codes else "Nothing is lit."))

@@ -185,6 +185,8 @@ class Against(QObject):
         super().__init__(widget)
         #: None where nothing is compared, or codes cannot be told apart one by one.
         self.comparison: Comparison | None = None
+        #: What a person chose. It is out of the list while it is the very frame on screen.
+        self.wanted: Other | None = None
         self._widget = widget
         #: Is one under way? What else is to be worked out would end it.
         self.pending = False
@@ -192,7 +194,7 @@ class Against(QObject):
         # Runs go on while one looks: another mask has a look after its first slice.
         self._filling = QTimer(self, interval=400, singleShot=True)
         self._filling.timeout.connect(self.fill)
-        widget.compare.currentIndexChanged.connect(lambda _: self.compare())
+        widget.compare.currentIndexChanged.connect(lambda _: self._on_chosen())
 
     @property
     def chosen(self) -> Other | None:
@@ -231,6 +233,10 @@ class Against(QObject):
         for other in found:
             combo.addItem(other.name, other)
         kept = next((n for n, other in enumerate(found, 1) if other.same_as(before)), 0)
+        mine = None if widget.layers is None else widget.layers.mask.segmentation
+        if self.wanted is not None and self.wanted.source is not mine:
+            # A mask that is deleted leaves memory.
+            self.wanted = next((one for one in found if one.same_as(self.wanted)), None)
         combo.setCurrentIndex(kept)
         combo.blockSignals(False)
         for part in (combo, widget.compare_label):
@@ -257,13 +263,17 @@ class Against(QObject):
         self._widget.compare.setCurrentIndex(0)
         self._widget.compare.blockSignals(False)
 
-    def choose(self, other: Other | None) -> None:
-        """Compare with something, if it is in the list."""
+    def choose_wanted(self) -> None:
+        """Compare again with what a person chose, if it is in the list."""
         combo = self._widget.compare
         for place in range(combo.count()):
             listed = combo.itemData(place)
-            if listed is not None and listed.same_as(other):
+            if listed is not None and listed.same_as(self.wanted):
                 combo.setCurrentIndex(place)
+
+    def _on_chosen(self) -> None:
+        self.wanted = self.chosen
+        self.compare()
 
     def compare(self) -> None:
         """Compare with what is chosen in the list."""

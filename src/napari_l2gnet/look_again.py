@@ -34,5 +34,5 @@ def look_again(session: Session, task: Task) -> Generator[str | Look, None, None
     look = empty_look(model, volume, segmentation.axis, scan)
     for result in predict_slices(model, scan, volume, segmentation.axis, order, device, look):
         done += result is not None
-        yield f"Looking again · slice {done} of {len(order)}"
+        yield f"Looking · slice {done} of {len(order)}"
     yield look

@@ -519,6 +519,30 @@ def test_what_is_chosen_stays_from_frame_to_frame(
     viewer.dims.set_current_step(0, 0)
     settle(qtbot, widget)
     assert widget.codes == [code]
+    assert widget.against.comparison.other.look is mask.looks[1]
+    # As after resuming: all frames are looked at again, the one on screen first.
+    first = mask.looks.copy()
+    mask.looks.clear()
+    segment.mask.layer.refresh()
+    qtbot.waitUntil(lambda: not widget.again.isHidden())
+    looked: list[int] = []
+    widget.looking.done.connect(lambda: looked.append(len(mask.looks)))
+    widget.again.click()
+    assert "It is being found out" in widget.told.text()
+    qtbot.waitUntil(lambda: widget.inspection is not None, timeout=10_000)
+    settle(qtbot, widget)
+    assert looked == [1, 2]
+    assert widget.inspection.frame == 0
+    for frame, look in first.items():
+        np.testing.assert_array_equal(mask.looks[frame].codes, look.codes)
+    # Cancel leaves what has been looked at, and offers the rest.
+    mask.looks.clear()
+    widget._on_mask()
+    widget.again.click()
+    widget.cancel.click()
+    assert "Press Look again" in widget.told.text()
+    assert not widget.looking.busy
+    assert widget.again.isEnabled()
 
 
 def test_an_organ_is_not_assigned_to_itself(opened: Made, qtbot: Any) -> None:
