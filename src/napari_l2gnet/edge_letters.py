@@ -14,7 +14,7 @@ from napari.layers import Image, Layer
 
 from l2gnet_core.errors import InputError
 from napari_l2gnet.layers import VIEW_KEY, lies, volume_of
-from napari_l2gnet.mask_layer import IMAGE_KEY
+from napari_l2gnet.mask_layer import IMAGE_KEY, SEGMENTATION_KEY
 from napari_l2gnet.orientation import as_given
 
 OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
@@ -65,6 +65,10 @@ class EdgeLetters:
         layers = self._viewer.layers
         scans = [one for one in layers if isinstance(one, Image) and VIEW_KEY not in one.metadata]
         active = layers.selection.active
+        if active is not None and VIEW_KEY in active.metadata:
+            _, drawn_of = active.metadata[VIEW_KEY]
+            masks = (one for one in layers if one.metadata.get(SEGMENTATION_KEY) is drawn_of)
+            active = next(masks, active)
         scan = active if active in scans else None
         if active is not None and scan is None:
             scan = active.metadata.get(IMAGE_KEY)
