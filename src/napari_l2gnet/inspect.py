@@ -144,7 +144,7 @@ class InspectWidget(InspectForm):
         # Not where the window was minimised, or the dock floats: then nobody comes to look.
         self._behind = not seen and self.is_behind
         if self.layers is not None and self.layers.mask.layer in self.viewer.layers:
-            self.layers.set_aside(self._aside)
+            self.layers.set_aside(self._aside or self.inspection is None)
             self._lay_tools_down(came and self.click.isChecked())
 
     def tell_again(self) -> None:
@@ -235,8 +235,8 @@ class InspectWidget(InspectForm):
         if self._refusal or self.inspection is None:
             self.inspection = None
             if self.layers is not None:
-                self.layers.remove()
-                self.layers.outline(False)
+                # Not away: to add them again at the next frame would take long.
+                self.layers.set_aside(True)
             self.update_controls()
             self.ready.emit()
             return
@@ -272,6 +272,7 @@ class InspectWidget(InspectForm):
         self.assigning.offer(self.inspection)
         self.layers.outline(self.outline.isChecked())
         self.layers.prepare(self.inspection)
+        self.layers.set_aside(self._aside)
         self.over.show(DOUBT if self._doubt_looked_at() else CODES)
         codes, self._wanted = self._wanted, []
         self._on_part()

@@ -74,7 +74,8 @@ class InspectLayers:
             layer.contour, self._contour = self._contour, None
 
     def set_aside(self, aside: bool) -> None:
-        """Draw nothing while the widget is not to be seen: nothing at hand would take it away."""
+        """Draw nothing while the widget is not to be seen, as nothing at hand would take it away,
+        or has nothing to show."""
         if aside == self._aside:
             return
         if aside:
@@ -110,12 +111,18 @@ class InspectLayers:
             QTimer.singleShot(0, lambda: self._remove())
 
     def _remove(self) -> None:
-        for layer in list(self.viewer.layers):
-            name, of = layer.metadata.get(VIEW_KEY, ("", None))
-            # Each removal tells others, who may have removed the next one already.
-            mine = of is self.mask.segmentation and name != "marks"
-            if mine and layer in self.viewer.layers:
-                self.viewer.layers.remove(layer)
+        layers = self.viewer.layers
+        found = [(layer, layer.metadata.get(VIEW_KEY, ("", None))) for layer in layers]
+        of_this = self.mask.segmentation
+        mine = [one for one, (name, of) in found if of is of_this and name != "marks"]
+        if not mine:
+            return
+        # Together: after each removal napari collects garbage, which takes longer than all else.
+        with layers.batched_update():
+            for layer in mine:
+                # Each removal tells others, who may have removed the next one already.
+                if layer in layers:
+                    layers.remove(layer)
 
     def _insert(self, view: str, layer: Layer, above: int) -> Layer:
         """Add a layer so many places above the mask; what is selected stays so."""

@@ -27,6 +27,7 @@ from l2gnet_core.inspect.similar import find_similar
 from l2gnet_core.labels import LabelSet
 from napari_l2gnet.inspect_form import CHANGED, CODES, DOUBT, EVERYWHERE, OTHER_CODES, PIECE
 from napari_l2gnet.inspect_words import PLAN, USAGE
+from napari_l2gnet.layers import VIEW_KEY
 from napari_l2gnet.tasks import scan_of
 
 Made = tuple[Any, Any, Any]
@@ -521,10 +522,14 @@ def test_what_is_chosen_stays_from_frame_to_frame(
     assert widget.codes == [code]
     assert widget.against.comparison.other.look is mask.looks[1]
     # As after resuming: all frames are looked at again, the one on screen first.
-    first = mask.looks.copy()
+    first, drawn = mask.looks.copy(), widget.layers.find("codes")
     mask.looks.clear()
     segment.mask.layer.refresh()
     qtbot.waitUntil(lambda: not widget.again.isHidden())
+    # Layers that came and went with each such frame took seconds.
+    assert widget.layers.find("codes") is drawn
+    assert not any(one.visible for one in viewer.layers if VIEW_KEY in one.metadata)
+    assert segment.mask.layer.contour == 0
     looked: list[int] = []
     widget.looking.done.connect(lambda: looked.append(len(mask.looks)))
     widget.again.click()
@@ -532,6 +537,8 @@ def test_what_is_chosen_stays_from_frame_to_frame(
     qtbot.waitUntil(lambda: widget.inspection is not None, timeout=10_000)
     settle(qtbot, widget)
     assert looked == [1, 2]
+    assert segment.mask.layer.contour > 0
+    assert widget.layers.find("heat").visible  # what the code hears
     assert widget.inspection.frame == 0
     for frame, look in first.items():
         np.testing.assert_array_equal(mask.looks[frame].codes, look.codes)
