@@ -13,7 +13,6 @@ from qtpy.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QLabel,
-    QProgressBar,
     QPushButton,
     QSizePolicy,
     QToolButton,
@@ -24,6 +23,7 @@ from napari_l2gnet.docked import DockedWidget, research_line
 from napari_l2gnet.inspect_views import InspectViews
 from napari_l2gnet.layer_combo import LayerCombo
 from napari_l2gnet.mask_layer import SEGMENTATION_KEY
+from napari_l2gnet.progress_bar import ProgressBar
 
 #: What can lie over the image, by its name in the list.
 CODES, HEARD, REFERENCE, DOUBT, NOTHING = "codes", "heard", "reference", "doubt", "nothing"
@@ -200,9 +200,10 @@ class InspectForm(DockedWidget):
         return grid
 
     def _add_status(self) -> None:
-        self.bar = QProgressBar()
-        self.bar.setRange(0, 0)
-        self.bar.setTextVisible(True)
+        self.bar = ProgressBar()
+        # A bar that runs to and fro shows no text, and that says how far it is.
+        self.bar.setRange(0, 1)
+        self.bar.setValue(0)
         self.cancel = QToolButton()
         self.cancel.setText("Cancel")
         self.cancel.setToolTip("Stop; nothing is changed")

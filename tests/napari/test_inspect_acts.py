@@ -534,6 +534,7 @@ def test_what_is_chosen_stays_from_frame_to_frame(
     widget.looking.done.connect(lambda: looked.append(len(mask.looks)))
     widget.again.click()
     assert "It is being found out" in widget.told.text()
+    qtbot.waitUntil(lambda: "frame left" in widget.bar.text())
     qtbot.waitUntil(lambda: widget.inspection is not None, timeout=10_000)
     settle(qtbot, widget)
     assert looked == [1, 2]
