@@ -115,7 +115,8 @@ def told_of_directions(names: Mapping[int, str]) -> list[Finding]:
     more = f" (as {len(pairs) - 1} more pairs do)" if len(pairs) > 1 else ""
     sentence = (
         f"{one} and {other} differ by a direction{more}, but without --oriented training views are "
-        "turned and mirrored at will; train with it, unless what lies around tells them apart."
+        "turned and mirrored at will; train with it where scans say how they lie, unless what is "
+        "around tells them apart."
     )
     return [Finding("warning", "", sentence)]
 

@@ -14,6 +14,7 @@ from l2gnet_core.data import Dataset
 from l2gnet_core.errors import InputError
 from l2gnet_core.evaluate import CaseScores, scored
 from l2gnet_core.inherited import tuned_on, tuned_on_others
+from l2gnet_core.labels import plain
 from l2gnet_core.segment_files import segmented
 
 
@@ -79,7 +80,7 @@ def names_to_score(dataset: Dataset, card: ModelCard) -> dict[int, str]:
     wanted = {id: dataset.labels.names[id] for id in dataset.labels.names if id in mine}
     for id, name in (wanted | learnable).items():
         # What no dataset.json names goes by its id.
-        if id not in mine or name.casefold() not in (mine[id].casefold(), f"structure {id}"):
+        if id not in mine or plain(name) not in (plain(mine[id]), f"structure {id}"):
             told = f"{id} is {mine[id]}" if id in mine else f"there is no {id}"
             raise InputError(
                 f"Expected the structures of {card.name} in the dataset, but its {name} is {id}, "

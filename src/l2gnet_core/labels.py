@@ -10,6 +10,11 @@ from dataclasses import dataclass
 PALETTE = ("#56b4e9", "#009e73", "#d55e00", "#f0e442", "#cc79a7", "#e69f00", "#0072b2")
 
 
+def plain(name: str) -> str:
+    """What names have in common that differ by case and spaces alone."""
+    return " ".join(name.split()).casefold()
+
+
 @dataclass(frozen=True)
 class Label:
     """One structure: its id in label images (1 or more), name, and colour as "#rrggbb"."""

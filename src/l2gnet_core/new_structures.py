@@ -12,7 +12,7 @@ from torch import nn
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.corrections import Correction
 from l2gnet_core.errors import InputError
-from l2gnet_core.labels import LabelSet
+from l2gnet_core.labels import LabelSet, plain
 from l2gnet_core.model import SegmentationNetwork
 
 #: By how much a new structure's logit starts below the background's: it is answered nowhere yet,
@@ -53,11 +53,13 @@ def widened(network: SegmentationNetwork, classes: Sequence[int | None]) -> Segm
 def classes_by_name(known: LabelSet, labels: LabelSet) -> list[int] | None:
     """The class in which a model that knows structures answers each of some labels, by their names,
     or by their ids where a dataset has no names; None if it lacks one. Background comes first."""
-    by_name = {label.name.casefold(): number for number, label in enumerate(known, 1)}
+    by_name = {plain(label.name): number for number, label in enumerate(known, 1)}
     by_id = {f"structure {label.id}": number for number, label in enumerate(known, 1)}
-    found = {**by_id, **by_name}
-    names = [label.name.casefold() for label in labels]
-    return [0, *(found[name] for name in names)] if found.keys() >= set(names) else None
+    names = [plain(label.name) for label in labels]
+    for found in (by_name, by_id):
+        if found.keys() >= set(names):
+            return [0, *(found[name] for name in names)]
+    return None
 
 
 def taught_labels(

@@ -54,14 +54,14 @@ def mirror_pairs(labels: LabelSet) -> tuple[tuple[int, int], ...]:
 def apart_by_direction(labels: LabelSet) -> list[tuple[str, str]]:
     """Pairs of names that differ by one direction alone, such as "anterior" and "posterior"."""
     found = []
-    for one, other in combinations(labels, 2):
-        mine, its = ([_SIDES.get(word, word) for word in _words(x)] for x in (one, other))
+    named = [(label.name, [_SIDES.get(word, word) for word in _words(label)]) for label in labels]
+    for (one, mine), (other, its) in combinations(named, 2):
         only_mine, only_its = Counter(mine) - Counter(its), Counter(its) - Counter(mine)
         differ = {*only_mine, *only_its}
         if len(mine) != len(its) or only_mine.total() != 1 or differ not in _OPPOSITES:
             continue
         if "left" not in differ or _by_place(mine):
-            found.append((one.name, other.name))
+            found.append((one, other))
     return found
 
 

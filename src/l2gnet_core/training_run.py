@@ -178,7 +178,11 @@ def _trained(
         write_choices(settings.folder, choices)
     dataset = settings.dataset
     split = read_or_make_split(dataset, settings, training.seed)
+    state = saved_state(settings.folder) if settings.resume else None
     labels = _learnable(dataset, split, training)
+    if state is not None and state["config"].classes == len(dataset.labels) + 1:
+        # Begun when structures that nobody has were not left out.
+        labels = dataset.labels
     left_out = dataset.labels.names.keys() - labels.names.keys()
     # Those that nobody has are told of with the dataset.
     here = dataset.labels_of(dataset.patients).names
@@ -206,10 +210,10 @@ def _trained(
         cases, augmentation, settings.slices, training.seed, extra, training.extra_share
     )
     fabric.launch()
-    state = saved_state(settings.folder) if settings.resume else None
     first, start = _start(settings), None
     if first is not None:
-        start = _answering(load_model(first), labels, tell if fabric.is_global_zero else _nobody)
+        told = tell if fabric.is_global_zero else _nobody
+        start = _answering(load_model(first), dataset.labels, labels, told)
     config = preset(
         settings.preset,
         len(labels) + 1,
@@ -406,18 +410,22 @@ def _start(settings: RunSettings) -> Path | None:
     return None if begun else settings.start
 
 
-def _answering(model: Model, labels: LabelSet, tell: Callable[[str], None]) -> SegmentationNetwork:
-    """The network of a model that a run begins with, its outputs in the order of the run's
-    labels."""
+def _answering(
+    model: Model, named: LabelSet, labels: LabelSet, tell: Callable[[str], None]
+) -> SegmentationNetwork:
+    """The network of a model that a run begins with, its outputs in the order of the run's labels;
+    named: those that the dataset names, of which these are some."""
     classes = classes_by_name(model.card.labels, labels)
     if classes is not None:
         return widened(model.network, classes)
-    theirs, ours = (", ".join(one.names.values()) for one in (model.card.labels, labels))
-    if len(model.card.labels) == len(labels):
+    theirs, ours = (", ".join(one.names.values()) for one in (model.card.labels, named))
+    if len(model.card.labels) == len(named):
         tell(
             f"{model.card.name} has {theirs}, and the dataset {ours}: as these are not the same "
             "names, the run begins with the outputs in this order."
         )
+        numbers = {label.id: number for number, label in enumerate(named, 1)}
+        return widened(model.network, [0, *(numbers[label.id] for label in labels)])
     return model.network
 
 

@@ -47,7 +47,7 @@ class Run(QObject):
         self._about = Step("")
         self._places: list[Place] = []
         self._spared: set[Place] = set()
-        self._tidies = self._tidies_again = False
+        self._tidies = self._tidies_again = self._overtaken = False
 
     def segment(self, request: Request) -> None:
         """Segment, then tidy as chosen for this mask."""
@@ -63,7 +63,8 @@ class Run(QObject):
 
     def cancel(self) -> None:
         """Stop; what is finished stays."""
-        self._tidies_again = False
+        self._overtaken = False
+        self._tidies = self._tidies_again = False
         if self._job is not None:
             self._job.cancel()
             # Nothing is written from now on; if the widget is closed, nobody hears of the end.
@@ -114,6 +115,7 @@ class Run(QObject):
         # What came into the mask before did so in the history, too.
         self._record()
         self._tidies_again = self._tidies
+        self._overtaken = True
         assert self._job is not None
         self._job.cancel()
 
@@ -172,6 +174,8 @@ class Run(QObject):
             text = "Stopped: the mask was deleted."
         elif not self.mask.connected:
             text = "Stopped: the data of the mask were replaced; segment again for a new mask."
+        elif self._overtaken:
+            text = "Stopped: another answer was undone or redone meanwhile; press Segment again."
         elif not finished:
             text = "Cancelled: no slice is segmented yet."
         else:

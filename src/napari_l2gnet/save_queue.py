@@ -62,6 +62,7 @@ class SaveQueue:
         self._organs = segmentation.card.labels
         self._model: ModelId | None = None
         self._saved_state: ProjectState | None = None
+        self._has_begun = folder is not None
         if folder is not None:
             state = self._saved_state = folder.read_state()
             self.scan, self._model = state.scan, state.model
@@ -73,7 +74,7 @@ class SaveQueue:
         segmentation = self._segmentation
         done = any(not _of_a_run(deed) for deed in [*self._deeds, *segmentation.deeds])
         organs = segmentation.card.labels != self._organs
-        return bool(self.folder or self._touched or segmentation.reviewed or done or organs)
+        return bool(self._has_begun or self._touched or segmentation.reviewed or done or organs)
 
     # ------------------------------------------------------------------ what is not saved yet
 
@@ -85,14 +86,17 @@ class SaveQueue:
 
     def _copy_at_once(self) -> None:
         """Copy what must not be left to `write`: slices that a person vouches for and that are not
-        saved so, for another answer may be there by then; and those that changed since they were
-        copied, for `write` may have saved newer ones by now."""
+        saved so, for another answer may be there by then. Copies of others that changed since are
+        let go of: `write` may have saved newer ones by now, and copies them itself."""
         segmentation = self._segmentation
         pending = segmentation.changed | segmentation.answered
         anew = segmentation.reviewed - self._reviewed
-        for place in anew | (pending & (segmentation.reviewed | self._copies.keys())):
+        for place in anew | (pending & segmentation.reviewed):
             segmentation.changed.discard(place)
             self._note(place)
+        for place in (pending - segmentation.reviewed) & self._copies.keys():
+            del self._copies[place]
+            segmentation.answered.add(place)
 
     def _note(self, place: Place) -> None:
         state = self._segmentation.slice_state(place)
@@ -130,6 +134,8 @@ class SaveQueue:
             return None
         segmentation.answered, segmentation.changed = set(), set()
         deeds, self._deeds = self._deeds, []
+        # What is taken back from now on has to be saved, too.
+        self._has_begun = True
         return Batch(state, segmentation.model, slices, set(self._copies), later, deeds)
 
     def _due(self, reviewed: frozenset[Place], voxels: float) -> dict[Place, SliceState]:

@@ -515,7 +515,9 @@ def test_a_run_can_begin_with_a_models_weights(dataset, tmp_path):
         run(dataset, tmp_path / "third", start=tmp_path / "first", architecture="unet")
 
 
-def test_what_no_training_patient_has_is_left_out_of_the_model(dataset, save_scan, tmp_path):
+def test_what_no_training_patient_has_is_left_out_of_the_model(
+    dataset, save_scan, tmp_path, monkeypatch
+):
     names = {"ghost": 1, "rim": 4, "core": 300, "speck": 301}
     (dataset / "dataset.json").write_text(json.dumps({"labels": names}))
     patients = [f"patient{number:03}" for number in range(6)]
@@ -541,6 +543,15 @@ def test_what_no_training_patient_has_is_left_out_of_the_model(dataset, save_sca
     assert load_model(tmp_path / "after").card.labels == model.card.labels
     scored = names_to_score(open_dataset(dataset), model.card)
     assert scored == {4: "rim", 300: "core"}
+    # A run of before, which had them all, goes on so.
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before" / SPLIT_FILE).write_text(json.dumps(split))
+    with monkeypatch.context() as patch:
+        learnable = "l2gnet_core.training_run._learnable"
+        patch.setattr(learnable, lambda dataset, *_: dataset.labels)
+        run(dataset, tmp_path / "before", short, stop_after=1)
+    run(dataset, tmp_path / "before", short, resume=True)
+    assert load_model(tmp_path / "before").network.config.classes == 5
 
 
 def test_more_patients_keep_those_apart_that_a_model_has_seen(dataset, save_scan, tmp_path):
