@@ -215,8 +215,7 @@ class Assigning(QObject):
         target.setCurrentIndex(min(1, target.count() - 1))
         target.blockSignals(False)
 
-    @property
-    def _unseen(self) -> bool:
+    def _tell_unseen(self) -> bool:
         """Is what would change not to be seen? Then that is told."""
         widget = self._widget
         if widget.layers is not None and shows_proposal(annotation_of(widget.layers.mask)):
@@ -239,7 +238,7 @@ class Assigning(QObject):
     def preview(self) -> None:
         """Light up and count what would change."""
         widget, inspection = self._widget, self._widget.inspection
-        if inspection is None or widget.layers is None or not widget.codes or self._unseen:
+        if inspection is None or widget.layers is None or not widget.codes or self._tell_unseen():
             return
         segmentation = widget.layers.mask.segmentation
         frame, code = inspection.frame, widget.codes[0]
@@ -295,7 +294,12 @@ class Assigning(QObject):
     def apply(self) -> None:
         """Make the change, as one step that can be undone."""
         widget, inspection = self._widget, self._widget.inspection
-        if self.pending is None or inspection is None or widget.layers is None or self._unseen:
+        if (
+            self.pending is None
+            or inspection is None
+            or widget.layers is None
+            or self._tell_unseen()
+        ):
             return
         (voxels, organ), layer = self.pending, widget.layers.mask.layer
         self.pending = None
