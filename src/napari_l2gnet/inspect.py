@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,9 @@ from napari.utils.theme import get_theme
 from qtpy.QtCore import QTimer, Signal
 
 from l2gnet_core.errors import InputError
-from napari_l2gnet.in_view import bring_into_view, told_hidden, why_all_unseen
+from napari_l2gnet.in_view import bring_into_view, told_hidden
+from napari_l2gnet.inspect_again import LookingAgain
+from napari_l2gnet.inspect_click import Clicks
 from napari_l2gnet.inspect_compare import Against
 from napari_l2gnet.inspect_export import ask_file, save_picture, save_table
 from napari_l2gnet.inspect_form import CODES, DOUBT, HEARD, NOTHING, REFERENCE, InspectForm
@@ -24,24 +25,9 @@ from napari_l2gnet.inspect_parts import Part
 from napari_l2gnet.inspect_places import Assigning, Places
 from napari_l2gnet.inspect_words import REFERENCES, SLICES
 from napari_l2gnet.inspection import Inspection, inspection_of
-from napari_l2gnet.learning import Task
-from napari_l2gnet.look_again import look_again
 from napari_l2gnet.mask_layer import MaskLayer
-from napari_l2gnet.session import shared_session
-from napari_l2gnet.tasks import annotation_of, application
 from napari_l2gnet.typed_names import ended
 from napari_l2gnet.worker import LatestJob
-
-#: What a click into the picture does while the mask has another mode than to look.
-_TOOLS = {
-    "paint": "The brush is on: a click paints.",
-    "erase": "The eraser is on: a click erases.",
-    "fill": "The bucket is on: a click fills.",
-    "pick": "The picker is on: a click picks an organ.",
-    "polygon": "The polygon is on: a click draws.",
-}
-#: Pixels that a mouse may move between press and release of a click.
-CLICK_SLOP = 4
 
 
 class InspectWidget(InspectForm):
@@ -58,9 +44,8 @@ class InspectWidget(InspectForm):
         #: (frame,z,y,x) that was clicked last, if the code was chosen so.
         self.voxel: tuple[int, int, int, int] | None = None
         self.jobs = LatestJob(self)
-        #: Looks again at frames of which nothing is kept, while what there is is looked at.
-        self.looking = LatestJob(self)
-        self._frames_left = 0
+        self.looking = LookingAgain(self)
+        self.clicks = Clicks(self)
         self.against = Against(self)
         self.over = Over(self)
         self.places = Places(self)
@@ -69,7 +54,7 @@ class InspectWidget(InspectForm):
         #: Do charts show the inspection, once it is read?
         self._drawn = False
         #: Is another widget's tab on top?
-        self._aside = self._behind = False
+        self.is_aside = self._behind = False
         #: Codes to choose again once another frame, or more of it, is prepared.
         self._wanted: list[int] = []
         # Steps of the slider are taken together: a person who scrolls sees the last.
@@ -81,7 +66,7 @@ class InspectWidget(InspectForm):
         self._connect()
         self.show_theme()
         self._on_active()
-        self._on_mask()
+        self.read()
 
     def _connect(self) -> None:
         self._moving.timeout.connect(self._on_moved)
@@ -90,25 +75,19 @@ class InspectWidget(InspectForm):
         self.jobs.changed.connect(self.update_controls)
         self.jobs.progress.connect(self.bar.setFormat)
         self.jobs.failed.connect(lambda text: self.show_message(text, bad=True))
-        self.looking.changed.connect(self.update_controls)
-        self.looking.progress.connect(self._on_looking)
-        self.looking.failed.connect(self._on_not_looked)
         self.against.changed.connect(self.draw)
         self.seen.connect(self._on_seen)
-        self.click.toggled.connect(self._lay_tools_down)
         self.mask_combo.chosen.connect(self._on_chosen)
         self.mask_combo.activated.connect(lambda _: self._on_picked())
         self.of.currentIndexChanged.connect(lambda _: self._on_part())
         self.clear.clicked.connect(lambda: self.choose([]))
-        self.again.clicked.connect(self._look_again)
-        self.go_on.clicked.connect(self._on_mask)
+        self.go_on.clicked.connect(self.read)
         self.outline.toggled.connect(self._on_outline)
         self.cancel.clicked.connect(self._on_cancel)
         self.views.codes_picked.connect(self.choose)
         self.views.slice_picked.connect(self._on_slice_picked)
         for button, suffix in ((self.png, ".png"), (self.csv, ".csv")):
             button.clicked.connect(lambda _, suffix=suffix: ask_file(self, suffix, self.save))
-        self.viewer.mouse_drag_callbacks.append(self._on_mouse)
         for event, act in self._viewer_events():
             event.connect(act)
 
@@ -134,27 +113,22 @@ class InspectWidget(InspectForm):
         self._leaving.stop()
         self._changing.stop()
         self.mask_combo.disconnect_layers()
-        self.viewer.mouse_drag_callbacks.remove(self._on_mouse)
+        self.clicks.let_go()
         for emitter, act in self._viewer_events():
             emitter.disconnect(act)
 
     def _on_seen(self, seen: bool) -> None:
         """Leave the image to the widget that is on top now, or draw over it again."""
-        came, self._aside = seen and self._behind, not seen
+        came, self.is_aside = seen and self._behind, not seen
         # Not where the window was minimised, or the dock floats: then nobody comes to look.
         self._behind = not seen and self.is_behind
         if self.layers is not None and self.layers.mask.layer in self.viewer.layers:
-            self.layers.set_aside(self._aside or self.inspection is None)
-            self._lay_tools_down(came and self.click.isChecked())
+            self.layers.set_aside(self.is_aside or self.inspection is None)
+            self.clicks.lay_tools_down(came and self.click.isChecked())
 
     def tell_again(self) -> None:
         """Say no more what does not hold."""
         self.drop_message()
-
-    def _lay_tools_down(self, looking: bool) -> None:
-        """Whoever begins to look means to paint no more."""
-        if looking and self.layers is not None:
-            self.layers.mask.layer.mode = "pan_zoom"
 
     def show_theme(self) -> None:
         """Take on the colours of the window."""
@@ -179,7 +153,7 @@ class InspectWidget(InspectForm):
         return self.layers.mask.here[1 + self.layers.mask.segmentation.axis]
 
     @property
-    def _current(self) -> bool:
+    def is_current(self) -> bool:
         """Is all that the model saw at hand?"""
         return self.inspection is not None and self.inspection.is_current
 
@@ -193,14 +167,14 @@ class InspectWidget(InspectForm):
             self.layers.outline(False)
         self.layers = None if mask is None else InspectLayers(self.viewer, mask)
         if self.layers is not None:
-            self.layers.set_aside(self._aside)
+            self.layers.set_aside(self.is_aside)
         if mask is not None:
             events = mask.layer.events
             for event in (events.set_data, events.features):
                 event.connect(self._on_data)
             events.colormap.connect(self._on_colors)
 
-    def _on_mask(self) -> None:
+    def read(self) -> None:
         """Another mask or frame, or more of it: read what its model saw."""
         layer = self.mask_combo.layer
         if self.layers is None or self.layers.mask.layer is not layer:
@@ -228,7 +202,7 @@ class InspectWidget(InspectForm):
             self.inspection = inspection_of(self.layers.mask, self.layers.mask.here[0])
             self._refusal = self.inspection.refusal
             if self._refusal and self.inspection.forgotten:
-                self._offer_look(self.layers.mask, self.inspection)
+                self._refusal = self.looking.offer(self.layers.mask, self.inspection)
         self.told.setText(escape(self._refusal))
         self.views.setVisible(not self._refusal)
         self.nothing.setVisible(bool(self._refusal))
@@ -242,16 +216,16 @@ class InspectWidget(InspectForm):
             return
         inspection, kind = self.inspection, self._doubt_looked_at()
 
-        def read() -> Generator[str, None, None]:
+        def reading() -> Generator[str, None, None]:
             if not inspection.is_current:
                 yield from inspection.prepare()
             if kind and inspection.doubt(kind) is None:
                 yield from inspection.study(kind)
 
-        if self._current and (not kind or inspection.doubt(kind) is not None):
+        if self.is_current and (not kind or inspection.doubt(kind) is not None):
             self._show()
         else:
-            self.jobs.run(read(), lambda _: self._show())
+            self.jobs.run(reading(), lambda _: self._show())
 
     def _doubt_looked_at(self) -> str:
         """The kind of doubt that is drawn, to be kept for another frame, or more of it; else ""."""
@@ -272,7 +246,7 @@ class InspectWidget(InspectForm):
         self.assigning.offer(self.inspection)
         self.layers.outline(self.outline.isChecked())
         self.layers.prepare(self.inspection)
-        self.layers.set_aside(self._aside)
+        self.layers.set_aside(self.is_aside)
         self.over.show(DOUBT if self._doubt_looked_at() else CODES)
         codes, self._wanted = self._wanted, []
         self._on_part()
@@ -288,75 +262,13 @@ class InspectWidget(InspectForm):
             self.show_message(text, beware=[beware], holds=holds)
         self.update_controls()
         self.ready.emit()
-        if not self._current:
+        if not self.is_current:
             # Slices that came while the others were read, and are not on screen, tell nobody.
             self._changing.start()
 
-    def _offer_look(self, mask: MaskLayer, inspection: Inspection) -> None:
-        """What the model saw is not kept with the mask: it may look again."""
-        if not any(frame == inspection.frame for frame, _ in mask.segmentation.finished):
-            self._refusal = "Press Segment first: no slice is segmented here yet."
-        elif self.looking.busy:
-            self._refusal += " It is being found out."
-        else:
-            self._refusal += " Press Look again: it changes nothing in the mask."
-            self.again.show()
-
-    def _look_again(self) -> None:
-        """Ask the version of the model that the mask shows what it sees: in the frame on screen,
-        then in others of which nothing is kept."""
-        if self.layers is None:
-            return
-        mask = self.layers.mask
-        annotation, segmentation = annotation_of(mask), mask.segmentation
-        if annotation.job:
-            self.show_message(f"Wait until this is done: {annotation.job.lower()}.")
-            return
-        frames = {frame for frame, _ in segmentation.finished}
-        frames = {frame for frame in frames if Inspection(segmentation, frame).forgotten}
-        try:
-            self._look_on(mask, application(mask, annotation.version), frames)
-        except InputError as error:
-            self.show_message(str(error), bad=True)
-            return
-        self._on_mask()
-
-    def _look_on(self, mask: MaskLayer, task: Task, frames: set[int]) -> None:
-        """Look again at the frame that is nearest to the one on screen, then at the others."""
-        annotation, segmentation = task.annotation, mask.segmentation
-        # A run looks itself, and another version sees otherwise.
-        if not frames or annotation.job or annotation.version is not task.version:
-            return
-        here, index = mask.place
-        frame = min(frames, key=lambda frame: (abs(frame - here), frame))
-        self._frames_left = len(frames) - 1
-
-        def take(look: Any) -> None:
-            # A run may have looked meanwhile, or another version have answered.
-            if annotation.version is task.version:
-                old = segmentation.looks.get(frame)
-                if old is None or not old.seen.any():
-                    segmentation.looks[frame] = look
-            self._look_on(mask, task, frames - {frame})
-            if self.inspection is None:
-                self._on_mask()
-            # Whoever ranks the slices to check has something to go by now.
-            mask.layer.refresh()
-
-        self.looking.run(look_again(shared_session(), replace(task, here=(frame, index))), take)
-
-    def _on_looking(self, text: str) -> None:
-        left = self._frames_left
-        more = f" · {left} frame{'s' * (left != 1)} left" if left else ""
-        self.bar.setFormat(text + more)
-
-    def _on_not_looked(self, text: str) -> None:
-        self._on_mask()
-        self.show_message(text, bad=True)
-
     def draw(self) -> None:
         """Draw charts of the chosen part, and say what is chosen."""
-        if self.inspection is None or not self._current:
+        if self.inspection is None or not self.is_current:
             return
         self.views.index = self.index
         self.views.show_part(self.inspection, self.part, self.against.usage(self.part))
@@ -398,8 +310,8 @@ class InspectWidget(InspectForm):
         frame = self.layers.mask.here[0]
         if self.inspection is None or self.inspection.frame != frame:
             if len(self.layers.mask.segmentation.shown) > 1:
-                self._on_mask()
-        elif self._current:
+                self.read()
+        elif self.is_current:
             self.views.index = self.index
             if self.of.currentData() == "slice":
                 self.draw()
@@ -417,17 +329,17 @@ class InspectWidget(InspectForm):
         # Every redraw of the mask tells this; a run may have added slices, a person organs, or undo
         # have taken back what was said.
         self.drop_message()
-        if not self._current:
+        if not self.is_current:
             self._changing.start()
 
     def _on_changed(self) -> None:
-        if self._current:
+        if self.is_current:
             return
         if self.jobs.busy:
             # What is read now may be of before the change.
             self._changing.start()
         else:
-            self._on_mask()
+            self.read()
 
     def _on_cancel(self) -> None:
         """Stop what is under way; what has not been read can be read on."""
@@ -435,9 +347,9 @@ class InspectWidget(InspectForm):
         self.looking.cancel()
         self._changing.stop()
         if self.inspection is None:
-            self._on_mask()
+            self.read()
         # All may be read by now that is not drawn yet.
-        if self.inspection is not None and not (self._current and self._drawn):
+        if self.inspection is not None and not (self.is_current and self._drawn):
             self._refusal = "Stopped: press Go on to read what the model saw."
             self.told.setText(self._refusal)
             self.go_on.show()
@@ -460,7 +372,7 @@ class InspectWidget(InspectForm):
         if self._is_gone:
             self._leaving.start()
         else:
-            self._on_mask()
+            self.read()
 
     def _on_picked(self) -> None:
         """A person chose a mask in the list: it is the one they work on."""
@@ -479,54 +391,10 @@ class InspectWidget(InspectForm):
     def _on_left(self) -> None:
         """Layers are gone, maybe the mask and all others: look into what is left."""
         if self._is_gone:
-            self._on_mask()
+            self.read()
         self.against.follow()
 
-    def _on_mouse(self, viewer: Any, event: Any) -> Generator[None, None, None]:
-        """A click, not a drag: it looks, or paints."""
-        active = viewer.layers.selection.active
-        mode = str(getattr(active, "mode", "pan_zoom"))
-        if (
-            not (self.click.isChecked() and self.click.isEnabled())
-            or event.button != 1
-            or event.modifiers
-            or (self._aside and mode != "pan_zoom")
-        ):
-            return
-        pressed = np.array(event.pos)
-        yield
-        while event.type == "mouse_move":
-            if np.abs(np.array(event.pos) - pressed).max() > CLICK_SLOP:
-                return
-            yield
-        if mode != "pan_zoom":
-            # To paint on mistakes, in a layer of their own, is what is meant there.
-            if self.layers is not None and active is self.layers.mask.layer:
-                self.show_message(f"{_TOOLS.get(mode, 'A tool is on.')} Press 6 to look.")
-        elif viewer.dims.ndisplay == 2:
-            self.look_at(event.position)
-        else:
-            self.show_message("Codes are clicked in the 2-D view: press 2D/3D at the bottom left.")
-
     # ------------------------------------------------------------------ choosing codes
-
-    def look_at(self, position: Sequence[float]) -> None:
-        """What a click at a place in the world does."""
-        if self.layers is None or self.inspection is None or not self._current:
-            return
-        if self.tell_unseen(why_all_unseen):
-            return
-        voxel = self.layers.mask.voxel_at(position)
-        if voxel is None or voxel[0] != self.inspection.frame:
-            return
-        if not self.inspection.look.cells.sees(voxel[1:]):
-            self.show_message("Nothing is here: the model is not shown empty margins of scans.")
-            return
-        code = self.inspection.code_at(voxel[1:])
-        if code is None:
-            self.show_message("This slice is not segmented: the model has not seen it.")
-            return
-        self.choose([code], voxel)
 
     def tell_unseen(self, why: Callable[[MaskLayer], str]) -> bool:
         """Is something of the mask not to be seen, as `why` says? Then tell, while that holds."""
@@ -624,7 +492,7 @@ class InspectWidget(InspectForm):
         busy, looking = self.jobs.busy, self.looking.busy
         self.bar.setVisible(busy or looking)
         self.cancel.setVisible(busy or looking)
-        reason = self._refusal or ("" if self._current else "What the model saw is being read.")
+        reason = self._refusal or ("" if self.is_current else "What the model saw is being read.")
         self.views.setEnabled(not reason)
         for control in (self.of, self.shown, self.click, self.outline, self.png, self.csv):
             self.allow(control, reason)

@@ -277,7 +277,7 @@ def test_neighbours_that_say_otherwise_are_where_the_mistake_is(opened: Made, qt
     _viewer, mask, widget = opened
     mask.segmentation.raw[0, 2, 4:20, 4:20] = 1
     widget.inspection._state = ()
-    widget._on_mask()
+    widget.read()
     widget.views.setCurrentIndex(SLICES)
     widget.views.kind.setCurrentIndex(widget.views.kind.findData("neighbours"))
     settle(qtbot, widget)
@@ -414,7 +414,7 @@ def test_codes_without_organs_are_no_organ_s(opened: Made, qtbot: Any) -> None:
     _viewer, mask, widget = opened
     mask.segmentation.raw[0, 1] = 0
     widget.inspection._state = ()
-    widget._on_mask()
+    widget.read()
     settle(qtbot, widget)
     widget._to_slice(1)
     widget.of.setCurrentIndex(widget.of.findData("slice"))
@@ -429,7 +429,7 @@ def test_organs_smaller_than_cells_have_bars_and_codes(opened: Made, qtbot: Any)
     mask.segmentation.raw[...] = 0
     mask.segmentation.raw[0, 1, 20:23, 20:23] = 2
     widget.inspection._state = ()
-    widget._on_mask()
+    widget.read()
     settle(qtbot, widget)
     words = widget.views.words
     code = int(mask.segmentation.looks[0].codes[1, 1, 1])
@@ -451,7 +451,7 @@ def test_part_of_a_scan_is_not_called_unlike(
     widget = inspect(qtbot, viewer)
     assert "unlike those that the model learnt from" in widget.message.text()
     mask.segmentation.looks[0].codes[2] = -1
-    widget._on_mask()
+    widget.read()
     settle(qtbot, widget)
     assert widget.inspection.unlike is None
 
@@ -639,7 +639,7 @@ def test_a_tab_stays_drawn_when_another_version_answers(opened: Made, qtbot: Any
 def test_what_was_cancelled_or_changed_meanwhile_can_be_read_on(opened: Made, qtbot: Any) -> None:
     _viewer, mask, widget = opened
     look = renew_look(mask, 1)
-    widget._on_mask()
+    widget.read()
     assert widget.jobs.busy
     widget.cancel.click()
     assert "Stopped: press Go on" in widget.told.text()
@@ -662,7 +662,7 @@ def test_what_was_cancelled_or_changed_meanwhile_can_be_read_on(opened: Made, qt
     assert widget.go_on.isHidden()
     # Also where all was read to its end, and is not drawn yet.
     renew_look(mask, 2)
-    widget._on_mask()
+    widget.read()
     until = time.monotonic() + 10
     while not widget.inspection.is_current and time.monotonic() < until:
         time.sleep(0.01)

@@ -531,7 +531,7 @@ def test_what_is_chosen_stays_from_frame_to_frame(
     assert not any(one.visible for one in viewer.layers if VIEW_KEY in one.metadata)
     assert segment.mask.layer.contour == 0
     looked: list[int] = []
-    widget.looking.done.connect(lambda: looked.append(len(mask.looks)))
+    widget.looking.jobs.done.connect(lambda: looked.append(len(mask.looks)))
     widget.again.click()
     assert "It is being found out" in widget.told.text()
     qtbot.waitUntil(lambda: "frame left" in widget.bar.text())
@@ -545,7 +545,7 @@ def test_what_is_chosen_stays_from_frame_to_frame(
         np.testing.assert_array_equal(mask.looks[frame].codes, look.codes)
     # Cancel leaves what has been looked at, and offers the rest.
     mask.looks.clear()
-    widget._on_mask()
+    widget.read()
     widget.again.click()
     widget.cancel.click()
     assert "Press Look again" in widget.told.text()

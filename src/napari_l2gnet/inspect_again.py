@@ -1,0 +1,105 @@
+"""Looking again, in Inspect, at frames of which what the model saw is not kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QObject
+
+from l2gnet_core.errors import InputError
+from napari_l2gnet.inspection import Inspection
+from napari_l2gnet.learning import Task
+from napari_l2gnet.look_again import look_again
+from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.session import shared_session
+from napari_l2gnet.tasks import annotation_of, application
+from napari_l2gnet.worker import LatestJob
+
+if TYPE_CHECKING:
+    from napari_l2gnet.inspect import InspectWidget
+
+
+class LookingAgain(QObject):
+    """Offers it and does it, frame by frame, while what there is can be looked at."""
+
+    def __init__(self, widget: InspectWidget) -> None:
+        super().__init__(widget)
+        self.jobs = LatestJob(self)
+        self._widget = widget
+        self._frames_left = 0
+        widget.again.clicked.connect(self._start)
+        self.jobs.changed.connect(widget.update_controls)
+        self.jobs.progress.connect(self._on_progress)
+        self.jobs.failed.connect(self._on_failed)
+
+    @property
+    def busy(self) -> bool:
+        """Is it looking?"""
+        return self.jobs.busy
+
+    def cancel(self) -> None:
+        """Look no more; what was found of whole frames stays."""
+        self.jobs.cancel()
+
+    def offer(self, mask: MaskLayer, inspection: Inspection) -> str:
+        """Offer it for an inspection of which nothing is kept, and say why there is nothing yet."""
+        if not any(frame == inspection.frame for frame, _ in mask.segmentation.finished):
+            return "Press Segment first: no slice is segmented here yet."
+        if self.busy:
+            return f"{inspection.refusal} It is being found out."
+        self._widget.again.show()
+        return f"{inspection.refusal} Press Look again: it changes nothing in the mask."
+
+    def _start(self) -> None:
+        """Ask the version of the model that the mask shows what it sees: in the frame on screen,
+        then in others of which nothing is kept."""
+        widget = self._widget
+        if widget.layers is None:
+            return
+        mask = widget.layers.mask
+        annotation, segmentation = annotation_of(mask), mask.segmentation
+        if annotation.job:
+            widget.show_message(f"Wait until this is done: {annotation.job.lower()}.")
+            return
+        frames = {frame for frame, _ in segmentation.finished}
+        frames = {frame for frame in frames if Inspection(segmentation, frame).forgotten}
+        try:
+            self._look_on(mask, application(mask, annotation.version), frames)
+        except InputError as error:
+            widget.show_message(str(error), bad=True)
+            return
+        widget.read()
+
+    def _look_on(self, mask: MaskLayer, task: Task, frames: set[int]) -> None:
+        """Look at the frame that is nearest to the one on screen, then at the others."""
+        annotation, segmentation = task.annotation, mask.segmentation
+        # A run looks itself, and another version sees otherwise.
+        if not frames or annotation.job or annotation.version is not task.version:
+            return
+        here, index = mask.place
+        frame = min(frames, key=lambda frame: (abs(frame - here), frame))
+        self._frames_left = len(frames) - 1
+
+        def take(look: Any) -> None:
+            # A run may have looked meanwhile, or another version have answered.
+            if annotation.version is task.version:
+                old = segmentation.looks.get(frame)
+                if old is None or not old.seen.any():
+                    segmentation.looks[frame] = look
+            self._look_on(mask, task, frames - {frame})
+            if self._widget.inspection is None:
+                self._widget.read()
+            # Whoever ranks the slices to check has something to go by now.
+            mask.layer.refresh()
+
+        self.jobs.run(look_again(shared_session(), replace(task, here=(frame, index))), take)
+
+    def _on_progress(self, text: str) -> None:
+        left = self._frames_left
+        more = f" · {left} frame{'s' * (left != 1)} left" if left else ""
+        self._widget.bar.setFormat(text + more)
+
+    def _on_failed(self, text: str) -> None:
+        self._widget.read()
+        self._widget.show_message(text, bad=True)
