@@ -124,7 +124,7 @@ class MaskTable(QObject):
         layer, image = self.mask.layer, self.mask.layer.metadata[IMAGE_KEY]
         if not np.allclose(layer.scale, image.scale) or layer.units != image.units:
             told.append(
-                f'The mL are by the voxel size of "{layer.name}", which is not that of '
+                f'Volumes are by the voxel size of "{layer.name}", which is not that of '
                 f'"{image.name}": set the same scale and units for both.'
             )
         self._coverage.setText("\n".join(told))

@@ -24,6 +24,9 @@ _ID = Qt.ItemDataRole.UserRole
 _COLOR = Qt.ItemDataRole.UserRole + 1
 #: What stands in a size beside the number.
 _NO_NUMBER = str.maketrans("", "", "≥–\u202f")
+#: mL per voxel, from which volumes are told in mL, and from which in mm³: of voxels as small as a
+#: microscope's nothing would be left of a mL.
+_ML_FROM, _MM3_FROM = 1e-5, 1e-9
 
 
 class OrganTable(QTableWidget):
@@ -50,6 +53,7 @@ class OrganTable(QTableWidget):
         self._reason = ""
         #: Of which part of the scan the sizes are, in words; "" for all of it.
         self._part = ""
+        self._unit = "mL"
         self.itemChanged.connect(self._on_item_changed)
         self.cellDoubleClicked.connect(self._on_double_click)
         self.itemSelectionChanged.connect(self._on_selection)
@@ -125,7 +129,7 @@ class OrganTable(QTableWidget):
     def show_sizes(
         self, voxels: Mapping[int, int], ml_per_voxel: float | None, coverage: tuple[int, int]
     ) -> None:
-        """Sizes by label id; without a voxel size in mm there are no mL to tell.
+        """Sizes by label id; without a voxel size in mm there are no volumes to tell.
 
         coverage: slices segmented, and slices there are. Sizes in a part of a scan are marked so.
         """
@@ -133,6 +137,8 @@ class OrganTable(QTableWidget):
         least = "" if finished == count else "≥\u202f"
         of = "" if finished == count else f" in the {finished} of {count} slices segmented"
         self._part = of
+        self._unit, per_ml = _unit(ml_per_voxel)
+        self.horizontalHeaderItem(VOLUME).setText(self._unit)
         self.blockSignals(True)
         for row in range(self.rowCount()):
             found = voxels.get(self._id(row), 0)
@@ -143,8 +149,9 @@ class OrganTable(QTableWidget):
                 volume.setText("–")
                 volume.setToolTip("No voxel size in mm is known")
             else:
-                volume.setText(f"{least}{found * ml_per_voxel:.1f}")
-                volume.setToolTip(f"Volume in mL{of}")
+                size = f"{found * ml_per_voxel * per_ml:,.1f}".replace(",", "\u202f")
+                volume.setText(least + size)
+                volume.setToolTip(f"Volume in {self._unit}{of}")
         self.blockSignals(False)
         self._fit_columns()
 
@@ -163,7 +170,7 @@ class OrganTable(QTableWidget):
             self.resizeColumnToContents(column)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """What the table says, row by row: name, voxels, mL."""
+        """What the table says, row by row: name, voxels, volume."""
         columns = (NAME, VOXELS, VOLUME)
         return [
             tuple(self.item(row, column).text() for column in columns)
@@ -179,7 +186,7 @@ class OrganTable(QTableWidget):
 
     def as_text(self) -> str:
         """Head and rows with tabs between, and plain numbers, as spreadsheets read them."""
-        lines = [("Organ", f"Voxels{self._part}", f"mL{self._part}")]
+        lines = [("Organ", f"Voxels{self._part}", f"{self._unit}{self._part}")]
         for name, *sizes in self.rows():
             numbers = (size.translate(_NO_NUMBER) for size in sizes)
             lines.append((name, *numbers))
@@ -206,6 +213,13 @@ class OrganTable(QTableWidget):
         color = QColorDialog.getColor(QColor(item.data(_COLOR)), self, "Colour of the organ")
         if color.isValid():
             self.color_changed.emit(self._id(row), color.name())
+
+
+def _unit(ml_per_voxel: float | None) -> tuple[str, float]:
+    """In what to tell volumes, by how large voxels are, and how many of it are a mL."""
+    if ml_per_voxel is None or ml_per_voxel >= _ML_FROM:
+        return "mL", 1.0
+    return ("mm³", 1e3) if ml_per_voxel >= _MM3_FROM else ("µm³", 1e12)
 
 
 def color_icon(color: str) -> QIcon:

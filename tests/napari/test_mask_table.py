@@ -14,7 +14,9 @@ from gui import open_scan, run, slow_down, told
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication
 
+from l2gnet_core.labels import Label, LabelSet
 from napari_l2gnet.layers import transform_of
+from napari_l2gnet.organ_table import VOLUME, OrganTable
 from napari_l2gnet.segment_form import THIS_SLICE
 
 
@@ -62,6 +64,26 @@ def test_the_table_is_copied_as_spreadsheets_read_it(
     assert end == ""
 
 
+@pytest.mark.parametrize(
+    ("side", "unit", "size"),
+    [
+        (1.0, "mL", "2.0"),
+        (0.1, "mm³", "2.0"),
+        (0.0005, "µm³", "250.0"),
+        (10.0, "mL", "2\u202f000.0"),
+    ],
+)
+def test_volumes_are_told_in_a_unit_that_leaves_something_of_them(
+    qtbot: Any, side: float, unit: str, size: str
+) -> None:
+    table = OrganTable()
+    qtbot.addWidget(table)
+    table.show_labels(LabelSet((Label(1, "nucleus", "#ff0000"),)))
+    table.show_sizes({1: 2000}, side**3 / 1000, (3, 3))
+    assert table.horizontalHeaderItem(VOLUME).text() == unit
+    assert table.rows() == [("nucleus", "2\u202f000", size)]
+
+
 def test_the_sizes_are_by_the_voxels_as_they_are_now(
     segment_widget: Any, scan_file: Path, qtbot: Any
 ) -> None:
@@ -74,15 +96,18 @@ def test_the_sizes_are_by_the_voxels_as_they_are_now(
     def ml(voxel: float) -> Any:
         return pytest.approx(told(widget)[0] * voxel / 1000, abs=0.05)
 
-    assert float(widget.organs.rows()[0][2]) == ml(1.4 * 1.4 * 8)
+    def shown() -> float:
+        return float(widget.organs.rows()[0][2].replace("\u202f", ""))
+
+    assert shown() == ml(1.4 * 1.4 * 8)
     image.scale = (4, 1.4, 1.4)
     assert "set the same scale and units" in widget.coverage.text()
     assert not widget.coverage.isHidden()
     layer.scale = (4, 1.4, 1.4)
     assert widget.coverage.isHidden()
-    assert float(widget.organs.rows()[0][2]) == ml(1.4 * 1.4 * 4)
+    assert shown() == ml(1.4 * 1.4 * 4)
     layer.units = image.units = ("cm", "cm", "cm")
-    assert float(widget.organs.rows()[0][2]) == ml(1.4 * 1.4 * 4 * 1000)
+    assert shown() == ml(1.4 * 1.4 * 4 * 1000)
 
 
 def test_the_table_follows_a_brush_on_the_slice_on_screen(
