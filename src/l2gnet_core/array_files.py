@@ -54,6 +54,13 @@ class ArrayFiles:
         """The scan, (z,y,x). Errors: InputError, one sentence, for whatever cannot be read."""
         warnings: list[str] = []
         data = plain_values(self.name, self._stacked(_IMAGE), warnings)
+        first, second, last = data.shape[-3:]
+        # Slices are mostly square. SSL4MIS has its left atria this way round.
+        if not self.sliced and first == second != last:
+            warnings.append(
+                f"{self.name} is read as (slices, rows, columns), but its shape {data.shape} looks "
+                "like (rows, columns, slices): if it is, transpose it and export it again."
+            )
         return Volume(data, name=self.name, warnings=tuple(warnings))
 
     def read_labels(self) -> Volume:

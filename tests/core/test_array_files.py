@@ -271,6 +271,18 @@ def test_volumes_that_are_none_are_told(tmp_path, arrays, says, one_sentence):
     one_sentence(error.value)
 
 
+@pytest.mark.parametrize(
+    ("shape", "doubted"), [((12, 12, 5), True), ((5, 12, 12), False), ((12, 12, 12), False)]
+)
+def test_slices_that_seem_to_come_last_are_doubted(tmp_path, shape, doubted, one_sentence):
+    save_h5(tmp_path / "case1.h5", image=np.random.default_rng(0).random(shape))
+    warnings = ArrayFiles((tmp_path / "case1.h5",)).read_image().warnings
+    assert bool(warnings) == doubted
+    for warning in warnings:
+        assert "transpose it" in warning
+        one_sentence(warning)
+
+
 def test_groups_broken_links_and_made_up_voxels_in_h5_are_told(tmp_path, one_sentence):
     def refused(says: str) -> None:
         with pytest.raises(InputError, match=says) as error:
