@@ -209,7 +209,7 @@ def spatial_views(
 
 
 def swapped(classes: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """Classes (H,W) with those of each pair exchanged."""
+    """Classes, of any shape, with those of each pair exchanged."""
     lookup = torch.arange(256, dtype=classes.dtype)
     for one, other in pairs:
         lookup[one], lookup[other] = other, one

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from l2gnet_core.appearance import Appearance
-from l2gnet_core.augment import Augmentation, draw_intensity, intensity_views
+from l2gnet_core.augment import Augmentation, draw_intensity, intensity_views, swapped
 from l2gnet_core.card import ModelCard
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import as_labels
@@ -278,7 +278,7 @@ class CorrectionSampler:
             classes = torch.zeros(image.shape[1:], dtype=torch.uint8)
             seen = self._with_neighbours(rng, image, place, apart)
             drawn.append(_weighted(seen, classes, torch.ones(1), self._centre(rng, classes)))
-        return self._views(drawn, rngs, torch.empty(0), size, device) if drawn else None
+        return self._views(drawn, rngs, torch.empty(count, 0), size, device) if drawn else None
 
     def _with_neighbours(self, rng: Generator, image: Tensor, place: int, step: int) -> Tensor:
         seen = neighbours([place], len(image), self._channels, step)[0]
@@ -307,7 +307,10 @@ class CorrectionSampler:
         size: int,
         device: str,
     ) -> Views:
-        together, classes = turned_views(drawn, rngs, self._how, size, device)
+        together, classes, mirrored = turned_views(drawn, rngs, self._how, size, device)
+        # In a mirror image what was not said of the left is not said of the right.
+        partners = swapped(torch.arange(absent.shape[1]), self._how.mirror_pairs)
+        absent = torch.where(mirrored[:, None], absent[:, partners], absent)
         images, weights = together[:, :-1], together[:, -1]
         looks = [draw_intensity(rng, self._how) for rng in rngs]
         unknown = classes == UNKNOWN

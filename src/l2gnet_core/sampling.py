@@ -73,7 +73,7 @@ class Sampler:
         """Some samples of a step: images (B,C,size,size) float32, targets (B,size,size) long."""
         rngs = [np.random.default_rng((self.seed, step, sample)) for sample in samples]
         drawn = [self._slice(rng, size) for rng in rngs]
-        seen, targets = turned_views(drawn, rngs, self.how, size, device)
+        seen, targets, _ = turned_views(drawn, rngs, self.how, size, device)
         looks = [draw_intensity(rng, self.how) for rng in rngs]
         return intensity_views(seen, looks, rngs), targets
 
@@ -107,9 +107,10 @@ def turned_views(
     how: Augmentation,
     size: int,
     device: str | torch.device,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """A random spatial view of each slice: images (B,C,size,size) float32, targets (B,size,size)
-    long; outside of the slices both are zero."""
+    long, and which are mirrored (B,), in whose targets the pairs have changed places; outside of
+    the slices images and targets are zero."""
     where = [
         draw_spatial(rng, centre, how) for rng, (_, _, centre) in zip(rngs, drawn, strict=True)
     ]
@@ -120,4 +121,5 @@ def turned_views(
         images[i, :, : image.shape[1], : image.shape[2]] = image
         truth = swapped(classes, how.mirror_pairs) if where[i].mirrored else classes
         labels[i, : image.shape[1], : image.shape[2]] = truth
-    return spatial_views(images.to(device).float(), labels.to(device), where, size)
+    views = spatial_views(images.to(device).float(), labels.to(device), where, size)
+    return *views, torch.tensor([view.mirrored for view in where])

@@ -131,6 +131,20 @@ def test_a_view_depends_on_seed_run_step_and_place_alone(seed, step, channels):
     assert not torch.equal(sampler().untouched(step, 3, 16, "cpu").images, views.images)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.sets(st.sampled_from([1, 2, 3, 4]), min_size=1))
+def test_no_view_holds_a_class_that_it_calls_absent(seed, held):
+    # One kidney alone may be painted; in a mirror image it is the other one.
+    names = {1: "left kidney", 2: "right kidney", 3: "spleen", 4: "liver"}
+    card = ModelCard(name="m", labels=LabelSet.from_names(names))
+    scan = correction(labels_with(sorted(held))).seen_by(card)
+    how = Augmentation(size=32, orientation_free=False, mirror_pairs=((1, 2),))
+    views = CorrectionSampler([scan], how, 1, (seed, 0)).corrected(0, 4, 32, "cpu")
+    for classes, absent in zip(views.classes, views.absent, strict=True):
+        assert not absent[classes.unique()].any()
+        assert absent.sum() == 4 - len(held)
+
+
 def test_old_answers_are_asked_for_on_other_slices_and_other_images():
     labels = labels_with()
     image = np.zeros(SHAPE)
