@@ -158,6 +158,16 @@ class Volume(Geometry):
             yield np.asarray(self.data[t])
 
 
+def as_read_back(
+    data: npt.NDArray[Any], like: Volume | Grid
+) -> tuple[npt.NDArray[Any], Volume | Grid]:
+    """An array of a grid's shape and the grid as a file of them is read: a series of one frame is
+    a scan."""
+    if len(like.shape) == 4 and like.shape[0] == 1:
+        return data[0], (like.grid if isinstance(like, Volume) else like).frame
+    return data, like
+
+
 def _check_shape(shape: tuple[int, ...]) -> None:
     if len(shape) not in (3, 4) or min(shape) < 1:
         raise InputError(f"A scan has the axes (z, y, x) or (t, z, y, x), none empty, not {shape}.")

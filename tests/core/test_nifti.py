@@ -19,6 +19,7 @@ from test_volume import ORIENTATIONS, oriented_affine
 
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files import read_any, read_labels, read_volume, write_labels
+from l2gnet_core.files.nifti import write_map
 from l2gnet_core.volume import Volume, default_affine
 
 ODD = Path(__file__).parents[3] / "shared" / "data" / "odd_formats"
@@ -114,6 +115,18 @@ def test_stored_shape_comes_back(shape, tmp_path):
     assert v.shape == ((t, z, y, x) if t > 1 else (z, y, x))
     mask = nib.load(write_labels(tmp_path / "m.nii", some_labels(v.shape), v))
     assert mask.shape == shape
+
+
+@pytest.mark.parametrize("name", ["m.nii.gz", "m.nii", "m.tif", "m.ome.tif"])
+def test_a_series_of_one_frame_is_written_as_the_scan_that_it_is_read_as(name, tmp_path):
+    like = Volume(np.zeros((1, 3, 4, 5)), affine=oriented_affine("LAS"), units="mm")
+    labels = some_labels(like.shape)
+    again = read_labels(write_labels(tmp_path / name, labels, like, {1: "heart"}))
+    assert np.array_equal(again.volume.data, labels[0])
+    np.testing.assert_allclose(again.volume.affine, like.affine, atol=1e-5)
+    assert again.names == {1: "heart"}
+    write_map(tmp_path / "map.nii.gz", labels / 7, like.grid)
+    assert read_volume(tmp_path / "map.nii.gz").shape == (3, 4, 5)
 
 
 def test_one_frame_keeps_the_grid_of_its_series_and_a_part_its_own_place(tmp_path):

@@ -63,6 +63,23 @@ def test_a_saved_mask_lies_on_its_scan_and_knows_its_organs(
     assert set(saved.colors) == set(NAMES)
 
 
+def test_an_image_of_one_frame_is_segmented_and_its_mask_saved(
+    segment_widget: Any, tmp_path: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, widget = segment_widget()
+    pixels = np.random.default_rng(0).random((1, 3, 32, 40), np.float32)
+    viewer.add_image(pixels, name="one frame", scale=(1, 8, 2, 2), units=("s", "mm", "mm", "mm"))
+    assert run(qtbot, widget) == "finished"
+    mask = widget.mask.layer.data
+    assert mask.shape == (1, 3, 32, 40)
+    assert mask.any()
+    for name in ("mask.nii.gz", "mask.tif"):
+        answer(monkeypatch, tmp_path / name)
+        assert save(qtbot, widget) == f"Saved {name}."
+        np.testing.assert_array_equal(read_labels(tmp_path / name).volume.data, mask[0])
+        assert read_volume(tmp_path / name).spacing == pytest.approx((8, 2, 2))
+
+
 def test_the_file_is_suggested_beside_the_scan_then_where_the_last_one_went(
     segmented: Any, scan_file: Path, tmp_path: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

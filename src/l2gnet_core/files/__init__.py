@@ -21,7 +21,7 @@ import numpy.typing as npt
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import dicom_files
 from l2gnet_core.files.labeltext import LabelText
-from l2gnet_core.volume import Grid, Volume
+from l2gnet_core.volume import Grid, Volume, as_read_back
 
 __all__ = [
     "DICOM",
@@ -184,7 +184,8 @@ def write_labels(
             f"not {tuple(labels.shape)}."
         )
     text = LabelText.of(label_names, colors)
-    found.load().write(path, as_labels(np.asarray(labels), "The mask"), like, text)
+    labels, like = as_read_back(as_labels(np.asarray(labels), "The mask"), like)
+    found.load().write(path, labels, like, text)
     return path
 
 

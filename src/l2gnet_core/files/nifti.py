@@ -24,7 +24,7 @@ from l2gnet_core.files.labeltext import LabelText
 from l2gnet_core.files.nifti_geometry import geometry
 from l2gnet_core.files.nifti_header import NiftiSource, mask_header, read_header, voxel_offset
 from l2gnet_core.files.values import brightness, plain_values
-from l2gnet_core.volume import Grid, Volume
+from l2gnet_core.volume import Grid, Volume, as_read_back
 
 _GZIP_MAGIC = b"\x1f\x8b"
 # Deflate cannot shrink more than about 1032 to 1: a claim beyond that is a lie, not a scan.
@@ -189,6 +189,7 @@ def write_map(path: Path, values: npt.NDArray[Any], like: Volume | Grid) -> None
     values: (z,y,x), or (t,z,y,x) for several of each voxel, of a type that NIfTI has; `like` has
     this shape. The path ends in .nii or .nii.gz. Errors: InputError, OutputError.
     """
+    values, like = as_read_back(values, like)
     header, stored_shape = mask_header(like, tuple(values.shape), values.dtype, LabelText())
     # The extension with label names would make it a mask for our own reader.
     header["intent_code"] = 0
