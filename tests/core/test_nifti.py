@@ -288,6 +288,30 @@ def test_other_units_become_mm_as_itk_has_it(unit, factor, tmp_path):
     assert mask.header.get_xyzt_units()[0] == unit
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("pixdim", [0, 1.5, 2, 8, 1, 1, 1, 1]),
+        ("pixdim", [1, -1.5, 2, 8, 1, 1, 1, 1]),
+        ("pixdim", [1, 1.5, 0, 8, 1, 1, 1, 1]),
+        ("qform_code", 200),
+        ("sform_code", 9),
+    ],
+)
+def test_a_header_that_is_mended_when_read_gives_a_mask_in_its_place(field, value, tmp_path):
+    image = nib.Nifti1Image(np.zeros((7, 6, 5), np.int16), np.diag([-1.5, 2, 8, 1]))
+    image.set_qform(image.affine, 1)
+    image.set_sform(None, 0)
+    header = image.header.copy()
+    header[field] = value
+    stored = image.to_bytes()
+    (tmp_path / "i.nii").write_bytes(header.binaryblock + stored[348:])
+    scan = read_volume(tmp_path / "i.nii")
+    mask = write_labels(tmp_path / "m.nii.gz", some_labels(scan.shape), scan)
+    assert np.array_equal(read_volume(mask).affine, scan.affine)
+    assert np.array_equal(nib.load(mask).affine, nib.load(tmp_path / "i.nii").affine)
+
+
 def test_pairs_and_wrong_gz_names(tmp_path):
     data = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
     nib.save(nib.Nifti1Pair(data, np.eye(4)), tmp_path / "p.img")

@@ -153,8 +153,9 @@ def mask_header(
     """The header of a mask in the grid of `like`, and the stored shape (x, y, …) of its voxels.
 
     From a NIfTI image: its own header (version, byte order, qform, sform, codes, units as they
-    are to the byte), without scaling, display range, description, names or extensions, which may
-    name the patient. Else a new one that states the affine twice, as qform and sform.
+    are to the byte, but for what nibabel mends), without scaling, display range, description, names
+    or extensions, which may name the patient. Else a new one that states the affine twice, as qform
+    and sform.
     shape: of the volume, (z, y, x) or (t, z, y, x).
     """
     source = like.source
@@ -188,6 +189,8 @@ def mask_header(
     content = text.to_json().encode("ascii")
     header.extensions = Nifti1Extensions([Nifti1Extension(_COMMENT, content)])
     header["vox_offset"] = header.single_vox_offset + header.extensions.get_sizeondisk()
+    # As it is read: the mask is to lie where the image is seen to lie, for other programs, too.
+    header.check_fix(logger=_quiet, error_level=40)
     return header, stored_shape
 
 
