@@ -27,6 +27,8 @@ from l2gnet_core.volume import Grid, Volume
 
 #: The class of pixels of which nothing is known.
 UNKNOWN = 255
+#: What a voxel may count at most: weights travel with images in float16.
+MOST_WEIGHT = 65504
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +37,8 @@ class Correction:
 
     slices: indices along `axis` of (z,y,x); of the labels nothing but these is ever read, and that
     once. unmarked: the id of voxels that are unknown, as amid scribbles or in a slice painted in
-    part. weights (z,y,x): how much a voxel counts, 1 by default; more where a person painted.
+    part. weights (z,y,x): how much a voxel counts, 1 by default; more where a person painted, but
+    no more than MOST_WEIGHT.
     image: the same for all corrections of one image, such as frames of a series; None: it is the
     only one.
 
@@ -78,8 +81,13 @@ class Correction:
                 f"Expected marked voxels in every corrected slice, but slice {_listed(blank)} is "
                 f"unmarked (id {self.unmarked}) everywhere; leave it out."
             )
-        if any((part < 0).any() or not np.isfinite(part).all() for part in self.picture_weights):
-            raise InputError("Expected weights that are finite and not negative.")
+        lowest = min(float(part.min()) for part in self.picture_weights)
+        highest = max(float(part.max()) for part in self.picture_weights)
+        if not 0 <= lowest <= highest <= MOST_WEIGHT:
+            raise InputError(
+                f"Expected weights from 0 to {MOST_WEIGHT}, but they go from {lowest:g} to "
+                f"{highest:g}; give most voxels 1, and others what they count beside these."
+            )
 
     @cached_property
     def pictures(self) -> tuple[NDArray[Any], ...]:

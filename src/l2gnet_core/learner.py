@@ -167,7 +167,8 @@ class Learner:
     def learn(
         self, run: int, scans: Sequence[CorrectedScan], clock: Clock
     ) -> Generator[Step, None, SegmentationNetwork]:
-        """Learn from scans; runs of different numbers see different views of them."""
+        """Learn from scans; runs of different numbers see different views of them. Raises
+        InputError where the loss is no number any more."""
         config, device = self._config, self._device
         network = copy.deepcopy(self._base.network).requires_grad_(True)
         # Missing from the annotations of nn.Module.to.
@@ -201,7 +202,13 @@ class Learner:
                 loss = self._loss(network, views, old)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            if not norm.isfinite():
+                raise InputError(
+                    f"Expected numbers to learn from, but at step {step + 1} of a run fine-tuning "
+                    "ran away to infinity; see whether the scans hold numbers alone, and learn "
+                    "with a smaller learning_rate."
+                )
             optimizer.step()
             self._pull(network, rate)
             step += 1

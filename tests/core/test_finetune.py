@@ -155,6 +155,13 @@ def test_a_single_slice_is_weak_evidence(heart_model, phantom):
     assert none.model is heart_model
 
 
+def test_what_runs_away_to_infinity_is_never_kept(make_model, phantom, one_sentence):
+    config = replace(SHORT, steps=4, learning_rate=1e30, pull=0.0)
+    with pytest.raises(InputError, match="ran away to infinity") as caught:
+        tuned(make_model(sides=(64, 64)), correct(phantom, slices=(2,)), config)
+    one_sentence(caught.value)
+
+
 def test_only_the_named_slices_are_read(make_model, phantom):
     model, slices = make_model(sides=(64, 64)), (1, 4)
     garbage = np.random.default_rng(0).normal(0, 1e6, SHAPE)
