@@ -181,8 +181,12 @@ def _examine(case: Case, names: dict[int, str]) -> tuple[Examined, list[Finding]
         )
     findings = [Finding("error", case.name, text) for text in errors]
     findings += [Finding("warning", case.name, text) for text in warnings]
-    frames = tuple(map(fingerprint, volume.frames))
-    return Examined(case, volume.grid, voxels, frames, fingerprint(truth.data, np.uint16)), findings
+    frames, labels = [], []
+    for scan, marks in zip(volume.frames, truth.frames, strict=False):
+        if scan.min() != scan.max():
+            frames.append(fingerprint(scan))
+            labels.append(fingerprint(marks, np.uint16))
+    return Examined(case, volume.grid, voxels, tuple(frames), tuple(labels)), findings
 
 
 def _mismatch(volume: Volume, truth: Volume) -> str:

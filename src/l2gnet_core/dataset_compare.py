@@ -21,15 +21,16 @@ _ODD_SIZE = 5.0
 class Examined:
     """What is kept of a case once it was read.
 
-    voxels: how many of each label id. frame_hashes: of the scan, one a frame. These and label_hash
-    are equal for equal values in one shape.
+    voxels: how many of each label id. frame_hashes: of the scan, one a frame, but none of frames of
+    one intensity, which are alike whosever they are; label_hashes: of the labels of the same
+    frames. They are equal for equal values in one shape.
     """
 
     case: Case
     grid: Grid
     voxels: Mapping[int, int]
     frame_hashes: tuple[str, ...]
-    label_hash: str
+    label_hashes: tuple[str, ...]
 
 
 def compare(
@@ -43,32 +44,37 @@ def compare(
 
 
 def same_patients(cases: Iterable[Case], examined: Iterable[Examined]) -> dict[str, str]:
-    """For each patient's name the patient: names that share an identical scan are one patient, so
-    that no split parts them."""
+    """For each patient's name the patient: names that share an identical scan, or a frame of one,
+    are one patient, so that no split parts them."""
     identity = {case.patient: case.patient for case in cases}
-    owner: dict[tuple[str, ...], str] = {}
+    owner: dict[str, str] = {}
     for one in examined:
         patient = one.case.patient
-        first = owner.setdefault(one.frame_hashes, patient)
-        # Whoever was joined with one of the two before comes along.
-        kept, other = sorted((identity[first], identity[patient]))
-        if kept != other:
-            identity = {name: kept if who == other else who for name, who in identity.items()}
+        for frame in one.frame_hashes:
+            # Whoever was joined with one of the two before comes along.
+            kept, other = sorted((identity[owner.setdefault(frame, patient)], identity[patient]))
+            if kept != other:
+                identity = {name: kept if who == other else who for name, who in identity.items()}
     return identity
 
 
 def _duplicates(examined: list[Examined]) -> Iterator[Finding]:
-    """Identical scans, told once for each set of patients who share them."""
-    groups: dict[tuple[str, ...], list[Examined]] = defaultdict(list)
-    for one in examined:
-        groups[one.frame_hashes].append(one)
-    shared: dict[tuple[str, ...], list[list[Examined]]] = defaultdict(list)
-    for group in groups.values():
-        if len(group) > 1:
-            shared[tuple(sorted({one.case.patient for one in group}))].append(group)
+    """Identical scans, or frames of them, told once for each set of patients who share them."""
+    frames: dict[str, dict[int, str]] = defaultdict(dict)
+    for number, one in enumerate(examined):
+        for frame, labels in zip(one.frame_hashes, one.label_hashes, strict=True):
+            frames[frame][number] = labels
+    #: By the cases that share a frame: do their labels of it differ?
+    groups: dict[tuple[int, ...], bool] = defaultdict(bool)
+    for labels_of in frames.values():
+        if len(labels_of) > 1:
+            groups[tuple(labels_of)] |= len({*labels_of.values()}) > 1
+    shared: dict[tuple[str, ...], list[tuple[int, ...]]] = defaultdict(list)
+    for group in groups:
+        shared[tuple(sorted({examined[number].case.patient for number in group}))].append(group)
     for people, same in shared.items():
-        scans = some([" = ".join(one.case.name for one in group) for group in same])
-        differ = any(len({one.label_hash for one in group}) > 1 for group in same)
+        scans = some([_same([examined[number] for number in group]) for group in same])
+        differ = any(groups[group] for group in same)
         if len(people) == 1:
             advice = (
                 "they contradict each other: keep the right ones" if differ else "one is enough"
@@ -92,6 +98,12 @@ def _duplicates(examined: list[Examined]) -> Iterator[Finding]:
                 f"{' and '.join(people)} share identical scans with the same labels ({scans}); the "
                 "split keeps them together, but take one out.",
             )
+
+
+def _same(group: list[Examined]) -> str:
+    """Scans that share a frame."""
+    part = "" if len({one.frame_hashes for one in group}) == 1 else " in some frames"
+    return f"{' = '.join(one.case.name for one in group)}{part}"
 
 
 def _patients(examined: list[Examined], patients: Patients) -> Iterator[Finding]:

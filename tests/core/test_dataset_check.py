@@ -283,6 +283,24 @@ def test_what_may_be_meant_is_a_warning_of_its_own(dataset, plant, says, one_sen
     open_dataset(dataset)
 
 
+def test_a_frame_of_anothers_series_is_of_the_same_patient(dataset):
+    blank = np.zeros((3, 20, 24))
+    for part in ("images", "labels"):
+        one, two = (
+            np.asarray(nib.load(dataset / part / f"patient{n}.nii.gz").dataobj).T for n in (1, 2)
+        )
+        # Frames that hold nothing are alike, whosever they are.
+        replace_file(dataset / part / "patient1.nii.gz", np.stack([one, two, blank]))
+        replace_file(dataset / part / "patient3.nii.gz", np.stack([one[:, ::-1], blank]))
+    survey = Survey(dataset)
+    assert len(list(survey.examine())) == 4
+    assert survey.patients.names["patient2"] == "patient1"
+    assert survey.patients.names["patient3"] == "patient3"
+    [told] = [one.sentence for one in survey.findings if "identical" in one.sentence]
+    assert "patient1 and patient2 share" in told
+    assert "the same labels (patient1 = patient2 in some frames)" in told
+
+
 def test_training_says_the_warnings_before_it_goes_on(dataset, tmp_path, capsys):
     one_scan_read_twice(dataset)
     empty_labels(dataset)
