@@ -36,8 +36,13 @@ def mixed_model(old: Model, new: SegmentationNetwork, mix: float) -> Model:
 
 
 def model_hash(model: Model, weights: str | None = None) -> str:
-    """SHA-256 of what decides a model's answers: its weights and, unless scans are shown to it as
-    they are, their appearance. `weights` is the hash of the weights, where it is known."""
+    """SHA-256 of what fine-tuning changes of a model's answers: its weights and, unless scans are
+    shown to it as they are, their appearance. `weights` is the hash of the weights, where it is
+    known.
+
+    What else of the card decides answers – labels, views, spacing, sides, which way slices lie – is
+    not in it: projects know models by this hash, and it must stay what it was.
+    """
     weights, card = weights or weights_hash(model.network), model.card
     if card.appearance == PLAIN and not card.kinds:
         return weights

@@ -477,6 +477,9 @@ def test_models_are_kept_unless_they_come_with_the_package(make_model, tmp_path,
     # Nor is one that is only shown scans in another way.
     shown = replace(bundled, card=replace(bundled.card, appearance=Appearance(gamma=0.6)))
     assert store.load(store.keep(shown)).card.appearance == Appearance(gamma=0.6)
+    # Nor is one whose card was edited.
+    edited = replace(bundled, card=replace(bundled.card, views=1))
+    assert store.load(store.keep(edited)).card.views == 1
     with pytest.raises(InputError, match="neither the project nor") as caught:
         store.load(ModelId("cardiac-cine", "0" * 64))
     one_sentence(caught.value)

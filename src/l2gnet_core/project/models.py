@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from l2gnet_core.card import ModelCard
 from l2gnet_core.catalog import BUNDLED_FOLDER
 from l2gnet_core.checkpoint import Model, load_model, save_model
 from l2gnet_core.errors import InputError
@@ -29,7 +30,8 @@ def id_of(model: Model) -> ModelId:
 
 
 class ModelStore:
-    """Models in a folder by the hash of their weights; bundled ones are only referred to."""
+    """Models in a folder by `model_hash`; bundled ones, card and all, are only referred to. Of
+    models of one hash the first that is kept stands for all."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -38,7 +40,7 @@ class ModelStore:
         """Make sure that a model can be had again. Raises OutputError."""
         id = id_of(model)
         file = self.file(id)
-        if not file.exists() and _bundled_hash(id.name) != id.sha256:
+        if not file.exists() and _bundled(id.name) != (id.sha256, model.card):
             self._folder.mkdir(exist_ok=True)
             save_model(file, model.network, without_patients(model.card))
         return id
@@ -52,7 +54,8 @@ class ModelStore:
         file = self.file(id)
         if file.exists():
             return file
-        if _bundled_hash(id.name) == id.sha256:
+        bundled = _bundled(id.name)
+        if bundled is not None and bundled[0] == id.sha256:
             return _bundled_file(id.name)
         raise InputError(
             f"Expected the model {id.name} with weights {id.sha256[:16]}… of this project, but "
@@ -77,6 +80,10 @@ def _bundled_file(name: str) -> Path:
 
 
 @cache
-def _bundled_hash(name: str) -> str | None:
+def _bundled(name: str) -> tuple[str, ModelCard] | None:
+    """Hash and card of the bundled model of a name; None if there is none."""
     file = _bundled_file(name)
-    return id_of(load_model(file)).sha256 if file.is_file() else None
+    if not file.is_file():
+        return None
+    model = load_model(file)
+    return id_of(model).sha256, model.card
