@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -101,11 +102,12 @@ def taught_labels(
             )
     taught = {id: names.get(id, f"structure {id}") for id in new}
     together = [*known.names.values(), *taught.values()]
-    twice = sorted({name for name in together if together.count(name) > 1})
+    alike = Counter(map(plain, together))
+    twice = [name for name in taught.values() if alike[plain(name)] > 1]
     if twice:
         raise InputError(
-            f"Expected a name of its own for every structure, but '{twice[0]}' comes twice; "
-            "choose another."
+            f"Expected a name of its own for every structure, but '{twice[0]}' comes twice where "
+            "case and spaces do not count; choose another."
         )
     if len(together) >= 255:
         raise InputError(f"Expected fewer than 255 structures, but there are {len(together)}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.labels import PALETTE, Label, LabelSet
+from l2gnet_core.labels import PALETTE, Label, LabelSet, plain
 
 #: The id of voxels of which nobody said anything; no organ may have it.
 UNMARKED = 65535
@@ -33,9 +33,9 @@ def with_organ(labels: LabelSet, organ: Label) -> LabelSet:
         raise InputError(f"Expected an id from 1 to {LARGEST_ID} for an organ, but got {organ.id}.")
     if not organ.name.strip():
         raise InputError("Expected a name for the organ, but got none.")
-    # Names that differ by case alone are one organ's to whoever reads them.
-    called = organ.name.strip().casefold()
-    alike = (one for one in labels if one.id != organ.id and one.name.casefold() == called)
+    # To whoever reads them these are one organ's, and to a model that is trained on from another.
+    called = plain(organ.name)
+    alike = (one for one in labels if one.id != organ.id and plain(one.name) == called)
     if taken := next(alike, None):
         raise InputError(
             f"Expected a name of its own for every organ, but there is a {taken.name} already; "

@@ -415,6 +415,9 @@ def test_organs_are_added_renamed_and_refused() -> None:
     ):
         with pytest.raises(InputError, match=problem):
             with_organ(labels, organ)
+    lung = with_organ(labels, Label(4, "left lung", color))
+    with pytest.raises(InputError, match="there is a left lung already"):
+        with_organ(lung, Label(5, "Left  lung", color))
     with pytest.raises(InputError, match="up to 255"):
         mask.relabel(with_organ(labels, Label(300, "x", color)))
     assert 300 not in mask.segmentation.card.labels.names
