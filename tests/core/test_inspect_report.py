@@ -16,6 +16,7 @@ from l2gnet_core.checkpoint import save_model
 from l2gnet_core.config import preset
 from l2gnet_core.inspect.codes import code_colors
 from l2gnet_core.inspect.look import empty_look
+from l2gnet_core.inspect.report import FILES
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.model import build
 from l2gnet_core.predict import predict_slices
@@ -177,6 +178,23 @@ def test_a_look_is_written_over_and_nothing_stays_of_another_model(
         assert {"codes.nii.gz", "index.html", "usage.png"} <= left
         assert not any("plan" in name or "reference" in name for name in left)
         assert b"Transport" not in page
+
+
+def test_a_look_that_is_broken_off_leaves_nothing_of_an_earlier_one(
+    l2gnet, image, model_file, tmp_path, monkeypatch
+):
+    def stopped(findings):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in FILES:
+        (out / name).write_text('{"model": "m", "usage": [], "check_first": []}')
+    monkeypatch.setattr("l2gnet_core.inspect.report.pictures", stopped)
+    assert l2gnet("inspect", image, "-o", out, "--model", model_file)[0] == 130
+    left = {file.name for file in out.iterdir()}
+    assert "codes.nii.gz" in left
+    assert not any(name.endswith((".html", ".png")) for name in left)
 
 
 @pytest.mark.parametrize("architecture", ["unet", "transunet"])

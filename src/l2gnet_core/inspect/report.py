@@ -112,6 +112,10 @@ def write_report(findings: Findings, grid: Grid, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # First: a look that was broken off can be written over.
     replace_bytes(folder / TABLES_FILE, json.dumps(findings.to_json(), indent=1).encode())
+    # What an earlier look left, of another model or another scan, would pass for this one's.
+    for name in FILES:
+        if name != TABLES_FILE:
+            (folder / name).unlink(missing_ok=True)
     look = findings.look
     # 0 is "nothing" wherever masks are shown, so codes count from 1.
     code_map = look.cells.on_scan(look.codes + np.int16(1)).astype(np.uint16)
@@ -123,10 +127,6 @@ def write_report(findings: Findings, grid: Grid, folder: Path) -> None:
         write_map(folder / f"uncertainty-{kind}.nii.gz", values, grid)
     if findings.plan is not None:
         _write_plans(findings, grid, folder)
-    else:
-        # Of a look at another model: they would pass for this one's.
-        for name in PLAN_FILES:
-            (folder / name).unlink(missing_ok=True)
     drawn = pictures(findings)
     for name, content in drawn.items():
         replace_bytes(folder / f"{name}.png", content)
