@@ -18,11 +18,11 @@ from l2gnet_core.augment import Augmentation, draw_intensity, intensity_views, s
 from l2gnet_core.card import ModelCard
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import as_labels
-from l2gnet_core.intensities import intensity_window, normalise
+from l2gnet_core.intensities import normalise
 from l2gnet_core.preprocess import as_seen, neighbours, resized, resized_classes
 from l2gnet_core.sampling import Drawn, turned_views
 from l2gnet_core.scan_kind import Profile, scan_profile
-from l2gnet_core.slice_view import slice_view
+from l2gnet_core.slice_view import Field, SliceView, field_of, slice_view
 from l2gnet_core.volume import Grid, Volume
 
 #: The class of pixels of which nothing is known.
@@ -107,7 +107,7 @@ class Correction:
             return tuple(np.ones(picture.shape, np.float32) for picture in self.pictures)
         return tuple(np.array(self._slice(self.weights, i), np.float32) for i in self.slices)
 
-    @property
+    @cached_property
     def structures(self) -> set[int]:
         """Ids of the structures in the corrected slices."""
         found = {int(id) for picture in self.pictures for id in np.unique(picture)}
@@ -118,19 +118,28 @@ class Correction:
         """Is any voxel of the corrected slices marked as background?"""
         return self.unmarked != 0 and any((picture == 0).any() for picture in self.pictures)
 
+    def field(self, card: ModelCard) -> Field:
+        """What of the scan a model of this card is shown; found once."""
+        if card.oriented not in self._fields:
+            self._fields[card.oriented] = field_of(card, self.grid, self.axis, self.scan)
+        return self._fields[card.oriented]
+
+    @cached_property
+    def _fields(self) -> dict[bool, Field]:
+        """By whether a model tells left from right."""
+        return {}
+
     def appearance_in(self, card: ModelCard) -> Appearance:
         """How a model of this card is shown the scan."""
-        slices = slice_view(card, self.grid, self.axis, self.scan).stack(self.scan)
-        return card.appearance_of(slices, intensity_window(slices))
+        return card.appearance_of(self._view(card).stack(self.scan), self.field(card).window)
 
     def profile(self, card: ModelCard) -> Profile:
         """How the scan looks, whatever a model of this card is shown."""
-        slices = slice_view(card, self.grid, self.axis, self.scan).stack(self.scan)
-        return scan_profile(slices, intensity_window(slices))
+        return scan_profile(self._view(card).stack(self.scan), self.field(card).window)
 
     def seen_by(self, card: ModelCard) -> CorrectedScan:
         """The scan as a model of this card sees it; its labels must have every id there is."""
-        view = slice_view(card, self.grid, self.axis, self.scan)
+        view, window = self._view(card), self.field(card).window
 
         def shown(picture: NDArray[Any]) -> Tensor:
             alone = view.stack(np.expand_dims(picture, self.axis))
@@ -141,7 +150,6 @@ class Correction:
             return as_seen(torch.from_numpy(image)[None, None], view.size, appearance)[0]
 
         slices = view.stack(self.scan)
-        window = intensity_window(slices)
         appearance = card.appearance_of(slices, window)
         ids = [label.id for label in card.labels]
         lookup = np.zeros(65536, np.uint8)
@@ -159,6 +167,9 @@ class Correction:
             absent=torch.tensor([False, *(id not in self.structures for id in ids)]),
             step=view.step,
         )
+
+    def _view(self, card: ModelCard) -> SliceView:
+        return slice_view(card, self.grid, self.axis, margins=self.field(card).margins)
 
     def _slice(self, array: NDArray[Any], index: int) -> NDArray[Any]:
         place: list[Any] = [slice(None)] * 3

@@ -72,7 +72,8 @@ def slice_counts(model: Model, correction: Correction, slices: Sequence[int], de
     unknown = [id not in correction.structures for id in ids]
     found: dict[int, Counts] = {}
     scan, grid, axis = correction.scan, correction.grid, correction.axis
-    for done in predict_slices(model, scan, grid, axis, slices, device):
+    field = correction.field(model.card)
+    for done in predict_slices(model, scan, grid, axis, slices, device, field=field):
         if done is not None:
             truth = correction.pictures[correction.slices.index(done.index)]
             said = done.labels
@@ -95,8 +96,9 @@ def unpainted_answers(model: Model, corrections: Sequence[Correction], device: s
             found.append(np.zeros_like(np.stack(correction.pictures)))
             continue
         scan, grid, axis = correction.scan, correction.grid, correction.axis
+        order, field = correction.slices, correction.field(model.card)
         said: dict[int, NDArray[Any]] = {}
-        for done in predict_slices(model, scan, grid, axis, correction.slices, device):
+        for done in predict_slices(model, scan, grid, axis, order, device, field=field):
             if done is not None:
                 truth = correction.pictures[correction.slices.index(done.index)]
                 painted = truth != 0

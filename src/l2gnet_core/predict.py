@@ -17,11 +17,11 @@ from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.errors import InputError, memory_is_short
 from l2gnet_core.inspect.look import Look, slice_looks
-from l2gnet_core.intensities import intensity_window, normalise
+from l2gnet_core.intensities import normalise
 from l2gnet_core.model import NetworkOutput, SegmentationNetwork
 from l2gnet_core.preprocess import as_seen, neighbours, pad_to_multiple, resized
 from l2gnet_core.sides import mirror_pairs
-from l2gnet_core.slice_view import slice_view
+from l2gnet_core.slice_view import Field, field_of, slice_view
 from l2gnet_core.volume import Grid, Volume
 
 #: Pixels per forward pass. On a laptop's CPU this keeps a pass well under the second within which
@@ -80,6 +80,7 @@ def predict_slices(
     order: Sequence[int] | None = None,
     device: str = "cpu",
     look: Look | None = None,
+    field: Field | None = None,
 ) -> Iterator[SlicePrediction | None]:
     """Segment slices of a scan (z,y,x) along `axis`, yielding each when it is done.
 
@@ -91,13 +92,15 @@ def predict_slices(
     `order` names the slices, in the order they are wanted; all of them by default. Intensities are
     scaled by all that is seen of the scan, so a slice comes out the same alone and among others.
     When the GPU's memory does not suffice, smaller batches are tried, then the CPU. `look` takes in
-    what the network saw (`l2gnet_core.inspect.look.empty_look`). Raises InputError for a scan of
+    what the network saw (`l2gnet_core.inspect.look.empty_look`). `field` is the scan's, where it is
+    known already: to find it takes a look at all of the scan. Raises InputError for a scan of
     unknown orientation if the model needs it.
     """
     lookup = label_lookup(model.card)
-    view, views = slice_view(model.card, grid, axis, scan), _view_count(model.card, grid, axis)
-    slices = view.stack(scan)
-    window = intensity_window(slices)
+    field = field or field_of(model.card, grid, axis, scan)
+    view = slice_view(model.card, grid, axis, margins=field.margins)
+    views = _view_count(model.card, grid, axis)
+    slices, window = view.stack(scan), field.window
     appearance = model.card.appearance_of(slices, window)
     waiting = list(range(len(slices)) if order is None else order)
     height, width = view.size

@@ -45,6 +45,22 @@ _PICTURE_GROWS_TO = "LPI"
 _WORLD_AXES = ("LR", "PA", "IS")
 
 
+#: How many rows and columns, each (before, after), slices leave out.
+Margins = tuple[tuple[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Field:
+    """What of a scan networks are shown, and the two intensities that become 0 and 1.
+
+    All of the scan is searched for it. Along one axis it is the same for all models that tell left
+    from right, and for all that do not.
+    """
+
+    margins: Margins
+    window: tuple[float, float]
+
+
 @dataclass(frozen=True)
 class SliceView:
     """From a scan (z,y,x) on its own grid to what a network sees of it, with the exact inverse.
@@ -52,7 +68,7 @@ class SliceView:
     axes: the axes of (z,y,x) along which stack, rows and columns lie. flipped: which of the three
     run against them. shape: (n,H,W) of the stack. size: (height, width) at which the network sees
     a slice. step: how many slices of the stack lie between two that a network of several sees.
-    margins: how many rows and columns, each (before, after), the slices of the stack leave out.
+    margins: what the slices of the stack leave out.
     """
 
     axes: tuple[int, int, int]
@@ -60,7 +76,7 @@ class SliceView:
     shape: tuple[int, int, int]
     size: tuple[int, int]
     step: int
-    margins: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+    margins: Margins = ((0, 0), (0, 0))
 
     def stack(self, scan: NDArray[Any]) -> NDArray[Any]:
         """The slices (n,H,W) of a scan (z,y,x), without copying."""
@@ -84,14 +100,24 @@ class SliceView:
         return picture.T if self.axes[1] > self.axes[2] else picture
 
 
+def field_of(card: ModelCard, grid: Volume | Grid, axis: int, scan: NDArray[Any]) -> Field:
+    """What of a scan (z,y,x) a model is shown. Raises InputError as `slice_view` does."""
+    view = slice_view(card, grid, axis, scan)
+    return Field(view.margins, intensity_window(view.stack(scan)))
+
+
 def slice_view(
-    card: ModelCard, grid: Volume | Grid, axis: int, scan: NDArray[Any] | None = None
+    card: ModelCard,
+    grid: Volume | Grid,
+    axis: int,
+    scan: NDArray[Any] | None = None,
+    margins: Margins = ((0, 0), (0, 0)),
 ) -> SliceView:
     """The view that a model has of a scan.
 
     axis: the slicing axis of (z,y,x). scan: what lies on the grid, (z,y,x), to leave out its empty
-    margins; None keeps whole slices. Raises InputError if the model tells left from right and the
-    scan does not say where they are.
+    margins; without it these are `margins`, by default none. Raises InputError if the model tells
+    left from right and the scan does not say where they are.
     """
     others = [other for other in range(3) if other != axis]
     axes, flipped = (axis, others[0], others[1]), (False, False, False)
@@ -112,7 +138,6 @@ def slice_view(
             codes[columns] not in _PICTURE_GROWS_TO,
         )
     n, height, width = (int(grid.shape[-3:][a]) for a in axes)
-    margins = ((0, 0), (0, 0))
     if scan is not None:
         margins = _margins(_flipped(scan.transpose(axes), flipped))
     height, width = (side - sum(cut) for side, cut in zip((height, width), margins, strict=True))
@@ -146,7 +171,7 @@ def _resampled_side(pixels: int, spacing: float, wanted: float) -> int:
     return max(1, round(min(pixels * spacing / wanted, max(pixels, LONGEST_SIDE))))
 
 
-def _margins(stack: NDArray[Any]) -> tuple[tuple[int, int], tuple[int, int]]:
+def _margins(stack: NDArray[Any]) -> Margins:
     """How many rows and columns at either end of a stack hold nothing or, in a CT, no patient."""
     inside, cut = _without_air(stack)
     if is_ct(intensity_window(inside)):

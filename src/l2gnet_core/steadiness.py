@@ -36,8 +36,8 @@ def unsteadiness(model: Model, correction: Correction, device: str) -> Check:
         if correction.unmarked is None or not (picture == correction.unmarked).any()
     }
     wanted = [index for index in seen.tolist() if index not in areas]
-    scan, grid = correction.scan, correction.grid
-    for done in predict_slices(upright(model), scan, grid, axis, wanted, device):
+    scan, grid, field = correction.scan, correction.grid, correction.field(model.card)
+    for done in predict_slices(upright(model), scan, grid, axis, wanted, device, field=field):
         if done is not None:
             areas[done.index] = _areas(done.labels, ids)
         yield

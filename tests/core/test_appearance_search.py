@@ -363,7 +363,7 @@ def test_unsteadiness_by_hand(make_model, monkeypatch):
 
     # Of a slice that is not marked in whole the model says the areas, here background: changes of
     # 4 + 8 + 8 rows of 12.
-    def background(model, scan, grid, axis, order, device):
+    def background(model, scan, grid, axis, order, device, field):
         assert order == [1]
         yield SlicePrediction(1, np.zeros((32, 32), np.uint8), device)
 
@@ -377,7 +377,7 @@ def test_few_slices_of_a_large_scan_are_looked_at(make_model, monkeypatch):
 
     asked = []
 
-    def predicted(model, scan, grid, axis, order, device):
+    def predicted(model, scan, grid, axis, order, device, field):
         asked.extend(order)
         return iter(())
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from generators import ended
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from test_volume import ORIENTATIONS, oriented_affine
 
+from l2gnet_core import slice_view as slice_view_module
+from l2gnet_core.appearance import Appearance
+from l2gnet_core.appearance_search import seen_as
 from l2gnet_core.card import ModelCard
 from l2gnet_core.cases import Case, FilePair
 from l2gnet_core.corrections import Correction
@@ -18,6 +24,7 @@ from l2gnet_core.inspect.look import empty_look
 from l2gnet_core.inspect.uncertainty import uncertainty_maps
 from l2gnet_core.intensities import intensity_window
 from l2gnet_core.labels import LabelSet
+from l2gnet_core.left_out import compared, slice_counts
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.slice_view import LEAST_SEEN, slice_view
 from l2gnet_core.volume import Grid
@@ -182,3 +189,32 @@ def test_margins_are_left_out_of_what_is_learnt(tmp_path, save_scan):
     assert torch.equal(frames[0].classes, frames[1].classes)
     assert torch.equal(corrected[0].image, corrected[1].image)
     assert torch.equal(corrected[0].classes, corrected[1].classes)
+
+
+def test_fine_tuning_searches_a_scan_once_and_sees_the_same_of_it(make_model, monkeypatch):
+    searched = []
+
+    def counted(stack):
+        searched.append(stack.shape)
+        return margins(stack)
+
+    margins = slice_view_module._margins
+    monkeypatch.setattr(slice_view_module, "_margins", counted)
+    core = np.random.default_rng(0).integers(20, 900, (4, 70, 80)).astype(np.int16)
+    scan = np.pad(core, [(0, 0), (20, 9), (0, 30)])
+    labels = (scan > 300).astype(np.uint8) + (scan > 600)
+    grid = Grid(scan.shape, affine=oriented_affine("LPS", (1.0, 1.0, 1.0)), oriented=True)
+    correction = Correction(scan, grid, 0, labels, (1, 3))
+    for oriented in (False, True):
+        model = make_model(SIDES, oriented=oriented)
+        for zoom in (1.0, 1.3):
+            shown = seen_as(model, Appearance(zoom=zoom))
+            anew = {done.index: done.labels for done in predict_slices(shown, scan, grid, 0)}
+            searched.clear()
+            found = ended(slice_counts(shown, correction, (1, 3), "cpu"))
+            image = correction.seen_by(shown.card).image
+            assert len(searched) == (zoom == 1)
+            assert torch.equal(image, replace(correction).seen_by(shown.card).image)
+            for index, counts in found.items():
+                told = compared(anew[index], labels[index], [1, 2])
+                np.testing.assert_array_equal(counts, told)
