@@ -58,7 +58,7 @@ def inspect(
     from l2gnet_core.predict import choose_device
     from l2gnet_core.segment_files import require_apart
 
-    require_apart(output, image)
+    require_apart([output], [image])
     device, _ = choose_device(device)
     loaded = load_model(find_model(model), device)
     require_writable(output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,12 +85,11 @@ def plan_jobs(images: Sequence[Path], output: Path) -> list[Job]:
                 "give a folder."
             )
         jobs = [Job(file, output / _mask_name(file)) for file in files]
-    seen: dict[Path, Path] = {}
     inputs = {job.image.resolve() for job in jobs}
+    require_apart([job.mask for job in jobs], inputs)
+    seen: dict[Path, Path] = {}
     for job in jobs:
         target = job.mask.resolve()
-        for image in inputs:
-            require_apart(target, image)
         if target in inputs:
             raise InputError(
                 f"Expected another place than the image's for the mask, but {job.mask} is an "
@@ -121,17 +120,19 @@ def _once_a_series(files: list[Path]) -> list[Path]:
     return kept
 
 
-def require_apart(output: Path, image: Path) -> None:
+def require_apart(outputs: Iterable[Path], images: Iterable[Path]) -> None:
     """Raise InputError where something would be written among the slices of a DICOM series: it
     would pass for a scan there."""
-    if format_of(image) is not DICOM:
-        return
-    slices = (image if image.is_dir() else image.parent).resolve()
-    if output.resolve().is_relative_to(slices):
-        raise InputError(
-            f"Expected a place outside of the scan's folder, but {output} is in {slices}, among "
-            "its slices; choose another output."
-        )
+    # Each image is looked into once, not once an output: there may be thousands of both.
+    series = [image for image in images if format_of(image) is DICOM]
+    folders = {(image if image.is_dir() else image.parent).resolve() for image in series}
+    for output in outputs:
+        target = output.resolve()
+        for folder in folders.intersection((target, *target.parents)):
+            raise InputError(
+                f"Expected a place outside of the scan's folder, but {output} is in {folder}, "
+                "among its slices; choose another output."
+            )
 
 
 def require_replaceable(mask: Path) -> None:

@@ -15,7 +15,7 @@ from l2gnet_core.card import Expectations, ModelCard
 from l2gnet_core.cleanup import CleanUp, tidy
 from l2gnet_core.corrections import Correction
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import read_labels, write_labels
+from l2gnet_core.files import format_of, read_labels, write_labels
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.segment_files import Job, plan_jobs, segment_file
@@ -101,6 +101,20 @@ def test_plans_that_would_harm_are_refused_before_anything_is_written(
             plan_jobs(images, output)
         one_sentence(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_planning_takes_twice_the_work_for_twice_the_scans(touch, tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr(
+        "l2gnet_core.segment_files.format_of", lambda path: looked.append(path) or format_of(path)
+    )
+    per_scan = []
+    for count in (4, 16):
+        images = touch(*(f"{count}/{n}.nii.gz" for n in range(count)))
+        looked.clear()
+        plan_jobs(images, tmp_path / "out")
+        per_scan.append(len(looked) / count)
+    assert per_scan[0] == per_scan[1]
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".tif", ".ome.tif"])
