@@ -82,11 +82,18 @@ class Geometry:
 
     @property
     def axis_codes(self) -> tuple[str, str, str]:
-        """The anatomical letter each of (z, y, x) grows to, nearest for oblique scans."""
+        """The anatomical letter each of (z, y, x) grows to, nearest for oblique scans. Raises
+        InputError where a header gives an axis no direction of its own."""
         from nibabel.orientations import io_orientation
 
+        found = io_orientation(self.affine)
+        if np.isnan(found).any():
+            raise InputError(
+                f"Expected three directions of {self.name or 'this scan'}, but its header gives "
+                "fewer to its axes; correct the header, or convert the scan anew."
+            )
         letters = ["", "", ""]
-        for axis, (world, sign) in enumerate(io_orientation(self.affine)):
+        for axis, (world, sign) in enumerate(found):
             letters[axis] = _LETTERS[int(world)][int(sign > 0)]
         return letters[2], letters[1], letters[0]
 

@@ -134,6 +134,24 @@ def test_images_without_a_place_keep_their_numbers_order(tmp_path):
     assert not volume.oriented
 
 
+@pytest.mark.parametrize(
+    "along", [(0, 0, 0, 0, 0, 0), (1, 0, 0, 1, 0, 0), (1, 0, 0, 0, 0, 0), (2, 0, 0, 0, 2, 0)]
+)
+def test_directions_that_are_none_are_not_believed(tmp_path, along):
+    for k, pixels in enumerate(VOXELS):
+        said = {"ImagePositionPatient": [0, 0, 2.5 * k], "ImageOrientationPatient": list(along)}
+        save_image(tmp_path / f"{9 - k}", pixels, InstanceNumber=k, PixelSpacing=[0.7, 0.8], **said)
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.data, VOXELS)
+    assert volume.axis_codes == ("S", "P", "L")
+    assert not volume.oriented
+
+
+def test_directions_may_have_one_digit(tmp_path):
+    save_series(tmp_path, VOXELS, along=(0.7, 0.7, 0, 0, 0, -1))
+    assert read_volume(tmp_path).oriented
+
+
 def multi_frame(voxels):
     """An enhanced image whose frames are stored from the top down."""
     measures, orientation, shared = Dataset(), Dataset(), Dataset()

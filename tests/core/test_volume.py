@@ -136,3 +136,10 @@ def test_senseless_shapes_are_input_errors(shape):
 def test_senseless_affines_are_input_errors():
     with pytest.raises(InputError, match="affine"):
         volume(np.full((4, 4), np.nan))
+
+
+def test_axes_without_a_direction_of_their_own_have_no_letters(one_sentence):
+    for singular in (np.diag([1.0, 1, 0, 1]), np.diag([0.0, 0, 0, 1])):
+        with pytest.raises(InputError, match="gives fewer") as error:
+            _ = volume(singular).axis_codes
+        one_sentence(error.value)

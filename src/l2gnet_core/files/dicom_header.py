@@ -56,6 +56,8 @@ _TAGS = [
     "TemporalPositionIdentifier",
     "TriggerTime",
 ]
+# Of lengths and of a right angle's cosine: some programs write directions with one digit.
+_NO_DIRECTION = 0.1
 #: Modalities whose values are measurements, not greys to be looked at.
 _MEASURED = ("CT", "MR", "NM", "PT")
 
@@ -180,7 +182,7 @@ class _Told:
 def _plane(path: Path, frame: int, told: _Told) -> Plane:
     position = told.numbers("ImagePositionPatient", "PlanePositionSequence")
     along = told.numbers("ImageOrientationPatient", "PlaneOrientationSequence")
-    placed = len(position) == 3 and len(along) == 6
+    placed = len(position) == 3 and _are_directions(along)
     pixel = told.numbers("PixelSpacing", "PixelMeasuresSequence")
     measures, values = "PixelMeasuresSequence", "PixelValueTransformationSequence"
     thickness = [told.number(name, measures) for name in ("SpacingBetweenSlices", "SliceThickness")]
@@ -209,6 +211,15 @@ def _plane(path: Path, frame: int, told: _Told) -> Plane:
         _turned(told),
         bool(told.header.get("ModalityLUTSequence")),
     )
+
+
+def _are_directions(along: tuple[float, ...]) -> bool:
+    """Are these two unit vectors at right angles? Where they are not, as zeros that stand for what
+    a program did not know, they are no place for slices."""
+    if len(along) != 6:
+        return False
+    pair = np.array(along).reshape(2, 3)
+    return bool(np.abs(pair @ pair.T - np.eye(2)).max() < _NO_DIRECTION)
 
 
 def _turned(told: _Told) -> float | None:
