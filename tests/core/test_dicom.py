@@ -6,7 +6,13 @@ import pytest
 import SimpleITK as sitk
 from dicom_files import AXIAL, image, save_image, save_series
 from pydicom.dataset import Dataset
-from pydicom.uid import EnhancedCTImageStorage, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    EnhancedCTImageStorage,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    generate_uid,
+)
 
 from l2gnet_core.cases import find_cases
 from l2gnet_core.errors import InputError
@@ -212,6 +218,23 @@ def test_descriptions_of_fewer_frames_are_damage(tmp_path):
     pydicom.dcmwrite(tmp_path / "all.dcm", one, enforce_file_format=True)
     with pytest.raises(InputError, match="damaged"):
         read_volume(tmp_path / "all.dcm")
+
+
+@pytest.mark.parametrize("count", [2_000_000_000, -1])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEG2000Lossless])
+def test_more_frames_than_there_can_be_are_damage(tmp_path, syntax, count):
+    save_series(tmp_path, np.zeros((3, 256, 256), np.int16))
+    one = image(np.zeros((2, 256, 256), np.int16), NumberOfFrames=count)
+    one.file_meta.TransferSyntaxUID = syntax
+    if syntax.is_compressed:
+        one.PixelData = encapsulate([bytes(99)] * 2)
+    pydicom.dcmwrite(tmp_path / "all.dcm", one, enforce_file_format=True)
+    with pytest.raises(InputError, match="damaged"):
+        read_volume(tmp_path / "all.dcm")
+    # One damaged file among slices hides none of them.
+    volume = read_volume(tmp_path)
+    assert volume.shape == (3, 256, 256)
+    assert "all.dcm" in volume.warnings[0]
 
 
 def test_frames_that_say_no_place_have_no_millilitres(tmp_path):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pydicom
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from l2gnet_core.files.dicom_files import is_dicom
 
@@ -26,6 +27,7 @@ _NO_SCANS = {
 _TAGS = [
     "AcquisitionNumber",
     "AcquisitionTime",
+    "BitsAllocated",
     "BitsStored",
     "Columns",
     "ContentTime",
@@ -58,6 +60,9 @@ _TAGS = [
 ]
 # Of lengths and of a right angle's cosine: some programs write directions with one digit.
 _NO_DIRECTION = 0.1
+# Transfer syntaxes of voxels as they are; the best that others do on empty frames is less.
+_PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+_MOST_COMPRESSION = 10_000
 #: Modalities whose values are measurements, not greys to be looked at.
 _MEASURED = ("CT", "MR", "NM", "PT")
 
@@ -121,8 +126,11 @@ def told_by(path: Path) -> DicomFile | None:
 def _understood(path: Path, header: Any) -> DicomFile:
     """Raises whatever values do that are not what they should be."""
     shape = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
-    # No more than there can be in a file: a damaged number may be any.
-    count = min(int(header.get("NumberOfFrames") or 1), path.stat().st_size)
+    count = int(header.get("NumberOfFrames") or 1)
+    least = _frame_bytes(header, shape)
+    # A single one that was cut short is told of when it is read.
+    if count < 1 or (count > 1 and count * least > path.stat().st_size):
+        raise ValueError("a damaged number: so many frames are not in the file")
     shared = (header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
     own = header.get("PerFrameFunctionalGroupsSequence")
     if own and len(own) != count:
@@ -152,6 +160,13 @@ def _understood(path: Path, header: Any) -> DicomFile:
         next((_NO_SCANS[kind] for kind in (modality, *kinds) if kind in _NO_SCANS), no_scan),
         not all(shape) and modality in (None, *_MEASURED) and path.name.upper() != "DICOMDIR",
     )
+
+
+def _frame_bytes(header: Any, shape: tuple[int, int]) -> float:
+    """What a frame takes in the file at least."""
+    size = shape[0] * shape[1] * int(header.get("BitsAllocated") or 1) / 8
+    plain = getattr(header.file_meta, "TransferSyntaxUID", ImplicitVRLittleEndian) in _PLAIN
+    return max(size if plain else size / _MOST_COMPRESSION, 1.0)
 
 
 class _Told:
