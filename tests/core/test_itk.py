@@ -159,11 +159,30 @@ def test_damaged_files_say_so(tmp_path, one_sentence, capfd):
             with pytest.raises(InputError, match=r"damaged|cut short") as error:
                 read_volume(tmp_path / f"{what}{name}")
             one_sentence(error.value)
-    save(tmp_path / "a.mhd", VOXELS)
-    (tmp_path / "a.raw").unlink()
-    with pytest.raises(InputError, match=r"a\.raw, which is missing"):
-        read_volume(tmp_path / "a.mhd")
+    for name in ("a.mhd", "a.nhdr"):
+        save(tmp_path / name, VOXELS)
+        (tmp_path / "a.raw").unlink()
+        with pytest.raises(InputError, match=r"a\.raw, which is missing"):
+            read_volume(tmp_path / name)
     assert capfd.readouterr() == ("", "")
+
+
+def detached(path, sizes):
+    """A header of NRRD, its voxels in a file of their own."""
+    path.write_text(
+        f"NRRD0004\ntype: short\ndimension: 3\nsizes: {sizes}\nendian: little\n"
+        "encoding: raw\ndata file: voxels.raw\n"
+    )
+    (path.parent / "voxels.raw").write_bytes(VOXELS.tobytes())
+    return path
+
+
+def test_headers_that_claim_more_than_their_file_holds_take_no_memory(tmp_path, monkeypatch):
+    assert np.array_equal(read_volume(detached(tmp_path / "a.nhdr", "6 5 4")).data, VOXELS)
+    monkeypatch.setattr(sitk.ImageFileReader, "Execute", lambda _: pytest.fail("voxels are read"))
+    for name in ("a.nhdr", "a.nrrd"):
+        with pytest.raises(InputError, match=r"do not fit into the size of voxels\.raw"):
+            read_volume(detached(tmp_path / name, "60 50 40"))
 
 
 def test_freesurfer_files_lie_where_nibabel_has_them(tmp_path, one_sentence):

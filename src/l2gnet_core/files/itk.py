@@ -31,6 +31,8 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # A header is text before the voxels; a table of segments can be long.
 _MOST_HEADER = 4 << 20
 _FIELD = re.compile(r"([^:=]+?)\s*(?::=|:|=)\s*(.*)")
+# Fields that name the file of the voxels, in NRRD and in MetaImage.
+_VOXELS_IN = ("data file", "datafile", "ElementDataFile")
 # Deflate cannot shrink more: a claim beyond that is a lie, not a scan.
 _MOST_DEFLATE = 1040
 # Millimetres of a unit of length.
@@ -55,7 +57,7 @@ def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
     """Read a scan and the label text it may carry; see l2gnet_core.files.read_volume."""
     header, length = _header(path)
     _require_voxels(path, header, length)
-    image = _image(path)
+    image = _image(path, header)
     warnings: list[str] = []
     data = sitk.GetArrayFromImage(image)
     # Values of a voxel, the last axis here, become frames, the first one.
@@ -115,21 +117,30 @@ def _header(path: Path) -> tuple[dict[str, str], int]:
         return fields, stream.tell()
 
 
+def _voxel_file(path: Path, header: dict[str, str]) -> Path | None:
+    """The file that holds the voxels, itself or another; None where they lie in several."""
+    where = next(filter(None, map(header.get, _VOXELS_IN)), "LOCAL")
+    if where.upper() == "LOCAL":
+        return path
+    return None if where.startswith("LIST") or "%" in where else path.parent / where
+
+
 def _require_voxels(path: Path, header: dict[str, str], length: int) -> None:
-    """Raise InputError where a MetaImage's voxels are not all there; ITK would print it besides."""
-    where = header.get("ElementDataFile", "")
-    if not where or where == "LIST" or "%" in where:
+    """Raise InputError where the file of the voxels is missing, and where a MetaImage's are not all
+    there; ITK would print it besides."""
+    file = _voxel_file(path, header)
+    if file is None:
         return
-    local = where.upper() == "LOCAL"
-    file = path if local else path.parent / where
     if not file.is_file():
-        raise InputError(f"{path.name} keeps its voxels in {where}, which is missing: copy both.")
+        raise InputError(
+            f"{path.name} keeps its voxels in {file.name}, which is missing: copy both."
+        )
     kind = header.get("ElementType", "").removeprefix("MET_").removeprefix("U")
     shape = [header.get("DimSize", ""), header.get("ElementNumberOfChannels", "1")]
     needed = _BYTES.get(kind, 0) * math.prod(map(int, re.findall(r"\d+", " ".join(shape))))
     if header.get("CompressedData", "").lower() == "true":
         needed = int((re.findall(r"\d+", header.get("CompressedDataSize", "")) or [0])[0])
-    there = file.stat().st_size - length * local
+    there = file.stat().st_size - length * (file == path)
     if there < needed:
         raise InputError(
             f"{path.name} is cut short: its voxels are {needed:,} bytes, and {there:,} are there; "
@@ -137,19 +148,20 @@ def _require_voxels(path: Path, header: dict[str, str], length: int) -> None:
         )
 
 
-def _image(path: Path) -> sitk.Image:
+def _image(path: Path, header: dict[str, str]) -> sitk.Image:
     """The file as ITK reads it, once it is sure that its voxels can be there."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
-        # With the voxels in other files nothing is known of how many there are.
-        if path.suffix.lower() in (".nrrd", ".mha"):
+        file = _voxel_file(path, header)
+        if file is not None:
             claimed = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
-            if claimed > path.stat().st_size * _MOST_DEFLATE:
+            shrunk = 1 if header.get("encoding", "").lower() == "raw" else _MOST_DEFLATE
+            if claimed > file.stat().st_size * shrunk:
                 raise InputError(
                     f"{path.name} says that it holds {claimed:,} voxels, which do not fit into "
-                    "its size: it is cut short or damaged; copy or export it again."
+                    f"the size of {file.name}: it is cut short or damaged; copy or export it again."
                 )
         image: sitk.Image = reader.Execute()
         return image
