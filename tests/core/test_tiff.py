@@ -184,6 +184,13 @@ def test_colour_and_channels(tmp_path):
         read_volume(tmp_path / "q.tif")
 
 
+@pytest.mark.parametrize("shape", [(1, 4, 5, 6), (4, 1, 5, 6), (1, 4, 1, 5, 6), (4, 1, 1, 5, 6)])
+def test_nameless_axes_of_one_value_are_none(tmp_path, shape):
+    stored = np.arange(120, dtype=np.uint8).reshape(shape)
+    tifffile.imwrite(tmp_path / "q.tif", stored, **GREY)
+    assert np.array_equal(read_volume(tmp_path / "q.tif").data, stored.reshape(4, 5, 6))
+
+
 @pytest.mark.parametrize("dtype", ["bool", "i1", ">u2", "f2", "f4", "f8", "i4", "u8"])
 @pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"tile": (16, 16)}])
 def test_all_kinds_of_numbers(dtype, options, tmp_path):

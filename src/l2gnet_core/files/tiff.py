@@ -169,10 +169,10 @@ def _scan_axes(
         stored = channels[0]
         if len(channels) > 1:
             warnings.append(f"{name} has {len(channels)} channels; the first one is read.")
-    for letter, length in zip(axes, stored.shape, strict=True):
-        if letter not in "TZYX" and length == 1:
-            stored = stored.squeeze(axes.index(letter))
-            axes = axes.replace(letter, "", 1)
+    # By number, for several axes may have one letter.
+    lone = [n for n, a in enumerate(axes) if a not in "TZYX" and stored.shape[n] == 1]
+    stored = stored.squeeze(tuple(lone))
+    axes = "".join(letter for n, letter in enumerate(axes) if n not in lone)
     depth = [letter for letter in axes if letter not in "TYX"]
     if not {"Y", "X"} <= set(axes) or len(depth) > 1 or len(set(axes)) != len(axes):
         raise InputError(
