@@ -66,8 +66,8 @@ def _parse(path: Path) -> tuple[NetworkConfig, ModelCard]:
         return network, ModelCard.from_json(json.loads(metadata["card"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"Expected a model card that this version knows in {path}, but it has other fields; "
-            "update napari-l2gnet or train the model again."
+            f"Expected a model that this version knows in {path}, but its card or network has "
+            "other fields or values; update napari-l2gnet or train the model again."
         ) from error
 
 
@@ -127,11 +127,12 @@ def load_model(path: Path, device: str = "cpu") -> Model:
 
     file = find_model_file(path)
     config, card = _parse(file)
-    network = build(config)
     try:
+        # Numbers may be possible each, and not together.
+        network = build(config)
         tensors: dict[str, Any] = load_file(file, device="cpu")
         network.load_state_dict(tensors)
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, ValueError, AssertionError) as error:
         raise InputError(
             f"Expected the weights of a whole model in {file}, but they are damaged or incomplete; "
             "copy or download the file again."

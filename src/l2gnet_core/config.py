@@ -48,10 +48,30 @@ class NetworkConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> NetworkConfig:
-        """Inverse of `to_json`."""
+        """Inverse of `to_json`. Raises ValueError for what no network of this version can be, and
+        TypeError or KeyError for fields that it does not have."""
         # What all networks had before there was a choice.
         first = {"normalisation": "group", "tokens": "plain"}
-        return cls(**{**first, **values, "widths": tuple(values["widths"])})
+        config = cls(**{**first, **values, "widths": tuple(values["widths"])})
+        for name, choices in _CHOICES.items():
+            if getattr(config, name) not in choices:
+                raise ValueError(f"{name} is {getattr(config, name)!r}")
+        counts = [getattr(config, name) for name in _COUNTS]
+        for count in (*counts, *config.widths, config.supervised + 1):
+            if type(count) is not int or count < 1:
+                raise ValueError(f"{count!r} is no count")
+        if not 0 < config.epsilon < float("inf"):
+            raise ValueError(f"epsilon is {config.epsilon}")
+        return config
+
+
+# What fields may say, and those that count something.
+_CHOICES = {
+    "architecture": ARCHITECTURES,
+    "normalisation": ("instance", "group"),
+    "tokens": ("normalised", "plain"),
+}
+_COUNTS = ("classes", "in_channels", "codes", "references", "sinkhorn_iterations")
 
 
 #: Sizes by name; `small` (2.7 million parameters) is the one that ships.

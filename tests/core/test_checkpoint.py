@@ -136,6 +136,19 @@ def damaged(model_file, tmp_path):
     yield "card a list", with_metadata(card="[]")
     yield "card of the future", with_metadata(card=json.dumps({**card, "aura": "blue"}))
     yield "network of the future", with_metadata(network=json.dumps({**network, "heads": 8}))
+    for name, value in (
+        ("architecture", "l2gnet2"),
+        ("normalisation", "batch"),
+        ("tokens", "whitened"),
+        ("widths", [8, "8", 16, 16, 32]),
+        ("widths", 8),
+        ("codes", -1),
+        ("references", 2.5),
+        ("supervised", "1"),
+        ("epsilon", 0),
+    ):
+        other = json.dumps({**network, name: value})
+        yield f"{name} of the future {value}", with_metadata(network=other)
 
 
 def test_whatever_is_no_model_is_refused_in_one_sentence(model_file, tmp_path, one_sentence):
@@ -162,6 +175,11 @@ def test_truncated_or_foreign_weights_are_refused(model_file, tmp_path, one_sent
         with pytest.raises(InputError, match="weights") as error:
             load_model(path)
         one_sentence(error.value)
+    # Widths that eight groups do not divide.
+    network = {**json.loads(metadata["network"]), "normalisation": "group", "widths": [9, 9]}
+    save_file({}, path, {**metadata, "network": json.dumps(network)})
+    with pytest.raises(InputError, match="weights"):
+        load_model(path)
     # Weights that are whole, but another network's.
     save_file({"decoder.head.weight": torch.zeros(2, 2)}, path, metadata)
     with pytest.raises(InputError, match="weights"):
