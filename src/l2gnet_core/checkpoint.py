@@ -64,7 +64,7 @@ def _parse(path: Path) -> tuple[NetworkConfig, ModelCard]:
     try:
         network = NetworkConfig.from_json(json.loads(metadata["network"]))
         return network, ModelCard.from_json(json.loads(metadata["card"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"Expected a model that this version knows in {path}, but its card or network has "
             "other fields or values; update napari-l2gnet or train the model again."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ def train(
     from l2gnet_core.inherited import told_of_start
     from l2gnet_core.predict import choose_device
     from l2gnet_core.train import TrainingConfig
-    from l2gnet_core.training_run import RunSettings, read_choices, require_begun, train_dataset
+    from l2gnet_core.training_run import RunSettings, require_begun, train_dataset
 
     if output.is_file():
         raise InputError(
@@ -142,7 +142,7 @@ def train(
     if resume:
         require_begun(output)
         given = {name: value for name, value in how.items() if _is_given(context, name)}
-        how = {**how, **read_choices(output), **given}
+        how |= _kept_choices(context, output, how.keys() - given.keys())
         if "minutes" in given or "epochs" in given:
             how |= {"minutes": None, "epochs": None} | given
     if how["minutes"] is None and how["epochs"] is None:
@@ -203,6 +203,27 @@ def train(
         click.echo(f"{output}: {steps} steps{scores}")
     elif devices * nodes == 1:  # the other processes of several have nothing to say
         click.echo(f"{output}: was finished already")
+
+
+def _kept_choices(context: click.Context, folder: Path, names: Collection[str]) -> dict[str, Any]:
+    """What the run in a folder was asked for by these options. Raises InputError for what they do
+    not take: the file may have been edited."""
+    from l2gnet_core.training_run import CHOICES_FILE, read_choices
+
+    told, kept = read_choices(folder), {}
+    for option in context.command.params:
+        name = str(option.name)
+        if name not in names or told.get(name) is None:
+            continue
+        try:
+            # As from the command line.
+            kept[name] = option.type.convert(str(told[name]), option, context)
+        except click.BadParameter as error:
+            raise InputError(
+                f"Expected what {option.opts[-1]} takes as {name} in {folder / CHOICES_FILE}, but "
+                f"{error.message.rstrip('.')}; correct it there, or give the option again."
+            ) from error
+    return kept
 
 
 def _row(dice: Sequence[float]) -> str:

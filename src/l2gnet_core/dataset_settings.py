@@ -38,7 +38,7 @@ def read_settings(file: Path) -> DatasetSettings:
         return DatasetSettings(names, str(settings.get("description", "")), patients)
     except _Fault as fault:
         raise InputError(f"Expected {fault.args[0]} in {file}, but {fault.args[1]}.") from fault
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f'Expected {{"labels": {{"name": id, …}}}}, and maybe {{"patients": {{"scan": '
             f'"patient", …}}}}, in {file}, but it cannot be read so; correct the file or take it '

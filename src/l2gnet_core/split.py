@@ -93,7 +93,7 @@ def read_split(file: Path) -> dict[Part, list[str]]:
             for names in parts.values()
         ):
             raise ValueError
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise InputError(
             f"Expected lists of the patients of train, tuning and test in {file}, but it cannot be "
             "read so; name a run folder or its split.json, or correct that."

@@ -398,8 +398,9 @@ class Trainer:
             self.network.load_state_dict(state["network"])
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.seconds = state["step"], state["seconds"]
-            self.loading, self.best = state["loading"], state["best"]
+            self.step, self.seconds = int(state["step"]), float(state["seconds"])
+            self.loading, best = float(state["loading"]), state["best"]
+            self.best = None if best is None else float(best)
             torch.set_rng_state(state["random"])
         except _WRONG_STATE as error:
             raise _no_such_run(self.folder) from error

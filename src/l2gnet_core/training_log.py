@@ -158,6 +158,8 @@ def _read(path: Path) -> list[dict[str, Any]]:
         for row in rows:
             row.pop(None, None)  # more values than columns
             int(row["step"]), float(row["loss"])
+            # Those of structures that no tuning scan has are empty.
+            _ = [float(row[name]) for name in row if name.startswith("Dice ") and row[name]]
     except (ValueError, csv.Error) as error:
         raise InputError(
             f"Expected the log of a training run in {path}, but it has other columns or values; "

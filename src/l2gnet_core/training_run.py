@@ -339,7 +339,7 @@ def read_choices(folder: Path) -> dict[str, Any]:
         choices: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(
             f"Expected the settings of the run in {file}, but it cannot be read so; delete it and "
             "give them again as options."
@@ -391,16 +391,17 @@ def _begun_card(
         seen = median_spacing(split.cases(dataset, "train"), card, settings.pixel)
         card = replace(card, spacing=seen)
     file = settings.folder / VIEW_FILE
-    view = json.dumps({n: getattr(card, n) for n in ("slicing", "oriented", "spacing")}, indent=1)
+    told = {name: getattr(card, name) for name in ("slicing", "oriented", "spacing")}
+    view = json.dumps(told, indent=1).encode()
     # Half of a run with left and right and half without would make a model of neither kind.
-    if settings.resume and file.is_file() and file.read_text() != view:
+    if settings.resume and file.is_file() and file.read_bytes() != view:
         raise InputError(
             f"Expected the way of seeing scans that the run began with ({file}), but it is "
             "another; resume with the first --plane, --oriented, --resample and --pixel, or use a "
             "new run folder."
         )
     # Whole or not at all: of several processes one may read what another writes.
-    replace_bytes(file, view.encode())
+    replace_bytes(file, view)
     return card
 
 
@@ -443,7 +444,7 @@ def _history(settings: RunSettings) -> tuple[Mapping[str, Any], ...]:
         return tuple(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return ()
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(
             f"Expected the history of the model that the run began with in {file}, but it cannot "
             "be read so; begin a run in a new folder."

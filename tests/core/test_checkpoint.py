@@ -134,6 +134,7 @@ def damaged(model_file, tmp_path):
     yield "no network", with_metadata(network=None)
     yield "card no JSON", with_metadata(card="{")
     yield "card a list", with_metadata(card="[]")
+    yield "card too deep", with_metadata(card="[" * 100_000)
     yield "card of the future", with_metadata(card=json.dumps({**card, "aura": "blue"}))
     yield "network of the future", with_metadata(network=json.dumps({**network, "heads": 8}))
     for name, value in (

@@ -22,7 +22,7 @@ from l2gnet_core.files import write_labels
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.train import Trainer
 from l2gnet_core.training_log import CURVES_FILE
-from l2gnet_core.training_run import read_choices
+from l2gnet_core.training_run import CHOICES_FILE, read_choices
 from l2gnet_core.volume import Grid
 
 
@@ -513,6 +513,19 @@ def test_what_a_run_was_asked_for_outlives_a_stop_before_its_first_step(
     assert kept["start"] == str(tmp_path / "start" / MODEL_FILE)
     says = refused("evaluate", data, "--model", tmp_path / "run")
     assert "none before its first epoch ends" in says
+    file = tmp_path / "run" / CHOICES_FILE
+    for slip, says in (
+        ({"size": "large"}, "--preset takes as size"),
+        ({"slices": "three"}, "'three' is not one of '1', '3', '5'"),
+        ({"minutes": "ten", "epochs": None}, "'ten' is not a valid float"),
+        ({"seed": [1]}, "--seed"),
+        ({"oriented": {}}, "--oriented"),
+    ):
+        file.write_text(json.dumps({**kept, **slip}))
+        assert says in refused(*arguments, "--resume")
+    file.write_text("[" * 100_000)
+    assert "settings of the run" in refused(*arguments, "--resume")
+    file.write_text(json.dumps({**kept, "batch": None, "aura": "blue"}))
     # Refused options are not what the run goes on with.
     assert "--preset tiny, not small" in refused(*arguments, "--resume", "--preset", "small")
     (tmp_path / "start" / MODEL_FILE).unlink()

@@ -437,6 +437,14 @@ def test_ids_may_stand_on_either_side(tmp_path, labels):
     assert read_settings(tmp_path / "dataset.json").names == {1: "liver"}
 
 
+def test_settings_that_are_none_are_refused(tmp_path, one_sentence):
+    for text in ("[]", "{", '{"labels": []}', '{"labels": ' + "[" * 100_000):
+        (tmp_path / "dataset.json").write_text(text)
+        with pytest.raises(InputError, match="it cannot be read so") as error:
+            read_settings(tmp_path / "dataset.json")
+        one_sentence(error.value)
+
+
 def test_a_byte_order_mark_is_no_fault(tmp_path):
     (tmp_path / "dataset.json").write_text('{"labels": {"liver": 1}}', encoding="utf-8-sig")
     assert read_settings(tmp_path / "dataset.json").names == {1: "liver"}

@@ -311,6 +311,11 @@ def test_bad_input_is_one_sentence(refused, volume, make_model, save_scan, scan,
     (entry,) = (path / "history.jsonl").read_text().splitlines()
     (path / "history.jsonl").write_text(json.dumps({**json.loads(entry), "what": "dreamt"}) + "\n")
     assert "entry 1 (dreamt)" in refused("replay", path, "-o", out)
+    places = {**json.loads(entry), "places": [[0, 1, 2]]}
+    (path / "history.jsonl").write_text(json.dumps(places) + "\n")
+    assert "entry 1 (segmented)" in refused("replay", path, "-o", out)
+    (path / "history.jsonl").write_text("[" * 100_000 + "\n")
+    assert "a line of it is damaged" in refused("replay", path, "-o", out)
     (path / "history.jsonl").write_text(entry + "\n")
     (model,) = (path / "models").iterdir()
     Path(model).unlink()

@@ -123,7 +123,16 @@ def test_both_names_of_a_patient_may_be_in_one_part():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"train": "abc", "tuning": [], "test": []}', '{"train": ["a"]}', "\xff"],
+    [
+        "",
+        "[]",
+        "{}",
+        '{"train": "abc", "tuning": [], "test": []}',
+        '{"train": ["a"]}',
+        "\xff",
+        "[" * 100_000,
+    ],
+    ids=lambda text: text[:20],
 )
 def test_a_file_that_is_no_split_is_refused(tmp_path, text, one_sentence):
     (tmp_path / "split.json").write_text(text, encoding="latin-1")

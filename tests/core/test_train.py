@@ -280,7 +280,12 @@ def test_a_structure_that_was_renamed_keeps_its_scores_in_the_log(dataset, tmp_p
     assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
     assert [bool(row["Dice rim"]) for row in rows] == [False, True, False, False]
     assert [bool(row["Dice edge"]) for row in rows] == [False, False, False, True]
-    for foreign in ("time,value\n1,2\n", "step,loss\nx,y\n", "\0\xff"):
+    for foreign in (
+        "time,value\n1,2\n",
+        "step,loss\nx,y\n",
+        "step,loss,perplexity,Dice rim\n1,0.5,,high\n",
+        "\0\xff",
+    ):
         (tmp_path / "run" / LOG_FILE).write_text(foreign, encoding="latin-1")
         with pytest.raises(InputError, match="log of a training run") as error:
             run(dataset, tmp_path / "run", stop_after=1, resume=True)
@@ -428,6 +433,7 @@ def test_another_runs_state_or_a_damaged_one_is_refused(dataset, save_scan, tmp_
     state = tmp_path / "run" / STATE_FILE
     whole = torch.load(state, weights_only=True)
     other_things = ([1], {**whole, "optimizer": None}, {**whole, "average": {}})
+    other_things += tuple({**whole, name: "x"} for name in ("step", "seconds", "loading", "best"))
     earlier = {name: value for name, value in whole.items() if name != "config"}
     contents = [state.read_bytes()[:-500], b"", b"nonsense" * 100]
     for other in (*other_things, {**whole, "config": {"depth": 3}}, earlier):
@@ -726,6 +732,11 @@ def test_a_run_goes_on_with_the_view_it_began_with(dataset, tmp_path, one_senten
         with pytest.raises(InputError, match="--oriented") as error:
             run(dataset, tmp_path / "run", resume=True, **other)
         one_sentence(error.value)
+    kept = (tmp_path / "run" / VIEW_FILE).read_bytes()
+    (tmp_path / "run" / VIEW_FILE).write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="--oriented"):
+        run(dataset, tmp_path / "run", resume=True, **axial)
+    (tmp_path / "run" / VIEW_FILE).write_bytes(kept)
     assert run(dataset, tmp_path / "run", resume=True, **axial)[-1].done == 1
 
 

@@ -99,7 +99,7 @@ def _require_replaceable(folder: Path) -> None:
 def _is_look(tables: Path) -> bool:
     try:
         told = json.loads(tables.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(told, dict) and {"model", "usage", "check_first"} <= told.keys()
 

@@ -353,7 +353,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         format = int(values["format"])
         datetime.fromisoformat(values["saved"])
         _ = values["scan"]["scan"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _broken(path) from error
     if format > FORMAT:
         raise InputError(

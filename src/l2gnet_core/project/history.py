@@ -105,7 +105,7 @@ class History:
             entries: list[Entry] = [json.loads(line) for line in lines]
             if any(not isinstance(entry, dict) or "what" not in entry for entry in entries):
                 raise ValueError
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(
                 f"Expected the history of a project in {self._file}, but a line of it is damaged; "
                 "restore the project folder from a copy."

@@ -108,7 +108,9 @@ def replay(project: ProjectFolder, device: str = "cpu") -> Iterator[ReplayStep]:
         try:
             for message in again.do(entry):
                 yield ReplayStep(number / len(entries), message)
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise InputError(
                 f"Expected a history that this version knows in {project.path}, but entry "
                 f"{number + 1} ({entry['what']}) is another; update napari-l2gnet."
