@@ -17,6 +17,7 @@ from l2gnet_core.cli_parts import (
     json_option,
     model_option,
     orientation_option,
+    seed_option,
 )
 from l2gnet_core.errors import InputError
 
@@ -52,7 +53,7 @@ _PATH = FilePath()
     type=Number(min=0, min_open=True),
     help="Learn and check for so long; 20 by default.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@seed_option
 @axis_option
 @orientation_option
 @click.option(

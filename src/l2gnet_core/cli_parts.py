@@ -51,6 +51,10 @@ orientation_option = click.option(
     metavar="LPS",
     help="What the axes of the stored array grow to (L/R, P/A, I/S), for scans that do not say.",
 )
+# PyTorch takes no more.
+seed_option = click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 

@@ -19,6 +19,7 @@ from l2gnet_core.cli_parts import (
     device_option,
     examined,
     json_option,
+    seed_option,
 )
 from l2gnet_core.config import ARCHITECTURES
 from l2gnet_core.errors import InputError
@@ -51,7 +52,7 @@ from l2gnet_core.errors import InputError
     default=2e-3,
     show_default=True,
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@seed_option
 @click.option("--resume", is_flag=True, help="Go on with an unfinished run.")
 @click.option(
     "--from", "start", type=Name(), metavar="NAME|PATH", help="Begin with this model's weights."

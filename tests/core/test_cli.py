@@ -206,6 +206,7 @@ def test_bad_input_ends_with_two_and_one_line(
         (["train", "nowhere", "-o", "run"], "nowhere"),
         (["train", "nowhere", "-o", "run", "--epochs", "0"], "--epochs"),
         (["train", "nowhere", "-o", "run", "--minutes", "nan"], "--minutes"),
+        (["train", "nowhere", "-o", "run", "--seed", str(2**63)], "--seed"),
         (["train", "nowhere", "-o", "run", "--resume"], "leave out --resume to begin one"),
         (["segment", "", "-o", "masks"], "the argument is empty"),
         (["segment", "a.nii", "-o", ""], "the argument is empty"),
