@@ -15,6 +15,11 @@ def plain(name: str) -> str:
     return " ".join(name.split()).casefold()
 
 
+def in_charts(name: str) -> str:
+    """A name that matplotlib takes for text, not for mathematics or a hidden entry."""
+    return name.replace("$", r"\$").replace("_", " ") or " "
+
+
 @dataclass(frozen=True)
 class Label:
     """One structure: its id in label images (1 or more), name, and colour as "#rrggbb"."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.files.atomic import replace_bytes
-from l2gnet_core.labels import LabelSet
+from l2gnet_core.labels import LabelSet, in_charts
 from l2gnet_core.train import Progress
 
 LOG_FILE = "log.csv"
@@ -101,12 +101,14 @@ class TrainingLog:
                 [int(row["step"]) for row in scored],
                 [float(row[f"Dice {name}"]) for row in scored],
                 marker=".",
-                label=name,
+                label=in_charts(name),
             )
         right.set(xlabel="step", ylabel="Dice", title="Tuning scans")
         right.grid(alpha=0.3)
         right.legend()
-        figure.savefig(self._folder / CURVES_FILE, dpi=100)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=100)
+        replace_bytes(self._folder / CURVES_FILE, picture.getbuffer())
 
 
 class _Events:

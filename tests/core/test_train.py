@@ -19,6 +19,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread
 from safetensors.torch import load_file
 
 from l2gnet_core.augment import Augmentation
@@ -312,6 +313,15 @@ def test_a_score_that_is_none_is_no_event(tmp_path, capsys):
     tags = {value.tag for event in _records(events) for value in event.summary.value}
     assert tags == {"loss", "learning_rate", "Dice/rim"}
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["a $x_{$ b", "_hidden", "$"])
+def test_curves_are_drawn_of_whatever_name(tmp_path, name):
+    with TrainingLog(tmp_path, LabelSet.from_names({1: name}), 0) as log:
+        log.add(Progress(1, 1, 0.1, 0.5, 1e-3, 1.0, 0.1, None, (0.5,), best=True))
+    assert imread(tmp_path / CURVES_FILE).shape == (400, 1000, 4)
+    # Nothing half written is left beside it.
+    assert {path.name for path in tmp_path.iterdir()} == {CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER}
 
 
 def interrupted(after: int, work: Callable[[], None]) -> None:

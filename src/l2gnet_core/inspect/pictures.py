@@ -14,6 +14,7 @@ from l2gnet_core.inspect.findings import Findings
 from l2gnet_core.inspect.plans import times_chance
 from l2gnet_core.inspect.uncertainty import slice_maps
 from l2gnet_core.intensities import intensity_window, normalise
+from l2gnet_core.labels import in_charts
 from l2gnet_core.slice_view import SliceView, slice_view
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _usage(findings: Findings) -> Figure:
     for column, label in enumerate(findings.card.labels, 1):
         if findings.table[:, column].any():
             part = 100 * findings.table[order, column] / total
-            name, place = _plain(label.name), np.arange(len(order))
+            name, place = in_charts(label.name), np.arange(len(order))
             axes.bar(place, part, bottom=bottom, color=label.color, label=name)
             bottom += part
     axes.set_xticks(np.arange(len(order)), [str(code + 1) for code in order], rotation=90)
@@ -139,11 +140,6 @@ def _usage(findings: Findings) -> Figure:
     if order:
         axes.legend(loc="upper right")
     return figure
-
-
-def _plain(text: str) -> str:
-    """A name that matplotlib takes for text, not for mathematics or a hidden entry."""
-    return text.replace("$", r"\$").replace("_", " ") or " "
 
 
 def _plan(findings: Findings) -> Figure:
@@ -202,7 +198,7 @@ def _references(findings: Findings) -> Figure:
         alpha = np.clip(np.abs(shares - 1) / span, 0, 0.7)
         _show(axes, shares, aspect, cmap="bwr", vmin=1 - span, vmax=1 + span, alpha=alpha)
         _outlines(axes, findings, mask)
-        name = _plain(findings.names[structure])
+        name = in_charts(findings.names[structure])
         axes.set_title(f"reference {reference + 1} ({name})", fontsize=9)
     # The image's own alpha would fade the bar.
     scale = ScalarMappable(Normalize(1 - span, 1 + span), "bwr")
