@@ -83,12 +83,18 @@ def keep_largest_component(
             continue
         pieces, count = ndimage.label(mask[box] == id, touching)
         if count:
-            sizes = np.bincount(pieces.ravel())
+            # Slice by slice: counting and looking up take eight bytes for each voxel at once.
+            sizes = np.zeros(count + 1, np.int64)
+            for one in pieces:
+                sizes += np.bincount(one.ravel(), minlength=count + 1)
             sizes[0] = 0
-            kept = {int(sizes.argmax())}
+            kept = np.zeros(count + 1, bool)
+            kept[sizes.argmax()] = True
             if painted is not None:
-                kept |= set(np.unique(pieces[painted[box]]).tolist()) - {0}
-            result[box][np.isin(pieces, list(kept))] = id
+                kept[pieces[painted[box]]] = True
+            kept[0] = False
+            for one, out in zip(pieces, result[box], strict=True):
+                out[kept[one]] = id
     return result
 
 

@@ -96,7 +96,11 @@ def doubts(card: ModelCard, voxels: Mapping[int, int], ml: float | None) -> list
 
 def voxel_counts(mask: NDArray[np.generic], card: ModelCard) -> dict[int, int]:
     """How many voxels each of the card's structures has in the mask, by label id."""
-    # bincount needs one pass and no sorting, which np.unique does on every call.
     ids = [label.id for label in card.labels]
-    counts = np.bincount(mask.reshape(-1), minlength=max(ids) + 1)
+    length = max(ids) + 1
+    counts = np.zeros(length, np.int64)
+    # bincount needs one pass and no sorting, which np.unique does on every call, but eight bytes
+    # for each voxel that it is given.
+    for one in mask:
+        counts += np.bincount(one.reshape(-1), minlength=length)[:length]
     return {id: int(counts[id]) for id in ids}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -12,7 +14,7 @@ import tifffile
 import torch
 
 from l2gnet_core.card import Expectations, ModelCard
-from l2gnet_core.cleanup import CleanUp, tidy
+from l2gnet_core.cleanup import CleanUp, keep_largest_component, tidy
 from l2gnet_core.corrections import Correction
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import format_of, read_labels, write_labels
@@ -354,3 +356,20 @@ def test_voxels_are_counted_by_id():
     mask = np.array([[[0, 1, 1], [2, 2, 2]]], np.uint8)
     assert voxel_counts(mask, card()) == {1: 2, 2: 3}
     assert voxel_counts(np.zeros((1, 2, 2), np.uint8), card()) == {1: 0, 2: 0}
+    # A person's corrections may have structures that the model has not.
+    assert voxel_counts(mask * 100, card()) == {1: 0, 2: 0}
+
+
+def test_counting_and_tidying_take_little_memory():
+    mask = np.zeros((64, 128, 128), np.uint8)
+    mask[1:-1] = 1
+    mask[-1, -1, -1] = 1
+    keep_largest_component(mask)  # what is imported does not count
+    # Pieces have numbers of four bytes.
+    tidied, counted = partial(keep_largest_component, mask), partial(voxel_counts, mask, card())
+    for work, most in ((tidied, 7), (counted, 1)):
+        tracemalloc.start()
+        work()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < most * mask.nbytes
