@@ -61,6 +61,8 @@ def test_several_images_keep_their_names_in_a_folder(touch, tmp_path):
 
 def test_a_folder_gives_its_scans_and_nothing_else(touch, tmp_path):
     touch("in/b.nii.gz", "in/a.tif", "in/notes.txt", "in/sub/c.nii")
+    # Of macOS, beside a scan that was here once; the second is none of DICOM.
+    touch("in/._b.nii.gz", "in/._IM1.dcm")
     (tmp_path / "in" / "d.nii").mkdir()
     assert names(plan_jobs([tmp_path / "in"], tmp_path / "out"), tmp_path) == [
         ("in/a.tif", "out/a.tif"),

@@ -236,14 +236,11 @@ def scans_in(folder: Path) -> list[Path]:
 
     Errors: InputError where both lie side by side, for a mask among slices is no scan.
     """
-    formats = {path: format_of(path) for path in folder.iterdir() if path.is_file()}
+    seen = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    formats = {path: format_of(path) for path in seen}
     found = [path for path, known in formats.items() if known not in (None, DICOM)]
     headers = {stem_of(p) for p in found if suffix_of(p) in _HEADERS}
-    scans = sorted(
-        p
-        for p in found
-        if not p.name.startswith(".") and not (suffix_of(p) in _VOXELS and stem_of(p) in headers)
-    )
+    scans = sorted(p for p in found if not (suffix_of(p) in _VOXELS and stem_of(p) in headers))
     if scans and DICOM in formats.values():
         raise InputError(
             f"Expected scans of one kind, but {folder} holds DICOM images and {scans[0].name} "
