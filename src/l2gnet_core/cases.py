@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
 from l2gnet_core.array_files import ArrayFiles, array_scans
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_labels, read_volume, scans_in, stem_of, suffix_of
-from l2gnet_core.volume import Volume
+from l2gnet_core.volume import Grid, Volume
 
 #: What may follow a patient's identity in a file name: frames and phases of one examination. Only
 #: after a separator, lest "patient1" and "patient2" lose their "t1" and "t2" and become one.
@@ -90,13 +90,15 @@ def patient_in(name: str) -> str:
 class Case:
     """One scan and its labels; cases of one `patient` never end up on two sides of a split.
 
-    `part` is where the dataset's own folders put the case, None where they leave it open.
+    `part` is where the dataset's own folders put the case, None where they leave it open. `grid` is
+    the scan's, once it was examined.
     """
 
     name: str
     patient: str
     files: ScanFiles
     part: Part | None = None
+    grid: Grid | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def named(cls, name: str, files: ScanFiles, part: Part | None = None) -> Case:
@@ -169,10 +171,12 @@ def find_cases(folder: Path) -> tuple[list[Case], list[Finding]]:
     cases: list[Case] = []
     findings: list[Finding] = []
     known = [x for x in LAYOUTS if (folder / x.images).is_dir() and (folder / x.labels).is_dir()]
-    if known and not any(scans_in(folder / layout.images) for layout in known):
+    # Once: of DICOM series all headers are read for it.
+    scans = [scans_in(folder / layout.images) for layout in known]
+    if known and not any(scans):
         raise InputError(_no_scans(folder / known[0].images))
-    for layout in known:
-        found, problems = _pairs(folder, layout)
+    for layout, files in zip(known, scans, strict=True):
+        found, problems = _pairs(folder, layout, files)
         cases += found
         findings += [Finding("error", "", sentence) for sentence in problems]
     if not known:
@@ -214,11 +218,12 @@ def _no_scans(folder: Path) -> str:
     return f"Expected scans in {folder}, but it {there}; {advice}."
 
 
-def _pairs(folder: Path, layout: Layout) -> tuple[list[Case], list[str]]:
+def _pairs(folder: Path, layout: Layout, scans: list[Path]) -> tuple[list[Case], list[str]]:
     """Cases, and a sentence for every file that has no partner or more than one."""
     images, labels = folder / layout.images, folder / layout.labels
     problems: list[str] = []
-    scan_files, label_files = _by_stem(images, problems), _by_stem(labels, problems)
+    scan_files = _by_stem(images, scans, problems)
+    label_files = _by_stem(labels, scans_in(labels), problems)
     cases = []
     for stem, path in scan_files.items():
         name = stem
@@ -253,10 +258,11 @@ def _pairs(folder: Path, layout: Layout) -> tuple[list[Case], list[str]]:
     return cases, problems
 
 
-def _by_stem(folder: Path, problems: list[str]) -> dict[str, Path]:
-    """Files by what scans and labels have in common; a sentence for each name that comes twice."""
+def _by_stem(folder: Path, paths: list[Path], problems: list[str]) -> dict[str, Path]:
+    """Files of a folder by what scans and labels have in common; a sentence for each name that
+    comes twice."""
     files: dict[str, Path] = {}
-    for path in scans_in(folder):
+    for path in paths:
         first = files.setdefault(stem_of(path), path)
         if first != path:
             problems.append(

@@ -21,7 +21,7 @@ from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.preprocess import resized, resized_classes
 from l2gnet_core.slice_view import SliceView, slice_view
-from l2gnet_core.volume import HEADERS_ROUND, Volume, distance_apart, slicing_axis
+from l2gnet_core.volume import HEADERS_ROUND, Grid, Volume, distance_apart, slicing_axis
 
 
 @dataclass(frozen=True)
@@ -117,16 +117,16 @@ def median_spacing(
     """
     found = []
     for case in cases:
-        volume = case.files.read_image()
-        _check_voxel_size(case, volume)
-        found.append([volume.spacing[axis] for axis in _view(case, volume, card).axes])
+        grid = case.grid or case.files.read_image().grid
+        _check_voxel_size(case, grid)
+        found.append([grid.spacing[axis] for axis in _view(case, grid, card).axes])
     between, rows, columns = (float(size) for size in np.median(found, axis=0))
     side = pixel or min(rows, columns)
     return between, side, side
 
 
-def _check_voxel_size(case: Case, volume: Volume) -> None:
-    if volume.units != "mm":
+def _check_voxel_size(case: Case, grid: Volume | Grid) -> None:
+    if grid.units != "mm":
         raise InputError(
             f"Expected scans with a voxel size, to resample them to a common one, but "
             f"{case.files.name} has none; write it into the header, or train without --resample."
@@ -134,18 +134,18 @@ def _check_voxel_size(case: Case, volume: Volume) -> None:
 
 
 def _view(
-    case: Case, volume: Volume, card: ModelCard, scan: NDArray[Any] | None = None
+    case: Case, grid: Volume | Grid, card: ModelCard, scan: NDArray[Any] | None = None
 ) -> SliceView:
     """How the model will see a frame (z,y,x) of a training scan; None keeps its margins."""
-    if card.oriented and not volume.oriented:
+    if card.oriented and not grid.oriented:
         raise InputError(
             f"Expected scans that say where right, front and top are, to learn left from right, "
             f"but {case.files.name} does not; write it into the header, or train without "
             "--oriented."
         )
     if card.spacing is not None:
-        _check_voxel_size(case, volume)
-    return slice_view(card, volume, slicing_axis(volume, card.slicing), scan)
+        _check_voxel_size(case, grid)
+    return slice_view(card, grid, slicing_axis(grid, card.slicing), scan)
 
 
 def load_frames(case: Case, card: ModelCard, left_out: Collection[int] = ()) -> list[TrainingCase]:

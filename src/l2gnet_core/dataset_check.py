@@ -49,13 +49,14 @@ class Survey:
 
     def examine(self) -> Iterator[Case]:
         """Read all files; yields each case when it is done."""
-        for case in self.cases:
+        for number, case in enumerate(self.cases):
             try:
                 examined, findings = _examine(case, self.names)
             except InputError as error:
                 self.findings.append(Finding("error", case.name, str(error)))
             else:
                 self._examined.append(examined)
+                self.cases[number] = replace(case, grid=examined.grid)
                 self.findings += findings
             yield case
         if not self.names:

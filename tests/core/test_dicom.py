@@ -16,7 +16,8 @@ from pydicom.uid import (
 
 from l2gnet_core.cases import find_cases
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import read_labels, read_volume, scans_in, write_labels
+from l2gnet_core.files import dicom_series, read_labels, read_volume, scans_in, write_labels
+from l2gnet_core.files.dicom_header import told_by
 from l2gnet_core.segment_files import plan_jobs
 
 VOXELS = np.random.default_rng(0).integers(-1000, 1000, (5, 6, 7)).astype(np.int16)
@@ -425,14 +426,17 @@ def test_masks_are_kept_away_from_slices(tmp_path, refused):
         scans_in(tmp_path / "s")
 
 
-def test_a_dataset_of_series(tmp_path):
+def test_a_dataset_of_series(tmp_path, monkeypatch):
     for name in ("p1", "p2"):
         save_series(tmp_path / "images" / name, VOXELS, SeriesInstanceUID=generate_uid())
         scan = read_volume(tmp_path / "images" / name)
         (tmp_path / "labels").mkdir(exist_ok=True)
         labels = (scan.data > 0).astype(np.uint8)
         write_labels(tmp_path / "labels" / f"{name}.nii.gz", labels, scan, {1: "bone"})
+    read = []
+    monkeypatch.setattr(dicom_series, "told_by", lambda path: read.append(path) or told_by(path))
     cases, findings = find_cases(tmp_path)
+    assert len(read) == 2 * len(VOXELS)
     assert [case.name for case in cases] == ["p1", "p2"]
     assert not findings
     image, labels = cases[0].read()
