@@ -37,10 +37,9 @@ from torch import nn
 
 from l2gnet_core.checkpoint import MODEL_FILE, save_model
 from l2gnet_core.config import ARCHITECTURES
-from l2gnet_core.data import TrainingCase
 from l2gnet_core.metrics import agreement, dice_per_class
 from l2gnet_core.preprocess import neighbours, pad_to_multiple
-from l2gnet_core.sampling import Sampler
+from l2gnet_core.sampling import Sampler, TrainingCase
 from l2gnet_core.train import Trainer, TrainingConfig, make_fabric, saved_state
 
 HERE = Path(__file__).parent

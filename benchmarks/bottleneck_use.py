@@ -30,10 +30,11 @@ from torch import Tensor
 from l2gnet_core.bottlenecks import BottleneckOutput, as_tokens
 from l2gnet_core.catalog import find_model, models
 from l2gnet_core.checkpoint import Model, load_model
-from l2gnet_core.data import TrainingCase, load_frames, open_dataset
+from l2gnet_core.data import load_frames, open_dataset
 from l2gnet_core.metrics import dice_per_class
 from l2gnet_core.preprocess import neighbours, pad_to_multiple
 from l2gnet_core.quantizer import perplexity
+from l2gnet_core.sampling import TrainingCase
 
 
 class Watched(torch.nn.Module):

@@ -25,11 +25,10 @@ from torch import nn
 
 from l2gnet_core.augment import Augmentation
 from l2gnet_core.config import preset
-from l2gnet_core.data import TrainingCase
 from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.model import build
 from l2gnet_core.phantom import cardiac_phantom
-from l2gnet_core.sampling import Sampler
+from l2gnet_core.sampling import Sampler, TrainingCase
 from l2gnet_core.train import Trainer, TrainingConfig, make_fabric, precision
 
 CLASSES, BATCH = 4, 8

@@ -18,10 +18,14 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from l2gnet_core.card import ModelCard
 from l2gnet_core.preprocess import blurred
+from l2gnet_core.sides import mirror_pairs
 
 #: Standard deviation, in pixels, below which a blur is none.
 LEAST_BLUR = 0.4
+#: Degrees by which slices are turned at most for models that tell left from right.
+ORIENTED_TURN = 15.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,18 @@ class Augmentation:
 #: For scans of scanners and sequences that the training scans are not of: all views stray farther,
 #: and half of them are recoloured.
 OTHER_SCANNERS = Augmentation(recolour=0.5, noise=0.12, blur=1.6, bias=0.8)
+
+
+def keeping_sides(augmentation: Augmentation, card: ModelCard) -> Augmentation:
+    """Training views for a model that tells left from right."""
+    # In a sagittal stack left and right are no sides of the picture.
+    pairs = () if card.slicing == "sagittal" else mirror_pairs(card.labels)
+    return replace(
+        augmentation,
+        orientation_free=False,
+        turn=min(augmentation.turn, ORIENTED_TURN),
+        mirror_pairs=pairs,
+    )
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,15 @@
-"""Datasets ready for training: cases, patients, structures, and slices of them."""
+"""Datasets ready for training: cases, patients, structures, and their scans read."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.cases import Case, Patients
@@ -20,6 +18,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.preprocess import resized, resized_classes
+from l2gnet_core.sampling import TrainingCase
 from l2gnet_core.slice_view import SliceView, slice_view
 from l2gnet_core.volume import HEADERS_ROUND, Grid, Volume, distance_apart, slicing_axis
 
@@ -77,34 +76,6 @@ def dataset_of(survey: Survey) -> Dataset:
         survey.held,
         survey.fingerprints,
     )
-
-
-@dataclass(frozen=True)
-class TrainingCase:
-    """Neighbouring slices of one frame: image (n,H,W) float16 in [0,1], classes (n,H,W) uint8.
-
-    `step` is how many slices one neighbour that the network sees is from the next.
-    """
-
-    image: Tensor
-    classes: Tensor
-    step: int = 1
-
-    @cached_property
-    def _holds(self) -> Tensor:
-        """(n, 256) bool: which class has a voxel in which slice."""
-        flat = self.classes.flatten(1).long()
-        return torch.zeros(len(flat), 256, dtype=torch.bool).scatter_(1, flat, True)
-
-    @cached_property
-    def structures(self) -> list[int]:
-        """Classes that are somewhere in this frame, background left out."""
-        return [c for c in torch.nonzero(self._holds.any(0)).flatten().tolist() if c]
-
-    def slices_with(self, structure: int) -> list[int]:
-        """Indices of the slices that hold a voxel of a class."""
-        found: list[int] = torch.nonzero(self._holds[:, structure]).flatten().tolist()
-        return found
 
 
 def median_spacing(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from l2gnet_core.appearance import Appearance
+from l2gnet_core.augment import keeping_sides
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.corrections import CorrectedScan, CorrectionSampler, Views
 from l2gnet_core.errors import InputError
@@ -25,7 +26,6 @@ from l2gnet_core.model import SegmentationNetwork
 from l2gnet_core.phantom_memory import replayed_hearts
 from l2gnet_core.quantizer import Codebook
 from l2gnet_core.train import memory_format, precision
-from l2gnet_core.training_run import keeping_sides
 
 #: Steps until the learning rate is reached: the first gradients set the scale of all the others.
 _WARM_UP = 4

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -20,11 +22,38 @@ from l2gnet_core.augment import (
     spatial_views,
     swapped,
 )
-from l2gnet_core.data import TrainingCase
 from l2gnet_core.preprocess import neighbours
 
 #: A slice to look at: its image (C,H,W), its classes (H,W), and where (row, column).
 Drawn = tuple[Tensor, Tensor, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """Neighbouring slices of one frame: image (n,H,W) float16 in [0,1], classes (n,H,W) uint8.
+
+    `step` is how many slices one neighbour that the network sees is from the next.
+    """
+
+    image: Tensor
+    classes: Tensor
+    step: int = 1
+
+    @cached_property
+    def _holds(self) -> Tensor:
+        """(n, 256) bool: which class has a voxel in which slice."""
+        flat = self.classes.flatten(1).long()
+        return torch.zeros(len(flat), 256, dtype=torch.bool).scatter_(1, flat, True)
+
+    @cached_property
+    def structures(self) -> list[int]:
+        """Classes that are somewhere in this frame, background left out."""
+        return [c for c in torch.nonzero(self._holds.any(0)).flatten().tolist() if c]
+
+    def slices_with(self, structure: int) -> list[int]:
+        """Indices of the slices that hold a voxel of a class."""
+        found: list[int] = torch.nonzero(self._holds[:, structure]).flatten().tolist()
+        return found
 
 
 class Sampler:

@@ -23,7 +23,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from l2gnet_core.checkpoint import STATE_FILE
 from l2gnet_core.config import NetworkConfig, differences
-from l2gnet_core.data import TrainingCase
 from l2gnet_core.errors import InputError
 from l2gnet_core.files.atomic import replace_bytes
 from l2gnet_core.losses import segmentation_loss
@@ -31,7 +30,7 @@ from l2gnet_core.metrics import dice_per_class
 from l2gnet_core.model import NetworkOutput, SegmentationNetwork
 from l2gnet_core.preprocess import neighbours, pad_to_multiple
 from l2gnet_core.quantizer import perplexity
-from l2gnet_core.sampling import Sampler
+from l2gnet_core.sampling import Sampler, TrainingCase
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from l2gnet_core.augment import Augmentation
+from l2gnet_core.augment import Augmentation, keeping_sides
 from l2gnet_core.card import CodeStatistics, ModelCard
 from l2gnet_core.cases import Part, some
 from l2gnet_core.checkpoint import (
@@ -26,7 +26,7 @@ from l2gnet_core.checkpoint import (
     save_model,
 )
 from l2gnet_core.config import WITH_CODES, preset
-from l2gnet_core.data import Dataset, TrainingCase, load_frames, median_spacing
+from l2gnet_core.data import Dataset, load_frames, median_spacing
 from l2gnet_core.errors import InputError, OutputError, memory_is_short
 from l2gnet_core.files.atomic import replace_bytes
 from l2gnet_core.inherited import inherited_split, require_learnt_from
@@ -39,8 +39,7 @@ from l2gnet_core.new_structures import classes_by_name, widened
 from l2gnet_core.phantom import cardiac_phantom
 from l2gnet_core.phantom_memory import DRAWN, drawn_as
 from l2gnet_core.preprocess import neighbours, pad_to_multiple
-from l2gnet_core.sampling import Sampler
-from l2gnet_core.sides import mirror_pairs
+from l2gnet_core.sampling import Sampler, TrainingCase
 from l2gnet_core.split import SPLIT_FILE, Split, checked_split, read_split, split_patients
 from l2gnet_core.train import (
     Progress,
@@ -62,8 +61,6 @@ HISTORY_FILE = "history.json"
 LOCK_FILE = "lock"
 #: Seeds of drawn phantoms that training may see; demonstrations and tests use smaller ones.
 FIRST_TRAINING_PHANTOM = 10_000
-#: Degrees by which slices are turned at most for models that tell left from right.
-ORIENTED_TURN = 15.0
 #: Magnification for models that see every scan at one voxel size: organs differ, voxels do not.
 RESAMPLED_SCALE = (0.7, 1.4)
 
@@ -449,18 +446,6 @@ def _history(settings: RunSettings) -> tuple[Mapping[str, Any], ...]:
             f"Expected the history of the model that the run began with in {file}, but it cannot "
             "be read so; begin a run in a new folder."
         ) from error
-
-
-def keeping_sides(augmentation: Augmentation, card: ModelCard) -> Augmentation:
-    """Training views for a model that tells left from right."""
-    # In a sagittal stack left and right are no sides of the picture.
-    pairs = () if card.slicing == "sagittal" else mirror_pairs(card.labels)
-    return replace(
-        augmentation,
-        orientation_free=False,
-        turn=min(augmentation.turn, ORIENTED_TURN),
-        mirror_pairs=pairs,
-    )
 
 
 def read_or_make_split(dataset: Dataset, settings: RunSettings, seed: int) -> Split:

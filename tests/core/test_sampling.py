@@ -9,8 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from l2gnet_core.augment import Augmentation
-from l2gnet_core.data import TrainingCase
-from l2gnet_core.sampling import Sampler
+from l2gnet_core.sampling import Sampler, TrainingCase
 
 STILL = Augmentation(scale=(1, 1), stretch=0, turn=0)
 

@@ -26,7 +26,7 @@ from l2gnet_core.augment import Augmentation
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import MODEL_FILE, STATE_FILE, load_model, read_card, save_model
 from l2gnet_core.config import preset
-from l2gnet_core.data import TrainingCase, open_dataset
+from l2gnet_core.data import open_dataset
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files import read_volume
 from l2gnet_core.held_out import names_to_score
@@ -36,7 +36,7 @@ from l2gnet_core.losses import segmentation_loss
 from l2gnet_core.model import build
 from l2gnet_core.phantom import LEFT_VENTRICLE, MYOCARDIUM, RIGHT_VENTRICLE, cardiac_phantom
 from l2gnet_core.predict import predict_slices
-from l2gnet_core.sampling import Sampler
+from l2gnet_core.sampling import Sampler, TrainingCase
 from l2gnet_core.train import (
     Progress,
     Trainer,
