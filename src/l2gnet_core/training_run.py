@@ -61,6 +61,8 @@ HISTORY_FILE = "history.json"
 LOCK_FILE = "lock"
 #: Seeds of drawn phantoms that training may see; demonstrations and tests use smaller ones.
 FIRST_TRAINING_PHANTOM = 10_000
+#: Of the patients, to test on and to tune on.
+SHARES = (0.2, 0.0625)
 #: Magnification for models that see every scan at one voxel size: organs differ, voxels do not.
 RESAMPLED_SCALE = (0.7, 1.4)
 
@@ -74,7 +76,7 @@ class RunSettings:
     `resample` one that sees slices at the median voxel size of its training scans, or at `pixel`
     mm in plane.
     `start` is a model whose weights a new run begins with, each structure with the output that has
-    its name there. `test` and `tuning` are shares of the patients.
+    its name there.
     """
 
     dataset: Dataset
@@ -86,8 +88,6 @@ class RunSettings:
     oriented: bool = False
     resample: bool = False
     pixel: float | None = None
-    test: float = 0.2
-    tuning: float = 0.0625
     device: str = "cpu"
     devices: int = 1
     nodes: int = 1
@@ -459,10 +459,9 @@ def read_or_make_split(dataset: Dataset, settings: RunSettings, seed: int) -> Sp
         if start is not None:
             require_learnt_from(start, dataset, split, file)
         return split
-    shares = settings.test, settings.tuning
     held_out = dataset.people.held_out
-    inherited = None if start is None else inherited_split(dataset, start, seed, *shares)
-    split = inherited or split_patients(dataset.patients, seed, *shares, held_out)
+    inherited = None if start is None else inherited_split(dataset, start, seed, *SHARES)
+    split = inherited or split_patients(dataset.patients, seed, *SHARES, held_out)
     settings.folder.mkdir(parents=True, exist_ok=True)
     replace_bytes(file, json.dumps(asdict(split), indent=1).encode())
     return split

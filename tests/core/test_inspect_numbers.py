@@ -317,7 +317,7 @@ def test_neighbours_disagree_by_how_deep_in_another_structure_they_have_a_voxel(
             for n in beside
         ]
         expected[index, row, column] += np.mean(depths or [-distances[index][here]]) / 20
-    found = disagreement(mask, distances, seen)
+    found = np.stack([disagreement(n, mask, distances, seen) for n in range(slices)])
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert 0 <= found.min() <= found.max() <= 1
 
@@ -352,7 +352,7 @@ def test_doubts_of_one_slice_after_the_other_are_those_of_the_whole_scan(seed, s
     mask[:, 20 : 20 + drawn.shape[1], 30 : 30 + drawn.shape[2]] = drawn
     look.codes[~seen] = -1
     distances, softmax = border_distances(mask), look.entropy.astype(np.float32)
-    neighbours = disagreement(mask, distances, seen)
+    neighbours = np.stack([disagreement(n, mask, distances, seen) for n in range(slices)])
     chance = chance_of_mistake(softmax, neighbours, distances)
     chance[~seen] = 0
     shape = list(mask.shape[1:])

@@ -89,7 +89,7 @@ def dataset(tmp_path, save_scan) -> Path:
 def run(dataset, folder, training=SHORT, stop_after=None, tell=print, **settings):
     """Train; `stop_after` closes the generator after that many steps."""
     opened = open_dataset(dataset)
-    settings = RunSettings(opened, folder, **{"preset": "tiny", "tuning": 0.1, **settings})
+    settings = RunSettings(opened, folder, **{"preset": "tiny", **settings})
     steps = train_dataset(settings, training, SMALL_VIEWS, tell=tell)
     if stop_after is None:
         return list(steps)
@@ -262,7 +262,7 @@ def test_the_model_file_holds_the_best_epoch(dataset, tmp_path):
     long = replace(SHORT, epochs=8, learning_rate=0.02, averaging=0.0)
     means, kept = [], []
     for progress in train_dataset(
-        RunSettings(open_dataset(dataset), tmp_path / "run", preset="tiny", tuning=0.1),
+        RunSettings(open_dataset(dataset), tmp_path / "run", preset="tiny"),
         long,
         SMALL_VIEWS,
     ):
@@ -607,7 +607,7 @@ def test_a_training_that_runs_away_is_one_sentence(dataset, tmp_path, one_senten
 
 
 def test_nobody_trains_in_a_folder_where_somebody_does(dataset, tmp_path, one_sentence):
-    settings = RunSettings(open_dataset(dataset), tmp_path / "run", preset="tiny", tuning=0.1)
+    settings = RunSettings(open_dataset(dataset), tmp_path / "run", preset="tiny")
     first = train_dataset(settings, SHORT, SMALL_VIEWS)
     next(first)
     left_by_a_crash = tmp_path / "run" / ".l2gnet-1234.pt"

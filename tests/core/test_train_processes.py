@@ -30,7 +30,7 @@ from l2gnet_core.training_run import RunSettings, train_dataset
 
 dataset, folder, architecture, devices, epochs = sys.argv[1:]
 settings = RunSettings(open_dataset(Path(dataset)), Path(folder), architecture=architecture,
-                       preset="tiny", tuning=0.2, resume=True, devices=int(devices))
+                       preset="tiny", resume=True, devices=int(devices))
 how = TrainingConfig(epochs=int(epochs), batch=4, save_every_seconds=0.0, learning_rate=5e-3)
 for progress in train_dataset(settings, how, Augmentation(size=48)):
     print(progress.step, flush=True)

@@ -73,32 +73,19 @@ def box_around(pixels: NDArray[np.bool_], margin: int) -> tuple[slice, slice] | 
 
 
 def disagreement(
-    slices: NDArray[np.generic],
-    distances: NDArray[np.float32],
-    seen: NDArray[np.bool_] | None = None,
-) -> NDArray[np.float32]:
-    """(n,H,W): how clearly the (one or two) neighbouring slices make a voxel another structure
-    than its own slice does. 0: it lies `FAR` pixels inside the same in them; 1: as far inside
-    another; ½: at their border. Where none can tell, they are taken to agree.
-
-    slices: of a mask, (n,H,W). distances: its `border_distances`. seen: (n,), slices that hold an
-    answer; all of them by default.
-    """
-    tells = np.ones(len(slices), bool) if seen is None else seen
-    return np.stack(
-        [_disagreement(index, slices, distances, tells) for index in range(len(slices))]
-    )
-
-
-def _disagreement(
     index: int,
     slices: NDArray[np.generic],
     distances: NDArray[np.float32] | Mapping[int, NDArray[np.float32]],
-    tells: NDArray[np.bool_],
+    seen: NDArray[np.bool_],
 ) -> NDArray[np.float32]:
-    """(H,W): `disagreement` of one slice, for which the distances of it and of its neighbours are
-    needed."""
-    beside = [one for one in (index - 1, index + 1) if 0 <= one < len(slices) and tells[one]]
+    """(H,W): how clearly the (one or two) neighbouring slices make a voxel of slice `index` another
+    structure than its own slice does. 0: it lies `FAR` pixels inside the same in them; 1: as far
+    inside another; ½: at their border. Where none can tell, they are taken to agree.
+
+    slices: of a mask, (n,H,W). distances: the `border_distances` of this slice and of its
+    neighbours. seen: (n,), slices that hold an answer.
+    """
+    beside = [one for one in (index - 1, index + 1) if 0 <= one < len(slices) and seen[one]]
     found = np.zeros(slices.shape[1:], np.float32)
     for one in beside or [index]:
         against = slices[one] != slices[index]
@@ -161,7 +148,7 @@ def slice_maps(
             for one in near:
                 if one not in distances:
                     distances[one] = border_distances(slices[one : one + 1])[0]
-            neighbours = _disagreement(index, slices, distances, seen)
+            neighbours = disagreement(index, slices, distances, seen)
             if "combined" in kinds:
                 chance = chance_of_mistake(softmax, neighbours, distances[index])
                 if not seen[index]:
