@@ -90,7 +90,8 @@ from l2gnet_core.errors import InputError
     "--phantoms",
     type=Number(0, 0.5),
     default=0.0,
-    help="Share of slices drawn from the cardiac phantom (labels 1 RV, 2 myocardium, 3 LV).",
+    help="Share of slices drawn from the cardiac phantom, for datasets whose structures are called "
+    "right ventricle, myocardium and left ventricle.",
 )
 @device_option
 @click.option(

@@ -251,6 +251,19 @@ def test_sform_counts_and_the_quarrel_is_said(tmp_path):
     assert "sform counts" in v.warnings[0]
 
 
+def test_a_quarrel_in_metres_is_told_in_millimetres(tmp_path):
+    image = nib.Nifti1Image(np.zeros((8, 8, 4), np.int16), np.diag([0.001, 0.001, 0.005, 1]))
+    image.header.set_xyzt_units("meter")
+    image.set_qform(image.affine, 1)
+    moved = image.affine.copy()
+    moved[0, 3] = 0.02
+    image.set_sform(moved, 1)
+    nib.save(image, tmp_path / "i.nii")
+    v = read_volume(tmp_path / "i.nii")
+    assert "differ by up to 20 mm" in v.warnings[0]
+    assert v.affine[0, 3] == pytest.approx(20)
+
+
 def test_a_singular_sform_is_passed_over(tmp_path):
     image = nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.diag([3.0, 3, 3, 1]))
     image.set_qform(np.diag([3.0, 3, 3, 1]), 1)

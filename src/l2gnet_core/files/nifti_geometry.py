@@ -28,6 +28,8 @@ def geometry(
     name = path.name
     if isinstance(header, Spm2AnalyzeHeader):
         return _analyze_geometry(path, header, warnings)
+    unit = int(header["xyzt_units"]) & 7
+    to_mm = np.diag([_MM.get(unit, 1.0)] * 3 + [1.0])
     stated: dict[str, npt.NDArray[np.float64]] = {}
     for kind, code, get in (
         ("sform", int(header["sform_code"]), header.get_sform),
@@ -40,15 +42,12 @@ def geometry(
         except (HeaderDataError, ValueError, np.linalg.LinAlgError):
             affine = np.zeros((4, 4))
         if _usable(affine):
-            stated[kind] = affine
+            stated[kind] = to_mm @ affine
         else:
             warnings.append(f"The {kind} of {name} is not a valid position and is passed over.")
     if len(stated) == 2:
         _compare(name, stated["sform"], stated["qform"], header.get_data_shape(), warnings)
-    affine = next(iter(stated.values()), _bare_affine(header))
-
-    unit = int(header["xyzt_units"]) & 7
-    affine = np.diag([_MM.get(unit, 1.0)] * 3 + [1.0]) @ affine
+    affine = next(iter(stated.values()), to_mm @ _bare_affine(header))
     if unit in _UNIT_NAMES:
         warnings.append(f"{name} is measured in {_UNIT_NAMES[unit]}; it is shown in millimetres.")
     # Many writers leave the unit out and mean mm; without it, position and voxel size, nothing
