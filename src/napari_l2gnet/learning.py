@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from l2gnet_core.corrections import Correction
     from l2gnet_core.finetune_config import FineTuneConfig
     from l2gnet_core.inspect.look import Look
+    from l2gnet_core.slice_view import Field
 
 #: Slices on which a preview's fit to the corrections is measured, at most.
 _SLICES_FOR_DICE = 3
@@ -103,17 +104,27 @@ Moments = Generator[Moment, None, Any]
 
 
 class _Scan:
-    """A task's scan, its frames read once."""
+    """A task's scan, its frames read and searched once."""
 
     def __init__(self, volume: Volume, axis: int) -> None:
         self.volume = volume
         self.axis = axis
         self._frames: dict[int, NDArray[Any]] = {}
+        self._fields: dict[tuple[int, bool], Field] = {}
 
     def frame(self, frame: int) -> NDArray[Any]:
         if frame not in self._frames:
             self._frames[frame] = frame_of(self.volume, frame)
         return self._frames[frame]
+
+    def field(self, frame: int, card: ModelCard) -> Field:
+        """What of a frame a model is shown: to search a large scan at each preview takes long."""
+        from l2gnet_core.slice_view import field_of
+
+        key = frame, card.oriented
+        if key not in self._fields:
+            self._fields[key] = field_of(card, self.volume, self.axis, self.frame(frame))
+        return self._fields[key]
 
 
 def learn(session: Session, task: Task) -> Moments:
@@ -294,8 +305,8 @@ def _predicted(
 ) -> Moments:
     from l2gnet_core.predict import predict_slices
 
-    results = predict_slices(model, scan.frame(frame), scan.volume, scan.axis, order, device)
-    for result in results:
+    pixels, field = scan.frame(frame), scan.field(frame, model.card)
+    for result in predict_slices(model, pixels, scan.volume, scan.axis, order, device, field=field):
         if result is None:
             yield moment
         else:
@@ -351,6 +362,7 @@ def _segmented(
             outward(task.here[1], count),
             device,
             looks.get(frame),
+            scan.field(frame, model.card),
         ):
             share = done / total
             if result is None:
