@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,8 +171,6 @@ def _trained(
     fabric: Fabric,
 ) -> Iterator[Progress]:
     """What `train_dataset` yields, in a run folder that may be used and that nobody else uses."""
-    if choices is not None and fabric.is_global_zero and not settings.resume:
-        write_choices(settings.folder, choices)
     dataset = settings.dataset
     split = read_or_make_split(dataset, settings, training.seed)
     state = saved_state(settings.folder) if settings.resume else None
@@ -229,6 +227,8 @@ def _trained(
         trainer.resume(state)
     elif start is not None:
         trainer.start_from(start)
+    if fabric.is_global_zero:
+        _keep_beginning(settings, split, card, choices)
     if state is None:
         # Whenever the run is stopped, a resume finds a state, with the weights that it began with.
         trainer.save()
@@ -265,6 +265,7 @@ def _held(folder: Path) -> Iterator[None]:
     Raises InputError if somebody else does, OutputError where nothing can be written.
     """
     lock = FileLock(folder / LOCK_FILE, timeout=0, thread_local=False)
+    new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -283,6 +284,11 @@ def _held(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        # Of a run that was refused nothing stays.
+        with suppress(OSError):
+            if new and [path.name for path in folder.iterdir()] == [LOCK_FILE]:
+                (folder / LOCK_FILE).unlink()
+                folder.rmdir()
 
 
 def _add_code_statistics(
@@ -365,7 +371,7 @@ def _learnable(dataset: Dataset, split: Split, training: TrainingConfig) -> Labe
 def _begun_card(
     dataset: Dataset, labels: LabelSet, split: Split, settings: RunSettings
 ) -> ModelCard:
-    """What a run's model is and how it sees scans; the latter is written into the run folder.
+    """What a run's model is and how it sees scans.
 
     Raises InputError if a resumed run began with another view of scans.
     """
@@ -388,18 +394,38 @@ def _begun_card(
         seen = median_spacing(split.cases(dataset, "train"), card, settings.pixel)
         card = replace(card, spacing=seen)
     file = settings.folder / VIEW_FILE
-    told = {name: getattr(card, name) for name in ("slicing", "oriented", "spacing")}
-    view = json.dumps(told, indent=1).encode()
     # Half of a run with left and right and half without would make a model of neither kind.
-    if settings.resume and file.is_file() and file.read_bytes() != view:
+    if settings.resume and file.is_file() and file.read_bytes() != _view(card):
         raise InputError(
             f"Expected the way of seeing scans that the run began with ({file}), but it is "
             "another; resume with the first --plane, --oriented, --resample and --pixel, or use a "
             "new run folder."
         )
-    # Whole or not at all: of several processes one may read what another writes.
-    replace_bytes(file, view)
     return card
+
+
+def _view(card: ModelCard) -> bytes:
+    """How a model sees scans, as the run folder keeps it."""
+    told = {name: getattr(card, name) for name in ("slicing", "oriented", "spacing")}
+    return json.dumps(told, indent=1).encode()
+
+
+def _keep_beginning(
+    settings: RunSettings, split: Split, card: ModelCard, choices: Mapping[str, Any] | None
+) -> None:
+    """Write what a run begins with into its folder, once nothing speaks against the run: what a
+    refused one leaves the next one would take up.
+
+    Each file whole or not at all: of several processes one may read what another writes.
+    """
+    folder = settings.folder
+    if choices is not None and not settings.resume:
+        write_choices(folder, choices)
+    if not (folder / SPLIT_FILE).is_file():
+        replace_bytes(folder / SPLIT_FILE, json.dumps(asdict(split), indent=1).encode())
+    replace_bytes(folder / VIEW_FILE, _view(card))
+    if _start(settings) is not None and card.history:
+        replace_bytes(folder / HISTORY_FILE, json.dumps(card.history, indent=1).encode())
 
 
 def _start(settings: RunSettings) -> Path | None:
@@ -433,10 +459,7 @@ def _history(settings: RunSettings) -> tuple[Mapping[str, Any], ...]:
     file = settings.folder / HISTORY_FILE
     start = _start(settings)
     if start is not None:
-        history = read_card(find_model_file(start)).history
-        if history:
-            replace_bytes(file, json.dumps(history, indent=1).encode())
-        return history
+        return read_card(find_model_file(start)).history
     try:
         return tuple(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -449,7 +472,7 @@ def _history(settings: RunSettings) -> tuple[Mapping[str, Any], ...]:
 
 
 def read_or_make_split(dataset: Dataset, settings: RunSettings, seed: int) -> Split:
-    """The run folder's split, made and written on the first call.
+    """The run folder's split, or the one that a new run gets.
 
     Raises InputError if a written split does not fit the dataset.
     """
@@ -461,10 +484,7 @@ def read_or_make_split(dataset: Dataset, settings: RunSettings, seed: int) -> Sp
         return split
     held_out = dataset.people.held_out
     inherited = None if start is None else inherited_split(dataset, start, seed, *SHARES)
-    split = inherited or split_patients(dataset.patients, seed, *SHARES, held_out)
-    settings.folder.mkdir(parents=True, exist_ok=True)
-    replace_bytes(file, json.dumps(asdict(split), indent=1).encode())
-    return split
+    return inherited or split_patients(dataset.patients, seed, *SHARES, held_out)
 
 
 def _phantom_cases(share: float, labels: LabelSet, count: int = 40) -> list[TrainingCase]:

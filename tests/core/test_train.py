@@ -531,6 +531,19 @@ def test_a_run_can_begin_with_a_models_weights(dataset, tmp_path):
         run(dataset, tmp_path / "third", start=tmp_path / "first", architecture="unet")
 
 
+def test_a_refused_run_leaves_nothing_to_the_next_one(dataset, tmp_path):
+    run(dataset, tmp_path / "first", replace(SHORT, epochs=1))
+    (tmp_path / "old").mkdir()
+    for name in ("new", "old"):
+        settings = RunSettings(
+            open_dataset(dataset), tmp_path / name, "unet", "tiny", start=tmp_path / "first"
+        )
+        with pytest.raises(InputError, match="--arch"):
+            list(train_dataset(settings, SHORT, SMALL_VIEWS, choices={"seed": 1}))
+    assert not (tmp_path / "new").exists()
+    assert [path.name for path in (tmp_path / "old").iterdir()] == [LOCK_FILE]
+
+
 def test_what_no_training_patient_has_is_left_out_of_the_model(
     dataset, save_scan, tmp_path, monkeypatch
 ):
