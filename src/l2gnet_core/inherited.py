@@ -46,15 +46,40 @@ def told_of_start(card: ModelCard, dataset: Dataset) -> Iterator[str]:
         )
 
 
-def require_learnt_from(start: Path, dataset: Dataset, split: Split, file: Path) -> None:
-    """Raise InputError unless a written split has those in "train" on whose scans the model that a
-    run begins with was fine-tuned."""
-    tuned = tuned_on(read_card(find_model_file(start)), dataset)
-    for patient in sorted(set(tuned) - set(split.train)):
-        raise InputError(
-            f"Expected {patient} in train of {file}, as {start} was fine-tuned on a scan of this "
-            "patient, but it is in another part; move it, or begin with another model."
-        )
+def require_kept_apart(start: Path, dataset: Dataset, split: Split, file: Path) -> None:
+    """Raise InputError if a written split has somebody outside of "train" from whom the model that
+    a run begins with has learnt, or in "test" on whom it was tuned."""
+    card, people = read_card(find_model_file(start)), dataset.people
+    tuned, known = tuned_on(card, dataset), _known_by_name(card, dataset)
+    seen, rename = (*split.train, *split.tuning), "rename who is somebody else"
+    for part, there, patients, did, else_ in (
+        ("train", split.train, tuned, "was fine-tuned on scans of", "begin with another model"),
+        ("train", split.train, known["train"], "has learnt from", rename),
+        ("train or tuning", seen, known["tuning"], "was tuned on", rename),
+    ):
+        astray = sorted({people.names[name] for name in patients}.difference(there))
+        if astray:
+            whom, they_are = "these patients", "they are"
+            if len(astray) == 1:
+                whom, they_are = "this patient", "that one is"
+            raise InputError(
+                f"Expected {some(astray)} in {part} of {file}, as {start} {did} {whom}, but "
+                f"{they_are} in another part; correct the file, take it away for a new split, or "
+                f"{else_}."
+            )
+
+
+def _known_by_name(card: ModelCard, dataset: Dataset) -> dict[Part, list[str]]:
+    """Names in a dataset of patients whom a card has, by their part there; each patient once."""
+    names = dataset.people.names
+    found: dict[Part, list[str]] = {}
+    taken: set[str] = set()
+    # "train" comes first: who was taken for two people before has been learnt from.
+    for part in PARTS:
+        now = dict.fromkeys(map(dataset.people.known, card.split.get(part, [])))
+        found[part] = [name for name in now if name in names and names[name] not in taken]
+        taken.update(names[name] for name in found[part])
+    return found
 
 
 def inherited_split(
@@ -62,7 +87,8 @@ def inherited_split(
 ) -> Split | None:
     """The split of the model that a run begins with, as far as the dataset has its patients:
     weights that have seen a patient must not be tested on that patient. Others are split as ever,
-    with `test` and `tuning` as shares; None if the model learnt from nobody in the dataset.
+    with `test` and `tuning` as shares; None if the model has seen nobody in the dataset, or there
+    would be nobody to learn from.
 
     Raises InputError if it learnt from whom the dataset's own folders keep out of training.
     """
@@ -76,18 +102,16 @@ def inherited_split(
                 f"dataset's own folders put into {own}, but {start} was fine-tuned on a scan of "
                 "this patient; begin with another model, or take the scan out."
             )
-    kept: dict[Part, list[str]] = {"train": tuned}
-    taken = set(tuned)
-    # "train" comes first: who was taken for two people before has been learnt from.
-    for part in PARTS:
-        now = dict.fromkeys(map(dataset.people.known, card.split.get(part, [])))
-        more = [name for name in now if name in names and names[name] not in taken]
-        kept[part] = [*kept.get(part, []), *more]
-        taken.update(names[name] for name in more)
-    if not kept["train"]:
-        return None
+    kept = {
+        part: [name for name in known if names[name] not in tuned]
+        for part, known in _known_by_name(card, dataset).items()
+    }
+    kept["train"] = [*tuned, *kept["train"]]
+    taken = {names[name] for known in kept.values() for name in known}
     others = [patient for patient in dataset.patients if patient not in taken]
     held_out = {p: part for p, part in dataset.people.held_out.items() if p not in taken}
     fresh = split_patients(others, seed, test, tuning, held_out)
+    if not kept["train"] and not (kept["tuning"] and fresh.train):
+        return None
     both = {part: [*kept[part], *getattr(fresh, part)] for part in PARTS}
     return checked_split(both, dataset.people, f"the split of {start}")

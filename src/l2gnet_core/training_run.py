@@ -29,7 +29,7 @@ from l2gnet_core.config import WITH_CODES, preset
 from l2gnet_core.data import Dataset, load_frames, median_spacing
 from l2gnet_core.errors import InputError, OutputError, memory_is_short
 from l2gnet_core.files.atomic import replace_bytes
-from l2gnet_core.inherited import inherited_split, require_learnt_from
+from l2gnet_core.inherited import inherited_split, require_kept_apart
 from l2gnet_core.inspect.look import code_vectors
 from l2gnet_core.inspect.populations import code_statistics
 from l2gnet_core.intensities import intensity_window, normalise
@@ -480,7 +480,7 @@ def read_or_make_split(dataset: Dataset, settings: RunSettings, seed: int) -> Sp
     if file.is_file():
         split = checked_split(read_split(file), dataset.people, str(file))
         if start is not None:
-            require_learnt_from(start, dataset, split, file)
+            require_kept_apart(start, dataset, split, file)
         return split
     held_out = dataset.people.held_out
     inherited = None if start is None else inherited_split(dataset, start, seed, *SHARES)

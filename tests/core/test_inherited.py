@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,9 @@ from l2gnet_core.data import open_dataset
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_volume
 from l2gnet_core.fingerprint import SCANS, fingerprint
-from l2gnet_core.inherited import inherited_split, require_learnt_from, told_of_start
+from l2gnet_core.inherited import inherited_split, require_kept_apart, told_of_start
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.split import Split
+from l2gnet_core.split import SPLIT_FILE, Split
 from l2gnet_core.train import TrainingConfig
 from l2gnet_core.training_run import RunSettings, train_dataset
 
@@ -103,13 +104,52 @@ def test_folders_that_keep_a_patient_out_of_training_refuse_such_a_model(
     one_sentence(error.value)
 
 
-def test_a_split_written_by_hand_has_them_in_train(dataset, model, one_sentence):
+@pytest.mark.parametrize(
+    ("tuning", "test", "says"),
+    [
+        ("p4", "p5", "p5 in train of .* fine-tuned on scans of this patient"),
+        ("p5 p0 p1 p2 p3", "", "p5 in train of .* fine-tuned"),
+        ("p4", "p0 p2", "p0, p2 in train of .* has learnt from these patients"),
+        ("p1", "", "p1 in train of .* has learnt from this patient"),
+        ("p0", "p4", "p0 in train of .* has learnt"),
+        ("", "p4", "p4 in train or tuning of .* tuned on this patient"),
+        ("", "", None),
+        ("p4", "", None),
+    ],
+)
+def test_a_split_that_is_there_keeps_apart_whom_the_model_has_seen(
+    dataset, model, one_sentence, tuning, test, says
+):
     start, opened = model([mark(dataset, "p5")]), open_dataset(dataset)
-    split = Split(NAMES[:4], ("p4",), ("p5",))
-    with pytest.raises(InputError, match="Expected p5 in train of") as error:
-        require_learnt_from(start, opened, split, Path("split.json"))
+    out = {*tuning.split(), *test.split()}
+    split = Split(tuple(set(NAMES) - out), tuple(tuning.split()), tuple(test.split()))
+    if says is None:
+        require_kept_apart(start, opened, split, Path("split.json"))
+        return
+    with pytest.raises(InputError, match=f"Expected {says}") as error:
+        require_kept_apart(start, opened, split, Path("split.json"))
     one_sentence(error.value)
-    require_learnt_from(start, opened, Split(NAMES, (), ()), Path("split.json"))
+
+
+def test_a_split_of_another_run_does_not_test_on_whom_the_model_has_learnt_from(
+    dataset, model, tmp_path
+):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    written = json.dumps({"train": NAMES[1:], "tuning": [], "test": NAMES[:1]})
+    (folder / SPLIT_FILE).write_text(written)
+    settings = RunSettings(open_dataset(dataset), folder, preset="tiny", start=model())
+    with pytest.raises(InputError, match="Expected p0 in train"):
+        list(train_dataset(settings, TrainingConfig(steps=1), Augmentation(size=32)))
+
+
+def test_who_a_model_was_tuned_on_alone_is_not_tested_on(dataset, model):
+    split = split_from(dataset, model(split={"train": ["q"], "tuning": ["p0", "p1"], "test": []}))
+    assert split is not None
+    assert {"p0", "p1"} <= set(split.tuning)
+    # There would be nobody to learn from.
+    everybody = {"train": ["q"], "tuning": [*NAMES], "test": []}
+    assert split_from(dataset, model(split=everybody)) is None
 
 
 def test_what_a_run_begins_with_is_told(dataset, model):
