@@ -129,10 +129,9 @@ def train(
         raise InputError("Expected --minutes or --epochs, but got both; give one of them.")
     from l2gnet_core.augment import OTHER_SCANNERS, Augmentation
     from l2gnet_core.catalog import find_model
-    from l2gnet_core.checkpoint import STATE_FILE, find_model_file, read_card
+    from l2gnet_core.checkpoint import STATE_FILE
     from l2gnet_core.data import dataset_of
     from l2gnet_core.dataset_check import told, told_of_directions
-    from l2gnet_core.inherited import told_of_start
     from l2gnet_core.predict import choose_device
     from l2gnet_core.train import TrainingConfig
     from l2gnet_core.training_run import RunSettings, require_begun, train_dataset
@@ -164,9 +163,6 @@ def train(
         warnings += told_of_directions(survey.names)
     for line in told(warnings):
         click.echo(line, err=True)
-    if model is not None:
-        for sentence in told_of_start(read_card(find_model_file(model)), opened):
-            _warn(sentence)
     settings = RunSettings(
         dataset=opened,
         folder=output,

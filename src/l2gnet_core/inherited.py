@@ -25,9 +25,17 @@ def tuned_on_others(card: ModelCard) -> bool:
     return any(SCANS not in entry for entry in card.history)
 
 
-def told_of_start(card: ModelCard, dataset: Dataset) -> Iterator[str]:
+def told_of_start(card: ModelCard, dataset: Dataset, split: Split) -> Iterator[str]:
     """What to know of the split of a run that begins with a model of this card."""
-    tuned = tuned_on(card, dataset)
+    tuned, names = tuned_on(card, dataset), dataset.people.names
+    known = {names[name] for called in _known_by_name(card, dataset).values() for name in called}
+    where = {part: [p for p in getattr(split, part) if p in known - {*tuned}] for part in PARTS}
+    taken = [f"{some(patients)} in {part}" for part, patients in where.items() if patients]
+    if taken:
+        yield (
+            f"Taken for patients of {card.name}, by their names: {'; '.join(taken)}. If they are "
+            "other people, rename them, or give their scans other patients in dataset.json."
+        )
     if tuned:
         yield (
             f"{some(tuned)} {'is' if len(tuned) == 1 else 'are'} learned from, and in no other "

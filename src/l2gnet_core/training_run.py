@@ -29,7 +29,7 @@ from l2gnet_core.config import WITH_CODES, preset
 from l2gnet_core.data import Dataset, load_frames, median_spacing
 from l2gnet_core.errors import InputError, OutputError, memory_is_short
 from l2gnet_core.files.atomic import replace_bytes
-from l2gnet_core.inherited import inherited_split, require_kept_apart
+from l2gnet_core.inherited import inherited_split, require_kept_apart, told_of_start
 from l2gnet_core.inspect.look import code_vectors
 from l2gnet_core.inspect.populations import code_statistics
 from l2gnet_core.intensities import intensity_window, normalise
@@ -173,6 +173,9 @@ def _trained(
     """What `train_dataset` yields, in a run folder that may be used and that nobody else uses."""
     dataset = settings.dataset
     split = read_or_make_split(dataset, settings, training.seed)
+    told = tell if fabric.is_global_zero else _nobody
+    for sentence in _told_of_split(split, settings):
+        told(sentence)
     state = saved_state(settings.folder) if settings.resume else None
     labels = _learnable(dataset, split, training)
     if state is not None and state["config"].classes == len(dataset.labels) + 1:
@@ -181,8 +184,8 @@ def _trained(
     left_out = dataset.labels.names.keys() - labels.names.keys()
     # Those that nobody has are told of with the dataset.
     here = dataset.labels_of(dataset.patients).names
-    if fabric.is_global_zero and (away := [here[id] for id in sorted(left_out & here.keys())]):
-        tell(
+    if away := [here[id] for id in sorted(left_out & here.keys())]:
+        told(
             f"{some(away)} {'is' if len(away) == 1 else 'are'} in no label of the training "
             f"patients: the model does not have {'it' if len(away) == 1 else 'them'}."
         )
@@ -207,7 +210,6 @@ def _trained(
     fabric.launch()
     first, start = _start(settings), None
     if first is not None:
-        told = tell if fabric.is_global_zero else _nobody
         start = _answering(load_model(first), dataset.labels, labels, told)
     config = preset(
         settings.preset,
@@ -348,6 +350,26 @@ def read_choices(folder: Path) -> dict[str, Any]:
             "give them again as options."
         ) from error
     return choices
+
+
+def _told_of_split(split: Split, settings: RunSettings) -> Iterator[str]:
+    """What to know of the split that a run begins with; nothing of one that goes on."""
+    if settings.resume and (settings.folder / STATE_FILE).is_file():
+        return
+    if settings.start is not None:
+        card = read_card(find_model_file(settings.start))
+        yield from told_of_start(card, settings.dataset, split)
+    missing = {
+        "tuning": "the last epoch's model is kept, whichever is the best",
+        "test": "`l2gnet evaluate --model` has nobody to score it on",
+    }
+    empty = [part for part in missing if not getattr(split, part)]
+    if empty:
+        yield (
+            f"Nobody is in the {' and the '.join(empty)} part of the split: "
+            f"{', and '.join(missing[part] for part in empty)}; add patients, or write another "
+            f"{SPLIT_FILE} into a new run folder."
+        )
 
 
 def _learnable(dataset: Dataset, split: Split, training: TrainingConfig) -> LabelSet:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from l2gnet_core.augment import Augmentation
-from l2gnet_core.checkpoint import load_model, save_model
+from l2gnet_core.checkpoint import load_model, read_card, save_model
 from l2gnet_core.data import open_dataset
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_volume
@@ -156,12 +156,45 @@ def test_what_a_run_begins_with_is_told(dataset, model):
     opened = open_dataset(dataset)
 
     def told(*history, **card) -> str:
-        return " ".join(told_of_start(load_model(model(*history, **card)).card, opened))
+        start = model(*history, **card)
+        split = inherited_split(opened, start, 0, 0.2, 0.1) or Split(NAMES, (), ())
+        return " ".join(told_of_start(read_card(start), opened, split))
 
-    assert told() == told(["elsewhere"]) == ""
-    assert "p5 is learned from" in told([mark(dataset, "p5")])
+    names = "by their names: p0, p1, p2 and 1 more in train; p4 in tuning; p5 in test. If they"
+    assert names in told()
+    assert told(["elsewhere"]) == told()
+    assert told(["elsewhere"], split={"train": ["q1"]}) == ""
+    tuned = told([mark(dataset, "p5")])
+    assert "p5 is learned from" in tuned
+    assert "p4 in tuning. If they" in tuned
     assert "its card does not tell" in told(None)
     assert "whom it learnt from" in told(split={})
+
+
+@pytest.mark.parametrize(
+    ("split", "says"),
+    [
+        ({"train": NAMES, "tuning": [], "test": []}, "in the tuning and the test part of"),
+        ({"train": NAMES[1:], "tuning": [], "test": NAMES[:1]}, "in the tuning part of"),
+        ({"train": NAMES[1:], "tuning": NAMES[:1], "test": []}, "in the test part of"),
+        ({"train": NAMES[2:], "tuning": NAMES[:1], "test": NAMES[1:2]}, None),
+    ],
+)
+def test_a_training_says_at_its_start_that_nobody_is_left_to_tune_or_test_on(
+    dataset, tmp_path, one_sentence, split, says
+):
+    told = []
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / SPLIT_FILE).write_text(json.dumps(split))
+    settings = RunSettings(open_dataset(dataset), tmp_path / "run", preset="tiny")
+    training = TrainingConfig(steps=1, batch=2)
+    list(train_dataset(settings, training, Augmentation(size=32), tell=told.append))
+    if says is None:
+        assert told == []
+    else:
+        (sentence,) = told
+        assert says in sentence
+        one_sentence(ValueError(sentence))
 
 
 def test_a_run_hands_the_history_on_after_a_resume_too(dataset, model, tmp_path):
