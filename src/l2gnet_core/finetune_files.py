@@ -71,11 +71,15 @@ def model_file_to_write(output: Path) -> Path:
             "model; choose another output."
         )
     if file.exists():
-        raise InputError(
-            f"Expected a new place for the model, but {output} holds one already; choose another "
-            "output, or move that one away."
-        )
+        raise _taken(output)
     return file
+
+
+def _taken(output: Path) -> InputError:
+    return InputError(
+        f"Expected a new place for the model, but {output} holds one already; choose another "
+        "output, or move that one away."
+    )
 
 
 def read_correction(
@@ -130,9 +134,21 @@ def _single(volume: Volume, path: Path) -> Volume:
 
 
 def write_result(result: FineTuneResult, file: Path) -> None:
-    """Write the model to go on with, atomically; folders are made."""
+    """Write the model to go on with, atomically; folders are made.
+
+    Raises InputError if somebody else has written one there meanwhile, OutputError.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_model(file, result.model.network, result.model.card)
+    try:
+        # Taken first, by an empty file: of two who write at once one must be refused.
+        file.touch(exist_ok=False)
+    except FileExistsError as error:
+        raise _taken(file) from error
+    try:
+        save_model(file, result.model.network, result.model.card)
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
 
 
 def report(

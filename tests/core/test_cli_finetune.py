@@ -13,6 +13,7 @@ import pytest
 from l2gnet_core import finetune_config
 from l2gnet_core.checkpoint import MODEL_FILE, load_model, save_model
 from l2gnet_core.files import read_volume, write_labels
+from l2gnet_core.finetune import finetune
 from l2gnet_core.guard import Limits
 from l2gnet_core.weights import weights_hash
 
@@ -144,6 +145,36 @@ def test_what_was_rolled_back_is_told_and_the_old_model_written(
     assert report["reason"].endswith("the old model is kept.")
     assert report["model"] == "tiny"
     assert written(tmp_path / "new") == written(model_file)
+
+
+def test_a_model_that_came_there_meanwhile_is_not_written_over(
+    l2gnet, files, model_file, tmp_path, monkeypatch
+):
+    def learn(*arguments):
+        # As another that began at the same moment, and ends first.
+        (tmp_path / "m").mkdir()
+        (tmp_path / "m" / MODEL_FILE).write_bytes(b"of another")
+        yield from finetune(*arguments)
+
+    monkeypatch.setattr("l2gnet_core.finetune.finetune", learn)
+    code, out, err = l2gnet(
+        "finetune", *files, "--slices", "2", "--model", model_file, "--steps", 1,
+        "-o", tmp_path / "m", "--mask", tmp_path / "mask.nii.gz",
+    )  # fmt: skip
+    assert (code, out) == (2, "")
+    assert "holds one already" in err
+    assert (tmp_path / "m" / MODEL_FILE).read_bytes() == b"of another"
+    assert not (tmp_path / "mask.nii.gz").exists()
+
+
+def test_a_model_that_cannot_be_written_leaves_nothing(run, tmp_path, monkeypatch):
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(AssertionError, match="No space left"):
+        run()
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_without_json_it_says_why(l2gnet, files, model_file, tmp_path):
