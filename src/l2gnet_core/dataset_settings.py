@@ -28,7 +28,8 @@ def read_settings(file: Path) -> DatasetSettings:
     Raises InputError for a file that cannot be read so, and for structures without an id and a name
     of their own.
     """
-    if not file.is_file():
+    # A link that leads nowhere is no dataset without names.
+    if not file.is_file() and not file.is_symlink():
         return DatasetSettings()
     try:
         # Editors on Windows begin a file with a byte order mark.
@@ -38,7 +39,7 @@ def read_settings(file: Path) -> DatasetSettings:
         return DatasetSettings(names, str(settings.get("description", "")), patients)
     except _Fault as fault:
         raise InputError(f"Expected {fault.args[0]} in {file}, but {fault.args[1]}.") from fault
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f'Expected {{"labels": {{"name": id, …}}}}, and maybe {{"patients": {{"scan": '
             f'"patient", …}}}}, in {file}, but it cannot be read so; correct the file or take it '

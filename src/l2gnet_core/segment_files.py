@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ def plan_jobs(images: Sequence[Path], output: Path) -> list[Job]:
                     "another folder."
                 )
             files += inside
-        elif not path.exists():
+        elif not os.path.lexists(path):
             raise InputError(f"There is no file {path}.")
         else:
             files.append(path)
@@ -113,7 +114,7 @@ def _once_a_series(files: list[Path]) -> list[Path]:
         if file in known:
             continue
         kept.append(file)
-        if not file.is_dir() and format_of(file) is DICOM:
+        if file.is_file() and format_of(file) is DICOM:
             from l2gnet_core.files.dicom_series import series_of
 
             known.update(series_of(file).files)

@@ -131,6 +131,13 @@ def test_one_bad_image_does_not_lose_the_others(l2gnet, image, model_file, tmp_p
     good, failed = json.loads(text)["images"]
     assert good["labels"]
     assert set(failed) == {"image", "error"}
+    bad.unlink()
+    bad.symlink_to(tmp_path / "not_fetched.nii.gz")
+    for given in ([image.parent], [bad, image]):
+        code, _, err = l2gnet("segment", *given, "-o", out, "--model", model_file)
+        assert code == 2
+        assert f"{bad} is a link to {tmp_path}/not_fetched.nii.gz, which is not there" in err
+        assert "1 of 2" in err
 
 
 def test_one_scan_too_large_for_memory_does_not_lose_the_others(

@@ -92,6 +92,13 @@ def no_bytes(folder: Path) -> None:
     (folder / "images" / "patient1.nii.gz").write_bytes(b"")
 
 
+def links_that_lead_nowhere(folder: Path) -> None:
+    for part in ("images", "labels"):
+        path = folder / part / "patient1.nii.gz"
+        path.unlink()
+        path.symlink_to(folder / "not_fetched" / path.name)
+
+
 def half_the_bytes(folder: Path) -> None:
     path = folder / "images" / "patient1.nii.gz"
     path.write_bytes(path.read_bytes()[:500])
@@ -155,6 +162,7 @@ def an_id_too_large(folder: Path) -> None:
         (no_scan, "scan for every label file, but patient1.nii.gz has none"),
         (two_of_a_name, "one file of a name.*patient1.nii and patient1.nii.gz"),
         (no_bytes, "empty"),
+        (links_that_lead_nowhere, "images/patient1.nii.gz is a link to .*, which is not there"),
         (half_the_bytes, "damaged or cut short"),
         (one_intensity, "one intensity"),
         (nothing_finite, "one intensity"),
@@ -443,6 +451,14 @@ def test_settings_that_are_none_are_refused(tmp_path, one_sentence):
         with pytest.raises(InputError, match="it cannot be read so") as error:
             read_settings(tmp_path / "dataset.json")
         one_sentence(error.value)
+
+
+def test_names_at_the_end_of_a_link_that_leads_nowhere_are_not_none(tmp_path, one_sentence):
+    file = tmp_path / "dataset.json"
+    file.symlink_to(tmp_path / "not_fetched.json")
+    with pytest.raises(InputError, match="cannot be read so") as error:
+        read_settings(file)
+    one_sentence(error.value)
 
 
 def test_a_byte_order_mark_is_no_fault(tmp_path):

@@ -340,6 +340,18 @@ def test_links_to_folders_are_followed(tmp_path):
     assert scans_in(tmp_path / "images") == [tmp_path / "images" / "p1"]
 
 
+def test_links_to_folders_that_are_not_there_are_scans_that_cannot_be_read(tmp_path):
+    save_series(tmp_path / "p1", VOXELS)
+    (tmp_path / "p2").symlink_to(tmp_path / "not_fetched")
+    (tmp_path / ".lock").symlink_to("nobody")
+    assert scans_in(tmp_path) == [tmp_path / "p1", tmp_path / "p2"]
+    with pytest.raises(InputError, match=r"p2 is a link to .*not_fetched, which is not there"):
+        read_volume(tmp_path / "p2")
+    # Beside slices it is one, perhaps.
+    (tmp_path / "p1" / "IM0009").symlink_to("nowhere")
+    assert scans_in(tmp_path / "p1") == [tmp_path / "p1"]
+
+
 def test_colours_are_read_as_brightness(tmp_path):
     save_image(
         tmp_path / "us.dcm",

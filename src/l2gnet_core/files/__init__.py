@@ -232,12 +232,16 @@ def is_supported(path: str | os.PathLike[str]) -> bool:
 def scans_in(folder: Path) -> list[Path]:
     """Scans of a folder by name: files that can be read, one of each pair of header and voxels, and
     no hidden ones (macOS: ._scan.nii). Where there are no others, those of the DICOM series in it
-    or in its folders: of each the folder, if it holds no other, or else one of its files.
+    or in its folders: of each the folder, if it holds no other, or else one of its files. Links
+    that lead nowhere are among them, for reading them says so: a scan that was not fetched is not
+    to be passed over.
 
     Errors: InputError where both lie side by side, for a mask among slices is no scan.
     """
-    seen = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    formats = {path: format_of(path) for path in seen}
+    inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    broken = [path for path in inside if path.is_symlink() and not path.exists()]
+    files = [*broken, *(path for path in inside if path.is_file())]
+    formats = {path: format_of(path) for path in files}
     found = [path for path, known in formats.items() if known not in (None, DICOM)]
     headers = {stem_of(p) for p in found if suffix_of(p) in _HEADERS}
     scans = sorted(p for p in found if not (suffix_of(p) in _VOXELS and stem_of(p) in headers))
@@ -251,7 +255,11 @@ def scans_in(folder: Path) -> list[Path]:
     # Not before it is needed, as the modules of all formats.
     from l2gnet_core.files.dicom_series import scans_below
 
-    return scans_below(folder)
+    series = scans_below(folder)
+    if all(folder in path.parents and path.is_dir() for path in series):
+        # Else they are slices.
+        series += [path for path in broken if not path.name.startswith(".")]
+    return sorted(series)
 
 
 def stem_of(path: Path) -> str:
@@ -297,6 +305,11 @@ def _readable(path: Path) -> _FormatModule:
     """The module for a file whose beginning says nothing against it. Errors: InputError."""
     found = format_of(path)
     if not path.exists():
+        if path.is_symlink():
+            raise InputError(
+                f"{path} is a link to {os.readlink(path)}, which is not there: fetch that file, or "
+                "take the link away."
+            )
         raise InputError(f"There is no file {path}.")
     if path.is_dir():
         return DICOM.load()
