@@ -134,25 +134,36 @@ def train(
     from l2gnet_core.dataset_check import told, told_of_directions
     from l2gnet_core.predict import choose_device
     from l2gnet_core.train import TrainingConfig
-    from l2gnet_core.training_run import RunSettings, require_begun, train_dataset
+    from l2gnet_core.training_run import RunSettings, read_choices, require_begun, train_dataset
 
     if output.is_file():
         raise InputError(
             f"Expected a folder for the run, but {output} is a file; choose another output."
         )
+    begun = resume and (output / STATE_FILE).is_file()
     if resume:
         require_begun(output)
         given = {name: value for name, value in how.items() if _is_given(context, name)}
-        how |= _kept_choices(context, output, how.keys() - given.keys())
+        kept = _kept_choices(context, output, how.keys() - given.keys())
+        how |= kept
         if "minutes" in given or "epochs" in given:
             how |= {"minutes": None, "epochs": None} | given
+        if begun and kept and "start" in given:
+            first = read_choices(output).get("start")
+            if str(find_model(how["start"]).resolve()) != first:
+                raise InputError(
+                    f"Expected the first settings of the run in {output}, but it began with "
+                    f"{first or 'no model'}, not with {how['start']}; leave out --from, or use a "
+                    "new run folder."
+                )
+            how["start"] = first
     if how["minutes"] is None and how["epochs"] is None:
         how["minutes"] = 60.0
     if how["pixel"] and not how["resample"]:
         raise InputError("Expected --pixel together with --resample, but got it alone; add that.")
     # What is quick to refuse comes before the files are read.
     chosen, model = choose_device(device)[0], None
-    if how["start"] and not (resume and (output / STATE_FILE).is_file()):
+    if how["start"] and not begun:
         model = find_model(how["start"])
         # A resume may come from another folder.
         how["start"] = str(model.resolve())

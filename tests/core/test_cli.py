@@ -536,9 +536,20 @@ def test_what_a_run_was_asked_for_outlives_a_stop_before_its_first_step(
     file.write_text(json.dumps({**kept, "batch": None, "aura": "blue"}))
     # Refused options are not what the run goes on with.
     assert "--preset tiny, not small" in refused(*arguments, "--resume", "--preset", "small")
+    other = shutil.copytree(tmp_path / "start", tmp_path / "other")
+    says = refused(*arguments, "--resume", "--from", other)
+    assert f"it began with {kept['start']}, not with {other}; leave" in says
+    says = refused(*arguments, "--resume", "--from", tmp_path / "nowhere")
+    assert "name, file or folder" in says
+    assert read_choices(tmp_path / "run") == kept
     (tmp_path / "start" / MODEL_FILE).unlink()
     code, out, _ = l2gnet(*arguments, "--resume")
     assert (code, "1 steps, Dice" in out) == (0, True)
+    shutil.copy(other / MODEL_FILE, tmp_path / "start")
+    how = ("--epochs", "2", "--from", tmp_path / "start")
+    code, out, _ = l2gnet(*arguments, "--resume", *how)
+    assert (code, "2 steps, Dice" in out) == (0, True)
+    assert read_choices(tmp_path / "run") == {**kept, "epochs": 2}
 
 
 def test_a_score_that_is_none_is_a_dash():
