@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
 from l2gnet_core.array_files import ArrayFiles, array_scans
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_labels, read_volume, scans_in, stem_of, suffix_of
+from l2gnet_core.storage_order import in_order_of
 from l2gnet_core.volume import Grid, Volume
 
+_REORDERED = (
+    "They are stored along other axes than the scan, or backwards, and are put in its order as "
+    "their header says, voxel for voxel."
+)
 #: What may follow a patient's identity in a file name: frames and phases of one examination. Only
 #: after a separator, lest "patient1" and "patient2" lose their "t1" and "t2" and become one.
 _OF_ONE_EXAMINATION = r"[_-](frame|phase|time|timepoint|tp|ed|es|t|ses|session|visit)[_-]?\d*"
@@ -106,8 +111,12 @@ class Case:
         return cls(name, patient_in(name), files, part)
 
     def read(self) -> tuple[Volume, Volume]:
-        """The scan and its labels. Errors: InputError, one sentence."""
-        return self.files.read_image(), self.files.read_labels()
+        """The scan and its labels, these in its storage order. Errors: InputError, one sentence."""
+        scan, stored = self.files.read_image(), self.files.read_labels()
+        labels = in_order_of(scan.grid, stored)
+        if labels is not stored:
+            labels = replace(labels, warnings=(*labels.warnings, _REORDERED))
+        return scan, labels
 
 
 @dataclass(frozen=True)

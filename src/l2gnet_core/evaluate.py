@@ -13,6 +13,7 @@ from l2gnet_core.cases import FIRST_CHANNEL
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_labels, scans_in, stem_of
 from l2gnet_core.metrics import Agreement, agreement_per_label
+from l2gnet_core.storage_order import in_order_of
 from l2gnet_core.volume import HEADERS_ROUND, Volume, distance_apart
 
 #: What the mean over structures is called among them.
@@ -90,12 +91,14 @@ def evaluate(pairs: list[tuple[Path, Path]], tolerance: float) -> Iterator[CaseS
     """Scores of each pair of files (prediction, reference); tolerance of surface Dice in mm, or in
     pixels where neither file says how large its voxels are.
 
-    Time series are scored frame by frame, as cases "name[0]", "name[1]", …. Raises InputError if
-    a pair differs in shape or in its place in the world.
+    Time series are scored frame by frame, as cases "name[0]", "name[1]", …. The two may be stored
+    along other axes, or backwards. Raises InputError if a pair differs in shape or in its place in
+    the world.
     """
     for prediction_file, reference_file in pairs:
         prediction, reference = read_labels(prediction_file), read_labels(reference_file)
-        a, b = prediction.volume, reference.volume
+        b = reference.volume
+        a = in_order_of(b.grid, prediction.volume)
         if a.data.shape != b.data.shape:
             raise InputError(
                 f"Expected masks of one shape, but {prediction_file.name} is {a.data.shape} and "

@@ -14,6 +14,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_any, read_volume
 from l2gnet_core.finetune import FineTuneResult
 from l2gnet_core.split import SPLIT_FILE
+from l2gnet_core.storage_order import in_order_of
 from l2gnet_core.volume import HEADERS_ROUND, Volume, distance_apart, oriented_as, slicing_axis
 
 _SUFFIX = ".safetensors"
@@ -22,7 +23,7 @@ _SUFFIX = ".safetensors"
 @dataclass(frozen=True)
 class CorrectedFiles:
     """A scan, its labels, and the slices of them that a person vouches for; slices count along the
-    slicing axis of the array as the file stores it."""
+    slicing axis of the array as the scan's file stores it."""
 
     image: Path
     labels: Path
@@ -97,7 +98,7 @@ def read_correction(
     scan = _single(read_volume(files.image), files.image)
     # Not `read_labels`: it would refuse odd values in slices of which nobody vouches.
     labels, text = read_any(files.labels, mask=True)
-    labels = _single(labels, files.labels)
+    labels = in_order_of(scan.grid, _single(labels, files.labels))
     apart = distance_apart(scan, labels) if scan.shape == labels.shape else 0.0
     if apart > HEADERS_ROUND:
         raise InputError(

@@ -18,10 +18,11 @@ from l2gnet_core.card import ModelCard
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_any
 from l2gnet_core.labels import LabelSet
+from l2gnet_core.storage_order import Fit
 from l2gnet_core.volume import Grid
 from napari_l2gnet.layers import filed_grid, to_layer_data
 from napari_l2gnet.mask_layer import MaskLayer
-from napari_l2gnet.on_grid import Fit, fit_of
+from napari_l2gnet.on_grid import fit_of
 from napari_l2gnet.reader import read
 from napari_l2gnet.take_over import others, take_over, why_none
 
