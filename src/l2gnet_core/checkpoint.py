@@ -59,6 +59,14 @@ def read_card(path: Path) -> ModelCard:
     return _parse(path)[1]
 
 
+def read_config(path: Path) -> NetworkConfig:
+    """The settings of the network alone, likewise.
+
+    Raises InputError if the file is not a model of this package.
+    """
+    return _parse(path)[0]
+
+
 def _parse(path: Path) -> tuple[NetworkConfig, ModelCard]:
     metadata = _read_metadata(path)
     try:

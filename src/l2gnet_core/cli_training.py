@@ -21,20 +21,27 @@ from l2gnet_core.cli_parts import (
     json_option,
     seed_option,
 )
-from l2gnet_core.config import ARCHITECTURES
+from l2gnet_core.config import ARCHITECTURES, NetworkConfig, preset_of
 from l2gnet_core.errors import InputError
 
 
 @click.command()
 @click.argument("dataset", type=FilePath())
 @click.option("-o", "--output", required=True, type=FilePath(), help="Run folder.")
-@click.option("--arch", type=click.Choice(ARCHITECTURES), default="l2gnet", show_default=True)
+@click.option(
+    "--arch",
+    type=click.Choice(ARCHITECTURES),
+    default="l2gnet",
+    show_default=True,
+    help="What stands between encoder and decoder.",
+)
 @click.option(
     "--preset",
     "size",
     type=click.Choice(["tiny", "small", "base"]),
     default="small",
     show_default=True,
+    help="Size of the network.",
 )
 @click.option(
     "--slices",
@@ -55,7 +62,12 @@ from l2gnet_core.errors import InputError
 @seed_option
 @click.option("--resume", is_flag=True, help="Go on with an unfinished run.")
 @click.option(
-    "--from", "start", type=Name(), metavar="NAME|PATH", help="Begin with this model's weights."
+    "--from",
+    "start",
+    type=Name(),
+    metavar="NAME|PATH",
+    help="Begin with this model's weights, and with its --arch, --preset and --slices unless they "
+    "are given.",
 )
 @click.option(
     "--oriented",
@@ -129,21 +141,28 @@ def train(
         raise InputError("Expected --minutes or --epochs, but got both; give one of them.")
     from l2gnet_core.augment import OTHER_SCANNERS, Augmentation
     from l2gnet_core.catalog import find_model
-    from l2gnet_core.checkpoint import STATE_FILE
+    from l2gnet_core.checkpoint import STATE_FILE, read_config
     from l2gnet_core.data import dataset_of
     from l2gnet_core.dataset_check import told, told_of_directions
     from l2gnet_core.predict import choose_device
     from l2gnet_core.train import TrainingConfig
-    from l2gnet_core.training_run import RunSettings, read_choices, require_begun, train_dataset
+    from l2gnet_core.training_run import (
+        RunSettings,
+        read_choices,
+        require_begun,
+        require_start,
+        train_dataset,
+    )
 
     if output.is_file():
         raise InputError(
             f"Expected a folder for the run, but {output} is a file; choose another output."
         )
     begun = resume and (output / STATE_FILE).is_file()
+    kept: dict[str, Any] = {}
+    given = {name: value for name, value in how.items() if _is_given(context, name)}
     if resume:
         require_begun(output)
-        given = {name: value for name, value in how.items() if _is_given(context, name)}
         kept = _kept_choices(context, output, how.keys() - given.keys())
         how |= kept
         if "minutes" in given or "epochs" in given:
@@ -167,6 +186,9 @@ def train(
         model = find_model(how["start"])
         # A resume may come from another folder.
         how["start"] = str(model.resolve())
+        config = read_config(model)
+        how |= {name: its for name, its in _options_of(config).items() if name not in kept | given}
+        require_start(config, how["arch"], how["size"], int(how["slices"]))
     survey = examined(dataset)
     opened = dataset_of(survey)
     warnings = [finding for finding in survey.findings if finding.kind == "warning"]
@@ -233,6 +255,13 @@ def _kept_choices(context: click.Context, folder: Path, names: Collection[str]) 
                 f"{error.message.rstrip('.')}; correct it there, or give the option again."
             ) from error
     return kept
+
+
+def _options_of(config: NetworkConfig) -> dict[str, str]:
+    """What would make such a network, as far as there are options for it."""
+    size = preset_of(config)
+    its = {"arch": config.architecture, "slices": str(config.in_channels)}
+    return its if size is None else {**its, "size": size}
 
 
 def _row(dice: Sequence[float]) -> str:

@@ -110,18 +110,22 @@ def differences(given: NetworkConfig, wanted: NetworkConfig) -> str:
     return ", and ".join(words) or "settings of another version"
 
 
-def _told(config: NetworkConfig) -> list[tuple[str, Any]]:
-    """What decides a network, by the option that does."""
+def preset_of(config: NetworkConfig) -> str | None:
+    """The preset that a network is of; None if it is of a size of its own."""
 
     def fits(values: Mapping[str, Any]) -> bool:
         made = NetworkConfig(config.classes, **values)
         names = ("widths", "codes", "references")
         return all(getattr(made, name) == getattr(config, name) for name in names)
 
-    size = next((name for name, values in PRESETS.items() if fits(values)), "of its own")
+    return next((name for name, values in PRESETS.items() if fits(values)), None)
+
+
+def _told(config: NetworkConfig) -> list[tuple[str, Any]]:
+    """What decides a network, by the option that does."""
     return [
         ("--arch", config.architecture),
-        ("--preset", size),
+        ("--preset", preset_of(config) or "of its own"),
         ("--slices", config.in_channels),
         ("structures:", config.classes - 1),
     ]

@@ -155,6 +155,21 @@ def make_fabric(device: str = "cpu", devices: int = 1, nodes: int = 1) -> Fabric
     )
 
 
+def require_startable(given: NetworkConfig, wanted: NetworkConfig) -> None:
+    """Raise InputError unless a network can begin with the weights of a given one, which may see
+    fewer slices."""
+    channels = wanted.in_channels
+    same = replace(given, in_channels=channels, supervised=wanted.supervised) == wanted
+    if not same or given.in_channels > channels:
+        # Fewer slices are no fault.
+        given = replace(given, in_channels=max(given.in_channels, channels))
+        raise InputError(
+            "Expected a model of the same architecture, preset and number of structures, and no "
+            f"more slices, to start from, but it has {differences(given, wanted)}; ask for what it "
+            "has, or begin with another model."
+        )
+
+
 @torch.no_grad()
 def _moving_average(
     averaged: Sequence[Tensor], current: Sequence[Tensor], steps: Tensor, most: float
@@ -227,19 +242,10 @@ class Trainer:
         Raises InputError if it is of another architecture or size.
         """
         wanted, given = self.network.config, network.config
-        channels = wanted.in_channels
-        same = replace(given, in_channels=channels, supervised=wanted.supervised) == wanted
-        if not same or given.in_channels > channels:
-            # Fewer slices are no fault.
-            given = replace(given, in_channels=max(given.in_channels, channels))
-            raise InputError(
-                "Expected a model of the same architecture, preset and number of structures, and "
-                f"no more slices, to start from, but it has {differences(given, wanted)}; ask for "
-                "what it has, or begin with another model."
-            )
+        require_startable(given, wanted)
         weights = network.state_dict()
         first = "encoder.blocks.0.0.weight"
-        more = (channels - given.in_channels) // 2
+        more = (wanted.in_channels - given.in_channels) // 2
         # Neighbours begin with no say, so that the wider network starts out as the narrow one.
         weights[first] = F.pad(weights[first], (0, 0, 0, 0, more, more))
         for target in (self.network, self.average.module):

@@ -25,7 +25,7 @@ from l2gnet_core.checkpoint import (
     read_card,
     save_model,
 )
-from l2gnet_core.config import WITH_CODES, preset
+from l2gnet_core.config import WITH_CODES, NetworkConfig, preset
 from l2gnet_core.data import Dataset, load_frames, median_spacing
 from l2gnet_core.errors import InputError, OutputError, memory_is_short
 from l2gnet_core.files.atomic import replace_bytes
@@ -46,6 +46,7 @@ from l2gnet_core.train import (
     Trainer,
     TrainingConfig,
     make_fabric,
+    require_startable,
     saved_state,
 )
 from l2gnet_core.training_log import TrainingLog
@@ -211,17 +212,11 @@ def _trained(
     first, start = _start(settings), None
     if first is not None:
         start = _answering(load_model(first), dataset.labels, labels, told)
-    config = preset(
-        settings.preset,
-        len(labels) + 1,
-        in_channels=settings.slices,
-        architecture=settings.architecture,
-        supervised=2,
-    )
     # Of another kind, the same weights are nonsense.
-    before = state["config"] if state is not None else start and start.config
-    if before is not None:
-        config = replace(config, **{name: getattr(before, name) for name in KIND})
+    before = None if start is None else start.config
+    if state is not None:
+        before = state["config"]
+    config = _config(settings.architecture, settings.preset, settings.slices, len(labels), before)
     torch.manual_seed(training.seed)
     network = build(config)
     trainer = Trainer(network, training, settings.folder, fabric)
@@ -258,6 +253,22 @@ def _trained(
             yield progress
     if network.config.architecture in WITH_CODES:
         _add_code_statistics(settings.folder / MODEL_FILE, of_patients, settings.device)
+
+
+def _config(
+    architecture: str, size: str, slices: int, structures: int, before: NetworkConfig | None
+) -> NetworkConfig:
+    """The network of a run; before: whose weights it goes on with, to be of the same kind."""
+    config = preset(size, structures + 1, slices, architecture, supervised=2)
+    kind = {} if before is None else {name: getattr(before, name) for name in KIND}
+    return replace(config, **kind)
+
+
+def require_start(start: NetworkConfig, architecture: str, size: str, slices: int) -> None:
+    """Raise InputError unless a run of these settings can begin with a network's weights, as far as
+    can be said before scans are read."""
+    structures = start.classes - 1
+    require_startable(start, _config(architecture, size, slices, structures, start))
 
 
 @contextmanager

@@ -552,6 +552,29 @@ def test_what_a_run_was_asked_for_outlives_a_stop_before_its_first_step(
     assert read_choices(tmp_path / "run") == {**kept, "epochs": 2}
 
 
+def test_a_run_takes_from_the_model_it_begins_with_what_it_must_have(
+    l2gnet, refused, make_dataset, make_model, tmp_path, monkeypatch
+):
+    def never(*_):
+        raise AssertionError
+
+    model = make_model(LabelSet.from_names({1: "one", 2: "two"}), in_channels=3)
+    start = save_model(tmp_path / "start.safetensors", model.network, model.card)
+    arguments = ("train", make_dataset(["a", "b", "c"]), "-o", tmp_path / "run", "--from", start)
+    # Before scans are read.
+    with monkeypatch.context() as patch:
+        patch.setattr("l2gnet_core.dataset_check.Survey.examine", never)
+        assert "it has --preset tiny, not small;" in refused(*arguments, "--preset", "small")
+        assert "it has --arch l2gnet, not unet;" in refused(*arguments, "--arch", "unet")
+        assert "it has --slices 3, not 1;" in refused(*arguments, "--slices", "1")
+    assert l2gnet(*arguments, "--epochs", "1", "--slices", "5")[0] == 0
+    kept = read_choices(tmp_path / "run")
+    assert (kept["arch"], kept["size"], kept["slices"]) == ("l2gnet", "tiny", "5")
+    assert load_model(tmp_path / "run").network.config.in_channels == 5
+    assert l2gnet(*arguments[:3], tmp_path / "more", *arguments[4:], "--epochs", "1")[0] == 0
+    assert load_model(tmp_path / "more").network.config.in_channels == 3
+
+
 def test_a_score_that_is_none_is_a_dash():
     assert _row((0.5, float("nan"))) == "0.500 –"
 
