@@ -50,7 +50,7 @@ from l2gnet_core.errors import InputError
     show_default=True,
     help="Neighbouring slices that the network sees at once (2.5-D).",
 )
-@click.option("--minutes", type=Number(min=0, min_open=True), help="Training time.")
+@click.option("--minutes", type=Number(min=0, min_open=True), help="Training time; 60 by default.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the training slices.")
 @click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True)
 @click.option(
