@@ -92,8 +92,8 @@ def segment(
         require_writable(folder)
     load_seconds = time.perf_counter() - started
     reports, failures = [], 0
-    with ProgressBar(len(jobs), "Segmenting") as bar:
-        for job in jobs:
+    with ProgressBar(len(jobs), "Segmenting", each=len(jobs) > 1) as bar:
+        for number, job in enumerate(jobs, 1):
             try:
                 with enough_memory(job.image.name):
                     report = segment_file(job, loaded, device, axis, raw, orientation)
@@ -106,7 +106,7 @@ def segment(
                 reports.append({"image": str(job.image), "error": str(error)})
                 continue
             finally:
-                bar.reach(len(reports) + 1)
+                bar.reach(number, job.image.name)
             for warning in report["warnings"]:
                 click.echo(f"{job.image.name}: {warning}", err=True)
             reports.append(report)

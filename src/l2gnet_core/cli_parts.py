@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from l2gnet_core.dataset_check import Survey
 
 Item = TypeVar("Item")
+
+#: Where nobody watches.
+SECONDS_BETWEEN_LINES = 60.0
 
 
 class Name(click.types.StringParamType):
@@ -95,17 +99,22 @@ def table(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 class ProgressBar:
-    """A tqdm bar on a terminal, nothing when piped."""
+    """A tqdm bar on a terminal. Elsewhere a line on stderr now and then, at most once a minute, so
+    that what is quick says nothing; with `each`, one at every step."""
 
-    def __init__(self, total: float, label: str) -> None:
+    def __init__(self, total: float, label: str, each: bool = False) -> None:
         from tqdm import tqdm
 
+        self._watched = on_terminal()
+        self._pause = 0.0 if each else SECONDS_BETWEEN_LINES
+        self._told = time.monotonic()
         self._bar = tqdm(
             total=total,
             desc=label,
-            disable=not on_terminal(),
+            disable=not self._watched,
             bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}",
         )
+        self._total, self._label = total, label
 
     def __enter__(self) -> ProgressBar:
         return self
@@ -113,16 +122,26 @@ class ProgressBar:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def reach(self, done: float, note: str = "") -> None:
-        """Move the bar to `done` of its total."""
-        self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(done - self._bar.n)
+    def reach(self, done: float, note: str = "", tell: bool = True) -> None:
+        """Move the bar to `done` of its total. tell: may a line tell this, where there is no
+        bar?"""
+        self._move(done, note, tell)
 
     def follow(self, items: Iterator[Item]) -> Iterator[Item]:
         """Pass items through, one step each."""
-        for item in items:
+        for number, item in enumerate(items, 1):
             yield item
-            self._bar.update(1)
+            self._move(number)
+
+    def _move(self, done: float, note: str = "", tell: bool = True) -> None:
+        if self._watched:
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(done - self._bar.n)
+        elif tell and (now := time.monotonic()) - self._told >= self._pause:
+            self._told = now
+            whole = isinstance(self._total, int)
+            share = f"{done} of {self._total}" if whole else f"{done / self._total:.0%}"
+            click.echo(f"{self._label} {share}{note and ': ' + note}", err=True)
 
 
 def examined(dataset: Path) -> Survey:

@@ -229,7 +229,9 @@ def train(
             steps = progress.step
             if progress.dice:
                 scores = f", Dice {_row(progress.dice)}"
-            bar.reach(progress.done, f"epoch {progress.epoch}, loss {progress.loss:.3f}{scores}")
+            note = f"epoch {progress.epoch}, loss {progress.loss:.3f}{scores}"
+            # Where there is no bar, of the ends of epochs: between them losses jump.
+            bar.reach(progress.done, note, progress.dice is not None)
     if steps:
         click.echo(f"{output}: {steps} steps{scores}")
     elif devices * nodes == 1:  # the other processes of several have nothing to say

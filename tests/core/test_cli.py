@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import nibabel as nib
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from l2gnet_core import cli_parts
 from l2gnet_core.catalog import find_model, models
 from l2gnet_core.checkpoint import MODEL_FILE, load_model, save_model
 from l2gnet_core.cli_parts import ProgressBar
@@ -131,6 +134,9 @@ def test_one_bad_image_does_not_lose_the_others(l2gnet, image, model_file, tmp_p
     good, failed = json.loads(text)["images"]
     assert good["labels"]
     assert set(failed) == {"image", "error"}
+    # A line an image, where there is no bar.
+    lines = [line for line in err.splitlines() if line.startswith("Segmenting")]
+    assert lines == ["Segmenting 1 of 2: a.nii.gz", "Segmenting 2 of 2: bad.nii.gz"]
     bad.unlink()
     bad.symlink_to(tmp_path / "not_fetched.nii.gz")
     for given in ([image.parent], [bad, image]):
@@ -573,6 +579,29 @@ def test_a_run_takes_from_the_model_it_begins_with_what_it_must_have(
     assert load_model(tmp_path / "run").network.config.in_channels == 5
     assert l2gnet(*arguments[:3], tmp_path / "more", *arguments[4:], "--epochs", "1")[0] == 0
     assert load_model(tmp_path / "more").network.config.in_channels == 3
+
+
+def test_where_nobody_watches_a_line_a_minute_tells_how_far_it_is(capsys, monkeypatch):
+    clock = iter([0, 20, 59, 60, 119, 121])
+    monkeypatch.setattr(cli_parts, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with ProgressBar(6, "Checking") as bar:
+        assert list(bar.follow(iter("abc"))) == ["a", "b", "c"]
+        bar.reach(4, "d")
+        bar.reach(5, "e")
+    assert capsys.readouterr() == ("", "Checking 3 of 6\nChecking 5 of 6: e\n")
+
+
+def test_where_nobody_watches_ends_of_epochs_are_told(l2gnet, make_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli_parts, "SECONDS_BETWEEN_LINES", 0.0)
+    data = make_dataset([f"p{number}" for number in range(6)])
+    # 4 patients of 2 slices: 2 steps an epoch.
+    how = ("--preset", "tiny", "--arch", "unet", "--epochs", "3", "--batch", "4")
+    code, out, err = l2gnet("train", data, "-o", tmp_path / "run", *how)
+    assert (code, out.count("\n")) == (0, 1)
+    told = [line for line in err.splitlines() if line.startswith("Training")]
+    shares = ["33%: epoch 1", "67%: epoch 2", "100%: epoch 3"]
+    for line, share in zip(told, shares, strict=True):
+        assert re.fullmatch(rf"Training {share}, loss [\d.]+, Dice [\d.]+ [\d.]+", line)
 
 
 def test_a_score_that_is_none_is_a_dash():
