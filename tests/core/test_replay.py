@@ -304,7 +304,9 @@ def test_bad_input_is_one_sentence(refused, volume, make_model, save_scan, scan,
     path = person.save().path
     other = tmp_path / "notes.txt"
     other.write_text("")
-    assert "neither" in refused("replay", path, "-o", other)
+    for name in ("notes.txt", "new.png", "new.nrrd", "new.mha"):
+        assert "neither" in refused("replay", path, "-o", tmp_path / name)
+        assert not (tmp_path / name).is_dir()
     taken = save_scan(tmp_path / "scans" / "mask.nii.gz", scan)
     for place in (taken, taken.parent):
         assert "no mask that l2gnet wrote" in refused("replay", path, "-o", place)

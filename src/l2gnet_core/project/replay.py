@@ -80,10 +80,10 @@ def mask_file(output: Path) -> Path:
     if suffix in WRITABLE and not output.is_dir():
         require_replaceable(output)
         return output
-    if output.exists() and not output.is_dir():
+    if not output.is_dir() and (suffix or output.exists()):
         raise InputError(
             f"Expected a folder or one of {', '.join(WRITABLE)} to write the mask to, but {output} "
-            "is neither; choose another output."
+            "is neither; choose another output, or make that folder first."
         )
     require_replaceable(output / MASK_FILE)
     return output / MASK_FILE
