@@ -91,18 +91,18 @@ def segment(
     for folder in {job.mask.parent for job in jobs}:
         require_writable(folder)
     load_seconds = time.perf_counter() - started
-    reports, failures = [], 0
+    reports: list[dict[str, Any]] = []
+    failures: list[str] = []
     with ProgressBar(len(jobs), "Segmenting", each=len(jobs) > 1) as bar:
         for number, job in enumerate(jobs, 1):
             try:
                 with enough_memory(job.image.name):
                     report = segment_file(job, loaded, device, axis, raw, orientation)
             except InputError as error:
-                if len(jobs) == 1:
-                    raise
                 # The other images of a batch are not lost because one is bad.
-                failures += 1
-                click.echo(f"l2gnet: {error}", err=True)
+                failures.append(str(error))
+                if len(jobs) > 1:
+                    click.echo(f"l2gnet: {error}", err=True)
                 reports.append({"image": str(job.image), "error": str(error)})
                 continue
             finally:
@@ -119,10 +119,12 @@ def segment(
             "images": reports,
         }
         click.echo(json.dumps(summary, indent=1))
-    elif on_terminal():
-        click.echo(f"{len(reports) - failures} of {len(jobs)} masks in {output} ({why})", err=True)
+    elif on_terminal() and len(failures) < len(jobs):
+        made = len(jobs) - len(failures)
+        click.echo(f"{made} of {len(jobs)} masks in {output} ({why})", err=True)
     if failures:
-        raise InputError(f"{failures} of {len(jobs)} images could not be segmented (see above).")
+        several = f"{len(failures)} of {len(jobs)} images could not be segmented (see above)."
+        raise InputError(several if len(jobs) > 1 else failures[0])
 
 
 @cli.command()

@@ -134,6 +134,9 @@ def test_one_bad_image_does_not_lose_the_others(l2gnet, image, model_file, tmp_p
     good, failed = json.loads(text)["images"]
     assert good["labels"]
     assert set(failed) == {"image", "error"}
+    code, text, alone = l2gnet("segment", bad, "-o", out, "--model", model_file, "--json")
+    assert (code, json.loads(text)["images"]) == (2, [failed])
+    assert alone == f"l2gnet: {failed['error']}\n"
     # A line an image, where there is no bar.
     lines = [line for line in err.splitlines() if line.startswith("Segmenting")]
     assert lines == ["Segmenting 1 of 2: a.nii.gz", "Segmenting 2 of 2: bad.nii.gz"]
