@@ -131,6 +131,7 @@ def states(tmp_path, monkeypatch):
         put(source, target)
         project = ProjectFolder(next((tmp_path / "projects").iterdir()))
         state = project.read_state()
+        project.require_whole(state)
         slices, saved = project.read_slices(state)
         entries = [entry["what"] for entry in project.history.entries()]
         labels = {at: int(slices.labels[at].max()) for at in saved}

@@ -319,6 +319,10 @@ def test_bad_input_is_one_sentence(refused, volume, make_model, save_scan, scan,
     (path / "history.jsonl").write_text("[" * 100_000 + "\n")
     assert "a line of it is damaged" in refused("replay", path, "-o", out)
     (path / "history.jsonl").write_text(entry + "\n")
+    for name in ("history.jsonl", "slices/0-2.npz"):
+        (path / name).rename(path / "away")
+        assert "slices or history are missing or damaged" in refused("replay", path, "-o", out)
+        (path / "away").rename(path / name)
     (model,) = (path / "models").iterdir()
     Path(model).unlink()
     assert "neither the project nor this version" in refused("replay", path, "-o", out)

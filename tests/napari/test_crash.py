@@ -57,6 +57,7 @@ def check(project: ProjectFolder, log: Path, killed: float) -> None:
     assert len(old) > 5
     allowed: list[Any] = [old[-1], *lines[len(old) :]]
     state = project.read_state()
+    project.require_whole(state)
     slices, _ = project.read_slices(state)
     for index in range(state.shape[1]):
         saved = SliceState(

@@ -275,6 +275,15 @@ class ProjectFolder:
             raise _broken(self.path)
         return voxels
 
+    def require_whole(self, state: ProjectState) -> None:
+        """Raise InputError where something is gone that project.json vouches for: it is written
+        after all of that, so no crash leaves it so."""
+        vouched = state.finished | state.reviewed
+        if not all(self._slice_file(place).exists() for place in vouched) or (
+            state.model is not None and not self.history.entries()
+        ):
+            raise _broken(self.path)
+
     def read_slices(self, state: ProjectState) -> tuple[SliceState, frozenset[Place]]:
         """Labels, a person's voxels and raw predictions, all (t,z,y,x), and which slices are saved.
 
@@ -365,6 +374,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _broken(path: Path) -> InputError:
     return InputError(
-        f"Expected a project in {path}, but its {_STATE_FILE} or slices are missing or damaged; "
-        "restore the folder from a copy."
+        f"Expected a project in {path}, but its {_STATE_FILE}, slices or history are missing or "
+        "damaged; restore the folder from a copy."
     )

@@ -102,6 +102,7 @@ def replay(project: ProjectFolder, device: str = "cpu") -> Iterator[ReplayStep]:
     A slice that is reviewed is a person's as a whole. Raises InputError for a damaged project.
     """
     state = project.read_state()
+    project.require_whole(state)
     entries = project.history.entries()
     again = _Again(project, state, device)
     for number, entry in enumerate(entries):
