@@ -166,6 +166,18 @@ def test_axes(kind, axes, tmp_path):
     assert tifffile.imread(tmp_path / "m.tif").shape == shape
 
 
+def test_colours_are_no_labels(tmp_path, one_sentence):
+    labels = np.zeros((6, 7), np.uint8)
+    labels[2:4, 1:5] = 255
+    tifffile.imwrite(tmp_path / "grey.tif", np.stack([labels] * 3, -1), photometric="rgb")
+    assert np.array_equal(read_labels(tmp_path / "grey.tif").volume.data[0], labels)
+    red = np.stack([labels, labels * 0, labels * 0], -1)
+    tifffile.imwrite(tmp_path / "red.tif", red, photometric="rgb")
+    with pytest.raises(InputError, match=r"red.tif is a colour image where label numbers") as error:
+        read_labels(tmp_path / "red.tif")
+    one_sentence(error.value)
+
+
 def test_colour_and_channels(tmp_path):
     rgb = np.zeros((5, 6, 3), np.uint8)
     rgb[..., 1] = 100

@@ -80,7 +80,7 @@ def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
         spacing, unit_stated, between_stated = voxel_size(tif, series, warnings)
         text = _label_text(tif)
         ome = bool(tif.is_ome)
-    data, kept = _scan_axes(path.name, axes, stored, warnings)
+    data, kept = _scan_axes(path.name, axes, stored, warnings, mask)
     affine, oriented = _affine(text, spacing)
     volume = Volume(
         plain_values(path.name, np.ascontiguousarray(data), warnings, mask),
@@ -151,13 +151,21 @@ def _series(path: Path, tif: tifffile.TiffFile, warnings: list[str]) -> tifffile
 
 
 def _scan_axes(
-    name: str, axes: str, stored: npt.NDArray[Any], warnings: list[str]
+    name: str, axes: str, stored: npt.NDArray[Any], warnings: list[str], mask: bool
 ) -> tuple[npt.NDArray[Any], str]:
-    """To (z, y, x) or (t, z, y, x), and the letters of the axes that remain as stored."""
+    """To (z, y, x) or (t, z, y, x), and the letters of the axes that remain as stored. Errors:
+    InputError for a mask in colours, which are no label numbers."""
     if "S" in axes:
         samples = np.moveaxis(stored, axes.index("S"), 0)
         axes = axes.replace("S", "")
-        if len(samples) >= 3:
+        if mask and len(samples) >= 3:
+            if not all(np.array_equal(samples[0], other) for other in samples[1:3]):
+                raise InputError(
+                    f"{name} is a colour image where label numbers are expected: save it with one "
+                    "whole number a voxel."
+                )
+            stored = samples[0]
+        elif len(samples) >= 3:
             stored = brightness(samples)
             warnings.append(f"{name} is a colour image; its brightness is shown and segmented.")
         else:
