@@ -33,6 +33,16 @@ def user_folder() -> Path:
     return Path(chosen) if chosen else platformdirs.user_data_path("l2gnet") / "models"
 
 
+def no_such_folder() -> str:
+    """That the variable L2GNET_MODELS names a folder that is not there, in a sentence; else ""."""
+    chosen = os.environ.get("L2GNET_MODELS")
+    if not chosen or Path(chosen).is_dir():
+        return ""
+    return (
+        f"L2GNET_MODELS names {chosen}, but there is no such folder: no models of yours are found."
+    )
+
+
 def models() -> list[CatalogEntry]:
     """Every readable model, bundled ones first; files that are no models are left out.
 

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from l2gnet_core.appearance import PLAIN
+from l2gnet_core.catalog import no_such_folder
 from l2gnet_core.cli_evaluate import evaluate
 from l2gnet_core.cli_finetune import finetune
 from l2gnet_core.cli_inspect import inspect
@@ -38,6 +39,8 @@ from l2gnet_core.errors import InputError, enough_memory
 @click.version_option(package_name="napari-l2gnet")
 def cli() -> None:
     """Segment medical scans with L2GNet. For research use only."""
+    if sentence := no_such_folder():
+        click.echo(f"warning: {sentence}", err=True)
 
 
 cli.add_command(evaluate)
@@ -74,7 +77,12 @@ def segment(
     raw: bool,
     as_json: bool,
 ) -> None:
-    """Write one mask per image, in the image's own grid."""
+    """Write one mask per image, in the image's own grid.
+
+    IMAGES are files, folders of files, DICOM series (their folder, or one of their files), or
+    folders of those. Read are NIfTI, DICOM, NRRD, MetaImage, TIFF, FreeSurfer, AFNI, MINC and
+    PAR/REC; masks are written as NIfTI or TIFF.
+    """
     from l2gnet_core.segment_files import Job, plan_jobs, segment_file
     from l2gnet_core.volume import parse_orientation
 

@@ -64,6 +64,8 @@ def evaluate(
 ) -> None:
     """Score masks against references: Dice, HD95, surface Dice.
 
+    PREDICTIONS and REFERENCES are two files, or two folders of files with the same names.
+
     Or score a model on the patients of a dataset that were kept from its training:
 
     l2gnet evaluate DATASET --model RUN
@@ -138,6 +140,8 @@ def _tell(cases: list[CaseScores], tolerance: float, about: dict[str, Any], as_j
             warned[warning].append(case.case)
     for warning, names in warned.items():
         click.echo(f"{some(names)}: {warning}", err=True)
+    if empty := [case.case for case in cases if not case.structures]:
+        click.echo(f"{some(empty)}: nothing is labelled in either mask.", err=True)
     overall = summary(cases)
     units = {case.unit for case in cases}
     unit = units.pop() if len(units) == 1 else "mixed"

@@ -144,6 +144,7 @@ def train(
     from l2gnet_core.checkpoint import STATE_FILE, read_config
     from l2gnet_core.data import dataset_of
     from l2gnet_core.dataset_check import told, told_of_directions
+    from l2gnet_core.files.atomic import require_writable
     from l2gnet_core.predict import choose_device
     from l2gnet_core.train import TrainingConfig
     from l2gnet_core.training_run import (
@@ -189,6 +190,7 @@ def train(
         config = read_config(model)
         how |= {name: its for name, its in _options_of(config).items() if name not in kept | given}
         require_start(config, how["arch"], how["size"], int(how["slices"]))
+    require_writable(output)
     survey = examined(dataset)
     opened = dataset_of(survey)
     warnings = [finding for finding in survey.findings if finding.kind == "warning"]

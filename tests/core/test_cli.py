@@ -314,6 +314,16 @@ def test_evaluate_says_what_it_leaves_out_and_what_is_odd(
     assert "they count as background" in err
 
 
+def test_evaluate_says_where_nothing_is_labelled(l2gnet, two_folders, save_scan):
+    for folder in two_folders:
+        save_scan(folder / "b.nii.gz", np.zeros((2, 20, 20), np.uint8))
+    told = "b: nothing is labelled in either mask.\n"
+    assert l2gnet("evaluate", *two_folders)[::2] == (0, told)
+    files = [folder / "b.nii.gz" for folder in two_folders]
+    code, out, err = l2gnet("evaluate", *files, "--json")
+    assert (code, json.loads(out)["overall"], err) == (0, {}, told)
+
+
 def test_evaluate_knows_pixels_from_millimetres(l2gnet, two_folders, tmp_path):
     _, references = two_folders
     truth = np.asarray(nib.load(references / "a.nii.gz").dataobj).T.astype(np.uint8)
@@ -452,6 +462,15 @@ def test_the_example_in_the_docs_runs(make_model, scan):
     given["doubt"] = uncertainty_maps(look, mask)["softmax"]
     exec("lit = " + rest, given)
     assert given["lit"].shape == scan.shape
+
+
+def test_a_folder_of_models_that_is_not_there_is_said_once(l2gnet, tmp_path, monkeypatch):
+    monkeypatch.setenv("L2GNET_MODELS", str(tmp_path / "nowhere"))
+    code, out, err = l2gnet("models")
+    assert (code, "cardiac-cine" in out) == (0, True)
+    assert re.fullmatch(r"warning: L2GNET_MODELS names .*nowhere, but there is no .*\n", err)
+    monkeypatch.setenv("L2GNET_MODELS", str(tmp_path))
+    assert l2gnet("models")[2] == ""
 
 
 def test_models_are_listed(l2gnet, model_file, monkeypatch):
@@ -611,8 +630,14 @@ def test_a_score_that_is_none_is_a_dash():
     assert _row((0.5, float("nan"))) == "0.500 –"
 
 
-def test_a_run_needs_a_folder(refused, make_dataset):
+def test_a_run_needs_a_folder(refused, make_dataset, monkeypatch):
     data = make_dataset(["a"], settings={})
+    # Said before scans are read.
+    monkeypatch.setattr(
+        "l2gnet_core.dataset_check.Survey.examine", Mock(side_effect=AssertionError)
+    )
+    inside = data / "dataset.json" / "run"
+    assert f"can be written to, but {inside} is none" in refused("train", data, "-o", inside)
     assert "is a file; choose" in refused("train", data, "-o", data / "dataset.json")
 
 
