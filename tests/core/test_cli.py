@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -21,7 +23,9 @@ from l2gnet_core.cli_parts import ProgressBar
 from l2gnet_core.cli_training import _row
 from l2gnet_core.errors import InputError
 from l2gnet_core.evaluate import evaluate, summary
-from l2gnet_core.files import write_labels
+from l2gnet_core.files import read_labels, write_labels
+from l2gnet_core.finetune import finetune
+from l2gnet_core.finetune_config import SCAN
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.train import Trainer
 from l2gnet_core.training_log import CURVES_FILE
@@ -462,6 +466,22 @@ def test_the_example_in_the_docs_runs(make_model, scan):
     given["doubt"] = uncertainty_maps(look, mask)["softmax"]
     exec("lit = " + rest, given)
     assert given["lit"].shape == scan.shape
+
+
+def test_the_example_in_the_readme_runs(model_file, save_scan, tmp_path, monkeypatch):
+    readme = Path(__file__).parents[2] / "README.md"
+    example = readme.read_text(encoding="utf-8").split("```python")[1].split("```")[0]
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, (12, 5, 5)).astype(np.uint8).repeat(8, 1).repeat(8, 2)
+    save_scan(tmp_path / "scan.nii.gz", (60 * labels + rng.normal(0, 5, labels.shape)))
+    save_scan(tmp_path / "corrected.nii.gz", labels)
+    quick = partial(finetune, config=replace(SCAN, steps=1, seconds=None))
+    monkeypatch.setattr("l2gnet_core.finetune.finetune", quick)
+    monkeypatch.setattr("l2gnet_core.catalog.find_model", {"cardiac-cine": model_file}.__getitem__)
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    assert read_labels(tmp_path / "mask.nii.gz").names[2] == "myocardium"
+    assert load_model(tmp_path / "mine.safetensors").card.labels.names[2] == "myocardium"
 
 
 def test_a_folder_of_models_that_is_not_there_is_said_once(l2gnet, tmp_path, monkeypatch):
