@@ -16,9 +16,10 @@ from l2gnet_core.storage_order import in_order_of
 from l2gnet_core.volume import Grid, Volume
 
 _REORDERED = (
-    "They are stored along other axes than the scan, or backwards, and are put in its order as "
-    "their header says, voxel for voxel."
+    "The labels are stored along other axes than the scan, or backwards, and are put in its order "
+    "as their header says, voxel for voxel."
 )
+
 #: What may follow a patient's identity in a file name: frames and phases of one examination. Only
 #: after a separator, lest "patient1" and "patient2" lose their "t1" and "t2" and become one.
 _OF_ONE_EXAMINATION = r"[_-](frame|phase|time|timepoint|tp|ed|es|t|ses|session|visit)[_-]?\d*"

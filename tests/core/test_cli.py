@@ -584,6 +584,7 @@ def test_what_a_run_was_asked_for_outlives_a_stop_before_its_first_step(
     file.write_text(json.dumps({**kept, "batch": None, "aura": "blue"}))
     # Refused options are not what the run goes on with.
     assert "--preset tiny, not small" in refused(*arguments, "--resume", "--preset", "small")
+    file.write_text(json.dumps(kept))
     other = shutil.copytree(tmp_path / "start", tmp_path / "other")
     says = refused(*arguments, "--resume", "--from", other)
     assert f"it began with {kept['start']}, not with {other}; leave" in says
