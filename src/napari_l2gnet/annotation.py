@@ -92,8 +92,8 @@ class Lesson:
 class Annotation:
     """How far the correcting of one mask is. There is one for each mask, whoever looks at it.
 
-    `changed` tells what is new: "reviewed", "edited", "queue", "organs", "versions", "proposal" or
-    "job".
+    `changed` tells what is new: "reviewed", "edited", "queue", "organs", "versions", "proposal",
+    "job" or "trouble".
     """
 
     changed = Signal(str)
@@ -108,6 +108,8 @@ class Annotation:
         self.preview: Preview | None = None
         #: What a job is doing for this mask, as a sentence; "" if there is none.
         self.job = ""
+        #: Why the work on it cannot be saved at the moment, in a sentence; "" while it can.
+        self.trouble = ""
         #: Slices with a person's strokes; brought up to date by `look_for_edits`.
         self.edited: set[Place] = set()
         #: Why to check a slice, and how urgently; empty as long as nothing is known.
@@ -127,6 +129,11 @@ class Annotation:
         """A job begins, or with "" ends."""
         self.job = job
         self.changed.emit("job")
+
+    def tell_trouble(self, trouble: str) -> None:
+        """The work cannot be saved any more, or with "" it can again."""
+        self.trouble = trouble
+        self.changed.emit("trouble")
 
     # ------------------------------------------------------------------ slices to review
 

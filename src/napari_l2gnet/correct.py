@@ -167,6 +167,7 @@ class CorrectWidget(CorrectForm):
         if (annotation := self.annotation) is not None and self.mask is not None:
             annotation.changed.connect(self._show_all)
             keep_again(self.mask, self)
+        self.beware_unsaved(annotation)
         self.review.follow(self.mask, annotation)
         self.organs.follow(self.mask, annotation)
         self.versions.follow(self.mask, annotation)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import napari
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
@@ -23,6 +23,9 @@ from qtpy.QtWidgets import (
 )
 
 from napari_l2gnet.tones import tones
+
+if TYPE_CHECKING:
+    from napari_l2gnet.annotation import Annotation
 
 
 class Column(QVBoxLayout):
@@ -85,6 +88,7 @@ class DockedWidget(QWidget):
         self.message.setTextFormat(Qt.TextFormat.RichText)
         self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._told: tuple[str, bool, tuple[str, ...], Callable[[], bool]] = ("", False, (), always)
+        self._work: Annotation | None = None
         # A small screen shows a part of what is in here: it must not make the window taller than
         # the screen.
         area = QScrollArea()
@@ -124,11 +128,26 @@ class DockedWidget(QWidget):
     ) -> None:
         """What happened, then what to beware of, a line each. holds: whether that is so."""
         self._told = (text, bad, tuple(beware), holds)
+        unsaved = "" if self._work is None else self._work.trouble
+        beware = [one for one in (unsaved, *beware) if one]
         shades, text = tones(self.viewer), escape(text)
         lines = [f'<span style="color:{shades.bad}">{text}</span>' if bad else text] if text else []
         lines += [f'<span style="color:{shades.beware}">⚠ {escape(one)}</span>' for one in beware]
         self.message.setText("<br>".join(lines))
         self.message.setVisible(bool(lines))
+
+    def beware_unsaved(self, work: Annotation | None) -> None:
+        """Say beside all else, from now on and while it holds, that work cannot be saved."""
+        if self._work is not None:
+            self._work.changed.disconnect(self._on_work, missing_ok=True)
+        self._work = work
+        if work is not None:
+            work.changed.connect(self._on_work)
+        self.show_message(*self._told)
+
+    def _on_work(self, what: str) -> None:
+        if what == "trouble":
+            self.show_message(*self._told)
 
     def drop_message(self) -> None:
         """Say no more what does not hold any more."""
@@ -243,6 +262,7 @@ class DockedWidget(QWidget):
             self.viewer.layers.events.removing.disconnect(self._on_removing)
             self.viewer.layers.events.disconnect(self._on_layers)
             self._look_soon.stop()
+            self.beware_unsaved(None)
             self.let_go()
 
 

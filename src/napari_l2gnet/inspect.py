@@ -26,6 +26,7 @@ from napari_l2gnet.inspect_places import Assigning, Places
 from napari_l2gnet.inspect_words import REFERENCES, SLICES
 from napari_l2gnet.inspection import Inspection, inspection_of
 from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.typed_names import ended
 from napari_l2gnet.worker import LatestJob
 
@@ -166,6 +167,7 @@ class InspectWidget(InspectForm):
             events.colormap.disconnect(self._on_colors)
             self.layers.outline(False)
         self.layers = None if mask is None else InspectLayers(self.viewer, mask)
+        self.beware_unsaved(None if mask is None else annotation_of(mask))
         if self.layers is not None:
             self.layers.set_aside(self.is_aside)
         if mask is not None:

@@ -11,18 +11,20 @@ import napari
 import numpy as np
 from napari.layers import Layer
 from napari.utils.notifications import show_error
-from qtpy.QtCore import QEvent, QObject, QTimer, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QMainWindow, QWidget
 
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.project.folder import ProjectFolder
 from l2gnet_core.volume import Volume
+from napari_l2gnet.closing import Closing
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.orientation import given_orientation
 from napari_l2gnet.save_queue import Batch, SaveQueue
 from napari_l2gnet.script_watch import ScriptWatch
 from napari_l2gnet.segmentation import Segmentation
+from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.worker import Job
 
 KEEPER_KEY = "l2gnet_keeper"
@@ -104,8 +106,6 @@ class Keeper(QObject):
     Painting never waits: slices that a person changed are copied, a few milliseconds at a time.
     """
 
-    #: Why nothing can be saved at the moment, in a sentence; "" once it can again.
-    trouble = Signal(str)
     #: Everything up to a moment ago is on disk.
     saved = Signal()
 
@@ -125,10 +125,8 @@ class Keeper(QObject):
         self._job: Job | None = None
         self._under_way: Batch | None = None
         self._next_save = 0.0
-        self._problem = ""
         # Organs, the colormap that they are shown with, and what `_labels` made of both.
         self._shown_as: tuple[LabelSet, Any, LabelSet] = (LabelSet(()), None, LabelSet(()))
-        self._window_closes = False
         #: It saves no more.
         self.closed = False
         as_saved = folder is not None
@@ -136,8 +134,9 @@ class Keeper(QObject):
         self._timer = QTimer(self, interval=_LOOK_EVERY)
         self._timer.timeout.connect(self._look)
         mask.viewer.layers.events.removed.connect(self._on_removed)
-        if window is not None:
-            window.installEventFilter(self)
+        self._closing = None if window is None else Closing.of(window)
+        if self._closing is not None:
+            self._closing.add(self)
         if folder is None and isinstance(volume.data, np.ndarray):
             # So that the first stroke is saved at once, but not while the mask is being shown. Lazy
             # data is read when there is a need.
@@ -222,14 +221,18 @@ class Keeper(QObject):
             self._next_save = time.monotonic() + _RETRY_AFTER
         else:
             self._queue.settle(batch)
-        if bool(problem) != bool(self._problem):
-            told = problem and f"Your work is not being saved. {problem} It is tried again."
-            if told:
-                show_error(told)
-            self.trouble.emit(told)
-        self._problem = problem
+        self._tell(problem)
         if not problem:
             self.saved.emit()
+
+    def _tell(self, problem: str) -> None:
+        """Say that the work cannot be saved, once, and as long as it holds; "": it can."""
+        annotation = annotation_of(self._mask)
+        if bool(problem) != bool(annotation.trouble):
+            told = problem and f"Your work is not being saved. {problem} It is tried again."
+            annotation.tell_trouble(told)
+            if told:
+                show_error(told)
 
     def save_now(self) -> None:
         """Save everything and wait for it; for a window that closes.
@@ -258,40 +261,31 @@ class Keeper(QObject):
         if event.value is self._mask.layer:
             self.close()
 
-    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        """The window closes, or is about to: napari may ask first, and whoever says no goes on."""
-        kind = event.type()
-        if kind == QEvent.Type.Close:
-            assert isinstance(watched, QWidget)
-            self._window_closes = True
-            if watched.isVisible():
-                self._save_or_say()
-            else:
-                self.close()
-        elif kind == QEvent.Type.Show:
-            self._window_closes = False
-        elif kind == QEvent.Type.Hide and self._window_closes and not event.spontaneous():
-            self.close()
-        return False
-
-    def close(self) -> None:
-        """Save what is left and let others have the project."""
+    def close(self, told: bool = False) -> None:
+        """Save what is left and let others have the project. told: what goes wrong is known."""
         if self.closed:
             return
         self.closed = True
         self._timer.stop()
         self._mask.viewer.layers.events.removed.disconnect(self._on_removed)
-        self._save_or_say()
+        if self._closing is not None:
+            self._closing.forget(self)
+        problem = self.unsaved()
+        if problem and not told:
+            show_error(problem)
         self._queue.release()
         # The window would keep it, and through it every scan that was ever open.
         self.deleteLater()
         self.setParent(None)
 
-    def _save_or_say(self) -> None:
+    def unsaved(self) -> str:
+        """Save everything now; why that cannot be, in a sentence, or ""."""
         try:
             self.save_now()
         except Exception as error:
-            show_error(f"The last changes to {self._mask.layer.name} were not saved: {error}")
+            return f"The last changes to {self._mask.layer.name} were not saved: {error}"
+        self._tell("")
+        return ""
 
 
 def _main_window(widget: QWidget | None) -> QWidget | None:

@@ -62,8 +62,6 @@ class SegmentWidget(SegmentForm):
         self._refusal = ""
         # Why there is no slice on screen to segment, when that was last asked for.
         self._nowhere = ""
-        # Why the work on a mask is not being saved.
-        self._trouble = ""
         # Was another layer made the active one while a run was going?
         self._missed = False
         self._on_active()
@@ -155,6 +153,7 @@ class SegmentWidget(SegmentForm):
         self._annotation = None if mask is None else annotation_of(mask)
         if self._annotation is not None:
             self._annotation.changed.connect(self._on_annotation)
+        self.beware_unsaved(self._annotation)
         self.table.follow(mask)
         if mask is not None:
             self.show_choices(mask.segmentation.clean_up)
@@ -275,7 +274,7 @@ class SegmentWidget(SegmentForm):
 
     def _say(self, text: str, bad: bool = False) -> None:
         """The line under the buttons: what happened, then what to beware of."""
-        beware = (self._trouble, unsaved_copy(self.viewer), no_scan(self.image.layer))
+        beware = (unsaved_copy(self.viewer), no_scan(self.image.layer))
         trouble = [one for one in beware if one]
         self.show_message(text, bad, [*trouble, *self._warnings, *self._doubts])
 
@@ -368,11 +367,7 @@ class SegmentWidget(SegmentForm):
 
     def _keep(self, mask: MaskLayer, stored: Volume, work: Work | None = None) -> None:
         folder, scripts = (work.folder, work.scripts) if work is not None else (None, None)
-        keep(mask, stored, self, folder, scripts).trouble.connect(self._on_trouble)
-
-    def _on_trouble(self, trouble: str) -> None:
-        self._trouble = trouble
-        self._say("")
+        keep(mask, stored, self, folder, scripts)
 
     def _on_resumed(self, work: Work, layer: Image) -> None:
         """Bring saved work back as a mask of its own."""

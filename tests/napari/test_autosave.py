@@ -16,6 +16,8 @@ from gui import PLUGIN, is_saved, open_scan, run
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from napari.components import ViewerModel
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication
 from superqt.utils import WorkerBase
 
 from l2gnet_core.card import ModelCard
@@ -269,6 +271,70 @@ def test_a_close_that_is_called_off_ends_nothing(
     again.hold()
     np.testing.assert_array_equal(again.read_slices(again.read_state())[0].labels, shown)
     again.release()
+
+
+def test_a_window_asks_before_it_closes_over_work_that_cannot_be_saved(
+    make_napari_viewer: Any,
+    user_models: Path,
+    scan_file: Path,
+    qtbot: Any,
+    projects: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("napari_l2gnet.closing._UNSEEN", ())
+    monkeypatch.setattr("napari_l2gnet.keeper._RETRY_AFTER", 0.2)
+    projects.write_text("a file where a folder should be")
+    viewer = make_napari_viewer(show=True)
+    names = ("Segment", "Inspect", "Correct & fine-tune")
+    widgets = [viewer.window.add_plugin_dock_widget(PLUGIN, name)[1] for name in names]
+    widget = widgets[0]
+    widget.model.setCurrentText("scribbler")
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    paint(widget, 2, 3)
+    for one in widgets:
+        qtbot.waitUntil(lambda one=one: "is not being saved" in one.message.text(), timeout=5000)
+        # Whatever else is said.
+        one.show_message("Something.")
+        assert "is not being saved" in one.message.text()
+    asked = []
+
+    def answer(button: str) -> None:
+        box = QApplication.activeModalWidget()
+        asked.append(f"{box.text()} {box.informativeText()}")
+        next(one for one in box.buttons() if one.text() == button).click()
+
+    QTimer.singleShot(0, lambda: answer("Stay"))
+    assert not viewer.window._qt_window.close()
+    assert len(asked) == 1
+    assert widget.mask.layer.name in asked[0]
+    assert str(projects) in asked[0]
+    assert "Save mask" in asked[0]
+    # Once there is room nothing is asked, and nothing is said any more.
+    projects.unlink()
+    qtbot.waitUntil(lambda: is_saved(widget), timeout=5000)
+    for one in widgets:
+        qtbot.waitUntil(lambda one=one: "is not being saved" not in one.message.text())
+    reached: list[Any] = []
+
+    def stay_open(_: Any, event: Any) -> None:
+        """As where napari asks, too, and a person thinks better of it."""
+        reached.append(event)
+        event.ignore()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("napari._qt.qt_main_window._QtMainWindow.closeEvent", stay_open)
+        viewer.window._qt_window.close()
+        assert (len(asked), len(reached)) == (1, 1)
+        patch.setattr(Keeper, "save_now", lambda _: fail("The disk is full."))
+        QTimer.singleShot(0, lambda: answer("Close anyway"))
+        viewer.window._qt_window.close()
+        assert (len(asked), len(reached)) == (2, 2)
+        assert "The disk is full." in asked[1]
+
+
+def fail(text: str) -> None:
+    raise OutputError(text)
 
 
 @pytest.mark.parametrize("fails", [False, True])

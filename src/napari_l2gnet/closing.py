@@ -1,0 +1,83 @@
+"""Saves the work in a window as that closes, and asks where it cannot be saved."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QEvent, QObject
+from qtpy.QtGui import QGuiApplication
+from qtpy.QtWidgets import QMessageBox, QWidget
+
+if TYPE_CHECKING:
+    from napari_l2gnet.keeper import Keeper
+
+#: Qt's ways to draw where nobody looks.
+_UNSEEN = {"offscreen", "minimal"}
+
+
+class Closing(QObject):
+    """Lets the keepers of a window save before it goes; a person may call that off."""
+
+    def __init__(self, window: QWidget) -> None:
+        super().__init__(window)
+        self._keepers: list[Keeper] = []
+        self._closes = self._told = False
+        window.installEventFilter(self)
+
+    @classmethod
+    def of(cls, window: QWidget) -> Closing:
+        """The one of a window."""
+        return window.findChild(cls) or cls(window)
+
+    def add(self, keeper: Keeper) -> None:
+        """Let a keeper save as the window closes."""
+        self._keepers.append(keeper)
+
+    def forget(self, keeper: Keeper) -> None:
+        """It is closed already."""
+        self._keepers.remove(keeper)
+
+    def eventFilter(self, window: QObject, event: QEvent) -> bool:
+        """The window closes, or is about to: napari may ask first, and whoever says no goes on."""
+        kind = event.type()
+        if kind == QEvent.Type.Close:
+            assert isinstance(window, QWidget)
+            self._closes, self._told = True, False
+            if not window.isVisible():
+                self._close()
+            elif problems := [problem for one in self._keepers if (problem := one.unsaved())]:
+                self._closes = self._told = may_close(problems, window)
+                if not self._closes:
+                    event.ignore()
+                    return True
+        elif kind == QEvent.Type.Show:
+            self._closes = False
+        elif kind == QEvent.Type.Hide and self._closes and not event.spontaneous():
+            self._close()
+        return False
+
+    def _close(self) -> None:
+        for keeper in list(self._keepers):
+            keeper.close(self._told)
+
+
+def may_close(problems: list[str], window: QWidget) -> bool:
+    """Ask whether to close a window though work in it is not saved, for these reasons; where nobody
+    can answer they are said, and it closes."""
+    if QGuiApplication.platformName() in _UNSEEN:
+        for problem in problems:
+            show_error(problem)
+        return True
+    box = QMessageBox(QMessageBox.Icon.Warning, "Work is not saved", "\n".join(problems))
+    box.setParent(window, box.windowFlags())
+    box.setInformativeText(
+        "Close, and these changes are lost. Or stay: once there is room they are saved by "
+        "themselves, and Save mask … in Segment or Correct & fine-tune writes the mask elsewhere."
+    )
+    close = box.addButton("Close anyway", QMessageBox.ButtonRole.DestructiveRole)
+    stay = box.addButton("Stay", QMessageBox.ButtonRole.RejectRole)
+    box.setDefaultButton(stay)
+    box.setEscapeButton(stay)
+    box.exec()
+    return box.clickedButton() is close
