@@ -69,16 +69,32 @@ class MaskLayer:
 
     @classmethod
     def add(
-        cls, viewer: napari.Viewer, image: Image, grid: Grid, card: ModelCard, axis: int
+        cls,
+        viewer: napari.Viewer,
+        image: Image,
+        grid: Grid,
+        card: ModelCard,
+        axis: int,
+        begin: Callable[[MaskLayer], None] | None = None,
     ) -> MaskLayer:
-        """An empty mask on top of an image. grid: as the image's file has it."""
-        return cls.show(viewer, image, Segmentation(grid, card, axis), card.labels)
+        """An empty mask on top of an image. grid: as the image's file has it; begin: as of
+        `show`."""
+        return cls.show(viewer, image, Segmentation(grid, card, axis), card.labels, begin)
 
     @classmethod
     def show(
-        cls, viewer: napari.Viewer, image: Image, segmentation: Segmentation, labels: LabelSet
+        cls,
+        viewer: napari.Viewer,
+        image: Image,
+        segmentation: Segmentation,
+        labels: LabelSet,
+        begin: Callable[[MaskLayer], None] | None = None,
     ) -> MaskLayer:
-        """A mask that may be begun already, on top of its image, with these names and colours."""
+        """A mask that may be begun already, on top of its image, with these names and colours.
+
+        begin: what is done with it before the viewer has it, for whoever hears of a new layer may
+        raise anything.
+        """
         card = segmentation.card
         shape = (image.data[0] if image.multiscale else image.data).shape
         layer = Labels(
@@ -100,8 +116,12 @@ class MaskLayer:
             **label_arguments(labels.names, labels.colors),
         )
         _tell_edits(layer, segmentation)
+        _bear_no_direction(layer)
+        mask = cls(viewer, layer)
+        if begin is not None:
+            begin(mask)
         viewer.add_layer(layer)
-        return cls(viewer, layer)
+        return mask
 
     @property
     def connected(self) -> bool:
@@ -410,6 +430,21 @@ def _tell_edits(layer: Labels, segmentation: Segmentation) -> None:
     # napari has no event for these two, and their effect may look the same.
     layer.undo = then(layer.undo, segmentation.undone)
     layer.redo = then(layer.redo, segmentation.redone)
+
+
+def _bear_no_direction(layer: Labels) -> None:
+    """Let a layer be asked for a value in 3-D before a mouse told from where: napari asks so of
+    whatever becomes active below a pointer that rests, and its Labels with names raise TypeError.
+    """
+    value_at = layer.get_value
+
+    def get_value(position: Any, *, view_direction: Any = None, **more: Any) -> Any:
+        # napari makes an array of None.
+        if np.ndim(view_direction) == 0:
+            view_direction = None
+        return value_at(position, view_direction=view_direction, **more)
+
+    layer.get_value = get_value
 
 
 def _changes(

@@ -28,6 +28,7 @@ from l2gnet_core.project.scans import identify
 from l2gnet_core.project.state import ModelId, Place, ProjectState, slice_of
 from l2gnet_core.volume import Volume
 from napari_l2gnet.annotation import Version
+from napari_l2gnet.keeper import keep
 from napari_l2gnet.layers import volume_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.orientation import give_orientation, given_orientation
@@ -111,8 +112,11 @@ def _with_slices(state: ProjectState, saved: frozenset[Place]) -> ProjectState:
     )
 
 
-def shown_again(work: Work, viewer: Viewer, layer: Image) -> MaskLayer | None:
-    """Bring saved work back as a mask of its own; None if the scan is not open any more."""
+def shown_again(
+    work: Work, viewer: Viewer, layer: Image, widget: QWidget | None
+) -> MaskLayer | None:
+    """Bring saved work back as a mask of its own, kept as by `keep`; None if the scan is not open
+    any more."""
     state = work.state
     stored = volume_of(layer) if layer in viewer.layers else None
     if stored is None or stored.shape != state.grid.shape:
@@ -121,10 +125,13 @@ def shown_again(work: Work, viewer: Viewer, layer: Image) -> MaskLayer | None:
         give_orientation(layer, state.orientation, stored.stored_axes)
     # Its scale may have been set by hand since.
     work.segmentation.grid = stored.grid
-    mask = MaskLayer.show(viewer, layer, work.segmentation, state.labels)
-    mask.name_coverage()
-    annotation_of(mask).resume(work.versions, work.shown)
-    return mask
+
+    def begin(mask: MaskLayer) -> None:
+        annotation_of(mask).resume(work.versions, work.shown)
+        mask.name_coverage()
+        keep(mask, stored, widget, work.folder, work.scripts)
+
+    return MaskLayer.show(viewer, layer, work.segmentation, state.labels, begin)
 
 
 class ResumeOffer(QWidget):

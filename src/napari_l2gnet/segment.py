@@ -335,9 +335,13 @@ class SegmentWidget(SegmentForm):
         about, old = "", self.mask
         if old is None or not old.can_take(layer, stored.grid, card, axis):
             # The mask keeps the file's grid: what a person said is not written into its header.
-            mask = MaskLayer.add(self.viewer, layer, stored.grid, card, axis)
-            mask.segmentation.clean_up = self.choices().sparing(card.clean_up.spared)
-            self._keep(mask, stored)
+            tidying = self.choices().sparing(card.clean_up.spared)
+
+            def begin(mask: MaskLayer) -> None:
+                mask.segmentation.clean_up = tidying
+                keep(mask, stored, self)
+
+            mask = MaskLayer.add(self.viewer, layer, stored.grid, card, axis, begin)
             self._follow(mask)
             if old is not None:
                 work = "holds your work and stays" if old.holds_work else "stays"
@@ -365,19 +369,13 @@ class SegmentWidget(SegmentForm):
             self._run.cancel()
             self.bar.setFormat("Cancelling")
 
-    def _keep(self, mask: MaskLayer, stored: Volume, work: Work | None = None) -> None:
-        folder, scripts = (work.folder, work.scripts) if work is not None else (None, None)
-        keep(mask, stored, self, folder, scripts)
-
     def _on_resumed(self, work: Work, layer: Image) -> None:
         """Bring saved work back as a mask of its own."""
-        mask = shown_again(work, self.viewer, layer)
+        mask = shown_again(work, self.viewer, layer, self)
         if mask is None:
             work.folder.release()
             return  # the scan is gone meanwhile
-        state, stored = work.state, volume_of(layer)
-        self._keep(mask, stored, work)
-        self.model.choose(state.card, work.versions[0].path)
+        self.model.choose(work.state.card, work.versions[0].path)
         self._on_scan_or_model()
         self._follow(mask)
         hidden = told_hidden(mask, bring_into_view(mask, alone=True))

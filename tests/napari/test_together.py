@@ -524,6 +524,75 @@ def test_a_preview_leaves_with_its_mask(correct_widget: Make, qtbot: Any) -> Non
 # ---------------------------------------------------------------------- a scan that changes
 
 
+def rest_in_3d(viewer: Any) -> None:
+    """A pointer rests on the canvas while a key turns it to 3-D: no mouse told a direction yet."""
+    viewer.mouse_over_canvas = True
+    viewer.dims.ndisplay = 3
+    viewer.cursor._view_direction = None
+
+
+def test_a_pointer_that_rests_on_the_canvas_in_3d_breaks_nothing(
+    correct_widget: Make, segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, segment, correct = correct_widget()
+    mask = correct.mask
+    rest_in_3d(viewer)
+    propose(mask)
+    # What is proposed is seen instead of the mask, not over it.
+    assert mask.layer.opacity == 0
+    assert [layer.visible for layer in viewer.layers] == [True, True, True]
+    correct.discard.click()
+    assert viewer.layers.selection.active is mask.layer
+    paint(mask, 1, 9)
+    qtbot.waitUntil(lambda: is_saved(segment), timeout=5000)
+    # A mask of its own, as this one is painted on.
+    run(qtbot, segment)
+    assert segment.mask.layer is viewer.layers[-1] is not mask.layer
+    assert viewer.dims.ndisplay == 3
+    paint(segment.mask, 2, 9)
+    qtbot.waitUntil(lambda: is_saved(segment), timeout=5000)
+    viewer.layers.clear()
+    viewer.dims.ndisplay = 2
+    open_scan(viewer, scan_file)
+    rest_in_3d(viewer)
+    qtbot.waitUntil(lambda: not segment.offer.isHidden(), timeout=5000)
+    segment.offer.resume.click()
+    qtbot.waitUntil(lambda: segment.mask is not None, timeout=5000)
+    paint(segment.mask, 3, 9)
+    qtbot.waitUntil(lambda: is_saved(segment), timeout=5000)
+    status = segment.mask.layer.get_status((3, 0, 0), view_direction=None, dims_displayed=[0, 1, 2])
+    assert "name: " in status["value"]
+
+
+def test_a_mask_is_saved_whatever_others_make_of_its_layer(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, segment = segment_widget()
+    open_scan(viewer, scan_file)
+
+    def raises(_: Any) -> None:
+        raise ValueError("Another plugin's.")
+
+    viewer.layers.events.inserted.connect(raises)
+    with pytest.raises(ValueError, match="Another"):
+        segment.segment()
+    mask = MaskLayer(viewer, viewer.layers[-1])
+    paint(mask, 1)
+    with qtbot.waitSignal(keeper_of(mask).saved, timeout=10_000):
+        pass
+    shown = mask.segmentation.shown.copy()
+    viewer.layers.remove(mask.layer)
+    qtbot.waitUntil(lambda: not segment.offer.isHidden(), timeout=5000)
+    with qtbot.capture_exceptions() as raised:
+        segment.offer.resume.click()
+        qtbot.waitUntil(lambda: bool(raised), timeout=5000)
+    mask = MaskLayer(viewer, viewer.layers[-1])
+    np.testing.assert_array_equal(mask.segmentation.shown, shown)
+    paint(mask, 2)
+    with qtbot.waitSignal(keeper_of(mask).saved, timeout=10_000):
+        pass
+
+
 def test_a_new_voxel_size_changes_how_the_scan_is_cut(segment_widget: Any, qtbot: Any) -> None:
     viewer, segment = segment_widget()
     noise = np.random.default_rng(0).integers(0, 99, (40, 20, 40)).astype(np.uint8)
