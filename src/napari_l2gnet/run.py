@@ -47,6 +47,8 @@ class Run(QObject):
         self._about = Step("")
         self._places: list[Place] = []
         self._spared: set[Place] = set()
+        # Are slices of it among the deeds?
+        self._noted = False
         self._tidies = self._tidies_again = self._overtaken = False
 
     def segment(self, request: Request) -> None:
@@ -68,13 +70,14 @@ class Run(QObject):
         if self._job is not None:
             self._job.cancel()
             # Nothing is written from now on; if the widget is closed, nobody hears of the end.
+            self._record()
             self._tell_end()
 
     def _start(
         self, what: str, steps: Generator[Step, None, None], then: Callable[[], None]
     ) -> None:
         self._tell(what)
-        self._about, self._places, self._spared = Step(""), [], set()
+        self._about, self._places, self._spared, self._noted = Step(""), [], set(), False
         self._job = Job(steps, self)
         self._job.yielded.connect(self._take)
         for ending in (self._job.finished, self._job.cancelled, self._job.failed):
@@ -83,6 +86,7 @@ class Run(QObject):
         self._job.cancelled.connect(self._cancelled)
         self._job.failed.connect(self._failed)
         self.mask.segmentation.answering.connect(self._on_answering)
+        self.mask.segmentation.saving.connect(self._note)
         self._job.start()
 
     def _tell(self, what: str) -> None:
@@ -121,15 +125,24 @@ class Run(QObject):
 
     def _record(self, _: str = "") -> None:
         """Whatever the end: what was put into the mask can be done again."""
-        segmentation, about = self.mask.segmentation, self._about
+        segmentation = self.mask.segmentation
         segmentation.answering.disconnect(self._on_answering, missing_ok=True)
+        segmentation.saving.disconnect(self._note, missing_ok=True)
+        self._note()
+
+    def _note(self) -> None:
+        """Slices that came since the last time are among the deeds from now on."""
+        segmentation, about = self.mask.segmentation, self._about
         places, self._places = tuple(self._places), []
-        deeds, spared, device = segmentation.deeds, frozenset(self._spared), about.device
+        deeds, spared, device = segmentation.deeds, self._spared.intersection(places), about.device
         if about.model is not None and places:
             segmentation.model = about.model
-            deeds.append(Answered("segmented", about.model, places, None, spared, device))
+            more = {"device": device, "goes_on": self._noted}
+            deeds.append(Answered("segmented", about.model, places, None, spared, **more))
         elif about.tidying is not None and places:
-            deeds.append(Tidied(about.tidying, [at for at in places if at not in spared]))
+            tidying = None if self._noted else about.tidying
+            deeds.append(Tidied(tidying, [at for at in places if at not in spared]))
+        self._noted |= bool(places)
 
     def _segmented(self) -> None:
         if self.mask.segmentation.clean_up:

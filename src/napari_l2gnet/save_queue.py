@@ -117,8 +117,10 @@ class SaveQueue:
         orientation: as `ProjectState` has them. whole: however long it takes."""
         if not self.begun:
             return None
+        segmentation = self._segmentation
+        segmentation.saving.emit()
         self._copy_at_once()
-        segmentation, state = self._segmentation, self._state(labels, orientation)
+        state = self._state(labels, orientation)
         for places, now in (
             (state.reviewed - self._reviewed, True),
             (self._reviewed - state.reviewed, False),

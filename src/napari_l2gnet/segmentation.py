@@ -41,10 +41,12 @@ class Segmentation:
     `shown` is not what was `known` of it, a person decided too. No answer is ever written there,
     nor into slices that are `reviewed`.
 
-    `answering` tells that another answer is about to come in, or to be undone or redone.
+    `answering` tells that another answer is about to come in, or to be undone or redone; `saving`
+    that it is about to be saved: what came in by then has to be among the deeds.
     """
 
     answering = Signal()
+    saving = Signal()
 
     def __init__(self, grid: Grid, card: ModelCard, axis: int) -> None:
         frames = grid.shape[0] if len(grid.shape) == 4 else 1

@@ -245,6 +245,34 @@ def test_undoing_takes_back_the_answer_and_not_what_was_tidied_since(worked, l2g
     assert json.loads(out)["equal"] is True
 
 
+def test_a_run_that_was_noted_in_parts_is_done_again_in_one(worked, l2gnet, tmp_path, monkeypatch):
+    run, tidied, *others = worked.deeds
+    parts = [replace(run, places=[place], goes_on=number > 0, spared=[])
+             for number, place in enumerate(run.places)]  # fmt: skip
+    parts[1:1] = [Reviewed([(0, 3)], True), Reviewed([(0, 3)], False)]
+    more = [Tidied(None, tidied.places[2:])]
+    worked.deeds = [*parts, replace(tidied, places=tidied.places[:2]), *more, *others]
+    orders = []
+
+    def noted(*given):
+        orders.append(given[4])
+        yield from predict_slices(*given)
+
+    monkeypatch.setattr("l2gnet_core.project.replay.predict_slices", noted)
+    project = worked.save()
+    _, out, _ = l2gnet("replay", project.path, "-o", tmp_path / "out", "--json")
+    assert json.loads(out)["equal"] is True
+    # Batches are as they were.
+    assert orders == [[2, 1, 3, 0]] * 2
+
+
+def test_slices_that_a_crash_kept_from_being_saved_are_no_others(worked, l2gnet, tmp_path):
+    project = worked.save()
+    (project.path / "slices" / "0-3.npz").unlink()
+    _, out, _ = l2gnet("replay", project.path, "-o", tmp_path / "out", "--json")
+    assert json.loads(out)["equal"] is True
+
+
 def test_versions_are_those_that_a_person_could_go_to(worked, make_model):
     project = worked.save()
     first, learnt = project.history.versions()

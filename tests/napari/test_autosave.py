@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gui import PLUGIN, is_saved, open_scan, run
+from gui import PLUGIN, is_saved, open_scan, run, slow_down
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from napari.components import ViewerModel
@@ -142,6 +143,38 @@ def test_resuming_brings_everything_back_and_it_replays(
     assert [path.name for path in projects.iterdir()] == [folder.name]
     other_viewer.layers.remove(other.mask.layer)
     main(["replay", str(folder), "-o", str(tmp_path / "out"), "--json"])
+    assert json.loads(capsys.readouterr().out)["equal"] is True
+
+
+@pytest.mark.parametrize("ends", ["killed", "closed"])
+def test_what_is_saved_amid_a_run_replays(
+    segment_widget: Widget,
+    scan_file: Path,
+    qtbot: Any,
+    projects: Path,
+    tmp_path: Path,
+    capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    ends: str,
+) -> None:
+    slow_down(monkeypatch, 0.3)
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    widget.start.click()
+    qtbot.waitUntil(lambda: bool(widget.mask and widget.mask.segmentation.finished), timeout=9000)
+    paint(widget, 2, 3)
+    saved(qtbot, widget)
+    first = saved(qtbot, widget)
+    assert widget.running
+    copy = tmp_path / "killed"
+    shutil.copytree(first.path, copy)
+    if ends == "closed":
+        widget.parentWidget().close()
+        viewer.layers.clear()
+        copy = first.path
+    state = open_project(copy).read_state()
+    assert 0 < len(state.finished) < 6
+    main(["replay", str(copy), "-o", str(tmp_path / "out"), "--json"])
     assert json.loads(capsys.readouterr().out)["equal"] is True
 
 

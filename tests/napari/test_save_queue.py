@@ -15,8 +15,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from l2gnet_core.card import ModelCard
+from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import OutputError
 from l2gnet_core.labels import LabelSet
+from l2gnet_core.project.deeds import Tidied, Tidying
 from l2gnet_core.project.folder import ProjectFolder
 from l2gnet_core.project.state import Place, SliceState, slice_of
 from l2gnet_core.volume import Grid
@@ -94,6 +96,9 @@ class Work:
     moments: dict[Place, list[Moment]] = field(default_factory=dict)
     #: Up to which moment each slice was on disk at least.
     known: dict[Place, int] = field(default_factory=dict)
+    #: Slices that a run has put into the mask and not noted yet, and whether they alone make it up.
+    coming: list[Place] = field(default_factory=list)
+    of_runs: bool = True
     #: What a person does while a save is under way, before each of its writes.
     meanwhile: list[Any] = field(default_factory=list)
     #: Writes until the disk is full; below zero it never is.
@@ -102,7 +107,14 @@ class Work:
     def __post_init__(self) -> None:
         self.layer, self.queue = Layer(self.mask), SaveQueue(self.mask, None)
         self.annotation = Annotation(self.mask, "model")
+        self.mask.saving.connect(self.note)
         self._remember()
+
+    def note(self) -> None:
+        """As a run does, by a deed that needs no model."""
+        if self.coming:
+            self.mask.deeds.append(Tidied(Tidying(CleanUp()), self.coming))
+        self.coming = []
 
     def do(self, name: str, index: int, label: int) -> None:
         place, label = (0, index), label if label in {0, *self.mask.card.labels.names} else 1
@@ -110,6 +122,7 @@ class Work:
             self.layer.stroke(index, label)
         elif name == "put":
             self.mask.put(place, np.full((2, 2), label, np.uint8))
+            self.coming.append(place)
         elif name == "review":
             self.annotation.review(place, place not in self.mask.reviewed)
         elif name == "organ":
@@ -119,6 +132,7 @@ class Work:
             self.queue.copy_changed(float("inf"))
         elif name == "answer":
             self.layer.answer(label)
+            self.of_runs = False
         else:
             getattr(self.layer, name)()
         self._remember()
@@ -163,6 +177,10 @@ class Work:
         assert state.finished <= saved
         assert state.reviewed <= saved
         assert set(np.unique(slices.labels)) <= {0, *state.labels.names}
+        # And it can be done again.
+        tidied = [entry["places"] for entry in reader.history.entries() if "tidying" in entry]
+        noted = {(frame, index) for places in tidied for frame, index in places}
+        assert not self.of_runs or state.finished <= noted
         for place in saved:
             parts = (slices.labels, slices.by_person, slices.raw)
             on_disk = seen(SliceState(*(slice_of(array, place, 0) for array in parts)))

@@ -70,6 +70,7 @@ class Answered:
     as reviewed ones do. tidying: of all places, before those were spared; None for the answer as it
     is. undoable: does anything change that is shown? Else there is nothing to undo. filled: slices
     that keep what was interpolated of organs that the model hardly knows, as with `Interpolated`.
+    goes_on: these slices are of the same run as those that were segmented last.
     """
 
     what: Literal["segmented", "accepted", "rolled back"]
@@ -81,6 +82,7 @@ class Answered:
     remembered: bool = False
     undoable: bool = True
     filled: Mapping[Place, SliceState] = field(default_factory=dict)
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +96,10 @@ class Interpolated:
 
 @dataclass(frozen=True, eq=False)
 class Tidied:
-    """The answers of some slices were tidied, or shown untidied again, by a choice."""
+    """The answers of some slices were tidied, or shown untidied again, by a choice. tidying: None
+    if these are more slices of the last one."""
 
-    tidying: Tidying
+    tidying: Tidying | None
     places: Sequence[Place]
 
 

@@ -136,6 +136,7 @@ class History:
                 "remembered": deed.remembered,
                 "undoable": deed.undoable,
                 "filled": filled,
+                "goes_on": deed.goes_on,
             }
         if isinstance(deed, Interpolated):
             file = f"{number:05d}-interpolated.npz"
@@ -146,7 +147,7 @@ class History:
             return {
                 "what": "tidied",
                 "places": places,
-                "tidying": self._tidying(deed.tidying, number),
+                "tidying": deed.tidying and self._tidying(deed.tidying, number),
             }
         if isinstance(deed, Reviewed):
             what = "reviewed" if deed.reviewed else "not reviewed"

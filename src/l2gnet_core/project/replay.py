@@ -103,7 +103,7 @@ def replay(project: ProjectFolder, device: str = "cpu") -> Iterator[ReplayStep]:
     """
     state = project.read_state()
     project.require_whole(state)
-    entries = project.history.entries()
+    entries = _whole(project.history.entries())
     again = _Again(project, state, device)
     for number, entry in enumerate(entries):
         try:
@@ -116,15 +116,36 @@ def replay(project: ProjectFolder, device: str = "cpu") -> Iterator[ReplayStep]:
                 f"Expected a history that this version knows in {project.path}, but entry "
                 f"{number + 1} ({entry['what']}) is another; update napari-l2gnet."
             ) from error
-    saved, _ = project.read_slices(state)
+    saved, there = project.read_slices(state)
     mine = saved.by_person.copy()
     for place in state.reviewed:
         slice_of(mine, place, state.axis)[...] = True
     mask = np.where(mine, saved.labels, again.answer).astype(saved.labels.dtype)
     others = np.moveaxis(mask != saved.labels, 1 + state.axis, 1).sum((2, 3))
-    different = {place: int(others[place]) for place in np.ndindex(*others.shape) if others[place]}
+    # A crash may have come before all slices were saved.
+    different = {place: int(others[place]) for place in sorted(there) if others[place]}
     result = Replay(mask.reshape(state.grid.shape), state, different, again.learnt)
     yield ReplayStep(1.0, "Done", result)
+
+
+def _whole(entries: Sequence[Entry]) -> list[Entry]:
+    """Runs that were noted in parts, as slices were saved, in one: sums come out the same in the
+    last bit only with the same slices in a batch. Nothing in between is about answers."""
+    whole: list[Entry] = []
+    last: dict[str, int] = {}
+    for entry in entries:
+        what = entry["what"]
+        goes_on = entry.get("goes_on") or (what == "tidied" and entry.get("tidying") is None)
+        if goes_on and what in last:
+            first = whole[last[what]]
+            more = {
+                name: first[name] + entry[name] for name in ("places", "spared") if name in first
+            }
+            whole[last[what]] = {**first, **more}
+        else:
+            last[what] = len(whole)
+            whole.append(entry)
+    return whole
 
 
 @dataclass
