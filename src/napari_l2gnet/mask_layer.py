@@ -115,9 +115,9 @@ class MaskLayer:
             **transform_of(image),
             **label_arguments(labels.names, labels.colors),
         )
-        _tell_edits(layer, segmentation)
-        _bear_no_direction(layer)
         mask = cls(viewer, layer)
+        _tell_edits(mask)
+        _bear_no_direction(layer)
         if begin is not None:
             begin(mask)
         viewer.add_layer(layer)
@@ -397,14 +397,19 @@ def _name_coverage(layer: Labels, segmentation: Segmentation) -> None:
     layer.name = whole if finished == count else f"{whole} ({finished} of {count})"
 
 
-def _tell_edits(layer: Labels, segmentation: Segmentation) -> None:
+def _tell_edits(mask: MaskLayer) -> None:
     """Let a segmentation know of strokes on its layer, of their undo and redo, and of new data."""
+    layer, segmentation = mask.layer, mask.segmentation
 
     def painted(event: Any) -> None:
         if segmentation.arriving is not None:
             segmentation.adopt(segmentation.arriving)
             return
-        segmentation.stroke(*_changes(event.value, layer.data.shape))
+        on_screen = {mask.place} if mask.cut_as_sliced else set[Place]()
+        reviewed = len(segmentation.reviewed)
+        segmentation.stroke(*_changes(event.value, layer.data.shape), on_screen)
+        if len(segmentation.reviewed) != reviewed:
+            _name_coverage(layer, segmentation)
 
     def replaced(_: Any) -> None:
         if isinstance(layer.data, np.ndarray):

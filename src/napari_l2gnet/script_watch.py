@@ -37,9 +37,11 @@ class ScriptWatch:
             other = shown[plane] != self._last[plane]
             if other.any():
                 self._last[plane] = shown[plane]
-                by_person = other & (shown[plane] != known[plane])
+                # Of strokes the layer tells.
+                by_script = other & (shown[plane] != known[plane]) & ~segmentation.stroked[plane]
                 segmentation.answered |= _places(other, plane, axis)
-                segmentation.note_edits(_places(by_person, plane, axis))
+                if by_script.any():
+                    segmentation.note_edits(_places(by_script, plane, axis))
             if time.perf_counter() >= until:
                 break
 

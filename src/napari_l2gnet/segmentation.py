@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -21,7 +21,7 @@ from l2gnet_core.project.state import ModelId, Place, ProjectState, SliceState, 
 from l2gnet_core.project.swap import Swap
 from l2gnet_core.volume import Grid
 from napari_l2gnet.slice_counts import SliceCounts
-from napari_l2gnet.undo import UNDO_LIMIT, Adoption, Stroke, Undone
+from napari_l2gnet.undo import UNDO_LIMIT, Adoption, Reviews, Stroke, Undone
 
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
@@ -82,7 +82,10 @@ class Segmentation:
         self.edits = 0
         #: When a person vouched for a slice, in `edits`.
         self.vouched: dict[Place, int] = {}
-        #: Slices whose review was taken away as "undo" or "redo" changed what a person had seen.
+        # When an answer last came into a slice in a way that nobody can undo, in `edits`.
+        self._came: dict[Place, int] = {}
+        #: Slices whose review was taken away as "painting", "undo" or "redo" changed what a person
+        #: had seen.
         self.shaken: dict[Place, str] = {}
         #: What was done and is not saved yet, in its order.
         self.deeds: list[Deed] = []
@@ -207,6 +210,7 @@ class Segmentation:
         if place in self.reviewed:
             return
         self.slice_of(self.answer, place)[...] = labels
+        self._came[place] = self.edits
         self._show(place)
         self.counts.stale.add(place)
         self.answered.add(place)
@@ -240,16 +244,26 @@ class Segmentation:
 
     # ------------------------------------------------------------------ a person's strokes
 
-    def stroke(self, voxels: NDArray[np.intp], before: NDArray[Any], after: NDArray[Any]) -> None:
+    def stroke(
+        self,
+        voxels: NDArray[np.intp],
+        before: NDArray[Any],
+        after: NDArray[Any],
+        on_screen: Collection[Place] | None = None,
+    ) -> None:
         """A person has changed voxels (flat indices, each once) in one undoable step.
 
         before, after: their labels. They need not be in `shown` yet: the layer tells of some
-        strokes a moment before it makes them.
+        strokes a moment before it makes them. on_screen: slices that they see; None for all.
+        Nobody vouches any more for others that it changes.
         """
         free = ~np.take(self.stroked, voxels) & (np.take(self.known, voxels) == before)
         np.put(self.stroked, voxels, True)
-        self.note_edits(self.places_of(voxels))
-        self._strokes.append(Stroke(voxels, before, after, free, self.edits))
+        places = self.places_of(voxels)
+        self.note_edits(places)
+        unseen = set[Place]() if on_screen is None else places.difference(on_screen)
+        reviews = self._shake(unseen, "painting")
+        self._strokes.append(Stroke(voxels, before, after, free, self.edits, reviews))
         self._undone.clear()
 
     def note_edits(self, places: set[Place]) -> None:
@@ -274,13 +288,14 @@ class Segmentation:
             self.deeds.append(Stepped("undone"))
             free = step.shown.voxels
             # Nobody vouches for what a slice held before.
-            undone = Undone(step, *self._unreview(self.places_of(free)), self._organs)
+            undone = Undone(step, self._unreview(self.places_of(free)))
         else:
             if self._differs(step.voxels, step.before):
                 return
             free = step.voxels[step.free]
             np.put(self.stroked, free, False)
-            self._shake(step, step.made, "undo")
+            self._shake(self._seen_since(step.made, step.voxels), "undo")
+            self._review_again(step.reviews, step.made)
             self.note_edits(self.places_of(step.voxels))
             undone = replace(undone, made=self.edits)
         self._strokes.pop()
@@ -302,45 +317,58 @@ class Segmentation:
             self.deeds.append(Stepped("redone"))
             # Nor for what comes back into one, but who did so before.
             self._unreview(self.places_of(step.shown.voxels))
-            self._review_again(undone)
+            self._review_again(undone.reviews)
         else:
             if self._differs(step.voxels, step.after):
                 return
             np.put(self.stroked, step.voxels, True)
-            self._shake(step, undone.made, "redo")
+            self._shake(self._seen_since(undone.made, step.voxels), "redo")
+            reviews = self._shake(step.reviews.places, "redo")
             self.note_edits(self.places_of(step.voxels))
-            step = replace(step, made=self.edits)
+            step = replace(step, made=self.edits, reviews=reviews)
         self._undone.pop()
         self._strokes.append(step)
 
-    def _shake(self, stroke: Stroke, made: int, how: str) -> None:
-        """A stroke that is undone or made again changes slices: nobody vouches any more for those
-        that were accepted since it, or its undo, was made."""
-        places = self.reviewed & self.places_of(stroke.voxels)
-        seen = {place for place in places if self.vouched.get(place, -1) >= made}
-        self._unreview(seen)
-        self.shaken.update(dict.fromkeys(seen, how))
+    def _seen_since(self, made: int, voxels: NDArray[np.intp]) -> set[Place]:
+        """The slices that voxels are in, of those that were accepted since a stroke, or its undo,
+        was made: with it, or without it."""
+        places = self.places_of(voxels)
+        return {place for place in places if self.vouched.get(place, -1) >= made}
+
+    def _shake(self, places: Collection[Place], how: str) -> Reviews:
+        """Slices are no more what a person saw: nobody vouches for them."""
+        reviews = self._unreview(places)
+        self.shaken.update(dict.fromkeys(reviews.places, how))
+        return reviews
 
     def last_step(self) -> Callable[[], bool]:
         """What tells from now on whether the last step can still be undone, and was not."""
         step = ref(self._strokes[-1])
         return lambda: any(one is step() for one in self._strokes)
 
-    def _unreview(
-        self, places: set[Place]
-    ) -> tuple[frozenset[Place], frozenset[tuple[Place, int]]]:
-        """Nobody vouches for slices any more; returns which were reviewed, and what is unsaid."""
-        reviewed = frozenset(self.reviewed & places)
+    def _unreview(self, places: Collection[Place]) -> Reviews:
+        """Nobody vouches for slices any more; returns which reviews that takes away."""
+        reviewed = frozenset(self.reviewed.intersection(places))
         unsaid = frozenset((at, organ) for at, organ in self.unsaid if at in places)
         self.reviewed -= reviewed
         self.unsaid -= unsaid
-        return reviewed, unsaid
+        return Reviews(reviewed, unsaid, self._organs)
 
-    def _review_again(self, undone: Undone) -> None:
-        self.reviewed |= undone.reviewed
-        self.unsaid |= {(at, organ) for at, organ in undone.unsaid if organ in self._organs}
-        later = self._organs - undone.organs
-        self.unsaid |= {(at, organ) for at in undone.reviewed for organ in later}
+    def _review_again(self, reviews: Reviews, made: int | None = None) -> None:
+        """Slices are as they were when reviews were taken away. made: by a stroke that was made
+        then; not those that were accepted, or got an answer, since."""
+        places, again = reviews.places, set(reviews.places)
+        if made is not None:
+            since = (self.vouched, self._came)
+            again = {at for at in places if all(when.get(at, -1) < made for when in since)}
+        self.reviewed |= again
+        self.unsaid |= {
+            (at, organ) for at, organ in reviews.unsaid if at in again and organ in self._organs
+        }
+        later = self._organs - reviews.organs
+        self.unsaid |= {(at, organ) for at in again for organ in later}
+        for place in again:
+            self.shaken.pop(place, None)
 
     @property
     def _organs(self) -> frozenset[int]:

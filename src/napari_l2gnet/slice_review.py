@@ -112,7 +112,7 @@ class SliceReview(QObject):
             self.looked.emit()
 
     def _tell_shaken(self, annotation: Annotation) -> None:
-        """Say which accepted slices undo or redo has changed: they may not be on screen."""
+        """Say which accepted slices were changed out of sight, or by undo or redo."""
         segmentation = annotation.segmentation
         shaken, segmentation.shaken = segmentation.shaken, {}
         if not shaken:
@@ -125,7 +125,7 @@ class SliceReview(QObject):
         else:
             text = f"Slices {names}, accepted, were changed by {how}: check them again."
         edits = segmentation.edits
-        self.said.emit(
+        self._say(
             text,
             lambda: segmentation.edits == edits and not segmentation.reviewed.issuperset(shaken),
         )

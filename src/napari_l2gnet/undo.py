@@ -20,16 +20,27 @@ UNDO_LIMIT = 100
 
 
 @dataclass(frozen=True)
+class Reviews:
+    """Reviews that a step took away: slices, and of which organs (ids) they said nothing. organs:
+    ids of those that there were."""
+
+    places: frozenset[Place] = frozenset()
+    unsaid: frozenset[tuple[Place, int]] = frozenset()
+    organs: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
 class Stroke:
     """Voxels (flat indices) a person changed in one undoable step, and their labels before and
     after it. Where `free` is true the model's answer was shown before. made: when, as
-    `Segmentation.edits` counts."""
+    `Segmentation.edits` counts. reviews: of slices that it changed out of sight."""
 
     voxels: NDArray[np.intp]
     before: NDArray[Any]
     after: NDArray[Any]
     free: NDArray[np.bool_]
     made: int = 0
+    reviews: Reviews = Reviews()
 
 
 @dataclass(frozen=True)
@@ -49,11 +60,8 @@ class Adoption:
 
 @dataclass(frozen=True)
 class Undone:
-    """A step that was undone, with the reviews that this took away: slices, and of which organs
-    (ids) they say nothing. organs: ids of those that there were. made: as of a stroke."""
+    """A step that was undone, with the reviews that this took away. made: as of a stroke."""
 
     step: Stroke | Adoption
-    reviewed: frozenset[Place] = frozenset()
-    unsaid: frozenset[tuple[Place, int]] = frozenset()
-    organs: frozenset[int] = frozenset()
+    reviews: Reviews = Reviews()
     made: int = 0

@@ -168,6 +168,78 @@ def test_undo_of_a_stroke_takes_back_what_was_accepted_with_it_and_redo_does_not
     assert segmentation.reviewed == {(0, 4)}
 
 
+def paint(mask: MaskLayer, index: int, label: int, dimensions: int = 2) -> None:
+    """With a brush, on the slice on screen; in three dimensions into its neighbours, too."""
+    mask.go_to_place((0, index))
+    mask.layer.n_edit_dimensions, mask.layer.brush_size = dimensions, 3
+    mask.layer.paint((index, 4, 4), label)
+
+
+def test_accepted_slices_that_are_painted_out_of_sight_are_to_be_checked_again() -> None:
+    mask, annotation = new_mask()
+    layer, segmentation = mask.layer, mask.segmentation
+    for index in (1, 2, 3):
+        annotation.review((0, index))
+    labels = segmentation.card.labels
+    mask.relabel(with_organ(labels, Label(3, "three", new_color(labels))))
+    paint(mask, 2, 2)
+    assert segmentation.reviewed == {(0, 1), (0, 2), (0, 3)}
+    paint(mask, 2, 3, dimensions=3)
+    assert segmentation.reviewed == {(0, 2)}
+    assert segmentation.shaken == {(0, 1): "painting", (0, 3): "painting"}
+    layer.undo()
+    assert segmentation.reviewed == {(0, 1), (0, 2), (0, 3)}
+    assert segmentation.unsaid == {((0, index), 3) for index in (1, 2, 3)}
+    assert not segmentation.shaken
+    layer.redo()
+    assert segmentation.reviewed == {(0, 2)}
+    assert segmentation.shaken == {(0, 1): "redo", (0, 3): "redo"}
+    # What is accepted since, or tidied, is not as it was.
+    annotation.review((0, 1))
+    mask.put_tidied((0, 3), full(0))
+    layer.undo()
+    assert segmentation.reviewed == {(0, 2)}
+    # Across the slices one sees none of them.
+    annotation.review((0, 3))
+    mask.viewer.dims.roll()
+    layer.data_setitem(square(3), 2)
+    assert segmentation.reviewed == {(0, 2)}
+
+
+INDEX = st.integers(0, 2)
+SEEING = st.one_of(
+    st.tuples(st.just("paint"), INDEX, st.integers(0, 2), st.sampled_from([2, 3])),
+    st.tuples(st.sampled_from(["review", "review", "tidy"]), INDEX),
+    st.tuples(st.sampled_from(["undo", "redo"])),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=st.lists(SEEING, max_size=14))
+def test_nobody_vouches_for_what_they_did_not_see(steps: list[Any]) -> None:
+    shape = (3, SIZE, SIZE)
+    mask, annotation = new_mask(shape)
+    layer, segmentation = mask.layer, mask.segmentation
+    # How each slice ever was while it was on screen and accepted.
+    seen: dict[int, set[bytes]] = {index: set() for index in range(3)}
+    for name, *rest in steps:
+        if name == "paint":
+            paint(mask, *rest)
+        elif name == "review":
+            mask.go_to_place((0, rest[0]))
+            annotation.review((0, rest[0]), (0, rest[0]) not in segmentation.reviewed)
+        elif name == "tidy":
+            mask.put_tidied((0, rest[0]), full(len(steps) % 3))
+        else:
+            getattr(layer, name)()
+        for index in range(3):
+            now = layer.data[index].tobytes()
+            if (0, index) in segmentation.reviewed:
+                if rest and index == rest[0]:
+                    seen[index].add(now)
+                assert now in seen[index]
+
+
 def test_a_label_that_is_no_organ_is_not_taught() -> None:
     mask, annotation = new_mask()
     mask.layer.data_setitem(square(1), 2)

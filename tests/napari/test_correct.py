@@ -32,6 +32,7 @@ from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.organ_dialog import OrganDialog
 from napari_l2gnet.organs import UNMARKED
 from napari_l2gnet.preview import AFTER, BEFORE, CHANGES, Preview
+from napari_l2gnet.script_watch import ScriptWatch
 from napari_l2gnet.session import Session
 from napari_l2gnet.slice_queue import SLICE, SliceQueue
 from napari_l2gnet.tasks import annotation_of
@@ -311,6 +312,27 @@ def test_an_accepted_slice_that_undo_changes_elsewhere_is_to_be_checked_again(
     assert states(widget)[4] == "–"
     widget.review.go_to((0, 4))
     widget.review.accept_slice()
+    assert not widget.message.text()
+
+
+def test_an_accepted_slice_that_a_brush_changes_elsewhere_is_to_be_checked_again(
+    correct_widget: Any, qtbot: Any
+) -> None:
+    viewer, _, widget = correct_widget()
+    correct_slice(viewer, widget, 4)
+    widget.review.go_to((0, 3))
+    layer = widget.mask.layer
+    layer.n_edit_dimensions, layer.brush_size = 3, 24
+    layer.paint((3, 20, 20), 9)
+    said = "Slice 4, accepted, was changed by painting: check it again."
+    qtbot.waitUntil(lambda: widget.message.text().startswith(said))
+    assert states(widget)[4] == "edited"
+    # Nor does it go before anything else is done.
+    ScriptWatch(widget.mask.segmentation, as_saved=False).look(float("inf"))
+    widget.tell_again()
+    assert widget.message.text().startswith(said)
+    layer.undo()
+    qtbot.waitUntil(lambda: states(widget)[4] == "✓ reviewed")
     assert not widget.message.text()
 
 
