@@ -154,8 +154,9 @@ def test_directions_that_are_none_are_not_believed(tmp_path, along):
     assert not volume.oriented
 
 
-def test_directions_may_have_one_digit(tmp_path):
-    save_series(tmp_path, VOXELS, along=(0.7, 0.7, 0, 0, 0, -1))
+@pytest.mark.parametrize("along", [(0.7, 0.7, 0, 0, 0, -1), (1, 0, 0, 0, 0.8, 0.7)])
+def test_directions_may_have_one_digit(tmp_path, along):
+    save_series(tmp_path, VOXELS, along=along)
     assert read_volume(tmp_path).oriented
 
 
@@ -344,12 +345,14 @@ def test_links_to_folders_that_are_not_there_are_scans_that_cannot_be_read(tmp_p
     save_series(tmp_path / "p1", VOXELS)
     (tmp_path / "p2").symlink_to(tmp_path / "not_fetched")
     (tmp_path / ".lock").symlink_to("nobody")
+    (tmp_path / "notes.txt").symlink_to("nowhere")
     assert scans_in(tmp_path) == [tmp_path / "p1", tmp_path / "p2"]
     with pytest.raises(InputError, match=r"p2 is a link to .*not_fetched, which is not there"):
         read_volume(tmp_path / "p2")
     # Beside slices it is one, perhaps.
     (tmp_path / "p1" / "IM0009").symlink_to("nowhere")
     assert scans_in(tmp_path / "p1") == [tmp_path / "p1"]
+    assert "IM0009): slices may be missing" in " ".join(read_volume(tmp_path / "p1").warnings)
 
 
 def test_colours_are_read_as_brightness(tmp_path):

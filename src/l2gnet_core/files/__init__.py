@@ -258,7 +258,7 @@ def scans_in(folder: Path) -> list[Path]:
     series = scans_below(folder)
     if all(folder in path.parents and path.is_dir() for path in series):
         # Else they are slices.
-        series += [path for path in broken if not path.name.startswith(".")]
+        series += [path for path in broken if not suffix_of(path) or formats[path] is not None]
     return sorted(series)
 
 

@@ -58,8 +58,9 @@ _TAGS = [
     "TemporalPositionIdentifier",
     "TriggerTime",
 ]
-# Of lengths and of a right angle's cosine: some programs write directions with one digit.
-_NO_DIRECTION = 0.1
+# Of squared lengths and of a right angle's cosine: some programs write directions with one digit,
+# and rounding changes these by up to 0.18.
+_NO_DIRECTION = 0.2
 # Transfer syntaxes of voxels as they are; the best that others do on empty frames is less.
 _PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 _MOST_COMPRESSION = 10_000

@@ -27,7 +27,8 @@ class Series:
 
     title: its number and description, as the scanner's console lists it, or else a file's name.
     alone: is there no other in its folder? shape: rows and columns. planes: in no order.
-    unread: DICOM files beside it that say nothing, damaged slices perhaps.
+    unread: DICOM files beside it that say nothing, damaged slices perhaps, and links that lead
+    nowhere.
     """
 
     title: str
@@ -115,7 +116,11 @@ def _series_in(folder: Path, named: Path | None = None) -> list[Series]:
     unread: list[Path] = []
     seen = set()
     for path in sorted(folder.iterdir(), key=lambda path: (path != named, _natural(path.name))):
-        if (path.name.startswith(".") and path != named) or not path.is_file():
+        if path.name.startswith(".") and path != named:
+            continue
+        if not path.is_file():
+            if path.is_symlink() and not path.exists():
+                unread.append(path)  # not fetched yet, perhaps
             continue
         file = told_by(path)
         if file is None or file.no_scan:

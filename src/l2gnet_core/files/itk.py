@@ -31,8 +31,8 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # A header is text before the voxels; a table of segments can be long.
 _MOST_HEADER = 4 << 20
 _FIELD = re.compile(r"([^:=]+?)\s*(?::=|:|=)\s*(.*)")
-# Fields that name the file of the voxels, in NRRD and in MetaImage.
-_VOXELS_IN = ("data file", "datafile", "ElementDataFile")
+# Fields that name the file of the voxels, in NRRD, in any case, and in MetaImage.
+_VOXELS_IN = ("data file", "datafile", "elementdatafile")
 # Deflate cannot shrink more: a claim beyond that is a lie, not a scan.
 _MOST_DEFLATE = 1040
 # Millimetres of a unit of length.
@@ -117,9 +117,14 @@ def _header(path: Path) -> tuple[dict[str, str], int]:
         return fields, stream.tell()
 
 
+def _field(header: dict[str, str], name: str) -> str:
+    """A field of a header whose names may be in any case; "" if it is not there."""
+    return next((value for field, value in header.items() if field.lower() == name), "")
+
+
 def _voxel_file(path: Path, header: dict[str, str]) -> Path | None:
     """The file that holds the voxels, itself or another; None where they lie in several."""
-    where = next(filter(None, map(header.get, _VOXELS_IN)), "LOCAL")
+    where = next(filter(None, (_field(header, name) for name in _VOXELS_IN)), "LOCAL")
     if where.upper() == "LOCAL":
         return path
     return None if where.startswith("LIST") or "%" in where else path.parent / where
@@ -157,7 +162,7 @@ def _image(path: Path, header: dict[str, str]) -> sitk.Image:
         file = _voxel_file(path, header)
         if file is not None:
             claimed = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
-            shrunk = 1 if header.get("encoding", "").lower() == "raw" else _MOST_DEFLATE
+            shrunk = 1 if _field(header, "encoding").lower() == "raw" else _MOST_DEFLATE
             if claimed > file.stat().st_size * shrunk:
                 raise InputError(
                     f"{path.name} says that it holds {claimed:,} voxels, which do not fit into "
