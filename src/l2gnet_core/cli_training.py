@@ -168,15 +168,16 @@ def train(
         how |= kept
         if "minutes" in given or "epochs" in given:
             how |= {"minutes": None, "epochs": None} | given
-        if begun and kept and "start" in given:
-            first = read_choices(output).get("start")
-            if str(find_model(how["start"]).resolve()) != first:
+        if begun and "start" in given:
+            choices = read_choices(output)
+            how["start"] = choices.get("start")
+            # Without the file that says it, and where that model is gone, nobody can tell.
+            if choices and not _may_be_one(given["start"], how["start"]):
                 raise InputError(
                     f"Expected the first settings of the run in {output}, but it began with "
-                    f"{first or 'no model'}, not with {how['start']}; leave out --from, or use a "
-                    "new run folder."
+                    f"{how['start'] or 'no model'}, not with {given['start']}; leave out --from, "
+                    "or use a new run folder."
                 )
-            how["start"] = first
     if how["minutes"] is None and how["epochs"] is None:
         how["minutes"] = 60.0
     if how["pixel"] and not how["resample"]:
@@ -259,6 +260,20 @@ def _kept_choices(context: click.Context, folder: Path, names: Collection[str]) 
                 f"{error.message.rstrip('.')}; correct it there, or give the option again."
             ) from error
     return kept
+
+
+def _may_be_one(model: str, first: str | None) -> bool:
+    """Is a model the one at a path, or a copy of it? Also where there is none at the path by now,
+    but not if none was ever named."""
+    if first is None:
+        return False
+    if not (kept := Path(first)).exists():
+        return True
+    from l2gnet_core.catalog import find_model
+    from l2gnet_core.checkpoint import find_model_file
+
+    ours, its = find_model_file(find_model(model)), find_model_file(kept)
+    return ours.samefile(its) or ours.read_bytes() == its.read_bytes()
 
 
 def _options_of(config: NetworkConfig) -> dict[str, str]:

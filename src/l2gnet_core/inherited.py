@@ -119,7 +119,10 @@ def inherited_split(
     others = [patient for patient in dataset.patients if patient not in taken]
     held_out = {p: part for p, part in dataset.people.held_out.items() if p not in taken}
     fresh = split_patients(others, seed, test, tuning, held_out)
-    if not kept["train"] and not (kept["tuning"] and fresh.train):
+    if not kept["train"] and not fresh.train:
+        # Who was tuned on may be learned from, but never tested on.
+        kept["train"], kept["tuning"] = kept["tuning"], []
+    if not taken or not (kept["train"] or fresh.train):
         return None
     both = {part: [*kept[part], *getattr(fresh, part)] for part in PARTS}
     return checked_split(both, dataset.people, f"the split of {start}")

@@ -396,7 +396,7 @@ def _learnable(dataset: Dataset, split: Split, training: TrainingConfig) -> Labe
     if not labels:
         raise InputError(
             "Expected structures to learn in the labels of the training patients, but these are "
-            "empty; label their scans, or write another split.json into the run folder."
+            "empty; label their scans, or write a split.json into the run folder."
         )
     return labels
 

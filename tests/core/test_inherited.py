@@ -149,7 +149,13 @@ def test_who_a_model_was_tuned_on_alone_is_not_tested_on(dataset, model):
     assert {"p0", "p1"} <= set(split.tuning)
     # There would be nobody to learn from.
     everybody = {"train": ["q"], "tuning": [*NAMES], "test": []}
-    assert split_from(dataset, model(split=everybody)) is None
+    assert split_from(dataset, model(split=everybody)) == Split(NAMES, (), ())
+
+
+def test_who_a_model_was_tested_on_alone_still_is(dataset, model):
+    split = split_from(dataset, model(split={"train": ["q"], "tuning": [], "test": ["p0", "p1"]}))
+    assert split is not None
+    assert {"p0", "p1"} <= set(split.test)
 
 
 def test_what_a_run_begins_with_is_told(dataset, model):
