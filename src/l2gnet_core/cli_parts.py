@@ -125,15 +125,6 @@ class ProgressBar:
     def reach(self, done: float, note: str = "", tell: bool = True) -> None:
         """Move the bar to `done` of its total. tell: may a line tell this, where there is no
         bar?"""
-        self._move(done, note, tell)
-
-    def follow(self, items: Iterator[Item]) -> Iterator[Item]:
-        """Pass items through, one step each."""
-        for number, item in enumerate(items, 1):
-            yield item
-            self._move(number)
-
-    def _move(self, done: float, note: str = "", tell: bool = True) -> None:
         if self._watched:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(done - self._bar.n)
@@ -142,6 +133,12 @@ class ProgressBar:
             whole = isinstance(self._total, int)
             share = f"{done} of {self._total}" if whole else f"{done / self._total:.0%}"
             click.echo(f"{self._label} {share}{note and ': ' + note}", err=True)
+
+    def follow(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Pass items through, one step each."""
+        for number, item in enumerate(items, 1):
+            yield item
+            self.reach(number)
 
 
 def examined(dataset: Path) -> Survey:

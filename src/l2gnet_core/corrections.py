@@ -81,8 +81,9 @@ class Correction:
                 f"Expected marked voxels in every corrected slice, but slice {_listed(blank)} is "
                 f"unmarked (id {self.unmarked}) everywhere; leave it out."
             )
-        lowest = min(float(part.min()) for part in self.picture_weights)
-        highest = max(float(part.max()) for part in self.picture_weights)
+        # NumPy's, which let a NaN through to the comparison wherever it stands.
+        lowest = np.min([part.min() for part in self.picture_weights])
+        highest = np.max([part.max() for part in self.picture_weights])
         if not 0 <= lowest <= highest <= MOST_WEIGHT:
             raise InputError(
                 f"Expected weights from 0 to {MOST_WEIGHT}, but they go from {lowest:g} to "

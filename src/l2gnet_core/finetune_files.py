@@ -10,7 +10,7 @@ from typing import Any
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import MODEL_FILE, STATE_FILE, save_model
 from l2gnet_core.corrections import Correction, image_numbers
-from l2gnet_core.errors import InputError
+from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files import read_any, read_volume
 from l2gnet_core.finetune import FineTuneResult
 from l2gnet_core.split import SPLIT_FILE
@@ -139,12 +139,14 @@ def write_result(result: FineTuneResult, file: Path) -> None:
 
     Raises InputError if somebody else has written one there meanwhile, OutputError.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         # Taken first, by an empty file: of two who write at once one must be refused.
         file.touch(exist_ok=False)
     except FileExistsError as error:
         raise _taken(file) from error
+    except OSError as error:
+        raise OutputError(f"{file} cannot be written: {error.strerror or error}.") from error
     try:
         save_model(file, result.model.network, result.model.card)
     except BaseException:

@@ -41,6 +41,8 @@ def fit_on(one: Grid, grid: Grid) -> Fit | None:
     """
     if one.shape[:-3] != grid.shape[:-3]:
         return None
+    if np.linalg.matrix_rank(grid.affine) < 4:
+        return None
     whole = np.rint(np.linalg.inv(grid.affine) @ one.affine)
     steps = whole[:3, :3][::-1, ::-1]  # rows: the grid's axes z, y, x; columns: the array's
     if not all((np.abs(steps).sum(axis) == 1).all() for axis in (0, 1)):

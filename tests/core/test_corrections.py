@@ -17,6 +17,9 @@ from l2gnet_core.volume import Grid
 
 CARD = ModelCard(name="m", labels=LabelSet.from_names({1: "liver", 7: "spleen"}))
 SHAPE = (5, 24, 30)
+#: Weights of which one is no number, in a slice that is not the first to be corrected.
+IN_ONE = np.ones(SHAPE)
+IN_ONE[3, 0, 0] = np.nan
 
 
 def labels_with(ids=(1, 7), seed: int = 0) -> np.ndarray:
@@ -183,7 +186,7 @@ def test_background_alone_tells_nothing_but_spoils_nothing_either(one_sentence):
         ("but got -1", {"slices": (-1,)}),
         ("of the scan's shape", {"labels": np.ones((5, 24, 31), np.uint8)}),
         ("weights of the scan's shape", {"weights": np.ones((5, 24, 31))}),
-        ("weights from 0 to 65504", {"weights": np.full(SHAPE, np.nan)}),
+        ("weights from 0 to 65504, but they go from nan", {"weights": IN_ONE}),
         ("go from -1 to -1", {"weights": np.full(SHAPE, -1)}),
         ("go from 70000 to 70000", {"weights": np.full(SHAPE, 7e4)}),
         ("slice 1, 3 is unmarked", {"labels": np.full(SHAPE, 4, np.uint8), "unmarked": 4}),

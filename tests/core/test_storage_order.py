@@ -125,6 +125,9 @@ def test_what_is_elsewhere_or_does_not_say_where_stays_as_it_is(tmp_path, labels
     assert in_order_of(here.grid, here) is here
     silent = replace(read_volume(tmp_path / "0.nii"), oriented=False)
     assert in_order_of(here.grid, silent) is silent
+    # Some files give two axes one direction.
+    flat = replace(here.grid, affine=here.affine @ np.diag([1, 1, 0, 1]))
+    assert in_order_of(flat, replace(here, affine=flat.affine)).data is here.data
 
 
 def test_a_dataset_says_so_once_and_what_is_elsewhere_is_refused(tmp_path, scan, labels):

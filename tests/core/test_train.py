@@ -315,7 +315,7 @@ def test_a_score_that_is_none_is_no_event(tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("name", ["a $x_{$ b", "_hidden", "$"])
+@pytest.mark.parametrize("name", ["a $x_{$ b", "_hidden", "a$_$"])
 def test_curves_are_drawn_of_whatever_name(tmp_path, name):
     with TrainingLog(tmp_path, LabelSet.from_names({1: name}), 0) as log:
         log.add(Progress(1, 1, 0.1, 0.5, 1e-3, 1.0, 0.1, None, (0.5,), best=True))
