@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
 
 #: Colours for structures that bring none, chosen to stay apart for colour-blind people: Okabe and
 #: Ito's set without black and grey.
 PALETTE = ("#56b4e9", "#009e73", "#d55e00", "#f0e442", "#cc79a7", "#e69f00", "#0072b2")
+#: None that structures get: for what is drawn over them.
+OVER = "#ff3df2"
+#: Colours that structures get: of more than these two are alike.
+_COLORS = 255
+#: Lightness between which a colour can be told from black, white and both themes of the window, and
+#: the least chroma that no grey picture has, in Oklab.
+_LIGHTNESS, _CHROMA = (0.5, 0.88), 0.09
 
 
 def plain(name: str) -> str:
@@ -39,11 +50,11 @@ class LabelSet:
     def from_names(
         cls, names: Mapping[int, str], colors: Mapping[int, str] | None = None
     ) -> LabelSet:
-        """Names by id; structures without a colour get one from the palette."""
-        colors = colors or {}
+        """Names by id; structures without a colour get their own, by their id."""
+        given, own = colors or {}, own_colors()
         return cls(
             tuple(
-                Label(id, names[id], colors.get(id, PALETTE[(id - 1) % len(PALETTE)]))
+                Label(id, names[id], given.get(id, own[(id - 1) % len(own)]))
                 for id in sorted(names)
                 if id != 0
             )
@@ -64,3 +75,42 @@ class LabelSet:
     def colors(self) -> dict[int, str]:
         """Colour by id."""
         return {label.id: label.color for label in self.labels}
+
+
+@cache
+def own_colors() -> tuple[str, ...]:
+    """Colours for structures that bring none: the palette's, then each as unlike those before as
+    can be."""
+    levels = np.arange(0, 256, 17)
+    rgb = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
+    seen = _oklab(rgb)
+    light, chroma = seen[:, 0], np.hypot(seen[:, 1], seen[:, 2])
+    told = (_LIGHTNESS[0] <= light) & (light <= _LIGHTNESS[1]) & (chroma >= _CHROMA)
+    # Half of the lightness is the picture's below.
+    rgb, seen = rgb[told], seen[told] * (0.5, 1, 1)
+    taken = _oklab([[int(one[i : i + 2], 16) for i in (1, 3, 5)] for one in (*PALETTE, OVER)])
+    apart = np.linalg.norm(seen[:, None] - taken * (0.5, 1, 1), axis=2).min(1)
+    colors = list(PALETTE)
+    while len(colors) < _COLORS:
+        farthest = int(apart.argmax())
+        colors.append("#" + "".join(f"{value:02x}" for value in rgb[farthest]))
+        apart = np.minimum(apart, np.linalg.norm(seen - seen[farthest], axis=1))
+    return tuple(colors)
+
+
+def _oklab(rgb: NDArray[np.integer] | Sequence[Sequence[int]]) -> NDArray[np.float64]:
+    """(n,3): bytes of red, green and blue as lightness and two opponent colours, in which distances
+    are as eyes see them (Ottosson, A perceptual color space, 2020)."""
+    share = np.asarray(rgb) / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    cones = linear @ [
+        [0.4122214708, 0.2119034982, 0.0883024619],
+        [0.5363325363, 0.6806995451, 0.2817188376],
+        [0.0514459929, 0.1073969566, 0.6299787005],
+    ]
+    lab: NDArray[np.float64] = np.cbrt(cones) @ [
+        [0.2104542553, 1.9779984951, 0.0259040371],
+        [0.7936177850, -2.4285922050, 0.7827717662],
+        [-0.0040720468, 0.4505937099, -0.8086757660],
+    ]
+    return lab

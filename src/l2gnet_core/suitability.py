@@ -15,6 +15,8 @@ from l2gnet_core.volume import Grid, Volume
 
 #: A CT with 1024 added has muscle at about 1070, and bone above.
 _TISSUE_OF_SHIFTED_CT = 1000
+#: Structures that one sentence names.
+_MOST_NAMES = 4
 
 
 def mismatches(
@@ -80,7 +82,10 @@ def doubts(card: ModelCard, voxels: Mapping[int, int], ml: float | None) -> list
     """
     missing = [label.name for label in card.labels if not voxels.get(label.id)]
     if missing:
-        names = " and ".join(missing) if len(missing) < 3 else ", ".join(missing)
+        named, more = missing[:_MOST_NAMES], len(missing) - _MOST_NAMES
+        names = " and ".join(named) if len(named) < 3 else ", ".join(named)
+        if more > 0:
+            names += f" and {more} more"
         return [f"No {names} found: out of view, or not what this model was made for."]
     if ml is None:
         return []

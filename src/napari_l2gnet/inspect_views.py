@@ -29,6 +29,10 @@ from napari_l2gnet.inspection import Inspection
 
 #: Codes in a chart: more could not be told apart, nor hit with a mouse.
 MOST_CODES = 48
+#: Organs in the legend above a chart: more would leave that no room.
+_MOST_ORGANS = 10
+#: Letters of a name that has more than a line in it.
+_LONG = 30
 #: References that differ less from their even share than this are all even.
 _EVEN = 1e-3
 
@@ -175,15 +179,32 @@ class InspectViews(QTabWidget):
         """Draw a part of a scan; before: the same in what it is compared with."""
         self.words = Words(inspection, part, before)
         self.side.setVisible(before is not None)
-        names, colors = inspection.names[1:], self._colors(self.words)[1:]
-        legend = " &nbsp;".join(
-            f'<span style="color:{escape(color)}">■</span>&nbsp;'
-            + escape(name).replace(" ", "&nbsp;")
-            for name, color in zip(names, colors, strict=True)
-        )
+        legend, all_of_them = self._legend(self.words)
         for label in self._legends.values():
             label.setText(legend)
+            label.setToolTip(all_of_them)
         self.draw()
+
+    def _legend(self, words: Words) -> tuple[str, str]:
+        """Organs and their colours, those with the most voxels where there are many; and all of
+        them, where that leaves any out."""
+        voxels = words.usage.table.sum(0)[1:]
+        # Names stay together, but for those that are wider than the dock may be.
+        names = [
+            escape(name).replace(" ", "&nbsp;" if len(name) < _LONG else " ")
+            for name in words.inspection.names[1:]
+        ]
+        entries = [
+            f'<span style="color:{escape(color)}">■</span>&nbsp;{name}'
+            for name, color in zip(names, self._colors(words)[1:], strict=True)
+        ]
+        largest = sorted(np.argsort(-voxels, kind="stable")[:_MOST_ORGANS])
+        legend = " &nbsp;".join(entries[organ] for organ in largest)
+        if len(largest) == len(entries):
+            return legend, ""
+        return f"{legend} &nbsp;and&nbsp;{len(entries) - len(largest)}&nbsp;more", " &nbsp;".join(
+            entries
+        )
 
     def draw(self) -> None:
         """Draw the tab on top."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.labels import PALETTE, Label, LabelSet, plain
+from l2gnet_core.labels import Label, LabelSet, own_colors, plain
 
 #: The id of voxels of which nobody said anything; no organ may have it.
 UNMARKED = 65535
@@ -20,8 +20,8 @@ def free_id(labels: LabelSet) -> int:
 def new_color(labels: LabelSet) -> str:
     """A colour for a new organ: one that no other has, if there is any left."""
     taken = set(labels.colors.values())
-    free = [color for color in PALETTE if color not in taken]
-    return free[0] if free else PALETTE[len(labels) % len(PALETTE)]
+    colors = own_colors()
+    return next((one for one in colors if one not in taken), colors[len(labels) % len(colors)])
 
 
 def with_organ(labels: LabelSet, organ: Label) -> LabelSet:

@@ -10,6 +10,7 @@ from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 from qtpy.QtCore import QTimer
 
+from l2gnet_core.labels import OVER
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.layers import transform_of
 from napari_l2gnet.mask_layer import OPACITY, MaskLayer
@@ -17,8 +18,6 @@ from napari_l2gnet.segmentation import Place
 
 PREVIEW_KEY = "l2gnet_preview"
 BEFORE, AFTER, CHANGES = "before", "after", "changes"
-#: Colour of voxels that change: none that organs have.
-CHANGED = "#ff3df2"
 
 
 def shows_proposal(annotation: Annotation) -> bool:
@@ -131,7 +130,7 @@ class Preview:
         else:
             data, name = np.zeros(segmentation.shown.shape, np.uint8), "changes"
             colormap = DirectLabelColormap(
-                color_dict={None: "transparent", 0: "transparent", 1: CHANGED}
+                color_dict={None: "transparent", 0: "transparent", 1: OVER}
             )
         layer = Labels(
             data.reshape(mask.data.shape),

@@ -352,6 +352,9 @@ def test_unusual_volumes_and_missing_structures_are_named():
     assert doubts(usual, {1: 900, 2: 1000}, None) == []
     (sentence,) = doubts(usual, {}, None)
     assert "right ventricle and left ventricle" in sentence
+    many = replace(usual, labels=LabelSet.from_names({id: f"organ {id}" for id in range(1, 36)}))
+    (sentence,) = doubts(many, {}, None)
+    assert "No organ 1, organ 2, organ 3, organ 4 and 31 more found" in sentence
 
 
 def test_voxels_are_counted_by_id():

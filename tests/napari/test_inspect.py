@@ -12,7 +12,7 @@ import napari
 import numpy as np
 import pytest
 from gui import PLUGIN, open_scan, run
-from inspecting import click, code_map, inspect, inspectable, made_up_look, settle, world
+from inspecting import NAMES, click, code_map, inspect, inspectable, made_up_look, settle, world
 from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtWidgets import QAbstractButton, QComboBox
 
@@ -20,6 +20,7 @@ from l2gnet_core.card import CodeStatistics
 from l2gnet_core.inspect.codes import code_colors
 from l2gnet_core.inspect.plans import code_plan, partners, sources_map
 from l2gnet_core.inspect.uncertainty import ranked_slices, uncertainty_maps
+from l2gnet_core.labels import LabelSet
 from napari_l2gnet.annotation import Version
 from napari_l2gnet.charts import Chart
 from napari_l2gnet.inspect_form import CODES, DOUBT, HEARD, NOTHING, REFERENCE
@@ -439,6 +440,20 @@ def test_organs_smaller_than_cells_have_bars_and_codes(opened: Made, qtbot: Any)
     assert words.bar(code) == 100
     assert widget.views.usage._top == pytest.approx(100, rel=0.2)
     assert "It holds 100 % of the organs in this volume" in widget.views.usage.tell(code)
+
+
+def test_of_many_organs_the_legend_names_those_with_the_most_voxels(
+    opened: Made, qtbot: Any
+) -> None:
+    _, mask, widget = opened
+    legends = widget.views._legends.values()
+    assert all("more" not in legend.text() and not legend.toolTip() for legend in legends)
+    mask.relabel(LabelSet.from_names({**NAMES, **{id: f"organ {id}" for id in range(4, 36)}}))
+    qtbot.waitUntil(lambda: all("and&nbsp;25&nbsp;more" in one.text() for one in legends))
+    for legend in legends:
+        assert "organ&nbsp;10" in legend.text()
+        assert "organ&nbsp;11" not in legend.text()
+        assert "organ&nbsp;35" in legend.toolTip()
 
 
 def test_part_of_a_scan_is_not_called_unlike(

@@ -1,0 +1,23 @@
+"""Names and colours of structures."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from l2gnet_core.labels import OVER, PALETTE, LabelSet, own_colors
+
+
+def test_many_structures_have_colours_that_can_be_told_apart():
+    many = LabelSet.from_names({id: f"organ {id}" for id in range(1, 118)}, {9: "#123456"})
+    assert tuple(many.colors.values())[:7] == PALETTE
+    assert many.colors[9] == "#123456"
+    assert len(set(many.colors.values())) == 117
+    # The same in every mask, and with other organs.
+    assert LabelSet.from_names({40: "liver"}).colors[40] == many.colors[40] == own_colors()[39]
+    rgb = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in own_colors()])
+    # None is a grey of the picture below, black, white, or nearly the colour of what changes.
+    assert np.ptp(rgb, 1).min() > 40
+    assert (rgb @ [0.3, 0.59, 0.11]).min() > 50
+    assert (rgb @ [0.3, 0.59, 0.11]).max() < 235
+    over = [int(OVER[i : i + 2], 16) for i in (1, 3, 5)]
+    assert np.abs(rgb - over).sum(1).min() > 40
