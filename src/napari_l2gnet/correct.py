@@ -26,7 +26,6 @@ from napari_l2gnet.correct_run import (
     bring_organs,
     drop_proposal,
     flip,
-    taken_in,
     told,
 )
 from napari_l2gnet.docked import always
@@ -447,7 +446,7 @@ class CorrectWidget(CorrectForm):
             return
         changed = accept(mask, annotation)
         self._say(
-            f"{annotation.version.name} accepted: {taken_in(mask, changed)}",
+            f"{annotation.version.name} accepted: {mask.taken_in(changed)}",
             holds=mask.segmentation.last_step() if changed else always,
         )
         self._show_all()

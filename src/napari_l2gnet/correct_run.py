@@ -212,7 +212,7 @@ class CorrectRun(QObject):
         count = adopt()
         if count:
             self.stands = self.annotation.segmentation.last_step()
-        self._end("finished", f"{text}: {taken_in(self.mask, count)}")
+        self._end("finished", f"{text}: {self.mask.taken_in(count)}")
 
     def _cancelled(self) -> None:
         if not self._abandoned:
@@ -338,14 +338,6 @@ def bring_organs(mask: MaskLayer, annotation: Annotation, version: Version) -> t
         mask.relabel(with_organs_of(mine, new))
         annotation.changed.emit("organs")
     return tuple(new.names)
-
-
-def taken_in(mask: MaskLayer, changed: int) -> str:
-    """What to say of an answer that came into a mask, which Ctrl-Z goes to from now on."""
-    mask.viewer.layers.selection.active = mask.layer
-    if not changed:
-        return "no voxel changed."
-    return f"{changed:,} voxels changed; Ctrl-Z takes it back."
 
 
 def _record(segmentation: Segmentation, answered: Answered, changed: int) -> None:

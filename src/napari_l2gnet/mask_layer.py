@@ -32,6 +32,7 @@ from napari_l2gnet.segmentation import Place, Segmentation
 
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
+    from l2gnet_core.cleanup import CleanUp
     from l2gnet_core.inspect.look import Look
 
 SEGMENTATION_KEY = "l2gnet_segmentation"
@@ -185,13 +186,14 @@ class MaskLayer:
         looks: dict[int, Look] | None = None,
         completes: Iterable[Place] = (),
         model: Model | None = None,
+        clean_up: CleanUp | None = None,
     ) -> int:
         """Show a new answer (t,z,y,x) where no person decided, as one step that can be undone.
 
         Returns how many voxels change; see `Segmentation.adoption`.
         """
         segmentation, layer = self.segmentation, self.layer
-        adoption = segmentation.adoption(answer, raw, version, looks, completes, model)
+        adoption = segmentation.adoption(answer, raw, version, looks, completes, model, clean_up)
         voxels = adoption.shown.voxels
         if len(voxels):
             segmentation.arriving = adoption
@@ -205,6 +207,13 @@ class MaskLayer:
         self.name_coverage()
         layer.refresh()
         return len(voxels)
+
+    def taken_in(self, changed: int) -> str:
+        """What to say of an answer that was adopted, which Ctrl-Z goes to from now on."""
+        self.viewer.layers.selection.active = self.layer
+        if not changed:
+            return "no voxel changed."
+        return f"{changed:,} voxels changed; Ctrl-Z takes it back."
 
     def relabel(self, labels: LabelSet) -> None:
         """Give the mask other organs; those that stay keep the colours they have on screen.

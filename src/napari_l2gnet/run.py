@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error
+from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from l2gnet_core.project.deeds import Answered, Tidied
 from l2gnet_core.suitability import doubts
+from napari_l2gnet.docked import always
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.segmentation import Place
 from napari_l2gnet.session import Request, Session, Step
 from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.worker import Job
+
+if TYPE_CHECKING:
+    from l2gnet_core.cleanup import CleanUp
 
 #: Sentences about a series: more of them would leave no room for the table.
 _MOST_DOUBTS = 4
@@ -49,6 +55,12 @@ class Run(QObject):
         self._spared: set[Place] = set()
         # Are slices of it among the deeds?
         self._noted = False
+        # How the mask is to be tidied in one step, and the slices that this changes.
+        self._choices: CleanUp | None = None
+        self._slices: dict[Place, NDArray[Any]] = {}
+        self._text = ""
+        #: Is what was tidied in one step still there?
+        self.stands: Callable[[], bool] = always
         self._tidies = self._tidies_again = self._overtaken = False
 
     def segment(self, request: Request) -> None:
@@ -56,12 +68,18 @@ class Run(QObject):
         self._tidies = False
         self._start("Segmenting", self._session.segment(request), self._segmented)
 
-    def tidy(self) -> None:
-        """Tidy the mask as chosen; no choice shows it as the model made it."""
+    def choose(self, choices: CleanUp) -> None:
+        """Tidy the mask in another way from now on, as one step that can be undone; no choice shows
+        it as the model made it."""
+        self._choices = choices
+        self._tidy()
+
+    def _tidy(self) -> None:
         segmentation = self.mask.segmentation
-        steps = self._session.clean(segmentation, segmentation.clean_up)
+        choices = segmentation.clean_up if self._choices is None else self._choices
+        then = self._tidied if self._choices is None else self._adopt
         self._tidies, self._tidies_again = True, False
-        self._start("Tidying", steps, self._tidied)
+        self._start("Tidying", self._session.clean(segmentation, choices), then)
 
     def cancel(self) -> None:
         """Stop; what is finished stays."""
@@ -78,6 +96,7 @@ class Run(QObject):
     ) -> None:
         self._tell(what)
         self._about, self._places, self._spared, self._noted = Step(""), [], set(), False
+        self._slices = {}
         self._job = Job(steps, self)
         self._job.yielded.connect(self._take)
         for ending in (self._job.finished, self._job.cancelled, self._job.failed):
@@ -104,9 +123,12 @@ class Run(QObject):
             return
         if step.model is not None or step.tidying is not None:
             self._about = step
-        if step.tidying is not None:
+        if step.tidying is not None and self._choices is None:
             self._annotation.version.tidying = step.tidying
-        if step.place is not None:
+        if step.place is not None and self._choices is not None:
+            assert step.labels is not None
+            self._slices[step.place] = step.labels
+        elif step.place is not None:
             self._places.append(step.place)
             if step.place in self.mask.segmentation.reviewed:
                 self._spared.add(step.place)
@@ -146,9 +168,33 @@ class Run(QObject):
 
     def _segmented(self) -> None:
         if self.mask.segmentation.clean_up:
-            self.tidy()
+            self._tidy()
         else:
             self._tidied()
+
+    def _adopt(self) -> None:
+        """Take in what is tidied."""
+        mask, tidying = self.mask, self._about.tidying
+        if not (self._tidies and mask.connected):
+            self._cancelled()
+            return
+        if mask.stroke_under_way:
+            # Written now, it would become a part of the stroke.
+            QTimer.singleShot(50, self._adopt)
+            return
+        assert tidying is not None
+        segmentation, answer = mask.segmentation, mask.segmentation.answer.copy()
+        for place, labels in self._slices.items():
+            segmentation.slice_of(answer, place)[...] = labels
+        version, choices = segmentation.version, self._choices
+        changed = mask.adopt(answer, segmentation.raw, version, clean_up=choices)
+        places = [place for place in self._slices if place not in segmentation.reviewed]
+        segmentation.deeds.append(Tidied(tidying, places, changed > 0))
+        self._annotation.version.tidying = tidying
+        if changed:
+            self.stands = segmentation.last_step()
+        self._text = f"Tidied as chosen: {mask.taken_in(changed)}"
+        self._tidied()
 
     def _tidied(self) -> None:
         segmentation = self.mask.segmentation
@@ -159,7 +205,7 @@ class Run(QObject):
         finished, count = segmentation.coverage()
         if finished == count:
             self.doubts = self._find_doubts()
-        self._end("finished", "")
+        self._end("finished", self._text)
 
     def _find_doubts(self) -> list[str]:
         """What is unusual, in any frame; of a series with the frames that it is in."""
@@ -180,7 +226,7 @@ class Run(QObject):
 
     def _cancelled(self) -> None:
         if self._tidies_again:
-            self.tidy()
+            self._tidy()
             return
         finished, count = self.mask.segmentation.coverage()
         if self.mask.layer not in self.mask.viewer.layers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import napari
@@ -17,6 +17,7 @@ from l2gnet_core.volume import Volume, slicing_axis
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.card_dialog import CardDialog
 from napari_l2gnet.copies import unsaved_copy
+from napari_l2gnet.docked import always
 from napari_l2gnet.edge_letters import EdgeLetters
 from napari_l2gnet.in_view import bring_into_view, told_hidden
 from napari_l2gnet.keeper import KEEPER_KEY, keep, open_projects
@@ -150,9 +151,11 @@ class SegmentWidget(SegmentForm):
         """Show a mask's organs and how it is tidied; without one, how the model's would be."""
         if self._annotation is not None:
             self._annotation.changed.disconnect(self._on_annotation, missing_ok=True)
+            self._annotation.segmentation.choosing.disconnect(self._on_choosing, missing_ok=True)
         self._annotation = None if mask is None else annotation_of(mask)
         if self._annotation is not None:
             self._annotation.changed.connect(self._on_annotation)
+            self._annotation.segmentation.choosing.connect(self._on_choosing)
         self.beware_unsaved(self._annotation)
         self.table.follow(mask)
         if mask is not None:
@@ -160,6 +163,14 @@ class SegmentWidget(SegmentForm):
         elif self.card is not None:
             self.organs.show_labels(self.card.labels)
             self.show_choices(self._tidying.get(self.model.currentText(), self.card.clean_up))
+
+    def _on_choosing(self) -> None:
+        """The mask is tidied in another way, perhaps as a step was undone."""
+        assert self._annotation is not None
+        self.show_choices(self._annotation.segmentation.clean_up)
+        self._tidying[self.model.currentText()] = self.choices()
+        # Whether it was undone is known after this.
+        self._look_soon.start()
 
     def _on_annotation(self, what: str) -> None:
         if what == "job":
@@ -272,16 +283,16 @@ class SegmentWidget(SegmentForm):
             self._say("")
         self._update_controls()
 
-    def _say(self, text: str, bad: bool = False) -> None:
-        """The line under the buttons: what happened, then what to beware of."""
+    def _say(self, text: str, bad: bool = False, holds: Callable[[], bool] = always) -> None:
+        """The line under the buttons: what happened, while it holds, then what to beware of."""
         beware = (unsaved_copy(self.viewer), no_scan(self.image.layer))
         trouble = [one for one in beware if one]
-        self.show_message(text, bad, [*trouble, *self._warnings, *self._doubts])
+        self.show_message(text, bad, [*trouble, *self._warnings, *self._doubts], holds)
 
     def tell_again(self) -> None:
         """Say the same, with what is to beware of by now."""
-        text, bad, *_ = self._told
-        self._say(text, bad)
+        text, bad, _, holds = self._told
+        self._say(text if holds() else "", bad, holds)
 
     def _tell_device(self) -> None:
         """Fill in the device line; imports what a run needs while nobody waits for it."""
@@ -430,8 +441,11 @@ class SegmentWidget(SegmentForm):
         beware = self._said_of(run, [*run.warnings, *run.doubts])
         self._doubts = [line for line in beware if line not in self._warnings]
         ends = self._said_of(run, [text])[0] if text else run.about
-        self._say(ends, bad=outcome == "failed")
+        self._say(ends, outcome == "failed", run.stands)
         run.deleteLater()
+        if self._annotation is not None:
+            # One that was cancelled has chosen nothing.
+            self._on_choosing()
         self._update_controls()
         self.table.count_all()
         self.run_ended.emit(outcome)
@@ -449,9 +463,11 @@ class SegmentWidget(SegmentForm):
         self._tidying[self.model.currentText()] = self.choices()
         if self.mask is not None:
             segmentation = self.mask.segmentation
-            segmentation.clean_up = self.choices().sparing(segmentation.clean_up.spared)
-            if self.mask.segmentation.finished and not self.running:
-                self._new_run().tidy()
+            choices = self.choices().sparing(segmentation.clean_up.spared)
+            if segmentation.finished and not self.running:
+                self._new_run().choose(choices)
+            else:
+                segmentation.clean_up = choices
 
     def _on_removed(self, event: Any) -> None:
         if self._run is not None and event.value is self._run.mask.layer:

@@ -25,6 +25,7 @@ from napari_l2gnet.undo import UNDO_LIMIT, Adoption, Reviews, Stroke, Undone
 
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
+    from l2gnet_core.cleanup import CleanUp
     from l2gnet_core.inspect.look import Look
     from l2gnet_core.project.deeds import Deed
 
@@ -42,11 +43,13 @@ class Segmentation:
     nor into slices that are `reviewed`.
 
     `answering` tells that another answer is about to come in, or to be undone or redone; `saving`
-    that it is about to be saved: what came in by then has to be among the deeds.
+    that it is about to be saved: what came in by then has to be among the deeds; `choosing` that it
+    is to be tidied in another way from now on.
     """
 
     answering = Signal()
     saving = Signal()
+    choosing = Signal()
 
     def __init__(self, grid: Grid, card: ModelCard, axis: int) -> None:
         frames = grid.shape[0] if len(grid.shape) == 4 else 1
@@ -384,12 +387,14 @@ class Segmentation:
         looks: dict[int, Look] | None = None,
         completes: Iterable[Place] = (),
         model: Model | None = None,
+        clean_up: CleanUp | None = None,
     ) -> Adoption:
         """The step that takes a new answer (t,z,y,x) in where no person decided; nothing changes
         yet.
 
         raw: the same before tidying. version: the model's that it comes from. looks: what that saw,
-        by frame; None if it is what the last one saw. model: None if it is the same.
+        by frame; None if it is what the last one saw. model: None if it is the same. clean_up: how
+        the mask is to be tidied from then on; None as before.
         """
 
         def open_to_answers(plane: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -404,7 +409,8 @@ class Segmentation:
         new = frozenset(completes) - self.finished - self.reviewed
         seen = (self.looks, self.looks if looks is None else looks)
         versions, models = (self.version, version), (self.model, model or self.model)
-        return Adoption(shown, below, untidied, versions, models, seen, new)
+        tidying = (self.clean_up, self.clean_up if clean_up is None else clean_up)
+        return Adoption(shown, below, untidied, versions, models, seen, tidying, new)
 
     def adopt(self, adoption: Adoption) -> None:
         """Take an answer in; the layer is about to write it into `shown`."""
@@ -429,6 +435,10 @@ class Segmentation:
         self.looks = adoption.looks[side]
         if not back:
             self.finished |= adoption.completes
+        if adoption.clean_up[0] != adoption.clean_up[1]:
+            # Organs may have come since that keep all their pieces.
+            self.clean_up = adoption.clean_up[side].sparing(self.clean_up.spared)
+            self.choosing.emit()
 
     def places_of(self, voxels: NDArray[np.intp]) -> set[Place]:
         """The slices that voxels (flat indices) are in."""

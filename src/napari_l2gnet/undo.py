@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.project.state import ModelId, Place
 from l2gnet_core.project.swap import Swap
 
@@ -46,8 +47,8 @@ class Stroke:
 @dataclass(frozen=True)
 class Adoption:
     """A new answer taken in as one undoable step: what changes in `shown`, `answer` and `raw`; the
-    version and model that it comes from and what that saw, before and after; the slices it
-    completes."""
+    version and model that it comes from, what that saw and how the mask is to be tidied, before and
+    after; the slices it completes."""
 
     shown: Swap
     answer: Swap
@@ -55,6 +56,7 @@ class Adoption:
     version: tuple[int, int]
     model: tuple[Model | ModelId | None, Model | ModelId | None]
     looks: tuple[dict[int, Look], dict[int, Look]]
+    clean_up: tuple[CleanUp, CleanUp]
     completes: frozenset[Place]
 
 

@@ -153,7 +153,10 @@ def test_a_new_organ_alone_is_worth_saving(correct_widget: Any, qtbot: Any) -> N
     assert state.labels.colors[4] == "#0072b2"
 
 
-def test_an_answer_that_is_undone_while_it_is_tidied_stays_undone_and_replays(qtbot: Any) -> None:
+@pytest.mark.parametrize("one_step", [False, True])
+def test_an_answer_that_is_undone_while_it_is_tidied_stays_undone_and_replays(
+    qtbot: Any, one_step: bool
+) -> None:
     card = ModelCard("model", LabelSet.from_names({1: "one"}))
     volume = Grid((4, 9, 9)).volume(np.zeros((4, 9, 9), np.float32))
     viewer, parent = ViewerModel(), QObject()
@@ -166,10 +169,11 @@ def test_an_answer_that_is_undone_while_it_is_tidied_stays_undone_and_replays(qt
         fill_in(mask, dict.fromkeys(segmentation.places, ring), None)
     segmentation.clean_up = CleanUp(fill_holes=True)
     run = Run(Session(), mask, parent)
-    run.stepped.connect(lambda step: mask.layer.undo() if step.place == (0, 1) else None)
+    undo = [mask.layer.undo]
+    run.stepped.connect(lambda step: undo.pop()() if undo and step.place == (0, 1) else None)
     with qtbot.waitSignal(run.ended, timeout=10_000) as ended:
-        run.tidy()
-    assert ended.args == ["finished", ""]
+        (run.choose(CleanUp(fill_holes=True)) if one_step else run._tidy())
+    assert ended.args[0] == "finished"
     assert (mask.layer.data.sum((1, 2)) == 9).all()
     keeper.save_now()
     *_, last = replay(keeper.folder)
@@ -182,7 +186,7 @@ STEPS = st.one_of(
     st.tuples(st.sampled_from(["stroke", "script"]), INDEX, LABEL),
     st.tuples(st.just("fill"), st.integers(0, 5), st.lists(INDEX, min_size=1, max_size=3)),
     st.tuples(st.sampled_from(["undo", "undo", "redo", "save", "resume"])),
-    st.tuples(st.just("tidy"), st.booleans(), st.booleans()),
+    st.tuples(st.sampled_from(["tidy", "choose"]), st.booleans(), st.booleans()),
     st.tuples(st.just("review"), INDEX),
 )
 
@@ -192,6 +196,7 @@ STEPS = st.one_of(
     axis=0,
     steps=[("fill", 1, [1]), ("review", 1), ("fill", 2, [1]), ("review", 1), ("undo",)],
 )
+@example(axis=0, steps=[("fill", 1, [1, 2]), ("choose", True, False), ("undo",), ("undo",)])
 @given(axis=st.integers(0, 2), steps=st.lists(STEPS, max_size=12))
 def test_whatever_is_done_to_answers_replays(
     qapp: Any, tmp_path_factory: Any, axis: int, steps: list[Any]
@@ -208,10 +213,13 @@ def test_whatever_is_done_to_answers_replays(
         places = [(0, index) for index in indices]
         fill_in(mask, {place: slice_of(new, place, axis) for place in places}, None)
 
-    def tidy(choices: CleanUp) -> None:
+    def tidy(choices: CleanUp, one_step: bool) -> None:
         run = Run(session, mask, parent)
+        run._choices, run._tidies = choices if one_step else None, True
         for step in session.clean(mask.segmentation, choices):
             run._take(step)
+        if one_step:
+            run._adopt()
         run._record()
 
     with pytest.MonkeyPatch.context() as patch:
@@ -230,8 +238,8 @@ def test_whatever_is_done_to_answers_replays(
                     layer.data[where] = label
             elif name == "fill":
                 fill(*rest)
-            elif name == "tidy":
-                tidy(CleanUp(*rest))
+            elif name in ("tidy", "choose"):
+                tidy(CleanUp(*rest), name == "choose")
             elif name == "review":
                 reviewed.symmetric_difference_update({(0, rest[0])})
             elif name == "save":

@@ -288,6 +288,47 @@ def test_tidying_can_be_chosen_and_taken_back(
     np.testing.assert_array_equal(widget.mask.layer.data, raw)
 
 
+def test_ctrl_z_takes_back_what_was_tidied_last(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    layer = widget.mask.layer
+    layer.data_setitem((np.array([1]), np.array([0]), np.array([0])), 9)
+    painted = layer.data.copy()
+    with qtbot.waitSignal(widget.run_ended, timeout=10_000):
+        widget.largest.setChecked(True)
+    tidy = layer.data.copy()
+    assert (tidy != painted).any()
+    assert layer.data[1, 0, 0] == 9
+    changed = (tidy != painted).sum()
+    said = f"Tidied as chosen: {changed:,} voxels changed; Ctrl-Z takes it back."
+    assert widget.message.text().startswith(said)
+    layer.undo()
+    qtbot.waitUntil(lambda: "Tidied" not in widget.message.text())
+    np.testing.assert_array_equal(layer.data, painted)
+    assert not widget.largest.isChecked()
+    assert not widget.mask.segmentation.clean_up
+    layer.redo()
+    np.testing.assert_array_equal(layer.data, tidy)
+    assert widget.largest.isChecked()
+    # As do the strokes before and after it.
+    layer.data_setitem((np.array([2]), np.array([0]), np.array([0])), 9)
+    for _ in range(3):
+        layer.undo()
+    assert layer.data[1, 0, 0] != 9
+    assert not widget.largest.isChecked()
+    # What is cancelled has chosen nothing.
+    before = layer.data.copy()
+    with qtbot.waitSignal(widget.run_ended, timeout=10_000) as ended:
+        widget.largest.setChecked(True)
+        widget.cancel_run()
+    assert ended.args == ["cancelled"]
+    assert not widget.largest.isChecked()
+    np.testing.assert_array_equal(layer.data, before)
+
+
 def test_partial_sizes_are_told_by_frame(segment_widget: Any, tmp_path: Path, qtbot: Any) -> None:
     rng = np.random.default_rng(1)
     data = rng.integers(0, 900, (32, 32, 2, 2)).astype(np.int16)

@@ -97,15 +97,18 @@ class Interpolated:
 @dataclass(frozen=True, eq=False)
 class Tidied:
     """The answers of some slices were tidied, or shown untidied again, by a choice. tidying: None
-    if these are more slices of the last one."""
+    if these are more slices of the last one. undoable: it is one step, that changes what is shown.
+    """
 
     tidying: Tidying | None
     places: Sequence[Place]
+    undoable: bool = False
 
 
 @dataclass(frozen=True)
 class Stepped:
-    """The last answer that was accepted, rolled back to or interpolated was undone, or redone."""
+    """The last answer that was accepted, rolled back to, interpolated or tidied in one step was
+    undone, or redone."""
 
     what: Literal["undone", "redone"]
 

@@ -148,6 +148,7 @@ class History:
                 "what": "tidied",
                 "places": places,
                 "tidying": deed.tidying and self._tidying(deed.tidying, number),
+                "undoable": deed.undoable,
             }
         if isinstance(deed, Reviewed):
             what = "reviewed" if deed.reviewed else "not reviewed"

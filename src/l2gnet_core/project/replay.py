@@ -186,13 +186,15 @@ class _Again:
                 yield from self._answer(entry)
                 self._fill(history.filled(entry))
             if entry["undoable"]:
-                raw, answer = map(Swap.between, before, (self._raw, self.answer))
-                self._undo.append((raw, answer))
-                self._redo.clear()
+                self._step(*before)
         elif what == "tidied":
             yield "Tidying"
+            before = self._raw, self.answer.copy()
             tidying, places = history.tidying(entry["tidying"]), places_from_json(entry["places"])
             self._put(self.answer, tidying.whole(self._raw, self.state.axis), places)
+            # Projects of before have no such steps.
+            if entry.get("undoable"):
+                self._step(*before)
         elif what in ("undone", "redone"):
             back = what == "undone"
             taken, given = (self._undo, self._redo) if back else (self._redo, self._undo)
@@ -204,6 +206,12 @@ class _Again:
             yield from self._learn(entry)
         elif what not in ("reviewed", "not reviewed", "discarded"):
             raise KeyError(what)
+
+    def _step(self, raw: NDArray[Any], answer: NDArray[Any]) -> None:
+        """What was before can be had back."""
+        swaps = Swap.between(raw, self._raw), Swap.between(answer, self.answer)
+        self._undo.append(swaps)
+        self._redo.clear()
 
     def _fill(self, slices: Mapping[Place, Mapping[str, NDArray[Any]]]) -> None:
         """Take in what was interpolated."""
