@@ -9,6 +9,7 @@ import pytest
 from generators import ended
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.ensemble import ExtraTreesClassifier
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.guided_interpolation import guided_slices
@@ -62,6 +63,22 @@ def test_the_same_comes_out_again_also_along_another_axis():
     scan, labels = snake()
     turned = guided(np.moveaxis(scan, 0, 2), np.moveaxis(labels, 0, 2), ANNOTATED, 2)
     assert np.array_equal(np.moveaxis(turned, 2, 0), between())
+
+
+def test_slices_are_asked_about_together_and_come_out_as_alone(monkeypatch):
+    asked, predict = [], ExtraTreesClassifier.predict_proba
+
+    def noted(forest, features):
+        asked.append(len(features))
+        return predict(forest, features)
+
+    monkeypatch.setattr(ExtraTreesClassifier, "predict_proba", noted)
+    together = guided(*snake(), ANNOTATED)
+    # Once for each structure: what a call costs for itself would take minutes of many slices.
+    assert len(asked) == 2
+    monkeypatch.setattr("l2gnet_core.guided_interpolation._AT_ONCE", 1)
+    assert np.array_equal(guided(*snake(), ANNOTATED), together)
+    assert len(asked) == 2 + 2 * 8
 
 
 def test_nothing_but_the_annotated_slices_is_read():
