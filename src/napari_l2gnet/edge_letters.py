@@ -50,7 +50,8 @@ class EdgeLetters:
     def _events(self) -> tuple[Any, ...]:
         dims, camera = self._viewer.dims.events, self._viewer.scene.camera.events
         active = self._viewer.layers.selection.events.active
-        return dims.order, dims.ndisplay, dims.ndim, camera.orientation, active
+        grid = self._viewer.canvas.grid.events.enabled
+        return dims.order, dims.ndisplay, dims.ndim, camera.orientation, active, grid
 
     def _on_inserted(self, event: Any) -> None:
         event.value.events.visible.connect(self.draw)
@@ -119,9 +120,11 @@ class EdgeLetters:
             overlay.text = letters[key] if letters else ""
 
     def letters(self) -> dict[str, str] | None:
-        """Letter of each edge, or None where the layer or the 3-D view has none to tell."""
+        """Letter of each edge, or None where the layer or the 3-D view has none to tell, or layers
+        lie side by side: the canvas' edges are none of theirs."""
         layer, codes, dims = self._layer, self._codes, self._viewer.dims
-        if layer is None or codes is None or dims.ndisplay != 2:
+        side_by_side = self._viewer.canvas.grid.enabled
+        if layer is None or codes is None or dims.ndisplay != 2 or side_by_side:
             return None
         axes = [axis - dims.ndim for axis in dims.displayed]
         if min(axes) < -min(3, layer.ndim):

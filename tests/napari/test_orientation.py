@@ -276,6 +276,11 @@ def test_the_edges_show_the_answer_at_once(sided: Any, tiff: Path) -> None:
     assert viewer.canvas.overlays[TOP].text == "A"
     answer(widget, "SAR")
     assert widget.letters.letters() == {LEFT: "L", RIGHT: "R", TOP: "P", BOTTOM: "A"}
+    # Layers side by side have other edges than the canvas.
+    viewer.canvas.grid.enabled = True
+    assert not viewer.canvas.overlays[TOP].visible
+    viewer.canvas.grid.enabled = False
+    assert viewer.canvas.overlays[TOP].visible
     viewer.dims.order = (1, 0, 2)
     assert widget.letters.letters() == {LEFT: "L", RIGHT: "R", TOP: "I", BOTTOM: "S"}
     answer(widget, "SA")
