@@ -107,6 +107,9 @@ class Places(QObject):
             return
         self.at, region = at, self.found[at]
         middle = [(part.start + part.stop - 1) / 2 for part in region.box]
+        if self._widget.viewer.dims.ndisplay == 3:
+            # Nothing can be clicked or painted there.
+            layers.mask.go_to_place((inspection.frame, region.index))
         layers.mask.go_to_voxel(inspection.frame, middle, center=True)
         layers.light_region(inspection.frame, region)
         self._widget.bring_into_view()
