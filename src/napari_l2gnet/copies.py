@@ -24,3 +24,18 @@ def unsaved_copy(viewer: napari.Viewer) -> str:
         f'"{active.name}" is a copy that nobody saves: paint in "{own.name}"; Take over a mask '
         "brings what the copy has there."
     )
+
+
+def copy_over(mask: MaskLayer) -> str:
+    """The name of the active layer where it is a copy that lies over its mask; else ""."""
+    layers = mask.viewer.layers
+    active = layers.selection.active
+    if (
+        active is None
+        or active.metadata.get(SEGMENTATION_KEY) is not mask.segmentation
+        or MaskLayer(mask.viewer, active).connected
+        or mask.viewer.canvas.grid.enabled  # side by side
+    ):
+        return ""
+    over = active.visible and layers.index(active) > layers.index(mask.layer)
+    return str(active.name) if over else ""

@@ -10,6 +10,7 @@ from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_l2gnet.annotation import Annotation
+from napari_l2gnet.copies import copy_over
 from napari_l2gnet.correct_form import ACCEPT_KEY, NEXT_KEY, CorrectForm
 from napari_l2gnet.doubts import doubtful_slices
 from napari_l2gnet.in_view import bring_into_view, told_hidden, why_unseen
@@ -252,6 +253,12 @@ class SliceReview(QObject):
             )
         if mask is not None and mask.connected and (unseen := why_unseen(mask)):
             return f"{unseen}: click a slice in the table, then accept it."
+        if mask is not None and mask.connected and (copy := copy_over(mask)):
+            # What was painted there is not what would be accepted.
+            return (
+                f'"{copy}", a copy that nobody saves, lies over "{mask.layer.name}": click a slice '
+                "in the table, then accept it."
+            )
         return ""
 
     def go_to_next(self) -> None:

@@ -477,7 +477,21 @@ def test_of_a_copy_that_is_painted_on_is_said_that_nobody_saves_it(
     mask.name = "mine"
     for widget in (segment, correct):
         qtbot.waitUntil(lambda w=widget: 'paint in "mine"' in unescape(w.message.text()))
-    viewer.layers.selection.active = mask
+    # Nor is the mask below it accepted for what is painted on it.
+    reviewed = correct.annotation.segmentation.reviewed
+    correct.accept_slice.click()
+    assert not reviewed
+    assert 'lies over "mine": click a slice' in unescape(correct.message.text())
+    copy.visible = False
+    correct.accept_slice.click()
+    assert len(reviewed) == 1
+    correct.accept_slice.click()
+    copy.visible = True
+    correct.review.go_to(correct.mask.place)
+    assert viewer.layers.selection.active is mask
+    correct.accept_slice.click()
+    assert len(reviewed) == 1
+    correct.accept_slice.click()
     for widget in (segment, correct):
         assert "is a copy" not in widget.message.text()
     viewer.layers.selection.active = copy
