@@ -75,12 +75,15 @@ def keep_again(mask: MaskLayer, widget: QWidget) -> Keeper | None:
         return None
     # Where it cannot be it is said once.
     del mask.layer.metadata[KEEPER_KEY]
-    folder = closed.folder
+    folder, segmentation = closed.folder, mask.segmentation
     try:
+        # Whatever did not come to be saved.
         if folder is not None:
             folder.hold()
-            # Whatever did not come to be saved.
-            mask.segmentation.answered.update(mask.segmentation.places)
+            segmentation.answered.update(segmentation.places)
+        else:
+            edited = [place for place in segmentation.places if segmentation.edited(place)]
+            segmentation.changed.update(edited)
         return keep(mask, closed.volume, widget, folder)
     except (InputError, OutputError) as error:
         if folder is not None:

@@ -56,7 +56,6 @@ class SaveQueue:
         self._segmentation = segmentation
         self._writing = threading.Lock()
         self._copies: dict[Place, SliceState] = {}
-        self._deeds: list[Deed] = []
         self._touched: set[Place] = set()
         self._reviewed: set[Place] = set()
         self._organs = segmentation.card.labels
@@ -72,7 +71,7 @@ class SaveQueue:
     def begun(self) -> bool:
         """Is there anything a person did that must not be lost?"""
         segmentation = self._segmentation
-        done = any(not _of_a_run(deed) for deed in [*self._deeds, *segmentation.deeds])
+        done = any(not _of_a_run(deed) for deed in segmentation.deeds)
         organs = segmentation.card.labels != self._organs
         return bool(self._has_begun or self._touched or segmentation.reviewed or done or organs)
 
@@ -128,14 +127,12 @@ class SaveQueue:
             if places:
                 segmentation.deeds.append(Reviewed(sorted(places), now))
         self._reviewed = set(state.reviewed)
-        deeds, segmentation.deeds = segmentation.deeds, []
-        self._deeds += deeds
         slices = self._due(state.reviewed, float("inf") if whole else _AT_ONCE)
         later = segmentation.answered | segmentation.changed
-        if not slices and not later and not self._deeds and state == self._saved_state:
+        if not slices and not later and not segmentation.deeds and state == self._saved_state:
             return None
         segmentation.answered, segmentation.changed = set(), set()
-        deeds, self._deeds = self._deeds, []
+        deeds, segmentation.deeds = segmentation.deeds, []
         # What is taken back from now on has to be saved, too.
         self._has_begun = True
         return Batch(state, segmentation.model, slices, set(self._copies), later, deeds)
@@ -228,11 +225,12 @@ class SaveQueue:
 
     def take_over(self, batch: Batch) -> None:
         """What a save did not come to is to be saved by the next one."""
-        self._segmentation.answered |= batch.later
+        segmentation = self._segmentation
+        segmentation.answered |= batch.later
         # Newer copies of the same slices win; deeds keep their order.
         self._copies = {**batch.slices, **self._copies}
         if not batch.saved:
-            self._deeds = batch.deeds + self._deeds
+            segmentation.deeds = batch.deeds + segmentation.deeds
         self._saved_state = None
 
     def drop(self, batch: Batch) -> None:

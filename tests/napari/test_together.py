@@ -526,6 +526,24 @@ def test_a_mask_that_is_put_back_is_saved_again(correct_widget: Make, qtbot: Any
     other.release()
 
 
+def test_a_mask_that_is_put_back_while_nothing_can_be_saved_is_saved_later(
+    correct_widget: Make, qtbot: Any, projects: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_l2gnet.keeper._RETRY_AFTER", 0.2)
+    viewer, segment, correct = correct_widget()
+    mask = segment.mask
+    projects.write_text("a file where a folder should be")
+    paint(mask, 1, 9)
+    qtbot.waitUntil(lambda: "not being saved" in correct.message.text(), timeout=8000)
+    viewer.layers.remove(mask.layer)
+    viewer.layers.append(mask.layer)
+    projects.unlink()
+    qtbot.waitUntil(lambda: is_saved(correct), timeout=8000)
+    whats = [entry["what"] for entry in keeper_of(mask).folder.history.entries()]
+    assert whats == ["segmented"]
+    qtbot.waitUntil(lambda: "not being saved" not in correct.message.text())
+
+
 def test_a_preview_leaves_with_its_mask(correct_widget: Make, qtbot: Any) -> None:
     viewer, _, correct = correct_widget()
     annotation = propose(correct.mask)
