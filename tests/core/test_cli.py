@@ -535,8 +535,9 @@ def test_trains_a_model_that_segments(l2gnet, refused, save_scan, scan, image, t
 
 
 def test_a_run_that_is_interrupted_leaves_its_curves(l2gnet, make_dataset, tmp_path, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
+    def interrupted(_bar, _done, note="", *_):
+        if "epoch" in note:
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(ProgressBar, "reach", interrupted)
     how = ("--preset", "tiny", "--epochs", "1")
