@@ -22,7 +22,9 @@ class Closing(QObject):
     def __init__(self, window: QWidget) -> None:
         super().__init__(window)
         self._keepers: list[Keeper] = []
-        self._closes = self._told = False
+        self._closes = False
+        #: Those of which a person knows that they cannot save.
+        self._told: set[Keeper] = set()
         window.installEventFilter(self)
 
     @classmethod
@@ -43,14 +45,15 @@ class Closing(QObject):
         kind = event.type()
         if kind == QEvent.Type.Close:
             assert isinstance(window, QWidget)
-            self._closes, self._told = True, False
+            self._closes, self._told = True, set()
             if not window.isVisible():
                 self._close()
-            elif problems := [problem for one in self._keepers if (problem := one.unsaved())]:
-                self._closes = self._told = may_close(problems, window)
+            elif problems := {one: why for one in self._keepers if (why := one.unsaved())}:
+                self._closes = may_close(list(problems.values()), window)
                 if not self._closes:
                     event.ignore()
                     return True
+                self._told = set(problems)
         elif kind == QEvent.Type.Show:
             self._closes = False
         elif kind == QEvent.Type.Hide and self._closes and not event.spontaneous():
@@ -59,7 +62,7 @@ class Closing(QObject):
 
     def _close(self) -> None:
         for keeper in list(self._keepers):
-            keeper.close(self._told)
+            keeper.close(keeper in self._told)
 
 
 def may_close(problems: list[str], window: QWidget) -> bool:

@@ -84,6 +84,8 @@ def keep_again(mask: MaskLayer, widget: QWidget) -> Keeper | None:
         else:
             edited = [place for place in segmentation.places if segmentation.edited(place)]
             segmentation.changed.update(edited)
+            # Where all was taken back nothing is edited, and the project would vouch for it.
+            segmentation.answered.update(segmentation.finished)
         return keep(mask, closed.volume, widget, folder)
     except (InputError, OutputError) as error:
         if folder is not None:
@@ -169,7 +171,9 @@ class Keeper(QObject):
         self._timer.setInterval(_LOOK_SOON if self._segmentation.changed else _LOOK_EVERY)
         if self._job is None and time.monotonic() >= self._next_save:
             batch = self._batch()
-            if batch is not None:
+            if batch is None:
+                self._tell("")
+            else:
                 self._next_save = time.monotonic() + _SAVE_EVERY
                 self._under_way = batch
                 self._start(self._saving(batch), batch)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.project.deeds import Answered, Deed, Reviewed, Tidied
+from l2gnet_core.project.deeds import Answered, Deed, Reviewed, Stepped, Tidied
 from l2gnet_core.project.folder import ProjectFolder
 from l2gnet_core.project.models import id_of
 from l2gnet_core.project.scans import ScanId, identify
@@ -248,5 +248,7 @@ class SaveQueue:
 
 
 def _of_a_run(deed: Deed) -> bool:
-    """Could whoever presses Segment have it again?"""
-    return isinstance(deed, Tidied) or (isinstance(deed, Answered) and deed.what == "segmented")
+    """Could whoever presses Segment have it again? What undoes more than that comes after it."""
+    return isinstance(deed, Tidied | Stepped) or (
+        isinstance(deed, Answered) and deed.what == "segmented"
+    )

@@ -534,11 +534,15 @@ def test_a_mask_that_is_put_back_while_nothing_can_be_saved_is_saved_later(
     mask = segment.mask
     projects.write_text("a file where a folder should be")
     paint(mask, 1, 9)
+    paint(mask, 2, 9)
     qtbot.waitUntil(lambda: "not being saved" in correct.message.text(), timeout=8000)
+    mask.layer.undo()
     viewer.layers.remove(mask.layer)
     viewer.layers.append(mask.layer)
     projects.unlink()
     qtbot.waitUntil(lambda: is_saved(correct), timeout=8000)
+    folder = keeper_of(mask).folder
+    folder.require_whole(folder.read_state())
     whats = [entry["what"] for entry in keeper_of(mask).folder.history.entries()]
     assert whats == ["segmented"]
     qtbot.waitUntil(lambda: "not being saved" not in correct.message.text())
