@@ -86,8 +86,14 @@ class CorrectRun(QObject):
             moment = self._answer
             assert moment is not None
             assert moment.answered is not None
+            assert moment.answer is not None
+            assert moment.raw is not None
+            answer, answered = _as_chosen(
+                self.annotation.segmentation, moment.answer, moment.raw, moment.answered
+            )
+            moment = replace(moment, answer=answer, answered=answered)
             version.raw, version.looks = moment.raw, moment.looks or {}
-            version.model, version.tidying = moment.answered.model, moment.answered.tidying
+            version.model, version.tidying = answered.model, answered.tidying
             self._brought = ()
             self._adopt(
                 partial(take_in, self.mask, moment, number), f"The mask shows {version.name} now"
@@ -246,6 +252,16 @@ class CorrectRun(QObject):
         self.ended.emit(outcome, text)
 
 
+def _as_chosen(
+    segmentation: Segmentation, answer: NDArray[Any], raw: NDArray[Any], answered: Answered
+) -> tuple[NDArray[Any], Answered]:
+    """An answer, tidied anew if another choice was made, or undone, while it was on its way."""
+    tidying = answered.tidying
+    if (tidying.choices if tidying else CleanUp()) == segmentation.clean_up:
+        return answer, answered
+    return learning.tidied(segmentation, raw, answered)
+
+
 def take_in(mask: MaskLayer, moment: Moment, number: int) -> int:
     """Take the answer of a version into a mask as one undoable step; returns how many voxels
     change."""
@@ -285,10 +301,7 @@ def accept(mask: MaskLayer, annotation: Annotation) -> int:
     assert learnt is not None
     assert answered is not None
     assert answer is not None
-    tidying = answered.tidying
-    if (tidying.choices if tidying else CleanUp()) != annotation.segmentation.clean_up:
-        # Another choice was made while the proposal waited.
-        answer, answered = learning.tidied(annotation.segmentation, proposal.raw, answered)
+    answer, answered = _as_chosen(annotation.segmentation, answer, proposal.raw, answered)
     answer, raw, filled = _with_filled(annotation, answer, proposal.raw)
     _clear_proposal(annotation)
     annotation.keep_first_answer()

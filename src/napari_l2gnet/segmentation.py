@@ -291,7 +291,7 @@ class Segmentation:
             self.deeds.append(Stepped("undone"))
             free = step.shown.voxels
             # Nobody vouches for what a slice held before.
-            undone = Undone(step, self._unreview(self.places_of(free)))
+            undone = Undone(step, self._shake(self.places_of(free), "undo"))
         else:
             if self._differs(step.voxels, step.before):
                 return
@@ -319,7 +319,7 @@ class Segmentation:
             self._swap(step)
             self.deeds.append(Stepped("redone"))
             # Nor for what comes back into one, but who did so before.
-            self._unreview(self.places_of(step.shown.voxels))
+            self._shake(self.places_of(step.shown.voxels), "redo")
             self._review_again(undone.reviews)
         else:
             if self._differs(step.voxels, step.after):

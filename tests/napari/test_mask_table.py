@@ -305,14 +305,21 @@ def test_ctrl_z_takes_back_what_was_tidied_last(
     changed = (tidy != painted).sum()
     said = f"Tidied as chosen: {changed:,} voxels changed; Ctrl-Z takes it back."
     assert widget.message.text().startswith(said)
+    places = set(widget.mask.segmentation.places)
+    widget.mask.segmentation.reviewed |= places
     layer.undo()
+    # Whoever accepted what was tidied is told.
+    assert widget.mask.segmentation.shaken.keys() == places - widget.mask.segmentation.reviewed
+    assert widget.mask.segmentation.shaken
     qtbot.waitUntil(lambda: "Tidied" not in widget.message.text())
     np.testing.assert_array_equal(layer.data, painted)
     assert not widget.largest.isChecked()
     assert not widget.mask.segmentation.clean_up
     layer.redo()
     np.testing.assert_array_equal(layer.data, tidy)
+    assert widget.mask.segmentation.reviewed == places
     assert widget.largest.isChecked()
+    widget.mask.segmentation.reviewed.clear()
     # As do the strokes before and after it.
     layer.data_setitem((np.array([2]), np.array([0]), np.array([0])), 9)
     for _ in range(3):
