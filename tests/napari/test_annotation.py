@@ -214,7 +214,7 @@ SEEING = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(steps=st.lists(SEEING, max_size=14))
 def test_nobody_vouches_for_what_they_did_not_see(steps: list[Any]) -> None:
     shape = (3, SIZE, SIZE)
