@@ -95,7 +95,8 @@ def doubts(card: ModelCard, voxels: Mapping[int, int], ml: float | None) -> list
         volume = voxels[label.id] * ml
         if not low <= volume <= high:
             name = label.name.capitalize()
-            found.append(f"{name}: {volume:.3g} mL is unusual ({low:g}–{high:g} mL).")
+            told = f"{volume:.0f}" if volume >= 100 else f"{volume:.3g}"
+            found.append(f"{name}: {told} mL is unusual ({low:g}–{high:g} mL).")
     return found
 
 

@@ -344,6 +344,8 @@ def test_unusual_volumes_and_missing_structures_are_named():
     assert doubts(usual, {1: 900, 2: 1000}, 0.1) == []
     (sentence,) = doubts(usual, {1: 900, 2: 9000}, 0.1)
     assert "900 mL" in sentence
+    (sentence,) = doubts(usual, {1: 900, 2: 35620}, 0.1)
+    assert "Left ventricle: 3562 mL" in sentence
     (sentence,) = doubts(usual, {1: 0, 2: 9000}, 0.1)
     assert "No right ventricle" in sentence
     # Voxels say what is missing, however small, or of no known size, they are.
