@@ -51,10 +51,10 @@ class LabelSet:
         cls, names: Mapping[int, str], colors: Mapping[int, str] | None = None
     ) -> LabelSet:
         """Names by id; structures without a colour get their own, by their id."""
-        given, own = colors or {}, own_colors()
+        given = colors or {}
         return cls(
             tuple(
-                Label(id, names[id], given.get(id, own[(id - 1) % len(own)]))
+                Label(id, names[id], given[id] if id in given else _own_color(id))
                 for id in sorted(names)
                 if id != 0
             )
@@ -75,6 +75,11 @@ class LabelSet:
     def colors(self) -> dict[int, str]:
         """Colour by id."""
         return {label.id: label.color for label in self.labels}
+
+
+def _own_color(id: int) -> str:
+    # Few have more structures than the palette: finding further colours takes a while.
+    return PALETTE[id - 1] if id <= len(PALETTE) else own_colors()[(id - 1) % _COLORS]
 
 
 @cache
