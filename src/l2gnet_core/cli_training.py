@@ -147,13 +147,7 @@ def train(
     from l2gnet_core.files.atomic import require_writable
     from l2gnet_core.predict import choose_device
     from l2gnet_core.train import TrainingConfig
-    from l2gnet_core.training_run import (
-        RunSettings,
-        read_choices,
-        require_begun,
-        require_start,
-        train_dataset,
-    )
+    from l2gnet_core.training_run import RunSettings, require_begun, require_start, train_dataset
 
     if output.is_file():
         raise InputError(
@@ -169,15 +163,7 @@ def train(
         if "minutes" in given or "epochs" in given:
             how |= {"minutes": None, "epochs": None} | given
         if begun and "start" in given:
-            choices = read_choices(output)
-            how["start"] = choices.get("start")
-            # Without the file that says it, and where that model is gone, nobody can tell.
-            if choices and not _may_be_one(given["start"], how["start"]):
-                raise InputError(
-                    f"Expected the first settings of the run in {output}, but it began with "
-                    f"{how['start'] or 'no model'}, not with {given['start']}; leave out --from, "
-                    "or use a new run folder."
-                )
+            how["start"] = _first_start(output, given["start"])
     if how["minutes"] is None and how["epochs"] is None:
         how["minutes"] = 60.0
     if how["pixel"] and not how["resample"]:
@@ -260,6 +246,22 @@ def _kept_choices(context: click.Context, folder: Path, names: Collection[str]) 
                 f"{error.message.rstrip('.')}; correct it there, or give the option again."
             ) from error
     return kept
+
+
+def _first_start(folder: Path, model: str) -> str | None:
+    """Which model the run in a folder began with; None if with none, or if nothing says it. Raises
+    InputError if it cannot have been this one."""
+    from l2gnet_core.training_run import read_choices
+
+    choices = read_choices(folder)
+    first: str | None = choices.get("start")
+    # Without the file that says it, and where that model is gone, nobody can tell.
+    if choices and not _may_be_one(model, first):
+        raise InputError(
+            f"Expected the first settings of the run in {folder}, but it began with "
+            f"{first or 'no model'}, not with {model}; leave out --from, or use a new run folder."
+        )
+    return first
 
 
 def _may_be_one(model: str, first: str | None) -> bool:
