@@ -39,9 +39,10 @@ from _shifts import BASES, SHARED, START, STUDIES, domains, training_dataset
 from l2gnet_core.augment import Augmentation
 from l2gnet_core.catalog import find_model
 from l2gnet_core.checkpoint import load_model
+from l2gnet_core.run_folder import RunSettings
 from l2gnet_core.split import SPLIT_FILE
 from l2gnet_core.train import TrainingConfig
-from l2gnet_core.training_run import RunSettings, train_dataset
+from l2gnet_core.training_run import train_dataset
 
 
 def prepare(name: str, data: Path, device: str) -> None:

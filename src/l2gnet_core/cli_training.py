@@ -146,8 +146,9 @@ def train(
     from l2gnet_core.dataset_check import told, told_of_directions
     from l2gnet_core.files.atomic import require_writable
     from l2gnet_core.predict import choose_device
+    from l2gnet_core.run_folder import RunSettings, require_begun
     from l2gnet_core.train import TrainingConfig
-    from l2gnet_core.training_run import RunSettings, require_begun, require_start, train_dataset
+    from l2gnet_core.training_run import require_start, train_dataset
 
     if output.is_file():
         raise InputError(
@@ -230,7 +231,7 @@ def train(
 def _kept_choices(context: click.Context, folder: Path, names: Collection[str]) -> dict[str, Any]:
     """What the run in a folder was asked for by these options. Raises InputError for what they do
     not take: the file may have been edited."""
-    from l2gnet_core.training_run import CHOICES_FILE, read_choices
+    from l2gnet_core.run_folder import CHOICES_FILE, read_choices
 
     told, kept = read_choices(folder), {}
     for option in context.command.params:
@@ -251,7 +252,7 @@ def _kept_choices(context: click.Context, folder: Path, names: Collection[str]) 
 def _first_start(folder: Path, model: str) -> str | None:
     """Which model the run in a folder began with; None if with none, or if nothing says it. Raises
     InputError if it cannot have been this one."""
-    from l2gnet_core.training_run import read_choices
+    from l2gnet_core.run_folder import read_choices
 
     choices = read_choices(folder)
     first: str | None = choices.get("start")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 from l2gnet_core.augment import Augmentation, keeping_sides
 from l2gnet_core.card import CodeStatistics, ModelCard
@@ -27,9 +25,8 @@ from l2gnet_core.checkpoint import (
 )
 from l2gnet_core.config import WITH_CODES, NetworkConfig, preset
 from l2gnet_core.data import Dataset, load_frames, median_spacing
-from l2gnet_core.errors import InputError, OutputError, memory_is_short
-from l2gnet_core.files.atomic import replace_bytes
-from l2gnet_core.inherited import inherited_split, require_kept_apart, told_of_start
+from l2gnet_core.errors import InputError, memory_is_short
+from l2gnet_core.inherited import told_of_start
 from l2gnet_core.inspect.look import code_vectors
 from l2gnet_core.inspect.populations import code_statistics
 from l2gnet_core.intensities import intensity_window, normalise
@@ -39,8 +36,19 @@ from l2gnet_core.new_structures import classes_by_name, widened
 from l2gnet_core.phantom import cardiac_phantom
 from l2gnet_core.phantom_memory import DRAWN, drawn_as
 from l2gnet_core.preprocess import neighbours, pad_to_multiple
+from l2gnet_core.run_folder import (
+    RunSettings,
+    held,
+    history_of,
+    keep_beginning,
+    read_or_make_split,
+    require_same_view,
+    require_usable,
+    start_of,
+    write_choices,
+)
 from l2gnet_core.sampling import Sampler, TrainingCase
-from l2gnet_core.split import SPLIT_FILE, Split, checked_split, read_split, split_patients
+from l2gnet_core.split import SPLIT_FILE, Split
 from l2gnet_core.train import (
     Progress,
     Trainer,
@@ -56,44 +64,10 @@ if TYPE_CHECKING:
 
 #: What of a network's settings has changed over time, while its weights kept their names.
 KIND = ("normalisation", "tokens", "sinkhorn_iterations")
-CHOICES_FILE = "settings.json"
-VIEW_FILE = "view.json"
-HISTORY_FILE = "history.json"
-LOCK_FILE = "lock"
 #: Seeds of drawn phantoms that training may see; demonstrations and tests use smaller ones.
 FIRST_TRAINING_PHANTOM = 10_000
-#: Of the patients, to test on and to tune on.
-SHARES = (0.2, 0.0625)
 #: Magnification for models that see every scan at one voxel size: organs differ, voxels do not.
 RESAMPLED_SCALE = (0.7, 1.4)
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """What a training run is asked for.
-
-    `slices` is how many neighbouring slices the network sees at once (odd; more than one is 2.5-D).
-    `oriented` makes a model that tells left from right, for axial, coronal or sagittal `slicing`;
-    `resample` one that sees slices at the median voxel size of its training scans, or at `pixel`
-    mm in plane.
-    `start` is a model whose weights a new run begins with, each structure with the output that has
-    its name there.
-    """
-
-    dataset: Dataset
-    folder: Path
-    architecture: str = "l2gnet"
-    preset: str = "small"
-    slices: int = 1
-    slicing: str = "through-plane"
-    oriented: bool = False
-    resample: bool = False
-    pixel: float | None = None
-    device: str = "cpu"
-    devices: int = 1
-    nodes: int = 1
-    resume: bool = False
-    start: Path | None = None
 
 
 def _nobody(_: str) -> None:
@@ -117,10 +91,11 @@ def train_dataset(
     a dataset or run folder that cannot be used and where memory does not suffice, OutputError where
     nothing can be written.
     """
-    _require_usable(settings, training)
+    require_usable(settings)
+    _require_possible(settings, training)
     fabric = make_fabric(settings.device, settings.devices, settings.nodes)
     try:
-        with _held(settings.folder) if fabric.is_global_zero else nullcontext():
+        with held(settings.folder) if fabric.is_global_zero else nullcontext():
             yield from _trained(settings, training, augmentation, choices, tell, fabric)
     except (MemoryError, RuntimeError) as error:
         if not memory_is_short(error):
@@ -131,25 +106,8 @@ def train_dataset(
         ) from error
 
 
-def _require_usable(settings: RunSettings, training: TrainingConfig) -> None:
-    """Raise InputError for a run folder or settings that are refused before anything is written."""
-    state_exists = any(settings.folder.glob(STATE_FILE))
-    if settings.resume and not state_exists and (settings.folder / MODEL_FILE).exists():
-        raise InputError(
-            f"Expected the state of a run, {settings.folder / STATE_FILE}, to go on with, but the "
-            "folder holds its model alone; begin a run in a new folder, with --from to start from "
-            "this model."
-        )
-    if state_exists and not settings.resume:
-        raise InputError(
-            f"Expected a new run folder, but {settings.folder} holds a run already; "
-            "add --resume to go on with it, or choose another folder."
-        )
-    if not settings.resume and (settings.folder / MODEL_FILE).exists():
-        raise InputError(
-            f"Expected a new run folder, but {settings.folder} holds a model already; choose "
-            "another folder."
-        )
+def _require_possible(settings: RunSettings, training: TrainingConfig) -> None:
+    """Raise InputError for settings that cannot go together."""
     if training.batch % (settings.devices * settings.nodes):
         raise InputError(
             f"Expected a batch that {settings.devices * settings.nodes} devices can share evenly, "
@@ -195,6 +153,16 @@ def _trained(
         augmentation = keeping_sides(augmentation, card)
     if settings.resample:
         augmentation = replace(augmentation, scale=RESAMPLED_SCALE)
+    first, start = start_of(settings), None
+    if first is not None:
+        start = _answering(load_model(first), dataset.labels, labels, told)
+    # Of another kind, the same weights are nonsense.
+    before = None if start is None else start.config
+    if state is not None:
+        before = state["config"]
+    config = _config(settings.architecture, settings.preset, settings.slices, len(labels), before)
+    if start is not None:
+        require_startable(start.config, config)
 
     def frames(part: Part) -> list[tuple[str, TrainingCase]]:
         found = split.cases(dataset, part)
@@ -209,14 +177,6 @@ def _trained(
         cases, augmentation, settings.slices, training.seed, extra, training.extra_share
     )
     fabric.launch()
-    first, start = _start(settings), None
-    if first is not None:
-        start = _answering(load_model(first), dataset.labels, labels, told)
-    # Of another kind, the same weights are nonsense.
-    before = None if start is None else start.config
-    if state is not None:
-        before = state["config"]
-    config = _config(settings.architecture, settings.preset, settings.slices, len(labels), before)
     torch.manual_seed(training.seed)
     network = build(config)
     trainer = Trainer(network, training, settings.folder, fabric)
@@ -225,7 +185,7 @@ def _trained(
     elif start is not None:
         trainer.start_from(start)
     if fabric.is_global_zero:
-        _keep_beginning(settings, split, card, choices)
+        keep_beginning(settings, split, card, choices)
     if state is None:
         # Whenever the run is stopped, a resume finds a state, with the weights that it began with.
         trainer.save()
@@ -271,39 +231,6 @@ def require_start(start: NetworkConfig, architecture: str, size: str, slices: in
     require_startable(start, _config(architecture, size, slices, structures, start))
 
 
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Be the only one who trains in a folder: two would mix their states and logs.
-
-    Raises InputError if somebody else does, OutputError where nothing can be written.
-    """
-    lock = FileLock(folder / LOCK_FILE, timeout=0, thread_local=False)
-    new = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise InputError(
-            f"Expected a run folder to train in alone, but another process is training in "
-            f"{folder}; wait for its end, or choose another folder."
-        ) from error
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror or error}.") from error
-    try:
-        # What a crash left half written; other files may be other processes' of this run.
-        for name in (STATE_FILE, MODEL_FILE):
-            for file in folder.glob(f".l2gnet-*{Path(name).suffix}"):
-                file.unlink(missing_ok=True)
-        yield
-    finally:
-        lock.release()
-        # Of a run that was refused nothing stays.
-        with suppress(OSError):
-            if new and [path.name for path in folder.iterdir()] == [LOCK_FILE]:
-                (folder / LOCK_FILE).unlink()
-                folder.rmdir()
-
-
 def _add_code_statistics(
     file: Path, frames: Sequence[tuple[str, TrainingCase]], device: str
 ) -> None:
@@ -330,37 +257,6 @@ def statistics_of(
             used += np.bincount(codes.flatten().cpu().numpy(), minlength=len(used))
         scans.append((patient, used))
     return code_statistics(scans, code_vectors(network))
-
-
-def write_choices(folder: Path, choices: Mapping[str, Any]) -> None:
-    """Keep what a run was asked for, so that a resume need not say it again."""
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_bytes(folder / CHOICES_FILE, json.dumps(dict(choices), indent=1).encode())
-
-
-def require_begun(folder: Path) -> None:
-    """Raise InputError where no run has ever begun: a slip in the folder's name would train anew,
-    for hours."""
-    if not any((folder / name).exists() for name in (CHOICES_FILE, SPLIT_FILE, MODEL_FILE)):
-        raise InputError(
-            f"Expected a run to go on with in {folder}, but there is none; name its folder, or "
-            "leave out --resume to begin one."
-        )
-
-
-def read_choices(folder: Path) -> dict[str, Any]:
-    """What the run in a folder was asked for; nothing where that was not kept."""
-    file = folder / CHOICES_FILE
-    try:
-        choices: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"Expected the settings of the run in {file}, but it cannot be read so; delete it and "
-            "give them again as options."
-        ) from error
-    return choices
 
 
 def _told_of_split(split: Split, settings: RunSettings) -> Iterator[str]:
@@ -406,7 +302,8 @@ def _begun_card(
 ) -> ModelCard:
     """What a run's model is and how it sees scans.
 
-    Raises InputError if a resumed run began with another view of scans.
+    Raises InputError if it cannot tell left from right so, or a resumed run began with another
+    view of scans.
     """
     if settings.oriented and settings.slicing == "through-plane":
         raise InputError(
@@ -421,50 +318,13 @@ def _begun_card(
         oriented=settings.oriented,
         data=dataset.description,
         split={part: list(patients) for part, patients in asdict(split).items()},
-        history=_history(settings),
+        history=history_of(settings),
     )
     if settings.resample:
         seen = median_spacing(split.cases(dataset, "train"), card, settings.pixel)
         card = replace(card, spacing=seen)
-    file = settings.folder / VIEW_FILE
-    # Half of a run with left and right and half without would make a model of neither kind.
-    if settings.resume and file.is_file() and file.read_bytes() != _view(card):
-        raise InputError(
-            f"Expected the way of seeing scans that the run began with ({file}), but it is "
-            "another; resume with the first --plane, --oriented, --resample and --pixel, or use a "
-            "new run folder."
-        )
+    require_same_view(settings, card)
     return card
-
-
-def _view(card: ModelCard) -> bytes:
-    """How a model sees scans, as the run folder keeps it."""
-    told = {name: getattr(card, name) for name in ("slicing", "oriented", "spacing")}
-    return json.dumps(told, indent=1).encode()
-
-
-def _keep_beginning(
-    settings: RunSettings, split: Split, card: ModelCard, choices: Mapping[str, Any] | None
-) -> None:
-    """Write what a run begins with into its folder, once nothing speaks against the run: what a
-    refused one leaves the next one would take up.
-
-    Each file whole or not at all: of several processes one may read what another writes.
-    """
-    folder = settings.folder
-    if choices is not None and not settings.resume:
-        write_choices(folder, choices)
-    if not (folder / SPLIT_FILE).is_file():
-        replace_bytes(folder / SPLIT_FILE, json.dumps(asdict(split), indent=1).encode())
-    replace_bytes(folder / VIEW_FILE, _view(card))
-    if _start(settings) is not None and card.history:
-        replace_bytes(folder / HISTORY_FILE, json.dumps(card.history, indent=1).encode())
-
-
-def _start(settings: RunSettings) -> Path | None:
-    """The model that the run begins with, unless it has begun: then that may be gone."""
-    begun = settings.resume and (settings.folder / STATE_FILE).is_file()
-    return None if begun else settings.start
 
 
 def _answering(
@@ -484,40 +344,6 @@ def _answering(
         numbers = {label.id: number for number, label in enumerate(named, 1)}
         return widened(model.network, [0, *(numbers[label.id] for label in labels)])
     return model.network
-
-
-def _history(settings: RunSettings) -> tuple[Mapping[str, Any], ...]:
-    """The fine-tunings of the model that the run begins with, or began with: it may lie elsewhere
-    when the run is resumed."""
-    file = settings.folder / HISTORY_FILE
-    start = _start(settings)
-    if start is not None:
-        return read_card(find_model_file(start)).history
-    try:
-        return tuple(json.loads(file.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return ()
-    except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"Expected the history of the model that the run began with in {file}, but it cannot "
-            "be read so; begin a run in a new folder."
-        ) from error
-
-
-def read_or_make_split(dataset: Dataset, settings: RunSettings, seed: int) -> Split:
-    """The run folder's split, or the one that a new run gets.
-
-    Raises InputError if a written split does not fit the dataset.
-    """
-    file, start = settings.folder / SPLIT_FILE, _start(settings)
-    if file.is_file():
-        split = checked_split(read_split(file), dataset.people, str(file))
-        if start is not None:
-            require_kept_apart(start, dataset, split, file)
-        return split
-    held_out = dataset.people.held_out
-    inherited = None if start is None else inherited_split(dataset, start, seed, *SHARES)
-    return inherited or split_patients(dataset.patients, seed, *SHARES, held_out)
 
 
 def _phantom_cases(share: float, labels: LabelSet, count: int = 40) -> list[TrainingCase]:

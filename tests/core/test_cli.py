@@ -27,9 +27,9 @@ from l2gnet_core.files import read_labels, write_labels
 from l2gnet_core.finetune import finetune
 from l2gnet_core.finetune_config import SCAN
 from l2gnet_core.labels import LabelSet
+from l2gnet_core.run_folder import CHOICES_FILE, read_choices
 from l2gnet_core.train import Trainer
 from l2gnet_core.training_log import CURVES_FILE
-from l2gnet_core.training_run import CHOICES_FILE, read_choices
 from l2gnet_core.volume import Grid
 
 

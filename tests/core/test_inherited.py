@@ -18,9 +18,10 @@ from l2gnet_core.files import read_volume
 from l2gnet_core.fingerprint import SCANS, fingerprint
 from l2gnet_core.inherited import inherited_split, require_kept_apart, told_of_start
 from l2gnet_core.labels import LabelSet
+from l2gnet_core.run_folder import RunSettings
 from l2gnet_core.split import SPLIT_FILE, Split
 from l2gnet_core.train import TrainingConfig
-from l2gnet_core.training_run import RunSettings, train_dataset
+from l2gnet_core.training_run import train_dataset
 
 NAMES = tuple(f"p{number}" for number in range(6))
 SPLIT = {"train": [*NAMES[:4]], "tuning": ["p4"], "test": ["p5"]}

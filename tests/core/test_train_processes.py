@@ -26,7 +26,8 @@ from pathlib import Path
 from l2gnet_core.augment import Augmentation
 from l2gnet_core.data import open_dataset
 from l2gnet_core.train import TrainingConfig
-from l2gnet_core.training_run import RunSettings, train_dataset
+from l2gnet_core.run_folder import RunSettings
+from l2gnet_core.training_run import train_dataset
 
 dataset, folder, architecture, devices, epochs = sys.argv[1:]
 settings = RunSettings(open_dataset(Path(dataset)), Path(folder), architecture=architecture,
