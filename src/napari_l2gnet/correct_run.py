@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.project.deeds import Answered, Discarded, FineTuned, Interpolated
-from l2gnet_core.project.state import Place, SliceState
+from l2gnet_core.project.state import Place
 from napari_l2gnet import learning
 from napari_l2gnet.annotation import Annotation, Kind, Proposal, Version
 from napari_l2gnet.learning import Moment, Task, card_of
@@ -286,7 +286,7 @@ def fill_in(mask: MaskLayer, filled: Mapping[Place, NDArray[Any]], organ: int | 
     annotation.keep_first_answer()
     answer, raw = annotation.interpolated(filled, organ)
     changed = mask.adopt(answer, raw, segmentation.version)
-    segmentation.deeds.append(Interpolated(_answers(segmentation, filled), changed > 0))
+    segmentation.deeds.append(Interpolated(segmentation.answers(filled), changed > 0))
     return changed
 
 
@@ -319,7 +319,7 @@ def accept(mask: MaskLayer, annotation: Annotation) -> int:
     segmentation = annotation.segmentation
     places, model = segmentation.places, learnt.result.model
     changed = mask.adopt(answer, raw, number, proposal.looks, places, model)
-    answered = replace(answered, filled=_answers(segmentation, filled))
+    answered = replace(answered, filled=segmentation.answers(filled))
     _record(segmentation, answered, changed)
     annotation.changed.emit("versions")
     return changed
@@ -357,17 +357,6 @@ def _record(segmentation: Segmentation, answered: Answered, changed: int) -> Non
     """An answer came into a mask and changed voxels that are shown."""
     spared = frozenset(segmentation.reviewed)
     segmentation.deeds.append(replace(answered, spared=spared, undoable=changed > 0))
-
-
-def _answers(segmentation: Segmentation, places: Iterable[Place]) -> dict[Place, SliceState]:
-    """Copies of the answers that lie below a person's voxels."""
-    return {
-        place: replace(
-            segmentation.slice_state(place),
-            labels=segmentation.slice_of(segmentation.answer, place).copy(),
-        )
-        for place in places
-    }
 
 
 def drop_proposal(annotation: Annotation) -> None:

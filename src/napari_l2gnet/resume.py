@@ -15,6 +15,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from l2gnet_core.errors import InputError
+from l2gnet_core.project.deeds import Found
 from l2gnet_core.project.folder import (
     FoundProject,
     ProjectFolder,
@@ -72,6 +73,8 @@ def read_work(path: Path) -> Generator[Work, None, None]:
         state = _with_slices(state, saved)
         segmentation = Segmentation.resumed(state.grid, state, slices)
         segmentation.changed |= unsure
+        if state.unsettled:
+            segmentation.deeds.append(Found(segmentation.answers(sorted(state.unsettled))))
         scripts = ScriptWatch(segmentation, as_saved=True)
         versions, numbers, problem = _versions(folder.history)
         shown = 0 if state.model is None else numbers.get(state.model, 0)

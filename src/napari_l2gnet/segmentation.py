@@ -192,6 +192,13 @@ class Segmentation:
         )
         return SliceState(shown.copy(), stroked | (shown != known), raw.copy())
 
+    def answers(self, places: Iterable[Place]) -> dict[Place, SliceState]:
+        """As `slice_state`, with the answers that lie below a person's voxels."""
+        return {
+            place: replace(self.slice_state(place), labels=self.slice_of(self.answer, place).copy())
+            for place in places
+        }
+
     def painted(self) -> dict[Place, SliceState]:
         """Copies of the slices that a person has changed."""
         states = ((place, self.slice_state(place)) for place in self.places)

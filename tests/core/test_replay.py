@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from l2gnet_core.project.deeds import (
     Answered,
     Discarded,
     FineTuned,
+    Found,
     Interpolated,
     Reviewed,
     Stepped,
@@ -276,6 +279,50 @@ def test_slices_that_a_crash_kept_from_being_saved_are_no_others(worked, l2gnet,
     file.write_text(json.dumps(state))
     _, out, _ = l2gnet("replay", project.path, "-o", tmp_path / "out", "--json")
     assert json.loads(out)["equal"] is True
+
+
+@pytest.mark.parametrize("writes", range(6))
+def test_a_crash_amid_a_save_leaves_what_replays_and_goes_on(
+    volume, make_model, l2gnet, tmp_path, monkeypatch, writes
+):
+    """A save of two slices, their deed and the state, and of two more, broken off after so many
+    files."""
+    person = Annotator(volume, make_model(ORGANS))
+    person.segment([2, 1, 3, 0])
+    project, put, left = person.save(), os.replace, [writes]
+    state, slices = project.read_state(), [(0, index) for index in range(4)]
+    person.deeds = [Interpolated({place: person.fill(place[1]) for place in slices})]
+
+    def killed(source, target):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        put(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        patch.setattr("l2gnet_core.project.folder._WRITERS", 1)
+        now = {place: person.state_of(place[1]) for place in slices}
+        saved = {place: now.pop(place) for place in slices[:2]}
+        with suppress(KeyboardInterrupt):
+            project.save(state, saved, person.deeds, volume, now)
+            project.save_slices(now.items())
+    project.release()
+
+    def replayed():
+        return json.loads(l2gnet("replay", project.path, "-o", tmp_path / "out", "--json")[1])
+
+    assert replayed()["equal"] is True
+    # As resuming does.
+    project.hold()
+    state = project.read_state()
+    found, _ = project.read_slices(state)
+    person.raw, person.answer = found.raw[0], found.labels[0]
+    person.deeds = [Found({place: person.state_of(place[1]) for place in state.unsettled})]
+    person.tidy(CleanUp(largest_piece=True))
+    project.save(state, {p: person.state_of(p[1]) for p in slices}, person.deeds, volume)
+    assert not project.read_state().unsettled
+    assert replayed()["equal"] is True
 
 
 def test_versions_are_those_that_a_person_could_go_to(worked, make_model):

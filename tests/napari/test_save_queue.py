@@ -18,7 +18,7 @@ from l2gnet_core.card import ModelCard
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import OutputError
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.project.deeds import Tidied, Tidying
+from l2gnet_core.project.deeds import Found, Tidied, Tidying
 from l2gnet_core.project.folder import ProjectFolder
 from l2gnet_core.project.state import Place, SliceState, slice_of
 from l2gnet_core.volume import Grid
@@ -213,6 +213,7 @@ class Work:
             np.testing.assert_array_equal(getattr(again, name), getattr(self.mask, name), name)
         np.testing.assert_array_equal(again.by_person(), self.mask.by_person())
         assert not again.changed
+        assert not again.deeds
         work.folder.release()
 
 
@@ -311,3 +312,41 @@ def test_a_crash_after_any_write_leaves_what_holds_together(
         for name, *rest in steps:
             (work.save if name == "save" else lambda *r, n=name: work.do(n, *r))(*rest)
         work.check_end()
+
+
+def test_what_a_crash_left_unsettled_is_noted_as_it_was_found(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("L2GNET_PROJECTS", str(tmp_path))
+    work = Work()
+    for step in (("put", 0, 1), ("stroke", 1, 2), ("put", 1, 1)):
+        work.do(*step)
+    work.do("look", 0, 0)
+    work.save(-1, [])
+    work.do("put", 1, 0)
+    put = os.replace
+
+    # There is room for what is about to be saved, and for nothing of it.
+    def full(source: Any, target: Any) -> None:
+        if Path(target).name == "project.json" and (tmp_path / "written").exists():
+            raise OSError(28, "No space left on device")
+        put(source, target)
+        (tmp_path / "written").touch()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        work.save(-1, [])
+    folder = work.queue.folder
+    assert folder is not None
+    assert folder.read_state().unsettled == {(0, 1)}
+    work.queue.release()
+    (again,) = read_work(folder.path)
+    (deed,) = again.segmentation.deeds
+    assert isinstance(deed, Found)
+    # What the model says, not what a person painted over it.
+    np.testing.assert_array_equal(deed.slices[0, 1].labels, np.ones((2, 2)))
+    queue = SaveQueue(again.segmentation, again.folder)
+    batch = queue.batch(again.state.labels, "")
+    assert batch is not None
+    queue.write(batch, VOLUME)
+    assert not folder.read_state().unsettled
+    assert [one["what"] for one in folder.history.entries()][-1] == "found"
+    queue.release()

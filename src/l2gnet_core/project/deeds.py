@@ -95,6 +95,13 @@ class Interpolated:
 
 
 @dataclass(frozen=True, eq=False)
+class Found:
+    """What there was of slices that a crash had left unsettled, as with `Interpolated`."""
+
+    slices: Mapping[Place, SliceState]
+
+
+@dataclass(frozen=True, eq=False)
 class Tidied:
     """The answers of some slices were tidied, or shown untidied again, by a choice. tidying: None
     if these are more slices of the last one. undoable: it is one step, that changes what is shown.
@@ -139,4 +146,6 @@ class Discarded:
     model: Model
 
 
-Deed: TypeAlias = Answered | Interpolated | Tidied | Stepped | Reviewed | FineTuned | Discarded
+Deed: TypeAlias = (
+    Answered | Interpolated | Found | Tidied | Stepped | Reviewed | FineTuned | Discarded
+)

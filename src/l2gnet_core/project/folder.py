@@ -199,6 +199,7 @@ class ProjectFolder:
 
         Wherever a crash breaks it off, project.json vouches for no slice that it does not find: it
         takes back first what does not hold any more, and says what is new when all that is there.
+        Meanwhile slices are unsettled, as are those yet to be saved.
 
         slices: among them all that are reviewed anew, or are reviewed and changed. volume: the
         scan, whose voxels are written once. later: slices yet to be saved; of these no more are
@@ -206,6 +207,8 @@ class ProjectFolder:
         """
         before = self._last_said()
         meanwhile = _meanwhile(state, before)
+        unsettled = frozenset(later).union(slices if deeds else (), meanwhile.unsettled)
+        meanwhile = replace(meanwhile, unsettled=unsettled)
         if before is None or _claims(meanwhile) != _claims(before):
             self._write_state(meanwhile)
         theirs = state.touched | state.reviewed
@@ -215,7 +218,8 @@ class ProjectFolder:
             self.history.add(deeds[0])
             del deeds[0]
         unfinished = frozenset(later) - meanwhile.finished
-        self._write_state(replace(state, finished=state.finished - unfinished))
+        state = replace(state, finished=state.finished - unfinished, unsettled=frozenset(later))
+        self._write_state(state)
         file = self.history.scan_file(state.scan.voxels)
         if not file.exists():
             file.parent.mkdir(exist_ok=True)
@@ -340,12 +344,13 @@ def _meanwhile(state: ProjectState, before: ProjectState | None) -> ProjectState
         reviewed=reviewed,
         touched=state.touched & before.touched,
         unsaid=frozenset(unsaid),
+        unsettled=before.unsettled,
     )
 
 
 def _claims(state: ProjectState) -> tuple[object, ...]:
     """What slices are read by."""
-    return state.finished, state.reviewed, state.unsaid, state.labels
+    return state.finished, state.reviewed, state.unsaid, state.unsettled, state.labels
 
 
 def _digest(arrays: Mapping[str, NDArray[Any]]) -> bytes:

@@ -19,6 +19,7 @@ from l2gnet_core.project.deeds import (
     Deed,
     Discarded,
     FineTuned,
+    Found,
     Interpolated,
     Reviewed,
     Tidied,
@@ -138,9 +139,11 @@ class History:
                 "filled": filled,
                 "goes_on": deed.goes_on,
             }
-        if isinstance(deed, Interpolated):
-            file = f"{number:05d}-interpolated.npz"
+        if isinstance(deed, Interpolated | Found):
+            file = f"{number:05d}-answers.npz"
             self._attach_slices(file, deed.slices, ("labels", "raw"))
+            if isinstance(deed, Found):
+                return {"what": "found", "slices": file}
             return {"what": "interpolated", "slices": file, "undoable": deed.undoable}
         if isinstance(deed, Tidied):
             places = places_to_json(deed.places)
@@ -245,7 +248,7 @@ class History:
         choices = CleanUp.from_json({n: values[n] for n in names & values.keys()})
         return Tidying(choices, painted)
 
-    def interpolated(self, entry: Entry) -> dict[Place, dict[str, Any]]:
+    def answers(self, entry: Entry) -> dict[Place, dict[str, Any]]:
         """Answers, "labels", and "raw" ones, by slice."""
         return self._attached_slices(entry["slices"])
 

@@ -118,7 +118,8 @@ def replay(project: ProjectFolder, device: str = "cpu") -> Iterator[ReplayStep]:
             ) from error
     saved, there = project.read_slices(state)
     mine = saved.by_person.copy()
-    for place in state.reviewed:
+    # What a crash left unsettled counts as it was found, and resuming notes it so.
+    for place in state.reviewed | state.unsettled:
         slice_of(mine, place, state.axis)[...] = True
     mask = np.where(mine, saved.labels, again.answer).astype(saved.labels.dtype)
     others = np.moveaxis(mask != saved.labels, 1 + state.axis, 1).sum((2, 3))
@@ -181,12 +182,14 @@ class _Again:
             before = self._raw.copy(), self.answer.copy()
             self._said.setdefault(self._first, before[0])
             if what == "interpolated":
-                self._fill(history.interpolated(entry))
+                self._fill(history.answers(entry))
             else:
                 yield from self._answer(entry)
                 self._fill(history.filled(entry))
             if entry["undoable"]:
                 self._step(*before)
+        elif what == "found":
+            self._fill(history.answers(entry))
         elif what == "tidied":
             yield "Tidying"
             before = self._raw, self.answer.copy()
@@ -214,7 +217,7 @@ class _Again:
         self._redo.clear()
 
     def _fill(self, slices: Mapping[Place, Mapping[str, NDArray[Any]]]) -> None:
-        """Take in what was interpolated."""
+        """Take in what was interpolated, or found."""
         for place, arrays in slices.items():
             slice_of(self._raw, place, self.state.axis)[...] = arrays["raw"]
             slice_of(self.answer, place, self.state.axis)[...] = arrays["labels"]

@@ -43,7 +43,8 @@ class ProjectState:
     orientation: letters that a person gave for a scan that does not say its own, in the file's
     order. card: of the model whose answer is shown; model: which weights, None before a first run.
     labels: organs with the names and colours on screen. finished, reviewed, touched: slices.
-    unsaid: reviewed slices, each with the id of an organ that came after their review.
+    unsaid: reviewed slices, each with the id of an organ that came after their review. unsettled:
+    slices in which not all may be as the history has it, since that, or they, are yet to be saved.
     """
 
     scan: ScanId
@@ -58,6 +59,7 @@ class ProjectState:
     reviewed: frozenset[Place] = frozenset()
     touched: frozenset[Place] = frozenset()
     unsaid: frozenset[tuple[Place, int]] = frozenset()
+    unsettled: frozenset[Place] = frozenset()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that `from_json` reads back; of the card everything but who trained it."""
@@ -74,6 +76,7 @@ class ProjectState:
             "reviewed": places_to_json(self.reviewed),
             "touched": places_to_json(self.touched),
             "unsaid": [[*place, label] for place, label in self.unsaid],
+            "unsettled": places_to_json(self.unsettled),
         }
 
     @classmethod
@@ -94,6 +97,7 @@ class ProjectState:
                 ((int(frame), int(index)), int(label))
                 for frame, index, label in values.get("unsaid", ())
             ),
+            unsettled=frozenset(places_from_json(values.get("unsettled", ()))),
         )
 
     @property
