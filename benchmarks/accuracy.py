@@ -11,8 +11,8 @@ time; run folders lie in benchmarks/runs/, the scores of each finished run in be
 learning rate; nothing is tuned per architecture. The final weights (moving average) are scored on
 the test patients, without test-time views and without tidying: Dice per volume; HD95 and surface
 Dice (tolerance one pixel, or 2 mm) in plane, per slice that holds the structure in both masks.
-Differences are paired by patient, over the mean of the same seeds, with 95 % intervals by bootstrap
-over patients: "first" needs an interval without zero, else it is "tied".
+Differences are paired by patient, over the mean of the same seeds, with 95 % intervals over
+patients (Student's t): "first" needs an interval without zero, else it is "tied".
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import torch
 from _corruptions import CORRUPTIONS, corrupted
 from _studies import SHARED, STUDIES, Material, Study, read
 from _variants import ABLATIONS, BY_VOLUME, VARIANTS, VolumeSampler
+from scipy import stats
 from torch import nn
 
 from l2gnet_core.checkpoint import MODEL_FILE, save_model
@@ -195,11 +196,12 @@ def tuning_dice(results: list[dict]) -> str:
 
 
 def difference(ours: dict[str, float], theirs: dict[str, float]) -> tuple[float, float, float]:
-    """Mean paired difference and its 95 % interval, by bootstrap over patients."""
-    gaps = np.array([ours[patient] - theirs[patient] for patient in sorted(ours)])
-    drawn = np.random.default_rng(0).integers(len(gaps), size=(10_000, len(gaps)))
-    low, high = np.percentile(gaps[drawn].mean(1), (2.5, 97.5))
-    return float(gaps.mean()), float(low), float(high)
+    """Mean paired difference and its 95 % interval by Student's t: a bootstrap over four patients
+    calls every fifth difference of nothing but noise one."""
+    gaps = [ours[patient] - theirs[patient] for patient in sorted(ours)]
+    mean, spread = statistics.fmean(gaps), statistics.stdev(gaps) / len(gaps) ** 0.5
+    reach = float(stats.t.ppf(0.975, len(gaps) - 1)) * spread
+    return mean, mean - reach, mean + reach
 
 
 def print_study(study: str, results: list[dict]) -> None:
