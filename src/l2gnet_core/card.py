@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from l2gnet_core.appearance import PLAIN, Appearance
 from l2gnet_core.cleanup import CleanUp
+from l2gnet_core.intensities import SOFT_TISSUE_OF_CT, is_ct
 from l2gnet_core.labels import Label, LabelSet
 from l2gnet_core.scan_kind import KindAppearance, scan_profile
 
@@ -99,6 +100,11 @@ class ModelCard:
     weaknesses: tuple[str, ...] = ()
     codes: CodeStatistics | None = None
     history: tuple[Mapping[str, Any], ...] = ()
+
+    def seen_window(self, window: tuple[float, float]) -> tuple[float, float]:
+        """The two intensities that become 0 and 1 of a scan with this window (`intensity_window`).
+        To a model of MR the organs of a CT, from air to bone, would all be one grey."""
+        return SOFT_TISSUE_OF_CT if self.expects.modality == "MR" and is_ct(window) else window
 
     def appearance_of(self, slices: NDArray[Any], window: tuple[float, float]) -> Appearance:
         """How the network is shown a scan's slices (n,H,W), of which `window` becomes 0 and 1."""

@@ -132,15 +132,18 @@ class Correction:
 
     def appearance_in(self, card: ModelCard) -> Appearance:
         """How a model of this card is shown the scan."""
-        return card.appearance_of(self._view(card).stack(self.scan), self.field(card).window)
+        return card.appearance_of(self._view(card).stack(self.scan), self._window(card))
 
     def profile(self, card: ModelCard) -> Profile:
         """How the scan looks, whatever a model of this card is shown."""
-        return scan_profile(self._view(card).stack(self.scan), self.field(card).window)
+        return scan_profile(self._view(card).stack(self.scan), self._window(card))
+
+    def _window(self, card: ModelCard) -> tuple[float, float]:
+        return card.seen_window(self.field(card).window)
 
     def seen_by(self, card: ModelCard) -> CorrectedScan:
         """The scan as a model of this card sees it; its labels must have every id there is."""
-        view, window = self._view(card), self.field(card).window
+        view, window = self._view(card), self._window(card)
 
         def shown(picture: NDArray[Any]) -> Tensor:
             alone = view.stack(np.expand_dims(picture, self.axis))

@@ -20,6 +20,8 @@ LOWEST_OF_CT = -1024.0
 _AIR_OF_CT = -800.0
 #: No MR scanner stores values so low.
 _TISSUE_OF_CT = -300.0
+#: Where soft tissue lies in Hounsfield units; what readers of abdomens look at.
+SOFT_TISSUE_OF_CT = (-160.0, 240.0)
 #: Of other scans noise is faint, a share of the window, and a pixel's is next to unlike its
 #: neighbour's. Settled on the training scans at hand, of which hardly a line goes and no label;
 #: dark tissue correlates by 0.8 and more, noise that a scanner has interpolated by up to 0.65.

@@ -51,7 +51,7 @@ Margins = tuple[tuple[int, int], tuple[int, int]]
 
 @dataclass(frozen=True)
 class Field:
-    """What of a scan networks are shown, and the two intensities that become 0 and 1.
+    """What of a scan networks are shown, and its intensity window.
 
     All of the scan is searched for it. Along one axis it is the same for all models that tell left
     from right, and for all that do not.

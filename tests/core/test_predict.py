@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2gnet_core import predict
+from l2gnet_core.card import Expectations
+from l2gnet_core.corrections import Correction
 from l2gnet_core.errors import InputError
 from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.labels import LabelSet
@@ -183,6 +185,23 @@ def test_a_read_only_scan_in_any_layout_is_left_alone(model, scan):
 
 def test_a_constant_scan_gives_labels_too(model):
     assert (whole(model, np.full((2, 20, 20), 7)) < 4).all()
+
+
+def test_a_ct_is_shown_to_models_of_mr_in_a_soft_tissue_window(make_model, scan):
+    ct = (scan - scan.mean()) / scan.std() * 150 + 40
+    ct[:, :4] = -1000
+    ct[:, -1] = 1500
+    of_mr, of_ct = (make_model(expects=Expectations(modality=what)) for what in ("MR", "CT"))
+    windowed = np.clip(ct, -160, 240)
+    # The window of what is clipped is the whole of it.
+    assert intensity_window(windowed) == (-160, 240)
+    assert agree(whole(of_mr, ct), whole(of_mr, windowed))
+    assert not agree(whole(of_ct, ct), whole(of_ct, windowed))
+    grid, labels = Grid(ct.shape), np.ones(ct.shape, np.uint8)
+    seen, same = (
+        Correction(one, grid, 0, labels, (0,)).seen_by(of_mr.card) for one in (ct, windowed)
+    )
+    torch.testing.assert_close(seen.image, same.image)
 
 
 def test_ids_above_255_need_two_bytes(make_model, scan):
