@@ -4,9 +4,9 @@
 
 Prints Dice of the patients in the card's test split, HD95 in plane per slice, and seconds per
 volume. The same scans are also segmented as other scanners might have stored them: with noise
-around; MRI with dark tissue darker, coarser, noisier, and brighter towards a surface coil; CT with
-noisy air, a mark for what lies outside of the circle that is reconstructed, and a table; hearts
-turned, mirrored and scaled in plane, and ten drawn phantoms.
+around; MRI with dark tissue darker, coarser, noisier, and brighter towards a surface coil; abdomens
+as other sequences show them; CT with noisy air, a mark for what lies outside of the circle that is
+reconstructed, and a table; hearts turned, mirrored and scaled in plane, and ten drawn phantoms.
 FOLDER holds images/ and labels/; by default one that lies beside the repository.
 """
 
@@ -31,6 +31,7 @@ from scipy import ndimage
 from l2gnet_core.catalog import find_model
 from l2gnet_core.checkpoint import read_card
 from l2gnet_core.data import open_dataset
+from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.metrics import agreement
 from l2gnet_core.phantom import cardiac_phantom
 from l2gnet_core.volume import slicing_axis
@@ -103,6 +104,19 @@ def looking(change: str, strength: float) -> Callable[[Array, int], Array]:
     return look
 
 
+def curved(*points: tuple[float, float]) -> Callable[[Array, int], Array]:
+    """Another sequence: (intensity before, after) in shares of the range, straight between."""
+    before, after = zip(*points, strict=True)
+
+    def curve(array: Array, order: int) -> Array:
+        if order == 0:
+            return array
+        seen = normalise(array, intensity_window(array))
+        return (1000 * np.interp(seen, before, after)).astype(np.int16)
+
+    return curve
+
+
 AS_STORED = "as stored"
 VIEWS: dict[str, Callable[[Array, int], Array]] = {
     AS_STORED: lambda a, _: a,
@@ -118,12 +132,17 @@ VIEWS: dict[str, Callable[[Array, int], Array]] = {
     "coarse": looking("resolution", 3.0),
     "noise": looking("noise", 0.08),
     "surface coil": looking("bias", 1.0),
+    # Air is dark in all of them. The last two: fat without suppression, fluid dark and bright.
+    "exchanged": curved((0, 0), (0.08, 0), (0.15, 0.95), (1, 0.05)),
+    "bright fat": curved((0, 0), (0.06, 0.1), (0.12, 0.9), (0.25, 0.6), (0.4, 0.35), (1, 0.1)),
+    "fat and fluid": curved((0, 0), (0.06, 0.1), (0.12, 0.9), (0.2, 0.5), (0.3, 0.4), (1, 1)),
     "noisy air": noisy_air,
     "circle": circle,
     "on a table": on_table,
 }
 #: MR scanners differ in how they show the same tissue.
 OF_MR = ("contrast", "coarse", "noise", "surface coil")
+OF_SEQUENCES = ("exchanged", "bright fat", "fat and fluid")
 OF_CT = ("noisy air", "circle", "on a table")
 
 
@@ -139,9 +158,12 @@ class Sheet:
 
 SHEETS = {
     "cardiac-cine": Sheet(
-        "acdc", "pixels", tuple(v for v in VIEWS if v not in OF_CT), phantom=True
+        "acdc",
+        "pixels",
+        tuple(v for v in VIEWS if v not in OF_CT + OF_SEQUENCES),
+        phantom=True,
     ),
-    "abdomen-mr": Sheet("chaos_t2", "pixels", (AS_STORED, "noise around", *OF_MR)),
+    "abdomen-mr": Sheet("chaos_t2", "pixels", (AS_STORED, "noise around", *OF_MR, *OF_SEQUENCES)),
     "head-neck-ct": Sheet("openkbp_hn", "mm", (AS_STORED, *OF_CT)),
 }
 

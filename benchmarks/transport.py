@@ -22,7 +22,7 @@ from torch import Tensor
 from l2gnet_core.transport import cosine_cost, sinkhorn
 
 SIZES = ((8, 100, 64), (8, 196, 64), (4, 1024, 64))
-CHANNELS, EPSILON, ITERATIONS = 256, 0.1, 8
+CHANNELS, EPSILON, ITERATIONS = 256, 0.1, 16
 
 
 def ours(cost: Tensor, mass: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.preprocess import blurred
+from l2gnet_core.recolour import Recolouring, draw_recolouring
 from l2gnet_core.sides import mirror_pairs
 
 #: Standard deviation, in pixels, below which a blur is none.
@@ -39,7 +39,7 @@ class Augmentation:
     views that are centred near a structure, each structure as often as the others, so that small
     organs are not lost among large ones. `alone` is how often a network of several slices sees the
     middle one in place of its neighbours, lest it fail on a single image. `recolour` is the share
-    of views that look as if another scanner or sequence had made them (`recoloured`).
+    of views that look as if another scanner or sequence had made them (`l2gnet_core.recolour`).
     """
 
     size: int = 160
@@ -80,8 +80,8 @@ class Augmentation:
 
 
 #: For scans of scanners and sequences that the training scans are not of: all views stray farther,
-#: and half of them are recoloured.
-OTHER_SCANNERS = Augmentation(recolour=0.5, noise=0.12, blur=1.6, bias=0.8)
+#: and most of them are recoloured.
+OTHER_SCANNERS = Augmentation(recolour=0.65, noise=0.12, blur=1.6, bias=0.8)
 
 
 def keeping_sides(augmentation: Augmentation, card: ModelCard) -> Augmentation:
@@ -111,15 +111,6 @@ class SpatialView:
     def mirrored(self) -> bool:
         """Is the view a mirror image of the slice?"""
         return self.columns < 0
-
-
-@dataclass(frozen=True)
-class Recolouring:
-    """A random network of few weights: kernels (out,in,k,k) and shifts (out) of its layers, and the
-    `share` of the view that is what it makes of it."""
-
-    layers: tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
-    share: float
 
 
 @dataclass(frozen=True)
@@ -179,49 +170,17 @@ def draw_intensity(rng: Generator, how: Augmentation) -> IntensityView:
     )
 
 
-def draw_recolouring(rng: Generator) -> Recolouring:
-    """Layers, channels and kernels of one or three pixels as in its source (`recoloured`)."""
-    layers = []
-    for inputs, outputs in pairwise((1, 2, 2, 2, 1)):
-        side = int(rng.choice([1, 3]))
-        kernels = rng.standard_normal((outputs, inputs, side, side), np.float32)
-        layers.append((kernels, rng.standard_normal(outputs, np.float32)))
-    return Recolouring(tuple(layers), float(rng.random()))
-
-
-def recoloured(image: Tensor, how: Recolouring) -> Tensor:
-    """An image (C,H,W) in [0,1] with other intensities for the same anatomy, in [0,1].
-
-    Ouyang et al., "Causality-inspired single-source domain generalization for medical image
-    segmentation" (IEEE TMI 2022), global intensity non-linear augmentation; they keep the norm of
-    the image where we keep its range, to which scans are brought later, too.
-    """
-    seen = image[:, None]
-    for number, (kernels, shifts) in enumerate(how.layers):
-        weights = torch.from_numpy(kernels).to(image.device)
-        offsets = torch.from_numpy(shifts).to(image.device)
-        # Reflected, lest a frame of zeros shows where the view ends.
-        reach = kernels.shape[-1] // 2
-        seen = F.conv2d(F.pad(seen, (reach,) * 4, mode="reflect"), weights, offsets)
-        if number + 1 < len(how.layers):
-            seen = F.leaky_relu(seen)
-    made = seen[:, 0]
-    low, high = made.amin(), made.amax()
-    made = (made - low) / (high - low).clamp(min=1e-6)
-    return how.share * made + (1 - how.share) * image
-
-
 def spatial_views(
     images: Tensor, labels: Tensor, views: Sequence[SpatialView], size: int
 ) -> tuple[Tensor, Tensor]:
-    """images (B,C,H,W) float, labels (B,H,W) integers → (B,C,size,size), (B,size,size) long;
+    """images (B,C,H,W) float, labels (B,L,H,W) integers → (B,C,size,size), (B,L,size,size) long;
     outside of the slices both are zero."""
     height, width = labels.shape[-2:]
     theta = torch.tensor([_theta(view, size, height, width) for view in views])
     grid = F.affine_grid(theta, [len(views), 1, size, size], align_corners=False).to(images.device)
     seen = F.grid_sample(images, grid, align_corners=False)
-    truth = F.grid_sample(labels[:, None].float(), grid, mode="nearest", align_corners=False)
-    return seen, truth[:, 0].long()
+    truth = F.grid_sample(labels.float(), grid, mode="nearest", align_corners=False)
+    return seen, truth.long()
 
 
 def swapped(classes: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
@@ -245,9 +204,10 @@ def _theta(view: SpatialView, size: int, height: int, width: int) -> list[list[f
 
 
 def intensity_views(
-    images: Tensor, views: Sequence[IntensityView], rngs: Sequence[Generator]
+    images: Tensor, classes: Tensor, views: Sequence[IntensityView], rngs: Sequence[Generator]
 ) -> Tensor:
-    """images (B,C,H,W) in [0,1], changed as `views` say; the noise itself comes from `rngs`."""
+    """images (B,C,H,W) in [0,1] of classes (B,C,H,W), changed as `views` say; the noise itself
+    comes from `rngs`. Where no view is recoloured, classes are not looked at."""
     shape, device = images.shape[-2:], images.device
 
     def column(values: Sequence[float]) -> Tensor:
@@ -255,7 +215,7 @@ def intensity_views(
 
     for i, view in enumerate(views):
         if view.recolouring is not None:
-            images[i] = recoloured(images[i], view.recolouring)
+            images[i] = view.recolouring(images[i], classes[i])
     gammas = [i for i, view in enumerate(views) if view.gamma is not None]
     if gammas:
         images[gammas] = images[gammas].clamp(0, 1) ** column([views[i].gamma or 1 for i in gammas])

@@ -330,7 +330,8 @@ class CorrectionSampler:
         size: int,
         device: str,
     ) -> Views:
-        together, classes, mirrored = turned_views(drawn, rngs, self._how, size, device)
+        together, turned, mirrored = turned_views(drawn, rngs, self._how, size, device)
+        classes = turned[:, 0]
         # In a mirror image what was not said of the left is not said of the right.
         partners = swapped(torch.arange(absent.shape[1]), self._how.mirror_pairs)
         absent = torch.where(mirrored[:, None], absent[:, partners], absent)
@@ -338,7 +339,7 @@ class CorrectionSampler:
         looks = [draw_intensity(rng, self._how) for rng in rngs]
         unknown = classes == UNKNOWN
         return Views(
-            intensity_views(images, looks, rngs),
+            intensity_views(images, turned, looks, rngs),
             classes.masked_fill(unknown, 0),
             weights.masked_fill(unknown, 0),
             absent.to(device),
@@ -351,7 +352,7 @@ def _weighted(
     """Weights travel as one more channel, so that they are turned with the image; what lies outside
     of the slice then weighs nothing."""
     channel = weights.to(image.dtype).expand(1, *classes.shape)
-    return torch.cat([image, channel]), classes, centre
+    return torch.cat([image, channel]), classes[None], centre
 
 
 def _listed(indices: Sequence[int]) -> str:

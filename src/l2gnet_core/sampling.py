@@ -24,7 +24,8 @@ from l2gnet_core.augment import (
 )
 from l2gnet_core.preprocess import neighbours
 
-#: A slice to look at: its image (C,H,W), its classes (H,W), and where (row, column).
+#: A slice to look at: its image (C,H,W), its classes (L,H,W), its own and perhaps those of its
+#: neighbours, and where (row, column).
 Drawn = tuple[Tensor, Tensor, tuple[float, float]]
 
 
@@ -102,12 +103,13 @@ class Sampler:
         """Some samples of a step: images (B,C,size,size) float32, targets (B,size,size) long."""
         rngs = [np.random.default_rng((self.seed, step, sample)) for sample in samples]
         drawn = [self._slice(rng, size) for rng in rngs]
-        seen, targets, _ = turned_views(drawn, rngs, self.how, size, device)
+        seen, classes, _ = turned_views(drawn, rngs, self.how, size, device)
         looks = [draw_intensity(rng, self.how) for rng in rngs]
-        return intensity_views(seen, looks, rngs), targets
+        return intensity_views(seen, classes, looks, rngs), classes[:, classes.shape[1] // 2]
 
     def _slice(self, rng: Generator, size: int) -> Drawn:
-        """One slice with its neighbours (C,H,W), its classes, and where (row, column) to look."""
+        """One slice with its neighbours (C,H,W), its classes (1,H,W), or all of theirs if they are
+        needed, and where (row, column) to look."""
         pool = self.extra if rng.random() < self.extra_share else self.cases
         case = pool[int(rng.integers(len(pool)))]
         index, inside = int(rng.integers(len(case.image))), None
@@ -127,7 +129,8 @@ class Sampler:
             row, column = inside[int(rng.integers(len(inside)))].tolist()
             reach = size / 4
             centre = (row + rng.uniform(-reach, reach), column + rng.uniform(-reach, reach))
-        return case.image[seen], case.classes[index], centre
+        classes = case.classes[seen if self.how.recolour else [index]]
+        return case.image[seen], classes, centre
 
 
 def turned_views(
@@ -137,18 +140,18 @@ def turned_views(
     size: int,
     device: str | torch.device,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A random spatial view of each slice: images (B,C,size,size) float32, targets (B,size,size)
-    long, and which are mirrored (B,), in whose targets the pairs have changed places; outside of
-    the slices images and targets are zero."""
+    """A random spatial view of each slice: images (B,C,size,size) float32, classes (B,L,size,size)
+    long, and which are mirrored (B,), in whose classes the pairs have changed places; outside of
+    the slices images and classes are zero."""
     where = [
         draw_spatial(rng, centre, how) for rng, (_, _, centre) in zip(rngs, drawn, strict=True)
     ]
-    height, width = np.max([classes.shape for _, classes, _ in drawn], axis=0)
+    _, height, width = np.max([classes.shape for _, classes, _ in drawn], axis=0)
     images = torch.zeros(len(drawn), len(drawn[0][0]), height, width, dtype=torch.float16)
-    labels = torch.zeros(len(drawn), height, width, dtype=torch.uint8)
+    labels = torch.zeros(len(drawn), len(drawn[0][1]), height, width, dtype=torch.uint8)
     for i, (image, classes, _) in enumerate(drawn):
         images[i, :, : image.shape[1], : image.shape[2]] = image
         truth = swapped(classes, how.mirror_pairs) if where[i].mirrored else classes
-        labels[i, : image.shape[1], : image.shape[2]] = truth
+        labels[i, :, : image.shape[1], : image.shape[2]] = truth
     views = spatial_views(images.to(device).float(), labels.to(device), where, size)
     return *views, torch.tensor([view.mirrored for view in where])

@@ -17,15 +17,15 @@ from l2gnet_core.augment import (
     IntensityView,
     SpatialView,
     draw_intensity,
-    draw_recolouring,
     draw_spatial,
     intensity_views,
-    recoloured,
     spatial_views,
 )
+from l2gnet_core.recolour import RandomCurves, RandomNetwork, draw_recolouring
 
 quick = settings(max_examples=20, deadline=None)
 PLAIN = IntensityView(None, 1.0, 0.0, None, None, None, None)
+NOTHING = torch.zeros(1, 1, 32, 32, dtype=torch.long)
 
 
 def middle(label: torch.Tensor) -> tuple[float, float]:
@@ -34,8 +34,8 @@ def middle(label: torch.Tensor) -> tuple[float, float]:
 
 def view_of(image, label, view, size):
     """One slice through the batched function."""
-    seen, truth = spatial_views(image[None], label[None], [view], size)
-    return seen[0], truth[0]
+    seen, truth = spatial_views(image[None], label[None, None], [view], size)
+    return seen[0], truth[0, 0]
 
 
 @given(st.integers(0, 2**32 - 1), st.booleans())
@@ -99,17 +99,18 @@ def test_image_and_labels_move_together(seed, orientation_free, shape):
 def test_a_view_in_a_batch_is_the_view_alone(seed):
     rng = np.random.default_rng(seed)
     images = torch.rand(3, 2, 30, 44)
-    labels = torch.randint(4, (3, 30, 44))
+    labels = torch.randint(4, (3, 2, 30, 44))
     views = [draw_spatial(rng, (15.0, 20.0), Augmentation()) for _ in range(3)]
     seen, truth = spatial_views(images, labels, views, 24)
-    looks = [draw_intensity(rng, Augmentation()) for _ in range(3)]
-    changed = intensity_views(seen.clone(), looks, [np.random.default_rng(n) for n in range(3)])
+    looks = [draw_intensity(rng, Augmentation(recolour=0.5)) for _ in range(3)]
+    rngs = [np.random.default_rng(n) for n in range(3)]
+    changed = intensity_views(seen.clone(), truth, looks, rngs)
     for i in range(3):
-        alone, truth_alone = view_of(images[i], labels[i], views[i], 24)
-        torch.testing.assert_close(seen[i], alone)
-        assert torch.equal(truth[i], truth_alone)
+        alone, truth_alone = spatial_views(images[i : i + 1], labels[i : i + 1], [views[i]], 24)
+        torch.testing.assert_close(seen[i], alone[0])
+        assert torch.equal(truth[i], truth_alone[0])
         changed_alone = intensity_views(
-            alone[None].clone(), [looks[i]], [np.random.default_rng(i)]
+            alone.clone(), truth_alone, [looks[i]], [np.random.default_rng(i)]
         )[0]
         torch.testing.assert_close(changed[i], changed_alone)
 
@@ -163,7 +164,8 @@ def test_intensity_views_stay_finite_and_keep_the_shape(seed, channels):
     rng = np.random.default_rng(seed)
     for images in (torch.rand(2, channels, 24, 40), torch.zeros(2, channels, 24, 40)):
         looks = [draw_intensity(rng, Augmentation(recolour=0.5)) for _ in images]
-        seen = intensity_views(images.clone(), looks, [rng, rng])
+        classes = torch.randint(3, images.shape)
+        seen = intensity_views(images.clone(), classes, looks, [rng, rng])
         assert seen.shape == images.shape
         assert torch.isfinite(seen).all()
 
@@ -173,7 +175,7 @@ def test_each_step_does_what_its_name_says():
 
     def seen(**step) -> torch.Tensor:
         rng = np.random.default_rng(0)
-        return intensity_views(image.clone(), [replace(PLAIN, **step)], [rng])
+        return intensity_views(image.clone(), NOTHING, [replace(PLAIN, **step)], [rng])
 
     assert torch.equal(seen(), image)
     torch.testing.assert_close(seen(gamma=2.0), image**2)
@@ -189,10 +191,10 @@ def test_each_step_does_what_its_name_says():
 @quick
 @given(st.integers(0, 9999))
 def test_recoloured_tissue_is_other_but_stays_where_it_is(seed):
-    how = draw_recolouring(np.random.default_rng(seed))
+    how = RandomNetwork.draw(np.random.default_rng(seed))
     tissues = torch.arange(3)[torch.from_numpy(np.random.default_rng(1).integers(0, 3, (3, 3)))]
     image = torch.tensor([0.1, 0.5, 0.8])[tissues].repeat_interleave(12, 0).repeat_interleave(12, 1)
-    seen = recoloured(image[None].repeat(2, 1, 1), how)
+    seen = how(image[None].repeat(2, 1, 1), NOTHING)
     assert seen.shape == (2, 36, 36)
     assert seen.min() >= 0
     assert seen.max() <= 1 + 1e-6
@@ -203,7 +205,32 @@ def test_recoloured_tissue_is_other_but_stays_where_it_is(seed):
     for tissue in range(3):
         values = inner[..., 0][tissues == tissue]
         assert len(values) == 0 or values.max() - values.min() < 1e-4
-    torch.testing.assert_close(recoloured(image[None], replace(how, share=0.0)), image[None])
+    torch.testing.assert_close(replace(how, share=0.0)(image[None], NOTHING), image[None])
+
+
+@quick
+@given(st.integers(0, 2**32 - 1))
+def test_each_structure_gets_a_look_of_its_own(seed):
+    """Two structures and two tissues without a name, in air, in blocks of 12 pixels."""
+    classes = torch.tensor([[0, 0, 0], [0, 1, 0], [0, 2, 0]])
+    tissues = torch.tensor([[0.0, 0.0, 0.0], [0.15, 0.5, 0.7], [0.7, 0.5, 0.15]])
+    image, classes = (
+        blocks.repeat_interleave(12, 0).repeat_interleave(12, 1).repeat(2, 1, 1)
+        for blocks in (tissues, classes)
+    )
+    seen = RandomCurves(seed)(image, classes)
+    assert torch.equal(seen, RandomCurves(seed)(image, classes))
+    assert torch.equal(seen[0], seen[1])
+    assert seen.min() >= 0
+    assert seen.max() <= 1
+    inner = seen[0].reshape(3, 12, 3, 12)[:, 2:10, :, 2:10].permute(0, 2, 1, 3).flatten(2)
+    assert (inner.amax(2) - inner.amin(2)).max() < 1e-5
+    looks = inner[..., 0]
+    # Air stays dark, what is alike and has no name stays alike, structures part.
+    assert (looks[0] == 0).all()
+    torch.testing.assert_close(looks[1, 0], looks[2, 2])
+    torch.testing.assert_close(looks[1, 2], looks[2, 0])
+    assert looks[1, 1] != looks[2, 1]
 
 
 def test_a_share_of_the_views_is_recoloured():
@@ -211,10 +238,12 @@ def test_a_share_of_the_views_is_recoloured():
     looks = [draw_intensity(rng, Augmentation(recolour=0.4).milder()) for _ in range(500)]
     assert sum(look.recolouring is not None for look in looks) / 500 == pytest.approx(0.2, abs=0.05)
     image = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    look = replace(PLAIN, recolouring=draw_recolouring(rng))
-    assert torch.equal(
-        intensity_views(image.clone(), [look], [rng])[0], recoloured(image[0], look.recolouring)
-    )
+    drawn = [draw_recolouring(rng) for _ in range(300)]
+    curves = [isinstance(one, RandomCurves) for one in drawn]
+    assert sum(curves) / 300 == pytest.approx(2 / 3, abs=0.1)
+    for one in drawn[:10]:
+        seen = intensity_views(image.clone(), NOTHING, [replace(PLAIN, recolouring=one)], [rng])
+        assert torch.equal(seen[0], one(image[0], NOTHING[0]))
 
 
 @quick
