@@ -18,6 +18,12 @@ Floats: TypeAlias = NDArray[np.floating[Any]]
 Bytes: TypeAlias = NDArray[np.uint8]
 
 BACKGROUND, RIGHT_VENTRICLE, MYOCARDIUM, LEFT_VENTRICLE = 0, 1, 2, 3
+#: Labels of a drawn heart by what models call its structures.
+DRAWN = {
+    "right ventricle": RIGHT_VENTRICLE,
+    "myocardium": MYOCARDIUM,
+    "left ventricle": LEFT_VENTRICLE,
+}
 BASE_SPACING = 1.5
 
 

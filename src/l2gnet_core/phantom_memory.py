@@ -18,7 +18,7 @@ from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.left_out import Check, Counts, compared, upright
-from l2gnet_core.phantom import LEFT_VENTRICLE, MYOCARDIUM, RIGHT_VENTRICLE, cardiac_phantom
+from l2gnet_core.phantom import DRAWN, cardiac_phantom
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.volume import Grid
 
@@ -29,11 +29,6 @@ FIRST_ASKED_AFTER = 30_000
 #: A model that scores less does not know the drawn heart, and cannot forget it.
 KNOWN = 0.5
 _SLICES = 4
-DRAWN = {
-    "right ventricle": RIGHT_VENTRICLE,
-    "myocardium": MYOCARDIUM,
-    "left ventricle": LEFT_VENTRICLE,
-}
 
 
 def _width(card: ModelCard) -> int | None:

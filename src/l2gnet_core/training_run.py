@@ -33,8 +33,8 @@ from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.model import SegmentationNetwork, build
 from l2gnet_core.new_structures import classes_by_name, widened
-from l2gnet_core.phantom import cardiac_phantom
-from l2gnet_core.phantom_memory import DRAWN, drawn_as
+from l2gnet_core.phantom import DRAWN, cardiac_phantom
+from l2gnet_core.phantom_memory import drawn_as
 from l2gnet_core.preprocess import neighbours, pad_to_multiple
 from l2gnet_core.run_folder import (
     RunSettings,

@@ -206,11 +206,19 @@ class Words:
         """A slice's place among all that are to be checked, in plain words."""
         order = {one.index: one for one in self.inspection.ranking}
         rank, one = list(order).index(index) + 1, order[index]
+        dice = f", and Dice to be about {1 - one.expected:.2f}" if self._expects_dice else ""
         return (
             f"Slice {index}: number {rank} of {len(order)} to check.\n"
-            f"About {one.voxels:.0f} voxels near borders are expected to be wrong, and Dice to be "
-            f"about {1 - one.expected:.2f};\ntheir order says more than their size."
+            f"About {one.voxels:.0f} voxels near borders are expected to be wrong{dice};\n"
+            "the order of slices says more than these numbers."
         )
+
+    @property
+    def _expects_dice(self) -> bool:
+        """Does the expected Dice of slices hold for this model?"""
+        from l2gnet_core.inspect.uncertainty import expects_dice
+
+        return expects_dice(self.inspection.names[1:])
 
     # ------------------------------------------------------------------ tables
 
@@ -259,10 +267,15 @@ class Words:
         ]
 
     def _slices(self) -> Table:
-        return ["slice", "rank", "voxels expected wrong", "expected Dice"], [
-            [one.index, rank, round(one.voxels, 2), round(1 - one.expected, 4)]
-            for rank, one in enumerate(self.inspection.ranking, 1)
+        heads, ranking = ["slice", "rank", "voxels expected wrong"], self.inspection.ranking
+        rows: list[list[Any]] = [
+            [one.index, rank, round(one.voxels, 2)] for rank, one in enumerate(ranking, 1)
         ]
+        if self._expects_dice:
+            heads.append("expected Dice")
+            for row, one in zip(rows, ranking, strict=True):
+                row.append(round(1 - one.expected, 4))
+        return heads, rows
 
 
 def _percent(table: NDArray[np.int64], code: int) -> float:

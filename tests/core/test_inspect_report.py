@@ -19,6 +19,7 @@ from l2gnet_core.inspect.look import empty_look
 from l2gnet_core.inspect.report import FILES
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.model import build
+from l2gnet_core.phantom import DRAWN
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.volume import Grid
 
@@ -126,6 +127,8 @@ def test_the_folder_holds_a_page_pictures_tables_and_maps(
     assert sum(row["cells"] for row in told["usage"]) == look.codes.size
     assert len(told["usage"]) + len(told["unused_codes"]) == told["codes"] == 32
     assert sorted(one["slice"] for one in told["check_first"]) == [0, 1, 2]
+    # Fitted to hearts, of these structures it would not hold.
+    assert set(told["check_first"][0]) == {"slice", "voxels_expected_wrong"}
     first = told["usage"][0]
     assert sum(first["voxels"].values()) == (codes == first["code"]).sum()
     assert first["voxels"]["_c"] == ((codes == first["code"]) & (mask == 5)).sum()
@@ -143,6 +146,7 @@ def test_the_folder_holds_a_page_pictures_tables_and_maps(
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert "<script>alert(1)</script>" in "".join(page.text)
     assert "http" not in "".join(page.text)
+    assert "Dice" not in "".join(page.text)
     for name in ("slices", "usage", "plan", "references"):
         width, height = png_size((out / f"{name}.png").read_bytes())
         assert 500 < width < 1600
@@ -152,6 +156,19 @@ def test_the_folder_holds_a_page_pictures_tables_and_maps(
         assert (drawn == code_colors(look.vectors)[code]).all(-1).any()
     for file in out.iterdir():
         assert b"Jane_Doe" not in file.read_bytes()
+
+
+def test_dice_is_expected_of_hearts_alone(l2gnet, image, make_model, tmp_path, monkeypatch):
+    drawn = dict.fromkeys(("slices", "usage", "plan", "references"), b"")
+    monkeypatch.setattr("l2gnet_core.inspect.report.pictures", lambda findings: drawn)
+    # Of one who taught the model an organ more, the mean would be over that one, too.
+    for names, told in ((DRAWN, True), ([*DRAWN, "aorta"], False)):
+        model = make_model(LabelSet.from_names(dict(enumerate(names, 1))))
+        path = save_model(tmp_path / "m.safetensors", model.network, model.card)
+        assert l2gnet("inspect", image, "-o", tmp_path / "out", "--model", path)[0] == 0
+        first = json.loads((tmp_path / "out" / "inspect.json").read_text())["check_first"][0]
+        assert ("expected_error" in first) == told
+        assert ("xpected Dice" in (tmp_path / "out" / "index.html").read_text()) == told
 
 
 def test_a_look_is_written_over_and_nothing_stays_of_another_model(

@@ -270,6 +270,18 @@ def test_doubt_lies_over_the_image_and_ranks_the_slices(opened: Made, qtbot: Any
     ranking = ranked_slices(maps["combined"], raw, 0)
     assert [one.index for one in widget.inspection.ranking] == [one.index for one in ranking]
     assert "number 1 of 4" in widget.views.slices.tell(ranking[0].index)
+    assert f"Dice to be about {1 - ranking[0].expected:.2f};" in widget.views.slices.tell(
+        ranking[0].index
+    )
+    assert widget.views.table()[0][3:] == ["expected Dice"]
+    # Fitted to hearts, of other structures it would not hold.
+    names = LabelSet.from_names({1: "liver", 2: "spleen", 3: "kidney"})
+    mask.segmentation.card = replace(mask.segmentation.card, labels=names)
+    assert f"About {ranking[0].voxels:.0f} voxels" in widget.views.slices.tell(ranking[0].index)
+    assert "Dice" not in widget.views.slices.tell(ranking[0].index)
+    heads, rows = widget.views.table()
+    assert heads == ["slice", "rank", "voxels expected wrong"]
+    assert {len(row) for row in rows} == {3}
     widget.views.slice_picked.emit(3)
     assert widget.index == 3
 

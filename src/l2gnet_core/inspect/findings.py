@@ -23,6 +23,7 @@ from l2gnet_core.inspect.populations import Unlikeness, unlikeness
 from l2gnet_core.inspect.uncertainty import (
     SliceDoubt,
     expected_wrong,
+    expects_dice,
     near_borders,
     ranked_by,
     slice_maps,
@@ -55,6 +56,11 @@ class Findings:
     unlike: Unlikeness | None
 
     @property
+    def expects_dice(self) -> bool:
+        """Does the expected error of the slices hold for this model?"""
+        return expects_dice(self.card.labels.names.values())
+
+    @property
     def telling(self) -> list[int]:
         """Codes with voxels of a structure, those with most of them first."""
         structure = self.table[:, 1:].sum(1)
@@ -74,14 +80,7 @@ class Findings:
             "codes": len(self.counts),
             "perplexity": round(perplexity(self.counts), 2),
             "unused_codes": [code + 1 for code in dead_codes(self.counts)],
-            "check_first": [
-                {
-                    "slice": one.index,
-                    "expected_error": round(one.expected, 5),
-                    "voxels_expected_wrong": round(one.voxels, 1),
-                }
-                for one in self.slices
-            ],
+            "check_first": [self._slice(one) for one in self.slices],
             "usage": [self._code(code) for code in order],
         }
         if self.unlike is not None:
@@ -92,6 +91,12 @@ class Findings:
             found["structures"] = self.names
             found["plan_between_structures"] = np.round(self.between, 8).tolist()
         return found
+
+    def _slice(self, doubt: SliceDoubt) -> dict[str, Any]:
+        told = {"slice": doubt.index, "voxels_expected_wrong": round(doubt.voxels, 1)}
+        if self.expects_dice:
+            told["expected_error"] = round(doubt.expected, 5)
+        return told
 
     def _code(self, code: int) -> dict[str, Any]:
         total = int(self.counts.sum())

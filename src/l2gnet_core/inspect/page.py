@@ -81,24 +81,27 @@ def _legend(findings: Findings) -> str:
 
 
 def _check_first(findings: Findings, picture: bytes) -> str:
-    rows = [
-        (str(one.index), f"{one.voxels:.0f}", f"{1 - one.expected:.2f}")
-        for one in findings.slices
-        if one.voxels
-    ]
+    doubtful = [one for one in findings.slices if one.voxels]
+    heads, dice = ["slice", "voxels expected wrong"], ""
+    rows = [[str(one.index), f"{one.voxels:.0f}"] for one in doubtful]
+    if findings.expects_dice:
+        heads.append("expected Dice")
+        rows = [[*row, f"{1 - one.expected:.2f}"] for row, one in zip(rows, doubtful, strict=True)]
+        dice = (
+            "<b>Expected Dice</b> is how well the slice's structures are expected to fit on "
+            "average, 0 to 1; small slices fit worse, but little is to be won there. "
+        )
     return (
         "<h2>What to check first</h2><p class=hint>Slices, numbered from 0 as the file stores "
         "them, the one with most voxels expected to be wrong near borders first. "
-        "<b>Expected Dice</b> is how well the slice's structures are expected to fit on average, "
-        "0 to 1; small slices fit worse, but little is to be won there. Both are estimates from "
-        "hearts seen by one model: their order says more than their size. "
+        f"{dice}Estimates from hearts seen by one model: their order says more than their size. "
         "<b>Code map</b>: the network sees the slice in blocks, and gives each one of its codes; "
         "blocks of like colour look alike to it. <b>Softmax entropy</b>: is one structure clearly "
         "the likeliest (0), or are all alike (1)? <b>Chance to be wrong</b>: from that and from "
         "what the neighbouring slices say and the distance to the next border, fitted to real "
         "mistakes.</p>"
         f"{_picture(picture, 'the slices to check first')}"
-        f"{_table(('slice', 'voxels expected wrong', 'expected Dice'), rows)}"
+        f"{_table(heads, rows)}"
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2gnet_core.inspect.look import Look
+from l2gnet_core.phantom import DRAWN
 
 #: How far from a structure's border, in pixels, mistakes are looked for when slices are ranked.
 BORDER = 5
@@ -172,8 +173,9 @@ def chance_of_mistake(
 
     softmax: entropy of the class probabilities. neighbours: `disagreement`. distances:
     `border_distances`. With these known, quantisation error and plan entropy tell nothing more
-    about mistakes. A chance in earnest for models as sure of themselves as `cardiac-cine` is; for
-    others its order is what counts.
+    about mistakes. Fitted to `cardiac-cine`, but added up it holds for others, too: on the test
+    patients of `abdomen-mr` it told 0.85 times as many wrong voxels as there were, on those of
+    `head-neck-ct` 1.15 times as many.
     """
     sure = np.clip(softmax, SURE, 1 - SURE)
     away = distances / np.float32(FAR)
@@ -192,11 +194,19 @@ def _chance(odds: NDArray[Any]) -> NDArray[Any]:
 @dataclass(frozen=True)
 class SliceDoubt:
     """A slice by its index along the slicing axis, the expected error – what Dice, mean over its
-    structures, lacks to 1 – and how many voxels near borders are expected to be wrong."""
+    structures, lacks to 1, see `expects_dice` – and how many voxels near borders are expected to be
+    wrong."""
 
     index: int
     expected: float
     voxels: float
+
+
+def expects_dice(names: Collection[str]) -> bool:
+    """Does the expected error of slices hold for a model of these structures? Only for hearts, to
+    which it was fitted: test slices of `abdomen-mr` with an expected Dice of 0.33 had 0.03, the
+    best of `head-neck-ct` 0.0. Their order holds there, too."""
+    return set(names) == set(DRAWN)
 
 
 def near_borders(slices: NDArray[np.generic], index: int) -> NDArray[np.bool_]:
