@@ -148,15 +148,11 @@ class Words:
             return f"<b>Codes {numbers}</b><br>{pair}"
         code = codes[0]
         line = f"{_told(self.percent(code))} % of {escape(self.whole)}"
-        partners = self.inspection.partners(self.part, code)
         heard = [
-            f"{one.code + 1} ({one.times_chance:.1f}×)"
-            # In the order of what is told, which is not that of their shares.
-            for one in sorted(partners, key=lambda one: -one.times_chance)
-            # Less could be chance.
-            if one.times_chance >= 1.05
+            f"{one.code + 1} ({_told(100 * one.share)}\u00a0%)"
+            for one in self.inspection.partners(self.part, code)
         ]
-        line += f" · hears most of {', '.join(heard)}" if heard else ""
+        line += f" · hears more than by chance of {', '.join(heard)}" if heard else ""
         organs = escape(self.organs(code, 2) or "no voxel here")
         return f"<b>Code {code + 1} · {organs}</b><br>{line}"
 

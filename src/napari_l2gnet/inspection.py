@@ -196,7 +196,7 @@ class Inspection:
         return found
 
     def partners(self, part: Part, code: int, most: int = 4) -> list[Partner]:
-        """The codes that a code hears of most; none without transport."""
+        """The codes that a code hears more of than by chance; none without transport."""
         from l2gnet_core.inspect.plans import partners
 
         plan = self.usage(part).plan

@@ -24,6 +24,7 @@ from l2gnet_core.inspect.codes import (
     purity,
 )
 from l2gnet_core.inspect.plans import (
+    MORE,
     code_plan,
     column_residual,
     organ_plan,
@@ -156,6 +157,20 @@ def test_partners_are_met_more_than_by_chance():
     assert (one.code, one.share) == (1, pytest.approx(0.6))
     assert one.times_chance == pytest.approx(0.6 / plan.sum(0)[1] * plan.sum())
     assert partners(plan, 2) == []
+
+
+@quick
+@given(seeds)
+def test_the_partner_with_the_largest_share_comes_first(seed):
+    plan = code_plan(made_up(seed))
+    lift = times_chance(plan)
+    for code in np.flatnonzero(plan.sum(1)):
+        found = partners(plan, code, 3)
+        shares = plan[code] / plan[code].sum()
+        above = [o for o in range(len(plan)) if o != code and lift[code, o] > MORE]
+        expected = sorted(above, key=lambda other: -shares[other])[:3]
+        assert [one.code for one in found] == expected
+        np.testing.assert_allclose([one.share for one in found], shares[expected])
 
 
 @quick

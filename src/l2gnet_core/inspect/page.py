@@ -128,10 +128,10 @@ def _codes(findings: Findings, picture: bytes) -> str:
         ]
         if findings.plan is not None:
             others = partners(findings.plan, code)
-            row.append(", ".join(f"{o.code + 1} ({o.times_chance:.1f}×)" for o in others))
+            row.append(", ".join(f"{o.code + 1} ({100 * o.share:.1f} %)" for o in others))
         rows.append(row)
     heads = ["code", "cells", "share", "what its voxels are", "purity"]
-    heads += ["meets most"] if findings.plan is not None else []
+    heads += ["meets"] if findings.plan is not None else []
     return (
         f"<h2>Codes</h2><p>{len(counts) - unused} of {len(counts)} codes occur; they are as "
         f"varied as {perplexity(counts):.0f} codes used alike (perplexity). {len(telling)} of "
@@ -139,8 +139,8 @@ def _codes(findings: Findings, picture: bytes) -> str:
         "<p class=hint>Codes count from 1, as in the file codes.nii.gz. A <b>cell</b> is one block "
         "of a slice. <b>Purity</b> is the share of a code's voxels that its commonest structure "
         "has: at 1 the code means one thing, a low one marks borders or a code that the model is "
-        "not clear about. <b>Meets most</b> names the other codes that share references with it, "
-        "and how many times as much as by chance.</p>"
+        "not clear about. <b>Meets</b> names the other codes that share references with it more "
+        "than by chance, those first with which it shares most of its mass, and that share.</p>"
         f"{_picture(picture, 'which codes the structures lie in')}{_table(heads, rows)}"
     )
 
@@ -183,7 +183,7 @@ def _picture(png: bytes, what: str) -> str:
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Cells are HTML already."""
-    text = {n for n, head in enumerate(heads) if head in ("what its voxels are", "meets most")}
+    text = {n for n, head in enumerate(heads) if head in ("what its voxels are", "meets")}
 
     def line(cells: Sequence[str], tag: str) -> str:
         inside = (

@@ -113,6 +113,10 @@ def _weighted(look: Look, index: int, weights: NDArray[np.generic] | None) -> ND
     return np.asarray(counts / codes.size)
 
 
+#: How many times as much as by chance is more than that.
+MORE = 1.05
+
+
 @dataclass(frozen=True)
 class Partner:
     """A code that another one meets: the share of that one's mass, and how many times as much as
@@ -124,8 +128,8 @@ class Partner:
 
 
 def partners(plan: NDArray[np.float64], code: int, most: int = 5) -> list[Partner]:
-    """The other codes that a code meets more than by chance, those first whose share exceeds it
-    most.
+    """The other codes that a code meets more than by chance, that with the largest share of its
+    mass first.
 
     plan: from `code_plan`. Empty if the code has no mass in it.
     """
@@ -133,11 +137,10 @@ def partners(plan: NDArray[np.float64], code: int, most: int = 5) -> list[Partne
     if not row.sum() > 0:
         return []
     share, by_chance = row / row.sum(), plan.sum(0) / plan.sum()
-    excess = share - by_chance
-    excess[code] = 0
-    order = np.argsort(-excess, kind="stable")[:most]
+    met = share > MORE * by_chance
+    met[code] = False
+    order = np.argsort(-share, kind="stable")
     return [
         Partner(int(other), float(share[other]), float(share[other] / by_chance[other]))
-        for other in order
-        if excess[other] > 0
+        for other in order[met[order]][:most]
     ]
