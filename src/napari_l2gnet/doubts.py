@@ -17,8 +17,8 @@ DOUBTFUL = 1 / 3
 
 @dataclass(frozen=True)
 class Doubt:
-    """How many voxels are expected to be wrong in a slice, and the organ that is to
-    blame; "" where the slice is not among the doubtful ones."""
+    """How many voxels are expected to be wrong in a slice, and the organ that most of them are of;
+    "" where the slice is not among the doubtful ones."""
 
     expected: float
     organ: str = ""
@@ -47,9 +47,9 @@ def doubtful_slices(
         slices = np.moveaxis(mask, axis, 0)
         wrong, organs = np.zeros(len(slices)), []
         for index, maps in enumerate(slice_maps(look, mask, ["combined"])):
-            uncertainty = maps["combined"]
-            wrong[index] = expected_wrong(uncertainty, near_borders(slices, index))
-            organs.append(_most_doubtful(uncertainty, slices[index], names))
+            uncertainty, near = maps["combined"], near_borders(slices, index)
+            wrong[index] = expected_wrong(uncertainty, near)
+            organs.append(_most_wrong(uncertainty, near, slices[index], names))
             yield {}  # a moment to stop at
         ranking = ranked_by(wrong, slices, look.seen)
         ranked = [one for one in ranking if look.seen[one.index]]
@@ -60,18 +60,25 @@ def doubtful_slices(
         yield dict(found)
 
 
-def _most_doubtful(
-    uncertainty: NDArray[np.float32], mask: NDArray[Any], names: Mapping[int, str]
+def _most_wrong(
+    uncertainty: NDArray[np.float32],
+    near: NDArray[np.bool_],
+    mask: NDArray[Any],
+    names: Mapping[int, str],
 ) -> str:
-    """The organ with most doubt in it and around it, per pixel; a question where there is none."""
+    """The organ of most of the voxels that are expected to be wrong in a slice (see
+    `expected_wrong`), each counted for the organ that it is or lies nearest to; a question where
+    there is none."""
     from scipy import ndimage
 
-    from l2gnet_core.inspect.uncertainty import BORDER, box_around
+    from l2gnet_core.inspect.uncertainty import box_around
 
-    amounts = {}
-    for id, name in names.items():
-        inside = mask == id
-        if (box := box_around(inside, BORDER)) is not None:
-            around = ndimage.maximum_filter(inside[box], 2 * BORDER + 1)
-            amounts[name] = float(uncertainty[box][around].mean())
-    return max(amounts, key=lambda name: amounts[name]) if amounts else "organs missing?"
+    if not mask.any():
+        return "organs missing?"
+    box = box_around(near | (mask != 0), 0)
+    assert box is not None
+    mask, near = mask[box], near[box]
+    nearest = ndimage.distance_transform_edt(mask == 0, return_distances=False, return_indices=True)
+    organs = mask[tuple(axis[near] for axis in nearest)]
+    amounts = np.bincount(organs, uncertainty[box][near], max(names) + 1)
+    return max(names.items(), key=lambda organ: amounts[organ[0]])[1]

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from inspecting import NAMES, made_up_look
+from scipy.ndimage import distance_transform_edt
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.inspect.similar import find_similar
-from l2gnet_core.inspect.uncertainty import ranked_slices, uncertainty_maps
+from l2gnet_core.inspect.uncertainty import near_borders, ranked_slices, uncertainty_maps
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.volume import Grid, Volume
 from napari_l2gnet.doubts import doubtful_slices
@@ -74,6 +75,29 @@ def test_the_ranking_is_that_of_the_whole_scan(segmented: Segmentation) -> None:
     for _ in inspection.study("neighbours"):
         assert not inspection.ranking
     assert inspection.ranking == [one for one in whole if one.index != 5]
+
+
+def test_the_organ_with_most_voxels_expected_wrong_is_named(segmented: Segmentation) -> None:
+    look, raw = segmented.looks[0], segmented.raw[0]
+    raw[...] = 0
+    raw[:, 10:50, 10:60] = 3
+    # Doubted more by the pixel; in most slices it has few of them.
+    raw[:, 60:63, 70:73] = 1
+    raw[::6, 60:90, 30:75] = 1
+    look.entropy[...] = 0.1
+    look.entropy[:, 52:] = 0.3
+    *_, doubts = doubtful_slices(segmented)
+    maps = uncertainty_maps(look, raw)["combined"]
+    names = {1: "right ventricle", 3: "left ventricle"}
+    named = {index: doubt.organ for (_, index), doubt in doubts.items() if doubt.organ}
+    assert len(named) == SHAPE[0] / 3
+    assert set(named.values()) == set(names.values())
+    for index, organ in named.items():
+        near, inside = near_borders(raw, index), {id: raw[index] == id for id in names}
+        away = {id: distance_transform_edt(~one) for id, one in inside.items()}
+        owner = np.where(away[1] < away[3], 1, 3)
+        wrong = {names[id]: maps[index][near & (owner == id)].sum() for id in names}
+        assert organ == max(wrong, key=lambda name: wrong[name])
 
 
 def test_places_like_a_mistake_are_found_slice_by_slice(segmented: Segmentation) -> None:
