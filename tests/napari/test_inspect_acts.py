@@ -21,10 +21,12 @@ from inspecting import (
     world,
 )
 
+from l2gnet_core.card import CodeStatistics
 from l2gnet_core.inspect.places import unsure_regions
 from l2gnet_core.inspect.populations import histogram_distance
 from l2gnet_core.inspect.similar import find_similar
 from l2gnet_core.labels import LabelSet
+from napari_l2gnet.inspect_compare import how_far
 from napari_l2gnet.inspect_form import CHANGED, CODES, DOUBT, EVERYWHERE, OTHER_CODES, PIECE
 from napari_l2gnet.inspect_words import PLAN, USAGE
 from napari_l2gnet.layers import VIEW_KEY
@@ -308,7 +310,14 @@ def test_two_models_are_compared(make_napari_viewer: Callable[..., Any], qtbot: 
     settle(qtbot, widget)
     counts = [np.bincount(one.codes.ravel(), minlength=12) for one in (look, old)]
     distance = histogram_distance(*counts, look.vectors)
-    assert f"distance {distance:.3f}" in widget.message.text()
+    assert f"distance {distance:.3f} (0 = the same, 1 = " in widget.message.text()
+    known = CodeStatistics((1,) * 12, (distance / 2, distance, 2 * distance))
+    after.segmentation.card = replace(after.segmentation.card, codes=known)
+    widget.compare.setCurrentIndex(0)
+    widget.compare.setCurrentIndex(1)
+    settle(qtbot, widget)
+    assert f"differ clearly: distance {distance:.3f} (0 = the same;" in widget.message.text()
+    assert f"lie {distance / 2:.3f} to {2 * distance:.3f} from" in widget.message.text()
     words = widget.views.words
     shares = old.cells.counts(before.segmentation.raw[0], [1, 2, 3]).sum(-1)
     shares = np.bincount(old.codes.ravel(), shares.ravel(), 12) / shares.sum()
@@ -347,6 +356,21 @@ def test_two_models_are_compared(make_napari_viewer: Callable[..., Any], qtbot: 
     place = widget.shown.findData(CHANGED)
     assert not widget.shown.model().item(place).isEnabled()
     assert "Against" in widget.shown.model().item(place).toolTip()
+
+
+@pytest.mark.parametrize(
+    ("apart", "words"),
+    [
+        (0.009, "hardly differ"),
+        (0.039, "differ a little"),
+        (0.119, "differ clearly"),
+        (0.121, "differ strongly"),
+    ],
+)
+def test_how_far_is_far_is_said_by_the_training_scans(apart: float, words: str) -> None:
+    told = how_far(apart, CodeStatistics((1, 1), (0.04, 0.06, 0.12)))
+    assert told.startswith(words)
+    assert "0.040 to 0.120" in told
 
 
 def test_codes_that_are_gone_are_shown_and_a_comparison_outlasts_another_choice(
