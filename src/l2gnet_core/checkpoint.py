@@ -1,6 +1,7 @@
 """Models on disk: one safetensors file that holds weights, network settings and card.
 
-safetensors (Hugging Face) stores plain tensors and strings: opening a model runs no code.
+safetensors (Hugging Face) stores plain tensors and strings: opening a model runs no code. It knows
+how long a file should be and nothing of what is in it; a hash of the weights does.
 """
 
 from __future__ import annotations
@@ -103,12 +104,14 @@ def save_model(path: Path, network: SegmentationNetwork, card: ModelCard) -> Pat
     from safetensors.torch import save
 
     from l2gnet_core.files.atomic import replace_file
+    from l2gnet_core.weights import tensors_hash
 
     tensors = {name: t.detach().contiguous().cpu() for name, t in network.state_dict().items()}
     metadata = {
         "format": FORMAT,
         "network": json.dumps(network.config.to_json()),
         "card": json.dumps(card.to_json()),
+        "weights_sha256": tensors_hash(tensors),
     }
     content = save(tensors, metadata)
 
@@ -132,6 +135,7 @@ def load_model(path: Path, device: str = "cpu") -> Model:
     from safetensors.torch import load_file
 
     from l2gnet_core.model import build
+    from l2gnet_core.weights import tensors_hash
 
     file = find_model_file(path)
     config, card = _parse(file)
@@ -145,5 +149,17 @@ def load_model(path: Path, device: str = "cpu") -> Model:
             f"Expected the weights of a whole model in {file}, but they are damaged or incomplete; "
             "copy or download the file again."
         ) from error
+    # Files of before do not tell.
+    saved = _read_metadata(file).get("weights_sha256")
+    if saved is not None and tensors_hash(tensors) != saved:
+        raise InputError(
+            f"Expected the weights in {file} as they were saved, but some of them are others; copy "
+            "or download the file again."
+        )
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise InputError(
+            f"Expected finite weights in {file}, but some of them are no numbers; copy or download "
+            "the file again, or train the model anew."
+        )
     network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return Model(network, card)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from l2gnet_core.appearance import PLAIN
 from l2gnet_core.checkpoint import Model
@@ -51,10 +53,16 @@ def model_hash(model: Model, weights: str | None = None) -> str:
 
 
 def weights_hash(network: SegmentationNetwork) -> str:
-    """SHA-256 of all weights and their names, in hexadecimal: which weights these are, whatever
-    file they lie in."""
+    """`tensors_hash` of a network in memory: which weights these are, whatever file they lie in."""
+    return tensors_hash(network.state_dict())
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of weights with their names, types and shapes, in hexadecimal."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        # As bytes: NumPy has no bfloat16.
+        whole = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(whole.view(torch.uint8).numpy().data)
     return digest.hexdigest()

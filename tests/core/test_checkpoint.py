@@ -39,6 +39,14 @@ CARD = ModelCard(
 )
 
 
+HEAD = "decoder.head.weight"
+
+
+def metadata_of(content: bytes) -> dict[str, str]:
+    (length,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + length])["__metadata__"]
+
+
 def test_a_card_survives_json_and_a_file(tmp_path, make_model):
     assert ModelCard.from_json(json.loads(json.dumps(CARD.to_json()))) == CARD
     path = save_model(tmp_path / "heart.safetensors", make_model().network, CARD)
@@ -100,7 +108,7 @@ def test_a_model_file_is_plain_safetensors(model_file):
     header = json.loads(content[8 : 8 + length])
     assert header["__metadata__"]["format"] == FORMAT
     # A pickle would start with its own marks, and safetensors has no place to hide one.
-    assert set(header.pop("__metadata__")) == {"format", "network", "card"}
+    assert set(header.pop("__metadata__")) == {"format", "network", "card", "weights_sha256"}
     assert {entry["dtype"] for entry in header.values()} <= {"F32", "BOOL", "I64"}
 
 
@@ -169,7 +177,7 @@ def test_truncated_or_foreign_weights_are_refused(model_file, tmp_path, one_sent
     content = model_file.read_bytes()
     path = tmp_path / "bad.safetensors"
     (length,) = struct.unpack("<Q", content[:8])
-    metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+    metadata = metadata_of(content)
     for cut in (len(content) - 1, len(content) // 2, 8 + length):
         path.write_bytes(content[:cut])
         assert read_card(path).name == "tiny"  # the card is whole, the weights are not
@@ -182,9 +190,40 @@ def test_truncated_or_foreign_weights_are_refused(model_file, tmp_path, one_sent
     with pytest.raises(InputError, match="weights"):
         load_model(path)
     # Weights that are whole, but another network's.
-    save_file({"decoder.head.weight": torch.zeros(2, 2)}, path, metadata)
+    save_file({HEAD: torch.zeros(2, 2)}, path, metadata)
     with pytest.raises(InputError, match="weights"):
         load_model(path)
+
+
+def test_weights_that_are_not_as_saved_are_refused(model_file, make_model, one_sentence):
+    whole = model_file.read_bytes()
+    # As a broken download leaves a file: of the right length, with a hole.
+    at = len(whole) * 3 // 4
+    model_file.write_bytes(whole[:at] + bytes(256) + whole[at + 256 :])
+    with pytest.raises(InputError, match="as they were saved") as error:
+        load_model(model_file)
+    one_sentence(error.value)
+    # Files of before have no hash of their weights.
+    metadata = metadata_of(whole)
+    del metadata["weights_sha256"]
+    weights = make_model().network.state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, model_file, metadata)
+    assert torch.equal(load_model(model_file).network.state_dict()[HEAD], weights[HEAD])
+
+
+def test_weights_that_are_no_numbers_are_refused(model_file, make_model, one_sentence):
+    model = make_model()
+    with torch.no_grad():
+        model.network.decoder.head.weight[0] = torch.nan
+    with pytest.raises(InputError, match="finite weights") as error:
+        load_model(save_model(model_file, model.network, model.card))
+    one_sentence(error.value)
+
+
+def test_models_that_are_shipped_in_half_precision_are_whole(model_file, make_model):
+    model = make_model()
+    save_model(model_file, model.network.half(), model.card)
+    assert load_model(model_file).network.state_dict()[HEAD].dtype == torch.float32
 
 
 def test_missing_models_are_refused(tmp_path, one_sentence):
