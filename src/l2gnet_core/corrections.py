@@ -18,6 +18,7 @@ from l2gnet_core.augment import Augmentation, draw_intensity, intensity_views, s
 from l2gnet_core.card import ModelCard
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import as_labels
+from l2gnet_core.files.values import plain_values
 from l2gnet_core.intensities import normalise
 from l2gnet_core.preprocess import as_seen, neighbours, resized, resized_classes
 from l2gnet_core.sampling import Drawn, turned_views
@@ -33,7 +34,8 @@ MOST_WEIGHT = 65504
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """One scan (z,y,x) and the slices of its labels (z,y,x) that a person vouches for.
+    """One scan (z,y,x) and the slices of its labels (z,y,x) that a person vouches for. Voxels of
+    the scan that are no finite numbers count as the lowest.
 
     slices: indices along `axis` of (z,y,x); of the labels nothing but these is ever read, and that
     once. unmarked: the id of voxels that are unknown, as amid scribbles or in a slice painted in
@@ -42,7 +44,8 @@ class Correction:
     image: the same for all corrections of one image, such as frames of a series; None: it is the
     only one.
 
-    Raises InputError for slices that are not there or hold nothing to learn from.
+    Raises InputError for slices that are not there or hold nothing to learn from, and for scans of
+    complex numbers.
     """
 
     scan: NDArray[Any]
@@ -62,6 +65,9 @@ class Correction:
                     f"Expected {what} of the scan's shape {shape}, but they have "
                     f"{tuple(array.shape)}; export them again on the scan's own grid."
                 )
+        # Readers make scans plain; arrays from elsewhere may hold anything.
+        plain = plain_values(self.grid.name or "The scan", self.scan, [])
+        object.__setattr__(self, "scan", plain)
         object.__setattr__(self, "slices", tuple(sorted(set(self.slices))))
         outside = [index for index in self.slices if not 0 <= index < shape[self.axis]]
         if not self.slices or outside:

@@ -16,6 +16,7 @@ from l2gnet_core.appearance import Appearance
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.errors import InputError, memory_is_short
+from l2gnet_core.files.values import plain_values
 from l2gnet_core.inspect.look import Look, slice_looks
 from l2gnet_core.intensities import normalise
 from l2gnet_core.model import NetworkOutput, SegmentationNetwork
@@ -93,11 +94,17 @@ def predict_slices(
     scaled by all that is seen of the scan, so a slice comes out the same alone and among others.
     When the GPU's memory does not suffice, smaller batches are tried, then the CPU. `look` takes in
     what the network saw (`l2gnet_core.inspect.look.empty_look`). `field` is the scan's, where it is
-    known already: to find it takes a look at all of the scan. Raises InputError for a scan of
-    unknown orientation if the model needs it.
+    known already: to find it takes a look at all of the scan. Voxels that are no finite numbers
+    count as the lowest.
+
+    Raises InputError for a scan of unknown orientation if the model needs it, and for complex
+    numbers.
     """
     lookup = label_lookup(model.card)
-    field = field or field_of(model.card, grid, axis, scan)
+    if field is None:
+        # Readers make scans plain; arrays from elsewhere may hold anything.
+        scan = plain_values(grid.name or "The scan", scan, [])
+        field = field_of(model.card, grid, axis, scan)
     view = slice_view(model.card, grid, axis, margins=field.margins)
     views = _view_count(model.card, grid, axis)
     slices, window = view.stack(scan), model.card.seen_window(field.window)

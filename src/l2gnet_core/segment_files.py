@@ -31,6 +31,7 @@ from l2gnet_core.files import (
     suffix_of,
     write_labels,
 )
+from l2gnet_core.files.values import plain_values
 from l2gnet_core.predict import label_lookup, predict_slices
 from l2gnet_core.suitability import doubts, mismatches, voxel_counts
 from l2gnet_core.volume import Volume, oriented_as, slicing_axis
@@ -182,8 +183,10 @@ def segmented(
     correction: Correction | None = None,
 ) -> Segmented:
     """Segment a scan frame by frame; axis, raw, orientation and correction as in `segment_file`.
+    Voxels that are no finite numbers count as the lowest of their frame, and a warning says so.
 
-    Raises InputError for a scan that does not say what the model needs.
+    Raises InputError for a scan that does not say what the model needs or is none of real numbers,
+    and for a device that is not there.
     """
     # For the model's eyes only: the mask is written with the header that the image has.
     grid = oriented_as(volume.grid, orientation) if orientation else volume.grid
@@ -196,7 +199,9 @@ def segmented(
             f"{model.card.name} does not have id {listed}: found in the corrected slices alone."
         )
     masks = []
-    for index, frame in enumerate(volume.frames):
+    for index, stored in enumerate(volume.frames):
+        # Readers make scans plain; arrays from elsewhere may hold anything.
+        frame = plain_values(volume.name or "The scan", stored, warnings)
         if index == 0:
             warnings += mismatches(model.card, grid, along, frame)
         mask = np.zeros(frame.shape, label_lookup(model.card).dtype)

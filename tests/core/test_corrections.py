@@ -54,6 +54,16 @@ def test_other_slices_may_hold_anything(axis, seed, dtype):
     assert torch.equal(seen.absent, same.absent)
 
 
+def test_scans_are_learnt_from_as_readers_make_them():
+    odd = np.random.default_rng(9).random(SHAPE)
+    odd[2, :4] = np.nan
+    plain = np.where(np.isnan(odd), np.nanmin(odd), odd)
+    seen, wanted = correction(scan=odd).seen_by(CARD), correction(scan=plain).seen_by(CARD)
+    assert torch.equal(seen.image, wanted.image)
+    with pytest.raises(InputError, match="complex numbers"):
+        correction(scan=odd * 1j)
+
+
 def test_painting_on_changes_nothing():
     labels = labels_with()
     one = correction(labels)

@@ -20,7 +20,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.files import format_of, read_labels, write_labels
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.predict import predict_slices
-from l2gnet_core.segment_files import Job, plan_jobs, segment_file
+from l2gnet_core.segment_files import Job, plan_jobs, segment_file, segmented
 from l2gnet_core.suitability import doubts, mismatches, voxel_counts
 from l2gnet_core.volume import Grid, Volume
 
@@ -216,6 +216,31 @@ def test_what_a_person_says_stays_also_of_structures_that_the_model_does_not_hav
     assert np.array_equal(mask[1], labels[1])
     assert not (mask == 9).any()
     assert any("does not have id 7" in warning for warning in report["warnings"])
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_arrays_that_are_not_plain_are_segmented_as_files_of_them_are(make_model, scan, axis):
+    model, odd = make_model(), scan.astype(np.float32)
+    odd[1, :3], odd[0, 0, 0] = np.nan, np.inf
+    plain = np.where(np.isfinite(odd), odd, scan.min())
+    wanted = segmented(Volume(plain), model, "cpu", axis)
+    found = segmented(Volume(odd), model, "cpu", axis)
+    assert np.array_equal(found.masks, wanted.masks)
+    assert not wanted.warnings
+    assert any("not finite numbers" in warning for warning in found.warnings)
+    slices = predict_slices(model, odd, Grid(odd.shape), axis)
+    alone = np.stack([done.labels for done in slices], axis)
+    assert np.array_equal(alone, segmented(Volume(plain), model, "cpu", axis, raw=True).masks[0])
+
+
+def test_arrays_of_no_real_numbers_are_refused(make_model, scan, one_sentence):
+    model = make_model()
+    yes_or_no = segmented(Volume(scan > 80), model, "cpu").masks
+    assert np.array_equal(yes_or_no, segmented(Volume((scan > 80) * 1), model, "cpu").masks)
+    for odd in (scan + 1j, scan.astype(object)):
+        with pytest.raises(InputError, match=r"complex|object") as error:
+            segmented(Volume(odd), model, "cpu")
+        one_sentence(error.value)
 
 
 def test_a_time_series_is_segmented_frame_by_frame(make_model, save_scan, scan, tmp_path):
