@@ -324,8 +324,12 @@ def test_a_damaged_project_is_one_sentence(one_sentence, tmp_path):
     assert "missing or damaged" in said(lambda: project.read_slices(state))
     np.savez(project.path / "slices" / "0-0.npz", labels=np.array([object()], object))
     assert "missing or damaged" in said(lambda: project.read_slices(state))
-    project.history.scan_file(state.scan.voxels).write_bytes(b"\x93NUMPY")
-    assert "voxels" in said(lambda: project.read_voxels(state))
+    scan = project.history.scan_file(state.scan.voxels)
+    for content in (b"\x93NUMPY", scan.read_bytes()[:-1] + b"?"):
+        scan.write_bytes(content)
+        assert f"in {scan}, but they are missing or damaged" in said(
+            lambda: project.read_voxels(state)
+        )
     (project.path / "history.jsonl").write_text('{"what": "undone"}\nnonsense\n{"what": "x"}\n')
     assert "a line of it is damaged" in said(project.history.entries)
     assert "is none" in said(lambda: open_project(tmp_path))

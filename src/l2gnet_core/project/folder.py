@@ -30,7 +30,7 @@ from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files.atomic import replace_bytes
 from l2gnet_core.project.deeds import Deed
 from l2gnet_core.project.history import History
-from l2gnet_core.project.scans import ScanId, load_arrays, load_voxels, save_arrays, save_voxels
+from l2gnet_core.project.scans import ScanId, load_arrays, save_arrays, save_voxels
 from l2gnet_core.project.state import Place, ProjectState, SliceState, slice_of
 from l2gnet_core.volume import Volume
 
@@ -274,7 +274,7 @@ class ProjectFolder:
 
     def read_voxels(self, state: ProjectState) -> NDArray[Any]:
         """The scan's voxels. Raises InputError if they are damaged."""
-        voxels = load_voxels(self.history.scan_file(state.scan.voxels))
+        voxels = self.history.voxels(state.scan.voxels)
         if voxels.shape != state.grid.shape:
             raise _broken(self.path)
         return voxels

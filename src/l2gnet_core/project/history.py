@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError, OutputError
@@ -237,6 +238,10 @@ class History:
 
     # ------------------------------------------------------------------ lines → what they need
 
+    def voxels(self, known: str) -> NDArray[Any]:
+        """A scan's voxels by their hash. Raises InputError if they are damaged."""
+        return load_voxels(self.scan_file(known), known)
+
     def tidying(self, values: Mapping[str, Any]) -> Tidying:
         """How an entry tidied."""
         painted = {}
@@ -304,7 +309,7 @@ class History:
         arrays = load_arrays(self._attached / entry["arrays"])
         found = []
         for i, values in enumerate(entry["corrections"]):
-            scan, axis = load_voxels(self.scan_file(values["scan"])), int(values["axis"])
+            scan, axis = self.voxels(values["scan"]), int(values["axis"])
             labels, weights = np.zeros(scan.shape, np.uint16), np.ones(scan.shape, np.float32)
             slices: Sequence[int] = values["slices"]
             np.moveaxis(labels, axis, 0)[slices] = arrays[f"{i}-pictures"]

@@ -61,11 +61,14 @@ def save_voxels(path: Path, volume: Volume) -> None:
     replace_file(path, ".npy", write, check)
 
 
-def load_voxels(path: Path) -> NDArray[Any]:
-    """Read what `save_voxels` wrote. Raises InputError if it is not there or damaged."""
+def load_voxels(path: Path, known: str) -> NDArray[Any]:
+    """Read what `save_voxels` wrote; known: `ScanId.voxels` of it. Raises InputError if it is not
+    there, or damaged."""
     try:
         with path.open("rb") as file:
             voxels: NDArray[Any] = np.load(file, allow_pickle=False)
+        if identify(Volume(voxels)).voxels != known:
+            raise ValueError
     except (OSError, ValueError, EOFError) as error:
         raise InputError(
             f"Expected the voxels of the project's scan in {path}, but they are missing or "
