@@ -7,6 +7,7 @@ how long a file should be and nothing of what is in it; a hash of the weights do
 from __future__ import annotations
 
 import json
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,12 @@ def find_model_file(path: Path) -> Path:
         raise InputError(
             f"Expected a model in {path}, but a run has none before its first epoch ends; wait for "
             "that, or go on with `l2gnet train --resume`."
+        )
+    if not path.exists():
+        raise InputError(
+            f"Expected a model file or a folder with {MODEL_FILE}, but there is no {path}; "
+            "`l2gnet models` lists the models at hand, and `l2gnet_core.catalog.find_model` gives "
+            "the file of one by its name."
         )
     if not file.is_file():
         raise InputError(
@@ -99,13 +106,14 @@ def _read_metadata(path: Path) -> dict[str, str]:
     return metadata
 
 
-def save_model(path: Path, network: SegmentationNetwork, card: ModelCard) -> Path:
-    """Write weights, settings and card to one file, atomically."""
+def save_model(path: str | os.PathLike[str], network: SegmentationNetwork, card: ModelCard) -> Path:
+    """Write weights, settings and card to one file, atomically. Raises OutputError."""
     from safetensors.torch import save
 
     from l2gnet_core.files.atomic import replace_file
     from l2gnet_core.weights import tensors_hash
 
+    path = Path(path)
     tensors = {name: t.detach().contiguous().cpu() for name, t in network.state_dict().items()}
     metadata = {
         "format": FORMAT,
@@ -125,19 +133,23 @@ def save_model(path: Path, network: SegmentationNetwork, card: ModelCard) -> Pat
     return path
 
 
-def load_model(path: Path, device: str = "cpu") -> Model:
-    """Read a model file or run folder; the network comes in evaluation mode on `device`.
+def load_model(path: str | os.PathLike[str], device: str = "cpu") -> Model:
+    """Read a model file or run folder; the network comes in evaluation mode on `device`, which is
+    as in `l2gnet_core.device.choose_device`.
 
-    Raises InputError if the file is not a model of this package or is damaged.
+    Raises InputError if the file is not a model of this package or is damaged, and for a device
+    that is not there.
     """
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from l2gnet_core.device import choose_device
     from l2gnet_core.model import build
     from l2gnet_core.weights import tensors_hash
 
-    file = find_model_file(path)
+    device, _ = choose_device(device)
+    file = find_model_file(Path(path))
     config, card = _parse(file)
     try:
         # Numbers may be possible each, and not together.

@@ -91,8 +91,8 @@ def segment(
     jobs: Sequence[Job] = plan_jobs(images, output)
     from l2gnet_core.catalog import find_model
     from l2gnet_core.checkpoint import load_model
+    from l2gnet_core.device import choose_device
     from l2gnet_core.files.atomic import require_writable
-    from l2gnet_core.predict import choose_device
 
     device, why = choose_device(device)
     loaded = load_model(find_model(model), device)

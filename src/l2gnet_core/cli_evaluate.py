@@ -110,8 +110,8 @@ def _of_model(
     from l2gnet_core.catalog import find_model
     from l2gnet_core.checkpoint import load_model
     from l2gnet_core.data import dataset_of
+    from l2gnet_core.device import choose_device
     from l2gnet_core.held_out import held_out, names_to_score, score_held_out
-    from l2gnet_core.predict import choose_device
 
     chosen, file = choose_device(device)[0], find_model(model)
     loaded, opened = load_model(file, chosen), dataset_of(examined(dataset))

@@ -125,10 +125,10 @@ def finetune(
         )
     from l2gnet_core.catalog import find_model
     from l2gnet_core.checkpoint import load_model
+    from l2gnet_core.device import choose_device
     from l2gnet_core.files.atomic import require_writable
     from l2gnet_core.finetune import finetune as learn
     from l2gnet_core.finetune_config import settings
-    from l2gnet_core.predict import choose_device
 
     parent = find_model(model)
     file = model_file_to_write(output)

@@ -53,9 +53,9 @@ def inspect(
     orientation = parse_orientation(orientation) if orientation is not None else None
     from l2gnet_core.catalog import find_model
     from l2gnet_core.checkpoint import load_model
+    from l2gnet_core.device import choose_device
     from l2gnet_core.files.atomic import require_writable
     from l2gnet_core.inspect.report import PAGE_FILE, inspect_file
-    from l2gnet_core.predict import choose_device
     from l2gnet_core.segment_files import require_apart
 
     require_apart([output], [image])

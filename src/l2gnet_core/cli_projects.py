@@ -31,8 +31,8 @@ def replay(project: str, output: Path, device: str, as_json: bool) -> None:
 
     # What is quick to refuse comes before PyTorch.
     opened = open_project(project)
+    from l2gnet_core.device import choose_device
     from l2gnet_core.files.atomic import require_writable
-    from l2gnet_core.predict import choose_device
     from l2gnet_core.project.replay import mask_file, write_replay
     from l2gnet_core.project.replay import replay as do_again
 

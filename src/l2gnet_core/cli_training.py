@@ -144,8 +144,8 @@ def train(
     from l2gnet_core.checkpoint import STATE_FILE, read_config
     from l2gnet_core.data import dataset_of
     from l2gnet_core.dataset_check import told, told_of_directions
+    from l2gnet_core.device import choose_device
     from l2gnet_core.files.atomic import require_writable
-    from l2gnet_core.predict import choose_device
     from l2gnet_core.run_folder import RunSettings, require_begun
     from l2gnet_core.train import TrainingConfig
     from l2gnet_core.training_run import require_start, train_dataset

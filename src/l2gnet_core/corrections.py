@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -44,8 +45,8 @@ class Correction:
     image: the same for all corrections of one image, such as frames of a series; None: it is the
     only one.
 
-    Raises InputError for slices that are not there or hold nothing to learn from, and for scans of
-    complex numbers.
+    Raises InputError for another axis, for slices that are not there or hold nothing to learn from,
+    and for scans of complex numbers.
     """
 
     scan: NDArray[Any]
@@ -68,7 +69,12 @@ class Correction:
         # Readers make scans plain; arrays from elsewhere may hold anything.
         plain = plain_values(self.grid.name or "The scan", self.scan, [])
         object.__setattr__(self, "scan", plain)
-        object.__setattr__(self, "slices", tuple(sorted(set(self.slices))))
+        if self.axis not in (0, 1, 2):
+            raise InputError(
+                "Expected 0, 1 or 2, an axis of (z,y,x), to count slices along, but got "
+                f"{self.axis}; `segmented` says along which one a scan was sliced."
+            )
+        object.__setattr__(self, "slices", _whole_numbers(self.slices))
         outside = [index for index in self.slices if not 0 <= index < shape[self.axis]]
         if not self.slices or outside:
             got = f"{_listed(outside)}" if outside else "none"
@@ -359,6 +365,18 @@ def _weighted(
     of the slice then weighs nothing."""
     channel = weights.to(image.dtype).expand(1, *classes.shape)
     return torch.cat([image, channel]), classes[None], centre
+
+
+def _whole_numbers(slices: Sequence[int]) -> tuple[int, ...]:
+    """Each once, in their order. Raises InputError."""
+    try:
+        # Floats that happen to be whole are no indices.
+        return tuple(sorted({operator.index(one) for one in slices}))
+    except TypeError as error:
+        raise InputError(
+            f"Expected corrected slices as whole numbers, as in (2, 4, 7), but got {slices!r}; "
+            "count them from 0."
+        ) from error
 
 
 def _listed(indices: Sequence[int]) -> str:

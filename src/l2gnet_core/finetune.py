@@ -19,6 +19,7 @@ from l2gnet_core.appearance_search import AppearanceSearch, seen_as
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.corrections import CorrectedScan, Correction, image_numbers, telling
+from l2gnet_core.device import choose_device
 from l2gnet_core.errors import InputError, memory_is_short
 from l2gnet_core.finetune_config import SCAN, FineTuneConfig
 from l2gnet_core.fingerprint import SCANS, fingerprint
@@ -87,10 +88,12 @@ def finetune(
 
     Ids that the model does not have become new structures; those it has stay, corrected or not.
     With `config.steps`, or with the `pace` of an earlier result, the same seed gives the same
-    weights on a CPU. Where a GPU's memory does not suffice, it begins again on the CPU. Raises
-    InputError for corrections that cannot be used, and for names of structures that are not new,
-    and where memory does not suffice.
+    weights on a CPU. Where a GPU's memory does not suffice, it begins again on the CPU; `device` is
+    as in `l2gnet_core.device.choose_device`. Raises InputError for corrections that cannot be used,
+    for names of structures that are not new, for a device that is not there, and where memory does
+    not suffice.
     """
+    device, _ = choose_device(device)
     corrections = telling(corrections)
     try:
         yield from _FineTuning(model, corrections, config, device, pace).run()

@@ -15,6 +15,7 @@ from torch.nn import Parameter
 from l2gnet_core.appearance import Appearance
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
+from l2gnet_core.device import choose_device
 from l2gnet_core.errors import InputError, memory_is_short
 from l2gnet_core.files.values import plain_values
 from l2gnet_core.inspect.look import Look, slice_looks
@@ -51,23 +52,6 @@ class _Answer:
     upright: NetworkOutput
 
 
-def choose_device(wanted: str = "auto") -> tuple[str, str]:
-    """(device, why): "cuda" where PyTorch finds one, else "cpu".
-
-    Raises InputError if "cuda" is asked for and there is none.
-    """
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise InputError(f"Expected a device among auto, cpu and cuda, but got '{wanted}'.")
-    if wanted == "cpu":
-        return "cpu", "CPU: chosen"
-    if torch.cuda.is_available():
-        return "cuda", f"GPU: {torch.cuda.get_device_name()}"
-    why = "no CUDA device found" if torch.version.cuda else "this PyTorch is built without CUDA"
-    if wanted == "cuda":
-        raise InputError(f"Expected a CUDA device, but {why}; use --device cpu.")
-    return "cpu", f"CPU: {why}"
-
-
 def outward(first: int, count: int) -> list[int]:
     """0 … count − 1, beginning at `first` and going outward from it."""
     return sorted(range(count), key=lambda index: (abs(index - first), index))
@@ -94,12 +78,13 @@ def predict_slices(
     scaled by all that is seen of the scan, so a slice comes out the same alone and among others.
     When the GPU's memory does not suffice, smaller batches are tried, then the CPU. `look` takes in
     what the network saw (`l2gnet_core.inspect.look.empty_look`). `field` is the scan's, where it is
-    known already: to find it takes a look at all of the scan. Voxels that are no finite numbers
-    count as the lowest.
+    known already: to find it takes a look at all of the scan. `device` is as in
+    `l2gnet_core.device.choose_device`. Voxels that are no finite numbers count as the lowest.
 
-    Raises InputError for a scan of unknown orientation if the model needs it, and for complex
-    numbers.
+    Raises InputError for a scan of unknown orientation if the model needs it, for complex numbers,
+    and for a device that is not there.
     """
+    device, _ = choose_device(device)
     lookup = label_lookup(model.card)
     if field is None:
         # Readers make scans plain; arrays from elsewhere may hold anything.

@@ -132,8 +132,8 @@ def learn(session: Session, task: Task) -> Moments:
     whole scan. The last moment holds the answer, or a verdict against it."""
     yield Moment("Loading the model")
     from l2gnet_core.corrections import telling
+    from l2gnet_core.device import choose_device
     from l2gnet_core.finetune import finetune
-    from l2gnet_core.predict import choose_device
 
     device, _ = choose_device(task.device)
     model = model_of(session, task.version, task.annotation, device)
@@ -189,7 +189,7 @@ def apply(session: Session, task: Task) -> Moments:
     """The answer of a version of the model, from memory or by segmenting the scan."""
     version, segmentation = task.version, task.scans[0].segmentation
     yield Moment("Loading the model")
-    from l2gnet_core.predict import choose_device
+    from l2gnet_core.device import choose_device
 
     device, _ = choose_device(task.device)
     model = model_of(session, version, task.annotation, device)

@@ -20,8 +20,9 @@ def look_again(session: Session, task: Task) -> Generator[str | Look, None, None
     Meant for a thread of its own. Raises InputError for models that are nowhere.
     """
     yield "Loading the model"
+    from l2gnet_core.device import choose_device
     from l2gnet_core.inspect.look import empty_look
-    from l2gnet_core.predict import choose_device, outward, predict_slices
+    from l2gnet_core.predict import outward, predict_slices
 
     device, _ = choose_device(task.device)
     model = model_of(session, task.version, task.annotation, device)

@@ -303,7 +303,7 @@ class SegmentWidget(SegmentForm):
             import skimage.color.colorconv  # noqa: F401
             from vispy.visuals.line.dash_atlas import DashAtlas
 
-            from l2gnet_core.predict import choose_device
+            from l2gnet_core.device import choose_device
 
             DashAtlas()  # takes 0.1 s the first time; vispy keeps the patterns for all lines
             yield choose_device("auto")[1]

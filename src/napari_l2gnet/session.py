@@ -92,8 +92,9 @@ class Session:
         """
         yield Step("Loading the model")
         from l2gnet_core.config import WITH_CODES
+        from l2gnet_core.device import choose_device
         from l2gnet_core.inspect.look import empty_look
-        from l2gnet_core.predict import choose_device, predict_slices
+        from l2gnet_core.predict import predict_slices
         from l2gnet_core.suitability import mismatches
 
         device, _ = choose_device(request.device)

@@ -38,6 +38,13 @@ def one_thread():
 
 
 @pytest.fixture
+def pretended_gpu(monkeypatch):
+    """PyTorch says that it finds a GPU; nothing can be computed on it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H100")
+
+
+@pytest.fixture
 def seeded():
     """The global generator in a known state, and untouched for whoever comes next."""
     with torch.random.fork_rng(devices=[]):

@@ -102,6 +102,16 @@ def test_a_model_survives_a_file(tmp_path, make_model):
     assert [path.name for path in tmp_path.iterdir()] == [MODEL_FILE]  # nothing left beside it
 
 
+def test_paths_may_be_text(tmp_path, make_model, one_sentence):
+    model, path = make_model(), str(tmp_path / "heart.safetensors")
+    assert str(save_model(path, model.network, model.card)) == path
+    assert load_model(path).card == model.card
+    # Names of models are no files.
+    with pytest.raises(InputError, match=r"catalog\.find_model") as error:
+        load_model("cardiac-cine")
+    one_sentence(error.value)
+
+
 def test_a_model_file_is_plain_safetensors(model_file):
     content = model_file.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])

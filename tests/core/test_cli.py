@@ -247,7 +247,7 @@ def test_bad_arguments_end_with_two_and_one_line(refused, tmp_path, monkeypatch,
 def test_a_gpu_that_is_not_there_is_said(refused, image, model_file, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     arguments = ("segment", image, "-o", tmp_path / "m.nii", "--model", model_file)
-    assert "--device cpu" in refused(*arguments, "--device", "cuda")
+    assert "choose cpu" in refused(*arguments, "--device", "cuda")
 
 
 @pytest.fixture

@@ -64,6 +64,24 @@ def test_scans_are_learnt_from_as_readers_make_them():
         correction(scan=odd * 1j)
 
 
+@pytest.mark.parametrize("axis", [3, -1, None])
+def test_there_are_three_axes(axis, one_sentence):
+    with pytest.raises(InputError, match=r"0, 1 or 2") as error:
+        correction(axis=axis)
+    one_sentence(error.value)
+
+
+@pytest.mark.parametrize("slices", [2, (2.0,), (1, "2"), None])
+def test_slices_are_whole_numbers(slices, one_sentence):
+    with pytest.raises(InputError, match="whole numbers") as error:
+        correction(slices=slices)
+    one_sentence(error.value)
+
+
+def test_slices_of_any_kind_of_whole_number_are_counted_once():
+    assert correction(slices=list(np.array([3, 1, 1]))).slices == (1, 3)
+
+
 def test_painting_on_changes_nothing():
     labels = labels_with()
     one = correction(labels)

@@ -232,7 +232,7 @@ def test_pulled_hard_enough_the_weights_stay(make_model, phantom):
 
 
 def test_when_the_gpu_does_not_suffice_it_begins_again_on_the_cpu(
-    make_model, phantom, monkeypatch, one_sentence
+    make_model, phantom, monkeypatch, one_sentence, pretended_gpu
 ):
     model, corrections = make_model(), [correct(phantom)]
     wanted = tuned(model, corrections)

@@ -11,13 +11,18 @@ from hypothesis import strategies as st
 from l2gnet_core import predict
 from l2gnet_core.card import Expectations
 from l2gnet_core.corrections import Correction
+from l2gnet_core.checkpoint import load_model
+from l2gnet_core.corrections import Correction
+from l2gnet_core.device import choose_device
 from l2gnet_core.errors import InputError
+from l2gnet_core.finetune import finetune
 from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.predict import choose_device, label_lookup, outward, predict_slices
+from l2gnet_core.predict import label_lookup, outward, predict_slices
 from l2gnet_core.preprocess import pad_to_multiple
+from l2gnet_core.segment_files import segmented
 from l2gnet_core.slice_view import usual_size
-from l2gnet_core.volume import Grid
+from l2gnet_core.volume import Grid, Volume
 
 
 @pytest.fixture
@@ -243,7 +248,7 @@ def test_when_memory_is_short_smaller_batches_do(model, scan, monkeypatch):
     assert all(slice.notice is None for slice in done[1:])
 
 
-def test_when_the_gpu_does_not_suffice_the_cpu_does(model, scan, monkeypatch):
+def test_when_the_gpu_does_not_suffice_the_cpu_does(model, scan, monkeypatch, pretended_gpu):
     wanted, compute = whole(model, scan), predict._answers
 
     def no_gpu(model, images, size, appearance, device, *more):
@@ -329,11 +334,35 @@ def test_the_device_is_chosen_with_a_reason(monkeypatch, one_sentence):
     device, why = choose_device("auto")
     assert device == "cpu"
     assert "CUDA" in why
-    for wanted in ("cuda", "tpu"):
+    for wanted in ("cuda", "cuda:0", "mps"):
         with pytest.raises(InputError) as error:
             choose_device(wanted)
         one_sentence(error.value)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H100")
+
+
+def test_a_gpu_is_chosen_where_there_is_one(pretended_gpu):
     assert choose_device("auto") == choose_device("cuda") == ("cuda", "GPU: H100")
     assert choose_device("cpu")[0] == "cpu"
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "mps"])
+def test_scripts_are_told_of_devices_that_are_not_there(
+    model, model_file, scan, monkeypatch, device
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    labels = np.ones(scan.shape, np.uint8)
+    correction = Correction(scan, Grid(scan.shape), 0, labels, (1,))
+    for begin in (
+        lambda: load_model(model_file, device),
+        lambda: segmented(Volume(scan), model, device),
+        lambda: next(finetune(model, [correction], device=device)),
+    ):
+        with pytest.raises(InputError, match="device"):
+            begin()
+
+
+def test_scripts_may_leave_the_device_to_be_chosen(model_file, scan, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    model = load_model(model_file, "auto")
+    chosen = segmented(Volume(scan), model, "auto").masks
+    assert np.array_equal(chosen, segmented(Volume(scan), model, "cpu").masks)
