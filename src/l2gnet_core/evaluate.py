@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from l2gnet_core.cases import FIRST_CHANNEL
+from l2gnet_core.cases import FIRST_CHANNEL, some
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import read_labels, scans_in, stem_of
+from l2gnet_core.files import LabelFile, read_labels, scans_in, stem_of
+from l2gnet_core.labels import plain
 from l2gnet_core.metrics import Agreement, agreement_per_label
 from l2gnet_core.storage_order import in_order_of
 from l2gnet_core.volume import HEADERS_ROUND, Volume, distance_apart
 
 #: What the mean over structures is called among them.
 MEAN = "mean"
+#: Ids that one mask alone may have before it is asked whether it is one: of few it may well be that
+#: the other has none.
+_MOST_ALONE = 10
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,15 @@ def evaluate(pairs: list[tuple[Path, Path]], tolerance: float) -> Iterator[CaseS
             )
         names = reference.names or prediction.names
         _require_same_names(prediction_file, prediction.names, reference.names)
-        ids = set(map(int, set(_ids(a.data)) | set(_ids(b.data)))) - {0}
-        yield from scored(stem_of(reference_file), a, b, _named(names, sorted(ids)), tolerance)
+        mine, theirs = _ids(a.data), _ids(b.data)
+        ids = sorted(mine | theirs)
+        odd = [
+            *_differing_names(prediction.names, reference.names, ids),
+            *_ids_of_a_scan("prediction", prediction, mine - theirs, len(mine)),
+            *_ids_of_a_scan("reference", reference, theirs - mine, len(theirs)),
+        ]
+        a = replace(a, warnings=(*a.warnings, *odd))
+        yield from scored(stem_of(reference_file), a, b, _named(names, ids), tolerance)
 
 
 def scored(
@@ -146,6 +157,30 @@ def _require_same_names(file: Path, mine: Mapping[int, str], theirs: Mapping[int
             )
 
 
+def _differing_names(
+    mine: Mapping[int, str], theirs: Mapping[int, str], ids: Sequence[int]
+) -> list[str]:
+    """A sentence where structures of one id have other names in the prediction (mine) than in the
+    reference."""
+    differing = [
+        f"{id} is {mine[id]} in the prediction and {theirs[id]} in the reference"
+        for id in ids
+        if id in mine and id in theirs and plain(mine[id]) != plain(theirs[id])
+    ]
+    return [f"scored by id, though the names differ: {some(differing)}"] if differing else []
+
+
+def _ids_of_a_scan(what: str, mask: LabelFile, alone: set[int], count: int) -> list[str]:
+    """A sentence where most ids of a mask, `alone` among `count`, are not in the other one, and it
+    names none: intensities of 8 bits pass for labels."""
+    if mask.names or len(alone) <= max(_MOST_ALONE, count / 2):
+        return []
+    return [
+        f"{len(alone)} of the {count} ids in the {what} are in it alone, and it names none: if it "
+        "is a scan, give its mask"
+    ]
+
+
 def _named(names: Mapping[int, str], ids: Sequence[int]) -> dict[int, str]:
     """Names by id, each once: of two structures with one name, the one score would hide the
     other's."""
@@ -154,10 +189,11 @@ def _named(names: Mapping[int, str], ids: Sequence[int]) -> dict[int, str]:
     return {id: f"{name} ({id})" if often[name] > 1 else name for id, name in plain.items()}
 
 
-def _ids(data: Any) -> list[int]:
+def _ids(data: Any) -> set[int]:
+    """Those that are not background."""
     import numpy as np
 
-    return [int(value) for value in np.unique(data)]
+    return {int(value) for value in np.unique(data)} - {0}
 
 
 def summary(cases: list[CaseScores]) -> dict[str, dict[str, float]]:

@@ -318,6 +318,34 @@ def test_evaluate_says_what_it_leaves_out_and_what_is_odd(
     assert "they count as background" in err
 
 
+def test_evaluate_says_where_names_differ(l2gnet, tmp_path):
+    mask = np.zeros((2, 20, 20), np.uint8)
+    mask[:, 5:9], mask[:, 12:15] = 1, 2
+    like, names = Grid(mask.shape, units="mm"), {1: "Left Ventricle", 2: "myocardium"}
+    for case, others in (("a", {1: "left ventricle", 2: "liver"}), ("b", {1: "spleen"})):
+        write_labels(_new(tmp_path / "mine" / f"{case}.nii"), mask, like, names)
+        write_labels(_new(tmp_path / "its" / f"{case}.nii"), mask, like, others)
+    told = l2gnet("evaluate", tmp_path / "mine", tmp_path / "its")[2].splitlines()
+    differ = "scored by id, though the names differ"
+    assert told[0] == (f"a: {differ}: 2 is myocardium in the prediction and liver in the reference")
+    assert f"b: {differ}: 1 is Left Ventricle in the prediction and spleen in" in told[1]
+
+
+def test_evaluate_says_where_a_scan_passes_for_a_mask(l2gnet, two_folders, save_scan, tmp_path):
+    mask = two_folders[1] / "a.nii.gz"
+    drawn = np.arange(2 * 20 * 20).reshape(2, 20, 20) % 250
+    scan = save_scan(tmp_path / "scan.nii", drawn.astype(np.uint8))
+    told = "248 of the 249 ids in the {} are in it alone, and it names none"
+    assert told.format("prediction") in l2gnet("evaluate", scan, mask)[2]
+    assert told.format("reference") in l2gnet("evaluate", mask, scan)[2]
+    assert l2gnet("evaluate", *two_folders)[2] == ""
+
+
+def _new(path):
+    path.parent.mkdir(exist_ok=True)
+    return path
+
+
 def test_evaluate_says_where_nothing_is_labelled(l2gnet, two_folders, save_scan):
     for folder in two_folders:
         save_scan(folder / "b.nii.gz", np.zeros((2, 20, 20), np.uint8))
