@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,15 +51,33 @@ def models() -> list[CatalogEntry]:
     """
     found: dict[str, CatalogEntry] = {}
     for folder, bundled in ((BUNDLED_FOLDER, True), (user_folder(), False)):
-        runs = {path.parent.name: path for path in sorted(folder.glob(f"*/{MODEL_FILE}"))}
-        files = {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
-        for name, path in {**runs, **files}.items():
-            try:
-                card = replace(read_card(path), name=name)
-            except InputError:
-                continue
-            found[name] = CatalogEntry(name, path, card, bundled)
+        for name, paths in _files_in(folder).items():
+            with suppress(InputError):
+                card = replace(read_card(paths[0]), name=name)
+                found[name] = CatalogEntry(name, paths[0], card, bundled)
     return list(found.values())
+
+
+def odd_models() -> list[str]:
+    """What about the user's models is not as they may expect, in sentences: a bundled model's name
+    is taken, two have one name, a file cannot be used."""
+    odd = []
+    for name in _files_in(user_folder()):
+        try:
+            read_card(find_model(name))
+        except InputError as error:
+            odd.append(str(error))
+        else:
+            odd += filter(None, [in_place_of_bundled(name)])
+    return odd
+
+
+def in_place_of_bundled(name: str) -> str:
+    """That a model of the user's takes a bundled model's place, in a sentence; else ""."""
+    mine = _files_in(user_folder()).get(name)
+    if not mine or name not in _files_in(BUNDLED_FOLDER):
+        return ""
+    return f"{name} is {mine[0]}, in place of the bundled model of that name."
 
 
 def find_model(name_or_path: str) -> Path:
@@ -66,10 +85,15 @@ def find_model(name_or_path: str) -> Path:
 
     Raises InputError if there is none, naming the models at hand, or if there are two.
     """
-    entries = {entry.name: entry for entry in models()}
+    named = _files_in(BUNDLED_FOLDER) | _files_in(user_folder())
     here = Path(name_or_path)
-    if name_or_path in entries:
-        file = entries[name_or_path].path
+    if name_or_path in named:
+        file, *others = named[name_or_path]
+        if others:
+            raise InputError(
+                f"Expected one model called {name_or_path}, but there are {file} and {others[0]}; "
+                "give the path of the one that is meant, or rename one of them."
+            )
         if (here / MODEL_FILE).is_file() and not (here / MODEL_FILE).samefile(file):
             raise InputError(
                 f"Expected one model called {name_or_path}, but there is one by that name and one "
@@ -79,8 +103,19 @@ def find_model(name_or_path: str) -> Path:
         return file
     if here.exists():
         return find_model_file(here)
-    known = ", ".join(sorted(entries)) or "none"
+    known = ", ".join(sorted(entry.name for entry in models())) or "none"
     raise InputError(
         f"Expected a model's name, file or folder, but there is no '{name_or_path}'; "
         f"models at hand: {known}."
     )
+
+
+def _files_in(folder: Path) -> dict[str, list[Path]]:
+    """What may be models in a folder, readable or not, by name: files, and the folders of runs."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        found.setdefault(path.stem, []).append(path)
+    for path in sorted(folder.glob(f"*/{MODEL_FILE}")):
+        found.setdefault(path.parent.name, []).append(path)
+    # Hidden ones are other programs' (macOS: ._mine.safetensors), or half written.
+    return {name: paths for name, paths in found.items() if not name.startswith(".")}

@@ -96,13 +96,21 @@ def _read_metadata(path: Path) -> dict[str, str]:
             if length > path.stat().st_size:
                 raise ValueError
             metadata: dict[str, str] = json.loads(file.read(length))["__metadata__"]
-        if metadata["format"] != FORMAT:
+        family, _, number = metadata["format"].rpartition("-")
+        if family != FORMAT.rpartition("-")[0] or not number.isdecimal():
             raise ValueError
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened: {error.strerror or error}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise InputError(
             f"Expected a model that l2gnet saved, but {path} is not one; "
             "choose a .safetensors file written by `l2gnet train` or `l2gnet finetune`."
         ) from error
+    if metadata["format"] != FORMAT:
+        raise InputError(
+            f"Expected a model of format {FORMAT}, but {path} has {metadata['format']}; update "
+            "napari-l2gnet."
+        )
     return metadata
 
 

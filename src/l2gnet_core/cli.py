@@ -24,6 +24,7 @@ from l2gnet_core.cli_parts import (
     axis_option,
     device_option,
     json_option,
+    model_file,
     model_option,
     on_terminal,
     orientation_option,
@@ -89,13 +90,12 @@ def segment(
     started = time.perf_counter()
     orientation = parse_orientation(orientation) if orientation is not None else None
     jobs: Sequence[Job] = plan_jobs(images, output)
-    from l2gnet_core.catalog import find_model
     from l2gnet_core.checkpoint import load_model
     from l2gnet_core.device import choose_device
     from l2gnet_core.files.atomic import require_writable
 
     device, why = choose_device(device)
-    loaded = load_model(find_model(model), device)
+    loaded = load_model(model_file(model), device)
     for folder in {job.mask.parent for job in jobs}:
         require_writable(folder)
     load_seconds = time.perf_counter() - started
@@ -140,8 +140,11 @@ def segment(
 def models(as_json: bool) -> None:
     """List the models at hand."""
     from l2gnet_core.catalog import models as catalog
+    from l2gnet_core.catalog import odd_models
 
     entries = catalog()
+    for sentence in odd_models():
+        click.echo(f"warning: {sentence}", err=True)
     if as_json:
         rows = [{"name": e.name, "bundled": e.bundled, **e.card.to_json()} for e in entries]
         click.echo(json.dumps(rows, indent=1))

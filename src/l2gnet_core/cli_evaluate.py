@@ -19,6 +19,7 @@ from l2gnet_core.cli_parts import (
     device_option,
     examined,
     json_option,
+    model_file,
     table,
 )
 from l2gnet_core.errors import InputError
@@ -107,13 +108,12 @@ def _of_model(
 ) -> tuple[str, list[CaseScores]]:
     """The model's name and its scores."""
     from l2gnet_core.cases import some
-    from l2gnet_core.catalog import find_model
     from l2gnet_core.checkpoint import load_model
     from l2gnet_core.data import dataset_of
     from l2gnet_core.device import choose_device
     from l2gnet_core.held_out import held_out, names_to_score, score_held_out
 
-    chosen, file = choose_device(device)[0], find_model(model)
+    chosen, file = choose_device(device)[0], model_file(model)
     loaded, opened = load_model(file, chosen), dataset_of(examined(dataset))
     names = names_to_score(opened, loaded.card)
     scans, notes = held_out(opened, loaded.card, part)

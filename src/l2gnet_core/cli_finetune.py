@@ -15,6 +15,7 @@ from l2gnet_core.cli_parts import (
     axis_option,
     device_option,
     json_option,
+    model_file,
     model_option,
     orientation_option,
     seed_option,
@@ -123,14 +124,13 @@ def finetune(
             f"Expected another place for the mask than {job.mask}, which holds the corrected "
             "labels; choose another output."
         )
-    from l2gnet_core.catalog import find_model
     from l2gnet_core.checkpoint import load_model
     from l2gnet_core.device import choose_device
     from l2gnet_core.files.atomic import require_writable
     from l2gnet_core.finetune import finetune as learn
     from l2gnet_core.finetune_config import settings
 
-    parent = find_model(model)
+    parent = model_file(model)
     file = model_file_to_write(output)
     chosen = choose_device(device)[0]
     loaded = load_model(parent)

@@ -11,6 +11,7 @@ from l2gnet_core.cli_parts import (
     ProgressBar,
     axis_option,
     device_option,
+    model_file,
     model_option,
     on_terminal,
     orientation_option,
@@ -51,7 +52,6 @@ def inspect(
     from l2gnet_core.volume import parse_orientation
 
     orientation = parse_orientation(orientation) if orientation is not None else None
-    from l2gnet_core.catalog import find_model
     from l2gnet_core.checkpoint import load_model
     from l2gnet_core.device import choose_device
     from l2gnet_core.files.atomic import require_writable
@@ -60,7 +60,7 @@ def inspect(
 
     require_apart([output], [image])
     device, _ = choose_device(device)
-    loaded = load_model(find_model(model), device)
+    loaded = load_model(model_file(model), device)
     require_writable(output)
     with ProgressBar(1.0, "Inspecting") as bar:
         for step in inspect_file(image, loaded, output, device, axis, orientation, frame):

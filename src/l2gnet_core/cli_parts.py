@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from l2gnet_core import catalog
 from l2gnet_core.catalog import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -82,6 +83,15 @@ class FilePath(click.Path):
         if str(value) == "":
             self.fail("Expected a file or a folder, but the argument is empty.", param, ctx)
         return super().convert(value, param, ctx)
+
+
+def model_file(name_or_path: str) -> Path:
+    """The file that `--model` means; a line tells where it is the user's by a bundled model's name.
+    Raises InputError as `find_model` does."""
+    file = catalog.find_model(name_or_path)
+    if sentence := catalog.in_place_of_bundled(name_or_path):
+        click.echo(f"warning: {sentence}", err=True)
+    return file
 
 
 def on_terminal() -> bool:

@@ -19,6 +19,7 @@ from l2gnet_core.cli_parts import (
     device_option,
     examined,
     json_option,
+    model_file,
     seed_option,
 )
 from l2gnet_core.config import ARCHITECTURES, NetworkConfig, preset_of
@@ -140,7 +141,6 @@ def train(
     if how["minutes"] is not None and how["epochs"] is not None:
         raise InputError("Expected --minutes or --epochs, but got both; give one of them.")
     from l2gnet_core.augment import OTHER_SCANNERS, Augmentation
-    from l2gnet_core.catalog import find_model
     from l2gnet_core.checkpoint import STATE_FILE, read_config
     from l2gnet_core.data import dataset_of
     from l2gnet_core.dataset_check import told, told_of_directions
@@ -172,7 +172,7 @@ def train(
     # What is quick to refuse comes before the files are read.
     chosen, model = choose_device(device)[0], None
     if how["start"] and not begun:
-        model = find_model(how["start"])
+        model = model_file(how["start"])
         # A resume may come from another folder.
         how["start"] = str(model.resolve())
         config = read_config(model)

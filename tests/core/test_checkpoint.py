@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from l2gnet_core.card import CodeStatistics, Expectations, ModelCard
-from l2gnet_core.catalog import find_model, models, user_folder
+from l2gnet_core.catalog import find_model, models, odd_models, user_folder
 from l2gnet_core.checkpoint import FORMAT, MODEL_FILE, load_model, read_card, save_model
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError, OutputError
@@ -148,6 +148,7 @@ def damaged(model_file, tmp_path):
     yield "header is a list", with_header([1, 2])
     yield "no metadata", with_header({**header, "__metadata__": None})
     yield "foreign format", with_metadata(format="pt")
+    yield "format of the future", with_metadata(format="l2gnet-2")
     yield "no card", with_metadata(card=None)
     yield "no network", with_metadata(network=None)
     yield "card no JSON", with_metadata(card="{")
@@ -181,6 +182,20 @@ def test_whatever_is_no_model_is_refused_in_one_sentence(model_file, tmp_path, o
                 one_sentence(error)
             else:
                 pytest.fail(f"{what} was read by {read.__name__}")
+
+
+def test_what_cannot_be_opened_or_is_newer_is_no_foreign_file(model_file, one_sentence):
+    content = model_file.read_bytes()
+    newer = content.replace(b'"format":"' + FORMAT.encode(), b'"format":"l2gnet-2')
+    assert newer != content
+    model_file.write_bytes(newer)
+    for path, says in (
+        (model_file, "has l2gnet-2; update"),
+        (model_file.parent, "cannot be opened"),
+    ):
+        with pytest.raises(InputError, match=says) as error:
+            read_card(path)
+        one_sentence(error.value)
 
 
 def test_truncated_or_foreign_weights_are_refused(model_file, tmp_path, one_sentence):
@@ -277,8 +292,15 @@ def test_the_catalog_lists_what_is_readable_and_finds_by_name(
     assert user_folder() == model_file.parent
     for what, content in damaged(model_file, tmp_path):
         (model_file.parent / f"{what}.safetensors").write_bytes(content)
+    (model_file.parent / "._model.safetensors").write_bytes(b"What macOS leaves beside a file.")
     mine = [entry for entry in models() if not entry.bundled]
     assert [entry.name for entry in mine] == ["model"]
+    # What is left out is said, and in the same words where it is asked for.
+    odd = odd_models()
+    assert len(odd) == len(list(damaged(model_file, tmp_path)))
+    with pytest.raises(InputError) as error:
+        load_model(find_model("card no JSON"))
+    assert str(error.value) in odd
     assert mine[0].card.labels.names[2] == "myocardium"
     assert find_model("model") == model_file
     assert find_model(str(model_file)) == model_file

@@ -452,10 +452,42 @@ def test_run_folders_and_overrides_among_the_users_models(
     assert find_model("./run").samefile(tmp_path / "run" / MODEL_FILE)
     monkeypatch.chdir(folder)
     assert find_model("run") == folder / "run" / MODEL_FILE
-    out = l2gnet("models")[1]
+    _, out, err = l2gnet("models")
+    place = f"cardiac-cine is {folder / 'cardiac-cine.safetensors'}, in place of the bundled model"
+    assert err == f"warning: {place} of that name.\n"
     assert out.count("cardiac-cine") == 1
     assert "cardiac-cine (yours)" in out
     assert "run (yours)" in out
+
+
+def test_a_model_in_place_of_a_bundled_one_is_told(
+    l2gnet, image, model_file, tmp_path, monkeypatch
+):
+    mine = model_file.rename(model_file.parent / "cardiac-cine.safetensors")
+    monkeypatch.setenv("L2GNET_MODELS", str(mine.parent))
+    code, _, err = l2gnet("segment", image, "-o", tmp_path / "m.nii")
+    assert code == 0
+    assert f"warning: cardiac-cine is {mine}, in place of the bundled model" in err
+    assert l2gnet("segment", image, "-o", tmp_path / "m.nii", "--model", mine)[2].find("place") < 0
+    # Nor does the bundled one step in unseen where one's own cannot be read.
+    mine.write_bytes(b"nonsense")
+    code, _, err = l2gnet("segment", image, "-o", tmp_path / "m.nii")
+    assert (code, f"{mine} is not one" in err) == (2, True)
+    assert f"{mine} is not one" in l2gnet("models")[2]
+
+
+def test_two_models_of_one_name_are_asked_about(l2gnet, refused, model_file, tmp_path, monkeypatch):
+    folder = model_file.parent
+    (folder / "run").mkdir()
+    run = shutil.copy(model_file, folder / "run" / MODEL_FILE)
+    file = shutil.copy(model_file, folder / "run.safetensors")
+    monkeypatch.setenv("L2GNET_MODELS", str(folder))
+    scan, mask = tmp_path / "a.nii", tmp_path / "m.nii"
+    scan.touch()
+    says = refused("segment", scan, "-o", mask, "--model", "run")
+    assert f"but there are {file} and {run}; give the path" in says
+    assert f"but there are {file} and {run}; give the path" in l2gnet("models")[2]
+    assert find_model(str(run)) == run
 
 
 def test_a_closed_stderr_does_not_stop_it(run_python, image, model_file, tmp_path):
