@@ -181,9 +181,11 @@ def demo(headless: Path | None) -> None:
         # By name: the core must run, and import, without napari.
         run_demo = importlib.import_module("napari_l2gnet.demo").run_demo
     except ImportError as error:
+        # Where it is Qt that is missing, no module is named.
+        lacking = f"'{error.name}' is not installed" if error.name else str(error).split("\n")[0]
         raise InputError(
-            f"Expected napari for the demo, but '{error.name}' is not installed; "
-            "run `pip install napari-l2gnet[all]`."
+            f"Expected napari and Qt for the demo, but {lacking}; run `make demo`, or "
+            '`pip install ".[all]"`, in a clone of the repository.'
         ) from error
     run_demo(headless)
 

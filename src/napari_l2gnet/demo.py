@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -22,12 +23,8 @@ def run_demo(headless: Path | None) -> None:
     With a folder, write screenshot.png, mask.nii.gz and organs.csv there and close; without one,
     leave the window to the user. Raises InputError if the segmentation fails.
     """
-    if sys.platform == "linux" and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))):
-        # Qt would abort the process.
-        raise InputError(
-            "Expected a display for napari, but there is none; run `make demo`, or put "
-            "`xvfb-run -a` before the command."
-        )
+    if sys.platform == "linux":
+        require_display()
     viewer = napari.Viewer(title=TITLE, show=headless is None)
     viewer.open_sample("napari-l2gnet", "cardiac-phantom")
     _, widget = viewer.window.add_plugin_dock_widget("napari-l2gnet", "Segment")
@@ -44,6 +41,28 @@ def run_demo(headless: Path | None) -> None:
         raise InputError(f"The demo's segmentation {outcome}: {widget.message.text()}")
     _save(viewer, widget, headless)
     viewer.close()
+
+
+def require_display() -> None:
+    """Raise InputError where Qt finds no display, or one that does not answer: it would abort the
+    process."""
+    given = next(filter(None, map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))), None)
+    if given is not None and _qt_starts():
+        return
+    found = "there is none" if given is None else f"Qt cannot open {given}"
+    raise InputError(
+        f"Expected a display for napari, but {found}; run `make demo`, or put `xvfb-run -a` before "
+        "the command."
+    )
+
+
+def _qt_starts() -> bool:
+    code = "from qtpy.QtGui import QGuiApplication; QGuiApplication([])"
+    try:
+        tried = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30)
+    except subprocess.TimeoutExpired:
+        return False
+    return tried.returncode == 0
 
 
 def _segment_and_wait(widget: SegmentWidget) -> str:

@@ -733,6 +733,25 @@ def test_the_command_in_a_process_of_its_own(run_python, image, tmp_path):
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            ModuleNotFoundError("No module named 'napari'", name="napari"),
+            "'napari' is not installed",
+        ),
+        # As qtpy says it.
+        (ImportError("No Qt bindings could be found"), "but No Qt bindings could be found; run"),
+    ],
+)
+def test_the_demo_says_what_it_needs(refused, monkeypatch, error, says):
+    lacking = SimpleNamespace(import_module=Mock(side_effect=error))
+    monkeypatch.setattr("l2gnet_core.cli.importlib", lacking)
+    said = refused("demo")
+    assert says in said
+    assert '`pip install ".[all]"`' in said
+
+
 def test_help_is_instant(run_python):
     code = (
         "import sys\nfrom l2gnet_core.cli import main\n"
