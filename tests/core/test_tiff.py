@@ -313,3 +313,21 @@ def test_what_is_no_tiff(content, tmp_path, capfd):
         read_volume(tmp_path / "i.tif")
     assert str(error.value).endswith(".")
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package"),
+        # Of Zstandard, before Python 3.14.
+        ModuleNotFoundError("No module named 'compression'", name="compression"),
+    ],
+)
+def test_a_compression_that_needs_one_more_package_is_no_damage(tmp_path, monkeypatch, error):
+    def asarray(*_):
+        raise error
+
+    tifffile.imwrite(tmp_path / "a.tif", data, **GREY)
+    monkeypatch.setattr(tifffile.TiffPageSeries, "asarray", asarray)
+    with pytest.raises(InputError, match="run pip install imagecodecs"):
+        read_volume(tmp_path / "a.tif")

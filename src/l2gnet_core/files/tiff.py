@@ -110,7 +110,8 @@ def _told_if_damaged(path: Path) -> Iterator[None]:
     except (InputError, MemoryError):
         raise
     except Exception as error:  # tifffile raises whatever a damaged file leads it into
-        if "imagecodecs" in str(error):
+        # Zstandard it looks for in Python itself, which has it from 3.14 on.
+        if "imagecodecs" in str(error) or isinstance(error, ModuleNotFoundError):
             raise InputError(
                 f"{path.name} is compressed in a way that needs one more package: "
                 "run pip install imagecodecs, or save it uncompressed."
