@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from l2gnet_core import predict
 from l2gnet_core.card import Expectations
-from l2gnet_core.corrections import Correction
 from l2gnet_core.checkpoint import load_model
 from l2gnet_core.corrections import Correction
 from l2gnet_core.device import choose_device
