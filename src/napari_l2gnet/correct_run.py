@@ -388,13 +388,16 @@ def told(learnt: FineTuned) -> str:
     if not verdict.kept or not dice.before:
         return verdict.reason
     (before, after), gain = dice.means(), dice.gain()
-    if gain:
+    if dice.clear:
         where = "Better on" if gain > 0 else "No worse in most"
         change = f"{gain:+.3f} Dice ({before:.3f} to {after:.3f})"
     else:
-        where, change = "Unchanged on", f"{before:.3f} Dice"
+        where = "No clear change on"
+        change = f"{before:.3f} to {after:.3f} Dice" if gain else f"{before:.3f} Dice"
     sentences = [
         f"{where} slices left out of learning: {change}.",
+        "This comes from short test runs, not from the model of this preview, and says little of "
+        "other slices.",
         *verdict.evidence.adapted,
         "Look at it, then accept or discard.",
     ]

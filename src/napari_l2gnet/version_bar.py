@@ -133,7 +133,8 @@ def _described(version: Version, first: str) -> str:
     kinds = {"scan": "this scan", "project": "project", "file": "loaded"}
     words = [version.name]
     if version.verdict is not None and version.verdict.evidence.dice.before:
-        gain = version.verdict.evidence.dice.gain()
-        words.append(f"{gain:+.3f} Dice" if gain else "Dice unchanged")
+        dice = version.verdict.evidence.dice
+        change = f"{dice.gain():+.3f} Dice" if dice.clear else "no clear change"
+        words.append(f"{change} in test runs")
     words.append(kinds[version.kind])
     return " · ".join(words)

@@ -35,10 +35,15 @@ def correct(slices=(0, 2, 5), ids=(1, 2, 3), seed=0, **more) -> Correction:
 @pytest.mark.parametrize(
     ("kept", "said", "change"),
     [
-        (True, "rose from 0.750 to 0.810", {}),
+        (True, "in short test runs the mean Dice on slices left out of learning rose from 0.750 to "
+               "0.810", {}),
+        # So little tells nothing of the other slices.
+        (True, "in short test runs slices left out of learning show no clear change (mean Dice "
+               "from 0.870 to 0.872)", {"dice": Improvement({"a": 0.87}, {"a": 0.872})}),
         (False, "did not help", {"dice": Improvement({"a": 0.7}, {"a": 0.69})}),
         (False, "did not help", {"mix": 0.0}),
-        (False, "hardly helped on slices left out of learning (mean Dice from 0.973 to 0.974)", {
+        (False, "In short test runs fine-tuning hardly helped on slices left out of learning (mean "
+                "Dice from 0.973 to 0.974)", {
             "dice": Improvement({"a": 0.9734}, {"a": 0.9742})
         }),
         # To three digits these would be another number, too.
@@ -103,11 +108,12 @@ def test_a_scan_is_let_pass_what_few_slices_cannot_tell():
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.floats(0, 1), st.floats(-0.003, 0.003))
+@given(st.floats(0, 1), st.floats(-0.003, 0.003) | st.floats(-0.015, 0.015))
 def test_what_is_told_of_a_small_change_agrees_with_its_numbers(before, change):
     dice = Improvement({"a": before}, {"a": before + change})
     reason = judged(replace(SCAN.limits, least_gain=-1), replace(GOOD, dice=dice), []).reason
     assert ("unchanged" in reason) == (dice.gain() == 0)
+    assert ("no clear change" in reason) == ("Kept" in reason and not dice.clear)
     if "rose" in reason:
         assert change > 0
     if dice.gain():

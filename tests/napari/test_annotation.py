@@ -568,13 +568,19 @@ def test_accepting_keeps_what_was_interpolated_of_an_organ_that_is_hardly_learnt
 
 
 @pytest.mark.parametrize(("after", "said"), [
-    (0.9912, "Unchanged on slices left out of learning: 0.991 Dice."),
-    (0.9910, "Unchanged on slices left out of learning: 0.991 Dice."),
-    (0.9942, "Better on slices left out of learning: +0.003 Dice (0.991 to 0.994)."),
-    (0.9861, "No worse in most slices left out of learning: -0.005 Dice (0.991 to 0.986)."),
+    (0.8712, "No clear change on slices left out of learning: 0.871 Dice."),
+    (0.8710, "No clear change on slices left out of learning: 0.871 Dice."),
+    (0.8741, "No clear change on slices left out of learning: 0.871 to 0.874 Dice."),
+    (0.8624, "No clear change on slices left out of learning: 0.871 to 0.862 Dice."),
+    (0.8811, "Better on slices left out of learning: +0.010 Dice (0.871 to 0.881)."),
+    (0.8611, "No worse in most slices left out of learning: -0.010 Dice (0.871 to 0.861)."),
 ])  # fmt: skip
-def test_the_words_of_a_verdict_agree_with_its_numbers(after: float, said: str) -> None:
-    assert said in told(learnt(Improvement({"liver": 0.9911}, {"liver": after})))
+def test_the_words_of_a_verdict_claim_no_more_than_its_numbers_tell(
+    after: float, said: str
+) -> None:
+    words = told(learnt(Improvement({"liver": 0.8711}, {"liver": after})))
+    assert said in words
+    assert "comes from short test runs, not from the model of this preview" in words
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -348,7 +348,7 @@ def test_the_verdict_stays_with_its_proposal(correct_widget: Any, qtbot: Any) ->
     annotation.propose(proposal)
     annotation.preview = Preview(widget.mask, annotation)
     annotation.preview.show(AFTER)
-    said = "+0.100 Dice (0.700 to 0.800). Look at it, then accept or discard."
+    said = "+0.100 Dice (0.700 to 0.800). This comes from short test runs"
     widget.review.accept_slice()
     assert "This is the preview, not the mask" in widget.message.text()
     assert said in widget.verdict.text()
@@ -364,6 +364,16 @@ def test_the_verdict_stays_with_its_proposal(correct_widget: Any, qtbot: Any) ->
     annotation.propose(None)
     assert widget.proposal.isHidden()
     assert not widget.verdict.text()
+    # The list of versions says no more of them.
+    small = replace(
+        verdict, evidence=Evidence(1.0, 5, Improvement({"a": 0.8}, {"a": 0.802}), None, None)
+    )
+    for name, one in (("v1", verdict), ("v2", small)):
+        annotation.add_version(Version(name, "scan", 0, verdict=one))
+    assert [widget.version.itemText(n) for n in (1, 2)] == [
+        "v1 · +0.100 Dice in test runs · this scan",
+        "v2 · no clear change in test runs · this scan",
+    ]
 
 
 def test_what_came_of_a_job_and_its_curve_belong_to_their_mask(
