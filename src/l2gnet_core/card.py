@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from decimal import ROUND_HALF_UP, Decimal, localcontext
 from typing import Any
 
 from numpy.typing import NDArray
@@ -121,6 +122,19 @@ class ModelCard:
         parts = [str(self.appearance)]
         parts += [f"some kinds of scan {known.appearance}" for known in self.kinds]
         return "; ".join(parts)
+
+    def score(self, structure: str, measure: str, digits: int) -> str:
+        """One of the `scores` with so many decimals; "" if there is none.
+
+        Halves go up, as when a person rounds what the card holds: to the computer 0.9325 is a
+        little less.
+        """
+        value = self.scores.get(structure, {}).get(measure)
+        if value is None:
+            return ""
+        with localcontext() as context:
+            context.rounding = ROUND_HALF_UP
+            return f"{Decimal(str(value)):.{digits}f}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that `from_json` reads back."""

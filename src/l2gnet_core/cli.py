@@ -152,7 +152,7 @@ def models(as_json: bool) -> None:
     for entry in entries:
         card = entry.card
         click.echo(click.style(entry.name, bold=True) + ("" if entry.bundled else " (yours)"))
-        scores = {name: s["dice"] for name, s in card.scores.items() if "dice" in s}
+        scores = {name: card.score(name, "dice", 3) for name in card.scores}
         lines = {
             "": card.summary,
             "labels": ", ".join(f"{label.id} {label.name}" for label in card.labels),
@@ -160,7 +160,7 @@ def models(as_json: bool) -> None:
             "shown": card.shown if card.kinds or card.appearance != PLAIN else "",
             "data": card.data,
             "licence": card.licence,
-            "Dice": ", ".join(f"{name} {dice:.3f}" for name, dice in scores.items()),
+            "Dice": ", ".join(f"{name} {dice}" for name, dice in scores.items() if dice),
             "weak": " ".join(card.weaknesses),
         }
         for key, text in lines.items():

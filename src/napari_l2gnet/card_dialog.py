@@ -31,9 +31,8 @@ def card_html(card: ModelCard) -> str:
     parts = [f"<h2>{escape(card.name)}</h2><p>{escape(card.summary)}</p>"]
     rows = []
     for label in card.labels:
-        scores = card.scores.get(label.name, {})
-        dice = f"{scores['dice']:.3f}" if "dice" in scores else "–"
-        hd95 = f"{scores['hd95']:.1f}" if "hd95" in scores else "–"
+        dice = card.score(label.name, "dice", 3) or "–"
+        hd95 = card.score(label.name, "hd95", 1) or "–"
         rows.append(
             f'<tr><td style="color:{escape(label.color)}">■ </td>'
             f"<td>{label.id} {escape(label.name)}</td><td>{dice}</td><td>{hd95}</td></tr>"

@@ -559,6 +559,8 @@ def test_models_are_listed(l2gnet, model_file, monkeypatch):
     assert code == 0
     assert "model (yours)" in out
     assert "2 myocardium" in out
+    # As one rounds the 0.9325 of its card, and as the README has it.
+    assert "left ventricle 0.933" in out
     code, out, _ = l2gnet("models", "--json")
     (mine,) = [row for row in json.loads(out) if not row["bundled"]]
     assert mine["name"] == "model"
