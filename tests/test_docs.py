@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from l2gnet_core import finetune
+from l2gnet_core.catalog import models
+from l2gnet_core.checkpoint import load_model
 from l2gnet_core.cli import cli
 from l2gnet_core.phantom import cardiac_phantom
 
@@ -79,3 +81,16 @@ def test_the_readme_example_runs_with_a_mask_of_another_storage_order(tmp_path, 
     np.testing.assert_array_equal(correction.pictures, pictures)
     assert (tmp_path / "mask.nii.gz").exists()
     assert (tmp_path / "mine.safetensors").exists()
+@pytest.mark.parametrize(
+    "file", [entry.path for entry in models() if entry.bundled], ids=lambda file: file.stem
+)
+def test_what_ships_has_the_settings_that_are_told(file: Path) -> None:
+    page = (ROOT / "docs" / "model.md").read_text(encoding="utf-8").replace("\n", " ")
+    network = load_model(file).network
+    config = network.config
+    numbers = f"K = {config.codes} codes of d = {config.widths[-1]} channels, R = "
+    numbers += f"{config.references} references, ε = {config.epsilon} and "
+    assert f"{numbers}{config.sinkhorn_iterations} Sinkhorn iterations" in page
+    parameters = sum(one.numel() for one in network.parameters())
+    everything = parameters + sum(one.numel() for one in network.buffers())
+    assert f"{parameters / 1e6:.1f} million parameters, {everything / 1e6:.1f} with" in page

@@ -74,7 +74,7 @@ _CHOICES = {
 _COUNTS = ("classes", "in_channels", "codes", "references", "sinkhorn_iterations")
 
 
-#: Sizes by name; `small` (2.7 million parameters) is the one that ships.
+#: Sizes by name; `small` (2.1 million parameters) is the one that ships.
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"widths": (8, 8, 16, 16, 32), "codes": 32, "references": 8},
     "small": {},
