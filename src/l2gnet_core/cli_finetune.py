@@ -148,18 +148,24 @@ def finetune(
     )
     for written in (file, *([job.mask] if job else [])):
         require_writable(written.parent)
+    # Of the bar; the rest is for segmenting IMAGE.
+    share = 1.0 if job is None else 0.8
     with ProgressBar(1.0, "Fine-tuning") as bar:
         for progress in learn(loaded, corrections, config, chosen):
-            loss = "checking" if progress.loss is None else f"loss {progress.loss:.3f}"
-            bar.reach(progress.done, loss)
-    result = progress.result
-    assert result is not None
-    write_result(result, file)
-    told = report(result, output, loaded.card.labels.names, corrections)
+            loss = progress.loss
+            doing = "checking slices left out" if loss is None else f"loss {loss:.3f}"
+            bar.reach(share * progress.done, doing)
+        result = progress.result
+        assert result is not None
+        write_result(result, file)
+        told = report(result, output, loaded.card.labels.names, corrections)
+        if job is not None:
+            bar.reach(share, "segmenting")
+            told["mask"] = segment_file(
+                job, result.model, chosen, axis, orientation=orientation, correction=corrections[0]
+            )
+            bar.reach(1.0, tell=False)
     if job is not None:
-        told["mask"] = segment_file(
-            job, result.model, chosen, axis, orientation=orientation, correction=corrections[0]
-        )
         for warning in told["mask"]["warnings"]:
             click.echo(f"{image.name}: {warning}", err=True)
     if as_json:

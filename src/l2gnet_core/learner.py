@@ -77,6 +77,8 @@ class Clock:
         self._run = 0
         self._started = self._run_started = time.perf_counter()
         self._budget = 0.0
+        # Seconds that a step takes.
+        self._step = 0.0
         #: Seconds that the checks still to come will take.
         self.reserved = (config.seconds or 0.0) * _SHARE_OF_CHECKS
 
@@ -97,6 +99,7 @@ class Clock:
         and every run has one."""
         share = self._share(step)
         self._made[self._run].append(share)
+        self._step = (time.perf_counter() - self._run_started) / step
         return share
 
     @property
@@ -130,7 +133,9 @@ class Clock:
         behind = sum(self._shares[: self._run]) + done * self._shares[self._run]
         share = behind / sum(self._shares)
         if self._config.seconds is not None and self._given is None:
-            return share, max(0.0, self._config.seconds - self.seconds)
+            # However late it is, the other runs have a step each, and the checks come.
+            late = self.reserved + self._step * (len(self._shares) - self._run - 1)
+            return share, max(0.0, self._config.seconds - self.seconds, late)
         return share, self.seconds / share * (1 - share) + self.reserved if share else None
 
 

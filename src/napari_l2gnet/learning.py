@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Slices on which a preview's fit to the corrections is measured, at most.
 _SLICES_FOR_DICE = 3
+#: Of the bar for segmenting the scan after a fine-tuning, where nobody knows how long that takes.
+_SHARE_OF_SEGMENTING = 0.2
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Moment:
-    """Progress of a task. done: from 0 to 1. loss: of the step just made. dice: how well a preview
-    fits the corrections that it learns from.
+    """Progress of a task. done: from 0 to 1. then: what comes after the seconds left, which nobody
+    knows how long it takes. loss: of the step just made. dice: how well a preview fits the
+    corrections that it learns from.
 
     preview: a new model's slices follow; labels: of the slice at `place`. learnt: what came of a
     fine-tuning, the guard's verdict in it. answer: (t,z,y,x), tidied, of everything, at the end;
@@ -77,6 +80,7 @@ class Moment:
     message: str
     done: float = 0.0
     seconds_left: float | None = None
+    then: str = ""
     step: int = 0
     loss: float | None = None
     dice: float | None = None
@@ -91,12 +95,12 @@ class Moment:
     looks: dict[int, Look] | None = None
 
     def __str__(self) -> str:
-        """As in "Learning · step 12 · 8 s left"."""
+        """As in "Learning · step 12 · 8 s left, then segmenting"."""
         parts = [self.message]
         if self.step:
             parts.append(f"step {self.step}")
-        if self.seconds_left is not None:
-            parts.append(in_words(self.seconds_left))
+        if left := in_words(self.seconds_left):
+            parts.append(f"{left}{self.then and ', then ' + self.then}")
         return " · ".join(parts)
 
 
@@ -151,14 +155,21 @@ def learn(session: Session, task: Task) -> Moments:
     further = "size" if config.kind == "scan" else "smoothness"
     preview: Model | None = None
     shown: set[Place] = set()
+    segmentation = task.scans[0].segmentation
+    each = segmentation.slice_seconds
+    # What is kept segments the scan; 0 seconds if nobody knows for how long.
+    segmenting = 0.0 if each is None else each * len(segmentation.places)
+    known = task.seconds / (task.seconds + segmenting)
+    share, then = (known, "") if segmenting else (1 - _SHARE_OF_SEGMENTING, "segmenting")
     for progress in finetune(model, corrections, config, device):
         # Runs that leave slices out have losses, too, and the checks none.
         loss = progress.loss if progress.done <= main_share else None
         message = "Learning" if loss is not None else "Checking on slices left out"
         moment = Moment(
             message if progress.step else f"Trying brightness and {further}",
-            progress.done,
-            progress.seconds_left,
+            share * progress.done,
+            None if progress.seconds_left is None else progress.seconds_left + segmenting,
+            then,
             progress.step,
             loss,
         )
@@ -181,8 +192,8 @@ def learn(session: Session, task: Task) -> Moments:
     if not result.verdict.kept:
         yield Moment("Kept the old model", 1.0, learnt=learnt)
         return
-    yield Moment("Segmenting", 1.0, learnt=learnt)
-    yield from _segmented(result.model, scan, task, "accepted", device)
+    yield Moment("Segmenting", share, segmenting, learnt=learnt)
+    yield from _segmented(result.model, scan, task, "accepted", device, share)
 
 
 def apply(session: Session, task: Task) -> Moments:
@@ -337,8 +348,10 @@ def _segmented(
     task: Task,
     what: Literal["accepted", "rolled back"],
     device: str,
+    begun: float = 0.0,
 ) -> Moments:
-    """The whole scan, outward from the slice on screen, then tidied as chosen for the mask."""
+    """The whole scan, outward from the slice on screen, then tidied as chosen for the mask; begun:
+    the share of the task that is behind already."""
     from l2gnet_core.config import WITH_CODES
     from l2gnet_core.inspect.look import empty_look
     from l2gnet_core.predict import outward, predict_slices
@@ -350,7 +363,8 @@ def _segmented(
     looks: dict[int, Look] = {}
     places: list[Place] = []
     total = frames * count
-    time_left, done, left = TimeLeft(total), 0, None
+    time_left, done = TimeLeft(total, segmentation.slice_seconds), 0
+    left = time_left.after(0)
     for frame in outward(task.here[0], frames):
         if with_codes:
             looks[frame] = empty_look(model, scan.volume, axis, scan.frame(frame))
@@ -364,13 +378,14 @@ def _segmented(
             looks.get(frame),
             scan.field(frame, model.card),
         ):
-            share = done / total
+            share = begun + (1 - begun) * done / total
             if result is None:
                 yield Moment("Segmenting", share, left)
                 continue
             done += 1
             places.append((frame, result.index))
             left = time_left.after(done)
+            segmentation.slice_seconds = time_left.each
             segmentation.slice_of(raw, (frame, result.index))[...] = result.labels
             yield Moment(
                 "Segmenting", share, left, place=(frame, result.index), labels=result.labels

@@ -65,6 +65,8 @@ class Segmentation:
         self.shown = np.zeros(self.raw.shape, dtype)
         self.stroked = np.zeros(self.raw.shape, bool)
         self.finished: set[Place] = set()
+        #: Seconds that a slice of the scan took when it was last segmented; None if nobody knows.
+        self.slice_seconds: float | None = None
         #: What the model saw of each frame, where it has codes.
         self.looks: dict[int, Look] = {}
         #: Slices that a person has looked at and vouches for.

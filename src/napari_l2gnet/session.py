@@ -66,9 +66,8 @@ class Step:
     def __str__(self) -> str:
         """As in "Segmenting 3/10 · 2 s left"."""
         counted = f" {self.done}/{self.total}" if self.total else ""
-        if self.seconds_left is None:
-            return f"{self.message}{counted}"
-        return f"{self.message}{counted} · {in_words(self.seconds_left)}"
+        left = in_words(self.seconds_left)
+        return f"{self.message}{counted}{left and ' · ' + left}"
 
 
 class Session:

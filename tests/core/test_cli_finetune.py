@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from l2gnet_core import finetune_config
+from l2gnet_core import cli_parts, finetune_config
 from l2gnet_core.checkpoint import MODEL_FILE, load_model, save_model
 from l2gnet_core.files import read_volume, write_labels
 from l2gnet_core.finetune import finetune
@@ -67,6 +67,18 @@ def test_the_rest_of_the_scan_is_segmented_around_the_corrected_slices(
     assert told["mask"]["mask"] == str(tmp_path / "mask.nii.gz")
     counts = {one["id"]: one["voxels"] for one in told["mask"]["labels"]}
     assert counts == {id: int((mask == id).sum()) for id in (1, 2, 3)}
+
+
+def test_it_is_told_what_is_done_after_learning(l2gnet, files, model_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli_parts, "SECONDS_BETWEEN_LINES", 0.0)
+    code, _, err = l2gnet(
+        "finetune", *files, "--slices", "1,3", "--model", model_file, "--steps", 2,
+        "-o", tmp_path / "new", "--mask", tmp_path / "mask.nii.gz",
+    )  # fmt: skip
+    assert code == 0
+    lines = [line for line in err.splitlines() if line.startswith("Fine-tuning")]
+    assert any(line.endswith(": checking slices left out") for line in lines)
+    assert lines[-1] == "Fine-tuning 80%: segmenting"
 
 
 @pytest.mark.parametrize("place", [0, 1], ids=["scan", "labels"])

@@ -20,7 +20,7 @@ from l2gnet_core.finetune_config import PROJECT, SCAN, FineTuneConfig
 from l2gnet_core.fingerprint import SCANS, fingerprint
 from l2gnet_core.guard import Limits
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.learner import Pace
+from l2gnet_core.learner import Clock, Pace
 from l2gnet_core.left_out import compared, pooled_dice
 from l2gnet_core.model import build
 from l2gnet_core.phantom import cardiac_phantom
@@ -305,6 +305,23 @@ def test_progress_only_goes_forward_and_shows_previews(make_model, phantom):
     assert not any(same(p.preview, model) for p in shown)
     (first, *_) = predict_slices(shown[0].preview, phantom.image, Grid(SHAPE), 0, [2])
     assert first.labels.shape == (64, 64)
+
+
+def test_who_is_late_says_what_must_still_come(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("l2gnet_core.learner.time.perf_counter", lambda: now[0])
+    clock = Clock(replace(SHORT, steps=None, seconds=10.0), 2)
+    clock.begin(0)
+    assert clock.overall(0)[1] == 10
+    now[0] = 12.0
+    assert clock.done(1) == 1
+    clock.reserved = 5.0
+    # Two runs of one step, as long as this one, and the checks.
+    assert clock.overall(1)[1] == 2 * 12 + 5
+    clock.begin(2)
+    now[0] = 13.0
+    clock.reserved = 0.0
+    assert clock.overall(clock.done(1)) == (1, 0)
 
 
 def test_it_ends_in_time(make_model, phantom):

@@ -27,7 +27,7 @@ from napari_l2gnet.annotation import Proposal, Version
 from napari_l2gnet.correct import CorrectWidget
 from napari_l2gnet.keeper import keeper_of
 from napari_l2gnet.layers import LABELS_KEY
-from napari_l2gnet.learning import model_of
+from napari_l2gnet.learning import Moment, learn, model_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.organ_dialog import OrganDialog
 from napari_l2gnet.organs import UNMARKED
@@ -35,7 +35,7 @@ from napari_l2gnet.preview import AFTER, BEFORE, CHANGES, Preview
 from napari_l2gnet.script_watch import ScriptWatch
 from napari_l2gnet.session import Session
 from napari_l2gnet.slice_queue import SLICE, SliceQueue
-from napari_l2gnet.tasks import annotation_of
+from napari_l2gnet.tasks import annotation_of, fine_tuning
 
 
 def states(widget: CorrectWidget) -> dict[int, str]:
@@ -374,6 +374,29 @@ def test_the_verdict_stays_with_its_proposal(correct_widget: Any, qtbot: Any) ->
         "v1 · +0.100 Dice in test runs · this scan",
         "v2 · no clear change in test runs · this scan",
     ]
+
+
+def test_time_left_is_that_of_learning_and_of_the_segmentation_that_follows(
+    correct_widget: Any,
+) -> None:
+    _, _, widget = correct_widget()
+    widget.review.accept_slice()
+    segmentation = widget.mask.segmentation
+    assert segmentation.slice_seconds is not None  # from the widget Segment
+
+    def moments(seconds: float, each: float | None) -> list[Moment]:
+        segmentation.slice_seconds = each
+        task = fine_tuning([widget.mask], "scan", seconds, True)
+        return list(learn(widget.session, task))
+
+    known = moments(0.1, 100.0)
+    done = [moment.done for moment in known if moment.message.startswith(("L", "C", "S"))]
+    assert done == sorted(done)
+    learning = [moment for moment in known if moment.message == "Learning"]
+    assert all(600 <= moment.seconds_left < 610 for moment in learning)
+    # It took less this time.
+    assert segmentation.slice_seconds < 10
+    assert "s left, then segmenting" in " ".join(map(str, moments(1.0, None)))
 
 
 def test_what_came_of_a_job_and_its_curve_belong_to_their_mask(

@@ -35,9 +35,19 @@ def test_nothing_is_left_at_the_end(clock: list[float]) -> None:
     assert said == [None, None, 0]
 
 
+def test_until_pieces_tell_what_they_took_before_does(clock: list[float]) -> None:
+    left = TimeLeft(4, each=5)
+    said = [left.after(0)]
+    for done in (1, 2, 3):
+        clock[0] += 2
+        said.append(left.after(done))
+    assert said == [20, 15, 10, 2]
+    assert left.each == 2
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.2, "finishing"), (0.6, "1 s left"), (89, "89 s left"), (125, "2 min left")],
+    [(None, ""), (0.2, ""), (0.6, "1 s left"), (89, "89 s left"), (125, "2 min left")],
 )
-def test_in_words(seconds: float, words: str) -> None:
+def test_in_words(seconds: float | None, words: str) -> None:
     assert in_words(seconds) == words
