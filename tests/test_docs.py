@@ -81,6 +81,8 @@ def test_the_readme_example_runs_with_a_mask_of_another_storage_order(tmp_path, 
     np.testing.assert_array_equal(correction.pictures, pictures)
     assert (tmp_path / "mask.nii.gz").exists()
     assert (tmp_path / "mine.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     "file", [entry.path for entry in models() if entry.bundled], ids=lambda file: file.stem
 )
