@@ -1,9 +1,11 @@
 """Three corrected slices of a scan that looks unlike those learnt from: what happens to the others.
 
     python benchmarks/finetuning.py [--steps N | --seconds S] [--patients N] [--threads N]
+        [--shifts NAME …]
 
 `cardiac-cine` on patients of its card's tuning part, never of its test part, one frame each, made
-darker and noisier in two strengths. Three evenly spaced slices that hold a structure are
+darker and noisier in two strengths, and with light and dark exchanged, which it does not know at
+all. Three evenly spaced slices that hold a structure are
 corrected with the true labels. Dice is pooled over all other slices, mean over the structures;
 predictions as `l2gnet segment` makes them, without tidying. Rivals: the model as it is, naive
 fine-tuning of all weights, the same half mixed with the old ones, and interpolation of shapes
@@ -13,7 +15,9 @@ between the corrected slices.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -39,14 +43,19 @@ UNGUARDED = Limits(-1, 1, 1, 1, 1)
 Array = NDArray[np.generic]
 
 
-#: Gamma, and the noise's σ as a share of the scan's range.
-SHIFTS = {"some": (1.6, 0.05), "much": (2.2, 0.08)}
-
-
-def shifted(scan: Array, gamma: float, noise: float) -> Array:
+def shifted(image: Array, gamma: float, noise: float) -> Array:
     """Darker and noisier."""
-    image = normalise(scan, intensity_window(scan)) ** gamma
-    return image + np.random.default_rng(0).normal(0, noise, image.shape).astype(np.float32)
+    darker = image**gamma
+    return darker + np.random.default_rng(0).normal(0, noise, image.shape).astype(np.float32)
+
+
+#: What is done to intensities from 0 to 1: gamma, and the noise's σ as a share of the range; air
+#: stays dark where light and dark are exchanged.
+SHIFTS: dict[str, Callable[[Array], Array]] = {
+    "some": partial(shifted, gamma=1.6, noise=0.05),
+    "much": partial(shifted, gamma=2.2, noise=0.08),
+    "exchanged": lambda image: np.interp(image, (0, 0.08, 0.15, 1), (0, 0, 0.95, 0.05)),
+}
 
 
 def variants(config: FineTuneConfig) -> dict[str, FineTuneConfig]:
@@ -83,6 +92,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--patients", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--shifts", nargs="*", choices=SHIFTS, default=list(SHIFTS))
     parser.add_argument("--data", type=Path, default=BESIDE)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -93,9 +103,10 @@ def main() -> None:
         file = min((options.data / "images").glob(f"{patient}_*"))
         volume = read_volume(file)
         truth = read_labels(options.data / "labels" / file.name).volume.data
-        for name, strength in SHIFTS.items():
-            print(f"{patient}, {name} shift")
-            compare(model, volume, truth, shifted(volume.data, *strength), config)
+        image = normalise(volume.data, intensity_window(volume.data))
+        for name in options.shifts:
+            print(f"{patient}, {name}")
+            compare(model, volume, truth, SHIFTS[name](image), config)
 
 
 def compare(

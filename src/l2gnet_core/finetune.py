@@ -21,7 +21,8 @@ from l2gnet_core.checkpoint import Model
 from l2gnet_core.corrections import CorrectedScan, Correction, image_numbers, telling
 from l2gnet_core.device import choose_device
 from l2gnet_core.errors import InputError, memory_is_short
-from l2gnet_core.finetune_config import SCAN, FineTuneConfig
+from l2gnet_core.familiarity import hardly_known
+from l2gnet_core.finetune_config import SCAN, FineTuneConfig, anew
 from l2gnet_core.fingerprint import SCANS, fingerprint
 from l2gnet_core.guard import Evidence, Improvement, Verdict, code_distance, judged
 from l2gnet_core.learner import Clock, Learner, Pace
@@ -130,7 +131,7 @@ class _FineTuning:
         self.own = shown.pop() if self.one_appearance else model.card.appearance
         if self.one_appearance:
             model = seen_as(model, self.own)
-        self.base, new = with_room_for(model, labels)
+        self.base, self.new = with_room_for(model, labels)
         self.base.network.to(device)
         self.corrections = corrections
         #: One of each image.
@@ -139,12 +140,14 @@ class _FineTuning:
         self.device = device
         self.folds = folds(corrections, config)
         self.clock = Clock(config, len(self.folds), pace)
-        self.learner = Learner(self.base, new, config, device)
+        self.learner = Learner(self.base, self.new, config, device)
         # New structures say nothing of how a scan should look.
         self.search = AppearanceSearch(
             model, corrections, device, self.clock.search_is_over, zooms=config.kind == "scan"
         )
         self.step = 0
+        #: Does the old model hardly know these scans?
+        self.anew = False
         self._nothing: Fold = [() for _ in corrections]
         self._scans: dict[Appearance, list[CorrectedScan]] = {}
 
@@ -154,6 +157,9 @@ class _FineTuning:
         base = self._base_in(appearance)
         if self._changed(appearance):
             yield self._progress(0.0, preview=base)
+        if (yield from self._hardly_known(base)):
+            self.config, self.anew = anew(self.config), True
+            self.learner = Learner(self.base, self.new, self.config, self.device)
         learnt = yield from self._learnt(0, base, self._seen(appearance, self._nothing))
         began = self.clock.seconds
         heart = yield from self._checked(heart_dice(self.base, self.device))
@@ -204,6 +210,7 @@ class _FineTuning:
             model.card.appearance if self._changed(model.card.appearance) else None,
             lost,
             self.config.kind == "project",
+            self.anew,
         )
         known = [label.name for label in self.model.card.labels]
         verdict = judged(self.config.limits, evidence, known)
@@ -211,6 +218,11 @@ class _FineTuning:
         seconds = self.clock.seconds
         result = FineTuneResult(model, verdict, self.step, seconds, self.clock.pace, self.device)
         yield FineTuneProgress(self.step, 1.0, seconds, 0.0, result=result)
+
+    def _hardly_known(self, base: Model) -> Moments:
+        if self.config.kind == "project" or any(self.new):
+            return False
+        return (yield from self._checked(hardly_known(base, self.corrections, self.device)))
 
     def _search(self) -> Check:
         """The appearances for all runs: the old one, unless a new one would be for these scans

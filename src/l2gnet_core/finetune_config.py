@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from l2gnet_core.augment import Augmentation
@@ -127,6 +127,16 @@ PROJECT = FineTuneConfig(
     soft_targets=1.0,
     limits=Limits(most_forgotten=0.01, most_code_drift=0.1),
 )
+
+
+def anew(config: FineTuneConfig) -> FineTuneConfig:
+    """Settings for one scan, changed for a model that hardly knows it (`l2gnet_core.familiarity`):
+    halfway to the new weights half of it would be the model that finds nothing, and what it knows
+    of other scans it needs no more for this one."""
+    limits = replace(config.limits, most_forgotten=1.0)
+    return replace(
+        config, pull=0.0, learning_rate=1.5e-3, mixes=(1.0,), cautious_mix=1.0, limits=limits
+    )
 
 
 def settings(several: bool, new: bool) -> FineTuneConfig:

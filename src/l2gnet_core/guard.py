@@ -88,7 +88,7 @@ class Evidence:
     codes' frequencies from those in training, before and after, None without codes. appearance: in
     which scans are shown to it from now on, None if as before; `alike`: only those that look like
     the corrected ones. lost: of structures that nobody painted, the share that the new model does
-    not find any more.
+    not find any more. anew: the old model hardly knew the scan, and was let go.
     """
 
     mix: float
@@ -99,6 +99,7 @@ class Evidence:
     appearance: Appearance | None = None
     lost: Mapping[str, float] = field(default_factory=dict)
     alike: bool = False
+    anew: bool = False
 
     @property
     def nothing_new(self) -> bool:
@@ -107,11 +108,14 @@ class Evidence:
 
     @property
     def adapted(self) -> list[str]:
-        """A sentence on the appearance, if there is something to say."""
-        if self.appearance is None:
-            return []
-        which = "scans that look like these" if self.alike else "slices"
-        return [f"From now on the model is shown {which} {self.appearance}."]
+        """Sentences on how the model came to know the scan, if there is something to say."""
+        found = []
+        if self.anew:
+            found.append("It hardly knew this scan, and learnt it anew from your slices alone.")
+        if self.appearance is not None:
+            which = "scans that look like these" if self.alike else "slices"
+            found.append(f"From now on the model is shown {which} {self.appearance}.")
+        return found
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,7 @@ class Verdict:
             Appearance(**evidence["appearance"]) if evidence.get("appearance") else None,
             evidence.get("lost", {}),
             evidence.get("alike", False),
+            evidence.get("anew", False),
         )
         return cls(values["kept"], values["reason"], found)
 

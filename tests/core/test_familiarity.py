@@ -1,0 +1,89 @@
+"""Which scans a model hardly knows, and what fine-tuning does about it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from l2gnet_core.corrections import Correction
+from l2gnet_core.familiarity import hardly_known
+from l2gnet_core.finetune import finetune
+from l2gnet_core.finetune_config import SCAN, anew
+from l2gnet_core.phantom import cardiac_phantom
+from l2gnet_core.volume import Grid
+
+SHAPE = (6, 64, 64)
+
+
+def correct(scan: np.ndarray, labels: np.ndarray, slices=(1, 4), **more) -> Correction:
+    return Correction(scan, Grid(SHAPE), 0, labels, slices, **more)
+
+
+def asked(model, *corrections: Correction) -> bool:
+    check = hardly_known(model, corrections, "cpu")
+    while True:
+        try:
+            next(check)
+        except StopIteration as end:
+            return end.value
+
+
+@pytest.fixture
+def heart():
+    return cardiac_phantom(7, 0.0, SHAPE)
+
+
+@pytest.fixture
+def elsewhere(heart) -> np.ndarray:
+    """A scan in which the model takes other things for the heart, if anything."""
+    return np.roll(heart.image, 20, 1)
+
+
+def test_what_is_found_nowhere_is_hardly_known(heart_model, heart, elsewhere):
+    assert not asked(heart_model, correct(heart.image, heart.labels))
+    assert asked(heart_model, correct(elsewhere, heart.labels))
+    # Of two frames the one that is known speaks for both.
+    known, other = correct(heart.image, heart.labels), correct(elsewhere, heart.labels)
+    assert not asked(heart_model, known, other)
+
+
+def test_names_do_not_count(heart_model, heart):
+    swapped = np.array([0, 3, 1, 2], np.uint8)[heart.labels]
+    assert not asked(heart_model, correct(heart.image, swapped))
+
+
+def test_corrected_slices_may_be_the_worst_of_a_scan(heart_model, heart):
+    labels = heart.labels.copy()
+    labels[[1, 4]] = np.roll(labels[[1, 4]], (0, 14), (1, 2))
+    # Where these are found they overlap by less than two in five.
+    assert not asked(heart_model, correct(heart.image, labels))
+
+
+@pytest.mark.parametrize("slices", [(0, 1, 2, 3, 4, 5), (1, 4)])
+def test_without_slices_beside_or_structures_nobody_can_tell(heart_model, heart, elsewhere, slices):
+    labels = heart.labels if len(slices) == 6 else np.zeros_like(heart.labels)
+    assert not asked(heart_model, correct(elsewhere, labels, slices))
+
+
+def test_strokes_count_and_what_is_unmarked_does_not(heart_model, heart, elsewhere):
+    strokes = np.full(SHAPE, 4, np.uint8)
+    strokes[:, ::4] = heart.labels[:, ::4]
+    assert not asked(heart_model, correct(heart.image, strokes, unmarked=4))
+    assert asked(heart_model, correct(elsewhere, strokes, unmarked=4))
+
+
+def test_a_scan_that_is_hardly_known_is_learnt_anew(heart_model, heart, elsewhere):
+    views = replace(SCAN.views, size=64)
+    config = replace(SCAN, seconds=None, steps=6, views=views, adapts_appearance=False)
+    for scan, known in ((heart.image, True), (elsewhere, False)):
+        *_, last = finetune(heart_model, [correct(scan, heart.labels, (1, 2, 4))], config)
+        evidence = last.result.verdict.evidence
+        assert evidence.anew is not known
+        assert ("learnt it anew" in last.result.verdict.reason) is not known
+        if last.result.verdict.kept:
+            assert evidence.mix == (0.5 if known else 1.0)
+            (entry,) = last.result.model.card.history
+            assert entry["settings"]["pull"] == (SCAN.pull if known else 0.0)
+    assert anew(SCAN).limits.most_forgotten == 1
