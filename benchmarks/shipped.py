@@ -7,6 +7,7 @@ volume. The same scans are also segmented as other scanners might have stored th
 around; MRI with dark tissue darker, coarser, noisier, and brighter towards a surface coil; abdomens
 as other sequences show them; CT with noisy air, a mark for what lies outside of the circle that is
 reconstructed, and a table; hearts turned, mirrored and scaled in plane, and ten drawn phantoms.
+Models of abdomens also segment an MR and a CT from other hospitals.
 FOLDER holds images/ and labels/; by default one that lies beside the repository.
 """
 
@@ -168,6 +169,13 @@ SHEETS = {
 }
 
 
+#: An abdominal MR and a CT from other hospitals, with what TotalSegmentator made of them: no truth,
+#: but nothing that a model for abdomens should be far from. Its ids, by name.
+ELSEWHERE = SHARED / "totalsegmentator_sample" / "tests" / "reference_files"
+OF_ELSEWHERE = {"MR elsewhere": ("mr_sm", "seg_mr"), "CT elsewhere": ("ct_sm", "seg")}
+IDS_ELSEWHERE = {"spleen": 1, "right kidney": 2, "left kidney": 3, "liver": 5}
+
+
 @dataclass(frozen=True)
 class Scan:
     """A scan and its true labels, arrays (x,y,z); `through` is the axis it is cut along."""
@@ -194,6 +202,17 @@ def scans_of(data: Path, patients: set[str], slicing: str) -> dict[str, Scan]:
                 2 - slicing_axis(volume, slicing),
             )
     return found
+
+
+def elsewhere(image: str, labels: str, names: dict[int, str]) -> dict[str, Scan]:
+    """A scan of `ELSEWHERE`, with the structures of a model of abdomens by the ids it has."""
+    stored = nib.load(ELSEWHERE / f"example_{image}.nii.gz")
+    said = np.asarray(nib.load(ELSEWHERE / f"example_{labels}.nii.gz").dataobj)
+    truth = np.zeros(said.shape, np.uint8)
+    for id, name in names.items():
+        truth[said == IDS_ELSEWHERE[name]] = id
+    spacing = tuple(map(float, stored.header.get_zooms()[:3]))
+    return {f"{image}.nii.gz": Scan(np.asarray(stored.dataobj), truth, stored.affine, spacing, 2)}
 
 
 def segment(folder: Path, scans: dict[str, Scan], model: str) -> tuple[dict[str, Array], float]:
@@ -294,6 +313,9 @@ def main() -> None:
         print(f"{data} is not there: its scans are not measured")
     if sheet.phantom:
         measure("phantom", drawn())
+    if ELSEWHERE.is_dir() and set(names) == IDS_ELSEWHERE.keys():
+        for title, files in OF_ELSEWHERE.items():
+            measure(title, elsewhere(*files, card.labels.names))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
 
