@@ -29,6 +29,7 @@ from napari_l2gnet.correct_run import (
     told,
 )
 from napari_l2gnet.docked import always
+from napari_l2gnet.in_view import why_beside
 from napari_l2gnet.keeper import keep_again
 from napari_l2gnet.learning import Moment
 from napari_l2gnet.mask_layer import MaskLayer
@@ -282,7 +283,10 @@ class CorrectWidget(CorrectForm):
         self._show_note()
 
     def _show_note(self, otherwise: str = "") -> None:
-        hints = [one for one in (self.organs.hint, unsaved_copy(self.viewer)) if one]
+        beside = "" if self.annotation is None or self.mask is None else why_beside(self.mask)
+        if beside:
+            beside += ": click a slice in the table, and it does again."
+        hints = [one for one in (beside, self.organs.hint, unsaved_copy(self.viewer)) if one]
         self.show_message(self._note.text or otherwise, self._note.bad, hints)
 
     def _refuse(self, error: Exception) -> None:

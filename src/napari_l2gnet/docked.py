@@ -57,8 +57,9 @@ def research_line() -> QLabel:
     return line
 
 
-#: Events of layers after which something else is to be seen, or goes by another name.
+#: Events of layers after which something else is to be seen, or elsewhere, or goes by another name.
 _LOOKS = {"visible", "opacity", "blending", "colormap", "renamed", "reordered"}
+_LOOKS |= {"translate", "rotate", "shear", "affine", "scale", "units"}
 
 
 class DockedWidget(QWidget):

@@ -7,7 +7,7 @@ from typing import Any
 
 from napari.layers import Image, Layer
 
-from napari_l2gnet.layers import VIEW_KEY, draw, is_cut, lie_on_each_other
+from napari_l2gnet.layers import VIEW_KEY, draw, is_cut, lay_on, lie_on_each_other, lies_as
 from napari_l2gnet.mask_layer import IMAGE_KEY, OPACITY, SEGMENTATION_KEY, MaskLayer
 from napari_l2gnet.orphans import put_below
 from napari_l2gnet.preview import PREVIEW_KEY, shows_proposal
@@ -31,7 +31,15 @@ def why_unseen(mask: MaskLayer) -> str:
     scan = layer.metadata[IMAGE_KEY]
     if scan in mask.viewer.layers and not _has_picture(mask):
         return f'"{scan.name}" is hidden by its eye icon'
-    return ""
+    return why_beside(mask)
+
+
+def why_beside(mask: MaskLayer) -> str:
+    """Why what is painted on its scan comes elsewhere into a mask, in words; "" if it does not."""
+    layer, scan = mask.layer, mask.layer.metadata[IMAGE_KEY]
+    if scan not in mask.viewer.layers or scan.ndim != layer.ndim or lies_as(layer, scan):
+        return ""
+    return f'"{layer.name}" does not lie on "{scan.name}" any more'
 
 
 def why_all_unseen(mask: MaskLayer) -> str:
@@ -52,6 +60,8 @@ def bring_into_view(mask: MaskLayer, alone: bool = False) -> list[Image]:
     layer, layers = mask.layer, mask.viewer.layers
     scan = layer.metadata[IMAGE_KEY]
     draw(layer, True)
+    if why_beside(mask):
+        lay_on(layer, scan)
     # Below a preview it is not to be seen: that shows what it will be.
     if layer.opacity < _NOTHING and not shows_proposal(annotation_of(mask)):
         layer.opacity = OPACITY

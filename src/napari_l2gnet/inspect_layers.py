@@ -14,7 +14,7 @@ from qtpy.QtCore import QTimer
 from napari_l2gnet.cell_array import CellArray, Lit, OneFrame
 from napari_l2gnet.inspect_colors import code_arguments, codes_of, colors_of, features_of
 from napari_l2gnet.inspection import Inspection
-from napari_l2gnet.layers import GRID_KEY, VIEW_KEY, draw, transform_of
+from napari_l2gnet.layers import GRID_KEY, VIEW_KEY, draw, stay_on, transform_of
 from napari_l2gnet.mask_layer import MaskLayer
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ class InspectLayers:
         layers = self.viewer.layers
         layer.metadata[VIEW_KEY] = (view, self.mask.segmentation)
         layer.metadata[GRID_KEY] = self.mask.segmentation.grid
+        stay_on(layer, self.mask.layer)
         active = layers.selection.active
         at = layers.index(self.mask.layer) + above if self.mask.layer in layers else len(layers)
         self.inserting = True

@@ -9,6 +9,7 @@ therefore shown in its own grid, mirrored where needed to come as near to that v
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -186,6 +187,33 @@ def transform_of(layer: Layer) -> dict[str, Any]:
         "units": tuple(layer.units),
         "axis_labels": tuple(layer.axis_labels),
     }
+
+
+def lies_as(one: Layer, other: Layer) -> bool:
+    """Do two layers of as many axes lie the same way, in the same units?"""
+    mine, its = transform_of(one), transform_of(other)
+    matrices = (_matrix(one.ndim, mine), _matrix(other.ndim, its))
+    return bool(mine["units"] == its["units"] and np.allclose(*matrices))
+
+
+def lay_on(layer: Layer, other: Layer) -> None:
+    """Let a layer lie as another one does."""
+    for key, value in transform_of(other).items():
+        setattr(layer, key, value)
+
+
+def stay_on(layer: Layer, other: Layer) -> None:
+    """Let a layer that lies on another one go along with it, from now on, wherever it is moved."""
+    # Known weakly: it may be deleted before the other is.
+    known = weakref.ref(layer)
+
+    def move(event: Any) -> None:
+        # Another plugin may have put something of other axes into the other one.
+        if (along := known()) is not None and along.ndim == event.source.ndim:
+            setattr(along, event.type, getattr(event.source, event.type))
+
+    for key in transform_of(other):
+        getattr(other.events, key).connect(move)
 
 
 def volume_of(layer: Image | Labels) -> Volume:

@@ -25,6 +25,7 @@ from napari_l2gnet.layers import (
     lies,
     shown_index,
     slice_axes,
+    stay_on,
     transform_of,
 )
 from napari_l2gnet.orientation import ORIENTATION_KEY
@@ -117,6 +118,7 @@ class MaskLayer:
             **label_arguments(labels.names, labels.colors),
         )
         mask = cls(viewer, layer)
+        stay_on(layer, image)
         _tell_edits(mask)
         _bear_no_direction(layer)
         if begin is not None:
@@ -139,12 +141,14 @@ class MaskLayer:
         )
 
     def can_take(self, image: Image, grid: Grid, card: ModelCard, axis: int) -> bool:
-        """May a new run write here: same scan and voxels, place, model, axis and orientation, and
-        nothing that a person did or accepted?"""
+        """May a new run write here: same scan and voxels, grid and place, model, axis and
+        orientation, and nothing that a person did or accepted?"""
         mine, its, ours = self.segmentation, transform_of(image), transform_of(self.layer)
         given = self.layer.metadata[ORIENTATION_KEY]
         return (
             mine.grid.shape == grid.shape
+            and mine.grid.units == grid.units
+            and np.allclose(mine.grid.affine, grid.affine)
             and mine.axis == axis
             # A model file may have been written over: other organs, by the same name.
             and self.layer.metadata[CARD_KEY] == card

@@ -10,6 +10,8 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QLabel
 
 from l2gnet_core.labels import LabelSet
+from napari_l2gnet.in_view import why_beside
+from napari_l2gnet.layers import transform_of
 from napari_l2gnet.mask_layer import IMAGE_KEY, MaskLayer
 from napari_l2gnet.organ_table import OrganTable
 
@@ -66,8 +68,8 @@ class MaskTable(QObject):
 
     @staticmethod
     def _size_events(mask: MaskLayer) -> list[Any]:
-        layers = (mask.layer, mask.layer.metadata[IMAGE_KEY])
-        return [event for one in layers for event in (one.events.scale, one.events.units)]
+        # Where its scan goes the mask goes along.
+        return [getattr(mask.layer.events, key) for key in transform_of(mask.layer)]
 
     def _on_features(self, _: Any = None) -> None:
         # Organs may be renamed, and new ones added; new data tell of features, too.
@@ -127,6 +129,8 @@ class MaskTable(QObject):
                 f'Volumes are by the voxel size of "{layer.name}", which is not that of '
                 f'"{image.name}": set the same scale and units for both.'
             )
+        elif beside := why_beside(self.mask):
+            told.append(f"{beside}: click a slice in Correct & fine-tune, and it does again.")
         self._coverage.setText("\n".join(told))
         self._coverage.setVisible(bool(told))
 

@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import napari
-import numpy as np
 from napari.layers import Image
 
 from l2gnet_core.project.scans import identify
 from napari_l2gnet.keeper import keeper_of
-from napari_l2gnet.layers import VIEW_KEY, draw, transform_of, volume_of
+from napari_l2gnet.layers import VIEW_KEY, draw, lay_on, stay_on, volume_of
 from napari_l2gnet.mask_layer import DATA_KEY, IMAGE_KEY, SEGMENTATION_KEY, MaskLayer, reference
 from napari_l2gnet.orientation import ORIENTATION_KEY
 
 
 def orphans(viewer: napari.Viewer, image: Image) -> list[MaskLayer]:
-    """Masks that lie exactly on an image and whose own one is gone; of the same scan perhaps."""
+    """Masks as large as an image and whose own one is gone; of the same scan perhaps."""
     if image.multiscale:
         return []
-    transform = transform_of(image)
-    return [mask for mask in _of_gone_scans(viewer) if _lies_on(mask, image, transform)]
+    return [mask for mask in _of_gone_scans(viewer) if _may_be_of(mask, image)]
 
 
 def same_scan(masks: list[MaskLayer], image: Image) -> Generator[list[MaskLayer], None, None]:
@@ -37,6 +35,9 @@ def give_scan(mask: MaskLayer, image: Image) -> None:
     if metadata[IMAGE_KEY].visible:
         draw(image, True)
     metadata[IMAGE_KEY], metadata[DATA_KEY] = image, reference(image.data)
+    # The one that is gone may have been moved, and the mask with it.
+    lay_on(mask.layer, image)
+    stay_on(mask.layer, image)
     if metadata[ORIENTATION_KEY]:
         image.metadata.setdefault(ORIENTATION_KEY, metadata[ORIENTATION_KEY])
     # Else the voxels of the one that is gone would stay in memory.
@@ -62,11 +63,10 @@ def _of_gone_scans(viewer: napari.Viewer) -> list[MaskLayer]:
     ]
 
 
-def _lies_on(mask: MaskLayer, image: Image, transform: dict[str, object]) -> bool:
-    own, mine = mask.layer.metadata[IMAGE_KEY], transform_of(mask.layer)
+def _may_be_of(mask: MaskLayer, image: Image) -> bool:
+    own = mask.layer.metadata[IMAGE_KEY]
     return (
         mask.layer.data.shape == image.data.shape
-        and all(np.array_equal(transform[key], mine[key]) for key in transform)
         # Of other voxels that were put into its scan since, nobody knows whose it is.
         and mask.layer.metadata[DATA_KEY]() is own.data
     )

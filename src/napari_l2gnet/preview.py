@@ -12,7 +12,7 @@ from qtpy.QtCore import QTimer
 
 from l2gnet_core.labels import OVER
 from napari_l2gnet.annotation import Annotation
-from napari_l2gnet.layers import transform_of
+from napari_l2gnet.layers import stay_on, transform_of
 from napari_l2gnet.mask_layer import OPACITY, MaskLayer
 from napari_l2gnet.segmentation import Place
 
@@ -140,6 +140,7 @@ class Preview:
             metadata={PREVIEW_KEY: segmentation},
             **transform_of(mask),
         )
+        stay_on(layer, mask)
         layer.editable = False
         self._layers[mode] = layer
         self._stale.update(segmentation.places)

@@ -8,6 +8,7 @@ import napari
 from napari.layers import Image
 from qtpy.QtCore import QObject, Signal
 
+from napari_l2gnet.layers import transform_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.orphans import give_scan, orphans, put_below, same_scan
 from napari_l2gnet.worker import LatestJob
@@ -40,9 +41,8 @@ class ScanWatch(QObject):
             return
         for image, act in ((self._scan, "disconnect"), (scan, "connect")):
             if image is not None:
-                events = image.events
-                for event in (events.data, events.scale, events.affine, events.units):
-                    getattr(event, act)(self._on_changed)
+                for key in ("data", *transform_of(image)):
+                    getattr(getattr(image.events, key), act)(self._on_changed)
         self._scan = scan
         if scan is not None and readable and (masks := orphans(self._viewer, scan)):
             self.comparing.run(same_scan(masks, scan), lambda found: self._adopt(scan, found))

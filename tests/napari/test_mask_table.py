@@ -100,13 +100,13 @@ def test_the_sizes_are_by_the_voxels_as_they_are_now(
         return float(widget.organs.rows()[0][2].replace("\u202f", ""))
 
     assert shown() == ml(1.4 * 1.4 * 8)
-    image.scale = (4, 1.4, 1.4)
+    layer.scale = (4, 1.4, 1.4)
     assert "set the same scale and units" in widget.coverage.text()
     assert not widget.coverage.isHidden()
-    layer.scale = (4, 1.4, 1.4)
+    image.scale = (4, 1.4, 1.4)
     assert widget.coverage.isHidden()
     assert shown() == ml(1.4 * 1.4 * 4)
-    layer.units = image.units = ("cm", "cm", "cm")
+    image.units = ("cm", "cm", "cm")
     assert shown() == ml(1.4 * 1.4 * 4 * 1000)
 
 

@@ -9,6 +9,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from conftest import save_untrained
@@ -33,6 +34,7 @@ from napari_l2gnet.organs import with_organ
 from napari_l2gnet.preview import AFTER
 from napari_l2gnet.segment_form import THIS_SLICE
 from napari_l2gnet.tasks import project_masks
+from napari_l2gnet.writer import write_mask
 
 Make = Callable[[], tuple[Any, Any, Any]]
 
@@ -231,6 +233,46 @@ def test_a_mask_that_nobody_sees_is_not_accepted(correct_widget: Make, qtbot: An
     assert mask.segmentation.reviewed == {mask.place}
 
 
+def test_a_mask_goes_along_where_its_scan_is_moved(
+    correct_widget: Make, scan_file: Path, tmp_path: Path
+) -> None:
+    viewer, _, correct = correct_widget()
+    mask, scan, corner = correct.mask, viewer.layers["scan"], (3, 20, 30)
+    propose(mask)
+    scan.rotate, scan.translate = (0, 0, 10), (0, 40, 0)
+    scan.scale, scan.shear = (4, 1.4, 1.4), (0, 0, 0.1)
+    scan.affine = np.diag([1.0, 1, 2, 1])
+    at = scan.data_to_world(corner)
+    for layer in (mask.layer, viewer.layers[-1]):  # the preview lies on the mask
+        np.testing.assert_allclose(layer.data_to_world(corner), at)
+    scan.scale = (8, 1.4, 1.4)
+    correct.discard_proposal()
+    correct.accept_slice.click()
+    assert mask.segmentation.reviewed == {mask.place}
+    correct.accept_slice.click()
+    write_mask(tmp_path / "mask.nii", mask.layer.data, mask.layer.as_layer_data_tuple()[1])
+    np.testing.assert_allclose(
+        nib.load(tmp_path / "mask.nii").affine, nib.load(scan_file).affine, atol=1e-5
+    )
+
+
+def test_a_slice_of_a_mask_that_was_moved_off_its_scan_is_not_accepted(
+    correct_widget: Make, qtbot: Any
+) -> None:
+    _, segment, correct = correct_widget()
+    mask, beside = correct.mask, '"scan · scribbler" does not lie on "scan" any more'
+    mask.layer.translate = (0, 30, 0)
+    assert beside in unescape(segment.coverage.text())
+    qtbot.waitUntil(lambda: beside in unescape(correct.message.text()))
+    correct.accept_slice.click()
+    assert not mask.segmentation.reviewed
+    correct.queue.go_to.emit(mask.place)
+    assert segment.coverage.isHidden()
+    correct.accept_slice.click()
+    assert mask.segmentation.reviewed == {mask.place}
+    assert beside not in unescape(correct.message.text())
+
+
 def test_a_mask_that_is_segmented_or_chosen_comes_into_view_with_its_scan(
     correct_widget: Make, qtbot: Any
 ) -> None:
@@ -411,6 +453,7 @@ def test_a_mask_goes_on_with_its_scan_that_was_deleted_and_opened_again(
     viewer, segment, correct = correct_widget()
     mask, first = segment.mask, segment.image.layer
     paint(mask, 1)
+    first.translate = (0, 5, 0)
     # It lies on the mask, and is another scan.
     other = viewer.add_image(first.data + 1, **transform_of(first))
     segment.image.choose(first)
@@ -423,6 +466,7 @@ def test_a_mask_goes_on_with_its_scan_that_was_deleted_and_opened_again(
     assert segment.mask.layer is mask.layer
     scan = segment.image.layer
     assert mask.layer.metadata[IMAGE_KEY] is scan
+    assert not mask.layer.translate.any()
     assert viewer.layers.index(scan) < viewer.layers.index(mask.layer)
     assert "is of this scan" in segment.message.text()
     assert segment.save_mask.isEnabled()
