@@ -13,7 +13,7 @@ from napari.components.overlays import TextOverlay
 from napari.layers import Image, Layer
 
 from l2gnet_core.errors import InputError
-from napari_l2gnet.layers import VIEW_KEY, lies, volume_of
+from napari_l2gnet.layers import VIEW_KEY, active_layer, lies, volume_of
 from napari_l2gnet.mask_layer import IMAGE_KEY, SEGMENTATION_KEY
 from napari_l2gnet.orientation import as_given
 
@@ -65,7 +65,7 @@ class EdgeLetters:
         """What the letters are to be of; None where that is not to be seen, or not clear."""
         layers = self._viewer.layers
         scans = [one for one in layers if isinstance(one, Image) and VIEW_KEY not in one.metadata]
-        active = layers.selection.active
+        active = active_layer(self._viewer)
         if active is not None and VIEW_KEY in active.metadata:
             _, drawn_of = active.metadata[VIEW_KEY]
             masks = (one for one in layers if one.metadata.get(SEGMENTATION_KEY) is drawn_of)

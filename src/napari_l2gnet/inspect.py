@@ -25,6 +25,7 @@ from napari_l2gnet.inspect_parts import Part
 from napari_l2gnet.inspect_places import Assigning, Places
 from napari_l2gnet.inspect_words import REFERENCES, SLICES
 from napari_l2gnet.inspection import Inspection, inspection_of
+from napari_l2gnet.layers import active_layer
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.typed_names import ended
@@ -361,7 +362,7 @@ class InspectWidget(InspectForm):
         if self.layers is not None and self.layers.inserting:
             return
         # The mask that a person works on is the one that is looked into.
-        active = self.viewer.layers.selection.active
+        active = active_layer(self.viewer)
         if active is not self.mask_combo.layer and active in self.mask_combo:
             self.mask_combo.choose(active)
 

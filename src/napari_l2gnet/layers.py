@@ -372,6 +372,13 @@ def axis_name(volume: Volume, axis: int) -> str:
     return f"{name}, {count} slice{'s' * (count != 1)}"
 
 
+def active_layer(viewer: napari.Viewer) -> Layer | None:
+    """The layer itself that is active: what napari calls so is for its plugins a proxy, another one
+    each time it is asked."""
+    active = viewer.layers.selection.active
+    return next((layer for layer in viewer.layers if layer == active), None)
+
+
 def slice_axes(dims: Any, axis: int) -> tuple[int, int]:
     """The viewer's axes that slices of a scan lie along, which is cut along an axis of (z,y,x)."""
     one, other = (dims.ndim - 3 + along for along in range(3) if along != axis)

@@ -21,7 +21,7 @@ from napari_l2gnet.docked import always
 from napari_l2gnet.edge_letters import EdgeLetters
 from napari_l2gnet.in_view import bring_into_view, told_hidden
 from napari_l2gnet.keeper import KEEPER_KEY, keep, open_projects
-from napari_l2gnet.layers import axis_name, told_of_layer, volume_of
+from napari_l2gnet.layers import active_layer, axis_name, told_of_layer, volume_of
 from napari_l2gnet.mask_layer import CARD_KEY, IMAGE_KEY, MaskLayer
 from napari_l2gnet.mask_saving import MaskSaving
 from napari_l2gnet.mask_table import MaskTable
@@ -185,7 +185,7 @@ class SegmentWidget(SegmentForm):
 
     def _on_active(self, _: Any = None) -> None:
         """The scan that a person works on, or opens, is the one that they segment."""
-        active = self.viewer.layers.selection.active
+        active = active_layer(self.viewer)
         scan = active if active is None else active.metadata.get(IMAGE_KEY, active)
         if self.running:
             self._missed = True

@@ -304,14 +304,23 @@ def test_the_edges_heed_how_a_layer_is_shown(sided: Any) -> None:
     assert widget.letters.letters() == {LEFT: "R", RIGHT: "L", TOP: "A", BOTTOM: "P"}
 
 
-def test_a_scan_that_would_lie_on_its_side_is_turned_up_once(sided: Any, tmp_path: Path) -> None:
-    viewer, widget = sided()
+def test_a_scan_that_would_lie_on_its_side_is_turned_up_once(
+    make_napari_viewer: Callable[..., Any], user_models: Path, tmp_path: Path
+) -> None:
+    viewer = make_napari_viewer()
+    # As from the menu: what napari gives such a widget are proxies of viewer and layers.
+    _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, "Segment")
+    widget.model.setCurrentText("sided")
     save_nifti(tmp_path / "lying.nii", "PLS", stated=True)
     lying = open_scan(viewer, tmp_path / "lying.nii")
     upright = {LEFT: "R", RIGHT: "L", TOP: "A", BOTTOM: "P"}
     assert widget.letters.letters() == upright
     assert viewer.dims.order == (0, 2, 1)
     # Whoever turns it has it so, whatever else is chosen.
+    stored = np.asarray(lying.affine)
+    lying.affine = np.eye(4)[[0, 2, 1, 3]] @ stored
+    assert viewer.dims.order == (0, 2, 1)
+    lying.affine = stored
     viewer.dims.transpose()
     assert widget.letters.letters() != upright
     widget.model.setCurrentText("scribbler")
