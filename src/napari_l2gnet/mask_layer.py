@@ -496,9 +496,8 @@ def _inside(
     box: Sequence[slice], mask: NDArray[np.bool_], shape: tuple[int, ...]
 ) -> NDArray[np.intp]:
     """Voxels (flat indices, in order) of an array where the mask of a box in it is true."""
-    if mask.shape == shape:
-        return np.flatnonzero(mask)
-    indices = tuple(
-        i + s.indices(n)[0] for i, s, n in zip(np.nonzero(mask), box, shape, strict=True)
-    )
-    return np.ravel_multi_index(indices, shape)
+    # In whole planes: to turn three indices of each voxel into one takes seconds for a large fill.
+    start, stop, _ = box[0].indices(shape[0])
+    planes = np.zeros((stop - start, *shape[1:]), bool)
+    planes[(slice(None), *box[1:])] = mask
+    return np.flatnonzero(planes) + start * int(np.prod(shape[1:]))
