@@ -271,16 +271,16 @@ class Segmentation:
         """
         free = ~np.take(self.stroked, voxels) & (np.take(self.known, voxels) == before)
         np.put(self.stroked, voxels, True)
-        places = self.places_of(voxels)
+        places = frozenset(self.places_of(voxels))
         self.note_edits(places)
-        unseen = set[Place]() if on_screen is None else places.difference(on_screen)
+        unseen = () if on_screen is None else places.difference(on_screen)
         reviews = self._shake(unseen, "painting")
-        self._strokes.append(Stroke(voxels, before, after, free, self.edits, reviews))
+        self._strokes.append(Stroke(voxels, before, after, places, free, self.edits, reviews))
         self._undone.clear()
 
-    def note_edits(self, places: set[Place]) -> None:
+    def note_edits(self, places: Collection[Place]) -> None:
         """A person did something in slices."""
-        self.changed |= places
+        self.changed.update(places)
         self.edits += 1
 
     def undone(self) -> None:
@@ -298,23 +298,26 @@ class Segmentation:
                 return
             self._swap(step, back=True)
             self.deeds.append(Stepped("undone"))
-            free = step.shown.voxels
+            free, before = step.shown.voxels, step.shown.before
             # Nobody vouches for what a slice held before.
             undone = Undone(step, self._shake(self.places_of(free), "undo"))
         else:
             if self._differs(step.voxels, step.before):
                 return
-            free = step.voxels[step.free]
+            # Of a fill of the whole scan a copy takes long.
+            which = ... if step.free.all() else step.free
+            free, before = step.voxels[which], step.before[which]
             np.put(self.stroked, free, False)
-            self._shake(self._seen_since(step.made, step.voxels), "undo")
+            self._shake(self._seen_since(step.made, step.places), "undo")
             self._review_again(step.reviews, step.made)
-            self.note_edits(self.places_of(step.voxels))
+            self.note_edits(step.places)
             undone = replace(undone, made=self.edits)
         self._strokes.pop()
         self._undone.append(undone)
         answer = np.take(self.answer, free)
-        np.put(self.known, free, answer)
-        np.put(self.shown, free, answer)
+        if not np.array_equal(answer, before):
+            np.put(self.known, free, answer)
+            np.put(self.shown, free, answer)
 
     def redone(self) -> None:
         """The last undone step was made again in `shown`."""
@@ -334,17 +337,16 @@ class Segmentation:
             if self._differs(step.voxels, step.after):
                 return
             np.put(self.stroked, step.voxels, True)
-            self._shake(self._seen_since(undone.made, step.voxels), "redo")
+            self._shake(self._seen_since(undone.made, step.places), "redo")
             reviews = self._shake(step.reviews.places, "redo")
-            self.note_edits(self.places_of(step.voxels))
+            self.note_edits(step.places)
             step = replace(step, made=self.edits, reviews=reviews)
         self._undone.pop()
         self._strokes.append(step)
 
-    def _seen_since(self, made: int, voxels: NDArray[np.intp]) -> set[Place]:
-        """The slices that voxels are in, of those that were accepted since a stroke, or its undo,
-        was made: with it, or without it."""
-        places = self.places_of(voxels)
+    def _seen_since(self, made: int, places: Collection[Place]) -> set[Place]:
+        """Those slices of a stroke that were accepted since it, or its undo, was made: with it, or
+        without it."""
         return {place for place in places if self.vouched.get(place, -1) >= made}
 
     def _shake(self, places: Collection[Place], how: str) -> Reviews:

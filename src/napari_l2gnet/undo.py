@@ -32,13 +32,14 @@ class Reviews:
 
 @dataclass(frozen=True)
 class Stroke:
-    """Voxels (flat indices) a person changed in one undoable step, and their labels before and
-    after it. Where `free` is true the model's answer was shown before. made: when, as
-    `Segmentation.edits` counts. reviews: of slices that it changed out of sight."""
+    """Voxels (flat indices) a person changed in one undoable step, their labels before and after
+    it, and the slices that they are in. Where `free` is true the model's answer was shown before.
+    made: when, as `Segmentation.edits` counts. reviews: of slices that it changed out of sight."""
 
     voxels: NDArray[np.intp]
     before: NDArray[Any]
     after: NDArray[Any]
+    places: frozenset[Place]
     free: NDArray[np.bool_]
     made: int = 0
     reviews: Reviews = Reviews()
