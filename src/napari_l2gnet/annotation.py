@@ -379,20 +379,17 @@ class Annotation:
 
     def interpolated(
         self, filled: Mapping[Place, NDArray[Any]], organ: int | None
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The answer as it is now, tidied and raw (t,z,y,x), with an organ (None: all of them) as
-        in the slices that are filled in."""
+    ) -> Mapping[Place, NDArray[Any]]:
+        """The answer as it is now, in the slices that are filled in, with an organ (None: all of
+        them) as it is there. Tidying begins with the raw answer and must find it there, too."""
+        if organ is None:
+            return filled
         segmentation = self.segmentation
-        answer, raw = segmentation.answer.copy(), segmentation.raw.copy()
-        for place, labels in filled.items():
-            new = segmentation.slice_of(answer, place)
-            if organ is None:
-                new[...] = labels
-            else:
-                new[...] = np.where(labels == organ, organ, _without(new, organ))
-            # Tidying begins with the raw answer and must find there what is filled in.
-            segmentation.slice_of(raw, place)[...] = new
-        return answer, raw
+        below = {place: segmentation.slice_of(segmentation.answer, place) for place in filled}
+        return {
+            place: np.where(labels == organ, organ, _without(below[place], organ))
+            for place, labels in filled.items()
+        }
 
 
 def _without(labels: NDArray[Any], organ: int) -> NDArray[Any]:

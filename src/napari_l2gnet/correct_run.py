@@ -284,8 +284,7 @@ def fill_in(mask: MaskLayer, filled: Mapping[Place, NDArray[Any]], organ: int | 
     """
     annotation, segmentation = annotation_of(mask), mask.segmentation
     annotation.keep_first_answer()
-    answer, raw = annotation.interpolated(filled, organ)
-    changed = mask.adopt(answer, raw, segmentation.version)
+    changed = mask.fill(annotation.interpolated(filled, organ))
     segmentation.deeds.append(Interpolated(segmentation.answers(filled), changed > 0))
     return changed
 

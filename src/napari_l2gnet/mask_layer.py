@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import napari
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
     from l2gnet_core.cleanup import CleanUp
     from l2gnet_core.inspect.look import Look
+    from napari_l2gnet.undo import Adoption
 
 SEGMENTATION_KEY = "l2gnet_segmentation"
 MODEL_KEY = "l2gnet_model"
@@ -196,8 +197,16 @@ class MaskLayer:
 
         Returns how many voxels change; see `Segmentation.adoption`.
         """
+        return self._adopt(
+            self.segmentation.adoption(answer, raw, version, looks, completes, model, clean_up)
+        )
+
+    def fill(self, slices: Mapping[Place, NDArray[Any]]) -> int:
+        """As `adopt`, where the answer is another in some slices alone."""
+        return self._adopt(self.segmentation.filling(slices))
+
+    def _adopt(self, adoption: Adoption) -> int:
         segmentation, layer = self.segmentation, self.layer
-        adoption = segmentation.adoption(answer, raw, version, looks, completes, model, clean_up)
         voxels = adoption.shown.voxels
         if len(voxels):
             segmentation.arriving = adoption

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -422,6 +422,23 @@ class Segmentation:
         versions, models = (self.version, version), (self.model, model or self.model)
         tidying = (self.clean_up, self.clean_up if clean_up is None else clean_up)
         return Adoption(shown, below, untidied, versions, models, seen, tidying, new)
+
+    def filling(self, slices: Mapping[Place, NDArray[Any]]) -> Adoption:
+        """As `adoption`, where the answer, tidied and raw, is another in some slices alone: of a
+        large scan the rest would take long to copy and to compare."""
+        slices = {place: new for place, new in slices.items() if place not in self.reviewed}
+        seen = {}
+        for place, new in slices.items():
+            shown, known, stroked = (
+                self.slice_of(array, place) for array in (self.shown, self.known, self.stroked)
+            )
+            seen[place] = np.where(stroked | (shown != known), shown, new)
+        swaps = [
+            Swap.of_slices(array, new, self.axis)
+            for array, new in ((self.shown, seen), (self.answer, slices), (self.raw, slices))
+        ]
+        same = ((one, one) for one in (self.version, self.model, self.looks, self.clean_up))
+        return Adoption(*swaps, *same, frozenset())
 
     def adopt(self, adoption: Adoption) -> None:
         """Take an answer in; the layer is about to write it into `shown`."""

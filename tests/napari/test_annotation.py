@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from types import SimpleNamespace
 from typing import Any
 
@@ -444,6 +445,20 @@ def test_interpolation_fills_one_organ_between_its_slices_and_takes_nothing_pain
     assert (layer.data == 1).sum() == 5 * (SIZE**2 - 9)
     layer.undo()
     assert (layer.data == 2).sum() == 2 * 9
+
+
+def test_what_is_filled_in_needs_no_memory_of_the_size_of_the_scan() -> None:
+    viewer, grid = ViewerModel(), Grid((100, 128, 128))
+    image = viewer.add_image(np.zeros(grid.shape, np.uint8))
+    mask = MaskLayer.add(viewer, image, grid, CARD, axis=0)
+    organ = np.zeros((128, 128), np.uint8)
+    organ[5:9, 5:9] = 2
+    tracemalloc.start()
+    fill_in(mask, {(0, 1): organ, (0, 2): organ}, 2)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (mask.layer.data == 2).sum() == 2 * 16
+    assert peak < mask.layer.data.size
 
 
 def test_an_answer_that_is_undone_while_interpolation_computes_stays_undone() -> None:

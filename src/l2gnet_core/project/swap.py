@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from l2gnet_core.project.state import Place, slice_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,23 @@ class Swap:
             voxels.append(np.flatnonzero(other) + number * other.size)
             before.append(old[plane][other])
             after.append(new[plane][other].astype(old.dtype))
+        return cls(np.concatenate(voxels), np.concatenate(before), np.concatenate(after))
+
+    @classmethod
+    def of_slices(
+        cls, array: NDArray[Any], slices: Mapping[Place, NDArray[Any]], axis: int
+    ) -> Swap:
+        """What differs between an array (t,z,y,x) and slices of it along an axis of (z,y,x)."""
+        voxels, before, after = [np.empty(0, np.intp)], [array[:0].ravel()], [array[:0].ravel()]
+        for (frame, index), new in slices.items():
+            old = slice_of(array, (frame, index), axis)
+            other = old != new
+            where = list(np.nonzero(other))
+            where.insert(axis, np.full(len(where[0]), index))
+            within = np.ravel_multi_index(tuple(where), array.shape[1:])
+            voxels.append(within + frame * array[frame].size)
+            before.append(old[other])
+            after.append(new[other].astype(array.dtype))
         return cls(np.concatenate(voxels), np.concatenate(before), np.concatenate(after))
 
     def into(self, array: NDArray[Any], back: bool = False) -> None:
