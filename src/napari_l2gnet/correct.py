@@ -5,6 +5,8 @@ What they do is in `slice_review`, `organ_bar`, `version_bar` and `correct_run`.
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
@@ -64,7 +66,7 @@ class CorrectWidget(CorrectForm):
 
     #: How a job ended: "finished", "cancelled" or "failed". Everything is drawn by then.
     run_ended = Signal(str)
-    #: What a fine-tuning needs is imported.
+    #: What fine-tuning and interpolation need is imported.
     ready = Signal()
 
     def __init__(self, napari_viewer: napari.Viewer, session: Session | None = None) -> None:
@@ -129,21 +131,40 @@ class CorrectWidget(CorrectForm):
         self.viewer.layers.selection.events.active.disconnect(self._on_active)
 
     def _import(self) -> None:
-        """Import what a fine-tuning needs while nobody waits for it."""
+        """Import what fine-tuning and interpolation need while nobody waits for it."""
 
-        def imports() -> Generator[None, None, None]:
+        def imports() -> Generator[bool | None, None, None]:
+            before = len(sys.modules)
             import pyqtgraph  # noqa: F401
 
             yield
             import scipy.ndimage  # noqa: F401
-            import torch  # noqa: F401
+            import torch
 
             yield
+            # For interpolation.
+            import sklearn.ensemble  # noqa: F401
+
+            yield
+            import l2gnet_core.finetune  # noqa: F401
+
+            yield
+            # The first step of an optimiser imports more than all that.
+            torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]).step()
+            yield len(sys.modules) > before
 
         self._importing = Job(imports(), self)
+        self._importing.yielded.connect(self._on_imported)
         self._importing.finished.connect(self.curve.prepare)
         self._importing.finished.connect(self.ready)
         self._importing.start()
+
+    @staticmethod
+    def _on_imported(much: bool | None) -> None:
+        """Look now through what has been imported: Python does so after some time, all at once, and
+        the window would wait amid the first fine-tuning."""
+        if much:
+            gc.collect()
 
     # ------------------------------------------------------------------ the mask and its truth
 

@@ -18,7 +18,7 @@ from l2gnet_core.errors import InputError
 from napari_l2gnet.layers import VIEW_KEY, lie_on_each_other, shown_index
 from napari_l2gnet.mask_layer import SEGMENTATION_KEY, reference
 from napari_l2gnet.preview import PREVIEW_KEY
-from napari_l2gnet.worker import LatestJob
+from napari_l2gnet.worker import Job, LatestJob
 
 _NO_MASK = (
     "Add a Labels layer and paint an organ in two slices. A mask of Segment is interpolated in "
@@ -71,6 +71,18 @@ class InterpolateWidget(Container):
         self.fill.changed.connect(self.interpolate)
         self.mask.changed.connect(self._on_mask)
         self._on_mask()
+        self._import()
+
+    def _import(self) -> None:
+        """Import what filling needs while nobody waits for it."""
+
+        def imports() -> Generator[None, None, None]:
+            import sklearn.ensemble  # noqa: F401
+
+            yield
+
+        self._importing = Job(imports(), self.native)
+        self._importing.start()
 
     def reset_choices(self, *_: Any) -> None:
         """Read the viewer's layers again; napari calls it when they come, go or are renamed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -858,10 +859,15 @@ def test_everything_disabled_says_why(
     assert "Segment a scan first" in widget.message.text()
 
 
-def test_the_manifest_offers_the_widget(make_napari_viewer: Any, user_models: Path) -> None:
+def test_the_manifest_offers_the_widget_which_imports_what_its_buttons_need(
+    make_napari_viewer: Any, user_models: Path, qtbot: Any
+) -> None:
     viewer = make_napari_viewer()
     _, widget = viewer.window.add_plugin_dock_widget("napari-l2gnet", "Correct & fine-tune")
     assert isinstance(widget, CorrectWidget)
+    # The last is what the first step of an optimiser imports.
+    needed = {"sklearn.ensemble", "l2gnet_core.finetune", "torch._dynamo"}
+    qtbot.waitUntil(lambda: needed <= sys.modules.keys(), timeout=60_000)
 
 
 def test_the_queue_of_a_series_says_what_its_two_numbers_are(qtbot: Any) -> None:
