@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from typing import Any
 
 from napari.qt.threading import GeneratorWorker, create_worker
@@ -48,7 +49,11 @@ class Job(QObject):
         super().__init__(parent)
         self._urgent = urgent
         self._worker: GeneratorWorker = create_worker(
-            _guarded, generator, _start_thread=False, _ignore_errors=True
+            _guarded,
+            generator,
+            _start_thread=False,
+            _ignore_errors=True,
+            _worker_class=_Worker,
         )
         self._worker.yielded.connect(self._on_yielded)
         self._worker.returned.connect(self._on_returned)
@@ -88,6 +93,22 @@ class Job(QObject):
             self.cancelled.emit()
         else:
             self.failed.emit(str(error))
+
+
+class _Worker(GeneratorWorker):
+    """One that may outlast the window, as while it imports: Qt deletes then what it tells by, and a
+    program whose threads raise is aborted. All that a generator raises is a `JobError`; what is a
+    RuntimeError comes of telling."""
+
+    def run(self) -> None:
+        """What its thread does."""
+        with suppress(RuntimeError):
+            super().run()
+
+    def work(self) -> Any:
+        """What the generator returns."""
+        # Else a warning of it is printed.
+        return None if isinstance(result := super().work(), RuntimeError) else result
 
 
 def _guarded(generator: Generator[Any, None, None]) -> Iterator[Any]:

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+from PyQt6 import sip
 from qtpy.QtCore import QObject, QThreadPool
 
 from napari_l2gnet.worker import Job
@@ -34,6 +36,25 @@ def test_an_error_after_cancel_is_a_cancel(qtbot: Any) -> None:
     go_on.set()
     qtbot.waitUntil(lambda: bool(ends), timeout=10_000)
     assert ends == ["cancelled"]
+
+
+@pytest.mark.parametrize("then", ["goes on", "is cancelled", "fails"])
+def test_a_job_that_outlasts_its_window_ends_without_a_word(qapp: Any, then: str) -> None:
+    parent = QObject()
+
+    def outlasting() -> Iterator[None]:
+        yield
+        # As Qt does at the end of the program.
+        sip.delete(job._worker.signals)
+        if then == "is cancelled":
+            job.cancel()
+        if then == "fails":
+            raise ValueError("What it worked on is gone.")
+        yield
+
+    job = Job(outlasting(), parent)
+    # In this thread: what is raised in another one aborts the program.
+    job._worker.run()
 
 
 def test_what_is_urgent_does_not_wait_for_others(qtbot: Any) -> None:
