@@ -5,19 +5,24 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import napari
 import numpy as np
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QCursor
+from qtpy.QtWidgets import QApplication
 
 from l2gnet_core.labels import OVER
 from napari_l2gnet.annotation import Annotation
-from napari_l2gnet.layers import stay_on, transform_of
+from napari_l2gnet.layers import draw, stay_on, transform_of
 from napari_l2gnet.mask_layer import OPACITY, MaskLayer
 from napari_l2gnet.segmentation import Place
 
 PREVIEW_KEY = "l2gnet_preview"
 BEFORE, AFTER, CHANGES = "before", "after", "changes"
+#: Milliseconds without a move after which a person rests.
+_REST = 500
 
 
 def shows_proposal(annotation: Annotation) -> bool:
@@ -65,11 +70,10 @@ class Preview:
     def draw(self) -> None:
         """Let the layer of what is shown be seen, and no other one."""
         for name, layer in self._layers.items():
-            if layer.visible != (name == self.mode):
-                layer.visible = name == self.mode
+            draw(layer, name == self.mode)
 
     def remove(self) -> None:
-        """Leave nothing behind."""
+        """Leave nothing to be seen, and soon nothing at all."""
         events, viewer = self.mask.layer.events, self.mask.viewer
         for event in (events.set_data, events.labels_update):
             event.disconnect(self._repaint)
@@ -79,10 +83,9 @@ class Preview:
         if self.mode == AFTER and self.mask.layer.opacity == 0:
             self.mask.layer.opacity = self._opacity
         self.mode = BEFORE
+        self.draw()
         layers, self._layers = self._layers, {}
-        for layer in layers.values():
-            if layer in viewer.layers:
-                viewer.layers.remove(layer)
+        _remove_at_rest(viewer, list(layers.values()))
 
     def _drop(self) -> None:
         if self.annotation.preview is self:
@@ -175,3 +178,19 @@ class Preview:
                 del self._layers[mode]
                 if self.mode == mode:
                     self.show(BEFORE)
+
+
+def _remove_at_rest(viewer: napari.Viewer, layers: list[Labels], before: Any = None) -> None:
+    """Take layers away once a person rests: napari takes half a second, for which whoever scrolls
+    or paints would wait. before: where pointer and sliders were."""
+    pressed = QApplication.mouseButtons() != Qt.MouseButton.NoButton
+    here = QCursor.pos(), viewer.dims.current_step
+    if pressed or here != before:
+        QTimer.singleShot(_REST, lambda: _remove_at_rest(viewer, layers, here))
+        return
+    left = [layer for layer in layers if layer in viewer.layers]
+    if left:
+        # Together: after each removal it collects garbage, which takes longer than all else.
+        with viewer.layers.batched_update():
+            for layer in left:
+                viewer.layers.remove(layer)

@@ -90,8 +90,12 @@ def test_the_whole_loop(correct_widget: Any, qtbot: Any) -> None:
     corrected, mine = layer.data.copy(), widget.mask.segmentation.by_person().copy()[0]
     mine[2] = True
     count = len(viewer.layers)
+    widget.show_view(AFTER)
     widget.accept.click()
-    assert len(viewer.layers) == count - 2
+    # To take a layer away takes napari half a second: it is hidden until nobody does anything.
+    assert [one.visible for one in viewer.layers] == [True] * (count - 2) + [False] * 2
+    assert layer.opacity == pytest.approx(0.6)
+    qtbot.waitUntil(lambda: len(viewer.layers) == count - 2)
     assert "v1 accepted" in widget.message.text()
     accepted = layer.data.copy()
     assert (accepted != corrected).any()
@@ -130,7 +134,8 @@ def test_a_model_that_does_not_help_is_not_kept(correct_widget: Any, qtbot: Any)
     assert "the old model is kept" in widget.message.text()
     assert widget.annotation.proposal is None
     assert widget.proposal.isHidden()
-    assert [layer.name for layer in viewer.layers] == ["scan", "scan · scribbler"]
+    names = ["scan", "scan · scribbler"]
+    qtbot.waitUntil(lambda: [layer.name for layer in viewer.layers] == names)
     assert widget.mask.layer.opacity == pytest.approx(0.6)
     np.testing.assert_array_equal(widget.mask.layer.data, before)
 
@@ -153,7 +158,7 @@ def test_cancel_leaves_everything_as_it_was_and_keeps_what_is_painted(
     painted = layer.data.copy()
     assert ends(qtbot, widget, widget.cancel.click) == "cancelled"
     np.testing.assert_array_equal(layer.data, painted)
-    assert len(viewer.layers) == 2
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2)
     assert layer.opacity == pytest.approx(0.6)
     assert widget.annotation.versions[1:] == []
     assert widget.start.isEnabled()
@@ -192,7 +197,7 @@ def test_a_widget_opened_late_shows_the_truth_and_a_closed_one_takes_its_job_alo
     widget.close()
     assert late.start.isEnabled()
     assert late.annotation.proposal is None
-    assert len(viewer.layers) == 2
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2)
     late.close()
 
 
