@@ -31,6 +31,9 @@ from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.typed_names import ended
 from napari_l2gnet.worker import LatestJob
 
+#: Milliseconds.
+_BETWEEN_LAYERS = 50
+
 
 class InspectWidget(InspectForm):
     """Click a voxel or a chart: see what the model saw, where it is unsure, and put it right."""
@@ -65,6 +68,8 @@ class InspectWidget(InspectForm):
         self._leaving = QTimer(self, interval=0, singleShot=True)
         # Runs go on while one looks: what they add is taken in when they pause.
         self._changing = QTimer(self, interval=400, singleShot=True)
+        # Layers that a click will need come one by one, and let the window draw in between.
+        self._making = QTimer(self, interval=_BETWEEN_LAYERS, singleShot=True)
         self._connect()
         self.show_theme()
         self._on_active()
@@ -74,6 +79,7 @@ class InspectWidget(InspectForm):
         self._moving.timeout.connect(self._on_moved)
         self._leaving.timeout.connect(self._on_left)
         self._changing.timeout.connect(self._on_changed)
+        self._making.timeout.connect(self._make_next)
         self.jobs.changed.connect(self.update_controls)
         self.jobs.progress.connect(self.bar.setFormat)
         self.jobs.failed.connect(lambda text: self.show_message(text, bad=True))
@@ -114,6 +120,7 @@ class InspectWidget(InspectForm):
         self._moving.stop()
         self._leaving.stop()
         self._changing.stop()
+        self._making.stop()
         self.mask_combo.disconnect_layers()
         self.clicks.let_go()
         for emitter, act in self._viewer_events():
@@ -127,6 +134,8 @@ class InspectWidget(InspectForm):
         if self.layers is not None and self.layers.mask.layer in self.viewer.layers:
             self.layers.set_aside(self.is_aside or self.inspection is None)
             self.clicks.lay_tools_down(came and self.click.isChecked())
+            self.over.catch_up()
+            self._making.start()
 
     def tell_again(self) -> None:
         """Say no more what does not hold."""
@@ -248,8 +257,9 @@ class InspectWidget(InspectForm):
         self.views.show_inspection(self.inspection)
         self.assigning.offer(self.inspection)
         self.layers.outline(self.outline.isChecked())
-        self.layers.prepare(self.inspection)
+        self.layers.renew(self.inspection)
         self.layers.set_aside(self.is_aside)
+        self._making.start()
         self.over.show(DOUBT if self._doubt_looked_at() else CODES)
         codes, self._wanted = self._wanted, []
         self._on_part()
@@ -268,6 +278,13 @@ class InspectWidget(InspectForm):
         if not self.is_current:
             # Slices that came while the others were read, and are not on screen, tell nobody.
             self._changing.start()
+
+    def _make_next(self) -> None:
+        # Nobody clicks while another tab is in front.
+        if self.layers is None or self.inspection is None or not self._drawn or self.is_aside:
+            return
+        if not self._is_gone and self.layers.make_next(self.inspection):
+            self._making.start()
 
     def draw(self) -> None:
         """Draw charts of the chosen part, and say what is chosen."""

@@ -210,20 +210,29 @@ class InspectLayers:
         self._set_visible("heat", True)
         return layer
 
-    def prepare(self, inspection: Inspection) -> None:
-        """Make what a click lights up beforehand, so that the first one is as quick as others."""
+    def renew(self, inspection: Inspection) -> None:
+        """Of another frame, or of more of it: light up nothing, and show its codes where codes
+        are shown."""
         self.darken()
-        self._lit()
         codes = self.find("codes")
         if codes is not None:
             # More slices, or another version of the model, since it was made.
             if codes.metadata[CODES_OF_KEY] is not inspection.source:
                 codes.name = self._codes_name
             self._renew_codes(codes, inspection)
+
+    def make_next(self, inspection: Inspection) -> bool:
+        """Make a layer beforehand that a click lights up, so that the first one is as quick as
+        others; one at a time, as each takes a while. True as long as one is left to be made."""
+        if self.find("lit") is None:
+            self._lit()
+            return True
         if inspection.has_plans and self.find("heat") is None:
             size = inspection.look.cells.size
             nothing = np.zeros(size, np.float32)
             self.show_heat("heard", inspection, lambda frame, index: nothing, (0, 1))
+            self._set_visible("heat", False)
+        return False
 
     @staticmethod
     def _renew_codes(layer: Layer, inspection: Inspection) -> None:
@@ -319,7 +328,7 @@ class InspectLayers:
             # The outline says where, and leaves what is inside to be seen.
             layer.contour = 2
             layer.editable = False
-            layer = self._insert("lit", layer, 1)
+            layer = self._insert("lit", layer, 1 if self.find("heat") is None else 2)
         return layer
 
     def _refresh(self) -> None:

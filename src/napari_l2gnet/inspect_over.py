@@ -27,6 +27,8 @@ class Over(QObject):
     def __init__(self, widget: InspectWidget) -> None:
         super().__init__(widget)
         self._widget = widget
+        # Is something else to be drawn, once the widget is in front again?
+        self._waits = False
         widget.shown.currentIndexChanged.connect(lambda _: self.draw())
         widget.views.currentChanged.connect(self.show_tab)
         widget.views.reference_picked.connect(self.show_reference)
@@ -39,10 +41,12 @@ class Over(QObject):
         self.draw()
 
     def draw(self) -> None:
-        """Draw what is chosen."""
+        """Draw what is chosen; behind another tab not before that is wanted: runs would wait for
+        layers that nobody sees."""
         widget, shown = self._widget, self._widget.shown.currentData()
         inspection, layers = widget.inspection, widget.layers
-        if inspection is None or layers is None:
+        self._waits = widget.is_aside
+        if inspection is None or layers is None or self._waits:
             return
         view, comparison = "", widget.against.comparison
         if comparison is not None and not comparison.same_cells:
@@ -71,6 +75,11 @@ class Over(QObject):
         layers.show_only(view)
         if not view:
             widget.show_message(_HINTS.get(shown, ""))
+
+    def catch_up(self) -> None:
+        """Draw what was not drawn while the widget was behind another tab."""
+        if self._waits:
+            self.draw()
 
     def _heat(self, name: str, values: Callable[[int], Any]) -> None:
         """Cells (h,w) of every slice, from 1, the even share, to nearly the largest on screen."""
@@ -135,6 +144,9 @@ class Over(QObject):
 
     def _show_doubt(self) -> None:
         widget = self._widget
+        self._waits = widget.is_aside
+        if self._waits:
+            return
         assert widget.inspection is not None
         assert widget.layers is not None
         doubt = widget.inspection.doubt(widget.views.kind.currentData())

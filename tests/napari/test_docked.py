@@ -13,6 +13,7 @@ from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QApplication, QComboBox, QDockWidget, QLabel, QMainWindow
 
 from napari_l2gnet.inspect_form import CODES
+from napari_l2gnet.layers import VIEW_KEY
 
 
 def dock_of(widget: Any) -> QDockWidget:
@@ -142,4 +143,11 @@ def test_inspect_draws_nothing_over_the_scan_while_another_tab_is_on_top(
     settle(qtbot, widget)
     assert widget.layers.mask.layer is second.layer
     assert second.layer.contour == 0
-    assert not widget.layers.find("codes").visible
+    # Layers that nobody sees are not made: a run would wait for them.
+    qtbot.wait(200)
+    assert not any(VIEW_KEY in layer.metadata for layer in viewer.layers)
+    dock_of(widget).show()
+    dock_of(widget).raise_()
+    qtbot.waitUntil(lambda: all(widget.layers.find(view) for view in ("codes", "heat", "lit")))
+    assert widget.layers.find("codes").visible
+    assert not widget.layers.find("heat").visible

@@ -717,7 +717,8 @@ def test_the_mask_that_is_worked_on_is_looked_into(opened: Made, qtbot: Any) -> 
         settle(qtbot, widget)
         assert widget.layers.mask.layer is chosen
         assert viewer.layers.selection.active is chosen
-        assert sum(VIEW_KEY in layer.metadata for layer in viewer.layers) == 3
+        # Those of the other one are gone. They come one by one.
+        qtbot.waitUntil(lambda: sum(VIEW_KEY in layer.metadata for layer in viewer.layers) == 3)
     # An image says nothing of masks.
     viewer.layers.selection.active = viewer.layers["scan"]
     assert widget.layers.mask.layer is mask.layer
