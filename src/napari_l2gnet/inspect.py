@@ -283,7 +283,10 @@ class InspectWidget(InspectForm):
         # Nobody clicks while another tab is in front.
         if self.layers is None or self.inspection is None or not self._drawn or self.is_aside:
             return
-        if not self._is_gone and self.layers.make_next(self.inspection):
+        # A new run may have begun meanwhile, or another frame be on screen.
+        if self._is_gone or self.inspection.refusal:
+            return
+        if self.layers.make_next(self.inspection):
             self._making.start()
 
     def draw(self) -> None:

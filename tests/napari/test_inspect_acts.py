@@ -551,7 +551,11 @@ def test_what_is_chosen_stays_from_frame_to_frame(
     assert widget.against.comparison.other.look is mask.looks[1]
     # As after resuming: all frames are looked at again, the one on screen first.
     first, drawn = mask.looks.copy(), widget.layers.find("codes")
+    if heat := widget.layers.find("heat"):
+        viewer.layers.remove(heat)
     mask.looks.clear()
+    # Layers that are yet to be made wait for something to look at.
+    widget._make_next()
     segment.mask.layer.refresh()
     qtbot.waitUntil(lambda: not widget.again.isHidden())
     # Layers that came and went with each such frame took seconds.
