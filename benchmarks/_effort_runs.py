@@ -262,7 +262,9 @@ def whole_dice(bench: Bench, model: Model, sample: Sample) -> dict[str, float]:
 
 def project_methods(methods: Sequence[str]) -> dict[str, Variant]:
     """Ours and its rivals."""
-    plain = FineTuneConfig(kind="project", folds=0, limits=UNGUARDED, pull=0.0, cautious_mix=1.0)
+    plain = FineTuneConfig(
+        kind="project", learns_anew=False, folds=0, limits=UNGUARDED, pull=0.0, cautious_mix=1.0
+    )
     every = {
         "ours": PROJECT_VARIANTS[PICKED["project"]],
         "half mixed": Variant(plain),

@@ -93,7 +93,12 @@ class Task:
         if key not in self._learnt:
             self._learnt.clear()
             plain = FineTuneConfig(
-                adapts_appearance=False, folds=0, limits=UNGUARDED, pull=0.0, cautious_mix=1.0
+                adapts_appearance=False,
+                learns_anew=False,
+                folds=0,
+                limits=UNGUARDED,
+                pull=0.0,
+                cautious_mix=1.0,
             )
             self._learnt[key] = self._plainly(self.model, plain, slices)
         return self._learnt[key]
@@ -171,6 +176,7 @@ def scratch(task: Task, slices: Sequence[int]) -> Answer:
     fresh = build(config).to(memory_format=torch.channels_last).eval()
     plain = FineTuneConfig(
         adapts_appearance=False,
+        learns_anew=False,
         folds=0,
         limits=UNGUARDED,
         pull=0.0,

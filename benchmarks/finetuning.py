@@ -60,7 +60,7 @@ SHIFTS: dict[str, Callable[[Array], Array]] = {
 
 def variants(config: FineTuneConfig) -> dict[str, FineTuneConfig]:
     """Guarded fine-tuning and its rivals, by name."""
-    alone = replace(config, adapts_appearance=False, folds=0, limits=UNGUARDED)
+    alone = replace(config, adapts_appearance=False, learns_anew=False, folds=0, limits=UNGUARDED)
     naive = replace(alone, pull=0.0, replay=0, cautious_mix=1.0)
     return {"guarded": config, "naive": naive, "naive, half": replace(naive, cautious_mix=0.5)}
 

@@ -220,7 +220,7 @@ class _FineTuning:
         yield FineTuneProgress(self.step, 1.0, seconds, 0.0, result=result)
 
     def _hardly_known(self, base: Model) -> Moments:
-        if self.config.kind == "project" or any(self.new):
+        if not self.config.learns_anew or any(self.new):
             return False
         return (yield from self._checked(hardly_known(base, self.corrections, self.device)))
 

@@ -44,6 +44,7 @@ class FineTuneConfig:
         some out, each fold_share as long as the main one.
     adapts_appearance: does it look for the appearance in which the scans suit the model, before
         weights are changed? A project's model is shown only scans so that look like these.
+    learns_anew: does it let go of a model that hardly knows the scan (`anew`)? Of one scan alone.
     names: of new structures, by id.
     """
 
@@ -63,6 +64,7 @@ class FineTuneConfig:
     folds: int = 3
     fold_share: float = 0.3
     adapts_appearance: bool = True
+    learns_anew: bool = True
     views: Augmentation = MILD
     limits: Limits = field(default_factory=Limits)
     names: Mapping[int, str] = field(default_factory=dict)
@@ -82,6 +84,7 @@ class FineTuneConfig:
             **{
                 # Settings of before there was any of it.
                 "adapts_appearance": False,
+                "learns_anew": False,
                 **values,
                 "mixes": _tuples(values["mixes"]),
                 "views": Augmentation(**{n: _tuples(v) for n, v in values["views"].items()}),
@@ -108,6 +111,7 @@ SCAN = FineTuneConfig(
 #: To teach new structures in one scan: nothing of them is there to keep, and halfway is nowhere.
 #: The old answers on other slices keep the structures that nobody painted.
 ORGAN = FineTuneConfig(
+    learns_anew=False,
     learning_rate=2e-3,
     pull=0.0,
     replay=1,
@@ -119,6 +123,7 @@ ORGAN = FineTuneConfig(
 )
 PROJECT = FineTuneConfig(
     kind="project",
+    learns_anew=False,
     batch=2,
     pull=20.0,
     replay=1,

@@ -113,7 +113,6 @@ def held(folder: Path) -> Iterator[None]:
 
 def write_choices(folder: Path, choices: Mapping[str, Any]) -> None:
     """Keep what a run was asked for, so that a resume need not say it again."""
-    folder.mkdir(parents=True, exist_ok=True)
     replace_bytes(folder / CHOICES_FILE, json.dumps(dict(choices), indent=1).encode())
 
 
