@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2gnet_core.checkpoint import Model
-from l2gnet_core.inspect.look import empty_look
+from l2gnet_core.cross_validation import compared
+from l2gnet_core.inspect.trace import empty_trace
 from l2gnet_core.inspect.uncertainty import ranked_slices, uncertainty_maps
-from l2gnet_core.left_out import compared
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.volume import Grid, Volume
 
@@ -114,10 +114,10 @@ def segmented(model: Model, scan: Array, grid: Volume | Grid, axis: int) -> Arra
 
 def doubted(model: Model, scan: Array, grid: Volume | Grid, axis: int) -> tuple[Array, list[int]]:
     """What a model makes of a scan, and its slices in the order of the queue."""
-    look = empty_look(model, grid, axis, scan)
+    trace = empty_trace(model, grid, axis, scan)
     mask = np.zeros(scan.shape, np.uint8)
-    for done in predict_slices(model, scan, grid, axis, look=look):
+    for done in predict_slices(model, scan, grid, axis, trace=trace):
         if done is not None:
             np.moveaxis(mask, axis, 0)[done.index] = done.labels
-    doubts = ranked_slices(uncertainty_maps(look, mask)["combined"], mask, axis)
+    doubts = ranked_slices(uncertainty_maps(trace, mask)["combined"], mask, axis)
     return mask, [doubt.index for doubt in doubts]

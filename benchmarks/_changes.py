@@ -90,8 +90,8 @@ def changed(
     scan, *labels = stacks
     image = normalise(scan, intensity_window(scan))
     if name != "orientation":
-        look = _LOOKS[name](image, strength, np.random.default_rng(seed))
-        return [look.astype(np.float32), *labels]
+        other = _LOOKS[name](image, strength, np.random.default_rng(seed))
+        return [other.astype(np.float32), *labels]
     return [
         orientation(stack, strength, order, value)
         for stack, order, value in zip((image, *labels), (1, 0, 0), outside, strict=False)

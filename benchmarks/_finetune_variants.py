@@ -16,7 +16,7 @@ from l2gnet_core.checkpoint import Model
 from l2gnet_core.corrections import CorrectedScan, Correction, Views
 from l2gnet_core.finetune_config import MILD, ORGAN, PROJECT, SCAN, FineTuneConfig
 from l2gnet_core.guard import Limits
-from l2gnet_core.learner import Clock, Learner, Step
+from l2gnet_core.learner import Clock, Learner, LearningStep
 from l2gnet_core.model import SegmentationNetwork
 
 UNGUARDED = Limits(-1, 1, 1, 1, 1)
@@ -68,7 +68,7 @@ class Averaged(Learner):
 
     def learn(
         self, run: int, scans: Sequence[CorrectedScan], clock: Clock
-    ) -> Generator[Step, None, SegmentationNetwork]:
+    ) -> Generator[LearningStep, None, SegmentationNetwork]:
         learning, average, count = super().learn(run, scans, clock), None, 0
         while True:
             try:

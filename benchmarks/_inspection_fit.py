@@ -81,7 +81,7 @@ class Example:
 
 
 def example(one: Seen, kinds: dict[str, list[str]], rng: np.random.Generator) -> Example:
-    maps, distances = uncertainty_maps(one.look, one.mask), border_distances(one.mask)
+    maps, distances = uncertainty_maps(one.trace, one.mask), border_distances(one.mask)
 
     def voxels(zone: Array) -> Voxels:
         inputs = {kind: voxel_inputs(maps, distances, zone, names) for kind, names in kinds.items()}
@@ -131,7 +131,7 @@ def fit_slices(volumes: list[Seen], of_voxels: Array, labels: list[int]) -> Arra
         near = all_near_borders(one.mask)
         # Of a slice amid empty ones nothing is known to go by.
         there = near.any((1, 2))
-        maps = uncertainty_maps(one.look, one.mask)
+        maps = uncertainty_maps(one.trace, one.mask)
         read = voxel_inputs(maps, border_distances(one.mask), near, [])
         chance = np.zeros(near.shape)
         chance[near] = 1 / (1 + np.exp(-(read @ of_voxels[:-1] + of_voxels[-1])))

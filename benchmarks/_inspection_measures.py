@@ -110,7 +110,7 @@ def found_again(one: Seen) -> dict[str, list[float]]:
         marked[middling] = mistake[middling]
         others = mistake & ~marked
         total, caught, held = int(others.sum()), 0, 0
-        for region in find_similar(one.look, wrong, marked, one.scan):
+        for region in find_similar(one.trace, wrong, marked, one.scan):
             size = int(region.voxels.sum())
             if held + size > 3 * total:
                 break
@@ -122,7 +122,7 @@ def found_again(one: Seen) -> dict[str, list[float]]:
 
 def scores(one: Seen, labels: Sequence[int]) -> dict:
     """Everything that is measured on a volume."""
-    maps = uncertainty_maps(one.look, one.mask)
+    maps = uncertainty_maps(one.trace, one.mask)
     zone = judged(one.mask, one.truth)
     wrong = (one.mask != one.truth)[zone]
     near = all_near_borders(one.mask)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.files import read_labels, read_volume
-from l2gnet_core.inspect.look import Look, empty_look
+from l2gnet_core.inspect.trace import Trace, empty_trace
 from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.volume import slicing_axis
@@ -29,7 +29,7 @@ class Seen:
     patient: str
     way: str
     scan: Array
-    look: Look
+    trace: Trace
     mask: Array
     truth: Array
 
@@ -55,19 +55,19 @@ def seen(model: Model, file: Path, way: str, cache: Path | None) -> Seen:
     scan = volume.data
     if way != "clean":
         scan = CORRUPTIONS[way](normalise(scan, intensity_window(scan))).clip(0, 1)
-    look = empty_look(model, volume, axis, scan)
+    trace = empty_trace(model, volume, axis, scan)
     kept = cache and cache / f"{file.name.split('.')[0]}_{way.replace(' ', '-')}.npz"
     if kept and kept.is_file():
         with np.load(kept) as arrays:
             for name in KEPT:
-                getattr(look, name)[...] = arrays[name]
+                getattr(trace, name)[...] = arrays[name]
             mask = arrays["mask"]
     else:
         mask = np.zeros(scan.shape, np.uint8)
-        for done in predict_slices(model, scan, volume, axis, look=look):
+        for done in predict_slices(model, scan, volume, axis, trace=trace):
             if done is not None:
                 mask[done.index] = done.labels
         if kept:
             kept.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(kept, mask=mask, **{name: getattr(look, name) for name in KEPT})
-    return Seen(file.name.split("_")[0], way, scan, look, mask, truth)
+            np.savez(kept, mask=mask, **{name: getattr(trace, name) for name in KEPT})
+    return Seen(file.name.split("_")[0], way, scan, trace, mask, truth)

@@ -214,9 +214,9 @@ def forest(task: Task, slices: Sequence[int], scribbled: bool = False) -> Answer
 
 def placed_features(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """(n,H,W) → (n,H,W,f): what each pixel looks like (`pixel_features`), and its place."""
-    looks = [np.stack(pixel_features(one), -1) for one in image]
+    features = [np.stack(pixel_features(one), -1) for one in image]
     place = np.meshgrid(*(np.linspace(0, 1, n) for n in image.shape), indexing="ij")
-    return np.concatenate([np.stack(looks), np.stack(place, -1)], -1).astype(np.float32)
+    return np.concatenate([np.stack(features), np.stack(place, -1)], -1).astype(np.float32)
 
 
 Method = Callable[[Task, Sequence[int]], Answer]

@@ -40,7 +40,7 @@ from l2gnet_core import predict
 from l2gnet_core.catalog import find_model
 from l2gnet_core.checkpoint import Model, load_model
 from l2gnet_core.files import read_volume
-from l2gnet_core.inspect.look import empty_look
+from l2gnet_core.inspect.trace import empty_trace
 from l2gnet_core.volume import slicing_axis
 
 HERE = Path(__file__).resolve().parent
@@ -87,19 +87,19 @@ def cost(model: Model, data: Path, turns: int = 5) -> None:
         spent.append(time.process_time() - started)
         return result
 
-    original = predict.slice_looks
-    predict.slice_looks = partial(timed, original)
+    original = predict.slice_traces
+    predict.slice_traces = partial(timed, original)
     shares = []
     for _ in range(turns):
         spent.clear()
         started = time.process_time()
-        look = empty_look(model, volume, axis, volume.data)
-        look.add = partial(timed, look.add)
-        for _ in predict.predict_slices(model, volume.data, volume, axis, look=look):
+        trace = empty_trace(model, volume, axis, volume.data)
+        trace.add = partial(timed, trace.add)
+        for _ in predict.predict_slices(model, volume.data, volume, axis, trace=trace):
             pass
         total = time.process_time() - started
         shares.append(sum(spent) / (total - sum(spent)))
-    predict.slice_looks = original
+    predict.slice_traces = original
     print(f"{100 * median(shares):.2f} % more processor time, median of {turns}")
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from l2gnet_core.appearance import Appearance, steps_from
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.corrections import Correction
-from l2gnet_core.left_out import Check, Counts, Fold, mean_dice, slice_counts
-from l2gnet_core.steadiness import unsteadiness
+from l2gnet_core.cross_validation import Check, Counts, Fold, mean_dice, slice_counts
+from l2gnet_core.slice_consistency import unsteadiness
 
 #: Mean Dice from which on scans look to the model as they should: one scan, and several, of which
 #: some may look worse to it than those that were corrected.

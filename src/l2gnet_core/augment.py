@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from l2gnet_core.card import ModelCard
+from l2gnet_core.laterality import mirror_pairs
 from l2gnet_core.preprocess import blurred
 from l2gnet_core.recolour import Recolouring, draw_recolouring
-from l2gnet_core.sides import mirror_pairs
 
 #: Standard deviation, in pixels, below which a blur is none.
 LEAST_BLUR = 0.4

@@ -84,12 +84,12 @@ def segment(
     folders of those. Read are NIfTI, DICOM, NRRD, MetaImage, TIFF, FreeSurfer, AFNI, MINC and
     PAR/REC; masks are written as NIfTI or TIFF.
     """
-    from l2gnet_core.segment_files import Job, plan_jobs, segment_file
+    from l2gnet_core.segment_files import SegmentJob, plan_jobs, segment_file
     from l2gnet_core.volume import parse_orientation
 
     started = time.perf_counter()
     orientation = parse_orientation(orientation) if orientation is not None else None
-    jobs: Sequence[Job] = plan_jobs(images, output)
+    jobs: Sequence[SegmentJob] = plan_jobs(images, output)
     from l2gnet_core.checkpoint import load_model
     from l2gnet_core.device import choose_device
     from l2gnet_core.files.atomic import require_writable

@@ -143,7 +143,7 @@ def train(
     from l2gnet_core.augment import OTHER_SCANNERS, Augmentation
     from l2gnet_core.checkpoint import STATE_FILE, read_config
     from l2gnet_core.data import dataset_of
-    from l2gnet_core.dataset_check import told, told_of_directions
+    from l2gnet_core.dataset_check import direction_findings, grouped_messages
     from l2gnet_core.device import choose_device
     from l2gnet_core.files.atomic import require_writable
     from l2gnet_core.run_folder import RunSettings, require_begun
@@ -183,8 +183,8 @@ def train(
     opened = dataset_of(survey)
     warnings = [finding for finding in survey.findings if finding.kind == "warning"]
     if not how["oriented"]:
-        warnings += told_of_directions(survey.names)
-    for line in told(warnings):
+        warnings += direction_findings(survey.names)
+    for line in grouped_messages(warnings):
         click.echo(line, err=True)
     settings = RunSettings(
         dataset=opened,
@@ -233,14 +233,14 @@ def _kept_choices(context: click.Context, folder: Path, names: Collection[str]) 
     not take: the file may have been edited."""
     from l2gnet_core.run_folder import CHOICES_FILE, read_choices
 
-    told, kept = read_choices(folder), {}
+    given, kept = read_choices(folder), {}
     for option in context.command.params:
         name = str(option.name)
-        if name not in names or told.get(name) is None:
+        if name not in names or given.get(name) is None:
             continue
         try:
             # As from the command line.
-            kept[name] = option.type.convert(str(told[name]), option, context)
+            kept[name] = option.type.convert(str(given[name]), option, context)
         except click.BadParameter as error:
             raise InputError(
                 f"Expected what {option.opts[-1]} takes as {name} in {folder / CHOICES_FILE}, but "
@@ -311,10 +311,10 @@ def check(dataset: Path, split: Path | None, as_json: bool) -> None:
     """Find what is wrong with a dataset before hours are spent on it."""
     from dataclasses import asdict
 
-    from l2gnet_core.dataset_check import told, told_of_directions
+    from l2gnet_core.dataset_check import direction_findings, grouped_messages
 
     survey = examined(dataset)
-    survey.findings += told_of_directions(survey.names)
+    survey.findings += direction_findings(survey.names)
     if split is not None:
         survey.examine_split(split)
     cases, patients = len(survey.cases), len(set(survey.patients.names.values()))
@@ -324,7 +324,7 @@ def check(dataset: Path, split: Path | None, as_json: bool) -> None:
             json.dumps({"cases": cases, "patients": patients, "findings": findings}, indent=1)
         )
     else:
-        for line in told(survey.findings):
+        for line in grouped_messages(survey.findings):
             click.echo(line)
         kinds = [finding.kind for finding in survey.findings]
         counts = [_count(kinds.count(kind), kind) for kind in ("error", "warning", "note")]

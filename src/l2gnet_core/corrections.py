@@ -194,7 +194,7 @@ class Correction:
         return picture
 
 
-def telling(corrections: Sequence[Correction]) -> list[Correction]:
+def informative(corrections: Sequence[Correction]) -> list[Correction]:
     """Those that hold a structure: of which there is none nobody says that it is absent.
 
     Raises InputError if there are none.
@@ -348,10 +348,10 @@ class CorrectionSampler:
         partners = swapped(torch.arange(absent.shape[1]), self._how.mirror_pairs)
         absent = torch.where(mirrored[:, None], absent[:, partners], absent)
         images, weights = together[:, :-1], together[:, -1]
-        looks = [draw_intensity(rng, self._how) for rng in rngs]
+        intensities = [draw_intensity(rng, self._how) for rng in rngs]
         unknown = classes == UNKNOWN
         return Views(
-            intensity_views(images, turned, looks, rngs),
+            intensity_views(images, turned, intensities, rngs),
             classes.masked_fill(unknown, 0),
             weights.masked_fill(unknown, 0),
             absent.to(device),

@@ -17,7 +17,7 @@ from l2gnet_core.dataset_settings import read_settings
 from l2gnet_core.errors import InputError
 from l2gnet_core.fingerprint import fingerprint
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.sides import apart_by_direction
+from l2gnet_core.laterality import apart_by_direction
 from l2gnet_core.slice_view import slice_view
 from l2gnet_core.split import read_split, split_problems
 from l2gnet_core.volume import HEADERS_ROUND, Volume, distance_apart, slicing_axis
@@ -107,7 +107,7 @@ class Survey:
         return found
 
 
-def told_of_directions(names: Mapping[int, str]) -> list[Finding]:
+def direction_findings(names: Mapping[int, str]) -> list[Finding]:
     """What to know of structures (name by id) before a training without left and right."""
     pairs = apart_by_direction(LabelSet.from_names(names))
     if not pairs:
@@ -122,7 +122,7 @@ def told_of_directions(names: Mapping[int, str]) -> list[Finding]:
     return [Finding("warning", "", sentence)]
 
 
-def told(findings: Iterable[Finding], most: int = 3) -> Iterator[str]:
+def grouped_messages(findings: Iterable[Finding], most: int = 3) -> Iterator[str]:
     """Findings as lines. Of those that differ only in numbers and in the case's name, the first few
     stand for all: one slip of a converter is in every file."""
     alike: dict[tuple[str, str], list[Finding]] = defaultdict(list)

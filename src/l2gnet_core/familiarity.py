@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.corrections import Correction
-from l2gnet_core.left_out import Check, upright
+from l2gnet_core.cross_validation import Check, upright
 from l2gnet_core.predict import predict_slices
 
 #: Dice of all structures as one, in corrected slices, and of what is painted in these with the

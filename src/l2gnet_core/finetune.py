@@ -18,15 +18,8 @@ from l2gnet_core.appearance import Appearance
 from l2gnet_core.appearance_search import AppearanceSearch, seen_as
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
-from l2gnet_core.corrections import CorrectedScan, Correction, image_numbers, telling
-from l2gnet_core.device import choose_device
-from l2gnet_core.errors import InputError, memory_is_short
-from l2gnet_core.familiarity import hardly_known
-from l2gnet_core.finetune_config import SCAN, FineTuneConfig, anew
-from l2gnet_core.fingerprint import SCANS, fingerprint
-from l2gnet_core.guard import Evidence, Improvement, Verdict, code_distance, judged
-from l2gnet_core.learner import Clock, Learner, Pace
-from l2gnet_core.left_out import (
+from l2gnet_core.corrections import CorrectedScan, Correction, image_numbers, informative
+from l2gnet_core.cross_validation import (
     Check,
     Fold,
     best_mix,
@@ -35,8 +28,15 @@ from l2gnet_core.left_out import (
     lost_shares,
     unpainted_answers,
 )
+from l2gnet_core.device import choose_device
+from l2gnet_core.errors import InputError, memory_is_short
+from l2gnet_core.familiarity import hardly_known
+from l2gnet_core.finetune_config import SCAN, FineTuneConfig, unconstrained
+from l2gnet_core.fingerprint import SCANS, fingerprint
+from l2gnet_core.guard import Evidence, Improvement, Verdict, code_distance, judged
+from l2gnet_core.learner import Clock, Learner, Pace
 from l2gnet_core.new_structures import taught_labels, with_room_for
-from l2gnet_core.phantom_memory import KNOWN, heart_dice
+from l2gnet_core.rehearsal import KNOWN, heart_dice
 from l2gnet_core.scan_kind import KindAppearance, ScanKind
 from l2gnet_core.weights import mixed_model, model_hash
 
@@ -95,7 +95,7 @@ def finetune(
     not suffice.
     """
     device, _ = choose_device(device)
-    corrections = telling(corrections)
+    corrections = informative(corrections)
     try:
         yield from _FineTuning(model, corrections, config, device, pace).run()
         return
@@ -158,7 +158,7 @@ class _FineTuning:
         if self._changed(appearance):
             yield self._progress(0.0, preview=base)
         if (yield from self._hardly_known(base)):
-            self.config, self.anew = anew(self.config), True
+            self.config, self.anew = unconstrained(self.config), True
             self.learner = Learner(self.base, self.new, self.config, self.device)
         learnt = yield from self._learnt(0, base, self._seen(appearance, self._nothing))
         began = self.clock.seconds

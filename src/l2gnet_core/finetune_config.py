@@ -134,7 +134,7 @@ PROJECT = FineTuneConfig(
 )
 
 
-def anew(config: FineTuneConfig) -> FineTuneConfig:
+def unconstrained(config: FineTuneConfig) -> FineTuneConfig:
     """Settings for one scan, changed for a model that hardly knows it (`l2gnet_core.familiarity`):
     halfway to the new weights half of it would be the model that finds nothing, and what it knows
     of other scans it needs no more for this one."""

@@ -13,8 +13,8 @@ from l2gnet_core.checkpoint import Model
 from l2gnet_core.data import Dataset
 from l2gnet_core.errors import InputError
 from l2gnet_core.evaluate import CaseScores, scored
-from l2gnet_core.inherited import tuned_on, tuned_on_others
 from l2gnet_core.labels import plain
+from l2gnet_core.leakage import tuned_on, tuned_on_others
 from l2gnet_core.segment_files import segmented
 
 

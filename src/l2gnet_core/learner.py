@@ -17,14 +17,14 @@ from l2gnet_core.appearance import Appearance
 from l2gnet_core.augment import keeping_sides
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.corrections import CorrectedScan, CorrectionSampler, Views
+from l2gnet_core.cross_validation import Check
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetune_config import FineTuneConfig
-from l2gnet_core.first_guess import filled_in, fit_heads
-from l2gnet_core.left_out import Check
+from l2gnet_core.head_initialisation import filled_in, fit_heads
 from l2gnet_core.losses import as_background, distillation_loss, segmentation_loss
 from l2gnet_core.model import SegmentationNetwork
-from l2gnet_core.phantom_memory import replayed_hearts
 from l2gnet_core.quantizer import Codebook
+from l2gnet_core.rehearsal import replayed_hearts
 from l2gnet_core.train import memory_format, precision
 
 #: Steps until the learning rate is reached: the first gradients set the scale of all the others.
@@ -140,7 +140,7 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Step:
+class LearningStep:
     """A step of a run: its loss, the share of the run that is behind, the network as it is."""
 
     loss: float
@@ -171,7 +171,7 @@ class Learner:
 
     def learn(
         self, run: int, scans: Sequence[CorrectedScan], clock: Clock
-    ) -> Generator[Step, None, SegmentationNetwork]:
+    ) -> Generator[LearningStep, None, SegmentationNetwork]:
         """Learn from scans; runs of different numbers see different views of them. Raises
         InputError where the loss is no number any more."""
         config, device = self._config, self._device
@@ -218,7 +218,7 @@ class Learner:
             self._pull(network, rate)
             step += 1
             done = clock.done(step)
-            yield Step(float(loss.detach()), done, network)
+            yield LearningStep(float(loss.detach()), done, network)
         return network.eval()
 
     def _loss(self, network: SegmentationNetwork, views: Views, old: Views | None) -> Tensor:

@@ -18,11 +18,11 @@ from l2gnet_core.checkpoint import Model
 from l2gnet_core.device import choose_device
 from l2gnet_core.errors import InputError, memory_is_short
 from l2gnet_core.files.values import plain_values
-from l2gnet_core.inspect.look import Look, slice_looks
+from l2gnet_core.inspect.trace import Trace, slice_traces
 from l2gnet_core.intensities import normalise
+from l2gnet_core.laterality import mirror_pairs
 from l2gnet_core.model import NetworkOutput, SegmentationNetwork
 from l2gnet_core.preprocess import as_seen, neighbours, pad_to_multiple, resized
-from l2gnet_core.sides import mirror_pairs
 from l2gnet_core.slice_view import Field, field_of, slice_view
 from l2gnet_core.volume import Grid, Volume
 
@@ -64,7 +64,7 @@ def predict_slices(
     axis: int,
     order: Sequence[int] | None = None,
     device: str = "cpu",
-    look: Look | None = None,
+    trace: Trace | None = None,
     field: Field | None = None,
 ) -> Iterator[SlicePrediction | None]:
     """Segment slices of a scan (z,y,x) along `axis`, yielding each when it is done.
@@ -76,9 +76,9 @@ def predict_slices(
 
     `order` names the slices, in the order they are wanted; all of them by default. Intensities are
     scaled by all that is seen of the scan, so a slice comes out the same alone and among others.
-    When the GPU's memory does not suffice, smaller batches are tried, then the CPU. `look` takes in
-    what the network saw (`l2gnet_core.inspect.look.empty_look`). `field` is the scan's, where it is
-    known already: to find it takes a look at all of the scan. `device` is as in
+    When the GPU's memory does not suffice, smaller batches are tried, then the CPU. `trace` takes
+    in what the network saw (`l2gnet_core.inspect.trace.empty_trace`). `field` is the scan's, where
+    it is known already: to find it takes a look at all of the scan. `device` is as in
     `l2gnet_core.device.choose_device`. Voxels that are no finite numbers count as the lowest.
 
     Raises InputError for a scan of unknown orientation if the model needs it, for complex numbers,
@@ -128,10 +128,10 @@ def predict_slices(
             ) from error
         waiting = waiting[batch:]
         assert answer is not None
-        if look is not None:
+        if trace is not None:
             shares = answer.probabilities / views
-            for index, one in zip(indices, slice_looks(answer.upright, shares, view), strict=True):
-                look.add(index, one)
+            for index, one in zip(indices, slice_traces(answer.upright, shares, view), strict=True):
+                trace.add(index, one)
         classes = answer.classes.numpy()
         # A GPU's memory is not kept while whoever consumes the generator is busy.
         del answer

@@ -16,7 +16,7 @@ from l2gnet_core.checkpoint import MODEL_FILE, STATE_FILE, find_model_file, read
 from l2gnet_core.data import Dataset
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files.atomic import replace_bytes
-from l2gnet_core.inherited import inherited_split, require_kept_apart
+from l2gnet_core.leakage import inherited_split, require_kept_apart
 from l2gnet_core.split import SPLIT_FILE, Split, checked_split, read_split, split_patients
 
 CHOICES_FILE = "settings.json"

@@ -104,8 +104,8 @@ class Sampler:
         rngs = [np.random.default_rng((self.seed, step, sample)) for sample in samples]
         drawn = [self._slice(rng, size) for rng in rngs]
         seen, classes, _ = turned_views(drawn, rngs, self.how, size, device)
-        looks = [draw_intensity(rng, self.how) for rng in rngs]
-        return intensity_views(seen, classes, looks, rngs), classes[:, classes.shape[1] // 2]
+        intensities = [draw_intensity(rng, self.how) for rng in rngs]
+        return intensity_views(seen, classes, intensities, rngs), classes[:, classes.shape[1] // 2]
 
     def _slice(self, rng: Generator, size: int) -> Drawn:
         """One slice with its neighbours (C,H,W), its classes (1,H,W), or all of theirs if they are

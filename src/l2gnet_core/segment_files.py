@@ -38,14 +38,14 @@ from l2gnet_core.volume import Volume, oriented_as, slicing_axis
 
 
 @dataclass(frozen=True)
-class Job:
+class SegmentJob:
     """One image to segment and the mask to write."""
 
     image: Path
     mask: Path
 
 
-def plan_jobs(images: Sequence[Path], output: Path) -> list[Job]:
+def plan_jobs(images: Sequence[Path], output: Path) -> list[SegmentJob]:
     """Which mask goes where: a file for one image, else, and where the output has no suffix, a
     folder of the images' file names.
 
@@ -79,14 +79,14 @@ def plan_jobs(images: Sequence[Path], output: Path) -> list[Job]:
                 f"A mask is saved as one of {', '.join(WRITABLE)}, not as {output.name}; if that "
                 "is to be a folder, make it first."
             )
-        jobs = [Job(files[0], output)]
+        jobs = [SegmentJob(files[0], output)]
     else:
         if output.is_file() or (not output.is_dir() and suffix_of(output) and is_supported(output)):
             raise InputError(
                 f"Expected a folder for {len(files)} masks, but {output} names a file; "
                 "give a folder."
             )
-        jobs = [Job(file, output / _mask_name(file)) for file in files]
+        jobs = [SegmentJob(file, output / _mask_name(file)) for file in files]
     inputs = {job.image.resolve() for job in jobs}
     require_apart([job.mask for job in jobs], inputs)
     seen: dict[Path, Path] = {}
@@ -231,7 +231,7 @@ def _around(correction: Correction, mask: NDArray[Any], choices: CleanUp) -> NDA
 
 
 def segment_file(
-    job: Job,
+    job: SegmentJob,
     model: Model,
     device: str,
     axis: int | None = None,

@@ -26,16 +26,16 @@ from l2gnet_core.checkpoint import (
 from l2gnet_core.config import WITH_CODES, NetworkConfig, preset
 from l2gnet_core.data import Dataset, load_frames, median_spacing
 from l2gnet_core.errors import InputError, memory_is_short
-from l2gnet_core.inherited import told_of_start
-from l2gnet_core.inspect.look import code_vectors
 from l2gnet_core.inspect.populations import code_statistics
+from l2gnet_core.inspect.trace import code_vectors
 from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.labels import LabelSet
+from l2gnet_core.leakage import start_messages
 from l2gnet_core.model import SegmentationNetwork, build
 from l2gnet_core.new_structures import classes_by_name, widened
 from l2gnet_core.phantom import DRAWN, cardiac_phantom
-from l2gnet_core.phantom_memory import drawn_as
 from l2gnet_core.preprocess import neighbours, pad_to_multiple
+from l2gnet_core.rehearsal import drawn_as
 from l2gnet_core.run_folder import (
     RunSettings,
     held,
@@ -265,7 +265,7 @@ def _told_of_split(split: Split, settings: RunSettings) -> Iterator[str]:
         return
     if settings.start is not None:
         card = read_card(find_model_file(settings.start))
-        yield from told_of_start(card, settings.dataset, split)
+        yield from start_messages(card, settings.dataset, split)
     missing = {
         "tuning": "the last epoch's model is kept, whichever is the best",
         "test": "`l2gnet evaluate --model` has nobody to score it on",

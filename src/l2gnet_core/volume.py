@@ -194,7 +194,7 @@ def distance_apart(one: Volume | Grid, other: Volume | Grid) -> float:
     return float(np.linalg.norm(moved[:, :3], axis=1).max())
 
 
-Place = TypeVar("Place", "Grid", "Volume")
+GridOrVolume = TypeVar("GridOrVolume", "Grid", "Volume")
 
 
 def parse_orientation(letters: str) -> str:
@@ -212,7 +212,7 @@ def parse_orientation(letters: str) -> str:
     return given
 
 
-def oriented_as(scan: Place, letters: str) -> Place:
+def oriented_as(scan: GridOrVolume, letters: str) -> GridOrVolume:
     """A scan whose file does not say its orientation, with the one that a person gives it.
 
     letters: what each axis of the stored array grows to, in the file's order, as

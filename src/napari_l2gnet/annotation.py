@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_l2gnet.organs import UNMARKED
-from napari_l2gnet.segmentation import Place, Segmentation
+from napari_l2gnet.segmentation import Segmentation, SliceKey
 
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
     from l2gnet_core.guard import Verdict
-    from l2gnet_core.inspect.look import Look
-    from l2gnet_core.project.deeds import Answered, FineTuned, Tidying
-    from napari_l2gnet.doubts import Doubt
+    from l2gnet_core.inspect.trace import Trace
+    from l2gnet_core.project.events import Answered, FineTuned, Tidying
+    from napari_l2gnet.doubts import ExpectedErrors
     from napari_l2gnet.preview import Preview
 
 ANNOTATION_KEY = "l2gnet_annotation"
@@ -46,7 +46,7 @@ class Version:
     model: Model | None = None
     verdict: Verdict | None = None
     raw: NDArray[Any] | None = None
-    looks: dict[int, Look] = field(default_factory=dict)
+    traces: dict[int, Trace] = field(default_factory=dict)
     tidying: Tidying | None = None
     path: Path | None = None
     brought: tuple[int, ...] = ()
@@ -64,11 +64,11 @@ class Proposal:
 
     kind: Kind
     raw: NDArray[Any]
-    done: set[Place] = field(default_factory=set)
+    done: set[SliceKey] = field(default_factory=set)
     answer: NDArray[Any] | None = None
     learnt: FineTuned | None = None
     answered: Answered | None = None
-    looks: dict[int, Look] = field(default_factory=dict)
+    traces: dict[int, Trace] = field(default_factory=dict)
     others: Sequence[Annotation] = ()
     weak: tuple[int, ...] = ()
 
@@ -111,10 +111,10 @@ class Annotation:
         #: Why the work on it cannot be saved at the moment, in a sentence; "" while it can.
         self.trouble = ""
         #: Slices with a person's strokes; brought up to date by `look_for_edits`.
-        self.edited: set[Place] = set()
+        self.edited: set[SliceKey] = set()
         #: Why to check a slice, and how urgently; empty as long as nothing is known.
-        self.doubts: Mapping[Place, Doubt] = {}
-        self._unseen: set[Place] = set(segmentation.places)
+        self.doubts: Mapping[SliceKey, ExpectedErrors] = {}
+        self._unseen: set[SliceKey] = set(segmentation.places)
         self._edits = 0
 
     @classmethod
@@ -138,23 +138,23 @@ class Annotation:
     # ------------------------------------------------------------------ slices to review
 
     @property
-    def queue(self) -> list[Place]:
+    def queue(self) -> list[SliceKey]:
         """Every slice, the most doubtful first; in their own order where nothing is known."""
         # As they were ranked: of slices about which nothing is doubted, too, some come first.
         ranked = sorted(self.doubts, key=lambda place: -self.doubts[place].expected)
         return [*ranked, *(place for place in self.segmentation.places if place not in self.doubts)]
 
-    def rank(self, doubts: Mapping[Place, Doubt]) -> None:
+    def rank(self, doubts: Mapping[SliceKey, ExpectedErrors]) -> None:
         """Take in why to check which slices."""
         self.doubts = doubts
         self.changed.emit("queue")
 
-    def name_of(self, place: Place) -> str:
+    def name_of(self, place: SliceKey) -> str:
         """What a slice is called: by its number, in a series by its frame's, too."""
         frame, index = place
         return f"{frame} · {index}" if len(self.segmentation.shown) > 1 else str(index)
 
-    def why(self, place: Place) -> str:
+    def why(self, place: SliceKey) -> str:
         """Why a slice is where it is in the queue."""
         if place in self.edited:
             return "edited"
@@ -162,15 +162,18 @@ class Annotation:
             return f"unsure: {self.doubts[place].organ}"
         return "–" if place in self.segmentation.finished else "not segmented"
 
-    def review(self, place: Place, accepted: bool = True) -> None:
+    def review(self, place: SliceKey, accepted: bool = True) -> None:
         """A person vouches for a slice as it is, or takes that back."""
-        reviewed, unsaid = self.segmentation.reviewed, self.segmentation.unsaid
+        reviewed, unreviewed_organs = (
+            self.segmentation.reviewed,
+            self.segmentation.unreviewed_organs,
+        )
         (reviewed.add if accepted else reviewed.discard)(place)
-        self.segmentation.vouched[place] = self.segmentation.edits
-        unsaid -= {(at, organ) for at, organ in unsaid if at == place}
+        self.segmentation.reviewed_at[place] = self.segmentation.edits
+        unreviewed_organs -= {(at, organ) for at, organ in unreviewed_organs if at == place}
         self.changed.emit("reviewed")
 
-    def next_place(self, after: Place | None) -> Place | None:
+    def next_place(self, after: SliceKey | None) -> SliceKey | None:
         """The next slice of the queue after one (None: from its top) that nobody has reviewed; None
         if all are."""
         queue = self.queue
@@ -207,7 +210,7 @@ class Annotation:
     # ------------------------------------------------------------------ what to learn from
 
     @property
-    def taught(self) -> set[Place]:
+    def taught(self) -> set[SliceKey]:
         """Slices to learn from: those that are accepted, and those that are painted on."""
         return self.segmentation.reviewed | self.edited
 
@@ -222,7 +225,7 @@ class Annotation:
         """
         self.look_for_edits()
         segmentation = self.segmentation
-        unsaid = self._silent_on(None)
+        unreviewed_organs = self._silent_on(None)
         frames = sorted({frame for frame, _ in self.taught})
         lessons = []
         for frame in frames:
@@ -240,7 +243,7 @@ class Annotation:
                 taught_new = any(id not in structures for id in np.unique(shown[by_person]) if id)
                 all_true = painted_is_complete or taught_new or place in segmentation.reviewed
                 told = shown if all_true else np.where(by_person, shown, np.uint16(UNMARKED))
-                if place in unsaid:
+                if place in unreviewed_organs:
                     told = np.where(shown == 0, np.uint16(UNMARKED), told)
                 if (told == UNMARKED).all():
                     continue
@@ -292,9 +295,9 @@ class Annotation:
         # What is resumed may be of several answers; its model can give its own again.
         if version.raw is None and version.path is None and whole:
             version.raw = self.segmentation.raw.copy()
-            version.looks = self.segmentation.looks
+            version.traces = self.segmentation.traces
 
-    def merged(self, place: Place, answer: NDArray[Any]) -> NDArray[Any]:
+    def merged(self, place: SliceKey, answer: NDArray[Any]) -> NDArray[Any]:
         """A slice as it will be once an answer (t,z,y,x) is taken in."""
         segmentation = self.segmentation
         shown = segmentation.slice_of(segmentation.shown, place)
@@ -307,7 +310,7 @@ class Annotation:
         new = self.with_filled(place, segmentation.slice_of(answer, place))
         return np.where(~stroked & (shown == known), new, shown)
 
-    def with_filled(self, place: Place, labels: NDArray[Any]) -> NDArray[Any]:
+    def with_filled(self, place: SliceKey, labels: NDArray[Any]) -> NDArray[Any]:
         """A slice of what is proposed, with weak organs as interpolation filled them in there.
 
         The model below did not know them: what its answer has of them is of interpolation alone.
@@ -319,7 +322,7 @@ class Annotation:
         return labels
 
     @property
-    def filled(self) -> list[Place]:
+    def filled(self) -> list[SliceKey]:
         """Slices that are to keep what interpolation filled in, whatever is proposed."""
         segmentation = self.segmentation
         free = [place for place in segmentation.places if place not in segmentation.reviewed]
@@ -353,13 +356,13 @@ class Annotation:
         require_gap(slices, name, "paint or accept another slice")
         return slices
 
-    def _silent_on(self, organ: int | None) -> set[Place]:
+    def _silent_on(self, organ: int | None) -> set[SliceKey]:
         """Reviewed slices that do not say where an organ is that came later (None: any such)."""
-        unsaid = self.segmentation.unsaid
-        asked = [(place, one) for place, one in unsaid if organ in (None, one)]
+        unreviewed_organs = self.segmentation.unreviewed_organs
+        asked = [(place, one) for place, one in unreviewed_organs if organ in (None, one)]
         return {place for place, one in asked if not self._says(place, one)}
 
-    def _says(self, place: Place, organ: int) -> bool:
+    def _says(self, place: SliceKey, organ: int) -> bool:
         """Did a person paint the organ in a slice?"""
         state = self.segmentation.slice_state(place)
         return bool((state.by_person & (state.labels == organ)).any())
@@ -378,8 +381,8 @@ class Annotation:
         return guided_slices(scan, shown, slices, axis, pixel, organ)
 
     def interpolated(
-        self, filled: Mapping[Place, NDArray[Any]], organ: int | None
-    ) -> Mapping[Place, NDArray[Any]]:
+        self, filled: Mapping[SliceKey, NDArray[Any]], organ: int | None
+    ) -> Mapping[SliceKey, NDArray[Any]]:
         """The answer as it is now, in the slices that are filled in, with an organ (None: all of
         them) as it is there. Tidying begins with the raw answer and must find it there, too."""
         if organ is None:

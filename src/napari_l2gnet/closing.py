@@ -10,7 +10,7 @@ from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QMessageBox, QWidget
 
 if TYPE_CHECKING:
-    from napari_l2gnet.keeper import Keeper
+    from napari_l2gnet.autosave import Autosave
 
 #: Qt's ways to draw where nobody looks.
 _UNSEEN = {"offscreen", "minimal"}
@@ -21,10 +21,10 @@ class Closing(QObject):
 
     def __init__(self, window: QWidget) -> None:
         super().__init__(window)
-        self._keepers: list[Keeper] = []
+        self._autosaves: list[Autosave] = []
         self._closes = False
         #: Those of which a person knows that they cannot save.
-        self._told: set[Keeper] = set()
+        self._told: set[Autosave] = set()
         window.installEventFilter(self)
 
     @classmethod
@@ -32,13 +32,13 @@ class Closing(QObject):
         """The one of a window."""
         return window.findChild(cls) or cls(window)
 
-    def add(self, keeper: Keeper) -> None:
+    def add(self, autosave: Autosave) -> None:
         """Let a keeper save as the window closes."""
-        self._keepers.append(keeper)
+        self._autosaves.append(autosave)
 
-    def forget(self, keeper: Keeper) -> None:
+    def forget(self, autosave: Autosave) -> None:
         """It is closed already."""
-        self._keepers.remove(keeper)
+        self._autosaves.remove(autosave)
 
     def eventFilter(self, window: QObject, event: QEvent) -> bool:
         """The window closes, or is about to: napari may ask first, and whoever says no goes on."""
@@ -48,7 +48,7 @@ class Closing(QObject):
             self._closes, self._told = True, set()
             if not window.isVisible():
                 self._close()
-            elif problems := {one: why for one in self._keepers if (why := one.unsaved())}:
+            elif problems := {one: why for one in self._autosaves if (why := one.unsaved())}:
                 self._closes = may_close(list(problems.values()), window)
                 if not self._closes:
                     event.ignore()
@@ -61,8 +61,8 @@ class Closing(QObject):
         return False
 
     def _close(self) -> None:
-        for keeper in list(self._keepers):
-            keeper.close(keeper in self._told)
+        for autosave in list(self._autosaves):
+            autosave.close(autosave in self._told)
 
 
 def may_close(problems: list[str], window: QWidget) -> bool:

@@ -20,7 +20,7 @@ from qtpy.QtCore import Signal
 
 from l2gnet_core.errors import InputError
 from napari_l2gnet.annotation import Annotation
-from napari_l2gnet.copies import unsaved_copy
+from napari_l2gnet.autosave import keep_again
 from napari_l2gnet.correct_form import FLIP_KEY, PROJECT, CorrectForm
 from napari_l2gnet.correct_run import (
     CorrectRun,
@@ -28,19 +28,18 @@ from napari_l2gnet.correct_run import (
     bring_organs,
     drop_proposal,
     flip,
-    told,
+    verdict_message,
 )
 from napari_l2gnet.docked import always
-from napari_l2gnet.in_view import why_beside
-from napari_l2gnet.keeper import keep_again
-from napari_l2gnet.learning import Moment
+from napari_l2gnet.duplicates import unsaved_copy
+from napari_l2gnet.learning import TaskProgress
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.mask_saving import MaskSaving
 from napari_l2gnet.organ_bar import OrganBar
 from napari_l2gnet.preview import BEFORE
 from napari_l2gnet.session import Session, shared_session
 from napari_l2gnet.slice_review import SliceReview
-from napari_l2gnet.take_over import others, take_over, why_none
+from napari_l2gnet.take_over import candidates, take_over, why_none
 from napari_l2gnet.tasks import (
     annotation_of,
     application,
@@ -49,6 +48,7 @@ from napari_l2gnet.tasks import (
     scan_of,
 )
 from napari_l2gnet.version_bar import VersionBar
+from napari_l2gnet.visibility import why_beside
 from napari_l2gnet.worker import Job
 
 
@@ -268,7 +268,7 @@ class CorrectWidget(CorrectForm):
         self.bar.setVisible(self.running)
         proposal = annotation.proposal if annotation else None
         self.proposal.setVisible(proposal is not None and bool(proposal.done))
-        self.show_verdict(told(proposal.learnt) if proposal and proposal.learnt else "")
+        self.show_verdict(verdict_message(proposal.learnt) if proposal and proposal.learnt else "")
         here = annotation is not None and self._curve_of() is annotation
         self.curve.setVisible(here)
         unfinished = "" if proposal and proposal.complete else "It is not finished yet."
@@ -333,7 +333,7 @@ class CorrectWidget(CorrectForm):
     def _list_masks(self) -> None:
         """Offer the masks there are."""
         self.masks.clear()
-        for layer in others(self.viewer, self.mask) if self.mask is not None else ():
+        for layer in candidates(self.viewer, self.mask) if self.mask is not None else ():
             self.masks.addAction(layer.name, partial(self.take_over_mask, layer))
 
     def take_over_mask(self, layer: Labels | Image) -> None:
@@ -427,7 +427,7 @@ class CorrectWidget(CorrectForm):
         self.bar.setFormat("")
         return self._run
 
-    def _on_step(self, moment: Moment) -> None:
+    def _on_step(self, moment: TaskProgress) -> None:
         self.bar.setValue(round(1000 * moment.done))
         self.bar.setFormat(str(moment))
         if moment.loss is not None or moment.dice is not None:

@@ -34,7 +34,7 @@ from napari_l2gnet.organ_table import color_icon
 from napari_l2gnet.preview import AFTER, BEFORE, CHANGES
 from napari_l2gnet.progress_bar import ProgressBar
 from napari_l2gnet.slice_queue import SliceQueue
-from napari_l2gnet.tones import tones
+from napari_l2gnet.theme_colors import tones
 
 #: Keys that napari leaves free, whatever layer is selected.
 ACCEPT_KEY, NEXT_KEY, FLIP_KEY = "K", "N", "G"

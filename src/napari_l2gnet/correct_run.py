@@ -14,11 +14,11 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.project.deeds import Answered, Discarded, FineTuned, Interpolated
-from l2gnet_core.project.state import Place
+from l2gnet_core.project.events import Answered, Discarded, FineTuned, Interpolated
+from l2gnet_core.project.state import SliceKey
 from napari_l2gnet import learning
 from napari_l2gnet.annotation import Annotation, Kind, Proposal, Version
-from napari_l2gnet.learning import Moment, Task, card_of
+from napari_l2gnet.learning import Task, TaskProgress, card_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.organs import with_organs_of
 from napari_l2gnet.preview import AFTER, BEFORE, Preview
@@ -61,7 +61,7 @@ class CorrectRun(QObject):
         #: Is what came into the mask still there?
         self.stands: Callable[[], bool] = lambda: True
         self._kind: Kind = "scan"
-        self._answer: Moment | None = None
+        self._answer: TaskProgress | None = None
         self._loading: Version | None = None
         self._brought: Sequence[int] = ()
         self._abandoned = False
@@ -92,7 +92,7 @@ class CorrectRun(QObject):
                 self.annotation.segmentation, moment.answer, moment.raw, moment.answered
             )
             moment = replace(moment, answer=answer, answered=answered)
-            version.raw, version.looks = moment.raw, moment.looks or {}
+            version.raw, version.traces = moment.raw, moment.traces or {}
             version.model, version.tidying = answered.model, answered.tidying
             self._brought = ()
             self._adopt(
@@ -138,8 +138,8 @@ class CorrectRun(QObject):
     def _start(
         self,
         what: str,
-        steps: Generator[Moment, None, None],
-        take: Callable[[Moment], None],
+        steps: Generator[TaskProgress, None, None],
+        take: Callable[[TaskProgress], None],
         then: Callable[[], None],
     ) -> None:
         self._job = Job(steps, self)
@@ -151,7 +151,7 @@ class CorrectRun(QObject):
         self.annotation.tell_job(what)
         self._job.start()
 
-    def _take_lesson(self, moment: Moment) -> None:
+    def _take_lesson(self, moment: TaskProgress) -> None:
         annotation = self.annotation
         if not self.mask.connected:
             self.cancel()
@@ -163,9 +163,9 @@ class CorrectRun(QObject):
             annotation.propose(Proposal(self._kind, raw, others=others))
             annotation.preview = Preview(self.mask, annotation)
         if moment.learnt is not None:
-            annotation.segmentation.deeds.append(moment.learnt)
+            annotation.segmentation.events.append(moment.learnt)
             verdict = moment.learnt.result.verdict
-            self.text = told(moment.learnt)
+            self.text = verdict_message(moment.learnt)
             if not verdict.kept:
                 self.drop_proposal()
             elif annotation.proposal is not None:
@@ -182,12 +182,12 @@ class CorrectRun(QObject):
             self._show(moment, first)
         if moment.answer is not None:
             proposal.raw, proposal.answer = moment.raw, moment.answer
-            proposal.answered, proposal.looks = moment.answered, moment.looks or {}
+            proposal.answered, proposal.traces = moment.answered, moment.traces or {}
             proposal.done.update(annotation.segmentation.places)
             if annotation.preview is not None:
                 annotation.preview.update_all()
 
-    def _show(self, moment: Moment, first: bool) -> None:
+    def _show(self, moment: TaskProgress, first: bool) -> None:
         preview = self.annotation.preview
         assert preview is not None
         assert moment.place is not None
@@ -201,7 +201,7 @@ class CorrectRun(QObject):
     def _learnt(self) -> None:
         self._end("finished", self.text)
 
-    def _take_answer(self, moment: Moment) -> None:
+    def _take_answer(self, moment: TaskProgress) -> None:
         if moment.answer is not None or moment.filled:
             self._answer = moment
 
@@ -262,7 +262,7 @@ def _as_chosen(
     return learning.tidied(segmentation, raw, answered)
 
 
-def take_in(mask: MaskLayer, moment: Moment, number: int) -> int:
+def take_in(mask: MaskLayer, moment: TaskProgress, number: int) -> int:
     """Take the answer of a version into a mask as one undoable step; returns how many voxels
     change."""
     assert moment.answer is not None
@@ -271,12 +271,12 @@ def take_in(mask: MaskLayer, moment: Moment, number: int) -> int:
     annotation_of(mask).keep_first_answer()
     segmentation, model = mask.segmentation, moment.answered.model
     whole = segmentation.places
-    changed = mask.adopt(moment.answer, moment.raw, number, moment.looks, whole, model)
+    changed = mask.adopt(moment.answer, moment.raw, number, moment.traces, whole, model)
     _record(segmentation, moment.answered, changed)
     return changed
 
 
-def fill_in(mask: MaskLayer, filled: Mapping[Place, NDArray[Any]], organ: int | None) -> int:
+def fill_in(mask: MaskLayer, filled: Mapping[SliceKey, NDArray[Any]], organ: int | None) -> int:
     """Take what interpolation filled in of an organ (None: all) into a mask as one undoable step;
     returns how many voxels change.
 
@@ -285,7 +285,7 @@ def fill_in(mask: MaskLayer, filled: Mapping[Place, NDArray[Any]], organ: int | 
     annotation, segmentation = annotation_of(mask), mask.segmentation
     annotation.keep_first_answer()
     changed = mask.fill(annotation.interpolated(filled, organ))
-    segmentation.deeds.append(Interpolated(segmentation.answers(filled), changed > 0))
+    segmentation.events.append(Interpolated(segmentation.answers(filled), changed > 0))
     return changed
 
 
@@ -310,14 +310,14 @@ def accept(mask: MaskLayer, annotation: Annotation) -> int:
         return Version(one.next_name(), proposal.kind, parent, result.model, result.verdict)
 
     version = version_for(annotation)
-    version.raw, version.looks, version.tidying = proposal.raw, proposal.looks, answered.tidying
+    version.raw, version.traces, version.tidying = proposal.raw, proposal.traces, answered.tidying
     number = annotation.add_version(version)
     for other in proposal.others:
-        other.segmentation.deeds.append(learnt)
+        other.segmentation.events.append(learnt)
         other.add_version(version_for(other))
     segmentation = annotation.segmentation
     places, model = segmentation.places, learnt.result.model
-    changed = mask.adopt(answer, raw, number, proposal.looks, places, model)
+    changed = mask.adopt(answer, raw, number, proposal.traces, places, model)
     answered = replace(answered, filled=segmentation.answers(filled))
     _record(segmentation, answered, changed)
     annotation.changed.emit("versions")
@@ -326,7 +326,7 @@ def accept(mask: MaskLayer, annotation: Annotation) -> int:
 
 def _with_filled(
     annotation: Annotation, answer: NDArray[Any], raw: NDArray[Any]
-) -> tuple[NDArray[Any], NDArray[Any], list[Place]]:
+) -> tuple[NDArray[Any], NDArray[Any], list[SliceKey]]:
     """What is proposed, tidied and raw (t,z,y,x), with what interpolation filled in of organs that
     it hardly knows; and the slices that this changes."""
     segmentation, filled = annotation.segmentation, annotation.filled
@@ -355,14 +355,14 @@ def bring_organs(mask: MaskLayer, annotation: Annotation, version: Version) -> t
 def _record(segmentation: Segmentation, answered: Answered, changed: int) -> None:
     """An answer came into a mask and changed voxels that are shown."""
     spared = frozenset(segmentation.reviewed)
-    segmentation.deeds.append(replace(answered, spared=spared, undoable=changed > 0))
+    segmentation.events.append(replace(answered, spared=spared, undoable=changed > 0))
 
 
 def drop_proposal(annotation: Annotation) -> None:
     """Nothing is proposed any more, nor shown beside the mask."""
     if annotation.proposal is not None and annotation.proposal.learnt is not None:
         model = annotation.proposal.learnt.result.model
-        annotation.segmentation.deeds.append(Discarded(model))
+        annotation.segmentation.events.append(Discarded(model))
     _clear_proposal(annotation)
 
 
@@ -380,7 +380,7 @@ def flip(annotation: Annotation) -> None:
         annotation.preview.show(AFTER if annotation.preview.mode == BEFORE else BEFORE)
 
 
-def told(learnt: FineTuned) -> str:
+def verdict_message(learnt: FineTuned) -> str:
     """What came of a fine-tuning, in plain words."""
     verdict = learnt.result.verdict
     dice = verdict.evidence.dice

@@ -22,7 +22,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_l2gnet.tones import tones
+from napari_l2gnet.theme_colors import tones
 
 if TYPE_CHECKING:
     from napari_l2gnet.annotation import Annotation

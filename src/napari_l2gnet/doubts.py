@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_l2gnet.segmentation import Place, Segmentation
+from napari_l2gnet.segmentation import Segmentation, SliceKey
 
 #: Share of the slices that are said to be doubtful: the order means something, the numbers do not.
 DOUBTFUL = 1 / 3
 
 
 @dataclass(frozen=True)
-class Doubt:
+class ExpectedErrors:
     """How many voxels are expected to be wrong in a slice, and the organ that most of them are of;
     "" where the slice is not among the doubtful ones."""
 
@@ -26,7 +26,7 @@ class Doubt:
 
 def doubtful_slices(
     segmentation: Segmentation,
-) -> Generator[Mapping[Place, Doubt], None, None]:
+) -> Generator[Mapping[SliceKey, ExpectedErrors], None, None]:
     """Doubts of all slices that a model with codes has segmented: after each frame those so far,
     and nothing in between, after each slice.
 
@@ -39,23 +39,23 @@ def doubtful_slices(
         slice_maps,
     )
 
-    found: dict[Place, Doubt] = {}
+    found: dict[SliceKey, ExpectedErrors] = {}
     axis, names = segmentation.axis, segmentation.card.labels.names
     yield {}
-    for frame, look in sorted(segmentation.looks.items()):
+    for frame, trace in sorted(segmentation.traces.items()):
         mask = segmentation.raw[frame]
         slices = np.moveaxis(mask, axis, 0)
         wrong, organs = np.zeros(len(slices)), []
-        for index, maps in enumerate(slice_maps(look, mask, ["combined"])):
+        for index, maps in enumerate(slice_maps(trace, mask, ["combined"])):
             uncertainty, near = maps["combined"], near_borders(slices, index)
             wrong[index] = expected_wrong(uncertainty, near)
             organs.append(_most_wrong(uncertainty, near, slices[index], names))
             yield {}  # a moment to stop at
-        ranking = ranked_by(wrong, slices, look.seen)
-        ranked = [one for one in ranking if look.seen[one.index]]
+        ranking = ranked_by(wrong, slices, trace.seen)
+        ranked = [one for one in ranking if trace.seen[one.index]]
         for number, doubt in enumerate(ranked):
             organ = organs[doubt.index] if number < DOUBTFUL * len(ranked) else ""
-            found[frame, doubt.index] = Doubt(doubt.voxels, organ)
+            found[frame, doubt.index] = ExpectedErrors(doubt.voxels, organ)
         # A copy: whoever takes it reads it while the next frame is ranked.
         yield dict(found)
 

@@ -13,7 +13,7 @@ from napari.utils.theme import get_theme
 from qtpy.QtCore import QTimer, Signal
 
 from l2gnet_core.errors import InputError
-from napari_l2gnet.in_view import bring_into_view, told_hidden
+from napari_l2gnet.file_suffix import ended
 from napari_l2gnet.inspect_again import LookingAgain
 from napari_l2gnet.inspect_click import Clicks
 from napari_l2gnet.inspect_compare import Against
@@ -28,7 +28,7 @@ from napari_l2gnet.inspection import Inspection, inspection_of
 from napari_l2gnet.layers import active_layer
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.tasks import annotation_of
-from napari_l2gnet.typed_names import ended
+from napari_l2gnet.visibility import bring_into_view, hidden_message
 from napari_l2gnet.worker import LatestJob
 
 #: Milliseconds.
@@ -429,13 +429,13 @@ class InspectWidget(InspectForm):
 
     def bring_into_view(self, alone: bool = False) -> None:
         """Show the mask, and say what is hidden for it beside what is said; `alone` as of
-        `in_view.bring_into_view`."""
+        `visibility.bring_into_view`."""
         if self.layers is None:
             return
         mask = self.layers.mask
         if hidden := bring_into_view(mask, alone):
             text, bad, beware, _ = self._told
-            text = f"{text} {told_hidden(mask, hidden)}".lstrip()
+            text = f"{text} {hidden_message(mask, hidden)}".lstrip()
             self.show_message(text, bad, beware, lambda: not any(one.visible for one in hidden))
 
     def choose(
@@ -456,7 +456,7 @@ class InspectWidget(InspectForm):
         if self.codes:
             if go and voxel is None:
                 self.bring_into_view()
-            here = self.inspection.look.codes[self.index]
+            here = self.inspection.trace.codes[self.index]
             if go and voxel is None and not np.isin(here, self.codes[:1]).any():
                 self._to_slice(self.inspection.busiest_slice(self.codes[:1]))
             self.layers.light_cells(self.inspection.frame, self.inspection, self.codes)

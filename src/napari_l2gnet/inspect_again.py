@@ -81,12 +81,12 @@ class LookingAgain(QObject):
         frame = min(frames, key=lambda frame: (abs(frame - here), frame))
         self._frames_left = len(frames) - 1
 
-        def take(look: Any) -> None:
+        def take(trace: Any) -> None:
             # A run may have looked meanwhile, or another version have answered.
             if annotation.version is task.version:
-                old = segmentation.looks.get(frame)
+                old = segmentation.traces.get(frame)
                 if old is None or not old.seen.any():
-                    segmentation.looks[frame] = look
+                    segmentation.traces[frame] = trace
             self._look_on(mask, task, frames - {frame})
             if self._widget.inspection is None:
                 self._widget.read()

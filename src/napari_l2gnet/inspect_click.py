@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from qtpy.QtCore import QObject
 
-from napari_l2gnet.in_view import why_all_unseen
+from napari_l2gnet.visibility import why_all_unseen
 
 if TYPE_CHECKING:
     from napari_l2gnet.inspect import InspectWidget
@@ -53,7 +53,7 @@ class Clicks(QObject):
         voxel = widget.layers.mask.voxel_at(position)
         if voxel is None or voxel[0] != widget.inspection.frame:
             return
-        if not widget.inspection.look.cells.sees(voxel[1:]):
+        if not widget.inspection.trace.cells.sees(voxel[1:]):
             widget.show_message("Nothing is here: the model is not shown empty margins of scans.")
             return
         code = widget.inspection.code_at(voxel[1:])

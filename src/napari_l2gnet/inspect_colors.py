@@ -15,15 +15,15 @@ from napari_l2gnet.inspection import Inspection
 def codes_of(inspection: Inspection) -> Callable[[int, int], NDArray[np.uint16]]:
     """Cells of the code map, by frame and index; also of what is segmented later."""
     source = inspection.source
-    cells = inspection.look.cells
+    cells = inspection.trace.cells
 
     def codes(frame: int, index: int) -> NDArray[np.uint16]:
         # 0 is "nothing" in a layer of labels, so codes count from 1, as everywhere.
         # A version to which slices appear larger has other cells, and so has a frame with other
         # margins: until they are laid out anew there is nothing to show.
-        if frame not in source.looks or not cells.fits(source.looks[frame].cells):
+        if frame not in source.traces or not cells.fits(source.traces[frame].cells):
             return np.zeros(cells.size, np.uint16)
-        return (source.looks[frame].codes[index] + 1).astype(np.uint16)
+        return (source.traces[frame].codes[index] + 1).astype(np.uint16)
 
     return codes
 
@@ -34,7 +34,7 @@ def code_arguments(inspection: Inspection) -> dict[str, Any]:
     from l2gnet_core.inspect.codes import code_colors
 
     usage = inspection.usage(Part())
-    colors = code_colors(inspection.look.vectors)
+    colors = code_colors(inspection.trace.vectors)
     told = {}
     for code in range(len(colors)):
         shares = usage.shares(code)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from l2gnet_core.card import CodeStatistics, ModelCard
-    from l2gnet_core.inspect.look import Look
+    from l2gnet_core.inspect.trace import Trace
     from napari_l2gnet.inspect import InspectWidget
 
 
@@ -29,7 +29,7 @@ class Seen:
     card: ModelCard
     axis: int
     raw: NDArray[Any]
-    looks: dict[int, Look]
+    traces: dict[int, Trace]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,20 +48,20 @@ class Other:
         )  # fmt: skip
 
 
-def others(viewer: Any, mask: MaskLayer, frame: int) -> list[Other]:
+def comparable(viewer: Any, mask: MaskLayer, frame: int) -> list[Other]:
     """What a frame of a mask may be compared with: earlier versions of its model, other masks of
     the scan, cut along the same axis, other frames, and masks of other scans; all with a look."""
     mine, image = mask.segmentation, mask.layer.metadata.get(IMAGE_KEY)
     found, elsewhere = versions(mask), []
     for layer in viewer.layers:
         other = layer.metadata.get(SEGMENTATION_KEY)
-        if other is None or other is mine or not other.looks:
+        if other is None or other is mine or not other.traces:
             continue
         if layer.metadata.get(IMAGE_KEY) is not image:
-            elsewhere.append(Other(layer.name, other, min(other.looks)))
+            elsewhere.append(Other(layer.name, other, min(other.traces)))
         elif other.axis == mine.axis:
             found.append(Other(layer.name, other))
-    found += [Other(f"frame {at}", mine, at) for at in sorted(mine.looks) if at != frame]
+    found += [Other(f"frame {at}", mine, at) for at in sorted(mine.traces) if at != frame]
     return found + elsewhere
 
 
@@ -69,9 +69,9 @@ def versions(mask: MaskLayer) -> list[Other]:
     """Versions of the model, other than the one shown, that have segmented the mask's scan."""
     annotation, mine, found = mask.layer.metadata.get(ANNOTATION_KEY), mask.segmentation, []
     for number, version in enumerate(annotation.versions if annotation else ()):
-        if number != mine.version and version.raw is not None and version.looks:
+        if number != mine.version and version.raw is not None and version.traces:
             card = mine.card if version.model is None else version.model.card
-            seen = Seen(card, mine.axis, version.raw, version.looks)
+            seen = Seen(card, mine.axis, version.raw, version.traces)
             found.append(Other(f"version {version.name}", seen))
     return found
 
@@ -99,13 +99,13 @@ class Comparison:
     def same_codes(self) -> bool:
         """Can codes be compared one by one: is it the same codebook, which fine-tuning keeps?"""
         one, other = self.one, self.other
-        alike = np.array_equal(one.look.vectors, other.look.vectors)
+        alike = np.array_equal(one.trace.vectors, other.trace.vectors)
         return alike and one.has_plans == other.has_plans
 
     @property
     def same_cells(self) -> bool:
         """Do the cells of both lie on each other?"""
-        return self.same_scan and self.one.look.cells.fits(self.other.look.cells)
+        return self.same_scan and self.one.trace.cells.fits(self.other.trace.cells)
 
     def theirs(self, part: Part) -> Part | None:
         """The same part of the other side; None where it has none: slices of another scan or frame
@@ -135,7 +135,7 @@ class Comparison:
         theirs = self.theirs(part)
         if self.same_codes and theirs is not None:
             self.other.usage(theirs)
-        one, other = self.one.look, self.other.look
+        one, other = self.one.trace, self.other.trace
         if one.vectors.shape[1] != other.vectors.shape[1]:
             self.words = (
                 f"{self.name} has codes of another length: the two cannot be compared code by code."
@@ -239,7 +239,7 @@ class Against(QObject):
         """Offer what there is; the choice stays where it can."""
         widget, found = self._widget, []
         if widget.layers is not None:
-            found = others(widget.viewer, widget.layers.mask, widget.layers.mask.here[0])
+            found = comparable(widget.viewer, widget.layers.mask, widget.layers.mask.here[0])
         combo, before = widget.compare, self.chosen
         combo.blockSignals(True)
         combo.clear()

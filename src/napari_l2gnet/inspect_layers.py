@@ -203,7 +203,7 @@ class InspectLayers:
             layer.contrast_limits = limits
             if cells and isinstance(layer.data, CellArray):
                 # Other data for a layer cost it ten times what other values do.
-                layer.data.cells, layer.data.values = inspection.look.cells, values
+                layer.data.cells, layer.data.values = inspection.trace.cells, values
                 layer.refresh(thumbnail=False, highlight=False, extent=False)
             else:
                 layer.data = values
@@ -228,7 +228,7 @@ class InspectLayers:
             self._lit()
             return True
         if inspection.has_plans and self.find("heat") is None:
-            size = inspection.look.cells.size
+            size = inspection.trace.cells.size
             nothing = np.zeros(size, np.float32)
             self.show_heat("heard", inspection, lambda frame, index: nothing, (0, 1))
             self._set_visible("heat", False)
@@ -237,7 +237,7 @@ class InspectLayers:
     @staticmethod
     def _renew_codes(layer: Layer, inspection: Inspection) -> None:
         layer.metadata[CODES_OF_KEY] = inspection.source
-        layer.data.cells, layer.data.values = inspection.look.cells, codes_of(inspection)
+        layer.data.cells, layer.data.values = inspection.trace.cells, codes_of(inspection)
         for name, value in code_arguments(inspection).items():
             setattr(layer, name, value)
 
@@ -269,14 +269,14 @@ class InspectLayers:
 
     def light_cells(self, frame: int, inspection: Inspection, codes: Sequence[int]) -> None:
         """Light up all voxels of one or two codes in a frame."""
-        of_codes = inspection.look.codes
+        of_codes = inspection.trace.codes
         cells = np.zeros(of_codes.shape, np.uint8)
         for value, code in zip((CODE, OTHER_CODE), codes, strict=False):
             cells[of_codes == code] = value
         nothing = np.zeros_like(cells[0])
         lit: Lit = self._lit().data
         lit.light_cells(
-            inspection.look.cells, lambda of, index: cells[index] if of == frame else nothing
+            inspection.trace.cells, lambda of, index: cells[index] if of == frame else nothing
         )
         self._show_lit()
 
@@ -339,7 +339,7 @@ class InspectLayers:
     # ------------------------------------------------------------------ arrays
 
     def _cells(self, inspection: Inspection, dtype: np.dtype[Any], values: Any) -> CellArray:
-        return CellArray(inspection.look.cells, dtype, values, self.mask.layer.data.shape)
+        return CellArray(inspection.trace.cells, dtype, values, self.mask.layer.data.shape)
 
     def _in_frame(self, inspection: Inspection, values: Any) -> Any:
         """An array (z,y,x) of one frame with the axes of the layer."""

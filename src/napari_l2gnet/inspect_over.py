@@ -98,7 +98,7 @@ class Over(QObject):
 
     def _show_changed(self, comparison: Comparison) -> None:
         """Cells to which the two give different codes."""
-        widget, one, other = self._widget, comparison.one.look, comparison.other.look
+        widget, one, other = self._widget, comparison.one.trace, comparison.other.trace
         assert widget.layers is not None
 
         def changed(frame: int, index: int) -> Any:

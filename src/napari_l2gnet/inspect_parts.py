@@ -48,7 +48,7 @@ class Usage:
 
 
 @dataclass(eq=False)
-class Doubt:
+class DoubtMap:
     """One kind of doubt: on the voxels (z,y,x), or as a function (frame, index) → cells (h,w); the
     range worth showing; and the places where it gathers, the worst first."""
 

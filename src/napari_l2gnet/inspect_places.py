@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject
 
 from l2gnet_core.errors import InputError
-from napari_l2gnet.in_view import why_unseen
 from napari_l2gnet.inspect_form import DOUBT, NOTHING, PIECE
 from napari_l2gnet.inspection import Inspection
 from napari_l2gnet.preview import shows_proposal
 from napari_l2gnet.tasks import annotation_of, scan_of
+from napari_l2gnet.visibility import why_unseen
 
 if TYPE_CHECKING:
     from l2gnet_core.inspect.similar import Region
@@ -265,7 +265,7 @@ class Assigning(QObject):
 
             yield "Finding voxels"
             at = voxel if piece else None
-            found = voxels_of_code(inspection.look, shown, code, organ, index, at)
+            found = voxels_of_code(inspection.trace, shown, code, organ, index, at)
             # What a person painted or accepted is theirs, also where it is this organ.
             theirs = segmentation.decided()[frame].ravel()[found]
             yield found[~theirs], int(np.count_nonzero(theirs)), organ

@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2gnet_core.config import WITH_CODES
-from napari_l2gnet.inspect_parts import Doubt, Part, Usage
+from napari_l2gnet.inspect_parts import DoubtMap, Part, Usage
 from napari_l2gnet.layers import frame_of
 from napari_l2gnet.tasks import annotation_of
 
 if TYPE_CHECKING:
     from l2gnet_core.card import ModelCard
-    from l2gnet_core.inspect.look import Look
     from l2gnet_core.inspect.plans import Partner
     from l2gnet_core.inspect.populations import Unlikeness
     from l2gnet_core.inspect.similar import Region
+    from l2gnet_core.inspect.trace import Trace
     from l2gnet_core.inspect.uncertainty import SliceDoubt
     from l2gnet_core.volume import Volume
     from napari_l2gnet.mask_layer import MaskLayer
@@ -44,7 +44,7 @@ class Source(Protocol):
     card: ModelCard
     axis: int
     raw: NDArray[Any]
-    looks: dict[int, Look]
+    traces: dict[int, Trace]
 
 
 @dataclass(eq=False)
@@ -64,7 +64,7 @@ class Inspection:
     unlike: Unlikeness | None = field(default=None, init=False)
     _state: tuple[Any, ...] = field(default=(), init=False)
     _usage: dict[Part, Usage] = field(default_factory=dict, init=False)
-    _doubts: dict[str, Doubt] = field(default_factory=dict, init=False)
+    _doubts: dict[str, DoubtMap] = field(default_factory=dict, init=False)
 
     @property
     def names(self) -> list[str]:
@@ -88,12 +88,12 @@ class Inspection:
     @property
     def forgotten(self) -> bool:
         """Is what the model saw of the frame not kept?"""
-        return self.frame not in self.source.looks or not self.look.seen.any()
+        return self.frame not in self.source.traces or not self.trace.seen.any()
 
     @property
-    def look(self) -> Look:
+    def trace(self) -> Trace:
         """What the model saw."""
-        return self.source.looks[self.frame]
+        return self.source.traces[self.frame]
 
     @property
     def mask(self) -> NDArray[Any]:
@@ -108,7 +108,7 @@ class Inspection:
     @property
     def has_plans(self) -> bool:
         """Has the model transport, not only codes?"""
-        return self.look.plan_rows is not None
+        return self.trace.plan_rows is not None
 
     @property
     def is_current(self) -> bool:
@@ -117,8 +117,8 @@ class Inspection:
         return not self.refusal and self._state == self._state_now()
 
     def _state_now(self) -> tuple[Any, ...]:
-        look = self.look
-        return look, look.added, int(np.count_nonzero(look.seen)), *self.ids, *self.names
+        trace = self.trace
+        return trace, trace.added, int(np.count_nonzero(trace.seen)), *self.ids, *self.names
 
     # ------------------------------------------------------------------ codes
 
@@ -133,17 +133,17 @@ class Inspection:
         from l2gnet_core.inspect.populations import unlikeness
 
         state = self._state_now()
-        look = self.look
+        trace = self.trace
         self._usage, self._doubts, self.ranking = {}, {}, []
-        self.voxels = look.cells.counts(self.mask, self.ids)
+        self.voxels = trace.cells.counts(self.mask, self.ids)
         yield "Relating codes"
         self.usage(Part())
         known = self.source.card.codes
         self.unlike = None
         # A part of a scan uses other codes than a whole one, whatever the scan.
-        if known is not None and len(known.counts) == len(look.vectors) and look.seen.all():
+        if known is not None and len(known.counts) == len(trace.vectors) and trace.seen.all():
             yield "Comparing with the training scans"
-            self.unlike = unlikeness(look, known)
+            self.unlike = unlikeness(trace, known)
         self._state = state
 
     def usage(self, part: Part) -> Usage:
@@ -163,17 +163,17 @@ class Inspection:
         from l2gnet_core.inspect.codes import organ_table
         from l2gnet_core.inspect.plans import code_plan
 
-        look, codes = self.look, len(self.look.vectors)
+        trace, codes = self.trace, len(self.trace.vectors)
         weights: NDArray[Any] | None = None
         if part.index is not None:
             table = np.zeros((codes, len(self.names)), np.int64)
-            if look.seen[part.index]:
+            if trace.seen[part.index]:
                 of_slice = self.voxels[part.index].reshape(-1, len(self.names))
-                np.add.at(table, look.codes[part.index].ravel(), of_slice)
-            weights = np.zeros(look.codes.shape, np.float32)
+                np.add.at(table, trace.codes[part.index].ravel(), of_slice)
+            weights = np.zeros(trace.codes.shape, np.float32)
             weights[part.index] = 1
         else:
-            table = organ_table(look, self.voxels)
+            table = organ_table(trace, self.voxels)
             if part.column is not None:
                 weights = self.voxels[..., part.column] / np.maximum(self.voxels.sum(-1), 1)
                 others = np.arange(len(self.names)) != part.column
@@ -181,14 +181,14 @@ class Inspection:
         if not self.has_plans:
             return Usage(table, None)
         # A slice hears of itself alone: with the weights on one side only, it stays symmetric.
-        return Usage(table, code_plan(look, receiving=weights))
+        return Usage(table, code_plan(trace, receiving=weights))
 
     def positions(self) -> NDArray[np.float64]:
         """(K,2): codes laid out so that those alike lie near: by the first principal components of
         the codes that occur in the volume, as unused ones would take up most of the room."""
         from l2gnet_core.inspect.codes import principal_components
 
-        vectors = self.look.vectors
+        vectors = self.trace.vectors
         used = np.flatnonzero(self.usage(Part()).table.sum(1))
         found = np.zeros((len(vectors), 2))
         along = principal_components(vectors[used], 2)
@@ -204,47 +204,47 @@ class Inspection:
 
     def code_at(self, voxel: tuple[int, int, int]) -> int | None:
         """The code of a voxel (z,y,x); None where the model has not looked."""
-        code = int(self.look.codes[self.look.cells.at(voxel)])
+        code = int(self.trace.codes[self.trace.cells.at(voxel)])
         return None if code < 0 else code
 
     def busiest_slice(self, codes: list[int]) -> int:
         """The slice with most cells of these codes."""
-        return int(np.isin(self.look.codes, codes).sum((1, 2)).argmax())
+        return int(np.isin(self.trace.codes, codes).sum((1, 2)).argmax())
 
     def heard(self, index: int, code: int) -> NDArray[np.float32]:
         """(h,w): how much a code hears of each cell of a slice, 1 = as much as of any cell."""
         from l2gnet_core.inspect.plans import sources_map
 
-        shares = sources_map(self.look, index, code)
+        shares = sources_map(self.trace, index, code)
         return (shares * shares.size).astype(np.float32)
 
     def sent(self, index: int, reference: int) -> NDArray[np.float32]:
         """(h,w): how much mass each cell of a slice sends to a reference, 1 = its even share."""
-        plans = self.look.plans
-        if not self.look.seen[index]:
-            return np.zeros(self.look.cells.size, np.float32)
-        return plans[index, self.look.codes[index], reference] * np.float32(plans.shape[2])
+        plans = self.trace.plans
+        if not self.trace.seen[index]:
+            return np.zeros(self.trace.cells.size, np.float32)
+        return plans[index, self.trace.codes[index], reference] * np.float32(plans.shape[2])
 
     def row(self, part: Part, code: int | None) -> NDArray[np.float64]:
         """(R,): what a code, or all of a part together, sends to each reference, 1 = even."""
-        look = self.look
-        weights = look.frequencies()
+        trace = self.trace
+        weights = trace.frequencies()
         if part.index is not None:
             weights = weights * (np.arange(len(weights)) == part.index)[:, None]
         if part.column is not None:
             share = self.voxels[..., part.column] / np.maximum(self.voxels.sum(-1), 1)
             weights = np.zeros_like(weights)
-            for index in np.flatnonzero(look.seen):
-                np.add.at(weights[index], look.codes[index].ravel(), share[index].ravel())
+            for index in np.flatnonzero(trace.seen):
+                np.add.at(weights[index], trace.codes[index].ravel(), share[index].ravel())
         if code is not None:
             weights = weights * (np.arange(weights.shape[1]) == code)
-        row = np.einsum("nk,nkr->r", weights, look.plans, optimize=True)
+        row = np.einsum("nk,nkr->r", weights, trace.plans, optimize=True)
         total = row.sum()
         return row * len(row) / total if total > 0 else np.zeros(len(row))
 
     # ------------------------------------------------------------------ doubt
 
-    def doubt(self, kind: str) -> Doubt | None:
+    def doubt(self, kind: str) -> DoubtMap | None:
         """One kind of doubt, if it has been studied."""
         return self._doubts.get(kind)
 
@@ -266,14 +266,14 @@ class Inspection:
 
         if kind in self._doubts:
             return
-        look, mask, axis = self.look, self.mask, self.look.cells.axis
+        trace, mask, axis = self.trace, self.mask, self.trace.cells.axis
         slices = np.moveaxis(mask, axis, 0)
         wanted = {kind} if self.ranking else {kind, "combined"}
         # Half of the memory, and more digits than a screen has shades.
         on_voxels = np.empty(slices.shape, np.float16)
         everywhere = not mask.any()
         wrong, places = np.zeros(len(slices)), []
-        for index, maps in enumerate(slice_maps(look, mask, wanted)):
+        for index, maps in enumerate(slice_maps(trace, mask, wanted)):
             yield f"Mapping doubt · slice {index + 1} of {len(slices)}"
             near = near_borders(slices, index)
             if not self.ranking:
@@ -286,22 +286,22 @@ class Inspection:
                 on_voxels[index] = values
             places += unsure_in_slice(index, values, near | everywhere, axis)
         if not self.ranking:
-            ranking = ranked_by(wrong, slices, look.seen)
-            self.ranking = [one for one in ranking if look.seen[one.index]]
-        places = [place for place in highest(places, MOST) if look.seen[place.index]]
+            ranking = ranked_by(wrong, slices, trace.seen)
+            self.ranking = [one for one in ranking if trace.seen[one.index]]
+        places = [place for place in highest(places, MOST) if trace.seen[place.index]]
         kept: Any
         # What is as likely wrong as right is as bad as can be.
         limits = (0.0, 0.5)
         if kind == "softmax":
-            kept = np.moveaxis(look.entropy, 0, axis)
+            kept = np.moveaxis(trace.entropy, 0, axis)
         elif kind in ("quantisation", "plan"):
-            cells = look.error if kind == "quantisation" else plan_entropy(look)
-            low, high = np.percentile(cells[look.seen], (1, 99))
+            cells = trace.error if kind == "quantisation" else plan_entropy(trace)
+            low, high = np.percentile(cells[trace.seen], (1, 99))
             limits = (float(low), float(max(high, low + 1e-6)))
             kept = self._of_frame(cells)
         else:
             kept = np.moveaxis(on_voxels, 0, axis)
-        self._doubts[kind] = Doubt(kept, limits, places)
+        self._doubts[kind] = DoubtMap(kept, limits, places)
 
     def _of_frame(self, cells: NDArray[Any]) -> Callable[[int, int], NDArray[Any]]:
         """Cells (n,h,w) of this frame as a function of frame and index; zero in other frames."""
@@ -315,8 +315,8 @@ class Inspection:
         from l2gnet_core.inspect.similar import MOST, highest, similar_by_slice
 
         found: list[Region] = []
-        steps = 2 * np.count_nonzero(self.look.seen)
-        by_slice = similar_by_slice(self.look, self.mask, marked, frame_of(scan, self.frame))
+        steps = 2 * np.count_nonzero(self.trace.seen)
+        by_slice = similar_by_slice(self.trace, self.mask, marked, frame_of(scan, self.frame))
         for done, regions in enumerate(by_slice, 1):
             found += regions
             yield f"Looking for places like this · {100 * done // steps} %"

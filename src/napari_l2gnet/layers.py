@@ -275,7 +275,7 @@ def grid_of(
     )
 
 
-def told_of_layer(text: str, layer: Layer | None) -> str:
+def layer_message(text: str, layer: Layer | None) -> str:
     """A sentence about a file that gives no voxel size, as one about a layer where it is the layer
     that has none: of arrays, or where a person chose its units."""
     of_file = "The file gives no voxel size"

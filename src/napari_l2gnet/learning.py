@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.catalog import find_model
-from l2gnet_core.project.deeds import Answered, FineTuned, Tidying
+from l2gnet_core.project.events import Answered, FineTuned, Tidying
 from l2gnet_core.volume import Volume
 from napari_l2gnet.annotation import Annotation, Lesson, Version
 from napari_l2gnet.layers import frame_of
 from napari_l2gnet.organs import UNMARKED
-from napari_l2gnet.segmentation import Place, Segmentation
+from napari_l2gnet.segmentation import Segmentation, SliceKey
 from napari_l2gnet.session import Session
 from napari_l2gnet.time_left import TimeLeft, in_words
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
     from l2gnet_core.corrections import Correction
     from l2gnet_core.finetune_config import FineTuneConfig
-    from l2gnet_core.inspect.look import Look
+    from l2gnet_core.inspect.trace import Trace
     from l2gnet_core.slice_view import Field
 
 #: Slices on which a preview's fit to the corrections is measured, at most.
@@ -57,7 +57,7 @@ class Task:
     annotation: Annotation
     version: Version
     scans: Sequence[TaughtScan]
-    here: Place
+    here: SliceKey
     kind: Literal["scan", "project"] = "scan"
     seconds: float = 20.0
     seed: int = 0
@@ -67,7 +67,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Moment:
+class TaskProgress:
     """Progress of a task. done: from 0 to 1. then: what comes after the seconds left, which nobody
     knows how long it takes. loss: of the step just made. dice: how well a preview fits the
     corrections that it learns from.
@@ -85,14 +85,14 @@ class Moment:
     loss: float | None = None
     dice: float | None = None
     preview: bool = False
-    place: Place | None = None
+    place: SliceKey | None = None
     labels: NDArray[Any] | None = None
     learnt: FineTuned | None = None
     raw: NDArray[Any] | None = None
     answer: NDArray[Any] | None = None
     answered: Answered | None = None
-    filled: Mapping[Place, NDArray[Any]] = field(default_factory=dict)
-    looks: dict[int, Look] | None = None
+    filled: Mapping[SliceKey, NDArray[Any]] = field(default_factory=dict)
+    traces: dict[int, Trace] | None = None
 
     def __str__(self) -> str:
         """As in "Learning · step 12 · 8 s left, then segmenting"."""
@@ -104,7 +104,7 @@ class Moment:
         return " · ".join(parts)
 
 
-Moments = Generator[Moment, None, Any]
+TaskSteps = Generator[TaskProgress, None, Any]
 
 
 class _Scan:
@@ -131,11 +131,11 @@ class _Scan:
         return self._fields[key]
 
 
-def learn(session: Session, task: Task) -> Moments:
+def learn(session: Session, task: Task) -> TaskSteps:
     """Fine-tune, showing previews of the slice on screen; what the guard keeps then segments the
     whole scan. The last moment holds the answer, or a verdict against it."""
-    yield Moment("Loading the model")
-    from l2gnet_core.corrections import telling
+    yield TaskProgress("Loading the model")
+    from l2gnet_core.corrections import informative
     from l2gnet_core.device import choose_device
     from l2gnet_core.finetune import finetune
 
@@ -146,15 +146,15 @@ def learn(session: Session, task: Task) -> Moments:
     for number, taught in enumerate(task.scans):
         of = scan if number == 0 else _Scan(taught.volume, taught.segmentation.axis)
         for lesson in taught.lessons:
-            yield Moment("Reading the scan")
+            yield TaskProgress("Reading the scan")
             corrections.append(_correction(of, lesson, number))
-    corrections = telling(corrections)
+    corrections = informative(corrections)
     config = _config(task, model, corrections)
     main_share = _main_share(corrections, config) + 1e-6
     own = [correction for correction in corrections if correction.grid is scan.volume]
     further = "size" if config.kind == "scan" else "smoothness"
     preview: Model | None = None
-    shown: set[Place] = set()
+    shown: set[SliceKey] = set()
     segmentation = task.scans[0].segmentation
     each = segmentation.slice_seconds
     # What is kept segments the scan; 0 seconds if nobody knows for how long.
@@ -165,7 +165,7 @@ def learn(session: Session, task: Task) -> Moments:
         # Runs that leave slices out have losses, too, and the checks none.
         loss = progress.loss if progress.done <= main_share else None
         message = "Learning" if loss is not None else "Checking on slices left out"
-        moment = Moment(
+        moment = TaskProgress(
             message if progress.step else f"Trying brightness and {further}",
             share * progress.done,
             None if progress.seconds_left is None else progress.seconds_left + segmenting,
@@ -190,16 +190,16 @@ def learn(session: Session, task: Task) -> Moments:
     assert result is not None
     learnt = FineTuned(model, corrections, config, result, result.device)
     if not result.verdict.kept:
-        yield Moment("Kept the old model", 1.0, learnt=learnt)
+        yield TaskProgress("Kept the old model", 1.0, learnt=learnt)
         return
-    yield Moment("Segmenting", share, segmenting, learnt=learnt)
+    yield TaskProgress("Segmenting", share, segmenting, learnt=learnt)
     yield from _segmented(result.model, scan, task, "accepted", device, share)
 
 
-def apply(session: Session, task: Task) -> Moments:
+def apply(session: Session, task: Task) -> TaskSteps:
     """The answer of a version of the model, from memory or by segmenting the scan."""
     version, segmentation = task.version, task.scans[0].segmentation
-    yield Moment("Loading the model")
+    yield TaskProgress("Loading the model")
     from l2gnet_core.device import choose_device
 
     device, _ = choose_device(task.device)
@@ -207,7 +207,7 @@ def apply(session: Session, task: Task) -> Moments:
     if version.raw is not None:
         answered = Answered("rolled back", model, (), device=device, remembered=True)
         # Tidied as it was: what was painted since is a person's, and says nothing of other slices.
-        yield from _tidied(segmentation, version.raw, answered, version.looks, version.tidying)
+        yield from _tidied(segmentation, version.raw, answered, version.traces, version.tidying)
         return
     scan = _Scan(task.scans[0].volume, segmentation.axis)
     # A version from a file is new, the others have been there before.
@@ -223,9 +223,9 @@ def interpolate(
     frame: int,
     slices: Sequence[int],
     organ: int | None,
-) -> Moments:
+) -> TaskSteps:
     """An organ (None: all) filled in between slices of a frame; the last moment holds it."""
-    yield Moment("Interpolating")
+    yield TaskProgress("Interpolating")
     segmentation = annotation.segmentation
     scan = _Scan(volume, segmentation.axis).frame(frame)
     steps = annotation.interpolating(scan, frame, slices, organ)
@@ -233,12 +233,12 @@ def interpolate(
     while labels is None:
         try:
             next(steps)
-            yield Moment("Interpolating")
+            yield TaskProgress("Interpolating")
         except StopIteration as end:
             labels = end.value
     stack = np.moveaxis(labels, segmentation.axis, 0)
     between = [index for index in range(slices[0], slices[-1]) if index not in slices]
-    yield Moment("Done", 1.0, filled={(frame, index): stack[index] for index in between})
+    yield TaskProgress("Done", 1.0, filled={(frame, index): stack[index] for index in between})
 
 
 def model_of(session: Session, version: Version, annotation: Annotation, device: str) -> Model:
@@ -306,14 +306,14 @@ def _config(task: Task, model: Model, corrections: Sequence[Correction]) -> Fine
 
 def _main_share(corrections: Sequence[Correction], config: FineTuneConfig) -> float:
     """Share of a fine-tuning that the run takes whose weights are kept; the rest checks it."""
-    from l2gnet_core.left_out import folds
+    from l2gnet_core.cross_validation import folds
 
     return 1 / (1 + config.fold_share * len(folds(corrections, config)))
 
 
 def _predicted(
-    model: Model, scan: _Scan, frame: int, order: Sequence[int], device: str, moment: Moment
-) -> Moments:
+    model: Model, scan: _Scan, frame: int, order: Sequence[int], device: str, moment: TaskProgress
+) -> TaskSteps:
     from l2gnet_core.predict import predict_slices
 
     pixels, field = scan.frame(frame), scan.field(frame, model.card)
@@ -325,10 +325,10 @@ def _predicted(
 
 
 def _fit(
-    model: Model, corrections: Sequence[Correction], device: str, moment: Moment
-) -> Generator[Moment, None, float | None]:
+    model: Model, corrections: Sequence[Correction], device: str, moment: TaskProgress
+) -> Generator[TaskProgress, None, float | None]:
     """Mean Dice of a model on some of the slices that it learns from."""
-    from l2gnet_core.left_out import left_out_counts, pooled_dice
+    from l2gnet_core.cross_validation import left_out_counts, pooled_dice
 
     some = [correction.slices[:_SLICES_FOR_DICE] for correction in corrections[:1]]
     check = left_out_counts(model, corrections[:1], some, device)
@@ -349,25 +349,25 @@ def _segmented(
     what: Literal["accepted", "rolled back"],
     device: str,
     begun: float = 0.0,
-) -> Moments:
+) -> TaskSteps:
     """The whole scan, outward from the slice on screen, then tidied as chosen for the mask; begun:
     the share of the task that is behind already."""
     from l2gnet_core.config import WITH_CODES
-    from l2gnet_core.inspect.look import empty_look
+    from l2gnet_core.inspect.trace import empty_trace
     from l2gnet_core.predict import outward, predict_slices
 
     segmentation, axis = task.scans[0].segmentation, scan.axis
     frames, count = len(segmentation.shown), segmentation.shown.shape[1 + axis]
     raw = np.zeros_like(segmentation.raw)
     with_codes = model.network.config.architecture in WITH_CODES
-    looks: dict[int, Look] = {}
-    places: list[Place] = []
+    traces: dict[int, Trace] = {}
+    places: list[SliceKey] = []
     total = frames * count
     time_left, done = TimeLeft(total, segmentation.slice_seconds), 0
     left = time_left.after(0)
     for frame in outward(task.here[0], frames):
         if with_codes:
-            looks[frame] = empty_look(model, scan.volume, axis, scan.frame(frame))
+            traces[frame] = empty_trace(model, scan.volume, axis, scan.frame(frame))
         for result in predict_slices(
             model,
             scan.frame(frame),
@@ -375,33 +375,33 @@ def _segmented(
             axis,
             outward(task.here[1], count),
             device,
-            looks.get(frame),
+            traces.get(frame),
             scan.field(frame, model.card),
         ):
             share = begun + (1 - begun) * done / total
             if result is None:
-                yield Moment("Segmenting", share, left)
+                yield TaskProgress("Segmenting", share, left)
                 continue
             done += 1
             places.append((frame, result.index))
             left = time_left.after(done)
             segmentation.slice_seconds = time_left.each
             segmentation.slice_of(raw, (frame, result.index))[...] = result.labels
-            yield Moment(
+            yield TaskProgress(
                 "Segmenting", share, left, place=(frame, result.index), labels=result.labels
             )
     answered = Answered(what, model, places, device=device)
-    yield from _tidied(segmentation, raw, answered, looks)
+    yield from _tidied(segmentation, raw, answered, traces)
 
 
 def _tidied(
     segmentation: Segmentation,
     raw: NDArray[Any],
     answered: Answered,
-    looks: dict[int, Look],
+    traces: dict[int, Trace],
     before: Tidying | None = None,
-) -> Moments:
+) -> TaskSteps:
     """A model's answer, tidied as chosen for the mask; before: as of `tidied`."""
-    yield Moment("Tidying", 1.0)
+    yield TaskProgress("Tidying", 1.0)
     answer, answered = tidied(segmentation, raw, answered, before)
-    yield Moment("Done", 1.0, raw=raw, answer=answer, answered=answered, looks=looks)
+    yield TaskProgress("Done", 1.0, raw=raw, answer=answer, answered=answered, traces=traces)

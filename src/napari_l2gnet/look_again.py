@@ -10,10 +10,10 @@ from napari_l2gnet.learning import Task, model_of
 from napari_l2gnet.session import Session
 
 if TYPE_CHECKING:
-    from l2gnet_core.inspect.look import Look
+    from l2gnet_core.inspect.trace import Trace
 
 
-def look_again(session: Session, task: Task) -> Generator[str | Look, None, None]:
+def look_again(session: Session, task: Task) -> Generator[str | Trace, None, None]:
     """Show the segmented slices of a frame to the version of the model that the mask shows; what it
     saw comes last, and nothing is written into the mask. The task's scan and slice say which frame.
 
@@ -21,7 +21,7 @@ def look_again(session: Session, task: Task) -> Generator[str | Look, None, None
     """
     yield "Loading the model"
     from l2gnet_core.device import choose_device
-    from l2gnet_core.inspect.look import empty_look
+    from l2gnet_core.inspect.trace import empty_trace
     from l2gnet_core.predict import outward, predict_slices
 
     device, _ = choose_device(task.device)
@@ -32,8 +32,8 @@ def look_again(session: Session, task: Task) -> Generator[str | Look, None, None
     order = [i for i in outward(here, segmentation.shown.shape[1 + segmentation.axis])
              if i in segmented]  # fmt: skip
     scan, done = frame_of(volume, frame), 0
-    look = empty_look(model, volume, segmentation.axis, scan)
-    for result in predict_slices(model, scan, volume, segmentation.axis, order, device, look):
+    trace = empty_trace(model, volume, segmentation.axis, scan)
+    for result in predict_slices(model, scan, volume, segmentation.axis, order, device, trace):
         done += result is not None
         yield f"Looking · slice {done} of {len(order)}"
-    yield look
+    yield trace

@@ -29,12 +29,12 @@ from napari_l2gnet.layers import (
     transform_of,
 )
 from napari_l2gnet.orientation import ORIENTATION_KEY
-from napari_l2gnet.segmentation import Place, Segmentation
+from napari_l2gnet.segmentation import Segmentation, SliceKey
 
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
     from l2gnet_core.cleanup import CleanUp
-    from l2gnet_core.inspect.look import Look
+    from l2gnet_core.inspect.trace import Trace
     from napari_l2gnet.undo import Adoption
 
 SEGMENTATION_KEY = "l2gnet_segmentation"
@@ -166,13 +166,13 @@ class MaskLayer:
         mine = self.segmentation
         return bool(mine.reviewed) or mine.version != 0 or mine.touched()
 
-    def put(self, place: Place, labels: NDArray[Any]) -> None:
+    def put(self, place: SliceKey, labels: NDArray[Any]) -> None:
         """Take a predicted slice in and draw it if it is on screen."""
         self.segmentation.put(place, labels)
         if self._on_screen(place):
             self.layer.refresh(thumbnail=False, highlight=False, extent=False)
 
-    def put_tidied(self, place: Place, labels: NDArray[Any]) -> None:
+    def put_tidied(self, place: SliceKey, labels: NDArray[Any]) -> None:
         """Show a tidied slice instead of the raw one."""
         self.segmentation.put_tidied(place, labels)
         if self._on_screen(place):
@@ -188,8 +188,8 @@ class MaskLayer:
         answer: NDArray[Any],
         raw: NDArray[Any],
         version: int,
-        looks: dict[int, Look] | None = None,
-        completes: Iterable[Place] = (),
+        traces: dict[int, Trace] | None = None,
+        completes: Iterable[SliceKey] = (),
         model: Model | None = None,
         clean_up: CleanUp | None = None,
     ) -> int:
@@ -198,10 +198,10 @@ class MaskLayer:
         Returns how many voxels change; see `Segmentation.adoption`.
         """
         return self._adopt(
-            self.segmentation.adoption(answer, raw, version, looks, completes, model, clean_up)
+            self.segmentation.adoption(answer, raw, version, traces, completes, model, clean_up)
         )
 
-    def fill(self, slices: Mapping[Place, NDArray[Any]]) -> int:
+    def fill(self, slices: Mapping[SliceKey, NDArray[Any]]) -> int:
         """As `adopt`, where the answer is another in some slices alone."""
         return self._adopt(self.segmentation.filling(slices))
 
@@ -245,7 +245,7 @@ class MaskLayer:
         self.layer.features = arguments["features"]
         self.layer.colormap = DirectLabelColormap(color_dict=colors)
 
-    def _on_screen(self, place: Place) -> bool:
+    def _on_screen(self, place: SliceKey) -> bool:
         if self.viewer.dims.ndisplay == 3:
             # Redrawing a volume for every slice would stall the window; the end redraws it once.
             return False
@@ -292,7 +292,7 @@ class MaskLayer:
         _name_coverage(self.layer, self.segmentation)
 
     @property
-    def place(self) -> Place:
+    def place(self) -> SliceKey:
         """The slice on screen."""
         frame, *voxel = self.here
         return frame, voxel[self.segmentation.axis]
@@ -324,7 +324,7 @@ class MaskLayer:
             across = [axis for axis in range(dims.ndim) if axis not in (rows, columns)]
             dims.order = (*across, rows, columns)
 
-    def go_to_place(self, place: Place) -> None:
+    def go_to_place(self, place: SliceKey) -> None:
         """Show a slice, in 2-D and cut as the model cuts; where it is looked at stays."""
         if not self.cut_as_sliced:
             self._cut_as_sliced()
@@ -427,7 +427,7 @@ def _tell_edits(mask: MaskLayer) -> None:
         if segmentation.arriving is not None:
             segmentation.adopt(segmentation.arriving)
             return
-        on_screen = {mask.place} if mask.cut_as_sliced else set[Place]()
+        on_screen = {mask.place} if mask.cut_as_sliced else set[SliceKey]()
         reviewed = len(segmentation.reviewed)
         segmentation.stroke(*_changes(event.value, layer.data.shape), on_screen)
         if len(segmentation.reviewed) != reviewed:

@@ -14,10 +14,10 @@ from qtpy.QtWidgets import QFileDialog, QPushButton
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import DICOM, WRITABLE, format_of, stem_of, suffix_of
+from napari_l2gnet.file_suffix import ended
 from napari_l2gnet.mask_layer import IMAGE_KEY, MaskLayer
 from napari_l2gnet.preview import shows_proposal
 from napari_l2gnet.tasks import annotation_of
-from napari_l2gnet.typed_names import ended
 from napari_l2gnet.worker import LatestJob
 from napari_l2gnet.writer import write_mask
 

@@ -10,10 +10,10 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QLabel
 
 from l2gnet_core.labels import LabelSet
-from napari_l2gnet.in_view import why_beside
 from napari_l2gnet.layers import transform_of
 from napari_l2gnet.mask_layer import IMAGE_KEY, MaskLayer
 from napari_l2gnet.organ_table import OrganTable
+from napari_l2gnet.visibility import why_beside
 
 
 class MaskTable(QObject):

@@ -13,7 +13,7 @@ from napari_l2gnet.session import Session
 
 
 class ModelCombo(QComboBox):
-    """A choice among the models that there are; `look` brings it up to date."""
+    """A choice among the models that there are; `refresh` brings it up to date."""
 
     #: It is about to be opened: the command line may have trained a model since.
     opening = Signal()
@@ -42,7 +42,7 @@ class ModelCombo(QComboBox):
             self.addItem(card.name)
         self.setCurrentText(card.name)
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Offer the models that there are now; one from elsewhere stays while its file does. Where
         the chosen one is gone the usual one is."""
         listed = {entry.name: entry for entry in self._session.catalog()}

@@ -8,7 +8,7 @@ import napari
 from napari.layers import Image
 
 from l2gnet_core.project.scans import identify
-from napari_l2gnet.keeper import keeper_of
+from napari_l2gnet.autosave import autosave_of
 from napari_l2gnet.layers import VIEW_KEY, draw, lay_on, stay_on, volume_of
 from napari_l2gnet.mask_layer import DATA_KEY, IMAGE_KEY, SEGMENTATION_KEY, MaskLayer, reference
 from napari_l2gnet.orientation import ORIENTATION_KEY
@@ -41,8 +41,8 @@ def give_scan(mask: MaskLayer, image: Image) -> None:
     if metadata[ORIENTATION_KEY]:
         image.metadata.setdefault(ORIENTATION_KEY, metadata[ORIENTATION_KEY])
     # Else the voxels of the one that is gone would stay in memory.
-    if (keeper := keeper_of(mask)) is not None:
-        keeper.volume = volume_of(image)
+    if (autosave := autosave_of(mask)) is not None:
+        autosave.volume = volume_of(image)
 
 
 def put_below(viewer: napari.Viewer, image: Image, masks: list[MaskLayer]) -> None:

@@ -17,7 +17,7 @@ from l2gnet_core.labels import OVER
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.layers import draw, stay_on, transform_of
 from napari_l2gnet.mask_layer import OPACITY, MaskLayer
-from napari_l2gnet.segmentation import Place
+from napari_l2gnet.segmentation import SliceKey
 
 PREVIEW_KEY = "l2gnet_preview"
 BEFORE, AFTER, CHANGES = "before", "after", "changes"
@@ -43,7 +43,7 @@ class Preview:
         self.mode = BEFORE
         self._opacity = float(mask.layer.opacity)
         self._layers: dict[str, Labels] = {}
-        self._stale: set[Place] = set()
+        self._stale: set[SliceKey] = set()
         events = mask.layer.events
         for event in (events.set_data, events.labels_update):
             event.connect(self._repaint)
@@ -93,7 +93,7 @@ class Preview:
             self.annotation.preview = None
             self.annotation.propose(None)
 
-    def update(self, place: Place) -> None:
+    def update(self, place: SliceKey) -> None:
         """A slice of the proposal is new, or of the mask below it."""
         proposal = self.annotation.proposal
         if proposal is None or place not in proposal.done:

@@ -15,7 +15,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.project.deeds import Found
+from l2gnet_core.project.events import Found
 from l2gnet_core.project.folder import (
     FoundProject,
     ProjectFolder,
@@ -26,10 +26,10 @@ from l2gnet_core.project.folder import (
 )
 from l2gnet_core.project.history import History
 from l2gnet_core.project.scans import identify
-from l2gnet_core.project.state import ModelId, Place, ProjectState, slice_of
+from l2gnet_core.project.state import ModelId, ProjectState, SliceKey, slice_of
 from l2gnet_core.volume import Volume
 from napari_l2gnet.annotation import Version
-from napari_l2gnet.keeper import keep
+from napari_l2gnet.autosave import keep
 from napari_l2gnet.layers import volume_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.orientation import give_orientation, given_orientation
@@ -74,7 +74,7 @@ def read_work(path: Path) -> Generator[Work, None, None]:
         segmentation = Segmentation.resumed(state.grid, state, slices)
         segmentation.changed |= unsure
         if state.unsettled:
-            segmentation.deeds.append(Found(segmentation.answers(sorted(state.unsettled))))
+            segmentation.events.append(Found(segmentation.answers(sorted(state.unsettled))))
         scripts = ScriptWatch(segmentation, as_saved=True)
         versions, numbers, problem = _versions(folder.history)
         shown = 0 if state.model is None else numbers.get(state.model, 0)
@@ -104,14 +104,16 @@ def _versions(history: History) -> tuple[list[Version], dict[ModelId, int], str]
     return versions, numbers, problem
 
 
-def _with_slices(state: ProjectState, saved: frozenset[Place]) -> ProjectState:
+def _with_slices(state: ProjectState, saved: frozenset[SliceKey]) -> ProjectState:
     # Projects of before, after a crash, speak of slices that were to be saved next.
     return replace(
         state,
         finished=state.finished & saved,
         reviewed=state.reviewed & saved,
         touched=state.touched & saved,
-        unsaid=frozenset((place, organ) for place, organ in state.unsaid if place in saved),
+        unreviewed_organs=frozenset(
+            (place, organ) for place, organ in state.unreviewed_organs if place in saved
+        ),
     )
 
 
@@ -171,7 +173,7 @@ class ResumeOffer(QWidget):
         self.resume.clicked.connect(self._on_resume)
         self.anew.clicked.connect(self._on_anew)
 
-    def look(
+    def look_for(
         self,
         layer: Image | None,
         volume: Volume | None,

@@ -9,12 +9,12 @@ from napari.utils.notifications import show_error
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from l2gnet_core.project.deeds import Answered, Tidied
+from l2gnet_core.project.events import Answered, Tidied
 from l2gnet_core.suitability import doubts
 from napari_l2gnet.docked import always
 from napari_l2gnet.mask_layer import MaskLayer
-from napari_l2gnet.segmentation import Place
-from napari_l2gnet.session import Request, Session, Step
+from napari_l2gnet.segmentation import SliceKey
+from napari_l2gnet.session import Request, SegmentProgress, Session
 from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.worker import Job
 
@@ -50,14 +50,14 @@ class Run(QObject):
         # A fine-tuning of this mask may be under way, and has told so.
         self._tells = not self._annotation.job
         self._job: Job | None = None
-        self._about = Step("")
-        self._places: list[Place] = []
-        self._spared: set[Place] = set()
-        # Are slices of it among the deeds?
+        self._about = SegmentProgress("")
+        self._places: list[SliceKey] = []
+        self._spared: set[SliceKey] = set()
+        # Are slices of it among the events?
         self._noted = False
         # How the mask is to be tidied in one step, and the slices that this changes.
         self._choices: CleanUp | None = None
-        self._slices: dict[Place, NDArray[Any]] = {}
+        self._slices: dict[SliceKey, NDArray[Any]] = {}
         self._text = ""
         #: Is what was tidied in one step still there?
         self.stands: Callable[[], bool] = always
@@ -92,10 +92,10 @@ class Run(QObject):
             self._tell_end()
 
     def _start(
-        self, what: str, steps: Generator[Step, None, None], then: Callable[[], None]
+        self, what: str, steps: Generator[SegmentProgress, None, None], then: Callable[[], None]
     ) -> None:
         self._tell(what)
-        self._about, self._places, self._spared, self._noted = Step(""), [], set(), False
+        self._about, self._places, self._spared, self._noted = SegmentProgress(""), [], set(), False
         self._slices = {}
         self._job = Job(steps, self)
         self._job.yielded.connect(self._take)
@@ -117,7 +117,7 @@ class Run(QObject):
         self._tell("")
         self._tells = False
 
-    def _take(self, step: Step) -> None:
+    def _take(self, step: SegmentProgress) -> None:
         if not self.mask.connected:
             self.cancel()
             return
@@ -156,17 +156,21 @@ class Run(QObject):
         self._note()
 
     def _note(self) -> None:
-        """Slices that came since the last time are among the deeds from now on."""
+        """Slices that came since the last time are among the events from now on."""
         segmentation, about = self.mask.segmentation, self._about
         places, self._places = tuple(self._places), []
-        deeds, spared, device = segmentation.deeds, self._spared.intersection(places), about.device
+        events, spared, device = (
+            segmentation.events,
+            self._spared.intersection(places),
+            about.device,
+        )
         if about.model is not None and places:
             segmentation.model = about.model
             more = {"device": device, "goes_on": self._noted}
-            deeds.append(Answered("segmented", about.model, places, None, spared, **more))
+            events.append(Answered("segmented", about.model, places, None, spared, **more))
         elif about.tidying is not None and places:
             tidying = None if self._noted else about.tidying
-            deeds.append(Tidied(tidying, [at for at in places if at not in spared]))
+            events.append(Tidied(tidying, [at for at in places if at not in spared]))
         self._noted |= bool(places)
 
     def _segmented(self) -> None:
@@ -192,7 +196,7 @@ class Run(QObject):
         version, choices = segmentation.version, self._choices
         changed = mask.adopt(answer, segmentation.raw, version, clean_up=choices)
         places = [place for place in self._slices if place not in segmentation.reviewed]
-        segmentation.deeds.append(Tidied(tidying, places, changed > 0))
+        segmentation.events.append(Tidied(tidying, places, changed > 0))
         self._annotation.version.tidying = tidying
         if changed:
             self.stands = segmentation.last_step()

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.project.deeds import Answered, Deed, Reviewed, Stepped, Tidied
+from l2gnet_core.project.events import Answered, Event, Reviewed, Stepped, Tidied
 from l2gnet_core.project.folder import ProjectFolder
 from l2gnet_core.project.models import id_of
 from l2gnet_core.project.scans import ScanId, identify
-from l2gnet_core.project.state import ModelId, Place, ProjectState, SliceState
+from l2gnet_core.project.state import ModelId, ProjectState, SliceKey, SliceState
 from l2gnet_core.volume import Volume
 from napari_l2gnet.segmentation import Segmentation
 
@@ -31,14 +31,14 @@ class Batch:
     slices: as they were by then, all among them that a person vouches for anew. waiting: slices
     that are copied, too, for the next one. later: slices that are copied as they are written, as
     many as there is time for: if anything comes into them meanwhile they are saved again. saved:
-    are `slices` and `deeds` written? dropped: another save has taken all of it over."""
+    are `slices` and `events` written? dropped: another save has taken all of it over."""
 
     state: ProjectState
     model: Model | ModelId | None
-    slices: dict[Place, SliceState]
-    waiting: set[Place]
-    later: set[Place]
-    deeds: list[Deed]
+    slices: dict[SliceKey, SliceState]
+    waiting: set[SliceKey]
+    later: set[SliceKey]
+    events: list[Event]
     saved: bool = False
     dropped: bool = False
 
@@ -55,9 +55,9 @@ class SaveQueue:
         self.scan: ScanId | None = None
         self._segmentation = segmentation
         self._writing = threading.Lock()
-        self._copies: dict[Place, SliceState] = {}
-        self._touched: set[Place] = set()
-        self._reviewed: set[Place] = set()
+        self._copies: dict[SliceKey, SliceState] = {}
+        self._touched: set[SliceKey] = set()
+        self._reviewed: set[SliceKey] = set()
         self._organs = segmentation.card.labels
         self._model: ModelId | None = None
         self._saved_state: ProjectState | None = None
@@ -71,7 +71,7 @@ class SaveQueue:
     def begun(self) -> bool:
         """Is there anything a person did that must not be lost?"""
         segmentation = self._segmentation
-        done = any(not _of_a_run(deed) for deed in segmentation.deeds)
+        done = any(not _of_a_run(event) for event in segmentation.events)
         organs = segmentation.card.labels != self._organs
         return bool(self._has_begun or self._touched or segmentation.reviewed or done or organs)
 
@@ -97,7 +97,7 @@ class SaveQueue:
             del self._copies[place]
             segmentation.answered.add(place)
 
-    def _note(self, place: Place) -> None:
+    def _note(self, place: SliceKey) -> None:
         state = self._segmentation.slice_state(place)
         self._set_touched(place, state)
         older = self._copies.pop(place, None)
@@ -108,7 +108,7 @@ class SaveQueue:
             # All was taken back: what the model says is saved once there is something to save.
             self._segmentation.answered.add(place)
 
-    def _set_touched(self, place: Place, state: SliceState) -> None:
+    def _set_touched(self, place: SliceKey, state: SliceState) -> None:
         (self._touched.add if state.by_person.any() else self._touched.discard)(place)
 
     def batch(self, labels: LabelSet, orientation: str, whole: bool = False) -> Batch | None:
@@ -125,24 +125,24 @@ class SaveQueue:
             (self._reviewed - state.reviewed, False),
         ):
             if places:
-                segmentation.deeds.append(Reviewed(sorted(places), now))
+                segmentation.events.append(Reviewed(sorted(places), now))
         self._reviewed = set(state.reviewed)
         slices = self._due(state.reviewed, float("inf") if whole else _AT_ONCE)
         later = segmentation.answered | segmentation.changed
-        if not slices and not later and not segmentation.deeds and state == self._saved_state:
+        if not slices and not later and not segmentation.events and state == self._saved_state:
             return None
         segmentation.answered, segmentation.changed = set(), set()
-        deeds, segmentation.deeds = segmentation.deeds, []
+        events, segmentation.events = segmentation.events, []
         # What is taken back from now on has to be saved, too.
         self._has_begun = True
-        return Batch(state, segmentation.model, slices, set(self._copies), later, deeds)
+        return Batch(state, segmentation.model, slices, set(self._copies), later, events)
 
-    def _due(self, reviewed: frozenset[Place], voxels: float) -> dict[Place, SliceState]:
+    def _due(self, reviewed: frozenset[SliceKey], voxels: float) -> dict[SliceKey, SliceState]:
         """Take the copies that a batch writes: those that a person vouches for, then the newest, up
         to so many voxels."""
         newest_first = list(reversed(self._copies))
         order = sorted(newest_first, key=lambda place: place not in reviewed)
-        due: dict[Place, SliceState] = {}
+        due: dict[SliceKey, SliceState] = {}
         for place in order:
             if voxels <= 0 and place not in reviewed:
                 break
@@ -164,7 +164,7 @@ class SaveQueue:
             finished=frozenset(segmentation.finished),
             reviewed=frozenset(segmentation.reviewed),
             touched=frozenset(self._touched),
-            unsaid=frozenset(segmentation.unsaid),
+            unreviewed_organs=frozenset(segmentation.unreviewed_organs),
         )
 
     # ------------------------------------------------------------------ saving
@@ -185,7 +185,7 @@ class SaveQueue:
                 self.folder = ProjectFolder.create(scan)
             batch.state = replace(batch.state, scan=scan, model=self._model)
             unsaved = batch.later | batch.waiting
-            self.folder.save(batch.state, batch.slices, batch.deeds, volume, unsaved)
+            self.folder.save(batch.state, batch.slices, batch.events, volume, unsaved)
             batch.saved = True
             model = batch.model if isinstance(batch.model, ModelId | None) else id_of(batch.model)
             if model == self._model and not batch.later:
@@ -197,7 +197,7 @@ class SaveQueue:
             unsaved = batch.later | batch.waiting
             self.folder.save(batch.state, {}, [], volume, unsaved)
 
-    def _copied(self, batch: Batch, until: float) -> Iterator[tuple[Place, SliceState]]:
+    def _copied(self, batch: Batch, until: float) -> Iterator[tuple[SliceKey, SliceState]]:
         """Slices of a batch that are copied as late as this, as long as there is time."""
         segmentation, state = self._segmentation, batch.state
         for place in sorted(batch.later):
@@ -227,10 +227,10 @@ class SaveQueue:
         """What a save did not come to is to be saved by the next one."""
         segmentation = self._segmentation
         segmentation.answered |= batch.later
-        # Newer copies of the same slices win; deeds keep their order.
+        # Newer copies of the same slices win; events keep their order.
         self._copies = {**batch.slices, **self._copies}
         if not batch.saved:
-            segmentation.deeds = batch.deeds + segmentation.deeds
+            segmentation.events = batch.events + segmentation.events
         self._saved_state = None
 
     def drop(self, batch: Batch) -> None:
@@ -247,8 +247,8 @@ class SaveQueue:
                 self.folder.release()
 
 
-def _of_a_run(deed: Deed) -> bool:
+def _of_a_run(event: Event) -> bool:
     """Could whoever presses Segment have it again? What undoes more than that comes after it."""
-    return isinstance(deed, Tidied | Stepped) or (
-        isinstance(deed, Answered) and deed.what == "segmented"
+    return isinstance(event, Tidied | Stepped) or (
+        isinstance(event, Answered) and event.what == "segmented"
     )

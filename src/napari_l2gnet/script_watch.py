@@ -7,7 +7,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.project.state import Place
+from l2gnet_core.project.state import SliceKey
 from napari_l2gnet.segmentation import Segmentation
 
 
@@ -24,7 +24,7 @@ class ScriptWatch:
         self._last = shown.copy() if as_saved else np.zeros(shown.shape, shown.dtype)
         self._next_plane = 0
 
-    def look(self, seconds: float) -> None:
+    def check(self, seconds: float) -> None:
         """Look for about so long, and mark the slices that are other than they were."""
         until, segmentation = time.perf_counter() + seconds, self._segmentation
         shown, known, axis = segmentation.shown, segmentation.known, segmentation.axis
@@ -46,7 +46,7 @@ class ScriptWatch:
                 break
 
 
-def _places(where: NDArray[np.bool_], plane: Place, axis: int) -> set[Place]:
+def _places(where: NDArray[np.bool_], plane: SliceKey, axis: int) -> set[SliceKey]:
     """The slices that voxels of a plane (y,x) are in; plane: its frame and z."""
     if axis == 0:
         return {plane} if where.any() else set()

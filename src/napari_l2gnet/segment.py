@@ -15,26 +15,26 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.suitability import mismatches
 from l2gnet_core.volume import Volume, slicing_axis
 from napari_l2gnet.annotation import Annotation
+from napari_l2gnet.autosave import KEEPER_KEY, keep, open_projects
 from napari_l2gnet.card_dialog import CardDialog
-from napari_l2gnet.copies import unsaved_copy
 from napari_l2gnet.docked import always
-from napari_l2gnet.edge_letters import EdgeLetters
-from napari_l2gnet.in_view import bring_into_view, told_hidden
-from napari_l2gnet.keeper import KEEPER_KEY, keep, open_projects
-from napari_l2gnet.layers import active_layer, axis_name, told_of_layer, volume_of
+from napari_l2gnet.duplicates import unsaved_copy
+from napari_l2gnet.layers import active_layer, axis_name, layer_message, volume_of
 from napari_l2gnet.mask_layer import CARD_KEY, IMAGE_KEY, MaskLayer
 from napari_l2gnet.mask_saving import MaskSaving
 from napari_l2gnet.mask_table import MaskTable
 from napari_l2gnet.model_combo import ModelCombo
 from napari_l2gnet.orientation import as_given, is_asked_for
+from napari_l2gnet.orientation_markers import EdgeLetters
 from napari_l2gnet.resume import Work, shown_again
 from napari_l2gnet.run import Run
 from napari_l2gnet.scan_watch import ScanWatch
 from napari_l2gnet.segment_form import RANGE, THIS_SLICE, SegmentForm
-from napari_l2gnet.segmentation import Place
-from napari_l2gnet.session import Request, Session, Step, shared_session
+from napari_l2gnet.segmentation import SliceKey
+from napari_l2gnet.session import Request, SegmentProgress, Session, shared_session
 from napari_l2gnet.take_over import holds_labels, no_scan
 from napari_l2gnet.tasks import annotation_of
+from napari_l2gnet.visibility import bring_into_view, hidden_message
 from napari_l2gnet.what_to_segment import outward, place_shown, why_no_slice
 from napari_l2gnet.worker import Job
 
@@ -119,7 +119,7 @@ class SegmentWidget(SegmentForm):
 
     def _on_models(self) -> None:
         name, card = self.model.currentText(), self.card
-        self.model.look()
+        self.model.refresh()
         if self.model.currentText() != name:
             self._say(f"{name} is gone from the models; {self.model.currentText()} is chosen now.")
         elif self.card != card:
@@ -216,7 +216,7 @@ class SegmentWidget(SegmentForm):
         asked = stored if stored and card and is_asked_for(card, stored) else None
         self.ask_orientation(layer, asked)
         volume = as_given(layer, stored) if layer and stored else None
-        self.offer.look(layer, stored, open_projects(self.viewer))
+        self.offer.look_for(layer, stored, open_projects(self.viewer))
         self.letters.draw()
         unusable = bool(self._refusal)
         if asked:
@@ -246,7 +246,7 @@ class SegmentWidget(SegmentForm):
             self.first.setValue(0)
             self.last.setValue(count - 1)
             found = mismatches(card, volume, self.axis.currentData())
-            self._warnings = [told_of_layer(one, self.image.layer) for one in found]
+            self._warnings = [layer_message(one, self.image.layer) for one in found]
         self._say("")
         self._update_controls()
 
@@ -359,14 +359,14 @@ class SegmentWidget(SegmentForm):
                 about = f"{old.layer.name} {work} as it is: this run goes into {mask.layer.name}."
         assert self.mask is not None
         # Organs that fill in on another scan's picture would pass for that one's.
-        hidden = told_hidden(self.mask, bring_into_view(self.mask, alone=True))
+        hidden = hidden_message(self.mask, bring_into_view(self.mask, alone=True))
         about = f"{about} {hidden}".strip()
         request = Request(
             volume,
             str(model.path),
             self._places(layer, volume.shape, axis),
             axis,
-            looks=self.mask.segmentation.looks,
+            traces=self.mask.segmentation.traces,
         )
         self._warnings, self._doubts = [], []
         self._say(about)
@@ -389,7 +389,7 @@ class SegmentWidget(SegmentForm):
         self.model.choose(work.state.card, work.versions[0].path)
         self._on_scan_or_model()
         self._follow(mask)
-        hidden = told_hidden(mask, bring_into_view(mask, alone=True))
+        hidden = hidden_message(mask, bring_into_view(mask, alone=True))
         self._say(f"{work.problem} {hidden}".strip(), bad=bool(work.problem))
         self._update_controls()
 
@@ -398,7 +398,7 @@ class SegmentWidget(SegmentForm):
         wanted = self.region.currentIndex() == THIS_SLICE
         return why_no_slice(layer, self.viewer.dims, axis) if wanted else ""
 
-    def _places(self, layer: Image, shape: Sequence[int], axis: int) -> list[Place]:
+    def _places(self, layer: Image, shape: Sequence[int], axis: int) -> list[SliceKey]:
         """Slices to segment, in order."""
         here, region = place_shown(layer, self.viewer.dims, axis), self.region.currentIndex()
         if region == THIS_SLICE:
@@ -420,12 +420,12 @@ class SegmentWidget(SegmentForm):
         self._update_controls()
         return self._run
 
-    def _on_step(self, step: Step) -> None:
+    def _on_step(self, step: SegmentProgress) -> None:
         self.bar.setValue(step.done)
         self.bar.setFormat(str(step))
         run = self._run
         image = None if run is None else run.mask.layer.metadata[IMAGE_KEY]
-        said = [told_of_layer(one, image) for one in step.warnings]
+        said = [layer_message(one, image) for one in step.warnings]
         if run is not None and (new := [one for one in said if one not in run.warnings]):
             run.warnings += new
             self._warnings += self._said_of(run, new)
@@ -487,9 +487,9 @@ class SegmentWidget(SegmentForm):
         if layer is None:
             return
         try:
-            self.offer.look(layer, volume_of(layer), open_projects(self.viewer), again=True)
+            self.offer.look_for(layer, volume_of(layer), open_projects(self.viewer), again=True)
         except InputError:
-            self.offer.look(layer, None, (), again=True)
+            self.offer.look_for(layer, None, (), again=True)
 
     def _on_lost(self) -> None:
         assert self.mask is not None

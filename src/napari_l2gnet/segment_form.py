@@ -29,7 +29,7 @@ from napari_l2gnet.organ_table import OrganTable
 from napari_l2gnet.orientation_combo import OrientationCombo, orientation_tip
 from napari_l2gnet.progress_bar import ProgressBar
 from napari_l2gnet.resume import ResumeOffer
-from napari_l2gnet.tones import tones
+from napari_l2gnet.theme_colors import tones
 
 #: Rows of the list of regions.
 WHOLE, THIS_SLICE, RANGE = range(3)

@@ -16,9 +16,9 @@ from psygnal import Signal
 from l2gnet_core.card import ModelCard
 from l2gnet_core.errors import InputError
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.project.deeds import Stepped
-from l2gnet_core.project.state import ModelId, Place, ProjectState, SliceState, slice_of
-from l2gnet_core.project.swap import Swap
+from l2gnet_core.project.array_delta import ArrayDelta
+from l2gnet_core.project.events import Stepped
+from l2gnet_core.project.state import ModelId, ProjectState, SliceKey, SliceState, slice_of
 from l2gnet_core.volume import Grid
 from napari_l2gnet.slice_counts import SliceCounts
 from napari_l2gnet.undo import UNDO_LIMIT, Adoption, Reviews, Stroke, Undone
@@ -26,8 +26,8 @@ from napari_l2gnet.undo import UNDO_LIMIT, Adoption, Reviews, Stroke, Undone
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
     from l2gnet_core.cleanup import CleanUp
-    from l2gnet_core.inspect.look import Look
-    from l2gnet_core.project.deeds import Deed
+    from l2gnet_core.inspect.trace import Trace
+    from l2gnet_core.project.events import Event
 
 #: Voxels whose places are looked up together: indices of a whole scan would fill the memory.
 _AT_ONCE = 1 << 16
@@ -43,8 +43,8 @@ class Segmentation:
     nor into slices that are `reviewed`.
 
     `answering` tells that another answer is about to come in, or to be undone or redone; `saving`
-    that it is about to be saved: what came in by then has to be among the deeds; `choosing` that it
-    is to be tidied in another way from now on.
+    that it is about to be saved: what came in by then has to be among the events; `choosing` that
+    it is to be tidied in another way from now on.
     """
 
     answering = Signal()
@@ -64,15 +64,15 @@ class Segmentation:
         self.known = np.zeros(self.raw.shape, dtype)
         self.shown = np.zeros(self.raw.shape, dtype)
         self.stroked = np.zeros(self.raw.shape, bool)
-        self.finished: set[Place] = set()
+        self.finished: set[SliceKey] = set()
         #: Seconds that a slice of the scan took when it was last segmented; None if nobody knows.
         self.slice_seconds: float | None = None
         #: What the model saw of each frame, where it has codes.
-        self.looks: dict[int, Look] = {}
+        self.traces: dict[int, Trace] = {}
         #: Slices that a person has looked at and vouches for.
-        self.reviewed: set[Place] = set()
+        self.reviewed: set[SliceKey] = set()
         #: Reviewed slices, each with the id of an organ that came later: of that they say nothing.
-        self.unsaid: set[tuple[Place, int]] = set()
+        self.unreviewed_organs: set[tuple[SliceKey, int]] = set()
         #: Number of the model version that the answer comes from; 0 is the first one.
         self.version = 0
         #: The model that it comes from, or which that is, once there is an answer.
@@ -81,19 +81,19 @@ class Segmentation:
         self.arriving: Adoption | None = None
         #: Slices in which a person did something since they were last saved, and those into which
         #: an answer came.
-        self.changed: set[Place] = set()
-        self.answered: set[Place] = set()
+        self.changed: set[SliceKey] = set()
+        self.answered: set[SliceKey] = set()
         #: How often a person did something.
         self.edits = 0
         #: When a person vouched for a slice, in `edits`.
-        self.vouched: dict[Place, int] = {}
+        self.reviewed_at: dict[SliceKey, int] = {}
         # When an answer last came into a slice in a way that nobody can undo, in `edits`.
-        self._came: dict[Place, int] = {}
+        self._answered_at: dict[SliceKey, int] = {}
         #: Slices whose review was taken away as "painting", "undo" or "redo" changed what a person
         #: had seen.
-        self.shaken: dict[Place, str] = {}
+        self.invalidated: dict[SliceKey, str] = {}
         #: What was done and is not saved yet, in its order.
-        self.deeds: list[Deed] = []
+        self.events: list[Event] = []
         #: How the user wants this mask tidied.
         self.clean_up = card.clean_up
         self.counts = SliceCounts(self.shown, axis, ids)
@@ -113,7 +113,7 @@ class Segmentation:
         segmentation.model = state.model
         segmentation.finished = set(state.finished)
         segmentation.reviewed = set(state.reviewed)
-        segmentation.unsaid = set(state.unsaid)
+        segmentation.unreviewed_organs = set(state.unreviewed_organs)
         segmentation.clean_up = state.clean_up
         ids = [label.id for label in state.card.labels]
         segmentation.counts = SliceCounts(segmentation.shown, state.axis, ids)
@@ -121,7 +121,7 @@ class Segmentation:
         return segmentation
 
     @property
-    def places(self) -> list[Place]:
+    def places(self) -> list[SliceKey]:
         """Every slice of the scan."""
         frames, count = len(self.shown), self.shown.shape[1 + self.axis]
         return [(frame, index) for frame in range(frames) for index in range(count)]
@@ -153,7 +153,7 @@ class Segmentation:
             self.slice_of(theirs, place)[...] = True
         return theirs
 
-    def edited(self, place: Place) -> bool:
+    def edited(self, place: SliceKey) -> bool:
         """Did a person change a slice?"""
         shown, known, stroked = (
             self.slice_of(array, place) for array in (self.shown, self.known, self.stroked)
@@ -186,7 +186,7 @@ class Segmentation:
 
     # ------------------------------------------------------------------ what is to be saved
 
-    def slice_state(self, place: Place) -> SliceState:
+    def slice_state(self, place: SliceKey) -> SliceState:
         """A copy of all there is to save of a slice."""
         shown, known, stroked, raw = (
             self.slice_of(array, place)
@@ -194,21 +194,21 @@ class Segmentation:
         )
         return SliceState(shown.copy(), stroked | (shown != known), raw.copy())
 
-    def answers(self, places: Iterable[Place]) -> dict[Place, SliceState]:
+    def answers(self, places: Iterable[SliceKey]) -> dict[SliceKey, SliceState]:
         """As `slice_state`, with the answers that lie below a person's voxels."""
         return {
             place: replace(self.slice_state(place), labels=self.slice_of(self.answer, place).copy())
             for place in places
         }
 
-    def painted(self) -> dict[Place, SliceState]:
+    def painted(self) -> dict[SliceKey, SliceState]:
         """Copies of the slices that a person has changed."""
         states = ((place, self.slice_state(place)) for place in self.places)
         return {place: state for place, state in states if state.by_person.any()}
 
     # ------------------------------------------------------------------ the model's answer
 
-    def put(self, place: Place, labels: NDArray[Any]) -> None:
+    def put(self, place: SliceKey, labels: NDArray[Any]) -> None:
         """Take a predicted slice in, leaving alone what a person painted there or reviewed."""
         self.answered.add(place)
         if place not in self.reviewed:
@@ -217,17 +217,17 @@ class Segmentation:
             self.slice_of(self.raw, place)[...] = labels
             self.put_tidied(place, labels)
 
-    def put_tidied(self, place: Place, labels: NDArray[Any]) -> None:
+    def put_tidied(self, place: SliceKey, labels: NDArray[Any]) -> None:
         """Show a tidied slice instead of the raw one, where no person painted or reviewed."""
         if place in self.reviewed:
             return
         self.slice_of(self.answer, place)[...] = labels
-        self._came[place] = self.edits
+        self._answered_at[place] = self.edits
         self._show(place)
         self.counts.stale.add(place)
         self.answered.add(place)
 
-    def holds(self, place: Place, labels: NDArray[Any]) -> bool:
+    def holds(self, place: SliceKey, labels: NDArray[Any]) -> bool:
         """Is a slice already as `put_tidied` would leave it?"""
         shown, known, answer, stroked = (
             self.slice_of(array, place)
@@ -237,7 +237,7 @@ class Segmentation:
             return False
         return bool((stroked | (shown != known) | (shown == labels)).all())
 
-    def _show(self, place: Place) -> None:
+    def _show(self, place: SliceKey) -> None:
         """Show the answer where no person decided."""
         if place in self.reviewed:
             return
@@ -250,7 +250,7 @@ class Segmentation:
         np.copyto(shown, answer, where=free, casting="unsafe")
         np.copyto(known, answer, where=free, casting="unsafe")
 
-    def slice_of(self, array: NDArray[Any], place: Place) -> NDArray[Any]:
+    def slice_of(self, array: NDArray[Any], place: SliceKey) -> NDArray[Any]:
         """The view that an array (t,z,y,x) has of a slice."""
         return slice_of(array, place, self.axis)
 
@@ -261,7 +261,7 @@ class Segmentation:
         voxels: NDArray[np.intp],
         before: NDArray[Any],
         after: NDArray[Any],
-        on_screen: Collection[Place] | None = None,
+        on_screen: Collection[SliceKey] | None = None,
     ) -> None:
         """A person has changed voxels (flat indices, each once) in one undoable step.
 
@@ -274,11 +274,11 @@ class Segmentation:
         places = frozenset(self.places_of(voxels))
         self.note_edits(places)
         unseen = () if on_screen is None else places.difference(on_screen)
-        reviews = self._shake(unseen, "painting")
+        reviews = self._invalidate(unseen, "painting")
         self._strokes.append(Stroke(voxels, before, after, places, free, self.edits, reviews))
         self._undone.clear()
 
-    def note_edits(self, places: Collection[Place]) -> None:
+    def note_edits(self, places: Collection[SliceKey]) -> None:
         """A person did something in slices."""
         self.changed.update(places)
         self.edits += 1
@@ -296,11 +296,11 @@ class Segmentation:
         if isinstance(step, Adoption):
             if self._differs(step.shown.voxels, step.shown.before):
                 return
-            self._swap(step, back=True)
-            self.deeds.append(Stepped("undone"))
+            self._apply(step, back=True)
+            self.events.append(Stepped("undone"))
             free, before = step.shown.voxels, step.shown.before
             # Nobody vouches for what a slice held before.
-            undone = Undone(step, self._shake(self.places_of(free), "undo"))
+            undone = Undone(step, self._invalidate(self.places_of(free), "undo"))
         else:
             if self._differs(step.voxels, step.before):
                 return
@@ -308,7 +308,7 @@ class Segmentation:
             which = ... if step.free.all() else step.free
             free, before = step.voxels[which], step.before[which]
             np.put(self.stroked, free, False)
-            self._shake(self._seen_since(step.made, step.places), "undo")
+            self._invalidate(self._seen_since(step.made, step.places), "undo")
             self._review_again(step.reviews, step.made)
             self.note_edits(step.places)
             undone = replace(undone, made=self.edits)
@@ -328,31 +328,31 @@ class Segmentation:
         if isinstance(step, Adoption):
             if self._differs(step.shown.voxels, step.shown.after):
                 return
-            self._swap(step)
-            self.deeds.append(Stepped("redone"))
+            self._apply(step)
+            self.events.append(Stepped("redone"))
             # Nor for what comes back into one, but who did so before.
-            self._shake(self.places_of(step.shown.voxels), "redo")
+            self._invalidate(self.places_of(step.shown.voxels), "redo")
             self._review_again(undone.reviews)
         else:
             if self._differs(step.voxels, step.after):
                 return
             np.put(self.stroked, step.voxels, True)
-            self._shake(self._seen_since(undone.made, step.places), "redo")
-            reviews = self._shake(step.reviews.places, "redo")
+            self._invalidate(self._seen_since(undone.made, step.places), "redo")
+            reviews = self._invalidate(step.reviews.places, "redo")
             self.note_edits(step.places)
             step = replace(step, made=self.edits, reviews=reviews)
         self._undone.pop()
         self._strokes.append(step)
 
-    def _seen_since(self, made: int, places: Collection[Place]) -> set[Place]:
+    def _seen_since(self, made: int, places: Collection[SliceKey]) -> set[SliceKey]:
         """Those slices of a stroke that were accepted since it, or its undo, was made: with it, or
         without it."""
-        return {place for place in places if self.vouched.get(place, -1) >= made}
+        return {place for place in places if self.reviewed_at.get(place, -1) >= made}
 
-    def _shake(self, places: Collection[Place], how: str) -> Reviews:
+    def _invalidate(self, places: Collection[SliceKey], how: str) -> Reviews:
         """Slices are no more what a person saw: nobody vouches for them."""
         reviews = self._unreview(places)
-        self.shaken.update(dict.fromkeys(reviews.places, how))
+        self.invalidated.update(dict.fromkeys(reviews.places, how))
         return reviews
 
     def last_step(self) -> Callable[[], bool]:
@@ -360,29 +360,33 @@ class Segmentation:
         step = ref(self._strokes[-1])
         return lambda: any(one is step() for one in self._strokes)
 
-    def _unreview(self, places: Collection[Place]) -> Reviews:
+    def _unreview(self, places: Collection[SliceKey]) -> Reviews:
         """Nobody vouches for slices any more; returns which reviews that takes away."""
         reviewed = frozenset(self.reviewed.intersection(places))
-        unsaid = frozenset((at, organ) for at, organ in self.unsaid if at in places)
+        unreviewed_organs = frozenset(
+            (at, organ) for at, organ in self.unreviewed_organs if at in places
+        )
         self.reviewed -= reviewed
-        self.unsaid -= unsaid
-        return Reviews(reviewed, unsaid, self._organs)
+        self.unreviewed_organs -= unreviewed_organs
+        return Reviews(reviewed, unreviewed_organs, self._organs)
 
     def _review_again(self, reviews: Reviews, made: int | None = None) -> None:
         """Slices are as they were when reviews were taken away. made: by a stroke that was made
         then; not those that were accepted, or got an answer, since."""
         places, again = reviews.places, set(reviews.places)
         if made is not None:
-            since = (self.vouched, self._came)
+            since = (self.reviewed_at, self._answered_at)
             again = {at for at in places if all(when.get(at, -1) < made for when in since)}
         self.reviewed |= again
-        self.unsaid |= {
-            (at, organ) for at, organ in reviews.unsaid if at in again and organ in self._organs
+        self.unreviewed_organs |= {
+            (at, organ)
+            for at, organ in reviews.unreviewed_organs
+            if at in again and organ in self._organs
         }
         later = self._organs - reviews.organs
-        self.unsaid |= {(at, organ) for at in again for organ in later}
+        self.unreviewed_organs |= {(at, organ) for at in again for organ in later}
         for place in again:
-            self.shaken.pop(place, None)
+            self.invalidated.pop(place, None)
 
     @property
     def _organs(self) -> frozenset[int]:
@@ -395,8 +399,8 @@ class Segmentation:
         answer: NDArray[Any],
         raw: NDArray[Any],
         version: int,
-        looks: dict[int, Look] | None = None,
-        completes: Iterable[Place] = (),
+        traces: dict[int, Trace] | None = None,
+        completes: Iterable[SliceKey] = (),
         model: Model | None = None,
         clean_up: CleanUp | None = None,
     ) -> Adoption:
@@ -414,16 +418,16 @@ class Segmentation:
         def open_to_show(plane: tuple[int, ...]) -> NDArray[np.bool_]:
             return ~(self._reviewed_in(plane) | self._by_person_in(plane))
 
-        below = Swap.between(self.answer, answer, open_to_answers)
-        untidied = Swap.between(self.raw, raw, open_to_answers)
-        shown = Swap.between(self.shown, answer, open_to_show)
+        below = ArrayDelta.between(self.answer, answer, open_to_answers)
+        untidied = ArrayDelta.between(self.raw, raw, open_to_answers)
+        shown = ArrayDelta.between(self.shown, answer, open_to_show)
         new = frozenset(completes) - self.finished - self.reviewed
-        seen = (self.looks, self.looks if looks is None else looks)
+        seen = (self.traces, self.traces if traces is None else traces)
         versions, models = (self.version, version), (self.model, model or self.model)
         tidying = (self.clean_up, self.clean_up if clean_up is None else clean_up)
         return Adoption(shown, below, untidied, versions, models, seen, tidying, new)
 
-    def filling(self, slices: Mapping[Place, NDArray[Any]]) -> Adoption:
+    def filling(self, slices: Mapping[SliceKey, NDArray[Any]]) -> Adoption:
         """As `adoption`, where the answer, tidied and raw, is another in some slices alone: of a
         large scan the rest would take long to copy and to compare."""
         slices = {place: new for place, new in slices.items() if place not in self.reviewed}
@@ -433,21 +437,21 @@ class Segmentation:
                 self.slice_of(array, place) for array in (self.shown, self.known, self.stroked)
             )
             seen[place] = np.where(stroked | (shown != known), shown, new)
-        swaps = [
-            Swap.of_slices(array, new, self.axis)
+        deltas = [
+            ArrayDelta.of_slices(array, new, self.axis)
             for array, new in ((self.shown, seen), (self.answer, slices), (self.raw, slices))
         ]
-        same = ((one, one) for one in (self.version, self.model, self.looks, self.clean_up))
-        return Adoption(*swaps, *same, frozenset())
+        same = ((one, one) for one in (self.version, self.model, self.traces, self.clean_up))
+        return Adoption(*deltas, *same, frozenset())
 
     def adopt(self, adoption: Adoption) -> None:
         """Take an answer in; the layer is about to write it into `shown`."""
-        self._swap(adoption)
+        self._apply(adoption)
         if len(adoption.shown.voxels):  # else the layer has nothing to undo
             self._strokes.append(adoption)
             self._undone.clear()
 
-    def _swap(self, adoption: Adoption, back: bool = False) -> None:
+    def _apply(self, adoption: Adoption, back: bool = False) -> None:
         self.answering.emit()
         if back:
             # First: whoever copies slices meanwhile goes by it.
@@ -456,11 +460,11 @@ class Segmentation:
         adoption.raw.into(self.raw, back)
         adoption.shown.into(self.known, back)
         self.answered |= adoption.completes
-        for swap in (adoption.shown, adoption.raw):
-            self.answered |= self.places_of(swap.voxels)
+        for delta in (adoption.shown, adoption.raw):
+            self.answered |= self.places_of(delta.voxels)
         side = 0 if back else 1
         self.version, self.model = adoption.version[side], adoption.model[side]
-        self.looks = adoption.looks[side]
+        self.traces = adoption.traces[side]
         if not back:
             self.finished |= adoption.completes
         if adoption.clean_up[0] != adoption.clean_up[1]:
@@ -468,7 +472,7 @@ class Segmentation:
             self.clean_up = adoption.clean_up[side].sparing(self.clean_up.spared)
             self.choosing.emit()
 
-    def places_of(self, voxels: NDArray[np.intp]) -> set[Place]:
+    def places_of(self, voxels: NDArray[np.intp]) -> set[SliceKey]:
         """The slices that voxels (flat indices) are in."""
         frames, *sizes = self.shown.shape
         within = int(np.prod(sizes[self.axis + 1 :], dtype=int))
@@ -498,8 +502,10 @@ class Segmentation:
         self.card = replace(self.card, labels=labels, expects=replace(expects, volumes=volumes))
         new = set(labels.names) - set(names)
         self.clean_up = self.clean_up.sparing(new)
-        self.unsaid = {(at, organ) for at, organ in self.unsaid if organ in labels.names}
-        self.unsaid |= {(at, organ) for at in self.reviewed for organ in new}
+        self.unreviewed_organs = {
+            (at, organ) for at, organ in self.unreviewed_organs if organ in labels.names
+        }
+        self.unreviewed_organs |= {(at, organ) for at in self.reviewed for organ in new}
         self.counts = SliceCounts(self.shown, self.axis, [label.id for label in labels])
         self.counts.mark_all()
 

@@ -19,35 +19,35 @@ from l2gnet_core.catalog import CatalogEntry, find_model, models
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError
 from l2gnet_core.files.values import plain_values
-from l2gnet_core.project.deeds import Tidying
+from l2gnet_core.project.events import Tidying
 from l2gnet_core.volume import Volume
-from napari_l2gnet.segmentation import Place, Segmentation
+from napari_l2gnet.file_suffix import ended
+from napari_l2gnet.segmentation import Segmentation, SliceKey
 from napari_l2gnet.time_left import TimeLeft, in_words
-from napari_l2gnet.typed_names import ended
 
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
-    from l2gnet_core.inspect.look import Look
+    from l2gnet_core.inspect.trace import Trace
 
 
 @dataclass(frozen=True)
 class Request:
     """What to segment: which slices of which scan, with which model, and where.
 
-    `places` come in the order they are wanted. `looks`, by frame, take in what a model with codes
+    `places` come in the order they are wanted. `traces`, by frame, take in what a model with codes
     saw of them.
     """
 
     volume: Volume
     model: str
-    places: Sequence[Place]
+    places: Sequence[SliceKey]
     axis: int
     device: str = "auto"
-    looks: dict[int, Look] = field(default_factory=dict)
+    traces: dict[int, Trace] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Step:
+class SegmentProgress:
     """Progress of a segmentation: a sentence, and what has just come out of it. Once a run it names
     the model and device, or the tidying, that the slices are of."""
 
@@ -55,7 +55,7 @@ class Step:
     done: int = 0
     total: int = 0
     seconds_left: float | None = None
-    place: Place | None = None
+    place: SliceKey | None = None
     labels: NDArray[Any] | None = None
     tidied: bool = False
     model: Model | None = None
@@ -84,15 +84,15 @@ class Session:
         """The models that can be chosen."""
         return models()
 
-    def segment(self, request: Request) -> Generator[Step, None, None]:
+    def segment(self, request: Request) -> Generator[SegmentProgress, None, None]:
         """Segment, yielding after every slice; meant for a thread of its own.
 
         Raises InputError for what cannot be segmented.
         """
-        yield Step("Loading the model")
+        yield SegmentProgress("Loading the model")
         from l2gnet_core.config import WITH_CODES
         from l2gnet_core.device import choose_device
-        from l2gnet_core.inspect.look import empty_look
+        from l2gnet_core.inspect.trace import empty_trace
         from l2gnet_core.predict import predict_slices
         from l2gnet_core.suitability import mismatches
 
@@ -100,41 +100,41 @@ class Session:
         model = self.load(find_model(request.model), device)
         with_codes = model.network.config.architecture in WITH_CODES
         total, done = len(request.places), 0
-        yield Step("Reading the scan", done, total, model=model, device=device)
+        yield SegmentProgress("Reading the scan", done, total, model=model, device=device)
         left: float | None = None
         time_left = TimeLeft(total)
         for frame, indices in _by_frame(request.places).items():
-            yield Step("Reading the scan", done, total)
+            yield SegmentProgress("Reading the scan", done, total)
             data = request.volume.data
             warnings: list[str] = []
             # Files are plain already; layers of other plugins may hold anything.
             scan = plain_values(
                 "The scan", np.asarray(data[frame] if data.ndim == 4 else data), warnings
             )
-            yield Step("Segmenting", done, total, warnings=warnings)
+            yield SegmentProgress("Segmenting", done, total, warnings=warnings)
             if frame == request.places[0][0]:
-                yield Step(
+                yield SegmentProgress(
                     "Segmenting",
                     total=total,
                     warnings=mismatches(model.card, request.volume, request.axis, scan),
                 )
-            look = request.looks.get(frame)
+            trace = request.traces.get(frame)
             if with_codes:
-                empty = empty_look(model, request.volume, request.axis, scan)
+                empty = empty_trace(model, request.volume, request.axis, scan)
                 # Layers can be changed in place: what was seen then lies elsewhere. So can files of
                 # models: what was seen then means something else.
-                fits = look is not None and look.cells.fits(empty.cells)
-                if look is None or not (fits and look.same_codes(empty)):
-                    look = request.looks[frame] = empty
+                fits = trace is not None and trace.cells.fits(empty.cells)
+                if trace is None or not (fits and trace.same_codes(empty)):
+                    trace = request.traces[frame] = empty
             for result in predict_slices(
-                model, scan, request.volume, request.axis, indices, device, look
+                model, scan, request.volume, request.axis, indices, device, trace
             ):
                 if result is None:
-                    yield Step("Segmenting", done, total, left)
+                    yield SegmentProgress("Segmenting", done, total, left)
                     continue
                 done += 1
                 left = time_left.after(done)
-                yield Step(
+                yield SegmentProgress(
                     "Segmenting",
                     done,
                     total,
@@ -144,18 +144,20 @@ class Session:
                     warnings=[result.notice] if result.notice else [],
                 )
 
-    def clean(self, segmentation: Segmentation, choices: CleanUp) -> Generator[Step, None, None]:
+    def clean(
+        self, segmentation: Segmentation, choices: CleanUp
+    ) -> Generator[SegmentProgress, None, None]:
         """Tidy the raw masks by the choices (none of them: show the raw masks again), yielding the
         slices that this changes."""
-        yield Step("Tidying")
+        yield SegmentProgress("Tidying")
         tidying = Tidying(choices, segmentation.painted())
-        yield Step("Tidying", tidying=tidying)
+        yield SegmentProgress("Tidying", tidying=tidying)
         for place, labels in tidying.tidied(segmentation.raw, segmentation.axis):
             # Each that is put takes a moment of the window's time: hundreds of slices take seconds.
             if not segmentation.holds(place, labels):
-                yield Step("Tidying", place=place, labels=labels, tidied=True)
+                yield SegmentProgress("Tidying", place=place, labels=labels, tidied=True)
             elif place[1] == 0:  # so that Cancel is heard between frames
-                yield Step("Tidying")
+                yield SegmentProgress("Tidying")
 
     def load(self, path: Path, device: str) -> Model:
         """A model from its file; the next time from memory, as long as the file stays the same."""
@@ -195,7 +197,7 @@ class Session:
         return named
 
 
-def _by_frame(places: Sequence[Place]) -> dict[int, list[int]]:
+def _by_frame(places: Sequence[SliceKey]) -> dict[int, list[int]]:
     """Slice indices by frame, both in the order they are wanted."""
     frames: dict[int, list[int]] = {}
     for frame, index in places:

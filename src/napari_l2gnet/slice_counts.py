@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.project.state import Place
+from l2gnet_core.project.state import SliceKey
 
 
 class SliceCounts:
@@ -18,13 +18,13 @@ class SliceCounts:
         self._masks = np.moveaxis(masks, 1 + axis, 1)
         self._ids = list(ids)
         self._counts = np.zeros((*self._masks.shape[:2], len(self._ids)), np.int64)
-        self.stale: set[Place] = set()
+        self.stale: set[SliceKey] = set()
 
     def mark_all(self) -> None:
         """Every slice may have changed."""
         self.stale.update(np.ndindex(self._masks.shape[:2]))
 
-    def count(self, place: Place) -> None:
+    def count(self, place: SliceKey) -> None:
         """Count one slice again."""
         labels, top = self._masks[place].ravel(), max(self._ids)
         if labels.dtype.itemsize > 2:

@@ -9,7 +9,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem, QWidget
 
-from napari_l2gnet.segmentation import Place
+from napari_l2gnet.segmentation import SliceKey
 
 SLICE, WHY, STATE = range(3)
 _PLACE = Qt.ItemDataRole.UserRole
@@ -23,7 +23,7 @@ _ROWS = 8
 class Row:
     """A slice of the queue as it is to be shown."""
 
-    place: Place
+    place: SliceKey
     name: str
     why: str
     state: str
@@ -71,7 +71,7 @@ class SliceQueue(QTableWidget):
         for number, row in enumerate(self._shown):
             self._fill(number, row)
 
-    def show_rows(self, rows: Sequence[Row], here: Place | None) -> None:
+    def show_rows(self, rows: Sequence[Row], here: SliceKey | None) -> None:
         """Show the queue, with the slice on screen marked."""
         if len(rows) != self.rowCount():
             self.setRowCount(len(rows))
@@ -82,7 +82,7 @@ class SliceQueue(QTableWidget):
         self._shown = list(rows)
         self.show_here(here)
 
-    def show_here(self, here: Place | None) -> None:
+    def show_here(self, here: SliceKey | None) -> None:
         """Mark the slice on screen."""
         for number, row in enumerate(self._shown):
             if row.place == here:

@@ -10,14 +10,14 @@ from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_l2gnet.annotation import Annotation
-from napari_l2gnet.copies import copy_over
 from napari_l2gnet.correct_form import ACCEPT_KEY, NEXT_KEY, CorrectForm
 from napari_l2gnet.doubts import doubtful_slices
-from napari_l2gnet.in_view import bring_into_view, told_hidden, why_unseen
+from napari_l2gnet.duplicates import copy_over
 from napari_l2gnet.mask_layer import MaskLayer, painting_events
 from napari_l2gnet.preview import shows_proposal
-from napari_l2gnet.segmentation import Place
+from napari_l2gnet.segmentation import SliceKey
 from napari_l2gnet.slice_queue import Row
+from napari_l2gnet.visibility import bring_into_view, hidden_message, why_unseen
 from napari_l2gnet.worker import Job
 
 #: Milliseconds without news after which slices are ranked again.
@@ -41,7 +41,7 @@ class SliceReview(QObject):
         self._ranking: Job | None = None
         self._ranked: Any = None
         #: Where the queue was followed to.
-        self._walked: Place | None = None
+        self._walked: SliceKey | None = None
         # What a person paints is looked for in quiet moments, a few slices at a time.
         self._looking = QTimer(self, interval=0)
         self._looking.timeout.connect(self._look)
@@ -109,26 +109,28 @@ class SliceReview(QObject):
         if done:
             self._looking.stop()
             if annotation is not None:
-                self._tell_shaken(annotation)
+                self._tell_invalidated(annotation)
             self.looked.emit()
 
-    def _tell_shaken(self, annotation: Annotation) -> None:
+    def _tell_invalidated(self, annotation: Annotation) -> None:
         """Say which accepted slices were changed out of sight, or by undo or redo."""
         segmentation = annotation.segmentation
-        shaken, segmentation.shaken = segmentation.shaken, {}
-        if not shaken:
+        invalidated, segmentation.invalidated = segmentation.invalidated, {}
+        if not invalidated:
             return
         annotation.changed.emit("reviewed")
-        names = ", ".join(annotation.name_of(place) for place in sorted(shaken))
-        how = " and ".join(sorted(set(shaken.values())))
-        if len(shaken) == 1:
+        names = ", ".join(annotation.name_of(place) for place in sorted(invalidated))
+        how = " and ".join(sorted(set(invalidated.values())))
+        if len(invalidated) == 1:
             text = f"Slice {names}, accepted, was changed by {how}: check it again."
         else:
             text = f"Slices {names}, accepted, were changed by {how}: check them again."
         edits = segmentation.edits
         self._say(
             text,
-            lambda: segmentation.edits == edits and not segmentation.reviewed.issuperset(shaken),
+            lambda: (
+                segmentation.edits == edits and not segmentation.reviewed.issuperset(invalidated)
+            ),
         )
 
     # ------------------------------------------------------------------ which slices first
@@ -139,7 +141,7 @@ class SliceReview(QObject):
         if annotation is None or self._ranking is not None or annotation.job:
             return
         segmentation = annotation.segmentation
-        seen = tuple(map(id, segmentation.looks.values()))
+        seen = tuple(map(id, segmentation.traces.values()))
         state = (annotation, seen, len(segmentation.finished))
         if state == self._ranked:
             return
@@ -149,7 +151,7 @@ class SliceReview(QObject):
             self._rank_soon.start()
             return
         self._ranked = state
-        if not segmentation.looks:
+        if not segmentation.traces:
             return
         job = self._ranking = Job(doubtful_slices(segmentation), self)
 
@@ -193,7 +195,7 @@ class SliceReview(QObject):
             accepted = mask.place in annotation.segmentation.reviewed
         self._form.accept_slice.setText("Take back ✓" if accepted else "Accept slice")
 
-    def _row(self, annotation: Annotation, place: Place) -> Row:
+    def _row(self, annotation: Annotation, place: SliceKey) -> Row:
         state = "edited" if place in annotation.edited else "–"
         if place in annotation.segmentation.reviewed:
             state = "✓ reviewed"
@@ -201,7 +203,7 @@ class SliceReview(QObject):
 
     # ------------------------------------------------------------------ buttons and keys
 
-    def go_to(self, place: Place) -> None:
+    def go_to(self, place: SliceKey) -> None:
         """Show a slice, ready to be painted on."""
         if self.mask is not None:
             self._walked = place
@@ -217,7 +219,7 @@ class SliceReview(QObject):
         self._viewer.layers.selection.active = mask.layer
         if hidden:
             place = mask.place
-            self._say(told_hidden(mask, hidden), lambda: mask.place == place)
+            self._say(hidden_message(mask, hidden), lambda: mask.place == place)
 
     def accept_slice(self) -> None:
         """The slice on screen is right as it is; again: not so."""
@@ -278,7 +280,7 @@ class SliceReview(QObject):
         return self.annotation is not None and self.annotation.next_place(None) is None
 
 
-def _told(annotation: Annotation, place: Place) -> str:
+def _told(annotation: Annotation, place: SliceKey) -> str:
     """What accepting a slice, or taking that back, has come to."""
     segmentation, (frame, index) = annotation.segmentation, place
     of = f"Frame {frame}, slice {index}" if len(segmentation.shown) > 1 else f"Slice {index}"

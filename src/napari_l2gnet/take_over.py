@@ -18,7 +18,7 @@ from napari_l2gnet.mask_layer import IMAGE_KEY, SEGMENTATION_KEY, MaskLayer
 from napari_l2gnet.on_grid import fit_of
 from napari_l2gnet.organs import LARGEST_ID, UNMARKED
 from napari_l2gnet.preview import PREVIEW_KEY
-from napari_l2gnet.segmentation import Place
+from napari_l2gnet.segmentation import SliceKey
 
 #: An image with more values than that is no mask.
 _MOST_LABELS = 64
@@ -30,7 +30,7 @@ _AT_ONCE = 1 << 16
 _known: weakref.WeakKeyDictionary[Layer, tuple[Any, bool]] = weakref.WeakKeyDictionary()
 
 
-def others(viewer: napari.Viewer, mask: MaskLayer) -> list[Labels | Image]:
+def candidates(viewer: napari.Viewer, mask: MaskLayer) -> list[Labels | Image]:
     """Masks that lie on a mask's voxels and are of nobody here. Of files that do not say that they
     are masks they are images."""
     return [layer for layer in _foreign(viewer, mask) if not _reason_against(layer, mask)]
@@ -76,7 +76,7 @@ def take_over(mask: MaskLayer, other: Labels | Image) -> tuple[int, int]:
     if len(voxels):
         where = np.unravel_index(voxels, mask.layer.data.shape)
         mask.layer.data_setitem(where, after.astype(segmentation.shown.dtype))
-    slices: set[Place] = segmentation.places_of(voxels)
+    slices: set[SliceKey] = segmentation.places_of(voxels)
     return len(voxels), len(slices)
 
 

@@ -16,7 +16,7 @@ from napari_l2gnet.learning import Task, TaughtScan, card_of
 from napari_l2gnet.mask_layer import IMAGE_KEY, MODEL_KEY, MaskLayer
 from napari_l2gnet.organs import same_names
 from napari_l2gnet.orientation import as_given
-from napari_l2gnet.segmentation import Place
+from napari_l2gnet.segmentation import SliceKey
 
 
 def annotation_of(mask: MaskLayer) -> Annotation:
@@ -73,7 +73,7 @@ def fine_tuning(
 def _require_organs(mask: MaskLayer, where: str) -> None:
     """Raises InputError if a label that is no organ's lies in slices to learn from."""
     annotation, segmentation = annotation_of(mask), mask.segmentation
-    known, found = [0, *segmentation.card.labels.names], list[tuple[int, Place]]()
+    known, found = [0, *segmentation.card.labels.names], list[tuple[int, SliceKey]]()
     annotation.look_for_edits()
     for place in sorted(annotation.taught):
         labels = np.unique(segmentation.slice_of(segmentation.shown, place))

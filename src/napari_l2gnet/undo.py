@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2gnet_core.cleanup import CleanUp
-from l2gnet_core.project.state import ModelId, Place
-from l2gnet_core.project.swap import Swap
+from l2gnet_core.project.array_delta import ArrayDelta
+from l2gnet_core.project.state import ModelId, SliceKey
 
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
-    from l2gnet_core.inspect.look import Look
+    from l2gnet_core.inspect.trace import Trace
 
 #: Strokes that can be undone: as many as napari's Labels layers keep.
 UNDO_LIMIT = 100
@@ -25,8 +25,8 @@ class Reviews:
     """Reviews that a step took away: slices, and of which organs (ids) they said nothing. organs:
     ids of those that there were."""
 
-    places: frozenset[Place] = frozenset()
-    unsaid: frozenset[tuple[Place, int]] = frozenset()
+    places: frozenset[SliceKey] = frozenset()
+    unreviewed_organs: frozenset[tuple[SliceKey, int]] = frozenset()
     organs: frozenset[int] = frozenset()
 
 
@@ -39,7 +39,7 @@ class Stroke:
     voxels: NDArray[np.intp]
     before: NDArray[Any]
     after: NDArray[Any]
-    places: frozenset[Place]
+    places: frozenset[SliceKey]
     free: NDArray[np.bool_]
     made: int = 0
     reviews: Reviews = Reviews()
@@ -51,14 +51,14 @@ class Adoption:
     version and model that it comes from, what that saw and how the mask is to be tidied, before and
     after; the slices it completes."""
 
-    shown: Swap
-    answer: Swap
-    raw: Swap
+    shown: ArrayDelta
+    answer: ArrayDelta
+    raw: ArrayDelta
     version: tuple[int, int]
     model: tuple[Model | ModelId | None, Model | ModelId | None]
-    looks: tuple[dict[int, Look], dict[int, Look]]
+    traces: tuple[dict[int, Trace], dict[int, Trace]]
     clean_up: tuple[CleanUp, CleanUp]
-    completes: frozenset[Place]
+    completes: frozenset[SliceKey]
 
 
 @dataclass(frozen=True)

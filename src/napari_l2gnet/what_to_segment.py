@@ -8,7 +8,7 @@ from napari.components import Dims
 from napari.layers import Image
 
 from napari_l2gnet.layers import is_cut, shown_index, slice_axes
-from napari_l2gnet.segmentation import Place
+from napari_l2gnet.segmentation import SliceKey
 
 
 def why_no_slice(layer: Image, dims: Dims, axis: int) -> str:
@@ -27,14 +27,14 @@ def why_no_slice(layer: Image, dims: Dims, axis: int) -> str:
     return ""
 
 
-def place_shown(layer: Image, dims: Dims, axis: int) -> Place:
+def place_shown(layer: Image, dims: Dims, axis: int) -> SliceKey:
     """The place of a scan, (z,y,x) or (t,z,y,x), that the sliders are at."""
     point = shown_index(layer, dims.point)
     frame = point[0] if len(point) == 4 else 0
     return frame, point[axis - 3] if len(point) >= 3 else 0
 
 
-def outward(here: Place, frames: int, indices: Sequence[int]) -> list[Place]:
+def outward(here: SliceKey, frames: int, indices: Sequence[int]) -> list[SliceKey]:
     """These slices of so many frames: the one that somebody looks at first, then outward from it,
     then other frames."""
     frame, index = here

@@ -24,7 +24,7 @@ from l2gnet_core.phantom import cardiac_phantom
 from l2gnet_core.predict import SlicePrediction, predict_slices
 from l2gnet_core.preprocess import as_seen, resized
 from l2gnet_core.scan_kind import KindAppearance, ScanKind, scan_profile
-from l2gnet_core.steadiness import unsteadiness
+from l2gnet_core.slice_consistency import unsteadiness
 from l2gnet_core.volume import Grid
 
 SHAPE = (6, 64, 64)
@@ -367,13 +367,14 @@ def test_unsteadiness_by_hand(make_model, monkeypatch):
         assert order == [1]
         yield SlicePrediction(1, np.zeros((32, 32), np.uint8), device)
 
-    monkeypatch.setattr("l2gnet_core.steadiness.predict_slices", background)
+    monkeypatch.setattr("l2gnet_core.slice_consistency.predict_slices", background)
     partly = replace(correction, unmarked=2)
     assert ended(unsteadiness(make_model(), partly, "cpu")) == pytest.approx(20 / 12)
 
 
 def test_few_slices_of_a_large_scan_are_looked_at(make_model, monkeypatch):
-    from l2gnet_core import steadiness
+
+    from l2gnet_core import slice_consistency
 
     asked = []
 
@@ -381,7 +382,7 @@ def test_few_slices_of_a_large_scan_are_looked_at(make_model, monkeypatch):
         asked.extend(order)
         return iter(())
 
-    monkeypatch.setattr(steadiness, "predict_slices", predicted)
+    monkeypatch.setattr(slice_consistency, "predict_slices", predicted)
     labels = np.ones((100, 512, 8), np.uint8)
     with pytest.raises(KeyError):
         ended(unsteadiness(make_model(), correct(labels * 1.0, labels, (50,)), "cpu"))

@@ -102,15 +102,15 @@ def test_a_view_in_a_batch_is_the_view_alone(seed):
     labels = torch.randint(4, (3, 2, 30, 44))
     views = [draw_spatial(rng, (15.0, 20.0), Augmentation()) for _ in range(3)]
     seen, truth = spatial_views(images, labels, views, 24)
-    looks = [draw_intensity(rng, Augmentation(recolour=0.5)) for _ in range(3)]
+    intensities = [draw_intensity(rng, Augmentation(recolour=0.5)) for _ in range(3)]
     rngs = [np.random.default_rng(n) for n in range(3)]
-    changed = intensity_views(seen.clone(), truth, looks, rngs)
+    changed = intensity_views(seen.clone(), truth, intensities, rngs)
     for i in range(3):
         alone, truth_alone = spatial_views(images[i : i + 1], labels[i : i + 1], [views[i]], 24)
         torch.testing.assert_close(seen[i], alone[0])
         assert torch.equal(truth[i], truth_alone[0])
         changed_alone = intensity_views(
-            alone.clone(), truth_alone, [looks[i]], [np.random.default_rng(i)]
+            alone.clone(), truth_alone, [intensities[i]], [np.random.default_rng(i)]
         )[0]
         torch.testing.assert_close(changed[i], changed_alone)
 
@@ -163,9 +163,9 @@ def test_oriented_models_never_see_mirror_images_or_quarter_turns():
 def test_intensity_views_stay_finite_and_keep_the_shape(seed, channels):
     rng = np.random.default_rng(seed)
     for images in (torch.rand(2, channels, 24, 40), torch.zeros(2, channels, 24, 40)):
-        looks = [draw_intensity(rng, Augmentation(recolour=0.5)) for _ in images]
+        intensities = [draw_intensity(rng, Augmentation(recolour=0.5)) for _ in images]
         classes = torch.randint(3, images.shape)
-        seen = intensity_views(images.clone(), classes, looks, [rng, rng])
+        seen = intensity_views(images.clone(), classes, intensities, [rng, rng])
         assert seen.shape == images.shape
         assert torch.isfinite(seen).all()
 
@@ -225,18 +225,20 @@ def test_each_structure_gets_a_look_of_its_own(seed):
     assert seen.max() <= 1
     inner = seen[0].reshape(3, 12, 3, 12)[:, 2:10, :, 2:10].permute(0, 2, 1, 3).flatten(2)
     assert (inner.amax(2) - inner.amin(2)).max() < 1e-5
-    looks = inner[..., 0]
+    intensities = inner[..., 0]
     # Air stays dark, what is alike and has no name stays alike, structures part.
-    assert (looks[0] == 0).all()
-    torch.testing.assert_close(looks[1, 0], looks[2, 2])
-    torch.testing.assert_close(looks[1, 2], looks[2, 0])
-    assert looks[1, 1] != looks[2, 1]
+    assert (intensities[0] == 0).all()
+    torch.testing.assert_close(intensities[1, 0], intensities[2, 2])
+    torch.testing.assert_close(intensities[1, 2], intensities[2, 0])
+    assert intensities[1, 1] != intensities[2, 1]
 
 
 def test_a_share_of_the_views_is_recoloured():
     rng = np.random.default_rng(0)
-    looks = [draw_intensity(rng, Augmentation(recolour=0.4).milder()) for _ in range(500)]
-    assert sum(look.recolouring is not None for look in looks) / 500 == pytest.approx(0.2, abs=0.05)
+    intensities = [draw_intensity(rng, Augmentation(recolour=0.4).milder()) for _ in range(500)]
+    assert sum(one.recolouring is not None for one in intensities) / 500 == pytest.approx(
+        0.2, abs=0.05
+    )
     image = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     drawn = [draw_recolouring(rng) for _ in range(300)]
     curves = [isinstance(one, RandomCurves) for one in drawn]

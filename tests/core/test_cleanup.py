@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from l2gnet_core.cleanup import CleanUp, fill_holes, keep_largest_component, tidy, tidy_around
-from l2gnet_core.project.deeds import Tidying
+from l2gnet_core.project.events import Tidying
 from l2gnet_core.project.state import SliceState
 
 quick = settings(max_examples=40, deadline=None)

@@ -502,10 +502,10 @@ def test_a_closed_stderr_does_not_stop_it(run_python, image, model_file, tmp_pat
 
 
 def test_the_example_in_the_docs_runs(make_model, scan):
-    from l2gnet_core.inspect.look import empty_look
     from l2gnet_core.inspect.places import unsure_regions
     from l2gnet_core.inspect.plans import sources_map
     from l2gnet_core.inspect.similar import find_similar
+    from l2gnet_core.inspect.trace import empty_trace
     from l2gnet_core.inspect.uncertainty import uncertainty_maps
     from l2gnet_core.predict import predict_slices
 
@@ -514,16 +514,16 @@ def test_the_example_in_the_docs_runs(make_model, scan):
     start, rest = example.split("\nlit = ")
     given = {
         "np": np, "model": make_model(), "scan": scan, "grid": Grid(scan.shape), "axis": 0,
-        "mask": np.zeros(scan.shape, np.uint8), "empty_look": empty_look, "index": 1,
+        "mask": np.zeros(scan.shape, np.uint8), "empty_trace": empty_trace, "index": 1,
         "predict_slices": predict_slices, "sources_map": sources_map,
         "find_similar": find_similar, "unsure_regions": unsure_regions,
     }  # fmt: skip
     exec(start, given)
     marked = np.zeros(scan.shape, bool)
     marked[1, 10:20, 10:20] = True
-    look, mask = given["look"], given["mask"]
-    given |= {"marked": marked, "code": int(look.codes[1][0, 0])}
-    given["doubt"] = uncertainty_maps(look, mask)["softmax"]
+    trace, mask = given["trace"], given["mask"]
+    given |= {"marked": marked, "code": int(trace.codes[1][0, 0])}
+    given["doubt"] = uncertainty_maps(trace, mask)["softmax"]
     exec("lit = " + rest, given)
     assert given["lit"].shape == scan.shape
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from l2gnet_core.augment import Augmentation
 from l2gnet_core.card import ModelCard
-from l2gnet_core.corrections import UNKNOWN, Correction, CorrectionSampler, telling
+from l2gnet_core.corrections import UNKNOWN, Correction, CorrectionSampler, informative
 from l2gnet_core.errors import InputError
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.volume import Grid
@@ -199,10 +199,10 @@ def test_old_answers_are_asked_for_on_other_slices_and_other_images():
 
 def test_background_alone_tells_nothing_but_spoils_nothing_either(one_sentence):
     full, empty = correction(), correction(np.zeros(SHAPE, np.uint8))
-    assert telling([empty, full]) == [full]
+    assert informative([empty, full]) == [full]
     for nothing, said in (([empty], "background alone"), ([], "nothing is corrected")):
         with pytest.raises(InputError, match=said) as caught:
-            telling(nothing)
+            informative(nothing)
         one_sentence(caught.value)
 
 

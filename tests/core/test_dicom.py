@@ -17,7 +17,7 @@ from pydicom.uid import (
 from l2gnet_core.cases import find_cases
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import dicom_series, read_labels, read_volume, scans_in, write_labels
-from l2gnet_core.files.dicom_header import told_by
+from l2gnet_core.files.dicom_header import dicom_header_of
 from l2gnet_core.segment_files import plan_jobs
 
 VOXELS = np.random.default_rng(0).integers(-1000, 1000, (5, 6, 7)).astype(np.int16)
@@ -449,7 +449,9 @@ def test_a_dataset_of_series(tmp_path, monkeypatch):
         labels = (scan.data > 0).astype(np.uint8)
         write_labels(tmp_path / "labels" / f"{name}.nii.gz", labels, scan, {1: "bone"})
     read = []
-    monkeypatch.setattr(dicom_series, "told_by", lambda path: read.append(path) or told_by(path))
+    monkeypatch.setattr(
+        dicom_series, "dicom_header_of", lambda path: read.append(path) or dicom_header_of(path)
+    )
     cases, findings = find_cases(tmp_path)
     assert len(read) == 2 * len(VOXELS)
     assert [case.name for case in cases] == ["p1", "p2"]

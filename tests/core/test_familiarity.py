@@ -10,7 +10,7 @@ import pytest
 from l2gnet_core.corrections import Correction
 from l2gnet_core.familiarity import hardly_known
 from l2gnet_core.finetune import finetune
-from l2gnet_core.finetune_config import SCAN, FineTuneConfig, anew
+from l2gnet_core.finetune_config import SCAN, FineTuneConfig, unconstrained
 from l2gnet_core.phantom import cardiac_phantom
 from l2gnet_core.volume import Grid
 
@@ -86,7 +86,7 @@ def test_a_scan_that_is_hardly_known_is_learnt_anew(heart_model, heart, elsewher
             assert evidence.mix == (0.5 if known else 1.0)
             (entry,) = last.result.model.card.history
             assert entry["settings"]["pull"] == (SCAN.pull if known else 0.0)
-    assert anew(SCAN).limits.most_forgotten == 1
+    assert unconstrained(SCAN).limits.most_forgotten == 1
     # Nor where it was not asked for, as by histories of before there was any of it.
     told = {name: value for name, value in config.to_json().items() if name != "learns_anew"}
     plain = FineTuneConfig.from_json(told)

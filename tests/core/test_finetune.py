@@ -14,6 +14,7 @@ from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import MODEL_FILE, Model, load_model, save_model
 from l2gnet_core.config import preset
 from l2gnet_core.corrections import Correction
+from l2gnet_core.cross_validation import compared, pooled_dice
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetune import FineTuneResult, finetune
 from l2gnet_core.finetune_config import PROJECT, SCAN, FineTuneConfig
@@ -21,7 +22,6 @@ from l2gnet_core.fingerprint import SCANS, fingerprint
 from l2gnet_core.guard import Limits
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.learner import Clock, Pace
-from l2gnet_core.left_out import compared, pooled_dice
 from l2gnet_core.model import build
 from l2gnet_core.phantom import cardiac_phantom
 from l2gnet_core.predict import predict_slices

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2gnet_core.corrections import Correction
+from l2gnet_core.cross_validation import best_mix, folds, left_out_counts, lost_shares, pooled_dice
 from l2gnet_core.finetune_config import PROJECT, SCAN
 from l2gnet_core.guard import Evidence, Improvement, Limits, Verdict, code_distance, judged
-from l2gnet_core.left_out import best_mix, folds, left_out_counts, lost_shares, pooled_dice
-from l2gnet_core.phantom_memory import heart_dice, replayed_hearts
 from l2gnet_core.predict import predict_slices
+from l2gnet_core.rehearsal import heart_dice, replayed_hearts
 from l2gnet_core.volume import Grid
 
 SHAPE = (7, 40, 40)

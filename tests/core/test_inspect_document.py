@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from looks import whole_look
+from made_up_traces import whole_trace
 
 from l2gnet_core.catalog import find_model
 from l2gnet_core.checkpoint import load_model
-from l2gnet_core.inspect.look import empty_look
 from l2gnet_core.inspect.places import unsure_regions
 from l2gnet_core.inspect.plans import code_plan, partners
 from l2gnet_core.inspect.similar import find_similar
+from l2gnet_core.inspect.trace import empty_trace
 from l2gnet_core.inspect.uncertainty import ranked_slices, uncertainty_maps
 from l2gnet_core.phantom import DRAWN, LEFT_VENTRICLE, cardiac_phantom
 from l2gnet_core.volume import Grid
@@ -34,10 +34,10 @@ def test_the_walk_through_the_sample_is_of_the_bundled_model():
     assert model.card.labels.names == {label: name for name, label in DRAWN.items()}
     # The second frame of the sample.
     scan, truth, _ = cardiac_phantom(0, phase=1.0)
-    look = empty_look(model, Grid(scan.shape), 0, scan)
-    mask = whole_look(model, scan, Grid(scan.shape), 0, look)
+    trace = empty_trace(model, Grid(scan.shape), 0, scan)
+    mask = whole_trace(model, scan, Grid(scan.shape), 0, trace)
 
-    doubt = uncertainty_maps(look, mask, ["combined"])["combined"]
+    doubt = uncertainty_maps(trace, mask, ["combined"])["combined"]
     first = told(r"second frame, slices (\d), (\d) and (\d) stand out")
     assert [one.index for one in ranked_slices(doubt, mask, 0)[:3]] == first
     assert not truth[first].any()
@@ -47,13 +47,13 @@ def test_the_walk_through_the_sample_is_of_the_bundled_model():
 
     code, share = told(r"Code (\d+) is left ventricle to (\d+) %")
     lit = np.zeros(mask.shape, bool)
-    lit[here] = look.cells.on_scan(look.codes == code - 1)[here]
+    lit[here] = trace.cells.on_scan(trace.codes == code - 1)[here]
     mistake = lit & (mask == LEFT_VENTRICLE)
     # Other processors may round a voxel otherwise.
     assert 100 * mistake.sum() / lit.sum() == pytest.approx(share, abs=1)
-    cells = np.zeros(look.codes.shape)
+    cells = np.zeros(trace.codes.shape)
     cells[here] = 1
-    plan = code_plan(look, receiving=cells)
+    plan = code_plan(trace, receiving=cells)
     part, other, times = told(r"hears (\d+) % comes from code (\d+) beside it, (\d+) times")
     heard = partners(plan, code - 1)[0]
     assert heard.code == other - 1
@@ -61,7 +61,7 @@ def test_the_walk_through_the_sample_is_of_the_bundled_model():
     assert heard.times_chance == pytest.approx(times, abs=1)
     assert mistake.sum() == pytest.approx(told(r"!\[(\d+) voxels of this code")[0], abs=3)
 
-    like = find_similar(look, mask, mistake, scan)
+    like = find_similar(trace, mask, mistake, scan)
     places = told(r"first place is in slice (\d), .* in slices (\d), (\d) and (\d), are sound")
     assert [one.index for one in like[:4]] == places
     wrong = [np.mean(mask[one.box] != truth[one.box]) for one in like[:4]]

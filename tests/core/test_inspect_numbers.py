@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from looks import made_up
+from made_up_traces import made_up
 from scipy.optimize import linprog
 from scipy.stats import entropy
 
@@ -55,22 +55,22 @@ quick = settings(max_examples=20, deadline=None)
 seeds = st.integers(0, 2**16)
 
 
-def attention(look, index) -> np.ndarray:
+def attention(trace, index) -> np.ndarray:
     """S (n,n) of one slice, token by token: n P diag(1/s) Pᵀ."""
-    codes = look.codes[index].ravel()
-    coupling = look.plan_rows[index][codes].astype(float) / codes.size
+    codes = trace.codes[index].ravel()
+    coupling = trace.plan_rows[index][codes].astype(float) / codes.size
     return codes.size * coupling / coupling.sum(0) @ coupling.T
 
 
-def brute_force(look, receiving, giving) -> np.ndarray:
+def brute_force(trace, receiving, giving) -> np.ndarray:
     """T summed over pairs of tokens."""
-    total = np.zeros((len(look.vectors),) * 2)
-    for index in range(len(look.codes)):
-        codes = look.codes[index].ravel()
-        pairs = attention(look, index) / codes.size
+    total = np.zeros((len(trace.vectors),) * 2)
+    for index in range(len(trace.codes)):
+        codes = trace.codes[index].ravel()
+        pairs = attention(trace, index) / codes.size
         weights = np.outer(receiving[index].ravel(), giving[index].ravel())
         np.add.at(total, (codes[:, None], codes[None]), pairs * weights)
-    return total / (receiving.sum() / look.codes[0].size)
+    return total / (receiving.sum() / trace.codes[0].size)
 
 
 @quick
@@ -78,45 +78,45 @@ def brute_force(look, receiving, giving) -> np.ndarray:
 def test_the_plan_of_a_volume_is_symmetric_with_the_frequencies_as_marginals(
     seed, slices, iterations
 ):
-    look = made_up(seed, slices, iterations=iterations)
-    plan, frequency = code_plan(look), look.frequencies().mean(0)
+    trace = made_up(seed, slices, iterations=iterations)
+    plan, frequency = code_plan(trace), trace.frequencies().mean(0)
     np.testing.assert_allclose(plan, plan.T, atol=1e-12)
     assert (plan >= 0).all()
     np.testing.assert_allclose(plan.sum(0), frequency, atol=1e-7)
     np.testing.assert_allclose(plan.sum(1), frequency, atol=1e-7)
-    everywhere = np.ones(look.codes.shape)
-    np.testing.assert_allclose(plan, brute_force(look, everywhere, everywhere), atol=1e-12)
-    np.testing.assert_allclose(frequency * look.codes.size, code_counts(look))
+    everywhere = np.ones(trace.codes.shape)
+    np.testing.assert_allclose(plan, brute_force(trace, everywhere, everywhere), atol=1e-12)
+    np.testing.assert_allclose(frequency * trace.codes.size, code_counts(trace))
 
 
 @quick
 @given(seeds)
 def test_the_plan_of_a_region_is_the_sum_over_its_tokens(seed):
-    look = made_up(seed)
+    trace = made_up(seed)
     rng = np.random.default_rng(seed)
-    region = rng.random(look.codes.shape) * (rng.random(look.codes.shape) < 0.4)
+    region = rng.random(trace.codes.shape) * (rng.random(trace.codes.shape) < 0.4)
     region[0, 0, 0] = 1
-    everywhere = np.ones(look.codes.shape)
-    plan = code_plan(look, region)
-    np.testing.assert_allclose(plan, brute_force(look, region, everywhere), atol=1e-12)
-    of_codes = np.bincount(look.codes.ravel(), region.ravel(), len(look.vectors)) / region.sum()
+    everywhere = np.ones(trace.codes.shape)
+    plan = code_plan(trace, region)
+    np.testing.assert_allclose(plan, brute_force(trace, region, everywhere), atol=1e-12)
+    of_codes = np.bincount(trace.codes.ravel(), region.ravel(), len(trace.vectors)) / region.sum()
     np.testing.assert_allclose(plan.sum(1), of_codes, atol=1e-7)
-    within = code_plan(look, region, region)
-    np.testing.assert_allclose(within, brute_force(look, region, region), atol=1e-12)
+    within = code_plan(trace, region, region)
+    np.testing.assert_allclose(within, brute_force(trace, region, region), atol=1e-12)
     np.testing.assert_allclose(within, within.T, atol=1e-12)
-    assert not code_plan(look, np.zeros(look.codes.shape)).any()
+    assert not code_plan(trace, np.zeros(trace.codes.shape)).any()
 
 
 @quick
 @given(seeds)
 def test_the_plan_of_structures_is_the_sum_over_their_shares(seed):
-    look = made_up(seed)
-    voxels = np.random.default_rng(seed).multinomial(256, [0.6, 0.3, 0.1], look.codes.shape)
-    plan = organ_plan(look, voxels)
+    trace = made_up(seed)
+    voxels = np.random.default_rng(seed).multinomial(256, [0.6, 0.3, 0.1], trace.codes.shape)
+    plan = organ_plan(trace, voxels)
     np.testing.assert_allclose(plan, plan.T, atol=1e-12)
     np.testing.assert_allclose(plan.sum(1), voxels.mean((0, 1, 2)) / 256, atol=1e-7)
     share = voxels[..., 1] / 256
-    within = code_plan(look, share, share).sum() * share.mean()
+    within = code_plan(trace, share, share).sum() * share.mean()
     assert plan[1, 1] == pytest.approx(within, rel=1e-6)
     lift = times_chance(plan)
     assert lift[1, 2] == pytest.approx(plan[1, 2] / (plan[1].sum() * plan[:, 2].sum()), rel=1e-6)
@@ -135,14 +135,14 @@ def test_slices_not_seen_take_no_part():
 @quick
 @given(seeds)
 def test_what_a_code_hears_is_a_row_of_the_plan_between_tokens(seed):
-    look = made_up(seed)
-    code = int(look.codes[1, 2, 3])
-    sources = sources_map(look, 1, code)
-    np.testing.assert_allclose(sources.ravel(), attention(look, 1)[2 * 5 + 3], atol=1e-7)
+    trace = made_up(seed)
+    code = int(trace.codes[1, 2, 3])
+    sources = sources_map(trace, 1, code)
+    np.testing.assert_allclose(sources.ravel(), attention(trace, 1)[2 * 5 + 3], atol=1e-7)
     assert sources.sum() == pytest.approx(1, abs=1e-6)
-    absent = set(range(9)) - set(look.codes[1].ravel().tolist())
+    absent = set(range(9)) - set(trace.codes[1].ravel().tolist())
     for code in absent:
-        assert not sources_map(look, 1, code).any()
+        assert not sources_map(trace, 1, code).any()
 
 
 def test_the_residual_falls_with_iterations():
@@ -176,14 +176,14 @@ def test_the_partner_with_the_largest_share_comes_first(seed):
 @quick
 @given(seeds)
 def test_tables_count_codes_and_voxels(seed):
-    look = made_up(seed, codes=30)
-    counts = code_counts(look)
-    assert counts.sum() == look.codes.size
-    assert dead_codes(counts) == sorted(set(range(30)) - set(look.codes.ravel().tolist()))
+    trace = made_up(seed, codes=30)
+    counts = code_counts(trace)
+    assert counts.sum() == trace.codes.size
+    assert dead_codes(counts) == sorted(set(range(30)) - set(trace.codes.ravel().tolist()))
     assert perplexity(counts) == pytest.approx(np.exp(entropy(counts)))
-    mask = np.random.default_rng(seed).integers(0, 3, look.cells.shape)
-    table = organ_table(look, look.cells.counts(mask, [0, 1, 2]))
-    on_scan = look.cells.on_scan(look.codes)
+    mask = np.random.default_rng(seed).integers(0, 3, trace.cells.shape)
+    table = organ_table(trace, trace.cells.counts(mask, [0, 1, 2]))
+    on_scan = trace.cells.on_scan(trace.codes)
     for code in (0, 5):
         for id in range(3):
             assert table[code, id] == ((on_scan == code) & (mask == id)).sum()
@@ -195,18 +195,18 @@ def test_tables_count_codes_and_voxels(seed):
 
 
 def test_examples_begin_with_the_nearest_token():
-    look = made_up(0)
-    code = int(code_counts(look).argmax())
-    found = examples(look, code, 4)
+    trace = made_up(0)
+    code = int(code_counts(trace).argmax())
+    found = examples(trace, code, 4)
     assert len(found) == 4
     errors = [one.error for one in found]
     assert errors == sorted(errors)
-    assert errors[0] == pytest.approx(look.error[look.codes == code].min())
+    assert errors[0] == pytest.approx(trace.error[trace.codes == code].min())
     for one in found:
-        assert look.codes[one.cell] == code
-        assert (look.cells.on_scan(look.codes)[one.box] == code).all()
+        assert trace.codes[one.cell] == code
+        assert (trace.cells.on_scan(trace.codes)[one.box] == code).all()
         assert [side.stop - side.start for side in one.box] == [1, 16, 16]
-    assert examples(look, 0, 0) == []
+    assert examples(trace, 0, 0) == []
 
 
 def test_colours_of_codes_are_stable_and_alike_for_like_codes():
@@ -259,36 +259,36 @@ def test_distances_between_two_codebooks_see_where_codes_went():
 
 def test_a_scan_is_placed_among_the_training_patients():
     rng = np.random.default_rng(0)
-    look = made_up(0, codes=12)
+    trace = made_up(0, codes=12)
     usual = np.linspace(3, 1, 12) ** 2
     # Two scans of each of 30 patients.
     scans = [(f"p{n // 2}", rng.multinomial(200, usual / usual.sum())) for n in range(60)]
-    known = code_statistics(scans, look.vectors)
+    known = code_statistics(scans, trace.vectors)
     assert sum(known.counts) == 60 * 200
     assert len(known.distances) == KEPT_DISTANCES
     assert list(known.distances) == sorted(known.distances)
     apart = []
     for patient, counts in scans:
         others = sum(more for other, more in scans if other != patient)
-        apart.append(histogram_distance(counts, others, look.vectors))
+        apart.append(histogram_distance(counts, others, trace.vectors))
     assert known.distances[0] == pytest.approx(min(apart), abs=1e-5)
     assert known.distances[20] == pytest.approx(np.median(apart), abs=1e-5)
     assert known.distances[-1] == pytest.approx(max(apart), abs=1e-5)
-    look.codes[:] = rng.choice(12, look.codes.shape, p=usual / usual.sum())
-    like = unlikeness(look, known)
-    look.codes[:] = 11
-    unlike = unlikeness(look, known)
+    trace.codes[:] = rng.choice(12, trace.codes.shape, p=usual / usual.sum())
+    like = unlikeness(trace, known)
+    trace.codes[:] = 11
+    unlike = unlikeness(trace, known)
     assert like.distance < unlike.distance
     assert unlike.percentile == 100
-    assert unlikeness(look, CodeStatistics(known.counts)).percentile is None
+    assert unlikeness(trace, CodeStatistics(known.counts)).percentile is None
     # One patient has nobody to be compared to.
-    assert code_statistics(scans[:2], look.vectors).distances == ()
+    assert code_statistics(scans[:2], trace.vectors).distances == ()
 
 
 def test_plan_entropy_is_that_of_the_rows():
-    look = made_up(2)
-    rows = look.plan_rows[np.arange(3)[:, None, None], look.codes]
-    np.testing.assert_allclose(plan_entropy(look), entropy(rows, axis=-1) / np.log(6), atol=1e-6)
+    trace = made_up(2)
+    rows = trace.plan_rows[np.arange(3)[:, None, None], trace.codes]
+    np.testing.assert_allclose(plan_entropy(trace), entropy(rows, axis=-1) / np.log(6), atol=1e-6)
 
 
 def blobs(rng: np.random.Generator, slices: int) -> np.ndarray:
@@ -338,10 +338,10 @@ def test_neighbours_disagree_by_how_deep_in_another_structure_they_have_a_voxel(
 
 
 def test_every_doubt_lies_on_the_voxels():
-    look = made_up(0)
-    mask = np.zeros(look.cells.shape, np.uint8)
+    trace = made_up(0)
+    mask = np.zeros(trace.cells.shape, np.uint8)
     mask[1, 10:30, 10:40] = 1
-    maps = uncertainty_maps(look, mask)
+    maps = uncertainty_maps(trace, mask)
     assert list(maps) == ["combined", "softmax", "neighbours", "quantisation", "plan"]
     for one in maps.values():
         assert (one.shape, one.dtype) == (mask.shape, np.float32)
@@ -349,10 +349,10 @@ def test_every_doubt_lies_on_the_voxels():
     # What has not been seen says nothing: the slice is as doubtful as one among its like.
     alike = mask.copy()
     alike[[0, 2]] = mask[1]
-    among = uncertainty_maps(look, alike)["combined"][1]
-    look.codes[[0, 2]] = -1
-    look.entropy[[0, 2]] = 0
-    maps = uncertainty_maps(look, mask)
+    among = uncertainty_maps(trace, alike)["combined"][1]
+    trace.codes[[0, 2]] = -1
+    trace.entropy[[0, 2]] = 0
+    maps = uncertainty_maps(trace, mask)
     np.testing.assert_allclose(maps["combined"][1], among)
     assert not maps["combined"][[0, 2]].any()
     assert maps["neighbours"][1].max() < 0.5
@@ -361,26 +361,26 @@ def test_every_doubt_lies_on_the_voxels():
 @quick
 @given(seeds, st.integers(1, 5), st.sampled_from([0, 1, 2]))
 def test_doubts_of_one_slice_after_the_other_are_those_of_the_whole_scan(seed, slices, axis):
-    look, rng = made_up(0, slices=slices), np.random.default_rng(seed)
+    trace, rng = made_up(0, slices=slices), np.random.default_rng(seed)
     drawn, seen = blobs(rng, slices), rng.random(slices) < 0.8
-    mask = np.zeros(look.entropy.shape, np.uint8)
+    mask = np.zeros(trace.entropy.shape, np.uint8)
     mask[:, 20 : 20 + drawn.shape[1], 30 : 30 + drawn.shape[2]] = drawn
-    look.codes[~seen] = -1
-    distances, softmax = border_distances(mask), look.entropy.astype(np.float32)
+    trace.codes[~seen] = -1
+    distances, softmax = border_distances(mask), trace.entropy.astype(np.float32)
     neighbours = np.stack([disagreement(n, mask, distances, seen) for n in range(slices)])
     chance = chance_of_mistake(softmax, neighbours, distances)
     chance[~seen] = 0
     shape = list(mask.shape[1:])
     shape.insert(axis, slices)
-    look.cells = replace(look.cells, axis=axis, shape=tuple(shape))
+    trace.cells = replace(trace.cells, axis=axis, shape=tuple(shape))
     expected = {"combined": chance, "neighbours": neighbours, "softmax": softmax}
     given_mask = np.moveaxis(mask, 0, axis)
-    found = list(slice_maps(look, given_mask, expected))
-    maps = uncertainty_maps(look, given_mask)
+    found = list(slice_maps(trace, given_mask, expected))
+    maps = uncertainty_maps(trace, given_mask)
     for kind, values in expected.items():
         np.testing.assert_array_equal(np.stack([one[kind] for one in found]), values)
         np.testing.assert_array_equal(maps[kind], np.moveaxis(values, 0, axis))
-    assert [list(one) for one in slice_maps(look, given_mask, ["plan"])] == [["plan"]] * slices
+    assert [list(one) for one in slice_maps(trace, given_mask, ["plan"])] == [["plan"]] * slices
 
 
 @quick
@@ -469,49 +469,49 @@ def test_a_slice_alone_is_expected_to_be_about_as_good_as_among_others():
     assert first == pytest.approx(alone, abs=0.01)
 
 
-def flat(look) -> np.ndarray:
+def flat(trace) -> np.ndarray:
     """A scan without anything to tell its voxels apart."""
-    return np.zeros(look.cells.shape)
+    return np.zeros(trace.cells.shape)
 
 
 @pytest.mark.parametrize("references", [None, 6], ids=["codes only", "with plans"])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_planted_mistake_is_found_in_other_slices(references, axis):
-    look = made_up(0, slices=6, size=(8, 8), references=references)
-    look.codes[:] = 0
-    look.codes[:, 2:6, 2:6] = 4
+    trace = made_up(0, slices=6, size=(8, 8), references=references)
+    trace.codes[:] = 0
+    trace.codes[:, 2:6, 2:6] = 4
     if references is not None:
-        look.plan_rows[:] = np.eye(9, 6, dtype=np.float32)
-    mask = np.zeros(look.cells.shape, np.uint8)
+        trace.plan_rows[:] = np.eye(9, 6, dtype=np.float32)
+    mask = np.zeros(trace.cells.shape, np.uint8)
     mask[:, 20:110, 20:110] = 1
-    mistake = (look.cells.on_scan(look.codes) == 4) & (mask == 1)
+    mistake = (trace.cells.on_scan(trace.codes) == 4) & (mask == 1)
     mistake[:, :, 60:] = False
     wrong = np.where(mistake, 2, mask)
     marked = np.zeros(mistake.shape, bool)
     marked[2] = mistake[2]
     if axis == 1:
         # The same scan stored another way.
-        look.cells = made_up_along_rows(look.cells)
+        trace.cells = made_up_along_rows(trace.cells)
         wrong, marked, mistake = (np.moveaxis(a, 0, 1).copy() for a in (wrong, marked, mistake))
-    regions = find_similar(look, wrong, marked, flat(look))
+    regions = find_similar(trace, wrong, marked, flat(trace))
     assert [region.score for region in regions] == [1] * 5
     assert sorted(region.index for region in regions) == [0, 1, 3, 4, 5]
     found = np.zeros(mistake.shape, bool)
     for region in regions:
         found[region.box] |= region.voxels
     np.testing.assert_array_equal(found, mistake & ~marked)
-    assert len(find_similar(look, wrong, marked, flat(look), most=2)) == 2
+    assert len(find_similar(trace, wrong, marked, flat(trace), most=2)) == 2
 
 
 @pytest.mark.parametrize("faint", [0.0, 0.9], ids=["sharp", "faint"])
 def test_codes_are_alike_by_how_much_more_than_usual_their_plans_overlap(faint):
-    look = made_up(0, slices=3, size=(8, 8), references=10)
+    trace = made_up(0, slices=3, size=(8, 8), references=10)
     rows = np.eye(9, 10, dtype=np.float32)
     rows[5] = 0.5 * (rows[4] + rows[5])  # half of it goes where code 4 sends its mass
     # However little plans differ, and though the next slice weighs the references otherwise.
-    look.plan_rows[:] = faint / 10 + (1 - faint) * rows
-    look.plan_rows[0] = 0.8 * look.plan_rows[0] + 0.2 / 10
-    alike = _alike(look, 1, 0, np.array([4]))[0]
+    trace.plan_rows[:] = faint / 10 + (1 - faint) * rows
+    trace.plan_rows[0] = 0.8 * trace.plan_rows[0] + 0.2 / 10
+    alike = _alike(trace, 1, 0, np.array([4]))[0]
     assert alike[4] == 1
     assert 0.35 < alike[5] < 0.5
     np.testing.assert_allclose(np.delete(alike, [4, 5]), 0, atol=1e-5)
@@ -520,30 +520,30 @@ def test_codes_are_alike_by_how_much_more_than_usual_their_plans_overlap(faint):
 def two_spots(slices: int = 3) -> tuple:
     """A look at two spots of one code in a structure, (z, 16:32, 16:32) and (z, 80:96, 96:112), a
     mask of the structure, and a mark on the first spot of slice 1."""
-    look = made_up(0, slices=slices, size=(8, 8), references=None)
-    look.codes[:] = 0
-    look.codes[:, 1, 1] = look.codes[:, 5, 6] = 4
-    mask = np.zeros(look.cells.shape, np.uint8)
+    trace = made_up(0, slices=slices, size=(8, 8), references=None)
+    trace.codes[:] = 0
+    trace.codes[:, 1, 1] = trace.codes[:, 5, 6] = 4
+    mask = np.zeros(trace.cells.shape, np.uint8)
     mask[:, 10:110, 10:118] = 1
     marked = np.zeros(mask.shape, bool)
     marked[1, 16:32, 16:32] = True
-    return look, mask, marked
+    return trace, mask, marked
 
 
 def test_places_like_the_marks_are_looked_for_in_one_slice_after_the_other():
-    look, mask, marked = two_spots(5)
-    look.codes[3] = -1
-    steps = list(similar_by_slice(look, mask, marked, flat(look)))
+    trace, mask, marked = two_spots(5)
+    trace.codes[3] = -1
+    steps = list(similar_by_slice(trace, mask, marked, flat(trace)))
     assert steps[:4] == [[]] * 4
     assert [{region.index for region in regions} for regions in steps[4:]] == [{0}, {1}, {2}, {4}]
-    found = find_similar(look, mask, marked, flat(look))
+    found = find_similar(trace, mask, marked, flat(trace))
     scores = sorted((region.score for regions in steps for region in regions), reverse=True)
     assert [region.score for region in found] == scores
 
 
 def test_of_places_with_the_same_code_those_near_the_marks_come_first():
-    look, mask, marked = two_spots()
-    regions = find_similar(look, mask, marked, flat(look))
+    trace, mask, marked = two_spots()
+    regions = find_similar(trace, mask, marked, flat(trace))
     corners = [(region.index, region.box[1].start, region.box[2].start) for region in regions]
     assert sorted(corners[:2]) == [(0, 16, 16), (2, 16, 16)]
     assert sorted(corners[2:5]) == [(0, 80, 96), (1, 80, 96), (2, 80, 96)]
@@ -551,20 +551,20 @@ def test_of_places_with_the_same_code_those_near_the_marks_come_first():
 
 
 def test_of_places_with_the_same_code_those_as_bright_as_the_marks_come_first():
-    look, mask, marked = two_spots()
+    trace, mask, marked = two_spots()
     scan = np.full(mask.shape, 50.0)
     scan[:, 16:32, 16:32] = scan[:, 80:96, 96:112] = 200
     scan[2, 16:32, 16:32] = 50
-    alike, seen = (find_similar(look, mask, marked, one) for one in (flat(look), scan))
+    alike, seen = (find_similar(trace, mask, marked, one) for one in (flat(trace), scan))
     assert {(one.index, one.box[1].start // 16) for one in alike[:2]} == {(0, 1), (2, 1)}
     score = {(one.index, one.box[1].start // 16): one.score for one in seen}
     assert score[0, 1] > score[2, 5] > score.get((2, 1), 0)
 
 
 def test_brightness_tells_places_of_a_small_structure_apart():
-    look = made_up(0, slices=3, size=(16, 16), references=None)
-    look.codes[:] = 0
-    mask = np.zeros(look.cells.shape, np.uint8)
+    trace = made_up(0, slices=3, size=(16, 16), references=None)
+    trace.codes[:] = 0
+    mask = np.zeros(trace.cells.shape, np.uint8)
     mask[:, 100:130, 100:130] = 1
     marked = np.zeros(mask.shape, bool)
     marked[1, 100:130, 100:115] = True
@@ -573,7 +573,7 @@ def test_brightness_tells_places_of_a_small_structure_apart():
     scan[:, :90] = np.linspace(0, 1000, 256)
     scan[:, 100:130, 100:115], scan[:, 100:130, 115:130] = 430, 400
     scan[0, 0, 0], scan[0, 0, 1] = np.inf, np.nan
-    regions = find_similar(look, mask, marked, scan)
+    regions = find_similar(trace, mask, marked, scan)
     assert {region.index for region in regions[:2]} == {0, 2}
     for region in regions[:2]:
         assert region.box[2].stop <= 115
@@ -582,48 +582,48 @@ def test_brightness_tells_places_of_a_small_structure_apart():
 
 
 def test_near_is_measured_from_the_centre_of_the_structures():
-    look, mask, marked = two_spots()
+    trace, mask, marked = two_spots()
     # In slice 2 everything lies two cells further down.
-    look.codes[2] = np.roll(look.codes[2], 2, 0)
+    trace.codes[2] = np.roll(trace.codes[2], 2, 0)
     mask[2] = np.roll(mask[2], 32, 0)
     mask[:, :10], mask[:, 120:] = 0, 0
-    first, second = find_similar(look, mask, marked, flat(look))[:2]
+    first, second = find_similar(trace, mask, marked, flat(trace))[:2]
     assert {(one.index, one.box[1].start) for one in (first, second)} == {(0, 16), (2, 48)}
 
 
 def test_marks_in_empty_margins_say_nothing(one_sentence):
-    look, mask, marked = two_spots()
-    everything = find_similar(look, mask, marked, flat(look))
-    look.cells = replace(look.cells, inside=(slice(0, 88), look.cells.inside[1]))
-    alone = find_similar(look, mask, marked, flat(look))
+    trace, mask, marked = two_spots()
+    everything = find_similar(trace, mask, marked, flat(trace))
+    trace.cells = replace(trace.cells, inside=(slice(0, 88), trace.cells.inside[1]))
+    alone = find_similar(trace, mask, marked, flat(trace))
     assert {one.index for one in alone} == {0, 1, 2}
     assert any(one.box[1].stop > 88 for one in everything)
     assert all(one.box[1].stop <= 88 for one in alone)
     stroke = np.zeros(mask.shape, bool)
     stroke[2, 100:120, 20:60] = True
     with pytest.raises(InputError, match="margins") as error:
-        find_similar(look, mask, stroke, flat(look))
+        find_similar(trace, mask, stroke, flat(trace))
     one_sentence(error.value)
-    both = find_similar(look, mask, marked | stroke, flat(look))
+    both = find_similar(trace, mask, marked | stroke, flat(trace))
     assert [one.box for one in both] == [one.box for one in alone]
     # Nor is anything written into what was given.
     assert stroke.any()
 
 
 def test_a_code_that_is_mostly_right_says_less():
-    look, mask, marked = two_spots()
-    sure = find_similar(look, mask, marked, flat(look))[0].score
+    trace, mask, marked = two_spots()
+    sure = find_similar(trace, mask, marked, flat(trace))[0].score
     # The spot's code is that of half the structure: only a small part of it is marked.
-    look.codes[:, :, :4] = 4
-    doubtful = [region.score for region in find_similar(look, mask, marked, flat(look))]
+    trace.codes[:, :, :4] = 4
+    doubtful = [region.score for region in find_similar(trace, mask, marked, flat(trace))]
     assert max(doubtful, default=0) < 0.3 * sure
 
 
 def test_specks_are_not_suggested():
-    look, mask, marked = two_spots()
+    trace, mask, marked = two_spots()
     mask[0, 16:32, 16:32] = 2
     mask[0, 20:22, 20:22] = 1
-    regions = find_similar(look, mask, marked, flat(look))
+    regions = find_similar(trace, mask, marked, flat(trace))
     assert (0, 16) not in {(one.index, one.box[1].start // 16 * 16) for one in regions}
     assert all(region.voxels.sum() > 100 for region in regions)
 
@@ -635,14 +635,14 @@ def made_up_along_rows(cells):
 
 
 def test_marks_that_say_nothing_are_refused(one_sentence):
-    look = made_up(0)
-    look.codes[1] = -1
-    mask = np.zeros(look.cells.shape, np.uint8)
-    marked = np.zeros(look.cells.shape, bool)
+    trace = made_up(0)
+    trace.codes[1] = -1
+    mask = np.zeros(trace.cells.shape, np.uint8)
+    marked = np.zeros(trace.cells.shape, bool)
     for marks in (marked, marked[:, 1:]):
         with pytest.raises(InputError) as error:
-            find_similar(look, mask, marks, flat(look))
+            find_similar(trace, mask, marks, flat(trace))
         one_sentence(error.value)
     marked[1] = True
     with pytest.raises(InputError, match="slices that the model has segmented"):
-        find_similar(look, mask, marked, flat(look))
+        find_similar(trace, mask, marked, flat(trace))

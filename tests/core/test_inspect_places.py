@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from looks import made_up
+from made_up_traces import made_up
 from SimpleITK import ConnectedComponent, GetArrayFromImage, GetImageFromArray
 
 from l2gnet_core.errors import InputError
@@ -62,26 +62,26 @@ def test_no_doubt_is_no_place_and_without_a_mask_all_doubt_counts() -> None:
 @given(seed=seeds)
 def test_voxels_of_a_code_and_structure(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    look = made_up(seed, codes=4)
-    mask = rng.integers(0, 3, look.cells.shape).astype(np.uint8)
-    codes = look.cells.on_scan(look.codes)
+    trace = made_up(seed, codes=4)
+    mask = rng.integers(0, 3, trace.cells.shape).astype(np.uint8)
+    codes = trace.cells.on_scan(trace.codes)
     voxel = tuple(int(rng.integers(0, n)) for n in mask.shape)
     code, structure = int(codes[voxel]), int(mask[voxel])
     inside = (codes == code) & (mask == structure)
     np.testing.assert_array_equal(
-        voxels_of_code(look, mask, code, structure), np.flatnonzero(inside)
+        voxels_of_code(trace, mask, code, structure), np.flatnonzero(inside)
     )
     pieces = GetArrayFromImage(ConnectedComponent(GetImageFromArray(inside.astype(int)), True))
     np.testing.assert_array_equal(
-        voxels_of_code(look, mask, code, structure, piece_at=voxel),
+        voxels_of_code(trace, mask, code, structure, piece_at=voxel),
         np.flatnonzero(pieces == pieces[voxel]),
     )
     only = np.zeros_like(inside)
     only[voxel[0]] = inside[voxel[0]]
-    found = voxels_of_code(look, mask, code, structure, index=voxel[0])
+    found = voxels_of_code(trace, mask, code, structure, index=voxel[0])
     np.testing.assert_array_equal(found, np.flatnonzero(only))
     with pytest.raises(InputError, match="click a voxel of the mistake"):
-        voxels_of_code(look, mask, code, (structure + 1) % 3, piece_at=voxel)
+        voxels_of_code(trace, mask, code, (structure + 1) % 3, piece_at=voxel)
 
 
 @quick

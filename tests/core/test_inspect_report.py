@@ -15,8 +15,8 @@ from l2gnet_core.card import CodeStatistics
 from l2gnet_core.checkpoint import save_model
 from l2gnet_core.config import preset
 from l2gnet_core.inspect.codes import code_colors
-from l2gnet_core.inspect.look import empty_look
 from l2gnet_core.inspect.report import FILES
+from l2gnet_core.inspect.trace import empty_trace
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.model import build
 from l2gnet_core.phantom import DRAWN
@@ -78,9 +78,9 @@ def test_the_folder_holds_a_page_pictures_tables_and_maps(
     assert (code, text) == (0, "")
     assert "%" not in err
 
-    look = empty_look(model, Grid(scan.shape), 0, scan)
+    trace = empty_trace(model, Grid(scan.shape), 0, scan)
     mask = np.zeros(scan.shape, np.uint8)
-    for done in predict_slices(model, scan, Grid(scan.shape), 0, look=look):
+    for done in predict_slices(model, scan, Grid(scan.shape), 0, trace=trace):
         mask[done.index] = done.labels
 
     stored = nib.load(secret)
@@ -105,9 +105,9 @@ def test_the_folder_holds_a_page_pictures_tables_and_maps(
             ):
                 np.testing.assert_array_equal(one, other)
     codes = np.asarray(nib.load(out / "codes.nii.gz").dataobj).T
-    np.testing.assert_array_equal(codes, look.cells.on_scan(look.codes) + 1)
+    np.testing.assert_array_equal(codes, trace.cells.on_scan(trace.codes) + 1)
     softmax = np.asarray(nib.load(out / "uncertainty-softmax.nii.gz").dataobj).T
-    np.testing.assert_array_equal(softmax, look.entropy)
+    np.testing.assert_array_equal(softmax, trace.entropy)
 
     # A cell of the plan lies in the world where the voxels of its code do.
     plan = nib.load(out / "plan.nii.gz")
@@ -120,11 +120,11 @@ def test_the_folder_holds_a_page_pictures_tables_and_maps(
         x, y, z = np.rint(voxel - 1e-6).astype(int)
         if x < 53 and y < 41:
             code = codes[z, y, x] - 1
-            np.testing.assert_array_equal(rows[tuple(cell)], look.plan_rows[z, code])
+            np.testing.assert_array_equal(rows[tuple(cell)], trace.plan_rows[z, code])
 
     told = json.loads((out / "inspect.json").read_text())
     assert told["model"] == "tiny"
-    assert sum(row["cells"] for row in told["usage"]) == look.codes.size
+    assert sum(row["cells"] for row in told["usage"]) == trace.codes.size
     assert len(told["usage"]) + len(told["unused_codes"]) == told["codes"] == 32
     assert sorted(one["slice"] for one in told["check_first"]) == [0, 1, 2]
     # Fitted to hearts, of these structures it would not hold.
@@ -152,8 +152,8 @@ def test_the_folder_holds_a_page_pictures_tables_and_maps(
         assert 500 < width < 1600
         assert height > 200
     drawn = np.rint(255 * imread(out / "slices.png")[..., :3])
-    for code in np.unique(look.codes):
-        assert (drawn == code_colors(look.vectors)[code]).all(-1).any()
+    for code in np.unique(trace.codes):
+        assert (drawn == code_colors(trace.vectors)[code]).all(-1).any()
     for file in out.iterdir():
         assert b"Jane_Doe" not in file.read_bytes()
 

@@ -19,12 +19,12 @@ from l2gnet_core.appearance_search import seen_as
 from l2gnet_core.card import ModelCard
 from l2gnet_core.cases import Case, FilePair
 from l2gnet_core.corrections import Correction
+from l2gnet_core.cross_validation import compared, slice_counts
 from l2gnet_core.data import load_frames
-from l2gnet_core.inspect.look import empty_look
+from l2gnet_core.inspect.trace import empty_trace
 from l2gnet_core.inspect.uncertainty import uncertainty_maps
 from l2gnet_core.intensities import intensity_window
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.left_out import compared, slice_counts
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.slice_view import LEAST_SEEN, slice_view
 from l2gnet_core.volume import Grid
@@ -75,23 +75,23 @@ def test_empty_margins_change_nothing(make_model, axis, codes, oriented, cuts, v
 
     def seen(scan):
         grid = Grid(scan.shape, affine=oriented_affine(codes, (1.0, 1.0, 1.0)), oriented=True)
-        look = empty_look(model, grid, axis, scan)
-        found = list(predict_slices(model, scan, grid, axis, look=look))
+        trace = empty_trace(model, grid, axis, scan)
+        found = list(predict_slices(model, scan, grid, axis, trace=trace))
         labels = {done.index: done.labels for done in found if done is not None}
-        return look, np.stack([labels[index] for index in range(3)], axis)
+        return trace, np.stack([labels[index] for index in range(3)], axis)
 
-    (alone, mask), (look, of_padded) = seen(scan), seen(padded)
+    (alone, mask), (trace, of_padded) = seen(scan), seen(padded)
     np.testing.assert_array_equal(of_padded, np.pad(mask, padding))
-    np.testing.assert_array_equal(look.codes, alone.codes)
-    np.testing.assert_array_equal(look.entropy, np.pad(alone.entropy, ((0, 0), *cuts)))
-    plain, doubts = uncertainty_maps(alone, mask), uncertainty_maps(look, of_padded)
+    np.testing.assert_array_equal(trace.codes, alone.codes)
+    np.testing.assert_array_equal(trace.entropy, np.pad(alone.entropy, ((0, 0), *cuts)))
+    plain, doubts = uncertainty_maps(alone, mask), uncertainty_maps(trace, of_padded)
     for name in ("softmax", "quantisation", "plan"):
         np.testing.assert_array_equal(doubts[name], np.pad(plain[name], padding), err_msg=name)
     # At the edge of what is seen an organ ends where a margin begins: other distances to borders.
     assert not doubts["combined"][np.pad(np.ones(scan.shape), padding) == 0].any()
-    assert look.cells.pitch == alone.cells.pitch
+    assert trace.cells.pitch == alone.cells.pitch
     moved = np.array(alone.cells.start) + [before for before, _ in padding]
-    np.testing.assert_allclose(look.cells.start, moved)
+    np.testing.assert_allclose(trace.cells.start, moved)
 
 
 def test_what_holds_next_to_nothing_is_not_cut_to_a_speck():

@@ -17,8 +17,8 @@ from l2gnet_core.corrections import Correction
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetune import finetune
 from l2gnet_core.finetune_config import ORGAN, PROJECT, SCAN, settings
-from l2gnet_core.first_guess import filled_in, fit_heads
 from l2gnet_core.guard import Limits
+from l2gnet_core.head_initialisation import filled_in, fit_heads
 from l2gnet_core.interpolation import interpolate_slices
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.model import build

@@ -20,7 +20,7 @@ from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files import read_volume, write_labels
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.project.deeds import Answered, Reviewed, Stepped
+from l2gnet_core.project.events import Answered, Reviewed, Stepped
 from l2gnet_core.project.folder import (
     FORMAT,
     ProjectFolder,
@@ -70,9 +70,9 @@ def test_a_project_comes_back_as_it_was_saved():
         reviewed=frozenset({(0, 2)}), touched=frozenset({(0, 0)}),
     )  # fmt: skip
     project = ProjectFolder.create(wanted.scan)
-    deeds = [Reviewed([(0, 2)], True), Stepped("undone")]
-    project.save(wanted, {(0, 0): blank(label=2, by_person=True), (0, 2): blank()}, deeds, SCAN)
-    assert deeds == []
+    events = [Reviewed([(0, 2)], True), Stepped("undone")]
+    project.save(wanted, {(0, 0): blank(label=2, by_person=True), (0, 2): blank()}, events, SCAN)
+    assert events == []
     again = open_project(project.path.name)
     state = again.read_state()
     assert replace(state, grid=wanted.grid, card=wanted.card) == wanted
@@ -167,8 +167,8 @@ def test_an_organ_has_its_name_and_a_model_its_deed_before_they_are_met(states, 
     del states[:]
     names = LabelSet.from_names({1: "one", 2: "two", 3: "three"})
     with_organ = replace(state, labels=names, model=id_of(model))
-    deeds = [Answered("segmented", model, [(0, 1)])]
-    project.save(with_organ, {(0, 1): blank(label=3)}, deeds, SCAN)
+    events = [Answered("segmented", model, [(0, 1)])]
+    project.save(with_organ, {(0, 1): blank(label=3)}, events, SCAN)
     for state, labels, entries in states:
         assert set(labels.values()) <= state.labels.names.keys()
         assert state.model is None or entries == ["segmented"]

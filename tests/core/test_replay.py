@@ -20,7 +20,7 @@ from l2gnet_core.finetune_config import SCAN
 from l2gnet_core.guard import Limits
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.predict import predict_slices
-from l2gnet_core.project.deeds import (
+from l2gnet_core.project.events import (
     Answered,
     Discarded,
     FineTuned,
@@ -66,7 +66,7 @@ class Annotator:
         self.answer = np.zeros(SHAPE, np.uint8)
         self.labels = np.zeros(SHAPE, np.uint8)
         self.painted = np.zeros(SHAPE, bool)
-        self.reviewed, self.deeds, self.said = set(), [], {}
+        self.reviewed, self.events, self.said = set(), [], {}
 
     def shown(self) -> np.ndarray:
         return np.where(self.painted, self.labels, self.answer)
@@ -82,7 +82,7 @@ class Annotator:
         self.said[model.card.name] = raw
         self.take(raw, order, tidying, spared)
         places, kept = ([(0, index) for index in some] for some in (order, spared))
-        self.deeds.append(Answered(what, model, places, tidying, kept))
+        self.events.append(Answered(what, model, places, tidying, kept))
 
     def take(self, raw, order, tidying=None, spared=()) -> None:
         answer = tidying.whole(raw[None], 0)[0] if tidying else raw
@@ -94,7 +94,7 @@ class Annotator:
         self.take(self.said[model.card.name], range(4), tidying, spared)
         kept = [(0, index) for index in spared]
         stays = {(0, index): self.fill(index) for index in filled}
-        self.deeds.append(
+        self.events.append(
             Answered("rolled back", model, [], tidying, kept, remembered=True, filled=stays)
         )
 
@@ -105,7 +105,7 @@ class Annotator:
         )
 
     def interpolate(self, index) -> None:
-        self.deeds.append(Interpolated({(0, index): self.fill(index)}))
+        self.events.append(Interpolated({(0, index): self.fill(index)}))
 
     def tidying(self, choices) -> Tidying:
         painted = {(0, i): self.state_of(i) for i in range(4) if self.painted[i].any()}
@@ -115,7 +115,7 @@ class Annotator:
         tidying = self.tidying(choices)
         for (_, index), labels in tidying.tidied(self.raw[None], 0):
             self.answer[index] = labels
-        self.deeds.append(Tidied(tidying, [(0, i) for i in range(4)]))
+        self.events.append(Tidied(tidying, [(0, i) for i in range(4)]))
 
     def paint(self, index, label, rows=slice(5, 15)) -> None:
         self.labels[index, rows, 10:20] = label
@@ -124,14 +124,14 @@ class Annotator:
     def review(self, index) -> None:
         self.labels[index], self.painted[index] = self.shown()[index], True
         self.reviewed.add((0, index))
-        self.deeds.append(Reviewed([(0, index)], True))
+        self.events.append(Reviewed([(0, index)], True))
 
     def learn(self, slices, config=CONFIG) -> None:
         shown = self.shown()
         correction = Correction(self.volume.data, self.volume, 0, shown, slices)
         *_, last = finetune(self.model, [correction], config)
         self.learnt = FineTuned(self.model, [correction], config, last.result)
-        self.deeds.append(self.learnt)
+        self.events.append(self.learnt)
         self.parent, self.model = self.model, last.result.model
 
     def save(self) -> ProjectFolder:
@@ -144,7 +144,7 @@ class Annotator:
         )  # fmt: skip
         project = ProjectFolder.create(state.scan)
         slices = {(0, i): self.state_of(i) for i in range(4)}
-        project.save(state, slices, self.deeds, self.volume)
+        project.save(state, slices, self.events, self.volume)
         return project
 
 
@@ -166,9 +166,9 @@ def worked(volume, make_model) -> Annotator:
 
 
 def test_frames_of_an_image_are_known_as_such(worked):
-    learnt = next(deed for deed in worked.deeds if isinstance(deed, FineTuned))
+    learnt = next(event for event in worked.events if isinstance(event, FineTuned))
     frames = [replace(one, image="cine") for one in learnt.corrections * 2]
-    worked.deeds = [replace(learnt, corrections=frames)]
+    worked.events = [replace(learnt, corrections=frames)]
     history = worked.save().history
     (entry,) = history.entries()
     assert [one.image for one in history.corrections(entry)] == [0, 0]
@@ -208,20 +208,20 @@ def test_undo_redo_and_rolling_back_are_done_again(worked, l2gnet, tmp_path):
     person = worked
 
     def equal(name: str) -> bool:
-        person.deeds, told = list(person.deeds), person.deeds
+        person.events, told = list(person.events), person.events
         _, out, _ = l2gnet("replay", person.save().path, "-o", tmp_path / name, "--json")
-        person.deeds = told
+        person.events = told
         return json.loads(out)["equal"]
 
     accepted = person.raw.copy(), person.answer.copy()
     person.segment([0, 2, 3], "rolled back", model=person.parent)
     assert equal("rolled back")
-    person.deeds.append(Stepped("undone"))
+    person.events.append(Stepped("undone"))
     rolled_back, (person.raw, person.answer) = (person.raw, person.answer), accepted
     assert (rolled_back[1] != person.answer).any()
     assert equal("undone")
     person.raw, person.answer = rolled_back
-    person.deeds.append(Stepped("redone"))
+    person.events.append(Stepped("redone"))
     assert equal("redone")
     person.interpolate(3)
     assert equal("interpolated")
@@ -237,11 +237,11 @@ def test_undoing_takes_back_the_answer_and_not_what_was_tidied_since(worked, l2g
     person.segment([0, 2, 3], "rolled back", model=person.parent)
     changed = [old != new for old, new in zip(before, (person.raw, person.answer), strict=True)]
     # There was nothing to undo of this one.
-    person.deeds.append(Answered("accepted", person.model, [], spared=person.reviewed,
+    person.events.append(Answered("accepted", person.model, [], spared=person.reviewed,
                                  remembered=True, undoable=False))  # fmt: skip
     person.take(person.said[person.model.card.name], range(4), spared=[1])
     person.tidy(CleanUp(largest_piece=True))
-    person.deeds.append(Stepped("undone"))
+    person.events.append(Stepped("undone"))
     for array, where, old in zip((person.raw, person.answer), changed, before, strict=True):
         array[where] = old[where]
     _, out, _ = l2gnet("replay", person.save().path, "-o", tmp_path / "out", "--json")
@@ -249,12 +249,12 @@ def test_undoing_takes_back_the_answer_and_not_what_was_tidied_since(worked, l2g
 
 
 def test_a_run_that_was_noted_in_parts_is_done_again_in_one(worked, l2gnet, tmp_path, monkeypatch):
-    run, tidied, *others = worked.deeds
+    run, tidied, *others = worked.events
     parts = [replace(run, places=[place], goes_on=number > 0, spared=[])
              for number, place in enumerate(run.places)]  # fmt: skip
     parts[1:1] = [Reviewed([(0, 3)], True), Reviewed([(0, 3)], False)]
     more = [Tidied(None, tidied.places[2:])]
-    worked.deeds = [*parts, replace(tidied, places=tidied.places[:2]), *more, *others]
+    worked.events = [*parts, replace(tidied, places=tidied.places[:2]), *more, *others]
     orders = []
 
     def noted(*given):
@@ -291,7 +291,7 @@ def test_a_crash_amid_a_save_leaves_what_replays_and_goes_on(
     person.segment([2, 1, 3, 0])
     project, put, left = person.save(), os.replace, [writes]
     state, slices = project.read_state(), [(0, index) for index in range(4)]
-    person.deeds = [Interpolated({place: person.fill(place[1]) for place in slices})]
+    person.events = [Interpolated({place: person.fill(place[1]) for place in slices})]
 
     def killed(source, target):
         if not left[0]:
@@ -305,7 +305,7 @@ def test_a_crash_amid_a_save_leaves_what_replays_and_goes_on(
         now = {place: person.state_of(place[1]) for place in slices}
         saved = {place: now.pop(place) for place in slices[:2]}
         with suppress(KeyboardInterrupt):
-            project.save(state, saved, person.deeds, volume, now)
+            project.save(state, saved, person.events, volume, now)
             project.save_slices(now.items())
     project.release()
 
@@ -318,9 +318,9 @@ def test_a_crash_amid_a_save_leaves_what_replays_and_goes_on(
     state = project.read_state()
     found, _ = project.read_slices(state)
     person.raw, person.answer = found.raw[0], found.labels[0]
-    person.deeds = [Found({place: person.state_of(place[1]) for place in state.unsettled})]
+    person.events = [Found({place: person.state_of(place[1]) for place in state.unsettled})]
     person.tidy(CleanUp(largest_piece=True))
-    project.save(state, {p: person.state_of(p[1]) for p in slices}, person.deeds, volume)
+    project.save(state, {p: person.state_of(p[1]) for p in slices}, person.events, volume)
     assert not project.read_state().unsettled
     assert replayed()["equal"] is True
 

@@ -20,7 +20,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.files import format_of, read_labels, write_labels
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.predict import predict_slices
-from l2gnet_core.segment_files import Job, plan_jobs, segment_file, segmented
+from l2gnet_core.segment_files import SegmentJob, plan_jobs, segment_file, segmented
 from l2gnet_core.suitability import doubts, mismatches, voxel_counts
 from l2gnet_core.volume import Grid, Volume
 
@@ -39,17 +39,19 @@ def touch(tmp_path):
     return make
 
 
-def names(jobs: list[Job], folder: Path) -> list[tuple[str, str]]:
+def names(jobs: list[SegmentJob], folder: Path) -> list[tuple[str, str]]:
     return [(str(job.image.relative_to(folder)), str(job.mask.relative_to(folder))) for job in jobs]
 
 
 def test_one_image_becomes_the_file_or_goes_into_the_folder(touch, tmp_path):
     (image,) = touch("a.nii.gz")
     mask = tmp_path / "new" / "mask.nii"
-    assert plan_jobs([image], mask) == [Job(image, mask)]
+    assert plan_jobs([image], mask) == [SegmentJob(image, mask)]
     # A pattern may match one file alone, and the folder be new.
     for _ in range(2):
-        assert plan_jobs([image], tmp_path / "out") == [Job(image, tmp_path / "out" / "a.nii.gz")]
+        assert plan_jobs([image], tmp_path / "out") == [
+            SegmentJob(image, tmp_path / "out" / "a.nii.gz")
+        ]
         (tmp_path / "out").mkdir(exist_ok=True)
 
 
@@ -138,10 +140,10 @@ def test_a_scan_that_lies_where_a_mask_would_is_not_replaced(tmp_path, one_sente
     # Masks of an earlier run are replaced, and what nobody can read.
     like = Grid((3, 4, 5))
     write_labels(target, np.ones(like.shape, np.uint8), like, {1: "one"})
-    assert plan_jobs([image], target) == [Job(image, target)]
+    assert plan_jobs([image], target) == [SegmentJob(image, target)]
     for unreadable in (b"", b"nonsense" * 50):
         target.write_bytes(unreadable)
-        assert plan_jobs([image], target.parent) == [Job(image, target)]
+        assert plan_jobs([image], target.parent) == [SegmentJob(image, target)]
 
 
 def test_a_mask_lies_on_its_image_and_the_report_says_what_is_in_it(
@@ -149,7 +151,7 @@ def test_a_mask_lies_on_its_image_and_the_report_says_what_is_in_it(
 ):
     model = make_model()
     image = save_scan(tmp_path / "a.nii.gz", scan, (8.0, 1.5, 1.25), shift=17.0)
-    job = Job(image, tmp_path / "new" / "folder" / "mask.nii.gz")
+    job = SegmentJob(image, tmp_path / "new" / "folder" / "mask.nii.gz")
     report = segment_file(job, model, "cpu")
 
     stored, mask = nib.load(image), nib.load(job.mask)
@@ -180,7 +182,7 @@ def test_masks_are_tidied_as_the_card_says_unless_raw(make_model, save_scan, sca
         ("tidy", make_model(clean_up=choices), False),
         ("raw", make_model(clean_up=choices), True),
     ):
-        report = segment_file(Job(image, tmp_path / f"{name}.nii.gz"), model, "cpu", raw=raw)
+        report = segment_file(SegmentJob(image, tmp_path / f"{name}.nii.gz"), model, "cpu", raw=raw)
         found[name] = read_labels(tmp_path / f"{name}.nii.gz").volume.data
         # What is counted is what was written.
         counts = [row["voxels"] for row in report["labels"]]
@@ -194,7 +196,7 @@ def test_masks_are_tidied_as_the_card_says_unless_raw(make_model, save_scan, sca
 def test_the_axis_counts_in_the_stored_array(make_model, save_scan, scan, tmp_path, axis):
     model = make_model()
     image = save_scan(tmp_path / "a.nii.gz", scan)
-    report = segment_file(Job(image, tmp_path / "m.nii.gz"), model, "cpu", axis)
+    report = segment_file(SegmentJob(image, tmp_path / "m.nii.gz"), model, "cpu", axis)
     assert report["slicing_axis"] == axis
     along = 2 - axis  # stored (x, y, z) is (z, y, x) here
     wanted = np.zeros(scan.shape, np.uint8)
@@ -210,7 +212,7 @@ def test_what_a_person_says_stays_also_of_structures_that_the_model_does_not_hav
     labels = np.zeros(scan.shape, np.uint8)
     labels[1, :8, :8], labels[2] = 7, 9
     correction = Correction(scan, Grid(scan.shape), 0, labels, (1,))
-    job = Job(save_scan(tmp_path / "a.nii.gz", scan), tmp_path / "m.nii.gz")
+    job = SegmentJob(save_scan(tmp_path / "a.nii.gz", scan), tmp_path / "m.nii.gz")
     report = segment_file(job, make_model(), "cpu", correction=correction)
     mask = read_labels(job.mask).volume.data
     assert np.array_equal(mask[1], labels[1])
@@ -247,7 +249,7 @@ def test_a_time_series_is_segmented_frame_by_frame(make_model, save_scan, scan, 
     model = make_model()
     series = np.stack([scan, scan[:, ::-1] // 2])
     image = save_scan(tmp_path / "a.nii.gz", series)
-    report = segment_file(Job(image, tmp_path / "m.nii.gz"), model, "cpu")
+    report = segment_file(SegmentJob(image, tmp_path / "m.nii.gz"), model, "cpu")
     found = read_labels(tmp_path / "m.nii.gz").volume
     assert found.data.shape == series.shape
     for frame, mask in zip(series, found.data, strict=True):
@@ -264,7 +266,7 @@ def test_a_time_series_is_segmented_frame_by_frame(make_model, save_scan, scan, 
 
 def test_the_smallest_voxels_have_a_volume(make_model, save_scan, scan, tmp_path):
     image = save_scan(tmp_path / "a.nii.gz", scan, (0.01, 0.002, 0.002))
-    report = segment_file(Job(image, tmp_path / "m.nii.gz"), make_model(), "cpu")
+    report = segment_file(SegmentJob(image, tmp_path / "m.nii.gz"), make_model(), "cpu")
     for row in report["labels"]:
         assert row["volume_ml"] == pytest.approx(row["voxels"] * 4e-11, rel=1e-5)
     assert sum(row["volume_ml"] for row in report["labels"]) > 0
@@ -273,12 +275,12 @@ def test_the_smallest_voxels_have_a_volume(make_model, save_scan, scan, tmp_path
 def test_without_a_voxel_size_there_are_no_millilitres(make_model, scan, tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", scan.astype(np.uint16), photometric="minisblack")
     model = make_model(expects=Expectations("MR", (0.7, 2.5)))
-    report = segment_file(Job(tmp_path / "a.tif", tmp_path / "m.tif"), model, "cpu")
+    report = segment_file(SegmentJob(tmp_path / "a.tif", tmp_path / "m.tif"), model, "cpu")
     assert {row["volume_ml"] for row in report["labels"]} == {None}
     assert any("no voxel size" in warning for warning in report["warnings"])
     torch.nn.init.zeros_(model.network.decoder.head.weight)
     torch.nn.init.zeros_(model.network.decoder.head.bias)
-    report = segment_file(Job(tmp_path / "a.tif", tmp_path / "none.tif"), model, "cpu")
+    report = segment_file(SegmentJob(tmp_path / "a.tif", tmp_path / "none.tif"), model, "cpu")
     assert report["warnings"][-1].startswith("No right ventricle, myocardium, left ventricle found")
     assert read_labels(tmp_path / "m.tif").volume.data.shape == scan.shape
 
@@ -286,7 +288,7 @@ def test_without_a_voxel_size_there_are_no_millilitres(make_model, scan, tmp_pat
 def test_ids_above_255_are_written_as_they_are(make_model, save_scan, scan, tmp_path):
     model = make_model(LabelSet.from_names({20: "small", 300: "large"}))
     image = save_scan(tmp_path / "a.nii.gz", scan)
-    report = segment_file(Job(image, tmp_path / "m.nii.gz"), model, "cpu")
+    report = segment_file(SegmentJob(image, tmp_path / "m.nii.gz"), model, "cpu")
     found = read_labels(tmp_path / "m.nii.gz").volume.data
     counts = {row["id"]: row["voxels"] for row in report["labels"]}
     assert counts == {id: (found == id).sum() for id in (20, 300)}

@@ -22,7 +22,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_labels, read_volume
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.predict import predict_slices
-from l2gnet_core.segment_files import Job, segment_file
+from l2gnet_core.segment_files import SegmentJob, segment_file
 from l2gnet_core.slice_view import LONGEST_SIDE, slice_view
 from l2gnet_core.suitability import mismatches
 from l2gnet_core.volume import Grid, Volume, default_affine, oriented_as, slicing_axis
@@ -146,7 +146,7 @@ def test_all_storage_orders_get_one_mask_in_the_world(make_model, tmp_path, tilt
     for codes in ORIENTATIONS if tilt is None else ORIENTATIONS[::9]:
         path, mask = tmp_path / f"{codes}.nii", tmp_path / "masks" / f"{codes}.nii"
         nib.save(stored_as(codes, tilt), path)
-        segment_file(Job(path, mask), model, "cpu")
+        segment_file(SegmentJob(path, mask), model, "cpu")
         assert nib.load(mask).shape == nib.load(path).shape
         np.testing.assert_array_equal(nib.load(mask).affine, nib.load(path).affine)
         found.append(nib.as_closest_canonical(nib.load(mask)))
@@ -230,7 +230,7 @@ def test_a_scan_that_does_not_is_never_guessed(tmp_path, one_sentence):
     reference = whole(model, read_volume(tmp_path / "c.nii")).T
     for name, letters, to_ras in (("a.nii", "LPI", np.s_[::-1, ::-1, ::-1]),
                                   ("b.tif", "SPR", np.s_[:, ::-1, :])):  # fmt: skip
-        job = Job(tmp_path / name, tmp_path / f"mask-{name}")
+        job = SegmentJob(tmp_path / name, tmp_path / f"mask-{name}")
         with pytest.raises(InputError, match=r"--orientation") as error:
             segment_file(job, model, "cpu")
         one_sentence(error.value)

@@ -30,7 +30,7 @@ from l2gnet_core.data import open_dataset
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files import read_volume
 from l2gnet_core.held_out import names_to_score
-from l2gnet_core.inspect.look import empty_look
+from l2gnet_core.inspect.trace import empty_trace
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.losses import segmentation_loss
 from l2gnet_core.model import build
@@ -790,9 +790,9 @@ def test_a_finished_run_knows_the_codes_of_its_training_scans(dataset, tmp_path,
     counts = np.zeros(32, int)
     for patient in model.card.split["train"]:
         scan = read_volume(dataset / "images" / f"{patient}_frame01.nii.gz")
-        look = empty_look(model, scan, 0, scan.data)
-        list(predict_slices(model, scan.data, scan, 0, look=look))
-        counts += np.bincount(look.codes.ravel(), minlength=32)
+        trace = empty_trace(model, scan, 0, scan.data)
+        list(predict_slices(model, scan.data, scan, 0, trace=trace))
+        counts += np.bincount(trace.codes.ravel(), minlength=32)
     # Half precision in training and sums in other batches may move a token to another code.
     assert np.abs(counts - known.counts).sum() <= 0.05 * counts.sum()
     assert sum(known.counts) == counts.sum() == 4 * 2 * 9

@@ -27,13 +27,13 @@ from l2gnet_core.config import preset
 from l2gnet_core.guard import Evidence, Verdict
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.model import build
-from l2gnet_core.project.deeds import Answered
+from l2gnet_core.project.events import Answered
 from l2gnet_core.project.folder import find_projects
 from l2gnet_core.project.scans import identify
 from l2gnet_core.project.state import SliceState
 from l2gnet_core.volume import Grid, Volume
+from napari_l2gnet.autosave import keep
 from napari_l2gnet.correct_run import CorrectRun, accept, drop_proposal
-from napari_l2gnet.keeper import keep
 from napari_l2gnet.learning import model_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.resume import read_work
@@ -86,7 +86,7 @@ class Annotator:
             places = [(0, index) for index in range(SHAPE[0])]
             first = a_model(0)
             self.mask.segmentation.model = first
-            self.mask.segmentation.deeds.append(Answered("segmented", first, places))
+            self.mask.segmentation.events.append(Answered("segmented", first, places))
             self.annotation = annotation_of(self.mask)
             self.annotation.versions[0].model = first
         self.session, self.parent = Session(), QObject()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_l2gnet.keeper import keeper_of
+from napari_l2gnet.autosave import autosave_of
 
 PLUGIN = "napari-l2gnet"
 
@@ -34,7 +34,7 @@ def told(widget: Any) -> list[int]:
 
 def is_saved(widget: Any) -> bool:
     """Is on disk what is in memory?"""
-    folder, mask = keeper_of(widget.mask).folder, widget.mask.segmentation
+    folder, mask = autosave_of(widget.mask).folder, widget.mask.segmentation
     if folder is None or not (folder.path / "project.json").exists():
         return False
     state = folder.read_state()
@@ -44,11 +44,11 @@ def is_saved(widget: Any) -> bool:
         and np.array_equal(slices.by_person, mask.by_person())
         and np.array_equal(slices.raw, mask.raw)
         and state.reviewed == mask.reviewed
-        and state.unsaid == mask.unsaid
+        and state.unreviewed_organs == mask.unreviewed_organs
         and state.finished == mask.finished
         and state.touched == mask.painted().keys()
         and state.labels.names == mask.card.labels.names
-        and not mask.deeds
+        and not mask.events
     )
 
 

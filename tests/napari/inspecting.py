@@ -13,7 +13,7 @@ from napari.utils.interactions import (
 )
 
 from l2gnet_core.card import ModelCard
-from l2gnet_core.inspect.look import Look, SliceLook
+from l2gnet_core.inspect.trace import SliceTrace, Trace
 from l2gnet_core.labels import LabelSet
 from napari_l2gnet.inspect import InspectWidget
 from napari_l2gnet.layers import volume_of
@@ -23,14 +23,14 @@ NAMES = {1: "right ventricle", 2: "myocardium", 3: "left ventricle"}
 STRIDE = 16
 
 
-def made_up_look(
+def made_up_trace(
     shape: tuple[int, int, int],
     codes: int,
     references: int | None,
     rng: np.random.Generator,
     zoom: int = 1,
     margin: int = 0,
-) -> Look:
+) -> Trace:
     """Codes by chance in every cell, and rows of a plan that is none but has its form. The model is
     shown slices so many times as large, without so many voxels at each edge."""
     from l2gnet_core.inspect.cells import cell_grid
@@ -42,18 +42,18 @@ def made_up_look(
     view = SliceView((0, 1, 2), straight, (shape[0], height, width), seen, 1, margins)
     vectors = rng.normal(size=(codes, 8)).astype(np.float32)
     given = None if references is None else rng.normal(size=(references, 8)).astype(np.float32)
-    look = Look(cell_grid(view, STRIDE), vectors, given)
+    trace = Trace(cell_grid(view, STRIDE), vectors, given)
     for index in range(shape[0]):
-        drawn = rng.integers(0, codes, look.cells.size).astype(np.int16)
+        drawn = rng.integers(0, codes, trace.cells.size).astype(np.int16)
         used = rows = None
         if references is not None:
             used = np.unique(drawn)
             rows = rng.random((len(used), references)).astype(np.float32)
             rows /= rows.sum(1, keepdims=True)
-        error = rng.random(look.cells.size).astype(np.float32)
+        error = rng.random(trace.cells.size).astype(np.float32)
         entropy = rng.random(shape[1:], np.float32).astype(np.float16)
-        look.add(index, SliceLook(drawn, error, entropy, used, rows))
-    return look
+        trace.add(index, SliceTrace(drawn, error, entropy, used, rows))
+    return trace
 
 
 def inspectable(
@@ -78,7 +78,7 @@ def inspectable(
     rings = np.select([away < 0.12, away < 0.2, away < 0.3], [3, 2, 1], 0)
     for index in range(shape[0]):
         mask.put((0, index), rings.astype(np.uint8))
-    mask.segmentation.looks[0] = made_up_look(shape, codes, references, rng)
+    mask.segmentation.traces[0] = made_up_trace(shape, codes, references, rng)
     return mask
 
 
@@ -103,9 +103,9 @@ def world(mask: MaskLayer, *voxel: int) -> tuple[float, ...]:
 
 def code_map(mask: MaskLayer) -> np.ndarray:
     """The code of every voxel (z,y,x), each cell 16 voxels wide."""
-    look = mask.segmentation.looks[0]
-    _, height, width = look.cells.shape
-    return look.codes.repeat(STRIDE, 1).repeat(STRIDE, 2)[:, :height, :width]
+    trace = mask.segmentation.traces[0]
+    _, height, width = trace.cells.shape
+    return trace.codes.repeat(STRIDE, 1).repeat(STRIDE, 2)[:, :height, :width]
 
 
 class Mouse:

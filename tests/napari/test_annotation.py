@@ -18,11 +18,11 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.guard import Evidence, Improvement, Verdict
 from l2gnet_core.interpolation import interpolate_slices
 from l2gnet_core.labels import Label, LabelSet
-from l2gnet_core.project.deeds import Answered, Interpolated
+from l2gnet_core.project.events import Answered, Interpolated
 from l2gnet_core.volume import Grid
 from napari_l2gnet.annotation import PAINTED_WEIGHT, Annotation, Proposal
-from napari_l2gnet.correct_run import accept, fill_in, told, weak_organs
-from napari_l2gnet.doubts import Doubt
+from napari_l2gnet.correct_run import accept, fill_in, verdict_message, weak_organs
+from napari_l2gnet.doubts import ExpectedErrors
 from napari_l2gnet.layers import volume_of
 from napari_l2gnet.learning import interpolate
 from napari_l2gnet.mask_layer import MaskLayer
@@ -122,13 +122,13 @@ def test_slices_lose_their_review_with_the_answer_that_was_reviewed() -> None:
     mask.relabel(with_organ(labels, Label(3, "three", new_color(labels))))
     mask.layer.undo()
     assert not mask.segmentation.reviewed
-    assert not mask.segmentation.unsaid
+    assert not mask.segmentation.unreviewed_organs
     # Of which an organ that came meanwhile is no part.
     labels = mask.segmentation.card.labels
     mask.relabel(with_organ(labels, Label(4, "four", new_color(labels))))
     mask.layer.redo()
     assert mask.segmentation.reviewed == {(0, 1)}
-    assert mask.segmentation.unsaid == {((0, 1), 3), ((0, 1), 4)}
+    assert mask.segmentation.unreviewed_organs == {((0, 1), 3), ((0, 1), 4)}
 
 
 def test_an_answer_that_comes_back_is_not_what_was_accepted_meanwhile() -> None:
@@ -155,14 +155,14 @@ def test_undo_of_a_stroke_takes_back_what_was_accepted_with_it_and_redo_does_not
     assert segmentation.reviewed == {(0, 1), (0, 4)}
     layer.undo()
     assert segmentation.reviewed == {(0, 4)}
-    assert segmentation.shaken == {(0, 1): "undo"}
+    assert segmentation.invalidated == {(0, 1): "undo"}
     layer.redo()
     assert segmentation.reviewed == {(0, 4)}
     # Nor does anybody vouch for a slice that redo changes.
     annotation.review((0, 3))
     layer.redo()
     assert segmentation.reviewed == {(0, 4)}
-    assert segmentation.shaken == {(0, 1): "undo", (0, 3): "redo"}
+    assert segmentation.invalidated == {(0, 1): "undo", (0, 3): "redo"}
     # One that is accepted again is accepted with all that is on it.
     annotation.review((0, 3))
     layer.undo()
@@ -187,14 +187,14 @@ def test_accepted_slices_that_are_painted_out_of_sight_are_to_be_checked_again()
     assert segmentation.reviewed == {(0, 1), (0, 2), (0, 3)}
     paint(mask, 2, 3, dimensions=3)
     assert segmentation.reviewed == {(0, 2)}
-    assert segmentation.shaken == {(0, 1): "painting", (0, 3): "painting"}
+    assert segmentation.invalidated == {(0, 1): "painting", (0, 3): "painting"}
     layer.undo()
     assert segmentation.reviewed == {(0, 1), (0, 2), (0, 3)}
-    assert segmentation.unsaid == {((0, index), 3) for index in (1, 2, 3)}
-    assert not segmentation.shaken
+    assert segmentation.unreviewed_organs == {((0, index), 3) for index in (1, 2, 3)}
+    assert not segmentation.invalidated
     layer.redo()
     assert segmentation.reviewed == {(0, 2)}
-    assert segmentation.shaken == {(0, 1): "redo", (0, 3): "redo"}
+    assert segmentation.invalidated == {(0, 1): "redo", (0, 3): "redo"}
     # What is accepted since, or tidied, is not as it was.
     annotation.review((0, 1))
     mask.put_tidied((0, 3), full(0))
@@ -370,7 +370,7 @@ def test_undo_and_redo_go_through_strokes_and_answers_alike(
 def test_the_queue_begins_with_the_greatest_doubt_and_next_skips_what_is_reviewed() -> None:
     mask, annotation = new_mask()
     assert [index for _, index in annotation.queue] == [0, 1, 2, 3, 4]
-    annotation.rank({(0, i): Doubt(float(i), "two" if i > 2 else "") for i in range(5)})
+    annotation.rank({(0, i): ExpectedErrors(float(i), "two" if i > 2 else "") for i in range(5)})
     assert [index for _, index in annotation.queue] == [4, 3, 2, 1, 0]
     assert annotation.why((0, 4)) == "unsure: two"
     assert annotation.next_place(None) == (0, 4)
@@ -475,8 +475,8 @@ def test_an_answer_that_is_undone_while_interpolation_computes_stays_undone() ->
     expected[1:4, 2:5, 2:5] = 2
     np.testing.assert_array_equal(mask.layer.data, expected)
     np.testing.assert_array_equal(mask.segmentation.raw[0], expected)
-    (deed,) = [one for one in mask.segmentation.deeds if isinstance(one, Interpolated)]
-    assert sorted(deed.slices) == [(0, 1), (0, 2), (0, 3)]
+    (event,) = [one for one in mask.segmentation.events if isinstance(one, Interpolated)]
+    assert sorted(event.slices) == [(0, 1), (0, 2), (0, 3)]
 
 
 def test_organs_are_added_renamed_and_refused() -> None:
@@ -545,7 +545,7 @@ def test_who_teaches_an_organ_that_is_hardly_learnt_is_told_what_does_better(
     kind: str, dice: float, advised: bool
 ) -> None:
     improvement = Improvement({"liver": 0.8, "cyst": 0.0}, {"liver": 0.8, "cyst": dice})
-    assert ("Interpolate between slices" in told(learnt(improvement, kind))) == advised
+    assert ("Interpolate between slices" in verdict_message(learnt(improvement, kind))) == advised
 
 
 @pytest.mark.parametrize("dice", [0.3, 0.9])
@@ -573,7 +573,7 @@ def test_accepting_keeps_what_was_interpolated_of_an_organ_that_is_hardly_learnt
     accept(mask, annotation)
     np.testing.assert_array_equal(layer.data, expected)
     # Which is said where it can be done again, and tidying begins with.
-    last = segmentation.deeds[-1]
+    last = segmentation.events[-1]
     assert list(last.filled) == ([(0, 1), (0, 2), (0, 3)] if dice < 0.8 else [])
     for place, state in last.filled.items():
         np.testing.assert_array_equal(state.raw, expected[place[1]])
@@ -593,7 +593,7 @@ def test_accepting_keeps_what_was_interpolated_of_an_organ_that_is_hardly_learnt
 def test_the_words_of_a_verdict_claim_no_more_than_its_numbers_tell(
     after: float, said: str
 ) -> None:
-    words = told(learnt(Improvement({"liver": 0.8711}, {"liver": after})))
+    words = verdict_message(learnt(Improvement({"liver": 0.8711}, {"liver": after})))
     assert said in words
     assert "comes from short test runs, not from the model of this preview" in words
 
@@ -617,14 +617,14 @@ def test_an_answer_changes_what_no_person_decided_however_the_model_cuts(axis: i
         segmentation.slice_of(free, place)[...] = False
     answer, raw = rng.integers(0, 3, (2, *shape)).astype(np.uint16)
     adoption = segmentation.adoption(answer, raw, 1)
-    for swap, old, new, where in (
+    for delta, old, new, where in (
         (adoption.answer, segmentation.answer, answer, free),
         (adoption.raw, segmentation.raw, raw, free),
         (adoption.shown, segmentation.shown, answer, free & ~theirs),
     ):
         expected, before = np.where(where, new, old), old.copy()
-        np.testing.assert_array_equal(swap.voxels, np.flatnonzero(expected != old))
-        swap.into(old)
+        np.testing.assert_array_equal(delta.voxels, np.flatnonzero(expected != old))
+        delta.into(old)
         np.testing.assert_array_equal(old, expected)
-        swap.into(old, back=True)
+        delta.into(old, back=True)
         np.testing.assert_array_equal(old, before)

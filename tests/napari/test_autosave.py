@@ -30,7 +30,7 @@ from l2gnet_core.project.folder import ProjectFolder, open_project
 from l2gnet_core.project.scans import identify
 from l2gnet_core.project.state import ProjectState, SliceState, slice_of
 from l2gnet_core.volume import Grid
-from napari_l2gnet.keeper import Keeper, keep, keeper_of
+from napari_l2gnet.autosave import Autosave, autosave_of, keep
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.resume import read_work
 from napari_l2gnet.script_watch import ScriptWatch
@@ -46,9 +46,9 @@ def paint(widget: Any, index: int, label: int, first: int = 5, last: int = 12) -
 
 def saved(qtbot: Any, widget: Any) -> ProjectFolder:
     """The project once all is saved."""
-    with qtbot.waitSignal(keeper_of(widget.mask).saved, timeout=10_000):
+    with qtbot.waitSignal(autosave_of(widget.mask).saved, timeout=10_000):
         pass
-    return keeper_of(widget.mask).folder
+    return autosave_of(widget.mask).folder
 
 
 def test_saving_begins_with_a_persons_first_stroke(
@@ -207,7 +207,7 @@ def test_a_mask_is_brought_back_while_the_window_goes_on(
     assert made == [(Segmentation, False), (ScriptWatch, False)]
     # What a script writes is found as before.
     widget.mask.layer.data[4, 3:6] = 2
-    folder = keeper_of(widget.mask).folder
+    folder = autosave_of(widget.mask).folder
     qtbot.waitUntil(lambda: (0, 4) in folder.read_state().touched, timeout=5000)
 
 
@@ -218,7 +218,8 @@ def test_slices_that_a_crash_kept_from_being_saved_are_not_reviewed(projects: Pa
     both = frozenset({there, missing})
     state = ProjectState(
         identify(volume), volume.grid, "", 0, card, None, card.labels, CleanUp(),
-        finished=both, reviewed=both, touched=both, unsaid=frozenset((at, 1) for at in both),
+        finished=both, reviewed=both, touched=both,
+        unreviewed_organs=frozenset((at, 1) for at in both),
     )  # fmt: skip
     labels, nobody = np.ones((9, 5), np.uint8), np.zeros((9, 5), bool)
     slices = {
@@ -231,7 +232,7 @@ def test_slices_that_a_crash_kept_from_being_saved_are_not_reviewed(projects: Pa
     (work,) = read_work(project.path)
     assert work.segmentation.finished == {there}
     assert work.segmentation.reviewed == {there}
-    assert work.segmentation.unsaid == {(there, 1)}
+    assert work.segmentation.unreviewed_organs == {(there, 1)}
     # Which slices are painted is found out anew.
     assert work.segmentation.changed == {there, missing, painted}
     work.folder.release()
@@ -315,7 +316,7 @@ def test_a_window_asks_before_it_closes_over_work_that_cannot_be_saved(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("napari_l2gnet.closing._UNSEEN", ())
-    monkeypatch.setattr("napari_l2gnet.keeper._RETRY_AFTER", 0.2)
+    monkeypatch.setattr("napari_l2gnet.autosave._RETRY_AFTER", 0.2)
     projects.write_text("a file where a folder should be")
     viewer = make_napari_viewer(show=True)
     names = ("Segment", "Inspect", "Correct & fine-tune")
@@ -359,7 +360,7 @@ def test_a_window_asks_before_it_closes_over_work_that_cannot_be_saved(
         patch.setattr("napari._qt.qt_main_window._QtMainWindow.closeEvent", stay_open)
         viewer.window._qt_window.close()
         assert (len(asked), len(reached)) == (1, 1)
-        patch.setattr(Keeper, "save_now", lambda _: fail("The disk is full."))
+        patch.setattr(Autosave, "save_now", lambda _: fail("The disk is full."))
         QTimer.singleShot(0, lambda: answer("Close anyway"))
         viewer.window._qt_window.close()
         assert (len(asked), len(reached)) == (2, 2)
@@ -383,7 +384,7 @@ def test_closing_while_a_save_is_under_way_loses_nothing(
     open_scan(viewer, scan_file)
     run(qtbot, widget)
     paint(widget, 2, 3)
-    with qtbot.waitSignal(keeper_of(widget.mask).saved, timeout=10_000):
+    with qtbot.waitSignal(autosave_of(widget.mask).saved, timeout=10_000):
         pass
     begun = threading.Event()
     write = ProjectFolder.save
@@ -399,7 +400,7 @@ def test_closing_while_a_save_is_under_way_loses_nothing(
 
     monkeypatch.setattr(ProjectFolder, "save", slow)
     # More than one save has time for: the rest is in nobody's hands but its own.
-    monkeypatch.setattr("napari_l2gnet.keeper._SAVE_EVERY", 0.0)
+    monkeypatch.setattr("napari_l2gnet.autosave._SAVE_EVERY", 0.0)
     segmentation = widget.mask.segmentation
     for place in segmentation.places:
         segmentation.slice_of(segmentation.shown, place)[0, 0] = 2
@@ -439,8 +440,8 @@ def test_a_disk_that_fails_is_told_once_and_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr("napari_l2gnet.keeper.show_error", told.append)
-    monkeypatch.setattr("napari_l2gnet.keeper._RETRY_AFTER", 0.2)
+    monkeypatch.setattr("napari_l2gnet.autosave.show_error", told.append)
+    monkeypatch.setattr("napari_l2gnet.autosave._RETRY_AFTER", 0.2)
     projects.write_text("a file where a folder should be")
     viewer, widget = segment_widget()
     open_scan(viewer, scan_file)
@@ -454,7 +455,7 @@ def test_a_disk_that_fails_is_told_once_and_tried_again(
     projects.unlink()
     qtbot.waitUntil(lambda: is_saved(widget), timeout=5000)
     qtbot.waitUntil(lambda: "not being saved" not in widget.message.text(), timeout=5000)
-    assert [e["what"] for e in keeper_of(widget.mask).folder.history.entries()] == ["segmented"]
+    assert [e["what"] for e in autosave_of(widget.mask).folder.history.entries()] == ["segmented"]
 
 
 def test_a_damaged_project_is_told_and_not_offered(
@@ -489,18 +490,18 @@ def test_a_look_at_a_mask_that_is_saved_does_not_ask_for_its_colours(
     card = ModelCard("model", LabelSet.from_names({1: "one"}))
     viewer = ViewerModel()
     mask = MaskLayer.add(viewer, viewer.add_image(volume.data), volume.grid, card, 0)
-    keeper = keep(mask, volume)
+    autosave = keep(mask, volume)
     mask.segmentation.reviewed.add((0, 1))
-    keeper.save_now()
+    autosave.save_now()
     asked, colors = [], MaskLayer.colors
     monkeypatch.setattr(MaskLayer, "colors", lambda mask: asked.append(1) or colors(mask))
     for _ in range(3):
-        keeper._look()
-    assert keeper._job is None
+        autosave._look()
+    assert autosave._job is None
     assert not asked
     mask.color_organ(1, "#102030")
-    keeper.save_now()
-    assert keeper.folder.read_state().labels.colors[1] == "#102030"
+    autosave.save_now()
+    assert autosave.folder.read_state().labels.colors[1] == "#102030"
     viewer.layers.clear()
 
 
@@ -527,15 +528,15 @@ def test_any_order_of_doing_and_saving_comes_back(
     mask = MaskLayer.add(viewer, image, volume.grid, card, axis)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("L2GNET_PROJECTS", str(tmp_path_factory.mktemp("projects")))
-        keeper = keep(mask, volume)
+        autosave = keep(mask, volume)
         WorkerBase.await_workers(10_000)
 
-        def resumed() -> tuple[MaskLayer, Keeper]:
-            if not keeper.begun:
-                return mask, keeper
+        def resumed() -> tuple[MaskLayer, Autosave]:
+            if not autosave.begun:
+                return mask, autosave
             before = mask.segmentation
             viewer.layers.remove(mask.layer)
-            (work,) = read_work(keeper.folder.path)
+            (work,) = read_work(autosave.folder.path)
             again = work.segmentation
             for name in ("shown", "raw", "finished", "reviewed"):
                 np.testing.assert_array_equal(getattr(again, name), getattr(before, name))
@@ -559,13 +560,13 @@ def test_any_order_of_doing_and_saving_comes_back(
             elif name == "review":
                 segmentation.reviewed.symmetric_difference_update({(0, rest[0])})
             elif name == "save":
-                keeper.save_now()
+                autosave.save_now()
             elif name == "look":
-                keeper._scripts.look(0.0)
-                keeper._queue.copy_changed(0.0)
+                autosave._scripts.check(0.0)
+                autosave._queue.copy_changed(0.0)
             elif name == "resume":
-                mask, keeper = resumed()
+                mask, autosave = resumed()
             else:
                 getattr(layer, name)()
-        mask, keeper = resumed()
+        mask, autosave = resumed()
         viewer.layers.clear()

@@ -25,10 +25,10 @@ from l2gnet_core.guard import Evidence, Improvement, Verdict
 from l2gnet_core.labels import Label
 from l2gnet_core.weights import weights_hash
 from napari_l2gnet.annotation import Proposal, Version
+from napari_l2gnet.autosave import autosave_of
 from napari_l2gnet.correct import CorrectWidget
-from napari_l2gnet.keeper import keeper_of
 from napari_l2gnet.layers import LABELS_KEY
-from napari_l2gnet.learning import Moment, learn, model_of
+from napari_l2gnet.learning import TaskProgress, learn, model_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.organ_dialog import OrganDialog
 from napari_l2gnet.organs import UNMARKED
@@ -334,7 +334,7 @@ def test_an_accepted_slice_that_a_brush_changes_elsewhere_is_to_be_checked_again
     qtbot.waitUntil(lambda: widget.message.text().startswith(said))
     assert states(widget)[4] == "edited"
     # Nor does it go before anything else is done.
-    ScriptWatch(widget.mask.segmentation, as_saved=False).look(float("inf"))
+    ScriptWatch(widget.mask.segmentation, as_saved=False).check(float("inf"))
     widget.tell_again()
     assert widget.message.text().startswith(said)
     layer.undo()
@@ -390,7 +390,7 @@ def test_time_left_is_that_of_learning_and_of_the_segmentation_that_follows(
     segmentation = widget.mask.segmentation
     assert segmentation.slice_seconds is not None  # from the widget Segment
 
-    def moments(seconds: float, each: float | None) -> list[Moment]:
+    def moments(seconds: float, each: float | None) -> list[TaskProgress]:
         segmentation.slice_seconds = each
         task = fine_tuning([widget.mask], "scan", seconds, True)
         return list(learn(widget.session, task))
@@ -475,7 +475,7 @@ def test_slices_accepted_before_an_organ_was_added_say_nothing_of_it(
     assert not (lesson.labels[3] == 0).any()
     # It is known after a restart, too.
     qtbot.waitUntil(lambda: is_saved(widget), timeout=20_000)
-    assert keeper_of(widget.mask).folder.read_state().unsaid == {((0, 3), 4)}
+    assert autosave_of(widget.mask).folder.read_state().unreviewed_organs == {((0, 3), 4)}
     # Accepted again, it says that the organ is not here.
     widget.review.go_to((0, 3))
     widget.review.accept_slice()
@@ -729,7 +729,7 @@ def test_a_load_that_is_cancelled_takes_its_organs_along(
         widget.versions.load(path)
         assert widget.organ.findText("thrombus") >= 0
         # A slice that was accepted before does not say that they are absent.
-        assert widget.annotation.segmentation.unsaid == {((0, 2), 4), ((0, 2), 5)}
+        assert widget.annotation.segmentation.unreviewed_organs == {((0, 2), 4), ((0, 2), 5)}
         widget.mask.layer.data_setitem(tuple(np.mgrid[0:1, 0:3, 0:3].reshape(3, -1)), 5)
         widget.cancel.click()
 
@@ -737,7 +737,7 @@ def test_a_load_that_is_cancelled_takes_its_organs_along(
     # What was painted meanwhile stays, with its name.
     assert widget.annotation.segmentation.card.labels.names == {**names, 5: "aorta"}
     assert widget.organ.findText("thrombus") < 0
-    assert widget.annotation.segmentation.unsaid == {((0, 2), 5)}
+    assert widget.annotation.segmentation.unreviewed_organs == {((0, 2), 5)}
 
 
 def test_a_version_that_another_mask_taught_brings_its_organs(
@@ -752,7 +752,7 @@ def test_a_version_that_another_mask_taught_brings_its_organs(
     widget.annotation.review((0, 2))
     assert ends(qtbot, widget, lambda: widget.go_to_version(number)) == "finished"
     assert segmentation.card.labels.names == {**names, 4: "thrombus"}
-    assert segmentation.unsaid == {((0, 2), 4)}
+    assert segmentation.unreviewed_organs == {((0, 2), 4)}
     # Not where that is called off.
     path = save_untrained(user_models, "more", labels={**NAMES, 5: "aorta"})
     number = widget.annotation.add_version(Version("v2", "project", 0, path=path))

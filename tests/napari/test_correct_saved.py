@@ -26,9 +26,9 @@ from l2gnet_core.project.models import id_of
 from l2gnet_core.project.replay import replay
 from l2gnet_core.project.state import slice_of
 from l2gnet_core.volume import Grid
+from napari_l2gnet.autosave import autosave_of, keep
 from napari_l2gnet.correct import CorrectWidget
 from napari_l2gnet.correct_run import fill_in
-from napari_l2gnet.keeper import keep, keeper_of
 from napari_l2gnet.learning import model_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.preview import BEFORE
@@ -39,9 +39,9 @@ from napari_l2gnet.session import Session
 
 def saved(qtbot: Any, widget: Any) -> Path:
     """The project, once all is in it."""
-    keeper = keeper_of(widget.mask)
-    qtbot.waitUntil(lambda: keeper._job is None and is_saved(widget), timeout=10_000)
-    return keeper.folder.path
+    autosave = autosave_of(widget.mask)
+    qtbot.waitUntil(lambda: autosave._job is None and is_saved(widget), timeout=10_000)
+    return autosave.folder.path
 
 
 def versions(widget: CorrectWidget) -> list[tuple[Any, ...]]:
@@ -147,7 +147,7 @@ def test_a_day_of_correcting_comes_back_after_a_crash_and_replays(
 def test_a_new_organ_alone_is_worth_saving(correct_widget: Any, qtbot: Any) -> None:
     _, _, widget = correct_widget()
     widget.organs.put(Label(4, "papillary muscle", "#0072b2"), new=True)
-    qtbot.waitUntil(lambda: keeper_of(widget.mask).folder is not None, timeout=5000)
+    qtbot.waitUntil(lambda: autosave_of(widget.mask).folder is not None, timeout=5000)
     state = open_project(saved(qtbot, widget)).read_state()
     assert state.labels.names[4] == "papillary muscle"
     assert state.labels.colors[4] == "#0072b2"
@@ -161,7 +161,7 @@ def test_an_answer_that_is_undone_while_it_is_tidied_stays_undone_and_replays(
     volume = Grid((4, 9, 9)).volume(np.zeros((4, 9, 9), np.float32))
     viewer, parent = ViewerModel(), QObject()
     mask = MaskLayer.add(viewer, viewer.add_image(volume.data), volume.grid, card, 0)
-    segmentation, keeper = mask.segmentation, keep(mask, volume)
+    segmentation, autosave = mask.segmentation, keep(mask, volume)
     for size in (3, 5):
         ring = np.zeros((9, 9), np.uint8)
         ring[1 : 1 + size, 1 : 1 + size] = 1
@@ -175,8 +175,8 @@ def test_an_answer_that_is_undone_while_it_is_tidied_stays_undone_and_replays(
         (run.choose(CleanUp(fill_holes=True)) if one_step else run._tidy())
     assert ended.args[0] == "finished"
     assert (mask.layer.data.sum((1, 2)) == 9).all()
-    keeper.save_now()
-    *_, last = replay(keeper.folder)
+    autosave.save_now()
+    *_, last = replay(autosave.folder)
     assert last.result.different == {}
     viewer.layers.clear()
 
@@ -224,7 +224,7 @@ def test_whatever_is_done_to_answers_replays(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("L2GNET_PROJECTS", str(tmp_path_factory.mktemp("projects")))
-        keeper = keep(mask, volume)
+        autosave = keep(mask, volume)
         WorkerBase.await_workers(10_000)
         for name, *rest in [*steps, ["review", 0]]:
             layer, reviewed = mask.layer, mask.segmentation.reviewed
@@ -243,18 +243,18 @@ def test_whatever_is_done_to_answers_replays(
             elif name == "review":
                 reviewed.symmetric_difference_update({(0, rest[0])})
             elif name == "save":
-                keeper.save_now()
+                autosave.save_now()
             elif name == "resume":
-                if keeper.begun:
+                if autosave.begun:
                     viewer.layers.remove(layer)
-                    (work,) = read_work(keeper.folder.path)
+                    (work,) = read_work(autosave.folder.path)
                     again = work.segmentation
                     mask = MaskLayer.show(viewer, image, again, work.state.labels)
-                    keeper = keep(mask, volume, None, work.folder)
+                    autosave = keep(mask, volume, None, work.folder)
             else:
                 getattr(layer, name)()
-        keeper.save_now()
-        if keeper.folder is not None:
-            *_, last = replay(keeper.folder)
+        autosave.save_now()
+        if autosave.folder is not None:
+            *_, last = replay(autosave.folder)
             assert last.result.different == {}
         viewer.layers.clear()

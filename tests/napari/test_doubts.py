@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from inspecting import NAMES, made_up_look
+from inspecting import NAMES, made_up_trace
 from scipy.ndimage import distance_transform_edt
 
 from l2gnet_core.card import ModelCard
@@ -30,7 +30,7 @@ def segmented() -> Segmentation:
     """A scan in which a model has looked at every slice."""
     found = Segmentation(Grid(SHAPE), ModelCard("made up", LabelSet.from_names(NAMES)), 0)
     rng = np.random.default_rng(0)
-    found.looks[0] = made_up_look(SHAPE, 12, 8, rng)
+    found.traces[0] = made_up_trace(SHAPE, 12, 8, rng)
     for index in range(SHAPE[0]):
         top = rng.integers(10, 40)
         found.raw[0, index, top : top + 30, 20:60] = rng.integers(1, 4)
@@ -65,10 +65,10 @@ def test_doubts_are_found_slice_by_slice(segmented: Segmentation, kind: str) -> 
 
 
 def test_the_ranking_is_that_of_the_whole_scan(segmented: Segmentation) -> None:
-    look, raw = segmented.looks[0], segmented.raw[0]
-    look.codes[5], look.entropy[5], raw[5] = -1, 0, 0
+    trace, raw = segmented.traces[0], segmented.raw[0]
+    trace.codes[5], trace.entropy[5], raw[5] = -1, 0, 0
     *_, doubts = doubtful_slices(segmented)
-    whole = ranked_slices(uncertainty_maps(look, raw)["combined"], raw, 0, look.seen)
+    whole = ranked_slices(uncertainty_maps(trace, raw)["combined"], raw, 0, trace.seen)
     expected = {(0, one.index): one.voxels for one in whole if one.index != 5}
     assert {place: one.expected for place, one in doubts.items()} == expected
     inspection = Inspection(segmented, 0)
@@ -78,16 +78,16 @@ def test_the_ranking_is_that_of_the_whole_scan(segmented: Segmentation) -> None:
 
 
 def test_the_organ_with_most_voxels_expected_wrong_is_named(segmented: Segmentation) -> None:
-    look, raw = segmented.looks[0], segmented.raw[0]
+    trace, raw = segmented.traces[0], segmented.raw[0]
     raw[...] = 0
     raw[:, 10:50, 10:60] = 3
     # Doubted more by the pixel; in most slices it has few of them.
     raw[:, 60:63, 70:73] = 1
     raw[::6, 60:90, 30:75] = 1
-    look.entropy[...] = 0.1
-    look.entropy[:, 52:] = 0.3
+    trace.entropy[...] = 0.1
+    trace.entropy[:, 52:] = 0.3
     *_, doubts = doubtful_slices(segmented)
-    maps = uncertainty_maps(look, raw)["combined"]
+    maps = uncertainty_maps(trace, raw)["combined"]
     names = {1: "right ventricle", 3: "left ventricle"}
     named = {index: doubt.organ for (_, index), doubt in doubts.items() if doubt.organ}
     assert len(named) == SHAPE[0] / 3
@@ -108,5 +108,5 @@ def test_places_like_a_mistake_are_found_slice_by_slice(segmented: Segmentation)
     *told, found = steps
     assert len(told) == 2 * SHAPE[0]
     assert told[29] == "Looking for places like this · 25 %"
-    expected = find_similar(segmented.looks[0], segmented.raw[0], marked, scan)
+    expected = find_similar(segmented.traces[0], segmented.raw[0], marked, scan)
     assert [(one.box, one.score) for one in found] == [(one.box, one.score) for one in expected]

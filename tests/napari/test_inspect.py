@@ -13,7 +13,7 @@ import napari
 import numpy as np
 import pytest
 from gui import PLUGIN, open_scan, run
-from inspecting import NAMES, click, code_map, inspect, inspectable, made_up_look, settle, world
+from inspecting import NAMES, click, code_map, inspect, inspectable, made_up_trace, settle, world
 from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtWidgets import QAbstractButton, QComboBox
 
@@ -64,9 +64,9 @@ def test_opening_it_after_a_segmentation_recomputes_nothing(
     monkeypatch.setattr("l2gnet_core.model.SegmentationNetwork.forward", forbidden)
     _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, "Inspect")
     settle(qtbot, widget)
-    mask, look = segment.mask, segment.mask.segmentation.looks[0]
+    mask, trace = segment.mask, segment.mask.segmentation.traces[0]
     layer = widget.layers.find("codes")
-    np.testing.assert_array_equal(np.asarray(layer.data), look.cells.on_scan(look.codes) + 1)
+    np.testing.assert_array_equal(np.asarray(layer.data), trace.cells.on_scan(trace.codes) + 1)
     ours, its = transform_of(layer), transform_of(mask.layer)
     for key in ours:
         np.testing.assert_array_equal(ours[key], its[key], err_msg=key)
@@ -82,8 +82,8 @@ def test_opening_it_after_a_segmentation_recomputes_nothing(
 def test_a_code_has_the_same_colour_always_and_its_name_in_the_status_bar(opened: Made) -> None:
     _viewer, mask, widget = opened
     layer = widget.layers.find("codes")
-    look = mask.segmentation.looks[0]
-    colors = code_colors(look.vectors)
+    trace = mask.segmentation.traces[0]
+    colors = code_colors(trace.vectors)
     for code in (0, 5, 11):
         shown = np.rint(255 * np.array(layer.colormap.map(code + 1)))[:3]
         np.testing.assert_array_equal(shown, colors[code])
@@ -103,13 +103,15 @@ def test_a_click_lights_up_the_code_everywhere(opened: Made, qtbot: Any) -> None
     assert widget.codes == [code]
     lit = widget.layers.find("lit")
     np.testing.assert_array_equal(np.asarray(lit.data) == 1, code_map(mask) == code)
-    look = mask.segmentation.looks[0]
+    trace = mask.segmentation.traces[0]
     voxels = mask.segmentation.raw[0][code_map(mask) == code]
     share = np.bincount(voxels, minlength=4) / len(voxels)
     name = ["background", "right ventricle", "myocardium", "left ventricle"][share.argmax()]
     assert f"Code {code + 1} · {name} {100 * share.max():.0f}" in widget.told.text()
-    assert f"{100 * len(voxels) / look.cells.on_scan(look.codes).size:.2g} %" in widget.told.text()
-    heard = partners(code_plan(look), code, 4)
+    assert (
+        f"{100 * len(voxels) / trace.cells.on_scan(trace.codes).size:.2g} %" in widget.told.text()
+    )
+    heard = partners(code_plan(trace), code, 4)
     assert len(heard) > 1
     told = re.findall(r"(\d+) \((\S+)\u00a0%\)", widget.told.text().split("than by chance of ")[1])
     assert [int(number) for number, _ in told] == [one.code + 1 for one in heard]
@@ -119,8 +121,8 @@ def test_a_click_lights_up_the_code_everywhere(opened: Made, qtbot: Any) -> None
     assert heat.visible
     assert not widget.layers.find("codes").visible
     here = int(viewer.dims.point[0] / 8)
-    wanted = sources_map(look, here, code) * look.codes[0].size
-    np.testing.assert_allclose(heat.data[here], look.cells.on_slice(wanted), rtol=1e-5)
+    wanted = sources_map(trace, here, code) * trace.codes[0].size
+    np.testing.assert_allclose(heat.data[here], trace.cells.on_slice(wanted), rtol=1e-5)
     # Looking changes nothing, and what was selected stays so.
     np.testing.assert_array_equal(mask.layer.data, before)
     assert viewer.layers.selection.active is mask.layer
@@ -174,7 +176,7 @@ def test_margins_have_no_code_and_a_click_there_says_so(
 ) -> None:
     viewer = make_napari_viewer()
     mask = inspectable(viewer)
-    mask.segmentation.looks[0] = made_up_look((4, 64, 80), 12, 8, np.random.default_rng(0), 1, 16)
+    mask.segmentation.traces[0] = made_up_trace((4, 64, 80), 12, 8, np.random.default_rng(0), 1, 16)
     widget = inspect(qtbot, viewer)
     codes = np.asarray(widget.layers.find("codes").data)
     inside = np.pad(np.ones((4, 32, 48), bool), ((0, 0), (16, 16), (16, 16)))
@@ -219,9 +221,9 @@ def test_charts_choose_codes_the_other_way_round(opened: Made, qtbot: Any) -> No
 
 def test_a_code_that_is_elsewhere_is_gone_to(opened: Made, qtbot: Any) -> None:
     viewer, mask, widget = opened
-    look = mask.segmentation.looks[0]
-    look.codes[look.codes == 7] = 3
-    look.codes[3, 0, 0] = 7
+    trace = mask.segmentation.traces[0]
+    trace.codes[trace.codes == 7] = 3
+    trace.codes[3, 0, 0] = 7
     viewer.dims.set_point(0, 0)
     settle(qtbot, widget)
     widget.choose([7])
@@ -230,14 +232,14 @@ def test_a_code_that_is_elsewhere_is_gone_to(opened: Made, qtbot: Any) -> None:
 
 def test_references_lie_over_the_image(opened: Made, qtbot: Any) -> None:
     _viewer, mask, widget = opened
-    look = mask.segmentation.looks[0]
+    trace = mask.segmentation.traces[0]
     widget.views.setCurrentIndex(REFERENCES)
     assert widget.shown.currentData() == REFERENCE
     widget.views.reference_picked.emit(5)
     heat = widget.layers.find("heat")
     assert heat.name == "sent to reference 6"
-    rows = look.plans[np.arange(len(look.codes))[:, None, None], look.codes]
-    wanted = look.cells.on_scan(rows[..., 5]) * 8
+    rows = trace.plans[np.arange(len(trace.codes))[:, None, None], trace.codes]
+    wanted = trace.cells.on_scan(rows[..., 5]) * 8
     np.testing.assert_allclose(np.asarray(heat.data), wanted, rtol=1e-5)
     assert "Reference 6" in widget.views.references.tell(5)
 
@@ -255,8 +257,8 @@ def test_the_numbers_at_an_axis_are_those_of_the_bars(opened: Made, qtbot: Any) 
 
 def test_doubt_lies_over_the_image_and_ranks_the_slices(opened: Made, qtbot: Any) -> None:
     _viewer, mask, widget = opened
-    look, raw = mask.segmentation.looks[0], mask.segmentation.raw[0]
-    maps = uncertainty_maps(look, raw)
+    trace, raw = mask.segmentation.traces[0], mask.segmentation.raw[0]
+    maps = uncertainty_maps(trace, raw)
     widget.views.setCurrentIndex(SLICES)
     settle(qtbot, widget)
     assert widget.views.kind.count() == 5
@@ -357,7 +359,7 @@ def test_a_model_without_codes_gets_a_sentence(
 ) -> None:
     viewer = make_napari_viewer()
     mask = inspectable(viewer, architecture="unet")
-    mask.segmentation.looks.clear()
+    mask.segmentation.traces.clear()
     widget = inspect(qtbot, viewer)
     assert "is of the architecture unet, which has no codes" in widget.told.text()
     assert not widget.views.isEnabled()
@@ -370,7 +372,7 @@ def test_a_mask_without_a_look_gets_a_sentence_until_it_has_one(
 ) -> None:
     viewer = make_napari_viewer()
     mask = inspectable(viewer)
-    look = mask.segmentation.looks.pop(0)
+    trace = mask.segmentation.traces.pop(0)
     # As after resuming what a fine-tuned model answered.
     annotation = annotation_of(mask)
     annotation.resume([*annotation.versions, Version("v1", "project", 0)], 1)
@@ -379,7 +381,7 @@ def test_a_mask_without_a_look_gets_a_sentence_until_it_has_one(
     assert "Press Look again" in widget.told.text()
     assert not widget.again.isHidden()
     assert widget.views.isHidden()
-    mask.segmentation.looks[0] = look
+    mask.segmentation.traces[0] = trace
     mask.layer.refresh()
     qtbot.waitUntil(lambda: "codes occur" in widget.told.text(), timeout=10_000)
 
@@ -393,8 +395,8 @@ def test_a_corrected_mask_is_looked_at_again_and_stays_as_it_is(
     mask = segment.mask.segmentation
     segment.mask.layer.data_setitem(tuple(np.array([[1, 1], [20, 20], [30, 31]])), 3)
     # As after resuming: what a person painted is there, what the model saw is not.
-    (first,) = mask.looks.values()
-    mask.looks.clear()
+    (first,) = mask.traces.values()
+    mask.traces.clear()
     labels, raw = mask.shown.copy(), mask.raw.copy()
     widget = inspect(qtbot, viewer)
     assert "Press Look again" in widget.told.text()
@@ -404,8 +406,8 @@ def test_a_corrected_mask_is_looked_at_again_and_stays_as_it_is(
     assert "codes occur" in widget.told.text()
     assert widget.again.isHidden()
     assert not widget.views.isHidden()
-    np.testing.assert_array_equal(mask.looks[0].codes, first.codes)
-    np.testing.assert_array_equal(mask.looks[0].plan_rows, first.plan_rows)
+    np.testing.assert_array_equal(mask.traces[0].codes, first.codes)
+    np.testing.assert_array_equal(mask.traces[0].plan_rows, first.plan_rows)
     np.testing.assert_array_equal(mask.shown, labels)
     np.testing.assert_array_equal(mask.raw, raw)
 
@@ -447,7 +449,7 @@ def test_organs_smaller_than_cells_have_bars_and_codes(opened: Made, qtbot: Any)
     widget.read()
     settle(qtbot, widget)
     words = widget.views.words
-    code = int(mask.segmentation.looks[0].codes[1, 1, 1])
+    code = int(mask.segmentation.traces[0].codes[1, 1, 1])
     assert words.usage.table[code, 2] < 0.1 * words.usage.table[code].sum()
     assert words.main_organ(code) == 2
     # All of the organ lies there: its bar is not a stripe at the foot of the background's.
@@ -479,7 +481,7 @@ def test_part_of_a_scan_is_not_called_unlike(
     mask.segmentation.card = replace(mask.segmentation.card, codes=known)
     widget = inspect(qtbot, viewer)
     assert "unlike those that the model learnt from" in widget.message.text()
-    mask.segmentation.looks[0].codes[2] = -1
+    mask.segmentation.traces[0].codes[2] = -1
     widget.read()
     settle(qtbot, widget)
     assert widget.inspection.unlike is None
@@ -522,8 +524,8 @@ def test_frames_of_a_series_are_looked_into_one_by_one(
     run(qtbot, segment)
     widget = inspect(qtbot, viewer)
     codes = widget.layers.find("codes")
-    looks = segment.mask.segmentation.looks
-    whole = np.stack([looks[f].cells.on_scan(looks[f].codes) + 1 for f in (0, 1)])
+    traces = segment.mask.segmentation.traces
+    whole = np.stack([traces[f].cells.on_scan(traces[f].codes) + 1 for f in (0, 1)])
     np.testing.assert_array_equal(np.asarray(codes.data), whole)
     widget.views.kind.setCurrentIndex(widget.views.kind.findData("softmax"))
     for frame in (1, 0):
@@ -542,7 +544,7 @@ def test_frames_of_a_series_are_looked_into_one_by_one(
             if shown == DOUBT:
                 entropy = np.asarray(widget.layers.find("heat").data)
                 np.testing.assert_array_equal(
-                    entropy[frame], np.moveaxis(looks[frame].entropy, 0, looks[0].cells.axis)
+                    entropy[frame], np.moveaxis(traces[frame].entropy, 0, traces[0].cells.axis)
                 )
 
 
@@ -603,34 +605,34 @@ def test_deleted_layers_come_back_and_closing_is_safe(opened: Made, qtbot: Any) 
 def test_another_version_of_the_model_is_noticed(opened: Made, qtbot: Any) -> None:
     viewer, mask, widget = opened
     # As after fine-tuning: as many slices seen, by a model that learnt.
-    look = made_up_look((4, 64, 80), 12, 8, np.random.default_rng(9))
-    mask.segmentation.looks = {0: look}
+    trace = made_up_trace((4, 64, 80), 12, 8, np.random.default_rng(9))
+    mask.segmentation.traces = {0: trace}
     mask.layer.refresh()
     qtbot.waitUntil(lambda: widget.inspection.is_current and not widget.jobs.busy, timeout=10_000)
     click(viewer, world(mask, 2, 30, 40))
-    assert widget.codes == [int(look.codes[2, 1, 2])]
+    assert widget.codes == [int(trace.codes[2, 1, 2])]
     codes = widget.layers.find("codes")
     np.testing.assert_array_equal(np.asarray(codes.data), code_map(mask) + 1)
     shown = np.rint(255 * np.array(codes.colormap.map(4)))[:3]
-    np.testing.assert_array_equal(shown, code_colors(look.vectors)[3])
+    np.testing.assert_array_equal(shown, code_colors(trace.vectors)[3])
 
 
 def test_a_version_that_sees_slices_larger_has_smaller_cells(opened: Made, qtbot: Any) -> None:
     viewer, mask, widget = opened
     click(viewer, world(mask, 2, 30, 40))
     widget.over.show(HEARD)
-    look = made_up_look((4, 64, 80), 12, 8, np.random.default_rng(9), zoom=2)
-    mask.segmentation.looks = {0: look}
+    trace = made_up_trace((4, 64, 80), 12, 8, np.random.default_rng(9), zoom=2)
+    mask.segmentation.traces = {0: trace}
     mask.layer.refresh()
     # Before it is known what the new cells mean: nothing, and no mistake.
     codes = widget.layers.find("codes")
     codes.visible = True
     codes.refresh()
     qtbot.waitUntil(lambda: widget.inspection.is_current and not widget.jobs.busy, timeout=10_000)
-    wanted = look.codes.repeat(8, 1).repeat(8, 2) + 1
+    wanted = trace.codes.repeat(8, 1).repeat(8, 2) + 1
     np.testing.assert_array_equal(np.asarray(codes.data), wanted)
     click(viewer, world(mask, 2, 30, 40))
-    assert widget.codes == [int(look.codes[2, 3, 5])]
+    assert widget.codes == [int(trace.codes[2, 3, 5])]
     widget.over.show(HEARD)
     heat = np.asarray(widget.layers.find("heat").data)
     # All voxels of a cell are alike, and not those of four.
@@ -638,12 +640,12 @@ def test_a_version_that_sees_slices_larger_has_smaller_cells(opened: Made, qtbot
     assert len(np.unique(heat[2, ::8, ::8])) > 4
 
 
-def renew_look(mask: Any, seed: int) -> Any:
+def renew_trace(mask: Any, seed: int) -> Any:
     """As another version of the model, or a run, leaves it."""
-    look = made_up_look(mask.layer.data.shape, 12, 8, np.random.default_rng(seed))
-    mask.segmentation.looks[0] = look
+    trace = made_up_trace(mask.layer.data.shape, 12, 8, np.random.default_rng(seed))
+    mask.segmentation.traces[0] = trace
     mask.layer.refresh()
-    return look
+    return trace
 
 
 def test_a_tab_stays_drawn_when_another_version_answers(opened: Made, qtbot: Any) -> None:
@@ -654,8 +656,10 @@ def test_a_tab_stays_drawn_when_another_version_answers(opened: Made, qtbot: Any
     ):
         widget.views.setCurrentIndex(tab)
         settle(qtbot, widget)
-        look = renew_look(mask, tab)
-        qtbot.waitUntil(lambda look=look: widget.inspection._state[:1] == (look,), timeout=10_000)
+        trace = renew_trace(mask, tab)
+        qtbot.waitUntil(
+            lambda trace=trace: widget.inspection._state[:1] == (trace,), timeout=10_000
+        )
         settle(qtbot, widget)
         assert widget.shown.currentData() == shown
         heat = widget.layers.find("heat")
@@ -667,7 +671,7 @@ def test_a_tab_stays_drawn_when_another_version_answers(opened: Made, qtbot: Any
 
 def test_what_was_cancelled_or_changed_meanwhile_can_be_read_on(opened: Made, qtbot: Any) -> None:
     _viewer, mask, widget = opened
-    look = renew_look(mask, 1)
+    trace = renew_trace(mask, 1)
     widget.read()
     assert widget.jobs.busy
     widget.cancel.click()
@@ -678,19 +682,19 @@ def test_what_was_cancelled_or_changed_meanwhile_can_be_read_on(opened: Made, qt
 
     def add(text: str) -> None:
         # A run adds a slice that is not on screen.
-        if text == "Relating codes" and look.added == begun:
-            look.added += 1
+        if text == "Relating codes" and trace.added == begun:
+            trace.added += 1
 
     widget.jobs.progress.connect(add)
     # It may have been read to its end before it was stopped.
-    look.added = begun = look.added + 1
+    trace.added = begun = trace.added + 1
     widget.go_on.click()
-    qtbot.waitUntil(lambda: look.added > begun and widget.inspection.is_current, timeout=10_000)
+    qtbot.waitUntil(lambda: trace.added > begun and widget.inspection.is_current, timeout=10_000)
     settle(qtbot, widget)
     assert widget.views.isEnabled()
     assert widget.go_on.isHidden()
     # Also where all was read to its end, and is not drawn yet.
-    renew_look(mask, 2)
+    renew_trace(mask, 2)
     widget.read()
     until = time.monotonic() + 10
     while not widget.inspection.is_current and time.monotonic() < until:

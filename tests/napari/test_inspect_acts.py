@@ -16,7 +16,7 @@ from inspecting import (
     code_map,
     inspect,
     inspectable,
-    made_up_look,
+    made_up_trace,
     settle,
     world,
 )
@@ -50,10 +50,10 @@ def choose(combo: Any, data: Any) -> None:
 @pytest.mark.filterwarnings("ignore:Contours are not displayed during 3D rendering")
 def test_unsure_places_are_stepped_through_the_worst_first(opened: Made, qtbot: Any) -> None:
     viewer, mask, widget = opened
-    look = mask.segmentation.looks[0]
-    look.entropy[...] = 0.05
-    look.entropy[2, 25:35, 45:55] = 0.9
-    look.entropy[1, 30:36, 20:30] = 0.6
+    trace = mask.segmentation.traces[0]
+    trace.entropy[...] = 0.05
+    trace.entropy[2, 25:35, 45:55] = 0.9
+    trace.entropy[1, 30:36, 20:30] = 0.6
     choose(widget.views.kind, "softmax")
     widget.unsure.click()
     settle(qtbot, widget)
@@ -74,7 +74,7 @@ def test_unsure_places_are_stepped_through_the_worst_first(opened: Made, qtbot: 
     assert widget.index == 1
     widget.back.click()
     assert widget.index == 2
-    wanted = unsure_regions(look.entropy.astype(np.float32), mask.segmentation.raw[0], 0)
+    wanted = unsure_regions(trace.entropy.astype(np.float32), mask.segmentation.raw[0], 0)
     assert len(widget.places.found) == len(wanted)
 
 
@@ -99,7 +99,7 @@ def test_find_more_like_what_was_marked_or_painted(opened: Made, qtbot: Any, how
     widget.similar.click()
     settle(qtbot, widget)
     where = marked if how == "marks" else painted
-    wanted = find_similar(mask.segmentation.looks[0], raw, where, scan_of(mask).data)
+    wanted = find_similar(mask.segmentation.traces[0], raw, where, scan_of(mask).data)
     found = widget.places.found
     assert [(one.index, one.box) for one in found] == [(one.index, one.box) for one in wanted]
     assert widget.index == found[0].index
@@ -130,7 +130,7 @@ def test_more_like_this_looks_at_the_frame_on_screen(
     mask = segment.mask
     scan = np.asarray(scan_of(mask).data)
     by_frame = [
-        find_similar(mask.segmentation.looks[1], mask.segmentation.raw[1], marked[1], scan[frame])
+        find_similar(mask.segmentation.traces[1], mask.segmentation.raw[1], marked[1], scan[frame])
         for frame in (1, 0)
     ]
     wanted, other = ([(one.index, one.box, one.score) for one in found] for found in by_frame)
@@ -298,8 +298,8 @@ def test_two_models_are_compared(make_napari_viewer: Callable[..., Any], qtbot: 
     before = inspectable(viewer, name="before")
     image = viewer.layers["scan"]
     after = inspectable(viewer, seed=5, image=image, name="after")
-    look, old = after.segmentation.looks[0], before.segmentation.looks[0]
-    look.vectors[...] = old.vectors
+    trace, old = after.segmentation.traces[0], before.segmentation.traces[0]
+    trace.vectors[...] = old.vectors
     widget = inspect(qtbot, viewer)
     assert widget.layers.mask.layer is after.layer
     assert [widget.compare.itemText(n) for n in range(widget.compare.count())] == [
@@ -308,8 +308,8 @@ def test_two_models_are_compared(make_napari_viewer: Callable[..., Any], qtbot: 
     ]
     widget.compare.setCurrentIndex(1)
     settle(qtbot, widget)
-    counts = [np.bincount(one.codes.ravel(), minlength=12) for one in (look, old)]
-    distance = histogram_distance(*counts, look.vectors)
+    counts = [np.bincount(one.codes.ravel(), minlength=12) for one in (trace, old)]
+    distance = histogram_distance(*counts, trace.vectors)
     assert f"distance {distance:.3f} (0 = the same, 1 = " in widget.message.text()
     known = CodeStatistics((1,) * 12, (distance / 2, distance, 2 * distance))
     after.segmentation.card = replace(after.segmentation.card, codes=known)
@@ -326,10 +326,10 @@ def test_two_models_are_compared(make_napari_viewer: Callable[..., Any], qtbot: 
     widget.views.setCurrentIndex(PLAN)
     from l2gnet_core.inspect.plans import code_plan, times_chance
 
-    difference = times_chance(code_plan(look)) - times_chance(code_plan(old))
+    difference = times_chance(code_plan(trace)) - times_chance(code_plan(old))
     np.testing.assert_allclose(words.lift(), difference, atol=1e-9)
     assert "than in what is compared with" in widget.views.plan.tell((1, 2))
-    for place, plan in ((1, code_plan(look)), (2, code_plan(old))):
+    for place, plan in ((1, code_plan(trace)), (2, code_plan(old))):
         widget.views.side.setCurrentIndex(place)
         heads, rows = widget.views.table()
         lift = times_chance(plan)
@@ -342,10 +342,10 @@ def test_two_models_are_compared(make_napari_viewer: Callable[..., Any], qtbot: 
     np.testing.assert_array_equal(np.asarray(layer.data), old.cells.on_scan(old.codes) + 1)
     assert layer.name == "codes of scan · before"
     widget.over.show(CHANGED)
-    differs = look.cells.on_scan((look.codes != old.codes).astype(np.float32))
+    differs = trace.cells.on_scan((trace.codes != old.codes).astype(np.float32))
     np.testing.assert_array_equal(np.asarray(widget.layers.find("heat").data), differs)
     widget.over.show(CODES)
-    np.testing.assert_array_equal(np.asarray(layer.data), look.cells.on_scan(look.codes) + 1)
+    np.testing.assert_array_equal(np.asarray(layer.data), trace.cells.on_scan(trace.codes) + 1)
     widget.over.show(CHANGED)
     widget.views.setCurrentIndex(USAGE)
     viewer.layers.remove(before.layer)
@@ -379,9 +379,9 @@ def test_codes_that_are_gone_are_shown_and_a_comparison_outlasts_another_choice(
     viewer = make_napari_viewer()
     before = inspectable(viewer, name="before")
     after = inspectable(viewer, seed=5, image=viewer.layers["scan"], name="after")
-    look, old = after.segmentation.looks[0], before.segmentation.looks[0]
-    look.vectors[...] = old.vectors
-    look.codes[look.codes == 3] = 4
+    trace, old = after.segmentation.traces[0], before.segmentation.traces[0]
+    trace.vectors[...] = old.vectors
+    trace.codes[trace.codes == 3] = 4
     widget = inspect(qtbot, viewer)
     widget.compare.setCurrentIndex(1)
     # Another choice before the first is worked out.
@@ -423,13 +423,13 @@ def test_an_earlier_version_of_the_model_is_compared(
     mask = inspectable(viewer)
     annotation = Annotation.of(mask.layer.metadata, mask.segmentation, "made up")
     annotation.keep_first_answer()
-    old = mask.segmentation.looks[0]
+    old = mask.segmentation.traces[0]
     annotation.add_version(Version("v1", "scan", 0))
-    look = made_up_look((4, 64, 80), 12, 8, np.random.default_rng(9))
-    look.vectors[...] = old.vectors
+    trace = made_up_trace((4, 64, 80), 12, 8, np.random.default_rng(9))
+    trace.vectors[...] = old.vectors
     raw = mask.segmentation.raw.copy()
     raw[0, 2, 30:40, 30:40] = 2
-    mask.adopt(raw, raw, 1, {0: look})
+    mask.adopt(raw, raw, 1, {0: trace})
     widget = inspect(qtbot, viewer)
     assert widget.compare.itemText(1) == "version original"
     widget.compare.setCurrentIndex(1)
@@ -445,7 +445,7 @@ def test_an_earlier_version_of_the_model_is_compared(
     assert widget.compare.currentIndex() == 1
     mask.layer.undo()
     qtbot.waitUntil(lambda: widget.inspection.is_current and not widget.jobs.busy, timeout=10_000)
-    assert widget.inspection.look is old
+    assert widget.inspection.trace is old
 
 
 def test_a_model_that_was_taught_an_organ_is_compared_with_the_one_before(
@@ -457,8 +457,8 @@ def test_a_model_that_was_taught_an_organ_is_compared_with_the_one_before(
     names = {**after.segmentation.card.labels.names, 7: "tumour"}
     after.segmentation.card = replace(after.segmentation.card, labels=LabelSet.from_names(names))
     after.segmentation.raw[0, 1, 4:20, 4:20] = 7
-    old = before.segmentation.looks[0]
-    after.segmentation.looks[0].vectors[...] = old.vectors
+    old = before.segmentation.traces[0]
+    after.segmentation.traces[0].vectors[...] = old.vectors
     widget = inspect(qtbot, viewer)
     widget.compare.setCurrentIndex(1)
     settle(qtbot, widget)
@@ -493,19 +493,19 @@ def test_a_run_that_has_just_begun_and_other_scans_can_be_compared_with(
 ) -> None:
     viewer = make_napari_viewer()
     other = inspectable(viewer, seed=4, name="other")
-    look = other.segmentation.looks.pop(0)
+    trace = other.segmentation.traces.pop(0)
     scan = np.zeros((5, 64, 80), np.uint8)
     elsewhere = inspectable(viewer, (5, 64, 80), image=viewer.add_image(scan, name="b"), seed=2)
     mask = inspectable(viewer, image=viewer.layers["scan"])
     widget = inspect(qtbot, viewer)
-    own = mask.segmentation.looks[0]
-    look.vectors[...] = elsewhere.segmentation.looks[0].vectors[...] = own.vectors
+    own = mask.segmentation.traces[0]
+    trace.vectors[...] = elsewhere.segmentation.traces[0].vectors[...] = own.vectors
     widget.mask_combo.choose(mask.layer)
     settle(qtbot, widget)
     names = [widget.compare.itemText(n) for n in range(widget.compare.count())]
     assert names == ["–", "b · made up"]
     # The other model has seen its first slice.
-    other.segmentation.looks[0] = look
+    other.segmentation.traces[0] = trace
     other.layer.refresh()
     qtbot.waitUntil(lambda: widget.compare.count() == 3, timeout=5_000)
     widget.compare.setCurrentIndex(2)
@@ -536,8 +536,8 @@ def test_what_is_chosen_stays_from_frame_to_frame(
     assert [widget.compare.itemText(n) for n in range(2)] == ["–", "frame 1"]
     widget.compare.setCurrentIndex(1)
     settle(qtbot, widget)
-    assert widget.against.comparison.other.look is mask.looks[1]
-    code = int(mask.looks[0].codes[1, 0, 0])
+    assert widget.against.comparison.other.trace is mask.traces[1]
+    code = int(mask.traces[0].codes[1, 0, 0])
     widget.choose([code])
     viewer.dims.set_current_step(0, 1)
     settle(qtbot, widget)
@@ -548,12 +548,12 @@ def test_what_is_chosen_stays_from_frame_to_frame(
     viewer.dims.set_current_step(0, 0)
     settle(qtbot, widget)
     assert widget.codes == [code]
-    assert widget.against.comparison.other.look is mask.looks[1]
+    assert widget.against.comparison.other.trace is mask.traces[1]
     # As after resuming: all frames are looked at again, the one on screen first.
-    first, drawn = mask.looks.copy(), widget.layers.find("codes")
+    first, drawn = mask.traces.copy(), widget.layers.find("codes")
     if heat := widget.layers.find("heat"):
         viewer.layers.remove(heat)
-    mask.looks.clear()
+    mask.traces.clear()
     # Layers that are yet to be made wait for something to look at.
     widget._make_next()
     segment.mask.layer.refresh()
@@ -563,7 +563,7 @@ def test_what_is_chosen_stays_from_frame_to_frame(
     assert not any(one.visible for one in viewer.layers if VIEW_KEY in one.metadata)
     assert segment.mask.layer.contour == 0
     looked: list[int] = []
-    widget.looking.jobs.done.connect(lambda: looked.append(len(mask.looks)))
+    widget.looking.jobs.done.connect(lambda: looked.append(len(mask.traces)))
     widget.again.click()
     assert "It is being found out" in widget.told.text()
     qtbot.waitUntil(lambda: "frame left" in widget.bar.text())
@@ -573,10 +573,10 @@ def test_what_is_chosen_stays_from_frame_to_frame(
     assert segment.mask.layer.contour > 0
     assert widget.layers.find("heat").visible  # what the code hears
     assert widget.inspection.frame == 0
-    for frame, look in first.items():
-        np.testing.assert_array_equal(mask.looks[frame].codes, look.codes)
+    for frame, trace in first.items():
+        np.testing.assert_array_equal(mask.traces[frame].codes, trace.codes)
     # Cancel leaves what has been looked at, and offers the rest.
-    mask.looks.clear()
+    mask.traces.clear()
     widget.read()
     widget.again.click()
     widget.cancel.click()

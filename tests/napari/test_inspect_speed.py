@@ -37,9 +37,9 @@ def test_a_click_lights_up_a_code_at_once(
         widget.clicks.look_at(position)
         seconds.append(time.perf_counter() - started)
         (code,) = widget.codes
-        look = mask.segmentation.looks[0]
+        trace = mask.segmentation.traces[0]
         lit = np.asarray(widget.layers.find("lit").data)
-        assert np.count_nonzero(lit) == 256 * np.count_nonzero(look.codes == code)
+        assert np.count_nonzero(lit) == 256 * np.count_nonzero(trace.codes == code)
     told = ", ".join(f"{1000 * one:.0f}" for one in sorted(seconds))
     print(f"click to highlight on {shape}: {told} ms")
     # The best of several: other work on the machine is not ours to measure.

@@ -309,8 +309,8 @@ def test_ctrl_z_takes_back_what_was_tidied_last(
     widget.mask.segmentation.reviewed |= places
     layer.undo()
     # Whoever accepted what was tidied is told.
-    assert widget.mask.segmentation.shaken.keys() == places - widget.mask.segmentation.reviewed
-    assert widget.mask.segmentation.shaken
+    assert widget.mask.segmentation.invalidated.keys() == places - widget.mask.segmentation.reviewed
+    assert widget.mask.segmentation.invalidated
     qtbot.waitUntil(lambda: "Tidied" not in widget.message.text())
     np.testing.assert_array_equal(layer.data, painted)
     assert not widget.largest.isChecked()

@@ -18,9 +18,9 @@ from l2gnet_core.card import ModelCard
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import OutputError
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.project.deeds import Found, Tidied, Tidying
+from l2gnet_core.project.events import Found, Tidied, Tidying
 from l2gnet_core.project.folder import ProjectFolder
-from l2gnet_core.project.state import Place, SliceState, slice_of
+from l2gnet_core.project.state import SliceKey, SliceState, slice_of
 from l2gnet_core.volume import Grid
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.resume import read_work
@@ -93,11 +93,11 @@ class Work:
             VOLUME.grid, ModelCard("model", LabelSet.from_names({1: "one", 2: "two"})), 0
         )
     )
-    moments: dict[Place, list[Moment]] = field(default_factory=dict)
+    moments: dict[SliceKey, list[Moment]] = field(default_factory=dict)
     #: Up to which moment each slice was on disk at least.
-    known: dict[Place, int] = field(default_factory=dict)
+    known: dict[SliceKey, int] = field(default_factory=dict)
     #: Slices that a run has put into the mask and not noted yet, and whether they alone make it up.
-    coming: list[Place] = field(default_factory=list)
+    coming: list[SliceKey] = field(default_factory=list)
     of_runs: bool = True
     #: What a person does while a save is under way, before each of its writes.
     meanwhile: list[Any] = field(default_factory=list)
@@ -113,7 +113,7 @@ class Work:
     def note(self) -> None:
         """As a run does, by a deed that needs no model."""
         if self.coming:
-            self.mask.deeds.append(Tidied(Tidying(CleanUp()), self.coming))
+            self.mask.events.append(Tidied(Tidying(CleanUp()), self.coming))
         self.coming = []
 
     def do(self, name: str, index: int, label: int) -> None:
@@ -140,7 +140,9 @@ class Work:
     def _remember(self) -> None:
         mask = self.mask
         for place in mask.places:
-            organs = mask.card.labels.names.keys() - {o for at, o in mask.unsaid if at == place}
+            organs = mask.card.labels.names.keys() - {
+                o for at, o in mask.unreviewed_organs if at == place
+            }
             finished, reviewed = place in mask.finished, place in mask.reviewed
             moment = (seen(mask.slice_state(place)), finished, reviewed, frozenset(organs))
             self.moments.setdefault(place, []).append(moment)
@@ -194,7 +196,9 @@ class Work:
             if place in state.finished:
                 assert any(finished for _, (_, finished, _, _) in same)
             if place in state.reviewed:
-                organs = state.labels.names.keys() - {o for at, o in state.unsaid if at == place}
+                organs = state.labels.names.keys() - {
+                    o for at, o in state.unreviewed_organs if at == place
+                }
                 assert any(reviewed and organs <= spoken for _, (*_, reviewed, spoken) in same)
 
     def check_end(self) -> None:
@@ -209,11 +213,11 @@ class Work:
         self.queue.release()
         (work,) = read_work(self.queue.folder.path)
         again = work.segmentation
-        for name in ("shown", "raw", "finished", "reviewed", "unsaid"):
+        for name in ("shown", "raw", "finished", "reviewed", "unreviewed_organs"):
             np.testing.assert_array_equal(getattr(again, name), getattr(self.mask, name), name)
         np.testing.assert_array_equal(again.by_person(), self.mask.by_person())
         assert not again.changed
-        assert not again.deeds
+        assert not again.events
         work.folder.release()
 
 
@@ -339,10 +343,10 @@ def test_what_a_crash_left_unsettled_is_noted_as_it_was_found(monkeypatch, tmp_p
     assert folder.read_state().unsettled == {(0, 1)}
     work.queue.release()
     (again,) = read_work(folder.path)
-    (deed,) = again.segmentation.deeds
-    assert isinstance(deed, Found)
+    (event,) = again.segmentation.events
+    assert isinstance(event, Found)
     # What the model says, not what a person painted over it.
-    np.testing.assert_array_equal(deed.slices[0, 1].labels, np.ones((2, 2)))
+    np.testing.assert_array_equal(event.slices[0, 1].labels, np.ones((2, 2)))
     queue = SaveQueue(again.segmentation, again.folder)
     batch = queue.batch(again.state.labels, "")
     assert batch is not None

@@ -153,7 +153,7 @@ def test_a_model_file_that_is_written_over_gets_a_mask_of_its_own(
     open_scan(viewer, scan_file)
     run(qtbot, widget)
     first = widget.mask
-    look = first.segmentation.looks[0]
+    trace = first.segmentation.traces[0]
     inspection = inspection_of(first, 0)
     assert list(inspection.prepare())
     assert inspection.is_current
@@ -162,14 +162,14 @@ def test_a_model_file_that_is_written_over_gets_a_mask_of_its_own(
     widget.region.setCurrentIndex(THIS_SLICE)
     run(qtbot, widget)
     assert widget.mask.layer is first.layer
-    again = first.segmentation.looks[0]
-    assert again is not look
+    again = first.segmentation.traces[0]
+    assert again is not trace
     assert again.seen.sum() == 1
     assert not inspection.is_current
     # The same weights once more: what was worked out of the slice is worked out again.
     assert list(inspection.prepare())
     run(qtbot, widget)
-    assert first.segmentation.looks[0] is again
+    assert first.segmentation.traces[0] is again
     assert not inspection.is_current
     save_untrained(user_models, "scribbler", 2, {1: "liver", 2: "spleen"})
     before = first.layer.data.copy()
@@ -627,10 +627,10 @@ def test_what_the_model_saw_is_kept_with_the_mask(
     run(qtbot, widget)
     segmentation = widget.mask.segmentation
     ((frame, here),) = segmentation.finished
-    assert np.flatnonzero(segmentation.looks[frame].seen).tolist() == [here]
+    assert np.flatnonzero(segmentation.traces[frame].seen).tolist() == [here]
     widget.region.setCurrentIndex(0)
     run(qtbot, widget)
-    assert segmentation.looks[frame].seen.all()
+    assert segmentation.traces[frame].seen.all()
 
 
 def test_models_that_came_and_went_since_are_known_when_the_list_opens(

@@ -14,7 +14,7 @@ from scipy import ndimage
 from l2gnet_core.card import ModelCard
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.project.deeds import Tidying
+from l2gnet_core.project.events import Tidying
 from napari_l2gnet.layers import volume_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.session import Session

@@ -24,7 +24,7 @@ from napari_l2gnet.layers import filed_grid, to_layer_data
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.on_grid import fit_of
 from napari_l2gnet.reader import read
-from napari_l2gnet.take_over import others, take_over, why_none
+from napari_l2gnet.take_over import candidates, take_over, why_none
 
 NAMES = {1: "right ventricle", 2: "myocardium", 3: "left ventricle"}
 CARD = ModelCard("model", LabelSet.from_names(NAMES))
@@ -83,7 +83,7 @@ def test_a_mask_of_other_axes_or_a_part_comes_onto_the_grid(
     # Headers hold float32, and tools compute.
     data, matrix = stored(order, flips, box, affine)
     other = mask.viewer.add_layer(layer_of(data, matrix + 1e-5, "labels"))
-    assert others(mask.viewer, mask) == [other]
+    assert candidates(mask.viewer, mask) == [other]
     take_over(mask, other)
     whole = np.zeros(SHAPE, np.uint8)
     whole[box] = theirs()[box]
@@ -103,10 +103,10 @@ def test_a_mask_that_is_no_part_of_the_scan_is_of_another(more: Any) -> None:
     mask, affine = new_mask(), STRAIGHT.copy()
     affine[:3, 3] -= affine[:3, :3] @ [before for before, _ in more][::-1]
     larger = mask.viewer.add_layer(layer_of(np.pad(theirs(), more), affine, "labels"))
-    assert not others(mask.viewer, mask)
+    assert not candidates(mask.viewer, mask)
     mask.viewer.layers.remove(larger)
     mask.viewer.add_layer(layer_of(theirs()[:, :, :3], STRAIGHT, "labels"))
-    assert not others(mask.viewer, mask)
+    assert not candidates(mask.viewer, mask)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_mask_that_lies_elsewhere_is_told(shape: Any, change: Any, why: str) -
     affine[row, column] += by
     mask.viewer.add_layer(layer_of(np.ones(shape, np.uint8), affine, "labels"))
     assert why in why_none(mask.viewer, mask)
-    assert not others(mask.viewer, mask)
+    assert not candidates(mask.viewer, mask)
 
 
 def test_a_layer_that_a_person_moved_lies_elsewhere() -> None:
@@ -177,7 +177,7 @@ def test_a_mask_that_opens_as_an_image_is_offered(dtype: Any) -> None:
     other = mask.viewer.add_layer(layer_of(theirs(), STRAIGHT))
     other.data = data = theirs().astype(dtype)
     assert isinstance(other, Image)
-    assert others(mask.viewer, mask) == [other]
+    assert candidates(mask.viewer, mask) == [other]
     take_over(mask, other)
     np.testing.assert_array_equal(mask.layer.data, data)
 
@@ -203,18 +203,18 @@ def test_a_mask_of_floats_keeps_its_names() -> None:
 def test_scans_are_not_offered(data: Any) -> None:
     mask = new_mask()
     other = mask.viewer.add_image(data, affine=mask.layer.affine, scale=mask.layer.scale)
-    assert not others(mask.viewer, mask)
+    assert not candidates(mask.viewer, mask)
     assert f'"{other.name}" ' in why_none(mask.viewer, mask)
 
 
 def test_the_scan_is_not_offered_and_new_values_are_looked_at() -> None:
     mask = new_mask()
     mask.viewer.layers[0].data[...] = 1
-    assert not others(mask.viewer, mask)
+    assert not candidates(mask.viewer, mask)
     other = mask.viewer.add_layer(layer_of(np.full(SHAPE, 0.5), STRAIGHT))
-    assert not others(mask.viewer, mask)
+    assert not candidates(mask.viewer, mask)
     other.data = np.ones(SHAPE)
-    assert others(mask.viewer, mask) == [other]
+    assert candidates(mask.viewer, mask) == [other]
     other.data[0] = 0.5
     with pytest.raises(InputError, match="whole numbers from 0 to 65534"):
         take_over(mask, other)
@@ -224,10 +224,10 @@ def test_a_copy_is_offered_and_no_mask_that_is_still_written_to() -> None:
     mask = new_mask()
     layers = mask.viewer.layers
     second = MaskLayer.add(mask.viewer, layers[0], mask.grid, CARD, axis=0)
-    assert not others(mask.viewer, mask)
+    assert not candidates(mask.viewer, mask)
     layers.selection.active = second.layer
     _duplicate_layer(layers)
-    (copy,) = others(mask.viewer, mask)
+    (copy,) = candidates(mask.viewer, mask)
     assert isinstance(copy, Labels)
     copy.data[1] = 2
     take_over(mask, copy)

@@ -24,9 +24,9 @@ from qtpy.QtWidgets import QApplication
 from l2gnet_core.labels import Label
 from l2gnet_core.project.folder import open_project
 from l2gnet_core.project.models import id_of
+from napari_l2gnet.autosave import autosave_of
 from napari_l2gnet.correct_form import PROJECT
 from napari_l2gnet.inspect_form import EVERYWHERE
-from napari_l2gnet.keeper import keeper_of
 from napari_l2gnet.layers import transform_of
 from napari_l2gnet.learning import model_of
 from napari_l2gnet.mask_layer import IMAGE_KEY, MaskLayer
@@ -470,7 +470,7 @@ def test_a_mask_goes_on_with_its_scan_that_was_deleted_and_opened_again(
     assert viewer.layers.index(scan) < viewer.layers.index(mask.layer)
     assert "is of this scan" in segment.message.text()
     assert segment.save_mask.isEnabled()
-    assert keeper_of(mask).volume.data is scan.data
+    assert autosave_of(mask).volume.data is scan.data
     # So with a second layer of the scan, which was hidden as it lay over the mask.
     twin = open_scan(viewer, scan_file)
     twin.visible = False
@@ -549,7 +549,7 @@ def test_a_mask_that_is_put_back_is_saved_again(correct_widget: Make, qtbot: Any
     mask = segment.mask
     paint(mask, 1)
     qtbot.waitUntil(lambda: is_saved(correct), timeout=8000)
-    folder = keeper_of(mask).folder
+    folder = autosave_of(mask).folder
     viewer.layers.remove(mask.layer)
     assert correct.mask is None
     paint(mask, 2, 3)
@@ -557,7 +557,7 @@ def test_a_mask_that_is_put_back_is_saved_again(correct_widget: Make, qtbot: Any
     assert correct.mask.layer is mask.layer
     paint(mask, 3)
     qtbot.waitUntil(lambda: is_saved(correct), timeout=8000)
-    assert keeper_of(mask).folder.path == folder.path
+    assert autosave_of(mask).folder.path == folder.path
     touched = {(0, 1), (0, 2), (0, 3)}
     qtbot.waitUntil(lambda: folder.read_state().touched == touched, timeout=8000)
     # Not while somebody else goes on with its work.
@@ -566,14 +566,14 @@ def test_a_mask_that_is_put_back_is_saved_again(correct_widget: Make, qtbot: Any
     other.hold()
     viewer.layers.append(mask.layer)
     assert correct.mask.layer is mask.layer
-    assert keeper_of(mask) is None
+    assert autosave_of(mask) is None
     other.release()
 
 
 def test_a_mask_that_is_put_back_while_nothing_can_be_saved_is_saved_later(
     correct_widget: Make, qtbot: Any, projects: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("napari_l2gnet.keeper._RETRY_AFTER", 0.2)
+    monkeypatch.setattr("napari_l2gnet.autosave._RETRY_AFTER", 0.2)
     viewer, segment, correct = correct_widget()
     mask = segment.mask
     projects.write_text("a file where a folder should be")
@@ -585,9 +585,9 @@ def test_a_mask_that_is_put_back_while_nothing_can_be_saved_is_saved_later(
     viewer.layers.append(mask.layer)
     projects.unlink()
     qtbot.waitUntil(lambda: is_saved(correct), timeout=8000)
-    folder = keeper_of(mask).folder
+    folder = autosave_of(mask).folder
     folder.require_whole(folder.read_state())
-    whats = [entry["what"] for entry in keeper_of(mask).folder.history.entries()]
+    whats = [entry["what"] for entry in autosave_of(mask).folder.history.entries()]
     assert whats == ["segmented"]
     qtbot.waitUntil(lambda: "not being saved" not in correct.message.text())
 
@@ -658,7 +658,7 @@ def test_a_mask_is_saved_whatever_others_make_of_its_layer(
         segment.segment()
     mask = MaskLayer(viewer, viewer.layers[-1])
     paint(mask, 1)
-    with qtbot.waitSignal(keeper_of(mask).saved, timeout=10_000):
+    with qtbot.waitSignal(autosave_of(mask).saved, timeout=10_000):
         pass
     shown = mask.segmentation.shown.copy()
     viewer.layers.remove(mask.layer)
@@ -669,7 +669,7 @@ def test_a_mask_is_saved_whatever_others_make_of_its_layer(
     mask = MaskLayer(viewer, viewer.layers[-1])
     np.testing.assert_array_equal(mask.segmentation.shown, shown)
     paint(mask, 2)
-    with qtbot.waitSignal(keeper_of(mask).saved, timeout=10_000):
+    with qtbot.waitSignal(autosave_of(mask).saved, timeout=10_000):
         pass
 
 
@@ -697,7 +697,7 @@ def test_other_voxels_in_a_scan_get_a_mask_of_their_own(
     run(qtbot, segment)
     assert segment.mask.layer is not first.layer
     np.testing.assert_array_equal(first.segmentation.shown, shown)
-    assert keeper_of(segment.mask) is not keeper_of(first)
+    assert autosave_of(segment.mask) is not autosave_of(first)
 
 
 # ---------------------------------------------------------------------- Inspect

@@ -111,7 +111,7 @@ class DicomFile:
     cut: bool
 
 
-def told_by(path: Path) -> DicomFile | None:
+def dicom_header_of(path: Path) -> DicomFile | None:
     """What a file says of itself, None where it is no DICOM file that can be understood."""
     if not is_dicom(path):
         return None

@@ -13,7 +13,7 @@ import numpy as np
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.files.dicom_files import is_dicom
-from l2gnet_core.files.dicom_header import DicomFile, Plane, told_by
+from l2gnet_core.files.dicom_header import DicomFile, Plane, dicom_header_of
 
 # Folders below the one that is named: patient, study, series, and one to spare.
 _DEEPEST = 4
@@ -122,7 +122,7 @@ def _series_in(folder: Path, named: Path | None = None) -> list[Series]:
             if path.is_symlink() and not path.exists():
                 unread.append(path)  # not fetched yet, perhaps
             continue
-        file = told_by(path)
+        file = dicom_header_of(path)
         if file is None or file.no_scan:
             # What failed to be copied is empty.
             if file.cut if file else is_dicom(path) or not path.stat().st_size:
@@ -175,7 +175,7 @@ def _one_stack(a: Plane, b: Plane) -> bool:
 
 def _why_none(path: Path) -> str:
     """Why a file is part of no series, as a sentence."""
-    file = told_by(path)
+    file = dicom_header_of(path)
     if file is None:
         return f"{path.name} is cut short, damaged or not a DICOM file: copy or export it again."
     return f"{path.name} {file.no_scan}."

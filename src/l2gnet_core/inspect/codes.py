@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2gnet_core.inspect.cells import Box
-from l2gnet_core.inspect.look import Look
+from l2gnet_core.inspect.trace import Trace
 
 
-def code_counts(look: Look, among: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+def code_counts(trace: Trace, among: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
     """(K,): how many cells of the slices seen have each code; among (n,): only of these slices."""
-    codes = look.codes[look.seen if among is None else look.seen & among].ravel()
-    return np.bincount(codes, minlength=len(look.vectors)).astype(np.int64)
+    codes = trace.codes[trace.seen if among is None else trace.seen & among].ravel()
+    return np.bincount(codes, minlength=len(trace.vectors)).astype(np.int64)
 
 
 def perplexity(counts: NDArray[np.integer]) -> float:
@@ -31,14 +31,14 @@ def dead_codes(counts: NDArray[np.integer]) -> list[int]:
     return [int(code) for code in np.flatnonzero(counts == 0)]
 
 
-def organ_table(look: Look, voxels: NDArray[np.int32]) -> NDArray[np.int64]:
+def organ_table(trace: Trace, voxels: NDArray[np.int32]) -> NDArray[np.int64]:
     """(K,L): how many voxels of each structure lie in cells of each code.
 
     voxels: (n,h,w,L), voxels of each structure in each cell, from `CellGrid.counts`.
     """
-    seen = look.seen
-    table = np.zeros((len(look.vectors), voxels.shape[-1]), np.int64)
-    np.add.at(table, look.codes[seen].ravel(), voxels[seen].reshape(-1, voxels.shape[-1]))
+    seen = trace.seen
+    table = np.zeros((len(trace.vectors), voxels.shape[-1]), np.int64)
+    np.add.at(table, trace.codes[seen].ravel(), voxels[seen].reshape(-1, voxels.shape[-1]))
     return table
 
 
@@ -86,13 +86,13 @@ class Example:
     error: float
 
 
-def examples(look: Look, code: int, most: int = 10) -> list[Example]:
+def examples(trace: Trace, code: int, most: int = 10) -> list[Example]:
     """The cells most like a code, best first."""
-    where = np.argwhere(look.codes == code)
-    errors = look.error[tuple(where.T)]
+    where = np.argwhere(trace.codes == code)
+    errors = trace.error[tuple(where.T)]
     best = np.argsort(errors, kind="stable")[:most]
     found = []
     for (index, row, column), error in zip(where[best].tolist(), errors[best], strict=True):
-        box = look.cells.box(index, slice(row, row + 1), slice(column, column + 1))
+        box = trace.cells.box(index, slice(row, row + 1), slice(column, column + 1))
         found.append(Example((index, row, column), box, float(error)))
     return found

@@ -17,9 +17,9 @@ from l2gnet_core.inspect.codes import (
     perplexity,
     purity,
 )
-from l2gnet_core.inspect.look import Look
 from l2gnet_core.inspect.plans import code_plan, column_residual, organ_plan, partners
 from l2gnet_core.inspect.populations import Unlikeness, unlikeness
+from l2gnet_core.inspect.trace import Trace
 from l2gnet_core.inspect.uncertainty import (
     SliceDoubt,
     expected_wrong,
@@ -44,7 +44,7 @@ class Findings:
     card: ModelCard
     grid: Grid
     scan: NDArray[np.generic]
-    look: Look
+    trace: Trace
     mask: NDArray[np.integer]
     names: list[str]
     voxels: NDArray[np.int32]
@@ -70,7 +70,7 @@ class Findings:
     def to_json(self) -> dict[str, Any]:
         """Plain values without any voxels, and nothing of what the file is called. Codes and
         references count from 1, slices from 0 as they are stored."""
-        cells, seen = self.look.cells, [int(code) for code in np.flatnonzero(self.counts)]
+        cells, seen = self.trace.cells, [int(code) for code in np.flatnonzero(self.counts)]
         order = sorted(seen, key=lambda code: -int(self.counts[code]))
         found: dict[str, Any] = {
             "model": self.card.name,
@@ -87,7 +87,7 @@ class Findings:
             found["distance_from_training"] = round(self.unlike.distance, 5)
             found["percentile_of_training_scans"] = self.unlike.percentile
         if self.between is not None:
-            found["column_residual"] = float(np.nanmax(column_residual(self.look)))
+            found["column_residual"] = float(np.nanmax(column_residual(self.trace)))
             found["structures"] = self.names
             found["plan_between_structures"] = np.round(self.between, 8).tolist()
         return found
@@ -109,7 +109,7 @@ class Findings:
             "purity": None if np.isnan(pure) else round(pure, 4),
             "examples": [
                 {"slice": one.cell[0], "box_zyx": [[s.start, s.stop] for s in one.box]}
-                for one in examples(self.look, code, 3)
+                for one in examples(self.trace, code, 3)
             ],
         }
         if self.plan is not None:
@@ -125,35 +125,35 @@ class Findings:
 
 
 def find(
-    card: ModelCard, grid: Grid, scan: NDArray[np.generic], look: Look, mask: NDArray[np.integer]
+    card: ModelCard, grid: Grid, scan: NDArray[np.generic], trace: Trace, mask: NDArray[np.integer]
 ) -> Findings:
     """Work out everything about a scan (z,y,x) that has been looked at; mask is the answer."""
     ids = [0, *(label.id for label in card.labels)]
-    voxels = look.cells.counts(mask, ids)
-    has_plans = look.plan_rows is not None
-    known = card.codes if card.codes and len(card.codes.counts) == len(look.vectors) else None
+    voxels = trace.cells.counts(mask, ids)
+    has_plans = trace.plan_rows is not None
+    known = card.codes if card.codes and len(card.codes.counts) == len(trace.vectors) else None
     return Findings(
         card=card,
         grid=grid,
         scan=scan,
-        look=look,
+        trace=trace,
         mask=mask,
         names=["background", *(label.name for label in card.labels)],
         voxels=voxels,
-        counts=code_counts(look),
-        table=organ_table(look, voxels),
-        plan=code_plan(look) if has_plans else None,
-        between=organ_plan(look, voxels) if has_plans else None,
-        slices=_ranked(look, mask),
-        unlike=None if known is None else unlikeness(look, known),
+        counts=code_counts(trace),
+        table=organ_table(trace, voxels),
+        plan=code_plan(trace) if has_plans else None,
+        between=organ_plan(trace, voxels) if has_plans else None,
+        slices=_ranked(trace, mask),
+        unlike=None if known is None else unlikeness(trace, known),
     )
 
 
-def _ranked(look: Look, mask: NDArray[np.integer]) -> list[SliceDoubt]:
+def _ranked(trace: Trace, mask: NDArray[np.integer]) -> list[SliceDoubt]:
     """`ranked_slices` without a map of the whole scan."""
-    slices = np.moveaxis(mask, look.cells.axis, 0)
+    slices = np.moveaxis(mask, trace.cells.axis, 0)
     wrong = [
         expected_wrong(maps["combined"], near_borders(slices, index))
-        for index, maps in enumerate(slice_maps(look, mask, ["combined"]))
+        for index, maps in enumerate(slice_maps(trace, mask, ["combined"]))
     ]
-    return ranked_by(np.array(wrong), slices, look.seen)
+    return ranked_by(np.array(wrong), slices, trace.seen)

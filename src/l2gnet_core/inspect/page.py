@@ -40,7 +40,7 @@ def page(findings: Findings, pictures: Mapping[str, bytes]) -> str:
 
 
 def _head(findings: Findings) -> str:
-    cells = findings.look.cells
+    cells = findings.trace.cells
     rows, columns = (n for axis, n in enumerate(cells.shape) if axis != cells.axis)
     card = findings.card
     what = (
@@ -153,7 +153,7 @@ def _plans(findings: Findings, pictures: Mapping[str, bytes]) -> str:
         [escape(findings.names[one]), *(f"{lift[one, column]:.2f}" for column in kept)]
         for one in kept
     ]
-    residual = float(np.nanmax(column_residual(findings.look)))
+    residual = float(np.nanmax(column_residual(findings.trace)))
     return (
         "<h2>Transport between codes</h2><p class=hint>The network sends each cell's mass to its "
         "references, and each reference hands back a mean of what it received: so cells that share "

@@ -52,7 +52,7 @@ def _figure(width: float, height: float) -> Figure:
 def _upright(findings: Findings) -> tuple[SliceView, float]:
     """How slices are shown: as radiologists look at them where the scan says which side is which,
     else as stored. And height over width of a pixel."""
-    axis = findings.look.cells.axis
+    axis = findings.trace.cells.axis
     card = replace(findings.card, oriented=findings.grid.oriented)
     view = slice_view(card, findings.grid, axis)
     return view, findings.grid.spacing[view.axes[1]] / findings.grid.spacing[view.axes[2]]
@@ -89,11 +89,11 @@ def _outlines(axes: Axes, findings: Findings, mask: NDArray[np.integer], width: 
 def _slices(findings: Findings) -> Figure:
     """The slices to check first: scan and answer, code map, uncertainty."""
     view, aspect = _upright(findings)
-    look, window = findings.look, intensity_window(findings.scan)
+    trace, window = findings.trace, intensity_window(findings.scan)
     # The last one, −1, is for margins, which have no code.
-    colors = np.vstack([code_colors(look.vectors), np.zeros((1, 3), np.uint8)])
+    colors = np.vstack([code_colors(trace.vectors), np.zeros((1, 3), np.uint8)])
     shown = [one.index for one in findings.slices[:MOST_SLICES]]
-    doubts = slice_maps(look, findings.mask, ["softmax", "combined"], shown)
+    doubts = slice_maps(trace, findings.mask, ["softmax", "combined"], shown)
     figure = _figure(11, _tall(view, aspect) * len(shown) + 0.7)
     rows: NDArray[Any] = figure.subplots(len(shown), 4, squeeze=False)
     for row, index, doubt in zip(rows, shown, doubts, strict=True):
@@ -102,7 +102,7 @@ def _slices(findings: Findings) -> Figure:
         _show(row[0], scan, aspect, cmap="gray", vmin=0, vmax=1)
         _outlines(row[0], findings, mask)
         row[0].set_ylabel(f"slice {index}")
-        codes = _upright_slice(look.cells.on_slice(look.codes[index], outside=-1), view)
+        codes = _upright_slice(trace.cells.on_slice(trace.codes[index], outside=-1), view)
         _show(row[1], colors[codes], aspect)
         _outlines(row[1], findings, mask)
         for axes, kind in zip(row[2:], ("softmax", "combined"), strict=True):
@@ -178,7 +178,7 @@ def _references(findings: Findings) -> Figure:
     view, aspect = _upright(findings)
     index = int(findings.voxels[..., 1:].sum((1, 2, 3)).argmax())
     grey = normalise(_slice(findings.scan, view, index), intensity_window(findings.scan))
-    slices = np.moveaxis(findings.look.plans[index], 1, 0)[:, findings.look.codes[index]]
+    slices = np.moveaxis(findings.trace.plans[index], 1, 0)[:, findings.trace.codes[index]]
     maps = slices * len(slices)
     chosen = _favourites(maps, findings.voxels[index])
     across = 4
@@ -193,7 +193,7 @@ def _references(findings: Findings) -> Figure:
     most = max(float(maps[reference][inside].max(initial=1)) for reference, _ in chosen)
     span = max(0.2, most - 1)
     for axes, (reference, structure) in zip(panels.flat, chosen, strict=False):
-        shares = _upright_slice(findings.look.cells.on_slice(maps[reference], outside=1), view)
+        shares = _upright_slice(findings.trace.cells.on_slice(maps[reference], outside=1), view)
         _show(axes, grey, aspect, cmap="gray", vmin=0, vmax=1)
         alpha = np.clip(np.abs(shares - 1) / span, 0, 0.7)
         _show(axes, shares, aspect, cmap="bwr", vmin=1 - span, vmax=1 + span, alpha=alpha)

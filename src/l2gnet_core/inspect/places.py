@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.inspect.look import Look
 from l2gnet_core.inspect.similar import Region, highest
+from l2gnet_core.inspect.trace import Trace
 from l2gnet_core.inspect.uncertainty import near_borders
 
 #: Pixels along the side of an unsure place: what one glance takes in, about two cells' corners.
@@ -76,7 +76,7 @@ def unsure_in_slice(
 
 
 def voxels_of_code(
-    look: Look,
+    trace: Trace,
     mask: NDArray[np.integer],
     code: int,
     structure: int,
@@ -91,10 +91,10 @@ def voxels_of_code(
     """
     from scipy import ndimage
 
-    cells = look.codes == code
+    cells = trace.codes == code
     if index is not None:
         cells &= (np.arange(len(cells)) == index)[:, None, None]
-    inside = look.cells.on_scan(cells)
+    inside = trace.cells.on_scan(cells)
     inside &= mask == structure
     if piece_at is None:
         return np.flatnonzero(inside)

@@ -12,39 +12,39 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.inspect.look import Look
+from l2gnet_core.inspect.trace import Trace
 
 
-def column_sums(look: Look) -> NDArray[np.float64]:
+def column_sums(trace: Trace) -> NDArray[np.float64]:
     """(n,R): the mass that each reference receives in each slice; nearly 1/R."""
     sums: NDArray[np.float64] = np.einsum(
-        "nk,nkr->nr", look.frequencies(), look.plans, optimize=True
+        "nk,nkr->nr", trace.frequencies(), trace.plans, optimize=True
     )
     return sums
 
 
-def column_residual(look: Look) -> NDArray[np.float64]:
+def column_residual(trace: Trace) -> NDArray[np.float64]:
     """(n,): largest relative deviation of a reference's mass from 1/R, nan where not seen.
 
     0 = the iterations have converged.
     """
-    sums = column_sums(look)
+    sums = column_sums(trace)
     residual: NDArray[np.float64] = np.abs(sums * sums.shape[1] - 1).max(1)
-    return np.where(look.seen, residual, np.nan)
+    return np.where(trace.seen, residual, np.nan)
 
 
-def sources_map(look: Look, index: int, code: int) -> NDArray[np.float64]:
+def sources_map(trace: Trace, index: int, code: int) -> NDArray[np.float64]:
     """(h,w): how much of what a token of this code in slice `index` gets back comes from each cell
     of the slice; sums to one. Zero everywhere if the code does not occur there."""
-    rows = look.plans[index].astype(np.float64)
-    sums = look.frequencies()[index] @ rows
+    rows = trace.plans[index].astype(np.float64)
+    sums = trace.frequencies()[index] @ rows
     from_codes = (rows[code] / np.where(sums > 0, sums, 1)) @ rows.T
-    shares: NDArray[np.float64] = from_codes[look.codes[index]] / look.codes[index].size
+    shares: NDArray[np.float64] = from_codes[trace.codes[index]] / trace.codes[index].size
     return shares
 
 
 def code_plan(
-    look: Look,
+    trace: Trace,
     receiving: NDArray[np.generic] | None = None,
     giving: NDArray[np.generic] | None = None,
 ) -> NDArray[np.float64]:
@@ -59,16 +59,16 @@ def code_plan(
     the mass of `receiving`: its row sums are the code frequencies there if `giving` is left out.
     Zero if no cell has a weight. Raises InputError for a model without transport.
     """
-    plans = look.plans
-    codes = len(look.vectors)
+    plans = trace.plans
+    codes = len(trace.vectors)
     total, mass = np.zeros((codes, codes)), 0.0
-    sums = column_sums(look)
-    for index in np.flatnonzero(look.seen):
-        of_receiving = _weighted(look, int(index), receiving)
+    sums = column_sums(trace)
+    for index in np.flatnonzero(trace.seen):
+        of_receiving = _weighted(trace, int(index), receiving)
         if not of_receiving.any():
             continue
-        of_giving = of_receiving if giving is receiving else _weighted(look, int(index), giving)
-        used = np.flatnonzero(look.plans[index].any(1))
+        of_giving = of_receiving if giving is receiving else _weighted(trace, int(index), giving)
+        used = np.flatnonzero(trace.plans[index].any(1))
         rows = plans[index, used].astype(np.float64)
         part = (rows / sums[index]) @ rows.T
         total[np.ix_(used, used)] += of_receiving[used, None] * part * of_giving[used]
@@ -76,24 +76,24 @@ def code_plan(
     return total / mass if mass else total
 
 
-def organ_plan(look: Look, voxels: NDArray[np.generic]) -> NDArray[np.float64]:
+def organ_plan(trace: Trace, voxels: NDArray[np.generic]) -> NDArray[np.float64]:
     """Structure-to-structure transport plan (L,L): `code_plan` with cells by what lies in them.
 
     voxels: (n,h,w,L), from `CellGrid.counts`; a cell counts for the structures in it by their share
     of its voxels. Symmetric; both marginals are the structures' shares of the cells, so it sums to
     one where every cell has voxels. Raises InputError for a model without transport.
     """
-    plans, sums = look.plans, column_sums(look)
+    plans, sums = trace.plans, column_sums(trace)
     structures = voxels.shape[-1]
     total = np.zeros((structures, structures))
-    for index in np.flatnonzero(look.seen):
+    for index in np.flatnonzero(trace.seen):
         counts = voxels[index].reshape(-1, structures).astype(np.float64)
         share = counts / np.maximum(counts.sum(1, keepdims=True), 1) / len(counts)
-        by_code = np.zeros((len(look.vectors), structures))
-        np.add.at(by_code, look.codes[index].ravel(), share)
+        by_code = np.zeros((len(trace.vectors), structures))
+        np.add.at(by_code, trace.codes[index].ravel(), share)
         received = by_code.T @ plans[index].astype(np.float64)
         total += (received / sums[index]) @ received.T
-    return total / max(1, int(np.count_nonzero(look.seen)))
+    return total / max(1, int(np.count_nonzero(trace.seen)))
 
 
 def times_chance(plan: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -105,11 +105,11 @@ def times_chance(plan: NDArray[np.float64]) -> NDArray[np.float64]:
     return lift
 
 
-def _weighted(look: Look, index: int, weights: NDArray[np.generic] | None) -> NDArray[np.float64]:
+def _weighted(trace: Trace, index: int, weights: NDArray[np.generic] | None) -> NDArray[np.float64]:
     """(K,): mass of each code in a slice, tokens counted by their weight."""
-    codes = look.codes[index].ravel()
+    codes = trace.codes[index].ravel()
     of_tokens = None if weights is None else weights[index].ravel().astype(np.float64)
-    counts = np.bincount(codes, of_tokens, len(look.vectors))
+    counts = np.bincount(codes, of_tokens, len(trace.vectors))
     return np.asarray(counts / codes.size)
 
 

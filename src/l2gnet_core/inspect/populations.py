@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from l2gnet_core.card import CodeStatistics
 from l2gnet_core.inspect.codes import code_counts
-from l2gnet_core.inspect.look import Look
+from l2gnet_core.inspect.trace import Trace
 
 #: Distances of training scans that a card keeps at most, evenly spread over all of them.
 KEPT_DISTANCES = 41
@@ -88,11 +88,11 @@ class Unlikeness:
     percentile: float | None
 
 
-def unlikeness(look: Look, known: CodeStatistics) -> Unlikeness:
+def unlikeness(trace: Trace, known: CodeStatistics) -> Unlikeness:
     """Compare a scan to a model's training scans; all slices should have been seen: a part of a
     scan uses other codes than a whole one."""
     counts = np.array(known.counts)
-    distance = histogram_distance(code_counts(look), counts, look.vectors)
+    distance = histogram_distance(code_counts(trace), counts, trace.vectors)
     if not known.distances:
         return Unlikeness(distance, None)
     nearer = np.searchsorted(known.distances, distance) / len(known.distances)

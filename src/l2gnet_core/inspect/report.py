@@ -15,9 +15,9 @@ from l2gnet_core.files import read_volume, write_labels
 from l2gnet_core.files.atomic import replace_bytes
 from l2gnet_core.files.nifti import write_map
 from l2gnet_core.inspect.findings import Findings, find
-from l2gnet_core.inspect.look import empty_look
 from l2gnet_core.inspect.page import page
 from l2gnet_core.inspect.pictures import pictures
+from l2gnet_core.inspect.trace import empty_trace
 from l2gnet_core.inspect.uncertainty import kinds_of_doubt, uncertainty_maps
 from l2gnet_core.predict import label_lookup, predict_slices
 from l2gnet_core.suitability import mismatches
@@ -36,7 +36,7 @@ FILES = (PAGE_FILE, TABLES_FILE, "codes.nii.gz", "slices.png", "usage.png",
 
 
 @dataclass(frozen=True)
-class Step:
+class InspectProgress:
     """Progress: share done, 0 to 1, and what the user should know."""
 
     done: float
@@ -51,7 +51,7 @@ def inspect_file(
     axis: int | None = None,
     orientation: str | None = None,
     frame: int = 0,
-) -> Iterator[Step]:
+) -> Iterator[InspectProgress]:
     """Segment one image and write to `folder` what the model saw, yielding progress.
 
     axis: an index of the stored array, overriding the card's rule. orientation: letters for a scan
@@ -71,32 +71,32 @@ def inspect_file(
     grid = volume.grid.frame
     seen_grid = oriented_as(grid, orientation) if orientation else grid
     along = slicing_axis(seen_grid, model.card.slicing, axis)
-    look = empty_look(model, seen_grid, along, scan)
+    trace = empty_trace(model, seen_grid, along, scan)
     warnings += mismatches(model.card, seen_grid, along, scan)
-    yield Step(0.0, tuple(warnings))
+    yield InspectProgress(0.0, tuple(warnings))
     mask = np.zeros(scan.shape, label_lookup(model.card).dtype)
     done = 0
-    for slice in predict_slices(model, scan, seen_grid, along, device=device, look=look):
+    for slice in predict_slices(model, scan, seen_grid, along, device=device, trace=trace):
         if slice is None:
             continue
         np.moveaxis(mask, along, 0)[slice.index] = slice.labels
         done += 1
         notice = () if slice.notice is None else (slice.notice,)
-        yield Step(0.8 * done / look.cells.count, notice)
-    write_report(find(model.card, seen_grid, scan, look, mask), grid, folder)
-    yield Step(1.0)
+        yield InspectProgress(0.8 * done / trace.cells.count, notice)
+    write_report(find(model.card, seen_grid, scan, trace, mask), grid, folder)
+    yield InspectProgress(1.0)
 
 
 def _require_replaceable(folder: Path) -> None:
     taken = [name for name in FILES if (folder / name).exists()]
-    if taken and not _is_look(folder / TABLES_FILE):
+    if taken and not _is_trace(folder / TABLES_FILE):
         raise InputError(
             f"Expected a place for a look at a scan, but {folder / taken[0]} is there already and "
             "l2gnet inspect did not write it; choose another output, or take that file away."
         )
 
 
-def _is_look(tables: Path) -> bool:
+def _is_trace(tables: Path) -> bool:
     try:
         told = json.loads(tables.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -116,14 +116,14 @@ def write_report(findings: Findings, grid: Grid, folder: Path) -> None:
     for name in FILES:
         if name != TABLES_FILE:
             (folder / name).unlink(missing_ok=True)
-    look = findings.look
+    trace = findings.trace
     # 0 is "nothing" wherever masks are shown, so codes count from 1.
-    code_map = look.cells.on_scan(look.codes + np.int16(1)).astype(np.uint16)
-    names = {code: f"code {code}" for code in range(1, len(look.vectors) + 1)}
+    code_map = trace.cells.on_scan(trace.codes + np.int16(1)).astype(np.uint16)
+    names = {code: f"code {code}" for code in range(1, len(trace.vectors) + 1)}
     write_labels(folder / "codes.nii.gz", code_map, grid, names)
     # One by one: together they take more memory than all else.
-    for kind in kinds_of_doubt(look):
-        values = uncertainty_maps(look, findings.mask, [kind])[kind]
+    for kind in kinds_of_doubt(trace):
+        values = uncertainty_maps(trace, findings.mask, [kind])[kind]
         write_map(folder / f"uncertainty-{kind}.nii.gz", values, grid)
     if findings.plan is not None:
         _write_plans(findings, grid, folder)
@@ -135,18 +135,18 @@ def write_report(findings: Findings, grid: Grid, folder: Path) -> None:
 
 
 def _write_plans(findings: Findings, grid: Grid, folder: Path) -> None:
-    look = findings.look
-    slices = np.arange(len(look.codes))[:, None, None]
-    rows = look.plans[slices, look.codes]
-    strongest = look.cells.on_scan((rows.argmax(-1) + 1).astype(np.uint16))
+    trace = findings.trace
+    slices = np.arange(len(trace.codes))[:, None, None]
+    rows = trace.plans[slices, trace.codes]
+    strongest = trace.cells.on_scan((rows.argmax(-1) + 1).astype(np.uint16))
     names = {number: f"reference {number}" for number in range(1, rows.shape[-1] + 1)}
     write_labels(folder / "references.nii.gz", strongest, grid, names)
     # One voxel a cell, on an affine of its own: on the scan's voxels it would be hundreds of times
     # as large and say no more.
-    cells = np.stack([look.cells.in_scan_order(one) for one in np.moveaxis(rows, -1, 0)])
+    cells = np.stack([trace.cells.in_scan_order(one) for one in np.moveaxis(rows, -1, 0)])
     place = Grid(
         cells.shape,
-        affine=look.cells.affine(grid.affine),
+        affine=trace.cells.affine(grid.affine),
         units=grid.units,
         oriented=grid.oriented,
     )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from l2gnet_core.errors import InputError
 from l2gnet_core.files.values import plain_values
 from l2gnet_core.inspect.cells import Box
-from l2gnet_core.inspect.look import Look
+from l2gnet_core.inspect.trace import Trace
 from l2gnet_core.inspect.uncertainty import box_around
 
 #: Of the overlaps of a slice's rows of the plan with those of the marked codes, the quantile at
@@ -69,7 +69,7 @@ def highest(regions: list[Region], most: int) -> list[Region]:
 
 
 def find_similar(
-    look: Look,
+    trace: Trace,
     mask: NDArray[np.integer],
     marked: NDArray[np.bool_],
     scan: NDArray[Any],
@@ -85,12 +85,12 @@ def find_similar(
     many of the voxels with its structure and shade are marked. Raises InputError if nothing is
     marked where the model has looked, or for a scan whose values are no real numbers.
     """
-    by_slice = similar_by_slice(look, mask, marked, scan, most)
+    by_slice = similar_by_slice(trace, mask, marked, scan, most)
     return highest([region for regions in by_slice for region in regions], most)
 
 
 def similar_by_slice(
-    look: Look,
+    trace: Trace,
     mask: NDArray[np.integer],
     marked: NDArray[np.bool_],
     scan: NDArray[Any],
@@ -99,30 +99,30 @@ def similar_by_slice(
     """`find_similar`, twice as many steps as the model has seen slices, so that whoever goes
     through them may stop at any: first none for each slice, whose brightness is looked at, then the
     regions of one slice after the other, so many of each."""
-    if any(array.shape != look.cells.shape for array in (mask, marked, scan)):
+    if any(array.shape != trace.cells.shape for array in (mask, marked, scan)):
         raise InputError(
-            f"Expected mask, marks and scan of the shape that the model saw, {look.cells.shape}, "
+            f"Expected mask, marks and scan of the shape that the model saw, {trace.cells.shape}, "
             f"but got {mask.shape}, {marked.shape} and {scan.shape}; use layers of the same scan."
         )
     scan = plain_values("The scan", scan, [])
-    axis = look.cells.axis
+    axis = trace.cells.axis
     masks, slices = np.moveaxis(mask, axis, 0), np.moveaxis(scan, axis, 0)
     # Where the model saw nothing there is nothing to be like.
-    marks = look.cells.without_margins(np.moveaxis(marked, axis, 0).copy())
-    likeness = _likeness(look, masks, marks)
-    nearness = _Nearness(masks, marks, look.seen)
+    marks = trace.cells.without_margins(np.moveaxis(marked, axis, 0).copy())
+    likeness = _likeness(trace, masks, marks)
+    nearness = _Nearness(masks, marks, trace.seen)
     shades = _Shades()
-    for index in np.flatnonzero(look.seen).tolist():
+    for index in np.flatnonzero(trace.seen).tolist():
         shades.look_at(index, slices[index], masks[index], marks[index])
         yield []
     shades.compare(masks, marks)
     least = LEAST_SIZE * float(np.count_nonzero(marks, axis=(1, 2)).max())
     # Structures beyond the marked ones have no column.
     last = likeness.shape[2] - 1
-    for index in np.flatnonzero(look.seen).tolist():
+    for index in np.flatnonzero(trace.seen).tolist():
         regions = []
         if likeness[index].any():
-            codes = look.cells.on_slice(look.codes[index], outside=-1)
+            codes = trace.cells.on_slice(trace.codes[index], outside=-1)
             score = likeness[index, codes, np.minimum(masks[index], last)]
             score = np.where((codes >= 0) & (masks[index] <= last) & ~marks[index], score, 0)
             score = score * nearness.of(masks[index]) * shades.of(index, masks[index])
@@ -156,13 +156,13 @@ def _regions_in(index: int, score: NDArray[np.float32], least: float, axis: int)
 
 
 def _likeness(
-    look: Look, masks: NDArray[np.integer], marks: NDArray[np.bool_]
+    trace: Trace, masks: NDArray[np.integer], marks: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
     """(n,K,L): how much a voxel of each slice, code and structure is like the marked ones."""
-    codes, n = len(look.vectors), len(look.codes)
+    codes, n = len(trace.vectors), len(trace.codes)
     structures = int(masks[marks].max(initial=0)) + 1
     likeness = np.zeros((n, codes, structures), np.float32)
-    wanted = [int(i) for i in np.flatnonzero(marks.any((1, 2)) & look.seen)]
+    wanted = [int(i) for i in np.flatnonzero(marks.any((1, 2)) & trace.seen)]
     if not wanted:
         raise InputError(
             "Expected marked voxels in slices that the model has segmented, and not in their empty "
@@ -172,7 +172,7 @@ def _likeness(
     marked: dict[int, NDArray[np.intp]] = {}
     there: dict[int, NDArray[np.intp]] = {}
     for index in wanted:
-        on_slice = look.cells.on_slice(look.codes[index], outside=-1).astype(np.intp)
+        on_slice = trace.cells.on_slice(trace.codes[index], outside=-1).astype(np.intp)
         pair = on_slice * structures + masks[index]
         for into, kept in ((marked, marks[index]), (there, masks[index] < structures)):
             found = np.bincount(pair[kept & (on_slice >= 0)], minlength=codes * structures)
@@ -182,8 +182,8 @@ def _likeness(
         present = np.flatnonzero(counts.any(1))
         weights = counts[present] / np.maximum(there[source][present], 1)
         weights *= np.minimum(1, counts[present] / (RARE * most))
-        for index in np.flatnonzero(look.seen).tolist():
-            alike = _alike(look, source, index, present)
+        for index in np.flatnonzero(trace.seen).tolist():
+            alike = _alike(trace, source, index, present)
             for row, weight in zip(alike, weights, strict=True):
                 alike_here = row[:, None] * weight.astype(np.float32)
                 np.maximum(likeness[index], alike_here, out=likeness[index])
@@ -290,18 +290,18 @@ def _centre(mask: NDArray[np.integer]) -> NDArray[np.float64] | None:
     )
 
 
-def _alike(look: Look, source: int, index: int, codes: NDArray[np.intp]) -> NDArray[np.float32]:
+def _alike(trace: Trace, source: int, index: int, codes: NDArray[np.intp]) -> NDArray[np.float32]:
     """(len(codes),K): how alike the given codes in slice `source` are to every code in `index`."""
-    if look.plan_rows is not None:
-        given, others = look.plan_rows[source, codes], look.plan_rows[index]
+    if trace.plan_rows is not None:
+        given, others = trace.plan_rows[source, codes], trace.plan_rows[index]
         overlap = np.stack([np.minimum(row, others).sum(1) for row in given])
         # Some models' plans send all codes' mass nearly alike, others' hardly any two.
-        usual = float(np.quantile(overlap[:, look.plan_rows[index].any(1)], USUAL))
+        usual = float(np.quantile(overlap[:, trace.plan_rows[index].any(1)], USUAL))
         alike = np.clip((overlap - usual) / max(1 - usual, 1e-6), 0, 1)
         alike[np.arange(len(codes)), codes] = 1
         return alike.astype(np.float32)
     from scipy.spatial.distance import cdist
 
-    apart = cdist(look.vectors[codes], look.vectors, "sqeuclidean")
-    typical = np.median(cdist(look.vectors, look.vectors, "sqeuclidean"))
+    apart = cdist(trace.vectors[codes], trace.vectors, "sqeuclidean")
+    typical = np.median(cdist(trace.vectors, trace.vectors, "sqeuclidean"))
     return np.asarray(np.exp(-apart / max(REACH * float(typical), 1e-12)), np.float32)

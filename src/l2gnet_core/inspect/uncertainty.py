@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.inspect.look import Look
+from l2gnet_core.inspect.trace import Trace
 from l2gnet_core.phantom import DRAWN
 
 #: How far from a structure's border, in pixels, mistakes are looked for when slices are ranked.
@@ -37,14 +37,14 @@ USUAL_OVERLAP = 0.30
 # were not tested on.
 
 
-def plan_entropy(look: Look) -> NDArray[np.float32]:
+def plan_entropy(trace: Trace) -> NDArray[np.float32]:
     """(n,h,w): entropy of each token's row of the plan, 0 (all mass to one reference) to 1 (alike
     to all). Raises InputError for a model without transport."""
-    rows = look.plans
+    rows = trace.plans
     logs = np.log(rows, out=np.zeros_like(rows), where=rows > 0)
     by_code = -(rows * logs).sum(2) / math.log(max(2, rows.shape[2]))
-    slices = np.arange(len(look.codes))[:, None, None]
-    return np.where(look.seen[:, None, None], by_code[slices, look.codes], np.float32(0))
+    slices = np.arange(len(trace.codes))[:, None, None]
+    return np.where(trace.seen[:, None, None], by_code[slices, trace.codes], np.float32(0))
 
 
 def border_distances(slices: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -96,14 +96,14 @@ def disagreement(
     return found
 
 
-def kinds_of_doubt(look: Look) -> list[str]:
+def kinds_of_doubt(trace: Trace) -> list[str]:
     """The kinds of `uncertainty_maps` that a look has."""
     kinds = ["combined", "softmax", "neighbours", "quantisation"]
-    return kinds if look.plan_rows is None else [*kinds, "plan"]
+    return kinds if trace.plan_rows is None else [*kinds, "plan"]
 
 
 def uncertainty_maps(
-    look: Look, mask: NDArray[np.generic], kinds: Collection[str] | None = None
+    trace: Trace, mask: NDArray[np.generic], kinds: Collection[str] | None = None
 ) -> dict[str, NDArray[np.float32]]:
     """These kinds of doubt, all that there are by default, each on the voxels (z,y,x) and in its
     own unit. Each takes twice as much memory as a scan of int16.
@@ -113,16 +113,16 @@ def uncertainty_maps(
     "neighbours": see `disagreement`. "quantisation": mean squared distance between token and code.
     "plan", with transport only: entropy of the token's row of the plan, 0 to 1.
     """
-    kinds = kinds_of_doubt(look) if kinds is None else kinds
-    found = {kind: np.empty(look.entropy.shape, np.float32) for kind in kinds}
-    for index, of_slice in enumerate(slice_maps(look, mask, kinds)):
+    kinds = kinds_of_doubt(trace) if kinds is None else kinds
+    found = {kind: np.empty(trace.entropy.shape, np.float32) for kind in kinds}
+    for index, of_slice in enumerate(slice_maps(trace, mask, kinds)):
         for kind, values in of_slice.items():
             found[kind][index] = values
-    return {kind: np.moveaxis(values, 0, look.cells.axis) for kind, values in found.items()}
+    return {kind: np.moveaxis(values, 0, trace.cells.axis) for kind, values in found.items()}
 
 
 def slice_maps(
-    look: Look,
+    trace: Trace,
     mask: NDArray[np.generic],
     kinds: Collection[str],
     indices: Iterable[int] | None = None,
@@ -133,14 +133,14 @@ def slice_maps(
     mask: the model's answer (z,y,x). kinds: see `uncertainty_maps`. indices: of the slices; all of
     them by default. Raises InputError where "plan" is asked of a model without transport.
     """
-    slices, seen = np.moveaxis(mask, look.cells.axis, 0), look.seen
-    cells = {"quantisation": look.error} if "quantisation" in kinds else {}
+    slices, seen = np.moveaxis(mask, trace.cells.axis, 0), trace.seen
+    cells = {"quantisation": trace.error} if "quantisation" in kinds else {}
     if "plan" in kinds:
-        cells["plan"] = plan_entropy(look)
+        cells["plan"] = plan_entropy(trace)
     distances: dict[int, NDArray[np.float32]] = {}
     for index in range(len(slices)) if indices is None else indices:
         found = {}
-        softmax = look.entropy[index].astype(np.float32)
+        softmax = trace.entropy[index].astype(np.float32)
         if "combined" in kinds or "neighbours" in kinds:
             # In the slices' own order, distances are found once, and forgotten when the neighbours
             # are done.
@@ -154,13 +154,13 @@ def slice_maps(
                 chance = chance_of_mistake(softmax, neighbours, distances[index])
                 if not seen[index]:
                     chance[...] = 0
-                found["combined"] = look.cells.without_margins(chance)
+                found["combined"] = trace.cells.without_margins(chance)
             if "neighbours" in kinds:
-                found["neighbours"] = look.cells.without_margins(neighbours)
+                found["neighbours"] = trace.cells.without_margins(neighbours)
         if "softmax" in kinds:
             found["softmax"] = softmax
         for kind, values in cells.items():
-            found[kind] = look.cells.on_slice(values[index])
+            found[kind] = trace.cells.on_slice(values[index])
         yield found
 
 

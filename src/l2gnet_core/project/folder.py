@@ -2,7 +2,7 @@
 
 project.json     format version, scan, grid, model, organs, reviewed slices
 slices/          labels, a person's voxels and the raw prediction of each slice
-history.jsonl    deeds, with attached/, models/ and scans/ (voxels by their hash)
+history.jsonl    events, with attached/, models/ and scans/ (voxels by their hash)
 lock             held while somebody writes
 """
 
@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files.atomic import replace_bytes
-from l2gnet_core.project.deeds import Deed
+from l2gnet_core.project.events import Event
 from l2gnet_core.project.history import History
 from l2gnet_core.project.scans import ScanId, load_arrays, save_arrays, save_voxels
-from l2gnet_core.project.state import Place, ProjectState, SliceState, slice_of
+from l2gnet_core.project.state import ProjectState, SliceKey, SliceState, slice_of
 from l2gnet_core.volume import Volume
 
 FORMAT = 1
@@ -126,7 +126,7 @@ class ProjectFolder:
         self.path = path
         self.history = History(path)
         # Of each slice that was written since it is held: what tells its arrays from others.
-        self._written: dict[Place, bytes] = {}
+        self._written: dict[SliceKey, bytes] = {}
         # What project.json says; None as long as nobody has read or written it.
         self._said: ProjectState | None = None
         self._lock = FileLock(path / "lock", timeout=0, thread_local=False)
@@ -190,12 +190,12 @@ class ProjectFolder:
     def save(
         self,
         state: ProjectState,
-        slices: Mapping[Place, SliceState],
-        deeds: list[Deed],
+        slices: Mapping[SliceKey, SliceState],
+        events: list[Event],
         volume: Volume,
-        later: Collection[Place] = (),
+        later: Collection[SliceKey] = (),
     ) -> None:
-        """Save what is new, a person's slices first; deeds that are written are taken off the list.
+        """Save what is new, a person's slices first; events that are written leave the list.
 
         Wherever a crash breaks it off, project.json vouches for no slice that it does not find: it
         takes back first what does not hold any more, and says what is new when all that is there.
@@ -207,16 +207,16 @@ class ProjectFolder:
         """
         before = self._last_said()
         meanwhile = _meanwhile(state, before)
-        unsettled = frozenset(later).union(slices if deeds else (), meanwhile.unsettled)
+        unsettled = frozenset(later).union(slices if events else (), meanwhile.unsettled)
         meanwhile = replace(meanwhile, unsettled=unsettled)
         if before is None or _claims(meanwhile) != _claims(before):
             self._write_state(meanwhile)
         theirs = state.touched | state.reviewed
         order = sorted(slices, key=lambda place: (place not in theirs, place))
         self.save_slices((place, slices[place]) for place in order)
-        while deeds:
-            self.history.add(deeds[0])
-            del deeds[0]
+        while events:
+            self.history.add(events[0])
+            del events[0]
         unfinished = frozenset(later) - meanwhile.finished
         state = replace(state, finished=state.finished - unfinished, unsettled=frozenset(later))
         self._write_state(state)
@@ -225,7 +225,7 @@ class ProjectFolder:
             file.parent.mkdir(exist_ok=True)
             save_voxels(file, volume)
 
-    def save_slices(self, slices: Iterable[tuple[Place, SliceState]]) -> None:
+    def save_slices(self, slices: Iterable[tuple[SliceKey, SliceState]]) -> None:
         """Save slices, each once, but those that are so already. Raises OutputError."""
         with ThreadPoolExecutor(_WRITERS) as pool:
             under_way: deque[Future[None]] = deque()
@@ -236,7 +236,7 @@ class ProjectFolder:
             for written in under_way:
                 written.result()
 
-    def _save_slice(self, place: Place, one: SliceState) -> None:
+    def _save_slice(self, place: SliceKey, one: SliceState) -> None:
         arrays = {"labels": one.labels, "by_person": one.by_person, "raw": one.raw}
         digest = _digest(arrays)
         if self._written.get(place) != digest:
@@ -259,7 +259,7 @@ class ProjectFolder:
         replace_bytes(self.path / _STATE_FILE, json.dumps(values, indent=1).encode())
         self._said = state
 
-    def _slice_file(self, place: Place) -> Path:
+    def _slice_file(self, place: SliceKey) -> Path:
         return self.path / "slices" / f"{place[0]}-{place[1]}.npz"
 
     # ------------------------------------------------------------------ reading
@@ -282,18 +282,18 @@ class ProjectFolder:
     def require_whole(self, state: ProjectState) -> None:
         """Raise InputError where something is gone that project.json vouches for: it is written
         after all of that, so no crash leaves it so."""
-        vouched = state.finished | state.reviewed
-        if not all(self._slice_file(place).exists() for place in vouched) or (
+        reviewed_at = state.finished | state.reviewed
+        if not all(self._slice_file(place).exists() for place in reviewed_at) or (
             state.model is not None and not self.history.entries()
         ):
             raise _broken(self.path)
 
-    def read_slices(self, state: ProjectState) -> tuple[SliceState, frozenset[Place]]:
+    def read_slices(self, state: ProjectState) -> tuple[SliceState, frozenset[SliceKey]]:
         """Labels, a person's voxels and raw predictions, all (t,z,y,x), and which slices are saved.
 
         Raises InputError for damaged ones.
         """
-        found: dict[Place, dict[str, NDArray[Any]]] = {}
+        found: dict[SliceKey, dict[str, NDArray[Any]]] = {}
         count = state.shape[1 + state.axis]
         for place in np.ndindex(state.shape[0], count):
             file = self._slice_file(place)
@@ -317,22 +317,24 @@ def _meanwhile(state: ProjectState, before: ProjectState | None) -> ProjectState
     """What holds of every slice, be it as it was or as it is to be; and organs have names by the
     time that there are voxels of them. before: None if nothing was said yet."""
     if before is None:
-        nothing: frozenset[Place] = frozenset()
+        nothing: frozenset[SliceKey] = frozenset()
         return replace(
             state,
             model=None,
             finished=nothing,
             reviewed=nothing,
             touched=nothing,
-            unsaid=frozenset(),
+            unreviewed_organs=frozenset(),
         )
     reviewed = state.reviewed & before.reviewed
     # As it was accepted before, a slice says nothing of organs that came since.
     new = state.labels.names.keys() - before.labels.names.keys()
-    unsaid = {
+    unreviewed_organs = {
         (place, organ)
         for place, organ in (
-            state.unsaid | before.unsaid | {(place, organ) for place in reviewed for organ in new}
+            state.unreviewed_organs
+            | before.unreviewed_organs
+            | {(place, organ) for place in reviewed for organ in new}
         )
         if place in reviewed and organ in state.labels.names
     }
@@ -343,14 +345,14 @@ def _meanwhile(state: ProjectState, before: ProjectState | None) -> ProjectState
         finished=state.finished & before.finished,
         reviewed=reviewed,
         touched=state.touched & before.touched,
-        unsaid=frozenset(unsaid),
+        unreviewed_organs=frozenset(unreviewed_organs),
         unsettled=before.unsettled,
     )
 
 
 def _claims(state: ProjectState) -> tuple[object, ...]:
     """What slices are read by."""
-    return state.finished, state.reviewed, state.unsaid, state.unsettled, state.labels
+    return state.finished, state.reviewed, state.unreviewed_organs, state.unsettled, state.labels
 
 
 def _digest(arrays: Mapping[str, NDArray[Any]]) -> bytes:

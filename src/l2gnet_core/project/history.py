@@ -1,4 +1,4 @@
-"""The history of a project: one line of JSON for each deed, with what it needs in files beside."""
+"""The history of a project: one line of JSON for each event, with what it needs in files beside."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError, OutputError
-from l2gnet_core.project.deeds import (
+from l2gnet_core.project.events import (
     Answered,
-    Deed,
     Discarded,
+    Event,
     FineTuned,
     Found,
     Interpolated,
@@ -39,7 +39,7 @@ from l2gnet_core.project.scans import (
 )
 from l2gnet_core.project.state import (
     ModelId,
-    Place,
+    SliceKey,
     SliceState,
     places_to_json,
 )
@@ -64,7 +64,7 @@ class SavedVersion:
 
 
 class History:
-    """Deeds on disk, in their order. A last line cut short by a crash is no deed."""
+    """Events on disk, in their order. A last line cut short by a crash is none."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "history.jsonl"
@@ -79,10 +79,13 @@ class History:
         if end < len(whole):
             os.truncate(self._file, end)
 
-    def add(self, deed: Deed) -> None:
-        """Write one deed, what it needs first. Raises OutputError."""
+    def add(self, event: Event) -> None:
+        """Write one event, what it needs first. Raises OutputError."""
         number = self._bytes().count(b"\n")
-        entry = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **self._entry(deed, number)}
+        entry = {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            **self._entry(event, number),
+        }
         line = (json.dumps(entry) + "\n").encode()
         try:
             with self._file.open("ab") as file:
@@ -120,48 +123,48 @@ class History:
         except FileNotFoundError:
             return b""
 
-    # ------------------------------------------------------------------ deeds → lines
+    # ------------------------------------------------------------------ events → lines
 
-    def _entry(self, deed: Deed, number: int) -> dict[str, Any]:
-        if isinstance(deed, Answered):
-            tidying, filled = deed.tidying and self._tidying(deed.tidying, number), None
-            if deed.filled:
+    def _entry(self, event: Event, number: int) -> dict[str, Any]:
+        if isinstance(event, Answered):
+            tidying, filled = event.tidying and self._tidying(event.tidying, number), None
+            if event.filled:
                 filled = f"{number:05d}-filled.npz"
-                self._attach_slices(filled, deed.filled, ("labels", "raw"))
+                self._attach_slices(filled, event.filled, ("labels", "raw"))
             return {
-                "what": deed.what,
-                "model": asdict(self.models.keep(deed.model)),
-                "places": places_to_json(deed.places),
-                "spared": places_to_json(sorted(deed.spared)),
+                "what": event.what,
+                "model": asdict(self.models.keep(event.model)),
+                "places": places_to_json(event.places),
+                "spared": places_to_json(sorted(event.spared)),
                 "tidying": tidying,
-                "device": deed.device,
-                "remembered": deed.remembered,
-                "undoable": deed.undoable,
+                "device": event.device,
+                "remembered": event.remembered,
+                "undoable": event.undoable,
                 "filled": filled,
-                "goes_on": deed.goes_on,
+                "goes_on": event.goes_on,
             }
-        if isinstance(deed, Interpolated | Found):
+        if isinstance(event, Interpolated | Found):
             file = f"{number:05d}-answers.npz"
-            self._attach_slices(file, deed.slices, ("labels", "raw"))
-            if isinstance(deed, Found):
+            self._attach_slices(file, event.slices, ("labels", "raw"))
+            if isinstance(event, Found):
                 return {"what": "found", "slices": file}
-            return {"what": "interpolated", "slices": file, "undoable": deed.undoable}
-        if isinstance(deed, Tidied):
-            places = places_to_json(deed.places)
+            return {"what": "interpolated", "slices": file, "undoable": event.undoable}
+        if isinstance(event, Tidied):
+            places = places_to_json(event.places)
             return {
                 "what": "tidied",
                 "places": places,
-                "tidying": deed.tidying and self._tidying(deed.tidying, number),
-                "undoable": deed.undoable,
+                "tidying": event.tidying and self._tidying(event.tidying, number),
+                "undoable": event.undoable,
             }
-        if isinstance(deed, Reviewed):
-            what = "reviewed" if deed.reviewed else "not reviewed"
-            return {"what": what, "places": places_to_json(sorted(deed.places))}
-        if isinstance(deed, FineTuned):
-            return self._fine_tuned(deed, number)
-        if isinstance(deed, Discarded):
-            return {"what": "discarded", "model": asdict(id_of(deed.model))}
-        return {"what": deed.what}
+        if isinstance(event, Reviewed):
+            what = "reviewed" if event.reviewed else "not reviewed"
+            return {"what": what, "places": places_to_json(sorted(event.places))}
+        if isinstance(event, FineTuned):
+            return self._fine_tuned(event, number)
+        if isinstance(event, Discarded):
+            return {"what": "discarded", "model": asdict(id_of(event.model))}
+        return {"what": event.what}
 
     def _tidying(self, tidying: Tidying, number: int) -> dict[str, Any]:
         file = None
@@ -170,33 +173,33 @@ class History:
             self._attach_slices(file, tidying.painted, ("labels", "by_person"))
         return {**asdict(tidying.choices), "painted": file}
 
-    def _fine_tuned(self, deed: FineTuned, number: int) -> dict[str, Any]:
+    def _fine_tuned(self, event: FineTuned, number: int) -> dict[str, Any]:
         import torch
 
         from l2gnet_core.corrections import image_numbers
 
-        file, result = f"{number:05d}-corrections.npz", deed.result
+        file, result = f"{number:05d}-corrections.npz", event.result
         arrays: dict[str, Any] = {}
-        for i, correction in enumerate(deed.corrections):
+        for i, correction in enumerate(event.corrections):
             for name in ("pictures", "picture_weights"):
                 arrays[f"{i}-{name}"] = np.stack(getattr(correction, name))
         self._attach(file, arrays)
         return {
             "what": "fine-tuned",
-            "parent": asdict(self.models.keep(deed.parent)),
+            "parent": asdict(self.models.keep(event.parent)),
             "model": asdict(self.models.keep(result.model)),
             "kept": result.verdict.kept,
             "verdict": result.verdict.to_json(),
-            "config": deed.config.to_json(),
+            "config": event.config.to_json(),
             "corrections": [
                 {**self._correction(one), "image": image}
                 for one, image in zip(
-                    deed.corrections, image_numbers(deed.corrections), strict=True
+                    event.corrections, image_numbers(event.corrections), strict=True
                 )
             ],
             "arrays": file,
             "pace": asdict(result.pace),
-            "device": deed.device,
+            "device": event.device,
             # Sums come out the same in the last bit only with as many threads.
             "threads": torch.get_num_threads(),
         }
@@ -219,7 +222,7 @@ class History:
         }
 
     def _attach_slices(
-        self, file: str, slices: Mapping[Place, SliceState], names: Sequence[str]
+        self, file: str, slices: Mapping[SliceKey, SliceState], names: Sequence[str]
     ) -> None:
         parts = {
             f"{frame}-{index}-{name}": getattr(one, name)
@@ -253,17 +256,17 @@ class History:
         choices = CleanUp.from_json({n: values[n] for n in names & values.keys()})
         return Tidying(choices, painted)
 
-    def answers(self, entry: Entry) -> dict[Place, dict[str, Any]]:
+    def answers(self, entry: Entry) -> dict[SliceKey, dict[str, Any]]:
         """Answers, "labels", and "raw" ones, by slice."""
         return self._attached_slices(entry["slices"])
 
-    def filled(self, entry: Entry) -> dict[Place, dict[str, Any]]:
+    def filled(self, entry: Entry) -> dict[SliceKey, dict[str, Any]]:
         """The same of slices in which an answer was taken in that kept what was interpolated."""
         # Lines of before it was kept have none.
         return self._attached_slices(entry["filled"]) if entry.get("filled") else {}
 
-    def _attached_slices(self, file: str) -> dict[Place, dict[str, Any]]:
-        found: dict[Place, dict[str, Any]] = {}
+    def _attached_slices(self, file: str) -> dict[SliceKey, dict[str, Any]]:
+        found: dict[SliceKey, dict[str, Any]] = {}
         for name, array in load_arrays(self._attached / file).items():
             frame, index, kind = name.split("-")
             found.setdefault((int(frame), int(index)), {})[kind] = array

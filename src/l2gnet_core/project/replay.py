@@ -19,12 +19,12 @@ from l2gnet_core.finetune import finetune
 from l2gnet_core.finetune_config import FineTuneConfig
 from l2gnet_core.learner import Pace
 from l2gnet_core.predict import predict_slices
+from l2gnet_core.project.array_delta import ArrayDelta
 from l2gnet_core.project.folder import ProjectFolder
 from l2gnet_core.project.history import Entry
 from l2gnet_core.project.models import id_of
 from l2gnet_core.project.scans import seen_grid
-from l2gnet_core.project.state import ModelId, Place, ProjectState, places_from_json, slice_of
-from l2gnet_core.project.swap import Swap
+from l2gnet_core.project.state import ModelId, ProjectState, SliceKey, places_from_json, slice_of
 from l2gnet_core.segment_files import require_replaceable
 
 MASK_FILE = "mask.nii.gz"
@@ -38,7 +38,7 @@ class Replay:
 
     mask: NDArray[Any]
     state: ProjectState
-    different: dict[Place, int]
+    different: dict[SliceKey, int]
     learnt: list[dict[str, Any]]
 
     @property
@@ -169,8 +169,8 @@ class _Again:
         self._said: dict[str, NDArray[Any]] = {}
         self._first = ""
         # Accepted answers can be undone, as strokes can.
-        self._undo: list[tuple[Swap, Swap]] = []
-        self._redo: list[tuple[Swap, Swap]] = []
+        self._undo: list[tuple[ArrayDelta, ArrayDelta]] = []
+        self._redo: list[tuple[ArrayDelta, ArrayDelta]] = []
 
     def do(self, entry: Entry) -> Iterator[str]:
         """Do again what one line says, pausing where it can be stopped."""
@@ -212,11 +212,11 @@ class _Again:
 
     def _step(self, raw: NDArray[Any], answer: NDArray[Any]) -> None:
         """What was before can be had back."""
-        swaps = Swap.between(raw, self._raw), Swap.between(answer, self.answer)
-        self._undo.append(swaps)
+        deltas = ArrayDelta.between(raw, self._raw), ArrayDelta.between(answer, self.answer)
+        self._undo.append(deltas)
         self._redo.clear()
 
-    def _fill(self, slices: Mapping[Place, Mapping[str, NDArray[Any]]]) -> None:
+    def _fill(self, slices: Mapping[SliceKey, Mapping[str, NDArray[Any]]]) -> None:
         """Take in what was interpolated, or found."""
         for place, arrays in slices.items():
             slice_of(self._raw, place, self.state.axis)[...] = arrays["raw"]
@@ -244,7 +244,7 @@ class _Again:
         self._put(self._raw, raw, taken)
         self._put(self.answer, answer, taken)
 
-    def _segment(self, id: ModelId, places: Sequence[Place], raw: NDArray[Any]) -> Iterator[str]:
+    def _segment(self, id: ModelId, places: Sequence[SliceKey], raw: NDArray[Any]) -> Iterator[str]:
         yield f"Loading {id.name}"
         model = self._model(id)
         frames: dict[int, list[int]] = {}
@@ -257,7 +257,7 @@ class _Again:
                 if done is not None:
                     slice_of(raw, (frame, done.index), axis)[...] = done.labels
 
-    def _put(self, array: NDArray[Any], new: NDArray[Any], places: Collection[Place]) -> None:
+    def _put(self, array: NDArray[Any], new: NDArray[Any], places: Collection[SliceKey]) -> None:
         for place in places:
             slice_of(array, place, self.state.axis)[...] = slice_of(new, place, self.state.axis)
 

@@ -15,7 +15,7 @@ from l2gnet_core.labels import Label, LabelSet
 from l2gnet_core.project.scans import ScanId, grid_from_json, grid_to_json
 from l2gnet_core.volume import Grid
 
-Place = tuple[int, int]  # (frame, index along the slicing axis)
+SliceKey = tuple[int, int]  # (frame, index along the slicing axis)
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,9 @@ class ProjectState:
     orientation: letters that a person gave for a scan that does not say its own, in the file's
     order. card: of the model whose answer is shown; model: which weights, None before a first run.
     labels: organs with the names and colours on screen. finished, reviewed, touched: slices.
-    unsaid: reviewed slices, each with the id of an organ that came after their review. unsettled:
-    slices in which not all may be as the history has it, since that, or they, are yet to be saved.
+    unreviewed_organs: reviewed slices, each with the id of an organ that came after their review.
+    unsettled: slices in which not all may be as the history has it, since that, or they, are yet to
+    be saved.
     """
 
     scan: ScanId
@@ -55,11 +56,11 @@ class ProjectState:
     model: ModelId | None
     labels: LabelSet
     clean_up: CleanUp
-    finished: frozenset[Place] = frozenset()
-    reviewed: frozenset[Place] = frozenset()
-    touched: frozenset[Place] = frozenset()
-    unsaid: frozenset[tuple[Place, int]] = frozenset()
-    unsettled: frozenset[Place] = frozenset()
+    finished: frozenset[SliceKey] = frozenset()
+    reviewed: frozenset[SliceKey] = frozenset()
+    touched: frozenset[SliceKey] = frozenset()
+    unreviewed_organs: frozenset[tuple[SliceKey, int]] = frozenset()
+    unsettled: frozenset[SliceKey] = frozenset()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that `from_json` reads back; of the card everything but who trained it."""
@@ -75,7 +76,7 @@ class ProjectState:
             "finished": places_to_json(self.finished),
             "reviewed": places_to_json(self.reviewed),
             "touched": places_to_json(self.touched),
-            "unsaid": [[*place, label] for place, label in self.unsaid],
+            "unsaid": [[*place, label] for place, label in self.unreviewed_organs],
             "unsettled": places_to_json(self.unsettled),
         }
 
@@ -93,7 +94,7 @@ class ProjectState:
             CleanUp.from_json(values["clean_up"]),
             **{name: frozenset(places_from_json(values[name])) for name in _PLACES},
             # Projects of before do not tell.
-            unsaid=frozenset(
+            unreviewed_organs=frozenset(
                 ((int(frame), int(index)), int(label))
                 for frame, index, label in values.get("unsaid", ())
             ),
@@ -115,17 +116,17 @@ def without_patients(card: ModelCard) -> ModelCard:
     return replace(card, split={})
 
 
-def places_to_json(places: Iterable[Place]) -> list[list[int]]:
+def places_to_json(places: Iterable[SliceKey]) -> list[list[int]]:
     """Slices as pairs of numbers."""
     return [[int(frame), int(index)] for frame, index in places]
 
 
-def places_from_json(values: Iterable[Iterable[int]]) -> list[Place]:
+def places_from_json(values: Iterable[Iterable[int]]) -> list[SliceKey]:
     """Inverse of `places_to_json`."""
     return [(int(frame), int(index)) for frame, index in values]
 
 
-def slice_of(array: NDArray[Any], place: Place, axis: int) -> NDArray[Any]:
+def slice_of(array: NDArray[Any], place: SliceKey, axis: int) -> NDArray[Any]:
     """The view that an array (t,z,y,x) has of a slice."""
     view: NDArray[Any] = np.moveaxis(array[place[0]], axis, 0)[place[1]]
     return view

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from looks import STRIDE, BlockMeans, made_up, whole_look
+from made_up_traces import STRIDE, BlockMeans, made_up, whole_trace
 from plan_numbers import code_to_code
 from scipy.stats import entropy
 from test_volume import ORIENTATIONS, oriented_affine
@@ -23,8 +23,8 @@ from l2gnet_core.checkpoint import Model
 from l2gnet_core.config import ARCHITECTURES, WITH_CODES, preset
 from l2gnet_core.errors import InputError
 from l2gnet_core.inspect.cells import cell_grid
-from l2gnet_core.inspect.look import Look, empty_look
 from l2gnet_core.inspect.plans import code_plan, partners, sources_map
+from l2gnet_core.inspect.trace import Trace, empty_trace
 from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.model import build
@@ -145,12 +145,12 @@ def test_cells_lie_half_a_cell_from_their_corner(codes, axis, variant):
         grid = Grid(tuple(shape), affine=affine, units="mm", oriented=True)
         model = Model(BlockMeans(), ModelCard(name="m", labels=LABELS, **VARIANTS[variant]))
         view = slice_view(model.card, grid, axis, scan)
-        look = Look(cell_grid(view, STRIDE), np.zeros((1, 2), np.float32))
-        whole_look(model, scan, grid, axis, look)
+        trace = Trace(cell_grid(view, STRIDE), np.zeros((1, 2), np.float32))
+        whole_trace(model, scan, grid, axis, trace)
         low, high = intensity_window(view.stack(scan))
-        values = look.cells.in_scan_order(look.error) * (high - low) + low
+        values = trace.cells.in_scan_order(trace.error) * (high - low) + low
         expected = (
-            look.cells.start[slope] + np.arange(values.shape[slope]) * look.cells.pitch[slope]
+            trace.cells.start[slope] + np.arange(values.shape[slope]) * trace.cells.pitch[slope]
         )
         # Not the cells at the edges: padding, and the window that cuts the slope's ends.
         middle = tuple(slice(None) if other == axis else slice(1, -2) for other in range(3))
@@ -177,19 +177,19 @@ def test_a_look_holds_what_the_network_says(model_of, scan, architecture, one_se
     model, grid = model_of(architecture), Grid(scan.shape)
     if architecture not in WITH_CODES:
         with pytest.raises(InputError, match=architecture) as error:
-            empty_look(model, grid, 0, scan)
+            empty_trace(model, grid, 0, scan)
         one_sentence(error.value)
         return
-    look = empty_look(model, grid, 0, scan)
-    assert not look.seen.any()
-    mask = whole_look(model, scan, grid, 0, look)
-    assert look.seen.all()
+    trace = empty_trace(model, grid, 0, scan)
+    assert not trace.seen.any()
+    mask = whole_trace(model, scan, grid, 0, trace)
+    assert trace.seen.all()
     plain = [done.labels for done in predict_slices(model, scan, grid, 0)]
     np.testing.assert_array_equal(mask, np.stack(plain))
     images = torch.from_numpy(normalise(scan, intensity_window(scan)))[:, None]
     with torch.inference_mode():
         output = model.network(pad_to_multiple(images, STRIDE))
-    np.testing.assert_array_equal(look.codes, output.codes)
+    np.testing.assert_array_equal(trace.codes, output.codes)
     nearest = model.network.bottleneck.codebook.vectors[output.codes]
     with torch.inference_mode():
         features = model.network.encoder(pad_to_multiple(images, STRIDE))[-1]
@@ -197,29 +197,29 @@ def test_a_look_holds_what_the_network_says(model_of, scan, architecture, one_se
     spread, mean = torch.std_mean(features, (2, 3), correction=0, keepdim=True)
     tokens = ((features - mean) / spread).movedim(1, -1)
     error = (tokens - nearest).square().mean(-1)
-    np.testing.assert_allclose(look.error, error, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(trace.error, error, rtol=1e-3, atol=1e-6)
     shares = output.logits.softmax(1)[:, :, :41, :53].numpy()
     expected = entropy(shares, axis=1) / np.log(3)
-    np.testing.assert_allclose(look.entropy, expected, atol=2e-3)
+    np.testing.assert_allclose(trace.entropy, expected, atol=2e-3)
     if architecture != "l2gnet":
-        assert look.plan_rows is None
+        assert trace.plan_rows is None
         with pytest.raises(InputError) as raised:
-            code_plan(look)
+            code_plan(trace)
         one_sentence(raised.value)
         return
     for index in range(3):
         expected = code_to_code(output.plan, 32)[index]
-        alone = Look(look.cells, look.vectors, look.references)
-        alone.codes[index], alone.plan_rows[index] = look.codes[index], look.plan_rows[index]
+        alone = Trace(trace.cells, trace.vectors, trace.references)
+        alone.codes[index], alone.plan_rows[index] = trace.codes[index], trace.plan_rows[index]
         np.testing.assert_allclose(code_plan(alone), expected, atol=1e-7)
 
 
 def test_slices_can_come_in_any_order_and_twice(model_of, scan):
     model, grid = model_of("l2gnet"), Grid(scan.shape)
-    whole, parts = empty_look(model, grid, 1, scan), empty_look(model, grid, 1, scan)
-    whole_look(model, scan, grid, 1, whole)
+    whole, parts = empty_trace(model, grid, 1, scan), empty_trace(model, grid, 1, scan)
+    whole_trace(model, scan, grid, 1, whole)
     for order in ([40, 3], range(41)):
-        list(predict_slices(model, scan, grid, 1, order, look=parts))
+        list(predict_slices(model, scan, grid, 1, order, trace=parts))
     np.testing.assert_array_equal(parts.seen, whole.seen)
     assert (parts.codes == whole.codes).mean() > 0.99  # sums in batches of other sizes
     np.testing.assert_allclose(parts.frequencies().sum(1), 1)
@@ -227,14 +227,14 @@ def test_slices_can_come_in_any_order_and_twice(model_of, scan):
 
 def test_a_click_is_answered_at_once():
     # What a click needs, on 100 slices of 512×512 pixels: the code's voxels, its row, its partners.
-    look = made_up(0, slices=100, size=(32, 32), codes=256, references=64)
-    plan = code_plan(look)
+    trace = made_up(0, slices=100, size=(32, 32), codes=256, references=64)
+    plan = code_plan(trace)
     seconds = []
     for code in (3, 30, 100):
         started = time.perf_counter()
-        index, row, column = look.cells.at((50, 200, 300))
-        lit = look.cells.on_scan(look.codes == code)
-        heat = look.cells.on_slice(sources_map(look, index, int(look.codes[index, row, column])))
+        index, row, column = trace.cells.at((50, 200, 300))
+        lit = trace.cells.on_scan(trace.codes == code)
+        heat = trace.cells.on_slice(sources_map(trace, index, int(trace.codes[index, row, column])))
         partners(plan, code)
         seconds.append(time.perf_counter() - started)
     assert lit.shape == (100, 512, 512)

@@ -45,30 +45,30 @@ def keep(
     widget: QWidget | None = None,
     folder: ProjectFolder | None = None,
     scripts: ScriptWatch | None = None,
-) -> Keeper:
+) -> Autosave:
     """Keep a mask from now on; a second call finds the same keeper.
 
     volume: the mask's scan, as stored. widget: one in the mask's window, which saves as it closes.
     folder: the project it was resumed from, held. scripts: finds what is written to the mask since;
     None for one that begins now.
     """
-    keeper: Keeper | None = mask.layer.metadata.get(KEEPER_KEY)
-    if keeper is None:
-        keeper = mask.layer.metadata[KEEPER_KEY] = Keeper(
+    autosave: Autosave | None = mask.layer.metadata.get(KEEPER_KEY)
+    if autosave is None:
+        autosave = mask.layer.metadata[KEEPER_KEY] = Autosave(
             mask, volume, _main_window(widget), folder, scripts
         )
-    return keeper
+    return autosave
 
 
-def keeper_of(mask: MaskLayer) -> Keeper | None:
+def autosave_of(mask: MaskLayer) -> Autosave | None:
     """The keeper of a mask, if it has one."""
     return mask.layer.metadata.get(KEEPER_KEY)
 
 
-def keep_again(mask: MaskLayer, widget: QWidget) -> Keeper | None:
+def keep_again(mask: MaskLayer, widget: QWidget) -> Autosave | None:
     """Go on with the project of a mask that was removed from its viewer and put back; None if there
     is nothing to do, or it cannot be, which is said."""
-    closed = keeper_of(mask)
+    closed = autosave_of(mask)
     if closed is None or not closed.closed or not closed.keeps(mask.layer):
         return None
     if mask.layer not in mask.viewer.layers:
@@ -99,13 +99,13 @@ def open_projects(viewer: napari.Viewer) -> list[Path]:
     # Duplicates of a layer carry its metadata, and are kept by nobody.
     kept = [(layer, layer.metadata.get(KEEPER_KEY)) for layer in viewer.layers]
     return [
-        keeper.folder.path
-        for layer, keeper in kept
-        if keeper and keeper.folder and keeper.keeps(layer)
+        autosave.folder.path
+        for layer, autosave in kept
+        if autosave and autosave.folder and autosave.keeps(layer)
     ]
 
 
-class Keeper(QObject):
+class Autosave(QObject):
     """Saves a mask about a second after each change, in a thread, from the first touch on.
 
     Painting never waits: slices that a person changed are copied, a few milliseconds at a time.
@@ -166,7 +166,7 @@ class Keeper(QObject):
 
     def _look(self) -> None:
         """Copy what changed, look for more, and save when it is time."""
-        self._scripts.look(_TO_COMPARE)
+        self._scripts.check(_TO_COMPARE)
         self._queue.copy_changed(_TO_COPY)
         self._timer.setInterval(_LOOK_SOON if self._segmentation.changed else _LOOK_EVERY)
         if self._job is None and time.monotonic() >= self._next_save:
@@ -246,7 +246,7 @@ class Keeper(QObject):
 
         Raises OutputError.
         """
-        self._scripts.look(float("inf"))
+        self._scripts.check(float("inf"))
         self._queue.copy_changed(float("inf"))
         # A window that closes has no time left.
         unfinished, self._under_way = self._under_way, None

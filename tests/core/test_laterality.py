@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.sides import apart_by_direction, mirror_pairs
+from l2gnet_core.laterality import apart_by_direction, mirror_pairs
 
 #: How people write which side something is on.
 STYLES = (

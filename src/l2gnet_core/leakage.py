@@ -25,7 +25,7 @@ def tuned_on_others(card: ModelCard) -> bool:
     return any(SCANS not in entry for entry in card.history)
 
 
-def told_of_start(card: ModelCard, dataset: Dataset, split: Split) -> Iterator[str]:
+def start_messages(card: ModelCard, dataset: Dataset, split: Split) -> Iterator[str]:
     """What to know of the split of a run that begins with a model of this card."""
     tuned, names = tuned_on(card, dataset), dataset.people.names
     known = {names[name] for called in _known_by_name(card, dataset).values() for name in called}

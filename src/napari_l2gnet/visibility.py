@@ -79,7 +79,7 @@ def bring_into_view(mask: MaskLayer, alone: bool = False) -> list[Image]:
     return hidden
 
 
-def told_hidden(mask: MaskLayer, hidden: Sequence[Image]) -> str:
+def hidden_message(mask: MaskLayer, hidden: Sequence[Image]) -> str:
     """What to say of images that were hidden, so that a mask is to be seen; "" if none were."""
     if not hidden:
         return ""

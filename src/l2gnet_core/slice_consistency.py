@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.corrections import Correction
-from l2gnet_core.left_out import Check, upright
+from l2gnet_core.cross_validation import Check, upright
 from l2gnet_core.predict import predict_slices
 
 #: Slices looked at, evenly spaced over the scan, at most, and pixels; but so many slices at least.

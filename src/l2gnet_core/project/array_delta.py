@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.project.state import Place, slice_of
+from l2gnet_core.project.state import SliceKey, slice_of
 
 
 @dataclass(frozen=True, eq=False)
-class Swap:
+class ArrayDelta:
     """Voxels (flat indices) of an array, and their labels before and after a change."""
 
     voxels: NDArray[np.intp]
@@ -26,7 +26,7 @@ class Swap:
         old: NDArray[Any],
         new: NDArray[Any],
         where: Callable[[tuple[int, ...]], NDArray[np.bool_]] | None = None,
-    ) -> Swap:
+    ) -> ArrayDelta:
         """What differs between two arrays (t,z,y,x).
 
         where: tells of a plane, by its frame and z, in which voxels (y,x) it may; None: in all.
@@ -46,8 +46,8 @@ class Swap:
 
     @classmethod
     def of_slices(
-        cls, array: NDArray[Any], slices: Mapping[Place, NDArray[Any]], axis: int
-    ) -> Swap:
+        cls, array: NDArray[Any], slices: Mapping[SliceKey, NDArray[Any]], axis: int
+    ) -> ArrayDelta:
         """What differs between an array (t,z,y,x) and slices of it along an axis of (z,y,x)."""
         voxels, before, after = [np.empty(0, np.intp)], [array[:0].ravel()], [array[:0].ravel()]
         for (frame, index), new in slices.items():

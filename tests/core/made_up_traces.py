@@ -1,4 +1,4 @@
-"""Looks at scans, made up or through a network that is simple enough to be known."""
+"""Traces of scans, made up or through a network that is simple enough to be known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.config import preset
 from l2gnet_core.inspect.cells import cell_grid
-from l2gnet_core.inspect.look import Look, SliceLook
+from l2gnet_core.inspect.trace import SliceTrace, Trace
 from l2gnet_core.model import NetworkOutput
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.slice_view import SliceView
@@ -19,10 +19,10 @@ from l2gnet_core.transport import transport_codes
 STRIDE = 16
 
 
-def whole_look(model: Model, scan, grid, axis, look: Look) -> np.ndarray:
-    """Fill a look by segmenting all of a scan; returns the mask."""
+def whole_trace(model: Model, scan, grid, axis, trace: Trace) -> np.ndarray:
+    """Fill a trace by segmenting all of a scan; returns the mask."""
     mask = np.zeros(scan.shape, np.uint8)
-    for done in predict_slices(model, scan, grid, axis, look=look):
+    for done in predict_slices(model, scan, grid, axis, trace=trace):
         if done is not None:
             np.moveaxis(mask, axis, 0)[done.index] = done.labels
     return mask
@@ -49,8 +49,8 @@ def made_up(
     codes: int = 9,
     references: int | None = 6,
     iterations: int = 4,
-) -> Look:
-    """A look at a scan of 16×16 pixels a cell, with codes by chance and plans of real transport."""
+) -> Trace:
+    """A trace of 16×16 pixels a cell, with codes by chance and plans of real transport."""
     rng = np.random.default_rng(seed)
     height, width = size[0] * STRIDE, size[1] * STRIDE
     shape = (slices, height, width)
@@ -59,7 +59,7 @@ def made_up(
     reference = None
     if references is not None:
         reference = rng.normal(size=(references, 6)).astype(np.float32)
-    look = Look(cell_grid(view, STRIDE), vectors, reference)
+    trace = Trace(cell_grid(view, STRIDE), vectors, reference)
     for index in range(slices):
         drawn = (rng.random(size) ** 2 * codes).astype(np.int16)
         row_codes = rows = None
@@ -75,5 +75,5 @@ def made_up(
             row_codes = plan.row_codes[0].numpy().astype(np.int16)
         error = rng.random(size).astype(np.float32)
         entropy = rng.random((height, width)).astype(np.float16)
-        look.add(index, SliceLook(drawn, error, entropy, row_codes, rows))
-    return look
+        trace.add(index, SliceTrace(drawn, error, entropy, row_codes, rows))
+    return trace

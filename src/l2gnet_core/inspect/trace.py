@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class SliceLook:
+class SliceTrace:
     """What a network saw of one slice, its axes as the scan stores them.
 
     codes: (h,w) int16, indices into the codebook. error: (h,w) float32, mean squared distance per
@@ -42,8 +42,8 @@ class SliceLook:
     rows: NDArray[np.float32] | None
 
 
-def slice_looks(output: NetworkOutput, probabilities: Tensor, view: SliceView) -> list[SliceLook]:
-    """One look for each slice of a batch.
+def slice_traces(output: NetworkOutput, probabilities: Tensor, view: SliceView) -> list[SliceTrace]:
+    """One trace for each slice of a batch.
 
     output: of the unturned slices. probabilities: (B,classes,H,W), summing to one at every pixel,
     on the slices' own pixels.
@@ -56,7 +56,7 @@ def slice_looks(output: NetworkOutput, probabilities: Tensor, view: SliceView) -
     errors = output.code_error.float().cpu().numpy()
     entropy = torch.special.entr(probabilities).sum(1) / math.log(probabilities.shape[1])
     entropies = entropy.clamp(0, 1).to("cpu", torch.float16).numpy()
-    looks = []
+    traces = []
     for number, (code, error) in enumerate(zip(codes, errors, strict=True)):
         row_codes = rows = None
         if output.plan is not None:
@@ -65,8 +65,8 @@ def slice_looks(output: NetworkOutput, probabilities: Tensor, view: SliceView) -
             coupling = output.plan.coupling[number][real]
             rows = (coupling / coupling.sum(1, keepdim=True)).float().cpu().numpy()
             row_codes = of_rows[real].cpu().numpy().astype(np.int16)
-        looks.append(
-            SliceLook(
+        traces.append(
+            SliceTrace(
                 view.stored(code).copy(),
                 view.stored(error).copy(),
                 view.whole(entropies[number]),
@@ -74,17 +74,17 @@ def slice_looks(output: NetworkOutput, probabilities: Tensor, view: SliceView) -
                 rows,
             )
         )
-    return looks
+    return traces
 
 
 @dataclass(eq=False)
-class Look:
+class Trace:
     """What a network saw of a scan; slices are added as they are finished, in any order.
 
     cells: where the cells lie. vectors: (K,d), the codebook. references: (R,d), None without
     transport. codes: (n,h,w) int16, −1 in slices not seen yet. error: (n,h,w). entropy: (n,H,W).
     plan_rows: (n,K,R), the rows of each slice's plan, each summing to one, zero for codes that do
-    not occur; None without transport. See `SliceLook` for the units.
+    not occur; None without transport. See `SliceTrace` for the units.
     """
 
     cells: CellGrid
@@ -107,15 +107,15 @@ class Look:
             shape = (n, len(self.vectors), len(self.references))
             self.plan_rows = np.zeros(shape, np.float32)
 
-    def add(self, index: int, look: SliceLook) -> None:
+    def add(self, index: int, trace: SliceTrace) -> None:
         """Take in what was seen of slice `index` of the scan."""
         self.added += 1
-        self.codes[index] = look.codes
-        self.error[index] = look.error
-        self.entropy[index] = look.entropy
-        if self.plan_rows is not None and look.row_codes is not None:
+        self.codes[index] = trace.codes
+        self.error[index] = trace.error
+        self.entropy[index] = trace.entropy
+        if self.plan_rows is not None and trace.row_codes is not None:
             self.plan_rows[index] = 0
-            self.plan_rows[index, look.row_codes] = look.rows
+            self.plan_rows[index, trace.row_codes] = trace.rows
 
     @property
     def seen(self) -> NDArray[np.bool_]:
@@ -132,8 +132,8 @@ class Look:
             )
         return self.plan_rows
 
-    def same_codes(self, other: Look) -> bool:
-        """Do codes, and references where there are any, mean the same in another look?"""
+    def same_codes(self, other: Trace) -> bool:
+        """Do codes, and references where there are any, mean the same in another trace?"""
         mine, its = self.references, other.references
         return np.array_equal(self.vectors, other.vectors) and (
             mine is its if mine is None or its is None else np.array_equal(mine, its)
@@ -147,7 +147,7 @@ class Look:
         return np.asarray(counts / self.codes[0].size)
 
 
-def empty_look(model: Model, grid: Volume | Grid, axis: int, scan: NDArray[Any]) -> Look:
+def empty_trace(model: Model, grid: Volume | Grid, axis: int, scan: NDArray[Any]) -> Trace:
     """A record for what `model` will see of a scan (z,y,x) along `axis`.
 
     Raises InputError if the model has no codes, or cannot see this scan.
@@ -156,7 +156,7 @@ def empty_look(model: Model, grid: Volume | Grid, axis: int, scan: NDArray[Any])
     check_codes(network.config)
     cells = cell_grid(slice_view(model.card, grid, axis, scan), network.config.stride)
     reference = getattr(network.bottleneck, "reference", None)
-    return Look(
+    return Trace(
         cells,
         code_vectors(network),
         None if reference is None else reference.detach().float().cpu().numpy(),

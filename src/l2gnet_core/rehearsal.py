@@ -16,8 +16,8 @@ from l2gnet_core.appearance import PLAIN
 from l2gnet_core.appearance_search import seen_as
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
+from l2gnet_core.cross_validation import Check, Counts, compared, upright
 from l2gnet_core.intensities import intensity_window, normalise
-from l2gnet_core.left_out import Check, Counts, compared, upright
 from l2gnet_core.phantom import DRAWN, cardiac_phantom
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.volume import Grid

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2gnet_core.cleanup import CleanUp, tidy, tidy_around
-from l2gnet_core.project.state import Place, SliceState, slice_of
+from l2gnet_core.project.state import SliceKey, SliceState, slice_of
 
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
@@ -25,9 +25,9 @@ class Tidying:
     depends."""
 
     choices: CleanUp
-    painted: Mapping[Place, SliceState] = field(default_factory=dict)
+    painted: Mapping[SliceKey, SliceState] = field(default_factory=dict)
 
-    def tidied(self, raw: NDArray[Any], axis: int) -> Iterator[tuple[Place, NDArray[Any]]]:
+    def tidied(self, raw: NDArray[Any], axis: int) -> Iterator[tuple[SliceKey, NDArray[Any]]]:
         """Each slice of a mask (t,z,y,x), tidied."""
         for frame, mask in enumerate(raw):
             painted = {index: one for (at, index), one in self.painted.items() if at == frame}
@@ -75,13 +75,13 @@ class Answered:
 
     what: Literal["segmented", "accepted", "rolled back"]
     model: Model
-    places: Sequence[Place]
+    places: Sequence[SliceKey]
     tidying: Tidying | None = None
-    spared: Collection[Place] = ()
+    spared: Collection[SliceKey] = ()
     device: str = "cpu"
     remembered: bool = False
     undoable: bool = True
-    filled: Mapping[Place, SliceState] = field(default_factory=dict)
+    filled: Mapping[SliceKey, SliceState] = field(default_factory=dict)
     goes_on: bool = False
 
 
@@ -90,7 +90,7 @@ class Interpolated:
     """Answers that no model gave came into slices, with the raw ones from then on, all copied;
     `by_person` is not used. undoable: as with `Answered`."""
 
-    slices: Mapping[Place, SliceState]
+    slices: Mapping[SliceKey, SliceState]
     undoable: bool = True
 
 
@@ -98,7 +98,7 @@ class Interpolated:
 class Found:
     """What there was of slices that a crash had left unsettled, as with `Interpolated`."""
 
-    slices: Mapping[Place, SliceState]
+    slices: Mapping[SliceKey, SliceState]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +108,7 @@ class Tidied:
     """
 
     tidying: Tidying | None
-    places: Sequence[Place]
+    places: Sequence[SliceKey]
     undoable: bool = False
 
 
@@ -124,7 +124,7 @@ class Stepped:
 class Reviewed:
     """A person vouches for slices from now on, or no more."""
 
-    places: Sequence[Place]
+    places: Sequence[SliceKey]
     reviewed: bool
 
 
@@ -146,6 +146,6 @@ class Discarded:
     model: Model
 
 
-Deed: TypeAlias = (
+Event: TypeAlias = (
     Answered | Interpolated | Found | Tidied | Stepped | Reviewed | FineTuned | Discarded
 )

@@ -16,8 +16,8 @@ from l2gnet_core.data import open_dataset
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_volume
 from l2gnet_core.fingerprint import SCANS, fingerprint
-from l2gnet_core.inherited import inherited_split, require_kept_apart, told_of_start
 from l2gnet_core.labels import LabelSet
+from l2gnet_core.leakage import inherited_split, require_kept_apart, start_messages
 from l2gnet_core.run_folder import RunSettings
 from l2gnet_core.split import SPLIT_FILE, Split
 from l2gnet_core.train import TrainingConfig
@@ -165,7 +165,7 @@ def test_what_a_run_begins_with_is_told(dataset, model):
     def told(*history, **card) -> str:
         start = model(*history, **card)
         split = inherited_split(opened, start, 0, 0.2, 0.1) or Split(NAMES, (), ())
-        return " ".join(told_of_start(read_card(start), opened, split))
+        return " ".join(start_messages(read_card(start), opened, split))
 
     names = "by their names: p0, p1, p2 and 1 more in train; p4 in tuning; p5 in test. If they"
     assert names in told()
