@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from l2gnet_core.appearance import PLAIN, Appearance
 from l2gnet_core.cleanup import CleanUp
-from l2gnet_core.intensities import SOFT_TISSUE_OF_CT, is_ct
+from l2gnet_core.intensities import SOFT_TISSUE_OF_CT
 from l2gnet_core.labels import Label, LabelSet
 from l2gnet_core.scan_kind import KindAppearance, scan_profile
 
@@ -102,10 +102,11 @@ class ModelCard:
     codes: CodeStatistics | None = None
     history: tuple[Mapping[str, Any], ...] = ()
 
-    def seen_window(self, window: tuple[float, float]) -> tuple[float, float]:
-        """The two intensities that become 0 and 1 of a scan with this window (`intensity_window`).
+    def seen_window(self, window: tuple[float, float], ct: bool) -> tuple[float, float]:
+        """The two intensities that become 0 and 1 of a scan with this window (`intensity_window`),
+        which is a CT in Hounsfield units (`is_ct`) or not.
         To a model of MR the organs of a CT, from air to bone, would all be one grey."""
-        return SOFT_TISSUE_OF_CT if self.expects.modality == "MR" and is_ct(window) else window
+        return SOFT_TISSUE_OF_CT if ct and self.expects.modality == "MR" else window
 
     def appearance_of(self, slices: NDArray[Any], window: tuple[float, float]) -> Appearance:
         """How the network is shown a scan's slices (n,H,W), of which `window` becomes 0 and 1."""

@@ -151,7 +151,8 @@ class Correction:
         return scan_profile(self._view(card).stack(self.scan), self._window(card))
 
     def _window(self, card: ModelCard) -> tuple[float, float]:
-        return card.seen_window(self.field(card).window)
+        field = self.field(card)
+        return card.seen_window(field.window, field.ct)
 
     def seen_by(self, card: ModelCard) -> CorrectedScan:
         """The scan as a model of this card sees it; its labels must have every id there is."""

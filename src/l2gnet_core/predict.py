@@ -92,7 +92,7 @@ def predict_slices(
         field = field_of(model.card, grid, axis, scan)
     view = slice_view(model.card, grid, axis, margins=field.margins)
     views = _view_count(model.card, grid, axis)
-    slices, window = view.stack(scan), model.card.seen_window(field.window)
+    slices, window = view.stack(scan), model.card.seen_window(field.window, field.ct)
     appearance = model.card.appearance_of(slices, window)
     waiting = list(range(len(slices)) if order is None else order)
     height, width = view.size

@@ -17,8 +17,9 @@ how large organs seem.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,11 +48,14 @@ _WORLD_AXES = ("LR", "PA", "IS")
 
 #: How many rows and columns, each (before, after), slices leave out.
 Margins = tuple[tuple[int, int], tuple[int, int]]
+#: Does a row or column of all slices, (n,W), hold nothing?
+Empty = Callable[[NDArray[Any]], bool]
 
 
 @dataclass(frozen=True)
 class Field:
-    """What of a scan networks are shown, and its intensity window.
+    """What of a scan networks are shown, its intensity window, and whether it is a CT in Hounsfield
+    units.
 
     All of the scan is searched for it. Along one axis it is the same for all models that tell left
     from right, and for all that do not.
@@ -59,6 +63,7 @@ class Field:
 
     margins: Margins
     window: tuple[float, float]
+    ct: bool
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,8 @@ class SliceView:
 def field_of(card: ModelCard, grid: Volume | Grid, axis: int, scan: NDArray[Any]) -> Field:
     """What of a scan (z,y,x) a model is shown. Raises InputError as `slice_view` does."""
     view = slice_view(card, grid, axis, scan)
-    return Field(view.margins, intensity_window(view.stack(scan)))
+    seen = view.stack(scan)
+    return Field(view.margins, intensity_window(seen), is_ct(seen))
 
 
 def slice_view(
@@ -174,7 +180,7 @@ def _resampled_side(pixels: int, spacing: float, wanted: float) -> int:
 def _margins(stack: NDArray[Any]) -> Margins:
     """How many rows and columns at either end of a stack hold nothing or, in a CT, no patient."""
     inside, cut = _without_air(stack)
-    if is_ct(intensity_window(inside)):
+    if is_ct(inside):
         # The table lies amid air.
         inside, beside = _cut(inside, _beside(inside))
         cut += beside + _without_air(inside)[1]
@@ -189,19 +195,20 @@ def _without_air(stack: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int_]]:
     cut, inside, air = np.zeros((2, 2), int), stack, np.ones((2, 2), int)
     # Once air has gone, padding within it is at an edge, too.
     while air.any():
-        inside, padding = _trimmed(inside, None)
+        inside, padding = _trimmed(inside)
         # Where air is not cut off at one value, it is noisy.
-        inside, air = _trimmed(inside, intensity_window(inside))
+        window, ct = intensity_window(inside), is_ct(inside)
+        inside, air = _trimmed(inside, partial(is_empty, window=window, ct=ct))
         cut += padding + air
     return inside, cut
 
 
 def _trimmed(
-    stack: NDArray[Any], window: tuple[float, float] | None
+    stack: NDArray[Any], empty: Empty | None = None
 ) -> tuple[NDArray[Any], NDArray[np.int_]]:
-    """A stack without the ends of its rows and columns that have one value throughout or, with the
-    scan's intensity window, hold air; and how many these were, (2,2)."""
-    return _cut(stack, [_ends(stack, axis, window) for axis in (1, 2)])
+    """A stack without the rows and columns at its ends that are `empty`, by default of one value
+    throughout, and how many these were, (2,2)."""
+    return _cut(stack, [_ends(stack, axis, empty) for axis in (1, 2)])
 
 
 def _cut(
@@ -229,20 +236,20 @@ def _beside(stack: NDArray[Any]) -> list[tuple[int, int]]:
     return ends
 
 
-def _ends(stack: NDArray[Any], axis: int, window: tuple[float, float] | None) -> tuple[int, int]:
-    """How many rows (axis 1) or columns (2) at either end have one value throughout or, with the
-    scan's intensity window, hold air; none if all do."""
+def _ends(stack: NDArray[Any], axis: int, empty: Empty | None) -> tuple[int, int]:
+    """How many rows (axis 1) or columns (2) at either end are `empty`, by default of one value
+    throughout; none if all are."""
     lines = np.moveaxis(stack, axis, 0)
-    before, after = _empty(lines, window), _empty(lines[::-1], window)
+    before, after = _empty(lines, empty), _empty(lines[::-1], empty)
     return (before, after) if before + after < len(lines) else (0, 0)
 
 
-def _empty(lines: NDArray[Any], window: tuple[float, float] | None) -> int:
+def _empty(lines: NDArray[Any], empty: Empty | None) -> int:
     """How many of the first lines."""
     value = lines[0].flat[0]
 
     def holds_nothing(line: NDArray[Any]) -> bool:
-        return bool((line == value).all()) if window is None else is_empty(line, window)
+        return bool((line == value).all()) if empty is None else empty(line)
 
     full = (place for place, line in enumerate(lines) if not holds_nothing(line))
     return next(full, len(lines))

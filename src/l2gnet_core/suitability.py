@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2gnet_core.card import ModelCard
-from l2gnet_core.intensities import intensity_window, is_ct
+from l2gnet_core.intensities import SOFT_TISSUE_OF_CT, TISSUE_OF_CT, intensity_window, is_ct
 from l2gnet_core.slice_view import slice_view
 from l2gnet_core.volume import Grid, Volume
 
@@ -30,8 +30,8 @@ def mismatches(
     found = []
     if scan is not None:
         # Of what the model sees: padding says nothing of the scanner.
-        window = intensity_window(slice_view(card, grid, axis, scan).stack(scan))
-        found = _intensity_mismatches(card, *window)
+        seen = slice_view(card, grid, axis, scan).stack(scan)
+        found = _intensity_mismatches(card, intensity_window(seen), is_ct(seen))
     expects = card.expects
     if grid.units != "mm":
         if card.spacing:
@@ -60,14 +60,21 @@ def mismatches(
     return found
 
 
-def _intensity_mismatches(card: ModelCard, low: float, high: float) -> list[str]:
+def _intensity_mismatches(
+    card: ModelCard, window: tuple[float, float], hounsfield: bool
+) -> list[str]:
+    low, high = window
     if not high > low:
         return ["The scan has one intensity everywhere: there is nothing to segment."]
     # A CT with 1024 added is the same to a model that sees intensities by their window.
-    modality, hounsfield = card.expects.modality, is_ct((low, high))
+    modality = card.expects.modality
     if modality == "MR" and hounsfield:
-        return ["The scan looks like a CT (values below −300); this model was made for MR."]
-    if modality == "CT" and not hounsfield and high < _TISSUE_OF_SHIFTED_CT:
+        dark, bright = (f"{value:g}".replace("-", "−") for value in SOFT_TISSUE_OF_CT)
+        return [
+            f"The scan looks like a CT and is shown to the model at {dark} to {bright} HU; this "
+            "model was made for MR."
+        ]
+    if modality == "CT" and low > TISSUE_OF_CT and high < _TISSUE_OF_SHIFTED_CT:
         return [
             "The scan does not look like a CT in Hounsfield units, as they are or with 1024 added; "
             "this model was made for CT."

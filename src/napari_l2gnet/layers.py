@@ -123,9 +123,9 @@ def _contrast_of(volume: Volume) -> dict[str, Any]:
     a CT, and of scans with bright specks. Of bytes napari takes all 256 values, whatever there is:
     masks that open as images would be black."""
     scan = volume.data[len(volume.data) // 2] if volume.data.ndim == 4 else volume.data
-    low, high = intensity_window(scan)
-    if is_ct((low, high)):
+    if is_ct(scan):
         return {"contrast_limits": _SOFT_TISSUE}
+    low, high = intensity_window(scan)
     least, most = scan.min(), scan.max()
     if low < high < most / 2:
         return {"contrast_limits": (low, high)}

@@ -126,7 +126,7 @@ def test_the_table_under_a_patient_is_left_out():
 def test_the_air_of_a_ct_is_left_out_and_what_lies_outside_of_its_circle():
     rng = np.random.default_rng(0)
     padding = ((0, 0), (20, 9), (15, 0))
-    body = rng.integers(-100, 900, (3, 80, 70)).astype(np.int16)
+    body = rng.integers(-150, 250, (3, 80, 70)).astype(np.int16)
     body[:, 30:60, 20:40] = -990  # the airways
     air = rng.normal(-1000, 40, (3, 109, 85)).astype(np.int16)
     air[:, :5] = air[:, :, :4] = -3024

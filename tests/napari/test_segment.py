@@ -267,7 +267,8 @@ def test_messages_show_quotes_as_quotes(segment_widget: Any) -> None:
 
 def test_warnings_about_an_unfitting_scan(segment_widget: Any, qtbot: Any) -> None:
     viewer, widget = segment_widget()
-    ct = np.linspace(-1000, 1500, 4 * 32 * 32).reshape(4, 32, 32).astype(np.float32)
+    ct = np.linspace(-100, 100, 4 * 32 * 32).reshape(4, 32, 32).astype(np.float32)
+    ct[:, :10] = -1000
     layer = viewer.add_image(ct, scale=(1, 1, 1), name="ct")
     assert "units are pixels: sizes cannot be checked" in widget.message.text()
     layer.units = "mm"
@@ -440,7 +441,8 @@ def test_a_scan_that_is_opened_during_a_run_is_chosen_after_it(
     segment_widget: Any, qtbot: Any
 ) -> None:
     viewer, widget = segment_widget()
-    ct = np.linspace(-1000, 1500, 4 * 32 * 32).reshape(4, 32, 32).astype(np.float32)
+    ct = np.linspace(-100, 100, 4 * 32 * 32).reshape(4, 32, 32).astype(np.float32)
+    ct[:, :10] = -1000
     first = viewer.add_image(ct, name="first", scale=(8, 1, 1), units=("mm",) * 3)
     with qtbot.waitSignal(widget.run_ended, timeout=20_000):
         widget.start.click()
@@ -474,7 +476,8 @@ def test_what_is_unusual_about_a_scan_that_is_deleted_is_not_said_of_another(
     segment_widget: Any, qtbot: Any
 ) -> None:
     viewer, widget = segment_widget()
-    ct = np.linspace(-1000, 1500, 4 * 32 * 32).reshape(4, 32, 32).astype(np.float32)
+    ct = np.linspace(-100, 100, 4 * 32 * 32).reshape(4, 32, 32).astype(np.float32)
+    ct[:, :10] = -1000
     second = viewer.add_image(ct, name="second", units=("mm",) * 3)
     first = viewer.add_image(ct, name="first", scale=(8, 1, 1), units=("mm",) * 3)
     with qtbot.waitSignal(widget.run_ended, timeout=20_000):
