@@ -79,7 +79,8 @@ def predict_slices(
     When the GPU's memory does not suffice, smaller batches are tried, then the CPU. `trace` takes
     in what the network saw (`l2gnet_core.inspect.trace.empty_trace`). `field` is the scan's, where
     it is known already: to find it takes a look at all of the scan. `device` is as in
-    `l2gnet_core.device.choose_device`. Voxels that are no finite numbers count as the lowest.
+    `l2gnet_core.device.choose_device`. Voxels that are no finite numbers count as the lowest. A
+    slice of one intensity throughout holds nothing.
 
     Raises InputError for a scan of unknown orientation if the model needs it, for complex numbers,
     and for a device that is not there.
@@ -128,6 +129,9 @@ def predict_slices(
             ) from error
         waiting = waiting[batch:]
         assert answer is not None
+        # Padding and lost slices: their neighbours alone would make the network see organs there.
+        blank = torch.tensor([slices[place].min() == slices[place].max() for place in places])
+        answer = _with_background(answer, blank, views)
         if trace is not None:
             shares = answer.probabilities / views
             for index, one in zip(indices, slice_traces(answer.upright, shares, view), strict=True):
@@ -183,6 +187,21 @@ def _answers(
     # Resized before the decision, not after it, so that borders stay smooth.
     total = resized(total[:, :, : size[0], : size[1]], images.shape[-2:])
     yield _Answer(total.argmax(1).to("cpu", torch.uint8), total, upright)
+
+
+def _with_background(answer: _Answer, where: Tensor, views: int) -> _Answer:
+    """The same answer with nothing but background in some of its slices, `where` (B,)."""
+    if not where.any():
+        return answer
+    where = where[:, None, None]
+    background = torch.zeros_like(answer.probabilities)
+    background[:, 0] = views
+    there = where[:, None].to(background.device)
+    return replace(
+        answer,
+        classes=torch.where(where, 0, answer.classes),
+        probabilities=torch.where(there, background, answer.probabilities),
+    )
 
 
 def _view_count(card: ModelCard, grid: Volume | Grid, axis: int) -> int:

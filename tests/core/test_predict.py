@@ -15,8 +15,10 @@ from l2gnet_core.corrections import Correction
 from l2gnet_core.device import choose_device
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetune import finetune
-from l2gnet_core.intensities import intensity_window, normalise
+from l2gnet_core.inspect.trace import empty_trace
+from l2gnet_core.intensities import intensity_window, is_ct, normalise
 from l2gnet_core.labels import LabelSet
+from l2gnet_core.phantom import cardiac_phantom
 from l2gnet_core.predict import label_lookup, outward, predict_slices
 from l2gnet_core.preprocess import pad_to_multiple
 from l2gnet_core.segment_files import segmented
@@ -187,12 +189,25 @@ def test_a_read_only_scan_in_any_layout_is_left_alone(model, scan):
     assert agree(whole(model, stored), whole(model, scan))
 
 
-def test_a_constant_scan_gives_labels_too(model):
-    assert (whole(model, np.full((2, 20, 20), 7)) < 4).all()
+def test_a_constant_scan_holds_nothing(model):
+    assert not whole(model, np.full((2, 20, 20), 7)).any()
+
+
+@pytest.mark.parametrize("value", [0, 100])
+def test_a_slice_that_holds_nothing_gets_nothing_of_its_neighbours(make_model, scan, value):
+    model, gap = make_model(in_channels=3), scan.copy()
+    gap[1] = value
+    trace = empty_trace(model, Grid(scan.shape), 0, gap)
+    mask = whole(model, gap, trace=trace)
+    assert whole(model, scan)[1].any()
+    assert not mask[1].any()
+    assert mask[0].any()
+    # Nor is there any doubt about it.
+    assert not trace.entropy[1].any()
 
 
 def test_a_ct_is_shown_to_models_of_mr_in_a_soft_tissue_window(make_model, scan):
-    ct = (scan - scan.mean()) / scan.std() * 150 + 40
+    ct = (scan - scan.mean()) / scan.std() * 80 + 40
     ct[:, :4] = -1000
     ct[:, -1] = 1500
     of_mr, of_ct = (make_model(expects=Expectations(modality=what)) for what in ("MR", "CT"))
@@ -206,6 +221,15 @@ def test_a_ct_is_shown_to_models_of_mr_in_a_soft_tissue_window(make_model, scan)
         Correction(one, grid, 0, labels, (0,)).seen_by(of_mr.card) for one in (ct, windowed)
     )
     torch.testing.assert_close(seen.image, same.image)
+
+
+def test_mr_with_values_below_zero_is_no_ct():
+    heart = cardiac_phantom(0).image.astype(np.float64)
+    heart *= 255 / heart.max()
+    z_score = (heart - heart.mean()) / heart.std()
+    for mr in (heart - 500, 2 * heart - 500, 8 * heart - 1024, 1000 * z_score):
+        assert not is_ct(mr.astype(np.int16))
+    assert is_ct(np.where(heart < 40, -1000, heart / 2))
 
 
 def test_ids_above_255_need_two_bytes(make_model, scan):
