@@ -34,9 +34,10 @@ from l2gnet_core.familiarity import hardly_known
 from l2gnet_core.finetune_config import SCAN, FineTuneConfig, unconstrained
 from l2gnet_core.fingerprint import SCANS, fingerprint
 from l2gnet_core.guard import Evidence, Improvement, Verdict, code_distance, judged
-from l2gnet_core.learner import Clock, Learner, Pace
+from l2gnet_core.learner import Clock, Learner, LearningStep, Pace
 from l2gnet_core.new_structures import taught_labels, with_room_for
 from l2gnet_core.rehearsal import KNOWN, heart_dice
+from l2gnet_core.relay import relayed
 from l2gnet_core.scan_kind import KindAppearance, ScanKind
 from l2gnet_core.weights import mixed_model, model_hash
 
@@ -256,19 +257,17 @@ class _FineTuning:
 
     def _learnt(self, run: int, base: Model, scans: Sequence[CorrectedScan]) -> Moments:
         """The network that a run comes to; the main one, 0, shows previews on its way."""
-        learning = self.learner.learn(run, scans, self.clock)
-        shown = list(_PREVIEWS) if run == 0 else []
-        while True:
-            try:
-                step = next(learning)
-            except StopIteration as end:
-                return end.value
+        due = list(_PREVIEWS) if run == 0 else []
+
+        def told(step: LearningStep) -> FineTuneProgress:
             self.step += 1
             preview = None
-            if shown and step.done >= shown[0]:
-                shown = [share for share in shown if share > step.done]
+            if due and step.done >= due[0]:
+                due[:] = [share for share in due if share > step.done]
                 preview = mixed_model(base, step.network, self.config.cautious_mix)
-            yield self._progress(step.done, step.loss, preview)
+            return self._progress(step.done, step.loss, preview)
+
+        return relayed(self.learner.learn(run, scans, self.clock), told)
 
     def _seen(self, appearance: Appearance, fold: Fold) -> list[CorrectedScan]:
         """The scans in an appearance, without the slices that a fold leaves out."""
@@ -289,12 +288,7 @@ class _FineTuning:
 
     def _checked(self, check: Check) -> Moments:
         """What a check finds, with a moment at each of its pauses."""
-        while True:
-            try:
-                next(check)
-            except StopIteration as end:
-                return end.value
-            yield self._progress(1.0 if self.step else 0.0)
+        return relayed(check, lambda _: self._progress(1.0 if self.step else 0.0))
 
     def _unpainted(self, model: Model) -> Moments:
         """What a model says of structures that nobody painted, unless it may say anything."""

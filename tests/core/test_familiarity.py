@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from generators import ended
 
 from l2gnet_core.corrections import Correction
 from l2gnet_core.familiarity import hardly_known
@@ -22,12 +23,7 @@ def correct(scan: np.ndarray, labels: np.ndarray, slices=(1, 4), **more) -> Corr
 
 
 def asked(model, *corrections: Correction) -> bool:
-    check = hardly_known(model, corrections, "cpu")
-    while True:
-        try:
-            next(check)
-        except StopIteration as end:
-            return end.value
+    return ended(hardly_known(model, corrections, "cpu"))
 
 
 @pytest.fixture
