@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.corrections import Correction
-from l2gnet_core.cross_validation import Check, upright
-from l2gnet_core.predict import predict_slices
+from l2gnet_core.cross_validation import Check, answers
 
 #: Dice of all structures as one, in corrected slices, and of what is painted in these with the
 #: answers in the slices beside them, which hold much the same: corrected slices are the worst of a
@@ -28,11 +27,10 @@ def hardly_known(model: Model, corrections: Sequence[Correction], device: str) -
     """
     here, beside = np.zeros(3, np.int64), np.zeros(3, np.int64)
     for correction in corrections:
-        scan, grid, axis = correction.scan, correction.grid, correction.axis
         painted = dict(zip(correction.slices, correction.pictures, strict=True))
         places = {at for index in painted for at in (index - 1, index, index + 1)}
-        order, field = sorted(places & set(range(scan.shape[axis]))), correction.field(model.card)
-        for done in predict_slices(upright(model), scan, grid, axis, order, device, field=field):
+        count = correction.scan.shape[correction.axis]
+        for done in answers(model, correction, sorted(places & set(range(count))), device):
             if done is not None and done.index in painted:
                 here += _counts(done.labels, painted[done.index], correction)
             elif done is not None:

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.corrections import Correction
-from l2gnet_core.cross_validation import Check, upright
-from l2gnet_core.predict import predict_slices
+from l2gnet_core.cross_validation import Check, answers
 
 #: Slices looked at, evenly spaced over the scan, at most, and pixels; but so many slices at least.
 _MOST_SLICES, _MOST_PIXELS, _FEWEST_SLICES = 12, 12 * 256 * 256, 5
@@ -24,7 +23,7 @@ def unsteadiness(model: Model, correction: Correction, device: str) -> Check:
 
     Corrected slices count as they are painted, others as the model segments them.
     """
-    axis, count = correction.axis, correction.scan.shape[correction.axis]
+    count = correction.scan.shape[correction.axis]
     # The same slices however large a model sees them, or two models could not be compared.
     pixels = correction.scan.size // count
     few = min(_MOST_SLICES, max(_FEWEST_SLICES, _MOST_PIXELS // pixels), count)
@@ -36,8 +35,7 @@ def unsteadiness(model: Model, correction: Correction, device: str) -> Check:
         if correction.unmarked is None or not (picture == correction.unmarked).any()
     }
     wanted = [index for index in seen.tolist() if index not in areas]
-    scan, grid, field = correction.scan, correction.grid, correction.field(model.card)
-    for done in predict_slices(upright(model), scan, grid, axis, wanted, device, field=field):
+    for done in answers(model, correction, wanted, device):
         if done is not None:
             areas[done.index] = _areas(done.labels, ids)
         yield
