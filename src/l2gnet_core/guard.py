@@ -16,7 +16,6 @@ from l2gnet_core.appearance import Appearance
 from l2gnet_core.corrections import CorrectedScan
 from l2gnet_core.model import SegmentationNetwork
 from l2gnet_core.preprocess import neighbours, pad_to_multiple
-from l2gnet_core.quantizer import Codebook
 
 #: Slices of each scan in which codes are counted, at most.
 _SLICES_FOR_CODES = 8
@@ -248,11 +247,11 @@ def code_distance(
 ) -> Generator[None, None, float | None]:
     """Total variation, 0 to 1, between how often codes occur in the scans and in training; None
     without codes."""
-    books = [module for module in network.modules() if isinstance(module, Codebook)]
-    if not books:
+    book = network.codebook
+    if book is None:
         return None
-    device = books[0].counts.device
-    found = torch.zeros(len(books[0].counts), dtype=torch.float64)
+    device = book.counts.device
+    found = torch.zeros(len(book.counts), dtype=torch.float64)
     for scan in scans:
         total = len(scan.image)
         apart = max(1, total // _SLICES_FOR_CODES)
@@ -264,7 +263,7 @@ def code_distance(
                 codes = network.bottleneck(network.encoder(seen)[-1]).codes
             found += torch.bincount(codes.flatten().cpu(), minlength=len(found))
             yield
-    usual = books[0].counts.double().cpu()
+    usual = book.counts.double().cpu()
     return float((found / found.sum() - usual / usual.sum()).abs().sum() / 2)
 
 

@@ -23,7 +23,6 @@ from l2gnet_core.finetune_config import FineTuneConfig
 from l2gnet_core.head_initialisation import filled_in, fit_heads
 from l2gnet_core.losses import as_background, distillation_loss, segmentation_loss
 from l2gnet_core.model import SegmentationNetwork
-from l2gnet_core.quantizer import Codebook
 from l2gnet_core.rehearsal import replayed_hearts
 from l2gnet_core.train import memory_format, precision
 
@@ -181,9 +180,8 @@ class Learner:
         # Straight-through gradients and coarser outputs come in training mode; the codebook stays
         # out of it: codes keep their meaning.
         network.train()
-        for module in network.modules():
-            if isinstance(module, Codebook):
-                module.eval()
+        if network.codebook is not None:
+            network.codebook.eval()
         if self._new.any():
             new = self._new[0].cpu()
             scans = [*scans, *filter(None, (filled_in(scan, new) for scan in scans))]

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from l2gnet_core.bottlenecks import build_bottleneck
+from l2gnet_core.bottlenecks import CodesWithTransport, Quantising, build_bottleneck
 from l2gnet_core.config import NetworkConfig
 from l2gnet_core.encoder_decoder import Decoder, Encoder
+from l2gnet_core.quantizer import Codebook
 from l2gnet_core.transport import TransportPlan
 
 
@@ -46,6 +47,18 @@ class SegmentationNetwork(nn.Module):
         )
         self.bottleneck = build_bottleneck(config)
         self.decoder = decoder
+
+    @property
+    def codebook(self) -> Codebook | None:
+        """The bottleneck's codes; None for an architecture without codes."""
+        return self.bottleneck.codebook if isinstance(self.bottleneck, Quantising) else None
+
+    @property
+    def reference(self) -> Tensor | None:
+        """(R,d), the reference of transport; None for an architecture without transport."""
+        if isinstance(self.bottleneck, CodesWithTransport):
+            return self.bottleneck.reference
+        return None
 
     def forward(self, image: Tensor) -> NetworkOutput:
         """image: (B,C,H,W), H and W multiples of `config.stride`."""

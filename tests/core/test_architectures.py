@@ -10,13 +10,11 @@ import torch
 from l2gnet_core.bottlenecks import positions
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import load_model, save_model
-from l2gnet_core.config import ARCHITECTURES, NetworkConfig, preset
+from l2gnet_core.config import ARCHITECTURES, WITH_CODES, NetworkConfig, preset
 from l2gnet_core.encoder_decoder import AttentionGate
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.losses import segmentation_loss
 from l2gnet_core.model import build
-
-WITH_CODES = {"vqunet", "synergynet", "l2gnet"}
 
 
 def make(architecture: str, seed: int = 0):
@@ -34,6 +32,8 @@ def test_any_size_gives_logits_of_that_size_and_codes_where_there_are_codes(arch
     assert (output.plan is not None) == (architecture == "l2gnet")
     if output.codes is not None:
         assert output.codes.shape == (2, 3, 5)
+    assert (network.codebook is not None) == (architecture in WITH_CODES)
+    assert (network.reference is not None) == (architecture == "l2gnet")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

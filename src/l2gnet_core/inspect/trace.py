@@ -155,7 +155,7 @@ def empty_trace(model: Model, grid: Volume | Grid, axis: int, scan: NDArray[Any]
     network = model.network
     check_codes(network.config)
     cells = cell_grid(slice_view(model.card, grid, axis, scan), network.config.stride)
-    reference = getattr(network.bottleneck, "reference", None)
+    reference = network.reference
     return Trace(
         cells,
         code_vectors(network),
@@ -165,8 +165,9 @@ def empty_trace(model: Model, grid: Volume | Grid, axis: int, scan: NDArray[Any]
 
 def code_vectors(network: SegmentationNetwork) -> NDArray[np.float32]:
     """The codebook (K,d) of a network that has one."""
-    bottleneck: Any = network.bottleneck
-    return np.asarray(bottleneck.codebook.vectors.float().cpu().numpy())
+    book = network.codebook
+    assert book is not None
+    return np.asarray(book.vectors.float().cpu().numpy())
 
 
 def check_codes(config: NetworkConfig) -> None:
