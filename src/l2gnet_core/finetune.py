@@ -18,7 +18,8 @@ from l2gnet_core.appearance import Appearance
 from l2gnet_core.appearance_search import AppearanceSearch, seen_as
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
-from l2gnet_core.corrections import CorrectedScan, Correction, image_numbers, informative
+from l2gnet_core.correction_views import CorrectedScan
+from l2gnet_core.corrections import Correction, image_numbers, informative
 from l2gnet_core.cross_validation import (
     Check,
     Fold,
@@ -275,7 +276,7 @@ class _FineTuning:
             card = self._base_in(appearance).card
             # No more than one at a time: scans can be large.
             self._scans = {}
-            self._scans[appearance] = [one.seen_by(card) for one in self.corrections]
+            self._scans[appearance] = [CorrectedScan.of(one, card) for one in self.corrections]
         kept = [
             [k for k, index in enumerate(correction.slices) if index not in slices]
             for correction, slices in zip(self.corrections, fold, strict=True)

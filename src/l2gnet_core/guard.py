@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from l2gnet_core.appearance import Appearance
-from l2gnet_core.corrections import CorrectedScan
+from l2gnet_core.correction_views import CorrectedScan
 from l2gnet_core.model import SegmentationNetwork
 from l2gnet_core.preprocess import neighbours, pad_to_multiple
 

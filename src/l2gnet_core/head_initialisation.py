@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor, nn
 
-from l2gnet_core.corrections import UNKNOWN, CorrectedScan
+from l2gnet_core.correction_views import UNKNOWN, CorrectedScan
 from l2gnet_core.interpolation import interpolate_slices
 from l2gnet_core.model import SegmentationNetwork
 from l2gnet_core.preprocess import neighbours, pad_to_multiple

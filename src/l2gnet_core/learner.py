@@ -16,7 +16,7 @@ from torch import Tensor
 from l2gnet_core.appearance import Appearance
 from l2gnet_core.augment import keeping_sides
 from l2gnet_core.checkpoint import Model
-from l2gnet_core.corrections import CorrectedScan, CorrectionSampler, Views
+from l2gnet_core.correction_views import CorrectedScan, CorrectionSampler, Views
 from l2gnet_core.cross_validation import Check
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetune_config import FineTuneConfig

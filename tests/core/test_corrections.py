@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from l2gnet_core.augment import Augmentation
 from l2gnet_core.card import ModelCard
-from l2gnet_core.corrections import UNKNOWN, Correction, CorrectionSampler, informative
+from l2gnet_core.correction_views import UNKNOWN, CorrectedScan, CorrectionSampler
+from l2gnet_core.corrections import Correction, informative
 from l2gnet_core.errors import InputError
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.volume import Grid
@@ -49,7 +50,7 @@ def test_other_slices_may_hold_anything(axis, seed, dtype):
     garbage[tuple(places)] = labels[tuple(places)]
     other = correction(garbage, (1, 3), axis)
     assert other.structures == clean.structures
-    seen, same = other.seen_by(CARD), clean.seen_by(CARD)
+    seen, same = CorrectedScan.of(other, CARD), CorrectedScan.of(clean, CARD)
     assert torch.equal(seen.classes, same.classes)
     assert torch.equal(seen.absent, same.absent)
 
@@ -58,7 +59,10 @@ def test_scans_are_learnt_from_as_readers_make_them():
     odd = np.random.default_rng(9).random(SHAPE)
     odd[2, :4] = np.nan
     plain = np.where(np.isnan(odd), np.nanmin(odd), odd)
-    seen, wanted = correction(scan=odd).seen_by(CARD), correction(scan=plain).seen_by(CARD)
+    seen, wanted = (
+        CorrectedScan.of(correction(scan=odd), CARD),
+        CorrectedScan.of(correction(scan=plain), CARD),
+    )
     assert torch.equal(seen.image, wanted.image)
     with pytest.raises(InputError, match="complex numbers"):
         correction(scan=odd * 1j)
@@ -95,7 +99,7 @@ def test_ids_become_classes_and_unmarked_voxels_unknown():
     labels = np.zeros(SHAPE, np.uint8)
     labels[1, :5], labels[1, 10:], labels[3, :] = 7, 4, 4
     labels[3, 0, 0] = 0
-    scan = correction(labels, (3, 1), unmarked=4).seen_by(CARD)
+    scan = CorrectedScan.of(correction(labels, (3, 1), unmarked=4), CARD)
     assert scan.places == (1, 3)
     assert scan.untouched == [0, 2, 4]
     assert torch.equal(scan.classes[0, :5], torch.full((5, 30), 2, dtype=torch.uint8))
@@ -116,7 +120,7 @@ def test_slices_are_seen_as_inference_sees_them():
     )
     labels = np.zeros(SHAPE, np.uint8)
     labels[1, 2:9, 20:28] = 7
-    scan = Correction((labels > 0) * 100.0, grid, 0, labels, (1,)).seen_by(card)
+    scan = CorrectedScan.of(Correction((labels > 0) * 100.0, grid, 0, labels, (1,)), card)
     assert scan.image.shape == (5, 48, 30)
     (place,) = scan.places
     assert place == 3
@@ -131,7 +135,7 @@ def test_views_weigh_what_they_are_told_and_nothing_outside():
     labels[2] = 1
     labels[2, :, 15:] = 4
     weights = np.full(SHAPE, 3.0)
-    scan = correction(labels, (2,), unmarked=4, weights=weights).seen_by(CARD)
+    scan = CorrectedScan.of(correction(labels, (2,), unmarked=4, weights=weights), CARD)
     still = Augmentation(size=64, scale=(1, 1), stretch=0, turn=0, orientation_free=False)
     views = CorrectionSampler([scan], still, 1, (0, 0)).corrected(0, 4, 64, "cpu")
     assert views.images.shape == (4, 1, 64, 64)
@@ -148,7 +152,10 @@ def test_views_weigh_what_they_are_told_and_nothing_outside():
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 999), st.integers(0, 10**6), st.sampled_from([1, 3]))
 def test_a_view_depends_on_seed_run_step_and_place_alone(seed, step, channels):
-    scans = [correction().seen_by(CARD), correction(labels_with((1,), 1)).seen_by(CARD)]
+    scans = [
+        CorrectedScan.of(correction(), CARD),
+        CorrectedScan.of(correction(labels_with((1,), 1)), CARD),
+    ]
 
     def sampler(run=0):
         return CorrectionSampler(scans, Augmentation(size=16), channels, (seed, run))
@@ -168,7 +175,7 @@ def test_no_view_holds_a_class_that_it_calls_absent(seed, held):
     # One kidney alone may be painted; in a mirror image it is the other one.
     names = {1: "left kidney", 2: "right kidney", 3: "spleen", 4: "liver"}
     card = ModelCard(name="m", labels=LabelSet.from_names(names))
-    scan = correction(labels_with(sorted(held))).seen_by(card)
+    scan = CorrectedScan.of(correction(labels_with(sorted(held))), card)
     how = Augmentation(size=32, orientation_free=False, mirror_pairs=((1, 2),))
     views = CorrectionSampler([scan], how, 1, (seed, 0)).corrected(0, 4, 32, "cpu")
     for classes, absent in zip(views.classes, views.absent, strict=True):
@@ -180,7 +187,7 @@ def test_old_answers_are_asked_for_on_other_slices_and_other_images():
     labels = labels_with()
     image = np.zeros(SHAPE)
     image[[1, 3]] = 1  # Of the scan, only corrected slices are bright.
-    scan = correction(labels, scan=image).seen_by(CARD)
+    scan = CorrectedScan.of(correction(labels, scan=image), CARD)
     still = Augmentation(16, (1, 1), stretch=0, turn=0, gain=(1, 1), offset=0, noise=0, bias=0)
 
     def brightness(scans, *others):
@@ -192,7 +199,7 @@ def test_old_answers_are_asked_for_on_other_slices_and_other_images():
     grey = torch.full((2, 40, 40), 0.5).half()
     mixed = brightness([scan], [grey], 0.5)
     assert 8 < (mixed > 0.4).sum() < 32
-    whole = correction(labels, range(5), scan=image).seen_by(CARD)
+    whole = CorrectedScan.of(correction(labels, range(5), scan=image), CARD)
     assert brightness([whole]) is None
     assert brightness([whole], [grey], 0.5).min() > 0.2
 

@@ -12,6 +12,7 @@ from generators import ended
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from l2gnet_core.correction_views import CorrectedScan
 from l2gnet_core.corrections import Correction
 from l2gnet_core.cross_validation import best_mix, folds, left_out_counts, lost_shares, pooled_dice
 from l2gnet_core.finetune_config import PROJECT, SCAN
@@ -219,7 +220,7 @@ def test_the_mix_that_others_speak_for_is_judged():
 
 def test_code_distance_is_total_variation(make_model):
     model = make_model()
-    scan = correct().seen_by(model.card)
+    scan = CorrectedScan.of(correct(), model.card)
     book = model.network.bottleneck.codebook
     with torch.inference_mode():
         codes = model.network(

@@ -18,6 +18,7 @@ from l2gnet_core.appearance import Appearance
 from l2gnet_core.appearance_search import seen_as
 from l2gnet_core.card import ModelCard
 from l2gnet_core.cases import Case, FilePair
+from l2gnet_core.correction_views import CorrectedScan
 from l2gnet_core.corrections import Correction
 from l2gnet_core.cross_validation import compared, slice_counts
 from l2gnet_core.data import load_frames
@@ -184,7 +185,7 @@ def test_margins_are_left_out_of_what_is_learnt(tmp_path, save_scan):
         one = card(labels=LabelSet.from_names({1: "bright"}))
         frames += load_frames(Case.named(name, pair), one)
         correction = Correction(image, Grid(image.shape), 0, truth, (0, 2))
-        corrected.append(correction.seen_by(one))
+        corrected.append(CorrectedScan.of(correction, one))
     assert torch.equal(frames[0].image, frames[1].image)
     assert torch.equal(frames[0].classes, frames[1].classes)
     assert torch.equal(corrected[0].image, corrected[1].image)
@@ -212,9 +213,9 @@ def test_fine_tuning_searches_a_scan_once_and_sees_the_same_of_it(make_model, mo
             anew = {done.index: done.labels for done in predict_slices(shown, scan, grid, 0)}
             searched.clear()
             found = ended(slice_counts(shown, correction, (1, 3), "cpu"))
-            image = correction.seen_by(shown.card).image
+            image = CorrectedScan.of(correction, shown.card).image
             assert len(searched) == (zoom == 1)
-            assert torch.equal(image, replace(correction).seen_by(shown.card).image)
+            assert torch.equal(image, CorrectedScan.of(replace(correction), shown.card).image)
             for index, counts in found.items():
                 told = compared(anew[index], labels[index], [1, 2])
                 np.testing.assert_array_equal(counts, told)

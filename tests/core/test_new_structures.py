@@ -13,6 +13,7 @@ from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.cleanup import CleanUp, tidy
 from l2gnet_core.config import preset
+from l2gnet_core.correction_views import CorrectedScan
 from l2gnet_core.corrections import Correction
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetune import finetune
@@ -217,7 +218,7 @@ def scene_seen(slices, **more):
     labels = scene()[1]
     model = Model(build(preset("tiny", 3)), ModelCard("m", KNOWN))
     wide, new = with_room_for(model, taught_labels(KNOWN, [correct(labels, slices)], {}))
-    return wide, torch.tensor(new), correct(labels, slices, **more).seen_by(wide.card)
+    return wide, torch.tensor(new), CorrectedScan.of(correct(labels, slices, **more), wide.card)
 
 
 def test_slices_between_are_filled_in_by_shape():
@@ -262,7 +263,7 @@ def test_scans_say_nothing_of_new_structures_that_others_hold(seeded):
     both = [correct(labels, (1, 4)), correct(other, (1, 4))]
     wide, new = with_room_for(model, taught_labels(KNOWN, both, {}))
     new = torch.tensor(new)
-    three, four = (one.seen_by(wide.card) for one in both)
+    three, four = (CorrectedScan.of(one, wide.card) for one in both)
     classes = [label.id for label in wide.card.labels]
     held = filled_in(three, new)
     assert held.absent.tolist() == [False, *(id != 3 for id in classes)]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from l2gnet_core import predict
 from l2gnet_core.card import Expectations
 from l2gnet_core.checkpoint import load_model
+from l2gnet_core.correction_views import CorrectedScan
 from l2gnet_core.corrections import Correction
 from l2gnet_core.device import choose_device
 from l2gnet_core.errors import InputError
@@ -203,7 +204,8 @@ def test_a_ct_is_shown_to_models_of_mr_in_a_soft_tissue_window(make_model, scan)
     assert not agree(whole(of_ct, ct), whole(of_ct, windowed))
     grid, labels = Grid(ct.shape), np.ones(ct.shape, np.uint8)
     seen, same = (
-        Correction(one, grid, 0, labels, (0,)).seen_by(of_mr.card) for one in (ct, windowed)
+        CorrectedScan.of(Correction(one, grid, 0, labels, (0,)), of_mr.card)
+        for one in (ct, windowed)
     )
     torch.testing.assert_close(seen.image, same.image)
 
