@@ -39,7 +39,7 @@ def test_the_walk_through_the_sample_is_of_the_bundled_model():
 
     doubt = uncertainty_maps(trace, mask, ["combined"])["combined"]
     first = told(r"second frame, slices (\d), (\d) and (\d) stand out")
-    assert [one.index for one in ranked_slices(doubt, mask, 0)[:3]] == first
+    assert [one.index for one in ranked_slices(trace, mask)[:3]] == first
     assert not truth[first].any()
     assert mask[first].any((1, 2)).all()
     worst, here = told(r"worst place is in slice (\d), .* next one in slice (\d)")

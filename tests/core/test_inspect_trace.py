@@ -75,7 +75,7 @@ def test_every_voxel_lies_in_the_cell_that_its_centre_falls_into(view):
     scan = np.empty([whole.shape[view.axes.index(axis)] for axis in range(3)], int)
     whole.stack(scan)[...] = np.pad(seen, ((0, 0), *view.margins), constant_values=-1)
     stored = np.stack([view.stored(ids[view.place(index)]) for index in range(n)])
-    np.testing.assert_array_equal(cells.on_scan(stored, -1), scan)
+    np.testing.assert_array_equal(cells.on_scan(stored + 1), scan + 1)
     assert cells.shape == scan.shape
     assert cells.size == stored.shape[1:]
     one = np.moveaxis(scan, cells.axis, 0)[0]

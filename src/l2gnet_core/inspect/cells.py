@@ -48,11 +48,11 @@ class CellGrid:
         margins that the network does not see."""
         return self.without_margins(cells.take(self.columns, 1).take(self.rows, 0), outside)
 
-    def on_scan(self, cells: NDArray[Any], outside: int = 0) -> NDArray[Any]:
-        """Values (n,h,w) of cells on the voxels (z,y,x), `outside` in the margins."""
+    def on_scan(self, cells: NDArray[Any]) -> NDArray[Any]:
+        """Values (n,h,w) of cells on the voxels (z,y,x), 0 in the margins."""
         # Columns first: the long copies are then of whole rows.
         slices = cells.take(self.columns, 2).take(self.rows, 1)
-        return np.moveaxis(self.without_margins(slices, outside), 0, self.axis)
+        return np.moveaxis(self.without_margins(slices), 0, self.axis)
 
     def without_margins(self, values: NDArray[Any], outside: int = 0) -> NDArray[Any]:
         """Values (…,H,W) of the pixels of slices, with `outside` written into their margins."""

@@ -22,11 +22,8 @@ from l2gnet_core.inspect.populations import Unlikeness, unlikeness
 from l2gnet_core.inspect.trace import Trace
 from l2gnet_core.inspect.uncertainty import (
     SliceDoubt,
-    expected_wrong,
     expects_dice,
-    near_borders,
-    ranked_by,
-    slice_maps,
+    ranked_slices,
 )
 from l2gnet_core.volume import Grid
 
@@ -144,16 +141,6 @@ def find(
         table=organ_table(trace, voxels),
         plan=code_plan(trace) if has_plans else None,
         between=organ_plan(trace, voxels) if has_plans else None,
-        slices=_ranked(trace, mask),
+        slices=ranked_slices(trace, mask),
         unlike=None if known is None else unlikeness(trace, known),
     )
-
-
-def _ranked(trace: Trace, mask: NDArray[np.integer]) -> list[SliceDoubt]:
-    """`ranked_slices` without a map of the whole scan."""
-    slices = np.moveaxis(mask, trace.cells.axis, 0)
-    wrong = [
-        expected_wrong(maps["combined"], near_borders(slices, index))
-        for index, maps in enumerate(slice_maps(trace, mask, ["combined"]))
-    ]
-    return ranked_by(np.array(wrong), slices, trace.seen)

@@ -43,35 +43,30 @@ def sources_map(trace: Trace, index: int, code: int) -> NDArray[np.float64]:
     return shares
 
 
-def code_plan(
-    trace: Trace,
-    receiving: NDArray[np.generic] | None = None,
-    giving: NDArray[np.generic] | None = None,
-) -> NDArray[np.float64]:
+def code_plan(trace: Trace, receiving: NDArray[np.generic] | None = None) -> NDArray[np.float64]:
     """Code-to-code transport plan (K,K) of the slices seen, or of parts of them.
 
     T_kl = (1/n) Σ S_ij over tokens i of code k and j of code l, averaged over slices: how much of
     code k's mass meets code l's on the same references. For whole slices it is symmetric and both
     marginals are the code frequencies, so it sums to one.
 
-    receiving, giving: (n,h,w) weights in [0,1] of the cells that i, and j, run over, such as the
-    share of a cell's voxels that an organ has; all cells by default. The result is then divided by
-    the mass of `receiving`: its row sums are the code frequencies there if `giving` is left out.
-    Zero if no cell has a weight. Raises InputError for a model without transport.
+    receiving: (n,h,w) weights in [0,1] of the cells that i runs over, such as the share of a cell's
+    voxels that an organ has; all cells by default. The result is then divided by the mass of
+    `receiving`, so its row sums are the code frequencies there. Zero if no cell has a weight.
+    Raises InputError for a model without transport.
     """
     plans = trace.plans
     codes = len(trace.vectors)
     total, mass = np.zeros((codes, codes)), 0.0
-    sums = column_sums(trace)
+    sums, frequencies = column_sums(trace), trace.frequencies()
     for index in np.flatnonzero(trace.seen):
         of_receiving = _weighted(trace, int(index), receiving)
         if not of_receiving.any():
             continue
-        of_giving = of_receiving if giving is receiving else _weighted(trace, int(index), giving)
         used = np.flatnonzero(trace.plans[index].any(1))
         rows = plans[index, used].astype(np.float64)
         part = (rows / sums[index]) @ rows.T
-        total[np.ix_(used, used)] += of_receiving[used, None] * part * of_giving[used]
+        total[np.ix_(used, used)] += of_receiving[used, None] * part * frequencies[index, used]
         mass += of_receiving.sum()
     return total / mass if mass else total
 

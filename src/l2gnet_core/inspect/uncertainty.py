@@ -234,24 +234,17 @@ def _borders(mask: NDArray[np.generic]) -> NDArray[np.bool_]:
     return borders
 
 
-def ranked_slices(
-    uncertainty: NDArray[np.floating],
-    mask: NDArray[np.generic],
-    axis: int,
-    seen: NDArray[np.bool_] | None = None,
-) -> list[SliceDoubt]:
-    """All slices, the one with most voxels to put right first.
+def ranked_slices(trace: Trace, mask: NDArray[np.generic]) -> list[SliceDoubt]:
+    """All slices of a scan, the one with most voxels to correct first.
 
-    uncertainty, mask: (z,y,x), the first the "combined" of `uncertainty_maps`. seen: (n,), which
-    slices the model has answered; all of them by default. What counts is uncertainty near borders
-    (`near_borders`). By expected error instead, small slices would come first, in which little is
-    to be won. Slices far from anything found, which have no borders, come last: those next to it
-    first, or those in the middle where nothing is found at all.
+    mask: the model's answer (z,y,x). Needs no map of the whole scan.
     """
-    slices, doubts = np.moveaxis(mask, axis, 0), np.moveaxis(uncertainty, axis, 0)
-    near = (near_borders(slices, index) for index in range(len(slices)))
-    wrong = [expected_wrong(doubt, zone) for doubt, zone in zip(doubts, near, strict=True)]
-    return ranked_by(np.array(wrong), slices, seen)
+    slices = np.moveaxis(mask, trace.cells.axis, 0)
+    wrong = [
+        expected_wrong(maps["combined"], near_borders(slices, index))
+        for index, maps in enumerate(slice_maps(trace, mask, ["combined"]))
+    ]
+    return ranked_by(np.array(wrong), slices, trace.seen)
 
 
 def expected_wrong(doubt: NDArray[np.floating], near: NDArray[np.bool_]) -> float:
@@ -265,7 +258,13 @@ def ranked_by(
     slices: NDArray[np.generic],
     seen: NDArray[np.bool_] | None = None,
 ) -> list[SliceDoubt]:
-    """`ranked_slices` of a mask (n,H,W) with these `expected_wrong` voxels (n,)."""
+    """All slices of a mask (n,H,W), the one with most `expected_wrong` voxels (n,) first.
+
+    seen: (n,), which slices the model has answered; all of them by default. The order is not that
+    of the expected error: small slices would come first, where there is little to gain. Slices
+    without borders, far from any structure, come last: those nearest to one first; in a mask
+    without structures, those nearest to the middle.
+    """
     odds = (
         OF_SHARE * np.log(wrong_share(wrong, slices) + FLOOR)
         + OF_OVERLAP * lacking_overlap(slices, seen)
