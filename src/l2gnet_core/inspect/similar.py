@@ -17,34 +17,38 @@ from l2gnet_core.inspect.cells import Box
 from l2gnet_core.inspect.trace import Trace
 from l2gnet_core.inspect.uncertainty import box_around
 
-#: Of the overlaps of a slice's rows of the plan with those of the marked codes, the quantile at
-#: which nothing is left of a similarity.
+# The numbers below were settled by `python benchmarks/inspection.py run tuning`: by the share of
+# planted mistakes that is found again (docs/benchmarks.md, "Doubts and mistakes").
+
+#: Two codes are unlike if their rows of the plan overlap by no more than this quantile of the
+#: overlaps in the slice.
 USUAL = 0.5
-#: Without transport, similarity falls to 1/e at this share of the codes' median squared distance.
+#: Without transport, likeness falls to 1/e at this share of the codes' median squared distance.
 REACH = 0.3
-#: Likeness from which, and up to which, neighbouring voxels make one region, so that a mistake and
-#: the sound part of the structure beside it do not. Voxels below the first are left out.
+#: Limits of the levels of likeness. Connected voxels of one level make a region, which keeps a
+#: mistake apart from the sound part of the structure beside it. Voxels below the first make none.
 LEVELS = (0.01, 0.03, 0.1, 0.4, 0.7, 1.01)
-#: A code and structure that few of the marked voxels have, as a share of what most of them have,
-#: says less: below this, less and less.
+#: A pair of code and structure counts less if it has fewer marked voxels than this share of those
+#: of the commonest pair.
 RARE = 0.1
-#: Codes are coarse, so where voxels lie counts, too: at this distance from the marks, in radii of
-#: all structures of the marked slice together, likeness has lost 1 − 1/e of what it can lose, ...
+#: Codes are coarse, so the place of a voxel counts as well. Likeness falls with the distance from
+#: the marks; at `NEAR` it has lost 1 − 1/e of what it can lose (in radii of a disc as large as all
+#: structures of the marked slice together).
 NEAR = 0.5
-#: ... and far from them this share of it is left.
+#: Far from the marks this share of the likeness is left.
 FAR = 0.3
-#: The scan, smoothed by so many pixels, is told apart by this many shades, each as frequent in the
-#: structures as the others, neighbouring ones blurred by so many.
+#: The brightness of the scan, smoothed by `SMOOTHING` pixels, is divided into `SHADES` that are
+#: equally frequent in the structures. Counts of shades are blurred by `BLUR` shades.
 SMOOTHING = 2.5
 SHADES = 16
 BLUR = 1.5
-#: Pixels that are enough to tell how frequent a brightness is.
+#: Pixels that are enough to estimate how frequent a brightness is.
 ENOUGH = 500_000
 #: Voxels of a shade that the marks do not have keep this share of their likeness.
 OTHER_SHADE = 0.1
 #: Regions smaller than this, as a share of the marked voxels, are specks.
 LEAST_SIZE = 0.02
-#: Regions that are suggested.
+#: Regions that are suggested at most.
 MOST = 200
 
 

@@ -14,27 +14,29 @@ from numpy.typing import NDArray
 from l2gnet_core.inspect.trace import Trace
 from l2gnet_core.phantom import DRAWN
 
-#: How far from a structure's border, in pixels, mistakes are looked for when slices are ranked.
+#: Pixels around a structure's border in which mistakes are expected when slices are ranked.
 BORDER = 5
-#: Added to the size of the structures in a slice, as a share of their median size in the scan: the
-#: least doubt about an empty slice is not to outweigh everything.
+#: Added to the size of the structures in a slice, as a share of their median size in the scan, so
+#: that a little doubt about an empty slice does not outweigh everything.
 FLOOR = 0.02
-#: Pixels up to which distances to borders tell anything; beyond, they count as that.
+#: Distances to borders are clipped to this many pixels; larger ones tell nothing more.
 FAR = 10
-#: Chance that a voxel near a border is wrong, by logistic regression on the log odds of its softmax
-#: entropy, clipped to `SURE`, on its disagreement with the neighbouring slices, and on its distance
-#: to the next border, as a share of `FAR`, and that squared: doubt at a border is usual, the same
-#: doubt away from any is not.
+
+# `python benchmarks/inspection.py fit` printed the weights below, for `cardiac-cine`; no test
+# patient took part (docs/benchmarks.md, "Doubts and mistakes").
+
+#: Weights of a logistic regression for the chance that a voxel near a border is wrong: of the log
+#: odds of its softmax entropy (clipped to `SURE`), of its disagreement with the neighbouring
+#: slices, of its distance to the next border as a share of `FAR`, and of that squared. The distance
+#: matters because doubt is usual at a border and unusual elsewhere.
 OF_ENTROPY, OF_NEIGHBOURS, OF_DISTANCE, OF_SQUARE, VOXEL_OFFSET = 0.68, 3.41, -1.80, 3.12, -1.70
 SURE = 0.002
-#: Expected loss of Dice in a slice, by the same on the logarithm of its share of wrong voxels, to
-#: which `FLOOR` is added, and on how badly its structures overlap those of the neighbouring slices.
+#: Weights of a logistic regression for the loss of Dice in a slice: of the logarithm of its share
+#: of wrong voxels plus `FLOOR`, and of the overlap with the neighbouring slices that it lacks.
 OF_SHARE, OF_OVERLAP, SLICE_OFFSET = 1.22, 1.61, -0.01
-#: What slices lack to full overlap where no neighbour can tell: the mean over the true labels of
-#: the training patients of `cardiac-cine`.
+#: The overlap that a slice is taken to lack if it has no neighbour to compare with: the mean over
+#: the true labels of the training patients of `cardiac-cine`.
 USUAL_OVERLAP = 0.30
-# These were fitted by `python benchmarks/inspection.py fit`, for `cardiac-cine` on patients that
-# were not tested on.
 
 
 def plan_entropy(trace: Trace) -> NDArray[np.float32]:
