@@ -29,22 +29,36 @@ MILD = Augmentation(
 
 @dataclass(frozen=True)
 class FineTuneConfig:
-    """How to fine-tune; `SCAN` and `PROJECT` are the two kinds. Exactly one of `seconds` (checks
-    included) and `steps` (of the main run) is set.
+    """How to fine-tune. `SCAN`, `ORGAN` and `PROJECT` are the usual settings.
 
-    kind: "scan" bends to one volume, to be used there; "project" learns over scans and must not
-        forget. With several corrections its folds leave out whole scans.
-    batch, replay: corrected slices and old answers in each step. phantoms: share of the latter that
-        are drawn hearts, where the model knows them; the rest are untouched slices of the scans.
-    soft_targets: weight of the loss on old answers. pull: by how much of learning_rate the
-        weights go back towards the old ones, per step.
-    mixes: shares of the new weights to choose from by leaving slices out. mix_tolerance: Dice by
-        which one must be better to be taken instead of one nearer to cautious_mix, which is also
-        the share with a single corrected slice, and of previews. folds: at most so many runs leave
-        some out, each fold_share as long as the main one.
-    adapts_appearance: does it look for the appearance in which the scans suit the model, before
-        weights are changed? A project's model is shown only scans so that look like these.
-    learns_anew: does it let go of a model that hardly knows the scan (`anew`)? Of one scan alone.
+    kind: "scan" adapts a model to one scan, for use on that scan; "project" learns from several
+        scans and must not forget. A project's folds leave out whole scans, if there are several.
+    seconds, steps: the budget, of which exactly one is set. seconds: of all runs and checks
+        together. steps: of the main run.
+    seed: of all random numbers.
+    batch, replay: number of corrected slices, and of slices with the old model's answers, in each
+        step.
+    learning_rate: the peak of AdamW's schedule.
+    pull: decay towards the old weights, relative to the learning rate: each step moves a weight by
+        the share learning_rate × pull of its distance to the old one (L2-SP: Li et al., "Explicit
+        Inductive Bias for Transfer Learning", ICML 2018).
+    phantoms: share, 0 to 1, of the replayed slices that are drawn hearts, if the model knows these;
+        the rest are untouched slices of the scans.
+    soft_targets: weight of the loss on the old model's answers beside the segmentation loss (Li and
+        Hoiem, "Learning without Forgetting", ECCV 2016).
+    mixes: shares of the new weights, 0 to 1, among which the slices left out choose (WiSE-FT:
+        Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+    mix_tolerance: Dice, 0 to 1. Among mixes that are no more than this below the best, the one
+        nearest to cautious_mix is taken.
+    cautious_mix: the mix of previews, and of a model with a single corrected slice.
+    folds: number of test runs that leave slices out, at most.
+    fold_share: length of a test run as a share of the main run's.
+    adapts_appearance: search, before any weight changes, for the appearance in which the scans suit
+        the model. A project's model is shown only similar scans in it.
+    learns_anew: drop the constraints (`unconstrained`) if the model hardly knows the scan; for
+        `kind` "scan" alone.
+    views: random changes of the slices that are learnt from.
+    limits: what the guard allows.
     names: of new structures, by id.
     """
 
