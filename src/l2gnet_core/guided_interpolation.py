@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from l2gnet_core.bounding_box import bounding_box
 from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.interpolation import interpolate_slices, signed_distances
 
@@ -84,11 +85,10 @@ class _Shapes:
         last = min((k for k in known if k > holding[-1]), default=holding[-1])
         self.known = [k for k in known if first <= k <= last]
         self.comparable = len(holding) >= _FEWEST
-        rows, columns = (np.flatnonzero(inside[self.known].any((0, o))) for o in (2, 1))
-        margin = _BAND + 2 * int(max(_BLURS))
-        self.box = tuple(
-            slice(max(0, found[0] - margin), found[-1] + 1 + margin) for found in (rows, columns)
-        )
+        anywhere = np.asarray(inside[self.known].any(0))
+        box = bounding_box(anywhere, _BAND + 2 * int(max(_BLURS)))
+        assert box is not None
+        self.box = box
         self._inside = inside
         # Of the smaller side of a pixel, so that a distance is one in pixels.
         self._pixel = (pixel[0] / min(pixel), pixel[1] / min(pixel))

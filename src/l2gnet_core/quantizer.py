@@ -106,9 +106,3 @@ class Codebook(nn.Module):
         self.counts.copy_(torch.where(dead, revived, self.counts))
         self.sums.copy_(torch.where(dead[:, None], fresh * revived, self.sums))
         self.vectors.copy_(self.sums / self.counts.clamp(min=1e-6)[:, None])
-
-
-def perplexity(codes: Tensor, count: int) -> float:
-    """exp(entropy) of how often each of `count` codes occurs: 1 = one code, `count` = all alike."""
-    share = torch.bincount(codes.flatten(), minlength=count).double() / codes.numel()
-    return float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum()))

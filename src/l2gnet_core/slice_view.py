@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from l2gnet_core.card import ModelCard
 from l2gnet_core.errors import InputError
 from l2gnet_core.intensities import cells_of_tissue, intensity_window, is_ct, is_empty
-from l2gnet_core.volume import Grid, Volume
+from l2gnet_core.volume import AXIS_LETTERS, Grid, Volume
 
 #: How far slices are enlarged where nothing but their size in pixels is known.
 MOST_ENLARGED = 1.5
@@ -42,8 +42,6 @@ _CELL, _AROUND = 0.015, 3
 
 _STACK_GROWS_TO = "RAS"
 _PICTURE_GROWS_TO = "LPI"
-_WORLD_AXES = ("LR", "PA", "IS")
-
 
 #: How many rows and columns, each (before, after), slices leave out.
 Margins = tuple[tuple[int, int], tuple[int, int]]
@@ -129,7 +127,7 @@ def slice_view(
                 "stored axes grow to, as in --orientation LPS."
             )
         codes = grid.axis_codes
-        world = [next(i for i, pair in enumerate(_WORLD_AXES) if c in pair) for c in codes]
+        world = [next(i for i, pair in enumerate(AXIS_LETTERS) if c in pair) for c in codes]
         rows, columns = sorted(others, key=lambda other: world[other], reverse=True)
         axes = (axis, rows, columns)
         flipped = (

@@ -194,6 +194,18 @@ def test_tables_count_codes_and_voxels(seed):
     assert perplexity(np.zeros(4, int)) == 0
 
 
+@quick
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60))
+def test_perplexity_lies_between_one_and_the_codes_that_occur(codes):
+    assert 1 - 1e-9 <= perplexity(np.bincount(codes)) <= len(set(codes)) + 1e-9
+
+
+def test_perplexity_of_equal_shares_is_the_number_of_codes():
+    assert perplexity(np.full(12, 3)) == pytest.approx(12)
+    assert perplexity(np.array([0, 0, 25])) == pytest.approx(1)
+    assert perplexity(np.array([3, 1])) == pytest.approx(np.exp(entropy([0.75, 0.25])))
+
+
 def test_examples_begin_with_the_nearest_token():
     trace = made_up(0)
     code = int(code_counts(trace).argmax())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from l2gnet_core.bounding_box import bounding_box
 from l2gnet_core.errors import InputError
 from l2gnet_core.inspect.similar import Region, highest
 from l2gnet_core.inspect.trace import Trace
@@ -104,12 +105,9 @@ def voxels_of_code(
             "clicked is none; click a voxel of the mistake."
         )
     # Pieces are looked for where the code is, which is a small part of a large scan.
-    box = [slice(None)] * 3
-    for along in range(3):
-        others = tuple(other for other in range(3) if other != along)
-        where = np.flatnonzero(inside.any(others))
-        box[along] = slice(int(where[0]), int(where[-1]) + 1)
-    part = inside[box[0], box[1], box[2]]
+    box = bounding_box(inside)
+    assert box is not None
+    part = inside[box]
     pieces, _ = ndimage.label(part, np.ones((3, 3, 3)))
     at = tuple(v - s.start for v, s in zip(piece_at, box, strict=True))
     kept = np.argwhere(pieces == pieces[at]) + [s.start for s in box]

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from l2gnet_core.bounding_box import bounding_box
 from l2gnet_core.errors import InputError
 from l2gnet_core.files.values import plain_values
 from l2gnet_core.inspect.cells import Box
 from l2gnet_core.inspect.trace import Trace
-from l2gnet_core.inspect.uncertainty import box_around
 
 # The numbers below were settled by `python benchmarks/inspection.py run tuning`: by the share of
 # planted mistakes that is found again (docs/benchmarks.md, "Doubts and mistakes").
@@ -138,7 +138,7 @@ def _regions_in(index: int, score: NDArray[np.float32], least: float, axis: int)
     """Connected parts of a slice whose likeness (H,W) is of one level, but for specks."""
     from scipy import ndimage
 
-    box = box_around(score >= LEVELS[0], 0)
+    box = bounding_box(score >= LEVELS[0])
     if box is None:
         return []
     part, regions = score[box], []

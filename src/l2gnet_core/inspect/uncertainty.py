@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from l2gnet_core.bounding_box import bounding_box
 from l2gnet_core.inspect.trace import Trace
 from l2gnet_core.phantom import DRAWN
 
@@ -57,22 +58,10 @@ def border_distances(slices: NDArray[np.generic]) -> NDArray[np.float32]:
     distances = np.full(slices.shape, FAR, np.float32)
     for one, out in zip(slices, distances, strict=True):
         borders = _borders(one)
-        if (box := box_around(borders, FAR)) is not None:
+        if (box := bounding_box(borders, FAR)) is not None:
             from_pixels = ndimage.distance_transform_edt(~borders[box])
             out[box] = np.minimum(from_pixels + 0.5, FAR)
     return distances
-
-
-def box_around(pixels: NDArray[np.bool_], margin: int) -> tuple[slice, slice] | None:
-    """The part of a slice (H,W) that holds all that is true, and so many pixels around it: most of
-    a slice is far from anything, and can be left alone. None if nothing is true."""
-    rows, columns = (np.flatnonzero(pixels.any(axis)) for axis in (1, 0))
-    if not len(rows):
-        return None
-    return (
-        slice(max(0, int(rows[0]) - margin), int(rows[-1]) + 1 + margin),
-        slice(max(0, int(columns[0]) - margin), int(columns[-1]) + 1 + margin),
-    )
 
 
 def disagreement(
@@ -219,7 +208,7 @@ def near_borders(slices: NDArray[np.generic], index: int) -> NDArray[np.bool_]:
     borders = np.zeros(slices.shape[1:], bool)
     for one in slices[max(0, index - 1) : index + 2]:
         borders |= _borders(one)
-    if (box := box_around(borders, BORDER)) is not None:
+    if (box := bounding_box(borders, BORDER)) is not None:
         borders[box] = ndimage.maximum_filter(borders[box], 2 * BORDER + 1)
     return borders
 
