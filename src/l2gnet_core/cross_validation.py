@@ -137,8 +137,8 @@ def answers(
         correction.scan,
         correction.grid,
         correction.axis,
-        slices,
-        device,
+        order=slices,
+        device=device,
         field=correction.field(model.card),
     )
 

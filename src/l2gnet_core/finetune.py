@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from l2gnet_core.appearance import Appearance
 from l2gnet_core.appearance_search import AppearanceSearch, seen_as
@@ -78,6 +79,17 @@ class FineTuneProgress:
 
 
 Moments = Generator[FineTuneProgress, None, Any]
+
+
+@dataclass(frozen=True)
+class _Knowledge:
+    """What a model knows apart from the corrections: mean Dice on a drawn heart, distance of its
+    codes' frequencies from those in training (None where it has none), and its answers for
+    structures that nobody painted (`unpainted_answers`)."""
+
+    heart: float | None
+    codes: float | None
+    unpainted: list[NDArray[Any]]
 
 
 def finetune(
@@ -154,7 +166,7 @@ class _FineTuning:
         self._scans: dict[Appearance, list[CorrectedScan]] = {}
 
     def run(self) -> Iterator[FineTuneProgress]:
-        """Everything, in the order in which there is something to look at soonest."""
+        """All runs and checks, in the order in which there is something to look at soonest."""
         appearance, *without = yield from self._appearances()
         base = self._base_in(appearance)
         if self._changed(appearance):
@@ -164,29 +176,11 @@ class _FineTuning:
             self.learner = Learner(self.base, self.new, self.config, self.device)
         learnt = yield from self._learnt(0, base, self._seen(appearance, self._nothing))
         began = self.clock.seconds
-        heart = yield from self._checked(heart_dice(self.base, self.device))
-        codes = yield from self._checked(self._code_distance(self.base))
-        unpainted = yield from self._unpainted(self.base)
+        before = yield from self._knowledge(self.base)
         memory = self.clock.seconds - began
-        before = []
         # The appearance alone is a model of its own; without one it is the old model.
         mixes = (0.0, *self.config.mixes) if self.config.adapts_appearance else self.config.mixes
-        for fold in self.folds:
-            before.append((yield from self._left_out(self.base, fold)))
-        checked = self.clock.seconds - began - memory
-        per_fold = checked / max(1, len(before)) * len(mixes)
-        self.clock.reserved = memory + per_fold * len(before)
-        counts = []
-        for run, fold in enumerate(self.folds, 1):
-            seen = self._base_in(without[run - 1])
-            new = yield from self._learnt(run, seen, self._seen(seen.card.appearance, fold))
-            after = [before[run - 1]]
-            for mix in mixes:
-                same = mix == 0 and not self._changed(seen.card.appearance)
-                model = mixed_model(seen, new, mix)
-                after.append(after[0] if same else (yield from self._left_out(model, fold)))
-            counts.append(after)
-            self.clock.reserved -= per_fold
+        counts = yield from self._cross_validated(mixes, without, memory)
         mix, dice = self.config.cautious_mix, Improvement({}, {})
         if counts:
             names = [label.name for label in self.base.card.labels]
@@ -195,31 +189,74 @@ class _FineTuning:
                 base = self.base
             mix = (0.0, *mixes)[which]
         model = mixed_model(base, learnt, mix)
-        heart_after, codes_after = heart, codes
-        if mix:
-            heart_after = yield from self._checked(heart_dice(model, self.device))
-        lost: dict[str, float] = {}
-        if mix or base is not self.base:
-            codes_after = yield from self._checked(self._code_distance(model))
-            now = yield from self._unpainted(model)
-            lost = lost_shares(unpainted, now, self.model.card.labels.names)
-        evidence = Evidence(
-            mix,
-            sum(len(correction.slices) for correction in self.corrections),
-            dice,
-            (heart, heart_after) if heart is not None and heart >= KNOWN else None,
-            (codes, codes_after) if codes is not None else None,
-            model.card.appearance if self._changed(model.card.appearance) else None,
-            lost,
-            self.config.kind == "project",
-            self.anew,
-        )
+        evidence = yield from self._evidence(model, mix, dice, before)
         known = [label.name for label in self.model.card.labels]
         verdict = judged(self.config.limits, evidence, known)
-        model = self._named(model, verdict) if verdict.kept else self.model
-        seconds = self.clock.seconds
-        result = FineTuneResult(model, verdict, self.step, seconds, self.clock.pace, self.device)
-        yield FineTuneProgress(self.step, 1.0, seconds, 0.0, result=result)
+        result = FineTuneResult(
+            model=self._named(model, verdict) if verdict.kept else self.model,
+            verdict=verdict,
+            steps=self.step,
+            seconds=self.clock.seconds,
+            pace=self.clock.pace,
+            device=self.device,
+        )
+        yield FineTuneProgress(self.step, 1.0, result.seconds, 0.0, result=result)
+
+    def _knowledge(self, model: Model) -> Moments:
+        """A model's `_Knowledge`."""
+        heart = yield from self._checked(heart_dice(model, self.device))
+        codes = yield from self._checked(self._code_distance(model))
+        return _Knowledge(heart, codes, (yield from self._unpainted(model)))
+
+    def _cross_validated(
+        self, mixes: Sequence[float], appearances: Sequence[Appearance], memory: float
+    ) -> Moments:
+        """Counts (`left_out_counts`) of each fold, by the old model and by each mix of it with what
+        the fold's test run learns.
+
+        appearances: in which the test runs are shown the scans. memory: seconds that it takes to
+        find out what a model knows apart from the corrections.
+        """
+        began, before = self.clock.seconds, []
+        for fold in self.folds:
+            before.append((yield from self._left_out(self.base, fold)))
+        per_fold = (self.clock.seconds - began) / max(1, len(before)) * len(mixes)
+        self.clock.reserved = memory + per_fold * len(before)
+        counts = []
+        for run, (fold, appearance) in enumerate(zip(self.folds, appearances, strict=True), 1):
+            seen = self._base_in(appearance)
+            new = yield from self._learnt(run, seen, self._seen(seen.card.appearance, fold))
+            after = [before[run - 1]]
+            for mix in mixes:
+                same = mix == 0 and not self._changed(seen.card.appearance)
+                model = mixed_model(seen, new, mix)
+                after.append(after[0] if same else (yield from self._left_out(model, fold)))
+            counts.append(after)
+            self.clock.reserved -= per_fold
+        return counts
+
+    def _evidence(self, model: Model, mix: float, dice: Improvement, before: _Knowledge) -> Moments:
+        """What the guard is told of a new model beside the old one."""
+        changed = self._changed(model.card.appearance)
+        heart, codes, lost = before.heart, before.codes, {}
+        if mix:
+            heart = yield from self._checked(heart_dice(model, self.device))
+        if mix or changed:
+            codes = yield from self._checked(self._code_distance(model))
+            now = yield from self._unpainted(model)
+            lost = lost_shares(before.unpainted, now, self.model.card.labels.names)
+        knew_heart = before.heart is not None and before.heart >= KNOWN
+        return Evidence(
+            mix=mix,
+            slices=sum(len(correction.slices) for correction in self.corrections),
+            dice=dice,
+            heart=_pair(before.heart, heart) if knew_heart else None,
+            codes=_pair(before.codes, codes),
+            appearance=model.card.appearance if changed else None,
+            lost=lost,
+            alike=self.config.kind == "project",
+            anew=self.anew,
+        )
 
     def _hardly_known(self, base: Model) -> Moments:
         if not self.config.learns_anew or any(self.new):
@@ -305,7 +342,8 @@ class _FineTuning:
         self, done: float, loss: float | None = None, preview: Model | None = None
     ) -> FineTuneProgress:
         share, left = self.clock.overall(done)
-        return FineTuneProgress(self.step, share, self.clock.seconds, left, loss, preview)
+        seconds = self.clock.seconds
+        return FineTuneProgress(self.step, share, seconds, left, loss=loss, preview=preview)
 
     def _shown(self, card: ModelCard) -> ModelCard:
         """The new model's card, with how it is to be shown scans: for one scan as that one; for a
@@ -348,3 +386,7 @@ class _FineTuning:
             history=(*old.history, entry),
         )
         return replace(model, card=card)
+
+
+def _pair(before: float | None, after: float | None) -> tuple[float, float] | None:
+    return None if before is None or after is None else (before, after)

@@ -114,7 +114,7 @@ def read_correction(
             along,
             labels.data,
             files.slices,
-            unmarked,
+            unmarked=unmarked,
             image=files.image.resolve(),
         )
     except InputError as error:

@@ -139,20 +139,20 @@ class Verdict:
             return None if value is None else (float(value[0]), float(value[1]))
 
         found = Evidence(
-            evidence["mix"],
-            evidence["slices"],
-            Improvement(
+            mix=evidence["mix"],
+            slices=evidence["slices"],
+            dice=Improvement(
                 evidence["dice"]["before"],
                 evidence["dice"]["after"],
                 # Verdicts of before there were any have none.
                 tuple((before, after) for before, after in evidence["dice"].get("parts", ())),
             ),
-            pair(evidence["heart"]),
-            pair(evidence["codes"]),
-            Appearance(**evidence["appearance"]) if evidence.get("appearance") else None,
-            evidence.get("lost", {}),
-            evidence.get("alike", False),
-            evidence.get("anew", False),
+            heart=pair(evidence["heart"]),
+            codes=pair(evidence["codes"]),
+            appearance=Appearance(**evidence["appearance"]) if evidence.get("appearance") else None,
+            lost=evidence.get("lost", {}),
+            alike=evidence.get("alike", False),
+            anew=evidence.get("anew", False),
         )
         return cls(values["kept"], values["reason"], found)
 

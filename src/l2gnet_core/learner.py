@@ -188,7 +188,7 @@ class Learner:
             fit_heads(network, scans, new, device)
         channels, seed = network.config.in_channels, (config.seed, run)
         sampler = CorrectionSampler(
-            scans, self._views, channels, seed, self._hearts, config.phantoms
+            scans, self._views, channels, seed, others=self._hearts, others_share=config.phantoms
         )
         size = self._view_size(scans)
         # Its own decay would be towards zero, which is no model at all; see `_pull`.

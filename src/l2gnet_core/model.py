@@ -66,12 +66,12 @@ class SegmentationNetwork(nn.Module):
         bottleneck = self.bottleneck(deepest)
         logits, *coarser = self.decoder([*skips, bottleneck.features])
         return NetworkOutput(
-            logits,
-            tuple(coarser),
-            bottleneck.commitment,
-            bottleneck.codes,
-            bottleneck.plan,
-            bottleneck.code_error,
+            logits=logits,
+            coarser=tuple(coarser),
+            commitment=bottleneck.commitment,
+            codes=bottleneck.codes,
+            plan=bottleneck.plan,
+            code_error=bottleneck.code_error,
         )
 
 

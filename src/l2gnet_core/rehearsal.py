@@ -73,7 +73,7 @@ def heart_dice(model: Model, device: str) -> Check:
     ids = lookup[list(DRAWN.values())].tolist()
     counts: Counts = np.zeros((len(ids), 3), np.int64)
     grid = Grid(phantom.image.shape)
-    for done in predict_slices(model, phantom.image, grid, 0, range(_SLICES), device):
+    for done in predict_slices(model, phantom.image, grid, axis=0, device=device):
         if done is not None:
             counts += compared(done.labels, lookup[phantom.labels[done.index]], ids)
         yield

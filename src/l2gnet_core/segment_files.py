@@ -250,7 +250,15 @@ def segment_file(
     started = time.perf_counter()
     volume = read_volume(job.image)
     read = time.perf_counter()
-    answer = segmented(volume, model, device, axis, raw, orientation, correction)
+    answer = segmented(
+        volume,
+        model,
+        device,
+        axis=axis,
+        raw=raw,
+        orientation=orientation,
+        correction=correction,
+    )
     masks, warnings = answer.masks, answer.warnings
     result = np.stack(masks) if volume.data.ndim == 4 else masks[0]
     predicted = time.perf_counter()

@@ -148,7 +148,7 @@ def slice_view(
         )
         step = max(1, round(min(n, card.spacing[0] / between)))
     seen = card.appearance.size(size)
-    return SliceView(axes, flipped, (n, height, width), seen, step, margins)
+    return SliceView(axes, flipped, shape=(n, height, width), size=seen, step=step, margins=margins)
 
 
 def usual_size(card: ModelCard, height: int, width: int) -> tuple[int, int]:

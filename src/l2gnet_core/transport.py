@@ -104,7 +104,7 @@ def transport_tokens(
     """
     batch, count, _ = tokens.shape
     mass = torch.full((batch, count), 1 / count, device=tokens.device, dtype=precise(tokens).dtype)
-    return transport(tokens, mass, codes, reference, epsilon, iterations)
+    return transport(tokens, mass, codes, reference, epsilon=epsilon, iterations=iterations)
 
 
 def transport_codes(
@@ -125,7 +125,9 @@ def transport_codes(
     order = torch.argsort(occurring.int(), dim=1, descending=True, stable=True)[:, :rows]
     mass = frequency.gather(1, order)
     row_codes = torch.where(mass > 0, order, -1)
-    returned, plan = transport(codebook[order], mass, row_codes, reference, epsilon, iterations)
+    returned, plan = transport(
+        codebook[order], mass, row_codes, reference, epsilon=epsilon, iterations=iterations
+    )
     row_of_code = order.new_zeros(batch, len(codebook))
     row_of_code.scatter_(1, order, torch.arange(rows, device=order.device).expand(batch, rows))
     row_of_token = row_of_code.gather(1, codes)

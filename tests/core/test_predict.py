@@ -252,11 +252,11 @@ def test_when_memory_is_short_smaller_batches_do(model, scan, monkeypatch):
 def test_when_the_gpu_does_not_suffice_the_cpu_does(model, scan, monkeypatch, pretended_gpu):
     wanted, compute = whole(model, scan), predict._answers
 
-    def no_gpu(model, images, size, appearance, device, *more):
+    def no_gpu(model, images, shown, device):
         if device == "cuda":
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
         used.append(model.network)
-        return compute(model, images, size, appearance, device, *more)
+        return compute(model, images, shown, device)
 
     used = []
     monkeypatch.setattr(predict, "_answers", no_gpu)

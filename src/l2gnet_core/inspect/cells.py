@@ -141,12 +141,12 @@ def cell_grid(view: SliceView, stride: int) -> CellGrid:
         size.append(cells)
         of_voxels.append(of_voxel.astype(np.intp))
     return CellGrid(
-        view.axes[0],
-        (shape[0], shape[1], shape[2]),
-        (size[0], size[1]),
-        of_voxels[0],
-        of_voxels[1],
-        (inside[0], inside[1]),
-        (pitch[0], pitch[1], pitch[2]),
-        (start[0], start[1], start[2]),
+        axis=view.axes[0],
+        shape=(shape[0], shape[1], shape[2]),
+        size=(size[0], size[1]),
+        rows=of_voxels[0],
+        columns=of_voxels[1],
+        inside=(inside[0], inside[1]),
+        pitch=(pitch[0], pitch[1], pitch[2]),
+        start=(start[0], start[1], start[2]),
     )
