@@ -25,12 +25,12 @@ UNKNOWN = 255
 
 @dataclass(frozen=True, eq=False)
 class CorrectedScan:
-    """A scan at the network's size: image (n,H,W) float16 in [0,1]; `places` of its k corrected
-    slices, with their classes (k,H,W) uint8, UNKNOWN where unmarked, and weights (k,H,W).
+    """A scan at the network's size.
 
-    absent (classes,): which classes none of the corrected slices holds. Whoever taught one organ
-    did not say that the others are not there. `step` is how many slices one neighbour that the
-    network sees is from the next.
+    image: (n,H,W) float16 in [0,1]. places: indices of its k corrected slices. classes: (k,H,W)
+    uint8, UNKNOWN where unmarked. weights: (k,H,W). absent: (classes,), which classes none of the
+    corrected slices holds; that does not say that the scan has none of them. step: distance in
+    slices between neighbours that the network sees together.
     """
 
     image: Tensor
@@ -64,7 +64,7 @@ class CorrectedScan:
         classes = torch.cat([shown(lookup[picture]) for picture in correction.pictures])
         weights = torch.cat([shown(weights) for weights in correction.picture_weights])
         return cls(
-            # One by one: all of a large scan in float32 may not fit into memory.
+            # One slice at a time: a large scan in float32 may not fit into memory.
             image=torch.cat([seen(picture).half() for picture in slices]),
             places=tuple(view.place(index) for index in correction.slices),
             classes=resized_classes(classes, view.size),
@@ -79,8 +79,8 @@ class CorrectedScan:
         return [place for place in range(len(self.image)) if place not in self.places]
 
     def only(self, kept: Sequence[int]) -> CorrectedScan:
-        """The same with some of its corrected slices, counted from 0 to k − 1; the others become
-        untouched ones."""
+        """The same scan with only these corrected slices, counted from 0 to k − 1; the others count
+        as untouched."""
         classes = self.classes[list(kept)]
         held = torch.bincount(classes.flatten().long(), minlength=UNKNOWN + 1) > 0
         absent = ~held[: len(self.absent)]
@@ -93,8 +93,8 @@ class CorrectedScan:
 
 @dataclass(frozen=True)
 class Views:
-    """images (B,C,s,s) float32, classes (B,s,s) long, weights (B,s,s): zero where nothing is known;
-    absent (B,classes) as in `CorrectedScan`."""
+    """images: (B,C,s,s) float32. classes: (B,s,s) long. weights: (B,s,s), zero where nothing is
+    known. absent: (B,classes), as in `CorrectedScan`."""
 
     images: Tensor
     classes: Tensor
@@ -105,9 +105,9 @@ class Views:
 class CorrectionSampler:
     """Random views of corrected and of untouched slices.
 
-    Sample i of step s depends on (seed, run, s, i) alone; `run` tells the runs of one fine-tuning
-    apart. `channels` is how many neighbouring slices a sample holds. `others` are images (n,H,W)
-    that make up `others_share` of the untouched ones.
+    seed: (seed, run); `run` is the number of the run in a fine-tuning. Sample i of step s depends
+    on (seed, run, s, i) alone. channels: number of neighbouring slices in a sample. others: further
+    images (n,H,W), which make up the share `others_share` of the untouched slices.
     """
 
     def __init__(
@@ -163,7 +163,8 @@ class CorrectionSampler:
         return image[seen]
 
     def _centre(self, rng: Generator, classes: Tensor) -> tuple[float, float]:
-        """Where to look: near a structure of the slice, or anywhere in its middle part."""
+        """The centre (row, column) of a view: near a structure of the slice, or anywhere in its
+        middle part."""
         height, width = classes.shape
         structures = [c for c in torch.unique(classes).tolist() if c not in (0, UNKNOWN)]
         if not structures or rng.random() >= self._how.on_structure:
@@ -183,7 +184,7 @@ class CorrectionSampler:
     ) -> Views:
         together, turned, mirrored = turned_views(drawn, rngs, self._how, size, device)
         classes = turned[:, 0]
-        # In a mirror image what was not said of the left is not said of the right.
+        # In a mirror image, left and right structures change places.
         partners = swapped(torch.arange(absent.shape[1]), self._how.mirror_pairs)
         absent = torch.where(mirrored[:, None], absent[:, partners], absent)
         images, weights = together[:, :-1], together[:, -1]
@@ -200,7 +201,7 @@ class CorrectionSampler:
 def _weighted(
     image: Tensor, classes: Tensor, weights: Tensor, centre: tuple[float, float]
 ) -> Drawn:
-    """Weights travel as one more channel, so that they are turned with the image; what lies outside
-    of the slice then weighs nothing."""
+    """The weights become one more channel, so that they are transformed with the image; outside of
+    the slice they are zero."""
     channel = weights.to(image.dtype).expand(1, *classes.shape)
     return torch.cat([image, channel]), classes[None], centre

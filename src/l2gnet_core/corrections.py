@@ -20,23 +20,22 @@ from l2gnet_core.scan_kind import Profile, scan_profile
 from l2gnet_core.slice_view import Field, SliceView, field_of, slice_view
 from l2gnet_core.volume import Grid, Volume
 
-#: What a voxel may count at most: weights travel with images in float16.
+#: The largest weight of a voxel: weights are transformed with images in float16.
 MOST_WEIGHT = 65504
 
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """One scan (z,y,x) and the slices of its labels (z,y,x) that a person vouches for. Voxels of
+    """One scan (z,y,x) and the slices of its labels (z,y,x) that a person has corrected. Voxels of
     the scan that are no finite numbers count as the lowest.
 
-    slices: indices along `axis` of (z,y,x); of the labels nothing but these is ever read, and that
-    once. unmarked: the id of voxels that are unknown, as amid scribbles or in a slice painted in
-    part. weights (z,y,x): how much a voxel counts, 1 by default; more where a person painted, but
-    no more than MOST_WEIGHT.
-    image: the same for all corrections of one image, such as frames of a series; None: it is the
-    only one.
+    slices: indices along `axis` of (z,y,x). Only these slices of the labels are read, and once.
+    unmarked: the id of voxels that are unknown, as around scribbles or in a partly painted slice.
+    weights: (z,y,x), how much a voxel counts, from 0 to MOST_WEIGHT; 1 by default.
+    image: equal for all corrections of one image, such as frames of a series; None if this is its
+        only correction.
 
-    Raises InputError for another axis, for slices that are not there or hold nothing to learn from,
+    Raises InputError for a wrong axis, for slices that do not exist or hold nothing to learn from,
     and for scans of complex numbers.
     """
 
@@ -84,7 +83,7 @@ class Correction:
                 f"Expected marked voxels in every corrected slice, but slice {_listed(blank)} is "
                 f"unmarked (id {self.unmarked}) everywhere; leave it out."
             )
-        # NumPy's, which let a NaN through to the comparison wherever it stands.
+        # NumPy's min and max return NaN if there is one, which fails the comparison below.
         lowest = np.min([part.min() for part in self.picture_weights])
         highest = np.max([part.max() for part in self.picture_weights])
         if not 0 <= lowest <= highest <= MOST_WEIGHT:
@@ -95,7 +94,7 @@ class Correction:
 
     @cached_property
     def pictures(self) -> tuple[NDArray[Any], ...]:
-        """Labels of the corrected slices, as stored; copied, so that painting on changes nothing.
+        """Labels of the corrected slices, as stored; copied, so that later strokes do not count.
 
         Raises InputError if they are no whole numbers from 0 to 65535.
         """
@@ -123,22 +122,22 @@ class Correction:
         return self.unmarked != 0 and any((picture == 0).any() for picture in self.pictures)
 
     def field(self, card: ModelCard) -> Field:
-        """What of the scan a model of this card is shown; found once."""
+        """The part of the scan that a model of this card is shown; found once."""
         if card.oriented not in self._fields:
             self._fields[card.oriented] = field_of(card, self.grid, self.axis, self.scan)
         return self._fields[card.oriented]
 
     @cached_property
     def _fields(self) -> dict[bool, Field]:
-        """By whether a model tells left from right."""
+        """By `card.oriented`."""
         return {}
 
     def appearance_in(self, card: ModelCard) -> Appearance:
-        """How a model of this card is shown the scan."""
+        """The appearance in which a model of this card is shown the scan."""
         return card.appearance_of(self.view(card).stack(self.scan), self.window(card))
 
     def profile(self, card: ModelCard) -> Profile:
-        """How the scan looks, whatever a model of this card is shown."""
+        """How the scan looks before a model's appearance changes it."""
         return scan_profile(self.view(card).stack(self.scan), self.window(card))
 
     def window(self, card: ModelCard) -> tuple[float, float]:
@@ -157,7 +156,7 @@ class Correction:
 
 
 def informative(corrections: Sequence[Correction]) -> list[Correction]:
-    """Those that hold a structure: of which there is none nobody says that it is absent.
+    """The corrections that hold a structure; the others do not say which structures are absent.
 
     Raises InputError if there are none.
     """
@@ -173,16 +172,16 @@ def informative(corrections: Sequence[Correction]) -> list[Correction]:
 
 
 def image_numbers(corrections: Sequence[Correction]) -> list[int]:
-    """For each correction the number of its image; images are counted from 0 as they come."""
+    """For each correction the number of its image, counted from 0 in order of appearance."""
     found: dict[Hashable, int] = {}
     keys = [("alone", n) if one.image is None else one.image for n, one in enumerate(corrections)]
     return [found.setdefault(key, len(found)) for key in keys]
 
 
 def _whole_numbers(slices: Sequence[int]) -> tuple[int, ...]:
-    """Each once, in their order. Raises InputError."""
+    """Sorted, without duplicates. Raises InputError."""
     try:
-        # Floats that happen to be whole are no indices.
+        # `operator.index` refuses floats, also whole ones.
         return tuple(sorted({operator.index(one) for one in slices}))
     except TypeError as error:
         raise InputError(

@@ -10,8 +10,8 @@ from l2gnet_core.augment import Augmentation
 from l2gnet_core.errors import InputError
 from l2gnet_core.guard import Limits
 
-#: Views that stray less than in training: there is one scan to learn, not all of them. Slices come
-#: whole, up to this size: normalisation sees what it will see in use, and in crops it does not.
+#: Milder random views than in training, since few scans are learnt. Slices up to this size are not
+#: cropped: instance normalisation then sees what it sees at inference.
 MILD = Augmentation(
     size=256,
     scale=(0.85, 1.18),
@@ -96,7 +96,7 @@ class FineTuneConfig:
         """Inverse of `to_json`, also after JSON, which has no tuples and no numbers as keys."""
         return cls(
             **{
-                # Settings of before there was any of it.
+                # Settings of earlier versions lack these.
                 "adapts_appearance": False,
                 "learns_anew": False,
                 **values,
@@ -112,18 +112,18 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
-# A scan that needs fine-tuning has other codes than those of training: that is no objection. Nor is
-# a slice that got worse: halfway to the new weights the rest of a scan hardly ever does, and a
-# model that is refused helps nobody. What learns from two slices in short runs can tell no more
-# than that something went badly wrong.
+#: For one scan. Its limits are wide: short test runs on two or three slices show only that
+#: something went badly wrong. A scan that needs fine-tuning uses other codes than training scans
+#: do, and one worse slice says little: at half of the new weights the rest of a scan hardly ever
+#: gets worse.
 SCAN = FineTuneConfig(
     fold_share=0.15,
     mix_tolerance=0.1,
-    # Another appearance may rightly take away what the old model found.
+    # In a new appearance the model may rightly drop what it found before.
     limits=Limits(least_gain=-0.1, most_structure_loss=0.1, most_code_drift=0.3, most_lost=1.0),
 )
-#: To teach new structures in one scan: nothing of them is there to keep, and halfway is nowhere.
-#: The old answers on other slices keep the structures that nobody painted.
+#: To teach new structures in one scan. The old weights know nothing of them, so there is no pull
+#: and no mixing. Old answers on other slices keep the structures that nobody painted.
 ORGAN = FineTuneConfig(
     learns_anew=False,
     learning_rate=2e-3,
@@ -135,6 +135,7 @@ ORGAN = FineTuneConfig(
     folds=2,
     limits=Limits(most_code_drift=0.3),
 )
+#: For a project's model, which learns from several scans and must not forget.
 PROJECT = FineTuneConfig(
     kind="project",
     learns_anew=False,
@@ -149,9 +150,11 @@ PROJECT = FineTuneConfig(
 
 
 def unconstrained(config: FineTuneConfig) -> FineTuneConfig:
-    """Settings for one scan, changed for a model that hardly knows it (`l2gnet_core.familiarity`):
-    halfway to the new weights half of it would be the model that finds nothing, and what it knows
-    of other scans it needs no more for this one."""
+    """Settings for one scan, without what keeps the new model near the old one.
+
+    For a model that hardly knows the scan (`l2gnet_core.familiarity`): mixing in its weights would
+    mix in wrong answers, and what it knows of other scans is not needed for this one.
+    """
     limits = replace(config.limits, most_forgotten=1.0)
     return replace(
         config, pull=0.0, learning_rate=1.5e-3, mixes=(1.0,), cautious_mix=1.0, limits=limits
@@ -159,8 +162,8 @@ def unconstrained(config: FineTuneConfig) -> FineTuneConfig:
 
 
 def settings(several: bool, new: bool) -> FineTuneConfig:
-    """The usual settings: for the project's model or one scan's, and for structures that the model
-    does not have."""
+    """The usual settings. several: for a project's model, not for one scan. new: with structures
+    that the model does not have."""
     if several:
         return PROJECT
     return ORGAN if new else SCAN

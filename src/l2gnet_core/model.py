@@ -1,4 +1,4 @@
-"""The network: encoder, bottleneck, decoder, and the one type of output everything reads."""
+"""The network: encoder, bottleneck and decoder, and the type of its output."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from l2gnet_core.transport import TransportPlan
 
 @dataclass(frozen=True)
 class NetworkOutput:
-    """logits (B,classes,H,W); `coarser` ones (B,classes,H/2,W/2), … while training a network with
-    deep supervision; commitment, a scalar, zero without codes; codes (B,h,w) where the
-    architecture has codes, and with them code_error (B,h,w), each token's mean squared distance to
-    its code; plan where it has transport (tokens to references while training, codes to references
-    at inference)."""
+    """What a network gives for a batch of images.
+
+    logits: (B,classes,H,W). coarser: (B,classes,H/2,W/2), …, in training with deep supervision;
+    else empty. commitment: scalar, zero without codes. codes: (B,h,w), and code_error: (B,h,w),
+    each token's mean squared distance per channel to its code; None without codes. plan: tokens to
+    references in training, codes to references at inference; None without transport.
+    """
 
     logits: Tensor
     coarser: tuple[Tensor, ...]
@@ -36,8 +38,8 @@ class SegmentationNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config.in_channels, config.widths, config.normalisation)
-        # Before the bottleneck, which draws more or fewer numbers: with one seed all architectures
-        # begin with the same body.
+        # Made before the bottleneck, whose random numbers differ in count: with the same seed, all
+        # architectures start with the same encoder and decoder.
         decoder = Decoder(
             config.widths,
             config.classes,
