@@ -1,4 +1,4 @@
-"""What a person vouches for: only that is read, and it is seen as inference sees it."""
+"""Corrections: only the corrected slices are read, and they are seen as at inference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from l2gnet_core.volume import Grid
 
 CARD = ModelCard(name="m", labels=LabelSet.from_names({1: "liver", 7: "spleen"}))
 SHAPE = (5, 24, 30)
-#: Weights of which one is no number, in a slice that is not the first to be corrected.
+#: Weights with one NaN, in a corrected slice that is not the first.
 IN_ONE = np.ones(SHAPE)
 IN_ONE[3, 0, 0] = np.nan
 
@@ -112,7 +112,7 @@ def test_ids_become_classes_and_unmarked_voxels_unknown():
 
 
 def test_slices_are_seen_as_inference_sees_them():
-    # An oriented model sees this scan flipped and at another size; the labels go with it.
+    # An oriented model sees this scan flipped and resized, and the labels likewise.
     affine = np.diag([1.0, 2.0, -3.0, 1.0])
     grid = Grid(SHAPE, affine=affine, units="mm", oriented=True)
     card = ModelCard(
@@ -140,10 +140,10 @@ def test_views_weigh_what_they_are_told_and_nothing_outside():
     views = CorrectionSampler([scan], still, 1, (0, 0)).corrected(0, 4, 64, "cpu")
     assert views.images.shape == (4, 1, 64, 64)
     for classes, weight in zip(views.classes, views.weights, strict=True):
-        # Less at the edges, where half of a pixel is outside; never nothing.
+        # Less at the edges, where half of a pixel is outside; never zero.
         assert (weight[classes == 1] > 0.7).all()
         assert weight.max() == pytest.approx(3)
-        # Half of the slice is unknown, the rest of the view is outside of it.
+        # Half of the slice is unknown, and the rest of the view lies outside of it.
         assert 12 * 20 < (weight > 0).sum() <= 15 * 24 + 60
         assert set(classes.unique().tolist()) == {0, 1}
     assert views.absent.tolist() == [[False, False, True]] * 4
@@ -172,7 +172,7 @@ def test_a_view_depends_on_seed_run_step_and_place_alone(seed, step, channels):
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.sets(st.sampled_from([1, 2, 3, 4]), min_size=1))
 def test_no_view_holds_a_class_that_it_calls_absent(seed, held):
-    # One kidney alone may be painted; in a mirror image it is the other one.
+    # If one kidney is painted, it is the other one in a mirror image.
     names = {1: "left kidney", 2: "right kidney", 3: "spleen", 4: "liver"}
     card = ModelCard(name="m", labels=LabelSet.from_names(names))
     scan = CorrectedScan.of(correction(labels_with(sorted(held))), card)

@@ -1,4 +1,4 @@
-"""Tables, plans, doubts and distances of a look, against brute force and other people's code."""
+"""Tables, plans, doubts and distances, against brute force and other libraries."""
 
 from __future__ import annotations
 
@@ -293,7 +293,7 @@ def test_a_scan_is_placed_among_the_training_patients():
     assert like.distance < unlike.distance
     assert unlike.percentile == 100
     assert unlikeness(trace, CodeStatistics(known.counts)).percentile is None
-    # One patient has nobody to be compared to.
+    # One patient has no others to compare with.
     assert code_statistics(scans[:2], trace.vectors).distances == ()
 
 
@@ -358,7 +358,7 @@ def test_every_doubt_lies_on_the_voxels():
     for one in maps.values():
         assert (one.shape, one.dtype) == (mask.shape, np.float32)
     assert "plan" not in uncertainty_maps(made_up(0, references=None), mask)
-    # What has not been seen says nothing: the slice is as doubtful as one among its like.
+    # Slices not seen do not count: the slice is as doubtful as among equal ones.
     alike = mask.copy()
     alike[[0, 2]] = mask[1]
     among = uncertainty_maps(trace, alike)["combined"][1]
@@ -407,7 +407,7 @@ def test_the_chance_to_be_wrong_grows_with_entropy_and_with_what_neighbours_say(
     more = rng.random(softmax.shape, np.float32)
     assert (chance_of_mistake(softmax + more, neighbours, distances) >= chance).all()
     assert (chance_of_mistake(softmax, neighbours + more, distances) >= chance).all()
-    # A doubt at a border is usual; the same away from any means more.
+    # Doubt is usual at a border, and means more away from one.
     at, away = (np.full_like(softmax, pixels) for pixels in (0.5, 10))
     alike = (softmax, np.full_like(softmax, 0.5))
     assert (chance_of_mistake(*alike, away) > chance_of_mistake(*alike, at)).all()
@@ -500,7 +500,7 @@ def test_a_slice_alone_is_expected_to_be_about_as_good_as_among_others():
 
 
 def flat(trace) -> np.ndarray:
-    """A scan without anything to tell its voxels apart."""
+    """A scan with one intensity."""
     return np.zeros(trace.cells.shape)
 
 
@@ -520,7 +520,7 @@ def test_a_planted_mistake_is_found_in_other_slices(references, axis):
     marked = np.zeros(mistake.shape, bool)
     marked[2] = mistake[2]
     if axis == 1:
-        # The same scan stored another way.
+        # The same scan in another storage order.
         trace.cells = made_up_along_rows(trace.cells)
         wrong, marked, mistake = (np.moveaxis(a, 0, 1).copy() for a in (wrong, marked, mistake))
     regions = find_similar(trace, wrong, marked, flat(trace))
@@ -537,8 +537,8 @@ def test_a_planted_mistake_is_found_in_other_slices(references, axis):
 def test_codes_are_alike_by_how_much_more_than_usual_their_plans_overlap(faint):
     trace = made_up(0, slices=3, size=(8, 8), references=10)
     rows = np.eye(9, 10, dtype=np.float32)
-    rows[5] = 0.5 * (rows[4] + rows[5])  # half of it goes where code 4 sends its mass
-    # However little plans differ, and though the next slice weighs the references otherwise.
+    rows[5] = 0.5 * (rows[4] + rows[5])  # half goes to the references of code 4
+    # Also if plans differ little, and if the next slice uses the references differently.
     trace.plan_rows[:] = faint / 10 + (1 - faint) * rows
     trace.plan_rows[0] = 0.8 * trace.plan_rows[0] + 0.2 / 10
     alike = _alike(trace, 1, 0, np.array([4]))[0]
@@ -548,7 +548,7 @@ def test_codes_are_alike_by_how_much_more_than_usual_their_plans_overlap(faint):
 
 
 def two_spots(slices: int = 3) -> tuple:
-    """A look at two spots of one code in a structure, (z, 16:32, 16:32) and (z, 80:96, 96:112), a
+    """A trace, two spots of one code in a structure, (z, 16:32, 16:32) and (z, 80:96, 96:112), a
     mask of the structure, and a mark on the first spot of slice 1."""
     trace = made_up(0, slices=slices, size=(8, 8), references=None)
     trace.codes[:] = 0
@@ -598,7 +598,7 @@ def test_brightness_tells_places_of_a_small_structure_apart():
     mask[:, 100:130, 100:130] = 1
     marked = np.zeros(mask.shape, bool)
     marked[1, 100:130, 100:115] = True
-    # Far wider than the structure: air, and beside it tissue of many shades.
+    # Much wider than the structure: air, and tissue of many shades.
     scan = np.zeros(mask.shape)
     scan[:, :90] = np.linspace(0, 1000, 256)
     scan[:, 100:130, 100:115], scan[:, 100:130, 115:130] = 430, 400
@@ -636,14 +636,14 @@ def test_marks_in_empty_margins_say_nothing(one_sentence):
     one_sentence(error.value)
     both = find_similar(trace, mask, marked | stroke, flat(trace))
     assert [one.box for one in both] == [one.box for one in alone]
-    # Nor is anything written into what was given.
+    # The inputs are not changed.
     assert stroke.any()
 
 
 def test_a_code_that_is_mostly_right_says_less():
     trace, mask, marked = two_spots()
     sure = find_similar(trace, mask, marked, flat(trace))[0].score
-    # The spot's code is that of half the structure: only a small part of it is marked.
+    # Half of the structure has the spot's code, so only a small part of it is marked.
     trace.codes[:, :, :4] = 4
     doubtful = [region.score for region in find_similar(trace, mask, marked, flat(trace))]
     assert max(doubtful, default=0) < 0.3 * sure
