@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def started_codebook(codes=6, channels=4, decay=0.9, dead_share=0.0) -> Codebook:
-    """A codebook past its first batch; without restarts unless asked for."""
+    """A codebook after its first batch; without restarts by default."""
     codebook = Codebook(codes, channels, decay)
     codebook.started.fill_(True)
     codebook.dead_share = dead_share
@@ -29,7 +29,7 @@ def test_nearest_code_is_the_brute_force_one(seed, count, codes, channels):
     codebook, tokens = Codebook(codes, channels), torch.randn(2, count, channels)
     distances = (tokens[:, :, None] - codebook.vectors).square().sum(-1)
     chosen = distances.gather(-1, codebook.nearest(tokens)[..., None])[..., 0]
-    # By distance, not by index: two codes may be equally near.
+    # Distances are compared, not indices: two codes may be equally near.
     assert (chosen - distances.amin(-1)).abs().max() <= 1e-5
 
 
@@ -88,7 +88,7 @@ def test_first_batch_starts_every_code_at_a_token():
     assert not codebook.started
     codebook(tokens)
     assert codebook.started
-    # After one step of the average each code is still within the cloud of tokens.
+    # After one step of the average, each code still lies among the tokens.
     assert (codebook.vectors - 50).abs().max() < 6
 
 
