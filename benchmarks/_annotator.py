@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.cross_validation import compared
 from l2gnet_core.inspect.trace import empty_trace
-from l2gnet_core.inspect.uncertainty import ranked_slices, uncertainty_maps
+from l2gnet_core.inspect.uncertainty import ranked_slices
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.volume import Grid, Volume
 
@@ -119,5 +119,4 @@ def doubted(model: Model, scan: Array, grid: Volume | Grid, axis: int) -> tuple[
     for done in predict_slices(model, scan, grid, axis, trace=trace):
         if done is not None:
             np.moveaxis(mask, axis, 0)[done.index] = done.labels
-    doubts = ranked_slices(uncertainty_maps(trace, mask)["combined"], mask, axis)
-    return mask, [doubt.index for doubt in doubts]
+    return mask, [doubt.index for doubt in ranked_slices(trace, mask)]

@@ -13,7 +13,8 @@ from torch import Tensor
 from l2gnet_core import finetune as core
 from l2gnet_core.augment import Augmentation
 from l2gnet_core.checkpoint import Model
-from l2gnet_core.corrections import CorrectedScan, Correction, Views
+from l2gnet_core.correction_views import CorrectedScan, Views
+from l2gnet_core.corrections import Correction
 from l2gnet_core.finetune_config import MILD, ORGAN, PROJECT, SCAN, FineTuneConfig
 from l2gnet_core.guard import Limits
 from l2gnet_core.learner import Clock, Learner, LearningStep

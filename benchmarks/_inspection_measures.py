@@ -130,7 +130,7 @@ def scores(one: Seen, labels: Sequence[int]) -> dict:
     for name, values in maps.items():
         amounts = (values * near).sum((1, 2), dtype=np.float64)
         if name == "combined":
-            ranking = ranked_slices(values, one.mask, 0)
+            ranking = ranked_slices(one.trace, one.mask)
             expected = {doubt.index: doubt.expected for doubt in ranking}
             predicted[name] = [1 - expected[index] for index in range(len(near))]
             orders["ours"] = [doubt.index for doubt in ranking]

@@ -31,9 +31,9 @@ from l2gnet_core.bottlenecks import BottleneckOutput, as_tokens
 from l2gnet_core.catalog import find_model, models
 from l2gnet_core.checkpoint import Model, load_model
 from l2gnet_core.data import load_frames, open_dataset
+from l2gnet_core.inspect.codes import perplexity
 from l2gnet_core.metrics import dice_per_class
 from l2gnet_core.preprocess import neighbours, pad_to_multiple
-from l2gnet_core.quantizer import perplexity
 from l2gnet_core.sampling import TrainingCase
 
 
@@ -120,7 +120,7 @@ def examine(model: Model, part: str, volumes: int, data: Path) -> dict[str, floa
 def tell_plan(output: BottleneckOutput, model: Model, tell: Any) -> None:
     """Codes of a batch, and of each slice how many references and directions its plan has."""
     if output.codes is not None:
-        tell("codes", perplexity(output.codes, model.network.config.codes))
+        tell("codes", perplexity(output.codes.flatten().bincount().cpu().numpy()))
     if output.plan is None:
         return
     for coupling, mass in zip(output.plan.coupling, output.plan.row_mass, strict=True):

@@ -1,9 +1,9 @@
 """How scans are shown to a network: as they are, or brighter, smoother, larger.
 
-Another scanner changes what a scan looks like far more than what is in it. A handful of numbers
-found on a few corrected slices undoes much of that, and cannot fit those slices alone as weights
-can (a normalisation in front of an unchanged network: Karani et al., "Test-time adaptable neural
-networks for robust medical image segmentation", Medical Image Analysis 2021).
+Another scanner changes the look of a scan more than its content. A few numbers, found on a few
+corrected slices, undo much of that, and unlike weights they cannot overfit to these slices (a
+normalisation in front of an unchanged network: Karani et al., "Test-time adaptable neural networks
+for robust medical image segmentation", Medical Image Analysis 2021).
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-#: How far an appearance may go from the scan as it is: (lowest, highest).
+#: Limits of an appearance, (lowest, highest); of smoothing the highest.
 _GAMMAS, _ZOOMS, _SMOOTHEST = (0.2, 3.0), (0.5, 2.0), 2.0
 
 
 @dataclass(frozen=True)
 class Appearance:
-    """What is done to normalised slices before a network sees them, in this order: magnified by
-    `zoom`, smoothed by a Gaussian of `smoothing` pixels as the network sees them, and each
-    intensity in [0,1] raised to `gamma` (below 1: brighter)."""
+    """Changes to normalised slices before a network sees them, in this order: magnification by
+    `zoom`, a Gaussian blur of `smoothing` pixels at the network's size, and intensities in [0,1]
+    raised to the power `gamma` (below 1: brighter)."""
 
     gamma: float = 1.0
     smoothing: float = 0.0
@@ -36,7 +36,7 @@ class Appearance:
         return ", ".join(parts) or "as they are"
 
     def size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) at which slices are seen that would be seen at `size`."""
+        """(height, width) after zooming slices of `size`."""
         if self.zoom == 1:
             return size
         height, width = (max(1, round(side * self.zoom)) for side in size)
@@ -48,7 +48,7 @@ PLAIN = Appearance()
 
 
 def steps_from(appearance: Appearance) -> dict[str, Appearance]:
-    """Appearances a step away, by what the step does; those that help most often come first."""
+    """Appearances one step away, by what the step does; the most useful steps come first."""
     gamma, zoom = appearance.gamma, appearance.zoom
     found = {
         "brighter": replace(appearance, gamma=gamma * 0.6),

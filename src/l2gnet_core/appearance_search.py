@@ -1,4 +1,4 @@
-"""The appearance in which a model does best on corrected slices, found step by step."""
+"""A search for the appearance in which a model scores best on corrected slices."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from l2gnet_core.corrections import Correction
 from l2gnet_core.cross_validation import Check, Counts, Fold, mean_dice, slice_counts
 from l2gnet_core.slice_consistency import unsteadiness
 
-#: Mean Dice from which on scans look to the model as they should: one scan, and several, of which
-#: some may look worse to it than those that were corrected.
+#: Mean Dice at which the search ends: for one scan, and for several, as uncorrected ones may look
+#: worse to the model.
 _GOOD, _GOOD_SEVERAL = 0.9, 0.95
-#: By how much a step, and all steps together on slices that had no say, must raise the mean Dice,
-#: in one scan and in several, which tell more; and by how much it may fall in a single slice, or
-#: of several scans in a single scan: among many slices one always falls.
-_LEAST_RISE, _LEAST_RISE_SEVERAL, _MOST_FALL = 0.02, 0.01, 0.05
-#: By how much it must rise on a single slice, where there are no others; and what it must then be:
-#: of a model that knows next to nothing of a scan any step may raise it.
+#: Least rise of the mean Dice by a step, and by all steps together on slices that took no part in
+#: the choice: for one scan, and for several, which are stronger evidence.
+_LEAST_RISE, _LEAST_RISE_SEVERAL = 0.02, 0.01
+#: Largest fall of the Dice that is allowed in any slice or, with several scans, in any scan.
+_MOST_FALL = 0.05
+#: With a single corrected slice: least rise of its Dice. In any case: least Dice after the search,
+#: because any step may raise that of a model that knows next to nothing of the scan.
 _LEAST_ALONE, _LEAST_DICE = 0.1, 0.5
-#: By how much less structures must change from slice to slice, in how many scans at most.
+#: By how much structures must change less from slice to slice, and in how many scans this is
+#: measured at most.
 _LEAST_STEADIED, _MOST_STEADIED = 0.01, 3
-#: Steps away from the model's own appearance, and slices to judge by, at most, for each of so many
-#: scans.
+#: Most steps from the model's own appearance; most slices of a scan, and most scans, to judge by.
 _MOST_STEPS, _MOST_SLICES, _MOST_SCANS = 3, 5, 5
 
 #: The number of a correction, and the index of a slice.
@@ -35,7 +36,7 @@ Judge = tuple[int, int]
 
 
 class AppearanceSearch:
-    """Searches on the same corrected slices; what is found out about one is found out once."""
+    """Searches on the same corrected slices; scores of slices are computed once and kept."""
 
     def __init__(
         self,
@@ -45,8 +46,8 @@ class AppearanceSearch:
         time_is_up: Callable[[], bool] = lambda: False,
         zooms: bool = True,
     ) -> None:
-        """zooms: may slices be magnified, too? How large organs are is no matter of the scanner's:
-        not for scans to come."""
+        """zooms: may slices be magnified, too? Not for further scans: the size of organs depends on
+        the patient, not on the scanner."""
         self._model = model
         self._zooms = zooms
         self._own = model.card.appearance
@@ -59,11 +60,11 @@ class AppearanceSearch:
         self._counts: dict[tuple[Appearance, Judge], Counts] = {}
 
     def agreed(self, folds: Sequence[Fold]) -> Check:
-        """The best appearance by all corrected slices, then the best without each of the folds: the
-        model's own, unless the latter do better on what they left out, and the first leads the
-        model astray nowhere else.
+        """The best appearance by all corrected slices, then the best without each fold's slices.
 
-        When time is up, it is what was found so far. New structures have no say.
+        All are the model's own unless the latter score better on the slices that they left out, and
+        the first makes structures steadier from slice to slice. When time is up, the best so far
+        count. New structures take no part.
         """
         runs = 1 + len(folds)
         known = set(self._model.card.labels.names)
@@ -89,8 +90,8 @@ class AppearanceSearch:
         return tuple(found) if good else (self._own,) * runs
 
     def best(self, left_out: Fold) -> Check:
-        """The best appearance by the corrected slices that are not left out; the model's own, if
-        none is clearly better."""
+        """The best appearance by the corrected slices that are not left out; the model's own unless
+        another is clearly better."""
         judges = self._judges(left_out)
         best = self._own
         top = yield from self._dice(best, judges)
@@ -106,7 +107,7 @@ class AppearanceSearch:
                     continue
                 dice = yield from self._dice(one, judges)
                 if dice < top:
-                    # What makes it worse now will hardly help a step further.
+                    # A step that makes it worse now will hardly help later.
                     worse.add(name)
                 elif dice >= top + self._least_rise and (
                     yield from self._spares(one, best, judges)
@@ -141,7 +142,8 @@ class AppearanceSearch:
         return mean_dice(np.sum((yield from self._judged(appearance, judges)), axis=0))
 
     def _spares(self, one: Appearance, other: Appearance, judges: Sequence[Judge]) -> Check:
-        """Does no slice, or of several scans no scan, lose much to the other appearance?"""
+        """Is no slice or, with several scans, no scan much worse in one appearance than in the
+        other?"""
         new = np.array((yield from self._judged(one, judges)))
         old = np.array((yield from self._judged(other, judges)))
         groups = np.array([i if len(self._corrections) > 1 else s for i, s in judges])
@@ -149,8 +151,8 @@ class AppearanceSearch:
         return all(mean_dice(a) >= mean_dice(b) - _MOST_FALL for a, b in pooled)
 
     def _steadies(self, appearance: Appearance) -> Check:
-        """Do structures change less from slice to slice, all over the scans? Scans that are
-        corrected throughout leave nothing to ask: they have judged."""
+        """Do structures change less from slice to slice in whole scans? Scans that are corrected
+        throughout have no other slices to ask about."""
         partly = [c for c in self._corrections if len(c.slices) < c.scan.shape[c.axis]]
         if not partly:
             return True
@@ -164,11 +166,11 @@ class AppearanceSearch:
 
 
 def _evenly(some: Sequence[Any], most: int) -> list[Any]:
-    """At most so many of them, from all over."""
+    """At most `most` of them, evenly spaced."""
     count = min(len(some), most)
     return [some[int((place + 0.5) / count * len(some))] for place in range(count)]
 
 
 def seen_as(model: Model, appearance: Appearance) -> Model:
-    """The same weights, shown all scans in one appearance."""
+    """The same model, shown all scans in one appearance."""
     return replace(model, card=replace(model.card, appearance=appearance, kinds=()))

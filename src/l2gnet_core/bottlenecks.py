@@ -1,4 +1,4 @@
-"""What happens between encoder and decoder: the only difference between architectures.
+"""Bottlenecks between encoder and decoder, in which the architectures differ.
 
 | architecture | bottleneck | source |
 |---|---|---|
@@ -9,8 +9,8 @@
 | `synergynet` | `CodesWithAttention` | Gorade et al., "SynergyNet", WACV 2024 |
 | `l2gnet` | `CodesWithTransport` | Gorade et al., arXiv 2502.05229 |
 
-All of them on one body and from scratch, so they are in the style of their papers, not copies:
-each class says where it departs.
+All share one encoder and decoder and train from scratch, so they follow their papers in style but
+are no copies. Each class says how it differs.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from l2gnet_core.transport import TransportPlan, transport_codes, transport_toke
 
 @dataclass(frozen=True)
 class BottleneckOutput:
-    """features (B,d,h,w) for the decoder; commitment, a scalar; codes (B,h,w), plan and
-    code_error (B,h,w), each token's mean squared distance to its code, where the architecture has
-    them."""
+    """features: (B,d,h,w), for the decoder. commitment: scalar. codes: (B,h,w), plan, and
+    code_error: (B,h,w), each token's mean squared distance per channel to its code; None if the
+    architecture has none."""
 
     features: Tensor
     commitment: Tensor
@@ -51,7 +51,8 @@ def as_map(tokens: Tensor, like: Tensor) -> Tensor:
 
 
 def zero_started(inputs: int, outputs: int) -> nn.Conv2d:
-    """A 1×1 convolution that answers zero at first: what it is added to starts unchanged."""
+    """A 1×1 convolution that starts with zero weights, so that adding its output changes nothing at
+    first."""
     fusion = nn.Conv2d(inputs, outputs, 1)
     for parameter in fusion.parameters():
         nn.init.zeros_(parameter)
@@ -59,26 +60,26 @@ def zero_started(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 class Quantising(nn.Module):
-    """What the bottlenecks with codes share: a codebook, and how features come to it.
+    """What the bottlenecks with codes share: a codebook, and how features become its tokens.
 
-    A commitment to codes of the features as they are is cheapest where these shrink and are all
-    alike: trained so, the deepest features lost nearly all their directions, and their codes with
-    them (docs/benchmarks.md). So each channel of each image is normalised first, without weights,
-    the commitment weighs a tenth of what it does in van den Oord et al. (2017) or, where features
-    pass beside their codes, nothing, and what is made of the codes comes to the features at a tenth
-    of the pace. "plain" tokens are as models before had them: the features as they are, at full
-    weight and pace.
+    If raw features commit to codes, the loss is least when features shrink and become alike:
+    trained like that, the deepest features lost nearly all their directions, and the codes did, too
+    (docs/benchmarks.md). Therefore tokens are "normalised": each channel of each image has mean 0
+    and variance 1. The commitment has a tenth of the weight in van den Oord et al. (2017), or none
+    if features pass beside their codes, and the output of the codes is added to the features with
+    factor 0.1. "plain" tokens, of earlier models, are the features themselves, with full weight and
+    factor 1.
     """
 
     def __init__(self, config: NetworkConfig, commitment: float = 0.1) -> None:
-        """commitment: how many times as much as in that paper it weighs with normalised tokens."""
+        """commitment: its weight with normalised tokens, 1 being that of van den Oord et al."""
         super().__init__()
         self.normalised = config.tokens == "normalised"
         self.weight, self.pace = (commitment, 0.1) if self.normalised else (1.0, 1.0)
         self.codebook = Codebook(config.codes, config.widths[-1], quick=self.normalised)
 
     def quantise(self, features: Tensor) -> Quantized:
-        """Features (B,d,h,w) → their codes, and a commitment as heavy as it is to be."""
+        """Quantise features (B,d,h,w) as tokens (B,n,d); the commitment is weighted."""
         tokens = precise(features)
         if self.normalised:
             with torch.autocast(features.device.type, enabled=False):
@@ -87,12 +88,13 @@ class Quantising(nn.Module):
         return replace(quantized, commitment=self.weight * quantized.commitment)
 
     def fusion_of(self, config: NetworkConfig) -> nn.Conv2d:
-        """What fuses two maps made of codes; with plain tokens the features, too."""
+        """The convolution that fuses two maps made of codes and, if tokens are plain, the features
+        with them."""
         channels = config.widths[-1]
         return zero_started((2 if self.normalised else 3) * channels, channels)
 
     def fused(self, fusion: nn.Module, features: Tensor, *parts: Tensor) -> Tensor:
-        """Features (B,d,h,w) with what is made of codes, tokens (B,n,d)."""
+        """Features (B,d,h,w) plus the fusion of `parts`, tokens (B,n,d) made of codes."""
         maps = [as_map(part, features) for part in parts]
         if not self.normalised:
             maps = [features, *maps]
@@ -109,8 +111,8 @@ class Continuous(nn.Module):
 
 
 class Codes(Quantising):
-    """Every token replaced by its code. The paper quantises every skip too; here the bottleneck
-    alone, so that the bottleneck stays the only difference."""
+    """Every token is replaced by its code. The paper quantises every skip, too; ours only the
+    bottleneck, in which the architectures are compared."""
 
     def forward(self, features: Tensor) -> BottleneckOutput:
         """features: (B,d,h,w)."""
@@ -169,11 +171,11 @@ def positions(features: Tensor) -> Tensor:
 
 
 class CodesWithAttention(Quantising):
-    """Continuous tokens ask their codes by multi-head cross-attention.
+    """Multi-head cross-attention from continuous tokens to codes.
 
     SynergyNet's DisConX module relates discrete and continuous features by cross-attention with
-    several refinements; ours is one layer of it, fused like L2GNet's codes, so that the two differ
-    in attention against transport alone.
+    several refinements. Ours is one layer of it, fused like L2GNet's codes, so that the two differ
+    only in attention versus transport.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -204,10 +206,10 @@ class CodesWithTransport(Quantising):
 
     Codes c and transported codes g are fused by a 1×1 convolution whose result is added to the
     continuous features z and starts at zero, so that an untrained bottleneck is the identity. The
-    paper's abstract does not say how they are fused; this form is our choice. References begin as
-    codes: random ones are as far from every code as from any other, and the plan is the same for
-    all. Codes follow the normalised features of their own accord; a commitment of these to codes
-    cost Dice with every seed (docs/benchmarks.md).
+    paper's abstract does not say how they are fused; this form is our choice. References start as
+    codes: random ones are equally far from all codes, which gives all codes the same plan. There is
+    no commitment: codes follow the normalised features anyway, and it cost Dice with every seed
+    (docs/benchmarks.md).
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -248,7 +250,7 @@ class CodesWithTransport(Quantising):
 
 @torch.no_grad()
 def begin_as_codes(reference: Tensor, vectors: Tensor) -> None:
-    """Make references (R,d) of codes (K,d), which were drawn by chance."""
+    """Set references (R,d), in place, to codes (K,d), which were drawn at random."""
     reference.copy_(vectors[torch.arange(len(reference)) % len(vectors)])
 
 

@@ -1,4 +1,4 @@
-"""Model cards: what a model is, what it knows, what it was trained on and how well it does."""
+"""Model cards: what a model is, what it was trained on, and how well it scores."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from l2gnet_core.scan_kind import KindAppearance, scan_profile
 
 @dataclass(frozen=True)
 class Expectations:
-    """What scans a model was made for, as far as a file can show it; ranges are (low, high).
+    """The scans that a model was made for, as far as a file shows it; ranges are (low, high).
 
-    `modality` is "MR" or "CT". `pixel` is the in-plane voxel size and `slice` the distance between
-    slices, in mm. `volumes` gives, by structure name, the usual volume in mL.
+    modality: "MR", "CT" or "". pixel: in-plane voxel size in mm. slice: distance between slices in
+    mm. volumes: the usual volume in mL by structure name.
     """
 
     modality: str = ""
@@ -44,8 +44,8 @@ class Expectations:
 class CodeStatistics:
     """Which codes a model's training scans use.
 
-    `counts` has the cells of all training slices by code. `distances` are those of single
-    scans from all other patients' together, ascending, a few dozen at most
+    counts: number of cells of all training slices, by code. distances: of single scans from those
+    of all other patients together, ascending, a few dozen at most
     (`l2gnet_core.inspect.populations` says how they are measured).
     """
 
@@ -60,23 +60,26 @@ class CodeStatistics:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Everything about a model but its weights; stored beside them in the checkpoint.
+    """Everything about a model except its weights; stored with them in the checkpoint.
 
-    `slicing` is "axial", "coronal", "sagittal" or "through-plane". `views` is the number of
-    views over which predictions are averaged: 1, or 4 quarter turns for models without left and
-    right, or 2 for those that have them: the slice and, where it may be mirrored, its mirror image.
-    `oriented` models tell left from right: `l2gnet_core.slice_view` says which way round they see
-    slices. `spacing` is the distance between slices, rows and columns, in mm, at which the network
-    saw its training slices; where a scan's voxel size is known, its slices are resampled in plane
-    to it. `sides` is the range, in pixels, of the longer side of the slices learnt from; slices
-    outside of it are brought to its middle, unless `spacing` already says how large they are seen.
-    `appearance` is how the network is shown slices at inference, by default as they are; `kinds`
-    names scans that it is shown otherwise, the first that a scan is of counts. `clean_up` is how
-    masks are tidied unless the user chooses otherwise. `scores` maps structure names to measures
-    ({"dice": …, "hd95": …}) on the patients of `split["test"]`. `codes` says which codes the
-    training scans use, for models that have codes. `history` tells each fine-tuning that the
-    weights went through, those before a training that began with them too: the model it began with,
-    on how much, how, what the guard found, and the fingerprints of the scans (z,y,x).
+    slicing: "axial", "coronal", "sagittal" or "through-plane".
+    views: number of views over which predictions are averaged: 1; or 4 quarter turns for models
+        without left and right; or 2 for models with them, the slice and, if it may be mirrored, its
+        mirror image.
+    oriented: does the model tell left from right? `l2gnet_core.slice_view` says in which
+        orientation it sees slices.
+    spacing: distance between slices, rows and columns, in mm, in training. If a scan's voxel size
+        is known, its slices are resampled in plane to it.
+    sides: range, in pixels, of the longer side of the training slices. Other slices are resized to
+        its middle, unless `spacing` decides their size.
+    appearance: how the network is shown slices at inference. kinds: kinds of scans that are shown
+        in another appearance; the first that fits a scan counts.
+    clean_up: how masks are tidied unless the user chooses otherwise.
+    split: patients by part: "train", "tuning", "test".
+    scores: measures ({"dice": …, "hd95": …}) by structure name, on the patients of `split["test"]`.
+    codes: which codes the training scans use; None without codes.
+    history: an entry for each fine-tuning of these weights, also before a training that started
+        from them: the model before, settings, verdict, and fingerprints of the scans (z,y,x).
     """
 
     name: str
@@ -103,13 +106,13 @@ class ModelCard:
     history: tuple[Mapping[str, Any], ...] = ()
 
     def seen_window(self, window: tuple[float, float], ct: bool) -> tuple[float, float]:
-        """The two intensities that become 0 and 1 of a scan with this window (`intensity_window`),
-        which is a CT in Hounsfield units (`is_ct`) or not.
-        To a model of MR the organs of a CT, from air to bone, would all be one grey."""
+        """The two intensities that become 0 and 1 in a scan with this `intensity_window`. ct: is it
+        one (`is_ct`)? To a model of MR a CT is shown in the window of soft tissue: in one from air
+        to bone, all organs would have the same grey."""
         return SOFT_TISSUE_OF_CT if ct and self.expects.modality == "MR" else window
 
     def appearance_of(self, slices: NDArray[Any], window: tuple[float, float]) -> Appearance:
-        """How the network is shown a scan's slices (n,H,W), of which `window` becomes 0 and 1."""
+        """The appearance for a scan's slices (n,H,W), in which `window` becomes 0 and 1."""
         if self.kinds:
             profile = scan_profile(slices, window)
             for known in self.kinds:
@@ -125,10 +128,9 @@ class ModelCard:
         return "; ".join(parts)
 
     def score(self, structure: str, measure: str, digits: int) -> str:
-        """One of the `scores` with so many decimals; "" if there is none.
+        """One of the `scores` with this number of decimals; "" if there is none.
 
-        Halves go up, as when a person rounds what the card holds: to the computer 0.9325 is a
-        little less.
+        Halves are rounded up in decimal: as a binary number, 0.9325 is a little less.
         """
         value = self.scores.get(structure, {}).get(measure)
         if value is None:
@@ -150,7 +152,7 @@ class ModelCard:
                 "labels": LabelSet(tuple(Label(**label) for label in values["labels"])),
                 "spacing": _spacing(values.get("spacing")),
                 "sides": tuple(values["sides"]) if values.get("sides") else None,
-                # Cards of the first models have none of these.
+                # Cards of earlier versions lack some of these.
                 "appearance": Appearance(**values.get("appearance", {})),
                 "kinds": tuple(map(KindAppearance.from_json, values.get("kinds", ()))),
                 "clean_up": CleanUp.from_json(values.get("clean_up", {})),

@@ -1,4 +1,4 @@
-"""The models at hand: bundled ones, and the user's own."""
+"""The available models: bundled ones and the user's own."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ DEFAULT_MODEL = "cardiac-cine"
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """A model by the name that `--model` takes. Its card has that name, too, whatever it had when
-    it was written."""
+    """A model by the name that `--model` takes; its card is given the same name."""
 
     name: str
     path: Path
@@ -29,13 +28,13 @@ class CatalogEntry:
 
 
 def user_folder() -> Path:
-    """Where the user's models are kept; the variable L2GNET_MODELS overrides the default."""
+    """The folder of the user's models; the environment variable L2GNET_MODELS overrides it."""
     chosen = os.environ.get("L2GNET_MODELS")
     return Path(chosen) if chosen else platformdirs.user_data_path("l2gnet") / "models"
 
 
 def no_such_folder() -> str:
-    """That the variable L2GNET_MODELS names a folder that is not there, in a sentence; else ""."""
+    """A warning if the variable L2GNET_MODELS names a folder that does not exist; else ""."""
     chosen = os.environ.get("L2GNET_MODELS")
     if not chosen or Path(chosen).is_dir():
         return ""
@@ -47,7 +46,7 @@ def no_such_folder() -> str:
 def models() -> list[CatalogEntry]:
     """Every readable model, bundled ones first; files that are no models are left out.
 
-    The user's are files, or the folders of runs; one with a bundled model's name takes its place.
+    The user's models are files or folders of runs; one with a bundled model's name replaces it.
     """
     found: dict[str, CatalogEntry] = {}
     for folder, bundled in ((BUNDLED_FOLDER, True), (user_folder(), False)):
@@ -59,8 +58,8 @@ def models() -> list[CatalogEntry]:
 
 
 def odd_models() -> list[str]:
-    """What about the user's models is not as they may expect, in sentences: a bundled model's name
-    is taken, two have one name, a file cannot be used."""
+    """Warnings about the user's models: one replaces a bundled model, two have the same name, or a
+    file cannot be used."""
     odd = []
     for name in _files_in(user_folder()):
         try:
@@ -73,7 +72,7 @@ def odd_models() -> list[str]:
 
 
 def in_place_of_bundled(name: str) -> str:
-    """That a model of the user's takes a bundled model's place, in a sentence; else ""."""
+    """A warning if a model of the user's replaces a bundled one; else ""."""
     mine = _files_in(user_folder()).get(name)
     if not mine or name not in _files_in(BUNDLED_FOLDER):
         return ""
@@ -83,7 +82,7 @@ def in_place_of_bundled(name: str) -> str:
 def find_model(name_or_path: str) -> Path:
     """The file of a model given by name, file or folder.
 
-    Raises InputError if there is none, naming the models at hand, or if there are two.
+    Raises InputError if there is none, naming the available models, or if there are two.
     """
     named = _files_in(BUNDLED_FOLDER) | _files_in(user_folder())
     here = Path(name_or_path)
@@ -111,11 +110,11 @@ def find_model(name_or_path: str) -> Path:
 
 
 def _files_in(folder: Path) -> dict[str, list[Path]]:
-    """What may be models in a folder, readable or not, by name: files, and the folders of runs."""
+    """Possible models in a folder, by name: files and folders of runs, not yet read."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         found.setdefault(path.stem, []).append(path)
     for path in sorted(folder.glob(f"*/{MODEL_FILE}")):
         found.setdefault(path.parent.name, []).append(path)
-    # Hidden ones are other programs' (macOS: ._mine.safetensors), or half written.
+    # Hidden files belong to other programs (macOS: ._mine.safetensors) or are half written.
     return {name: paths for name, paths in found.items() if not name.startswith(".")}

@@ -1,7 +1,7 @@
 """Models on disk: one safetensors file that holds weights, network settings and card.
 
-safetensors (Hugging Face) stores plain tensors and strings: opening a model runs no code. It knows
-how long a file should be and nothing of what is in it; a hash of the weights does.
+safetensors (Hugging Face) stores plain tensors and strings, so opening a model runs no code. The
+format detects a file of wrong length; a hash of the weights detects changed ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FORMAT = "l2gnet-1"
 MODEL_FILE = "model.safetensors"
-#: What a training run needs to go on; it is there before the model is.
+#: State of a training run for resuming it; it is written before the model.
 STATE_FILE = "state.pt"
 
 
@@ -35,7 +35,7 @@ class Model:
 
 
 def find_model_file(path: Path) -> Path:
-    """The model file of a path that may be that file or a folder that training wrote.
+    """The model file at a path, which may be the file itself or a folder that training wrote.
 
     Raises InputError if there is none.
     """
@@ -68,7 +68,7 @@ def read_card(path: Path) -> ModelCard:
 
 
 def read_config(path: Path) -> NetworkConfig:
-    """The settings of the network alone, likewise.
+    """The settings of the network alone, without loading weights or PyTorch.
 
     Raises InputError if the file is not a model of this package.
     """
@@ -88,8 +88,8 @@ def _parse(path: Path) -> tuple[NetworkConfig, ModelCard]:
 
 
 def _read_metadata(path: Path) -> dict[str, str]:
-    # The layout is 8 bytes of header length, then a JSON header (safetensors' README). Reading it
-    # directly keeps PyTorch out of the way of a list of models.
+    # 8 bytes of header length, then a JSON header (safetensors' README). Read directly, so that a
+    # list of models does not import PyTorch.
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -160,7 +160,7 @@ def load_model(path: str | os.PathLike[str], device: str = "cpu") -> Model:
     file = find_model_file(Path(path))
     config, card = _parse(file)
     try:
-        # Numbers may be possible each, and not together.
+        # `build` may raise: each setting can be valid and their combination not.
         network = build(config)
         tensors: dict[str, Any] = load_file(file, device="cpu")
         network.load_state_dict(tensors)
@@ -169,7 +169,7 @@ def load_model(path: str | os.PathLike[str], device: str = "cpu") -> Model:
             f"Expected the weights of a whole model in {file}, but they are damaged or incomplete; "
             "copy or download the file again."
         ) from error
-    # Files of before do not tell.
+    # Files of earlier versions have no hash.
     saved = _read_metadata(file).get("weights_sha256")
     if saved is not None and tensors_hash(tensors) != saved:
         raise InputError(

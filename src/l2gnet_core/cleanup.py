@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# scipy.ndimage takes half a second to import; cards, which every list of models reads, name these
-# choices, so the functions import it.
+# Functions import scipy.ndimage, which takes half a second: every list of models reads cards, and
+# cards import this module.
 
 
 @dataclass(frozen=True)
 class CleanUp:
-    """Choices for tidying a finished mask; a model's card says which of them suit its organs.
+    """Choices for tidying a finished mask; a model's card has those that suit its organs.
 
-    spared: ids of structures that keep all their pieces: those that were taught, of which nobody
-    said that they are one.
+    largest_piece: keep the largest connected piece of each structure. fill_holes: in each slice.
+    spared: ids of structures that keep all their pieces, such as new ones taught by fine-tuning,
+    which may have several.
     """
 
     largest_piece: bool = False
@@ -41,8 +42,8 @@ class CleanUp:
 def tidy(
     mask: NDArray[Any], axis: int, choices: CleanUp, painted: NDArray[np.bool_] | None = None
 ) -> NDArray[Any]:
-    """Mask (z,y,x), tidied by the choices; axis is the slicing axis, `painted` says where a person
-    drew."""
+    """Mask (z,y,x), tidied by the choices. axis: the slicing axis. painted: (z,y,x), where a person
+    painted."""
     if choices.largest_piece:
         mask = keep_largest_component(mask, painted, choices.spared)
     return fill_holes(mask, axis) if choices.fill_holes else mask
@@ -56,7 +57,11 @@ def tidy_around(
     painted: NDArray[np.bool_],
 ) -> NDArray[Any]:
     """The model's mask (z,y,x), tidied with a person's labels in place where `painted`: what they
-    joined to a structure is a piece of it. Under those it is what shows once they are undone."""
+    connect to a structure is then part of it.
+
+    Where `painted`, the result is the model's tidied mask without those labels: what is shown if
+    they are undone.
+    """
     if not painted.any():
         return tidy(raw, axis, choices)
     with_strokes = np.where(painted, labels, raw).astype(np.uint16)
@@ -67,11 +72,11 @@ def tidy_around(
 def keep_largest_component(
     mask: NDArray[Any], painted: NDArray[np.bool_] | None = None, spared: Collection[int] = ()
 ) -> NDArray[Any]:
-    """A copy of mask (z,y,x) in which each structure keeps its largest connected piece only, and
-    every piece that a person drew on; those whose id is spared keep all.
+    """A copy of mask (z,y,x) in which each structure keeps its largest connected piece and every
+    piece that a person painted on; spared ids keep all pieces.
 
-    Voxels that touch at a corner are connected, as in MONAI's KeepLargestConnectedComponent: a thin
-    wall that leans from one thick slice to the next touches itself nowhere else.
+    Voxels that touch at a corner are connected, as in MONAI's KeepLargestConnectedComponent:
+    between thick slices, a thin oblique wall touches itself at corners only.
     """
     from scipy import ndimage
 
@@ -83,7 +88,7 @@ def keep_largest_component(
             continue
         pieces, count = ndimage.label(mask[box] == id, touching)
         if count:
-            # Slice by slice: counting and looking up take eight bytes for each voxel at once.
+            # Slice by slice, since counting and looking up take eight bytes per voxel.
             sizes = np.zeros(count + 1, np.int64)
             for one in pieces:
                 sizes += np.bincount(one.ravel(), minlength=count + 1)
@@ -99,10 +104,11 @@ def keep_largest_component(
 
 
 def fill_holes(mask: NDArray[Any], axis: int) -> NDArray[Any]:
-    """A copy of mask (z,y,x) with background that a structure encloses in a slice given to it.
+    """A copy of mask (z,y,x) in which background that a structure encloses in a slice becomes that
+    structure.
 
-    Only background changes: a cavity that is another structure stays. Where one structure lies
-    inside another, as the left ventricle in the myocardium, a hole goes to the inner one.
+    Only background changes: an enclosed other structure stays. If one structure lies inside
+    another, as the left ventricle in the myocardium, a hole goes to the inner one.
     """
     from scipy import ndimage
 
@@ -111,7 +117,7 @@ def fill_holes(mask: NDArray[Any], axis: int) -> NDArray[Any]:
         filled = [
             (ndimage.binary_fill_holes(seen[box] == id), id, box) for id, box in _structures(seen)
         ]
-        # What lies inside another is the smaller one: it comes first, and first come stays.
+        # Smallest first, since the inner structure is the smaller one.
         for area, id, box in sorted(filled, key=lambda one: np.count_nonzero(one[0])):
             out[box][area & (out[box] == 0)] = id
     return result

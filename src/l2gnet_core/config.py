@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-#: What may stand between encoder and decoder; `l2gnet_core.bottlenecks` says what each one does.
+#: Names of the architectures, which differ in the bottleneck (`l2gnet_core.bottlenecks`).
 ARCHITECTURES = ("unet", "attnunet", "vqunet", "transunet", "synergynet", "l2gnet")
-#: Those whose bottleneck is quantised: there is something to look at.
+#: Those whose bottleneck has a codebook, so that a scan can be inspected.
 WITH_CODES = ("vqunet", "synergynet", "l2gnet")
 
 
@@ -16,13 +16,13 @@ WITH_CODES = ("vqunet", "synergynet", "l2gnet")
 class NetworkConfig:
     """What `l2gnet_core.model.build` needs to make a network.
 
-    `classes` counts the background. `widths` are the channels of each resolution, finest first, so
-    the bottleneck has stride 2 ** (len(widths) - 1). `codes` is used by the architectures that have
-    them, `references`, `epsilon` and `sinkhorn_iterations` by `l2gnet` alone. `supervised` counts
-    the coarser levels of the decoder that learn from the labels too (deep supervision).
-    `normalisation` is "instance" (every channel alone) or "group" (eight groups of channels).
-    `tokens` says what is quantised: features that are "normalised" (each channel of each image has
-    mean 0 and variance 1) or "plain", as they are.
+    classes: number of classes with background. architecture: one of `ARCHITECTURES`. in_channels:
+    neighbouring slices that the network sees. widths: channels of each resolution, finest first, so
+    the bottleneck has stride 2 ** (len(widths) - 1). codes: size of the codebook, if there is one.
+    references, epsilon, sinkhorn_iterations: of the transport of `l2gnet`. supervised: number of
+    coarser levels of the decoder that learn from the labels, too (deep supervision). normalisation:
+    "instance" (every channel alone) or "group" (eight groups of channels). tokens: quantised are
+    "normalised" features (each channel of each image has mean 0 and variance 1) or "plain" ones.
     """
 
     classes: int
@@ -48,9 +48,9 @@ class NetworkConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> NetworkConfig:
-        """Inverse of `to_json`. Raises ValueError for what no network of this version can be, and
+        """Inverse of `to_json`. Raises ValueError for values that this version does not know, and
         TypeError or KeyError for fields that it does not have."""
-        # What all networks had before there was a choice.
+        # Networks of earlier versions do not name these.
         first = {"normalisation": "group", "tokens": "plain"}
         config = cls(**{**first, **values, "widths": tuple(values["widths"])})
         for name, choices in _CHOICES.items():
@@ -65,7 +65,7 @@ class NetworkConfig:
         return config
 
 
-# What fields may say, and those that count something.
+# Fields with a choice of values, and fields that are counts.
 _CHOICES = {
     "architecture": ARCHITECTURES,
     "normalisation": ("instance", "group"),
@@ -100,18 +100,18 @@ def preset(
 
 
 def differences(given: NetworkConfig, wanted: NetworkConfig) -> str:
-    """What tells two networks apart, in the words of `l2gnet train`: "--arch unet, not l2gnet"."""
+    """The differences of two networks as options of `l2gnet train`: "--arch unet, not l2gnet"."""
     words = [
         f"{what} {ours}, not {theirs}"
         for (what, ours), (_, theirs) in zip(_told(given), _told(wanted), strict=True)
         if ours != theirs
     ]
-    # What has changed from version to version has no option.
+    # Changes between versions have no option.
     return ", and ".join(words) or "settings of another version"
 
 
 def preset_of(config: NetworkConfig) -> str | None:
-    """The preset that a network is of; None if it is of a size of its own."""
+    """The preset that a network has the size of; None if there is none."""
 
     def fits(values: Mapping[str, Any]) -> bool:
         made = NetworkConfig(config.classes, **values)
@@ -122,7 +122,7 @@ def preset_of(config: NetworkConfig) -> str | None:
 
 
 def _told(config: NetworkConfig) -> list[tuple[str, Any]]:
-    """What decides a network, by the option that does."""
+    """The values of a network that options of `l2gnet train` decide, by option."""
     return [
         ("--arch", config.architecture),
         ("--preset", preset_of(config) or "of its own"),

@@ -1,9 +1,9 @@
-"""Corrected slices left out of learning: which ones, what models make of them, and which mix of old
-and new weights that speaks for."""
+"""Corrected slices left out of learning: which ones, how models score on them, and which mix of old
+and new weights is best by that."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,23 +14,24 @@ from l2gnet_core.checkpoint import Model
 from l2gnet_core.corrections import Correction, image_numbers
 from l2gnet_core.finetune_config import FineTuneConfig
 from l2gnet_core.guard import Improvement
-from l2gnet_core.predict import predict_slices
+from l2gnet_core.predict import SlicePrediction, predict_slices
 
-#: Fewer voxels than these in all corrected slices are no structure that could be lost.
+#: A structure with fewer voxels than this in all corrected slices does not count as lost.
 _SPECK = 100
 #: For each correction the slices that a run leaves out.
 Fold = list[tuple[int, ...]]
 #: (overlap, said, true) voxels of each structure, (structures,3); sums give pooled Dice.
 Counts = NDArray[np.int64]
-#: None is a moment at which whoever drives a check can stop it.
+#: Yields None wherever the caller may stop it; returns its result.
 Check = Generator[None, None, Any]
 
 
 def folds(corrections: Sequence[Correction], config: FineTuneConfig) -> list[Fold]:
-    """Which slices are left out together; none where there is but one.
+    """Which slices are left out together; no folds if there is a single slice.
 
-    A project's folds leave out whole images, where there are several: it is for scans to come. In
-    one image the same slice of all frames is left out together: the heart in it is the same.
+    With several images, a project's folds leave out whole ones, since its model is for further
+    scans. The same slice of all frames of an image is left out together, because it shows the same
+    anatomy.
     """
     pairs = [(i, s) for i, correction in enumerate(corrections) for s in correction.slices]
     images = image_numbers(corrections)
@@ -52,7 +53,7 @@ def folds(corrections: Sequence[Correction], config: FineTuneConfig) -> list[Fol
 def left_out_counts(
     model: Model, corrections: Sequence[Correction], fold: Fold, device: str
 ) -> Check:
-    """Counts of a fold's slices together, by a model that did not learn from them."""
+    """Counts of a fold's slices, added up, by a model that did not learn from them."""
     total: Counts = np.zeros((len(model.card.labels.names), 3), np.int64)
     for correction, slices in zip(corrections, fold, strict=True):
         found = yield from slice_counts(model, correction, slices, device)
@@ -63,22 +64,18 @@ def left_out_counts(
 def slice_counts(model: Model, correction: Correction, slices: Sequence[int], device: str) -> Check:
     """Counts of corrected slices, by slice.
 
-    Predicted without turned views: before and after differ as much, in a quarter of the time.
-    Unmarked voxels do not count, nor do structures that none of the scan's corrected slices holds:
-    nothing is said of them.
+    Unmarked voxels do not count. Structures that none of the scan's corrected slices holds do not
+    count either: nobody said where they are.
     """
-    model = upright(model)
     ids = [label.id for label in model.card.labels]
     unknown = [id not in correction.structures for id in ids]
     found: dict[int, Counts] = {}
-    scan, grid, axis = correction.scan, correction.grid, correction.axis
-    field = correction.field(model.card)
-    for done in predict_slices(model, scan, grid, axis, slices, device, field=field):
+    for done in answers(model, correction, slices, device):
         if done is not None:
             truth = correction.pictures[correction.slices.index(done.index)]
             said = done.labels
             if correction.unmarked is not None:
-                # As a plain number it would wrap around in the few bits of an answer.
+                # A plain number could wrap around in the 8 bits of an answer.
                 unmarked = np.uint16(correction.unmarked)
                 said = np.where(truth == unmarked, unmarked, said)
             found[done.index] = compared(said, truth, ids)
@@ -88,17 +85,15 @@ def slice_counts(model: Model, correction: Correction, slices: Sequence[int], de
 
 
 def unpainted_answers(model: Model, corrections: Sequence[Correction], device: str) -> Check:
-    """What a model says in corrected slices, for each correction (n,H,W), with 0 where somebody
-    painted and for structures that are painted in some slice of the scan."""
-    model, found = upright(model), []
+    """A model's answers in the corrected slices of each correction, (n,H,W); 0 where somebody
+    painted, and for structures that are painted in any corrected slice of the scan."""
+    found = []
     for correction in corrections:
         if set(model.card.labels.names) <= correction.structures:
             found.append(np.zeros_like(np.stack(correction.pictures)))
             continue
-        scan, grid, axis = correction.scan, correction.grid, correction.axis
-        order, field = correction.slices, correction.field(model.card)
         said: dict[int, NDArray[Any]] = {}
-        for done in predict_slices(model, scan, grid, axis, order, device, field=field):
+        for done in answers(model, correction, correction.slices, device):
             if done is not None:
                 truth = correction.pictures[correction.slices.index(done.index)]
                 painted = truth != 0
@@ -114,8 +109,8 @@ def unpainted_answers(model: Model, corrections: Sequence[Correction], device: s
 def lost_shares(
     before: Sequence[NDArray[Any]], after: Sequence[NDArray[Any]], names: Mapping[int, str]
 ) -> dict[str, float]:
-    """By name of what was there before, but for specks: the share of its voxels that are something
-    else after."""
+    """By name, for structures with at least `_SPECK` voxels before: the share of these voxels that
+    are something else after."""
     lost = {}
     for id, name in names.items():
         there = [old == id for old in before]
@@ -127,8 +122,27 @@ def lost_shares(
 
 
 def upright(model: Model) -> Model:
-    """The same model, predicting from slices as they are alone."""
+    """The same model without averaging over turned or mirrored views."""
     return replace(model, card=replace(model.card, views=1))
+
+
+def answers(
+    model: Model, correction: Correction, slices: Sequence[int], device: str
+) -> Iterator[SlicePrediction | None]:
+    """A model's answers for slices of a corrected scan, as `predict_slices` yields them.
+
+    Without turned views, which take four times as long and tell no more about the difference
+    between two models.
+    """
+    return predict_slices(
+        upright(model),
+        correction.scan,
+        correction.grid,
+        correction.axis,
+        order=slices,
+        device=device,
+        field=correction.field(model.card),
+    )
 
 
 def compared(said: NDArray[Any], truth: NDArray[Any], ids: Sequence[int]) -> Counts:
@@ -155,11 +169,11 @@ def mean_dice(counts: Counts) -> float:
 def best_mix(
     counts: Counts, mixes: Sequence[float], config: FineTuneConfig, names: Sequence[str]
 ) -> tuple[int, Improvement]:
-    """Which of the models to use, and Dice before and after by name.
+    """The index of the model to use, and Dice before and after by name.
 
-    counts: (folds, models, structures, 3), the old model's first; mixes: the share of the new
-    weights in each model. What a fold's slices score, they score with the model that the other
-    folds speak for: no slice has a say in how it is judged. Of models that are about as good as the
+    counts: (folds, models, structures, 3), the old model's first. mixes: the share of the new
+    weights in each model. Each fold is scored with the model that is best on the other folds, so
+    that no slice influences how it is judged. Among models within `config.mix_tolerance` of the
     best, the one nearest to the cautious mix is taken: a few slices cannot tell them apart.
     """
 

@@ -1,4 +1,4 @@
-"""Where to compute."""
+"""The device to compute on."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from l2gnet_core.errors import InputError
 
 
 def choose_device(wanted: str = "auto") -> tuple[str, str]:
-    """(device, why): of "auto", "cuda" where PyTorch finds one, else "cpu"; the others are taken at
-    their word.
+    """(device, reason) for "auto", "cpu" or "cuda"; "auto" is "cuda" if PyTorch finds such a
+    device, else "cpu".
 
-    Raises InputError if "cuda" is asked for and there is none, and for any other device.
+    Raises InputError for "cuda" without a CUDA device, and for any other device.
     """
     if wanted not in ("auto", "cpu", "cuda"):
         raise InputError(f"Expected a device among auto, cpu and cuda, but got '{wanted}'.")

@@ -1,7 +1,7 @@
-"""The U-shaped body that every architecture shares (Ronneberger et al., "U-Net", MICCAI 2015).
+"""Encoder and decoder that every architecture shares (Ronneberger et al., "U-Net", MICCAI 2015).
 
-Instance normalisation instead of batch normalisation: statistics of one image do not depend on its
-neighbours in the batch, which keeps few-slice fine-tuning and several processes sound. Groups of
+With instance instead of batch normalisation, so that an image does not depend on the others of its
+batch: that matters for fine-tuning on few slices and for training in several processes. Groups of
 channels, which earlier models have, learn far more slowly (docs/benchmarks.md).
 """
 
@@ -12,20 +12,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-#: Of LeakyReLU below zero.
+#: Slope of LeakyReLU below zero.
 SLOPE = 0.01
 
 
 def start_wide(module: nn.Module) -> None:
-    """Give a convolution weights as wide as LeakyReLU asks for (He et al., "Delving Deep into
-    Rectifiers", ICCV 2015), not PyTorch's narrower ones: it learns faster so."""
+    """Draw a convolution's weights with the variance that suits LeakyReLU (He et al., "Delving Deep
+    into Rectifiers", ICCV 2015). PyTorch's default is smaller and learns more slowly."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.kaiming_normal_(module.weight, SLOPE)
 
 
 class Normalisation(nn.GroupNorm):
-    """Group normalisation that also takes a single value per channel, all that is left at the
-    bottleneck of a tiny slice, and makes it zero."""
+    """Group normalisation that also accepts a single value per channel, as at the bottleneck of a
+    tiny slice, and makes it zero; PyTorch's raises an error."""
 
     def forward(self, features: Tensor) -> Tensor:
         """features: (B,C,H,W)."""
@@ -37,7 +37,7 @@ class ConvBlock(nn.Sequential):
 
     def __init__(self, inputs: int, outputs: int, normalisation: str) -> None:
         layers: list[nn.Module] = []
-        # A group for every channel is instance normalisation, and faster than PyTorch's own.
+        # One group per channel is instance normalisation, and faster than PyTorch's own.
         groups = outputs if normalisation == "instance" else 8
         for channels in (inputs, outputs):
             layers += [
@@ -69,8 +69,8 @@ class Encoder(nn.Module):
 
 
 class AttentionGate(nn.Module):
-    """Weighs a skip by what the next coarser level sees there (Oktay et al., "Attention U-Net",
-    MIDL 2018). Theirs gates with features before upsampling; ours after it, at the skip's size."""
+    """Weights a skip by features of the next coarser level (Oktay et al., "Attention U-Net", MIDL
+    2018). Theirs gates with features before upsampling; ours after it, at the skip's size."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -87,8 +87,8 @@ class AttentionGate(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features of every resolution → logits (B,classes,H,W), and while training those of the
-    `supervised` next coarser levels."""
+    """Features of every resolution → logits (B,classes,H,W), and in training those of the next
+    `supervised` coarser levels."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class Decoder(nn.Module):
         self.ups = nn.ModuleList(
             nn.ConvTranspose2d(c, f, 2, 2) for f, c in zip(fine, coarse, strict=True)
         )
-        # Between the others, where a saved optimiser looks for their weights.
+        # Registered here, because the state of an optimiser depends on the order of weights.
         self.gates = nn.ModuleList() if gated else None
         self.blocks = nn.ModuleList(ConvBlock(2 * f, f, normalisation) for f in fine)
         self.head = nn.Conv2d(widths[0], classes, 1)
@@ -112,7 +112,7 @@ class Decoder(nn.Module):
         )
         self.apply(start_wide)
         if self.gates is not None:
-            # Drawn last: all else is as without them.
+            # Drawn last, so that all other weights start as without gates.
             self.gates.extend(AttentionGate(f) for f in fine).apply(start_wide)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:

@@ -10,8 +10,8 @@ from l2gnet_core.augment import Augmentation
 from l2gnet_core.errors import InputError
 from l2gnet_core.guard import Limits
 
-#: Views that stray less than in training: there is one scan to learn, not all of them. Slices come
-#: whole, up to this size: normalisation sees what it will see in use, and in crops it does not.
+#: Milder random views than in training, since few scans are learnt. Slices up to this size are not
+#: cropped: instance normalisation then sees what it sees at inference.
 MILD = Augmentation(
     size=256,
     scale=(0.85, 1.18),
@@ -29,22 +29,36 @@ MILD = Augmentation(
 
 @dataclass(frozen=True)
 class FineTuneConfig:
-    """How to fine-tune; `SCAN` and `PROJECT` are the two kinds. Exactly one of `seconds` (checks
-    included) and `steps` (of the main run) is set.
+    """How to fine-tune. `SCAN`, `ORGAN` and `PROJECT` are the usual settings.
 
-    kind: "scan" bends to one volume, to be used there; "project" learns over scans and must not
-        forget. With several corrections its folds leave out whole scans.
-    batch, replay: corrected slices and old answers in each step. phantoms: share of the latter that
-        are drawn hearts, where the model knows them; the rest are untouched slices of the scans.
-    soft_targets: weight of the loss on old answers. pull: by how much of learning_rate the
-        weights go back towards the old ones, per step.
-    mixes: shares of the new weights to choose from by leaving slices out. mix_tolerance: Dice by
-        which one must be better to be taken instead of one nearer to cautious_mix, which is also
-        the share with a single corrected slice, and of previews. folds: at most so many runs leave
-        some out, each fold_share as long as the main one.
-    adapts_appearance: does it look for the appearance in which the scans suit the model, before
-        weights are changed? A project's model is shown only scans so that look like these.
-    learns_anew: does it let go of a model that hardly knows the scan (`anew`)? Of one scan alone.
+    kind: "scan" adapts a model to one scan, for use on that scan; "project" learns from several
+        scans and must not forget. A project's folds leave out whole scans, if there are several.
+    seconds, steps: the budget, of which exactly one is set. seconds: of all runs and checks
+        together. steps: of the main run.
+    seed: of all random numbers.
+    batch, replay: number of corrected slices, and of slices with the old model's answers, in each
+        step.
+    learning_rate: the peak of AdamW's schedule.
+    pull: decay towards the old weights, relative to the learning rate: each step moves a weight by
+        the share learning_rate × pull of its distance to the old one (L2-SP: Li et al., "Explicit
+        Inductive Bias for Transfer Learning", ICML 2018).
+    phantoms: share, 0 to 1, of the replayed slices that are drawn hearts, if the model knows these;
+        the rest are untouched slices of the scans.
+    soft_targets: weight of the loss on the old model's answers beside the segmentation loss (Li and
+        Hoiem, "Learning without Forgetting", ECCV 2016).
+    mixes: shares of the new weights, 0 to 1, among which the slices left out choose (WiSE-FT:
+        Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+    mix_tolerance: Dice, 0 to 1. Among mixes that are no more than this below the best, the one
+        nearest to cautious_mix is taken.
+    cautious_mix: the mix of previews, and of a model with a single corrected slice.
+    folds: number of test runs that leave slices out, at most.
+    fold_share: length of a test run as a share of the main run's.
+    adapts_appearance: search, before any weight changes, for the appearance in which the scans suit
+        the model. A project's model is shown only similar scans in it.
+    learns_anew: drop the constraints (`unconstrained`) if the model hardly knows the scan; for
+        `kind` "scan" alone.
+    views: random changes of the slices that are learnt from.
+    limits: what the guard allows.
     names: of new structures, by id.
     """
 
@@ -82,7 +96,7 @@ class FineTuneConfig:
         """Inverse of `to_json`, also after JSON, which has no tuples and no numbers as keys."""
         return cls(
             **{
-                # Settings of before there was any of it.
+                # Settings of earlier versions lack these.
                 "adapts_appearance": False,
                 "learns_anew": False,
                 **values,
@@ -98,18 +112,18 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
-# A scan that needs fine-tuning has other codes than those of training: that is no objection. Nor is
-# a slice that got worse: halfway to the new weights the rest of a scan hardly ever does, and a
-# model that is refused helps nobody. What learns from two slices in short runs can tell no more
-# than that something went badly wrong.
+#: For one scan. Its limits are wide: short test runs on two or three slices show only that
+#: something went badly wrong. A scan that needs fine-tuning uses other codes than training scans
+#: do, and one worse slice says little: at half of the new weights the rest of a scan hardly ever
+#: gets worse.
 SCAN = FineTuneConfig(
     fold_share=0.15,
     mix_tolerance=0.1,
-    # Another appearance may rightly take away what the old model found.
+    # In a new appearance the model may rightly drop what it found before.
     limits=Limits(least_gain=-0.1, most_structure_loss=0.1, most_code_drift=0.3, most_lost=1.0),
 )
-#: To teach new structures in one scan: nothing of them is there to keep, and halfway is nowhere.
-#: The old answers on other slices keep the structures that nobody painted.
+#: To teach new structures in one scan. The old weights know nothing of them, so there is no pull
+#: and no mixing. Old answers on other slices keep the structures that nobody painted.
 ORGAN = FineTuneConfig(
     learns_anew=False,
     learning_rate=2e-3,
@@ -121,6 +135,7 @@ ORGAN = FineTuneConfig(
     folds=2,
     limits=Limits(most_code_drift=0.3),
 )
+#: For a project's model, which learns from several scans and must not forget.
 PROJECT = FineTuneConfig(
     kind="project",
     learns_anew=False,
@@ -135,9 +150,11 @@ PROJECT = FineTuneConfig(
 
 
 def unconstrained(config: FineTuneConfig) -> FineTuneConfig:
-    """Settings for one scan, changed for a model that hardly knows it (`l2gnet_core.familiarity`):
-    halfway to the new weights half of it would be the model that finds nothing, and what it knows
-    of other scans it needs no more for this one."""
+    """Settings for one scan, without what keeps the new model near the old one.
+
+    For a model that hardly knows the scan (`l2gnet_core.familiarity`): mixing in its weights would
+    mix in wrong answers, and what it knows of other scans is not needed for this one.
+    """
     limits = replace(config.limits, most_forgotten=1.0)
     return replace(
         config, pull=0.0, learning_rate=1.5e-3, mixes=(1.0,), cautious_mix=1.0, limits=limits
@@ -145,8 +162,8 @@ def unconstrained(config: FineTuneConfig) -> FineTuneConfig:
 
 
 def settings(several: bool, new: bool) -> FineTuneConfig:
-    """The usual settings: for the project's model or one scan's, and for structures that the model
-    does not have."""
+    """The usual settings. several: for a project's model, not for one scan. new: with structures
+    that the model does not have."""
     if several:
         return PROJECT
     return ORGAN if new else SCAN

@@ -22,8 +22,8 @@ _SUFFIX = ".safetensors"
 
 @dataclass(frozen=True)
 class CorrectedFiles:
-    """A scan, its labels, and the slices of them that a person vouches for; slices count along the
-    slicing axis of the array as the scan's file stores it."""
+    """A scan, its labels, and the corrected slices, by index along the slicing axis of the array as
+    the scan's file stores it."""
 
     image: Path
     labels: Path
@@ -54,11 +54,10 @@ def parse_names(text: str) -> dict[int, str]:
 
 
 def model_file_to_write(output: Path) -> Path:
-    """The file for a model: `output` itself if it is called .safetensors, else a file in the folder
-    of that name.
+    """The file for a model: `output` if its suffix is .safetensors, else a file in that folder.
 
-    Raises InputError if a model cannot be written there, or if there is one already: old weights
-    must stay.
+    Raises InputError if a model cannot be written there, or if one is there already: old weights
+    are never overwritten.
     """
     file = output if output.suffix == _SUFFIX else output / MODEL_FILE
     if file.is_dir() or (file.parent.exists() and not file.parent.is_dir()):
@@ -90,13 +89,14 @@ def read_correction(
     unmarked: int | None = None,
     orientation: str | None = None,
 ) -> tuple[Correction, dict[int, str]]:
-    """A correction from files, and the names that the label file has for ids unknown to the model.
+    """A correction from files, and the names in the label file of ids that the model does not have.
 
-    axis: an index of the stored array, overriding the card's rule. orientation: letters for a scan
-    that does not say its own. Raises InputError for files that do not belong together.
+    axis: slicing axis of the stored array, instead of the card's rule. unmarked: id of voxels that
+    are unknown. orientation: letters for a scan whose file gives none. Raises InputError for files
+    that do not belong together.
     """
     scan = _single(read_volume(files.image), files.image)
-    # Not `read_labels`: it would refuse odd values in slices of which nobody vouches.
+    # Not `read_labels`, which would refuse odd values in slices that were not corrected.
     labels, text = read_any(files.labels, mask=True)
     labels = in_order_of(scan.grid, _single(labels, files.labels))
     apart = distance_apart(scan, labels) if scan.shape == labels.shape else 0.0
@@ -114,7 +114,7 @@ def read_correction(
             along,
             labels.data,
             files.slices,
-            unmarked,
+            unmarked=unmarked,
             image=files.image.resolve(),
         )
     except InputError as error:
@@ -135,13 +135,13 @@ def _single(volume: Volume, path: Path) -> Volume:
 
 
 def write_result(result: FineTuneResult, file: Path) -> None:
-    """Write the model to go on with, atomically; folders are made.
+    """Write the resulting model atomically, and make its folder.
 
-    Raises InputError if somebody else has written one there meanwhile, OutputError.
+    Raises InputError if another process has written a model there meanwhile, and OutputError.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Taken first, by an empty file: of two who write at once one must be refused.
+        # An empty file claims the name: of two concurrent writers one must fail.
         file.touch(exist_ok=False)
     except FileExistsError as error:
         raise _taken(file) from error
@@ -160,7 +160,7 @@ def report(
     known: Mapping[int, str],
     corrections: Sequence[Correction],
 ) -> dict[str, Any]:
-    """What `--json` says: what was kept or rolled back, and why."""
+    """What `--json` prints: whether the new model was kept, and why."""
     card = result.model.card
     return {
         "model": card.name,

@@ -1,7 +1,7 @@
 """Does a fine-tuned model help, and does it still know what it knew?
 
-Nothing that guards has trained: slices are left out in turn, phantoms are drawn with seeds of their
-own, and how often codes should occur is in the model since it was trained.
+Nothing here was learnt from: slices are left out in turn, phantoms have seeds of their own, and the
+usual frequencies of codes come from the model's training.
 """
 
 from __future__ import annotations
@@ -13,32 +13,31 @@ from typing import Any
 import torch
 
 from l2gnet_core.appearance import Appearance
-from l2gnet_core.corrections import CorrectedScan
+from l2gnet_core.correction_views import CorrectedScan
 from l2gnet_core.model import SegmentationNetwork
 from l2gnet_core.preprocess import neighbours, pad_to_multiple
-from l2gnet_core.quantizer import Codebook
 
-#: Slices of each scan in which codes are counted, at most.
+#: Slices of each scan in which codes are counted, about.
 _SLICES_FOR_CODES = 8
-#: Dice by which a slice is neither better nor worse.
+#: A slice whose Dice changes by no more than this is neither better nor worse.
 _UNCHANGED = 0.005
-#: Rise or fall of a Dice that is too small to be told.
+#: Smaller changes of a Dice are not mentioned.
 _UNTOLD = 0.0005
-#: Rise or fall of the mean Dice below which none is claimed: what slices left out gain in short
-#: runs tells little of the others (docs/benchmarks.md).
+#: Smaller changes of the mean Dice are called unclear: gains of short test runs tell little of the
+#: other slices (docs/benchmarks.md).
 _CLEAR = 0.01
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a fine-tuned model must and must not do to be kept.
+    """What a fine-tuned model must achieve, and may lose, to be kept. All from 0 to 1.
 
-    least_gain: rise of the mean Dice on slices left out; below zero it is a fall that is let pass.
+    least_gain: rise of the mean Dice on slices left out; a negative one allows a fall.
     most_structure_loss: fall of the Dice of any structure there. most_forgotten: fall of the mean
-    Dice on the drawn heart. most_code_drift: rise of the distance, 0 to 1, between the codes'
-    frequencies in the scans and those in training. most_worse: share of the groups of slices left
-    out that get worse. most_lost: share of what the old model finds of a structure in the corrected
-    slices and the new one does not, where nobody painted that structure.
+    Dice on the drawn heart. most_code_drift: rise of the distance between the codes' frequencies in
+    the scans and those in training. most_worse: share of the groups of slices left out that get
+    worse. most_lost: for a structure that nobody painted, share of the old model's answer in the
+    corrected slices that is missing in the new one's.
     """
 
     least_gain: float = 0.001
@@ -51,9 +50,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Improvement:
-    """Dice before and after by structure name, pooled over the corrected slices, each left out
-    while others were learnt from; empty with a single slice. parts: mean Dice before and after of
-    each group that was left out together."""
+    """Dice before and after by structure name, pooled over the corrected slices, each by a model
+    that did not learn from it; empty with a single slice. parts: mean Dice before and after of each
+    group of slices that were left out together."""
 
     before: Mapping[str, float]
     after: Mapping[str, float]
@@ -65,12 +64,12 @@ class Improvement:
         return before, after
 
     def gain(self) -> float:
-        """Rise of the mean Dice as it is told, to three digits; 0 if it is told as unchanged."""
+        """Rise of the mean Dice as it is printed, to three digits; 0 if printed as unchanged."""
         return _told_gain(*self.means())
 
     @property
     def clear(self) -> bool:
-        """Is there enough of a rise or fall to speak of one?"""
+        """Is the rise or fall large enough to be called one?"""
         return abs(self.gain()) >= _CLEAR
 
     def share_worse(self) -> float:
@@ -81,14 +80,14 @@ class Improvement:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a fine-tuned model beside the old one.
+    """What is known of a fine-tuned model in comparison with the old one.
 
     mix: the share of the new weights in it. slices: how many were corrected. heart: mean Dice on
     the drawn heart before and after, None if the old model does not know it. codes: distance of the
-    codes' frequencies from those in training, before and after, None without codes. appearance: in
-    which scans are shown to it from now on, None if as before; `alike`: only those that look like
-    the corrected ones. lost: of structures that nobody painted, the share that the new model does
-    not find any more. anew: the old model hardly knew the scan, and was let go.
+    codes' frequencies from those in training, before and after, None without codes. appearance: the
+    new one in which scans are shown to it, None if unchanged; alike: only scans that look like the
+    corrected ones. lost: by name of structures that nobody painted, the share that the new model no
+    longer finds. anew: the old model hardly knew the scan, so the new one was not kept near it.
     """
 
     mix: float
@@ -103,12 +102,12 @@ class Evidence:
 
     @property
     def nothing_new(self) -> bool:
-        """Is it the old model?"""
+        """Is the new model the same as the old one?"""
         return self.mix == 0 and self.appearance is None
 
     @property
     def adapted(self) -> list[str]:
-        """Sentences on how the model came to know the scan, if there is something to say."""
+        """Sentences on how the model was adapted to the scan beyond its weights."""
         found = []
         if self.anew:
             found.append("It hardly knew this scan, and learnt it anew from your slices alone.")
@@ -127,7 +126,7 @@ class Verdict:
     evidence: Evidence
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, rounded to what they can tell."""
+        """Plain values, rounded to four digits."""
         values: dict[str, Any] = _rounded(asdict(self))
         return values
 
@@ -140,26 +139,26 @@ class Verdict:
             return None if value is None else (float(value[0]), float(value[1]))
 
         found = Evidence(
-            evidence["mix"],
-            evidence["slices"],
-            Improvement(
+            mix=evidence["mix"],
+            slices=evidence["slices"],
+            dice=Improvement(
                 evidence["dice"]["before"],
                 evidence["dice"]["after"],
-                # Verdicts of before there were any have none.
+                # Verdicts of earlier versions have none.
                 tuple((before, after) for before, after in evidence["dice"].get("parts", ())),
             ),
-            pair(evidence["heart"]),
-            pair(evidence["codes"]),
-            Appearance(**evidence["appearance"]) if evidence.get("appearance") else None,
-            evidence.get("lost", {}),
-            evidence.get("alike", False),
-            evidence.get("anew", False),
+            heart=pair(evidence["heart"]),
+            codes=pair(evidence["codes"]),
+            appearance=Appearance(**evidence["appearance"]) if evidence.get("appearance") else None,
+            lost=evidence.get("lost", {}),
+            alike=evidence.get("alike", False),
+            anew=evidence.get("anew", False),
         )
         return cls(values["kept"], values["reason"], found)
 
 
 def judged(limits: Limits, evidence: Evidence, known: Sequence[str]) -> Verdict:
-    """The verdict on the evidence; `known` are the structures that the old model had."""
+    """The verdict on the evidence. known: names of the old model's structures."""
     objection = _objection(limits, evidence, known)
     if objection is not None:
         return Verdict(False, f"{objection}; the old model is kept.", evidence)
@@ -187,7 +186,7 @@ def _objection(limits: Limits, evidence: Evidence, known: Sequence[str]) -> str 
     dice, heart, codes = evidence.dice, evidence.heart, evidence.codes
     if dice.before:
         before, after = dice.means()
-        # Where there is nothing to be gained no fall is let pass.
+        # If the old model is already right, no fall is allowed.
         right = before > 1 - _UNCHANGED and after <= before
         if evidence.nothing_new or right or after - before < limits.least_gain:
             helped = "hardly helped" if dice.gain() > 0 and evidence.mix else "did not help"
@@ -237,7 +236,7 @@ def _rise(before: float, after: float) -> str:
 
 
 def _told_gain(before: float, after: float) -> float:
-    """What lies between two numbers as they are printed, so that all three agree."""
+    """The difference of two numbers as they are printed, so that all three agree."""
     if abs(after - before) < _UNTOLD:
         return 0.0
     return round(round(after, 3) - round(before, 3), 3)
@@ -248,11 +247,11 @@ def code_distance(
 ) -> Generator[None, None, float | None]:
     """Total variation, 0 to 1, between how often codes occur in the scans and in training; None
     without codes."""
-    books = [module for module in network.modules() if isinstance(module, Codebook)]
-    if not books:
+    book = network.codebook
+    if book is None:
         return None
-    device = books[0].counts.device
-    found = torch.zeros(len(books[0].counts), dtype=torch.float64)
+    device = book.counts.device
+    found = torch.zeros(len(book.counts), dtype=torch.float64)
     for scan in scans:
         total = len(scan.image)
         apart = max(1, total // _SLICES_FOR_CODES)
@@ -260,11 +259,11 @@ def code_distance(
             around = neighbours([place], total, network.config.in_channels, scan.step)
             seen = pad_to_multiple(scan.image[around].float().to(device), network.config.stride)
             with torch.inference_mode():
-                # Without the decoder, which takes most of the time.
+                # The decoder is left out: it takes most of the time.
                 codes = network.bottleneck(network.encoder(seen)[-1]).codes
             found += torch.bincount(codes.flatten().cpu(), minlength=len(found))
             yield
-    usual = books[0].counts.double().cpu()
+    usual = book.counts.double().cpu()
     return float((found / found.sum() - usual / usual.sum()).abs().sum() / 2)
 
 

@@ -1,8 +1,8 @@
-"""Labels between annotated slices by the shapes on both sides and by what the image shows there.
+"""Labels between annotated slices, from the shapes on both sides and the image between them.
 
-Shapes alone (`l2gnet_core.interpolation`) are right about where an organ is and wrong about its
-border. How wrong, and what the image looks like on either side of the true one, the annotated
-slices tell: each is compared with what the others' shapes would have made of it.
+Shapes alone (`l2gnet_core.interpolation`) find the place of an organ but not its exact border. The
+annotated slices show how far off they are, and how the image looks on both sides of the true
+border: each is compared with what the shapes in the other slices would give there.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from l2gnet_core.bounding_box import bounding_box
 from l2gnet_core.intensities import intensity_window, normalise
 from l2gnet_core.interpolation import interpolate_slices, signed_distances
 
-#: How far from an interpolated border, in pixels, the true one is looked for.
+#: Distance from an interpolated border, in pixels, within which the true one is searched.
 _BAND = 12
-#: Scales, in pixels, at which brightness is seen, and edges and blobs.
+#: Sigmas, in pixels, of blurred brightness, and of gradients and Laplacians.
 _BLURS, _EDGES = (1.0, 2.0, 4.0, 8.0), (1.0, 2.0, 4.0)
-#: Slices that hold a structure without which there is nothing to compare, and pixels to learn from,
-#: at most.
+#: Fewest slices with a structure that allow a comparison, and most pixels to learn from.
 _FEWEST, _MOST_PIXELS = 3, 60_000
-#: Pixels that a forest is asked about together: each time takes a tenth of a second for itself.
+#: Pixels that a forest predicts at once: each call takes a tenth of a second by itself.
 _AT_ONCE = 60_000
-#: Blur of the chance that a pixel is inside, so that borders are smooth.
+#: Sigma in pixels by which the chance to be inside is blurred, so that borders are smooth.
 _SMOOTH = 1.0
-#: The distance that stands for a slice with annotations on one side of it alone.
+#: Added to the distance, in slices, if only one side has an annotated slice.
 _ONE_SIDED = 10.0
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
-#: None is a moment at which whoever drives it can stop.
+#: Yields None wherever the caller may stop it; returns the mask.
 Steps = Generator[None, None, Array]
 
 
@@ -45,12 +45,12 @@ def guided_slices(
     pixel: tuple[float, float] = (1.0, 1.0),
     only: int | None = None,
 ) -> Steps:
-    """A mask (z,y,x) from the annotated slices of labels (z,y,x) and the scan (z,y,x): those as
-    they are, what lies between neighbours by shapes and image, zero beyond the first and the last.
+    """A mask (z,y,x) from annotated slices of labels (z,y,x) and the scan (z,y,x): these slices as
+    they are, labels from shapes and image between them, zero beyond the first and the last.
 
-    Arguments and errors as of `interpolate_slices`, which answers for structures that fewer than
-    three slices hold. Random forests (extremely randomised trees: Geurts et al., Machine
-    Learning 2006) tell inside from outside, always in the same way.
+    Arguments and errors are those of `interpolate_slices`, whose result stands for structures in
+    fewer than three slices. Random forests (extremely randomised trees: Geurts et al., Machine
+    Learning 2006) with a fixed seed tell inside from outside.
     """
     result = interpolate_slices(labels, slices, axis, pixel, only)
     yield
@@ -76,7 +76,10 @@ def guided_slices(
 
 
 class _Shapes:
-    """One structure (n,H,W) in its annotated slices."""
+    """One structure in the annotated slices of a mask.
+
+    inside: (n,H,W). known: indices of the annotated slices. pixel: its size along H and W.
+    """
 
     def __init__(self, inside: Array, known: Sequence[int], pixel: tuple[float, float]) -> None:
         holding = [k for k in known if inside[k].any()]
@@ -84,13 +87,12 @@ class _Shapes:
         last = min((k for k in known if k > holding[-1]), default=holding[-1])
         self.known = [k for k in known if first <= k <= last]
         self.comparable = len(holding) >= _FEWEST
-        rows, columns = (np.flatnonzero(inside[self.known].any((0, o))) for o in (2, 1))
-        margin = _BAND + 2 * int(max(_BLURS))
-        self.box = tuple(
-            slice(max(0, found[0] - margin), found[-1] + 1 + margin) for found in (rows, columns)
-        )
+        anywhere = np.asarray(inside[self.known].any(0))
+        box = bounding_box(anywhere, _BAND + 2 * int(max(_BLURS)))
+        assert box is not None
+        self.box = box
         self._inside = inside
-        # Of the smaller side of a pixel, so that a distance is one in pixels.
+        # Relative to the smaller side of a pixel, so that distances are in pixels.
         self._pixel = (pixel[0] / min(pixel), pixel[1] / min(pixel))
 
     def truth(self, index: int) -> NDArray[np.bool_]:
@@ -98,8 +100,8 @@ class _Shapes:
         return np.asarray(self._inside[index][self.box])
 
     def guess(self, index: int) -> tuple[Floats, float]:
-        """Signed distance (H,W) from the border that the other annotated slices suggest, positive
-        inside, and how far the nearest of them is."""
+        """Signed distance (H,W) to the border that the other annotated slices suggest, positive
+        inside, and the distance in slices to the nearest of them."""
         before = [k for k in self.known if k < index]
         after = [k for k in self.known if k > index]
         if before and after:
@@ -115,11 +117,11 @@ class _Shapes:
 def _chances(
     stack: Array, shapes: _Shapes, window: tuple[float, float]
 ) -> Generator[None, None, dict[int, Floats]]:
-    """For each slice between annotated ones, the chance that a pixel of the box is inside."""
+    """For each slice between annotated ones, the chance (H,W) that a pixel of the box is inside."""
     from sklearn.ensemble import ExtraTreesClassifier
 
     def seen(index: int) -> tuple[NDArray[np.bool_], Floats, Floats]:
-        """Where the border may be, what a forest is told of those pixels, and the guess."""
+        """The band (H,W) in which the border may be, the features of its pixels, and the guess."""
         guess, distance = shapes.guess(index)
         band = np.abs(guess) < _BAND
         image = normalise(stack[index][shapes.box], window)
@@ -158,7 +160,7 @@ def _answer(
     asked: Sequence[tuple[int, NDArray[np.bool_], Floats]],
     chances: dict[int, Floats],
 ) -> None:
-    """Fill in, for slices, what a forest says of the pixels where the border may be."""
+    """Write a forest's predictions for the bands of some slices into their chances."""
     features = np.concatenate([one for *_, one in asked])
     if not len(features):
         return
@@ -169,7 +171,7 @@ def _answer(
 
 
 def pixel_features(image: Floats) -> list[Floats]:
-    """What a slice (H,W) in [0,1] looks like at each pixel: brightness, its blurs, gradients and
+    """Features of each pixel of a slice (H,W) in [0,1]: brightness, and its blurs, gradients and
     Laplacians at several scales."""
     found = [image, *(ndimage.gaussian_filter(image, sigma) for sigma in _BLURS)]
     for sigma in _EDGES:

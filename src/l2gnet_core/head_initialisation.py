@@ -1,8 +1,8 @@
-"""A head start for structures that a network never had: where between painted slices they are, by
-their shapes, and weights of the last layer that tell them from the rest.
+"""A head start for new structures: labels interpolated between painted slices, and fitted weights
+of the last layer.
 
-From where `new_structures.widened` begins, a few dozen small steps lead nowhere: the new classes
-are answered nowhere, so that is what is learnt last.
+`new_structures.widened` starts with new classes that are answered nowhere; from there, a few dozen
+small steps of learning do not find them.
 """
 
 from __future__ import annotations
@@ -16,25 +16,24 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor, nn
 
-from l2gnet_core.corrections import UNKNOWN, CorrectedScan
+from l2gnet_core.correction_views import UNKNOWN, CorrectedScan
 from l2gnet_core.interpolation import interpolate_slices
 from l2gnet_core.model import SegmentationNetwork
 from l2gnet_core.preprocess import neighbours, pad_to_multiple
 
-#: What an interpolated pixel weighs beside a painted one, and how far, in pixels, from an
-#: interpolated border nothing is taken for certain.
+#: Weight of an interpolated pixel (a painted one has 1), and distance in pixels from an
+#: interpolated border within which pixels have no weight.
 _WEIGHT, _UNSURE = 0.5, 2
-#: Slices and pixels that a last layer is fitted to, at most; pixels of the structures are to weigh
-#: so much beside the others together.
+#: A last layer is fitted to at most so many slices and pixels of either kind. All pixels of new
+#: structures together weigh `_SHARE` of what all others weigh.
 _MOST_SLICES, _MOST_PIXELS, _SHARE = 12, 60_000, 0.3
 
 
 def filled_in(scan: CorrectedScan, new: Tensor) -> CorrectedScan | None:
-    """The slices between the corrected ones with what shapes say of new structures; None if there
-    is nothing between them, or they are not known in whole.
+    """The slices between the corrected ones, with new structures interpolated by shape. None if
+    there are no slices between, no new structures, or unmarked voxels in the corrected slices.
 
-    new (classes,): which classes are new. Of all that the scan does not hold these slices say
-    nothing.
+    new: (classes,), which classes are new. All other classes count as absent in these slices.
     """
     places = list(scan.places)
     between = [place for place in range(min(places), max(places)) if place not in places]
@@ -61,10 +60,11 @@ def filled_in(scan: CorrectedScan, new: Tensor) -> CorrectedScan | None:
 def fit_heads(
     network: SegmentationNetwork, scans: Sequence[CorrectedScan], new: Tensor, device: str
 ) -> None:
-    """Fit the new classes' rows of the last layers, in place, to corrected slices: the most likely
-    ones (logistic regression) given the features and what the other classes are given.
+    """Fit the new classes' rows of the last layers, in place, to corrected slices: by logistic
+    regression on the features, with the other classes' logits as they are.
 
-    network: in training mode, so that it answers at coarser levels, too. new (classes,).
+    network: in training mode, so that it answers at coarser levels, too. new: (classes,), which
+    classes are new.
     """
     decoder = network.decoder
     heads = [decoder.head, *decoder.coarser_heads]
@@ -75,7 +75,7 @@ def fit_heads(
         channels = network.config.in_channels
         around = neighbours([scan.places[k]], len(scan.image), channels, scan.step)
         image = pad_to_multiple(scan.image[around].float().to(device), network.config.stride)
-        # Beyond the slice nothing is known.
+        # The padding is unknown.
         known = torch.where(scan.weights[k] > 0, scan.classes[k], torch.tensor(UNKNOWN))
         height, width = known.shape
         bottom, right = image.shape[-2] - height, image.shape[-1] - width
@@ -84,7 +84,7 @@ def fit_heads(
             same = F.interpolate(truth, found.shape[-2:], mode="nearest")[0, 0].flatten()
             use = (same != UNKNOWN).to(device)
             features = found[0].flatten(1).T
-            # What a scan does not hold, it says nothing of.
+            # A class that the scan does not hold takes no part in its pixels.
             silent = scan.absent.to(device)[new].expand(int(use.sum()), -1)
             so_far.append((features[use], same.long().to(device)[use], silent))
     for head, parts in zip(heads, seen, strict=True):
@@ -95,7 +95,7 @@ def fit_heads(
 def _inputs(
     network: SegmentationNetwork, heads: Sequence[nn.Module], image: Tensor
 ) -> list[Tensor]:
-    """What the last layers are given for an image."""
+    """The inputs of the last layers for an image (1,C,H,W)."""
     given: dict[nn.Module, Tensor] = {}
 
     def note(head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -112,8 +112,10 @@ def _inputs(
 
 
 def _fit(head: nn.Module, features: Tensor, classes: Tensor, silent: Tensor, new: Tensor) -> None:
-    """features (n,C) and classes (n,) of pixels → rows of a head that are new. silent (n,new): of
-    which of these a pixel says nothing."""
+    """Fit the new rows of a head to pixels.
+
+    features: (n,C). classes: (n,). silent: (n,new), which new classes take no part in a pixel.
+    """
     assert isinstance(head, nn.Conv2d)
     assert head.bias is not None
     of_new = new[classes]
@@ -124,7 +126,7 @@ def _fit(head: nn.Module, features: Tensor, classes: Tensor, silent: Tensor, new
     silent = silent[picked]
     weights = torch.where(of_new, _SHARE / of_new.sum(), 1 / (~of_new).sum())
     rows, bias = head.weight.detach()[:, :, 0, 0], head.bias.detach()
-    # To the new ones all others are one: which of them it is was settled before.
+    # The known classes count as one: the old rows already tell them apart.
     others = (features @ rows[~new].T + bias[~new]).logsumexp(1, keepdim=True)
     fitted = torch.cat([rows[new], bias[new, None]], 1).clone().requires_grad_(True)
     which = torch.where(of_new, new.long().cumsum(0)[classes], 0)

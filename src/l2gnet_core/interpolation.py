@@ -1,4 +1,4 @@
-"""Labels between annotated slices by the shapes on both sides.
+"""Labels between annotated slices, interpolated from the shapes on both sides.
 
 Shape-based interpolation (Raya and Udupa, "Shape-based interpolation of multidimensional objects",
 IEEE TMI 1990): signed distances to the border change linearly from slice to slice.
@@ -24,13 +24,14 @@ def interpolate_slices(
     pixel: tuple[float, float] = (1.0, 1.0),
     only: int | None = None,
 ) -> NDArray[Any]:
-    """A mask (z,y,x) from its annotated slices alone: those as they are, shapes between neighbours,
+    """A mask (z,y,x) from annotated slices: these as they are, interpolated shapes between them,
     zero beyond the first and the last.
 
-    slices: indices along `axis`; nothing else of labels (z,y,x) is read. pixel: size of a pixel
-    along the two other axes. only: the one id to interpolate, as if there were no other. A
-    structure that only one of two neighbours holds ends halfway.
-    Raises InputError for slices that are not there.
+    slices: indices along `axis`; only these slices of labels (z,y,x) are read. pixel: size of a
+    pixel along the two other axes, in any unit. only: the one id to interpolate; others count as
+    background. A structure that only one of two neighbouring slices holds ends halfway.
+
+    Raises InputError for slices that do not exist.
     """
     count = labels.shape[axis]
     known = sorted(set(slices))
@@ -53,8 +54,8 @@ def interpolate_slices(
 
 
 def require_gap(slices: Sequence[int], name: str, remedy: str) -> None:
-    """Raises InputError, which ends with a remedy, unless sorted slices, in which something called
-    `name` is annotated, have others between them."""
+    """Raise InputError unless there are slices to fill between the first and the last of some
+    sorted ones. name: what is annotated in them. remedy: how the message ends."""
     if len(slices) < 2 or slices[-1] - slices[0] < len(slices):
         listed = ", ".join(map(str, slices))
         found = f"slice{'s' * (len(slices) > 1)} {listed}" if slices else "none"
@@ -65,21 +66,21 @@ def require_gap(slices: Sequence[int], name: str, remedy: str) -> None:
 
 
 class _Between:
-    """Two annotated slices (H,W), and what lies between them."""
+    """Interpolation between two annotated slices (H,W)."""
 
     def __init__(self, first: NDArray[Any], last: NDArray[Any], pixel: tuple[float, float]) -> None:
         self._shape = first.shape
         self._ids = np.union1d(first[first > 0], last[last > 0])
-        # Nothing lies outside the box that holds both, and distances there cost most of the time.
+        # Only the box around both is computed: distance transforms take most of the time.
         boxes = ndimage.find_objects(((first > 0) | (last > 0)).astype(np.uint8))
         self._box = boxes[0] if boxes else (slice(0), slice(0))
         first, last = first[self._box], last[self._box]
-        # All structures together decide where there is one, or neighbours would come apart.
+        # The union of all structures is interpolated, too: it leaves no gaps between neighbours.
         self._any = signed_distances(first > 0, last > 0, pixel)
         self._each = [signed_distances(first == id, last == id, pixel) for id in self._ids]
 
     def at(self, share: float) -> NDArray[Any]:
-        """Ids (H,W) at a share, from 0 to 1, of the way."""
+        """Ids (H,W) at a share of the way, 0 (first slice) to 1 (last)."""
         ids = np.zeros(self._shape, self._ids.dtype)
         if len(self._ids):
             inside = [(1 - share) * first + share * last for first, last in self._each]
@@ -91,8 +92,8 @@ class _Between:
 def signed_distances(
     first: NDArray[np.bool_], last: NDArray[np.bool_], pixel: tuple[float, float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Signed distances to the border, positive inside. Where a shape is missing, as deep outside
-    everywhere as the other one is deep inside."""
+    """Signed distances (H,W) to the borders of two shapes, positive inside. A missing shape is
+    everywhere as far outside as the other one is deep inside."""
     one, other = _signed(first, pixel), _signed(last, pixel)
     if one is None and other is None:
         nowhere = np.full(first.shape, -1.0)
@@ -108,10 +109,10 @@ def signed_distances(
 def _signed(shape: NDArray[np.bool_], pixel: tuple[float, float]) -> NDArray[np.float64] | None:
     if not shape.any():
         return None
-    # A frame of background: a shape that fills the picture has its border there.
+    # A frame of background, so that a shape that fills the picture has a border.
     framed = np.pad(shape, 1)
     outside = ndimage.distance_transform_edt(~framed, sampling=pixel)
     distance = ndimage.distance_transform_edt(framed, sampling=pixel) - outside
-    # Borders run between pixels, half of one from the last inside and the first outside.
+    # Borders run between pixels: half a pixel from the last inside and the first outside.
     distance -= np.sign(distance) * min(pixel) / 2
     return np.asarray(distance[1:-1, 1:-1])

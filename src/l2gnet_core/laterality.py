@@ -1,4 +1,4 @@
-"""Which structures are mirror images of each other, or differ by a direction, by their names."""
+"""Structures whose names say that they are mirror images, or differ by a direction."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from l2gnet_core.labels import Label, LabelSet
 
 _SIDES = {"left": "left", "l": "left", "lt": "left", "right": "right", "r": "right", "rt": "right"}
 _OTHER = {"left": "right", "right": "left"}
-#: Left and right by what they do, not by where they lie: the mirror image of a left ventricle of
-#: the heart is no right one. The brain's lateral ventricles are a true pair.
+#: Words of structures whose left and right differ in function, not only in place: the mirror image
+#: of the heart's left ventricle is no right ventricle. The brain's lateral ventricles are a pair.
 _NOT_BY_PLACE = ("ventric", "atri", "heart", "cardi", "myo", "coronar", "liver", "hepat")
 
 _OPPOSITES = (
@@ -23,11 +23,11 @@ _OPPOSITES = (
 
 
 def mirror_pairs(labels: LabelSet) -> tuple[tuple[int, int], ...]:
-    """The classes that change places when left and right do, each pair once.
+    """The pairs of classes that change places in a mirror image, as (left, right).
 
     Classes count from 1 in the order of `labels`, as in training; those without a side keep their
-    place. The result is empty if pictures of these structures had better not be mirrored at all:
-    no name has a side, or a structure with a side has no partner, or it is doubtful which one.
+    place. Empty if images of these structures should not be mirrored: no name has a side, or a
+    structure with a side has no partner or no clear one.
     """
     paired: dict[tuple[tuple[str, ...], str], int] = {}
     plain: list[str] = []
@@ -41,7 +41,7 @@ def mirror_pairs(labels: LabelSet) -> tuple[tuple[int, int], ...]:
         if len(sides) > 1 or not _by_place(words) or what in paired:
             return ()
         paired[what] = number
-    # "LV" and "RV" or "Eye_AL" and "Eye_AR" have sides, too, but which way is anyone's guess.
+    # "LV" and "RV" or "Eye_AL" and "Eye_AR" may be sides, but these names do not say it.
     if any(_differ_in_side(one, other) for one, other in combinations(plain, 2)):
         return ()
     if any((what, _OTHER[side]) not in paired for what, side in paired):
@@ -66,7 +66,7 @@ def apart_by_direction(labels: LabelSet) -> list[tuple[str, str]]:
 
 
 def _by_place(words: list[str]) -> bool:
-    """Do left and right say where a structure of such a name lies?"""
+    """Do left and right in a name say where the structure lies?"""
     return "lateral" in words or not any(word.startswith(_NOT_BY_PLACE) for word in words)
 
 

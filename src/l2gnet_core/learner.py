@@ -1,5 +1,5 @@
-"""One run of fine-tuning: a network that begins with the old weights and learns from corrections
-without leaving what the old model is and says."""
+"""One run of fine-tuning: a network that starts from the old weights and learns from corrections,
+pulled towards the old weights and the old answers."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ from torch import Tensor
 from l2gnet_core.appearance import Appearance
 from l2gnet_core.augment import keeping_sides
 from l2gnet_core.checkpoint import Model
-from l2gnet_core.corrections import CorrectedScan, CorrectionSampler, Views
+from l2gnet_core.correction_views import CorrectedScan, CorrectionSampler, Views
 from l2gnet_core.cross_validation import Check
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetune_config import FineTuneConfig
 from l2gnet_core.head_initialisation import filled_in, fit_heads
 from l2gnet_core.losses import as_background, distillation_loss, segmentation_loss
 from l2gnet_core.model import SegmentationNetwork
-from l2gnet_core.quantizer import Codebook
 from l2gnet_core.rehearsal import replayed_hearts
 from l2gnet_core.train import memory_format, precision
 
-#: Steps until the learning rate is reached: the first gradients set the scale of all the others.
+#: Steps of warm-up: AdamW's first gradients set the scale of all later ones.
 _WARM_UP = 4
-#: Of the time there is: an estimate for the main run, which comes before any check is timed.
+#: Share of the time that checks will take: an estimate until one has been timed.
 _SHARE_OF_CHECKS = 0.2
-#: Of the time there is, for the search of an appearance, at most.
+#: Share of the time after which the search for an appearance ends.
 _SHARE_OF_SEARCH = 0.25
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What time decided in a fine-tuning that was limited by seconds: for each run, the main one
-    first, the share of it that was behind after each of its steps, and the appearance in which it
-    was shown the scans. With the seed it says all there is to do it again.
+    """What depended on time in a fine-tuning that was limited by seconds. With the seed it is
+    enough to repeat it.
+
+    For each run, the main one first: shares has the share of the run that was done after each step,
+    0 to 1, and appearances the appearance in which it was shown the scans.
     """
 
     shares: tuple[tuple[float, ...], ...]
@@ -47,7 +48,7 @@ class Pace:
 
     @classmethod
     def from_json(cls, values: Any) -> Pace:
-        """Read what `asdict` gave; of before there were appearances it is the shares alone."""
+        """Read what `asdict` gave. Earlier versions saved the shares alone."""
         if not isinstance(values, dict):
             values = {"shares": values}
         shares = tuple(tuple(run) for run in values["shares"])
@@ -55,8 +56,8 @@ class Pace:
 
 
 class Clock:
-    """How far a fine-tuning is: a main run and folds, each limited by steps or by time, or kept to
-    the pace of an earlier one."""
+    """How far a fine-tuning is. Its runs, the main one and those of the folds, are limited by
+    steps or by time, or follow the pace of an earlier fine-tuning."""
 
     def __init__(self, config: FineTuneConfig, folds: int, pace: Pace | None = None) -> None:
         self._config = config
@@ -88,15 +89,15 @@ class Clock:
         return time.perf_counter() - self._started
 
     def begin(self, run: int) -> None:
-        """Start a run; time that others left over is shared among those to come."""
+        """Start a run. Time that earlier runs left over is shared among the remaining ones."""
         self._run, self._run_started = run, time.perf_counter()
         if self._config.seconds is not None:
             left = max(0.0, self._config.seconds - self.seconds - self.reserved)
             self._budget = left * self._shares[run] / sum(self._shares[run:])
 
     def done(self, step: int) -> float:
-        """Share of the run that is behind when a number of its steps is done; asked once a step,
-        and every run has one."""
+        """Share of the run that is done after a number of its steps. To be called once after each
+        step; every run makes at least one."""
         share = self._share(step)
         self._made[self._run].append(share)
         self._step = (time.perf_counter() - self._run_started) / step
@@ -104,18 +105,18 @@ class Clock:
 
     @property
     def pace(self) -> Pace:
-        """What `done` and `searched` have said so far."""
+        """What `done` and `searched` have returned so far."""
         return Pace(tuple(map(tuple, self._made)), self._appearances)
 
     def searched(self, search: Check) -> Check:
-        """The appearances in which the runs are shown the scans: what a search finds, or what was
-        found before."""
+        """The appearances in which the runs are shown the scans: those of the given pace, else the
+        result of the search."""
         found = self._given.appearances if self._given is not None else (yield from search)
         self._appearances = found
         return found
 
     def search_is_over(self) -> bool:
-        """Is the time up that there is to search?"""
+        """Has the search for an appearance used up its time?"""
         seconds = self._config.seconds
         return seconds is not None and self.seconds > _SHARE_OF_SEARCH * seconds
 
@@ -129,11 +130,11 @@ class Clock:
         return min(1.0, spent / self._budget) if self._budget else 1.0
 
     def overall(self, done: float) -> tuple[float, float | None]:
-        """Share of all runs that is behind when `done` of this one is, and seconds left."""
+        """Share of all runs that is done when `done` of this one is, and seconds left."""
         behind = sum(self._shares[: self._run]) + done * self._shares[self._run]
         share = behind / sum(self._shares)
         if self._config.seconds is not None and self._given is None:
-            # However late it is, the other runs have a step each, and the checks come.
+            # Even with no time left, each remaining run makes a step, and checks follow.
             late = self.reserved + self._step * (len(self._shares) - self._run - 1)
             return share, max(0.0, self._config.seconds - self.seconds, late)
         return share, self.seconds / share * (1 - share) + self.reserved if share else None
@@ -141,7 +142,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class LearningStep:
-    """A step of a run: its loss, the share of the run that is behind, the network as it is."""
+    """A step of a run: its loss, the share of the run that is done, and the network after it."""
 
     loss: float
     done: float
@@ -151,7 +152,7 @@ class LearningStep:
 class Learner:
     """Everything that the runs of one fine-tuning share.
 
-    base: the old model, with room for new structures; new: which of its classes these are.
+    base: the old model, with room for new structures. new: which of its classes are new.
     """
 
     def __init__(
@@ -166,34 +167,33 @@ class Learner:
         if base.card.oriented:
             self._views = keeping_sides(config.views, base.card)
         elif config.kind == "scan" and base.card.views == 1:
-            # It will be asked to see this scan this way round alone.
+            # It will see this scan in this orientation only.
             self._views = replace(config.views, orientation_free=False)
 
     def learn(
         self, run: int, scans: Sequence[CorrectedScan], clock: Clock
     ) -> Generator[LearningStep, None, SegmentationNetwork]:
-        """Learn from scans; runs of different numbers see different views of them. Raises
-        InputError where the loss is no number any more."""
+        """Learn from scans; `run`, its number, seeds the views. Raises InputError if the gradient
+        is no longer finite."""
         config, device = self._config, self._device
         network = copy.deepcopy(self._base.network).requires_grad_(True)
         # Missing from the annotations of nn.Module.to.
         network.to(memory_format=memory_format(device))  # type: ignore[call-overload]
-        # Straight-through gradients and coarser outputs come in training mode; the codebook stays
-        # out of it: codes keep their meaning.
+        # Straight-through gradients and coarser outputs need training mode. The codebook does not
+        # train, so that codes keep their meaning.
         network.train()
-        for module in network.modules():
-            if isinstance(module, Codebook):
-                module.eval()
+        if network.codebook is not None:
+            network.codebook.eval()
         if self._new.any():
             new = self._new[0].cpu()
             scans = [*scans, *filter(None, (filled_in(scan, new) for scan in scans))]
             fit_heads(network, scans, new, device)
         channels, seed = network.config.in_channels, (config.seed, run)
         sampler = CorrectionSampler(
-            scans, self._views, channels, seed, self._hearts, config.phantoms
+            scans, self._views, channels, seed, others=self._hearts, others_share=config.phantoms
         )
         size = self._view_size(scans)
-        # Its own decay would be towards zero, which is no model at all; see `_pull`.
+        # AdamW's own decay would be towards zero; `_pull` decays towards the old weights.
         optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=0)
         clock.begin(run)
         step, done = 0, 0.0

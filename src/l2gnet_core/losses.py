@@ -1,4 +1,4 @@
-"""What training minimises: ½ cross-entropy + ½ soft Dice + β · commitment."""
+"""The loss of training: ½ cross-entropy + ½ soft Dice loss + β · commitment."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from l2gnet_core.model import NetworkOutput
 from l2gnet_core.precise import precise
 from l2gnet_core.processes import summed
 
+#: β of van den Oord et al. (2017).
 COMMITMENT_WEIGHT = 0.25
+#: A logit that stands for minus infinity, whose gradients could be NaN.
 _NEVER = -1e4
 
 
 def soft_dice_loss(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """1 − soft Dice, mean over the structures that are present (background left out).
+    """1 − soft Dice, mean over the structures that are present, without background.
 
-    logits: (B,classes,H,W); target: (B,H,W) of class indices; weight: (B,H,W), how much a pixel
+    logits: (B,classes,H,W). target: (B,H,W), class indices. weight: (B,H,W), how much a pixel
     counts. Pooled over the batch, so that a slice without a structure does not count as a failure
     (Milletari et al., "V-Net", 3DV 2016; batch Dice as in nnU-Net), and over all processes, so that
-    their number changes nothing.
+    the result does not depend on their number.
     """
     probabilities = precise(logits).softmax(1)[:, 1:]
     truth = F.one_hot(target, logits.shape[1])[..., 1:].movedim(-1, 1).to(probabilities.dtype)
@@ -35,8 +37,8 @@ def soft_dice_loss(logits: Tensor, target: Tensor, weight: Tensor | None = None)
 
 
 def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean over the pixels of logits (B,classes,H,W) against class indices (B,H,W), or over what
-    they weigh (B,H,W)."""
+    """Mean cross-entropy of logits (B,classes,H,W) against class indices (B,H,W). weight: (B,H,W),
+    how much a pixel counts."""
     if weight is None:
         return F.cross_entropy(precise(logits), target)
     return _weighted(F.cross_entropy(precise(logits), target, reduction="none"), weight)
@@ -51,8 +53,8 @@ def segmentation_loss(
 ) -> Tensor:
     """Scalar loss of a network's output against target (B,H,W) of class indices.
 
-    weight: (B,H,W), how much a pixel counts; where it is zero the target may be any class. Coarser
-    outputs, where there are any, weigh half as much per level (deep supervision, Lee et al.,
+    weight: (B,H,W), how much a pixel counts; where it is zero the target may be any class. Each
+    coarser output counts half as much as the next finer one (deep supervision, Lee et al.,
     "Deeply-Supervised Nets", AISTATS 2015, weighted as in nnU-Net).
     """
     losses, weights = [], []
@@ -69,7 +71,8 @@ def segmentation_loss(
 
 
 def as_background(logits: Tensor, classes: Tensor) -> Tensor:
-    """Logits (B,C,H,W) that call background what they would call one of `classes` (B,C) bool.
+    """Logits (B,C,H,W) in which the probability of `classes`, (B,C) bool, is part of the
+    background's.
 
     For targets whose background may hold these classes: Cermelli et al., "Modeling the Background
     for Incremental Learning in Semantic Segmentation" (CVPR 2020).
@@ -77,15 +80,14 @@ def as_background(logits: Tensor, classes: Tensor) -> Tensor:
     chosen = classes[:, :, None, None]
     background = torch.cat([torch.ones_like(chosen[:, :1]), chosen[:, 1:]], 1)
     logits = precise(logits)
-    # A finite number where minus infinity is meant: its gradients are never NaN.
     any_of_them = logits.masked_fill(~background, _NEVER).logsumexp(1, keepdim=True)
     others = logits[:, 1:].masked_fill(chosen[:, 1:], _NEVER)
     return torch.cat([any_of_them, others], 1)
 
 
 def distillation_loss(logits: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
-    """Cross-entropy of logits (B,C,H,W) against a teacher's answers, given as logits too, less the
-    least it can be; mean over what the pixels weigh (B,H,W) (Li and Hoiem, "Learning without
-    Forgetting", ECCV 2016)."""
+    """KL(teacher ‖ network) of class probabilities, both given as logits (B,C,H,W); mean over
+    pixels, weighted by `weight` (B,H,W) (Li and Hoiem, "Learning without Forgetting", ECCV
+    2016)."""
     said, meant = precise(logits).log_softmax(1), precise(teacher).log_softmax(1)
     return _weighted((meant.exp() * (meant - said)).sum(1), weight)

@@ -1,4 +1,4 @@
-"""The network: encoder, bottleneck, decoder, and the one type of output everything reads."""
+"""The network: encoder, bottleneck and decoder, and the type of its output."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from l2gnet_core.bottlenecks import build_bottleneck
+from l2gnet_core.bottlenecks import CodesWithTransport, Quantising, build_bottleneck
 from l2gnet_core.config import NetworkConfig
 from l2gnet_core.encoder_decoder import Decoder, Encoder
+from l2gnet_core.quantizer import Codebook
 from l2gnet_core.transport import TransportPlan
 
 
 @dataclass(frozen=True)
 class NetworkOutput:
-    """logits (B,classes,H,W); `coarser` ones (B,classes,H/2,W/2), … while training a network with
-    deep supervision; commitment, a scalar, zero without codes; codes (B,h,w) where the
-    architecture has codes, and with them code_error (B,h,w), each token's mean squared distance to
-    its code; plan where it has transport (tokens to references while training, codes to references
-    at inference)."""
+    """What a network gives for a batch of images.
+
+    logits: (B,classes,H,W). coarser: (B,classes,H/2,W/2), …, in training with deep supervision;
+    else empty. commitment: scalar, zero without codes. codes: (B,h,w), and code_error: (B,h,w),
+    each token's mean squared distance per channel to its code; None without codes. plan: tokens to
+    references in training, codes to references at inference; None without transport.
+    """
 
     logits: Tensor
     coarser: tuple[Tensor, ...]
@@ -35,8 +38,8 @@ class SegmentationNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config.in_channels, config.widths, config.normalisation)
-        # Before the bottleneck, which draws more or fewer numbers: with one seed all architectures
-        # begin with the same body.
+        # Made before the bottleneck, whose random numbers differ in count: with the same seed, all
+        # architectures start with the same encoder and decoder.
         decoder = Decoder(
             config.widths,
             config.classes,
@@ -47,18 +50,30 @@ class SegmentationNetwork(nn.Module):
         self.bottleneck = build_bottleneck(config)
         self.decoder = decoder
 
+    @property
+    def codebook(self) -> Codebook | None:
+        """The bottleneck's codes; None for an architecture without codes."""
+        return self.bottleneck.codebook if isinstance(self.bottleneck, Quantising) else None
+
+    @property
+    def reference(self) -> Tensor | None:
+        """(R,d), the reference of transport; None for an architecture without transport."""
+        if isinstance(self.bottleneck, CodesWithTransport):
+            return self.bottleneck.reference
+        return None
+
     def forward(self, image: Tensor) -> NetworkOutput:
         """image: (B,C,H,W), H and W multiples of `config.stride`."""
         *skips, deepest = self.encoder(image)
         bottleneck = self.bottleneck(deepest)
         logits, *coarser = self.decoder([*skips, bottleneck.features])
         return NetworkOutput(
-            logits,
-            tuple(coarser),
-            bottleneck.commitment,
-            bottleneck.codes,
-            bottleneck.plan,
-            bottleneck.code_error,
+            logits=logits,
+            coarser=tuple(coarser),
+            commitment=bottleneck.commitment,
+            codes=bottleneck.codes,
+            plan=bottleneck.plan,
+            code_error=bottleneck.code_error,
         )
 
 

@@ -16,13 +16,13 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.labels import LabelSet, plain
 from l2gnet_core.model import SegmentationNetwork
 
-#: By how much a new structure's logit starts below the background's: it is answered nowhere yet,
-#: and what the others are given changes by less than 2 %.
+#: By how much a new structure's logit starts below the background's: it is answered nowhere at
+#: first, and the probabilities of the others change by less than 2 %.
 _BELOW_BACKGROUND = 4.0
 
 
 def with_room_for(model: Model, labels: LabelSet) -> tuple[Model, list[bool]]:
-    """A copy of a model for labels that include its own, and which of its classes are new."""
+    """A copy of a model for labels that include its own, and for each class whether it is new."""
     old = {label.id: number for number, label in enumerate(model.card.labels, 1)}
     classes = [0, *(old.get(label.id) for label in labels)]
     network = widened(model.network, classes).eval()
@@ -32,8 +32,9 @@ def with_room_for(model: Model, labels: LabelSet) -> tuple[Model, list[bool]]:
 def widened(network: SegmentationNetwork, classes: Sequence[int | None]) -> SegmentationNetwork:
     """A copy whose class i answers as class classes[i] did, bit for bit; None stands for a new one.
 
-    classes begins with the background, 0. New classes begin as the background does, only less
-    likely (as in Cermelli et al., CVPR 2020).
+    classes: the first is the background, 0. New classes start with the background's weights, only
+    less likely (as in Cermelli et al., "Modeling the Background for Incremental Learning in
+    Semantic Segmentation", CVPR 2020).
     """
     network = copy.deepcopy(network)
     decoder = network.decoder
@@ -52,8 +53,10 @@ def widened(network: SegmentationNetwork, classes: Sequence[int | None]) -> Segm
 
 
 def classes_by_name(known: LabelSet, labels: LabelSet) -> list[int] | None:
-    """The class in which a model that knows structures answers each of some labels, by their names,
-    or by their ids where a dataset has no names; None if it lacks one. Background comes first."""
+    """For the background and each label, the class of a model that knows other labels.
+
+    Labels are matched by name or, in a dataset without names, by id. None if the model lacks one.
+    """
     by_name = {plain(label.name): number for number, label in enumerate(known, 1)}
     by_id = {f"structure {label.id}": number for number, label in enumerate(known, 1)}
     names = [plain(label.name) for label in labels]
@@ -66,10 +69,10 @@ def classes_by_name(known: LabelSet, labels: LabelSet) -> list[int] | None:
 def taught_labels(
     known: LabelSet, corrections: Sequence[Correction], names: Mapping[int, str]
 ) -> LabelSet:
-    """The labels of a model and of what corrections hold; new ids without a name get a plain one.
+    """The labels of a model and of the corrections; new ids without a name get "structure <id>".
 
-    Raises InputError for names of ids that are not new, names that are taken, unmarked voxels that
-    have the id of a structure, and new structures without anything that they are not.
+    Raises InputError for names of ids that are not new, for names that are taken, for unmarked
+    voxels with the id of a structure, and for a new structure without any voxel marked as another.
     """
     for correction in corrections:
         name = known.names.get(-1 if correction.unmarked is None else correction.unmarked)

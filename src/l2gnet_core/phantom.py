@@ -1,8 +1,9 @@
-"""A procedural short-axis cardiac cine MRI phantom: a drawn chest, a drawn heart, no patient.
+"""A procedural phantom of short-axis cardiac cine MRI: a drawn chest and heart, of no patient.
 
 Every structure is a signed distance in pixels, painted with a soft edge on a *signed* picture: fat
-negative, water positive.  Blur and magnitude then draw the dark line of bSSFP between the two.
-Positions are in pixels of 1.5 mm around the left ventricle: x to the right, y down the array.
+is negative, water positive. Blur and magnitude then give the dark line of bSSFP between the two.
+Positions are in pixels of 1.5 mm around the left ventricle, x to the right and y down the array.
+Greys are in arbitrary units. Along the long axis, u is 0 at the valve plane and 1 at the tip.
 """
 
 from __future__ import annotations
@@ -18,13 +19,18 @@ Floats: TypeAlias = NDArray[np.floating[Any]]
 Bytes: TypeAlias = NDArray[np.uint8]
 
 BACKGROUND, RIGHT_VENTRICLE, MYOCARDIUM, LEFT_VENTRICLE = 0, 1, 2, 3
-#: Labels of a drawn heart by what models call its structures.
+#: Labels of a drawn heart by the names that models use.
 DRAWN = {
     "right ventricle": RIGHT_VENTRICLE,
     "myocardium": MYOCARDIUM,
     "left ventricle": LEFT_VENTRICLE,
 }
+#: Side of a pixel in mm, in which positions are drawn.
 BASE_SPACING = 1.5
+#: Slices with u between these show the heart; above and below lie vessels and fat.
+_VALVE_PLANE, _TIP = -0.02, 1.04
+#: Pixels of a slice that the right ventricle has at least; smaller pieces get no label.
+_LEAST_RIGHT_VENTRICLE = 25
 
 
 class Phantom(NamedTuple):
@@ -73,7 +79,7 @@ class _Organ:
 
 
 class _Scene:
-    """Everything random about one person, drawn once and shared by all the phases."""
+    """All random numbers of one person, drawn once and shared by all phases."""
 
     def __init__(self, seed: int, shape: tuple[int, int, int]) -> None:
         rng = np.random.default_rng(seed)
@@ -141,7 +147,8 @@ class _Scene:
 
 
 def _inside(distance: Floats, width: float = 1.2) -> Floats:
-    """How much of each pixel a structure covers, from the signed distance to its contour."""
+    """The share of each pixel, 0 to 1, that a structure covers, from the signed distance to its
+    contour, negative inside. width: of the soft edge, in pixels."""
     return np.asarray(np.clip(0.5 - distance / width, 0.0, 1.0))
 
 
@@ -188,7 +195,10 @@ def _chest(s: _Scene, x: Floats, y: Floats, z: int, u: float) -> Floats:
 
 
 def _heart(s: _Scene, picture: Floats, x: Floats, y: Floats, at: tuple[int, float, float]) -> Bytes:
-    """Paint one slice of the heart over the chest and return its labels."""
+    """Paint one slice of the heart over the chest, in place, and return its labels (H,W).
+
+    at: number of the slice, u, and phase, 0 (end-diastole) to 1 (end-systole).
+    """
     (z, u, phase), labels = at, np.zeros(x.shape, dtype=np.uint8)
     grain, w, v = s.texture[z], s.waves, min(max(u, 0.0), 1.06)
     r, theta = np.hypot(x, y), np.arctan2(y, x)
@@ -199,9 +209,8 @@ def _heart(s: _Scene, picture: Floats, x: Floats, y: Floats, at: tuple[int, floa
     d_epi = r - epi * (1 + w["epi"](theta, v))
     d_endo = r - endo * (1 + w["endo"](theta, v))
     d_endo = np.maximum(d_endo, d_epi + 2.2)
-    squeeze = sqrt(
-        1 - 0.42 * phase
-    )  # the right one: an ellipse to the septal side, cut by the left
+    # The right ventricle: an ellipse on the septal side, cut off by the left one.
+    squeeze = sqrt(1 - 0.42 * phase)
     reach = s.rv_size * squeeze * 25.0 * (1 - 1.12 * v**1.5)
     a, b = epi * 0.35 + reach, (s.radius + s.wall) * s.rv_width * squeeze**0.7 * (1.05 - 0.45 * v)
     c, n = cos(s.septum), sin(s.septum)
@@ -216,7 +225,7 @@ def _heart(s: _Scene, picture: Floats, x: Floats, y: Floats, at: tuple[int, floa
     muscle, soft, flow = 66 + 5 * grain, 1.3 + 1.8 * v**3, s.septum * 3 + 1.3 * z
     swirl = cos(flow) * x + sin(flow) * y
     blood = s.blood * (1 + 0.06 * grain + 0.006 * swirl)
-    if u < -0.02:  # above the valve plane: atria and great vessels, no label
+    if u < _VALVE_PLANE:  # above the valve plane: atria and great vessels, no label
         root = np.hypot(x + 5, y + 4) - 10.0
         atrium = np.hypot((x - 9) / 1.3, y - 9) - 0.72 * s.radius * (1 + w["endo"](theta, 0))
         _over(picture, _inside(np.minimum(d_rv, d_epi), 2.0), muscle)
@@ -224,9 +233,9 @@ def _heart(s: _Scene, picture: Floats, x: Floats, y: Floats, at: tuple[int, floa
         _over(picture, _inside(atrium), 0.95 * blood)
         _over(picture, _inside(root - 2.0), muscle)
         _over(picture, _inside(root), blood)
-    elif u > 1.04:  # below the tip: fat and a smear of muscle
+    elif u > _TIP:  # below the tip: fat and a smear of muscle
         _over(picture, 0.7 * _inside(r - 0.35 * epi, 5.0), muscle)
-    if not -0.02 <= u <= 1.04:
+    if not _VALVE_PLANE <= u <= _TIP:
         return labels
     if reach > 1:
         cavity = np.maximum(d_rv, -(d_epi - 0.4))
@@ -249,19 +258,20 @@ def _heart(s: _Scene, picture: Floats, x: Floats, y: Floats, at: tuple[int, floa
         _over(picture, span * _inside(lump, 1.5) * _inside(d_endo), 1.05 * muscle)
     labels[d_epi < 0] = MYOCARDIUM
     labels[d_endo < 0] = LEFT_VENTRICLE
-    if s.outflow and u < 0.06:  # the outflow tract opens the ring
+    if s.outflow and u < 0.06:  # the outflow tract interrupts the ring of muscle
         gap = (np.cos(theta - (s.septum + 0.95)) > 0.95) & (d_endo >= 0) & (d_epi < 0)
         _over(picture, ndimage.gaussian_filter(gap.astype(np.float32), 0.7), 0.95 * blood)
         labels[gap] = BACKGROUND
-    pieces, _ = ndimage.label(labels == RIGHT_VENTRICLE)  # keep the largest, if large enough
+    # The largest piece stays, if it is large enough.
+    pieces, _ = ndimage.label(labels == RIGHT_VENTRICLE)
     sizes = np.bincount(pieces.ravel(), minlength=2)[1:]
-    keep = int(sizes.argmax()) + 1 if sizes.max() >= 25 else -1
+    keep = int(sizes.argmax()) + 1 if sizes.max() >= _LEAST_RIGHT_VENTRICLE else -1
     labels[(pieces > 0) & (pieces != keep)] = BACKGROUND
     return labels
 
 
 def _scan(s: _Scene, picture: Floats, x: Floats, y: Floats, rng: np.random.Generator) -> Floats:
-    """What the scanner adds: point spread, motion, coil sensitivity, ghost, Rician noise."""
+    """The picture as a scanner sees it: point spread, coil sensitivity, ghost, Rician noise."""
     (near, far, tilt, reach), half = s.coil, s.body[1]
     seen = np.abs(ndimage.gaussian_filter(picture, (s.blur, s.blur * 1.15)))
     coil = 0.75 + near * np.exp(-(((x + half) / reach) ** 2 + (y / 90) ** 2) / 1.5)
@@ -275,7 +285,10 @@ def _scan(s: _Scene, picture: Floats, x: Floats, y: Floats, rng: np.random.Gener
 def cardiac_phantom(
     seed: int = 0, phase: float = 0.0, shape: tuple[int, int, int] = (10, 224, 224)
 ) -> Phantom:
-    """Draw a short-axis stack; phase 0 is end-diastole, 1 is end-systole, same person per seed."""
+    """A short-axis stack of shape (z,y,x) in a phase from 0 (end-diastole) to 1 (end-systole).
+
+    A seed is a person. Raises ValueError for a shape below (1, 32, 32) or another phase.
+    """
     if len(shape) != 3 or shape[0] < 1 or min(shape[1:]) < 32 or not 0.0 <= phase <= 1.0:
         raise ValueError(f"no phantom of shape {shape} (at least 1, 32, 32) at phase {phase} (0-1)")
     nz, ny, nx = shape
@@ -301,6 +314,6 @@ def cardiac_phantom(
 def cardiac_cine(
     seed: int = 0, frames: int = 2, shape: tuple[int, int, int] = (10, 224, 224)
 ) -> tuple[Bytes, Bytes]:
-    """Images and labels (t, z, y, x) from diastole to systole; two frames are just those two."""
+    """Images and labels (t,z,y,x) in evenly spaced phases from end-diastole to end-systole."""
     run = [cardiac_phantom(seed, t, shape) for t in np.linspace(0.0, 1.0, frames).tolist()]
     return np.stack([p.image for p in run]), np.stack([p.labels for p in run])

@@ -1,4 +1,4 @@
-"""Sums over many values: what may not be done in half precision."""
+"""Precision for sums over many values, for which half precision is not enough."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def precise(values: Tensor) -> Tensor:
-    """The values in float32, or as they are where they have more digits than that."""
+    """The values in float32, or unchanged if their precision is higher."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -23,11 +23,11 @@ from l2gnet_core.intensities import normalise
 from l2gnet_core.laterality import mirror_pairs
 from l2gnet_core.model import NetworkOutput, SegmentationNetwork
 from l2gnet_core.preprocess import as_seen, neighbours, pad_to_multiple, resized
-from l2gnet_core.slice_view import Field, field_of, slice_view
+from l2gnet_core.slice_view import Field, SliceView, field_of, slice_view
 from l2gnet_core.volume import Grid, Volume
 
-#: Pixels per forward pass. On a laptop's CPU this keeps a pass well under the second within which
-#: a cancel must take effect; a GPU wants more to be busy.
+#: Pixels per forward pass. On a laptop's CPU a pass then takes well under a second, within which a
+#: cancel must take effect; a GPU needs more to be busy.
 BATCH_PIXELS = {"cpu": 2 * 256 * 256, "cuda": 32 * 256 * 256}
 
 
@@ -40,6 +40,29 @@ class SlicePrediction:
     labels: NDArray[np.uint8] | NDArray[np.uint16]
     device: str
     notice: str | None = None
+
+
+@dataclass(frozen=True)
+class _ShownScan:
+    """A scan as a model is shown it: the slices (n,H,W) of its stack, the intensities that become 0
+    and 1, and the number of turned or mirrored views over which answers are averaged."""
+
+    view: SliceView
+    slices: NDArray[np.generic]
+    window: tuple[float, float]
+    appearance: Appearance
+    views: int
+
+    def images(self, indices: Sequence[int], channels: int) -> Tensor:
+        """Some slices of the stored axis with their neighbours, (k,channels,H,W) in [0,1]."""
+        places = [self.view.place(index) for index in indices]
+        seen = self.slices[neighbours(places, len(self.slices), channels, self.view.step)]
+        return torch.from_numpy(normalise(seen, self.window))
+
+    def blank(self, indices: Sequence[int]) -> Tensor:
+        """(B,): which of these slices have one value throughout, as padded and lost ones do."""
+        seen = (self.slices[self.view.place(index)] for index in indices)
+        return torch.tensor([bool(one.min() == one.max()) for one in seen])
 
 
 @dataclass(frozen=True)
@@ -69,45 +92,35 @@ def predict_slices(
 ) -> Iterator[SlicePrediction | None]:
     """Segment slices of a scan (z,y,x) along `axis`, yielding each when it is done.
 
-    `grid` says where the scan lies, or the series that it is a frame of; labels come back on it.
+    Yields None between the passes of a model with several views, so that the caller can stop it
+    long before a large slice is finished. If the GPU's memory does not suffice, smaller batches are
+    tried, then the CPU. Voxels that are no finite numbers count as the lowest. A slice of one
+    intensity throughout is background.
 
-    Between the passes of a model with several views it yields None: a moment at which whoever
-    drives the generator can stop it, long before a large slice is finished.
-
-    `order` names the slices, in the order they are wanted; all of them by default. Intensities are
-    scaled by all that is seen of the scan, so a slice comes out the same alone and among others.
-    When the GPU's memory does not suffice, smaller batches are tried, then the CPU. `trace` takes
-    in what the network saw (`l2gnet_core.inspect.trace.empty_trace`). `field` is the scan's, where
-    it is known already: to find it takes a look at all of the scan. `device` is as in
-    `l2gnet_core.device.choose_device`. Voxels that are no finite numbers count as the lowest. A
-    slice of one intensity throughout holds nothing.
+    grid: of the scan, or of the series that it is a frame of; labels come back on it.
+    order: the slices, in the order in which they are wanted; all of them by default. Intensities
+        are scaled by all of the scan that is shown, so a slice alone comes out as among others.
+    device: as in `l2gnet_core.device.choose_device`.
+    trace: receives what the network saw (`l2gnet_core.inspect.trace.empty_trace`).
+    field: that of the scan, if it is known: finding it reads the whole scan.
 
     Raises InputError for a scan of unknown orientation if the model needs it, for complex numbers,
     and for a device that is not there.
     """
     device, _ = choose_device(device)
     lookup = label_lookup(model.card)
-    if field is None:
-        # Readers make scans plain; arrays from elsewhere may hold anything.
-        scan = plain_values(grid.name or "The scan", scan, [])
-        field = field_of(model.card, grid, axis, scan)
-    view = slice_view(model.card, grid, axis, margins=field.margins)
-    views = _view_count(model.card, grid, axis)
-    slices, window = view.stack(scan), model.card.seen_window(field.window, field.ct)
-    appearance = model.card.appearance_of(slices, window)
-    waiting = list(range(len(slices)) if order is None else order)
+    shown = _shown(model.card, scan, grid, axis, field)
+    view = shown.view
+    waiting = list(range(len(shown.slices)) if order is None else order)
     height, width = view.size
     largest = max(height * width, view.shape[1] * view.shape[2])
     batch = max(1, BATCH_PIXELS[device] // largest)
     notice = None
     while waiting:
         indices = waiting[:batch]
-        places = [view.place(index) for index in indices]
-        count = model.network.config.in_channels
-        seen = slices[neighbours(places, len(slices), count, view.step)]
         try:
-            images = torch.from_numpy(normalise(seen, window))
-            for answer in _answers(model, images, view.size, appearance, device, views):
+            images = shown.images(indices, model.network.config.in_channels)
+            for answer in _answers(model, images, shown, device):
                 if answer is None:
                     yield None
         except torch.cuda.OutOfMemoryError:  # PyTorch 2.4 has no torch.OutOfMemoryError
@@ -129,25 +142,37 @@ def predict_slices(
             ) from error
         waiting = waiting[batch:]
         assert answer is not None
-        # Padding and lost slices: their neighbours alone would make the network see organs there.
-        blank = torch.tensor([slices[place].min() == slices[place].max() for place in places])
-        answer = _with_background(answer, blank, views)
+        answer = _with_background(answer, shown.blank(indices), shown.views)
         if trace is not None:
-            shares = answer.probabilities / views
+            shares = answer.probabilities / shown.views
             for index, one in zip(indices, slice_traces(answer.upright, shares, view), strict=True):
                 trace.add(index, one)
         classes = answer.classes.numpy()
-        # A GPU's memory is not kept while whoever consumes the generator is busy.
+        # Free the GPU's memory while the caller is busy.
         del answer
         for index, labels in zip(indices, classes, strict=True):
             yield SlicePrediction(index, lookup[view.whole(labels)], device, notice)
             notice = None
 
 
+def _shown(
+    card: ModelCard, scan: NDArray[np.generic], grid: Volume | Grid, axis: int, field: Field | None
+) -> _ShownScan:
+    """How a model is shown a scan (z,y,x); `field` is found if it is None."""
+    if field is None:
+        # Readers make scans plain; arrays from elsewhere may hold anything.
+        scan = plain_values(grid.name or "The scan", scan, [])
+        field = field_of(card, grid, axis, scan)
+    view = slice_view(card, grid, axis, margins=field.margins)
+    slices, window = view.stack(scan), card.seen_window(field.window, field.ct)
+    appearance = card.appearance_of(slices, window)
+    return _ShownScan(view, slices, window, appearance, _view_count(card, grid, axis))
+
+
 def _on_cpu(network: SegmentationNetwork) -> SegmentationNetwork:
-    """A copy on the CPU: another job may go on with the network itself on the GPU."""
+    """A copy on the CPU: another job may still use the network itself on the GPU."""
     tensors = [*network.parameters(), *network.buffers()]
-    # Copied first they would need memory of the GPU.
+    # `deepcopy` alone would copy them on the GPU first, whose memory is short.
     here = {id(one): one.detach().to("cpu", copy=True) for one in tensors}
     for one in network.parameters():
         here[id(one)] = Parameter(here[id(one)], one.requires_grad)
@@ -155,25 +180,20 @@ def _on_cpu(network: SegmentationNetwork) -> SegmentationNetwork:
 
 
 def _answers(
-    model: Model,
-    images: Tensor,
-    size: tuple[int, int],
-    appearance: Appearance,
-    device: str,
-    views: int,
+    model: Model, images: Tensor, shown: _ShownScan, device: str
 ) -> Iterator[_Answer | None]:
-    """The answer for images (B,C,H,W) that the network sees at another size, after a None for each
-    pass that is not the last."""
+    """The answer for images (B,C,H,W) of a scan, after a None for each pass but the last."""
     network = model.network.to(device)
-    seen = as_seen(images.to(device), size, appearance)
+    size = shown.view.size
+    seen = as_seen(images.to(device), size, shown.appearance)
     padded = pad_to_multiple(seen, network.config.stride)
     padded = padded.contiguous(memory_format=torch.channels_last)
     total: Tensor | None = None
     upright: NetworkOutput | None = None
-    for number in range(views):
+    for number in range(shown.views):
         if total is not None:
             yield None
-        # Entered per pass: held across a yield it would leak into whoever consumes the generator.
+        # Entered for each pass: across a yield these modes would leak into the caller.
         with (
             torch.inference_mode(),
             torch.autocast(device, torch.float16, enabled=device == "cuda"),
@@ -184,29 +204,30 @@ def _answers(
             upright = upright or output
     assert total is not None
     assert upright is not None
-    # Resized before the decision, not after it, so that borders stay smooth.
+    # Probabilities are resized, not classes, so that borders stay smooth.
     total = resized(total[:, :, : size[0], : size[1]], images.shape[-2:])
     yield _Answer(total.argmax(1).to("cpu", torch.uint8), total, upright)
 
 
-def _with_background(answer: _Answer, where: Tensor, views: int) -> _Answer:
-    """The same answer with nothing but background in some of its slices, `where` (B,)."""
-    if not where.any():
+def _with_background(answer: _Answer, blank: Tensor, views: int) -> _Answer:
+    """The answer with background alone in blank slices, (B,): a network that is shown neighbouring
+    slices, too, finds in them what these hold."""
+    if not blank.any():
         return answer
-    where = where[:, None, None]
+    blank = blank[:, None, None]
     background = torch.zeros_like(answer.probabilities)
     background[:, 0] = views
-    there = where[:, None].to(background.device)
+    there = blank[:, None].to(background.device)
     return replace(
         answer,
-        classes=torch.where(where, 0, answer.classes),
+        classes=torch.where(blank, 0, answer.classes),
         probabilities=torch.where(there, background, answer.probabilities),
     )
 
 
 def _view_count(card: ModelCard, grid: Volume | Grid, axis: int) -> int:
-    """Over how many views answers are averaged. A mirror image tells nothing where left and right
-    are no sides of the picture, or where it is not known which structures change names."""
+    """Number of views over which answers are averaged. The mirror image is left out if left and
+    right are not sides of the picture, or if the names of mirrored structures are not known."""
     if not card.oriented:
         return card.views
     mirrored = grid.axis_codes[axis] not in "LR" and mirror_pairs(card.labels)
@@ -214,16 +235,17 @@ def _view_count(card: ModelCard, grid: Volume | Grid, axis: int) -> int:
 
 
 def _viewed(images: Tensor, number: int, card: ModelCard) -> Tensor:
-    """One of the views (B,C,H,W) that a card asks for, 0 being the slices as they are. A model
-    without left and right sees each quarter turn: together they make its answer turn with the scan.
-    One that has them sees the mirror image."""
+    """View `number` of slices (B,C,H,W); 0 is the slices as they are. A model without left and
+    right sees the four quarter turns, so that its answer turns with the scan; an oriented one sees
+    the mirror image."""
     if card.oriented:
         return images.flip(3) if number else images
     return images.rot90(number, (2, 3))
 
 
 def _as_stored(probabilities: Tensor, number: int, card: ModelCard) -> Tensor:
-    """Inverse of `_viewed`, for class probabilities: what was left in a mirror is right again."""
+    """Inverse of `_viewed` for class probabilities (B,classes,H,W): in a mirror image, left and
+    right structures change places, too."""
     if not card.oriented:
         return probabilities.rot90(-number, (2, 3))
     if not number:

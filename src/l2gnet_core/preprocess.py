@@ -28,8 +28,8 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def as_seen(images: Tensor, size: Sequence[int], appearance: Appearance) -> Tensor:
-    """Images (B,C,H,W) in [0,1] as a network sees them: at `size`, which has the appearance's zoom
-    in it, smoothed, and with its gamma."""
+    """Images (B,C,H,W) in [0,1] as a network sees them: resized to `size`, which includes the
+    appearance's zoom, then smoothed and raised to its gamma."""
     images = resized(images, size)
     if appearance.smoothing:
         images = blurred(images.flatten(0, 1), appearance.smoothing).reshape(images.shape)
@@ -42,13 +42,13 @@ def blurred(images: Tensor, sigma: float) -> Tensor:
     offsets = torch.arange(-reach, reach + 1, dtype=images.dtype, device=images.device)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     kernel = kernel / kernel.sum()
-    # The channels as a batch: a convolution of one channel is the quick kind.
+    # Channels as a batch: convolutions of one channel are fastest.
     out = F.pad(images[:, None], (reach,) * 4, mode="replicate")
     return F.conv2d(F.conv2d(out, kernel[None, None, :, None]), kernel[None, None, None])[:, 0]
 
 
 def resized_classes(classes: Tensor, size: Sequence[int]) -> Tensor:
-    """Class indices (n,H,W) at another size: a pixel goes to the class with the largest share."""
+    """Class indices (n,H,W) at another size: each pixel gets the class with the largest share."""
     if tuple(classes.shape[-2:]) == tuple(size):
         return classes
     found = []
@@ -60,10 +60,10 @@ def resized_classes(classes: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def neighbours(indices: Sequence[int], total: int, count: int, step: int = 1) -> NDArray[np.intp]:
-    """(k,count): for each of `indices` the `count` slices around it that a network sees (2.5-D).
+    """(k,count): for each of `indices`, the `count` slices around it that a network sees (2.5-D).
 
-    `total` is the number of slices; at the ends the last one stands for those missing. `count` is
-    odd. `step` is how many slices one neighbour is from the next.
+    total: number of slices; beyond the ends the last slice is repeated. count: odd. step: distance
+    in slices between neighbours.
     """
     wanted = np.asarray(indices)[:, None] + step * (np.arange(count) - count // 2)
     return wanted.clip(0, total - 1)

@@ -19,9 +19,9 @@ from l2gnet_core.processes import gathered
 
 @dataclass(frozen=True)
 class Quantized:
-    """tokens: (B,n,d), codes with straight-through gradient. codes: (B,n) indices.
-    commitment: scalar, mean ‖z − sg[c]‖² per channel. error: (B,n), the same of each token, without
-    gradient."""
+    """tokens: (B,n,d), codes with straight-through gradient. codes: (B,n), indices of codes.
+    commitment: scalar, mean squared distance per channel of tokens to their codes, with gradient to
+    the tokens only. error: (B,n), the same for each token, without gradient."""
 
     tokens: Tensor
     codes: Tensor
@@ -39,12 +39,12 @@ class Codebook(nn.Module):
     updates: Tensor
 
     def __init__(self, codes: int, channels: int, decay: float = 0.99, quick: bool = False) -> None:
-        """quick: average over fewer batches at first, as the encoder moves fast then; a codebook
-        that averages over a hundred from the start lags behind it, and few codes are used."""
+        """quick: average over fewer batches at first, because the encoder changes fast then. With
+        an average over a hundred batches from the start, codes lag behind and few are used."""
         super().__init__()
         self.decay = decay
         self.quick = quick
-        # A code is dead when it gets less than this share of an equal part of the tokens.
+        # A code is dead if its frequency is below this share of the mean.
         self.dead_share = 0.25
         self.register_buffer("vectors", torch.randn(codes, channels))
         self.register_buffer("counts", torch.ones(codes))
@@ -59,8 +59,8 @@ class Codebook(nn.Module):
         return scores.argmax(-1)
 
     def forward(self, tokens: Tensor) -> Quantized:
-        """Quantise tokens (B,n,d); in training mode also move the codebook towards
-        them and those of all other processes."""
+        """Quantise tokens (B,n,d); in training mode also move the codebook towards them and towards
+        those of all other processes."""
         with torch.autocast(tokens.device.type, enabled=False):
             tokens = precise(tokens)
             everyone = gathered(tokens) if self.training else tokens
@@ -76,7 +76,7 @@ class Codebook(nn.Module):
         return Quantized(straight, codes, commitment, change.square().mean(-1))
 
     def _start(self, tokens: Tensor) -> None:
-        """Begin with codes drawn from the first batch, so that none starts far from all data."""
+        """Draw the first codes from the first batch, so that none starts far from all data."""
         if not self.started:
             self.vectors.copy_(self._draw(tokens, len(self.vectors)))
             self.sums.copy_(self.vectors)
@@ -84,8 +84,8 @@ class Codebook(nn.Module):
 
     def _draw(self, tokens: Tensor, count: int) -> Tensor:
         flat = tokens.flatten(0, -2)
-        # Drawn on the CPU, whose generator a run saves and restores, also where training is not. No
-        # token twice while there are others: of two equal codes the last digit chooses one.
+        # On the CPU, whose generator a run saves and restores. Without replacement while there are
+        # enough tokens: between two equal codes, rounding errors would choose.
         order = torch.randperm(len(flat))[torch.arange(count) % len(flat)]
         return flat[order.to(flat.device)]
 
@@ -106,9 +106,3 @@ class Codebook(nn.Module):
         self.counts.copy_(torch.where(dead, revived, self.counts))
         self.sums.copy_(torch.where(dead[:, None], fresh * revived, self.sums))
         self.vectors.copy_(self.sums / self.counts.clamp(min=1e-6)[:, None])
-
-
-def perplexity(codes: Tensor, count: int) -> float:
-    """exp(entropy) of how often each of `count` codes occurs: 1 = one code, `count` = all alike."""
-    share = torch.bincount(codes.flatten(), minlength=count).double() / codes.numel()
-    return float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum()))

@@ -1,6 +1,6 @@
-"""The drawn heart as a memory: what a model knew of it, replayed while learning, asked after it.
+"""Drawn hearts against forgetting: replayed during fine-tuning, and a test of the model after it.
 
-No patient travels with a model's weights, but whoever has the program can draw the same hearts.
+A model's file holds no patients' scans, but every installation can draw the same hearts.
 """
 
 from __future__ import annotations
@@ -22,18 +22,17 @@ from l2gnet_core.phantom import DRAWN, cardiac_phantom
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.volume import Grid
 
-#: Seeds of the hearts that are replayed, and of those that are asked after; both are others than
-#: those of training.
+#: First seeds of the hearts that are replayed, and of those that test; training uses others.
 FIRST_REPLAYED = 20_000
 FIRST_ASKED_AFTER = 30_000
-#: A model that scores less does not know the drawn heart, and cannot forget it.
+#: A model with a lower mean Dice does not know the drawn heart, and so cannot forget it.
 KNOWN = 0.5
 _SLICES = 4
 
 
 def _width(card: ModelCard) -> int | None:
-    """Pixels along a side of drawn hearts for a model; None for models that cannot know them: drawn
-    hearts have no left, no right and no true size."""
+    """Width in pixels of drawn hearts for a model; None for models that cannot know them, because
+    drawn hearts have no left, no right and no true size."""
     if card.oriented or card.spacing or not set(DRAWN) <= set(card.labels.names.values()):
         return None
     return 224 if card.sides is None else sum(card.sides) // 2
@@ -50,7 +49,7 @@ def replayed_hearts(card: ModelCard, count: int = 3) -> list[Tensor]:
 
 
 def drawn_as(numbers: Mapping[str, int]) -> NDArray[np.uint16]:
-    """What each label of a drawn heart becomes; numbers: of its structures, by name."""
+    """Lookup table from labels of a drawn heart to `numbers`, given by structure name."""
     lookup = np.zeros(max(DRAWN.values()) + 1, np.uint16)
     for name, label in DRAWN.items():
         lookup[label] = numbers[name]
@@ -60,7 +59,7 @@ def drawn_as(numbers: Mapping[str, int]) -> NDArray[np.uint16]:
 def heart_dice(model: Model, device: str) -> Check:
     """Mean Dice on a drawn heart that no model learnt from; None if the model cannot know it.
 
-    It is shown as it is drawn: how a model is shown another scan says nothing of what it knows.
+    The heart is shown as it is drawn: the appearance that suits another scan does not matter here.
     """
     model = seen_as(upright(model), PLAIN)
     width = _width(model.card)
@@ -68,12 +67,12 @@ def heart_dice(model: Model, device: str) -> Check:
         return None
     phantom = cardiac_phantom(FIRST_ASKED_AFTER, shape=(_SLICES, width, width))
     yield
-    # By name: the model's ids may be others than the drawing's.
+    # By name: the model may use other ids than the drawing.
     lookup = drawn_as({label.name: label.id for label in model.card.labels})
     ids = lookup[list(DRAWN.values())].tolist()
     counts: Counts = np.zeros((len(ids), 3), np.int64)
     grid = Grid(phantom.image.shape)
-    for done in predict_slices(model, phantom.image, grid, 0, range(_SLICES), device):
+    for done in predict_slices(model, phantom.image, grid, axis=0, device=device):
         if done is not None:
             counts += compared(done.labels, lookup[phantom.labels[done.index]], ids)
         yield

@@ -1,7 +1,7 @@
-"""What kind of scan is it? Told by a few numbers of how it looks, which take no labels.
+"""The kind of a scan, described by a few numbers of how it looks, without labels.
 
-A project's model that suits one scanner's scans must not show other scans so. Contrast, sharpness
-and noise are the scanner's, and tell its scans from others.
+A project's model that is adapted to one scanner's scans must not change how it sees others. The
+contrast, sharpness and noise of a scanner tell its scans from others.
 """
 
 from __future__ import annotations
@@ -19,26 +19,29 @@ from l2gnet_core.intensities import normalise
 #: Quantiles of the intensities in [0,1], followed by sharpness and grain, in logarithms.
 Profile = tuple[float, ...]
 _QUANTILES = (0.25, 0.5, 0.75, 0.9)
-#: Ranges of a few scans are at least so wide: of a quantile, of a logarithm. Settled with how far
-#: a kind reaches beyond them, on changed scans of training and tuning patients of `cardiac-cine`.
+#: Least width of a kind's ranges: of quantiles, of logarithms. Settled, together with how far a
+#: kind reaches beyond its scans, on changed training and tuning scans of `cardiac-cine`.
 _LEAST_WIDTHS = (0.04,) * len(_QUANTILES) + (0.1, 0.1)
-#: Kinds wider than this are of scans that have little in common.
+#: The scans of a kind that is wider than this have little in common.
 _MOST_WIDTHS = (1.6,) * len(_QUANTILES) + (3.6, 3.6)
-#: Slices looked at, evenly spaced.
+#: Slices that a profile is computed from, evenly spaced, at most.
 _MOST_SLICES = 16
 
 
 def scan_profile(slices: NDArray[Any], window: tuple[float, float]) -> Profile:
-    """How a scan's slices (n,H,W) look, when `window` becomes 0 and 1: quantiles of the intensities
-    in the middle of the slices, how large differences between neighbouring pixels are (sharpness),
-    and differences of these beside them (grain)."""
+    """How a scan's slices (n,H,W) look.
+
+    Quantiles of the intensities in the middle of the slices, then logarithms of the mean difference
+    between neighbouring pixels over the standard deviation (sharpness), and of the mean mixed
+    second difference over the first (grain). window: the intensities that become 0 and 1.
+    """
     count, height, width = slices.shape
     few = np.linspace(0, count - 1, min(count, _MOST_SLICES)).round().astype(int)
-    # Air around the patient tells of the field of view, not of the scanner.
+    # The margins are left out: the air there depends on the field of view, not on the scanner.
     rows, columns = (
         slice(side // 6, max(side // 6 + 2, side - side // 6)) for side in (height, width)
     )
-    # Sums depend on how numbers lie in memory, and these are to be the same after a save.
+    # Sums depend on the memory layout; a contiguous copy gives the same ones after a save.
     image = np.ascontiguousarray(normalise(slices[few][:, rows, columns], window), np.float64)
     along = np.diff(image, axis=2)
     across = np.diff(along, axis=1)
@@ -55,22 +58,21 @@ def _mean_size(values: NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True)
 class ScanKind:
-    """Scans that look alike: between which values each number of their profiles lies."""
+    """Scans that look alike: the range of each number of their profiles."""
 
     lowest: Profile
     highest: Profile
 
     @classmethod
     def of(cls, profiles: Sequence[Profile]) -> ScanKind:
-        """The kind that a few scans are of: their own range, and the further beyond it the fewer
-        they are."""
+        """The kind of a few scans: their own range and a margin, which is wider for fewer scans."""
         low, high = np.min(profiles, axis=0), np.max(profiles, axis=0)
         reach = (0.75 + 4 / len(profiles)) * np.maximum(high - low, _LEAST_WIDTHS)
         return cls(*(tuple(np.round(end, 5).tolist()) for end in (low - reach, high + reach)))
 
     @property
     def narrow(self) -> bool:
-        """Are these scans as much alike as those of one scanner?"""
+        """Do these scans look as alike as those of one scanner?"""
         widths = np.subtract(self.highest, self.lowest)
         return bool((widths <= _MOST_WIDTHS).all())
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-# Tidying needs it after the network has run: where memory is short by then, its import hangs.
+# Imported early, for tidying: its import hangs if memory is short once the network has run.
 import scipy.ndimage  # noqa: F401
 from numpy.typing import NDArray
 
@@ -46,11 +46,11 @@ class SegmentJob:
 
 
 def plan_jobs(images: Sequence[Path], output: Path) -> list[SegmentJob]:
-    """Which mask goes where: a file for one image, else, and where the output has no suffix, a
-    folder of the images' file names.
+    """Where each mask is written. `output` is a file for a single image, and a folder, with masks
+    named like their images, for several images or if it has no suffix.
 
-    Raises InputError for missing images and for masks that would overwrite an image, given or not,
-    or each other.
+    Raises InputError for missing images, for masks that would overwrite an image (given or not),
+    and for masks that would overwrite each other.
     """
     files: list[Path] = []
     for path in images:
@@ -69,11 +69,11 @@ def plan_jobs(images: Sequence[Path], output: Path) -> list[SegmentJob]:
     files = _once_a_series(files)
     single = len(images) == 1 and not images[0].is_dir()
     if len(files) == 1 and format_of(files[0]) is DICOM:
-        # Its folder, or all of its slices, are a scan, too.
+        # Also if it was given as its folder or as all of its slices.
         single = single or suffix_of(output) in WRITABLE
-    # A pattern such as scans/*.nii.gz may match one file alone: without a suffix it is a folder.
+    # A pattern such as scans/*.nii.gz may match one file: an output without suffix stays a folder.
     if single and (suffix_of(output) or output.exists()) and not output.is_dir():
-        # Said now, not after minutes of computing.
+        # Checked now, not after minutes of computing.
         if suffix_of(output) not in WRITABLE:
             raise InputError(
                 f"A mask is saved as one of {', '.join(WRITABLE)}, not as {output.name}; if that "
@@ -108,7 +108,7 @@ def plan_jobs(images: Sequence[Path], output: Path) -> list[SegmentJob]:
 
 
 def _once_a_series(files: list[Path]) -> list[Path]:
-    """Of files that are slices of one DICOM series the first, as in `series/*.dcm`."""
+    """The files, with only the first of each DICOM series' slices, as in `series/*.dcm`."""
     kept: list[Path] = []
     known: set[Path] = set()
     for file in files:
@@ -123,9 +123,9 @@ def _once_a_series(files: list[Path]) -> list[Path]:
 
 
 def require_apart(outputs: Iterable[Path], images: Iterable[Path]) -> None:
-    """Raise InputError where something would be written among the slices of a DICOM series: it
-    would pass for a scan there."""
-    # Each image is looked into once, not once an output: there may be thousands of both.
+    """Raise InputError if an output would be written among the slices of a DICOM series, where it
+    could be taken for one of them."""
+    # Each image is opened once, not once for each output: there may be thousands of both.
     series = [image for image in images if format_of(image) is DICOM]
     folders = {(image if image.is_dir() else image.parent).resolve() for image in series}
     for output in outputs:
@@ -138,8 +138,8 @@ def require_apart(outputs: Iterable[Path], images: Iterable[Path]) -> None:
 
 
 def require_replaceable(mask: Path) -> None:
-    """Raise InputError where a mask would take the place of a file that can be read and that is no
-    mask with names, as l2gnet writes them: a scan, or a person's labels."""
+    """Raise InputError if a mask would replace a readable file that l2gnet did not write: a scan,
+    or a person's labels. Masks by l2gnet are told by the names that they hold."""
     try:
         known = read_label_text(mask).names
     except InputError:  # nothing is there, or nothing that can be read
@@ -152,7 +152,7 @@ def require_replaceable(mask: Path) -> None:
 
 
 def _mask_name(image: Path) -> str:
-    """The image's own name, unless its format can be read only (.img, .hdr)."""
+    """The image's own name; with .nii.gz if its format (.img, .hdr) cannot be written."""
     suffix = suffix_of(image)
     if suffix in WRITABLE or not is_supported(image):
         return image.name
@@ -165,8 +165,8 @@ def _of_frames(values: list[Any], series: bool) -> Any:
 
 @dataclass(frozen=True)
 class Segmented:
-    """A model's masks of a scan (z,y,x), one a frame; `axis` of (z,y,x) is the one that it was
-    sliced along, `warnings` are sentences for the user."""
+    """A model's masks of a scan, one (z,y,x) for each frame. axis: of (z,y,x), along which it was
+    sliced. warnings: sentences for the user."""
 
     masks: list[NDArray[Any]]
     axis: int
@@ -185,10 +185,10 @@ def segmented(
     """Segment a scan frame by frame; axis, raw, orientation and correction as in `segment_file`.
     Voxels that are no finite numbers count as the lowest of their frame, and a warning says so.
 
-    Raises InputError for a scan that does not say what the model needs or is none of real numbers,
-    and for a device that is not there.
+    Raises InputError for a scan that lacks what the model needs, such as an orientation, for
+    complex numbers, and for a device that does not exist.
     """
-    # For the model's eyes only: the mask is written with the header that the image has.
+    # For the model only: the mask is written with the image's own header.
     grid = oriented_as(volume.grid, orientation) if orientation else volume.grid
     along = slicing_axis(grid, model.card.slicing, axis)
     warnings = list(volume.warnings)
@@ -220,7 +220,7 @@ def segmented(
 
 
 def _around(correction: Correction, mask: NDArray[Any], choices: CleanUp) -> NDArray[Any]:
-    """A model's mask (z,y,x), tidied, with all that a person says of a few slices in its place."""
+    """A model's mask (z,y,x), tidied, with the corrected slices as a person painted them."""
     labels = np.zeros(mask.shape, np.uint16)
     known = np.zeros(mask.shape, bool)
     for index, picture in zip(correction.slices, correction.pictures, strict=True):
@@ -239,18 +239,26 @@ def segment_file(
     orientation: str | None = None,
     correction: Correction | None = None,
 ) -> dict[str, Any]:
-    """Segment one image and write its mask; returns what `--json` reports of it: voxels and volumes
-    are numbers, of a series lists with one for each frame.
+    """Segment one image and write its mask; returns what `--json` reports: voxels and volumes are
+    numbers, or lists with one for each frame of a series.
 
-    axis: an index of the stored array, overriding the card's rule. raw: leave out the tidying that
-    the card asks for. orientation: letters for a scan that does not say its own, see
-    `l2gnet_core.volume.oriented_as`. correction: slices that a person vouches for; they come as
-    they are. Raises InputError.
+    axis: slicing axis of the stored array, instead of the card's rule. raw: leave out the tidying
+    that the card asks for. orientation: letters for a scan whose file gives none, see
+    `l2gnet_core.volume.oriented_as`. correction: corrected slices, which are written as they are.
+    Raises InputError and OutputError.
     """
     started = time.perf_counter()
     volume = read_volume(job.image)
     read = time.perf_counter()
-    answer = segmented(volume, model, device, axis, raw, orientation, correction)
+    answer = segmented(
+        volume,
+        model,
+        device,
+        axis=axis,
+        raw=raw,
+        orientation=orientation,
+        correction=correction,
+    )
     masks, warnings = answer.masks, answer.warnings
     result = np.stack(masks) if volume.data.ndim == 4 else masks[0]
     predicted = time.perf_counter()
@@ -264,7 +272,7 @@ def segment_file(
         warnings += [text for text in found if text not in warnings]
 
     def volumes(id: int, ml: float) -> list[float]:
-        # Digits, not decimals: voxels of micrometres have volumes, too.
+        # Significant digits, not decimals: voxels may measure micrometres.
         return [float(f"{count[id] * ml:.6g}") for count in counts]
 
     series = volume.data.ndim == 4

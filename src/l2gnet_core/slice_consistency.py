@@ -1,7 +1,6 @@
-"""Do structures change as little from slice to slice as they should?
+"""How much structures change from slice to slice.
 
-It takes no true labels to say, and a model that is led astray in slices that nobody corrected shows
-in it.
+This needs no true labels, and it shows when a model gets worse in slices that nobody corrected.
 """
 
 from __future__ import annotations
@@ -11,21 +10,20 @@ from numpy.typing import NDArray
 
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.corrections import Correction
-from l2gnet_core.cross_validation import Check, upright
-from l2gnet_core.predict import predict_slices
+from l2gnet_core.cross_validation import Check, answers
 
-#: Slices looked at, evenly spaced over the scan, at most, and pixels; but so many slices at least.
+#: Slices, evenly spaced over the scan, and pixels that are looked at, at most; and slices at least.
 _MOST_SLICES, _MOST_PIXELS, _FEWEST_SLICES = 12, 12 * 256 * 256, 5
 
 
 def unsteadiness(model: Model, correction: Correction, device: str) -> Check:
-    """How much the areas of structures change from slice to slice, as a share of what they are: 0
-    (not at all) to 2; mean over those structures that the corrected slices hold.
+    """Change of a structure's area from slice to slice over the sum of its areas, 0 (none) to 2,
+    mean over the structures that the corrected slices hold.
 
     Corrected slices count as they are painted, others as the model segments them.
     """
-    axis, count = correction.axis, correction.scan.shape[correction.axis]
-    # The same slices however large a model sees them, or two models could not be compared.
+    count = correction.scan.shape[correction.axis]
+    # By the scan's size, not the network's: two models must be compared on the same slices.
     pixels = correction.scan.size // count
     few = min(_MOST_SLICES, max(_FEWEST_SLICES, _MOST_PIXELS // pixels), count)
     seen = np.linspace(0, count - 1, few).round().astype(int)
@@ -36,8 +34,7 @@ def unsteadiness(model: Model, correction: Correction, device: str) -> Check:
         if correction.unmarked is None or not (picture == correction.unmarked).any()
     }
     wanted = [index for index in seen.tolist() if index not in areas]
-    scan, grid, field = correction.scan, correction.grid, correction.field(model.card)
-    for done in predict_slices(upright(model), scan, grid, axis, wanted, device, field=field):
+    for done in answers(model, correction, wanted, device):
         if done is not None:
             areas[done.index] = _areas(done.labels, ids)
         yield

@@ -1,18 +1,18 @@
-"""How a model sees the slices of a scan – which way round, how large, how far apart – and back.
+"""How a model sees the slices of a scan – their orientation, size and distance – and the way back.
 
-Only exact flips and transposes happen to the scan itself, none for models without left and right.
-Models that have them see every scan alike, however it is stored: the stack grows to the patient's
-right, front or top, and slices lie as radiologists look at them,
+The scan itself is only flipped and transposed, which is exact; for models without left and right
+not even that. Models with left and right see every scan in the same orientation, however it is
+stored: the stack grows to the patient's right, front or top, and slices lie as radiologists look at
+them,
 
     axial: rows to the back, columns to the left; coronal: rows down, columns to the left;
     sagittal: rows down, columns to the back.
 
-Tilted scans keep their own planes; the nearest anatomical direction counts.
+Tilted scans keep their own planes; each axis counts as its nearest anatomical direction.
 
-Margins in which a scan holds nothing – padding, what lies outside of a turned field of view, air
-and its noise – are left out, as nnU-Net crops to what is not zero (Isensee et al., Nature
-Methods 2021): they would have a say in what is bright, in what the network normalises by, and in
-how large organs seem.
+Empty margins – padding, the outside of a turned field of view, air and its noise – are left out, as
+nnU-Net crops to what is not zero (Isensee et al., Nature Methods 2021). Otherwise they would
+influence the intensity window, the network's normalisation, and the size at which organs are seen.
 """
 
 from __future__ import annotations
@@ -28,37 +28,35 @@ from numpy.typing import NDArray
 from l2gnet_core.card import ModelCard
 from l2gnet_core.errors import InputError
 from l2gnet_core.intensities import cells_of_tissue, intensity_window, is_ct, is_empty
-from l2gnet_core.volume import Grid, Volume
+from l2gnet_core.volume import AXIS_LETTERS, Grid, Volume
 
-#: How far slices are enlarged where nothing but their size in pixels is known.
+#: Largest factor by which slices are enlarged if only their size in pixels is known.
 MOST_ENLARGED = 1.5
-#: Pixels that are seen along a side at least, where there are as many: a speck is no field of view.
+#: Fewest pixels along a side that are left when margins are cut, if the scan has as many.
 LEAST_SEEN = 64
-#: Pixels to which a side is enlarged at most: a wrong voxel size must not ask for all the memory.
+#: Most pixels to which a side is enlarged, so that a wrong voxel size does not exhaust the memory.
 LONGEST_SIDE = 2048
 
-#: Side of the cells that a patient in a CT fills, and neither a table's shell nor a mask's: a share
-#: of the slice's longer side, 7 mm of half a metre. So many cells around the patient are seen, too.
+#: Side of the cells in which a CT is searched for the patient, as a share of the slice's longer
+#: side (7 mm of half a metre): the shells of tables and masks do not fill such a cell. `_AROUND`
+#: cells around the patient are kept, too.
 _CELL, _AROUND = 0.015, 3
 
 _STACK_GROWS_TO = "RAS"
 _PICTURE_GROWS_TO = "LPI"
-_WORLD_AXES = ("LR", "PA", "IS")
 
-
-#: How many rows and columns, each (before, after), slices leave out.
+#: Rows, then columns, that are left out of slices, each as (before, after).
 Margins = tuple[tuple[int, int], tuple[int, int]]
-#: Does a row or column of all slices, (n,W), hold nothing?
+#: Is a row or column of all slices, (n,W), empty?
 Empty = Callable[[NDArray[Any]], bool]
 
 
 @dataclass(frozen=True)
 class Field:
-    """What of a scan networks are shown, its intensity window, and whether it is a CT in Hounsfield
-    units.
+    """The part of a scan that networks are shown, its intensity window, and whether it is a CT.
 
-    All of the scan is searched for it. Along one axis it is the same for all models that tell left
-    from right, and for all that do not.
+    Finding it takes a search of the whole scan. Along one axis it is the same for all models that
+    tell left from right, and for all that do not.
     """
 
     margins: Margins
@@ -68,12 +66,12 @@ class Field:
 
 @dataclass(frozen=True)
 class SliceView:
-    """From a scan (z,y,x) on its own grid to what a network sees of it, with the exact inverse.
+    """From a scan (z,y,x) on its own grid to the stack of slices that a network sees, and back.
 
     axes: the axes of (z,y,x) along which stack, rows and columns lie. flipped: which of the three
     run against them. shape: (n,H,W) of the stack. size: (height, width) at which the network sees
-    a slice. step: how many slices of the stack lie between two that a network of several sees.
-    margins: what the slices of the stack leave out.
+    a slice. step: distance in slices between neighbours that a network sees together. margins: rows
+    and columns that the slices of the stack leave out.
     """
 
     axes: tuple[int, int, int]
@@ -91,7 +89,7 @@ class SliceView:
         return whole[:, above : above + height, before : before + width]
 
     def place(self, index: int) -> int:
-        """Where in the stack slice `index` of the stored axis is; its own inverse."""
+        """The place in the stack of slice `index` of the stored axis; its own inverse."""
         return self.shape[0] - 1 - index if self.flipped[0] else index
 
     def whole(self, picture: NDArray[Any]) -> NDArray[Any]:
@@ -99,14 +97,14 @@ class SliceView:
         return self.stored(np.pad(picture, self.margins))
 
     def stored(self, picture: NDArray[Any]) -> NDArray[Any]:
-        """Something that lies over a slice of the stack, its axes as the scan stores them; without
-        copying, and without the margins."""
+        """An array over a slice of the stack, (H,W) or coarser, with its axes as the scan stores
+        them; without copying, and without the margins."""
         picture = _flipped(picture, self.flipped[1:])
         return picture.T if self.axes[1] > self.axes[2] else picture
 
 
 def field_of(card: ModelCard, grid: Volume | Grid, axis: int, scan: NDArray[Any]) -> Field:
-    """What of a scan (z,y,x) a model is shown. Raises InputError as `slice_view` does."""
+    """The field of a scan (z,y,x) for a model of this card. Raises InputError as `slice_view`."""
     view = slice_view(card, grid, axis, scan)
     seen = view.stack(scan)
     return Field(view.margins, intensity_window(seen), is_ct(seen))
@@ -119,11 +117,11 @@ def slice_view(
     scan: NDArray[Any] | None = None,
     margins: Margins = ((0, 0), (0, 0)),
 ) -> SliceView:
-    """The view that a model has of a scan.
+    """The view that a model of this card has of a scan.
 
-    axis: the slicing axis of (z,y,x). scan: what lies on the grid, (z,y,x), to leave out its empty
-    margins; without it these are `margins`, by default none. Raises InputError if the model tells
-    left from right and the scan does not say where they are.
+    axis: the slicing axis of (z,y,x). scan: (z,y,x), whose empty margins are found and left out.
+    margins: those to leave out if no scan is given. Raises InputError if the model tells left from
+    right and the scan does not say where they are.
     """
     others = [other for other in range(3) if other != axis]
     axes, flipped = (axis, others[0], others[1]), (False, False, False)
@@ -135,7 +133,7 @@ def slice_view(
                 "stored axes grow to, as in --orientation LPS."
             )
         codes = grid.axis_codes
-        world = [next(i for i, pair in enumerate(_WORLD_AXES) if c in pair) for c in codes]
+        world = [next(i for i, pair in enumerate(AXIS_LETTERS) if c in pair) for c in codes]
         rows, columns = sorted(others, key=lambda other: world[other], reverse=True)
         axes = (axis, rows, columns)
         flipped = (
@@ -156,15 +154,15 @@ def slice_view(
         )
         step = max(1, round(min(n, card.spacing[0] / between)))
     seen = card.appearance.size(size)
-    return SliceView(axes, flipped, (n, height, width), seen, step, margins)
+    return SliceView(axes, flipped, shape=(n, height, width), size=seen, step=step, margins=margins)
 
 
 def usual_size(card: ModelCard, height: int, width: int) -> tuple[int, int]:
-    """Size at which slices of (height, width) are seen where the voxel size does not count.
+    """Size at which slices of (height, width) are seen if the voxel size does not count.
 
     Scans of a kind show much the same field of view, so the size of a slice in pixels tells the
-    size of the organs in it, also where the voxel size is unknown. A slice is at most enlarged by
-    half: a small one may also be a detail.
+    size of the organs in it, also if the voxel size is unknown. A slice is enlarged by half at
+    most, since a small one may show a detail.
     """
     longer = max(height, width)
     if card.sides is None or card.sides[0] <= longer <= card.sides[1]:
@@ -178,10 +176,10 @@ def _resampled_side(pixels: int, spacing: float, wanted: float) -> int:
 
 
 def _margins(stack: NDArray[Any]) -> Margins:
-    """How many rows and columns at either end of a stack hold nothing or, in a CT, no patient."""
+    """Rows and columns at the ends of a stack that are empty or, in a CT, beside the patient."""
     inside, cut = _without_air(stack)
     if is_ct(inside):
-        # The table lies amid air.
+        # Air may lie between the table and the patient.
         inside, beside = _cut(inside, _beside(inside))
         cut += beside + _without_air(inside)[1]
     (above, below), (before, after) = cut.tolist()
@@ -190,13 +188,12 @@ def _margins(stack: NDArray[Any]) -> Margins:
 
 
 def _without_air(stack: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int_]]:
-    """A stack without the ends of its rows and columns that hold nothing, and how many these were,
-    (2,2)."""
+    """A stack without its empty first and last rows and columns, and their numbers, (2,2)."""
     cut, inside, air = np.zeros((2, 2), int), stack, np.ones((2, 2), int)
-    # Once air has gone, padding within it is at an edge, too.
+    # Removing air can bring padding to the edge, and the other way round.
     while air.any():
         inside, padding = _trimmed(inside)
-        # Where air is not cut off at one value, it is noisy.
+        # Air is one value, or noise around it.
         window, ct = intensity_window(inside), is_ct(inside)
         inside, air = _trimmed(inside, partial(is_empty, window=window, ct=ct))
         cut += padding + air
@@ -206,23 +203,22 @@ def _without_air(stack: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int_]]:
 def _trimmed(
     stack: NDArray[Any], empty: Empty | None = None
 ) -> tuple[NDArray[Any], NDArray[np.int_]]:
-    """A stack without the rows and columns at its ends that are `empty`, by default of one value
-    throughout, and how many these were, (2,2)."""
+    """A stack without the `_ends` of its rows and columns, and their numbers, (2,2)."""
     return _cut(stack, [_ends(stack, axis, empty) for axis in (1, 2)])
 
 
 def _cut(
     stack: NDArray[Any], ends: Sequence[tuple[int, int]]
 ) -> tuple[NDArray[Any], NDArray[np.int_]]:
-    """A stack without so many of its first and last rows and columns, and these numbers, (2,2)."""
+    """A stack without these first and last rows and columns, and their numbers, (2,2)."""
     (above, below), (before, after) = ends
     _, height, width = stack.shape
     return stack[:, above : height - below, before : width - after], np.array(ends)
 
 
 def _beside(stack: NDArray[Any]) -> list[tuple[int, int]]:
-    """How many rows, and how many columns, of a CT at either end are off the patient, who is
-    wherever a cell of a slice holds tissue throughout: shells of tables and masks fill none."""
+    """Rows, and columns, at either end of a CT that lie beside the patient. The patient is where a
+    cell of a slice holds tissue throughout: shells of tables and masks fill no cell."""
     side = max(1, round(_CELL * max(stack.shape[1:])))
     filled = cells_of_tissue(stack, side).any(0)
     ends = []
@@ -230,14 +226,14 @@ def _beside(stack: NDArray[Any]) -> list[tuple[int, int]]:
         lines = np.flatnonzero(np.any(filled, axis=1 - axis))
         first, last = 0, stack.shape[1 + axis]
         if len(lines):
-            # A nose or an ear may fill none, either.
+            # A nose or an ear may not fill a cell, either: keep some around.
             first, last = (lines[0] - _AROUND) * side, (lines[-1] + 1 + _AROUND) * side
         ends.append((max(0, int(first)), max(0, stack.shape[1 + axis] - int(last))))
     return ends
 
 
 def _ends(stack: NDArray[Any], axis: int, empty: Empty | None) -> tuple[int, int]:
-    """How many rows (axis 1) or columns (2) at either end are `empty`, by default of one value
+    """Rows (axis 1) or columns (2) at either end that are `empty`, by default those of one value
     throughout; none if all are."""
     lines = np.moveaxis(stack, axis, 0)
     before, after = _empty(lines, empty), _empty(lines[::-1], empty)
@@ -245,7 +241,7 @@ def _ends(stack: NDArray[Any], axis: int, empty: Empty | None) -> tuple[int, int
 
 
 def _empty(lines: NDArray[Any], empty: Empty | None) -> int:
-    """How many of the first lines."""
+    """Number of empty lines before the first that is not, see `_ends`."""
     value = lines[0].flat[0]
 
     def holds_nothing(line: NDArray[Any]) -> bool:
@@ -256,7 +252,7 @@ def _empty(lines: NDArray[Any], empty: Empty | None) -> int:
 
 
 def _but_a_few(before: int, after: int, length: int) -> tuple[int, int]:
-    """Of a side that is all but empty more is kept, around what it holds."""
+    """Rows or columns to cut before and after; fewer, so that `LEAST_SEEN` of `length` are left."""
     before = max(0, before - max(0, LEAST_SEEN - (length - before - after)) // 2)
     before = max(0, min(before, length - LEAST_SEEN))
     return before, max(0, min(after, length - LEAST_SEEN - before))

@@ -1,4 +1,4 @@
-"""Does this scan look like what the model was made for? Sentences for the user, no verdicts."""
+"""Does a scan look like those that the model was made for? Warnings for the user."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _MOST_NAMES = 4
 def mismatches(
     card: ModelCard, grid: Volume | Grid, axis: int, scan: NDArray[np.generic] | None = None
 ) -> list[str]:
-    """What about a scan is unlike the model's training data, before segmenting it.
+    """Differences between a scan and the model's training data, before segmenting it.
 
-    axis: the slicing axis of (z,y,x). scan: (z,y,x), if it has been read yet. Raises InputError if
-    the model cannot see such a scan.
+    axis: the slicing axis of (z,y,x). scan: (z,y,x), if it has been read; else intensities are not
+    checked. Raises InputError if the model cannot see such a scan.
     """
     found = []
     if scan is not None:
-        # Of what the model sees: padding says nothing of the scanner.
+        # Without empty margins: padding says nothing about the scanner.
         seen = slice_view(card, grid, axis, scan).stack(scan)
         found = _intensity_mismatches(card, intensity_window(seen), is_ct(seen))
     expects = card.expects
@@ -50,7 +50,7 @@ def mismatches(
             f"Pixels of {spacing[0]:.2g}×{spacing[1]:.2g} mm; this model knows "
             f"{expects.pixel[0]:g} to {expects.pixel[1]:g} mm."
         )
-    # The distance from a flat image to slices that are not there cannot be wrong.
+    # A flat image has no distance between slices that could be wrong.
     usual = expects.slice if grid.thickness_stated else None
     if usual and not usual[0] <= between <= usual[1]:
         found.append(
@@ -60,15 +60,13 @@ def mismatches(
     return found
 
 
-def _intensity_mismatches(
-    card: ModelCard, window: tuple[float, float], hounsfield: bool
-) -> list[str]:
+def _intensity_mismatches(card: ModelCard, window: tuple[float, float], ct: bool) -> list[str]:
     low, high = window
     if not high > low:
         return ["The scan has one intensity everywhere: there is nothing to segment."]
-    # A CT with 1024 added is the same to a model that sees intensities by their window.
+    # A CT with 1024 added is no mismatch: the model sees intensities relative to their window.
     modality = card.expects.modality
-    if modality == "MR" and hounsfield:
+    if modality == "MR" and ct:
         dark, bright = (f"{value:g}".replace("-", "−") for value in SOFT_TISSUE_OF_CT)
         return [
             f"The scan looks like a CT and is shown to the model at {dark} to {bright} HU; this "
@@ -83,9 +81,9 @@ def _intensity_mismatches(
 
 
 def doubts(card: ModelCard, voxels: Mapping[int, int], ml: float | None) -> list[str]:
-    """What about a finished segmentation is unusual.
+    """What is unusual about a finished segmentation.
 
-    voxels: by label id. ml: the volume of one of them, None if it is not known.
+    voxels: number by label id. ml: volume of a voxel in mL, None if unknown.
     """
     missing = [label.name for label in card.labels if not voxels.get(label.id)]
     if missing:
@@ -108,12 +106,12 @@ def doubts(card: ModelCard, voxels: Mapping[int, int], ml: float | None) -> list
 
 
 def voxel_counts(mask: NDArray[np.generic], card: ModelCard) -> dict[int, int]:
-    """How many voxels each of the card's structures has in the mask, by label id."""
+    """Number of voxels of each of the card's structures in a mask (z,y,x), by label id."""
     ids = [label.id for label in card.labels]
     length = max(ids) + 1
     counts = np.zeros(length, np.int64)
-    # bincount needs one pass and no sorting, which np.unique does on every call, but eight bytes
-    # for each voxel that it is given.
+    # bincount needs one pass without sorting, unlike np.unique, but eight bytes per voxel: hence
+    # slice by slice.
     for one in mask:
         counts += np.bincount(one.reshape(-1), minlength=length)[:length]
     return {id: int(counts[id]) for id in ids}

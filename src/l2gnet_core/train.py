@@ -25,11 +25,11 @@ from l2gnet_core.checkpoint import STATE_FILE
 from l2gnet_core.config import NetworkConfig, differences
 from l2gnet_core.errors import InputError
 from l2gnet_core.files.atomic import replace_bytes
+from l2gnet_core.inspect.codes import perplexity
 from l2gnet_core.losses import segmentation_loss
 from l2gnet_core.metrics import dice_per_class
 from l2gnet_core.model import NetworkOutput, SegmentationNetwork
 from l2gnet_core.preprocess import neighbours, pad_to_multiple
-from l2gnet_core.quantizer import perplexity
 from l2gnet_core.sampling import Sampler, TrainingCase
 
 if TYPE_CHECKING:
@@ -293,7 +293,7 @@ class Trainer:
             if self.step % steps_per_epoch == 0 or done >= 1:
                 dice = self.validate(tuning)
                 best = self._is_best(dice)
-            used = None if codes is None else perplexity(codes, self.network.config.codes)
+            used = None if codes is None else perplexity(codes.flatten().bincount().cpu().numpy())
             yield Progress(
                 step=self.step,
                 epoch=math.ceil(self.step / steps_per_epoch),

@@ -59,15 +59,15 @@ def sinkhorn(cost: Tensor, row_mass: Tensor, epsilon: float, iterations: int) ->
     order of POT's `ot.sinkhorn`. Differentiable. The dtype of `cost` is kept.
     """
     log_mass = row_mass.log()[..., None]
-    # Log of P up to a factor per row. Starting at −M/ε is starting at the row masses, which makes
-    # tokens and codes agree at every iteration, not only the last.
+    # Logarithm of P up to a factor per row. Because it starts at −M/ε, tokens and codes agree at
+    # every iteration, not only at the last.
     scaled = -cost / epsilon
     for iteration in range(iterations):
         if iteration:
             scaled = scaled.log_softmax(2)
-        # The columns' common mass 1/R is left out: the row update would cancel it.
+        # The column mass 1/R is left out: it is the same for all and the row update cancels it.
         scaled = scaled - torch.logsumexp(scaled + log_mass, 1, keepdim=True)
-    # A softmax as the last row update keeps rows exact in float32, whatever ε.
+    # With a softmax as the last row update, row sums are exact in float32 for any ε.
     return row_mass[..., None] * scaled.softmax(2)
 
 
@@ -81,7 +81,8 @@ def transport(
 ) -> tuple[Tensor, TransportPlan]:
     """Align rows (B,m,d) on the reference (R,d) and send the result back: g (B,m,d) and the plan.
 
-    Computed in float32 or better, also under autocast: bfloat16 has too few digits for couplings.
+    row_mass: (B,m), sums to one; zero for padding. row_codes: (B,m), −1 for padding. Computed in
+    float32 or better, also under autocast: bfloat16 is not precise enough for couplings.
     """
     with torch.autocast(rows.device.type, enabled=False):
         rows = precise(rows)
@@ -90,7 +91,7 @@ def transport(
             cosine_cost(rows, reference.to(rows.dtype)), row_mass, epsilon, iterations
         )
         aligned = (coupling / coupling.sum(1, keepdim=True)).transpose(1, 2) @ rows
-        # Dividing by a padding row's zero mass would give 0/0.
+        # Padding rows have zero mass: avoid 0/0.
         share = coupling / row_mass.clamp(min=torch.finfo(rows.dtype).tiny)[..., None]
         return share @ aligned, TransportPlan(coupling, row_mass, row_codes)
 
@@ -104,7 +105,7 @@ def transport_tokens(
     """
     batch, count, _ = tokens.shape
     mass = torch.full((batch, count), 1 / count, device=tokens.device, dtype=precise(tokens).dtype)
-    return transport(tokens, mass, codes, reference, epsilon, iterations)
+    return transport(tokens, mass, codes, reference, epsilon=epsilon, iterations=iterations)
 
 
 def transport_codes(
@@ -115,7 +116,7 @@ def transport_codes(
     Equal to `transport_tokens` of the quantised tokens, at O(K'·R) instead of O(n·R).
     """
     batch, count = codes.shape
-    # Counted in integers: exact, and on a GPU the same however the additions are ordered.
+    # Integer counts are exact and, on a GPU, independent of the order of additions.
     occurrences = codes.new_zeros(batch, len(codebook))
     occurrences.scatter_add_(1, codes, torch.ones_like(codes))
     frequency = occurrences.to(precise(codebook).dtype) / count
@@ -125,7 +126,9 @@ def transport_codes(
     order = torch.argsort(occurring.int(), dim=1, descending=True, stable=True)[:, :rows]
     mass = frequency.gather(1, order)
     row_codes = torch.where(mass > 0, order, -1)
-    returned, plan = transport(codebook[order], mass, row_codes, reference, epsilon, iterations)
+    returned, plan = transport(
+        codebook[order], mass, row_codes, reference, epsilon=epsilon, iterations=iterations
+    )
     row_of_code = order.new_zeros(batch, len(codebook))
     row_of_code.scatter_(1, order, torch.arange(rows, device=order.device).expand(batch, rows))
     row_of_token = row_of_code.gather(1, codes)

@@ -14,8 +14,8 @@ from l2gnet_core.errors import InputError
 Units = Literal["mm", "pixel"]
 SlicingRule = Literal["through-plane", "axial", "coronal", "sagittal"]
 
-# The pair of letters of each world axis: where its coordinate falls to, where it grows to (RAS+).
-_LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
+#: The letters of each world axis: towards smaller and towards larger coordinates (RAS+).
+AXIS_LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
 _WORLD_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
 #: How far, in mm, two grids may put the same corner apart: headers hold float32.
 HEADERS_ROUND = 0.1
@@ -94,7 +94,7 @@ class Geometry:
             )
         letters = ["", "", ""]
         for axis, (world, sign) in enumerate(found):
-            letters[axis] = _LETTERS[int(world)][int(sign > 0)]
+            letters[axis] = AXIS_LETTERS[int(world)][int(sign > 0)]
         return letters[2], letters[1], letters[0]
 
     def _geometry(self) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def parse_orientation(letters: str) -> str:
     Errors: InputError for anything else.
     """
     given = letters.strip().upper()
-    worlds = [i for letter in given for i, pair in enumerate(_LETTERS) if letter in pair]
+    worlds = [i for letter in given for i, pair in enumerate(AXIS_LETTERS) if letter in pair]
     if len(given) != 3 or sorted(worlds) != [0, 1, 2]:
         raise InputError(
             "An orientation has three letters, one of each of L/R, P/A and I/S, such as LPS, "
@@ -231,8 +231,8 @@ def oriented_as(scan: GridOrVolume, letters: str) -> GridOrVolume:
         return scan
     affine = np.diag([0.0, 0.0, 0.0, 1.0])
     for axis, letter in zip(scan.stored_axes, letters, strict=True):
-        world = next(i for i, pair in enumerate(_LETTERS) if letter in pair)
-        sign = 1.0 if letter == _LETTERS[world][1] else -1.0
+        world = next(i for i, pair in enumerate(AXIS_LETTERS) if letter in pair)
+        sign = 1.0 if letter == AXIS_LETTERS[world][1] else -1.0
         affine[world, 2 - axis] = sign * scan.spacing[axis]
     return replace(scan, affine=affine, oriented=True)
 
@@ -252,7 +252,7 @@ def slicing_axis(
             raise InputError(f"The slicing axis is 0, 1 or 2 of the stored array, not {override}.")
         return volume.stored_axes[override]
     if rule in _WORLD_AXIS:
-        wanted = _LETTERS[_WORLD_AXIS[rule]]
+        wanted = AXIS_LETTERS[_WORLD_AXIS[rule]]
         return next(i for i, letter in enumerate(volume.axis_codes) if letter in wanted)
     if rule != "through-plane":
         known = ", ".join(["through-plane", *_WORLD_AXIS])

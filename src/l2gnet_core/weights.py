@@ -1,4 +1,4 @@
-"""Weights as a whole: mixed, and told apart by their hash."""
+"""Weights as a whole: mixing those of two networks, and their hash."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from l2gnet_core.model import SegmentationNetwork
 
 
 def mixed(old: SegmentationNetwork, new: SegmentationNetwork, mix: float) -> SegmentationNetwork:
-    """A network with weights (1 − mix)·old + mix·new, in evaluation mode; 0 gives the old ones and
-    1 the new ones, bit for bit.
+    """A network with weights (1 − mix)·old + mix·new, in evaluation mode; 0 gives the old and 1 the
+    new weights, bit for bit.
 
-    Weights along the line between a model and its fine-tuned self keep what both know (Wortsman et
-    al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+    Weights between those before and after fine-tuning keep knowledge of both (Wortsman et al.,
+    "Robust fine-tuning of zero-shot models", CVPR 2022).
     """
     network = copy.deepcopy(new if mix == 1 else old).eval()
     if 0 < mix < 1:
         with torch.no_grad():
             for weight, other in zip(network.parameters(), new.parameters(), strict=True):
                 weight.lerp_(other, mix)
-    # Whatever it was trained in: predictions are quicker so.
+    # The faster memory format for prediction, whatever it was trained in.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 
@@ -38,12 +38,11 @@ def mixed_model(old: Model, new: SegmentationNetwork, mix: float) -> Model:
 
 
 def model_hash(model: Model, weights: str | None = None) -> str:
-    """SHA-256 of what fine-tuning changes of a model's answers: its weights and, unless scans are
-    shown to it as they are, their appearance. `weights` is the hash of the weights, where it is
-    known.
+    """SHA-256 of what fine-tuning changes: the weights and, unless scans are shown as they are, the
+    appearance. weights: their hash, if it is known.
 
-    What else of the card decides answers – labels, views, spacing, sides, which way slices lie – is
-    not in it: projects know models by this hash, and it must stay what it was.
+    Other fields of the card that decide answers (labels, views, spacing, sides, slicing) are not
+    included. Projects identify models by this hash, so it must not change.
     """
     weights, card = weights or weights_hash(model.network), model.card
     if card.appearance == PLAIN and not card.kinds:
@@ -53,7 +52,7 @@ def model_hash(model: Model, weights: str | None = None) -> str:
 
 
 def weights_hash(network: SegmentationNetwork) -> str:
-    """`tensors_hash` of a network in memory: which weights these are, whatever file they lie in."""
+    """`tensors_hash` of a network's weights; it does not depend on the file that they came from."""
     return tensors_hash(network.state_dict())
 
 

@@ -71,11 +71,11 @@ def _most_wrong(
     there is none."""
     from scipy import ndimage
 
-    from l2gnet_core.inspect.uncertainty import box_around
+    from l2gnet_core.bounding_box import bounding_box
 
     if not mask.any():
         return "organs missing?"
-    box = box_around(near | (mask != 0), 0)
+    box = bounding_box(near | (mask != 0))
     assert box is not None
     mask, near = mask[box], near[box]
     nearest = ndimage.distance_transform_edt(mask == 0, return_distances=False, return_indices=True)

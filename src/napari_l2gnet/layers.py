@@ -22,7 +22,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.files.values import plain_values
 from l2gnet_core.intensities import intensity_window, is_ct
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.volume import Grid, Volume
+from l2gnet_core.volume import AXIS_LETTERS, Grid, Volume
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer
@@ -40,7 +40,7 @@ VIEW_KEY = "l2gnet_view"
 _RAS_TO_WORLD = np.array([[0.0, 0, 1], [0, -1, 0], [-1, 0, 0]])
 _WORLD = ("S", "P", "L")
 _DOWN_OR_RIGHT = "LPI"
-_OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
+_OPPOSITE = {one: other for pair in AXIS_LETTERS for one, other in (pair, pair[::-1])}
 # Below this tilt (radians) the far corner of a scan 500 voxels wide moves by half a voxel.
 _ALIGNED = 1e-3
 
@@ -48,8 +48,9 @@ _ALIGNED = 1e-3
 def lies(down: str, right: str) -> bool:
     """Does a picture lie on its side, for a radiologist: its axes, by the letters that they grow
     to, the other way round than rows and columns should be?"""
-    order = ("LR", "PA", "IS")
-    rows, columns = (next(n for n, pair in enumerate(order) if c in pair) for c in (down, right))
+    rows, columns = (
+        next(n for n, pair in enumerate(AXIS_LETTERS) if c in pair) for c in (down, right)
+    )
     return rows < columns
 
 

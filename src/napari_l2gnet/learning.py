@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from l2gnet_core.card import ModelCard
 from l2gnet_core.catalog import find_model
 from l2gnet_core.project.events import Answered, FineTuned, Tidying
+from l2gnet_core.relay import relayed
 from l2gnet_core.volume import Volume
 from napari_l2gnet.annotation import Annotation, Lesson, Version
 from napari_l2gnet.layers import frame_of
@@ -229,13 +230,7 @@ def interpolate(
     segmentation = annotation.segmentation
     scan = _Scan(volume, segmentation.axis).frame(frame)
     steps = annotation.interpolating(scan, frame, slices, organ)
-    labels = None
-    while labels is None:
-        try:
-            next(steps)
-            yield TaskProgress("Interpolating")
-        except StopIteration as end:
-            labels = end.value
+    labels = yield from relayed(steps, lambda _: TaskProgress("Interpolating"))
     stack = np.moveaxis(labels, segmentation.axis, 0)
     between = [index for index in range(slices[0], slices[-1]) if index not in slices]
     yield TaskProgress("Done", 1.0, filled={(frame, index): stack[index] for index in between})
@@ -332,14 +327,9 @@ def _fit(
 
     some = [correction.slices[:_SLICES_FOR_DICE] for correction in corrections[:1]]
     check = left_out_counts(model, corrections[:1], some, device)
-    while True:
-        try:
-            next(check)
-        except StopIteration as end:
-            names = [label.name for label in model.card.labels]
-            dice = pooled_dice(end.value, names)
-            return sum(dice.values()) / len(dice) if dice else None
-        yield moment
+    counts = yield from relayed(check, lambda _: moment)
+    dice = pooled_dice(counts, [label.name for label in model.card.labels])
+    return sum(dice.values()) / len(dice) if dice else None
 
 
 def _segmented(

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from napari.types import LayerDataTuple
 
 
-def phantom_volume(seed: int = 0) -> Volume:
-    """Two frames, end-diastole and end-systole, of the heart drawn for `seed`: (2,z,y,x)."""
-    image, _ = cardiac_cine(seed, frames=2)
-    spacing = cardiac_phantom(seed).spacing
+def phantom_volume() -> Volume:
+    """Two frames, end-diastole and end-systole, of a drawn heart: (2,z,y,x)."""
+    image, _ = cardiac_cine(frames=2)
+    spacing = cardiac_phantom().spacing
     return Volume(
         np.asarray(image),
         affine=default_affine(spacing),

@@ -1,4 +1,4 @@
-"""Driving what can be stopped at each of its moments, for tests that never stop it."""
+"""Generators run to their end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def ended(steps: Generator[Any, None, Any]) -> Any:
-    """What it finds in the end."""
+    """The return value of a generator."""
     while True:
         try:
             next(steps)

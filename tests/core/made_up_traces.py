@@ -1,4 +1,4 @@
-"""Traces of scans, made up or through a network that is simple enough to be known."""
+"""Traces of scans: random ones, and those of a network with known results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def whole_trace(model: Model, scan, grid, axis, trace: Trace) -> np.ndarray:
 
 
 class BlockMeans(torch.nn.Module):
-    """A network without weights whose code error is the mean of what each cell covers."""
+    """A network without weights whose code error is the mean intensity of each cell."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def made_up(
     references: int | None = 6,
     iterations: int = 4,
 ) -> Trace:
-    """A trace of 16×16 pixels a cell, with codes by chance and plans of real transport."""
+    """A trace with cells of 16×16 pixels, random codes, and plans of real transport."""
     rng = np.random.default_rng(seed)
     height, width = size[0] * STRIDE, size[1] * STRIDE
     shape = (slices, height, width)

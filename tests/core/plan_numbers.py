@@ -1,4 +1,4 @@
-"""The plan between codes from a coupling, another way than `l2gnet_core.inspect` finds it."""
+"""The plan between codes from a coupling, computed in another way than in `l2gnet_core.inspect`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How scans are shown to a network, and how fine-tuning finds a better way."""
+"""Appearances in which scans are shown to a network, and the search for a better one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def phantom():
 
 
 def dark(phantom) -> np.ndarray:
-    """The scan as a scanner shows it whose mid-tones are darker."""
+    """The scan of a scanner with darker mid-tones."""
     image = phantom.image.astype(np.float32)
     return (image / image.max()) ** 3
 
@@ -55,7 +55,7 @@ def correct(scan, labels, slices=(1, 3, 4), **more) -> Correction:
 
 
 def agreement(model, scan, truth) -> float:
-    """Share of the structures' voxels that the model names rightly."""
+    """Share of the structures' voxels that the model labels correctly."""
     said = np.zeros(truth.shape, np.uint8)
     for done in predict_slices(model, scan, Grid(scan.shape), 0):
         if done is not None:
@@ -134,7 +134,7 @@ def test_a_dark_scan_is_shown_brighter(heart_model, phantom):
     assert found.gamma < 1
     before = agreement(heart_model, scan, phantom.labels)
     assert agreement(seen_as(heart_model, found), scan, phantom.labels) > before + 0.1
-    # What the model does well already it goes on seeing as it does.
+    # If the model scores well already, its appearance stays.
     good = AppearanceSearch(heart_model, [correct(phantom.image, phantom.labels)], "cpu")
     assert ended(good.agreed([])) == (PLAIN,)
     hasty = AppearanceSearch(heart_model, [correct(scan, phantom.labels)], "cpu", lambda: True)
@@ -146,7 +146,7 @@ def test_slices_left_out_have_no_say(heart_model, phantom):
     garbage[3] = np.random.default_rng(0).integers(0, 4, SHAPE[1:])
     some = AppearanceSearch(heart_model, [correct(scan, phantom.labels)], "cpu")
     other = AppearanceSearch(heart_model, [correct(scan, garbage)], "cpu")
-    # What is known of a slice from another fold does not leak in.
+    # Scores of slices from another fold do not leak in.
     ended(other.best([()]))
     left_out = [(3,)]
     assert ended(some.best(left_out)) == ended(other.best(left_out))
@@ -191,7 +191,7 @@ def test_fine_tuning_adapts_it_on_good_evidence(heart_model, phantom):
     scan = dark(phantom)
     correction = correct(scan, phantom.labels)
     progress = list(finetune(heart_model, [correction], SHORT))
-    # There is something to look at before anything is learnt.
+    # There is a preview before the first step.
     first = next(p.preview for p in progress if p.preview is not None)
     assert first.card.appearance.gamma < 1
     assert next(p.step for p in progress if p.preview is not None) == 0
@@ -203,7 +203,7 @@ def test_fine_tuning_adapts_it_on_good_evidence(heart_model, phantom):
     assert Verdict.from_json(json.loads(json.dumps(result.verdict.to_json()))).evidence.appearance
     before = agreement(heart_model, scan, phantom.labels)
     assert agreement(result.model, scan, phantom.labels) > before + 0.1
-    # From there on nothing more is to be found.
+    # A search from there finds nothing better.
     again = last(result.model, [correction])
     assert again.model.card.appearance == appearance
 
@@ -229,19 +229,19 @@ def test_a_project_s_model_shows_scans_so_that_look_like_its_own(heart_model, ph
     assert known.appearance.gamma < 1
     assert known.appearance.zoom == 1
     assert "brighter" in card.shown
-    # Another scan of the kind is shown so, and a scan as they were before is not.
+    # Another scan of the kind is shown in it, and a usual scan is not.
     other = drawn[2]
     for scan, shown in ((dark(other), known.appearance), (other.image, PLAIN)):
         expected = whole(seen_as(result.model, shown), scan)
         np.testing.assert_array_equal(whole(result.model, scan), expected)
     after, before = (agreement(m, dark(other), other.labels) for m in (result.model, heart_model))
     assert after > before + 0.1
-    # What is learnt next begins with it: there is nothing more to find.
+    # The next fine-tuning starts with it, and finds nothing better.
     again = last(result.model, corrections, PROJECT_SHORT)
     assert again.verdict.evidence.appearance is None
     if again.verdict.kept:
         assert again.model.card.kinds == card.kinds
-    # Bent to a single scan, a model shows that one so, and has no kinds to choose from.
+    # A model adapted to a single scan has one appearance, and no kinds.
     config = replace(SHORT, limits=Limits(-1, 1, 1, 1, 1, 1))
     single = last(result.model, [correct(dark(other), other.labels)], config)
     assert single.model.card.appearance_of(dark(other), (0.0, 1.0)).gamma < 1
@@ -259,7 +259,7 @@ def test_scans_of_several_kinds_are_each_shown_as_before(heart_model):
     assert result.verdict.kept
     assert result.verdict.evidence.appearance is None
     assert result.model.card.kinds == shown
-    # The old model is judged as it answers, each scan shown as it would be.
+    # The old model is judged with each scan in the appearance that it has now.
     before = [agreement(model, one.scan, one.labels) for one in both]
     assert min(before) > 0.5
     assert sum(result.verdict.evidence.dice.before.values()) / 3 > 0.5
@@ -276,7 +276,7 @@ def test_a_single_scan_or_scans_unlike_each_other_make_no_kind(heart_model):
         result = last(heart_model, corrections, config)
         assert result.verdict.evidence.appearance is None
         assert result.model.card.kinds == ()
-        # By its pace it can be done again.
+        # With its pace it can be repeated.
         again = last(heart_model, corrections, config, pace=result.pace)
         assert again.model.card == result.model.card
 
@@ -357,32 +357,29 @@ def test_unsteadiness_by_hand(make_model, monkeypatch):
         labels[index, :rows] = 1
     labels[1, 8:16] = 2
     correction = correct(np.zeros(labels.shape), labels, (0, 1, 2, 3))
-    # Changes of 4 + 0 + 8 rows of 20, and of 8 + 8 of 8; nothing is left for the model to say.
+    # Changes of 4 + 0 + 8 rows of 20, and of 8 + 8 of 8; the model is not asked.
     found = ended(unsteadiness(make_model(), correction, "cpu"))
     assert found == pytest.approx((12 / 20 + 16 / 8) / 2)
 
-    # Of a slice that is not marked in whole the model says the areas, here background: changes of
-    # 4 + 8 + 8 rows of 12.
+    # A slice with unmarked voxels takes the model's areas, here background: changes of 4 + 8 + 8
+    # rows of 12.
     def background(model, scan, grid, axis, order, device, field):
         assert order == [1]
         yield SlicePrediction(1, np.zeros((32, 32), np.uint8), device)
 
-    monkeypatch.setattr("l2gnet_core.slice_consistency.predict_slices", background)
+    monkeypatch.setattr("l2gnet_core.cross_validation.predict_slices", background)
     partly = replace(correction, unmarked=2)
     assert ended(unsteadiness(make_model(), partly, "cpu")) == pytest.approx(20 / 12)
 
 
 def test_few_slices_of_a_large_scan_are_looked_at(make_model, monkeypatch):
-
-    from l2gnet_core import slice_consistency
-
     asked = []
 
     def predicted(model, scan, grid, axis, order, device, field):
         asked.extend(order)
         return iter(())
 
-    monkeypatch.setattr(slice_consistency, "predict_slices", predicted)
+    monkeypatch.setattr("l2gnet_core.cross_validation.predict_slices", predicted)
     labels = np.ones((100, 512, 8), np.uint8)
     with pytest.raises(KeyError):
         ended(unsteadiness(make_model(), correct(labels * 1.0, labels, (50,)), "cpu"))
@@ -392,7 +389,7 @@ def test_few_slices_of_a_large_scan_are_looked_at(make_model, monkeypatch):
     with pytest.raises(KeyError):
         ended(unsteadiness(make_model(), correct(labels, labels, (50,)), "cpu"))
     assert asked == [0, 25, 74, 99]
-    # The same ones for a model that sees them larger: the two are compared.
+    # The same slices for a model that sees them larger, so that the two can be compared.
     asked.clear()
     larger, small = make_model(appearance=Appearance(zoom=2)), labels[:, ::2, ::2]
     with pytest.raises(KeyError):

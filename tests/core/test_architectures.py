@@ -1,4 +1,4 @@
-"""Six architectures on one body: what they share, and the one thing in which they differ."""
+"""Six architectures: what they share, and that they differ in the bottleneck."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import torch
 from l2gnet_core.bottlenecks import positions
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import load_model, save_model
-from l2gnet_core.config import ARCHITECTURES, NetworkConfig, preset
+from l2gnet_core.config import ARCHITECTURES, WITH_CODES, NetworkConfig, preset
 from l2gnet_core.encoder_decoder import AttentionGate
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.losses import segmentation_loss
 from l2gnet_core.model import build
-
-WITH_CODES = {"vqunet", "synergynet", "l2gnet"}
 
 
 def make(architecture: str, seed: int = 0):
@@ -34,6 +32,8 @@ def test_any_size_gives_logits_of_that_size_and_codes_where_there_are_codes(arch
     assert (output.plan is not None) == (architecture == "l2gnet")
     if output.codes is not None:
         assert output.codes.shape == (2, 3, 5)
+    assert (network.codebook is not None) == (architecture in WITH_CODES)
+    assert (network.reference is not None) == (architecture == "l2gnet")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -48,7 +48,7 @@ def test_every_weight_learns(architecture, seeded):
         optimizer.step()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
-        # A bias of the keys shifts every score of a softmax alike: its gradient is zero.
+        # A bias of the keys shifts all scores of a softmax equally, so its gradient is zero.
         if "in_proj_bias" not in name:
             assert parameter.grad.abs().sum() > 0, name
 
@@ -61,7 +61,7 @@ def test_a_checkpoint_brings_the_architecture_back(architecture, tmp_path, seede
     assert loaded.network.config.architecture == loaded.card.architecture == architecture
     image = torch.rand(1, 1, 32, 32)
     with torch.inference_mode():
-        # Loading lays the weights out channels-last, which sums in another order.
+        # Loaded weights are channels-last, which sums in another order.
         ours, its = network(image).logits, loaded.network(image).logits
     torch.testing.assert_close(its, ours, rtol=1e-3, atol=1e-3)
 

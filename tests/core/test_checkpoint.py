@@ -1,4 +1,4 @@
-"""Model files: nothing is lost, nothing runs, whatever else is refused in one sentence."""
+"""Model files: nothing is lost, no code runs, and other files are refused in one sentence."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_model_survives_a_file(tmp_path, make_model):
     model = make_model()
     for index in range(2):  # the second overwrites the first
         path = save_model(tmp_path / MODEL_FILE, model.network, model.card)
-        for at in (path, tmp_path):  # the file, or the folder that training wrote
+        for at in (path, tmp_path):  # the file, and the folder of a run
             loaded = load_model(at)
             assert not loaded.network.training
             assert loaded.card == model.card
@@ -106,7 +106,7 @@ def test_paths_may_be_text(tmp_path, make_model, one_sentence):
     model, path = make_model(), str(tmp_path / "heart.safetensors")
     assert str(save_model(path, model.network, model.card)) == path
     assert load_model(path).card == model.card
-    # Names of models are no files.
+    # A model's name is no path.
     with pytest.raises(InputError, match=r"catalog\.find_model") as error:
         load_model("cardiac-cine")
     one_sentence(error.value)
@@ -117,13 +117,13 @@ def test_a_model_file_is_plain_safetensors(model_file):
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
     assert header["__metadata__"]["format"] == FORMAT
-    # A pickle would start with its own marks, and safetensors has no place to hide one.
+    # A pickle would start with its own bytes, and safetensors cannot contain one.
     assert set(header.pop("__metadata__")) == {"format", "network", "card", "weights_sha256"}
     assert {entry["dtype"] for entry in header.values()} <= {"F32", "BOOL", "I64"}
 
 
 def damaged(model_file, tmp_path):
-    """Files that are no models, by what is wrong with them."""
+    """Files that are no models, by their defect."""
     content = model_file.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
@@ -205,16 +205,16 @@ def test_truncated_or_foreign_weights_are_refused(model_file, tmp_path, one_sent
     metadata = metadata_of(content)
     for cut in (len(content) - 1, len(content) // 2, 8 + length):
         path.write_bytes(content[:cut])
-        assert read_card(path).name == "tiny"  # the card is whole, the weights are not
+        assert read_card(path).name == "tiny"  # the card is complete, the weights are not
         with pytest.raises(InputError, match="weights") as error:
             load_model(path)
         one_sentence(error.value)
-    # Widths that eight groups do not divide.
+    # Widths that are no multiple of eight groups.
     network = {**json.loads(metadata["network"]), "normalisation": "group", "widths": [9, 9]}
     save_file({}, path, {**metadata, "network": json.dumps(network)})
     with pytest.raises(InputError, match="weights"):
         load_model(path)
-    # Weights that are whole, but another network's.
+    # Complete weights of another network.
     save_file({HEAD: torch.zeros(2, 2)}, path, metadata)
     with pytest.raises(InputError, match="weights"):
         load_model(path)
@@ -222,13 +222,13 @@ def test_truncated_or_foreign_weights_are_refused(model_file, tmp_path, one_sent
 
 def test_weights_that_are_not_as_saved_are_refused(model_file, make_model, one_sentence):
     whole = model_file.read_bytes()
-    # As a broken download leaves a file: of the right length, with a hole.
+    # As after a broken download: the right length, with a hole.
     at = len(whole) * 3 // 4
     model_file.write_bytes(whole[:at] + bytes(256) + whole[at + 256 :])
     with pytest.raises(InputError, match="as they were saved") as error:
         load_model(model_file)
     one_sentence(error.value)
-    # Files of before have no hash of their weights.
+    # Files of earlier versions have no hash.
     metadata = metadata_of(whole)
     del metadata["weights_sha256"]
     weights = make_model().network.state_dict()
@@ -295,7 +295,7 @@ def test_the_catalog_lists_what_is_readable_and_finds_by_name(
     (model_file.parent / "._model.safetensors").write_bytes(b"What macOS leaves beside a file.")
     mine = [entry for entry in models() if not entry.bundled]
     assert [entry.name for entry in mine] == ["model"]
-    # What is left out is said, and in the same words where it is asked for.
+    # A file that is left out is reported, in the same words as if it is asked for.
     odd = odd_models()
     assert len(odd) == len(list(damaged(model_file, tmp_path)))
     with pytest.raises(InputError) as error:

@@ -1,4 +1,4 @@
-"""Tidying of masks: what goes, what stays, and that ids never change."""
+"""Tidying of masks: what is removed, what stays, and that ids never change."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_largest_piece_of_each_structure_stays():
     assert (tidy == 1).sum() == 27
     assert (tidy == 300).sum() == 4
     assert tidy[2, 8, 8] == tidy[0, 7, 7] == 0
-    assert mask[2, 8, 8] == 300  # the mask given is not touched
+    assert mask[2, 8, 8] == 300  # the input is not changed
 
 
 def test_pieces_hang_together_across_slices_and_over_corners():
@@ -67,13 +67,13 @@ def test_holes_are_filled_in_slices_along_the_axis(axis):
     filled = fill_holes(mask, axis)
     assert np.moveaxis(filled, axis, 0)[3, 3, 3] == 2
     assert (filled != mask).sum() == 1
-    # In slices across it the gap is open: nothing encloses it there.
+    # In slices across the gap, nothing encloses it.
     assert np.array_equal(fill_holes(mask, (axis + 1) % 3), mask)
 
 
 @pytest.mark.parametrize(("outer", "inner"), [(2, 3), (3, 2)])
 def test_a_cavity_that_is_another_structure_stays_and_its_holes_are_its_own(outer, inner):
-    # As the left ventricle in the myocardium, whichever has the lower id.
+    # As the left ventricle in the myocardium; either may have the lower id.
     mask = np.zeros((1, 9, 9), np.uint8)
     mask[0, 1:8, 1:8] = outer
     mask[0, 3:6, 3:6] = inner

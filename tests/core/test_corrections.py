@@ -1,4 +1,4 @@
-"""What a person vouches for: only that is read, and it is seen as inference sees it."""
+"""Corrections: only the corrected slices are read, and they are seen as at inference."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 
 from l2gnet_core.augment import Augmentation
 from l2gnet_core.card import ModelCard
-from l2gnet_core.corrections import UNKNOWN, Correction, CorrectionSampler, informative
+from l2gnet_core.correction_views import UNKNOWN, CorrectedScan, CorrectionSampler
+from l2gnet_core.corrections import Correction, informative
 from l2gnet_core.errors import InputError
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.volume import Grid
 
 CARD = ModelCard(name="m", labels=LabelSet.from_names({1: "liver", 7: "spleen"}))
 SHAPE = (5, 24, 30)
-#: Weights of which one is no number, in a slice that is not the first to be corrected.
+#: Weights with one NaN, in a corrected slice that is not the first.
 IN_ONE = np.ones(SHAPE)
 IN_ONE[3, 0, 0] = np.nan
 
@@ -49,7 +50,7 @@ def test_other_slices_may_hold_anything(axis, seed, dtype):
     garbage[tuple(places)] = labels[tuple(places)]
     other = correction(garbage, (1, 3), axis)
     assert other.structures == clean.structures
-    seen, same = other.seen_by(CARD), clean.seen_by(CARD)
+    seen, same = CorrectedScan.of(other, CARD), CorrectedScan.of(clean, CARD)
     assert torch.equal(seen.classes, same.classes)
     assert torch.equal(seen.absent, same.absent)
 
@@ -58,7 +59,10 @@ def test_scans_are_learnt_from_as_readers_make_them():
     odd = np.random.default_rng(9).random(SHAPE)
     odd[2, :4] = np.nan
     plain = np.where(np.isnan(odd), np.nanmin(odd), odd)
-    seen, wanted = correction(scan=odd).seen_by(CARD), correction(scan=plain).seen_by(CARD)
+    seen, wanted = (
+        CorrectedScan.of(correction(scan=odd), CARD),
+        CorrectedScan.of(correction(scan=plain), CARD),
+    )
     assert torch.equal(seen.image, wanted.image)
     with pytest.raises(InputError, match="complex numbers"):
         correction(scan=odd * 1j)
@@ -95,7 +99,7 @@ def test_ids_become_classes_and_unmarked_voxels_unknown():
     labels = np.zeros(SHAPE, np.uint8)
     labels[1, :5], labels[1, 10:], labels[3, :] = 7, 4, 4
     labels[3, 0, 0] = 0
-    scan = correction(labels, (3, 1), unmarked=4).seen_by(CARD)
+    scan = CorrectedScan.of(correction(labels, (3, 1), unmarked=4), CARD)
     assert scan.places == (1, 3)
     assert scan.untouched == [0, 2, 4]
     assert torch.equal(scan.classes[0, :5], torch.full((5, 30), 2, dtype=torch.uint8))
@@ -108,7 +112,7 @@ def test_ids_become_classes_and_unmarked_voxels_unknown():
 
 
 def test_slices_are_seen_as_inference_sees_them():
-    # An oriented model sees this scan flipped and at another size; the labels go with it.
+    # An oriented model sees this scan flipped and resized, and the labels likewise.
     affine = np.diag([1.0, 2.0, -3.0, 1.0])
     grid = Grid(SHAPE, affine=affine, units="mm", oriented=True)
     card = ModelCard(
@@ -116,7 +120,7 @@ def test_slices_are_seen_as_inference_sees_them():
     )
     labels = np.zeros(SHAPE, np.uint8)
     labels[1, 2:9, 20:28] = 7
-    scan = Correction((labels > 0) * 100.0, grid, 0, labels, (1,)).seen_by(card)
+    scan = CorrectedScan.of(Correction((labels > 0) * 100.0, grid, 0, labels, (1,)), card)
     assert scan.image.shape == (5, 48, 30)
     (place,) = scan.places
     assert place == 3
@@ -131,15 +135,15 @@ def test_views_weigh_what_they_are_told_and_nothing_outside():
     labels[2] = 1
     labels[2, :, 15:] = 4
     weights = np.full(SHAPE, 3.0)
-    scan = correction(labels, (2,), unmarked=4, weights=weights).seen_by(CARD)
+    scan = CorrectedScan.of(correction(labels, (2,), unmarked=4, weights=weights), CARD)
     still = Augmentation(size=64, scale=(1, 1), stretch=0, turn=0, orientation_free=False)
     views = CorrectionSampler([scan], still, 1, (0, 0)).corrected(0, 4, 64, "cpu")
     assert views.images.shape == (4, 1, 64, 64)
     for classes, weight in zip(views.classes, views.weights, strict=True):
-        # Less at the edges, where half of a pixel is outside; never nothing.
+        # Less at the edges, where half of a pixel is outside; never zero.
         assert (weight[classes == 1] > 0.7).all()
         assert weight.max() == pytest.approx(3)
-        # Half of the slice is unknown, the rest of the view is outside of it.
+        # Half of the slice is unknown, and the rest of the view lies outside of it.
         assert 12 * 20 < (weight > 0).sum() <= 15 * 24 + 60
         assert set(classes.unique().tolist()) == {0, 1}
     assert views.absent.tolist() == [[False, False, True]] * 4
@@ -148,7 +152,10 @@ def test_views_weigh_what_they_are_told_and_nothing_outside():
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 999), st.integers(0, 10**6), st.sampled_from([1, 3]))
 def test_a_view_depends_on_seed_run_step_and_place_alone(seed, step, channels):
-    scans = [correction().seen_by(CARD), correction(labels_with((1,), 1)).seen_by(CARD)]
+    scans = [
+        CorrectedScan.of(correction(), CARD),
+        CorrectedScan.of(correction(labels_with((1,), 1)), CARD),
+    ]
 
     def sampler(run=0):
         return CorrectionSampler(scans, Augmentation(size=16), channels, (seed, run))
@@ -165,10 +172,10 @@ def test_a_view_depends_on_seed_run_step_and_place_alone(seed, step, channels):
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.sets(st.sampled_from([1, 2, 3, 4]), min_size=1))
 def test_no_view_holds_a_class_that_it_calls_absent(seed, held):
-    # One kidney alone may be painted; in a mirror image it is the other one.
+    # If one kidney is painted, it is the other one in a mirror image.
     names = {1: "left kidney", 2: "right kidney", 3: "spleen", 4: "liver"}
     card = ModelCard(name="m", labels=LabelSet.from_names(names))
-    scan = correction(labels_with(sorted(held))).seen_by(card)
+    scan = CorrectedScan.of(correction(labels_with(sorted(held))), card)
     how = Augmentation(size=32, orientation_free=False, mirror_pairs=((1, 2),))
     views = CorrectionSampler([scan], how, 1, (seed, 0)).corrected(0, 4, 32, "cpu")
     for classes, absent in zip(views.classes, views.absent, strict=True):
@@ -180,7 +187,7 @@ def test_old_answers_are_asked_for_on_other_slices_and_other_images():
     labels = labels_with()
     image = np.zeros(SHAPE)
     image[[1, 3]] = 1  # Of the scan, only corrected slices are bright.
-    scan = correction(labels, scan=image).seen_by(CARD)
+    scan = CorrectedScan.of(correction(labels, scan=image), CARD)
     still = Augmentation(16, (1, 1), stretch=0, turn=0, gain=(1, 1), offset=0, noise=0, bias=0)
 
     def brightness(scans, *others):
@@ -192,7 +199,7 @@ def test_old_answers_are_asked_for_on_other_slices_and_other_images():
     grey = torch.full((2, 40, 40), 0.5).half()
     mixed = brightness([scan], [grey], 0.5)
     assert 8 < (mixed > 0.4).sum() < 32
-    whole = correction(labels, range(5), scan=image).seen_by(CARD)
+    whole = CorrectedScan.of(correction(labels, range(5), scan=image), CARD)
     assert brightness([whole]) is None
     assert brightness([whole], [grey], 0.5).min() > 0.2
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from generators import ended
 
 from l2gnet_core.corrections import Correction
 from l2gnet_core.familiarity import hardly_known
@@ -22,12 +23,7 @@ def correct(scan: np.ndarray, labels: np.ndarray, slices=(1, 4), **more) -> Corr
 
 
 def asked(model, *corrections: Correction) -> bool:
-    check = hardly_known(model, corrections, "cpu")
-    while True:
-        try:
-            next(check)
-        except StopIteration as end:
-            return end.value
+    return ended(hardly_known(model, corrections, "cpu"))
 
 
 @pytest.fixture
@@ -37,14 +33,14 @@ def heart():
 
 @pytest.fixture
 def elsewhere(heart) -> np.ndarray:
-    """A scan in which the model takes other things for the heart, if anything."""
+    """A scan in which the model finds the heart nowhere or in the wrong place."""
     return np.roll(heart.image, 20, 1)
 
 
 def test_what_is_found_nowhere_is_hardly_known(heart_model, heart, elsewhere):
     assert not asked(heart_model, correct(heart.image, heart.labels))
     assert asked(heart_model, correct(elsewhere, heart.labels))
-    # Of two frames the one that is known speaks for both.
+    # One known frame of two is enough.
     known, other = correct(heart.image, heart.labels), correct(elsewhere, heart.labels)
     assert not asked(heart_model, known, other)
 
@@ -57,7 +53,7 @@ def test_names_do_not_count(heart_model, heart):
 def test_corrected_slices_may_be_the_worst_of_a_scan(heart_model, heart):
     labels = heart.labels.copy()
     labels[[1, 4]] = np.roll(labels[[1, 4]], (0, 14), (1, 2))
-    # Where these are found they overlap by less than two in five.
+    # The model's answers overlap the labels by less than two fifths.
     assert not asked(heart_model, correct(heart.image, labels))
 
 
@@ -87,7 +83,7 @@ def test_a_scan_that_is_hardly_known_is_learnt_anew(heart_model, heart, elsewher
             (entry,) = last.result.model.card.history
             assert entry["settings"]["pull"] == (SCAN.pull if known else 0.0)
     assert unconstrained(SCAN).limits.most_forgotten == 1
-    # Nor where it was not asked for, as by histories of before there was any of it.
+    # Nor if the settings do not ask for it, as in histories of earlier versions.
     told = {name: value for name, value in config.to_json().items() if name != "learns_anew"}
     plain = FineTuneConfig.from_json(told)
     *_, last = finetune(heart_model, [correct(elsewhere, heart.labels, (1, 2, 4))], plain)

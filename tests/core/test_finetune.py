@@ -1,4 +1,4 @@
-"""Fine-tuning: it helps or the old model stays, reads what it may, and can be stopped anywhere."""
+"""Fine-tuning: it helps or the old model stays, and it can be stopped anywhere."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ SHORT = replace(
     seconds=None,
     steps=2,
     batch=2,
-    # Weights are what is tested here, appearances are in test_appearance_search.py.
+    # Weights are tested here, appearances in test_appearance_search.py.
     adapts_appearance=False,
-    # A tiny network on a scan turned dark to bright has to go all the way.
+    # A tiny network needs all of the new weights on a scan with inverted contrast.
     mixes=(0.25, 0.5, 1.0),
     folds=2,
     fold_share=0.5,
     views=SMALL,
     limits=ANYTHING,
 )
-#: Enough for a tiny network to change its ways.
+#: Enough for a tiny network to change its answers.
 LONGER = replace(SHORT, steps=60, learning_rate=6e-3, batch=3, limits=Limits())
 
 
@@ -85,23 +85,23 @@ def dice(model, scan, truth, slices) -> float:
 
 
 def faded(phantom):
-    """The scan with its contrast upside down and little of it left, as another sequence has it."""
+    """The scan with inverted and reduced contrast, as in another sequence."""
     return 120.0 - 0.4 * phantom.image.astype(np.float32)
 
 
 def test_three_slices_help_the_others(heart_model, phantom, tmp_path):
     scan, others = faded(phantom), [0, 2, 5]
     before = dice(heart_model, scan, phantom.labels, others)
-    # The drawn heart as it was is another domain: to bend to this scan is to leave it.
+    # The usual drawn heart is another domain: a model adapted to this scan forgets it.
     config = replace(LONGER, limits=Limits(most_forgotten=1, most_code_drift=1))
     result = tuned(heart_model, correct(phantom, scan=scan), config)
     assert result.verdict.kept, result.verdict.reason
     assert result.verdict.reason.startswith("Kept: in short test runs")
     assert dice(result.model, scan, phantom.labels, others) > before + 0.1
-    # Its codes mean what they meant.
+    # The codebook is the same.
     old, new = (m.network.bottleneck.codebook.state_dict() for m in (heart_model, result.model))
     assert all(torch.equal(old[name], new[name]) for name in old)
-    # The card tells where it comes from, also after a save; the parent's scores are not its own.
+    # The card tells where the model comes from, also after a save, without its parent's scores.
     card = result.model.card
     file = save_model(tmp_path / MODEL_FILE, result.model.network, card)
     (entry,) = load_model(file).card.history
@@ -110,7 +110,7 @@ def test_three_slices_help_the_others(heart_model, phantom, tmp_path):
     assert entry["verdict"]["evidence"]["slices"] == 3
     assert card.name == f"hearts+{weights_hash(result.model.network)[:8]}"
     assert "single scan" in card.weaknesses[-1]
-    # A second fine-tuning goes on from there.
+    # A second fine-tuning starts from the first.
     again = tuned(result.model, correct(phantom, scan=scan))
     assert [e["parent"] for e in again.model.card.history] == ["hearts", card.name]
     assert again.model.card.name.count("+") == 1
@@ -134,7 +134,7 @@ def test_labels_that_lie_elsewhere_in_each_slice_teach_nothing(heart_model, phan
 
 
 def test_what_helps_here_and_forgets_the_rest_is_refused(heart_model, phantom):
-    # Organs swapped in every slice alike: slices left out get better, the heart is forgotten.
+    # Organs are swapped in all slices: slices left out get better, the heart is forgotten.
     swapped = np.array([0, 3, 1, 2], np.uint8)[phantom.labels]
     config = replace(LONGER, mixes=(1.0,), cautious_mix=1.0)
     result = tuned(heart_model, correct(phantom, labels=swapped), config)
@@ -187,7 +187,7 @@ def test_the_seed_decides(make_model, phantom):
 
 def test_unmarked_voxels_have_no_influence(make_model, phantom):
     model, tuned_models = make_model(sides=(64, 64)), []
-    # Whatever id says so, and however the person would have painted them.
+    # With any id for unmarked voxels, and with any true labels there.
     for id in (4, 200):
         labels = phantom.labels.copy()
         labels[:, 20:40] = id
@@ -297,7 +297,7 @@ def test_progress_only_goes_forward_and_shows_previews(make_model, phantom):
     assert done == sorted(done)
     assert done[-1] == 1
     assert [p.step for p in progress] == sorted(p.step for p in progress)
-    # A main run of 8 and three of half its length.
+    # A main run of 8 steps and three runs of half its length.
     assert progress[-1].step == sum(p.loss is not None for p in progress) == 8 + 3 * 4
     assert progress[-1].seconds_left == 0
     shown = [p for p in progress if p.preview is not None]
@@ -329,7 +329,7 @@ def test_it_ends_in_time(make_model, phantom):
     config = replace(SHORT, steps=None, seconds=1.5)
     *_, last = finetune(model, [correct(phantom)], config)
     assert last.step >= 3
-    # Steps and checks cannot be cut short: a busy machine makes the last ones longer.
+    # Steps and checks are not interrupted, and the last ones take longer on a busy machine.
     assert last.result.seconds < 5
 
 

@@ -1,4 +1,4 @@
-"""The guard: what it measures, and what it lets pass."""
+"""The guard: what it measures, and what it allows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from generators import ended
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from l2gnet_core.correction_views import CorrectedScan
 from l2gnet_core.corrections import Correction
 from l2gnet_core.cross_validation import best_mix, folds, left_out_counts, lost_shares, pooled_dice
 from l2gnet_core.finetune_config import PROJECT, SCAN
@@ -37,7 +38,7 @@ def correct(slices=(0, 2, 5), ids=(1, 2, 3), seed=0, **more) -> Correction:
     [
         (True, "in short test runs the mean Dice on slices left out of learning rose from 0.750 to "
                "0.810", {}),
-        # So little tells nothing of the other slices.
+        # So small a change tells nothing about the other slices.
         (True, "in short test runs slices left out of learning show no clear change (mean Dice "
                "from 0.870 to 0.872)", {"dice": Improvement({"a": 0.87}, {"a": 0.872})}),
         (False, "did not help", {"dice": Improvement({"a": 0.7}, {"a": 0.69})}),
@@ -46,7 +47,7 @@ def correct(slices=(0, 2, 5), ids=(1, 2, 3), seed=0, **more) -> Correction:
                 "Dice from 0.973 to 0.974)", {
             "dice": Improvement({"a": 0.9734}, {"a": 0.9742})
         }),
-        # To three digits these would be another number, too.
+        # Rounded to three digits, these differ.
         (False, "did not help on slices left out of learning (mean Dice unchanged at 0.973)", {
             "dice": Improvement({"a": 0.9734}, {"a": 0.9736})
         }),
@@ -63,7 +64,7 @@ def correct(slices=(0, 2, 5), ids=(1, 2, 3), seed=0, **more) -> Correction:
         (True, "weak evidence", {"dice": Improvement({}, {})}),
         (False, "forgot", {"dice": Improvement({}, {}), "heart": (0.9, 0.7)}),
         (False, "Nothing of the new", {"dice": Improvement({}, {}), "mix": 0.0}),
-        # A structure that is new cannot have been better before.
+        # A new structure cannot have been better before.
         (True, "Kept", {"dice": Improvement({"a": 0.5, "new": 0.1}, {"a": 0.9, "new": 0.0})}),
     ],
 )  # fmt: skip
@@ -102,7 +103,7 @@ def test_a_scan_is_let_pass_what_few_slices_cannot_tell():
     assert not judged(PROJECT.limits, replace(GOOD, dice=fallen), ["a"]).kept
     far = replace(fallen, after={"a": 0.69})
     assert "did not help" in judged(SCAN.limits, replace(GOOD, dice=far), ["a"]).reason
-    # Nothing is let pass where the old model has everything right.
+    # No fall is allowed if the old model is right everywhere.
     right = Improvement({"a": 1.0}, {"a": 0.994}, parts=((1.0, 0.994), (1.0, 1.0)))
     assert "did not help" in judged(SCAN.limits, replace(GOOD, dice=right), ["a"]).reason
 
@@ -142,7 +143,7 @@ def test_every_slice_is_left_out_once_and_something_is_left(slices, kind, most):
     for fold in found:
         assert 0 < sum(map(len, fold)) < total
         if kind == "project" and len(slices) > 1:
-            # Whole scans or nothing of them.
+            # A scan is left out as a whole or not at all.
             assert all(part in ((), c.slices) for part, c in zip(fold, corrections, strict=True))
 
 
@@ -163,7 +164,7 @@ def test_counts_are_of_marked_voxels_and_structures_spoken_of(make_model, views)
     correction = correct(ids=(1, 2, 4), unmarked=4)
     counts = ended(left_out_counts(model, [correction], [(2, 5)], "cpu"))
     expected = np.zeros((3, 3), int)
-    # Turned views cost time and are left out.
+    # Turned views are left out, since they take time.
     for done in predict_slices(make_model(views=1), correction.scan, Grid(SHAPE), 0, [2, 5]):
         if done is not None:
             truth = correction.labels[done.index]
@@ -194,20 +195,20 @@ def fold_counts(dice: list[float]) -> np.ndarray:
 
 def test_the_mix_that_others_speak_for_is_judged():
     mixes, config = (0.0, 0.25, 0.5, 1.0), replace(SCAN, mix_tolerance=0.005)
-    # Each fold alone likes 1.0 best; judged by what the two others say, nothing changes.
+    # All folds are best at 1.0, so each is judged at 1.0.
     same = np.stack([fold_counts([0.70, 0.75, 0.80, 0.90])] * 3)
     which, dice = best_mix(same, mixes, config, ["a"])
     assert (mixes[which], dice.before, dice.after) == (1.0, {"a": 0.7}, {"a": 0.9})
-    # Only the first likes 1.0, and so much that it has its way; it is judged by the others' 0.
+    # The first is so much better at 1.0 that all use 1.0, but it is judged at 0, by the others.
     odd = np.stack([fold_counts([0.1, 0.1, 0.1, 0.9]), *[fold_counts([0.8, 0.7, 0.7, 0.6])] * 2])
     which, dice = best_mix(odd, mixes, config, ["a"])
     assert mixes[which] == 1.0
     assert dice.before["a"] == pytest.approx(1.7 / 3)
     assert dice.after["a"] == pytest.approx((0.1 + 2 * 0.6) / 3)
     assert dice.parts == ((0.1, 0.1), (0.8, 0.6), (0.8, 0.6))
-    # In one scan a clearly better one is needed to leave the cautious mix.
+    # In one scan, another mix must be clearly better than the cautious one.
     assert mixes[best_mix(same, mixes, SCAN, ["a"])[0]] == 0.5
-    # About as good is not better than the cautious mix.
+    # An equally good mix does not replace the cautious one.
     near = np.stack([fold_counts([0.70, 0.74, 0.738, 0.742])] * 2)
     assert mixes[best_mix(near, mixes, config, ["a"])[0]] == 0.5
     worse = np.stack([fold_counts([0.8, 0.7, 0.7, 0.7])] * 2)
@@ -219,7 +220,7 @@ def test_the_mix_that_others_speak_for_is_judged():
 
 def test_code_distance_is_total_variation(make_model):
     model = make_model()
-    scan = correct().seen_by(model.card)
+    scan = CorrectedScan.of(correct(), model.card)
     book = model.network.bottleneck.codebook
     with torch.inference_mode():
         codes = model.network(

@@ -1,4 +1,4 @@
-"""What lies between annotated slices, by shape and image."""
+"""Labels between annotated slices, by shape and image."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ ANNOTATED = (0, 3, 6, 9, 12)
 
 
 def snake(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A bright disc (2) that winds its way through grey noise, a dark one (5) beside it: shapes
-    alone cut its corners."""
+    """A bright disc (2) on a winding path through grey noise, with a dark one (5) beside it; shapes
+    alone cut corners."""
     y, x = np.mgrid[0:56, 0:64]
     labels = np.zeros(SHAPE, np.uint8)
     for z in range(13):
@@ -38,7 +38,7 @@ def guided(*arguments, **more) -> np.ndarray:
 
 @cache
 def between() -> np.ndarray:
-    """Of the snake, what is found."""
+    """The mask that is found for the winding disc."""
     return guided(*snake(), ANNOTATED)
 
 
@@ -74,7 +74,7 @@ def test_slices_are_asked_about_together_and_come_out_as_alone(monkeypatch):
 
     monkeypatch.setattr(ExtraTreesClassifier, "predict_proba", noted)
     together = guided(*snake(), ANNOTATED)
-    # Once for each structure: what a call costs for itself would take minutes of many slices.
+    # One call for each structure: one for each of many slices would take minutes.
     assert len(asked) == 2
     monkeypatch.setattr("l2gnet_core.guided_interpolation._AT_ONCE", 1)
     assert np.array_equal(guided(*snake(), ANNOTATED), together)
@@ -99,11 +99,11 @@ def test_shapes_decide_where_there_is_nothing_to_compare():
     for slices in ([2, 7], [4]):
         expected = interpolate_slices(labels, slices)
         assert np.array_equal(guided(scan, labels, slices), expected)
-    # In two of five slices, the others of which say that it ends there.
+    # In two of five slices; the others show that it ends there.
     two = np.where(np.isin(np.arange(13), [3, 6])[:, None, None], labels, 0)
     expected = interpolate_slices(two, ANNOTATED)
     assert np.array_equal(guided(scan, two, ANNOTATED), expected)
-    # In one of the slices alone, and in all of the picture.
+    # In one slice only, and in the whole picture.
     labels[0] = 7
     assert (
         guided(scan, labels, ANNOTATED)[1] == interpolate_slices(labels, ANNOTATED)[1]

@@ -1,4 +1,4 @@
-"""docs/inspect.md: its walk through the sample tells what the bundled model sees there."""
+"""docs/inspect.md: the walk through the sample matches what the bundled model sees there."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_walk_through_the_sample_is_of_the_bundled_model():
 
     doubt = uncertainty_maps(trace, mask, ["combined"])["combined"]
     first = told(r"second frame, slices (\d), (\d) and (\d) stand out")
-    assert [one.index for one in ranked_slices(doubt, mask, 0)[:3]] == first
+    assert [one.index for one in ranked_slices(trace, mask)[:3]] == first
     assert not truth[first].any()
     assert mask[first].any((1, 2)).all()
     worst, here = told(r"worst place is in slice (\d), .* next one in slice (\d)")
@@ -49,7 +49,7 @@ def test_the_walk_through_the_sample_is_of_the_bundled_model():
     lit = np.zeros(mask.shape, bool)
     lit[here] = trace.cells.on_scan(trace.codes == code - 1)[here]
     mistake = lit & (mask == LEFT_VENTRICLE)
-    # Other processors may round a voxel otherwise.
+    # Other processors may round differently in a voxel.
     assert 100 * mistake.sum() / lit.sum() == pytest.approx(share, abs=1)
     cells = np.zeros(trace.codes.shape)
     cells[here] = 1

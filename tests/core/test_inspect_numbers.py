@@ -1,4 +1,4 @@
-"""Tables, plans, doubts and distances of a look, against brute force and other people's code."""
+"""Tables, plans, doubts and distances, against brute force and other libraries."""
 
 from __future__ import annotations
 
@@ -44,8 +44,11 @@ from l2gnet_core.inspect.uncertainty import (
     border_distances,
     chance_of_mistake,
     disagreement,
+    expected_wrong,
     lacking_overlap,
+    near_borders,
     plan_entropy,
+    ranked_by,
     ranked_slices,
     slice_maps,
     uncertainty_maps,
@@ -101,9 +104,6 @@ def test_the_plan_of_a_region_is_the_sum_over_its_tokens(seed):
     np.testing.assert_allclose(plan, brute_force(trace, region, everywhere), atol=1e-12)
     of_codes = np.bincount(trace.codes.ravel(), region.ravel(), len(trace.vectors)) / region.sum()
     np.testing.assert_allclose(plan.sum(1), of_codes, atol=1e-7)
-    within = code_plan(trace, region, region)
-    np.testing.assert_allclose(within, brute_force(trace, region, region), atol=1e-12)
-    np.testing.assert_allclose(within, within.T, atol=1e-12)
     assert not code_plan(trace, np.zeros(trace.codes.shape)).any()
 
 
@@ -116,7 +116,7 @@ def test_the_plan_of_structures_is_the_sum_over_their_shares(seed):
     np.testing.assert_allclose(plan, plan.T, atol=1e-12)
     np.testing.assert_allclose(plan.sum(1), voxels.mean((0, 1, 2)) / 256, atol=1e-7)
     share = voxels[..., 1] / 256
-    within = code_plan(trace, share, share).sum() * share.mean()
+    within = brute_force(trace, share, share).sum() * share.mean()
     assert plan[1, 1] == pytest.approx(within, rel=1e-6)
     lift = times_chance(plan)
     assert lift[1, 2] == pytest.approx(plan[1, 2] / (plan[1].sum() * plan[:, 2].sum()), rel=1e-6)
@@ -192,6 +192,18 @@ def test_tables_count_codes_and_voxels(seed):
     assert np.nanmax(pure) <= 1
     assert np.nanmin(pure) >= 1 / 3
     assert perplexity(np.zeros(4, int)) == 0
+
+
+@quick
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60))
+def test_perplexity_lies_between_one_and_the_codes_that_occur(codes):
+    assert 1 - 1e-9 <= perplexity(np.bincount(codes)) <= len(set(codes)) + 1e-9
+
+
+def test_perplexity_of_equal_shares_is_the_number_of_codes():
+    assert perplexity(np.full(12, 3)) == pytest.approx(12)
+    assert perplexity(np.array([0, 0, 25])) == pytest.approx(1)
+    assert perplexity(np.array([3, 1])) == pytest.approx(np.exp(entropy([0.75, 0.25])))
 
 
 def test_examples_begin_with_the_nearest_token():
@@ -281,7 +293,7 @@ def test_a_scan_is_placed_among_the_training_patients():
     assert like.distance < unlike.distance
     assert unlike.percentile == 100
     assert unlikeness(trace, CodeStatistics(known.counts)).percentile is None
-    # One patient has nobody to be compared to.
+    # One patient has no others to compare with.
     assert code_statistics(scans[:2], trace.vectors).distances == ()
 
 
@@ -346,7 +358,7 @@ def test_every_doubt_lies_on_the_voxels():
     for one in maps.values():
         assert (one.shape, one.dtype) == (mask.shape, np.float32)
     assert "plan" not in uncertainty_maps(made_up(0, references=None), mask)
-    # What has not been seen says nothing: the slice is as doubtful as one among its like.
+    # Slices not seen do not count: the slice is as doubtful as among equal ones.
     alike = mask.copy()
     alike[[0, 2]] = mask[1]
     among = uncertainty_maps(trace, alike)["combined"][1]
@@ -395,38 +407,56 @@ def test_the_chance_to_be_wrong_grows_with_entropy_and_with_what_neighbours_say(
     more = rng.random(softmax.shape, np.float32)
     assert (chance_of_mistake(softmax + more, neighbours, distances) >= chance).all()
     assert (chance_of_mistake(softmax, neighbours + more, distances) >= chance).all()
-    # A doubt at a border is usual; the same away from any means more.
+    # Doubt is usual at a border, and means more away from one.
     at, away = (np.full_like(softmax, pixels) for pixels in (0.5, 10))
     alike = (softmax, np.full_like(softmax, 0.5))
     assert (chance_of_mistake(*alike, away) > chance_of_mistake(*alike, at)).all()
 
 
+def ranked(doubt, slices, seen=None):
+    """Slices (n,H,W) by their doubt (n,H,W) near borders."""
+    near = (near_borders(slices, index) for index in range(len(slices)))
+    wrong = [expected_wrong(one, zone) for one, zone in zip(doubt, near, strict=True)]
+    return ranked_by(np.array(wrong), slices, seen)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_the_slice_with_most_doubt_at_borders_comes_first(axis):
+def test_slices_are_ranked_along_any_axis_as_by_the_map_of_the_whole_scan(axis):
+    trace = made_up(0, slices=4)
+    slices = np.zeros(trace.cells.shape, np.uint8)
+    slices[1:3, 10:30, 10:40] = 1
+    trace.cells = replace(trace.cells, axis=axis)
+    trace.codes[3] = -1
+    mask = np.moveaxis(slices, 0, axis)
+    doubt = uncertainty_maps(trace, mask)["combined"]
+    assert ranked_slices(trace, mask) == ranked(np.moveaxis(doubt, axis, 0), slices, trace.seen)
+
+
+def test_the_slice_with_most_doubt_at_borders_comes_first():
     mask = np.zeros((6, 40, 40), np.uint8)
     mask[1:5, 10:30, 10:30] = 1
     doubt = np.full(mask.shape, 0.0005, np.float32)
     doubt[3, 8:12, 8:30] = 0.9
     doubt[2, 35:, 35:] = 1  # far from any border
     doubt[5, 12:28, 12:28] = 0.5  # the structure may go on here
-    ranked = ranked_slices(np.moveaxis(doubt, 0, axis), np.moveaxis(mask, 0, axis), axis)
-    assert sorted(one.index for one in ranked) == list(range(6))
-    assert [one.index for one in ranked[:2]] == [5, 3]
-    assert ranked[1].voxels == pytest.approx(4 * 22 * 0.9, rel=0.02)
-    assert ranked[2].voxels < 1
-    expected = {one.index: one.expected for one in ranked}
+    found = ranked(doubt, mask)
+    assert sorted(one.index for one in found) == list(range(6))
+    assert [one.index for one in found[:2]] == [5, 3]
+    assert found[1].voxels == pytest.approx(4 * 22 * 0.9, rel=0.02)
+    assert found[2].voxels < 1
+    expected = {one.index: one.expected for one in found}
     assert 0 < expected[2] < expected[3] < expected[5] < 1
-    nothing = ranked_slices(doubt, np.zeros_like(mask), 0)
+    nothing = ranked(doubt, np.zeros_like(mask))
     assert all((one.voxels, one.expected < 0.1) == (0, True) for one in nothing)
 
 
 def test_slices_without_borders_come_last_and_those_near_what_was_found_first():
     mask = np.zeros((9, 10, 10), np.uint8)
     mask[5, 3:7, 3:7] = 1
-    ranked = ranked_slices(np.full(mask.shape, 0.3, np.float32), mask, 0)
-    assert sorted(one.index for one in ranked[:3]) == [4, 5, 6]
-    assert [one.index for one in ranked[3:]] == [3, 7, 2, 8, 1, 0]
-    nothing = ranked_slices(np.zeros(mask.shape, np.float32), np.zeros_like(mask), 0)
+    found = ranked(np.full(mask.shape, 0.3, np.float32), mask)
+    assert sorted(one.index for one in found[:3]) == [4, 5, 6]
+    assert [one.index for one in found[3:]] == [3, 7, 2, 8, 1, 0]
+    nothing = ranked(np.zeros(mask.shape, np.float32), np.zeros_like(mask))
     assert [one.index for one in nothing] == [4, 3, 5, 2, 6, 1, 7, 0, 8]
 
 
@@ -460,17 +490,17 @@ def test_a_slice_alone_is_expected_to_be_about_as_good_as_among_others():
     mask = np.zeros((7, 40, 40), np.uint8)
     mask[:, 10:30, 10:30] = 1
     doubt = np.full(mask.shape, 0.02, np.float32)
-    among = {one.index: one for one in ranked_slices(doubt, mask, 0)}[3].expected
-    alone = ranked_slices(doubt[3:4], mask[3:4], 0)[0].expected
+    among = {one.index: one for one in ranked(doubt, mask)}[3].expected
+    alone = ranked(doubt[3:4], mask[3:4])[0].expected
     part, seen = np.zeros_like(mask), np.arange(7) == 3
     part[3] = mask[3]
-    first = {one.index: one for one in ranked_slices(doubt, part, 0, seen)}[3].expected
+    first = {one.index: one for one in ranked(doubt, part, seen)}[3].expected
     assert among < alone < among + 0.1
     assert first == pytest.approx(alone, abs=0.01)
 
 
 def flat(trace) -> np.ndarray:
-    """A scan without anything to tell its voxels apart."""
+    """A scan with one intensity."""
     return np.zeros(trace.cells.shape)
 
 
@@ -490,7 +520,7 @@ def test_a_planted_mistake_is_found_in_other_slices(references, axis):
     marked = np.zeros(mistake.shape, bool)
     marked[2] = mistake[2]
     if axis == 1:
-        # The same scan stored another way.
+        # The same scan in another storage order.
         trace.cells = made_up_along_rows(trace.cells)
         wrong, marked, mistake = (np.moveaxis(a, 0, 1).copy() for a in (wrong, marked, mistake))
     regions = find_similar(trace, wrong, marked, flat(trace))
@@ -507,8 +537,8 @@ def test_a_planted_mistake_is_found_in_other_slices(references, axis):
 def test_codes_are_alike_by_how_much_more_than_usual_their_plans_overlap(faint):
     trace = made_up(0, slices=3, size=(8, 8), references=10)
     rows = np.eye(9, 10, dtype=np.float32)
-    rows[5] = 0.5 * (rows[4] + rows[5])  # half of it goes where code 4 sends its mass
-    # However little plans differ, and though the next slice weighs the references otherwise.
+    rows[5] = 0.5 * (rows[4] + rows[5])  # half goes to the references of code 4
+    # Also if plans differ little, and if the next slice uses the references differently.
     trace.plan_rows[:] = faint / 10 + (1 - faint) * rows
     trace.plan_rows[0] = 0.8 * trace.plan_rows[0] + 0.2 / 10
     alike = _alike(trace, 1, 0, np.array([4]))[0]
@@ -518,7 +548,7 @@ def test_codes_are_alike_by_how_much_more_than_usual_their_plans_overlap(faint):
 
 
 def two_spots(slices: int = 3) -> tuple:
-    """A look at two spots of one code in a structure, (z, 16:32, 16:32) and (z, 80:96, 96:112), a
+    """A trace, two spots of one code in a structure, (z, 16:32, 16:32) and (z, 80:96, 96:112), a
     mask of the structure, and a mark on the first spot of slice 1."""
     trace = made_up(0, slices=slices, size=(8, 8), references=None)
     trace.codes[:] = 0
@@ -568,7 +598,7 @@ def test_brightness_tells_places_of_a_small_structure_apart():
     mask[:, 100:130, 100:130] = 1
     marked = np.zeros(mask.shape, bool)
     marked[1, 100:130, 100:115] = True
-    # Far wider than the structure: air, and beside it tissue of many shades.
+    # Much wider than the structure: air, and tissue of many shades.
     scan = np.zeros(mask.shape)
     scan[:, :90] = np.linspace(0, 1000, 256)
     scan[:, 100:130, 100:115], scan[:, 100:130, 115:130] = 430, 400
@@ -606,14 +636,14 @@ def test_marks_in_empty_margins_say_nothing(one_sentence):
     one_sentence(error.value)
     both = find_similar(trace, mask, marked | stroke, flat(trace))
     assert [one.box for one in both] == [one.box for one in alone]
-    # Nor is anything written into what was given.
+    # The inputs are not changed.
     assert stroke.any()
 
 
 def test_a_code_that_is_mostly_right_says_less():
     trace, mask, marked = two_spots()
     sure = find_similar(trace, mask, marked, flat(trace))[0].score
-    # The spot's code is that of half the structure: only a small part of it is marked.
+    # Half of the structure has the spot's code, so only a small part of it is marked.
     trace.codes[:, :, :4] = 4
     doubtful = [region.score for region in find_similar(trace, mask, marked, flat(trace))]
     assert max(doubtful, default=0) < 0.3 * sure

@@ -1,4 +1,4 @@
-"""Places to look at, against planted doubt and other people's code."""
+"""Places to look at, against planted doubt and SimpleITK."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_planted_doubt_comes_first_and_places_keep_apart(seed: int, axis: int) -
         box = [part for along, part in enumerate(one.box) if along != axis]
         middle = [(part.start + part.stop - 1) / 2 for part in box]
         for other in centres.setdefault(one.index, []):
-            # At the edge of the scan a box is cut, and its middle moves by half of that.
+            # A box is cut at the edge of the scan, which moves its middle.
             assert max(abs(a - b) for a, b in zip(middle, other, strict=True)) >= WINDOW // 2
         centres[one.index].append(middle)
 

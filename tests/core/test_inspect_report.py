@@ -1,4 +1,4 @@
-"""`l2gnet inspect`: the folder it leaves, as a colleague and other programs read it."""
+"""`l2gnet inspect`: the folder that it writes, as people and other programs read it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES = LabelSet.from_names({1: "<script>alert(1)</script>", 2: "a & $b$", 5: "_
 
 
 class Reader(HTMLParser):
-    """Tags and text of a page; what is not closed or reaches outside of it."""
+    """Tags and text of a page; tags left open, and links out of it."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def png_size(content: bytes) -> tuple[int, int]:
 
 @pytest.fixture
 def named(make_model, tmp_path):
-    """A model with names that want to be markup."""
+    """A model with names that contain markup."""
     model = make_model(NAMES, codes=CodeStatistics((1,) * 32, (0.01, 0.02)))
     card = model.card
     path = tmp_path / "models" / "named.safetensors"
@@ -109,7 +109,7 @@ def test_the_folder_holds_a_page_pictures_tables_and_maps(
     softmax = np.asarray(nib.load(out / "uncertainty-softmax.nii.gz").dataobj).T
     np.testing.assert_array_equal(softmax, trace.entropy)
 
-    # A cell of the plan lies in the world where the voxels of its code do.
+    # A cell of the plan lies where the voxels of its code do, in mm.
     plan = nib.load(out / "plan.nii.gz")
     rows = np.asarray(plan.dataobj)
     assert rows.shape == (4, 3, 3, 8)
@@ -127,7 +127,7 @@ def test_the_folder_holds_a_page_pictures_tables_and_maps(
     assert sum(row["cells"] for row in told["usage"]) == trace.codes.size
     assert len(told["usage"]) + len(told["unused_codes"]) == told["codes"] == 32
     assert sorted(one["slice"] for one in told["check_first"]) == [0, 1, 2]
-    # Fitted to hearts, of these structures it would not hold.
+    # The fit to hearts is not valid for these structures.
     assert set(told["check_first"][0]) == {"slice", "voxels_expected_wrong"}
     first = told["usage"][0]
     assert sum(first["voxels"].values()) == (codes == first["code"]).sum()
@@ -161,7 +161,7 @@ def test_the_folder_holds_a_page_pictures_tables_and_maps(
 def test_dice_is_expected_of_hearts_alone(l2gnet, image, make_model, tmp_path, monkeypatch):
     drawn = dict.fromkeys(("slices", "usage", "plan", "references"), b"")
     monkeypatch.setattr("l2gnet_core.inspect.report.pictures", lambda findings: drawn)
-    # Of one who taught the model an organ more, the mean would be over that one, too.
+    # With one more taught organ, the mean would include it.
     for names, told in ((DRAWN, True), ([*DRAWN, "aorta"], False)):
         model = make_model(LabelSet.from_names(dict(enumerate(names, 1))))
         path = save_model(tmp_path / "m.safetensors", model.network, model.card)
@@ -187,7 +187,7 @@ def test_a_look_is_written_over_and_nothing_stays_of_another_model(
         assert l2gnet("inspect", image, "-o", out, "--model", model)[0] == 0
         names.append({file.name for file in out.iterdir()})
         pages.append((out / "index.html").read_bytes())
-    # The same look gives the same page.
+    # The same results give the same page.
     assert pages[0] == pages[1]
     assert b"cannot be said" in pages[0]
     assert "plan.json" in names[1]
@@ -238,7 +238,7 @@ def test_one_frame_of_a_series_is_looked_at(
     tmp_path,
     monkeypatch,
 ):
-    # What takes longest, and says nothing of the frame that the maps do not.
+    # Pictures take longest, and this test does not need them.
     drawn = dict.fromkeys(("slices", "usage", "plan", "references"), b"")
     monkeypatch.setattr("l2gnet_core.inspect.report.pictures", lambda findings: drawn)
     series = save_scan(tmp_path / "series.nii.gz", np.stack([scan, scan[:, ::-1]]))

@@ -38,7 +38,7 @@ LABELS = LabelSet.from_names({1: "left", 2: "right"})
 
 @st.composite
 def views(draw) -> SliceView:
-    """Any way of seeing a scan: axes in any order, flipped, resized, without its margins."""
+    """Any view of a scan: axes in any order, flipped, resized, without its margins."""
     axes = draw(st.permutations([0, 1, 2]))
     flipped = draw(st.tuples(*[st.booleans()] * 3))
     shape = draw(st.tuples(st.integers(1, 3), st.integers(1, 90), st.integers(1, 90)))
@@ -75,7 +75,7 @@ def test_every_voxel_lies_in_the_cell_that_its_centre_falls_into(view):
     scan = np.empty([whole.shape[view.axes.index(axis)] for axis in range(3)], int)
     whole.stack(scan)[...] = np.pad(seen, ((0, 0), *view.margins), constant_values=-1)
     stored = np.stack([view.stored(ids[view.place(index)]) for index in range(n)])
-    np.testing.assert_array_equal(cells.on_scan(stored, -1), scan)
+    np.testing.assert_array_equal(cells.on_scan(stored + 1), scan + 1)
     assert cells.shape == scan.shape
     assert cells.size == stored.shape[1:]
     one = np.moveaxis(scan, cells.axis, 0)[0]
@@ -152,7 +152,7 @@ def test_cells_lie_half_a_cell_from_their_corner(codes, axis, variant):
         expected = (
             trace.cells.start[slope] + np.arange(values.shape[slope]) * trace.cells.pitch[slope]
         )
-        # Not the cells at the edges: padding, and the window that cuts the slope's ends.
+        # Without cells at the edges: padding, and the window, change the slope there.
         middle = tuple(slice(None) if other == axis else slice(1, -2) for other in range(3))
         wanted = expected.reshape([-1 if other == slope else 1 for other in range(3)])
         inner = np.broadcast_to(wanted, values.shape)[middle]
@@ -226,7 +226,7 @@ def test_slices_can_come_in_any_order_and_twice(model_of, scan):
 
 
 def test_a_click_is_answered_at_once():
-    # What a click needs, on 100 slices of 512×512 pixels: the code's voxels, its row, its partners.
+    # What a click computes on 100 slices of 512×512: the code's voxels, its row, its partners.
     trace = made_up(0, slices=100, size=(32, 32), codes=256, references=64)
     plan = code_plan(trace)
     seconds = []

@@ -1,4 +1,4 @@
-"""Shapes between annotated slices, against geometry that is known."""
+"""Shapes between annotated slices, against known geometry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def disc(radius: float, row: float = 0.0) -> np.ndarray:
 
 
 def between(first: np.ndarray, last: np.ndarray, count: int = 9) -> np.ndarray:
-    """Interpolated slices; those not annotated hold garbage that must not be read."""
+    """Interpolated slices; slices without annotations hold garbage that must not be read."""
     labels = np.full((count, *first.shape), 77, np.uint8)
     labels[0], labels[-1] = first, last
     return interpolate_slices(labels, [0, count - 1])
@@ -35,7 +35,7 @@ def test_a_structure_that_one_neighbour_lacks_ends_halfway():
     mask = between(disc(16), disc(0), 9)
     areas = mask.sum((1, 2))
     assert (np.diff(areas[:5].astype(int)) < 0).all()
-    # At 3/8 of the way: 5/8 of the depth in the disc less 3/8 of the deepest, 16, is zero.
+    # At 3/8 of the way, the border is where 5/8 of the depth is 3/8 of the largest one, 16.
     assert areas[3] == pytest.approx(np.pi * (16 - 16 * 3 / 5) ** 2, rel=0.1)
     assert not mask[4:].any()
 
@@ -74,7 +74,7 @@ def test_annotated_slices_stay_and_the_way_back_is_the_same(data, axis, seed):
     garbage[tuple(places)] = labels[tuple(places)]
     assert np.array_equal(interpolate_slices(garbage, slices, axis), mask)
     back = interpolate_slices(np.flip(labels, axis), [count - 1 - s for s in slices], axis)
-    # Where two structures are equally likely the order may decide.
+    # If two structures are equally likely, the order may decide.
     assert np.mean(np.flip(back, axis) > 0) == np.mean(mask > 0)
 
 
@@ -86,7 +86,7 @@ def test_distances_are_those_of_simpleitk():
         image, insideIsPositive=True, squaredDistance=False, useImageSpacing=True
     )
     ours = _signed(shape > 0, (2.0, 1.5))
-    # Theirs begins at the middle of the outermost pixels inside, ours between them and the others.
+    # ITK's border lies on the outermost pixels inside, ours between these and the others.
     away = np.abs(ours) > 3
     assert np.abs(ours - sitk.GetArrayFromImage(theirs))[away].max() < 2.0
     assert np.array_equal(ours > 0, shape > 0)

@@ -1,4 +1,4 @@
-"""Which structures change places in a mirror."""
+"""Structures that change places in a mirror image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.laterality import apart_by_direction, mirror_pairs
 
-#: How people write which side something is on.
+#: Ways to write a side in a name.
 STYLES = (
     ("left {}", "right {}"),
     ("{} left", "{} right"),
@@ -38,10 +38,10 @@ def test_partners_are_found_in_any_order_and_style(data):
         style = data.draw(st.sampled_from(STYLES))
         couples.append(tuple(side.format(organ) for side in style))
     names = data.draw(st.permutations([*single, *(name for couple in couples for name in couple)]))
-    # Ids with gaps: classes are counted, not named by them.
+    # Ids with gaps: classes are numbered by order.
     found = mirror_pairs(LabelSet.from_names({3 * i + 5: name for i, name in enumerate(names)}))
     assert {(names[a - 1], names[b - 1]) for a, b in found} == set(couples)
-    # With a partner missing nothing may be mirrored any more.
+    # With one partner missing, nothing may be mirrored.
     lost = data.draw(st.sampled_from([name for couple in couples for name in couple]))
     assert pairs(*(name for name in names if name != lost)) == ()
 
@@ -68,11 +68,11 @@ def test_pairs(names, found):
         ("structure 1", "structure 2"),
         ("left kidney", "right kidney", "left lung"),
         ("lung_middle_lobe_right", "left kidney", "right kidney"),
-        # By what they do, not by where they lie.
+        # Sides that differ in function.
         ("right ventricle", "myocardium", "left ventricle"),
         ("heart_atrium_left", "heart_atrium_right", "kidney_left", "kidney_right"),
         ("left lobe of the liver", "right lobe of the liver"),
-        # Sides that cannot be told from chance.
+        # Letters that may be sides.
         ("LV", "RV", "left kidney", "right kidney"),
         ("Eye_AL", "Eye_AR", "parotid_l", "parotid_r"),
         ("LKidney", "RKidney", "lung left", "lung right"),
@@ -94,7 +94,7 @@ def test_in_doubt_nothing_is_mirrored(names):
             ("superior vena cava", "vena cava inferior"),
             [("superior vena cava", "vena cava inferior")],
         ),
-        # The heart's sides look unlike each other, whichever way a scan is turned.
+        # The heart's sides look different in any orientation.
         (("left ventricle", "right ventricle"), []),
         (("left lung", "right kidney", "upper lip", "posterior"), []),
     ],

@@ -1,4 +1,4 @@
-"""What of a scan is not shown to a network: padding, air and its noise."""
+"""The margins of a scan that a network is not shown: padding, air and its noise."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from l2gnet_core.appearance import Appearance
 from l2gnet_core.appearance_search import seen_as
 from l2gnet_core.card import ModelCard
 from l2gnet_core.cases import Case, FilePair
+from l2gnet_core.correction_views import CorrectedScan
 from l2gnet_core.corrections import Correction
 from l2gnet_core.cross_validation import compared, slice_counts
 from l2gnet_core.data import load_frames
@@ -49,7 +50,7 @@ CUTS = st.tuples(st.integers(0, 30), st.integers(0, 30))
 @settings(
     max_examples=12,
     deadline=None,
-    # A model is made for each example.
+    # Makes a model for each example.
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
@@ -60,7 +61,7 @@ CUTS = st.tuples(st.integers(0, 30), st.integers(0, 30))
     value=st.sampled_from([0, -1024, 7, "noise"]),
 )
 def test_empty_margins_change_nothing(make_model, axis, codes, oriented, cuts, value):
-    # Padded by another program, turned into a larger field of view, or seen in one by the scanner.
+    # Padded by a program, turned into a larger field of view, or scanned in one.
     shape = [66, 66, 66]
     shape[axis] = 3
     scan = np.random.default_rng(0).integers(20, 900, shape).astype(np.int16)
@@ -87,7 +88,7 @@ def test_empty_margins_change_nothing(make_model, axis, codes, oriented, cuts, v
     plain, doubts = uncertainty_maps(alone, mask), uncertainty_maps(trace, of_padded)
     for name in ("softmax", "quantisation", "plan"):
         np.testing.assert_array_equal(doubts[name], np.pad(plain[name], padding), err_msg=name)
-    # At the edge of what is seen an organ ends where a margin begins: other distances to borders.
+    # At the edge of what is shown, a margin is a border, which changes distances.
     assert not doubts["combined"][np.pad(np.ones(scan.shape), padding) == 0].any()
     assert trace.cells.pitch == alone.cells.pitch
     moved = np.array(alone.cells.start) + [before for before, _ in padding]
@@ -101,7 +102,7 @@ def test_what_holds_next_to_nothing_is_not_cut_to_a_speck():
     view = slice_view(card(), grid, 0, scan)
     assert view.shape == (2, LEAST_SEEN, LEAST_SEEN)
     assert view.stack(scan).any()
-    # Lines of many values are no margin, however alike they are to each other.
+    # Lines with several values are no margin, even if all lines are equal.
     rows = np.broadcast_to(np.arange(200.0)[:, None], (2, 200, 90))
     assert slice_view(card(), grid, 0, rows).shape == (2, 198, 90)
 
@@ -115,10 +116,10 @@ def test_the_table_under_a_patient_is_left_out():
     scan[:, 155:185, 5:195] = -900  # foam
     scan[:, [155, 156, 183, 184], 5:195] = scan[:, 155:185, [5, 194]] = -100
     assert slice_view(card(), Grid(scan.shape), 0, scan).margins == ((31, 50), (25, 50))
-    # A patient alone is seen as before.
+    # A patient without a table is seen as before.
     alone = np.where(body, scan, -1024)
     assert slice_view(card(), Grid(scan.shape), 0, alone).margins == ((31, 50), (31, 50))
-    # Nor does anything go where nothing is as thick as a patient.
+    # Nothing is cut if nothing is as thick as a patient.
     thin = np.where(np.indices((200, 200)).sum(0) % 4 == 0, scan, -1024)
     assert slice_view(card(), Grid(scan.shape), 0, thin).shape[1] > 150
 
@@ -138,7 +139,7 @@ def test_the_air_of_a_ct_is_left_out_and_what_lies_outside_of_its_circle():
     view = slice_view(card(), Grid(scan.shape), 0, scan)
     assert view.margins == padding[1:]
     np.testing.assert_array_equal(view.stack(scan), body)
-    # Where the circle cuts into what is seen, its outside is no darker than air.
+    # Outside of the circle, what is shown is no darker than air.
     body[:, :15, :15] = -3024
     assert intensity_window(body)[0] == -1024
     resampled = body + np.where(body < -2000, rng.uniform(0, 0.5, body.shape), 0)
@@ -147,7 +148,7 @@ def test_the_air_of_a_ct_is_left_out_and_what_lies_outside_of_its_circle():
 
 
 def test_margins_within_margins_go_too():
-    # A scan that was turned, and its corners filled, then seen in a wider field with noise.
+    # A scan that was turned, with filled corners, in a wider field with noise.
     scan = np.pad(np.random.default_rng(0).integers(20, 900, (2, 70, 70)), ((0, 0), (9, 3), (0, 0)))
     wide = faintly_noisy(((0, 0), (10, 10), (20, 20)), scan)
     assert slice_view(card(), Grid(scan.shape), 0, scan).margins == ((9, 3), (0, 0))
@@ -184,7 +185,7 @@ def test_margins_are_left_out_of_what_is_learnt(tmp_path, save_scan):
         one = card(labels=LabelSet.from_names({1: "bright"}))
         frames += load_frames(Case.named(name, pair), one)
         correction = Correction(image, Grid(image.shape), 0, truth, (0, 2))
-        corrected.append(correction.seen_by(one))
+        corrected.append(CorrectedScan.of(correction, one))
     assert torch.equal(frames[0].image, frames[1].image)
     assert torch.equal(frames[0].classes, frames[1].classes)
     assert torch.equal(corrected[0].image, corrected[1].image)
@@ -212,9 +213,9 @@ def test_fine_tuning_searches_a_scan_once_and_sees_the_same_of_it(make_model, mo
             anew = {done.index: done.labels for done in predict_slices(shown, scan, grid, 0)}
             searched.clear()
             found = ended(slice_counts(shown, correction, (1, 3), "cpu"))
-            image = correction.seen_by(shown.card).image
+            image = CorrectedScan.of(correction, shown.card).image
             assert len(searched) == (zoom == 1)
-            assert torch.equal(image, replace(correction).seen_by(shown.card).image)
+            assert torch.equal(image, CorrectedScan.of(replace(correction), shown.card).image)
             for index, counts in found.items():
                 told = compared(anew[index], labels[index], [1, 2])
                 np.testing.assert_array_equal(counts, told)

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("seeded")
 def tiny(classes=4, in_channels=1, fused=True):
     network = build(preset("tiny", classes, in_channels))
     if fused:
-        # The fusion starts at zero, which would hide whatever the transport does.
+        # The fusion starts at zero, which would hide the transport.
         nn.init.normal_(network.bottleneck.fusion.weight, std=0.1)
     return network
 
@@ -69,7 +69,7 @@ def test_inference_over_codes_equals_training_over_tokens():
     with torch.no_grad():
         by_code = network(images)
         network.train()
-        # Tokens are transported, but the codebook must stand still to be compared.
+        # Training mode transports tokens, but the codebook must not move for a comparison.
         network.bottleneck.codebook.eval()
         by_token = network(images)
     assert torch.equal(by_code.codes, by_token.codes)
@@ -144,7 +144,7 @@ def test_gradients_reach_everything_after_one_step():
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     images, target = torch.rand(2, 1, 64, 64), torch.randint(4, (2, 64, 64))
     for _ in range(2):
-        # In the first step the fusion is zero and lets nothing through to the reference.
+        # In the first step the fusion is zero, and the reference gets no gradient.
         optimizer.zero_grad()
         segmentation_loss(network(images), target).backward()
         optimizer.step()
@@ -159,7 +159,7 @@ def test_the_transport_alone_passes_gradients_to_the_encoder():
     network = tiny()
     channels = network.config.widths[-1]
     with torch.no_grad():
-        # Only the second part of [c; g], what the transport returned, is let through.
+        # Only the second part of [c; g], the result of transport, counts.
         network.bottleneck.fusion.weight[:, :channels] = 0
     features = torch.randn(2, channels, 4, 4, requires_grad=True)
     fused = network.bottleneck(features).features - features
@@ -221,7 +221,7 @@ def test_one_seed_gives_all_architectures_the_same_body():
         assert all(torch.equal(body[name], bodies[0][name]) for name in body)
 
 
-# "plain": models of before go on as they began.
+# "plain": the tokens of earlier models.
 @pytest.mark.parametrize(
     ("architecture", "tokens", "drawn"),
     [
@@ -264,7 +264,7 @@ def test_references_begin_as_codes_and_the_plan_tells_codes_apart():
 
 
 def test_gates_keep_their_place_among_the_weights():
-    # A saved optimiser knows weights by their place.
+    # A saved optimiser knows weights by their order.
     network = build(preset("tiny", 4, architecture="attnunet", supervised=2))
     names = [name for name, _ in network.decoder.named_children()]
     assert names == ["ups", "gates", "blocks", "head", "coarser_heads"]

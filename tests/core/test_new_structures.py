@@ -1,4 +1,4 @@
-"""Structures that a model never had: room for them, names for them, and the old ones unharmed."""
+"""New structures: room in the network, names, and no harm to the old ones."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
 from l2gnet_core.cleanup import CleanUp, tidy
 from l2gnet_core.config import preset
+from l2gnet_core.correction_views import CorrectedScan
 from l2gnet_core.corrections import Correction
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetune import finetune
@@ -27,7 +28,7 @@ from l2gnet_core.predict import predict_slices
 from l2gnet_core.volume import Grid
 from l2gnet_core.weights import mixed, weights_hash
 
-#: A guard that keeps whatever comes.
+#: A guard that allows everything.
 UNLIMITED = Limits(-1, 1, 1, 1, 1, 1)
 KNOWN = LabelSet.from_names({1: "liver", 5: "spleen"}, {5: "#123456"})
 SHAPE = (6, 48, 48)
@@ -64,7 +65,7 @@ def test_old_logits_stay_and_new_classes_are_answered_nowhere(model):
     ids = np.array([0, *(label.id for label in labels)])
     old_ids = np.array([0, *(label.id for label in model.card.labels)])
     assert np.array_equal(ids[after.argmax(1)], old_ids[before.argmax(1)])
-    # What the old ones are given hardly changes.
+    # The probabilities of the old classes hardly change.
     shares = after.softmax(1)[:, [0, 1, 3]] - before.softmax(1)
     assert shares.abs().max() < 0.04
     assert model.network.config.classes == 3
@@ -91,7 +92,7 @@ def test_mixing_starts_at_the_old_weights_and_ends_at_the_new(make_model):
 
 
 def test_a_new_organ_is_learnt_and_the_others_stay(make_model):
-    # Of nonsense networks some learn nothing; this one learns it, in 30 steps or 60.
+    # Some untrained networks learn nothing; this one learns it in 30 or 60 steps.
     model = make_model(KNOWN, seed=3)
     scan, labels = scene()
     config = replace(
@@ -104,7 +105,7 @@ def test_a_new_organ_is_learnt_and_the_others_stay(make_model):
     assert verdict.kept, verdict.reason
     assert taught.card.labels.names == {1: "liver", 3: "tumour", 5: "spleen"}
     assert taught.card.labels.colors[5] == "#123456"
-    # Liver and spleen are in none of the corrected slices: nothing was said of them.
+    # Liver and spleen are in no corrected slice, so nobody said where they are.
     assert verdict.evidence.dice.before == {"tumour": 0.0}
     others = [0, 2, 4]
     found = {
@@ -113,7 +114,7 @@ def test_a_new_organ_is_learnt_and_the_others_stay(make_model):
     said, true = np.stack([found[i] for i in others]), labels[others] == 3
     assert 2 * (said & true).sum() / (said.sum() + true.sum()) > 0.6
 
-    # Of the liver, of which nobody said anything, it found nothing any more: usually refused.
+    # The new model finds nothing of the liver, which nobody painted: usually refused.
     limits = Limits(most_code_drift=1)
     *_, last = finetune(model, [correct(labels)], replace(config, limits=limits))
     assert not last.result.verdict.kept
@@ -137,10 +138,10 @@ def test_a_taught_organ_keeps_all_its_pieces(make_model):
 
 
 def test_what_is_absent_from_a_correction_is_not_unlearnt(model):
-    # The model says liver in every slice; only the spleen was painted. Its rows must not learn that
-    # there is no liver.
+    # The model answers liver in every slice, and only the spleen was painted: it must not learn
+    # that there is no liver.
     labels = np.where(scene()[1], 5, 0).astype(np.uint8)
-    labels[0] = 1  # Elsewhere, in a slice of which nobody vouches.
+    labels[0] = 1  # in a slice that is not corrected
     config = replace(
         SCAN, seconds=None, steps=20, learning_rate=3e-2, folds=0, cautious_mix=1.0, pull=0.0,
         views=replace(SCAN.views, size=48), limits=Limits(-1, 1, 1, 1, 1),
@@ -155,14 +156,14 @@ def test_what_is_absent_from_a_correction_is_not_unlearnt(model):
     assert liver(everywhere) > 0.9
     *_, last = finetune(everywhere, [correct(labels, (2, 3))], config)
     assert liver(last.result.model) > 0.9
-    # Where the liver is in one of the corrected slices, they say where it is not.
+    # If the liver is in a corrected slice, the corrections also say where it is not.
     labels[2, :4, :4] = 1
     *_, last = finetune(everywhere, [correct(labels, (2, 3))], config)
     assert liver(last.result.model) < 0.5
 
 
 def make_say(model, row: int):
-    """The model, inclined to answer one class."""
+    """The model with a higher bias for one class."""
     network = mixed(model.network, model.network, 1)
     with torch.no_grad():
         network.decoder.head.weight.mul_(0.05)
@@ -179,7 +180,7 @@ def test_names_are_given_or_made_up():
         5: "spleen",
         8: "structure 8",
     }
-    # A name for what the model has is no harm if it is its name; nothing new, nothing changes.
+    # The name of a known structure is accepted if it is the same; then nothing changes.
     plain = np.where(labels, 1, 0)
     assert taught_labels(KNOWN, [correct(plain)], {1: "liver"}) == KNOWN
 
@@ -202,12 +203,12 @@ def test_names_and_ids_that_clash_are_refused(said, names, unmarked, one_sentenc
 
 def test_strokes_of_a_new_organ_alone_are_refused(model, one_sentence):
     labels = scene()[1]
-    # A mask in which 0 stands for "not looked at": everything might be the new organ.
+    # In this mask 0 means unmarked: everything else might be the new organ.
     strokes = correct(labels, unmarked=0)
     with pytest.raises(InputError, match="marked as none of it") as caught:
         next(finetune(model, [strokes]))
     one_sentence(caught.value)
-    # What another structure is, is none of it; and other scans may say so.
+    # Voxels of another structure are not the new one; those of another scan are enough.
     labels[3, :3, :3] = 1
     assert 3 in taught_labels(KNOWN, [correct(labels, unmarked=0)], {}).names
     assert 3 in taught_labels(KNOWN, [strokes, correct(labels)], {}).names
@@ -217,7 +218,7 @@ def scene_seen(slices, **more):
     labels = scene()[1]
     model = Model(build(preset("tiny", 3)), ModelCard("m", KNOWN))
     wide, new = with_room_for(model, taught_labels(KNOWN, [correct(labels, slices)], {}))
-    return wide, torch.tensor(new), correct(labels, slices, **more).seen_by(wide.card)
+    return wide, torch.tensor(new), CorrectedScan.of(correct(labels, slices, **more), wide.card)
 
 
 def test_slices_between_are_filled_in_by_shape():
@@ -227,7 +228,7 @@ def test_slices_between_are_filled_in_by_shape():
     whole = np.zeros(SHAPE, np.uint8)
     whole[[1, 4]] = np.where(scene()[1] == 3, 2, 0)[[1, 4]]
     assert np.array_equal(found.classes, interpolate_slices(whole, [1, 4])[[2, 3]])
-    # Nothing is certain near the border, nor is anything said of the others.
+    # Pixels near the border have no weight, and other classes count as absent.
     assert set(np.unique(found.weights)) == {0.0, 0.5}
     assert (found.weights[0][found.classes[0] == 2] == 0).any()
     assert found.absent.tolist() == [False, True, False, True]
@@ -262,11 +263,11 @@ def test_scans_say_nothing_of_new_structures_that_others_hold(seeded):
     both = [correct(labels, (1, 4)), correct(other, (1, 4))]
     wide, new = with_room_for(model, taught_labels(KNOWN, both, {}))
     new = torch.tensor(new)
-    three, four = (one.seen_by(wide.card) for one in both)
+    three, four = (CorrectedScan.of(one, wide.card) for one in both)
     classes = [label.id for label in wide.card.labels]
     held = filled_in(three, new)
     assert held.absent.tolist() == [False, *(id != 3 for id in classes)]
-    # The same picture is 3 to the one and 4 to the other: both rows must come out alike.
+    # The same picture is 3 in one scan and 4 in the other: both rows must be alike.
     fit_heads(wide.network.train(), [three, four], new, "cpu")
     head = wide.network.decoder.head
     rows = [1 + classes.index(id) for id in (3, 4)]
@@ -278,5 +279,5 @@ def test_settings_for_what_is_taught():
     assert settings(several=False, new=False) is SCAN
     assert settings(several=False, new=True) is ORGAN
     assert settings(several=True, new=True) is PROJECT
-    # Halfway between nothing and a new structure there is nothing.
+    # With half of the new weights, a new structure is not found.
     assert ORGAN.mixes == (ORGAN.cautious_mix,) == (1.0,)

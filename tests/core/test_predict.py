@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from l2gnet_core import predict
 from l2gnet_core.card import Expectations
 from l2gnet_core.checkpoint import load_model
+from l2gnet_core.correction_views import CorrectedScan
 from l2gnet_core.corrections import Correction
 from l2gnet_core.device import choose_device
 from l2gnet_core.errors import InputError
@@ -45,7 +46,7 @@ def calls(monkeypatch):
 
 
 def sliced(model, scan, axis=0, *more, **options):
-    """Slices of a scan that says nothing of where it lies."""
+    """Slices of a scan without orientation or spacing."""
     return predict_slices(model, scan, Grid(scan.shape), axis, *more, **options)
 
 
@@ -60,7 +61,7 @@ def whole(model, scan, axis=0, **options) -> np.ndarray:
 
 
 def agree(a: np.ndarray, b: np.ndarray) -> bool:
-    # A batch of another size may be summed in another order: a voxel may sit on the fence.
+    # Batches of other sizes may be summed in another order, which can flip a voxel.
     return a.shape == b.shape and np.mean(a != b) < 1e-3
 
 
@@ -83,7 +84,7 @@ def test_every_slice_comes_once_in_its_own_size_with_the_cards_ids(model, scan):
     assert all((slice.device, slice.notice) == ("cpu", None) for slice in done)
     found = set(np.unique([slice.labels for slice in done]))
     assert found <= {0, 1, 2, 3}
-    assert len(found) > 1  # the untrained model says something, or the tests here say nothing
+    assert len(found) > 1  # the tests here need an untrained model with several answers
 
 
 def test_slices_come_in_the_order_wanted(model, scan):
@@ -141,7 +142,7 @@ def test_with_two_views_a_mirrored_patient_has_the_mirrored_answer(make_model, s
     assert agree(mirrored(model), answer(model, scan))
     one_view = make_model(sides, oriented=True, slicing="axial")
     assert not agree(mirrored(one_view), answer(one_view, scan))
-    # A mirror image of these would say nothing.
+    # For these, a mirror image does not help.
     odd = LabelSet.from_names({**sides.names, 5: "left adrenal"})
     for labels, axis in ((odd, 0), (sides, 2)):
         one, two = (
@@ -167,7 +168,7 @@ def test_the_type_of_the_voxels_does_not_matter(model, scan, dtype):
 def test_a_network_of_three_slices_sees_each_amid_its_neighbours(make_model, scan):
     model = make_model(in_channels=3)
     mask = whole(model, scan)
-    # Alone, in another order, or in the whole scan: a slice comes out the same.
+    # A slice has the same answer alone, in another order, and in the whole scan.
     (last,) = sliced(model, scan, 0, [2])
     assert agree(last.labels, mask[2])
     changed = scan.copy()
@@ -175,7 +176,7 @@ def test_a_network_of_three_slices_sees_each_amid_its_neighbours(make_model, sca
     again = whole(model, changed)
     assert agree(again[0], mask[0])  # two slices away
     assert not agree(again[1], mask[1])
-    # What the network is given is the slice below, the slice itself and the one above.
+    # The network is given the slice below, the slice itself and the slice above.
     scaled = normalise(scan, intensity_window(scan))
     window = pad_to_multiple(torch.from_numpy(scaled)[None, [0, 1, 2]], model.network.config.stride)
     with torch.inference_mode():
@@ -212,13 +213,14 @@ def test_a_ct_is_shown_to_models_of_mr_in_a_soft_tissue_window(make_model, scan)
     ct[:, -1] = 1500
     of_mr, of_ct = (make_model(expects=Expectations(modality=what)) for what in ("MR", "CT"))
     windowed = np.clip(ct, -160, 240)
-    # The window of what is clipped is the whole of it.
+    # The window of the clipped scan is its whole range.
     assert intensity_window(windowed) == (-160, 240)
     assert agree(whole(of_mr, ct), whole(of_mr, windowed))
     assert not agree(whole(of_ct, ct), whole(of_ct, windowed))
     grid, labels = Grid(ct.shape), np.ones(ct.shape, np.uint8)
     seen, same = (
-        Correction(one, grid, 0, labels, (0,)).seen_by(of_mr.card) for one in (ct, windowed)
+        CorrectedScan.of(Correction(one, grid, 0, labels, (0,)), of_mr.card)
+        for one in (ct, windowed)
     )
     torch.testing.assert_close(seen.image, same.image)
 
@@ -263,10 +265,10 @@ def test_when_memory_is_short_smaller_batches_do(model, scan, monkeypatch):
     monkeypatch.setattr(predict, "_answers", greedy)
     monkeypatch.setitem(predict.BATCH_PIXELS, "cpu", 4 * 3 * 53)
     done = list(sliced(model, scan, 1))
-    assert sizes == [4, 2, *[1] * 41]  # what was learnt is kept
+    assert sizes == [4, 2, *[1] * 41]  # the smaller size is kept
     assert [slice.index for slice in done] == list(range(41))
     assert agree(np.stack([slice.labels for slice in done], 1), wanted)
-    # Said once, with the slice that came late.
+    # One notice, with the slice that came late.
     assert "smaller batches (1)" in done[0].notice
     assert all(slice.notice is None for slice in done[1:])
 
@@ -274,11 +276,11 @@ def test_when_memory_is_short_smaller_batches_do(model, scan, monkeypatch):
 def test_when_the_gpu_does_not_suffice_the_cpu_does(model, scan, monkeypatch, pretended_gpu):
     wanted, compute = whole(model, scan), predict._answers
 
-    def no_gpu(model, images, size, appearance, device, *more):
+    def no_gpu(model, images, shown, device):
         if device == "cuda":
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
         used.append(model.network)
-        return compute(model, images, size, appearance, device, *more)
+        return compute(model, images, shown, device)
 
     used = []
     monkeypatch.setattr(predict, "_answers", no_gpu)
@@ -286,7 +288,7 @@ def test_when_the_gpu_does_not_suffice_the_cpu_does(model, scan, monkeypatch, pr
     assert [slice.device for slice in done] == ["cpu"] * 3
     assert "CPU" in done[0].notice
     assert agree(np.stack([slice.labels for slice in done]), wanted)
-    # The network itself stays where other jobs may use it.
+    # The network itself stays on its device, where other jobs may use it.
     (copy,) = set(used)
     theirs = {one.data_ptr() for one in model.network.state_dict().values()}
     assert not theirs & {one.data_ptr() for one in copy.state_dict().values()}
@@ -305,7 +307,7 @@ def test_closing_the_generator_cancels(model, scan, calls, monkeypatch):
     monkeypatch.setitem(predict.BATCH_PIXELS, "cpu", 1)
     slices = sliced(model, scan, 0, outward(1, 3))
     assert next(slices).index == 1
-    # Whoever consumes the generator may train meanwhile: no mode leaks out of it.
+    # The caller may train between slices: no mode leaks out of the generator.
     assert not torch.is_inference_mode_enabled()
     assert torch.is_grad_enabled()
     slices.close()
@@ -337,7 +339,7 @@ def test_slices_of_unusual_size_are_brought_to_a_usual_one(make_model, side, see
 
 def test_a_resized_scan_gets_a_mask_of_its_own_size(make_model):
     def drawn(rows: int, columns: int) -> np.ndarray:
-        """The same smooth picture with as many pixels as asked for."""
+        """The same smooth picture at any number of pixels."""
         coarse = torch.rand(3, 1, 7, 9, generator=torch.Generator().manual_seed(0))
         fine = torch.nn.functional.interpolate(coarse, (rows, columns), mode="bicubic")
         return (1000 * fine[:, 0]).to(torch.int16).numpy()
@@ -345,7 +347,7 @@ def test_a_resized_scan_gets_a_mask_of_its_own_size(make_model):
     model, resizing = make_model(), make_model(sides=(46, 60))
     mask = whole(resizing, drawn(82, 106))  # to 53, as the smaller scan is
     assert mask.shape == (3, 82, 106)
-    # Twice the pixels, the same picture: the same answer but at borders.
+    # The same picture at twice the pixels gives the same answer, except at borders.
     same = np.mean(mask[:, ::2, ::2] == whole(model, drawn(41, 53)))
     assert same > 0.75
     assert same > np.mean(whole(model, drawn(82, 106))[:, ::2, ::2] == whole(model, drawn(41, 53)))

@@ -60,7 +60,7 @@ def test_window_does_not_depend_on_how_the_array_lies_in_memory():
 
 
 def test_window_of_a_large_scan_is_read_off_a_fair_sample():
-    # Each column has its own brightness: a step that divides the width would see one column only.
+    # Each column has its own brightness: a step that divides the width would sample one column.
     scan = np.broadcast_to(np.arange(64.0), (20, 64, 64)).copy()
     low, high = intensity_window(scan, at_most=scan.size // 64)
     assert low <= 2

@@ -1,4 +1,4 @@
-"""Files in, masks out: which mask goes where, what is said about it."""
+"""Segmenting files: where each mask is written, and what is reported of it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_one_image_becomes_the_file_or_goes_into_the_folder(touch, tmp_path):
     (image,) = touch("a.nii.gz")
     mask = tmp_path / "new" / "mask.nii"
     assert plan_jobs([image], mask) == [SegmentJob(image, mask)]
-    # A pattern may match one file alone, and the folder be new.
+    # A pattern may match one file, and the folder may be new.
     for _ in range(2):
         assert plan_jobs([image], tmp_path / "out") == [
             SegmentJob(image, tmp_path / "out" / "a.nii.gz")
@@ -63,7 +63,7 @@ def test_several_images_keep_their_names_in_a_folder(touch, tmp_path):
 
 def test_a_folder_gives_its_scans_and_nothing_else(touch, tmp_path):
     touch("in/b.nii.gz", "in/a.tif", "in/notes.txt", "in/sub/c.nii")
-    # Of macOS, beside a scan that was here once; the second is none of DICOM.
+    # The first is of macOS, beside a deleted scan; the second is no DICOM file.
     touch("in/._b.nii.gz", "in/._IM1.dcm")
     (tmp_path / "in" / "d.nii").mkdir()
     assert names(plan_jobs([tmp_path / "in"], tmp_path / "out"), tmp_path) == [
@@ -137,7 +137,7 @@ def test_a_scan_that_lies_where_a_mask_would_is_not_replaced(tmp_path, one_sente
         with pytest.raises(InputError, match="no mask that l2gnet wrote") as error:
             plan_jobs([image], output)
         one_sentence(error.value)
-    # Masks of an earlier run are replaced, and what nobody can read.
+    # Masks of an earlier run are replaced, and files that cannot be read.
     like = Grid((3, 4, 5))
     write_labels(target, np.ones(like.shape, np.uint8), like, {1: "one"})
     assert plan_jobs([image], target) == [SegmentJob(image, target)]
@@ -184,7 +184,7 @@ def test_masks_are_tidied_as_the_card_says_unless_raw(make_model, save_scan, sca
     ):
         report = segment_file(SegmentJob(image, tmp_path / f"{name}.nii.gz"), model, "cpu", raw=raw)
         found[name] = read_labels(tmp_path / f"{name}.nii.gz").volume.data
-        # What is counted is what was written.
+        # The counts are those of the file.
         counts = [row["voxels"] for row in report["labels"]]
         assert counts == [(found[name] == row["id"]).sum() for row in report["labels"]]
     assert np.array_equal(found["raw"], found["plain"])
@@ -253,7 +253,7 @@ def test_a_time_series_is_segmented_frame_by_frame(make_model, save_scan, scan, 
     found = read_labels(tmp_path / "m.nii.gz").volume
     assert found.data.shape == series.shape
     for frame, mask in zip(series, found.data, strict=True):
-        # Each frame has its own window: alone it comes out the same.
+        # Each frame has its own window, so its answer is the same as alone.
         alone = np.stack(
             [done.labels for done in predict_slices(model, frame, Grid(frame.shape), 0)]
         )
@@ -328,7 +328,7 @@ def test_padding_says_nothing_of_the_scanner():
     scan = np.pad(rng.uniform(0, 500, (4, 70, 70)), ((0, 0), (300, 300), (300, 300)))
     grid = Grid(scan.shape, affine=np.diag([1.5, 1.5, 8, 1]), units="mm")
     assert mismatches(card(**HEART), grid, 0, scan) == []
-    # Nor are what is outside of a field of view, or air, the values of a CT.
+    # Values outside of a field of view, or of air, do not make a CT.
     scan[scan == 0] = -2000
     assert mismatches(card(**HEART), grid, 0, scan) == []
 
@@ -376,7 +376,7 @@ def test_unusual_volumes_and_missing_structures_are_named():
     assert "Left ventricle: 3562 mL" in sentence
     (sentence,) = doubts(usual, {1: 0, 2: 9000}, 0.1)
     assert "No right ventricle" in sentence
-    # Voxels say what is missing, however small, or of no known size, they are.
+    # A missing structure is reported for voxels of any size, or of unknown size.
     (sentence,) = doubts(usual, {1: 900, 2: 1000}, 1e-9)
     assert "Left ventricle: 1e-06 mL" in sentence
     assert doubts(usual, {1: 900, 2: 1000}, None) == []
@@ -391,7 +391,7 @@ def test_voxels_are_counted_by_id():
     mask = np.array([[[0, 1, 1], [2, 2, 2]]], np.uint8)
     assert voxel_counts(mask, card()) == {1: 2, 2: 3}
     assert voxel_counts(np.zeros((1, 2, 2), np.uint8), card()) == {1: 0, 2: 0}
-    # A person's corrections may have structures that the model has not.
+    # Corrections may hold structures that the model does not have.
     assert voxel_counts(mask * 100, card()) == {1: 0, 2: 0}
 
 
@@ -399,7 +399,7 @@ def test_counting_and_tidying_take_little_memory():
     mask = np.zeros((64, 128, 128), np.uint8)
     mask[1:-1] = 1
     mask[-1, -1, -1] = 1
-    keep_largest_component(mask)  # what is imported does not count
+    keep_largest_component(mask)  # imports SciPy, which does not count
     # Pieces have numbers of four bytes.
     tidied, counted = partial(keep_largest_component, mask), partial(voxel_counts, mask, card())
     for work, most in ((tidied, 7), (counted, 1)):

@@ -1,4 +1,4 @@
-"""What a model sees of a scan: the same picture however it is stored, and the way back."""
+"""What a model sees of a scan: the same picture in any storage order, and the way back."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from l2gnet_core.suitability import mismatches
 from l2gnet_core.volume import Grid, Volume, default_affine, oriented_as, slicing_axis
 
 SIDES = LabelSet.from_names({1: "right", 2: "left"})
-#: What SimpleITK is asked for, (x, y, z): columns, rows, stack.
+#: Orientation codes for SimpleITK, (x, y, z): columns, rows, stack.
 SEEN_AS = {"axial": "LPS", "coronal": "LIA", "sagittal": "PIR"}
-#: Turned out of the scanner's axes by less than 45° altogether, as oblique scans are.
+#: A rotation out of the scanner's axes by less than 45°, as in oblique scans.
 TILT = nib.eulerangles.euler2mat(0.35, -0.25, 0.3)
 
 
@@ -49,7 +49,7 @@ def body() -> np.ndarray:
 
 
 def stored_as(codes: str, tilt: np.ndarray | None = None) -> nib.Nifti1Image:
-    """The body as a file with axes in the order and direction of the codes."""
+    """The body as a file whose axes have the order and direction of the codes."""
     affine = oriented_affine("RAS", (1.5, 1.25, 4.0))
     affine[:3, :3] = (np.eye(3) if tilt is None else tilt) @ affine[:3, :3]
     image = nib.Nifti1Image(body(), affine)
@@ -70,7 +70,7 @@ def as_itk(scan: np.ndarray, affine: np.ndarray) -> sitk.Image:
 
 
 class Rule(torch.nn.Module):
-    """A network that does what a function of (B,C,H,W) says; it remembers what it saw."""
+    """A network that computes a function of (B,C,H,W) and remembers its inputs."""
 
     def __init__(self, rule, in_channels: int = 1) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ def whole(model: Model, volume: Volume) -> np.ndarray:
 
 @pytest.fixture
 def one_slice_a_pass(monkeypatch):
-    # Slices of a flipped stack come in other batches, which may be summed in another order.
+    # Slices of a flipped stack are in other batches, which may be summed in another order.
     monkeypatch.setitem(predict.BATCH_PIXELS, "cpu", 1)
 
 

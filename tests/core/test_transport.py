@@ -32,7 +32,7 @@ def some_codes(seed, batch=2, count=30, codes=12, references=7, channels=6, dtyp
     generator = torch.Generator().manual_seed(seed)
     codebook = torch.randn(codes, channels, generator=generator, dtype=dtype)
     reference = torch.randn(references, channels, generator=generator, dtype=dtype)
-    # Squared, so that codes differ in how often they occur and images in how many do.
+    # Squared, so that codes differ in frequency, and images in the number of codes that occur.
     draw = torch.rand(batch, count, generator=generator) ** 2
     spread = torch.linspace(0.3, 1, batch)[:, None] * codes
     return codebook, (draw * spread).long(), reference
@@ -118,7 +118,7 @@ def test_equals_pot_at_equal_iterations(seed, rows, references, epsilon, iterati
         warn=False,
     )
     assert rows * references * (ours32 - theirs32).abs().max() <= 1e-4
-    # And float32 against the float64 of the oracle, not only against its own float32.
+    # Also float32 against the oracle's float64.
     assert rows * references * np.abs(ours32.numpy() - theirs).max() <= 1e-4
 
 
@@ -209,7 +209,7 @@ def test_tokens_attend_doubly_stochastically(seed, count, references, epsilon, i
 @given(seeds, st.integers(1, 60), st.integers(1, 20), epsilons, iterations_)
 def test_codes_give_what_tokens_give(seed, count, references, epsilon, iterations):
     for dtype in (torch.float32, torch.float64):
-        # At ε = 0.01 the exponents reach 200, of which float32 keeps five decimals.
+        # At ε = 0.01 exponents reach 200, which float32 holds to five decimals.
         if dtype == torch.float32 and epsilon < 0.1:
             tolerance = 1e-6 / epsilon
         else:
@@ -308,7 +308,7 @@ def test_float32_stays_finite(epsilon, content):
 
 
 def test_one_reference_gives_every_token_the_mean_code():
-    # The closed form: with R = 1 all mass meets in one place.
+    # Closed form: with R = 1 all mass goes to one reference.
     codebook, codes, _ = some_codes(0)
     returned, _ = transport_tokens(codebook[codes], codes, torch.ones(1, 6).double(), 0.1, 1)
     mean = codebook[codes].mean(1, keepdim=True)
@@ -336,8 +336,8 @@ def test_half_precision_is_left_outside(by_code):
         returned, plan = solve(codebook)
     assert returned.dtype == plan.coupling.dtype == torch.float32
     assert torch.equal(returned, wanted)
-    # Tokens that come in as bfloat16 are rounded already, but their masses are not: 1/49 in
-    # bfloat16 is off by a thousandth.
+    # Tokens in bfloat16 are rounded already, but masses must not be: 1/49 in bfloat16 is off by a
+    # thousandth.
     with torch.autocast("cpu", torch.bfloat16):
         _, plan = solve(codebook.bfloat16())
     assert plan.coupling.dtype == plan.row_mass.dtype == torch.float32

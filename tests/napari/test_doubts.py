@@ -68,7 +68,7 @@ def test_the_ranking_is_that_of_the_whole_scan(segmented: Segmentation) -> None:
     trace, raw = segmented.traces[0], segmented.raw[0]
     trace.codes[5], trace.entropy[5], raw[5] = -1, 0, 0
     *_, doubts = doubtful_slices(segmented)
-    whole = ranked_slices(uncertainty_maps(trace, raw)["combined"], raw, 0, trace.seen)
+    whole = ranked_slices(trace, raw)
     expected = {(0, one.index): one.voxels for one in whole if one.index != 5}
     assert {place: one.expected for place, one in doubts.items()} == expected
     inspection = Inspection(segmented, 0)

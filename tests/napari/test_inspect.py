@@ -271,7 +271,7 @@ def test_doubt_lies_over_the_image_and_ranks_the_slices(opened: Made, qtbot: Any
         expected = np.zeros_like(raw) if kind == "neighbours" else maps[kind]
         np.testing.assert_allclose(np.asarray(heat.data), expected, atol=1e-3, err_msg=kind)
         assert heat.name == f"doubt: {widget.views.kind.currentText().lower()}"
-    ranking = ranked_slices(maps["combined"], raw, 0)
+    ranking = ranked_slices(trace, raw)
     assert [one.index for one in widget.inspection.ranking] == [one.index for one in ranking]
     assert "number 1 of 4" in widget.views.slices.tell(ranking[0].index)
     assert f"Dice to be about {1 - ranking[0].expected:.2f};" in widget.views.slices.tell(

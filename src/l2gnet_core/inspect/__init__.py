@@ -1,5 +1,6 @@
-"""Looking inside a model: its codes, transport plans and doubts about a scan.
+"""Inspection of a model on a scan: its codes, transport plans and doubts.
 
-Arrays and tables; `pictures` and `page` alone draw. Everything starts from a `Trace`, which
-`l2gnet_core.predict.predict_slices` fills while it segments, so nothing is computed twice.
+Only `pictures` and `page` draw; all else gives arrays and tables. Everything is computed from a
+`Trace`, which `l2gnet_core.predict.predict_slices` fills while it segments, so that the network
+runs once.
 """

@@ -1,4 +1,4 @@
-"""Which codes a scan uses, which structures they carry, and where they are."""
+"""Which codes a scan uses, which structures lie in their cells, and where these are."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from l2gnet_core.inspect.trace import Trace
 
 
 def code_counts(trace: Trace, among: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
-    """(K,): how many cells of the slices seen have each code; among (n,): only of these slices."""
+    """(K,): number of cells of the slices seen with each code. among: (n,), only these slices."""
     codes = trace.codes[trace.seen if among is None else trace.seen & among].ravel()
     return np.bincount(codes, minlength=len(trace.vectors)).astype(np.int64)
 
 
 def perplexity(counts: NDArray[np.integer]) -> float:
-    """exp(entropy) of a histogram of codes: how many codes, all used alike, are as varied.
+    """exp(entropy) of a histogram of codes: the number of equally frequent codes with the same
+    entropy.
 
-    1 = a single code; 0 for an empty histogram.
+    1 for a single code, 0 for an empty histogram.
     """
     share = counts[counts > 0] / max(1, counts.sum())
     return float(np.exp(-(share * np.log(share)).sum())) if len(share) else 0.0
@@ -32,9 +33,9 @@ def dead_codes(counts: NDArray[np.integer]) -> list[int]:
 
 
 def organ_table(trace: Trace, voxels: NDArray[np.int32]) -> NDArray[np.int64]:
-    """(K,L): how many voxels of each structure lie in cells of each code.
+    """(K,L): number of voxels of each structure in cells of each code.
 
-    voxels: (n,h,w,L), voxels of each structure in each cell, from `CellGrid.counts`.
+    voxels: (n,h,w,L), number of voxels of each structure in each cell, from `CellGrid.counts`.
     """
     seen = trace.seen
     table = np.zeros((len(trace.vectors), voxels.shape[-1]), np.int64)
@@ -43,8 +44,8 @@ def organ_table(trace: Trace, voxels: NDArray[np.int32]) -> NDArray[np.int64]:
 
 
 def purity(table: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(K,): share of a code's voxels that its commonest structure (or background) has; 1 = the code
-    means one thing. nan for codes without voxels."""
+    """(K,): share of a code's voxels that belong to its commonest structure (or background). nan
+    for codes without voxels."""
     total = table.sum(1)
     share: NDArray[np.float64] = np.full(len(table), np.nan)
     np.divide(table.max(1), total, out=share, where=total > 0)
@@ -52,22 +53,21 @@ def purity(table: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def principal_components(vectors: NDArray[np.floating], most: int) -> NDArray[np.float64]:
-    """(K,m): where codes lie along the first m ≤ `most` principal components of the codebook.
+    """(K,m): coordinates of codes along the first m ≤ `most` principal components of the codebook.
 
-    vectors: (K,d). Signs are settled, so a model's codes lie the same way every time.
+    vectors: (K,d). Signs are fixed: the largest element of each component is positive.
     """
     centred = vectors.astype(np.float64) - vectors.mean(0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
     axes = axes[:most]
-    # A component's sign is arbitrary.
     largest = np.take_along_axis(axes, np.abs(axes).argmax(1)[:, None], 1)
     return np.asarray(centred @ (axes * np.sign(largest)).T)
 
 
 def code_colors(vectors: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """(K,3) RGB: the same for a model every time, and alike for codes that are alike.
+    """(K,3) RGB: reproducible for a model, and similar for similar codes.
 
-    vectors: (K,d). Red, green and blue are the ranks along the first three principal components.
+    vectors: (K,d). Red, green and blue are ranks along the first three principal components.
     """
     colors = np.full((len(vectors), 3), 128, np.uint8)
     for channel, along in enumerate(principal_components(vectors, 3).T):
@@ -78,8 +78,8 @@ def code_colors(vectors: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Example:
-    """A cell that has a code: (slice, row, column), the voxels (z,y,x) it covers, and how far its
-    token is from the code (mean squared distance per channel)."""
+    """A cell with a code: (slice, row, column), the box of voxels (z,y,x) that it covers, and the
+    mean squared distance per channel of its token to the code."""
 
     cell: tuple[int, int, int]
     box: Box
@@ -87,7 +87,7 @@ class Example:
 
 
 def examples(trace: Trace, code: int, most: int = 10) -> list[Example]:
-    """The cells most like a code, best first."""
+    """The cells whose tokens are nearest to a code, nearest first; `most` at most."""
     where = np.argwhere(trace.codes == code)
     errors = trace.error[tuple(where.T)]
     best = np.argsort(errors, kind="stable")[:most]

@@ -1,4 +1,4 @@
-"""Everything there is to say about one scan and one model, as plain numbers."""
+"""All results of inspecting one scan with one model, as plain numbers."""
 
 from __future__ import annotations
 
@@ -22,23 +22,21 @@ from l2gnet_core.inspect.populations import Unlikeness, unlikeness
 from l2gnet_core.inspect.trace import Trace
 from l2gnet_core.inspect.uncertainty import (
     SliceDoubt,
-    expected_wrong,
     expects_dice,
-    near_borders,
-    ranked_by,
-    slice_maps,
+    ranked_slices,
 )
 from l2gnet_core.volume import Grid
 
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """A look at a scan (z,y,x) with all that follows from it.
+    """The results of inspecting a scan (z,y,x).
 
-    mask: the model's answer, untidied. names: of the columns of `table` and the rows and columns of
-    `between`, background first. table: (K,L) voxels. plan: (K,K), None without transport.
-    between: (L,L), see `organ_plan`. slices: the one to check first is first. unlike: None if the
-    card keeps no code statistics. voxels: (n,h,w,L), of each structure in each cell.
+    mask: (z,y,x), the model's answer, untidied. names: of the L structures, background first.
+    voxels: (n,h,w,L), number of voxels of each structure in each cell. counts: (K,), cells by code.
+    table: (K,L), see `organ_table`. plan: (K,K), see `code_plan`. between: (L,L), see `organ_plan`;
+    both None without transport. slices: in the order in which to check them. unlike: None if the
+    card has no code statistics.
     """
 
     card: ModelCard
@@ -57,19 +55,19 @@ class Findings:
 
     @property
     def expects_dice(self) -> bool:
-        """Does the expected error of the slices hold for this model?"""
+        """Is the expected error of slices valid for this model?"""
         return expects_dice(self.card.labels.names.values())
 
     @property
     def telling(self) -> list[int]:
-        """Codes with voxels of a structure, those with most of them first."""
+        """Codes whose cells hold voxels of a structure, those with most of them first."""
         structure = self.table[:, 1:].sum(1)
         order = np.argsort(-structure, kind="stable")
         return [int(code) for code in order if structure[code]]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values without any voxels, and nothing of what the file is called. Codes and
-        references count from 1, slices from 0 as they are stored."""
+        """Plain values, without voxels and without the file's name. Codes and references count from
+        1, slices from 0 as they are stored."""
         cells, seen = self.trace.cells, [int(code) for code in np.flatnonzero(self.counts)]
         order = sorted(seen, key=lambda code: -int(self.counts[code]))
         found: dict[str, Any] = {
@@ -127,7 +125,7 @@ class Findings:
 def find(
     card: ModelCard, grid: Grid, scan: NDArray[np.generic], trace: Trace, mask: NDArray[np.integer]
 ) -> Findings:
-    """Work out everything about a scan (z,y,x) that has been looked at; mask is the answer."""
+    """Compute all results for a scan (z,y,x) from its trace and the model's answer (z,y,x)."""
     ids = [0, *(label.id for label in card.labels)]
     voxels = trace.cells.counts(mask, ids)
     has_plans = trace.plan_rows is not None
@@ -144,16 +142,6 @@ def find(
         table=organ_table(trace, voxels),
         plan=code_plan(trace) if has_plans else None,
         between=organ_plan(trace, voxels) if has_plans else None,
-        slices=_ranked(trace, mask),
+        slices=ranked_slices(trace, mask),
         unlike=None if known is None else unlikeness(trace, known),
     )
-
-
-def _ranked(trace: Trace, mask: NDArray[np.integer]) -> list[SliceDoubt]:
-    """`ranked_slices` without a map of the whole scan."""
-    slices = np.moveaxis(mask, trace.cells.axis, 0)
-    wrong = [
-        expected_wrong(maps["combined"], near_borders(slices, index))
-        for index, maps in enumerate(slice_maps(trace, mask, ["combined"]))
-    ]
-    return ranked_by(np.array(wrong), slices, trace.seen)

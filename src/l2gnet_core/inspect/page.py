@@ -1,4 +1,4 @@
-"""One HTML page for a colleague: pictures inside, every name escaped, every number explained."""
+"""The results as one HTML page with its pictures inside; names from files are escaped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from l2gnet_core.inspect.codes import dead_codes, perplexity, purity
 from l2gnet_core.inspect.findings import Findings
 from l2gnet_core.inspect.plans import column_residual, partners, times_chance
 
-#: Codes in the table; the JSON file has all of them.
+#: Codes in the table, at most; the JSON file has all.
 MOST_CODES = 40
 
 _STYLE = """
@@ -27,7 +27,7 @@ td.text, th.text { text-align: left } .hint { color: #57606a; max-width: 50rem }
 
 
 def page(findings: Findings, pictures: Mapping[str, bytes]) -> str:
-    """The page as text; pictures are PNG bytes by name, from `l2gnet_core.inspect.pictures`."""
+    """The page as HTML. pictures: PNG bytes by name, from `l2gnet_core.inspect.pictures`."""
     parts = [_head(findings), _legend(findings), _check_first(findings, pictures["slices"])]
     parts.append(_codes(findings, pictures["usage"]))
     if findings.plan is not None:
@@ -182,7 +182,7 @@ def _picture(png: bytes, what: str) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Cells are HTML already."""
+    """A table whose cells are HTML already."""
     text = {n for n, head in enumerate(heads) if head in ("what its voxels are", "meets")}
 
     def line(cells: Sequence[str], tag: str) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of what a model saw, as PNG bytes."""
+"""Pictures of the results of an inspection, as PNG bytes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Slices in the picture of what to check first, and references in that of the plan.
+#: Slices in the picture of those to check first, and references in that of the plan, at most.
 MOST_SLICES = 8
 MOST_REFERENCES = 8
-#: Bars of the usage chart.
+#: Codes in the charts of usage and plan, at most.
 MOST_CODES = 60
 
 
@@ -38,7 +38,7 @@ def pictures(findings: Findings) -> dict[str, bytes]:
 
 def _png(figure: Figure) -> bytes:
     stream = BytesIO()
-    # No date and no version: the same scan and model give the same bytes.
+    # Without matplotlib's version in it, so that the same scan and model give the same bytes.
     figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
     return stream.getvalue()
 
@@ -50,8 +50,10 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _upright(findings: Findings) -> tuple[SliceView, float]:
-    """How slices are shown: as radiologists look at them where the scan says which side is which,
-    else as stored. And height over width of a pixel."""
+    """The view in which slices are shown, and height over width of a pixel.
+
+    Slices are shown as radiologists look at them or, if the scan has no orientation, as stored.
+    """
     axis = findings.trace.cells.axis
     card = replace(findings.card, oriented=findings.grid.oriented)
     view = slice_view(card, findings.grid, axis)
@@ -59,17 +61,17 @@ def _upright(findings: Findings) -> tuple[SliceView, float]:
 
 
 def _slice(values: NDArray[Any], view: SliceView, index: int) -> NDArray[Any]:
-    """One slice of a scan (z,y,x) as it is shown."""
+    """A slice of an array (z,y,x) as it is shown."""
     return _upright_slice(np.take(values, index, view.axes[0]), view)
 
 
 def _upright_slice(values: NDArray[Any], view: SliceView) -> NDArray[Any]:
-    """A slice (H,W), its axes as the scan stores them, as it is shown."""
+    """A slice (H,W), with its axes as the scan stores them, as it is shown."""
     return np.asarray(view.stack(np.expand_dims(values, view.axes[0]))[0])
 
 
 def _tall(view: SliceView, aspect: float) -> float:
-    """Inches that a row of four slices takes."""
+    """Height in inches of a row of four slices."""
     return 2.4 * min(2.0, max(0.4, view.shape[1] * aspect / view.shape[2])) + 0.1
 
 
@@ -90,7 +92,7 @@ def _slices(findings: Findings) -> Figure:
     """The slices to check first: scan and answer, code map, uncertainty."""
     view, aspect = _upright(findings)
     trace, window = findings.trace, intensity_window(findings.scan)
-    # The last one, −1, is for margins, which have no code.
+    # Code −1, in margins, takes the last colour.
     colors = np.vstack([code_colors(trace.vectors), np.zeros((1, 3), np.uint8)])
     shown = [one.index for one in findings.slices[:MOST_SLICES]]
     doubts = slice_maps(trace, findings.mask, ["softmax", "combined"], shown)
@@ -117,8 +119,8 @@ def _slices(findings: Findings) -> Figure:
 
 
 def _usage(findings: Findings) -> Figure:
-    """Which codes the structures lie in, each bar split by structure. Without the background: of
-    small structures nothing would be seen beside it."""
+    """Which codes the structures lie in, each bar split by structure. The background is left out:
+    small structures could not be seen beside it."""
     order = findings.telling[:MOST_CODES]
     figure = _figure(11, 3.6)
     axes = figure.subplots()
@@ -171,7 +173,7 @@ def _plan(findings: Findings) -> Figure:
 
 
 def _references(findings: Findings) -> Figure:
-    """Where the mass of a slice goes, for the references that its structures send most to."""
+    """Maps of a slice for the references that receive most mass from its structures."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -188,7 +190,7 @@ def _references(findings: Findings) -> Figure:
     for axes in panels.flat[len(chosen) :]:
         axes.axis("off")
     mask = _slice(findings.mask, view, index)
-    # Cells at the edge of the picture would set the scale, where nothing of interest is.
+    # The scale is that of the structures' cells: those at the edge of the picture do not matter.
     inside = findings.voxels[index, ..., 1:].any(-1)
     most = max(float(maps[reference][inside].max(initial=1)) for reference, _ in chosen)
     span = max(0.2, most - 1)
@@ -200,7 +202,7 @@ def _references(findings: Findings) -> Figure:
         _outlines(axes, findings, mask)
         name = in_charts(findings.names[structure])
         axes.set_title(f"reference {reference + 1} ({name})", fontsize=9)
-    # The image's own alpha would fade the bar.
+    # A colour bar of the image itself would take its alpha.
     scale = ScalarMappable(Normalize(1 - span, 1 + span), "bwr")
     label = "mass sent, 1 = as much as to any reference"
     figure.colorbar(scale, ax=panels, shrink=0.8, label=label, extend="both")
@@ -209,9 +211,9 @@ def _references(findings: Findings) -> Figure:
 
 
 def _favourites(maps: NDArray[np.floating], voxels: NDArray[np.integer]) -> list[tuple[int, int]]:
-    """(reference, structure): in turn, the next reference that each structure sends most to.
+    """(reference, structure): in turns, the next reference to which each structure sends most.
 
-    maps: (R,h,w). voxels: (h,w,L); background takes part only where there is nothing else.
+    maps: (R,h,w). voxels: (h,w,L); background takes part only if there is no structure.
     """
     present = [c for c in range(1, voxels.shape[-1]) if voxels[..., c].any()] or [0]
     orders = []

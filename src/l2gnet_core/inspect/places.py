@@ -1,29 +1,30 @@
-"""Places to look at: where a model is unsure, and what a person takes for one mistake."""
+"""Places to look at: where a model is unsure, and the voxels of one mistake."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from l2gnet_core.bounding_box import bounding_box
 from l2gnet_core.errors import InputError
 from l2gnet_core.inspect.similar import Region, highest
 from l2gnet_core.inspect.trace import Trace
 from l2gnet_core.inspect.uncertainty import near_borders
 
-#: Pixels along the side of an unsure place: what one glance takes in, about two cells' corners.
+#: Side in pixels of an unsure place.
 WINDOW = 15
-#: Unsure places that are told.
+#: Unsure places, at most.
 MOST = 50
 
 
 def unsure_regions(
     uncertainty: NDArray[np.floating], mask: NDArray[np.generic], axis: int, most: int = MOST
 ) -> list[Region]:
-    """Places where doubt gathers, the worst first: at most one in any window of a slice.
+    """Places with much doubt, the worst first, at most one in any window of a slice.
 
-    uncertainty, mask: (z,y,x). A place scores by the mean doubt in a window of `WINDOW` pixels and
-    holds the voxels there with at least half of its largest doubt. Only doubt near borders counts
-    (see `near_borders`); where the mask has no structure, all of it.
+    uncertainty, mask: (z,y,x). The score of a place is the mean doubt in a window of `WINDOW`
+    pixels; it holds the voxels there with at least half of its largest doubt. Only doubt near
+    borders counts (see `near_borders`), or all of it if the mask has no structure.
     """
     slices, doubts = np.moveaxis(mask, axis, 0), np.moveaxis(uncertainty, axis, 0)
     everywhere = not mask.any()
@@ -41,15 +42,15 @@ def unsure_in_slice(
     axis: int,
     most: int = MOST,
 ) -> list[Region]:
-    """`unsure_regions` of slice `index` along `axis`, given its doubt (H,W) and where that counts
-    (H,W)."""
+    """`unsure_regions` of slice `index` along `axis`, given its doubt (H,W). near: (H,W), where
+    doubt counts."""
     from scipy import ndimage
 
     regions: list[Region] = []
     counted = np.where(near, doubt, 0).astype(np.float32)
     mean = ndimage.uniform_filter(counted, WINDOW, mode="constant")
     peaks = (mean == ndimage.maximum_filter(mean, WINDOW)) & (mean > 1e-6)
-    # Where doubt is the same all over a block, one of its pixels stands for all.
+    # Neighbouring pixels with equal doubt are one peak.
     pieces, _ = ndimage.label(peaks, np.ones((3, 3)))
     centres = [
         tuple((part.start + part.stop - 1) // 2 for part in found)
@@ -83,11 +84,11 @@ def voxels_of_code(
     index: int | None = None,
     piece_at: tuple[int, int, int] | None = None,
 ) -> NDArray[np.intp]:
-    """Voxels (flat indices into the mask (z,y,x)) of a code that the mask says are a structure.
+    """Voxels of a code that belong to a structure in the mask (z,y,x), as flat indices into it.
 
-    structure: a label id, 0 for background. index: in this slice only. piece_at: only those
-    connected to this voxel (z,y,x), corners included. Raises InputError if that voxel is none of
-    them.
+    structure: a label id, 0 for background. index: in this slice only. piece_at: only voxels that
+    are connected, also by corners, to this voxel (z,y,x). Raises InputError if that voxel is not
+    one of them.
     """
     from scipy import ndimage
 
@@ -103,13 +104,10 @@ def voxels_of_code(
             "Expected a voxel of this code and structure to say which piece is meant, but the one "
             "clicked is none; click a voxel of the mistake."
         )
-    # Pieces are looked for where the code is, which is a small part of a large scan.
-    box = [slice(None)] * 3
-    for along in range(3):
-        others = tuple(other for other in range(3) if other != along)
-        where = np.flatnonzero(inside.any(others))
-        box[along] = slice(int(where[0]), int(where[-1]) + 1)
-    part = inside[box[0], box[1], box[2]]
+    # Connected pieces are found in the box of the code, a small part of a large scan.
+    box = bounding_box(inside)
+    assert box is not None
+    part = inside[box]
     pieces, _ = ndimage.label(part, np.ones((3, 3, 3)))
     at = tuple(v - s.start for v, s in zip(piece_at, box, strict=True))
     kept = np.argwhere(pieces == pieces[at]) + [s.start for s in box]

@@ -1,8 +1,8 @@
-"""How far apart two scans are by the codes they use, and a scan from all that a model learnt from.
+"""The distance between scans by the codes they use, and of a scan from a model's training scans.
 
-The distance is that of exact optimal transport between two histograms of codes (Flamary et al.,
-"POT: Python Optimal Transport", JMLR 2021): the least total way over which one is turned into the
-other, where the way between two codes is the Euclidean distance of their vectors.
+It is the cost of exact optimal transport between two histograms of codes (computed by Flamary et
+al., "POT: Python Optimal Transport", JMLR 2021); moving mass between two codes costs the Euclidean
+distance of their vectors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from l2gnet_core.card import CodeStatistics
 from l2gnet_core.inspect.codes import code_counts
 from l2gnet_core.inspect.trace import Trace
 
-#: Distances of training scans that a card keeps at most, evenly spread over all of them.
+#: Quantiles of the distances of training scans that a card keeps, at most.
 KEPT_DISTANCES = 41
 
 
@@ -29,12 +29,12 @@ def histogram_distance(
 ) -> float:
     """Optimal transport distance between two histograms of codes, whatever their totals.
 
-    one, other: (K,) counts, neither all zero. vectors: (K,d), the codebook; other_vectors that of
-    `other` where it is another one, as after fine-tuning. The unit is the mean distance between two
-    different codes of `vectors`. With `cardiac-cine`, two phases of a heart lie about 0.03 apart,
-    two patients 0.12, and a scan from codes drawn by chance 0.21.
+    one, other: (K,), counts, neither all zero. vectors: (K,d), the codebook. other_vectors: that of
+    `other`, if it differs, as after fine-tuning. The unit is the mean distance between two
+    different codes of `vectors`. With `cardiac-cine`, the distance is about 0.03 between two phases
+    of a heart, 0.12 between two patients, and 0.21 between a scan and random codes.
     """
-    # Half a second that starting the command need not wait for.
+    # Imported here, since it takes half a second.
     import ot
 
     target = vectors if other_vectors is None else other_vectors
@@ -47,7 +47,7 @@ def histogram_distance(
     moved = float(ot.emd2(share, share_other, cost, numItermax=10_000_000))
     count = len(vectors)
     unit = _distances(vectors, vectors).sum() / max(1, count * (count - 1))
-    # Rounding may leave a trace below zero.
+    # Rounding errors may give a negative number.
     return max(0.0, moved) / float(unit) if unit > 0 else 0.0
 
 
@@ -60,8 +60,8 @@ def _distances(one: NDArray[np.floating], other: NDArray[np.floating]) -> NDArra
 def code_statistics(
     scans: Sequence[tuple[str, NDArray[np.integer]]], vectors: NDArray[np.floating]
 ) -> CodeStatistics:
-    """What a card keeps of its training scans, given as (patient, counts (K,)): counts of all
-    together, and how far each scan is from all other patients'."""
+    """What a card keeps of its training scans, given as (patient, counts (K,)): the counts of all
+    scans, and the distance of each scan from those of all other patients."""
     by_patient: dict[str, NDArray[np.integer]] = {}
     for patient, counts in scans:
         by_patient[patient] = by_patient.get(patient, np.zeros_like(counts)) + counts
@@ -80,17 +80,17 @@ def code_statistics(
 
 @dataclass(frozen=True)
 class Unlikeness:
-    """How far a scan is from what a model learnt from (see `histogram_distance`), and the share of
-    training scans, in percent, that are nearer to the other patients'; None if the card keeps
-    none."""
+    """The distance of a scan from a model's training scans (see `histogram_distance`), and the
+    percentage of training scans that are nearer to those of the other patients; None if the card
+    has no distances."""
 
     distance: float
     percentile: float | None
 
 
 def unlikeness(trace: Trace, known: CodeStatistics) -> Unlikeness:
-    """Compare a scan to a model's training scans; all slices should have been seen: a part of a
-    scan uses other codes than a whole one."""
+    """Compare a scan with a model's training scans. All its slices should have been seen, since a
+    part of a scan uses other codes than the whole."""
     counts = np.array(known.counts)
     distance = histogram_distance(code_counts(trace), counts, trace.vectors)
     if not known.distances:

@@ -1,4 +1,4 @@
-"""A look at a file, written to a folder: what `l2gnet inspect` does."""
+"""Inspection of a file, with the results in a folder: what `l2gnet inspect` does."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from l2gnet_core.volume import Grid, oriented_as, slicing_axis
 
 PAGE_FILE = "index.html"
 TABLES_FILE = "inspect.json"
-#: What models with transport alone leave.
+#: Files that only models with transport give.
 PLAN_FILES = ("plan.nii.gz", "plan.json", "plan.png", "references.nii.gz", "references.png",
               "uncertainty-plan.nii.gz")  # fmt: skip
-#: All that a look may leave.
+#: All files that an inspection may write.
 FILES = (PAGE_FILE, TABLES_FILE, "codes.nii.gz", "slices.png", "usage.png",
          "uncertainty-combined.nii.gz", "uncertainty-softmax.nii.gz",
          "uncertainty-neighbours.nii.gz", "uncertainty-quantisation.nii.gz",
@@ -37,7 +37,7 @@ FILES = (PAGE_FILE, TABLES_FILE, "codes.nii.gz", "slices.png", "usage.png",
 
 @dataclass(frozen=True)
 class InspectProgress:
-    """Progress: share done, 0 to 1, and what the user should know."""
+    """Share done, 0 to 1, and new warnings for the user."""
 
     done: float
     warnings: tuple[str, ...] = ()
@@ -54,9 +54,9 @@ def inspect_file(
 ) -> Iterator[InspectProgress]:
     """Segment one image and write to `folder` what the model saw, yielding progress.
 
-    axis: an index of the stored array, overriding the card's rule. orientation: letters for a scan
-    that does not say its own. frame: which one of a time series, from 0. Raises InputError, also
-    where files in the folder would be replaced that are of no look.
+    axis: slicing axis of the stored array, instead of the card's rule. orientation: letters for a
+    scan whose file gives none. frame: of a time series, from 0. Raises InputError, also if files in
+    the folder would be replaced that `l2gnet inspect` did not write, and OutputError.
     """
     _require_replaceable(folder)
     volume = read_volume(image)
@@ -105,23 +105,23 @@ def _is_trace(tables: Path) -> bool:
 
 
 def write_report(findings: Findings, grid: Grid, folder: Path) -> None:
-    """Write maps, pictures, tables and the page.
+    """Write maps, pictures, tables and the page to a folder.
 
-    grid: the scan's own, in which maps are written. Errors: OutputError.
+    grid: the scan's own, in which maps are written. Raises OutputError.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # First: a look that was broken off can be written over.
+    # First, because it marks the folder as replaceable, also after an interrupted inspection.
     replace_bytes(folder / TABLES_FILE, json.dumps(findings.to_json(), indent=1).encode())
-    # What an earlier look left, of another model or another scan, would pass for this one's.
+    # Files of an earlier inspection must not mix with those of this one.
     for name in FILES:
         if name != TABLES_FILE:
             (folder / name).unlink(missing_ok=True)
     trace = findings.trace
-    # 0 is "nothing" wherever masks are shown, so codes count from 1.
+    # Codes count from 1: in masks 0 means background.
     code_map = trace.cells.on_scan(trace.codes + np.int16(1)).astype(np.uint16)
     names = {code: f"code {code}" for code in range(1, len(trace.vectors) + 1)}
     write_labels(folder / "codes.nii.gz", code_map, grid, names)
-    # One by one: together they take more memory than all else.
+    # One map at a time, to save memory.
     for kind in kinds_of_doubt(trace):
         values = uncertainty_maps(trace, findings.mask, [kind])[kind]
         write_map(folder / f"uncertainty-{kind}.nii.gz", values, grid)
@@ -130,7 +130,7 @@ def write_report(findings: Findings, grid: Grid, folder: Path) -> None:
     drawn = pictures(findings)
     for name, content in drawn.items():
         replace_bytes(folder / f"{name}.png", content)
-    # Last: where the page is, everything is.
+    # Last, so that a folder with a page is complete.
     replace_bytes(folder / PAGE_FILE, page(findings, drawn).encode())
 
 
@@ -141,8 +141,8 @@ def _write_plans(findings: Findings, grid: Grid, folder: Path) -> None:
     strongest = trace.cells.on_scan((rows.argmax(-1) + 1).astype(np.uint16))
     names = {number: f"reference {number}" for number in range(1, rows.shape[-1] + 1)}
     write_labels(folder / "references.nii.gz", strongest, grid, names)
-    # One voxel a cell, on an affine of its own: on the scan's voxels it would be hundreds of times
-    # as large and say no more.
+    # One voxel for each cell, with an affine of its own: on the scan's voxels the file would be
+    # hundreds of times as large.
     cells = np.stack([trace.cells.in_scan_order(one) for one in np.moveaxis(rows, -1, 0)])
     place = Grid(
         cells.shape,

@@ -1,4 +1,4 @@
-"""Find more like this: from a marked mistake to places that the model sees alike."""
+"""Search for places that look to the model like a marked mistake."""
 
 from __future__ import annotations
 
@@ -11,40 +11,45 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from l2gnet_core.bounding_box import bounding_box
 from l2gnet_core.errors import InputError
 from l2gnet_core.files.values import plain_values
 from l2gnet_core.inspect.cells import Box
 from l2gnet_core.inspect.trace import Trace
-from l2gnet_core.inspect.uncertainty import box_around
 
-#: Of the overlaps of a slice's rows of the plan with those of the marked codes, the quantile at
-#: which nothing is left of a similarity.
+# The numbers below were settled by `python benchmarks/inspection.py run tuning`: by the share of
+# planted mistakes that is found again (docs/benchmarks.md, "Doubts and mistakes").
+
+#: Two codes are unlike if their rows of the plan overlap by no more than this quantile of the
+#: overlaps in the slice.
 USUAL = 0.5
-#: Without transport, similarity falls to 1/e at this share of the codes' median squared distance.
+#: Without transport, likeness falls to 1/e at this share of the codes' median squared distance. The
+#: benchmark's model has transport, so this was set by hand.
 REACH = 0.3
-#: Likeness from which, and up to which, neighbouring voxels make one region, so that a mistake and
-#: the sound part of the structure beside it do not. Voxels below the first are left out.
+#: Limits of the levels of likeness. Connected voxels of one level make a region, which keeps a
+#: mistake apart from the sound part of the structure beside it. Voxels below the first make none.
 LEVELS = (0.01, 0.03, 0.1, 0.4, 0.7, 1.01)
-#: A code and structure that few of the marked voxels have, as a share of what most of them have,
-#: says less: below this, less and less.
+#: A pair of code and structure counts less if it has fewer marked voxels than this share of those
+#: of the commonest pair.
 RARE = 0.1
-#: Codes are coarse, so where voxels lie counts, too: at this distance from the marks, in radii of
-#: all structures of the marked slice together, likeness has lost 1 − 1/e of what it can lose, ...
+#: Codes are coarse, so the place of a voxel counts as well. Likeness falls with the distance from
+#: the marks; at `NEAR` it has lost 1 − 1/e of what it can lose (in radii of a disc as large as all
+#: structures of the marked slice together).
 NEAR = 0.5
-#: ... and far from them this share of it is left.
+#: Far from the marks this share of the likeness is left.
 FAR = 0.3
-#: The scan, smoothed by so many pixels, is told apart by this many shades, each as frequent in the
-#: structures as the others, neighbouring ones blurred by so many.
+#: The brightness of the scan, smoothed by `SMOOTHING` pixels, is divided into `SHADES` that are
+#: equally frequent in the structures. Counts of shades are blurred by `BLUR` shades.
 SMOOTHING = 2.5
 SHADES = 16
 BLUR = 1.5
-#: Pixels that are enough to tell how frequent a brightness is.
+#: Pixels that are enough to estimate how frequent a brightness is.
 ENOUGH = 500_000
 #: Voxels of a shade that the marks do not have keep this share of their likeness.
 OTHER_SHADE = 0.1
 #: Regions smaller than this, as a share of the marked voxels, are specks.
 LEAST_SIZE = 0.02
-#: Regions that are suggested.
+#: Regions that are suggested at most.
 MOST = 200
 
 
@@ -52,9 +57,9 @@ MOST = 200
 class Region:
     """A place in one slice to look at.
 
-    index: along the slicing axis. box: the voxels (z,y,x) around it. voxels: which of them belong
-    to it. score: where it is like a marked one, the mean likeness, 1 = the codes and the structure
-    that most marked voxels have; where the model is unsure, the mean doubt.
+    index: along the slicing axis. box: the box of voxels (z,y,x) around it. voxels: which of them
+    belong to it, an array of the box's shape. score: for a place like a marked one, the mean
+    likeness, 0 to 1; for an unsure place, the mean doubt.
     """
 
     index: int
@@ -64,7 +69,7 @@ class Region:
 
 
 def highest(regions: list[Region], most: int) -> list[Region]:
-    """So many of the regions, those with the highest scores first."""
+    """The regions with the highest scores, `most` at most, highest first."""
     return sorted(regions, key=lambda region: -region.score)[:most]
 
 
@@ -75,15 +80,19 @@ def find_similar(
     scan: NDArray[Any],
     most: int = MOST,
 ) -> list[Region]:
-    """Regions elsewhere with the codes, plan rows and structures of the marked voxels, best first.
+    """Regions like the marked voxels, best first, without the marked voxels themselves.
 
-    mask: the model's answer (z,y,x). marked: (z,y,x), true where a person marked a mistake; these
-    voxels themselves are left out. A voxel scores by how many of the voxels with its structure and
-    code are marked in the marked slices, or with another code, as far as the plan sends both to the
-    same references (without transport: as far as their vectors are near); by how near it lies to
-    where the marks are, slices laid on each other by the centres of their structures; and by how
-    many of the voxels with its structure and shade are marked. Raises InputError if nothing is
-    marked where the model has looked, or for a scan whose values are no real numbers.
+    mask: the model's answer (z,y,x). marked: (z,y,x), true where a person marked a mistake. scan:
+    (z,y,x). The likeness of a voxel is the product of three factors:
+
+    - the share of marked voxels among those of its structure and code in the marked slices; other
+      codes count as far as the plan sends both to the same references or, without transport, as
+      far as their vectors are near,
+    - the nearness to the marks, with slices aligned by the centres of their structures,
+    - the share of marked voxels among those of its structure and shade.
+
+    Raises InputError if nothing is marked where the model has looked, and for a scan whose values
+    are no real numbers.
     """
     by_slice = similar_by_slice(trace, mask, marked, scan, most)
     return highest([region for regions in by_slice for region in regions], most)
@@ -96,9 +105,8 @@ def similar_by_slice(
     scan: NDArray[Any],
     most: int = MOST,
 ) -> Iterator[list[Region]]:
-    """`find_similar`, twice as many steps as the model has seen slices, so that whoever goes
-    through them may stop at any: first none for each slice, whose brightness is looked at, then the
-    regions of one slice after the other, so many of each."""
+    """`find_similar` in steps, at any of which the caller may stop: an empty list for each slice
+    seen, whose brightness is read, then the regions of each slice seen, `most` at most."""
     if any(array.shape != trace.cells.shape for array in (mask, marked, scan)):
         raise InputError(
             f"Expected mask, marks and scan of the shape that the model saw, {trace.cells.shape}, "
@@ -107,7 +115,7 @@ def similar_by_slice(
     scan = plain_values("The scan", scan, [])
     axis = trace.cells.axis
     masks, slices = np.moveaxis(mask, axis, 0), np.moveaxis(scan, axis, 0)
-    # Where the model saw nothing there is nothing to be like.
+    # Marks in margins are dropped: the model saw nothing there.
     marks = trace.cells.without_margins(np.moveaxis(marked, axis, 0).copy())
     likeness = _likeness(trace, masks, marks)
     nearness = _Nearness(masks, marks, trace.seen)
@@ -117,7 +125,7 @@ def similar_by_slice(
         yield []
     shades.compare(masks, marks)
     least = LEAST_SIZE * float(np.count_nonzero(marks, axis=(1, 2)).max())
-    # Structures beyond the marked ones have no column.
+    # `likeness` has columns only up to the highest marked structure.
     last = likeness.shape[2] - 1
     for index in np.flatnonzero(trace.seen).tolist():
         regions = []
@@ -131,10 +139,11 @@ def similar_by_slice(
 
 
 def _regions_in(index: int, score: NDArray[np.float32], least: float, axis: int) -> list[Region]:
-    """Connected parts of a slice whose likeness (H,W) is of one level, but for specks."""
+    """Connected parts of a slice with likeness (H,W) of one level; those smaller than `least`
+    pixels are left out."""
     from scipy import ndimage
 
-    box = box_around(score >= LEVELS[0], 0)
+    box = bounding_box(score >= LEVELS[0])
     if box is None:
         return []
     part, regions = score[box], []
@@ -158,7 +167,7 @@ def _regions_in(index: int, score: NDArray[np.float32], least: float, axis: int)
 def _likeness(
     trace: Trace, masks: NDArray[np.integer], marks: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """(n,K,L): how much a voxel of each slice, code and structure is like the marked ones."""
+    """(n,K,L): likeness to the marked voxels by slice, code and structure, 0 to 1."""
     codes, n = len(trace.vectors), len(trace.codes)
     structures = int(masks[marks].max(initial=0)) + 1
     likeness = np.zeros((n, codes, structures), np.float32)
@@ -191,7 +200,7 @@ def _likeness(
 
 
 class _Nearness:
-    """How near the pixels of a slice lie to the marks, from `FAR` up to 1."""
+    """Nearness of pixels to the marks, from `FAR` to 1."""
 
     def __init__(
         self, masks: NDArray[np.integer], marks: NDArray[np.bool_], seen: NDArray[np.bool_]
@@ -207,7 +216,7 @@ class _Nearness:
             self.sources.append((near.astype(np.float32), _centre(masks[index])))
 
     def of(self, mask: NDArray[np.integer]) -> NDArray[np.float32]:
-        """(H,W), for a slice with this mask."""
+        """Nearness (H,W) in a slice with this mask (H,W)."""
         best = np.zeros(mask.shape, np.float32)
         here = _centre(mask)
         for near, centre in self.sources:
@@ -221,7 +230,7 @@ class _Nearness:
 
 
 class _Shades:
-    """How much a pixel's brightness is like that of the marks, from `OTHER_SHADE` up to 1."""
+    """Likeness of a pixel's brightness to that of the marks, from `OTHER_SHADE` to 1."""
 
     def __init__(self) -> None:
         self._smooth: dict[int, NDArray[np.float32]] = {}
@@ -234,21 +243,21 @@ class _Shades:
         mask: NDArray[np.integer],
         marks: NDArray[np.bool_],
     ) -> None:
-        """Take in a slice (H,W) of the scan, with its mask and marks."""
+        """Add a slice (H,W) of the scan, with its mask and marks."""
         from scipy import ndimage
 
         smooth = ndimage.gaussian_filter(scan.astype(np.float32), SMOOTHING)
         self._smooth[index] = smooth
-        # What lies around the structures may be most of the scan, and would take most shades.
+        # Structures and marks only: the surroundings would take most of the shades.
         self._inside.append(smooth[(mask != 0) | marks])
 
     def compare(self, masks: NDArray[np.integer], marks: NDArray[np.bool_]) -> None:
-        """Find out which shades the marks have, once all slices (n,H,W) have been looked at."""
+        """Compute the likeness of shades, after all slices (n,H,W) have been added."""
         from scipy import ndimage
 
         inside = np.concatenate(self._inside)
         self._inside = []
-        # Quantiles of all of a large scan take seconds.
+        # Quantiles of all voxels of a large scan would take seconds.
         some = inside[:: max(1, len(inside) // ENOUGH)]
         self._edges = np.quantile(some, np.linspace(0, 1, SHADES + 1)[1:-1])
         self._structures = int(masks[marks].max(initial=0)) + 1
@@ -261,26 +270,26 @@ class _Shades:
             for into, kept in zip(counts, (marks[index], of_structures), strict=True):
                 into += np.bincount(pair[kept], minlength=into.size).reshape(into.shape)
         marked, every = ndimage.gaussian_filter1d(counts, BLUR, axis=2, mode="nearest")
-        # Where a shade is rare, what is true of the structure as a whole is said of it.
+        # A rare shade gets about the share of the whole structure.
         share = marked.sum(1, keepdims=True) / np.maximum(every.sum(1, keepdims=True), 1)
         share = (marked + share) / (every + 1)
         share /= np.maximum(share.max(1, keepdims=True), 1e-9)
         self._likeness = (OTHER_SHADE + (1 - OTHER_SHADE) * share).astype(np.float32)
 
     def of(self, index: int, mask: NDArray[np.integer]) -> NDArray[np.float32]:
-        """(H,W), for a slice with this mask."""
+        """Likeness (H,W) in slice `index` with this mask (H,W)."""
         likeness: NDArray[np.float32] = self._likeness[
             np.minimum(mask, self._structures - 1), self._shades(index)
         ]
         return likeness
 
     def _shades(self, index: int) -> NDArray[np.intp]:
-        """(H,W): which shade each pixel of a slice has."""
+        """(H,W): number of the shade of each pixel of a slice."""
         return np.digitize(self._smooth[index], self._edges)
 
 
 def _centre(mask: NDArray[np.integer]) -> NDArray[np.float64] | None:
-    """Of all structures in a slice; None if there are none."""
+    """The centre (row, column) of all structures in a slice; None if there are none."""
     there = mask != 0
     if not there.any():
         return None
@@ -291,11 +300,12 @@ def _centre(mask: NDArray[np.integer]) -> NDArray[np.float64] | None:
 
 
 def _alike(trace: Trace, source: int, index: int, codes: NDArray[np.intp]) -> NDArray[np.float32]:
-    """(len(codes),K): how alike the given codes in slice `source` are to every code in `index`."""
+    """(len(codes),K): likeness, 0 to 1, of codes in slice `source` to all codes in `index`."""
     if trace.plan_rows is not None:
         given, others = trace.plan_rows[source, codes], trace.plan_rows[index]
         overlap = np.stack([np.minimum(row, others).sum(1) for row in given])
-        # Some models' plans send all codes' mass nearly alike, others' hardly any two.
+        # Overlaps are relative to the slice: they are high for all codes in the plans of some
+        # models, and low in those of others.
         usual = float(np.quantile(overlap[:, trace.plan_rows[index].any(1)], USUAL))
         alike = np.clip((overlap - usual) / max(1 - usual, 1e-6), 0, 1)
         alike[np.arange(len(codes)), codes] = 1

@@ -1,4 +1,4 @@
-"""What a network saw of a scan: the one record that everything else here reads."""
+"""A record of what a network saw of a scan, from which all other modules here compute."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ class SliceTrace:
 
     codes: (h,w) int16, indices into the codebook. error: (h,w) float32, mean squared distance per
     channel between a token and its code. entropy: (H,W) float16, of the class probabilities of each
-    pixel, 0 (sure) to 1 (all classes alike). row_codes (m,) and rows (m,R) float32: for each code
-    that occurs, which share of its mass the plan sends to each reference; None without transport.
-
-    Models that average over several views (`views`) show the codes of the slice as it is.
+    pixel, 0 (sure) to 1 (all classes equally likely). row_codes: (m,), the codes that occur, and
+    rows: (m,R) float32, the shares of their mass that the plan sends to each reference; None
+    without transport. With several views (`ModelCard.views`), codes are of the unturned slice.
     """
 
     codes: NDArray[np.int16]
@@ -79,9 +78,9 @@ def slice_traces(output: NetworkOutput, probabilities: Tensor, view: SliceView) 
 
 @dataclass(eq=False)
 class Trace:
-    """What a network saw of a scan; slices are added as they are finished, in any order.
+    """What a network saw of a scan; slices are added in any order.
 
-    cells: where the cells lie. vectors: (K,d), the codebook. references: (R,d), None without
+    cells: the cells of the scan. vectors: (K,d), the codebook. references: (R,d), None without
     transport. codes: (n,h,w) int16, −1 in slices not seen yet. error: (n,h,w). entropy: (n,H,W).
     plan_rows: (n,K,R), the rows of each slice's plan, each summing to one, zero for codes that do
     not occur; None without transport. See `SliceTrace` for the units.
@@ -90,7 +89,7 @@ class Trace:
     cells: CellGrid
     vectors: NDArray[np.float32]
     references: NDArray[np.float32] | None = None
-    #: How often a slice was taken in: what was worked out before has to be worked out again.
+    #: How often a slice was added; results computed at another count are out of date.
     added: int = field(default=0, init=False)
     codes: NDArray[np.int16] = field(init=False)
     error: NDArray[np.float32] = field(init=False)
@@ -108,7 +107,7 @@ class Trace:
             self.plan_rows = np.zeros(shape, np.float32)
 
     def add(self, index: int, trace: SliceTrace) -> None:
-        """Take in what was seen of slice `index` of the scan."""
+        """Add what was seen of slice `index` of the scan."""
         self.added += 1
         self.codes[index] = trace.codes
         self.error[index] = trace.error
@@ -133,14 +132,14 @@ class Trace:
         return self.plan_rows
 
     def same_codes(self, other: Trace) -> bool:
-        """Do codes, and references where there are any, mean the same in another trace?"""
+        """Has another trace the same codebook and the same references?"""
         mine, its = self.references, other.references
         return np.array_equal(self.vectors, other.vectors) and (
             mine is its if mine is None or its is None else np.array_equal(mine, its)
         )
 
     def frequencies(self) -> NDArray[np.float64]:
-        """(n,K): which share of a slice's cells has each code; zero where it was not seen."""
+        """(n,K): share of a slice's cells with each code; zero in slices not seen."""
         n, k = len(self.codes), len(self.vectors)
         flat = self.codes.reshape(n, -1).astype(np.intp) + np.arange(n)[:, None] * k
         counts = np.bincount(flat[self.seen].ravel(), minlength=n * k).reshape(n, k)
@@ -148,14 +147,14 @@ class Trace:
 
 
 def empty_trace(model: Model, grid: Volume | Grid, axis: int, scan: NDArray[Any]) -> Trace:
-    """A record for what `model` will see of a scan (z,y,x) along `axis`.
+    """An empty trace for what a model will see of a scan (z,y,x) along `axis`.
 
     Raises InputError if the model has no codes, or cannot see this scan.
     """
     network = model.network
     check_codes(network.config)
     cells = cell_grid(slice_view(model.card, grid, axis, scan), network.config.stride)
-    reference = getattr(network.bottleneck, "reference", None)
+    reference = network.reference
     return Trace(
         cells,
         code_vectors(network),
@@ -165,8 +164,9 @@ def empty_trace(model: Model, grid: Volume | Grid, axis: int, scan: NDArray[Any]
 
 def code_vectors(network: SegmentationNetwork) -> NDArray[np.float32]:
     """The codebook (K,d) of a network that has one."""
-    bottleneck: Any = network.bottleneck
-    return np.asarray(bottleneck.codebook.vectors.float().cpu().numpy())
+    book = network.codebook
+    assert book is not None
+    return np.asarray(book.vectors.float().cpu().numpy())
 
 
 def check_codes(config: NetworkConfig) -> None:

@@ -1,4 +1,4 @@
-"""Where a model is unsure, from what it saw, and which slices to check first."""
+"""Where a model is unsure, computed from its trace, and which slices to check first."""
 
 from __future__ import annotations
 
@@ -11,35 +11,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from l2gnet_core.bounding_box import bounding_box
 from l2gnet_core.inspect.trace import Trace
 from l2gnet_core.phantom import DRAWN
 
-#: How far from a structure's border, in pixels, mistakes are looked for when slices are ranked.
+#: Pixels around a structure's border in which mistakes are expected when slices are ranked.
 BORDER = 5
-#: Added to the size of the structures in a slice, as a share of their median size in the scan: the
-#: least doubt about an empty slice is not to outweigh everything.
+#: Added to the size of the structures in a slice, as a share of their median size in the scan, so
+#: that a little doubt about an empty slice does not outweigh everything.
 FLOOR = 0.02
-#: Pixels up to which distances to borders tell anything; beyond, they count as that.
+#: Distances to borders are clipped to this many pixels; larger ones tell nothing more.
 FAR = 10
-#: Chance that a voxel near a border is wrong, by logistic regression on the log odds of its softmax
-#: entropy, clipped to `SURE`, on its disagreement with the neighbouring slices, and on its distance
-#: to the next border, as a share of `FAR`, and that squared: doubt at a border is usual, the same
-#: doubt away from any is not.
+
+# `python benchmarks/inspection.py fit` printed the weights below, for `cardiac-cine`; no test
+# patient took part (docs/benchmarks.md, "Doubts and mistakes").
+
+#: Weights of a logistic regression for the chance that a voxel near a border is wrong: of the log
+#: odds of its softmax entropy (clipped to `SURE`), of its disagreement with the neighbouring
+#: slices, of its distance to the next border as a share of `FAR`, and of that squared. The distance
+#: matters because doubt is usual at a border and unusual elsewhere.
 OF_ENTROPY, OF_NEIGHBOURS, OF_DISTANCE, OF_SQUARE, VOXEL_OFFSET = 0.68, 3.41, -1.80, 3.12, -1.70
 SURE = 0.002
-#: Expected loss of Dice in a slice, by the same on the logarithm of its share of wrong voxels, to
-#: which `FLOOR` is added, and on how badly its structures overlap those of the neighbouring slices.
+#: Weights of a logistic regression for the loss of Dice in a slice: of the logarithm of its share
+#: of wrong voxels plus `FLOOR`, and of the overlap with the neighbouring slices that it lacks.
 OF_SHARE, OF_OVERLAP, SLICE_OFFSET = 1.22, 1.61, -0.01
-#: What slices lack to full overlap where no neighbour can tell: the mean over the true labels of
-#: the training patients of `cardiac-cine`.
+#: The overlap that a slice is taken to lack if it has no neighbour to compare with: the mean over
+#: the true labels of the training patients of `cardiac-cine`.
 USUAL_OVERLAP = 0.30
-# These were fitted by `python benchmarks/inspection.py fit`, for `cardiac-cine` on patients that
-# were not tested on.
 
 
 def plan_entropy(trace: Trace) -> NDArray[np.float32]:
-    """(n,h,w): entropy of each token's row of the plan, 0 (all mass to one reference) to 1 (alike
-    to all). Raises InputError for a model without transport."""
+    """(n,h,w): entropy of each token's row of the plan, 0 (all mass to one reference) to 1 (equal
+    mass to all); 0 in slices not seen. Raises InputError for a model without transport."""
     rows = trace.plans
     logs = np.log(rows, out=np.zeros_like(rows), where=rows > 0)
     by_code = -(rows * logs).sum(2) / math.log(max(2, rows.shape[2]))
@@ -48,29 +51,17 @@ def plan_entropy(trace: Trace) -> NDArray[np.float32]:
 
 
 def border_distances(slices: NDArray[np.generic]) -> NDArray[np.float32]:
-    """(n,H,W): pixels from each pixel of a mask (n,H,W) to the next border in its slice, ½ to
-    `FAR`; `FAR` where there is none."""
+    """(n,H,W): distance in pixels from each pixel of a mask (n,H,W) to the next border in its
+    slice, ½ to `FAR`; `FAR` if there is none."""
     from scipy import ndimage
 
     distances = np.full(slices.shape, FAR, np.float32)
     for one, out in zip(slices, distances, strict=True):
         borders = _borders(one)
-        if (box := box_around(borders, FAR)) is not None:
+        if (box := bounding_box(borders, FAR)) is not None:
             from_pixels = ndimage.distance_transform_edt(~borders[box])
             out[box] = np.minimum(from_pixels + 0.5, FAR)
     return distances
-
-
-def box_around(pixels: NDArray[np.bool_], margin: int) -> tuple[slice, slice] | None:
-    """The part of a slice (H,W) that holds all that is true, and so many pixels around it: most of
-    a slice is far from anything, and can be left alone. None if nothing is true."""
-    rows, columns = (np.flatnonzero(pixels.any(axis)) for axis in (1, 0))
-    if not len(rows):
-        return None
-    return (
-        slice(max(0, int(rows[0]) - margin), int(rows[-1]) + 1 + margin),
-        slice(max(0, int(columns[0]) - margin), int(columns[-1]) + 1 + margin),
-    )
 
 
 def disagreement(
@@ -79,9 +70,11 @@ def disagreement(
     distances: NDArray[np.float32] | Mapping[int, NDArray[np.float32]],
     seen: NDArray[np.bool_],
 ) -> NDArray[np.float32]:
-    """(H,W): how clearly the (one or two) neighbouring slices make a voxel of slice `index` another
-    structure than its own slice does. 0: it lies `FAR` pixels inside the same in them; 1: as far
-    inside another; ½: at their border. Where none can tell, they are taken to agree.
+    """(H,W): disagreement of slice `index` with its (one or two) neighbouring slices, 0 to 1.
+
+    0 if a voxel lies `FAR` pixels inside the same structure in the neighbours, ½ if it lies at a
+    border there, 1 if it lies `FAR` pixels inside another structure. Without a neighbour that has
+    been seen, the slice is compared with itself.
 
     slices: of a mask, (n,H,W). distances: the `border_distances` of this slice and of its
     neighbours. seen: (n,), slices that hold an answer.
@@ -97,7 +90,7 @@ def disagreement(
 
 
 def kinds_of_doubt(trace: Trace) -> list[str]:
-    """The kinds of `uncertainty_maps` that a look has."""
+    """The kinds of `uncertainty_maps` that a trace allows."""
     kinds = ["combined", "softmax", "neighbours", "quantisation"]
     return kinds if trace.plan_rows is None else [*kinds, "plan"]
 
@@ -105,12 +98,12 @@ def kinds_of_doubt(trace: Trace) -> list[str]:
 def uncertainty_maps(
     trace: Trace, mask: NDArray[np.generic], kinds: Collection[str] | None = None
 ) -> dict[str, NDArray[np.float32]]:
-    """These kinds of doubt, all that there are by default, each on the voxels (z,y,x) and in its
-    own unit. Each takes twice as much memory as a scan of int16.
+    """Maps (z,y,x) of kinds of doubt, of all by default, each in its own unit. A map takes twice as
+    much memory as a scan of int16.
 
-    mask: the model's answer (z,y,x). "combined": the chance to be wrong, see `chance_of_mistake`,
-    0 in slices that were not seen. "softmax": entropy of the class probabilities, 0 to 1.
-    "neighbours": see `disagreement`. "quantisation": mean squared distance between token and code.
+    mask: the model's answer (z,y,x). "combined": the chance to be wrong, see `chance_of_mistake`;
+    0 in slices not seen. "softmax": entropy of the class probabilities, 0 to 1. "neighbours": see
+    `disagreement`. "quantisation": mean squared distance per channel between token and code.
     "plan", with transport only: entropy of the token's row of the plan, 0 to 1.
     """
     kinds = kinds_of_doubt(trace) if kinds is None else kinds
@@ -127,11 +120,11 @@ def slice_maps(
     kinds: Collection[str],
     indices: Iterable[int] | None = None,
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """These kinds of doubt of one slice (H,W) after the other: of a large scan all maps together
-    take gigabytes, and whoever goes through the slices may stop at any.
+    """Kinds of doubt of one slice (H,W) after the other: all maps of a large scan take gigabytes,
+    and the caller may stop at any slice.
 
     mask: the model's answer (z,y,x). kinds: see `uncertainty_maps`. indices: of the slices; all of
-    them by default. Raises InputError where "plan" is asked of a model without transport.
+    them by default. Raises InputError for "plan" with a model without transport.
     """
     slices, seen = np.moveaxis(mask, trace.cells.axis, 0), trace.seen
     cells = {"quantisation": trace.error} if "quantisation" in kinds else {}
@@ -142,8 +135,7 @@ def slice_maps(
         found = {}
         softmax = trace.entropy[index].astype(np.float32)
         if "combined" in kinds or "neighbours" in kinds:
-            # In the slices' own order, distances are found once, and forgotten when the neighbours
-            # are done.
+            # Distances of three slices are kept, so that in stored order each is computed once.
             near = range(max(0, index - 1), min(index + 2, len(slices)))
             distances = {one: distances[one] for one in near if one in distances}
             for one in near:
@@ -172,10 +164,9 @@ def chance_of_mistake(
     """The chance (…,H,W), 0 to 1, that a voxel near a border is wrong.
 
     softmax: entropy of the class probabilities. neighbours: `disagreement`. distances:
-    `border_distances`. With these known, quantisation error and plan entropy tell nothing more
-    about mistakes. Fitted to `cardiac-cine`, but added up it holds for others, too: on the test
-    patients of `abdomen-mr` it told 0.85 times as many wrong voxels as there were, on those of
-    `head-neck-ct` 1.15 times as many.
+    `border_distances`. Quantisation error and plan entropy add nothing to these. Although fitted to
+    `cardiac-cine`, the sum of chances holds for other models: on the test patients of `abdomen-mr`
+    it was 0.85 times the number of wrong voxels, on those of `head-neck-ct` 1.15 times.
     """
     sure = np.clip(softmax, SURE, 1 - SURE)
     away = distances / np.float32(FAR)
@@ -193,9 +184,11 @@ def _chance(odds: NDArray[Any]) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class SliceDoubt:
-    """A slice by its index along the slicing axis, the expected error – what Dice, mean over its
-    structures, lacks to 1, see `expects_dice` – and how many voxels near borders are expected to be
-    wrong."""
+    """How doubtful a slice is.
+
+    index: along the slicing axis. expected: 1 − the expected Dice, mean over its structures (see
+    `expects_dice`). voxels: expected number of wrong voxels near borders.
+    """
 
     index: int
     expected: float
@@ -203,21 +196,21 @@ class SliceDoubt:
 
 
 def expects_dice(names: Collection[str]) -> bool:
-    """Does the expected error of slices hold for a model of these structures? Only for hearts, to
-    which it was fitted: test slices of `abdomen-mr` with an expected Dice of 0.33 had 0.03, the
-    best of `head-neck-ct` 0.0. Their order holds there, too."""
+    """Is the expected error of slices valid for a model of these structures? Only for hearts, to
+    which it was fitted: test slices of `abdomen-mr` with an expected Dice of 0.33 had 0.03, and the
+    best of `head-neck-ct` was 0.0. The order of slices is valid for other models, too."""
     return set(names) == set(DRAWN)
 
 
 def near_borders(slices: NDArray[np.generic], index: int) -> NDArray[np.bool_]:
-    """(H,W): what lies within `BORDER` pixels of a border in one slice of a mask (n,H,W) or in one
-    of its neighbours, so that a structure that ends too early is noticed, too."""
+    """(H,W): pixels within `BORDER` pixels of a border in slice `index` of a mask (n,H,W) or in a
+    neighbouring slice. The neighbours count so that a structure that ends too early is noticed."""
     from scipy import ndimage
 
     borders = np.zeros(slices.shape[1:], bool)
     for one in slices[max(0, index - 1) : index + 2]:
         borders |= _borders(one)
-    if (box := box_around(borders, BORDER)) is not None:
+    if (box := bounding_box(borders, BORDER)) is not None:
         borders[box] = ndimage.maximum_filter(borders[box], 2 * BORDER + 1)
     return borders
 
@@ -234,29 +227,22 @@ def _borders(mask: NDArray[np.generic]) -> NDArray[np.bool_]:
     return borders
 
 
-def ranked_slices(
-    uncertainty: NDArray[np.floating],
-    mask: NDArray[np.generic],
-    axis: int,
-    seen: NDArray[np.bool_] | None = None,
-) -> list[SliceDoubt]:
-    """All slices, the one with most voxels to put right first.
+def ranked_slices(trace: Trace, mask: NDArray[np.generic]) -> list[SliceDoubt]:
+    """All slices of a scan, the one with most voxels to correct first.
 
-    uncertainty, mask: (z,y,x), the first the "combined" of `uncertainty_maps`. seen: (n,), which
-    slices the model has answered; all of them by default. What counts is uncertainty near borders
-    (`near_borders`). By expected error instead, small slices would come first, in which little is
-    to be won. Slices far from anything found, which have no borders, come last: those next to it
-    first, or those in the middle where nothing is found at all.
+    mask: the model's answer (z,y,x). Needs no map of the whole scan.
     """
-    slices, doubts = np.moveaxis(mask, axis, 0), np.moveaxis(uncertainty, axis, 0)
-    near = (near_borders(slices, index) for index in range(len(slices)))
-    wrong = [expected_wrong(doubt, zone) for doubt, zone in zip(doubts, near, strict=True)]
-    return ranked_by(np.array(wrong), slices, seen)
+    slices = np.moveaxis(mask, trace.cells.axis, 0)
+    wrong = [
+        expected_wrong(maps["combined"], near_borders(slices, index))
+        for index, maps in enumerate(slice_maps(trace, mask, ["combined"]))
+    ]
+    return ranked_by(np.array(wrong), slices, trace.seen)
 
 
 def expected_wrong(doubt: NDArray[np.floating], near: NDArray[np.bool_]) -> float:
-    """How many voxels of a slice are expected to be wrong: its "combined" doubt (H,W), summed over
-    what lies near borders, its `near_borders` (H,W)."""
+    """Expected number of wrong voxels of a slice: the sum of its "combined" doubt (H,W) near
+    borders. near: (H,W), its `near_borders`."""
     return float(doubt[near].sum(dtype=np.float64))
 
 
@@ -265,7 +251,13 @@ def ranked_by(
     slices: NDArray[np.generic],
     seen: NDArray[np.bool_] | None = None,
 ) -> list[SliceDoubt]:
-    """`ranked_slices` of a mask (n,H,W) with these `expected_wrong` voxels (n,)."""
+    """All slices of a mask (n,H,W), the one with most `expected_wrong` voxels (n,) first.
+
+    seen: (n,), which slices the model has answered; all of them by default. The order is not that
+    of the expected error: small slices would come first, where there is little to gain. Slices
+    without borders, far from any structure, come last: those nearest to one first; in a mask
+    without structures, those nearest to the middle.
+    """
     odds = (
         OF_SHARE * np.log(wrong_share(wrong, slices) + FLOOR)
         + OF_OVERLAP * lacking_overlap(slices, seen)
@@ -280,7 +272,8 @@ def ranked_by(
 
 
 def wrong_share(wrong: NDArray[np.floating], slices: NDArray[np.generic]) -> NDArray[np.floating]:
-    """(n,), 0 to 1: wrong voxels (n,) over them and the structures in slices (n,H,W)."""
+    """(n,), 0 to 1: wrong voxels (n,) over the sum of them and of the voxels of structures in
+    slices (n,H,W)."""
     sizes = np.array([np.count_nonzero(one) for one in slices])
     floor = FLOOR * float(np.median(sizes[sizes > 0])) if sizes.any() else 1.0
     return np.asarray(wrong / (wrong + sizes + floor))
@@ -289,10 +282,11 @@ def wrong_share(wrong: NDArray[np.floating], slices: NDArray[np.generic]) -> NDA
 def lacking_overlap(
     slices: NDArray[np.generic], seen: NDArray[np.bool_] | None = None
 ) -> NDArray[np.float64]:
-    """(n,): what the structures that a slice or one of its neighbours has lack to full overlap:
-    mean of 1 − Dice, each with the neighbour it overlaps better. Zero where there are none.
+    """(n,): 1 − Dice of a slice's structures with those of the neighbouring slice that they overlap
+    better, mean over the structures of the slice and its neighbours; 0 if there are none.
 
-    seen: (n,), slices that hold an answer. Those beside none have `USUAL_OVERLAP`.
+    seen: (n,), slices that hold an answer; all by default. Slices without a neighbour that has been
+    seen get `USUAL_OVERLAP`.
     """
     own = [_sizes(one) for one in slices]
     shared = [_sizes(one[one == other]) for one, other in pairwise(slices)]
@@ -316,6 +310,6 @@ def lacking_overlap(
 
 
 def _sizes(mask: NDArray[np.generic]) -> dict[Any, int]:
-    """How many pixels each structure has."""
+    """Number of pixels of each structure."""
     labels, counts = np.unique(mask[mask != 0], return_counts=True)
     return dict(zip(labels.tolist(), counts.tolist(), strict=True))

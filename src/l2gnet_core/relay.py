@@ -1,0 +1,26 @@
+"""One long piece of work inside another: its moments, told in the outer one's words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TypeVar
+
+Inner = TypeVar("Inner")
+Outer = TypeVar("Outer")
+Result = TypeVar("Result")
+
+
+def relayed(
+    steps: Generator[Inner, None, Result], told: Callable[[Inner], Outer]
+) -> Generator[Outer, None, Result]:
+    """Run a generator to its end and yield `told(moment)` for each moment that it yields.
+
+    Returns what the generator returns: `result = yield from relayed(steps, told)`.
+    """
+    while True:
+        try:
+            moment = next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        yield told(moment)
