@@ -1,4 +1,4 @@
-"""The simulated annotator: which slices are corrected next, and how good the others are by then."""
+"""The simulated annotator: it chooses the slices to correct next, and scores the other slices."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What another scanner does to a scan: contrast, resolution, noise, bias, orientation.
 
-All work on slices (n,H,W) in [0,1], at the one strength in `CHANGES`, which was chosen by the start
-Dice of the shipped model on its tuning patients alone (`annotation_effort.py start`).
+All work on slices (n,H,W) in [0,1], at the one strength in `CHANGES`. The strengths were chosen by
+the start Dice of the shipped model on its tuning patients alone (`annotation_effort.py start`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where `annotation_effort.py` keeps what it finds, and the models that it adapts."""
+"""Where `annotation_effort.py` keeps its results, and the models that it adapts."""
 
 from __future__ import annotations
 

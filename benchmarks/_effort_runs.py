@@ -1,4 +1,4 @@
-"""The experiments of `annotation_effort.py`: each does what is missing of one domain."""
+"""The experiments of `annotation_effort.py`: each runs whatever is missing for one domain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `annotation_effort.py` prints and draws of the results that are there."""
+"""The tables and the figure of `annotation_effort.py`, made from the finished results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The constants of `l2gnet_core.inspect.uncertainty`, fitted."""
+"""Fits the constants of `l2gnet_core.inspect.uncertainty`."""
 
 from __future__ import annotations
 

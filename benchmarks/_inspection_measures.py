@@ -1,4 +1,4 @@
-"""How well doubts tell mistakes, on one volume whose truth is known."""
+"""How well doubts predict mistakes, on one volume with true labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `cardiac-cine` sees and answers on scans of ACDC, as they are and made worse."""
+"""What `cardiac-cine` sees and answers on ACDC scans, as stored and corrupted."""
 
 from __future__ import annotations
 

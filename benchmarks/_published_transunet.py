@@ -1,4 +1,4 @@
-"""TransUNet as published, R50-ViT-B/16 at random weights: for its parameters and time, not trained.
+"""TransUNet as published (R50-ViT-B/16) with random weights, to count parameters and measure time.
 
 Source: Chen et al., "TransUNet: Transformers Make Strong Encoders for Medical Image Segmentation",
 arXiv 2102.04306, and the authors' configuration: a ResNet-50 (BiT, group normalisation) of stages

@@ -1,4 +1,4 @@
-"""What an annotator could do with corrected slices: ours, and everything it is compared with.
+"""Methods that turn corrected slices into a mask: ours, and all that it is compared with.
 
 Each method sees the same slices of the same scan and answers with a whole mask.
 """

@@ -1,7 +1,8 @@
 """The fixed suite of shifted domains on which `annotation_effort.py` tunes and tests.
 
-Written down before anything was tuned to it. A domain is a model and scans unlike those it learnt
-from; tuning and test scans are of different patients, and the model saw none of either.
+The suite was written down before anything was tuned to it. A domain is a model together with scans
+unlike its training scans. Tuning and test scans are of different patients, and the model has seen
+none of them.
 """
 
 from __future__ import annotations

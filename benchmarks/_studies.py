@@ -1,4 +1,4 @@
-"""The datasets of `accuracy.py`: what they hold and how slices are seen; not their results."""
+"""The datasets of `accuracy.py`: their structures and how networks see their slices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `accuracy.py` trains: six architectures, L2GNet with one thing changed, a peer outside."""
+"""What `accuracy.py` trains: six architectures, L2GNet with one change each, and MONAI's U-Net."""
 
 from __future__ import annotations
 

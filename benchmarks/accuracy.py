@@ -4,15 +4,17 @@
         [--jobs N]
     python benchmarks/accuracy.py [table]
 
-`train` does whatever runs are missing, one after the other or `--jobs` at a time (networks this
-small leave most of a GPU idle; set OMP_NUM_THREADS=1), and can be stopped and started again at any
-time; run folders lie in benchmarks/runs/, the scores of each finished run in benchmarks/results/.
-`table` prints what is finished. All runs of a study have the same steps, batch, views, losses and
-learning rate; nothing is tuned per architecture. The final weights (moving average) are scored on
-the test patients, without test-time views and without tidying: Dice per volume; HD95 and surface
-Dice (tolerance one pixel, or 2 mm) in plane, per slice that holds the structure in both masks.
-Differences are paired by patient, over the mean of the same seeds, with 95 % intervals over
-patients (Student's t): "first" needs an interval without zero, else it is "tied".
+`train` does the missing runs, one after the other or `--jobs` at a time (networks this small leave
+most of a GPU idle; set OMP_NUM_THREADS=1). It can be stopped and started again at any time. Run
+folders lie in benchmarks/runs/, the scores of each finished run in benchmarks/results/. `table`
+prints the finished runs.
+
+All runs of a study have the same steps, batch, views, losses and learning rate; nothing is tuned
+per architecture. The final weights (moving average) are scored on the test patients, without
+test-time views and without tidying: Dice per volume; HD95 and surface Dice (tolerance one pixel, or
+2 mm) in plane, per slice that holds the structure in both masks. Differences are paired by patient,
+over the mean of the same seeds, with 95 % intervals over patients (Student's t). A variant is
+"first" if the interval does not contain zero, otherwise "tied".
 """
 
 from __future__ import annotations

@@ -1,19 +1,20 @@
-"""What does the bottleneck of a model do? How many directions its features have, how choosy its
-plan is, and what becomes of the answer without it.
+"""What does the bottleneck of a model do? The script measures how many directions its features
+have, how selective its plan is, and how the Dice changes without it.
 
     python benchmarks/bottleneck_use.py [MODEL …] [--part tuning] [--volumes N] [--data DIR]
 
-MODEL is a bundled model or a run folder of the study named in its card; all bundled ones by
-default. Printed for each, over slices of patients that it did not learn from:
+MODEL is a bundled model, or a run folder of the study that its card names; by default all bundled
+models. For each model, over slices of patients that it did not learn from, these are printed:
 
 - spread: root mean square of the deepest features z.
 - directions: participation ratio of the spectrum of z, centred, (Σσ²)² / Σσ⁴ (Gao et al., "A theory
   of multineuronal dimensionality", 2017); 1 = all features lie on a line.
 - codes: perplexity of the codes in a volume.
-- references: to how many a code sends its mass, exp(entropy) of its row of the plan.
-- rank: the same of the eigenvalues of S, which takes tokens to tokens.
-- Dice as it is, and with what the bottleneck answers replaced by its mean over the slice: what the
-  deepest level tells of places is gone then. One view, no tidying.
+- references: the number of references to which a code sends its mass, exp(entropy) of its row of
+  the plan.
+- rank: exp(entropy) of the eigenvalues of S, which maps tokens to tokens.
+- Dice as it is, and with the bottleneck's output replaced by its mean over the slice, which removes
+  all that the deepest level says about places. One view, no tidying.
 """
 
 from __future__ import annotations

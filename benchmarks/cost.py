@@ -2,10 +2,11 @@
 
     python benchmarks/cost.py [--sizes 224 512] [--turns N] [--threads T] [--device cuda]
 
-Each row is one architecture in evaluation mode on one slice, float32. They take turns, so that
-whatever else the machine does hits them alike; times are medians over the turns. "bottleneck" is
-what stands between encoder and decoder alone; "ratio" is `transunet`'s whole time over the row's.
-The published TransUNet (R50-ViT-B/16, Chen et al. 2021) is there for its size and time only.
+Each row is one architecture in evaluation mode on one slice, float32. The architectures take turns,
+so that other load of the machine affects all of them alike; times are medians over the turns.
+"bottleneck" is the part between encoder and decoder; "ratio" is `transunet`'s whole time divided by
+the row's. The published TransUNet (R50-ViT-B/16, Chen et al. 2021) is there for its size and time
+only.
 """
 
 from __future__ import annotations

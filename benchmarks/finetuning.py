@@ -1,15 +1,15 @@
-"""Three corrected slices of a scan that looks unlike those learnt from: what happens to the others.
+"""Three corrected slices of a scan unlike the training scans: what happens to the other slices.
 
     python benchmarks/finetuning.py [--steps N | --seconds S] [--patients N] [--threads N]
         [--shifts NAME …]
 
-`cardiac-cine` on patients of its card's tuning part, never of its test part, one frame each, made
-darker and noisier in two strengths, and with light and dark exchanged, which it does not know at
-all. Three evenly spaced slices that hold a structure are
-corrected with the true labels. Dice is pooled over all other slices, mean over the structures;
-predictions as `l2gnet segment` makes them, without tidying. Rivals: the model as it is, naive
-fine-tuning of all weights, the same half mixed with the old ones, and interpolation of shapes
-between the corrected slices.
+The model is `cardiac-cine`. The scans are of patients in its card's tuning part, never of its test
+part, one frame each. They are made darker and noisier in two strengths, or shown with light and
+dark exchanged, which the model does not know at all. Three evenly spaced slices that hold a
+structure are corrected with the true labels. Dice is pooled over all other slices and averaged over
+the structures. Predictions are those of `l2gnet segment`, without tidying. The rivals are the model
+as it is, naive fine-tuning of all weights, the same with the weights half mixed with the old ones,
+and shape interpolation between the corrected slices.
 """
 
 from __future__ import annotations

@@ -1,14 +1,18 @@
-"""A shipped model through the shipped command, on patients that its training never saw.
+"""Scores a shipped model with the shipped command, on patients that its training never saw.
 
     python benchmarks/shipped.py [MODEL] [--data FOLDER] [--part tuning] [--json FILE]
 
 Prints Dice of the patients in the card's test split, HD95 in plane per slice, and seconds per
-volume. The same scans are also segmented as other scanners might have stored them: with noise
-around; MRI with dark tissue darker, coarser, noisier, and brighter towards a surface coil; abdomens
-as other sequences show them; CT with noisy air, a mark for what lies outside of the circle that is
-reconstructed, and a table; hearts turned, mirrored and scaled in plane, and ten drawn phantoms.
-Models of abdomens also segment an MR and a CT from other hospitals.
-FOLDER holds images/ and labels/; by default one that lies beside the repository.
+volume. The same scans are also segmented as other scanners might have stored them:
+
+- MRI: with noise around, with darker dark tissue, coarser, noisier, and brighter towards a surface
+  coil;
+- abdomens: as other sequences show them;
+- CT: with noisy air, with a marker value outside of the reconstruction circle, and with a table;
+- hearts: turned, mirrored and scaled in plane, and ten drawn phantoms.
+
+Models of abdomens also segment an MR and a CT from other hospitals. FOLDER holds images/ and
+labels/; the default is a folder beside the repository.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python benchmarks/transport.py [--repeats N] [--threads T] [--device cuda]
 
-All solvers do the same number of iterations on the same cosine costs and take turns in one run, so
-that whatever else the machine does hits them alike; the table gives medians over the turns. POT's
-default gradient ("envelope") gives the plan none, so it is asked for "autodiff"; `log` and `plain`
-are its two Sinkhorn methods. The plain one works on exp(−M/ε) and fails in float32 for small ε.
+All solvers do the same number of iterations on the same cosine costs. They take turns in one run,
+so that other load of the machine affects all of them alike; the table gives medians over the turns.
+POT's default gradient ("envelope") does not reach the plan, so POT runs with "autodiff". `log` and
+`plain` are its two Sinkhorn methods. `plain` works on exp(−M/ε) and fails in float32 for small ε.
 """
 
 from __future__ import annotations
