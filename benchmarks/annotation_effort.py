@@ -48,7 +48,7 @@ from l2gnet_core.training_run import train_dataset
 
 
 def prepare(name: str, data: Path, device: str) -> None:
-    """Train a base, or go on with it."""
+    """Train a base, or resume its training."""
     base = BASES[name]
     assert base is not None
     folder, study = run_folder(name), STUDIES[base.study]
@@ -67,7 +67,7 @@ def prepare(name: str, data: Path, device: str) -> None:
         resume=True,
         start=start,
     )
-    # What has been learnt already wants smaller steps.
+    # A model that is already trained needs a smaller learning rate.
     rate = 1e-3 if start else TrainingConfig.learning_rate
     training = TrainingConfig(steps=base.steps, batch=8, learning_rate=rate)
     for progress in train_dataset(settings, training, Augmentation(size=study.size)):
@@ -77,7 +77,7 @@ def prepare(name: str, data: Path, device: str) -> None:
 
 
 def main() -> None:
-    """Do what is asked for."""
+    """Run the command that is asked for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

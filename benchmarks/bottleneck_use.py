@@ -39,8 +39,8 @@ from l2gnet_core.sampling import TrainingCase
 
 
 class Watched(torch.nn.Module):
-    """A bottleneck that keeps what it sees and, if asked to, answers with the mean of its answer
-    over the slice."""
+    """A bottleneck that records its features. With `flat` it returns the mean of its output over
+    the slice."""
 
     def __init__(self, bottleneck: torch.nn.Module) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Watched(torch.nn.Module):
 
 
 def frames(model: Model, part: str, volumes: int, data: Path) -> Iterator[TrainingCase]:
-    """Scans of the patients of a part of the model's own split."""
+    """The scans of the patients in one part of the model's own split."""
     names = {label.name for label in model.card.labels}
     study = next(s for s in STUDIES.values() if names == set(s.names.values()))
     cases = [
@@ -88,12 +88,12 @@ def participation(values: Tensor) -> float:
 
 
 def spread_of(shares: Tensor) -> Tensor:
-    """exp(entropy) of rows that sum to one."""
+    """exp(entropy) of each row; rows sum to one."""
     return torch.exp(torch.special.entr(shares).sum(-1))
 
 
 def examine(model: Model, part: str, volumes: int, data: Path) -> dict[str, float]:
-    """All figures of a model, means over volumes or slices."""
+    """All figures of a model, as means over volumes or slices."""
     watched = Watched(model.network.bottleneck)
     model.network.bottleneck = watched
     told: dict[str, list[float]] = {}
@@ -119,7 +119,7 @@ def examine(model: Model, part: str, volumes: int, data: Path) -> dict[str, floa
 
 
 def tell_plan(output: BottleneckOutput, model: Model, tell: Any) -> None:
-    """Codes of a batch, and of each slice how many references and directions its plan has."""
+    """Record the codes of a batch, and how many references and directions each slice's plan has."""
     if output.codes is not None:
         tell("codes", perplexity(output.codes, model.network.config.codes))
     if output.plan is None:
@@ -128,7 +128,7 @@ def tell_plan(output: BottleneckOutput, model: Model, tell: Any) -> None:
         coupling, mass = coupling[mass > 0], mass[mass > 0]
         rows = coupling / mass[:, None]
         tell("references", float((spread_of(rows) * mass).sum()))
-        # As many eigenvalues as codes: those of S on tokens of one code are the same ones.
+        # On tokens, S has the same non-zero eigenvalues as on codes.
         half = coupling / mass.sqrt()[:, None] / coupling.sum(0).sqrt()
         eigenvalues = torch.linalg.svdvals(half).square()
         tell("rank", float(spread_of(eigenvalues / eigenvalues.sum())))

@@ -29,7 +29,7 @@ PUBLISHED = "TransUNet, as published"
 
 
 def milliseconds(call: Callable[[], object], device: str) -> float:
-    """One call, from the first operation to the last."""
+    """The time of one call, until its last operation has finished."""
     started = time.perf_counter()
     call()
     if device == "cuda":
@@ -38,15 +38,15 @@ def milliseconds(call: Callable[[], object], device: str) -> float:
 
 
 def parameters(module: nn.Module) -> int:
-    """Weights and codes."""
+    """The number of parameters, codes included."""
     return sum(p.numel() for p in module.parameters()) + sum(
         b.numel() for name, b in module.named_buffers() if name.endswith("vectors")
     )
 
 
 def operations(network: nn.Module, image: Tensor) -> float:
-    """Multiply-adds of one pass, in billions."""
-    # The fused path of PyTorch's transformer layers is not counted.
+    """Multiply-adds of one forward pass, in billions."""
+    # FLOPs of the fused path of PyTorch's transformer layers would not be counted.
     torch.backends.mha.set_fastpath_enabled(False)
     with FlopCounterMode(display=False) as counter:
         network(image)
@@ -55,7 +55,7 @@ def operations(network: nn.Module, image: Tensor) -> float:
 
 
 def peak_memory(network: nn.Module, image: Tensor) -> float | None:
-    """MB that a pass takes on a GPU; PyTorch does not say it of a CPU."""
+    """Peak MB of a pass on a GPU; PyTorch does not report it for a CPU."""
     if image.device.type != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats()

@@ -53,7 +53,7 @@ BESIDE = HERE.parents[1] / "shared" / "data" / "acdc"
 
 
 def run(model: Model, data: Path, part: str, ways: list[str], cache: Path | None) -> None:
-    """Measure the volumes of a part that have not been."""
+    """Measure the volumes of a part that have no scores yet."""
     path = RESULTS / f"{part}.json"
     done = json.loads(path.read_text()) if path.is_file() else {}
     labels = list(model.card.labels.names)
@@ -79,8 +79,8 @@ def rounded(value):
 
 
 def cost(model: Model, data: Path, turns: int = 5) -> None:
-    """Processor time that recording looks takes, of segmenting one tuning scan; timed by itself,
-    because two whole runs differ by more."""
+    """Print the share of processor time that recording takes when one tuning scan is segmented. It
+    is timed by itself, because two whole runs differ by more."""
     volume = read_volume(frames(model, data, "tuning")[0])
     axis = slicing_axis(volume, model.card.slicing)
     spent: list[float] = []

@@ -31,7 +31,7 @@ def ours(cost: Tensor, mass: Tensor) -> Tensor:
 
 def pot(method: str) -> Callable[[Tensor, Tensor], Tensor]:
     def solve(cost: Tensor, mass: Tensor) -> Tensor:
-        # It updates rows first and ends on columns: on the transposed problem that is our order.
+        # POT updates rows first and ends on columns. On the transposed problem that is our order.
         # `mass` is uniform, which is its default. tol=0 keeps the number of iterations fixed.
         return ot.batch.solve_batch(
             cost.transpose(1, 2),
@@ -61,7 +61,7 @@ def measure(solve: Callable[[Tensor, Tensor], Tensor], cost: Tensor, mass: Tenso
     with torch.no_grad():
         solve(leaf, mass)
     forward = now()
-    # A square, so that the gradient of the plan is not the same everywhere.
+    # Squared, so that the gradient of the plan is not constant.
     solve(leaf, mass).square().sum().backward()
     return [forward - started, now() - forward]
 
