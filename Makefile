@@ -1,7 +1,7 @@
-# `make demo` and `make test` do all the set-up themselves; a second call finds it done.
+# `make demo` and `make test` also do the set-up; a second call skips it.
 .PHONY: setup setup-dev demo test test-long check bench clean
 export PYTHON
-# Each of the many processes that tests start would else compile all that it imports.
+# Otherwise each of the many processes that tests start would compile all its imports again.
 export PYTHONDONTWRITEBYTECODE =
 
 setup:
@@ -13,11 +13,11 @@ setup-dev:
 demo: setup
 	@scripts/demo.sh
 
-# Where tests lie that measure how late the window answers: looking for them takes long.
+# The tests that measure the window's response time. Named here, because collecting all tests takes long.
 ALONE = tests/napari/test_responsiveness.py
 
-# One thread each: PyTorch's own would get in each other's way. Three processes on two cores: tests of
-# the window wait now and then.
+# One thread each: the threads of several PyTorch processes would compete for the cores. Three processes on
+# two cores, because tests of the window sometimes wait.
 test: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 3 --dist worksteal -m "not long and not alone"
 	.venv/bin/python -m pytest -m alone $(ALONE)
@@ -36,7 +36,7 @@ bench:
 	@scripts/setup.sh all,test,bench
 	@for script in $(wildcard benchmarks/[!_]*.py); do .venv/bin/python "$$script" || exit 1; done
 
-# Leaves .venv: to start over, remove that too.
+# .venv stays. To start over, remove it too.
 clean:
 	rm -rf build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

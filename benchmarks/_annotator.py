@@ -1,4 +1,4 @@
-"""The simulated annotator: which slices are corrected next, and how good the others are by then."""
+"""The simulated annotator: it chooses the slices to correct next, and scores the other slices."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from l2gnet_core.volume import Grid, Volume
 Array = NDArray[np.generic]
 #: Slices corrected after each round.
 ROUNDS = (1, 3, 5)
-#: Untouched slices that must be left to judge by.
+#: The fewest slices that must stay untouched, to judge by.
 FEWEST_UNTOUCHED = 2
 
 Named = TypeVar("Named")
 
 
 def rounds(slices: int, wanted: Sequence[int] = ROUNDS) -> list[int]:
-    """How many slices of a scan are corrected after each round; rounds that would leave next to
-    none are left out."""
+    """How many slices of a scan are corrected after each round. Rounds that would leave fewer than
+    `FEWEST_UNTOUCHED` are skipped."""
     return [count for count in wanted if count <= slices - FEWEST_UNTOUCHED]
 
 
 def chosen(corrected: Sequence[int], proposed: Sequence[int], count: int) -> list[int]:
-    """The slices corrected after a round: those before it, then what the queue proposes."""
+    """The slices corrected after a round: the earlier ones, then those that the queue proposes."""
     more = [index for index in proposed if index not in corrected]
     return [*corrected, *more[: count - len(corrected)]]
 
 
 def evenly(held: Sequence[int], count: int, ends: bool = False) -> list[int]:
-    """`count` of the slices that hold a structure, in the middles of as many equal runs of them;
-    with `ends`, from the first to the last."""
+    """Pick `count` of the slices that hold a structure: the middles of `count` equal runs, or with
+    `ends` evenly from the first to the last."""
     count = min(count, len(held))
     shares = np.linspace(0, 1, count) if ends else (np.arange(count) + 0.5) / count
-    # Half up, lest two fall on one.
+    # Rounding half up: rounding half to even could pick a slice twice.
     places = np.floor(shares * (len(held) - 1) + 0.5).astype(int)
     return sorted({held[place] for place in places.tolist()})
 
@@ -60,8 +60,8 @@ def dice(
     names: Mapping[int, str],
     without: Sequence[int] = (),
 ) -> dict[str, float]:
-    """Dice of each structure, pooled over all slices but some; structures absent from both masks
-    are left out."""
+    """Dice of each structure, pooled over all slices except `without`. A structure that is absent
+    from both masks is skipped."""
     rest = [index for index in range(truth.shape[axis]) if index not in without]
     a, b = (np.take(array, rest, axis) for array in (said, truth))
     counts = compared(a, b, list(names))
@@ -85,10 +85,10 @@ def recovered(start: float, after: float, usual: float) -> float:
 def taught_and_judged(
     patients: Mapping[Named, str], count: int = 5
 ) -> tuple[list[Named], list[Named]]:
-    """Volumes to correct in whole, spread over the patients, and those of all other patients.
+    """(volumes to correct in whole, spread over the patients; the volumes of all other patients).
 
-    patients: of each volume. One volume a patient, where that leaves as many patients to judge by;
-    else no more than half of the patients, with several volumes each.
+    patients: the patient of each volume. One volume of each of `count` patients is taught. With
+    too few patients for that, half of them teach, with several volumes each.
     """
     everyone = sorted(set(patients.values()))
     few = min(count, max(1, len(everyone) // 2))
@@ -97,14 +97,14 @@ def taught_and_judged(
     of = {name: [volume for volume, who in patients.items() if who == name] for name in teaching}
     taught: list[Named] = []
     for turn in range(max(map(len, of.values()))):
-        # In turn the first and the last frame: both phases are taught.
+        # Alternate between the first and the last frame, so that both phases are taught.
         taught += [of[name][(turn + place) % len(of[name])] for place, name in enumerate(teaching)
                    if turn < len(of[name])]  # fmt: skip
     return taught[:count], [volume for volume, who in patients.items() if who not in teaching]
 
 
 def segmented(model: Model, scan: Array, grid: Volume | Grid, axis: int) -> Array:
-    """What a model makes of a scan, untidied."""
+    """The mask of a scan by a model, untidied."""
     mask = np.zeros(scan.shape, np.uint8)
     for done in predict_slices(model, scan, grid, axis):
         if done is not None:
@@ -113,7 +113,7 @@ def segmented(model: Model, scan: Array, grid: Volume | Grid, axis: int) -> Arra
 
 
 def doubted(model: Model, scan: Array, grid: Volume | Grid, axis: int) -> tuple[Array, list[int]]:
-    """What a model makes of a scan, and its slices in the order of the queue."""
+    """The mask of a scan by a model, untidied, and its slices in the order of the queue."""
     trace = empty_trace(model, grid, axis, scan)
     mask = np.zeros(scan.shape, np.uint8)
     for done in predict_slices(model, scan, grid, axis, trace=trace):

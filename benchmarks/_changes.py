@@ -1,7 +1,7 @@
 """What another scanner does to a scan: contrast, resolution, noise, bias, orientation.
 
-All work on slices (n,H,W) in [0,1], at the one strength in `CHANGES`, which was chosen by the start
-Dice of the shipped model on its tuning patients alone (`annotation_effort.py start`).
+All work on slices (n,H,W) in [0,1], at the one strength in `CHANGES`. The strengths were chosen by
+the start Dice of the shipped model on its tuning patients alone (`annotation_effort.py start`).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def contrast(image: Images, gamma: float, rng: Generator) -> Images:
 
 
 def noise(image: Images, sigma: float, rng: Generator) -> Images:
-    """Rician noise, as of magnitude images; sigma is a share of the scan's range."""
+    """Rician noise, as in magnitude images; sigma is a share of the scan's range."""
     real, imaginary = rng.normal(0, sigma, (2, *image.shape))
     return np.hypot(image + real, imaginary)
 
 
 def resolution(image: Images, factor: float, rng: Generator) -> Images:
-    """In-plane pixels so many times as wide, interpolated back as scanners do."""
-    # The width of a box of that many pixels.
+    """In-plane pixels made wider by a factor, then interpolated back as scanners do."""
+    # The standard deviation of a box of that width.
     smooth = ndimage.gaussian_filter(image, (0, factor / 12**0.5, factor / 12**0.5))
     small = ndimage.zoom(
         smooth, (1, 1 / factor, 1 / factor), order=1, grid_mode=True, mode="nearest"
@@ -84,7 +84,7 @@ def changed(
 ) -> list[Array]:
     """The scan (n,H,W) and its labels (n,H,W) after one of `CHANGES`.
 
-    outside: what lies where the scan does not reach.
+    outside: the value of voxels that the scan does not reach.
     """
     strength = CHANGES[name] if strength is None else strength
     scan, *labels = stacks

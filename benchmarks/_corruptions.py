@@ -1,4 +1,4 @@
-"""Five ways in which a scan may be worse than those learnt from, each at one fixed strength.
+"""Five ways to make a scan worse than the training scans, each at one fixed strength.
 
 All work on slices (n,H,W) in [0,1]; `rotation` turns the labels too.
 """

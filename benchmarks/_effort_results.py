@@ -1,4 +1,4 @@
-"""Where `annotation_effort.py` keeps what it finds, and the models that it adapts."""
+"""Where `annotation_effort.py` keeps its results, and the models that it adapts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECONDS = {"scan": 20.0, "organ": 60.0, "project": 120.0}
 
 @dataclass(frozen=True)
 class Bench:
-    """What a call is asked for."""
+    """The options of one call of `annotation_effort.py`."""
 
     data: Path
     part: Part
@@ -34,56 +34,56 @@ class Bench:
     everything: bool = False
 
     def file(self, domain: str, *names: str) -> Path:
-        """Where a result is kept."""
+        """The file of a result."""
         slug = "_".join(name.replace(",", "").replace(" ", "-") for name in names)
         return self.results / self.part / domain.replace(" ", "-") / f"{slug}.json"
 
     def some(self, samples: Sequence[Sample], most: int | None = None) -> list[Sample]:
-        """At most so many of them, spread over them all."""
+        """At most `most` of the samples, evenly spread."""
         most = self.volumes if most is None else min(most, self.volumes or most)
         if most is None or most >= len(samples):
             return list(samples)
         return [samples[place] for place in evenly(range(len(samples)), most)]
 
     def limited(self, kind: str) -> dict[str, Any]:
-        """What limits fine-tuning."""
+        """The limit of fine-tuning, in steps or seconds."""
         return dict(self.limit) or {"seconds": SECONDS[kind], "steps": None}
 
 
 def run_folder(base: str) -> Path:
-    """Where a base is trained."""
+    """The folder in which a base is trained."""
     return RUNS / f"effort_{base}"
 
 
 @cache
 def base_model(name: str) -> tuple[Model, str]:
-    """A base, and which weights it has: its name and their hash."""
+    """A base, and a key of its weights: its name and their hash."""
     model = load_model(base_file(name))
     return model, f"{name} {weights_hash(model.network)[:12]}"
 
 
 def base_file(name: str) -> Path:
-    """Where a base's weights are, or will be."""
+    """The file of a base's weights, which may not exist yet."""
     return find_model(name) if BASES[name] is None else run_folder(name) / MODEL_FILE
 
 
 def outdated(result: Mapping[str, Any]) -> bool:
-    """Is a result of other weights than those that are here? Where there are none, it stands."""
+    """Was a result made with other weights than the present ones? Without weights it counts."""
     name = result["model"].split()[0]
     return base_file(name).is_file() and base_model(name)[1] != result["model"]
 
 
 def trained(base: str) -> bool:
-    """Is a base there, to its end?"""
+    """Has the training of a base finished?"""
     if BASES[base] is None:
         return True
     file = base_file(base)
-    # Code statistics come last.
+    # Training writes the code statistics last.
     return file.is_file() and read_card(file).codes is not None
 
 
 def ready(domain: Domain) -> bool:
-    """Is its base trained?"""
+    """Is the base of a domain trained? If not, say so."""
     done = trained(domain.base)
     if not done:
         print(f"{domain.name}: left out, {domain.base} is not trained yet (prepare)", flush=True)
@@ -91,7 +91,7 @@ def ready(domain: Domain) -> bool:
 
 
 def finished(file: Path, model: str) -> dict[str, Any] | None:
-    """A result, unless it is of other weights."""
+    """The saved result, or None if there is none with these weights."""
     if not file.is_file():
         return None
     result: dict[str, Any] = json.loads(file.read_text())
@@ -99,7 +99,7 @@ def finished(file: Path, model: str) -> dict[str, Any] | None:
 
 
 def keep(file: Path, result: Mapping[str, Any]) -> None:
-    """Write a result, whole or not at all."""
+    """Write a result atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
     partial.write_text(json.dumps(rounded(result), indent=1))
@@ -107,7 +107,7 @@ def keep(file: Path, result: Mapping[str, Any]) -> None:
 
 
 def rounded(value: Any) -> Any:
-    """As many digits as mean something."""
+    """Round all floats in a result to five decimals."""
     if isinstance(value, float):
         return round(value, 5)
     if isinstance(value, Mapping):

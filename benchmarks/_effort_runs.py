@@ -1,4 +1,4 @@
-"""The experiments of `annotation_effort.py`: each does what is missing of one domain."""
+"""The experiments of `annotation_effort.py`: each runs whatever is missing for one domain."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ from l2gnet_core.corrections import Correction
 from l2gnet_core.finetune_config import FineTuneConfig
 from l2gnet_core.weights import mixed
 
-#: Painted slices of a new organ, and how they are picked: do they include its first and last?
+#: How many slices of a new organ are painted; do they include its first and last slice?
 PAINTED, PICKS = 5, {"evenly": False, "ends": True}
-#: Volumes by which a project's model is judged, at most.
+#: The most volumes that judge a project's model.
 MOST_JUDGED = 12
 ORGAN_METHODS = (
     "ours", "guided interpolation", "interpolation", "random forest", "naive", "from scratch"
 )  # fmt: skip
 VARIANTS = {"scan": SCAN_VARIANTS, "organ": ORGAN_VARIANTS, "project": PROJECT_VARIANTS}
-#: What is tested, picked by `tune`.
+#: The settings that are tested, picked with `tune`.
 PICKED = {"scan": "as it is", "organ": "as it is", "project": "as it is"}
 
 
 def start(bench: Bench, domain: Domain, sample: Sample) -> dict[str, Any]:
-    """Dice of a scan as the base segments it, and the order of its queue."""
+    """Dice of a scan as the base segments it, and the order of its queue; saved once."""
     model, known = base_model(domain.base)
     file = bench.file(domain.name, sample.name, "start")
     if found := finished(file, known):
@@ -64,12 +64,12 @@ def start(bench: Bench, domain: Domain, sample: Sample) -> dict[str, Any]:
 
 
 def in_range(bench: Bench, domain: Domain, sample: Sample) -> bool:
-    """Does the base do well enough, and badly enough, on a scan?"""
+    """Is the base's Dice on a scan within `START`?"""
     return bench.everything or START[0] <= start(bench, domain, sample)["mean"] <= START[1]
 
 
 def task_of(bench: Bench, domain: Domain, variant: Variant, sample: Sample) -> Task:
-    """A scan to correct, or to paint the domain's organ in."""
+    """The task to correct a scan, or to paint the domain's organ in it."""
     model, _ = base_model(domain.base)
     names = model.card.labels.names
     if domain.organ is not None:
@@ -81,8 +81,8 @@ def task_of(bench: Bench, domain: Domain, variant: Variant, sample: Sample) -> T
 
 
 def judged(task: Task, slices: Sequence[int], answer: Answer) -> dict[str, Any]:
-    """One round: Dice of the untouched slices before and after, and of the whole scan with the
-    corrected slices as they are."""
+    """The scores of one round: Dice of the untouched slices before and after, and of the whole
+    scan with the corrected slices copied in."""
     scan = task.scan
     scores = {
         when: dice(mask, scan.truth, scan.axis, task.names, slices)
@@ -128,7 +128,7 @@ def run_scan(bench: Bench, domain: Domain, methods: Sequence[str], counts: Seque
 def scan_rounds(
     bench: Bench, domain: Domain, task: Task, name: str, counts: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """What a method makes of each round."""
+    """The scores of a method in each round."""
     scan, method, found = task.scan, METHODS[name], []
     due = rounds(scan.truth.shape[scan.axis], counts)
     if name == "ours":
@@ -153,7 +153,7 @@ def scan_rounds(
 
 
 def run_organ(bench: Bench, domain: Domain, methods: Sequence[str]) -> None:
-    """A structure that the base never had, from a few painted slices."""
+    """Teach each scan a structure that the base does not have, from a few painted slices."""
     variant, known = ORGAN_VARIANTS[PICKED["organ"]], base_model(domain.base)[1]
     for sample in bench.some(domain.scans[bench.part]):
         wanted = {
@@ -174,7 +174,7 @@ def run_organ(bench: Bench, domain: Domain, methods: Sequence[str]) -> None:
 
 
 def organ_round(task: Task, name: str, pick: str) -> dict[str, Any]:
-    """One method on one organ, and what became of the others."""
+    """The scores of one method on a new organ, and Dice of the other organs."""
     scan = task.scan
     held = holding(scan.truth, scan.axis, list(task.names))
     slices = evenly(held, PAINTED, PICKS[pick])
@@ -187,7 +187,8 @@ def organ_round(task: Task, name: str, pick: str) -> dict[str, Any]:
 
 
 def run_project(bench: Bench, domain: Domain, variants: Mapping[str, Variant]) -> None:
-    """Five corrected volumes of a domain: further volumes of it, and the original task."""
+    """Fine-tune on five corrected volumes of a domain; score further volumes of the domain and the
+    original task."""
     model, known = base_model(domain.base)
     every = {sample: sample.frame.patient for sample in domain.scans[bench.part]}
     taught, further = taught_and_judged(every)
@@ -239,7 +240,7 @@ def run_project(bench: Bench, domain: Domain, variants: Mapping[str, Variant]) -
 
 
 def judge_native(bench: Bench, name: str, native: str, samples: Sequence[Sample]) -> None:
-    """What a model that learnt from scans of a domain's kind makes of the volumes that judge."""
+    """Score a model that learnt from the domain's kind of scan on the same volumes."""
     model, known = base_model(native)
     file = bench.file(name, "native")
     if not finished(file, known):
@@ -248,7 +249,7 @@ def judge_native(bench: Bench, name: str, native: str, samples: Sequence[Sample]
 
 
 def whole_correction(scan: Scan) -> Correction:
-    """Every slice of a scan corrected."""
+    """A correction with every slice of a scan."""
     every = tuple(range(scan.truth.shape[scan.axis]))
     return Correction(scan.scan, scan.grid, scan.axis, scan.truth, every)
 
@@ -261,7 +262,7 @@ def whole_dice(bench: Bench, model: Model, sample: Sample) -> dict[str, float]:
 
 
 def project_methods(methods: Sequence[str]) -> dict[str, Variant]:
-    """Ours and its rivals."""
+    """The settings of ours and of its rivals, by name."""
     plain = FineTuneConfig(
         kind="project", learns_anew=False, folds=0, limits=UNGUARDED, pull=0.0, cautious_mix=1.0
     )

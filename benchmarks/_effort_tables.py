@@ -1,4 +1,4 @@
-"""What `annotation_effort.py` prints and draws of the results that are there."""
+"""The tables and the figure of `annotation_effort.py`, made from the finished results."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from _annotator import recovered
 from _effort_results import outdated
 from _rivals import METHODS
 
-#: Slices corrected in the table that the goals are about.
+#: The goals are about this number of corrected slices.
 GOAL_SLICES = 3
-#: A volume is as good as before if it lost no more than this; none may lose more than the second.
+#: Gains: at or above the first a volume counts as unharmed; none may be below the second.
 HARMLESS, HARMFUL = -0.005, -0.02
 Result = dict[str, Any]
 
 
 def results(folder: Path) -> list[Result]:
-    """Every result of a part that is of the weights at hand, with its domain's name."""
+    """All results in a part's folder that were made with the present weights, with their domain."""
     found = []
     for file in sorted(folder.glob("*/*.json")):
         result = json.loads(file.read_text())
@@ -35,8 +35,8 @@ def mean(scores: Mapping[str, float]) -> float:
 
 
 def gains(rounds: Iterable[Result]) -> str:
-    """Mean gain, share of volumes that lost next to nothing, worst, and how often the guard kept
-    the old model."""
+    """Cells of a table: mean gain, share of unharmed volumes, worst gain, and how often the guard
+    kept the old model."""
     some = list(rounds)
     values = [one["gain"] for one in some]
     unharmed = sum(value >= HARMLESS for value in values) / len(values)
@@ -59,7 +59,7 @@ def print_start(found: Mapping[str, Sequence[float]], wanted: tuple[float, float
 
 
 def print_tuned(folder: Path, kind: str, names: Sequence[str]) -> None:
-    """Settings side by side, on the volumes that all of them have."""
+    """Compare settings on the volumes that all of them have finished."""
     found = results(folder)
     if kind == "project":
         projects = [r for r in found if "recovered" in r]
@@ -89,7 +89,7 @@ def print_tuned(folder: Path, kind: str, names: Sequence[str]) -> None:
 
 
 def print_tables(folder: Path, picture: Path | None) -> None:
-    """Everything that is finished; the effort curve also as a picture."""
+    """Print all finished results, and draw the effort curve into `picture`."""
     found = results(folder)
     scans = [r for r in found if "rounds" in r and "pick" not in r and "patient" in r]
     print_goal(scans)
@@ -107,7 +107,7 @@ def by_method(found: Sequence[Result]) -> dict[str, list[Result]]:
 
 
 def print_goal(found: Sequence[Result]) -> None:
-    """Three corrected slices: the others, over all domains and in each."""
+    """Dice of the untouched slices after three corrections, over all domains and in each."""
     if not found:
         return
     print(f"\n### {GOAL_SLICES} corrected slices: the others\n")
@@ -132,8 +132,8 @@ def print_goal(found: Sequence[Result]) -> None:
 
 
 def curve(found: Sequence[Result]) -> dict[str, dict[int, tuple[int, float, float, float]]]:
-    """By method and slices corrected: volumes, mean Dice of the untouched slices and of the whole
-    scan, seconds. Only volumes that every method has finished, with as many rounds, count."""
+    """By method and number of corrected slices: (volumes, mean Dice of the untouched slices, mean
+    Dice of the whole scan, seconds). Only volumes that all methods have finished count."""
     grouped = by_method(found)
     key = {name: {(r["domain"], r["patient"], r["scan"]): r for r in group}
            for name, group in grouped.items()}  # fmt: skip
@@ -192,7 +192,7 @@ def print_organs(found: Sequence[Result]) -> None:
         score = fmean(mean(one["after"]) for one in some)
         seconds = fmean(one["seconds"] for one in some)
         others = [fmean(one["others"][when] for one in some) for when in ("before", "after")]
-        # Those know one organ alone.
+        # These methods know only the new organ.
         alone = name == "random forest" or "interpolation" in name
         known = "–" if alone else "{:.3f} → {:.3f}".format(*others)
         print(
@@ -206,9 +206,9 @@ def natives(found: Sequence[Result]) -> dict[str, float]:
 
 
 def print_projects(found: Sequence[Result], native: Mapping[str, float]) -> None:
-    """Five corrected volumes of a domain. The gap to recover is the one to what the old model
-    scores on scans of the kind it learnt from; beside it the one to a model that learnt from the
-    domain's kind, where there is one."""
+    """Five corrected volumes of a domain. The gap to recover ends at the old model's Dice on scans
+    of the kind that it learnt from. A second gap ends at the Dice of a model that learnt from the
+    domain's kind, if there is one."""
     if not found:
         return
     print("\n### Five corrected volumes: further volumes of the domain, and the original task\n")

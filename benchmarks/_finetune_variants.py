@@ -25,7 +25,7 @@ UNGUARDED = Limits(-1, 1, 1, 1, 1)
 
 @dataclass(frozen=True)
 class Variant:
-    """Settings; a learner that does what settings cannot; and how much more voxels weigh that the
+    """Settings, a learner for what settings cannot express, and the weight of voxels that the
     annotator changed."""
 
     config: FineTuneConfig
@@ -36,7 +36,7 @@ class Variant:
 def finetuned(
     model: Model, corrections: Sequence[Correction], variant: Variant
 ) -> core.FineTuneResult:
-    """The end of a fine-tuning."""
+    """The result of a whole fine-tuning."""
     with patch.object(core, "Learner", variant.learner):
         *_, last = core.finetune(model, corrections, variant.config)
     assert last.result is not None
@@ -44,7 +44,7 @@ def finetuned(
 
 
 class DecoderOnly(Learner):
-    """The encoder stays: a third less time a step, fewer weights to overfit."""
+    """Keeps the encoder: a third less time per step, and fewer weights that can overfit."""
 
     def _loss(self, network: SegmentationNetwork, views: Views, old: Views | None) -> Tensor:
         network.encoder.requires_grad_(False)
@@ -52,7 +52,7 @@ class DecoderOnly(Learner):
 
 
 class NormsAndHead(Learner):
-    """Only what shifts and scales features, and the last layer."""
+    """Trains only the scales and offsets of normalisations, and the last layer."""
 
     def _loss(self, network: SegmentationNetwork, views: Views, old: Views | None) -> Tensor:
         network.requires_grad_(False)
@@ -64,8 +64,8 @@ class NormsAndHead(Learner):
 
 
 class Averaged(Learner):
-    """The mean of the weights on the way, the later half (stochastic weight averaging: Izmailov et
-    al., UAI 2018)."""
+    """Averages the weights over the later half of the steps (stochastic weight averaging: Izmailov
+    et al., UAI 2018)."""
 
     def learn(
         self, run: int, scans: Sequence[CorrectedScan], clock: Clock

@@ -1,4 +1,4 @@
-"""The constants of `l2gnet_core.inspect.uncertainty`, fitted."""
+"""Fits the constants of `l2gnet_core.inspect.uncertainty`."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from l2gnet_core.inspect.uncertainty import (
     wrong_share,
 )
 
-#: Voxels of a volume that the fit sees.
+#: The most voxels of a volume that the fit sees.
 SAMPLE = 3000
 
 
 def logistic(inputs: Array, targets: Array, ridge: float = 1e-6) -> Array:
-    """Weights, the offset last, of a logistic regression; targets may be shares."""
+    """Weights of a logistic regression, the offset last; targets are in [0,1]."""
     inputs = np.column_stack([inputs, np.ones(len(inputs))])
     weights = np.zeros(inputs.shape[1])
     for _ in range(50):
@@ -43,8 +43,8 @@ def logistic(inputs: Array, targets: Array, ridge: float = 1e-6) -> Array:
 def voxel_inputs(
     maps: dict[str, Array], distances: Array, zone: Array, names: Sequence[str]
 ) -> Array:
-    """What `chance_of_mistake` reads, and on request other maps, by their scan's mean and
-    spread."""
+    """The inputs of `chance_of_mistake` in a zone, and further maps by `names`, standardised over
+    their scan."""
     sure = np.clip(maps["softmax"][zone], SURE, 1 - SURE)
     away = distances[zone] / FAR
     columns = [np.log(sure / (1 - sure)), maps["neighbours"][zone], away, away**2]
@@ -55,8 +55,8 @@ def voxel_inputs(
 
 
 def material(model: Model, data: Path, cache: Path | None) -> Iterator[Seen]:
-    """What weights are fitted on. Training patients only made worse: as they are, the model has
-    learnt them and is too sure of itself."""
+    """The volumes to fit on. Training patients are used only made worse: as they are, the model
+    has learnt them and is too sure of itself."""
     for part, ways in (("tuning", WAYS), ("train", tuple(CORRUPTIONS))):
         for file in frames(model, data, part):
             for way in ways:
@@ -65,7 +65,7 @@ def material(model: Model, data: Path, cache: Path | None) -> Iterator[Seen]:
 
 @dataclass(frozen=True, eq=False)
 class Voxels:
-    """What a fit reads of some voxels, and which of them are wrong."""
+    """The fit's inputs for some voxels, by kind, and which of the voxels are wrong."""
 
     inputs: dict[str, Array]
     wrong: Array
@@ -73,7 +73,7 @@ class Voxels:
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A volume: the voxels to learn from, and those that the area under ROC is about."""
+    """A volume, with the voxels to fit on and the voxels that the area under ROC is about."""
 
     one: Seen
     taught: Voxels
@@ -87,7 +87,7 @@ def example(one: Seen, kinds: dict[str, list[str]], rng: np.random.Generator) ->
         inputs = {kind: voxel_inputs(maps, distances, zone, names) for kind, names in kinds.items()}
         return Voxels(inputs, (one.mask != one.truth)[zone])
 
-    # Those judged lie near true borders as well: which these are must not be learnt from.
+    # Judged voxels include those near true borders. Fitting on these would leak the truth.
     near = np.flatnonzero(all_near_borders(one.mask))
     taught = np.zeros(one.mask.shape, bool)
     taught.flat[rng.choice(near, min(SAMPLE, len(near)), replace=False)] = True
@@ -95,7 +95,7 @@ def example(one: Seen, kinds: dict[str, list[str]], rng: np.random.Generator) ->
 
 
 def fit(model: Model, data: Path, cache: Path | None) -> None:
-    """Print the constants, and what the other maps would add on tuning patients left out."""
+    """Print the constants, and what the other maps would add on left-out tuning patients."""
     rng = np.random.default_rng(0)
     kinds = {"as it is": [], "with cells": ["quantisation", "plan"]}
     examples = [example(one, kinds, rng) for one in material(model, data, cache)]
@@ -129,7 +129,7 @@ def fit_slices(volumes: list[Seen], of_voxels: Array, labels: list[int]) -> Arra
     inputs, targets = [], []
     for one in volumes:
         near = all_near_borders(one.mask)
-        # Of a slice amid empty ones nothing is known to go by.
+        # A slice without a border in it or its neighbours has no inputs.
         there = near.any((1, 2))
         maps = uncertainty_maps(one.trace, one.mask)
         read = voxel_inputs(maps, border_distances(one.mask), near, [])
@@ -138,7 +138,7 @@ def fit_slices(volumes: list[Seen], of_voxels: Array, labels: list[int]) -> Arra
         share = wrong_share(chance.sum((1, 2)), one.mask)
         columns = np.stack([np.log(share + FLOOR), lacking_overlap(one.mask)], 1)
         inputs.append(columns[there])
-        # A slice rightly left empty lacks nothing.
+        # A slice that is empty in both masks has no error.
         dice = np.nan_to_num(slice_dice(one.mask, one.truth, labels), nan=1.0)
         targets.append(1 - dice[there])
     return logistic(np.concatenate(inputs), np.concatenate(targets))

@@ -1,4 +1,4 @@
-"""How well doubts tell mistakes, on one volume whose truth is known."""
+"""How well doubts predict mistakes, on one volume with true labels."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def area_under_roc(values: Array, wrong: Array) -> float:
 
 
 def slice_dice(mask: Array, truth: Array, labels: Sequence[int]) -> list[float]:
-    """Mean Dice of the structures that a slice has in either mask; nan where it has none."""
+    """Mean Dice per slice, over the structures in either mask; nan for a slice without any."""
     found = []
     for one, other in zip(mask, truth, strict=True):
         pairs = [(one == label, other == label) for label in labels]
@@ -56,7 +56,7 @@ def slice_dice(mask: Array, truth: Array, labels: Sequence[int]) -> list[float]:
 
 
 class Correcting:
-    """Mean Dice of a volume while slices are put right."""
+    """Mean Dice of a volume while its slices are corrected one by one."""
 
     def __init__(self, mask: Array, truth: Array, labels: Sequence[int]) -> None:
         def count(which: Callable[[int], Array]) -> NDArray[np.int64]:
@@ -79,8 +79,8 @@ class Correcting:
         return 1 - float(np.mean([(a + b) / 2 for a, b in pairwise(scores)]))
 
     def uniform(self) -> list[int]:
-        """The middle one of the slices that the answer has structures in, then always one farthest
-        from those before; at last the slices without."""
+        """The middle one of the slices with structures in the answer, then always the one farthest
+        from the earlier ones; slices without structures come last."""
         held = np.flatnonzero(self.said.any(1)).tolist()
         order, left = held[len(held) // 2 : len(held) // 2 + 1], held
         while left := [index for index in left if index not in order]:
@@ -88,7 +88,7 @@ class Correcting:
         return [*order, *(index for index in range(len(self.said)) if index not in order)]
 
     def oracle(self) -> list[int]:
-        """Always the slice that helps most, knowing the truth."""
+        """Always the slice that raises Dice most, by the truth."""
         order: list[int] = []
         while left := [index for index in range(len(self.said)) if index not in order]:
             order.append(max(left, key=lambda index: self.dice([*order, index])))
@@ -96,8 +96,12 @@ class Correcting:
 
 
 def found_again(one: Seen) -> dict[str, list[float]]:
-    """By planted mistake: which share of its voxels in other slices lies in the regions suggested,
-    best first, as long as these hold at most three times as many voxels; and how many they hold."""
+    """By planted mistake: [share found, voxels held].
+
+    Suggested regions count best first, as long as they hold at most three times as many voxels as
+    the mistake has in the other slices. "Share found" is the share of the mistake's voxels in these
+    regions. "Voxels held" is the size of the regions, as a multiple of the mistake's.
+    """
     found = {}
     for name, wrong in planted(one.mask).items():
         mistake = wrong != one.mask
@@ -121,7 +125,7 @@ def found_again(one: Seen) -> dict[str, list[float]]:
 
 
 def scores(one: Seen, labels: Sequence[int]) -> dict:
-    """Everything that is measured on a volume."""
+    """All measures of a volume."""
     maps = uncertainty_maps(one.trace, one.mask)
     zone = judged(one.mask, one.truth)
     wrong = (one.mask != one.truth)[zone]
@@ -136,7 +140,7 @@ def scores(one: Seen, labels: Sequence[int]) -> dict:
             orders["ours"] = [doubt.index for doubt in ranking]
             orders["worst Dice"] = sorted(expected, key=lambda index: -expected[index])
         else:
-            # Quantisation error has a unit of its own.
+            # Maps have different units (quantisation error is a distance).
             amounts /= max(1e-9, float(np.percentile(values, 99)))
             predicted[name] = (1 - wrong_share(amounts, one.mask)).tolist()
         if name == "softmax":

@@ -1,4 +1,4 @@
-"""What `cardiac-cine` sees and answers on scans of ACDC, as they are and made worse."""
+"""What `cardiac-cine` sees and answers on ACDC scans, as stored and corrupted."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ KEPT = ("codes", "error", "entropy", "plan_rows")
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """A volume, all arrays with slices first: the scan, what the model saw, its answer and the
-    truth."""
+    """A volume: the scan, what the model saw, its answer and the truth, all with slices first."""
 
     patient: str
     way: str
@@ -35,8 +34,8 @@ class Seen:
 
 
 def frames(model: Model, data: Path, part: str) -> list[Path]:
-    """The images of a part's patients; of training, one frame of every fifth, ends of diastole and
-    systole in turn."""
+    """The images of a part's patients. Of training: one frame of every fifth patient, alternating
+    between end-diastole and end-systole."""
     if part != "train":
         patients = model.card.split[part]
         return [file for p in patients for file in sorted((data / "images").glob(f"{p}_*"))]
@@ -45,7 +44,7 @@ def frames(model: Model, data: Path, part: str) -> list[Path]:
 
 
 def seen(model: Model, file: Path, way: str, cache: Path | None) -> Seen:
-    """Segment a scan, or take from the cache what the model saw of it."""
+    """Segment a scan, or read from the cache what the model saw."""
     volume = read_volume(file)
     axis = slicing_axis(volume, model.card.slicing)
     assert axis == 0

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 
 def interval(values: dict[str, list[float]]) -> tuple[float, float, float]:
-    """Mean over patients, and its 95 % interval by bootstrap over them."""
+    """Mean over patients, and its 95 % interval by bootstrap over patients."""
     means = np.array([np.nanmean(v) for v in values.values() if not np.isnan(v).all()])
     drawn = np.random.default_rng(0).integers(len(means), size=(10_000, len(means)))
     low, high = np.percentile(means[drawn].mean(1), (2.5, 97.5))
@@ -26,7 +26,7 @@ def by_patient(results: list[dict], measure: Callable[[dict], float]) -> dict[st
 
 
 def rank_correlation(result: dict, name: str) -> float:
-    """Within a volume; nan where either side is the same in all slices."""
+    """Rank correlation within a volume; nan if either side is the same in all slices."""
     true, said = np.array(result["dice"], float), np.array(result["predicted"][name])
     known = ~np.isnan(true)
     if len(np.unique(true[known])) < 2 or len(np.unique(said[known])) < 2:
@@ -35,14 +35,14 @@ def rank_correlation(result: dict, name: str) -> float:
 
 
 def pooled_correlation(results: list[dict], name: str) -> float:
-    """Over the slices of all volumes."""
+    """Rank correlation over the slices of all volumes."""
     true = np.concatenate([np.array(result["dice"], float) for result in results])
     said = np.concatenate([result["predicted"][name] for result in results])
     return float(spearmanr(true[~np.isnan(true)], said[~np.isnan(true)])[0])
 
 
 def print_tables(part: str, results: list[dict]) -> None:
-    """Everything about one part."""
+    """Print all tables of one part."""
     groups = {
         "clean": [result for result in results if result["way"] == "clean"],
         "made worse": [result for result in results if result["way"] != "clean"],
@@ -80,7 +80,7 @@ def print_orders(group: list[dict]) -> None:
 
 
 def closed_earlier(group: list[dict], other: str) -> str:
-    """By what share our order's gap is smaller than another one's, over all volumes."""
+    """By which share the gap of our order is smaller than that of another, over all volumes."""
     if other == "ours":
         return "–"
     ours, theirs = (

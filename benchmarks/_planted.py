@@ -11,9 +11,9 @@ RIGHT, MYOCARDIUM, LEFT = 1, 2, 3
 
 
 def planted(mask: Array) -> dict[str, Array]:
-    """The mask (n,H,W) with a mistake of each kind, the same in all slices.
+    """One mask (n,H,W) for each kind of mistake, with that mistake in all slices.
 
-    Lengths are shares of the radius of myocardium and left ventricle together.
+    Lengths are shares of the radius of a disc with the area of myocardium and left ventricle.
     """
     radius = np.sqrt(np.isin(mask, (MYOCARDIUM, LEFT)).sum((1, 2)).clip(1) / np.pi)[:, None, None]
     from_right, from_wall = (_distance(mask == label) / radius for label in (RIGHT, MYOCARDIUM))
@@ -31,7 +31,7 @@ def planted(mask: Array) -> dict[str, Array]:
 
 
 def _distance(structure: Array) -> NDArray[np.float64]:
-    """Pixels to the structure in the same slice; infinite where there is none."""
+    """Distance in pixels to the structure in the same slice; infinite in slices without it."""
     return np.stack(
         [
             ndimage.distance_transform_edt(~one) if one.any() else np.full(one.shape, np.inf)
@@ -41,7 +41,7 @@ def _distance(structure: Array) -> NDArray[np.float64]:
 
 
 def _sides(structure: Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """What lies above, and left of, the structure's centre in each slice; nothing without one."""
+    """(above, left of) the structure's centre in each slice; empty in slices without it."""
     above, left = np.zeros((2, *structure.shape), bool)
     for index, one in enumerate(structure):
         if one.any():

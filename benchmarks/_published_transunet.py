@@ -1,4 +1,4 @@
-"""TransUNet as published, R50-ViT-B/16 at random weights: for its parameters and time, not trained.
+"""TransUNet as published (R50-ViT-B/16) with random weights, to count parameters and measure time.
 
 Source: Chen et al., "TransUNet: Transformers Make Strong Encoders for Medical Image Segmentation",
 arXiv 2102.04306, and the authors' configuration: a ResNet-50 (BiT, group normalisation) of stages
@@ -41,13 +41,13 @@ class Residual(nn.Module):
 
 
 def stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
-    """Blocks of one resolution; the first one may halve it."""
+    """Blocks at one resolution; the first block may halve it."""
     first = Residual(inputs, outputs, stride)
     return nn.Sequential(first, *(Residual(outputs, outputs, 1) for _ in range(blocks - 1)))
 
 
 class Up(nn.Module):
-    """Twice the resolution, the skip beside it, two convolutions."""
+    """Upsample by two, concatenate the skip, convolve twice."""
 
     def __init__(self, inputs: int, skip: int, outputs: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What an annotator could do with corrected slices: ours, and everything it is compared with.
+"""Methods that turn corrected slices into a mask: ours, and all that it is compared with.
 
 Each method sees the same slices of the same scan and answers with a whole mask.
 """
@@ -27,14 +27,14 @@ from l2gnet_core.model import build
 from l2gnet_core.weights import mixed
 
 Array = NDArray[np.generic]
-#: Pixels that a random forest learns from.
+#: The most pixels that a random forest learns from.
 _FOREST_PIXELS = 60_000
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A mask (z,y,x), the seconds until there could be one (predicting not counted: every model
-    has to), what the queue proposes next, and what else is worth keeping."""
+    """A mask (z,y,x), the seconds of learning (prediction is not counted, because every model
+    needs it), the slices that the queue proposes next, and more to save."""
 
     mask: Array
     seconds: float
@@ -44,8 +44,8 @@ class Answer:
 
 @dataclass(eq=False)
 class Task:
-    """A scan to correct: the model at hand, the ids that count and their names, the true labels
-    that an annotator would paint (of `ids` alone), and what the model makes of the scan."""
+    """A scan to correct: the model to adapt, the ids that count and their names, and `start`, the
+    model's mask of the scan."""
 
     model: Model
     scan: Scan
@@ -57,6 +57,7 @@ class Task:
 
     @property
     def painted(self) -> Array:
+        """The true labels of `names`, as an annotator would paint them."""
         truth = self.scan.truth
         return np.where(np.isin(truth, list(self.names)), truth, 0).astype(truth.dtype)
 
@@ -70,7 +71,7 @@ class Task:
         return replace(config, names=self.new, **self.limit)
 
     def correction(self, slices: Sequence[int], scribbled: bool = False) -> Correction | None:
-        """The corrected slices; None where they hold nothing."""
+        """The corrected slices; None if no slice holds a structure."""
         scan, labels, unmarked = self.scan, self.painted, None
         if scribbled:
             assert scan.scribbles is not None
@@ -88,7 +89,7 @@ class Task:
         return Correction(scan.scan, scan.grid, scan.axis, labels, tuple(marked), unmarked, weights)
 
     def naive(self, slices: Sequence[int]) -> tuple[Model, float, int]:
-        """All weights, nothing to hold them, no guard; kept for who mixes them."""
+        """Naive fine-tuning → model, seconds, steps. Cached, because `half` mixes the same one."""
         key = tuple(sorted(slices))
         if key not in self._learnt:
             self._learnt.clear()
@@ -118,7 +119,7 @@ class Task:
 
 
 def ours(task: Task, slices: Sequence[int], scribbled: bool = False) -> Answer:
-    """Guarded fine-tuning; what the queue proposes next comes with it."""
+    """Guarded fine-tuning; the answer also holds what the queue proposes next."""
     scan, correction = task.scan, task.correction(slices, scribbled)
     if correction is None:
         mask, proposed = doubted(task.model, scan.scan, scan.grid, scan.axis)
@@ -131,20 +132,20 @@ def ours(task: Task, slices: Sequence[int], scribbled: bool = False) -> Answer:
 
 
 def manual(task: Task, slices: Sequence[int]) -> Answer:
-    """Nothing learns: the other slices stay as the model left them."""
+    """Nothing learns: the other slices stay as the model segmented them."""
     return Answer(task.start, 0.0)
 
 
 def interpolation(task: Task, slices: Sequence[int]) -> Answer:
-    """Shapes between corrected slices, nothing beyond them."""
+    """Shape interpolation between corrected slices; empty beyond them."""
     started = time.perf_counter()
     mask = interpolate_slices(task.painted, slices, task.scan.axis)
     return Answer(mask, time.perf_counter() - started)
 
 
 def guided(task: Task, slices: Sequence[int]) -> Answer:
-    """Shapes between corrected slices and what the image shows there, nothing beyond them: what
-    the widgets do."""
+    """Interpolation by shape and image between corrected slices, as in the widgets; empty beyond
+    them."""
     started = time.perf_counter()
     steps = guided_slices(task.scan.scan, task.painted, slices, task.scan.axis)
     while True:
@@ -155,7 +156,7 @@ def guided(task: Task, slices: Sequence[int]) -> Answer:
 
 
 def naive(task: Task, slices: Sequence[int]) -> Answer:
-    """All weights, nothing to hold them, no guard."""
+    """Fine-tuning of all weights, without pull, mix or guard."""
     model, seconds, steps = task.naive(slices)
     return task.answer(model, seconds, steps=steps)
 
@@ -188,7 +189,7 @@ def scratch(task: Task, slices: Sequence[int]) -> Answer:
 
 
 def forest(task: Task, slices: Sequence[int], scribbled: bool = False) -> Answer:
-    """A random forest on what each pixel and its surroundings look like, and where it is."""
+    """A random forest on the appearance of each pixel and its surroundings, and on its place."""
     from sklearn.ensemble import RandomForestClassifier
 
     started = time.perf_counter()
@@ -213,15 +214,15 @@ def forest(task: Task, slices: Sequence[int], scribbled: bool = False) -> Answer
 
 
 def placed_features(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n,H,W) → (n,H,W,f): what each pixel looks like (`pixel_features`), and its place."""
+    """(n,H,W) → (n,H,W,f): `pixel_features` of each pixel, and its place."""
     features = [np.stack(pixel_features(one), -1) for one in image]
     place = np.meshgrid(*(np.linspace(0, 1, n) for n in image.shape), indexing="ij")
     return np.concatenate([np.stack(features), np.stack(place, -1)], -1).astype(np.float32)
 
 
 Method = Callable[[Task, Sequence[int]], Answer]
-#: By name, in the order in which they run: the others correct the slices that ours asked for, or
-#: evenly spaced ones, which suit interpolation better.
+#: By name, in the order in which they run. The other methods correct the slices that ours asked
+#: for, or evenly spaced slices, which suit interpolation better.
 METHODS: dict[str, Method] = {
     "ours": ours,
     "ours, evenly": ours,

@@ -1,7 +1,8 @@
 """The fixed suite of shifted domains on which `annotation_effort.py` tunes and tests.
 
-Written down before anything was tuned to it. A domain is a model and scans unlike those it learnt
-from; tuning and test scans are of different patients, and the model saw none of either.
+The suite was written down before anything was tuned to it. A domain is a model together with scans
+unlike its training scans. Tuning and test scans are of different patients, and the model has seen
+none of them.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from l2gnet_core.volume import Grid, Volume, slicing_axis
 
 Part = Literal["tuning", "test"]
 Array = NDArray[np.generic]
-#: Mean Dice that a model must have on a scan for it to count: neither a wreck nor done already.
+#: A scan counts if the model's mean Dice on it is in this range: neither lost nor good already.
 START = (0.70, 0.88)
 #: Patients of ACDC come in blocks of twenty.
 GROUPS = ("dilated", "hypertrophic", "infarcted", "normal", "right ventricle")
-#: Patient 074 again, by another reader.
+#: Left out: patient 074 again, labelled by another reader.
 AGAIN = "patient076"
-#: What amid ACDC's scribbles nobody marked.
+#: The label of voxels without a scribble in ACDC.
 UNMARKED = 4
 
 
@@ -44,10 +45,10 @@ UNMARKED = 4
 class Base:
     """A model to adapt, or to compare with, trained by `annotation_effort.py prepare`.
 
-    It learns from the frames of `groups` and `phases` (all, where they are empty), from the "train"
-    part of a split by patient, `steps` steps of eight slices; `without` is the id of the structure
-    that is taken out of its labels. It begins with nothing, or with what ships, split as that is,
-    where its scans come under a `change`.
+    It learns for `steps` steps of eight slices from the frames of `groups` and `phases` (empty:
+    all), of the "train" part of a split by patient. `without` is the id of a structure that is
+    removed from its labels. It starts from random weights. With a `change`, its scans are changed,
+    and it starts from the shipped model with that model's split.
     """
 
     study: str
@@ -60,7 +61,7 @@ class Base:
     tuning: float = 0.15
 
 
-#: None is the model that ships.
+#: None: the shipped model.
 BASES: dict[str, Base | None] = {
     "cardiac-cine": None,
     "dilated-infarcted": Base("acdc", 1500, groups=("dilated", "infarcted")),
@@ -68,14 +69,14 @@ BASES: dict[str, Base | None] = {
     "end-systole": Base("acdc", 1500, phases=("end-systole",)),
     "no-right-kidney": Base("chaos-t2", 900, without=2, test=1 / 3),
     "no-spleen": Base("chaos-t2", 900, without=4, test=1 / 3),
-    # How much of what these changes take away does anybody get back?
+    # Trained on changed scans, to see how much of the lost Dice can be regained at all.
     **{f"all-{change}": Base("acdc", 1500, change=change) for change in CHANGES},
 }
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A scan on disk, by its name, and what is known of it without opening it."""
+    """A scan on disk, by its name, and what its name tells."""
 
     name: str
     patient: str
@@ -98,10 +99,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Domain:
-    """Scans unlike those that `base` learnt from, all there are; `usual` are others of the kind
-    that it did learn from. `single` are the scans in which a few slices are corrected, each on its
-    own. `organ` is the id of the structure to teach, where that is what the domain is for. `native`
-    is a model that did learn from such scans, of other patients, where there is one."""
+    """A model and scans unlike its training scans.
+
+    `scans` are all such scans; `usual` are scans of the kind that `base` learnt from. `single` are
+    the scans in which a few slices are corrected, each scan by itself. `organ` is the id of the
+    structure to teach, if the domain is about a new organ. `native` is a model that learnt from
+    such scans of other patients, if there is one.
+    """
 
     name: str
     base: str
@@ -114,7 +118,7 @@ class Domain:
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """A sample, read: scan, truth and, where there are any, scribbles (z,y,x) on a grid."""
+    """A sample, read: scan, truth and scribbles, if there are any, (z,y,x) on a grid."""
 
     sample: Sample
     scan: Array
@@ -125,7 +129,7 @@ class Scan:
 
 
 def frames(names: Sequence[str]) -> list[Frame]:
-    """What the names of ACDC's frames tell: the lower frame number is end-diastole."""
+    """ACDC's frames from their names: the lower frame number is end-diastole."""
     found, before = [], ""
     for name in sorted(names):
         patient = name.split("_")[0]
@@ -147,7 +151,7 @@ def study_frames(study: str, data: Path = SHARED) -> tuple[Frame, ...]:
 
 
 def learnt(base: Base, among: Sequence[Frame]) -> tuple[list[Frame], Split]:
-    """The frames of the kind that a base learns from, and the split of their patients."""
+    """(frames of the kind that a base learns from, the split of their patients)."""
     own = [
         frame
         for frame in among
@@ -159,8 +163,8 @@ def learnt(base: Base, among: Sequence[Frame]) -> tuple[list[Frame], Split]:
 
 
 def shifted_split(base: Base, among: Sequence[Frame]) -> tuple[list[Frame], Split]:
-    """The frames of the other kind, and which of their patients tune and test. Patients whose
-    other frames the base knows stay in the part where these are."""
+    """(frames of the other kind, the split of their patients into tuning and test). A patient whose
+    other frames the base knows stays in the part of those frames."""
     own, split = learnt(base, among)
     others = [frame for frame in among if frame not in own]
     if base.phases:
@@ -180,7 +184,7 @@ def by_part(
 
 
 def alternating(chosen: Sequence[Frame], offset: int = 0) -> list[Frame]:
-    """One frame of each patient, one phase and the other in turn."""
+    """One frame of each patient, alternating between the phases."""
     patients = sorted({frame.patient for frame in chosen})
     found = []
     for number, patient in enumerate(patients):
@@ -190,13 +194,13 @@ def alternating(chosen: Sequence[Frame], offset: int = 0) -> list[Frame]:
 
 
 def domains(data: Path = SHARED) -> dict[str, Domain]:
-    """The suite, by name."""
+    """The domains of the suite."""
     acdc, abdomen = study_frames("acdc", data), study_frames("chaos-t2", data)
     shipped = shipped_split()
     found = []
     for number, change in enumerate(CHANGES):
         scans = by_part("acdc", acdc, shipped, change)
-        # In testing a frame comes under two of the changes; of the few to tune on each under all.
+        # A test frame comes under two of the changes, a tuning frame (there are few) under all.
         single: dict[Part, list[Sample]] = {
             "tuning": by_part("acdc", alternating(acdc, number), shipped, change)["tuning"],
             "test": [
@@ -226,7 +230,7 @@ def domains(data: Path = SHARED) -> dict[str, Domain]:
 
 
 def shipped_split() -> Split:
-    """The patients that `cardiac-cine` has learnt from, and the others."""
+    """The split of patients of the shipped `cardiac-cine`."""
     card = read_card(find_model("cardiac-cine"))
     return Split(**{part: tuple(patients) for part, patients in card.split.items()})
 
@@ -251,7 +255,7 @@ def read(sample: Sample, card: ModelCard, data: Path = SHARED) -> Scan:
 
 
 def _as_sampled(sample: Sample, arrays: Sequence[Array], axis: int) -> list[Array]:
-    """Scan, labels and scribbles after the change that a sample comes under."""
+    """Scan, labels and scribbles after the sample's change."""
     if not sample.change:
         return list(arrays)
     seed = zlib.crc32(sample.name.encode())
@@ -266,7 +270,7 @@ def _labels(file: Path) -> Array:
 
 @dataclass(frozen=True)
 class Without:
-    """Files of a scan whose labels lack a structure."""
+    """Files of a scan, with one structure removed from the labels."""
 
     files: ScanFiles
     structure: int
@@ -286,7 +290,7 @@ class Without:
 
 @dataclass(frozen=True)
 class Changed:
-    """Files of a scan under the change of a sample."""
+    """Files of a scan, with the change of a sample applied."""
 
     files: ScanFiles
     sample: Sample
@@ -302,7 +306,7 @@ class Changed:
 
     def read_labels(self) -> Volume:
         volume = self.files.read_labels()
-        # A change takes labels along with their scan, whatever that holds.
+        # `changed` needs a scan beside the labels; its values do not matter.
         stacks = _as_sampled(self.sample, [volume.data, volume.data], self._axis(volume))
         return replace(volume, data=stacks[1])
 
@@ -311,7 +315,7 @@ class Changed:
 
 
 def training_dataset(base: Base, data: Path = SHARED) -> tuple[Dataset, Split]:
-    """What a base learns from; its tuning and test patients are held out together."""
+    """The dataset and split of a base. Its tuning and test patients are both held out as test."""
     study = STUDIES[base.study]
     own, split = learnt(base, study_frames(base.study, data))
     if base.change:
@@ -328,7 +332,7 @@ def training_dataset(base: Base, data: Path = SHARED) -> tuple[Dataset, Split]:
         cases = [replace(c, files=Changed(c.files, samples[c.name])) for c in cases]
     patients = {case.patient: case.patient for case in cases}
     people = Patients(patients, {})
-    # No epoch is picked on tuning patients: they stay for what comes after.
+    # No epoch is picked by tuning patients, which are needed to compare settings later.
     held_out = tuple(sorted((*split.tuning, *split.test)))
     return (
         replace(dataset, cases=tuple(cases), labels=LabelSet.from_names(names), people=people),

@@ -1,4 +1,4 @@
-"""The datasets of `accuracy.py`: what they hold and how slices are seen; not their results."""
+"""The datasets of `accuracy.py`: their structures and how networks see their slices."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @dataclass(frozen=True)
 class Study:
-    """One dataset. `steps` is how long every architecture trains, `seeds` how often; `size` is the
-    width of training views; `oriented`, `resampled` and `pixel` (mm) as in `l2gnet train`. Where
-    the voxel size is not real, distances are in pixels."""
+    """One dataset.
+
+    Every architecture trains for `steps` steps, with `seeds` seeds. `size` is the width of training
+    views in pixels. `oriented`, `resampled` and `pixel` (mm) are as in `l2gnet train`. If the voxel
+    size is not real, distances are in pixels."""
 
     folder: str
     names: dict[int, str]
@@ -35,7 +37,7 @@ class Study:
 
     @property
     def unit(self) -> str:
-        """Of in-plane distances."""
+        """The unit of in-plane distances."""
         return "mm" if self.resampled else "pixels"
 
 
@@ -68,7 +70,7 @@ STUDIES = {
         slicing="axial",
         oriented=True,
         resampled=True,
-        # At the scans' own 4.7 mm, organs of a few pixels were never found.
+        # At the scans' own 4.7 mm pixels, small organs were never found.
         pixel=2.3,
     ),
     "hippocampus": Study(
@@ -85,8 +87,7 @@ STUDIES = {
 
 @dataclass(frozen=True)
 class Material:
-    """A study, read: the frames of each part with the patient they are of, and how views are
-    drawn."""
+    """A study, read: the frames of each part with their patients, and how views are drawn."""
 
     card: ModelCard
     augmentation: Augmentation

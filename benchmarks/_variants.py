@@ -1,4 +1,4 @@
-"""What `accuracy.py` trains: six architectures, L2GNet with one thing changed, a peer outside."""
+"""What `accuracy.py` trains: six architectures, L2GNet with one change each, and MONAI's U-Net."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from l2gnet_core.transport import cosine_cost, transport_tokens
 
 Build = Callable[[int], nn.Module]
 
-#: Neighbouring samples of a batch that are of one volume, where a variant asks for that.
+#: Slices of one volume in a batch of `VolumeSampler`.
 SLICES_OF_A_VOLUME = 4
 
 
@@ -40,9 +40,9 @@ def architecture(name: str, **changes: object) -> Build:
 
 
 class CodesAndReference(Quantising):
-    """L2GNet's bottleneck in pieces: which of z, c and g are fused, what relates the codes, whether
-    the encoder learns through the codes (`straight`), how much the commitment weighs, and whether z
-    passes by (`beside`)."""
+    """L2GNet's bottleneck with its parts as settings: which of z, c and g are fused, what relates
+    the codes, whether the encoder learns through the codes (`straight`), the weight of the
+    commitment, and whether z passes by the codes (`beside`)."""
 
     def __init__(
         self,
@@ -86,8 +86,8 @@ class CodesAndReference(Quantising):
                 tokens, codes, self.reference, config.epsilon, config.sinkhorn_iterations
             )[0]
         if self.relation == "volume":
-            # One plan over the tokens of all slices of a volume: of the part of it that a batch
-            # holds while training, of all of it (a batch is one volume) afterwards.
+            # One plan over the tokens of a volume: in training of its slices in the batch,
+            # afterwards of all its slices (a batch is one volume).
             volumes = max(1, len(tokens) // SLICES_OF_A_VOLUME) if self.training else 1
             together = transport_tokens(
                 tokens.reshape(volumes, -1, tokens.shape[-1]),
@@ -117,7 +117,7 @@ def pieces(parts: str, **how: Any) -> Build:
 
 
 class MonaiUNet(nn.Module):
-    """MONAI's UNet with the same widths: another team's code on the same data and budget."""
+    """MONAI's UNet with the same widths, as independent code on the same data and budget."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class MonaiUNet(nn.Module):
 
 
 class VolumeSampler(Sampler):
-    """Batches of a few volumes, `SLICES_OF_A_VOLUME` slices of each."""
+    """Draws batches of a few volumes, `SLICES_OF_A_VOLUME` slices of each."""
 
     def batch(
         self, step: int, samples: Iterable[int], size: int, device: str | torch.device = "cpu"
@@ -151,7 +151,7 @@ class VolumeSampler(Sampler):
         return torch.cat(images), torch.cat(targets)
 
 
-#: Half as deep a body has codes at stride 8 instead of 16.
+#: A body of half the depth has its codes at stride 8 instead of 16.
 STRIDE_8 = (16, 32, 64, 256)
 
 VARIANTS: dict[str, Build] = {
@@ -172,7 +172,7 @@ VARIANTS: dict[str, Build] = {
     "K = 64": architecture("l2gnet", codes=64),
     "K = 1024": architecture("l2gnet", codes=1024),
     "one plan per volume": pieces("cg", relation="volume"),
-    # The same batches with a plan per slice: what to compare the last one with.
+    # The same batches with a plan per slice: the control of the variant above.
     "batches by volume": architecture("l2gnet"),
 }
 BY_VOLUME = ("one plan per volume", "batches by volume")

@@ -4,15 +4,17 @@
         [--jobs N]
     python benchmarks/accuracy.py [table]
 
-`train` does whatever runs are missing, one after the other or `--jobs` at a time (networks this
-small leave most of a GPU idle; set OMP_NUM_THREADS=1), and can be stopped and started again at any
-time; run folders lie in benchmarks/runs/, the scores of each finished run in benchmarks/results/.
-`table` prints what is finished. All runs of a study have the same steps, batch, views, losses and
-learning rate; nothing is tuned per architecture. The final weights (moving average) are scored on
-the test patients, without test-time views and without tidying: Dice per volume; HD95 and surface
-Dice (tolerance one pixel, or 2 mm) in plane, per slice that holds the structure in both masks.
-Differences are paired by patient, over the mean of the same seeds, with 95 % intervals over
-patients (Student's t): "first" needs an interval without zero, else it is "tied".
+`train` does the missing runs, one after the other or `--jobs` at a time (networks this small leave
+most of a GPU idle; set OMP_NUM_THREADS=1). It can be stopped and started again at any time. Run
+folders lie in benchmarks/runs/, the scores of each finished run in benchmarks/results/. `table`
+prints the finished runs.
+
+All runs of a study have the same steps, batch, views, losses and learning rate; nothing is tuned
+per architecture. The final weights (moving average) are scored on the test patients, without
+test-time views and without tidying: Dice per volume; HD95 and surface Dice (tolerance one pixel, or
+2 mm) in plane, per slice that holds the structure in both masks. Differences are paired by patient,
+over the mean of the same seeds, with 95 % intervals over patients (Student's t). A variant is
+"first" if the interval does not contain zero, otherwise "tied".
 """
 
 from __future__ import annotations
@@ -46,25 +48,24 @@ from l2gnet_core.train import Trainer, TrainingConfig, make_fabric, saved_state
 HERE = Path(__file__).parent
 RESULTS, RUNS = HERE / "results", HERE / "runs"
 BATCH = 8
-#: What the scores of tuning patients are called among those of test patients: designs are chosen by
-#: them.
+#: The key of the tuning patients' scores in a result. Designs are chosen by these scores.
 TUNING = "tuning"
 TOLERANCE = {"pixels": 1.0, "mm": 2.0}
 
 
 def result_file(study: str, variant: str, seed: int) -> Path:
-    """Where the scores of one run are kept."""
+    """The file of one run's scores."""
     return RESULTS / f"{study}_{variant.replace(' ', '-').replace(',', '')}_{seed}.json"
 
 
 def runs(studies: Iterable[str], only: Iterable[str], seeds: int) -> list[tuple[str, str, int]]:
-    """(study, variant, seed) of everything that is asked for, the most telling first."""
+    """(study, variant, seed) of all runs that are asked for, the most informative first."""
     wanted, chosen = [], list(only)
     for study in studies:
         for seed in range(min(seeds, STUDIES[study].seeds)):
             wanted += [(study, variant, seed) for variant in (*ARCHITECTURES, "monai-unet")]
         if study == "acdc":
-            # One seed shows what is worth more; whoever names an ablation can ask for more.
+            # One seed shows which ablation deserves more; those named by --only get all seeds.
             wanted += [
                 (study, variant, seed)
                 for variant in ABLATIONS
@@ -75,7 +76,7 @@ def runs(studies: Iterable[str], only: Iterable[str], seeds: int) -> list[tuple[
 
 @lru_cache(maxsize=1)
 def material_of(study: str, data: Path) -> Material:
-    """A study as it was read for the run before, mostly."""
+    """A study, read. Cached, because runs of one study follow each other."""
     return read(STUDIES[study], data)
 
 
@@ -127,7 +128,7 @@ def segment(network: nn.Module, frame: TrainingCase) -> torch.Tensor:
     height, width = frame.image.shape[-2:]
     config, count, predicted = network.config, len(frame.image), []
     device = next(network.parameters()).device
-    # All at once: one of the ablations looks at the whole volume.
+    # One batch for the whole volume, because one ablation plans over all its slices.
     for indices in torch.arange(count).split(count):
         seen = neighbours(indices.tolist(), count, config.in_channels, frame.step)
         batch = pad_to_multiple(frame.image[seen].float(), config.stride)
@@ -140,7 +141,7 @@ def segment(network: nn.Module, frame: TrainingCase) -> torch.Tensor:
 def score(
     network: nn.Module, material: Material, test: list[tuple[str, TrainingCase]], unit: str
 ) -> list[dict[str, object]]:
-    """One entry a frame: the patient, and per structure Dice, HD95 and surface Dice."""
+    """One entry per frame: the patient, and per structure Dice, HD95 and surface Dice."""
     spacing = material.card.spacing[1:] if material.card.spacing else (1.0, 1.0)
     found = []
     for patient, frame in test:
@@ -162,13 +163,13 @@ def score(
 
 
 def finished() -> list[dict]:
-    """Every finished run."""
+    """The results of all finished runs."""
     return [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
 
 
 def by_patient(results: list[dict], scans: str = "") -> dict[str, float]:
-    """Mean Dice per patient, over structures, frames and seeds; of the test patients, as they are
-    or under a corruption, or of the tuning patients."""
+    """Mean Dice per patient, over structures, frames and seeds: of the test patients as they are or
+    under a corruption, or of the tuning patients."""
     dice = defaultdict(list)
     for result in results:
         for entry in result["scores"][scans]:
@@ -189,15 +190,15 @@ def pooled(results: list[dict], measure: str) -> float:
 
 
 def tuning_dice(results: list[dict]) -> str:
-    """Mean Dice of the tuning patients; "–" for runs of before these were scored."""
+    """Mean Dice of the tuning patients; "–" for older runs that have no such scores."""
     if not all(TUNING in result["scores"] for result in results):
         return "–"
     return f"{statistics.fmean(by_patient(results, TUNING).values()):.4f}"
 
 
 def difference(ours: dict[str, float], theirs: dict[str, float]) -> tuple[float, float, float]:
-    """Mean paired difference and its 95 % interval by Student's t: a bootstrap over four patients
-    calls every fifth difference of nothing but noise one."""
+    """Mean paired difference and its 95 % interval by Student's t. A bootstrap over four patients
+    would report a difference in one of five cases of pure noise."""
     gaps = [ours[patient] - theirs[patient] for patient in sorted(ours)]
     mean, spread = statistics.fmean(gaps), statistics.stdev(gaps) / len(gaps) ** 0.5
     reach = float(stats.t.ppf(0.975, len(gaps) - 1)) * spread
@@ -234,7 +235,7 @@ def print_study(study: str, results: list[dict]) -> None:
 
 
 def print_corruptions(results: list[dict]) -> None:
-    """How far each architecture falls."""
+    """Print by how much Dice falls under each corruption."""
     grouped = defaultdict(list)
     for result in results:
         if result["variant"] in ARCHITECTURES and set(CORRUPTIONS) <= set(result["scores"]):
@@ -265,7 +266,7 @@ def print_corruptions(results: list[dict]) -> None:
 
 
 def main() -> None:
-    """Train what is missing, or print what is there."""
+    """Train the missing runs, or print the finished ones."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command")
     training = commands.add_parser("train")
@@ -296,7 +297,7 @@ def main() -> None:
         running = {pool.submit(train, *run, options.data, options.device): run for run in missing}
         failed = False
         for run in as_completed(running):
-            # One that fails does not stop the others.
+            # A failed run must not stop the others.
             if error := run.exception():
                 print(f"{', '.join(map(str, running[run]))}: {error!r}", flush=True)
                 failed = True

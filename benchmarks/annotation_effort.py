@@ -6,12 +6,14 @@
     python benchmarks/annotation_effort.py run [scan | organ | project …] [--methods NAME …]
     python benchmarks/annotation_effort.py
 
-`prepare` trains the models to adapt, `start` prints how good each is on its shifted scans, `tune`
-compares settings on tuning volumes, `run` does everything on test volumes; without a command the
-tables of whatever is finished are printed and docs/annotation_effort.png is drawn. All of them do
-only what is missing, one volume and method at a time, and can be stopped and started again; a model
-with other weights starts over. `--domains`, `--volumes N` (of each domain) and `--steps N` (in
-place of seconds) make it less. The suite is in _shifts.py, what is measured in docs/benchmarks.md.
+`prepare` trains the models to adapt. `start` prints how good each model is on its shifted scans.
+`tune` compares settings on tuning volumes. `run` does everything on test volumes. Without a command
+the tables of the finished results are printed and docs/annotation_effort.png is drawn.
+
+Each command does only what is missing, one volume and method at a time, and can be stopped and
+started again. If a model has other weights, its results start over. `--domains`, `--volumes N` (of
+each domain) and `--steps N` (in place of seconds) reduce the work. _shifts.py holds the suite,
+docs/benchmarks.md describes what is measured.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ from l2gnet_core.training_run import train_dataset
 
 
 def prepare(name: str, data: Path, device: str) -> None:
-    """Train a base, or go on with it."""
+    """Train a base, or resume its training."""
     base = BASES[name]
     assert base is not None
     folder, study = run_folder(name), STUDIES[base.study]
@@ -65,7 +67,7 @@ def prepare(name: str, data: Path, device: str) -> None:
         resume=True,
         start=start,
     )
-    # What has been learnt already wants smaller steps.
+    # A model that is already trained needs a smaller learning rate.
     rate = 1e-3 if start else TrainingConfig.learning_rate
     training = TrainingConfig(steps=base.steps, batch=8, learning_rate=rate)
     for progress in train_dataset(settings, training, Augmentation(size=study.size)):
@@ -75,7 +77,7 @@ def prepare(name: str, data: Path, device: str) -> None:
 
 
 def main() -> None:
-    """Do what is asked for."""
+    """Run the command that is asked for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,19 +1,20 @@
-"""What does the bottleneck of a model do? How many directions its features have, how choosy its
-plan is, and what becomes of the answer without it.
+"""What does the bottleneck of a model do? The script measures how many directions its features
+have, how selective its plan is, and how the Dice changes without it.
 
     python benchmarks/bottleneck_use.py [MODEL …] [--part tuning] [--volumes N] [--data DIR]
 
-MODEL is a bundled model or a run folder of the study named in its card; all bundled ones by
-default. Printed for each, over slices of patients that it did not learn from:
+MODEL is a bundled model, or a run folder of the study that its card names; by default all bundled
+models. For each model, over slices of patients that it did not learn from, these are printed:
 
 - spread: root mean square of the deepest features z.
 - directions: participation ratio of the spectrum of z, centred, (Σσ²)² / Σσ⁴ (Gao et al., "A theory
   of multineuronal dimensionality", 2017); 1 = all features lie on a line.
 - codes: perplexity of the codes in a volume.
-- references: to how many a code sends its mass, exp(entropy) of its row of the plan.
-- rank: the same of the eigenvalues of S, which takes tokens to tokens.
-- Dice as it is, and with what the bottleneck answers replaced by its mean over the slice: what the
-  deepest level tells of places is gone then. One view, no tidying.
+- references: the number of references to which a code sends its mass, exp(entropy) of its row of
+  the plan.
+- rank: exp(entropy) of the eigenvalues of S, which maps tokens to tokens.
+- Dice as it is, and with the bottleneck's output replaced by its mean over the slice, which removes
+  all that the deepest level says about places. One view, no tidying.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ from l2gnet_core.sampling import TrainingCase
 
 
 class Watched(torch.nn.Module):
-    """A bottleneck that keeps what it sees and, if asked to, answers with the mean of its answer
-    over the slice."""
+    """A bottleneck that records its features. With `flat` it returns the mean of its output over
+    the slice."""
 
     def __init__(self, bottleneck: torch.nn.Module) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class Watched(torch.nn.Module):
 
 
 def frames(model: Model, part: str, volumes: int, data: Path) -> Iterator[TrainingCase]:
-    """Scans of the patients of a part of the model's own split."""
+    """The scans of the patients in one part of the model's own split."""
     names = {label.name for label in model.card.labels}
     study = next(s for s in STUDIES.values() if names == set(s.names.values()))
     cases = [
@@ -87,12 +88,12 @@ def participation(values: Tensor) -> float:
 
 
 def spread_of(shares: Tensor) -> Tensor:
-    """exp(entropy) of rows that sum to one."""
+    """exp(entropy) of each row; rows sum to one."""
     return torch.exp(torch.special.entr(shares).sum(-1))
 
 
 def examine(model: Model, part: str, volumes: int, data: Path) -> dict[str, float]:
-    """All figures of a model, means over volumes or slices."""
+    """All figures of a model, as means over volumes or slices."""
     watched = Watched(model.network.bottleneck)
     model.network.bottleneck = watched
     told: dict[str, list[float]] = {}
@@ -118,7 +119,7 @@ def examine(model: Model, part: str, volumes: int, data: Path) -> dict[str, floa
 
 
 def tell_plan(output: BottleneckOutput, model: Model, tell: Any) -> None:
-    """Codes of a batch, and of each slice how many references and directions its plan has."""
+    """Record the codes of a batch, and how many references and directions each slice's plan has."""
     if output.codes is not None:
         tell("codes", perplexity(output.codes.flatten().bincount().cpu().numpy()))
     if output.plan is None:
@@ -127,7 +128,7 @@ def tell_plan(output: BottleneckOutput, model: Model, tell: Any) -> None:
         coupling, mass = coupling[mass > 0], mass[mass > 0]
         rows = coupling / mass[:, None]
         tell("references", float((spread_of(rows) * mass).sum()))
-        # As many eigenvalues as codes: those of S on tokens of one code are the same ones.
+        # On tokens, S has the same non-zero eigenvalues as on codes.
         half = coupling / mass.sqrt()[:, None] / coupling.sum(0).sqrt()
         eigenvalues = torch.linalg.svdvals(half).square()
         tell("rank", float(spread_of(eigenvalues / eigenvalues.sum())))

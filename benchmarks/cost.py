@@ -2,10 +2,11 @@
 
     python benchmarks/cost.py [--sizes 224 512] [--turns N] [--threads T] [--device cuda]
 
-Each row is one architecture in evaluation mode on one slice, float32. They take turns, so that
-whatever else the machine does hits them alike; times are medians over the turns. "bottleneck" is
-what stands between encoder and decoder alone; "ratio" is `transunet`'s whole time over the row's.
-The published TransUNet (R50-ViT-B/16, Chen et al. 2021) is there for its size and time only.
+Each row is one architecture in evaluation mode on one slice, float32. The architectures take turns,
+so that other load of the machine affects all of them alike; times are medians over the turns.
+"bottleneck" is the part between encoder and decoder; "ratio" is `transunet`'s whole time divided by
+the row's. The published TransUNet (R50-ViT-B/16, Chen et al. 2021) is there for its size and time
+only.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ PUBLISHED = "TransUNet, as published"
 
 
 def milliseconds(call: Callable[[], object], device: str) -> float:
-    """One call, from the first operation to the last."""
+    """The time of one call, until its last operation has finished."""
     started = time.perf_counter()
     call()
     if device == "cuda":
@@ -37,15 +38,15 @@ def milliseconds(call: Callable[[], object], device: str) -> float:
 
 
 def parameters(module: nn.Module) -> int:
-    """Weights and codes."""
+    """The number of parameters, codes included."""
     return sum(p.numel() for p in module.parameters()) + sum(
         b.numel() for name, b in module.named_buffers() if name.endswith("vectors")
     )
 
 
 def operations(network: nn.Module, image: Tensor) -> float:
-    """Multiply-adds of one pass, in billions."""
-    # The fused path of PyTorch's transformer layers is not counted.
+    """Multiply-adds of one forward pass, in billions."""
+    # FLOPs of the fused path of PyTorch's transformer layers would not be counted.
     torch.backends.mha.set_fastpath_enabled(False)
     with FlopCounterMode(display=False) as counter:
         network(image)
@@ -54,7 +55,7 @@ def operations(network: nn.Module, image: Tensor) -> float:
 
 
 def peak_memory(network: nn.Module, image: Tensor) -> float | None:
-    """MB that a pass takes on a GPU; PyTorch does not say it of a CPU."""
+    """Peak MB of a pass on a GPU; PyTorch does not report it for a CPU."""
     if image.device.type != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats()

@@ -1,15 +1,15 @@
-"""Three corrected slices of a scan that looks unlike those learnt from: what happens to the others.
+"""Three corrected slices of a scan unlike the training scans: what happens to the other slices.
 
     python benchmarks/finetuning.py [--steps N | --seconds S] [--patients N] [--threads N]
         [--shifts NAME …]
 
-`cardiac-cine` on patients of its card's tuning part, never of its test part, one frame each, made
-darker and noisier in two strengths, and with light and dark exchanged, which it does not know at
-all. Three evenly spaced slices that hold a structure are
-corrected with the true labels. Dice is pooled over all other slices, mean over the structures;
-predictions as `l2gnet segment` makes them, without tidying. Rivals: the model as it is, naive
-fine-tuning of all weights, the same half mixed with the old ones, and interpolation of shapes
-between the corrected slices.
+The model is `cardiac-cine`. The scans are of patients in its card's tuning part, never of its test
+part, one frame each. They are made darker and noisier in two strengths, or shown with light and
+dark exchanged, which the model does not know at all. Three evenly spaced slices that hold a
+structure are corrected with the true labels. Dice is pooled over all other slices and averaged over
+the structures. Predictions are those of `l2gnet segment`, without tidying. The rivals are the model
+as it is, naive fine-tuning of all weights, the same with the weights half mixed with the old ones,
+and shape interpolation between the corrected slices.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def shifted(image: Array, gamma: float, noise: float) -> Array:
     return darker + np.random.default_rng(0).normal(0, noise, image.shape).astype(np.float32)
 
 
-#: What is done to intensities from 0 to 1: gamma, and the noise's σ as a share of the range; air
-#: stays dark where light and dark are exchanged.
+#: Changes of intensities in [0,1]: gamma, and the noise's σ as a share of the range. When light and
+#: dark are exchanged, air stays dark.
 SHIFTS: dict[str, Callable[[Array], Array]] = {
     "some": partial(shifted, gamma=1.6, noise=0.05),
     "much": partial(shifted, gamma=2.2, noise=0.08),
@@ -66,7 +66,7 @@ def variants(config: FineTuneConfig) -> dict[str, FineTuneConfig]:
 
 
 def mask(model: Model, scan: Array, volume: Volume, axis: int) -> Array:
-    """What the model makes of a scan."""
+    """The model's mask of a scan."""
     result = np.zeros(scan.shape, np.uint8)
     for done in predict_slices(model, scan, volume, axis):
         if done is not None:
@@ -81,7 +81,7 @@ def dice(said: Array, truth: Array, axis: int, slices: list[int], names: dict[in
 
 
 def tuned(model: Model, correction: Correction, config: FineTuneConfig) -> FineTuneResult:
-    """The end of a fine-tuning."""
+    """The result of a whole fine-tuning."""
     *_, last = finetune(model, [correction], config)
     return last.result
 
@@ -112,7 +112,7 @@ def main() -> None:
 def compare(
     model: Model, volume: Volume, truth: Array, scan: Array, config: FineTuneConfig
 ) -> None:
-    """Print the Dice of untouched slices, and seconds."""
+    """Print the Dice of the untouched slices, and the seconds."""
     names, axis = model.card.labels.names, slicing_axis(volume, model.card.slicing)
     held = np.flatnonzero(np.moveaxis(truth, axis, 0).any((1, 2)))
     evenly = np.round(np.quantile(range(len(held)), (1 / 6, 1 / 2, 5 / 6))).astype(int)

@@ -6,19 +6,23 @@
     python benchmarks/inspection.py [table]
 
 `run` measures what is missing, one volume after the other, and can be stopped and started again at
-any time; scores lie in benchmarks/results/inspection/. `table` prints what is finished. `fit`
-prints the constants of `l2gnet_core.inspect.uncertainty`, fitted on the card's tuning patients and,
-made worse, on every fifth of its training patients; never on those of its test part. `cost` times
-what recording looks adds to segmenting. `--cache` keeps what the model saw, so that nothing is
-segmented twice; it holds patients' masks.
+any time. Scores lie in benchmarks/results/inspection/. `table` prints the finished ones. `fit`
+prints the constants of `l2gnet_core.inspect.uncertainty`. They are fitted on the card's tuning
+patients and on corrupted scans of every fifth training patient, never on test patients. `cost`
+measures how much time recording a trace adds to segmenting. `--cache` keeps what the model saw, so
+that nothing is segmented twice; the cache holds patients' masks.
 
-`cardiac-cine` on ACDC, as stored and made worse in the five ways of `_corruptions.py`.
-Voxels: area under ROC for wrong ones among those within 5 pixels of a predicted or true border.
-Slices: Spearman's rank correlation of predicted and true Dice (mean of a slice's structures).
-Order: area over the curve of mean Dice per corrected slice, a corrected one being the truth;
-"closed earlier" is by how much less that of our order is than another's. Similar: mistakes are
-planted into the answer, the same in all slices; one slice is marked. All by volume; means are over
-patients, intervals (95 %) by bootstrap over patients.
+The measures are of `cardiac-cine` on ACDC, as stored and in the five corruptions of
+`_corruptions.py`:
+
+- Voxels: area under the ROC curve for finding wrong voxels among those within 5 pixels of a
+  predicted or true border.
+- Slices: Spearman's rank correlation of predicted and true Dice (mean of a slice's structures).
+- Order: area over the curve of mean Dice per corrected slice, where a corrected slice equals the
+  truth. "closed earlier" says how much smaller the area of our order is than that of another.
+- Similar: the same mistakes are planted into all slices of the answer, and one slice is marked.
+
+All are computed by volume. Means are over patients, intervals (95 %) by bootstrap over patients.
 """
 
 from __future__ import annotations
@@ -49,7 +53,7 @@ BESIDE = HERE.parents[1] / "shared" / "data" / "acdc"
 
 
 def run(model: Model, data: Path, part: str, ways: list[str], cache: Path | None) -> None:
-    """Measure the volumes of a part that have not been."""
+    """Measure the volumes of a part that have no scores yet."""
     path = RESULTS / f"{part}.json"
     done = json.loads(path.read_text()) if path.is_file() else {}
     labels = list(model.card.labels.names)
@@ -75,8 +79,8 @@ def rounded(value):
 
 
 def cost(model: Model, data: Path, turns: int = 5) -> None:
-    """Processor time that recording looks takes, of segmenting one tuning scan; timed by itself,
-    because two whole runs differ by more."""
+    """Print the share of processor time that recording takes when one tuning scan is segmented. It
+    is timed by itself, because two whole runs differ by more."""
     volume = read_volume(frames(model, data, "tuning")[0])
     axis = slicing_axis(volume, model.card.slicing)
     spent: list[float] = []

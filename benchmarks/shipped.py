@@ -1,14 +1,18 @@
-"""A shipped model through the shipped command, on patients that its training never saw.
+"""Scores a shipped model with the shipped command, on patients that its training never saw.
 
     python benchmarks/shipped.py [MODEL] [--data FOLDER] [--part tuning] [--json FILE]
 
 Prints Dice of the patients in the card's test split, HD95 in plane per slice, and seconds per
-volume. The same scans are also segmented as other scanners might have stored them: with noise
-around; MRI with dark tissue darker, coarser, noisier, and brighter towards a surface coil; abdomens
-as other sequences show them; CT with noisy air, a mark for what lies outside of the circle that is
-reconstructed, and a table; hearts turned, mirrored and scaled in plane, and ten drawn phantoms.
-Models of abdomens also segment an MR and a CT from other hospitals.
-FOLDER holds images/ and labels/; by default one that lies beside the repository.
+volume. The same scans are also segmented as other scanners might have stored them:
+
+- MRI: with noise around, with darker dark tissue, coarser, noisier, and brighter towards a surface
+  coil;
+- abdomens: as other sequences show them;
+- CT: with noisy air, with a marker value outside of the reconstruction circle, and with a table;
+- hearts: turned, mirrored and scaled in plane, and ten drawn phantoms.
+
+Models of abdomens also segment an MR and a CT from other hospitals. FOLDER holds images/ and
+labels/; the default is a folder beside the repository.
 """
 
 from __future__ import annotations
@@ -63,7 +67,7 @@ def noise_around(array: Array, order: int) -> Array:
 
 
 def noisy_air(array: Array, order: int) -> Array:
-    """A CT with 1024 added and its air cut off → Hounsfield units, with noise."""
+    """A stored CT (HU + 1024, air cut off) → Hounsfield units, with noise."""
     if order == 0:
         return array
     noise = np.random.default_rng(0).normal(0, 20, array.shape)
@@ -71,7 +75,7 @@ def noisy_air(array: Array, order: int) -> Array:
 
 
 def circle(array: Array, order: int) -> Array:
-    """The same with −3024 outside of the circle that a scanner reconstructs, as some store it."""
+    """`noisy_air` with −3024 outside of the reconstruction circle, as some scanners store it."""
     if order == 0:
         return array
     places = np.indices(array.shape[:2]) - np.reshape(array.shape[:2], (2, 1, 1)) / 2
@@ -80,8 +84,8 @@ def circle(array: Array, order: int) -> Array:
 
 
 def on_table(array: Array, order: int) -> Array:
-    """The same on a table, rows to the back: two thin shells with foam between, 13 pixels, nearly
-    as wide as the field of view."""
+    """`noisy_air` with a table behind the back: two thin shells with foam between them, 13 pixels
+    thick, nearly as wide as the field of view. Rows go to the back."""
     if order == 0:
         return array
     scan = noisy_air(array, order)
@@ -94,7 +98,7 @@ def on_table(array: Array, order: int) -> Array:
 
 
 def looking(change: str, strength: float) -> Callable[[Array, int], Array]:
-    """A change of `_changes.py`, which another scanner may make."""
+    """A change of `_changes.py`, for arrays (x,y,z)."""
 
     def look(array: Array, order: int) -> Array:
         if order == 0:
@@ -106,7 +110,7 @@ def looking(change: str, strength: float) -> Callable[[Array, int], Array]:
 
 
 def curved(*points: tuple[float, float]) -> Callable[[Array, int], Array]:
-    """Another sequence: (intensity before, after) in shares of the range, straight between."""
+    """Another sequence, as a piecewise linear curve through (intensity before, after) in [0,1]."""
     before, after = zip(*points, strict=True)
 
     def curve(array: Array, order: int) -> Array:
@@ -133,7 +137,7 @@ VIEWS: dict[str, Callable[[Array, int], Array]] = {
     "coarse": looking("resolution", 3.0),
     "noise": looking("noise", 0.08),
     "surface coil": looking("bias", 1.0),
-    # Air is dark in all of them. The last two: fat without suppression, fluid dark and bright.
+    # Air is dark in all. In the last two, fat is not suppressed; fluid is dark, then bright.
     "exchanged": curved((0, 0), (0.08, 0), (0.15, 0.95), (1, 0.05)),
     "bright fat": curved((0, 0), (0.06, 0.1), (0.12, 0.9), (0.25, 0.6), (0.4, 0.35), (1, 0.1)),
     "fat and fluid": curved((0, 0), (0.06, 0.1), (0.12, 0.9), (0.2, 0.5), (0.3, 0.4), (1, 1)),
@@ -149,7 +153,7 @@ OF_CT = ("noisy air", "circle", "on a table")
 
 @dataclass(frozen=True)
 class Sheet:
-    """What a model is measured on. unit: of distances, pixels where voxel sizes are not real."""
+    """How a model is measured. unit: of distances; pixels if voxel sizes are not real."""
 
     folder: str
     unit: str
@@ -169,8 +173,8 @@ SHEETS = {
 }
 
 
-#: An abdominal MR and a CT from other hospitals, with what TotalSegmentator made of them: no truth,
-#: but nothing that a model for abdomens should be far from. Its ids, by name.
+#: An abdominal MR and a CT from other hospitals, with masks by TotalSegmentator (its ids, by name).
+#: They are not truth, but a good model for abdomens should agree with them.
 ELSEWHERE = SHARED / "totalsegmentator_sample" / "tests" / "reference_files"
 OF_ELSEWHERE = {"MR elsewhere": ("mr_sm", "seg_mr"), "CT elsewhere": ("ct_sm", "seg")}
 IDS_ELSEWHERE = {"spleen": 1, "right kidney": 2, "left kidney": 3, "liver": 5}
@@ -178,7 +182,7 @@ IDS_ELSEWHERE = {"spleen": 1, "right kidney": 2, "left kidney": 3, "liver": 5}
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan and its true labels, arrays (x,y,z); `through` is the axis it is cut along."""
+    """A scan and its true labels, arrays (x,y,z); `through` is the slicing axis."""
 
     image: Array
     labels: Array
@@ -188,7 +192,7 @@ class Scan:
 
 
 def scans_of(data: Path, patients: set[str], slicing: str) -> dict[str, Scan]:
-    """Every scan of the patients, by file name."""
+    """All scans of the patients, by file name."""
     found = {}
     for case in open_dataset(data).cases:
         if case.patient in patients:
@@ -205,7 +209,7 @@ def scans_of(data: Path, patients: set[str], slicing: str) -> dict[str, Scan]:
 
 
 def elsewhere(image: str, labels: str, names: dict[int, str]) -> dict[str, Scan]:
-    """A scan of `ELSEWHERE`, with the structures of a model of abdomens by the ids it has."""
+    """A scan of `ELSEWHERE`, with its structures under the ids of the model."""
     stored = nib.load(ELSEWHERE / f"example_{image}.nii.gz")
     said = np.asarray(nib.load(ELSEWHERE / f"example_{labels}.nii.gz").dataobj)
     truth = np.zeros(said.shape, np.uint8)
@@ -254,7 +258,7 @@ def slice_hd95(predicted: Array, scan: Scan, id: int, unit: str) -> list[float]:
 
 
 def drawn() -> dict[str, Scan]:
-    """Ten phantoms, at both phases in turn."""
+    """Ten phantoms, alternating between the phases."""
     phantoms = {f"phantom{seed}.nii.gz": cardiac_phantom(seed, seed % 2) for seed in range(10)}
     return {
         name: Scan(p.image.T, p.labels.T, np.diag([1.5, 1.5, 10, 1]), (1.5, 1.5, 10.0), 2)

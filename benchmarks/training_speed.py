@@ -2,11 +2,11 @@
 
     python benchmarks/training_speed.py [--turns N] [--steps N] [--size N] [--device cuda]
 
-Each contender trains a few steps, then the next one does, again and again, so that whatever else
-the machine does hits them alike; the table gives medians over the turns. All of them draw their
-slices from our sampler, whose share of the time is the column "loading"; MONAI's train with its own
-DiceCELoss in the loop of its tutorials. `BasicUNet` has our body's layout (two convolutions at full
-resolution), `UNet` works at half resolution from its first layer on.
+The networks take turns of a few training steps, so that other load of the machine affects all of
+them alike; the table gives medians over the turns. All draw their slices from our sampler, whose
+share of the time is the column "loading". MONAI's networks train with MONAI's DiceCELoss in the
+loop of its tutorials. `BasicUNet` has the layout of our encoder and decoder (two convolutions at
+full resolution); `UNet` works at half resolution from its first layer on.
 """
 
 from __future__ import annotations

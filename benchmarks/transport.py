@@ -2,10 +2,10 @@
 
     python benchmarks/transport.py [--repeats N] [--threads T] [--device cuda]
 
-All solvers do the same number of iterations on the same cosine costs and take turns in one run, so
-that whatever else the machine does hits them alike; the table gives medians over the turns. POT's
-default gradient ("envelope") gives the plan none, so it is asked for "autodiff"; `log` and `plain`
-are its two Sinkhorn methods. The plain one works on exp(−M/ε) and fails in float32 for small ε.
+All solvers do the same number of iterations on the same cosine costs. They take turns in one run,
+so that other load of the machine affects all of them alike; the table gives medians over the turns.
+POT's default gradient ("envelope") does not reach the plan, so POT runs with "autodiff". `log` and
+`plain` are its two Sinkhorn methods. `plain` works on exp(−M/ε) and fails in float32 for small ε.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def ours(cost: Tensor, mass: Tensor) -> Tensor:
 
 def pot(method: str) -> Callable[[Tensor, Tensor], Tensor]:
     def solve(cost: Tensor, mass: Tensor) -> Tensor:
-        # It updates rows first and ends on columns: on the transposed problem that is our order.
+        # POT updates rows first and ends on columns. On the transposed problem that is our order.
         # `mass` is uniform, which is its default. tol=0 keeps the number of iterations fixed.
         return ot.batch.solve_batch(
             cost.transpose(1, 2),
@@ -61,7 +61,7 @@ def measure(solve: Callable[[Tensor, Tensor], Tensor], cost: Tensor, mass: Tenso
     with torch.no_grad():
         solve(leaf, mass)
     forward = now()
-    # A square, so that the gradient of the plan is not the same everywhere.
+    # Squared, so that the gradient of the plan is not constant.
     solve(leaf, mass).square().sum().backward()
     return [forward - started, now() - forward]
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Build sdist and wheel, validate the manifest in both installs, and use the wheel where napari is missing.
+# Build sdist and wheel, validate the manifest in an editable install and in the wheel, and run the wheel
+# without napari.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)

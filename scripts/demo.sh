@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Segment the sample scan: in a napari window where there is a screen, else into demo-output/.
+# Segment the sample scan: in a napari window if there is a display, otherwise into demo-output/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

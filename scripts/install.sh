@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install pinned packages into a virtual environment: with uv where setup.sh found it, else with pip.
+# Install pinned packages into a virtual environment: with uv if setup.sh installed it, otherwise with pip.
 #
 # usage: scripts/install.sh VENV ARGUMENTS-OF-PIP-INSTALL...
 set -euo pipefail

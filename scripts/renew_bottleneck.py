@@ -1,12 +1,12 @@
-"""Begin the bottleneck of a model anew, its body and its answers unchanged.
+"""Replace the bottleneck of a model by a new one, and keep the model's body and answers.
 
     python scripts/renew_bottleneck.py MODEL DATASET -o FOLDER [--scans N]
 
-Models of before quantised their features as they were ("plain" tokens), and learnt bottlenecks that
-do little more than scale and shift the features (docs/benchmarks.md, "What the commitment does").
-That much is fitted here, on scans that the model learnt from, and folded into the weights on either
-side; the bottleneck between them starts as it does in a new network. `l2gnet train --from FOLDER`
-teaches it what codes and transport are good for.
+Earlier models quantised their features without normalisation ("plain" tokens). Their bottlenecks
+learnt little more than an affine map of the features (docs/benchmarks.md, "What the commitment
+does"). This script fits that map on scans that the model learnt from, and folds it into the weights
+on either side. The bottleneck between them starts as in a new network. `l2gnet train --from FOLDER`
+then trains it.
 """
 
 from __future__ import annotations

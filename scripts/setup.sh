@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make .venv with the pinned packages and, on Debian and Ubuntu, install the system libraries Qt needs.
-# Does nothing where nothing is missing.
+# If nothing is missing, it does nothing.
 #
 # usage: scripts/setup.sh EXTRAS     (e.g. all,test)
 set -euo pipefail
@@ -12,7 +12,7 @@ die() {
     exit 1
 }
 
-# Install Debian packages, or say how: root and apt are not always there.
+# Install Debian packages. Without root or apt, print the command instead.
 apt_install() {
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "Installing system packages: $*"
@@ -56,7 +56,7 @@ LIST
     [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
 }
 
-# The system's own python3 where it is new enough, else the newest beside it. PYTHON=… overrides.
+# The system's python3 if it is new enough, otherwise the newest installed one. PYTHON=… overrides this.
 find_python() {
     local candidate
     for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do

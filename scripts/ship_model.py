@@ -1,10 +1,10 @@
-"""Put a trained run and its written card together as a bundled model.
+"""Combine a trained run and its written card into a bundled model.
 
     python scripts/ship_model.py RUN docs/cards/NAME.toml [--scores FILE] [--data DATASET]
 
-FILE is what `benchmarks/shipped.py MODEL --json FILE` wrote for the run. With its DATASET the codes
-that training scans use are counted as the card has them seen, in the size that `sides` brings them
-to.
+FILE is what `benchmarks/shipped.py MODEL --json FILE` wrote for the run. With DATASET, the codes
+of the training scans are counted as networks see them with this card, at the size to which its
+`sides` bring them.
 """
 
 from __future__ import annotations
