@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -34,6 +34,8 @@ class Correction:
     weights: (z,y,x), how much a voxel counts, from 0 to MOST_WEIGHT; 1 by default.
     image: equal for all corrections of one image, such as frames of a series; None if this is its
         only correction.
+    checked: slice → the structures that a person checked in it, if not all. The other labels there
+        are a model's answer: they teach, but no model is judged by them.
 
     Raises InputError for a wrong axis, for slices that do not exist or hold nothing to learn from,
     and for scans of complex numbers.
@@ -47,6 +49,7 @@ class Correction:
     unmarked: int | None = None
     weights: NDArray[Any] | None = None
     image: Hashable | None = None
+    checked: Mapping[int, Collection[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape = tuple(self.scan.shape)
@@ -115,6 +118,15 @@ class Correction:
         """Ids of the structures in the corrected slices."""
         found = {int(id) for picture in self.pictures for id in np.unique(picture)}
         return found - {0, self.unmarked}
+
+    @cached_property
+    def checked_structures(self) -> set[int]:
+        """Ids of the structures in the corrected slices that a person checked."""
+        found: set[int] = set()
+        for index, picture in zip(self.slices, self.pictures, strict=True):
+            there = {int(id) for id in np.unique(picture)} - {0, self.unmarked}
+            found |= there.intersection(self.checked.get(index, there))
+        return found
 
     @property
     def background(self) -> bool:

@@ -65,10 +65,10 @@ def slice_counts(model: Model, correction: Correction, slices: Sequence[int], de
     """Counts of corrected slices, by slice.
 
     Unmarked voxels do not count. Structures that none of the scan's corrected slices holds do not
-    count either: nobody said where they are.
+    count either, nor do those that nobody checked in a slice: nobody said where they are.
     """
     ids = [label.id for label in model.card.labels]
-    unknown = [id not in correction.structures for id in ids]
+    unknown = np.array([id not in correction.structures for id in ids])
     found: dict[int, Counts] = {}
     for done in answers(model, correction, slices, device):
         if done is not None:
@@ -79,17 +79,19 @@ def slice_counts(model: Model, correction: Correction, slices: Sequence[int], de
                 unmarked = np.uint16(correction.unmarked)
                 said = np.where(truth == unmarked, unmarked, said)
             found[done.index] = compared(said, truth, ids)
-            found[done.index][unknown] = 0
+            checked = correction.checked.get(done.index, ids)
+            found[done.index][unknown | ~np.isin(ids, list(checked))] = 0
         yield
     return found
 
 
 def unpainted_answers(model: Model, corrections: Sequence[Correction], device: str) -> Check:
     """A model's answers in the corrected slices of each correction, (n,H,W); 0 where somebody
-    painted, and for structures that are painted in any corrected slice of the scan."""
+    painted, and for structures that somebody checked in any corrected slice of the scan."""
     found = []
     for correction in corrections:
-        if set(model.card.labels.names) <= correction.structures:
+        checked = sorted(correction.checked_structures)
+        if set(model.card.labels.names) <= set(checked):
             found.append(np.zeros_like(np.stack(correction.pictures)))
             continue
         said: dict[int, NDArray[Any]] = {}
@@ -99,7 +101,9 @@ def unpainted_answers(model: Model, corrections: Sequence[Correction], device: s
                 painted = truth != 0
                 if correction.unmarked is not None:
                     painted &= truth != np.uint16(correction.unmarked)
-                hidden = painted | np.isin(done.labels, sorted(correction.structures))
+                if done.index in correction.checked:
+                    painted &= np.isin(truth, list(correction.checked[done.index]))
+                hidden = painted | np.isin(done.labels, checked)
                 said[done.index] = np.where(hidden, 0, done.labels)
             yield
         found.append(np.stack([said[index] for index in correction.slices]))

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from generators import ended
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.checkpoint import Model
@@ -15,6 +16,7 @@ from l2gnet_core.cleanup import CleanUp, tidy
 from l2gnet_core.config import preset
 from l2gnet_core.correction_views import CorrectedScan
 from l2gnet_core.corrections import Correction
+from l2gnet_core.cross_validation import slice_counts, unpainted_answers
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetune import finetune
 from l2gnet_core.finetune_config import ORGAN, PROJECT, SCAN, settings
@@ -119,6 +121,22 @@ def test_a_new_organ_is_learnt_and_the_others_stay(make_model):
     *_, last = finetune(model, [correct(labels)], replace(config, limits=limits))
     assert not last.result.verdict.kept
     assert "lost the liver, which was not painted" in last.result.verdict.reason
+
+
+def test_no_model_is_judged_by_structures_that_nobody_checked(model):
+    scan, labels = scene()
+    seen = {d.index: d.labels for d in predict_slices(model, scan, Grid(SHAPE), 0) if d}
+    # The liver in all slices, and the spleen in the first one, are the model's own answer.
+    labels = np.stack([np.where(labels[z] == 3, 3, seen[z]) for z in range(6)])
+    correction = correct(labels, (1, 3), checked={1: {3}, 3: {3, 5}})
+    wide, _ = with_room_for(model, LabelSet.from_names({1: "liver", 3: "new", 5: "spleen"}))
+    counts = ended(slice_counts(wide, correction, (1, 3), "cpu"))
+    held = {index: [bool(row.any()) for row in of_slice] for index, of_slice in counts.items()}
+    assert held == {1: [False, True, False], 3: [False, True, bool((seen[3] == 5).any())]}
+    # Instead they must not get lost.
+    (kept,) = ended(unpainted_answers(wide, [correction], "cpu"))
+    liver = (kept == 1).sum()
+    assert liver == sum(((labels[z] == 1) & (seen[z] == 1)).sum() for z in (1, 3)) > 100
 
 
 def test_a_taught_organ_keeps_all_its_pieces(make_model):

@@ -167,11 +167,13 @@ def worked(volume, make_model) -> Annotator:
 
 def test_frames_of_an_image_are_known_as_such(worked):
     learnt = next(event for event in worked.events if isinstance(event, FineTuned))
-    frames = [replace(one, image="cine") for one in learnt.corrections * 2]
+    checked = {learnt.corrections[0].slices[0]: {2, 1}}
+    frames = [replace(one, image="cine", checked=checked) for one in learnt.corrections * 2]
     worked.events = [replace(learnt, corrections=frames)]
     history = worked.save().history
     (entry,) = history.entries()
     assert [one.image for one in history.corrections(entry)] == [0, 0]
+    assert [one.checked for one in history.corrections(entry)] == [{1: [1, 2]}] * 2
 
 
 def test_a_project_comes_out_equal(worked, volume, l2gnet, tmp_path):

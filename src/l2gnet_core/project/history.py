@@ -219,6 +219,7 @@ class History:
             "axis": correction.axis,
             "slices": list(correction.slices),
             "unmarked": correction.unmarked,
+            "checked": {str(at): sorted(ids) for at, ids in correction.checked.items()},
         }
 
     def _attach_slices(
@@ -318,7 +319,8 @@ class History:
             np.moveaxis(labels, axis, 0)[slices] = arrays[f"{i}-pictures"]
             np.moveaxis(weights, axis, 0)[slices] = arrays[f"{i}-picture_weights"]
             grid = grid_from_json(values["grid"])
-            # Histories of before there were any have no numbers of images.
-            more = values["unmarked"], weights, values.get("image")
+            # Older histories have no numbers of images, and take all structures as checked.
+            checked = {int(at): ids for at, ids in values.get("checked", {}).items()}
+            more = values["unmarked"], weights, values.get("image"), checked
             found.append(Correction(scan, grid, axis, labels, tuple(slices), *more))
         return found
