@@ -15,6 +15,7 @@ import torch
 
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.corrections import Correction
+from l2gnet_core.errors import InputError
 from l2gnet_core.finetune import finetune
 from l2gnet_core.finetune_config import SCAN
 from l2gnet_core.guard import Limits
@@ -33,6 +34,7 @@ from l2gnet_core.project.events import (
 )
 from l2gnet_core.project.folder import ProjectFolder
 from l2gnet_core.project.models import id_of
+from l2gnet_core.project.replay import replay
 from l2gnet_core.project.scans import identify
 from l2gnet_core.project.state import ProjectState, SliceState
 from l2gnet_core.volume import Grid
@@ -373,6 +375,44 @@ def test_a_fine_tuning_that_was_not_kept_changes_nothing(volume, make_model, l2g
     _, out, _ = l2gnet("replay", person.save().path, "-o", tmp_path / "out", "--json")
     assert json.loads(out)["equal"] is True
     assert json.loads(out)["finetuned"] == []
+
+
+def test_a_bug_is_not_taken_for_a_fault_of_the_project(volume, make_model, monkeypatch):
+    person = Annotator(volume, make_model(ORGANS))
+    person.segment([0, 1, 2, 3])
+    project = person.save()
+
+    def broken(*_, **__):
+        raise KeyError("a bug")
+        yield
+
+    monkeypatch.setattr("l2gnet_core.project.replay.predict_slices", broken)
+    with pytest.raises(KeyError, match="a bug"):
+        list(replay(project))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"places": [[0, 4]]},
+        {"places": [[1, 0]]},
+        {"what": "undone"},
+        {"what": "rolled back", "remembered": True},
+        {"what": "interpolated", "slices": "of another shape.npz"},
+    ],
+    ids=str,
+)
+def test_a_line_that_does_not_fit_the_project_is_refused(volume, make_model, change):
+    person = Annotator(volume, make_model(ORGANS))
+    person.segment([0, 1, 2, 3])
+    project = person.save()
+    file = project.path / "history.jsonl"
+    (project.path / "attached").mkdir()
+    wrong = {"0-1-raw": np.zeros((3, 3), np.uint8), "0-1-labels": np.zeros((3, 3), np.uint8)}
+    np.savez(project.path / "attached" / "of another shape.npz", **wrong)
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}) + "\n")
+    with pytest.raises(InputError, match=r"entry 1 .* is another"):
+        list(replay(project))
 
 
 def test_bad_input_is_one_sentence(refused, volume, make_model, save_scan, scan, tmp_path):
