@@ -1,3 +1,6 @@
+import logging
+import threading
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -5,6 +8,7 @@ import SimpleITK as sitk
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_any, read_labels, read_volume, scans_in
+from l2gnet_core.files.quiet import quiet_itk, quiet_logger
 
 VOXELS = np.random.default_rng(0).integers(-1000, 1000, (4, 5, 6)).astype(np.int16)
 TURNED = (0.6, 0.8, 0.0, -0.8, 0.6, 0.0, 0.0, 0.0, 1.0)
@@ -165,6 +169,30 @@ def test_damaged_files_say_so(tmp_path, one_sentence, capfd):
         with pytest.raises(InputError, match=r"a\.raw, which is missing"):
             read_volume(tmp_path / name)
     assert capfd.readouterr() == ("", "")
+
+
+def test_only_our_own_reads_are_quiet(tmp_path, caplog):
+    save(tmp_path / "a.nrrd", VOXELS)
+    nib.save(nib.MGHImage(VOXELS.T, np.eye(4)), tmp_path / "a.mgz")
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    try:
+        sitk.ProcessObject.SetGlobalWarningDisplay(True)
+        with quiet_itk():
+            assert read_volume(tmp_path / "a.nrrd").shape == VOXELS.shape
+            # Another read of this process, still under way, stays quiet.
+            assert not sitk.ProcessObject.GetGlobalWarningDisplay()
+        assert sitk.ProcessObject.GetGlobalWarningDisplay()
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+    read_volume(tmp_path / "a.mgz")
+    logger = logging.getLogger("nibabel.global")
+    logger.error("of the application")
+    with quiet_logger(logger.name):
+        logger.error("of our read")
+        other = threading.Thread(target=logger.error, args=("of another thread",))
+        other.start()
+        other.join()
+    assert caplog.messages == ["of the application", "of another thread"]
 
 
 def detached(path, sizes):

@@ -21,6 +21,7 @@ from l2gnet_core.files.dicom_header import Plane
 from l2gnet_core.files.dicom_series import Series, series_of
 from l2gnet_core.files.itk import LPS_TO_RAS
 from l2gnet_core.files.labeltext import LabelText
+from l2gnet_core.files.quiet import quiet_itk
 from l2gnet_core.files.values import brightness, plain_values
 from l2gnet_core.volume import Volume, default_affine
 
@@ -180,7 +181,8 @@ def _real(image: npt.NDArray[Any], plane: Plane, first: Plane) -> npt.NDArray[An
 def _decoded(path: Path, shape: tuple[int, int]) -> npt.NDArray[Any]:
     """The images of a file, (frames, y, x), in colour with a last axis more."""
     try:
-        image = sitk.ReadImage(str(path))
+        with quiet_itk():
+            image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         if memory_is_short(error):
             raise MemoryError from error

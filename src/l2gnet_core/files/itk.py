@@ -20,11 +20,9 @@ import SimpleITK as sitk
 
 from l2gnet_core.errors import InputError, memory_is_short
 from l2gnet_core.files.labeltext import LabelText
+from l2gnet_core.files.quiet import quiet_itk
 from l2gnet_core.files.values import brightness, plain_values
 from l2gnet_core.volume import Volume
-
-# What is wrong comes as an exception; ITK would print it besides.
-sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 #: From ITK's and DICOM's world, x to the left and y to the back, to RAS+.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -158,24 +156,31 @@ def _image(path: Path, header: dict[str, str]) -> sitk.Image:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
-        file = _voxel_file(path, header)
-        if file is not None:
-            claimed = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
-            shrunk = 1 if _field(header, "encoding").lower() == "raw" else _MOST_DEFLATE
-            if claimed > file.stat().st_size * shrunk:
-                raise InputError(
-                    f"{path.name} says that it holds {claimed:,} voxels, which do not fit into "
-                    f"the size of {file.name}: it is cut short or damaged; copy or export it again."
-                )
-        image: sitk.Image = reader.Execute()
-        return image
+        with quiet_itk():
+            reader.ReadImageInformation()
+            _require_plausible(path, header, reader)
+            image: sitk.Image = reader.Execute()
+            return image
     except RuntimeError as error:
         if memory_is_short(error):
             raise MemoryError from error
         raise InputError(
             f"{path.name} is cut short or damaged ({_reason(error)}): copy or export it again."
         ) from error
+
+
+def _require_plausible(path: Path, header: dict[str, str], reader: sitk.ImageFileReader) -> None:
+    """Raise InputError where the file is too small for the voxels that its header claims."""
+    file = _voxel_file(path, header)
+    if file is None:
+        return
+    claimed = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    shrunk = 1 if _field(header, "encoding").lower() == "raw" else _MOST_DEFLATE
+    if claimed > file.stat().st_size * shrunk:
+        raise InputError(
+            f"{path.name} says that it holds {claimed:,} voxels, which do not fit into "
+            f"the size of {file.name}: it is cut short or damaged; copy or export it again."
+        )
 
 
 def _reason(error: RuntimeError) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings as python_warnings
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from nibabel.spatialimages import SpatialImage
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.files.labeltext import LabelText
+from l2gnet_core.files.quiet import quiet_logger
 from l2gnet_core.files.values import plain_values
 from l2gnet_core.volume import Volume
 
@@ -21,9 +21,8 @@ from l2gnet_core.volume import Volume
 def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
     """Read a scan; see l2gnet_core.files.read_volume."""
     try:
-        with python_warnings.catch_warnings():
+        with quiet_logger("nibabel.global"), python_warnings.catch_warnings():
             python_warnings.simplefilter("ignore")
-            logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
             image = nibabel.load(path)
             if not isinstance(image, SpatialImage):
                 raise InputError(f"{path.name} holds no voxels: open the volume it was made from.")
