@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import as_labels, stem_of, suffix_of
+from l2gnet_core.files.compression import MOST_DEFLATE
 from l2gnet_core.files.values import plain_values
 from l2gnet_core.volume import Volume
 
@@ -31,8 +32,6 @@ _IMAGE, _LABELS = ("image", "img"), ("label",)
 _SLICE = re.compile(r"(.+?)[_-]?slice[_-]?(E[DS])?[_-]?(\d+)", re.IGNORECASE)
 # case_002_volume_ED
 _VOLUME = re.compile(r"(.+?)[_-]volume[_-](E[DS])", re.IGNORECASE)
-# What deflate can shrink at most, and a little: a claim beyond it is a lie, not a scan.
-_MOST_DEFLATE = 1040
 
 
 @dataclass(frozen=True)
@@ -174,6 +173,6 @@ def _from_h5(path: Path, names: tuple[str, ...]) -> npt.NDArray[Any] | list[str]
         stored = file[name]
         claimed = math.prod(stored.shape or (0,)) * stored.dtype.itemsize
         # HDF5 makes up voxels that were never written.
-        if claimed > _MOST_DEFLATE * path.stat().st_size:
+        if claimed > MOST_DEFLATE * path.stat().st_size:
             raise ValueError
         return np.asarray(stored[()])

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pydicom
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from l2gnet_core.files.compression import MOST_COMPRESSION
 from l2gnet_core.files.dicom_files import is_dicom
 
 # Files that are no images in their place, by modality or type of image, and what gets people on.
@@ -61,9 +62,8 @@ _TAGS = [
 # Of squared lengths and of a right angle's cosine: some programs write directions with one digit,
 # and rounding changes these by up to 0.18.
 _NO_DIRECTION = 0.2
-# Transfer syntaxes of voxels as they are; the best that others do on empty frames is less.
+# Transfer syntaxes of uncompressed voxels.
 _PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
-_MOST_COMPRESSION = 10_000
 #: Modalities whose values are measurements, not greys to be looked at.
 _MEASURED = ("CT", "MR", "NM", "PT")
 
@@ -167,7 +167,7 @@ def _frame_bytes(header: Any, shape: tuple[int, int]) -> float:
     """What a frame takes in the file at least."""
     size = shape[0] * shape[1] * int(header.get("BitsAllocated") or 1) / 8
     plain = getattr(header.file_meta, "TransferSyntaxUID", ImplicitVRLittleEndian) in _PLAIN
-    return max(size if plain else size / _MOST_COMPRESSION, 1.0)
+    return max(size if plain else size / MOST_COMPRESSION, 1.0)
 
 
 class _Told:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from l2gnet_core.errors import InputError, memory_is_short
+from l2gnet_core.files.compression import MOST_DEFLATE
 from l2gnet_core.files.labeltext import LabelText
 from l2gnet_core.files.quiet import quiet_itk
 from l2gnet_core.files.values import brightness, plain_values
@@ -31,8 +32,6 @@ _MOST_HEADER = 4 << 20
 _FIELD = re.compile(r"([^:=]+?)\s*(?::=|:|=)\s*(.*)")
 # Fields that name the file of the voxels, in NRRD, in any case, and in MetaImage.
 _VOXELS_IN = ("data file", "datafile", "elementdatafile")
-# Deflate cannot shrink more: a claim beyond that is a lie, not a scan.
-_MOST_DEFLATE = 1040
 # Millimetres of a unit of length.
 _MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "nm": 1e-6}
 # Bytes of a value in MetaImage's terms, without the prefix MET_ and a U for unsigned.
@@ -175,7 +174,7 @@ def _require_plausible(path: Path, header: dict[str, str], reader: sitk.ImageFil
     if file is None:
         return
     claimed = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
-    shrunk = 1 if _field(header, "encoding").lower() == "raw" else _MOST_DEFLATE
+    shrunk = 1 if _field(header, "encoding").lower() == "raw" else MOST_DEFLATE
     if claimed > file.stat().st_size * shrunk:
         raise InputError(
             f"{path.name} says that it holds {claimed:,} voxels, which do not fit into "

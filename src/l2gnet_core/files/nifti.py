@@ -20,6 +20,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files.atomic import replace_file
+from l2gnet_core.files.compression import MOST_DEFLATE
 from l2gnet_core.files.labeltext import LabelText
 from l2gnet_core.files.nifti_geometry import geometry
 from l2gnet_core.files.nifti_header import NiftiSource, mask_header, read_header, voxel_offset
@@ -27,8 +28,6 @@ from l2gnet_core.files.values import brightness, plain_values
 from l2gnet_core.volume import Grid, Volume, as_read_back
 
 _GZIP_MAGIC = b"\x1f\x8b"
-# Deflate cannot shrink more than about 1032 to 1: a claim beyond that is a lie, not a scan.
-_MOST_DEFLATE = 1040
 _CHUNK = 16 << 20
 # Whole numbers that were stored as steps of a slope come back this near, besides half a step.
 _ROUNDING = 0.01
@@ -119,7 +118,7 @@ def _voxels(path: Path, stream: BinaryIO, header: Any, shape: tuple[int, ...]) -
     dtype = header.get_data_dtype()
     offset = voxel_offset(path.name, header)
     claimed = math.prod(shape) * dtype.itemsize
-    most = path.stat().st_size * (_MOST_DEFLATE if isinstance(stream, gzip.GzipFile) else 1)
+    most = path.stat().st_size * (MOST_DEFLATE if isinstance(stream, gzip.GzipFile) else 1)
     if offset + claimed > most:
         raise InputError(
             f"{path.name} is cut short or its header is wrong: it claims {claimed:,} bytes of "

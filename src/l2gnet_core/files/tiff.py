@@ -19,13 +19,12 @@ import tifffile
 
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files.atomic import replace_file
+from l2gnet_core.files.compression import MOST_COMPRESSION
 from l2gnet_core.files.labeltext import LabelText
 from l2gnet_core.files.tiff_size import voxel_size
 from l2gnet_core.files.values import brightness, plain_values
 from l2gnet_core.volume import Grid, Volume, default_affine
 
-# A claim this many times the file is a lie; the best a codec does on an empty scan is less.
-_MOST_COMPRESSION = 10_000
 _CLASSIC_LIMIT = 4 << 30
 
 _log = logging.getLogger("tifffile")
@@ -129,7 +128,7 @@ def _series(path: Path, tif: tifffile.TiffFile, warnings: list[str]) -> tifffile
     series = tif.series[0]
     size = path.stat().st_size
     claimed = int(series.size) * (series.dtype.itemsize if series.dtype is not None else 1)
-    if claimed > max(64 << 20, size * _MOST_COMPRESSION) or claimed <= 0:
+    if claimed > max(64 << 20, size * MOST_COMPRESSION) or claimed <= 0:
         raise InputError(
             f"{path.name} claims {claimed:,} bytes of voxels {series.shape} and holds {size:,} "
             "bytes in all: it is cut short or damaged."
