@@ -82,20 +82,19 @@ class Geometry:
 
     @property
     def axis_codes(self) -> tuple[str, str, str]:
-        """The anatomical letter each of (z, y, x) grows to, nearest for oblique scans. Raises
-        InputError where a header gives an axis no direction of its own."""
-        from nibabel.orientations import io_orientation
+        """The anatomical letter that each of (z, y, x) grows to, the nearest for oblique scans.
 
-        found = io_orientation(self.affine)
-        if np.isnan(found).any():
+        Raises InputError where the affine gives an axis no direction of its own.
+        """
+        from nibabel.orientations import aff2axcodes
+
+        x, y, z = aff2axcodes(self.affine)
+        if None in (x, y, z):
             raise InputError(
                 f"Expected three directions of {self.name or 'this scan'}, but its header gives "
                 "fewer to its axes; correct the header, or convert the scan anew."
             )
-        letters = ["", "", ""]
-        for axis, (world, sign) in enumerate(found):
-            letters[axis] = _LETTERS[int(world)][int(sign > 0)]
-        return letters[2], letters[1], letters[0]
+        return z, y, x
 
     def _geometry(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(Geometry)}
