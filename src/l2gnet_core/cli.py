@@ -85,10 +85,8 @@ def segment(
     PAR/REC; masks are written as NIfTI or TIFF.
     """
     from l2gnet_core.segment_files import SegmentJob, plan_jobs, segment_file
-    from l2gnet_core.volume import parse_orientation
 
     started = time.perf_counter()
-    orientation = parse_orientation(orientation) if orientation is not None else None
     jobs: Sequence[SegmentJob] = plan_jobs(images, output)
     from l2gnet_core.checkpoint import load_model
     from l2gnet_core.device import choose_device
@@ -105,7 +103,9 @@ def segment(
         for number, job in enumerate(jobs, 1):
             try:
                 with enough_memory(job.image.name):
-                    report = segment_file(job, loaded, device, axis, raw, orientation)
+                    report = segment_file(
+                        job, loaded, device, axis, raw=raw, orientation=orientation
+                    )
             except InputError as error:
                 # The other images of a batch are not lost because one is bad.
                 failures.append(str(error))

@@ -51,8 +51,22 @@ axis_option = click.option(
     type=click.IntRange(0, 2),
     help="Slice along this axis of the stored array, whatever the model's card says.",
 )
+
+
+class _Orientation(click.types.StringParamType):
+    """Three anatomical letters; see `l2gnet_core.volume.parse_orientation`, which raises
+    InputError."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        # NumPy is imported only when an orientation is given, so that --help is instant.
+        from l2gnet_core.volume import parse_orientation
+
+        return parse_orientation(super().convert(value, param, ctx))
+
+
 orientation_option = click.option(
     "--orientation",
+    type=_Orientation(),
     metavar="LPS",
     help="What the axes of the stored array grow to (L/R, P/A, I/S), for scans that do not say.",
 )
