@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from l2gnet_core.array_files import ArrayFiles, array_scans
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import read_labels, read_volume, scans_in, stem_of, suffix_of
+from l2gnet_core.files import by_stem, read_labels, read_volume, scans_in, suffix_of
 from l2gnet_core.storage_order import in_order_of
 from l2gnet_core.volume import Grid, Volume
 
@@ -231,9 +231,14 @@ def _no_scans(folder: Path) -> str:
 def _pairs(folder: Path, layout: Layout, scans: list[Path]) -> tuple[list[Case], list[str]]:
     """Cases, and a sentence for every file that has no partner or more than one."""
     images, labels = folder / layout.images, folder / layout.labels
-    problems: list[str] = []
-    scan_files = _by_stem(images, scans, problems)
-    label_files = _by_stem(labels, scans_in(labels), problems)
+    scan_files, twice = by_stem(scans)
+    label_files, labelled_twice = by_stem(scans_in(labels))
+    problems = [
+        f"Expected one file of a name in {place}, but there are {first.name} and {other.name}; "
+        "take one out."
+        for place, clashes in ((images, twice), (labels, labelled_twice))
+        for first, other in clashes
+    ]
     cases = []
     for stem, path in scan_files.items():
         name = stem
@@ -266,20 +271,6 @@ def _pairs(folder: Path, layout: Layout, scans: list[Path]) -> tuple[list[Case],
             "add the scan or take the labels out."
         )
     return cases, problems
-
-
-def _by_stem(folder: Path, paths: list[Path], problems: list[str]) -> dict[str, Path]:
-    """Files of a folder by what scans and labels have in common; a sentence for each name that
-    comes twice."""
-    files: dict[str, Path] = {}
-    for path in paths:
-        first = files.setdefault(stem_of(path), path)
-        if first != path:
-            problems.append(
-                f"Expected one file of a name in {folder}, but there are {first.name} and "
-                f"{path.name}; take one out."
-            )
-    return files
 
 
 def _array_cases(folder: Path) -> tuple[list[Case], list[Finding]]:

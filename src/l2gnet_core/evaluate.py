@@ -11,7 +11,7 @@ from typing import Any
 
 from l2gnet_core.cases import FIRST_CHANNEL, some
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import LabelFile, read_labels, scans_in, stem_of
+from l2gnet_core.files import LabelFile, by_stem, read_labels, scans_in, stem_of
 from l2gnet_core.labels import plain
 from l2gnet_core.metrics import Agreement, agreement_per_label
 from l2gnet_core.storage_order import in_order_of
@@ -71,7 +71,7 @@ def without_reference(predictions: Path, references: Path) -> list[str]:
 
 def _matched(predictions: Path, references: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     """Files of the two folders by name, those that belong together by the same."""
-    found, wanted = _by_stem(predictions), _by_stem(references)
+    found, wanted = _one_each(predictions), _one_each(references)
     for name in wanted.keys() - found.keys():
         # nnU-Net numbers its images, and so masks called like them, by channel; its labels not.
         if name + FIRST_CHANNEL in found:
@@ -79,15 +79,14 @@ def _matched(predictions: Path, references: Path) -> tuple[dict[str, Path], dict
     return found, wanted
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in scans_in(folder):
-        other = found.setdefault(stem_of(path), path)
-        if other is not path:
-            raise InputError(
-                f"Expected one mask of each name in {folder}, but there are {other.name} and "
-                f"{path.name}; take one of them away."
-            )
+def _one_each(folder: Path) -> dict[str, Path]:
+    """The masks of a folder by stem. Raises InputError for two of one stem."""
+    found, clashes = by_stem(scans_in(folder))
+    for first, other in clashes:
+        raise InputError(
+            f"Expected one mask of each name in {folder}, but there are {first.name} and "
+            f"{other.name}; take one of them away."
+        )
     return found
 
 

@@ -47,3 +47,28 @@ def plain_values(
         f"{name} holds {count:,} voxels that are not finite numbers; they count as {what}."
     )
     return np.where(finite, data, lowest)
+
+
+def as_labels(data: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
+    """Whole numbers as uint8, or uint16 where an id is above 255; never renumbered.
+
+    Errors: InputError for fractions, negative or too big ids.
+    """
+    if data.dtype == np.uint8 or data.dtype == np.bool_:
+        return data.astype(np.uint8, copy=False)
+    if data.dtype.kind not in "iuf":
+        raise InputError(
+            f"{what} holds {data.dtype} values where whole label numbers are expected."
+        )
+    low, high = data.min(), data.max()
+    if low < 0 or high > 65535 or not np.isfinite(high):
+        raise InputError(
+            f"{what} holds values from {low:g} to {high:g} where label numbers from 0 to 65535 "
+            "are expected: choose a mask, not a scan."
+        )
+    if data.dtype.kind == "f" and not np.array_equal(data, np.rint(data)):
+        raise InputError(
+            f"{what} holds fractions where whole label numbers are expected: "
+            "choose a mask, not a scan."
+        )
+    return data.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
