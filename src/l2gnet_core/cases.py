@@ -139,12 +139,17 @@ class Patients:
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence about a dataset. An "error" stops training, a "warning" may be meant so and a
-    "note" is good to know. `case` is empty where the sentence is about the whole."""
+    """One sentence about a dataset.
+
+    kind: an "error" stops training, a "warning" may be intended, a "note" is good to know.
+    case: the scan that the sentence is about; empty if it is about the whole dataset.
+    code: the fault of a case, equal for all cases that have it; empty for the whole dataset.
+    """
 
     kind: Literal["error", "warning", "note"]
     case: str
     sentence: str
+    code: str = ""
 
 
 #: What nnU-Net adds to a case's name for its first channel.

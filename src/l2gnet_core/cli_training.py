@@ -309,8 +309,6 @@ def _is_given(context: click.Context, name: str) -> bool:
 @json_option
 def check(dataset: Path, split: Path | None, as_json: bool) -> None:
     """Find what is wrong with a dataset before hours are spent on it."""
-    from dataclasses import asdict
-
     from l2gnet_core.dataset_check import direction_findings, grouped_messages
 
     survey = examined(dataset)
@@ -319,7 +317,10 @@ def check(dataset: Path, split: Path | None, as_json: bool) -> None:
         survey.examine_split(split)
     cases, patients = len(survey.cases), len(set(survey.patients.names.values()))
     if as_json:
-        findings = [*map(asdict, survey.findings)]
+        findings = [
+            {"kind": one.kind, "case": one.case, "sentence": one.sentence}
+            for one in survey.findings
+        ]
         click.echo(
             json.dumps({"cases": cases, "patients": patients, "findings": findings}, indent=1)
         )

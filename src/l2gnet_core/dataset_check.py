@@ -53,7 +53,8 @@ class Survey:
             try:
                 examined, findings = _examine(case, self.names)
             except InputError as error:
-                self.findings.append(Finding("error", case.name, str(error)))
+                code = _reader_code(case, str(error))
+                self.findings.append(Finding("error", case.name, str(error), code))
             else:
                 self._examined.append(examined)
                 self.cases[number] = replace(case, grid=examined.grid)
@@ -123,12 +124,11 @@ def direction_findings(names: Mapping[int, str]) -> list[Finding]:
 
 
 def grouped_messages(findings: Iterable[Finding], most: int = 3) -> Iterator[str]:
-    """Findings as lines. Of those that differ only in numbers and in the case's name, the first few
-    stand for all: one slip of a converter is in every file."""
+    """Findings as lines. Where more than `most` cases have one fault, the first ones stand for all:
+    one slip of a converter is in every file."""
     alike: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in findings:
-        without_case = finding.sentence.replace(finding.case, "") if finding.case else ""
-        alike[finding.kind, re.sub(r"\d+", "", without_case) or finding.sentence].append(finding)
+        alike[finding.kind, finding.code or finding.sentence].append(finding)
     for (kind, _), same in alike.items():
         for finding in same[:most]:
             yield f"{kind}: {finding.case + ': ' if finding.case else ''}{finding.sentence}"
@@ -137,51 +137,18 @@ def grouped_messages(findings: Iterable[Finding], most: int = 3) -> Iterator[str
             yield f"{kind}: the same of {len(same) - most} more: {names}."
 
 
+def _reader_code(case: Case, sentence: str) -> str:
+    """A code for a sentence of a file reader: what is left of it without names and numbers, because
+    readers give sentences only."""
+    return re.sub(r"\d+", "", sentence.replace(case.name, ""))
+
+
 def _examine(case: Case, names: dict[int, str]) -> tuple[Examined, list[Finding]]:
-    """Raises InputError if a file of the case cannot be read."""
+    """What is kept of a case, and its faults. Raises InputError if a file cannot be read."""
     volume, truth = case.read()
-    errors, warnings = [], list(volume.warnings)
-    # A pair of files has one name, and often one header.
-    warnings += [f"Labels: {text}" for text in truth.warnings if text not in volume.warnings]
-    if volume.data.min() == volume.data.max():
-        errors.append("The scan has one intensity everywhere; export it again or take it out.")
-    mismatch = _mismatch(volume, truth)
-    if mismatch:
-        errors.append(mismatch)
     ids, counts = np.unique(truth.data, return_counts=True)
     voxels = dict(zip(ids.tolist(), counts.tolist(), strict=True))
-    unknown = sorted(set(voxels) - {0, *names}) if names else []
-    left_open = [id for id, name in names.items() if name.lower() == "ignore" and id in voxels]
-    if left_open:
-        errors.append(
-            f'Label {left_open[0]} is nnU-Net\'s "ignore", voxels that nobody labelled, which '
-            "would be learnt as a structure; label them, or take the scan out."
-        )
-    if unknown:
-        errors.append(
-            f"Label ids {some(list(map(str, unknown)))} are not in dataset.json; name them there "
-            "or take them out."
-        )
-    if voxels.keys() != {0} and np.array_equal(volume.data, truth.data):
-        errors.append(
-            "Expected a scan and its labels, but both hold the same values; put the scan, or the "
-            "labels, in their place."
-        )
-    if set(voxels) == {0}:
-        warnings.append("The labels are empty: background everywhere.")
-    elif not mismatch and (unseen := _labels_in_margins(volume, truth)):
-        warnings.append(
-            f"{unseen} of {np.count_nonzero(truth.data)} labelled voxels lie in rows or columns at "
-            "the edge that hold nothing but padding, air or noise, which a model is not shown; see "
-            "whether the labels are of this scan."
-        )
-    if volume.units != truth.units:
-        without = "labels give" if volume.units == "mm" else "scan gives"
-        warnings.append(
-            f"The {without} no voxel size in mm: whether both lie in one place cannot be checked."
-        )
-    findings = [Finding("error", case.name, text) for text in errors]
-    findings += [Finding("warning", case.name, text) for text in warnings]
+    findings = [*_errors(case, volume, truth, voxels, names), *_warnings(case, volume, truth)]
     frames, labels = [], []
     for scan, marks in zip(volume.frames, truth.frames, strict=False):
         if scan.min() != scan.max():
@@ -190,25 +157,81 @@ def _examine(case: Case, names: dict[int, str]) -> tuple[Examined, list[Finding]
     return Examined(case, volume.grid, voxels, tuple(frames), tuple(labels)), findings
 
 
-def _mismatch(volume: Volume, truth: Volume) -> str:
-    """Why labels do not lie on their scan; empty where they do."""
+def _errors(
+    case: Case, volume: Volume, truth: Volume, voxels: Mapping[int, int], names: Mapping[int, str]
+) -> Iterator[Finding]:
+    """Faults of a scan and its labels that stop training; voxels: how many of each label id."""
+    if volume.data.min() == volume.data.max():
+        sentence = "The scan has one intensity everywhere; export it again or take it out."
+        yield Finding("error", case.name, sentence, "one intensity")
+    if mismatch := _mismatch(volume, truth):
+        code, sentence = mismatch
+        yield Finding("error", case.name, sentence, code)
+    left_open = [id for id, name in names.items() if name.lower() == "ignore" and id in voxels]
+    if left_open:
+        sentence = (
+            f'Label {left_open[0]} is nnU-Net\'s "ignore", voxels that nobody labelled, which '
+            "would be learnt as a structure; label them, or take the scan out."
+        )
+        yield Finding("error", case.name, sentence, "unlabelled voxels")
+    unknown = sorted(voxels.keys() - {0, *names}) if names else []
+    if unknown:
+        sentence = (
+            f"Label ids {some(list(map(str, unknown)))} are not in dataset.json; name them there "
+            "or take them out."
+        )
+        yield Finding("error", case.name, sentence, "unknown ids")
+    if voxels.keys() != {0} and np.array_equal(volume.data, truth.data):
+        sentence = (
+            "Expected a scan and its labels, but both hold the same values; put the scan, or the "
+            "labels, in their place."
+        )
+        yield Finding("error", case.name, sentence, "same values")
+
+
+def _warnings(case: Case, volume: Volume, truth: Volume) -> Iterator[Finding]:
+    """What a scan and its labels have that may be a fault, what their readers say among it."""
+    # A scan and its labels have one name, and often one header, which is reported once.
+    read = [f"Labels: {text}" for text in truth.warnings if text not in volume.warnings]
+    for sentence in (*volume.warnings, *read):
+        yield Finding("warning", case.name, sentence, _reader_code(case, sentence))
+    if not truth.data.any():
+        sentence = "The labels are empty: background everywhere."
+        yield Finding("warning", case.name, sentence, "no labels")
+    elif not _mismatch(volume, truth) and (unseen := _labels_in_margins(volume, truth)):
+        sentence = (
+            f"{unseen} of {np.count_nonzero(truth.data)} labelled voxels lie in rows or columns at "
+            "the edge that hold nothing but padding, air or noise, which a model is not shown; see "
+            "whether the labels are of this scan."
+        )
+        yield Finding("warning", case.name, sentence, "labels in margins")
+    if volume.units != truth.units:
+        without = "labels give" if volume.units == "mm" else "scan gives"
+        sentence = (
+            f"The {without} no voxel size in mm: whether both lie in one place cannot be checked."
+        )
+        yield Finding("warning", case.name, sentence, f"{without} no voxel size")
+
+
+def _mismatch(volume: Volume, truth: Volume) -> tuple[str, str] | None:
+    """Why labels do not lie on their scan, as a code and a sentence; None where they do."""
     if volume.data.ndim > truth.data.ndim:
-        return (
+        return "labels of one frame", (
             f"Expected labels for each of the scan's {len(volume.data)} frames, but they are of "
             "one; save the frame that they belong to as a scan of its own."
         )
     if volume.shape != truth.shape:
-        return (
+        return "another shape", (
             f"Expected labels of the scan's shape {volume.shape}, but they have {truth.shape}; "
             "export them again on the scan's own grid."
         )
     distance = distance_apart(volume, truth)
     if distance > HEADERS_ROUND:
-        return (
+        return "another place", (
             f"Scan and labels lie up to {distance:.1f} mm apart in the world; resample the labels "
             "onto the scan's grid, or correct one of the headers."
         )
-    return ""
+    return None
 
 
 def _labels_in_margins(volume: Volume, truth: Volume) -> int:

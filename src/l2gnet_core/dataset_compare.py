@@ -211,6 +211,7 @@ def _odd_grids(examined: list[Examined]) -> Iterator[Finding]:
                 one.case.name,
                 f"Voxels of {_size(spacing)} mm where {_size(usual)} are usual here; "
                 "check the header.",
+                "odd voxel size",
             )
 
 

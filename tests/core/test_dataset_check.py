@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import tifffile
 
+from l2gnet_core.cases import Finding
 from l2gnet_core.cli import main
 from l2gnet_core.data import open_dataset
-from l2gnet_core.dataset_check import Survey
+from l2gnet_core.dataset_check import Survey, grouped_messages
 from l2gnet_core.dataset_settings import read_settings
 from l2gnet_core.errors import InputError
 from l2gnet_core.split import read_split
@@ -370,6 +371,21 @@ def test_a_fault_of_every_scan_is_told_of_the_first_few(dataset, capsys):
     assert len(lines) == 3
     assert last == "error: the same of 1 more: patient3."
     assert total.endswith("4 errors, 0 warnings, 0 notes")
+
+
+def test_faults_are_alike_by_their_code_alone():
+    ids = [
+        Finding("error", f"p{n}", f"Label ids {list(range(n))}.", "unknown ids") for n in range(5)
+    ]
+    whole = [Finding("warning", "", f"Scans {n} are odd.") for n in range(5)]
+    other = Finding("warning", "p9", "Label ids [].", "unknown ids")
+    assert list(grouped_messages([*ids, *whole, other], most=2)) == [
+        "error: p0: Label ids [].",
+        "error: p1: Label ids [0].",
+        "error: the same of 3 more: p2, p3, p4.",
+        *(f"warning: Scans {n} are odd." for n in range(5)),
+        "warning: p9: Label ids [].",
+    ]
 
 
 def test_pairs_of_files_are_one_scan(dataset):
