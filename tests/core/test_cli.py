@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -534,12 +533,22 @@ def test_the_example_in_the_readme_runs(model_file, save_scan, tmp_path, monkeyp
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, (12, 5, 5)).astype(np.uint8).repeat(8, 1).repeat(8, 2)
     save_scan(tmp_path / "scan.nii.gz", (60 * labels + rng.normal(0, 5, labels.shape)))
-    save_scan(tmp_path / "corrected.nii.gz", labels)
-    quick = partial(finetune, config=replace(SCAN, steps=1, seconds=None))
+    # The mask is stored in another order than the scan.
+    mask = nib.load(save_scan(tmp_path / "corrected.nii.gz", labels))
+    other_order = mask.as_reoriented(np.array([(0, -1), (1, 1), (2, 1)]))
+    nib.save(other_order, tmp_path / "corrected.nii.gz")
+    corrections = []
+
+    def quick(model, given):
+        corrections.extend(given)
+        return finetune(model, given, replace(SCAN, steps=1, seconds=None))
+
     monkeypatch.setattr("l2gnet_core.finetune.finetune", quick)
     monkeypatch.setattr("l2gnet_core.catalog.find_model", {"cardiac-cine": model_file}.__getitem__)
     monkeypatch.chdir(tmp_path)
     exec(example, {})
+    (correction,) = corrections
+    np.testing.assert_array_equal(correction.pictures, labels[list(correction.slices)])
     assert read_labels(tmp_path / "mask.nii.gz").names[2] == "myocardium"
     assert load_model(tmp_path / "mine.safetensors").card.labels.names[2] == "myocardium"
 
