@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,10 @@ FIRST_TRAINING_PHANTOM = 10_000
 RESAMPLED_SCALE = (0.7, 1.4)
 
 
+#: Parts of the split whose scans a run reads.
+_LEARNT_WITH: tuple[Part, Part] = ("train", "tuning")
+
+
 def _nobody(_: str) -> None:
     """Hears nothing."""
 
@@ -96,7 +100,9 @@ def train_dataset(
     fabric = make_fabric(settings.device, settings.devices, settings.nodes)
     try:
         with held(settings.folder) if fabric.is_global_zero else nullcontext():
-            yield from _trained(settings, training, augmentation, choices, tell, fabric)
+            yield from _trained(
+                settings, training, augmentation, choices=choices, tell=tell, fabric=fabric
+            )
     except (MemoryError, RuntimeError) as error:
         if not memory_is_short(error):
             raise
@@ -121,33 +127,73 @@ def _require_possible(settings: RunSettings, training: TrainingConfig) -> None:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """What a run trains and with what, once nothing speaks against it.
+
+    card: of the model, as it is before training; its labels are the classes in their order.
+    frames: each frame of the training scans with its patient. state: of a resumed run. start: the
+    network whose weights a new run begins with.
+    """
+
+    split: Split
+    card: ModelCard
+    config: NetworkConfig
+    augmentation: Augmentation
+    frames: Sequence[tuple[str, TrainingCase]]
+    tuning: Sequence[TrainingCase]
+    sampler: Sampler
+    state: Mapping[str, Any] | None
+    start: SegmentationNetwork | None
+
+
 def _trained(
     settings: RunSettings,
     training: TrainingConfig,
     augmentation: Augmentation,
+    *,
     choices: Mapping[str, Any] | None,
     tell: Callable[[str], None],
     fabric: Fabric,
 ) -> Iterator[Progress]:
-    """What `train_dataset` yields, in a run folder that may be used and that nobody else uses."""
+    """What `train_dataset` yields, in a run folder that this process may use alone."""
+    run = _prepared(settings, training, augmentation, tell if fabric.is_global_zero else _nobody)
+    trainer = _trainer(run, settings, training, fabric)
+    if fabric.is_global_zero:
+        keep_beginning(settings, run.split, run.card, choices)
+    if run.state is None:
+        # Wherever the run is stopped, a resume then finds a state, with the weights it began with.
+        trainer.save()
+    over = trainer.is_over(run.sampler)
+    if not fabric.is_global_zero:
+        for _ in trainer.run(run.sampler, run.tuning):
+            pass
+        return
+    if choices is not None and settings.resume and not over:
+        # Only now, because choices that are refused or have no effect must not replace those that
+        # the run began with.
+        write_choices(settings.folder, choices)
+    yield from _logged(run, trainer, settings.folder)
+    if trainer.network.config.architecture in WITH_CODES:
+        _add_code_statistics(settings.folder / MODEL_FILE, run.frames, settings.device)
+
+
+def _prepared(
+    settings: RunSettings,
+    training: TrainingConfig,
+    augmentation: Augmentation,
+    tell: Callable[[str], None],
+) -> _Prepared:
+    """Split the dataset, choose structures and network, and read the scans.
+
+    Raises InputError for what does not go together.
+    """
     dataset = settings.dataset
     split = read_or_make_split(dataset, settings, training.seed)
-    told = tell if fabric.is_global_zero else _nobody
     for sentence in _told_of_split(split, settings):
-        told(sentence)
+        tell(sentence)
     state = saved_state(settings.folder) if settings.resume else None
-    labels = _learnable(dataset, split, training)
-    if state is not None and state["config"].classes == len(dataset.labels) + 1:
-        # Begun when structures that nobody has were not left out.
-        labels = dataset.labels
-    left_out = dataset.labels.names.keys() - labels.names.keys()
-    # Those that nobody has are told of with the dataset.
-    here = dataset.labels_of(dataset.patients).names
-    if away := [here[id] for id in sorted(left_out & here.keys())]:
-        told(
-            f"{some(away)} {'is' if len(away) == 1 else 'are'} in no label of the training "
-            f"patients: the model does not have {'it' if len(away) == 1 else 'them'}."
-        )
+    labels = _labels(dataset, split, training, state, tell)
     card = _begun_card(dataset, labels, split, settings)
     if settings.oriented:
         augmentation = keeping_sides(augmentation, card)
@@ -155,64 +201,95 @@ def _trained(
         augmentation = replace(augmentation, scale=RESAMPLED_SCALE)
     first, start = start_of(settings), None
     if first is not None:
-        start = _answering(load_model(first), dataset.labels, labels, told)
-    # Of another kind, the same weights are nonsense.
+        start = _answering(load_model(first), dataset.labels, labels, tell)
+    # The new network must be of the same kind as the weights that it gets.
     before = None if start is None else start.config
     if state is not None:
         before = state["config"]
     config = _config(settings.architecture, settings.preset, settings.slices, len(labels), before)
     if start is not None:
         require_startable(start.config, config)
-
-    def frames(part: Part) -> list[tuple[str, TrainingCase]]:
-        found = split.cases(dataset, part)
-        return [
-            (case.patient, frame) for case in found for frame in load_frames(case, card, left_out)
+    left_out = dataset.labels.names.keys() - labels.names.keys()
+    frames, tuning = (
+        [
+            (case.patient, frame)
+            for case in split.cases(dataset, part)
+            for frame in load_frames(case, card, left_out)
         ]
-
-    of_patients = frames("train")
-    cases, tuning = ([frame for _, frame in part] for part in (of_patients, frames("tuning")))
-    extra = _phantom_cases(training.extra_share, labels)
-    sampler = Sampler(
-        cases, augmentation, settings.slices, training.seed, extra, training.extra_share
+        for part in _LEARNT_WITH
     )
+    sampler = Sampler(
+        [frame for _, frame in frames],
+        augmentation,
+        settings.slices,
+        training.seed,
+        extra=_phantom_cases(training.extra_share, labels),
+        extra_share=training.extra_share,
+    )
+    return _Prepared(
+        split=split,
+        card=card,
+        config=config,
+        augmentation=augmentation,
+        frames=frames,
+        tuning=[frame for _, frame in tuning],
+        sampler=sampler,
+        state=state,
+        start=start,
+    )
+
+
+def _labels(
+    dataset: Dataset,
+    split: Split,
+    training: TrainingConfig,
+    state: Mapping[str, Any] | None,
+    tell: Callable[[str], None],
+) -> LabelSet:
+    """The structures of the model; tells which of the dataset's it does not have."""
+    labels = _learnable(dataset, split, training)
+    if state is not None and state["config"].classes == len(dataset.labels) + 1:
+        # An older run, which did not leave out structures without training scans.
+        labels = dataset.labels
+    # Structures that no scan has are reported with the dataset.
+    here = dataset.labels_of(dataset.patients).names
+    if away := [here[id] for id in sorted(here.keys() - labels.names.keys())]:
+        tell(
+            f"{some(away)} {'is' if len(away) == 1 else 'are'} in no label of the training "
+            f"patients: the model does not have {'it' if len(away) == 1 else 'them'}."
+        )
+    return labels
+
+
+def _trainer(
+    run: _Prepared, settings: RunSettings, training: TrainingConfig, fabric: Fabric
+) -> Trainer:
+    """The trainer of a run, with the weights and the state that it begins with."""
     fabric.launch()
     torch.manual_seed(training.seed)
-    network = build(config)
-    trainer = Trainer(network, training, settings.folder, fabric)
-    if state is not None:
-        trainer.resume(state)
-    elif start is not None:
-        trainer.start_from(start)
-    if fabric.is_global_zero:
-        keep_beginning(settings, split, card, choices)
-    if state is None:
-        # Whenever the run is stopped, a resume finds a state, with the weights that it began with.
-        trainer.save()
-    over = trainer.is_over(sampler)
-    if not fabric.is_global_zero:
-        for _ in trainer.run(sampler, tuning):
-            pass
-        return
-    if choices is not None and settings.resume and not over:
-        # Only now: what is refused, or has no effect, must not take the place of what the run began
-        # with.
-        write_choices(settings.folder, choices)
-    how = {"settings": asdict(training), "augmentation": asdict(augmentation)}
-    saved = trainer.seconds
-    with TrainingLog(settings.folder, labels, trainer.step) as log:
-        for progress in trainer.run(sampler, tuning):
+    trainer = Trainer(build(run.config), training, settings.folder, fabric)
+    if run.state is not None:
+        trainer.resume(run.state)
+    elif run.start is not None:
+        trainer.start_from(run.start)
+    return trainer
+
+
+def _logged(run: _Prepared, trainer: Trainer, folder: Path) -> Iterator[Progress]:
+    """Train, writing the log, the model of the best epoch so far, and now and then the state."""
+    training, saved = trainer.training, trainer.seconds
+    how = {"settings": asdict(training), "augmentation": asdict(run.augmentation)}
+    with TrainingLog(folder, run.card.labels, trainer.step) as log:
+        for progress in trainer.run(run.sampler, run.tuning):
             log.add(progress)
             if progress.best:
                 how_long = {"steps": progress.step, "minutes": round(progress.seconds / 60, 1)}
-                card = replace(card, training={**how_long, **how})
-                save_model(settings.folder / MODEL_FILE, trainer.averaged_network(), card)
+                card = replace(run.card, training={**how_long, **how})
+                save_model(folder / MODEL_FILE, trainer.averaged_network(), card)
             if progress.seconds - saved > training.save_every_seconds or progress.done >= 1:
                 trainer.save()
                 saved = progress.seconds
             yield progress
-    if network.config.architecture in WITH_CODES:
-        _add_code_statistics(settings.folder / MODEL_FILE, of_patients, settings.device)
 
 
 def _config(
