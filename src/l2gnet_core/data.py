@@ -69,12 +69,12 @@ def dataset_of(survey: Survey) -> Dataset:
         raise InputError(f"{where}{finding.sentence.removesuffix('.')}{rest}.")
     patients = survey.patients
     return Dataset(
-        tuple(replace(case, patient=patients.names[case.patient]) for case in survey.cases),
-        LabelSet.from_names(survey.names),
-        survey.description,
-        patients,
-        survey.held,
-        survey.fingerprints,
+        cases=tuple(replace(case, patient=patients.names[case.patient]) for case in survey.cases),
+        labels=LabelSet.from_names(survey.names),
+        description=survey.description,
+        people=patients,
+        held=survey.held,
+        fingerprints=survey.fingerprints,
     )
 
 

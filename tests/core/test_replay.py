@@ -259,9 +259,9 @@ def test_a_run_that_was_noted_in_parts_is_done_again_in_one(worked, l2gnet, tmp_
     worked.events = [*parts, replace(tidied, places=tidied.places[:2]), *more, *others]
     orders = []
 
-    def noted(*given):
+    def noted(*given, **more):
         orders.append(given[4])
-        yield from predict_slices(*given)
+        yield from predict_slices(*given, **more)
 
     monkeypatch.setattr("l2gnet_core.project.replay.predict_slices", noted)
     project = worked.save()

@@ -151,15 +151,17 @@ def _understood(path: Path, header: Any) -> DicomFile:
     )
     no_scan = "" if all(shape) else "is a DICOM file without an image: name one of a scan"
     return DicomFile(
-        str(header.get("SOPInstanceUID") or ""),
-        str(series),
-        # The first two say that it is an original or not.
-        kinds[2:],
-        " ".join(str(word) for word in words if word) or path.stem,
-        shape,
-        planes,
-        next((_NO_SCANS[kind] for kind in (modality, *kinds) if kind in _NO_SCANS), no_scan),
-        not all(shape) and modality in (None, *_MEASURED) and path.name.upper() != "DICOMDIR",
+        uid=str(header.get("SOPInstanceUID") or ""),
+        series=str(series),
+        # The first two only say whether it is an original.
+        kinds=kinds[2:],
+        title=" ".join(str(word) for word in words if word) or path.stem,
+        shape=shape,
+        planes=planes,
+        no_scan=next(
+            (_NO_SCANS[kind] for kind in (modality, *kinds) if kind in _NO_SCANS), no_scan
+        ),
+        cut=not all(shape) and modality in (None, *_MEASURED) and path.name.upper() != "DICOMDIR",
     )
 
 
@@ -205,11 +207,11 @@ def _plane(path: Path, frame: int, told: _Told) -> Plane:
     return Plane(
         path,
         frame,
-        np.array(position) if placed else None,
-        np.array(along).reshape(2, 3) if placed else None,
-        (pixel[0], pixel[1]) if len(pixel) == 2 else (0.0, 0.0),
-        abs(next(filter(None, thickness), 0.0)),
-        (
+        position=np.array(position) if placed else None,
+        along=np.array(along).reshape(2, 3) if placed else None,
+        pixel=(pixel[0], pixel[1]) if len(pixel) == 2 else (0.0, 0.0),
+        thickness=abs(next(filter(None, thickness), 0.0)),
+        order=(
             told.number("TemporalPositionIndex", "FrameContentSequence"),
             told.number("TemporalPositionIdentifier"),
             told.number("EchoNumbers"),
@@ -223,9 +225,12 @@ def _plane(path: Path, frame: int, told: _Told) -> Plane:
             *told.numbers("DimensionIndexValues", "FrameContentSequence"),
             frame,
         ),
-        (told.number("RescaleSlope", values) or 1.0, told.number("RescaleIntercept", values)),
-        _turned(told),
-        bool(told.header.get("ModalityLUTSequence")),
+        rescale=(
+            told.number("RescaleSlope", values) or 1.0,
+            told.number("RescaleIntercept", values),
+        ),
+        turned=_turned(told),
+        has_table=bool(told.header.get("ModalityLUTSequence")),
     )
 
 

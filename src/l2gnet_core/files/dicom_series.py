@@ -149,11 +149,11 @@ def _series_in(folder: Path, named: Path | None = None) -> list[Series]:
     return [
         Series(
             # Of one number and description are images that show different things.
-            " ".join([first.title, *(first.kinds if titles[first.title] > 1 else ())]),
-            len(groups) == 1,
-            first.shape,
-            tuple(planes),
-            tuple(unread),
+            title=" ".join([first.title, *(first.kinds if titles[first.title] > 1 else ())]),
+            alone=len(groups) == 1,
+            shape=first.shape,
+            planes=tuple(planes),
+            unread=tuple(unread),
         )
         for _, first, planes in groups
     ]

@@ -318,7 +318,17 @@ class History:
             np.moveaxis(labels, axis, 0)[slices] = arrays[f"{i}-pictures"]
             np.moveaxis(weights, axis, 0)[slices] = arrays[f"{i}-picture_weights"]
             grid = grid_from_json(values["grid"])
-            # Histories of before there were any have no numbers of images.
-            more = values["unmarked"], weights, values.get("image")
-            found.append(Correction(scan, grid, axis, labels, tuple(slices), *more))
+            found.append(
+                Correction(
+                    scan,
+                    grid,
+                    axis,
+                    labels,
+                    tuple(slices),
+                    unmarked=values["unmarked"],
+                    weights=weights,
+                    # Older histories do not number the images.
+                    image=values.get("image"),
+                )
+            )
         return found

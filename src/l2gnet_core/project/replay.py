@@ -375,7 +375,7 @@ class _Again:
             frames.setdefault(frame, []).append(index)
         for frame, indices in frames.items():
             scan, axis = self._scan[frame], self.state.axis
-            for done in predict_slices(model, scan, self._grid, axis, indices, self.device):
+            for done in predict_slices(model, scan, self._grid, axis, indices, device=self.device):
                 yield f"Segmenting with {id.name}"
                 if done is not None:
                     slice_of(raw, (frame, done.index), axis)[...] = done.labels

@@ -84,14 +84,14 @@ class ProjectState:
     def from_json(cls, values: Mapping[str, Any]) -> ProjectState:
         """Inverse of `to_json`."""
         return cls(
-            ScanId(**values["scan"]),
-            grid_from_json(values["grid"]),
-            str(values["orientation"]),
-            int(values["axis"]),
-            ModelCard.from_json(values["card"]),
-            None if values["model"] is None else ModelId(**values["model"]),
-            LabelSet(tuple(Label(**label) for label in values["labels"])),
-            CleanUp.from_json(values["clean_up"]),
+            scan=ScanId(**values["scan"]),
+            grid=grid_from_json(values["grid"]),
+            orientation=str(values["orientation"]),
+            axis=int(values["axis"]),
+            card=ModelCard.from_json(values["card"]),
+            model=None if values["model"] is None else ModelId(**values["model"]),
+            labels=LabelSet(tuple(Label(**label) for label in values["labels"])),
+            clean_up=CleanUp.from_json(values["clean_up"]),
             **{name: frozenset(places_from_json(values[name])) for name in _PLACES},
             # Projects of before do not tell.
             unreviewed_organs=frozenset(
