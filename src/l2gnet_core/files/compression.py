@@ -1,6 +1,7 @@
 """How much compression can shrink voxels.
 
-A header that claims more is wrong, or its file is cut short: checked before memory is asked for.
+If a header claims more voxels, it is wrong or the file is cut short. Readers check this before they
+allocate memory.
 """
 
 #: Deflate shrinks to 1/1032 at most (zlib.net/zlib_tech.html); a little is added.

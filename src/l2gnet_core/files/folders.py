@@ -17,13 +17,14 @@ from l2gnet_core.files.formats import (
 
 
 def scans_in(folder: Path) -> list[Path]:
-    """Scans of a folder by name: files that can be read, one of each pair of header and voxels, and
-    no hidden ones (macOS: ._scan.nii). Where there are no others, those of the DICOM series in it
-    or in its folders: of each the folder, if it holds no other, or else one of its files. Links
-    that lead nowhere are among them, for reading them says so: a scan that was not fetched is not
-    to be passed over.
+    """The scans of a folder, sorted by name.
 
-    Errors: InputError where both lie side by side, for a mask among slices is no scan.
+    These are the files that can be read, except hidden ones (macOS: ._scan.nii); of a pair of
+    header and voxels, the header. If there are none, they are the DICOM series in the folder and
+    its subfolders: for each its folder, if that holds no other, or else one of its files. Links to
+    missing files are included: reading them raises, so that no scan is left out silently.
+
+    Raises InputError where DICOM images and other scans lie side by side: one may be a mask.
     """
     inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
     broken = [path for path in inside if path.is_symlink() and not path.exists()]
@@ -41,12 +42,12 @@ def scans_in(folder: Path) -> list[Path]:
         )
     if scans:
         return scans
-    # Not before it is needed, as the modules of all formats.
+    # As with all formats, its module is imported only when needed.
     from l2gnet_core.files.dicom_series import scans_below
 
     series = scans_below(folder)
     if all(folder in path.parents and path.is_dir() for path in series):
-        # Else they are slices.
+        # Beside loose DICOM slices, such links are slices.
         series += [path for path in broken if not suffix_of(path) or formats[path] is not None]
     return sorted(series)
 

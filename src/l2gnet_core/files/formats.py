@@ -33,7 +33,7 @@ class FormatModule(Protocol):
 
 @dataclass(frozen=True)
 class Format:
-    """A file format: its suffixes, the module that knows it, which suffixes can be written."""
+    """A file format: the module that reads it, its suffixes, and those that can be written."""
 
     name: str
     module: str
@@ -115,7 +115,7 @@ def stem_of(path: Path) -> str:
 
 
 def format_of(path: Path) -> Format | None:
-    """The format of a file as its name tells, or its first bytes; a folder's is DICOM."""
+    """The format of a file by its suffix, or else by its first bytes; DICOM for a folder."""
     suffix = suffix_of(path)
     known = next((f for f in FORMATS if suffix in f.suffixes), None)
     if path.is_dir() or (known is None and dicom_files.is_dicom(path)):
@@ -124,6 +124,6 @@ def format_of(path: Path) -> Format | None:
 
 
 def is_supported(path: str | os.PathLike[str]) -> bool:
-    """Can the path be read, as far as its name and its first bytes tell? A folder may hold a DICOM
-    series."""
+    """Can the path be read, according to its suffix or first bytes? True for each folder, because
+    it may hold a DICOM series."""
     return format_of(Path(path)) is not None

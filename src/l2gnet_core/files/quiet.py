@@ -1,6 +1,6 @@
-"""Silence what libraries print about a damaged file while we read it: our errors say it.
+"""Silence libraries while we read a file: our errors and warnings say what is wrong with it.
 
-Only for the time of a read, because a host application may want these messages for its own files.
+This lasts only as long as the read, because a host application may want messages about its files.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _itk_lock = threading.Lock()
-#: What ITK's global switch was before each read that is under way.
+#: ITK's global switch as it was before each read that is under way.
 _itk_before: list[bool] = []
 
 
 @contextmanager
 def quiet_logger(name: str) -> Iterator[None]:
-    """Drop what this thread logs to a logger; other threads are heard."""
+    """Drop what this thread logs to a logger, and keep what other threads log."""
     thread = threading.get_ident()
 
     def of_other_threads(record: logging.LogRecord) -> bool:
@@ -43,5 +43,5 @@ def quiet_itk() -> Iterator[None]:
         yield
     finally:
         with _itk_lock:
-            # Off until the last of several reads ends: its entry is the caller's setting.
+            # The first entry is the caller's setting; it is popped when the last read ends.
             ProcessObject.SetGlobalWarningDisplay(_itk_before.pop())

@@ -23,10 +23,10 @@ from l2gnet_core.volume import Volume
 
 @dataclass(frozen=True, eq=False)
 class LabelFile:
-    """A mask as a file gives it.
+    """A mask and its label text.
 
     volume: its data is uint8 or uint16, (z, y, x) or (t, z, y, x).
-    names, colors: label id → name and → "#rrggbb", as far as the file carries them.
+    names, colors: label id → name and → "#rrggbb", as far as the file has them.
     """
 
     volume: Volume
@@ -38,15 +38,15 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     """Read a scan.
 
     Returns data in (z, y, x) or (t, z, y, x) and its geometry in mm.
-    Errors: InputError, one sentence, for whatever cannot be read.
+    Raises InputError, one sentence, if it cannot be read.
     """
     return read_any(path)[0]
 
 
 def read_labels(path: str | os.PathLike[str]) -> LabelFile:
-    """Read a mask with the names and colours it carries.
+    """Read a mask with the names and colours that it has.
 
-    Errors: InputError where values are not whole numbers between 0 and 65535.
+    Raises InputError, also for values other than whole numbers from 0 to 65535.
     """
     volume, text = read_any(path, mask=True)
     labels = as_labels(volume.data, Path(path).name)
@@ -56,10 +56,10 @@ def read_labels(path: str | os.PathLike[str]) -> LabelFile:
 
 
 def read_any(path: str | os.PathLike[str], mask: bool = False) -> tuple[Volume, LabelText]:
-    """Read a file that may be a scan or a mask, with the label text it may carry; mask: it is one,
-    and what is no number in it is background.
+    """Read a scan or a mask, (z, y, x) or (t, z, y, x), and its label text, which may be empty.
 
-    Errors: InputError, one sentence.
+    mask: read it as a mask, in which values that are not finite are background.
+    Raises InputError, one sentence.
     """
     path = Path(path)
     found = _readable(path)
@@ -73,9 +73,9 @@ def read_any(path: str | os.PathLike[str], mask: bool = False) -> tuple[Volume, 
 
 
 def read_label_text(path: Path) -> LabelText:
-    """What a file says of its labels, without its voxels: nothing unless it is a mask.
+    """The label text of a file, without reading its voxels where possible; empty for a scan.
 
-    Errors: InputError, one sentence.
+    Raises InputError, one sentence.
     """
     found = _readable(path)
     try:
@@ -85,7 +85,8 @@ def read_label_text(path: Path) -> LabelText:
 
 
 def _readable(path: Path) -> FormatModule:
-    """The module for a file whose beginning says nothing against it. Errors: InputError."""
+    """The module that reads a file. Raises InputError if the file is missing, empty, not fetched or
+    of another format."""
     found = format_of(path)
     if not path.exists():
         if path.is_symlink():

@@ -1,4 +1,4 @@
-"""Voxel values of any file made plain: real, finite, in this machine's byte order."""
+"""Convert voxel values of any file: to real, finite numbers in native byte order, or labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from l2gnet_core.errors import InputError
 
 
 def brightness(colors: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Luma of red, green, blue along the first axis (ITU-R BT.601 weights), float32."""
+    """Luma of red, green, blue, (3 or more, …) → (…) float32, with the weights of ITU-R BT.601."""
     red, green, blue = (channel.astype(np.float32) for channel in colors[:3])
     return np.asarray(0.299 * red + 0.587 * green + 0.114 * blue, dtype=np.float32)
 
@@ -19,11 +19,10 @@ def brightness(colors: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 def plain_values(
     name: str, data: npt.NDArray[Any], warnings: list[str], mask: bool = False
 ) -> npt.NDArray[Any]:
-    """Native integers as they are, bool as uint8, floats as float32 or float64 without NaN, inf:
-    these become the lowest value, in a mask 0.
+    """Integers as they are, bool as uint8, floats as float32 or float64; all in native byte order.
 
-    Adds a sentence to warnings where voxels were replaced.
-    Errors: InputError for complex numbers and anything else that is not a real number.
+    NaN and infinities become the lowest value, or 0 in a mask; a sentence is then added to
+    warnings. Shapes stay. Raises InputError for complex numbers and all that is not a real number.
     """
     if data.dtype.kind == "c":
         raise InputError(f"{name} holds complex numbers: export the magnitude image.")
@@ -50,9 +49,9 @@ def plain_values(
 
 
 def as_labels(data: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
-    """Whole numbers as uint8, or uint16 where an id is above 255; never renumbered.
+    """Label ids as uint8, or uint16 if one is above 255; shapes and ids stay.
 
-    Errors: InputError for fractions, negative or too big ids.
+    Raises InputError for fractions, and for ids below 0 or above 65535.
     """
     if data.dtype == np.uint8 or data.dtype == np.bool_:
         return data.astype(np.uint8, copy=False)

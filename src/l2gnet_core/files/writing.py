@@ -1,4 +1,4 @@
-"""Write masks in any format that has them."""
+"""Write masks in any format that can be written."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ def write_labels(
     label_names: Mapping[int, str] | None = None,
     colors: Mapping[int, str] | None = None,
 ) -> Path:
-    """Write a mask into the grid of the scan it belongs to, read it back and compare.
+    """Write a mask in the grid of its scan, read it back and compare.
 
-    labels: whole numbers 0…65535 in like's shape; stored as uint8, or uint16 for ids above 255.
-    label_names, colors: id → name, id → "#rrggbb"; they travel in the file.
-    Returns the path written. The suffix chooses the format. A file already there is replaced
-    only by a complete, checked one.
-    Errors: InputError for what cannot be written, OutputError where writing failed.
+    path: its suffix chooses the format. An existing file is replaced only by a complete, checked
+        one.
+    labels: whole numbers 0…65535 in the shape of `like`; stored as uint8, or uint16 for ids above
+        255.
+    label_names, colors: id → name, id → "#rrggbb"; stored in the file.
+    Returns the path. Raises InputError for what cannot be written, OutputError if writing fails.
     """
     path = Path(path)
     found = format_of(path)
