@@ -168,7 +168,7 @@ def finetune(
 
 
 def _mask_job(image: Path, mask: Path, files: Sequence[CorrectedFiles]) -> SegmentJob:
-    """What to segment, and where to. Raises InputError if that would overwrite what is read."""
+    """The job of segmenting IMAGE. Raises InputError if the mask would overwrite an input."""
     from l2gnet_core.segment_files import plan_jobs
 
     job = plan_jobs([image], mask)[0]
@@ -183,7 +183,8 @@ def _mask_job(image: Path, mask: Path, files: Sequence[CorrectedFiles]) -> Segme
 def _config(
     corrections: Sequence[Correction], card: ModelCard, steps: int | None, seconds: float | None
 ) -> FineTuneConfig:
-    """The settings for so many scans, and for structures that the model has or does not have."""
+    """The usual settings for one or several scans, and for known or new structures, with these
+    limits."""
     from l2gnet_core.finetune_config import settings
 
     taught = set().union(*(correction.structures for correction in corrections))

@@ -191,7 +191,7 @@ def train(
 
 @dataclass(frozen=True)
 class _Choices:
-    """What a run is asked for, as its folder keeps it: names and values of the options of train."""
+    """The options of a run, as its folder stores them: by the names of train's parameters."""
 
     arch: str
     size: str
@@ -235,11 +235,11 @@ class _Choices:
 def _resolved(
     context: click.Context, options: Mapping[str, Any], folder: Path, resume: bool
 ) -> tuple[_Choices, Path | None]:
-    """What a run is asked for, and the file of the model whose weights it begins with.
+    """The options of a run, and the file of the model whose weights it begins with, if any.
 
-    Options that are given count before those kept in the run folder, these before those that make
-    the network of --from, and these before defaults. Raises InputError for options that do not go
-    together, and for a --from that does not fit them or the run.
+    Given options override those stored in the run folder, which override those of the network of
+    --from, which override defaults. Raises InputError for options that contradict each other, and
+    for a --from that does not fit them or the run.
     """
     from l2gnet_core.checkpoint import STATE_FILE, read_config
     from l2gnet_core.run_folder import require_begun
@@ -252,7 +252,7 @@ def _resolved(
         require_begun(folder)
         kept = _kept_choices(context, folder, options.keys() - given.keys())
         if given.keys() & {"minutes", "epochs"}:
-            # One of the two is given, and takes the place of the other, too.
+            # The one that is given replaces both.
             kept = {n: value for n, value in kept.items() if n not in ("minutes", "epochs")}
         if begun and "start" in given:
             given["start"] = _first_start(folder, given["start"])
@@ -273,7 +273,7 @@ def _resolved(
 
 
 def _tell_warnings(survey: Survey, oriented: bool) -> None:
-    """Print the warnings about a dataset that a run needs to know of."""
+    """Print the warnings about a dataset."""
     from l2gnet_core.dataset_check import direction_findings, grouped_messages
 
     warnings = [finding for finding in survey.findings if finding.kind == "warning"]
@@ -299,8 +299,8 @@ def _followed(run: Generator[Progress, None, None]) -> tuple[int, str]:
 
 
 def _kept_choices(context: click.Context, folder: Path, names: Collection[str]) -> dict[str, Any]:
-    """What the run in a folder was asked for by these options. Raises InputError for what they do
-    not take: the file may have been edited."""
+    """The stored values of these options in a run folder. Raises InputError for values that an
+    option does not take, because the file may have been edited."""
     from l2gnet_core.run_folder import CHOICES_FILE, read_choices
 
     given, kept = read_choices(folder), {}
@@ -309,7 +309,7 @@ def _kept_choices(context: click.Context, folder: Path, names: Collection[str]) 
         if name not in names or given.get(name) is None:
             continue
         try:
-            # As from the command line.
+            # Converted and checked as on the command line.
             kept[name] = option.type.convert(str(given[name]), option, context)
         except click.BadParameter as error:
             raise InputError(
@@ -320,13 +320,13 @@ def _kept_choices(context: click.Context, folder: Path, names: Collection[str]) 
 
 
 def _first_start(folder: Path, model: str) -> str | None:
-    """Which model the run in a folder began with; None if with none, or if nothing says it. Raises
-    InputError if it cannot have been this one."""
+    """The model that the run in a folder began with; None if it began without, or if that is not
+    stored. Raises InputError if it cannot have been `model`."""
     from l2gnet_core.run_folder import read_choices
 
     choices = read_choices(folder)
     first: str | None = choices.get("start")
-    # Without the file that says it, and where that model is gone, nobody can tell.
+    # If options were not stored, or that model is gone, this cannot be checked.
     if choices and not _may_be_one(model, first):
         raise InputError(
             f"Expected the first settings of the run in {folder}, but it began with "
@@ -336,8 +336,8 @@ def _first_start(folder: Path, model: str) -> str | None:
 
 
 def _may_be_one(model: str, first: str | None) -> bool:
-    """Is a model the one at a path, or a copy of it? Also where there is none at the path by now,
-    but not if none was ever named."""
+    """Can `model` be the model at the path `first`, or a copy? Also if that file is gone, but not
+    if `first` is None."""
     if first is None:
         return False
     if not (kept := Path(first)).exists():
@@ -350,14 +350,14 @@ def _may_be_one(model: str, first: str | None) -> bool:
 
 
 def _options_of(config: NetworkConfig) -> dict[str, str]:
-    """What would make such a network, as far as there are options for it."""
+    """Options of train that make such a network, as far as there are any."""
     size = preset_of(config)
     its = {"arch": config.architecture, "slices": str(config.in_channels)}
     return its if size is None else {**its, "size": size}
 
 
 def _row(dice: Sequence[float]) -> str:
-    """Scores by structure; a dash where no tuning scan has one."""
+    """Scores by structure as text; a dash for one that no tuning scan has."""
     return " ".join("–" if math.isnan(score) else f"{score:.3f}" for score in dice)
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, found before hours are spent on it."""
+"""Find what is wrong with a dataset before training starts."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from l2gnet_core.volume import HEADERS_ROUND, Volume, distance_apart, slicing_ax
 
 
 class Survey:
-    """One look at every file of a dataset.
+    """An examination of all files of a dataset.
 
-    cases: as the files name them, of the patients that dataset.json names for them. names,
-    description: of dataset.json. findings: what is wrong, complete when `examine` is through.
-    Raises InputError if the folder is no dataset at all.
+    cases: with the patients that files or dataset.json name. names, description: of dataset.json.
+    findings: what is wrong; complete once `examine` is exhausted.
+    Raises InputError if the folder is not a dataset.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,7 +48,7 @@ class Survey:
         self._examined: list[Examined] = []
 
     def examine(self) -> Iterator[Case]:
-        """Read all files; yields each case when it is done."""
+        """Read all files, yielding each case once it is examined."""
         for number, case in enumerate(self.cases):
             try:
                 examined, findings = _examine(case, self.names)
@@ -70,9 +70,9 @@ class Survey:
         self.findings += compare(self._examined, self.names, self.patients)
 
     def examine_split(self, file: Path) -> None:
-        """Add what is wrong with a written split of the dataset, once the rest is examined.
+        """Add what is wrong with a written split of the dataset. To be called after `examine`.
 
-        Raises InputError for a file that is no split.
+        Raises InputError for a file that is not a split.
         """
         problems = split_problems(read_split(file), self.patients, str(file))
         self.findings += [Finding("error", "", sentence) for sentence in problems]
@@ -84,14 +84,14 @@ class Survey:
 
     @property
     def patients(self) -> Patients:
-        """Who is in the dataset, as far as it is examined."""
+        """The patients, as far as cases are examined."""
         names = same_patients(self.cases, self._examined)
         parts = {names[case.patient]: case.part for case in self.cases if case.part is not None}
         return Patients(names, parts)
 
     @property
     def held(self) -> dict[str, set[int]]:
-        """By patient, the ids that their labels hold, as far as these are examined."""
+        """Label ids by patient, as far as cases are examined."""
         found: dict[str, set[int]] = defaultdict(set)
         names = self.patients.names
         for one in self._examined:
@@ -100,7 +100,7 @@ class Survey:
 
     @property
     def fingerprints(self) -> dict[str, set[str]]:
-        """By patient, what tells each frame of their scans, as far as these are examined."""
+        """Fingerprints of frames by patient, as far as cases are examined."""
         found: dict[str, set[str]] = defaultdict(set)
         names = self.patients.names
         for one in self._examined:
@@ -109,7 +109,8 @@ class Survey:
 
 
 def direction_findings(names: Mapping[int, str]) -> list[Finding]:
-    """What to know of structures (name by id) before a training without left and right."""
+    """A warning if structures (name by id) differ by a direction; for training without
+    --oriented."""
     pairs = apart_by_direction(LabelSet.from_names(names))
     if not pairs:
         return []
@@ -124,8 +125,8 @@ def direction_findings(names: Mapping[int, str]) -> list[Finding]:
 
 
 def grouped_messages(findings: Iterable[Finding], most: int = 3) -> Iterator[str]:
-    """Findings as lines. Where more than `most` cases have one fault, the first ones stand for all:
-    one slip of a converter is in every file."""
+    """Findings as lines. Of a fault that more than `most` cases have, only the first ones are told,
+    because a mistake in converting is in every file."""
     alike: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in findings:
         alike[finding.kind, finding.code or finding.sentence].append(finding)
@@ -138,13 +139,13 @@ def grouped_messages(findings: Iterable[Finding], most: int = 3) -> Iterator[str
 
 
 def _reader_code(case: Case, sentence: str) -> str:
-    """A code for a sentence of a file reader: what is left of it without names and numbers, because
-    readers give sentences only."""
+    """A code for the sentence of a file reader: its words without the case's name and numbers,
+    because readers give no codes."""
     return re.sub(r"\d+", "", sentence.replace(case.name, ""))
 
 
 def _examine(case: Case, names: dict[int, str]) -> tuple[Examined, list[Finding]]:
-    """What is kept of a case, and its faults. Raises InputError if a file cannot be read."""
+    """A summary of a case, and its findings. Raises InputError if a file cannot be read."""
     volume, truth = case.read()
     ids, counts = np.unique(truth.data, return_counts=True)
     voxels = dict(zip(ids.tolist(), counts.tolist(), strict=True))
@@ -190,8 +191,8 @@ def _errors(
 
 
 def _warnings(case: Case, volume: Volume, truth: Volume) -> Iterator[Finding]:
-    """What a scan and its labels have that may be a fault, what their readers say among it."""
-    # A scan and its labels have one name, and often one header, which is reported once.
+    """Possible faults of a scan and its labels, including the warnings of their readers."""
+    # Scan and labels often have the same header; its warnings are reported once.
     read = [f"Labels: {text}" for text in truth.warnings if text not in volume.warnings]
     for sentence in (*volume.warnings, *read):
         yield Finding("warning", case.name, sentence, _reader_code(case, sentence))
@@ -235,7 +236,7 @@ def _mismatch(volume: Volume, truth: Volume) -> tuple[str, str] | None:
 
 
 def _labels_in_margins(volume: Volume, truth: Volume) -> int:
-    """How many labelled voxels lie in the empty margins of their slices, on the scan's grid."""
+    """How many labelled voxels lie in the empty margins of the scan's slices."""
     card = ModelCard("any", LabelSet(()))
     axis, missed = slicing_axis(volume, card.slicing), 0
     for scan, labels in zip(volume.frames, truth.frames, strict=True):

@@ -1,4 +1,4 @@
-"""From a dataset folder to a run folder: split, slices, training, log, model file."""
+"""Train on a dataset folder: split, read scans, train, and write log and model to a run folder."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ from l2gnet_core.training_log import TrainingLog
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-#: What of a network's settings has changed over time, while its weights kept their names.
+#: Network settings whose defaults changed over time without a change of the weights' names.
 KIND = ("normalisation", "tokens", "sinkhorn_iterations")
-#: Seeds of drawn phantoms that training may see; demonstrations and tests use smaller ones.
+#: First seed of phantoms for training; demonstrations and tests use smaller seeds.
 FIRST_TRAINING_PHANTOM = 10_000
-#: Magnification for models that see every scan at one voxel size: organs differ, voxels do not.
+#: Magnification for models that see all scans at one voxel size: only the size of organs varies.
 RESAMPLED_SCALE = (0.7, 1.4)
 
 
@@ -75,7 +75,7 @@ _LEARNT_WITH: tuple[Part, Part] = ("train", "tuning")
 
 
 def _nobody(_: str) -> None:
-    """Hears nothing."""
+    """Ignore a message."""
 
 
 def train_dataset(
@@ -87,13 +87,14 @@ def train_dataset(
 ) -> Generator[Progress, None, None]:
     """Train on a dataset folder, yielding progress; the model file holds the best epoch so far.
 
-    A model with codes also gets the statistics of its training scans' codes, at the end. With
-    several devices, each runs the whole program; all but the first yield nothing. Stopping the
-    generator loses at most `training.save_every_seconds` of work: run again with `resume`.
-    `choices` are kept in the run folder, for `read_choices`. `tell` is given sentences for whoever
-    trains. Structures that no training patient has are left out of the model. Raises InputError for
-    a dataset or run folder that cannot be used and where memory does not suffice, OutputError where
-    nothing can be written.
+    The model has only structures that training patients have. If it has codes, its card gets the
+    statistics of the training scans' codes at the end. Stopping the generator loses at most
+    `training.save_every_seconds` of work; `settings.resume` continues. With several devices, each
+    runs the whole program, and only the first one yields progress.
+
+    choices: stored in the run folder, for `read_choices`. tell: called with sentences for the user.
+    Raises InputError for a dataset or run folder that cannot be used or too little memory,
+    OutputError if nothing can be written.
     """
     require_usable(settings)
     _require_possible(settings, training)
@@ -113,7 +114,7 @@ def train_dataset(
 
 
 def _require_possible(settings: RunSettings, training: TrainingConfig) -> None:
-    """Raise InputError for settings that cannot go together."""
+    """Raise InputError for settings that contradict each other."""
     if training.batch % (settings.devices * settings.nodes):
         raise InputError(
             f"Expected a batch that {settings.devices * settings.nodes} devices can share evenly, "
@@ -129,11 +130,11 @@ def _require_possible(settings: RunSettings, training: TrainingConfig) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """What a run trains and with what, once nothing speaks against it.
+    """All that a run needs to start training, checked.
 
-    card: of the model, as it is before training; its labels are the classes in their order.
-    frames: each frame of the training scans with its patient. state: of a resumed run. start: the
-    network whose weights a new run begins with.
+    card: of the model before training; its labels are the classes in their order.
+    frames: each frame of the training scans with its patient. state: of a resumed run.
+    start: the network whose weights a new run begins with.
     """
 
     split: Split
@@ -156,13 +157,13 @@ def _trained(
     tell: Callable[[str], None],
     fabric: Fabric,
 ) -> Iterator[Progress]:
-    """What `train_dataset` yields, in a run folder that this process may use alone."""
+    """What `train_dataset` yields; the run folder is usable and locked."""
     run = _prepared(settings, training, augmentation, tell if fabric.is_global_zero else _nobody)
     trainer = _trainer(run, settings, training, fabric)
     if fabric.is_global_zero:
         keep_beginning(settings, run.split, run.card, choices)
     if run.state is None:
-        # Wherever the run is stopped, a resume then finds a state, with the weights it began with.
+        # A run that is stopped early can then be resumed with the weights it began with.
         trainer.save()
     over = trainer.is_over(run.sampler)
     if not fabric.is_global_zero:
@@ -295,15 +296,16 @@ def _logged(run: _Prepared, trainer: Trainer, folder: Path) -> Iterator[Progress
 def _config(
     architecture: str, size: str, slices: int, structures: int, before: NetworkConfig | None
 ) -> NetworkConfig:
-    """The network of a run; before: whose weights it goes on with, to be of the same kind."""
+    """The network of a run. before: the network whose weights it takes over; it gets the same
+    `KIND`."""
     config = preset(size, structures + 1, slices, architecture, supervised=2)
     kind = {} if before is None else {name: getattr(before, name) for name in KIND}
     return replace(config, **kind)
 
 
 def require_start(start: NetworkConfig, architecture: str, size: str, slices: int) -> None:
-    """Raise InputError unless a run of these settings can begin with a network's weights, as far as
-    can be said before scans are read."""
+    """Raise InputError unless a run with these settings can start with a network's weights, as far
+    as can be checked before scans are read."""
     structures = start.classes - 1
     require_startable(start, _config(architecture, size, slices, structures, start))
 
@@ -311,7 +313,7 @@ def require_start(start: NetworkConfig, architecture: str, size: str, slices: in
 def _add_code_statistics(
     file: Path, frames: Sequence[tuple[str, TrainingCase]], device: str
 ) -> None:
-    """Complete a finished run's card; frames come with the patient they are of."""
+    """Complete the card of a finished run. frames: (patient, frame)."""
     model = load_model(file, device)
     if model.card.codes is None:
         codes = statistics_of(model.network, frames, device)
@@ -321,7 +323,7 @@ def _add_code_statistics(
 def statistics_of(
     network: SegmentationNetwork, frames: Sequence[tuple[str, TrainingCase]], device: str = "cpu"
 ) -> CodeStatistics:
-    """Which codes a network finds in frames, given with the patient they are of."""
+    """Statistics of the codes that a network finds. frames: (patient, frame)."""
     scans = []
     for patient, frame in frames:
         count, used = len(frame.image), np.zeros(network.config.codes, np.int64)
@@ -337,7 +339,7 @@ def statistics_of(
 
 
 def _told_of_split(split: Split, settings: RunSettings) -> Iterator[str]:
-    """What to know of the split that a run begins with; nothing of one that goes on."""
+    """Sentences about the split of a new run; none for a resumed one."""
     if settings.resume and (settings.folder / STATE_FILE).is_file():
         return
     if settings.start is not None:
@@ -357,13 +359,13 @@ def _told_of_split(split: Split, settings: RunSettings) -> Iterator[str]:
 
 
 def _learnable(dataset: Dataset, split: Split, training: TrainingConfig) -> LabelSet:
-    """The structures that training scans have: a class without a voxel would be answered all the
-    same, and hold the others up.
+    """The structures that training scans have. A class without a voxel would be predicted all the
+    same, and disturb the others.
 
-    Raises InputError where there are none.
+    Raises InputError if there are none.
     """
     if training.extra_share:
-        # Phantoms have all of theirs.
+        # Phantoms have all structures.
         return dataset.labels
     labels = dataset.labels_of(split.train)
     if not labels:
@@ -377,10 +379,10 @@ def _learnable(dataset: Dataset, split: Split, training: TrainingConfig) -> Labe
 def _begun_card(
     dataset: Dataset, labels: LabelSet, split: Split, settings: RunSettings
 ) -> ModelCard:
-    """What a run's model is and how it sees scans.
+    """The card of a run's model before training: what it is and how it sees scans.
 
-    Raises InputError if it cannot tell left from right so, or a resumed run began with another
-    view of scans.
+    Raises InputError if it cannot tell left from right in such slices, or if a resumed run began
+    with another view of scans.
     """
     if settings.oriented and settings.slicing == "through-plane":
         raise InputError(
@@ -407,8 +409,10 @@ def _begun_card(
 def _answering(
     model: Model, named: LabelSet, labels: LabelSet, tell: Callable[[str], None]
 ) -> SegmentationNetwork:
-    """The network of a model that a run begins with, its outputs in the order of the run's labels;
-    named: those that the dataset names, of which these are some."""
+    """The network of the model that a run begins with, its outputs ordered as the run's labels.
+
+    named: all labels that the dataset names; `labels` are a subset.
+    """
     classes = classes_by_name(model.card.labels, labels)
     if classes is not None:
         return widened(model.network, classes)
@@ -424,9 +428,9 @@ def _answering(
 
 
 def _phantom_cases(share: float, labels: LabelSet, count: int = 40) -> list[TrainingCase]:
-    """Drawn hearts at several phases, as training cases; none where `share` is zero.
+    """Phantoms of the heart in several phases, as training cases; none if `share` is zero.
 
-    Raises InputError where the structures are others than a drawn heart's.
+    Raises InputError if the structures are not those of the phantom.
     """
     if not share:
         return []

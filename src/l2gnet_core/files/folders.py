@@ -47,7 +47,7 @@ def scans_in(folder: Path) -> list[Path]:
 
     series = scans_below(folder)
     if all(folder in path.parents and path.is_dir() for path in series):
-        # Beside loose DICOM slices, such links are slices.
+        # Beside loose DICOM slices, a broken link is one of the slices.
         series += [path for path in broken if not suffix_of(path) or formats[path] is not None]
     return sorted(series)
 

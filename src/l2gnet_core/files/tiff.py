@@ -59,7 +59,10 @@ class _Complaints(logging.Handler):
 
 @dataclass(frozen=True)
 class TiffSource:
-    """What a writer needs to store a mask as its image is: axes ("YX", "TZYX" …), and whether OME."""
+    """What a writer needs to store a mask as its image is.
+
+    axes: as stored, such as "YX" or "TZYX". ome: is it an OME-TIFF?
+    """
 
     axes: str
     ome: bool
