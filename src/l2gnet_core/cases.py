@@ -100,7 +100,7 @@ class Case:
     """One scan and its labels.
 
     patient: all cases of a patient are in one part of a split. part: of the split, if the dataset's
-    own folders say it. grid: of the scan; None before it was examined.
+    own folders define it. grid: of the scan; None until it is examined.
     """
 
     name: str

@@ -286,14 +286,14 @@ def _tell_warnings(survey: Survey, oriented: bool) -> None:
 def _followed(run: Generator[Progress, None, None]) -> tuple[int, str]:
     """Train with a progress bar. Returns the steps done and the last scores, as text."""
     scores, steps = "", 0
-    # Closed before the user is told that training stopped: closing draws the curves after Ctrl-C.
+    # After Ctrl-C, closing draws the curves before main prints "stopped".
     with ProgressBar(1.0, "Training") as bar, closing(run):
         for progress in run:
             steps = progress.step
             if progress.dice:
                 scores = f", Dice {_row(progress.dice)}"
             note = f"epoch {progress.epoch}, loss {progress.loss:.3f}{scores}"
-            # Without a bar, only the ends of epochs are told: in between, the loss jumps.
+            # Without a bar, only ends of epochs are printed, because the loss varies between steps.
             bar.reach(progress.done, note, progress.dice is not None)
     return steps, scores
 

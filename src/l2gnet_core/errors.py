@@ -1,4 +1,4 @@
-"""Errors that are no bugs: each has one sentence that tells the user what to do."""
+"""Errors that are not bugs: each message is one sentence that tells the user what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do again, without a window, what a project did, and compare the outcome with what was saved."""
+"""Repeat what was done in a project, without napari, and compare the result with the saved one."""
 
 from __future__ import annotations
 
@@ -36,9 +36,12 @@ _Slices = Mapping[SliceKey, Mapping[str, NDArray[Any]]]
 
 @dataclass(frozen=True)
 class Replay:
-    """What came out. mask: on the scan's grid, as are `state.labels`. different: voxels that are
-    not as saved, by slice. learnt: for each fine-tuning whose result was kept, parent, model and
-    whether the weights came out the same."""
+    """The result of a replay.
+
+    mask: on the scan's grid, with the ids of `state.labels`. different: by slice, the number of
+    voxels that differ from the saved mask. learnt: for each fine-tuning whose result was kept,
+    "parent", "model" and whether the weights are "equal".
+    """
 
     mask: NDArray[Any]
     state: ProjectState
@@ -47,11 +50,11 @@ class Replay:
 
     @property
     def equal(self) -> bool:
-        """Are all voxels, and all weights, as saved?"""
+        """Are all voxels and all weights equal to the saved ones?"""
         return not self.different and all(one["equal"] for one in self.learnt)
 
     def to_json(self, file: Path) -> dict[str, Any]:
-        """What `--json` says."""
+        """The report of `l2gnet replay --json`."""
         return {
             "mask": str(file),
             "equal": self.equal,
@@ -68,7 +71,8 @@ class Replay:
 
 @dataclass(frozen=True)
 class ReplayStep:
-    """Progress: the share that is behind, and what is being done; the result on the last alone."""
+    """Progress. done: share of the entries, 0 to 1. message: what is being done. result: on the
+    last step only."""
 
     done: float
     message: str
@@ -76,9 +80,9 @@ class ReplayStep:
 
 
 def mask_file(output: Path) -> Path:
-    """The file for a replayed mask: `output` itself if it is called so, else one in that folder.
+    """The file for a replayed mask: `output` if it has a mask's suffix, else a file in that folder.
 
-    Raises InputError for a file of another kind, and for one that is there and no mask of l2gnet's.
+    Raises InputError for other suffixes, and for an existing file that l2gnet did not write.
     """
     suffix = suffix_of(output)
     if suffix in WRITABLE and not output.is_dir():
@@ -94,16 +98,16 @@ def mask_file(output: Path) -> Path:
 
 
 def write_replay(replay: Replay, file: Path) -> None:
-    """Write the mask on the scan's grid. Raises OutputError."""
+    """Write the mask in the scan's grid. Raises OutputError."""
     file.parent.mkdir(parents=True, exist_ok=True)
     labels = replay.state.labels
     write_labels(file, replay.mask, replay.state.grid, labels.names, labels.colors)
 
 
 def replay(project: ProjectFolder, device: str = "cpu") -> Iterator[ReplayStep]:
-    """Do again what a project did: segment, fine-tune, accept, tidy, and put a person's voxels in.
+    """Repeat what was done in a project: segment, fine-tune, accept, tidy; then add painted voxels.
 
-    A slice that is reviewed is a person's as a whole. Raises InputError for a damaged project.
+    Reviewed slices count as painted as a whole. Raises InputError for a damaged project.
     """
     state = project.read_state()
     project.require_whole(state)
@@ -119,25 +123,28 @@ def replay(project: ProjectFolder, device: str = "cpu") -> Iterator[ReplayStep]:
                 f"Expected a history that this version knows in {project.path}, but entry "
                 f"{number + 1} ({entry['what']}) is another; update napari-l2gnet."
             ) from error
-        # Outside of the try: an error here is a bug of ours, not a fault of the project.
+        # Outside of the try, because an error here is a bug, not a fault of the project.
         for message in messages:
             yield ReplayStep(number / len(entries), message)
     saved, there = project.read_slices(state)
     mine = saved.by_person.copy()
-    # What a crash left unsettled counts as it was found, and resuming notes it so.
+    # Slices that a crash left unsettled are taken as they are, as resuming does.
     for place in state.reviewed | state.unsettled:
         slice_of(mine, place, state.axis)[...] = True
     mask = np.where(mine, saved.labels, again.answer).astype(saved.labels.dtype)
     others = np.moveaxis(mask != saved.labels, 1 + state.axis, 1).sum((2, 3))
-    # A crash may have come before all slices were saved.
+    # Only saved slices are compared: a crash may have come before all were saved.
     different = {place: int(others[place]) for place in sorted(there) if others[place]}
     result = Replay(mask.reshape(state.grid.shape), state, different, again.learnt)
     yield ReplayStep(1.0, "Done", result)
 
 
 def _whole(entries: Sequence[Entry]) -> list[Entry]:
-    """Runs that were noted in parts, as slices were saved, in one: sums come out the same in the
-    last bit only with the same slices in a batch. Nothing in between is about answers."""
+    """Merge entries of one run, which is noted in parts as its slices are saved.
+
+    Results are bitwise equal only if batches hold the same slices. Entries between the parts do
+    not concern answers.
+    """
     whole: list[Entry] = []
     last: dict[str, int] = {}
     for entry in entries:
@@ -157,10 +164,9 @@ def _whole(entries: Sequence[Entry]) -> list[Entry]:
 
 @dataclass(frozen=True)
 class _Answer:
-    """A line "segmented", "accepted" or "rolled back", decoded.
+    """A decoded line "segmented", "accepted" or "rolled back"; see `Answered`.
 
-    places: in the order of segmenting. spared: those that keep the answer they have. remembered:
-    take the answer that the model gave before. filled: slices whose interpolated labels stay.
+    first: is it "segmented"?
     """
 
     first: bool
@@ -175,7 +181,7 @@ class _Answer:
 
 @dataclass(frozen=True)
 class _Learning:
-    """A line "fine-tuned" whose result was kept, decoded."""
+    """A decoded line "fine-tuned" whose result was kept; see `FineTuned`."""
 
     parent: ModelId
     model: ModelId
@@ -188,7 +194,7 @@ class _Learning:
 
 @dataclass
 class _Again:
-    """The mask in the making: what the models answer, raw and as shown, (t,z,y,x)."""
+    """A replay in progress. answer: of the models as shown, (t,z,y,x)."""
 
     project: ProjectFolder
     state: ProjectState
