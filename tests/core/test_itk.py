@@ -103,7 +103,7 @@ def test_segments_of_slicer(tmp_path):
 
 
 def test_segments_without_numbers(tmp_path):
-    # As 3D Slicer once wrote them: a layer each, of zeros and ones.
+    # Older versions of 3D Slicer write a layer of zeros and ones for each segment.
     for count in (2, 3):
         layers = np.zeros((4, 5, 6, count), np.uint8)
         for k in range(count):
@@ -196,7 +196,7 @@ def test_only_our_own_reads_are_quiet(tmp_path, caplog):
 
 
 def detached(path, sizes):
-    """A header of NRRD, its voxels in a file of their own."""
+    """An NRRD header with its voxels in another file."""
     path.write_text(
         f"NRRD0004\ntype: short\ndimension: 3\nsizes: {sizes}\nendian: little\n"
         "encoding: raw\ndata file: voxels.raw\n"
@@ -208,7 +208,7 @@ def detached(path, sizes):
 def test_headers_that_claim_more_than_their_file_holds_take_no_memory(tmp_path, monkeypatch):
     header = detached(tmp_path / "a.nhdr", "6 5 4")
     assert np.array_equal(read_volume(header).data, VOXELS)
-    # As some programs write it.
+    # Some programs write the field's name so.
     header.write_text(header.read_text().replace("data file", "Data File"))
     assert np.array_equal(read_volume(header).data, VOXELS)
     monkeypatch.setattr(sitk.ImageFileReader, "Execute", lambda _: pytest.fail("voxels are read"))
