@@ -38,7 +38,7 @@ def summed(values: Tensor) -> Tensor:
 
 
 def gathered(values: Tensor) -> Tensor:
-    """The values of all processes, concatenated along the first axis; without gradient."""
+    """Values (n,…) of all processes, concatenated to (processes · n,…); without gradient."""
     if not several():
         return values
     parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]

@@ -1,7 +1,6 @@
-"""The file formats, told by a path's suffix and a file's first bytes.
+"""The file formats, recognised by a path's suffix or a file's first bytes.
 
-A format module offers `read(path, mask) -> (Volume, LabelText)`, `label_text(path) -> LabelText`
-and, if it writes masks, `write(path, labels, like, text) -> None`; adding one is a line in FORMATS.
+A format has a module with the functions of `FormatModule` and an entry in FORMATS.
 """
 
 from __future__ import annotations
@@ -20,15 +19,21 @@ from l2gnet_core.volume import Grid, Volume
 
 
 class FormatModule(Protocol):
-    """What the module of a format offers; `write` only where the format has suffixes to write."""
+    """The functions of a format's module; `write` only if the format can be written."""
 
-    def read(self, path: Path, mask: bool) -> tuple[Volume, LabelText]: ...
+    def read(self, path: Path, mask: bool) -> tuple[Volume, LabelText]:
+        """Read a scan or a mask; see `read_any`. Raises InputError, OSError or MemoryError."""
 
-    def label_text(self, path: Path) -> LabelText: ...
+    def label_text(self, path: Path) -> LabelText:
+        """The label text alone; see `read_label_text`. Raises InputError or OSError."""
 
     def write(
         self, path: Path, labels: npt.NDArray[Any], like: Volume | Grid, text: LabelText
-    ) -> None: ...
+    ) -> None:
+        """Write a mask in the grid of `like`, read it back and compare.
+
+        labels: uint8 or uint16, (z,y,x) or (t,z,y,x). Raises InputError or OutputError.
+        """
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,8 @@ def _real_values(
 
 
 def write(path: Path, labels: npt.NDArray[Any], like: Volume | Grid, text: LabelText) -> None:
-    """Write a mask, read it back and compare; see l2gnet_core.files.write_labels."""
+    """Write a mask (z,y,x) or (t,z,y,x), read it back and compare; see
+    l2gnet_core.files.write_labels."""
     header, stored_shape = mask_header(like, tuple(labels.shape), labels.dtype, text)
     _write(path, labels, header, stored_shape, text)
 

@@ -231,7 +231,8 @@ def _affine(
 
 
 def write(path: Path, labels: npt.NDArray[Any], like: Volume | Grid, text: LabelText) -> None:
-    """Write a mask, read it back and compare; see l2gnet_core.files.write_labels.
+    """Write a mask (z,y,x) or (t,z,y,x), read it back and compare; see
+    l2gnet_core.files.write_labels.
 
     It is an ImageJ stack, or OME if the image or the suffix is; uncompressed, as ImageJ needs it.
     """

@@ -62,5 +62,5 @@ class ArrayDelta:
         return cls(np.concatenate(voxels), np.concatenate(before), np.concatenate(after))
 
     def into(self, array: NDArray[Any], back: bool = False) -> None:
-        """Apply the change to an array in place, or undo it there; other voxels stay."""
+        """Apply the change to an array (t,z,y,x) in place, or undo it; other voxels stay."""
         np.put(array, self.voxels, self.before if back else self.after)

@@ -63,8 +63,8 @@ def save_voxels(path: Path, volume: Volume) -> None:
 
 
 def load_voxels(path: Path, known: str) -> NDArray[Any]:
-    """Read what `save_voxels` wrote. known: its `ScanId.voxels`. Raises InputError if the file is
-    missing or damaged."""
+    """Read the voxels, (z,y,x) or (t,z,y,x), that `save_voxels` wrote. known: their
+    `ScanId.voxels`. Raises InputError if the file is missing or damaged."""
     try:
         with path.open("rb") as file:
             voxels: NDArray[Any] = np.load(file, allow_pickle=False)
