@@ -1,7 +1,7 @@
-"""Scans and labels in .npz and .h5 files, whole or slice by slice, as papers pass them around.
+"""Read scans and labels of .npz and .h5 files, whole or slice by slice, as papers share them.
 
-Source: the preprocessed Synapse of TransUNet (Chen et al. 2021) and ACDC of SSL4MIS (Luo et al.
-2020) and MT-UNet (Wang et al. 2022).
+Source: the layouts of the preprocessed Synapse of TransUNet (Chen et al. 2021) and of the ACDC of
+SSL4MIS (Luo et al. 2020) and MT-UNet (Wang et al. 2022).
 """
 
 from __future__ import annotations
@@ -20,26 +20,25 @@ import numpy.typing as npt
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import as_labels, stem_of, suffix_of
+from l2gnet_core.files.compression import MOST_DEFLATE
 from l2gnet_core.files.values import plain_values
 from l2gnet_core.volume import Volume
 
 #: Suffixes of such files.
 ARRAY_SUFFIXES = (".npz", ".npy.h5", ".h5", ".hdf5")
-# MT-UNet writes "img".
+# Names of arrays; MT-UNet writes "img".
 _IMAGE, _LABELS = ("image", "img"), ("label",)
 # case0005_slice000, patient001_frame01_slice_1, case_001_sliceED_0
 _SLICE = re.compile(r"(.+?)[_-]?slice[_-]?(E[DS])?[_-]?(\d+)", re.IGNORECASE)
 # case_002_volume_ED
 _VOLUME = re.compile(r"(.+?)[_-]volume[_-](E[DS])", re.IGNORECASE)
-# What deflate can shrink at most, and a little: a claim beyond it is a lie, not a scan.
-_MOST_DEFLATE = 1040
 
 
 @dataclass(frozen=True)
 class ArrayFiles:
-    """One scan and its labels in files of arrays: in one, or in one a slice, in their order.
+    """One scan and its labels in array files: one file, or one for each slice, in their order.
 
-    Such files give neither voxel size nor orientation.
+    Such files state neither voxel size nor orientation.
     """
 
     paths: tuple[Path, ...]
@@ -47,15 +46,15 @@ class ArrayFiles:
 
     @property
     def name(self) -> str:
-        """Folder and file, without a slice's number."""
+        """Folder and file name, without the number of a slice."""
         return f"{self.paths[0].parent.name}/{scan_of(self.paths[0])[0]}"
 
     def read_image(self) -> Volume:
-        """The scan, (z,y,x). Errors: InputError, one sentence, for whatever cannot be read."""
+        """The scan, (z,y,x) or (t,z,y,x). Raises InputError if it cannot be read."""
         warnings: list[str] = []
         data = plain_values(self.name, self._stacked(_IMAGE), warnings)
         first, second, last = data.shape[-3:]
-        # Slices are mostly square. SSL4MIS has its left atria this way round.
+        # Slices are mostly square. SSL4MIS stores its left atria as (rows, columns, slices).
         if not self.sliced and first == second != last:
             warnings.append(
                 f"{self.name} is read as (slices, rows, columns), but its shape {data.shape} looks "
@@ -64,7 +63,7 @@ class ArrayFiles:
         return Volume(data, name=self.name, warnings=tuple(warnings))
 
     def read_labels(self) -> Volume:
-        """The labels, (z,y,x), uint8 or uint16. Errors: as `read_image`."""
+        """The labels in the scan's shape, uint8 or uint16. Raises InputError."""
         data = plain_values(self.name, self._stacked(_LABELS), [], mask=True)
         return Volume(as_labels(data, f"The label of {self.name}"), name=self.name)
 
@@ -89,7 +88,8 @@ class ArrayFiles:
 
 
 def scan_of(path: Path) -> tuple[str, int | None]:
-    """The scan that a file belongs to, and which of its slices it is (None: all of them)."""
+    """The name of the scan that a file belongs to, and the number of the slice that the file holds;
+    None if it holds all slices."""
     stem = stem_of(path)
     if found := _SLICE.fullmatch(stem):
         return "_".join(filter(None, found.groups()[:2])), int(found[3])
@@ -99,8 +99,8 @@ def scan_of(path: Path) -> tuple[str, int | None]:
 
 
 def array_scans(folder: Path) -> tuple[dict[str, list[ArrayFiles]], list[str]]:
-    """Scans by name in a folder's files of arrays, and a sentence for each whose slices are not
-    numbered one by one. A name comes twice where a scan is there both whole and in slices."""
+    """The scans in a folder's array files by name, and a sentence for each scan whose slices are
+    not numbered consecutively. A name has two entries if its scan is stored whole and in slices."""
     whole: dict[str, list[ArrayFiles]] = defaultdict(list)
     slices: dict[str, list[tuple[int, Path]]] = defaultdict(list)
     for path in sorted(folder.iterdir()):
@@ -125,9 +125,9 @@ def array_scans(folder: Path) -> tuple[dict[str, list[ArrayFiles]], list[str]]:
 
 
 def read_array(path: Path, names: tuple[str, ...]) -> npt.NDArray[Any]:
-    """The array of one of these names in an .npz or .h5 file; nothing is ever unpickled.
+    """The first array that has one of these names in an .npz or .h5 file; nothing is unpickled.
 
-    Errors: InputError, one sentence, for a damaged file and for one without such an array.
+    Raises InputError, one sentence, for a damaged file and for one without such an array.
     """
     try:
         found = _from_npz(path, names) if suffix_of(path) == ".npz" else _from_h5(path, names)
@@ -139,7 +139,7 @@ def read_array(path: Path, names: tuple[str, ...]) -> npt.NDArray[Any]:
         *(ValueError, TypeError, KeyError, EOFError, OSError, RuntimeError, NotImplementedError),
         *(zipfile.BadZipFile, zlib.error),
     ) as error:
-        # A missing file and a denied one say so themselves; the rest is in the libraries' words.
+        # The system's messages are clear (a missing file, no permission), the libraries' are not.
         why = getattr(error, "strerror", None)
         raise InputError(
             f"Expected arrays of numbers in {path.name}, but "
@@ -154,8 +154,8 @@ def read_array(path: Path, names: tuple[str, ...]) -> npt.NDArray[Any]:
 
 
 def _from_npz(path: Path, names: tuple[str, ...]) -> npt.NDArray[Any] | list[str]:
-    """The array, or the names of what is there instead."""
-    # Opened here: NumPy leaves the file of a damaged archive open.
+    """The array, or the names of the arrays that the file holds instead."""
+    # Opened here, because NumPy leaves the file of a damaged archive open.
     with path.open("rb") as stream:
         loaded = np.load(stream, allow_pickle=False)
         if isinstance(loaded, np.ndarray):  # an .npy under another name
@@ -173,7 +173,7 @@ def _from_h5(path: Path, names: tuple[str, ...]) -> npt.NDArray[Any] | list[str]
             return list(file)
         stored = file[name]
         claimed = math.prod(stored.shape or (0,)) * stored.dtype.itemsize
-        # HDF5 makes up voxels that were never written.
-        if claimed > _MOST_DEFLATE * path.stat().st_size:
+        # HDF5 returns fill values for voxels that were never written.
+        if claimed > MOST_DEFLATE * path.stat().st_size:
             raise ValueError
         return np.asarray(stored[()])

@@ -1,7 +1,7 @@
-"""Random views of training slices: drawn one by one, made for a whole batch at once.
+"""Random views of training slices: parameters are drawn one by one, views made batch by batch.
 
-Every draw comes from a generator that belongs to one sample, so a view does not depend on the
-other samples of its batch, nor on how many processes share the batch.
+Each sample has its own random generator, so a view does not depend on the other samples of the
+batch or on the number of processes.
 """
 
 from __future__ import annotations
@@ -22,24 +22,29 @@ from l2gnet_core.laterality import mirror_pairs
 from l2gnet_core.preprocess import blurred
 from l2gnet_core.recolour import Recolouring, draw_recolouring
 
-#: Standard deviation, in pixels, below which a blur is none.
+#: Standard deviation, in pixels, below which a blur has no effect.
 LEAST_BLUR = 0.4
-#: Degrees by which slices are turned at most for models that tell left from right.
+#: Largest rotation of slices, in degrees, for models that tell left from right.
 ORIENTED_TURN = 15.0
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far training views stray from the stored slices. Probabilities are per slice.
+    """How training views differ from the stored slices. Probabilities are per slice.
 
-    `size` is the width of a view in pixels. `scale` is the range of in-plane magnification; `turn`
-    the largest free rotation in degrees, on top of which `orientation_free` adds quarter turns and
-    mirroring (only for models without left and right). Models that have them see mirror images only
-    where `mirror_pairs` are the classes that change places in one. `on_structure` is the share of
-    views that are centred near a structure, each structure as often as the others, so that small
-    organs are not lost among large ones. `alone` is how often a network of several slices sees the
-    middle one in place of its neighbours, lest it fail on a single image. `recolour` is the share
-    of views that look as if another scanner or sequence had made them (`l2gnet_core.recolour`).
+    size: width of a view in pixels.
+    scale: range of in-plane magnification. stretch: largest logarithm of anisotropic scaling.
+    turn: largest rotation in degrees. orientation_free: also quarter turns and mirroring, for
+        models without left and right.
+    mirror_pairs: classes that are swapped in a mirror image; without any, models with left and
+        right see no mirror images.
+    on_structure: share of views centred near a structure. Structures are drawn equally often, so
+        that small ones are not rare.
+    alone: how often neighbouring slices are replaced by the middle one, so that a 2.5-D network
+        also works on a single image.
+    recolour: share of views that imitate another scanner or sequence (`l2gnet_core.recolour`).
+    gamma, gain, offset, noise, blur, bias: ranges, or largest values, of changes of intensities in
+        [0,1]; blur in pixels.
     """
 
     size: int = 160
@@ -59,7 +64,7 @@ class Augmentation:
     bias: float = 0.5
 
     def milder(self) -> Augmentation:
-        """Half as far from the stored slices, in everything but quarter turns and mirroring."""
+        """An augmentation of half the strength, except for quarter turns and mirroring."""
 
         def nearer(low: float, high: float) -> tuple[float, float]:
             return math.sqrt(low), math.sqrt(high)
@@ -79,14 +84,14 @@ class Augmentation:
         )
 
 
-#: For scans of scanners and sequences that the training scans are not of: all views stray farther,
-#: and most of them are recoloured.
+#: For models that are to segment scans of other scanners and sequences: stronger changes of
+#: intensities, and most views recoloured.
 OTHER_SCANNERS = Augmentation(recolour=0.65, noise=0.12, blur=1.6, bias=0.8)
 
 
 def keeping_sides(augmentation: Augmentation, card: ModelCard) -> Augmentation:
-    """Training views for a model that tells left from right."""
-    # In a sagittal stack left and right are no sides of the picture.
+    """The augmentation for a model that tells left from right."""
+    # In a sagittal stack, mirroring a slice does not swap left and right.
     pairs = () if card.slicing == "sagittal" else mirror_pairs(card.labels)
     return replace(
         augmentation,
@@ -98,9 +103,11 @@ def keeping_sides(augmentation: Augmentation, card: ModelCard) -> Augmentation:
 
 @dataclass(frozen=True)
 class SpatialView:
-    """Where a view lies in its slice. `centre` is (row, column) in pixels, `angle` in radians,
-    `rows` and `columns` say how many pixels of the slice one pixel of the view spans (negative:
-    mirrored)."""
+    """Where a view lies in its slice.
+
+    centre: (row, column) in pixels. angle: in radians. rows, columns: pixels of the slice per pixel
+    of the view; negative if mirrored.
+    """
 
     centre: tuple[float, float]
     angle: float
@@ -115,10 +122,10 @@ class SpatialView:
 
 @dataclass(frozen=True)
 class IntensityView:
-    """What happens to the intensities of a view; None where a step is left out.
+    """Changes of the intensities of a view; None where a step is left out.
 
-    `bias` (4,4) is the logarithm of a coarse gain field, `blur` and `noise` are standard deviations
-    (pixels, intensity), `resolution` is the share of the pixels along an axis that survives.
+    bias: (4,4), logarithm of a coarse gain field. blur, noise: standard deviations in pixels and in
+    intensity. resolution: share of the pixels along an axis that is kept.
     """
 
     gamma: float | None
@@ -173,8 +180,10 @@ def draw_intensity(rng: Generator, how: Augmentation) -> IntensityView:
 def spatial_views(
     images: Tensor, labels: Tensor, views: Sequence[SpatialView], size: int
 ) -> tuple[Tensor, Tensor]:
-    """images (B,C,H,W) float, labels (B,L,H,W) integers → (B,C,size,size), (B,L,size,size) long;
-    outside of the slices both are zero."""
+    """Views of images (B,C,H,W) float and labels (B,L,H,W) integers.
+
+    Returns (B,C,size,size) float and (B,L,size,size) long, both zero outside of the slices.
+    """
     height, width = labels.shape[-2:]
     theta = torch.tensor([_theta(view, size, height, width) for view in views])
     grid = F.affine_grid(theta, [len(views), 1, size, size], align_corners=False).to(images.device)
@@ -184,7 +193,7 @@ def spatial_views(
 
 
 def swapped(classes: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """Classes, of any shape, with those of each pair exchanged."""
+    """Classes, of any shape, with the two of each pair exchanged."""
     lookup = torch.arange(256, dtype=classes.dtype)
     for one, other in pairs:
         lookup[one], lookup[other] = other, one
@@ -192,8 +201,8 @@ def swapped(classes: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
 
 
 def _theta(view: SpatialView, size: int, height: int, width: int) -> list[list[float]]:
-    """View's pixels → slice's pixels, both from −1 to 1 as `torch.nn.functional.affine_grid` wants
-    them."""
+    """Matrix (2,3) from pixels of the view to pixels of the slice, both from −1 to 1, for
+    `torch.nn.functional.affine_grid`."""
     cos, sin = math.cos(view.angle), math.sin(view.angle)
     across, along = size * view.columns, size * view.rows
     row, column = view.centre
@@ -206,8 +215,10 @@ def _theta(view: SpatialView, size: int, height: int, width: int) -> list[list[f
 def intensity_views(
     images: Tensor, classes: Tensor, views: Sequence[IntensityView], rngs: Sequence[Generator]
 ) -> Tensor:
-    """images (B,C,H,W) in [0,1] of classes (B,C,H,W), changed as `views` say; the noise itself
-    comes from `rngs`. Where no view is recoloured, classes are not looked at."""
+    """Images (B,C,H,W) in [0,1] with changed intensities; may change `images` in place.
+
+    classes: (B,C,H,W) of the images, used only by recoloured views. rngs: for the noise.
+    """
     shape, device = images.shape[-2:], images.device
 
     def column(values: Sequence[float]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Cases on disk: which layout a dataset has, and which files are one scan and its labels."""
+"""Cases on disk: the layout of a dataset, and which files are a scan and its labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from l2gnet_core.array_files import ArrayFiles, array_scans
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import read_labels, read_volume, scans_in, stem_of, suffix_of
+from l2gnet_core.files import by_stem, read_labels, read_volume, scans_in, suffix_of
 from l2gnet_core.storage_order import in_order_of
 from l2gnet_core.volume import Grid, Volume
 
@@ -20,12 +20,12 @@ _REORDERED = (
     "as their header says, voxel for voxel."
 )
 
-#: What may follow a patient's identity in a file name: frames and phases of one examination. Only
-#: after a separator, lest "patient1" and "patient2" lose their "t1" and "t2" and become one.
+#: What may follow a patient's name in a file name: frames and phases of one examination. The
+#: separator is needed: without it, "patient1" and "patient2" would lose "t1" and "t2" and be one.
 _OF_ONE_EXAMINATION = r"[_-](frame|phase|time|timepoint|tp|ed|es|t|ses|session|visit)[_-]?\d*"
 _FRAME = re.compile(rf"({_OF_ONE_EXAMINATION})+$", re.IGNORECASE)
-#: Besides, what else tells scans of one person apart: days, sides, contrasts. These words may also
-#: be of a name without its number, as in "abdomen_scan_01": they count behind a number only.
+#: Also days, sides and contrasts, which tell scans of one person apart. They count only after a
+#: number, because they may be part of a patient's name, as in "abdomen_scan_01".
 _EXAMINATION = re.compile(
     rf"({_OF_ONE_EXAMINATION}"
     r"|[_-](scan|run|pre|post|baseline|follow-?up)[_-]?\d?"
@@ -33,15 +33,15 @@ _EXAMINATION = re.compile(
     r"|[_-](left|right|t[12]w|flair))+$",
     re.IGNORECASE,
 )
-#: Its number is not a patient's: "T2_scan_1" is no scan of a patient "T2".
+#: The number of a contrast is not a patient's: "T2_scan_1" is not a scan of a patient "T2".
 _CONTRAST = re.compile(r"(^|[_-])t[12]w?(?=[_-]|$)", re.IGNORECASE)
-#: The Brain Imaging Data Structure names the patient first, then session, run and contrast.
+#: The Brain Imaging Data Structure (BIDS) puts the patient before session, run and contrast.
 _BIDS = re.compile(r"sub-[a-z0-9]+(?=_|$)", re.IGNORECASE)
 _CHANNEL = re.compile(r"_\d{4}$")
 
 Part = Literal["train", "tuning", "test"]
 PARTS: tuple[Part, ...] = ("train", "tuning", "test")
-#: Folders of arrays whose scans are held out; train_npz and the like are free to be split.
+#: Names of folders of arrays that hold out scans; others, such as train_npz, are split.
 _HELD_OUT: dict[Part, re.Pattern[str]] = {
     "test": re.compile("test", re.IGNORECASE),
     "tuning": re.compile("(^|_)val", re.IGNORECASE),
@@ -49,14 +49,17 @@ _HELD_OUT: dict[Part, re.Pattern[str]] = {
 
 
 class ScanFiles(Protocol):
-    """One scan and its labels, however they are stored; `name` is what messages call them."""
+    """One scan and its labels, however they are stored."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What messages call the scan."""
 
-    def read_image(self) -> Volume: ...
+    def read_image(self) -> Volume:
+        """The scan, (z,y,x) or (t,z,y,x). Raises InputError, one sentence."""
 
-    def read_labels(self) -> Volume: ...
+    def read_labels(self) -> Volume:
+        """The labels, uint8 or uint16, on their own grid. Raises InputError, one sentence."""
 
 
 @dataclass(frozen=True)
@@ -68,21 +71,21 @@ class FilePair:
 
     @property
     def name(self) -> str:
-        """Folder and file of the scan."""
+        """Folder and file name of the scan."""
         return f"{self.image.parent.name}/{self.image.name}"
 
     def read_image(self) -> Volume:
-        """The scan. Errors: InputError."""
+        """The scan, (z,y,x) or (t,z,y,x). Raises InputError."""
         return read_volume(self.image)
 
     def read_labels(self) -> Volume:
-        """The labels. Errors: InputError."""
+        """The labels, uint8 or uint16, on their own grid. Raises InputError."""
         return read_labels(self.labels).volume
 
 
 def patient_in(name: str) -> str:
-    """The patient that a name tells: "patient001_frame01" is of "patient001", "P01_post" of "P01",
-    "sub-07_ses-2_T1w" of "sub-07"."""
+    """The patient in the name of a scan: "patient001" in "patient001_frame01", "P01" in "P01_post",
+    "sub-07" in "sub-07_ses-2_T1w"."""
     subject = _BIDS.match(name)
     if subject:
         return subject[0]
@@ -94,10 +97,10 @@ def patient_in(name: str) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """One scan and its labels; cases of one `patient` never end up on two sides of a split.
+    """One scan and its labels.
 
-    `part` is where the dataset's own folders put the case, None where they leave it open. `grid` is
-    the scan's, once it was examined.
+    patient: all cases of a patient are in one part of a split. part: of the split, if the dataset's
+    own folders define it. grid: of the scan; None until it is examined.
     """
 
     name: str
@@ -108,11 +111,11 @@ class Case:
 
     @classmethod
     def named(cls, name: str, files: ScanFiles, part: Part | None = None) -> Case:
-        """A case whose patient its name tells."""
+        """A case whose patient is taken from its name."""
         return cls(name, patient_in(name), files, part)
 
     def read(self) -> tuple[Volume, Volume]:
-        """The scan and its labels, these in its storage order. Errors: InputError, one sentence."""
+        """The scan and its labels in the scan's storage order. Raises InputError, one sentence."""
         scan, stored = self.files.read_image(), self.files.read_labels()
         labels = in_order_of(scan.grid, stored)
         if labels is not stored:
@@ -122,39 +125,43 @@ class Case:
 
 @dataclass(frozen=True)
 class Patients:
-    """Who is in a dataset.
+    """The patients of a dataset.
 
-    `names` maps each name that files give a patient to that patient: two names that share an
-    identical scan are one patient. `held_out` is the part that the dataset's own folders put a
-    patient into, for those of whom they say so.
+    names: patient by each name that files give them; names that share an identical scan are one
+    patient. held_out: part of the split by patient, where the dataset's own folders say it.
     """
 
     names: Mapping[str, str]
     held_out: Mapping[str, Part]
 
     def known(self, name: str) -> str:
-        """A name that an earlier version may have given a patient, as it is now."""
+        """The present name of a patient whom an earlier version may have named differently."""
         return name if name in self.names else patient_in(name)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence about a dataset. An "error" stops training, a "warning" may be meant so and a
-    "note" is good to know. `case` is empty where the sentence is about the whole."""
+    """One sentence about a dataset.
+
+    kind: an "error" stops training, a "warning" may be intended, a "note" is good to know.
+    case: the scan that the sentence is about; empty if it is about the whole dataset.
+    code: the fault of a case, equal for all cases that have it; empty for the whole dataset.
+    """
 
     kind: Literal["error", "warning", "note"]
     case: str
     sentence: str
+    code: str = ""
 
 
-#: What nnU-Net adds to a case's name for its first channel.
+#: What nnU-Net appends to a case's name for its first channel.
 FIRST_CHANNEL = "_0000"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a dataset keeps scans and labels, what a scan's name has that its labels' lack, and
-    which part of the split it is."""
+    """Folders of a dataset: of scans, and of labels. channel: a suffix that only the scans' names
+    have. part: of the split."""
 
     images: str
     labels: str
@@ -162,7 +169,7 @@ class Layout:
     part: Part | None = None
 
 
-#: The plain one, and nnU-Net's (Isensee et al., Nature Methods 2021) for one channel.
+#: The plain layout, and nnU-Net's (Isensee et al., Nature Methods 2021) for one channel.
 LAYOUTS = (
     Layout("images", "labels"),
     Layout("imagesTr", "labelsTr", FIRST_CHANNEL),
@@ -171,9 +178,9 @@ LAYOUTS = (
 
 
 def find_cases(folder: Path) -> tuple[list[Case], list[Finding]]:
-    """The cases of a dataset folder in the order of their names, and what is wrong with its files.
+    """The cases of a dataset folder, sorted by name, and what is wrong with its files.
 
-    Raises InputError if the folder has no layout that is known.
+    Raises InputError if the folder has no known layout.
     """
     if not folder.is_dir():
         what = "that is a file" if folder.exists() else "there is no such folder"
@@ -181,7 +188,7 @@ def find_cases(folder: Path) -> tuple[list[Case], list[Finding]]:
     cases: list[Case] = []
     findings: list[Finding] = []
     known = [x for x in LAYOUTS if (folder / x.images).is_dir() and (folder / x.labels).is_dir()]
-    # Once: of DICOM series all headers are read for it.
+    # Called once for each folder, because it reads all headers of DICOM series.
     scans = [scans_in(folder / layout.images) for layout in known]
     if known and not any(scans):
         raise InputError(_no_scans(folder / known[0].images))
@@ -202,7 +209,7 @@ def find_cases(folder: Path) -> tuple[list[Case], list[Finding]]:
 
 
 def _require_both(folder: Path) -> None:
-    """Raise InputError for a folder that has scans' folder alone, or labels'."""
+    """Raise InputError if a dataset has a folder for scans but none for labels, or vice versa."""
     for layout in LAYOUTS:
         there = [name for name in (layout.images, layout.labels) if (folder / name).is_dir()]
         for name in {layout.images, layout.labels}.difference(there) if there else ():
@@ -213,7 +220,7 @@ def _require_both(folder: Path) -> None:
 
 
 def _no_scans(folder: Path) -> str:
-    """What to say of a folder for scans that has none: what is there instead, and what to do."""
+    """A sentence about a folder without scans: what it holds instead, and what to do."""
     inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
     folders = [path.name for path in inside if path.is_dir()]
     kinds = sorted({suffix_of(path) or path.name for path in inside if path.is_file()})
@@ -229,15 +236,20 @@ def _no_scans(folder: Path) -> str:
 
 
 def _pairs(folder: Path, layout: Layout, scans: list[Path]) -> tuple[list[Case], list[str]]:
-    """Cases, and a sentence for every file that has no partner or more than one."""
+    """Cases, and a sentence for each file that has no partner or several."""
     images, labels = folder / layout.images, folder / layout.labels
-    problems: list[str] = []
-    scan_files = _by_stem(images, scans, problems)
-    label_files = _by_stem(labels, scans_in(labels), problems)
+    scan_files, twice = by_stem(scans)
+    label_files, labelled_twice = by_stem(scans_in(labels))
+    problems = [
+        f"Expected one file of a name in {place}, but there are {first.name} and {other.name}; "
+        "take one out."
+        for place, clashes in ((images, twice), (labels, labelled_twice))
+        for first, other in clashes
+    ]
     cases = []
     for stem, path in scan_files.items():
         name = stem
-        # The Medical Segmentation Decathlon has nnU-Net's folders without its channels.
+        # The Medical Segmentation Decathlon has nnU-Net's folders, but no channel suffixes.
         if layout.channel and stem not in label_files:
             name = stem.removesuffix(layout.channel)
             if name == stem and _CHANNEL.search(stem):
@@ -254,7 +266,7 @@ def _pairs(folder: Path, layout: Layout, scans: list[Path]) -> tuple[list[Case],
             continue
         cases.append(Case.named(name, FilePair(path, label_files.pop(name)), layout.part))
     for name, path in label_files.items():
-        # Beside files, folders are not looked into.
+        # Where there are files, subfolders are not searched for DICOM series.
         if (images / name).is_dir():
             problems.append(
                 f"Expected scans of one kind in {images}, but {name} is a folder beside files, "
@@ -268,22 +280,8 @@ def _pairs(folder: Path, layout: Layout, scans: list[Path]) -> tuple[list[Case],
     return cases, problems
 
 
-def _by_stem(folder: Path, paths: list[Path], problems: list[str]) -> dict[str, Path]:
-    """Files of a folder by what scans and labels have in common; a sentence for each name that
-    comes twice."""
-    files: dict[str, Path] = {}
-    for path in paths:
-        first = files.setdefault(stem_of(path), path)
-        if first != path:
-            problems.append(
-                f"Expected one file of a name in {folder}, but there are {first.name} and "
-                f"{path.name}; take one out."
-            )
-    return files
-
-
 def _array_cases(folder: Path) -> tuple[list[Case], list[Finding]]:
-    """Scans in .npz and .h5 files, in the folder itself or in folders named after their part."""
+    """Cases in .npz and .h5 files, in the folder itself or in subfolders named after their part."""
     found: dict[tuple[Part | None, str], list[ArrayFiles]] = defaultdict(list)
     findings: list[Finding] = []
     inside = sorted(path for path in folder.iterdir() if path.is_dir())
@@ -295,7 +293,7 @@ def _array_cases(folder: Path) -> tuple[list[Case], list[Finding]]:
             found[part, name] += files
     cases, twice = [], []
     for (part, name), files in found.items():
-        # SSL4MIS stores each scan whole and in slices.
+        # SSL4MIS stores each scan whole and in slices; the whole one is read.
         whole = [scan for scan in files if not scan.sliced] or files
         if len(whole) > 1:
             findings.append(
@@ -321,6 +319,6 @@ def _part_of(folder: str) -> Part | None:
 
 
 def some(names: list[str], most: int = 3) -> str:
-    """A few of the names, and how many more there are."""
+    """The first names as text, and how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,5 @@
-"""The `l2gnet` command. Exit 0 on success, 2 with one line on stderr for input it cannot use."""
+"""The `l2gnet` command. It exits with 0 on success, and with 2 and one line on stderr for input
+that it cannot use."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ from l2gnet_core.cli_projects import projects, replay
 from l2gnet_core.cli_training import check, train
 from l2gnet_core.errors import InputError, enough_memory
 
-# PyTorch takes seconds to import: each command imports what it needs, so that --help is instant.
+# Importing PyTorch takes seconds: each command imports what it needs, so that --help is instant.
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
@@ -85,10 +86,8 @@ def segment(
     PAR/REC; masks are written as NIfTI or TIFF.
     """
     from l2gnet_core.segment_files import SegmentJob, plan_jobs, segment_file
-    from l2gnet_core.volume import parse_orientation
 
     started = time.perf_counter()
-    orientation = parse_orientation(orientation) if orientation is not None else None
     jobs: Sequence[SegmentJob] = plan_jobs(images, output)
     from l2gnet_core.checkpoint import load_model
     from l2gnet_core.device import choose_device
@@ -105,9 +104,11 @@ def segment(
         for number, job in enumerate(jobs, 1):
             try:
                 with enough_memory(job.image.name):
-                    report = segment_file(job, loaded, device, axis, raw, orientation)
+                    report = segment_file(
+                        job, loaded, device, axis, raw=raw, orientation=orientation
+                    )
             except InputError as error:
-                # The other images of a batch are not lost because one is bad.
+                # One bad image must not stop the others.
                 failures.append(str(error))
                 if len(jobs) > 1:
                     click.echo(f"l2gnet: {error}", err=True)
@@ -178,10 +179,10 @@ def models(as_json: bool) -> None:
 def demo(headless: Path | None) -> None:
     """Segment the sample scan in napari."""
     try:
-        # By name: the core must run, and import, without napari.
+        # Imported by name, because the core must not depend on napari.
         run_demo = importlib.import_module("napari_l2gnet.demo").run_demo
     except ImportError as error:
-        # Where it is Qt that is missing, no module is named.
+        # If Qt is missing, the error does not name a module.
         lacking = f"'{error.name}' is not installed" if error.name else str(error).split("\n")[0]
         raise InputError(
             f"Expected napari and Qt for the demo, but {lacking}; run `make demo`, or "
@@ -193,7 +194,7 @@ def demo(headless: Path | None) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: errors in the input become one line and exit code 2."""
     with contextlib.suppress(AttributeError):
-        # Names of files need not be UTF-8.
+        # File names need not be valid UTF-8.
         sys.stdout.reconfigure(  # type: ignore[union-attr]
             encoding="utf-8", errors="backslashreplace"
         )
@@ -207,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         hint = f"; see `{context.command_path} --help`" if context else ""
         _fail(error.format_message().rstrip(".") + hint, 2)
     except OSError as error:
-        # A full disk, a folder that may not be written, a file where a folder should be.
+        # For example a full disk, missing permissions, or a file in place of a folder.
         _fail(f"{error.filename or 'The system'}: {error.strerror or error}.", 2)
     except (click.Abort, KeyboardInterrupt):
         _fail("stopped", 130)

@@ -106,7 +106,7 @@ def _of_masks(predictions: Path, references: Path, tolerance: float) -> list[Cas
 def _of_model(
     dataset: Path, model: str, part: Part, device: str, tolerance: float
 ) -> tuple[str, list[CaseScores]]:
-    """The model's name and its scores."""
+    """The model's name, and its scores on one part of the dataset."""
     from l2gnet_core.cases import some
     from l2gnet_core.checkpoint import load_model
     from l2gnet_core.data import dataset_of
@@ -123,7 +123,7 @@ def _of_model(
         click.echo(note, err=True)
     found: list[CaseScores] = []
     with ProgressBar(len(scans), "Scoring") as bar:
-        # One by one: a series gives several scores.
+        # One scan at a time for the bar, because a series gives several scores.
         for number, scan in enumerate(scans, 1):
             found += score_held_out(loaded, [scan], names, chosen, tolerance)
             bar.reach(number)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,6 +23,15 @@ from l2gnet_core.cli_parts import (
     seed_option,
 )
 from l2gnet_core.errors import InputError
+
+if TYPE_CHECKING:
+    from l2gnet_core.card import ModelCard
+    from l2gnet_core.checkpoint import Model
+    from l2gnet_core.corrections import Correction
+    from l2gnet_core.finetune import FineTuneResult
+    from l2gnet_core.finetune_config import FineTuneConfig
+    from l2gnet_core.finetune_files import CorrectedFiles
+    from l2gnet_core.segment_files import SegmentJob
 
 _PATH = FilePath()
 
@@ -109,26 +120,15 @@ def finetune(
         report,
         write_result,
     )
-    from l2gnet_core.volume import parse_orientation
 
-    # What is quick to refuse comes before PyTorch and the files.
+    # Quick checks come before the import of PyTorch and the reading of files.
     wanted = [(image, labels, slices), *also]
     files = [CorrectedFiles(scan, truth, parse_slices(which)) for scan, truth, which in wanted]
-    given = parse_names(names) if names is not None else {}
-    orientation = parse_orientation(orientation) if orientation is not None else None
-    from l2gnet_core.segment_files import plan_jobs, segment_file
-
-    job = plan_jobs([image], mask)[0] if mask is not None else None
-    if job is not None and job.mask.resolve() in {one.labels.resolve() for one in files}:
-        raise InputError(
-            f"Expected another place for the mask than {job.mask}, which holds the corrected "
-            "labels; choose another output."
-        )
+    given_names = parse_names(names) if names is not None else {}
+    job = _mask_job(image, mask, files) if mask is not None else None
     from l2gnet_core.checkpoint import load_model
     from l2gnet_core.device import choose_device
     from l2gnet_core.files.atomic import require_writable
-    from l2gnet_core.finetune import finetune as learn
-    from l2gnet_core.finetune_config import settings
 
     parent = model_file(model)
     file = model_file_to_write(output)
@@ -136,30 +136,23 @@ def finetune(
     loaded = load_model(parent)
     read = [read_correction(one, loaded.card, axis, unmarked, orientation) for one in files]
     corrections = [correction for correction, _ in read]
-    stored = {id: name for _, found in read for id, name in found.items()}
-    taught = set().union(*(correction.structures for correction in corrections))
-    usual = settings(bool(also), bool(taught - set(loaded.card.labels.names)))
+    stored_names = {id: name for _, found in read for id, name in found.items()}
     config = replace(
-        usual,
-        steps=steps,
-        seconds=None if steps else seconds or usual.seconds,
+        _config(corrections, loaded.card, steps, seconds),
         seed=seed,
-        names={**stored, **given},
+        names={**stored_names, **given_names},
     )
     for written in (file, *([job.mask] if job else [])):
         require_writable(written.parent)
-    # Of the bar; the rest is for segmenting IMAGE.
-    share = 1.0 if job is None else 0.8
     with ProgressBar(1.0, "Fine-tuning") as bar:
-        for progress in learn(loaded, corrections, config, chosen):
-            loss = progress.loss
-            doing = "checking slices left out" if loss is None else f"loss {loss:.3f}"
-            bar.reach(share * progress.done, doing)
-        result = progress.result
-        assert result is not None
+        # The rest of the bar is for segmenting IMAGE.
+        share = 1.0 if job is None else 0.8
+        result = _finetuned(loaded, corrections, config, chosen, bar=bar, share=share)
         write_result(result, file)
         told = report(result, output, loaded.card.labels.names, corrections)
         if job is not None:
+            from l2gnet_core.segment_files import segment_file
+
             bar.reach(share, "segmenting")
             told["mask"] = segment_file(
                 job, result.model, chosen, axis, orientation=orientation, correction=corrections[0]
@@ -172,3 +165,49 @@ def finetune(
         click.echo(json.dumps(told, indent=1))
     else:
         click.echo(f"{output}: {result.verdict.reason}")
+
+
+def _mask_job(image: Path, mask: Path, files: Sequence[CorrectedFiles]) -> SegmentJob:
+    """The job of segmenting IMAGE. Raises InputError if the mask would overwrite an input."""
+    from l2gnet_core.segment_files import plan_jobs
+
+    job = plan_jobs([image], mask)[0]
+    if job.mask.resolve() in {one.labels.resolve() for one in files}:
+        raise InputError(
+            f"Expected another place for the mask than {job.mask}, which holds the corrected "
+            "labels; choose another output."
+        )
+    return job
+
+
+def _config(
+    corrections: Sequence[Correction], card: ModelCard, steps: int | None, seconds: float | None
+) -> FineTuneConfig:
+    """The usual settings for one or several scans, and for known or new structures, with these
+    limits."""
+    from l2gnet_core.finetune_config import settings
+
+    taught = set().union(*(correction.structures for correction in corrections))
+    usual = settings(len(corrections) > 1, bool(taught - set(card.labels.names)))
+    return replace(usual, steps=steps, seconds=None if steps else seconds or usual.seconds)
+
+
+def _finetuned(
+    model: Model,
+    corrections: Sequence[Correction],
+    config: FineTuneConfig,
+    device: str,
+    *,
+    bar: ProgressBar,
+    share: float,
+) -> FineTuneResult:
+    """Fine-tune, moving the bar to `share` of its total."""
+    from l2gnet_core.finetune import finetune as learn
+
+    for progress in learn(model, corrections, config, device):
+        loss = progress.loss
+        doing = "checking slices left out" if loss is None else f"loss {loss:.3f}"
+        bar.reach(share * progress.done, doing)
+    result = progress.result
+    assert result is not None
+    return result

@@ -49,9 +49,6 @@ def inspect(
     """
     if output.exists() and not output.is_dir():
         raise InputError(f"Expected a folder to write to, but {output} is a file; give a folder.")
-    from l2gnet_core.volume import parse_orientation
-
-    orientation = parse_orientation(orientation) if orientation is not None else None
     from l2gnet_core.checkpoint import load_model
     from l2gnet_core.device import choose_device
     from l2gnet_core.files.atomic import require_writable
@@ -63,7 +60,9 @@ def inspect(
     loaded = load_model(model_file(model), device)
     require_writable(output)
     with ProgressBar(1.0, "Inspecting") as bar:
-        for step in inspect_file(image, loaded, output, device, axis, orientation, frame):
+        for step in inspect_file(
+            image, loaded, output, device, axis=axis, orientation=orientation, frame=frame
+        ):
             bar.reach(step.done)
             for warning in step.warnings:
                 click.echo(f"{image.name}: {warning}", err=True)

@@ -1,4 +1,4 @@
-"""Options, tables and a progress bar that several commands share."""
+"""Options, tables and a progress bar shared by several commands."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-#: Where nobody watches.
+#: Least time between lines of progress where there is no terminal.
 SECONDS_BETWEEN_LINES = 60.0
 
 
 class Name(click.types.StringParamType):
-    """The name of something, or its file or folder; "" is a variable that is not set."""
+    """A name, or a file or folder; "" is refused, because it is mostly an unset shell variable."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         if value == "":
@@ -51,12 +51,26 @@ axis_option = click.option(
     type=click.IntRange(0, 2),
     help="Slice along this axis of the stored array, whatever the model's card says.",
 )
+
+
+class _Orientation(click.types.StringParamType):
+    """Three anatomical letters; see `l2gnet_core.volume.parse_orientation`, which raises
+    InputError."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        # NumPy is imported only when an orientation is given, so that --help is instant.
+        from l2gnet_core.volume import parse_orientation
+
+        return parse_orientation(super().convert(value, param, ctx))
+
+
 orientation_option = click.option(
     "--orientation",
+    type=_Orientation(),
     metavar="LPS",
     help="What the axes of the stored array grow to (L/R, P/A, I/S), for scans that do not say.",
 )
-# PyTorch takes no more.
+# The largest seed that PyTorch takes.
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True
 )
@@ -64,7 +78,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON o
 
 
 class Number(click.FloatRange):
-    """A number in a range; click lets nan and inf through."""
+    """A finite number in a range; click alone accepts nan and inf."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         number = super().convert(value, param, ctx)
@@ -74,7 +88,7 @@ class Number(click.FloatRange):
 
 
 class FilePath(click.Path):
-    """A file or folder; "" is a variable that is not set, not the current folder."""
+    """A file or folder; "" is refused, because it is mostly an unset shell variable."""
 
     def __init__(self, exists: bool = False) -> None:
         super().__init__(exists=exists, path_type=Path)
@@ -86,7 +100,7 @@ class FilePath(click.Path):
 
 
 def model_file(name_or_path: str) -> Path:
-    """The file that `--model` means; a line tells where it is the user's by a bundled model's name.
+    """The file of `--model`; prints a warning if a user's model has the name of a bundled one.
     Raises InputError as `find_model` does."""
     file = catalog.find_model(name_or_path)
     if sentence := catalog.in_place_of_bundled(name_or_path):
@@ -95,12 +109,12 @@ def model_file(name_or_path: str) -> Path:
 
 
 def on_terminal() -> bool:
-    """Is somebody there to watch? Programs may close the channel."""
+    """Is stderr a terminal? Programs may have closed it."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows of cells, the head first, in aligned columns."""
+    """Rows of cells, the header first, as text in aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -109,8 +123,8 @@ def table(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 class ProgressBar:
-    """A tqdm bar on a terminal. Elsewhere a line on stderr now and then, at most once a minute, so
-    that what is quick says nothing; with `each`, one at every step."""
+    """A tqdm bar on a terminal. Elsewhere lines on stderr, at most one a minute, so that quick
+    commands print none; with `each`, one for each step."""
 
     def __init__(self, total: float, label: str, each: bool = False) -> None:
         from tqdm import tqdm
@@ -133,8 +147,7 @@ class ProgressBar:
         self._bar.close()
 
     def reach(self, done: float, note: str = "", tell: bool = True) -> None:
-        """Move the bar to `done` of its total. tell: may a line tell this, where there is no
-        bar?"""
+        """Move the bar to `done` of its total. tell: may a line be printed if there is no bar?"""
         if self._watched:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(done - self._bar.n)
@@ -145,14 +158,14 @@ class ProgressBar:
             click.echo(f"{self._label} {share}{note and ': ' + note}", err=True)
 
     def follow(self, items: Iterator[Item]) -> Iterator[Item]:
-        """Pass items through, one step each."""
+        """Pass items on, moving the bar by one for each."""
         for number, item in enumerate(items, 1):
             yield item
             self.reach(number)
 
 
 def examined(dataset: Path) -> Survey:
-    """A look at every file of a dataset, with a bar. Raises InputError if it is none."""
+    """Examine all files of a dataset, with a bar. Raises InputError if it is not a dataset."""
     from l2gnet_core.dataset_check import Survey
 
     survey = Survey(dataset)

@@ -29,7 +29,7 @@ def replay(project: str, output: Path, device: str, as_json: bool) -> None:
     """
     from l2gnet_core.project.folder import open_project
 
-    # What is quick to refuse comes before PyTorch.
+    # Quick checks come before the import of PyTorch.
     opened = open_project(project)
     from l2gnet_core.device import choose_device
     from l2gnet_core.files.atomic import require_writable

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +25,11 @@ from l2gnet_core.cli_parts import (
 )
 from l2gnet_core.config import ARCHITECTURES, NetworkConfig, preset_of
 from l2gnet_core.errors import InputError
+
+if TYPE_CHECKING:
+    from l2gnet_core.augment import Augmentation
+    from l2gnet_core.dataset_check import Survey
+    from l2gnet_core.train import Progress, TrainingConfig
 
 
 @click.command()
@@ -131,106 +137,170 @@ def train(
     device: str,
     devices: int,
     nodes: int,
-    **how: Any,
+    **options: Any,
 ) -> None:
     """Train on a dataset folder; `l2gnet check` says whether it is one.
 
     The run folder RUN holds the model of the best epoch, the split, logs (log.csv, tensorboard/)
     and curves.png. --resume goes on with the settings the run began with, unless others are given.
     """
-    if how["minutes"] is not None and how["epochs"] is not None:
+    if options["minutes"] is not None and options["epochs"] is not None:
         raise InputError("Expected --minutes or --epochs, but got both; give one of them.")
-    from l2gnet_core.augment import OTHER_SCANNERS, Augmentation
-    from l2gnet_core.checkpoint import STATE_FILE, read_config
     from l2gnet_core.data import dataset_of
-    from l2gnet_core.dataset_check import direction_findings, grouped_messages
     from l2gnet_core.device import choose_device
     from l2gnet_core.files.atomic import require_writable
-    from l2gnet_core.run_folder import RunSettings, require_begun
-    from l2gnet_core.train import TrainingConfig
-    from l2gnet_core.training_run import require_start, train_dataset
+    from l2gnet_core.run_folder import RunSettings
+    from l2gnet_core.training_run import train_dataset
 
     if output.is_file():
         raise InputError(
             f"Expected a folder for the run, but {output} is a file; choose another output."
         )
-    begun = resume and (output / STATE_FILE).is_file()
-    kept: dict[str, Any] = {}
-    given = {name: value for name, value in how.items() if _is_given(context, name)}
-    if resume:
-        require_begun(output)
-        kept = _kept_choices(context, output, how.keys() - given.keys())
-        how |= kept
-        if "minutes" in given or "epochs" in given:
-            how |= {"minutes": None, "epochs": None} | given
-        if begun and "start" in given:
-            how["start"] = _first_start(output, given["start"])
-    if how["minutes"] is None and how["epochs"] is None:
-        how["minutes"] = 60.0
-    if how["pixel"] and not how["resample"]:
-        raise InputError("Expected --pixel together with --resample, but got it alone; add that.")
-    # What is quick to refuse comes before the files are read.
-    chosen, model = choose_device(device)[0], None
-    if how["start"] and not begun:
-        model = model_file(how["start"])
-        # A resume may come from another folder.
-        how["start"] = str(model.resolve())
-        config = read_config(model)
-        how |= {name: its for name, its in _options_of(config).items() if name not in kept | given}
-        require_start(config, how["arch"], how["size"], int(how["slices"]))
+    # Quick checks come before the files are read.
+    choices, model = _resolved(context, options, output, resume)
+    chosen_device = choose_device(device)[0]
     require_writable(output)
     survey = examined(dataset)
     opened = dataset_of(survey)
-    warnings = [finding for finding in survey.findings if finding.kind == "warning"]
-    if not how["oriented"]:
-        warnings += direction_findings(survey.names)
-    for line in grouped_messages(warnings):
-        click.echo(line, err=True)
+    _tell_warnings(survey, choices.oriented)
     settings = RunSettings(
         dataset=opened,
         folder=output,
-        architecture=how["arch"],
-        preset=how["size"],
-        slices=int(how["slices"]),
-        slicing=how["plane"] or ("axial" if how["oriented"] else "through-plane"),
-        oriented=how["oriented"],
-        resample=how["resample"],
-        pixel=how["pixel"],
-        device=chosen,
+        architecture=choices.arch,
+        preset=choices.size,
+        slices=int(choices.slices),
+        slicing=choices.slicing,
+        oriented=choices.oriented,
+        resample=choices.resample,
+        pixel=choices.pixel,
+        device=chosen_device,
         devices=devices,
         nodes=nodes,
         resume=resume,
         start=model,
     )
-    training = TrainingConfig(
-        minutes=how["minutes"],
-        epochs=how["epochs"],
-        seed=how["seed"],
-        batch=how["batch"],
-        learning_rate=how["learning_rate"],
-        extra_share=how["phantoms"],
+    run = train_dataset(
+        settings, choices.training(), choices.augmentation(), choices=asdict(choices), tell=_warn
     )
-    views = OTHER_SCANNERS if how["other_scanners"] else Augmentation()
-    # Closed before anybody is told that it stopped: only then are the curves of Ctrl-C drawn.
-    run = closing(train_dataset(settings, training, views, choices=how, tell=_warn))
-    with ProgressBar(1.0, "Training") as bar, run as steps_done:
-        scores, steps = "", 0
-        for progress in steps_done:
+    steps, scores = _followed(run)
+    if steps:
+        click.echo(f"{output}: {steps} steps{scores}")
+    elif devices * nodes == 1:  # with several processes, only the first one reports
+        click.echo(f"{output}: was finished already")
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """The options of a run, as its folder stores them: by the names of train's parameters."""
+
+    arch: str
+    size: str
+    slices: str
+    minutes: float | None
+    epochs: int | None
+    batch: int
+    learning_rate: float
+    seed: int
+    start: str | None
+    oriented: bool
+    plane: str | None
+    resample: bool
+    pixel: float | None
+    other_scanners: bool
+    phantoms: float
+
+    @property
+    def slicing(self) -> str:
+        """The rule for the slicing axis."""
+        return self.plane or ("axial" if self.oriented else "through-plane")
+
+    def training(self) -> TrainingConfig:
+        from l2gnet_core.train import TrainingConfig
+
+        return TrainingConfig(
+            minutes=self.minutes,
+            epochs=self.epochs,
+            seed=self.seed,
+            batch=self.batch,
+            learning_rate=self.learning_rate,
+            extra_share=self.phantoms,
+        )
+
+    def augmentation(self) -> Augmentation:
+        from l2gnet_core.augment import OTHER_SCANNERS, Augmentation
+
+        return OTHER_SCANNERS if self.other_scanners else Augmentation()
+
+
+def _resolved(
+    context: click.Context, options: Mapping[str, Any], folder: Path, resume: bool
+) -> tuple[_Choices, Path | None]:
+    """The options of a run, and the file of the model whose weights it begins with, if any.
+
+    Given options override those stored in the run folder, which override those of the network of
+    --from, which override defaults. Raises InputError for options that contradict each other, and
+    for a --from that does not fit them or the run.
+    """
+    from l2gnet_core.checkpoint import STATE_FILE, read_config
+    from l2gnet_core.run_folder import require_begun
+    from l2gnet_core.training_run import require_start
+
+    begun = resume and (folder / STATE_FILE).is_file()
+    given = {name: value for name, value in options.items() if _is_given(context, name)}
+    kept: dict[str, Any] = {}
+    if resume:
+        require_begun(folder)
+        kept = _kept_choices(context, folder, options.keys() - given.keys())
+        if given.keys() & {"minutes", "epochs"}:
+            # The one that is given replaces both.
+            kept = {n: value for n, value in kept.items() if n not in ("minutes", "epochs")}
+        if begun and "start" in given:
+            given["start"] = _first_start(folder, given["start"])
+    values = {**options, **kept, **given}
+    if values["minutes"] is None and values["epochs"] is None:
+        values["minutes"] = 60.0
+    if values["pixel"] and not values["resample"]:
+        raise InputError("Expected --pixel together with --resample, but got it alone; add that.")
+    if not values["start"] or begun:
+        return _Choices(**values), None
+    model = model_file(values["start"])
+    config = read_config(model)
+    # An absolute path, because a resume may come from another folder.
+    start = {"start": str(model.resolve())}
+    choices = _Choices(**{**values, **_options_of(config), **kept, **given, **start})
+    require_start(config, choices.arch, choices.size, int(choices.slices))
+    return choices, model
+
+
+def _tell_warnings(survey: Survey, oriented: bool) -> None:
+    """Print the warnings about a dataset."""
+    from l2gnet_core.dataset_check import direction_findings, grouped_messages
+
+    warnings = [finding for finding in survey.findings if finding.kind == "warning"]
+    if not oriented:
+        warnings += direction_findings(survey.names)
+    for line in grouped_messages(warnings):
+        click.echo(line, err=True)
+
+
+def _followed(run: Generator[Progress, None, None]) -> tuple[int, str]:
+    """Train with a progress bar. Returns the steps done and the last scores, as text."""
+    scores, steps = "", 0
+    # After Ctrl-C, closing draws the curves before main prints "stopped".
+    with ProgressBar(1.0, "Training") as bar, closing(run):
+        for progress in run:
             steps = progress.step
             if progress.dice:
                 scores = f", Dice {_row(progress.dice)}"
             note = f"epoch {progress.epoch}, loss {progress.loss:.3f}{scores}"
-            # Where there is no bar, of the ends of epochs: between them losses jump.
+            # Without a bar, only ends of epochs are printed, because the loss varies between steps.
             bar.reach(progress.done, note, progress.dice is not None)
-    if steps:
-        click.echo(f"{output}: {steps} steps{scores}")
-    elif devices * nodes == 1:  # the other processes of several have nothing to say
-        click.echo(f"{output}: was finished already")
+    return steps, scores
 
 
 def _kept_choices(context: click.Context, folder: Path, names: Collection[str]) -> dict[str, Any]:
-    """What the run in a folder was asked for by these options. Raises InputError for what they do
-    not take: the file may have been edited."""
+    """The stored values of these options in a run folder. Raises InputError for values that an
+    option does not take, because the file may have been edited."""
     from l2gnet_core.run_folder import CHOICES_FILE, read_choices
 
     given, kept = read_choices(folder), {}
@@ -239,7 +309,7 @@ def _kept_choices(context: click.Context, folder: Path, names: Collection[str]) 
         if name not in names or given.get(name) is None:
             continue
         try:
-            # As from the command line.
+            # Converted and checked as on the command line.
             kept[name] = option.type.convert(str(given[name]), option, context)
         except click.BadParameter as error:
             raise InputError(
@@ -250,13 +320,13 @@ def _kept_choices(context: click.Context, folder: Path, names: Collection[str]) 
 
 
 def _first_start(folder: Path, model: str) -> str | None:
-    """Which model the run in a folder began with; None if with none, or if nothing says it. Raises
-    InputError if it cannot have been this one."""
+    """The model that the run in a folder began with; None if it began without, or if that is not
+    stored. Raises InputError if it cannot have been `model`."""
     from l2gnet_core.run_folder import read_choices
 
     choices = read_choices(folder)
     first: str | None = choices.get("start")
-    # Without the file that says it, and where that model is gone, nobody can tell.
+    # If options were not stored, or that model is gone, this cannot be checked.
     if choices and not _may_be_one(model, first):
         raise InputError(
             f"Expected the first settings of the run in {folder}, but it began with "
@@ -266,8 +336,8 @@ def _first_start(folder: Path, model: str) -> str | None:
 
 
 def _may_be_one(model: str, first: str | None) -> bool:
-    """Is a model the one at a path, or a copy of it? Also where there is none at the path by now,
-    but not if none was ever named."""
+    """Can `model` be the model at the path `first`, or a copy? Also if that file is gone, but not
+    if `first` is None."""
     if first is None:
         return False
     if not (kept := Path(first)).exists():
@@ -280,14 +350,14 @@ def _may_be_one(model: str, first: str | None) -> bool:
 
 
 def _options_of(config: NetworkConfig) -> dict[str, str]:
-    """What would make such a network, as far as there are options for it."""
+    """Options of train that make such a network, as far as there are any."""
     size = preset_of(config)
     its = {"arch": config.architecture, "slices": str(config.in_channels)}
     return its if size is None else {**its, "size": size}
 
 
 def _row(dice: Sequence[float]) -> str:
-    """Scores by structure; a dash where no tuning scan has one."""
+    """Scores by structure as text; a dash for one that no tuning scan has."""
     return " ".join("–" if math.isnan(score) else f"{score:.3f}" for score in dice)
 
 
@@ -309,8 +379,6 @@ def _is_given(context: click.Context, name: str) -> bool:
 @json_option
 def check(dataset: Path, split: Path | None, as_json: bool) -> None:
     """Find what is wrong with a dataset before hours are spent on it."""
-    from dataclasses import asdict
-
     from l2gnet_core.dataset_check import direction_findings, grouped_messages
 
     survey = examined(dataset)
@@ -319,7 +387,10 @@ def check(dataset: Path, split: Path | None, as_json: bool) -> None:
         survey.examine_split(split)
     cases, patients = len(survey.cases), len(set(survey.patients.names.values()))
     if as_json:
-        findings = [*map(asdict, survey.findings)]
+        findings = [
+            {"kind": one.kind, "case": one.case, "sentence": one.sentence}
+            for one in survey.findings
+        ]
         click.echo(
             json.dumps({"cases": cases, "patients": patients, "findings": findings}, indent=1)
         )

@@ -1,4 +1,4 @@
-"""Datasets ready for training: cases, patients, structures, and their scans read."""
+"""Datasets ready for training: cases, patients and structures, and the reading of scans."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from l2gnet_core.volume import HEADERS_ROUND, Grid, Volume, distance_apart, slic
 
 @dataclass(frozen=True)
 class Dataset:
-    """Cases in the order of their names, and the structures that are named.
+    """A dataset without errors.
 
-    `held` are the label ids that a patient's labels hold. `fingerprints` tell each frame of a
-    patient's scans by its voxels, see `fingerprint`.
+    cases: sorted by name. labels: the structures that are named. people: the patients. held: label
+    ids by patient. fingerprints: of all frames (see `fingerprint`), by patient.
     """
 
     cases: tuple[Case, ...]
@@ -40,17 +40,17 @@ class Dataset:
 
     @property
     def patients(self) -> list[str]:
-        """Every patient once, in order of name."""
+        """All patients, sorted."""
         return sorted({case.patient for case in self.cases})
 
     def labels_of(self, patients: Iterable[str]) -> LabelSet:
-        """The structures that somebody of these patients has."""
+        """The structures that at least one of these patients has."""
         held = set[int]().union(*(self.held[patient] for patient in patients))
         return LabelSet(tuple(label for label in self.labels if label.id in held))
 
 
 def open_dataset(folder: Path) -> Dataset:
-    """Examine and open a dataset folder; see `Survey` and `dataset_of`."""
+    """Examine and open a dataset folder; see `Survey` and `dataset_of`. Raises InputError."""
     survey = Survey(folder)
     for _ in survey.examine():
         pass
@@ -58,9 +58,9 @@ def open_dataset(folder: Path) -> Dataset:
 
 
 def dataset_of(survey: Survey) -> Dataset:
-    """The dataset that was examined.
+    """The dataset of a survey that is complete.
 
-    Raises InputError for the first of its errors: no fault is trained on unsaid.
+    Raises InputError for the first of its errors, so that no training starts on a faulty dataset.
     """
     for finding in survey.errors[:1]:
         where = f"{finding.case}: " if finding.case else ""
@@ -69,22 +69,22 @@ def dataset_of(survey: Survey) -> Dataset:
         raise InputError(f"{where}{finding.sentence.removesuffix('.')}{rest}.")
     patients = survey.patients
     return Dataset(
-        tuple(replace(case, patient=patients.names[case.patient]) for case in survey.cases),
-        LabelSet.from_names(survey.names),
-        survey.description,
-        patients,
-        survey.held,
-        survey.fingerprints,
+        cases=tuple(replace(case, patient=patients.names[case.patient]) for case in survey.cases),
+        labels=LabelSet.from_names(survey.names),
+        description=survey.description,
+        people=patients,
+        held=survey.held,
+        fingerprints=survey.fingerprints,
     )
 
 
 def median_spacing(
     cases: Sequence[Case], card: ModelCard, pixel: float | None = None
 ) -> tuple[float, float, float]:
-    """The distance between slices, rows and columns in mm at which a model best learns from cases.
+    """The median distance between slices, rows and columns of cases, in mm, for resampling.
 
-    Rows and columns get `pixel` (mm) or else the finer of their two medians: with square pixels a
-    turned slice is a slice. Raises InputError if a scan does not say its voxel size.
+    Rows and columns get `pixel` (mm), or else the finer of their two medians, because augmentation
+    turns slices, for which pixels must be square. Raises InputError for a scan without voxel size.
     """
     found = []
     for case in cases:
@@ -107,7 +107,10 @@ def _check_voxel_size(case: Case, grid: Volume | Grid) -> None:
 def _view(
     case: Case, grid: Volume | Grid, card: ModelCard, scan: NDArray[Any] | None = None
 ) -> SliceView:
-    """How the model will see a frame (z,y,x) of a training scan; None keeps its margins."""
+    """How the model sees a frame (z,y,x) of a training scan; without `scan`, margins are kept.
+
+    Raises InputError if the file does not state the orientation or voxel size that it needs.
+    """
     if card.oriented and not grid.oriented:
         raise InputError(
             f"Expected scans that say where right, front and top are, to learn left from right, "
@@ -120,12 +123,11 @@ def _view(
 
 
 def load_frames(case: Case, card: ModelCard, left_out: Collection[int] = ()) -> list[TrainingCase]:
-    """Read one case, frame by frame and as inference sees it with a model of this card; label ids
-    become class indices in the order of the card's labels, and background where they are
-    `left_out`.
+    """Read the frames of one case as a model of this card sees them at inference.
 
-    Raises InputError if scan and labels differ in shape, the labels hold an unknown id, or the
-    scan does not say the orientation or voxel size that the model needs.
+    Label ids become class indices in the order of the card's labels; ids in `left_out` become
+    background. Raises InputError if scan and labels differ in shape or place, the labels hold an
+    unknown id, or the scan does not state the orientation or voxel size that the model needs.
     """
     labels = card.labels
     volume, truth = case.read()

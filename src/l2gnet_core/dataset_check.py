@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, found before hours are spent on it."""
+"""Find what is wrong with a dataset before training starts."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from l2gnet_core.volume import HEADERS_ROUND, Volume, distance_apart, slicing_ax
 
 
 class Survey:
-    """One look at every file of a dataset.
+    """An examination of all files of a dataset.
 
-    cases: as the files name them, of the patients that dataset.json names for them. names,
-    description: of dataset.json. findings: what is wrong, complete when `examine` is through.
-    Raises InputError if the folder is no dataset at all.
+    cases: with the patients that files or dataset.json name. names, description: of dataset.json.
+    findings: what is wrong; complete once `examine` is exhausted.
+    Raises InputError if the folder is not a dataset.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,12 +48,13 @@ class Survey:
         self._examined: list[Examined] = []
 
     def examine(self) -> Iterator[Case]:
-        """Read all files; yields each case when it is done."""
+        """Read all files, yielding each case once it is examined."""
         for number, case in enumerate(self.cases):
             try:
                 examined, findings = _examine(case, self.names)
             except InputError as error:
-                self.findings.append(Finding("error", case.name, str(error)))
+                code = _reader_code(case, str(error))
+                self.findings.append(Finding("error", case.name, str(error), code))
             else:
                 self._examined.append(examined)
                 self.cases[number] = replace(case, grid=examined.grid)
@@ -69,9 +70,9 @@ class Survey:
         self.findings += compare(self._examined, self.names, self.patients)
 
     def examine_split(self, file: Path) -> None:
-        """Add what is wrong with a written split of the dataset, once the rest is examined.
+        """Add what is wrong with a written split of the dataset. To be called after `examine`.
 
-        Raises InputError for a file that is no split.
+        Raises InputError for a file that is not a split.
         """
         problems = split_problems(read_split(file), self.patients, str(file))
         self.findings += [Finding("error", "", sentence) for sentence in problems]
@@ -83,14 +84,14 @@ class Survey:
 
     @property
     def patients(self) -> Patients:
-        """Who is in the dataset, as far as it is examined."""
+        """The patients, as far as cases are examined."""
         names = same_patients(self.cases, self._examined)
         parts = {names[case.patient]: case.part for case in self.cases if case.part is not None}
         return Patients(names, parts)
 
     @property
     def held(self) -> dict[str, set[int]]:
-        """By patient, the ids that their labels hold, as far as these are examined."""
+        """Label ids by patient, as far as cases are examined."""
         found: dict[str, set[int]] = defaultdict(set)
         names = self.patients.names
         for one in self._examined:
@@ -99,7 +100,7 @@ class Survey:
 
     @property
     def fingerprints(self) -> dict[str, set[str]]:
-        """By patient, what tells each frame of their scans, as far as these are examined."""
+        """Fingerprints of frames by patient, as far as cases are examined."""
         found: dict[str, set[str]] = defaultdict(set)
         names = self.patients.names
         for one in self._examined:
@@ -108,7 +109,8 @@ class Survey:
 
 
 def direction_findings(names: Mapping[int, str]) -> list[Finding]:
-    """What to know of structures (name by id) before a training without left and right."""
+    """A warning if structures (name by id) differ by a direction; for training without
+    --oriented."""
     pairs = apart_by_direction(LabelSet.from_names(names))
     if not pairs:
         return []
@@ -123,12 +125,11 @@ def direction_findings(names: Mapping[int, str]) -> list[Finding]:
 
 
 def grouped_messages(findings: Iterable[Finding], most: int = 3) -> Iterator[str]:
-    """Findings as lines. Of those that differ only in numbers and in the case's name, the first few
-    stand for all: one slip of a converter is in every file."""
+    """Findings as lines. Of a fault that more than `most` cases have, only the first ones are told,
+    because a mistake in converting is in every file."""
     alike: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in findings:
-        without_case = finding.sentence.replace(finding.case, "") if finding.case else ""
-        alike[finding.kind, re.sub(r"\d+", "", without_case) or finding.sentence].append(finding)
+        alike[finding.kind, finding.code or finding.sentence].append(finding)
     for (kind, _), same in alike.items():
         for finding in same[:most]:
             yield f"{kind}: {finding.case + ': ' if finding.case else ''}{finding.sentence}"
@@ -137,51 +138,18 @@ def grouped_messages(findings: Iterable[Finding], most: int = 3) -> Iterator[str
             yield f"{kind}: the same of {len(same) - most} more: {names}."
 
 
+def _reader_code(case: Case, sentence: str) -> str:
+    """A code for the sentence of a file reader: its words without the case's name and numbers,
+    because readers give no codes."""
+    return re.sub(r"\d+", "", sentence.replace(case.name, ""))
+
+
 def _examine(case: Case, names: dict[int, str]) -> tuple[Examined, list[Finding]]:
-    """Raises InputError if a file of the case cannot be read."""
+    """A summary of a case, and its findings. Raises InputError if a file cannot be read."""
     volume, truth = case.read()
-    errors, warnings = [], list(volume.warnings)
-    # A pair of files has one name, and often one header.
-    warnings += [f"Labels: {text}" for text in truth.warnings if text not in volume.warnings]
-    if volume.data.min() == volume.data.max():
-        errors.append("The scan has one intensity everywhere; export it again or take it out.")
-    mismatch = _mismatch(volume, truth)
-    if mismatch:
-        errors.append(mismatch)
     ids, counts = np.unique(truth.data, return_counts=True)
     voxels = dict(zip(ids.tolist(), counts.tolist(), strict=True))
-    unknown = sorted(set(voxels) - {0, *names}) if names else []
-    left_open = [id for id, name in names.items() if name.lower() == "ignore" and id in voxels]
-    if left_open:
-        errors.append(
-            f'Label {left_open[0]} is nnU-Net\'s "ignore", voxels that nobody labelled, which '
-            "would be learnt as a structure; label them, or take the scan out."
-        )
-    if unknown:
-        errors.append(
-            f"Label ids {some(list(map(str, unknown)))} are not in dataset.json; name them there "
-            "or take them out."
-        )
-    if voxels.keys() != {0} and np.array_equal(volume.data, truth.data):
-        errors.append(
-            "Expected a scan and its labels, but both hold the same values; put the scan, or the "
-            "labels, in their place."
-        )
-    if set(voxels) == {0}:
-        warnings.append("The labels are empty: background everywhere.")
-    elif not mismatch and (unseen := _labels_in_margins(volume, truth)):
-        warnings.append(
-            f"{unseen} of {np.count_nonzero(truth.data)} labelled voxels lie in rows or columns at "
-            "the edge that hold nothing but padding, air or noise, which a model is not shown; see "
-            "whether the labels are of this scan."
-        )
-    if volume.units != truth.units:
-        without = "labels give" if volume.units == "mm" else "scan gives"
-        warnings.append(
-            f"The {without} no voxel size in mm: whether both lie in one place cannot be checked."
-        )
-    findings = [Finding("error", case.name, text) for text in errors]
-    findings += [Finding("warning", case.name, text) for text in warnings]
+    findings = [*_errors(case, volume, truth, voxels, names), *_warnings(case, volume, truth)]
     frames, labels = [], []
     for scan, marks in zip(volume.frames, truth.frames, strict=False):
         if scan.min() != scan.max():
@@ -190,29 +158,85 @@ def _examine(case: Case, names: dict[int, str]) -> tuple[Examined, list[Finding]
     return Examined(case, volume.grid, voxels, tuple(frames), tuple(labels)), findings
 
 
-def _mismatch(volume: Volume, truth: Volume) -> str:
-    """Why labels do not lie on their scan; empty where they do."""
+def _errors(
+    case: Case, volume: Volume, truth: Volume, voxels: Mapping[int, int], names: Mapping[int, str]
+) -> Iterator[Finding]:
+    """Faults of a scan and its labels that stop training; voxels: how many of each label id."""
+    if volume.data.min() == volume.data.max():
+        sentence = "The scan has one intensity everywhere; export it again or take it out."
+        yield Finding("error", case.name, sentence, "one intensity")
+    if mismatch := _mismatch(volume, truth):
+        code, sentence = mismatch
+        yield Finding("error", case.name, sentence, code)
+    left_open = [id for id, name in names.items() if name.lower() == "ignore" and id in voxels]
+    if left_open:
+        sentence = (
+            f'Label {left_open[0]} is nnU-Net\'s "ignore", voxels that nobody labelled, which '
+            "would be learnt as a structure; label them, or take the scan out."
+        )
+        yield Finding("error", case.name, sentence, "unlabelled voxels")
+    unknown = sorted(voxels.keys() - {0, *names}) if names else []
+    if unknown:
+        sentence = (
+            f"Label ids {some(list(map(str, unknown)))} are not in dataset.json; name them there "
+            "or take them out."
+        )
+        yield Finding("error", case.name, sentence, "unknown ids")
+    if voxels.keys() != {0} and np.array_equal(volume.data, truth.data):
+        sentence = (
+            "Expected a scan and its labels, but both hold the same values; put the scan, or the "
+            "labels, in their place."
+        )
+        yield Finding("error", case.name, sentence, "same values")
+
+
+def _warnings(case: Case, volume: Volume, truth: Volume) -> Iterator[Finding]:
+    """Possible faults of a scan and its labels, including the warnings of their readers."""
+    # Scan and labels often have the same header; its warnings are reported once.
+    read = [f"Labels: {text}" for text in truth.warnings if text not in volume.warnings]
+    for sentence in (*volume.warnings, *read):
+        yield Finding("warning", case.name, sentence, _reader_code(case, sentence))
+    if not truth.data.any():
+        sentence = "The labels are empty: background everywhere."
+        yield Finding("warning", case.name, sentence, "no labels")
+    elif not _mismatch(volume, truth) and (unseen := _labels_in_margins(volume, truth)):
+        sentence = (
+            f"{unseen} of {np.count_nonzero(truth.data)} labelled voxels lie in rows or columns at "
+            "the edge that hold nothing but padding, air or noise, which a model is not shown; see "
+            "whether the labels are of this scan."
+        )
+        yield Finding("warning", case.name, sentence, "labels in margins")
+    if volume.units != truth.units:
+        without = "labels give" if volume.units == "mm" else "scan gives"
+        sentence = (
+            f"The {without} no voxel size in mm: whether both lie in one place cannot be checked."
+        )
+        yield Finding("warning", case.name, sentence, f"{without} no voxel size")
+
+
+def _mismatch(volume: Volume, truth: Volume) -> tuple[str, str] | None:
+    """Why labels do not lie on their scan, as a code and a sentence; None where they do."""
     if volume.data.ndim > truth.data.ndim:
-        return (
+        return "labels of one frame", (
             f"Expected labels for each of the scan's {len(volume.data)} frames, but they are of "
             "one; save the frame that they belong to as a scan of its own."
         )
     if volume.shape != truth.shape:
-        return (
+        return "another shape", (
             f"Expected labels of the scan's shape {volume.shape}, but they have {truth.shape}; "
             "export them again on the scan's own grid."
         )
     distance = distance_apart(volume, truth)
     if distance > HEADERS_ROUND:
-        return (
+        return "another place", (
             f"Scan and labels lie up to {distance:.1f} mm apart in the world; resample the labels "
             "onto the scan's grid, or correct one of the headers."
         )
-    return ""
+    return None
 
 
 def _labels_in_margins(volume: Volume, truth: Volume) -> int:
-    """How many labelled voxels lie in the empty margins of their slices, on the scan's grid."""
+    """How many labelled voxels lie in the empty margins of the scan's slices."""
     card = ModelCard("any", LabelSet(()))
     axis, missed = slicing_axis(volume, card.slicing), 0
     for scan, labels in zip(volume.frames, truth.frames, strict=True):

@@ -1,4 +1,4 @@
-"""What scans say about each other: duplicates, odd ones out, structures that none has."""
+"""Compare the cases of a dataset: duplicates, odd ones, structures that no case has."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 from l2gnet_core.cases import Case, Finding, Patients, some
 from l2gnet_core.volume import Grid
 
-#: A voxel size this many times the usual one, or the usual one this many times it, is odd. Slices
-#: of 1 and 3 mm do come together; centimetres and millimetres are a factor of 10.
+#: A voxel size is odd if it differs from the usual one by more than this factor. Datasets do mix
+#: slices of 1 and 3 mm; confusing centimetres with millimetres is a factor of 10.
 _ODD_SIZE = 5.0
 
 
 @dataclass(frozen=True)
 class Examined:
-    """What is kept of a case once it was read.
+    """What is kept of a case after reading it.
 
-    voxels: how many of each label id. frame_hashes: of the scan, one a frame, but none of frames of
-    one intensity, which are alike whosever they are; label_hashes: of the labels of the same
-    frames. They are equal for equal values in one shape.
+    voxels: number of voxels by label id. frame_hashes: fingerprints of the scan's frames, except
+    frames of a single intensity, which are equal for all patients. label_hashes: fingerprints of
+    the labels of these frames.
     """
 
     case: Case
@@ -36,7 +36,7 @@ class Examined:
 def compare(
     examined: list[Examined], names: Mapping[int, str], patients: Patients
 ) -> Iterator[Finding]:
-    """Findings about several cases at once; `names` are the structures by id."""
+    """Findings about several cases at once. names: structure by id."""
     yield from _duplicates(examined)
     yield from _patients(examined, patients)
     yield from _structures(examined, names)
@@ -44,14 +44,14 @@ def compare(
 
 
 def same_patients(cases: Iterable[Case], examined: Iterable[Examined]) -> dict[str, str]:
-    """For each patient's name the patient: names that share an identical scan, or a frame of one,
-    are one patient, so that no split parts them."""
+    """Patient by each name: names that share an identical scan or frame are one patient, so that
+    they stay in one part of a split."""
     identity = {case.patient: case.patient for case in cases}
     owner: dict[str, str] = {}
     for one in examined:
         patient = one.case.patient
         for frame in one.frame_hashes:
-            # Whoever was joined with one of the two before comes along.
+            # Names that were joined with one of the two before are joined with both.
             kept, other = sorted((identity[owner.setdefault(frame, patient)], identity[patient]))
             if kept != other:
                 identity = {name: kept if who == other else who for name, who in identity.items()}
@@ -59,12 +59,12 @@ def same_patients(cases: Iterable[Case], examined: Iterable[Examined]) -> dict[s
 
 
 def _duplicates(examined: list[Examined]) -> Iterator[Finding]:
-    """Identical scans, or frames of them, told once for each set of patients who share them."""
+    """Identical scans or frames: one finding for each set of patients who share them."""
     frames: dict[str, dict[int, str]] = defaultdict(dict)
     for number, one in enumerate(examined):
         for frame, labels in zip(one.frame_hashes, one.label_hashes, strict=True):
             frames[frame][number] = labels
-    #: By the cases that share a frame: do their labels of it differ?
+    # For each group of cases that share a frame: do their labels of it differ?
     groups: dict[tuple[int, ...], bool] = defaultdict(bool)
     for labels_of in frames.values():
         if len(labels_of) > 1:
@@ -101,13 +101,13 @@ def _duplicates(examined: list[Examined]) -> Iterator[Finding]:
 
 
 def _same(group: list[Examined]) -> str:
-    """Scans that share a frame."""
+    """The names of scans that share a frame, as text."""
     part = "" if len({one.frame_hashes for one in group}) == 1 else " in some frames"
     return f"{' = '.join(one.case.name for one in group)}{part}"
 
 
 def _patients(examined: list[Examined], patients: Patients) -> Iterator[Finding]:
-    """Too few to split, or on two sides of the split that the dataset's own folders make."""
+    """Too few patients to split, or patients whom the dataset's own folders put in two parts."""
     by_patient: dict[str, dict[str | None, Case]] = defaultdict(dict)
     for one in examined:
         by_patient[patients.names[one.case.patient]].setdefault(one.case.part, one.case)
@@ -120,7 +120,7 @@ def _patients(examined: list[Examined], patients: Patients) -> Iterator[Finding]
                 f"Expected patients to learn from and to test on apart, but {first.files.name} and "
                 f"{second.files.name} are {same}; take one out.",
             )
-    # Scans that cannot be read are of somebody, too.
+    # Patients whose scans cannot be read count, too.
     count = len(set(patients.names.values()))
     if by_patient and all(None not in parts for parts in by_patient.values()):
         yield Finding("error", "", "There is nobody to learn from: all are kept for testing.")
@@ -171,7 +171,7 @@ def _structures(examined: list[Examined], names: Mapping[int, str]) -> Iterator[
 
 
 def _odd_grids(examined: list[Examined]) -> Iterator[Finding]:
-    """Scans that are stored unlike the others, as after a slip in converting."""
+    """Scans that are stored unlike the others, for example after a mistake in converting."""
 
     def mixed(what: str, kinds: Iterable[str], advice: str) -> Iterator[Finding]:
         cases: dict[str, list[str]] = defaultdict(list)
@@ -200,7 +200,7 @@ def _odd_grids(examined: list[Examined]) -> Iterator[Finding]:
         "check that their headers are right",
     )
     measured = [one for one in examined if one.grid.units == "mm"]
-    if len(measured) < 3:  # who would be the odd one of two?
+    if len(measured) < 3:  # of two different sizes, neither is the usual one
         return
     usual = np.median([one.grid.spacing for one in measured], axis=0)
     for one in measured:
@@ -211,9 +211,10 @@ def _odd_grids(examined: list[Examined]) -> Iterator[Finding]:
                 one.case.name,
                 f"Voxels of {_size(spacing)} mm where {_size(usual)} are usual here; "
                 "check the header.",
+                "odd voxel size",
             )
 
 
 def _size(spacing: Iterable[float]) -> str:
-    """(z,y,x) as x×y×z."""
+    """A size (z,y,x) as the text x×y×z."""
     return "×".join(f"{value:.3g}" for value in [*spacing][::-1])

@@ -1,4 +1,4 @@
-"""dataset.json: what it says of a dataset, and what is wrong with it."""
+"""Read dataset.json, and say what is wrong with it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from l2gnet_core.errors import InputError
 
 @dataclass(frozen=True)
 class DatasetSettings:
-    """What dataset.json says. names: structure by id. patients: patient by scan, for scans whose
-    names do not tell."""
+    """The content of dataset.json. names: structure by id. patients: patient by scan, for scans
+    whose file names do not contain the patient."""
 
     names: Mapping[int, str] = field(default_factory=dict)
     description: str = ""
@@ -22,17 +22,16 @@ class DatasetSettings:
 
 
 def read_settings(file: Path) -> DatasetSettings:
-    """What dataset.json says; nothing without one.
+    """The content of dataset.json; empty if there is no such file.
 
-    Labels may be written name → id, or id → name as in the Medical Segmentation Decathlon.
-    Raises InputError for a file that cannot be read so, and for structures without an id and a name
-    of their own.
+    Labels may be name → id, or id → name as in the Medical Segmentation Decathlon. Raises
+    InputError for a file of another form, and for structures that share an id or a name.
     """
-    # A link that leads nowhere is no dataset without names.
+    # A link to a missing file is an error, not a dataset without names.
     if not file.is_file() and not file.is_symlink():
         return DatasetSettings()
     try:
-        # Editors on Windows begin a file with a byte order mark.
+        # Some editors on Windows write a byte order mark.
         settings = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
         names = _names(settings.get("labels", {}))
         patients = {str(scan): str(who) for scan, who in settings.get("patients", {}).items()}
@@ -48,11 +47,11 @@ def read_settings(file: Path) -> DatasetSettings:
 
 
 class _Fault(Exception):
-    """What is expected in the file, and what is there instead and what to do."""
+    """A fault of the file. args: what is expected; what is there instead, and what to do."""
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A dictionary; JSON lets the last of two equal keys hide the first."""
+    """A dictionary of pairs. Raises _Fault for equal keys, of which JSON would drop the first."""
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
@@ -62,11 +61,11 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _names(labels: Mapping[str, Any]) -> dict[int, str]:
-    """Names by id, each once."""
+    """Names by id. Raises _Fault for ids or names that are not unique."""
     names: dict[int, str] = {}
     for key, value in labels.items():
         id, name = (key, str(value)) if key.isdecimal() else (value, key)
-        # One line, as tables and messages have it.
+        # Tables and messages need names of one line.
         name = " ".join(name.split())
         if not name:
             raise _Fault("a name for each structure", f"that of {json.dumps(id)} is empty; name it")

@@ -1,4 +1,4 @@
-"""What goes wrong because of what came in, said in one sentence a person can act on."""
+"""Errors that are not bugs: each message is one sentence that tells the user what to do."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from contextlib import contextmanager
 
 
 class InputError(ValueError):
-    """The input cannot be used: what was expected, what came, what to do.
+    """The input cannot be used.
 
-    The message is one sentence; the command line prints it and exits 2, the plugin shows it.
+    The message is one sentence: what was expected, what came, what to do. The command line prints
+    it and exits with 2, the plugin shows it.
     """
 
 
 class OutputError(InputError):
     """A result could not be written, or did not read back as it was written.
 
-    Whatever was at the destination before is still there, untouched.
+    What was at the destination before is unchanged.
     """
 
 
 def memory_is_short(error: BaseException) -> bool:
-    """Is it that memory does not suffice, a GPU's or the computer's?
+    """Did this error arise because memory of the GPU or the computer does not suffice?
 
-    PyTorch's allocators raise nothing more particular than RuntimeError, each in words of its own.
+    Its message decides, because PyTorch's allocators raise plain RuntimeError.
     """
     words = ("out of memory", "allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or any(text in str(error) for text in words)
@@ -31,7 +32,7 @@ def memory_is_short(error: BaseException) -> bool:
 
 @contextmanager
 def enough_memory(what: str) -> Iterator[None]:
-    """Raise InputError where memory does not suffice for `what`."""
+    """Turn errors of insufficient memory into InputError. what: needs the memory."""
     try:
         yield
     except InputError:

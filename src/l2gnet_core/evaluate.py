@@ -1,4 +1,4 @@
-"""Predictions against references, over one pair of files or two folders."""
+"""Score predictions against references: a pair of files, or two folders."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from typing import Any
 
 from l2gnet_core.cases import FIRST_CHANNEL, some
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import LabelFile, read_labels, scans_in, stem_of
+from l2gnet_core.files import LabelFile, by_stem, read_labels, scans_in, stem_of
 from l2gnet_core.labels import plain
 from l2gnet_core.metrics import Agreement, agreement_per_label
 from l2gnet_core.storage_order import in_order_of
 from l2gnet_core.volume import HEADERS_ROUND, Volume, distance_apart
 
-#: What the mean over structures is called among them.
+#: Name of the mean over structures in a table of structures.
 MEAN = "mean"
-#: Ids that one mask alone may have before it is asked whether it is one: of few it may well be that
-#: the other has none.
+#: Number of ids that only one of two masks may have before it is suspected to be a scan.
 _MOST_ALONE = 10
 
 
 @dataclass(frozen=True)
 class CaseScores:
-    """Agreement by structure name for one case; distances are in `unit`, "mm" or "pixel". warnings:
-    what reading the two files had to say."""
+    """Agreement by structure name for one case. unit: of distances, "mm" or "pixel". warnings: of
+    reading and comparing the two files."""
 
     case: str
     structures: dict[str, Agreement]
@@ -36,9 +35,9 @@ class CaseScores:
 
 
 def pair_files(predictions: Path, references: Path) -> list[tuple[Path, Path]]:
-    """Files to compare: the two files, or those of one name in the two folders.
+    """Pairs (prediction, reference): the two files, or files of equal names in the two folders.
 
-    Raises InputError unless both are there, and every reference has a prediction, and only one.
+    Raises InputError for missing paths, and unless each reference has exactly one prediction.
     """
     for path in (predictions, references):
         if not path.exists():
@@ -62,7 +61,7 @@ def pair_files(predictions: Path, references: Path) -> list[tuple[Path, Path]]:
 
 
 def without_reference(predictions: Path, references: Path) -> list[str]:
-    """Predictions, by name, that `pair_files` leaves out."""
+    """Names of predictions without a reference, which `pair_files` leaves out."""
     if not predictions.is_dir():
         return []
     found, wanted = _matched(predictions, references)
@@ -70,34 +69,33 @@ def without_reference(predictions: Path, references: Path) -> list[str]:
 
 
 def _matched(predictions: Path, references: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Files of the two folders by name, those that belong together by the same."""
-    found, wanted = _by_stem(predictions), _by_stem(references)
+    """Predictions and references by name; files that belong together have the same name."""
+    found, wanted = _one_each(predictions), _one_each(references)
     for name in wanted.keys() - found.keys():
-        # nnU-Net numbers its images, and so masks called like them, by channel; its labels not.
+        # nnU-Net appends a channel to the names of images, and so of masks named after them, but
+        # not to those of labels.
         if name + FIRST_CHANNEL in found:
             found[name] = found.pop(name + FIRST_CHANNEL)
     return found, wanted
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in scans_in(folder):
-        other = found.setdefault(stem_of(path), path)
-        if other is not path:
-            raise InputError(
-                f"Expected one mask of each name in {folder}, but there are {other.name} and "
-                f"{path.name}; take one of them away."
-            )
+def _one_each(folder: Path) -> dict[str, Path]:
+    """The masks of a folder by stem. Raises InputError for two of one stem."""
+    found, clashes = by_stem(scans_in(folder))
+    for first, other in clashes:
+        raise InputError(
+            f"Expected one mask of each name in {folder}, but there are {first.name} and "
+            f"{other.name}; take one of them away."
+        )
     return found
 
 
 def evaluate(pairs: list[tuple[Path, Path]], tolerance: float) -> Iterator[CaseScores]:
-    """Scores of each pair of files (prediction, reference); tolerance of surface Dice in mm, or in
-    pixels where neither file says how large its voxels are.
+    """Score pairs of files (prediction, reference), which may differ in storage order.
 
-    Time series are scored frame by frame, as cases "name[0]", "name[1]", …. The two may be stored
-    along other axes, or backwards. Raises InputError if a pair differs in shape or in its place in
-    the world.
+    tolerance: of the surface Dice in mm, or in pixels if neither file states a voxel size. Time
+    series are scored frame by frame, as cases "name[0]", "name[1]", …. Raises InputError if the
+    masks of a pair differ in shape or place, or have one structure under different ids.
     """
     for prediction_file, reference_file in pairs:
         prediction, reference = read_labels(prediction_file), read_labels(reference_file)
@@ -130,9 +128,11 @@ def evaluate(pairs: list[tuple[Path, Path]], tolerance: float) -> Iterator[CaseS
 def scored(
     case: str, prediction: Volume, reference: Volume, names: Mapping[int, str], tolerance: float
 ) -> Iterator[CaseScores]:
-    """Scores of masks on one grid for the structures in `names`, frame by frame: of a series as
-    cases "case[0]", "case[1]", …; tolerance of surface Dice as in `evaluate`."""
-    # A TIFF may not say what its reference does.
+    """Score two masks on one grid, (z,y,x) or (t,z,y,x), for the structures in `names` by id.
+
+    Frames of a series are cases "case[0]", "case[1]", …. tolerance: as in `evaluate`.
+    """
+    # One of the two, such as a TIFF, may lack the voxel size.
     sized = reference if reference.units == "mm" or prediction.units != "mm" else prediction
     names = {id: f"{name} ({id})" if name == MEAN else name for id, name in names.items()}
     warnings = [*prediction.warnings, *reference.warnings]
@@ -160,8 +160,7 @@ def _require_same_names(file: Path, mine: Mapping[int, str], theirs: Mapping[int
 def _differing_names(
     mine: Mapping[int, str], theirs: Mapping[int, str], ids: Sequence[int]
 ) -> list[str]:
-    """A sentence where structures of one id have other names in the prediction (mine) than in the
-    reference."""
+    """A sentence if the prediction (mine) and the reference name an id differently; else none."""
     differing = [
         f"{id} is {mine[id]} in the prediction and {theirs[id]} in the reference"
         for id in ids
@@ -171,8 +170,8 @@ def _differing_names(
 
 
 def _ids_of_a_scan(what: str, mask: LabelFile, alone: set[int], count: int) -> list[str]:
-    """A sentence where most ids of a mask, `alone` among `count`, are not in the other one, and it
-    names none: intensities of 8 bits pass for labels."""
+    """A sentence if a mask may be a scan of 8 bits: most of its ids (`alone` of `count`) are not in
+    the other mask, and it has no names."""
     if mask.names or len(alone) <= max(_MOST_ALONE, count / 2):
         return []
     return [
@@ -182,22 +181,22 @@ def _ids_of_a_scan(what: str, mask: LabelFile, alone: set[int], count: int) -> l
 
 
 def _named(names: Mapping[int, str], ids: Sequence[int]) -> dict[int, str]:
-    """Names by id, each once: of two structures with one name, the one score would hide the
-    other's."""
+    """Unique names by id, because scores are kept by name."""
     plain = {id: names.get(id, f"label {id}") for id in ids}
     often = Counter(plain.values())
     return {id: f"{name} ({id})" if often[name] > 1 else name for id, name in plain.items()}
 
 
 def _ids(data: Any) -> set[int]:
-    """Those that are not background."""
+    """All ids but that of background."""
     import numpy as np
 
     return {int(value) for value in np.unique(data)} - {0}
 
 
 def summary(cases: list[CaseScores]) -> dict[str, dict[str, float]]:
-    """Mean of each measure per structure over the cases that hold it, and over structures."""
+    """Mean of each measure by structure, over the cases that have it; and over structures, as
+    `MEAN`."""
     names = list(dict.fromkeys(name for case in cases for name in case.structures))
     table = {
         name: _mean([case.structures[name] for case in cases if name in case.structures])

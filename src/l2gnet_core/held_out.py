@@ -1,5 +1,4 @@
-"""A model on the patients of a dataset that it did not learn from: what `l2gnet evaluate --model`
-does."""
+"""Score a model on patients of a dataset whom it did not learn from: `l2gnet evaluate --model`."""
 
 from __future__ import annotations
 
@@ -19,11 +18,10 @@ from l2gnet_core.segment_files import segmented
 
 
 def held_out(dataset: Dataset, card: ModelCard, part: Part) -> tuple[list[Case], list[str]]:
-    """The dataset's cases of the model's "test" or "tuning" part, and what to know of them; those
-    of patients that it was fine-tuned on since are left out.
+    """The dataset's cases in the model's "test" or "tuning" part, and notes for the user.
 
-    Raises InputError unless the card names the part's patients, all of them are in the dataset and
-    none was learnt from.
+    Patients on whom the model was fine-tuned since are left out. Raises InputError unless the card
+    names the patients of the part, all are in the dataset, and the model has learnt from none.
     """
     people = dataset.people
     named = {one: list(map(people.known, card.split.get(one, ()))) for one in PARTS}
@@ -69,17 +67,17 @@ def held_out(dataset: Dataset, card: ModelCard, part: Part) -> tuple[list[Case],
 
 
 def names_to_score(dataset: Dataset, card: ModelCard) -> dict[int, str]:
-    """The dataset's structures by id, as the model calls them, without those that it does not have
-    because no training patient has.
+    """The dataset's structures by id, with the model's names. Structures that the model lacks are
+    left out if no training patient has them.
 
-    Raises InputError for another that the model does not have, or has by another name.
+    Raises InputError for other structures that the model lacks or calls differently.
     """
     mine, people = card.labels.names, dataset.people
     learnt_from = {people.names.get(people.known(name)) for name in card.split.get("train", ())}
     learnable = dataset.labels_of(filter(None, learnt_from)).names
     wanted = {id: dataset.labels.names[id] for id in dataset.labels.names if id in mine}
     for id, name in (wanted | learnable).items():
-        # What no dataset.json names goes by its id.
+        # Without dataset.json, structures are named after their ids.
         if id not in mine or plain(name) not in (plain(mine[id]), f"structure {id}"):
             told = f"{id} is {mine[id]}" if id in mine else f"there is no {id}"
             raise InputError(
@@ -92,10 +90,10 @@ def names_to_score(dataset: Dataset, card: ModelCard) -> dict[int, str]:
 def score_held_out(
     model: Model, cases: Sequence[Case], names: dict[int, str], device: str, tolerance: float
 ) -> Iterator[CaseScores]:
-    """Scores of a model's masks, as `l2gnet segment` writes them, for each frame of each case;
-    `tolerance` of surface Dice in mm, or in pixels for scans without voxel size.
+    """Segment cases as `l2gnet segment` does, and score each frame.
 
-    Raises InputError for a scan that the model cannot segment.
+    names: structure by id. tolerance: of the surface Dice in mm, or in pixels for scans without
+    voxel size. Raises InputError for a scan that the model cannot segment.
     """
     for case in cases:
         scan, truth = case.read()

@@ -1,4 +1,4 @@
-"""Names and colours of structures; they travel with checkpoints and files."""
+"""Names and colours of structures; they are stored in checkpoints and mask files."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-#: Colours for structures that bring none, chosen to stay apart for colour-blind people: Okabe and
-#: Ito's set without black and grey.
+#: Default colours of structures, which colour-blind people can tell apart: the set of Okabe and Ito
+#: without black and grey.
 PALETTE = ("#56b4e9", "#009e73", "#d55e00", "#f0e442", "#cc79a7", "#e69f00", "#0072b2")
-#: None that structures get: for what is drawn over them.
+#: Colour of what is drawn over structures; no structure gets it by default.
 OVER = "#ff3df2"
-#: Colours that structures get: of more than these two are alike.
+#: Number of different default colours; with more structures, they repeat.
 _COLORS = 255
-#: Lightness between which a colour can be told from black, white and both themes of the window, and
-#: the least chroma that no grey picture has, in Oklab.
+#: In Oklab: lightness at which a colour differs from black, white and both themes of the window,
+#: and the least chroma at which it differs from a grey picture.
 _LIGHTNESS, _CHROMA = (0.5, 0.88), 0.09
 
 
 def plain(name: str) -> str:
-    """What names have in common that differ by case and spaces alone."""
+    """A name without differences of case and spaces, for comparing names."""
     return " ".join(name.split()).casefold()
 
 
 def in_charts(name: str) -> str:
-    """A name that matplotlib takes for text, not for mathematics or a hidden entry."""
+    """A name that matplotlib shows as text, rather than as mathematics or not at all."""
     return name.replace("$", r"\$").replace("_", " ") or " "
 
 
@@ -42,7 +42,7 @@ class Label:
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The structures a model or a mask knows, by ascending id; 0 is background and never listed."""
+    """The structures of a model or a mask, by ascending id; background, id 0, is not listed."""
 
     labels: tuple[Label, ...]
 
@@ -50,7 +50,7 @@ class LabelSet:
     def from_names(
         cls, names: Mapping[int, str], colors: Mapping[int, str] | None = None
     ) -> LabelSet:
-        """Names by id; structures without a colour get their own, by their id."""
+        """A set from names by id; structures without a colour get the default one of their id."""
         given = colors or {}
         return cls(
             tuple(
@@ -78,20 +78,20 @@ class LabelSet:
 
 
 def _own_color(id: int) -> str:
-    # Few have more structures than the palette: finding further colours takes a while.
+    # Further colours are computed only when needed, because that is slow.
     return PALETTE[id - 1] if id <= len(PALETTE) else own_colors()[(id - 1) % _COLORS]
 
 
 @cache
 def own_colors() -> tuple[str, ...]:
-    """Colours for structures that bring none: the palette's, then each as unlike those before as
-    can be."""
+    """All default colours: those of the palette, then each as different as possible from all
+    before."""
     levels = np.arange(0, 256, 17)
     rgb = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
     seen = _oklab(rgb)
     light, chroma = seen[:, 0], np.hypot(seen[:, 1], seen[:, 2])
     told = (_LIGHTNESS[0] <= light) & (light <= _LIGHTNESS[1]) & (chroma >= _CHROMA)
-    # Half of the lightness is the picture's below.
+    # Lightness counts half, because a label is blended with the picture below it.
     rgb, seen = rgb[told], seen[told] * (0.5, 1, 1)
     taken = _oklab([[int(one[i : i + 2], 16) for i in (1, 3, 5)] for one in (*PALETTE, OVER)])
     apart = np.linalg.norm(seen[:, None] - taken * (0.5, 1, 1), axis=2).min(1)
@@ -104,8 +104,10 @@ def own_colors() -> tuple[str, ...]:
 
 
 def _oklab(rgb: NDArray[np.integer] | Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    """(n,3): bytes of red, green and blue as lightness and two opponent colours, in which distances
-    are as eyes see them (Ottosson, A perceptual color space, 2020)."""
+    """Red, green and blue (n,3), 0…255, in Oklab (n,3): lightness and two opponent colours.
+
+    Distances in it match perceived differences (Ottosson, A perceptual color space, 2020).
+    """
     share = np.asarray(rgb) / 255
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
     cones = linear @ [

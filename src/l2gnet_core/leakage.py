@@ -1,4 +1,4 @@
-"""Who a model has learnt from, as far as its card tells: weights are not tested on them."""
+"""Which patients a model has learnt from, according to its card: it must not be tested on them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from l2gnet_core.split import Split, checked_split, split_patients
 
 
 def tuned_on(card: ModelCard, dataset: Dataset) -> list[str]:
-    """Patients of a dataset on whose scans, told by their voxels, a model was fine-tuned."""
+    """Patients of a dataset on whose scans, recognised by their voxels, a model was fine-tuned."""
     seen = {mark for entry in card.history for mark in entry.get(SCANS, ())}
     return [p for p in dataset.patients if not seen.isdisjoint(dataset.fingerprints[p])]
 
 
 def tuned_on_others(card: ModelCard) -> bool:
-    """Was a model fine-tuned on scans that its card does not tell, as cards once did not?"""
+    """Was a model fine-tuned on scans that its card does not name? Older cards do not name them."""
     return any(SCANS not in entry for entry in card.history)
 
 
 def start_messages(card: ModelCard, dataset: Dataset, split: Split) -> Iterator[str]:
-    """What to know of the split of a run that begins with a model of this card."""
+    """Sentences about the split of a run that begins with a model of this card."""
     tuned, names = tuned_on(card, dataset), dataset.people.names
     known = {names[name] for called in _known_by_name(card, dataset).values() for name in called}
     where = {part: [p for p in getattr(split, part) if p in known - {*tuned}] for part in PARTS}
@@ -55,8 +55,10 @@ def start_messages(card: ModelCard, dataset: Dataset, split: Split) -> Iterator[
 
 
 def require_kept_apart(start: Path, dataset: Dataset, split: Split, file: Path) -> None:
-    """Raise InputError if a written split has somebody outside of "train" from whom the model that
-    a run begins with has learnt, or in "test" on whom it was tuned."""
+    """Raise InputError if a written split does not keep apart what the model at `start` has seen.
+
+    Patients whom it learnt from must be in "train", those whom it was tuned on not in "test".
+    """
     card, people = read_card(find_model_file(start)), dataset.people
     tuned, known = tuned_on(card, dataset), _known_by_name(card, dataset)
     seen, rename = (*split.train, *split.tuning), "rename who is somebody else"
@@ -78,11 +80,12 @@ def require_kept_apart(start: Path, dataset: Dataset, split: Split, file: Path) 
 
 
 def _known_by_name(card: ModelCard, dataset: Dataset) -> dict[Part, list[str]]:
-    """Names in a dataset of patients whom a card has, by their part there; each patient once."""
+    """Names of a dataset's patients who are in a card's split, by their part there; each patient
+    has one name."""
     names = dataset.people.names
     found: dict[Part, list[str]] = {}
     taken: set[str] = set()
-    # "train" comes first: who was taken for two people before has been learnt from.
+    # "train" comes first: a patient who was split as two people may have been learnt from.
     for part in PARTS:
         now = dict.fromkeys(map(dataset.people.known, card.split.get(part, [])))
         found[part] = [name for name in now if name in names and names[name] not in taken]
@@ -93,12 +96,14 @@ def _known_by_name(card: ModelCard, dataset: Dataset) -> dict[Part, list[str]]:
 def inherited_split(
     dataset: Dataset, start: Path, seed: int, test: float, tuning: float
 ) -> Split | None:
-    """The split of the model that a run begins with, as far as the dataset has its patients:
-    weights that have seen a patient must not be tested on that patient. Others are split as ever,
-    with `test` and `tuning` as shares; None if the model has seen nobody in the dataset, or there
-    would be nobody to learn from.
+    """The split of the model that a run begins with, as far as the dataset has its patients.
 
-    Raises InputError if it learnt from whom the dataset's own folders keep out of training.
+    Weights that have seen a patient must not be tested on that patient. Other patients are split by
+    the shares `test` and `tuning`. None if the model has seen no patient of the dataset, or if
+    nobody would be left to learn from.
+
+    Raises InputError if the model was fine-tuned on a patient whom the dataset's own folders hold
+    out.
     """
     card = read_card(find_model_file(start))
     names, tuned = dataset.people.names, tuned_on(card, dataset)
@@ -120,7 +125,7 @@ def inherited_split(
     held_out = {p: part for p, part in dataset.people.held_out.items() if p not in taken}
     fresh = split_patients(others, seed, test, tuning, held_out)
     if not kept["train"] and not fresh.train:
-        # Who was tuned on may be learned from, but never tested on.
+        # Patients on whom the model was tuned may be learnt from, but not tested on.
         kept["train"], kept["tuning"] = kept["tuning"], []
     if not taken or not (kept["train"] or fresh.train):
         return None

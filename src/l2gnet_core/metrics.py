@@ -1,7 +1,7 @@
-"""How well a segmentation agrees with a reference: Dice, HD95, surface Dice.
+"""Agreement of a segmentation with a reference: Dice, HD95, surface Dice.
 
-HD95 is the larger of the two directed 95th percentiles, surface Dice follows Nikolov et al. (2018);
-both over surface voxels, as MONAI computes them (Cardoso et al., 2022).
+HD95 is the larger of the two directed 95th percentiles of distances; surface Dice follows Nikolov
+et al. (2018). Both are computed over surface voxels, as in MONAI (Cardoso et al., 2022).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Agreement:
-    """dice and surface_dice in 0 … 1, hd95 in mm (or in the unit of the spacing given)."""
+    """Scores of one structure: dice and surface_dice from 0 to 1, hd95 in the unit of spacing."""
 
     dice: float
     hd95: float
@@ -28,7 +28,11 @@ class Agreement:
 
 
 def dice_per_class(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
-    """(classes − 1,) Dice of each structure over whole tensors; NaN where absent from both."""
+    """Dice of each class but background, over all voxels; NaN for a class that neither has.
+
+    predicted, truth: class indices, of one shape. classes: their number, background included.
+    Returns (classes − 1,) float.
+    """
     scores = []
     for index in range(1, classes):
         a, b = predicted == index, truth == index
@@ -42,14 +46,14 @@ def agreement(
     spacing: tuple[float, ...],
     tolerance: float,
 ) -> Agreement | None:
-    """Agreement of one structure's masks, both (z,y,x) or (y,x).
+    """Agreement of two masks of one structure, both (z,y,x) or (y,x).
 
-    spacing: of each axis, in mm. tolerance: of the surface Dice, in mm. None if the structure is
-    absent from both; absent from one of them it scores 0 and the image's diagonal. A single slice
-    (one axis of length 1) is scored in its plane.
+    spacing: of each axis, in mm. tolerance: of the surface Dice, in mm. Returns None if both masks
+    are empty; if one is, Dice is 0 and HD95 the image's diagonal. A single slice (one axis of
+    length 1) is scored in its plane.
     """
     if truth.ndim == 3 and truth.shape.count(1) == 1:
-        # All voxels of a lone slice touch the outside above and below: no outline would be left.
+        # In 3D all voxels of a single slice are surface, because they touch the outside.
         axis = truth.shape.index(1)
         predicted, truth = predicted.squeeze(axis), truth.squeeze(axis)
         spacing = (*spacing[:axis], *spacing[axis + 1 :])
@@ -59,13 +63,13 @@ def agreement(
         sides = [n * s for n, s in zip(truth.shape, spacing, strict=True)]
         return Agreement(0.0, math.hypot(*sides), 0.0)
     overlap = 2 * int((predicted & truth).sum()) / (int(predicted.sum()) + int(truth.sum()))
-    # Surfaces need only the box around both masks; whole scans would cost seconds.
+    # Distances are computed in the box around both masks only: whole scans take seconds.
     box = _bounding_box(predicted | truth)
     a, b = _surface(predicted[box]), _surface(truth[box])
     there = ndimage.distance_transform_edt(~b, sampling=spacing)[a]
     back = ndimage.distance_transform_edt(~a, sampling=spacing)[b]
     hd95 = float(max(np.percentile(there, 95), np.percentile(back, 95)))
-    # Headers hold float32: a voxel two steps of 1 mm away may come as 2.00000004 mm.
+    # Headers hold float32, in which a distance of 2 mm may be 2.00000004 mm.
     within = tolerance * (1 + 1e-5)
     near = np.count_nonzero(there <= within) + np.count_nonzero(back <= within)
     return Agreement(overlap, float(hd95), near / (len(there) + len(back)))
@@ -78,7 +82,10 @@ def agreement_per_label(
     spacing: tuple[float, ...],
     tolerance: float,
 ) -> dict[str, Agreement]:
-    """`agreement` of every structure in `names` (id → name) that either mask holds."""
+    """`agreement`, by name, of each structure in `names` (id → name) that one of the masks has.
+
+    predicted, truth: label ids, both (z,y,x) or (y,x). spacing, tolerance: in mm.
+    """
     found = {
         name: agreement(predicted == id, truth == id, spacing, tolerance)
         for id, name in names.items()
@@ -87,7 +94,7 @@ def agreement_per_label(
 
 
 def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Voxels of the mask that touch its outside, or the array's border, through a face."""
+    """Voxels of the mask that share a face with its outside or with the array's border."""
     return np.asarray(mask & ~ndimage.binary_erosion(mask))
 
 

@@ -1,5 +1,5 @@
-"""What several training processes must agree on, so that they learn what one with the whole batch
-would. With a single process these functions hand back what they are given."""
+"""Sums and gathered tensors over training processes, so that together they learn what a single
+process would from the whole batch. With one process, these functions return their argument."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def several() -> bool:
-    """Is this one of several processes that train together?"""
+    """Do several processes train together?"""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 class _Sum(torch.autograd.Function):
-    """PyTorch's own differentiable all-reduce moved between its releases."""
+    """Differentiable all-reduce; the place of PyTorch's own one differs between releases."""
 
     @staticmethod
     def forward(context: object, values: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ class _Sum(torch.autograd.Function):
 
 
 def summed(values: Tensor) -> Tensor:
-    """Sum over the processes; gradients flow back into every one of them."""
+    """Sum over the processes, in the shape of `values`; gradients flow back to all processes."""
     if not several():
         return values
     total: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
@@ -38,7 +38,7 @@ def summed(values: Tensor) -> Tensor:
 
 
 def gathered(values: Tensor) -> Tensor:
-    """The first axes of all processes put together, in their order; carries no gradient."""
+    """Values (n,…) of all processes, concatenated to (processes · n,…); without gradient."""
     if not several():
         return values
     parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]

@@ -1,4 +1,4 @@
-"""The same anatomy in other colours, as other scanners and sequences might show it."""
+"""Change intensities of images as if another scanner or sequence had made them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-#: Intensities between which curves of tissue without a name are straight: air stays dark, and what
-#: is nearly as dark, as fat whose signal was suppressed, need not.
+#: Intensities between which curves of unlabelled tissue are linear. Air stays dark; the second knot
+#: allows nearly dark tissue, such as fat with suppressed signal, to become bright.
 _KNOTS = (0.0, 0.08, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 @dataclass(frozen=True)
 class RandomNetwork:
-    """Few weights: kernels (out,in,k,k) and shifts (out) of its layers, and the `share` of the view
-    that is what it makes of it.
+    """A small random network that changes intensities.
 
-    Ouyang et al., "Causality-inspired single-source domain generalization for medical image
-    segmentation" (IEEE TMI 2022), global intensity non-linear augmentation; they keep the norm of
-    the image where we keep its range, to which scans are brought later, too.
+    layers: kernels (out,in,k,k) and shifts (out,). share: weight of the network's output in its
+    mean with the image.
+
+    Source: global intensity non-linear augmentation in Ouyang et al., "Causality-inspired
+    single-source domain generalization for medical image segmentation" (IEEE TMI 2022). They keep
+    the norm of the image; we keep its range, because scans are normalised to a range, too.
     """
 
     layers: tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
@@ -32,8 +34,8 @@ class RandomNetwork:
 
     @classmethod
     def draw(cls, rng: Generator) -> RandomNetwork:
-        """Layers, channels and kernels of one or three pixels as in its source. Half of them change
-        a view as a whole."""
+        """Draw a network. Layers, channels and kernel sizes are those of the source. For half of
+        the networks, share is 1."""
         layers = []
         for inputs, outputs in pairwise((1, 2, 2, 2, 1)):
             side = int(rng.choice([1, 3]))
@@ -47,7 +49,7 @@ class RandomNetwork:
         for number, (kernels, shifts) in enumerate(self.layers):
             weights = torch.from_numpy(kernels).to(image.device)
             offsets = torch.from_numpy(shifts).to(image.device)
-            # Reflected, lest a frame of zeros shows where the view ends.
+            # Zero padding would show at the border of the view.
             reach = kernels.shape[-1] // 2
             seen = F.conv2d(F.pad(seen, (reach,) * 4, mode="reflect"), weights, offsets)
             if number + 1 < len(self.layers):
@@ -60,12 +62,12 @@ class RandomNetwork:
 
 @dataclass(frozen=True)
 class RandomCurves:
-    """Each structure gets a brightness and a contrast of its own, and all that has no name a curve
-    that need not rise: what was darker than fat may be brighter. `seed` draws them.
+    """A random brightness and contrast for each structure, and a random curve, which need not be
+    monotonic, for unlabelled tissue. seed: of the random numbers.
 
-    After Su et al., "Rethinking data augmentation for single-source domain generalization in
-    medical image segmentation" (AAAI 2023), location-scale augmentation by class; the curve of what
-    has no name is ours.
+    Source: class-level location-scale augmentation in Su et al., "Rethinking data augmentation for
+    single-source domain generalization in medical image segmentation" (AAAI 2023). The curve for
+    unlabelled tissue is ours.
     """
 
     seed: int
@@ -81,7 +83,7 @@ class RandomCurves:
             if not (count := inside.sum()):
                 continue
             usual = (image * inside).sum() / count
-            # A border of voxels that hold some of both, as scanners draw it.
+            # Mix at the border, as scanners do in voxels that hold both tissues.
             share = F.avg_pool2d(inside[:, None], 3, 1, 1, count_include_pad=False)[:, 0]
             own = (level + slope * (image - usual)).clamp(0, 1)
             made = share * own + (1 - share) * made
@@ -89,7 +91,7 @@ class RandomCurves:
 
 
 def _curved(image: Tensor, heights: Tensor) -> Tensor:
-    """Straight between (`_KNOTS`, heights)."""
+    """An image, linearly interpolated between (`_KNOTS`, heights); heights: as many as knots."""
     knots = torch.tensor(_KNOTS, device=image.device)
     seen = image.clamp(0, 1)
     right = torch.bucketize(seen, knots[1:-1]) + 1
@@ -102,7 +104,7 @@ Recolouring = RandomNetwork | RandomCurves
 
 
 def draw_recolouring(rng: Generator) -> Recolouring:
-    """One or the other, curves twice as often."""
+    """Draw a recolouring: curves twice as often as networks."""
     if rng.random() < 1 / 3:
         return RandomNetwork.draw(rng)
     return RandomCurves(int(rng.integers(2**32)))

@@ -1,4 +1,4 @@
-"""The folder of a training run: what was asked for, how the run began, and who may use it."""
+"""The folder of a training run: its options, what the run began with, and its lock."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ CHOICES_FILE = "settings.json"
 VIEW_FILE = "view.json"
 HISTORY_FILE = "history.json"
 LOCK_FILE = "lock"
-#: Of the patients, to test on and to tune on.
+#: Shares of the patients to test on and to tune on.
 SHARES = (0.2, 0.0625)
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What a training run is asked for.
+    """Settings of a training run.
 
-    `slices` is how many neighbouring slices the network sees at once (odd; more than one is 2.5-D).
-    `oriented` makes a model that tells left from right, for axial, coronal or sagittal `slicing`;
-    `resample` one that sees slices at the median voxel size of its training scans, or at `pixel`
-    mm in plane.
-    `start` is a model whose weights a new run begins with, each structure with the output that has
-    its name there.
+    slices: number of neighbouring slices that the network sees at once (odd; more than one is
+        2.5-D).
+    oriented: train a model that tells left from right; `slicing` is then axial, coronal or
+        sagittal.
+    resample: resample slices to the median voxel size of the training scans, or to `pixel` mm in
+        plane.
+    start: model whose weights a new run begins with; outputs are matched by structure name.
     """
 
     dataset: Dataset
@@ -56,8 +57,7 @@ class RunSettings:
 
 
 def require_usable(settings: RunSettings) -> None:
-    """Raise InputError where a run's folder holds another run or model, or not what it is to go on
-    with."""
+    """Raise InputError if the folder holds another run or model, or lacks the state to resume."""
     state_exists = any(settings.folder.glob(STATE_FILE))
     if settings.resume and not state_exists and (settings.folder / MODEL_FILE).exists():
         raise InputError(
@@ -79,9 +79,9 @@ def require_usable(settings: RunSettings) -> None:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Be the only one who trains in a folder: two would mix their states and logs.
+    """Lock a run folder, because two runs would mix their states and logs.
 
-    Raises InputError if somebody else does, OutputError where nothing can be written.
+    Raises InputError if another process trains there, OutputError if nothing can be written.
     """
     lock = FileLock(folder / LOCK_FILE, timeout=0, thread_local=False)
     new = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -96,14 +96,15 @@ def held(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror or error}.") from error
     try:
-        # What a crash left half written; other files may be other processes' of this run.
+        # Delete what a crash left half written. Other temporary files may belong to other
+        # processes of this run.
         for name in (STATE_FILE, MODEL_FILE):
             for file in folder.glob(f".l2gnet-*{Path(name).suffix}"):
                 file.unlink(missing_ok=True)
         yield
     finally:
         lock.release()
-        # Of a run that was refused nothing stays.
+        # A run that was refused leaves no folder behind.
         with suppress(OSError):
             if new and [path.name for path in folder.iterdir()] == [LOCK_FILE]:
                 (folder / LOCK_FILE).unlink()
@@ -112,13 +113,13 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def write_choices(folder: Path, choices: Mapping[str, Any]) -> None:
-    """Keep what a run was asked for, so that a resume need not say it again."""
+    """Store the options of a run, so that a resume need not repeat them."""
     replace_bytes(folder / CHOICES_FILE, json.dumps(dict(choices), indent=1).encode())
 
 
 def require_begun(folder: Path) -> None:
-    """Raise InputError where no run has ever begun: a slip in the folder's name would train anew,
-    for hours."""
+    """Raise InputError if no run began in the folder: with a misspelt name, --resume would start
+    anew."""
     if not any((folder / name).exists() for name in (CHOICES_FILE, SPLIT_FILE, MODEL_FILE)):
         raise InputError(
             f"Expected a run to go on with in {folder}, but there is none; name its folder, or "
@@ -127,7 +128,7 @@ def require_begun(folder: Path) -> None:
 
 
 def read_choices(folder: Path) -> dict[str, Any]:
-    """What the run in a folder was asked for; nothing where that was not kept."""
+    """The stored options of the run in a folder; empty if there are none. Raises InputError."""
     file = folder / CHOICES_FILE
     try:
         choices: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
@@ -142,8 +143,8 @@ def read_choices(folder: Path) -> dict[str, Any]:
 
 
 def require_same_view(settings: RunSettings, card: ModelCard) -> None:
-    """Raise InputError if a resumed run began with another view of scans: half of a run with left
-    and right and half without would make a model of neither kind."""
+    """Raise InputError if a resumed run began with another view of scans, for example without
+    left and right: the model would be of neither kind."""
     file = settings.folder / VIEW_FILE
     if settings.resume and file.is_file() and file.read_bytes() != _view(card):
         raise InputError(
@@ -154,7 +155,7 @@ def require_same_view(settings: RunSettings, card: ModelCard) -> None:
 
 
 def _view(card: ModelCard) -> bytes:
-    """How a model sees scans, as the run folder keeps it."""
+    """How a model sees scans, as bytes of JSON for the run folder."""
     told = {name: getattr(card, name) for name in ("slicing", "oriented", "spacing")}
     return json.dumps(told, indent=1).encode()
 
@@ -162,10 +163,10 @@ def _view(card: ModelCard) -> bytes:
 def keep_beginning(
     settings: RunSettings, split: Split, card: ModelCard, choices: Mapping[str, Any] | None
 ) -> None:
-    """Write what a run begins with into its folder, once nothing speaks against the run: what a
-    refused one leaves the next one would take up.
+    """Write what a run begins with into its folder. To be called once all checks have passed,
+    because a later run would use these files.
 
-    Each file whole or not at all: of several processes one may read what another writes.
+    Each file is written whole or not at all, because other processes may be reading it.
     """
     folder = settings.folder
     if choices is not None and not settings.resume:
@@ -178,14 +179,14 @@ def keep_beginning(
 
 
 def start_of(settings: RunSettings) -> Path | None:
-    """The model that the run begins with, unless it has begun: then that may be gone."""
+    """The model that a new run begins with; None for a resumed one, whose model may be gone."""
     begun = settings.resume and (settings.folder / STATE_FILE).is_file()
     return None if begun else settings.start
 
 
 def history_of(settings: RunSettings) -> tuple[Mapping[str, Any], ...]:
-    """The fine-tunings of the model that the run begins with, or began with: it may lie elsewhere
-    when the run is resumed."""
+    """The fine-tunings of the model that the run begins with. For a resumed run they are read from
+    its folder, because the model may be gone. Raises InputError."""
     file = settings.folder / HISTORY_FILE
     start = start_of(settings)
     if start is not None:
@@ -202,9 +203,9 @@ def history_of(settings: RunSettings) -> tuple[Mapping[str, Any], ...]:
 
 
 def read_or_make_split(dataset: Dataset, settings: RunSettings, seed: int) -> Split:
-    """The run folder's split, or the one that a new run gets.
+    """The split in the run folder, or else a new one.
 
-    Raises InputError if a written split does not fit the dataset.
+    Raises InputError if a written split does not fit the dataset or the model to start from.
     """
     file, start = settings.folder / SPLIT_FILE, start_of(settings)
     if file.is_file():

@@ -1,5 +1,8 @@
-"""Which slices a training step sees. Sample i of step s is the same on every machine, in every
-process and after every resume, because its random numbers depend on (seed, s, i) alone."""
+"""Draw the slices of a training step.
+
+Sample i of step s is the same on each machine, in each process and after a resume, because its
+random numbers depend on (seed, s, i) alone.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,8 @@ from l2gnet_core.augment import (
 )
 from l2gnet_core.preprocess import neighbours
 
-#: A slice to look at: its image (C,H,W), its classes (L,H,W), its own and perhaps those of its
-#: neighbours, and where (row, column).
+#: A slice for a view: its image (C,H,W); its classes (L,H,W), L is 1, or C with its neighbours; the
+#: centre (row, column) of the view.
 Drawn = tuple[Tensor, Tensor, tuple[float, float]]
 
 
@@ -33,7 +36,7 @@ Drawn = tuple[Tensor, Tensor, tuple[float, float]]
 class TrainingCase:
     """Neighbouring slices of one frame: image (n,H,W) float16 in [0,1], classes (n,H,W) uint8.
 
-    `step` is how many slices one neighbour that the network sees is from the next.
+    step: distance, in slices, between the neighbours that the network sees.
     """
 
     image: Tensor
@@ -48,7 +51,7 @@ class TrainingCase:
 
     @cached_property
     def structures(self) -> list[int]:
-        """Classes that are somewhere in this frame, background left out."""
+        """Classes that this frame has, without background."""
         return [c for c in torch.nonzero(self._holds.any(0)).flatten().tolist() if c]
 
     def slices_with(self, structure: int) -> list[int]:
@@ -58,9 +61,9 @@ class TrainingCase:
 
 
 class Sampler:
-    """Draws augmented slices from `cases` and, for `extra_share` of them, from `extra`.
+    """Draws augmented slices from `cases`, and a share of `extra_share` from `extra`.
 
-    `channels` is how many neighbouring slices a sample holds.
+    channels: number of neighbouring slices of a sample.
     """
 
     def __init__(
@@ -80,27 +83,28 @@ class Sampler:
         self.seed = seed
 
     def milder(self) -> Self:
-        """The same slices, their views closer to what is stored."""
+        """A sampler of the same slices with weaker augmentation."""
         other = copy.copy(self)
         other.how = self.how.milder()
         return other
 
     @property
     def slices(self) -> int:
-        """Slices of all cases; extra ones not counted."""
+        """Number of slices of all cases, without extra ones."""
         return sum(len(case.image) for case in self.cases)
 
     def view_size(self, stride: int, factor: float = 1.0) -> int:
-        """Pixels along a side of a view, so many times as wide as asked for, but no wider than most
-        slices: what a network normalises by would be padding. The nearest multiple of `stride`:
-        of a picture that is not square the other side has padding anyway."""
+        """Width of a view in pixels: `factor` times the augmentation's, but at most the median size
+        of slices, because padding would distort the network's normalisation. Rounded to the
+        nearest multiple of `stride`."""
         usual = float(np.median([max(case.classes.shape[1:]) for case in self.cases]))
         return max(1, int(min(self.how.size * factor, usual) / stride + 0.5)) * stride
 
     def batch(
         self, step: int, samples: Iterable[int], size: int, device: str | torch.device = "cpu"
     ) -> tuple[Tensor, Tensor]:
-        """Some samples of a step: images (B,C,size,size) float32, targets (B,size,size) long."""
+        """Samples of a step, by number: images (B,C,size,size) float32, targets (B,size,size)
+        long."""
         rngs = [np.random.default_rng((self.seed, step, sample)) for sample in samples]
         drawn = [self._slice(rng, size) for rng in rngs]
         seen, classes, _ = turned_views(drawn, rngs, self.how, size, device)
@@ -108,8 +112,8 @@ class Sampler:
         return intensity_views(seen, classes, intensities, rngs), classes[:, classes.shape[1] // 2]
 
     def _slice(self, rng: Generator, size: int) -> Drawn:
-        """One slice with its neighbours (C,H,W), its classes (1,H,W), or all of theirs if they are
-        needed, and where (row, column) to look."""
+        """Draw a slice with its neighbours, and the centre of a view of it. Classes of neighbours
+        are included only if recolouring needs them."""
         pool = self.extra if rng.random() < self.extra_share else self.cases
         case = pool[int(rng.integers(len(pool)))]
         index, inside = int(rng.integers(len(case.image))), None
@@ -140,9 +144,12 @@ def turned_views(
     size: int,
     device: str | torch.device,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A random spatial view of each slice: images (B,C,size,size) float32, classes (B,L,size,size)
-    long, and which are mirrored (B,), in whose classes the pairs have changed places; outside of
-    the slices images and classes are zero."""
+    """A random spatial view of each slice.
+
+    Returns images (B,C,size,size) float32, classes (B,L,size,size) long, and which views are
+    mirrored, (B,) bool; in these, paired classes are swapped. Outside of the slices images and
+    classes are zero.
+    """
     where = [
         draw_spatial(rng, centre, how) for rng, (_, _, centre) in zip(rngs, drawn, strict=True)
     ]

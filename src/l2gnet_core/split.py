@@ -1,4 +1,4 @@
-"""Which patients a model learns from, is tuned on and is tested on; they never mix."""
+"""Split patients into those that a model learns from, is tuned on and is tested on."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ SPLIT_FILE = "split.json"
 
 @dataclass(frozen=True)
 class Split:
-    """Patients to learn from, to tune on, and to report on; no patient is in two of them."""
+    """Patients to learn from, to tune on and to test on; no patient is in two parts."""
 
     train: tuple[str, ...]
     tuning: tuple[str, ...]
     test: tuple[str, ...]
 
     def cases(self, dataset: Dataset, part: Part) -> list[Case]:
-        """The dataset's cases of "train", "tuning" or "test"."""
+        """The dataset's cases in one part of the split."""
         patients = set(getattr(self, part))
         return [case for case in dataset.cases if case.patient in patients]
 
@@ -42,12 +42,12 @@ def split_patients(
     tuning: float,
     held_out: Mapping[str, Part] | None = None,
 ) -> Split:
-    """Split by patient, spread evenly over the sorted list.
+    """Split patients at random, spread evenly over the sorted list.
 
-    Studies often number patients by disease or site; taking one at random out of every run of
-    neighbours reaches each block. `test` and `tuning` are shares of the patients; both parts get
-    at least one patient whenever there are three or more. A part of `held_out` is as it says there,
-    and takes nobody else. Raises InputError for shares of more than all patients.
+    Studies often number patients by disease or site, so one patient is drawn from each stretch of
+    the list. test, tuning: shares of the patients; with three patients or more, each part gets at
+    least one. held_out: patients whose part is given; such a part gets no others. Raises InputError
+    for shares that are negative or together more than 1.
     """
     if test < 0 or tuning < 0 or test + tuning > 1 + 1e-9:
         raise InputError(
@@ -63,7 +63,7 @@ def split_patients(
         if given:
             return given
         least = int(len(patients) >= 3 and len(pool) > 1)
-        # Two halves of three patients are two of them, each.
+        # The pool may be smaller: rounding gives two patients for each of two halves of three.
         count = min(max(least, round(share * len(free))), len(pool))
         edges = np.linspace(0, len(pool), count + 1).round().astype(int)
         return [
@@ -79,14 +79,14 @@ def split_patients(
 
 
 def read_split(file: Path) -> dict[Part, list[str]]:
-    """Names of patients by part, as a run folder's split.json gives them; `checked_split` says
-    whether they fit a dataset.
+    """Names of patients by part, from a run folder or its split.json. They need not fit a dataset;
+    see `checked_split`.
 
-    Raises InputError for a file that cannot be read so.
+    Raises InputError for a file of another form.
     """
     file = file / SPLIT_FILE if file.is_dir() else file
     try:
-        # Editors on Windows begin a file with a byte order mark.
+        # Some editors on Windows write a byte order mark.
         parts = json.loads(file.read_text(encoding="utf-8-sig"))
         if parts.keys() != set(PARTS) or not all(
             isinstance(names, list) and all(isinstance(name, str) for name in names)
@@ -102,8 +102,11 @@ def read_split(file: Path) -> dict[Part, list[str]]:
 
 
 def checked_split(parts: Mapping[Part, Sequence[str]], patients: Patients, source: str) -> Split:
-    """The split that `parts` names. Raises InputError unless each of the patients is in one part,
-    and in the one that the dataset's own folders put them into."""
+    """The split with these names of patients by part; source: where they are from, for messages.
+
+    Raises InputError unless each patient is in one part, and in the one that the dataset's own
+    folders say.
+    """
     for problem in split_problems(parts, patients, source):
         raise InputError(problem)
     return Split(
@@ -117,7 +120,7 @@ def checked_split(parts: Mapping[Part, Sequence[str]], patients: Patients, sourc
 def split_problems(
     parts: Mapping[Part, Sequence[str]], patients: Patients, source: str
 ) -> Iterator[str]:
-    """A sentence for each way in which a split does not fit the patients of a dataset."""
+    """A sentence for each reason why a split does not fit the patients of a dataset."""
     parts = {part: list(map(patients.known, listed)) for part, listed in parts.items()}
     names = patients.names
     placed: dict[str, tuple[str, Part]] = {}

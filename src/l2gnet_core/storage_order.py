@@ -1,4 +1,4 @@
-"""Masks on a scan's own voxels, though their arrays run along other axes or hold a part of it."""
+"""Masks on a scan's own voxels whose arrays have other axes or hold only a part of the scan."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from l2gnet_core.volume import HEADERS_ROUND, Grid, Volume, distance_apart
 
 @dataclass(frozen=True)
 class Fit:
-    """How an array lies on a grid, for each axis (z,y,x) of that: which axis of the array runs
-    along it, whether backwards, and at which voxel it begins."""
+    """How an array lies on a grid.
+
+    For each axis (z,y,x) of the grid: order, the axis of the array along it; backwards, whether
+    that runs backwards; start, the voxel of the grid at which the array begins.
+    """
 
     order: tuple[int, ...] = (0, 1, 2)
     backwards: tuple[bool, ...] = (False, False, False)
     start: tuple[int, ...] = (0, 0, 0)
 
     def bring(self, data: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """The array in the grid's shape: 0 where it has no voxels. Both (z,y,x), or (t,z,y,x) of as
-        many frames."""
+        """The array in the grid's shape, 0 where it has no voxels. Both are (z,y,x), or (t,z,y,x)
+        with equally many frames."""
         if self == Fit() and data.shape == shape:
             return data
         first = data.ndim - 3
@@ -35,9 +38,9 @@ class Fit:
 
 
 def fit_on(one: Grid, grid: Grid) -> Fit | None:
-    """How the voxels of one grid lie on those of another; None if they are none of its voxels.
+    """How the voxels of one grid lie on those of another; None if they do not coincide.
 
-    Both say how they lie, in mm.
+    Both must be oriented and in mm.
     """
     if one.shape[:-3] != grid.shape[:-3]:
         return None
@@ -59,17 +62,18 @@ def fit_on(one: Grid, grid: Grid) -> Fit | None:
     )
     size = grid.shape[-3:]
     inside = all(at >= 0 and at + n <= m for at, n, m in zip(start, counts, size, strict=True))
-    # Scans of a study often begin at one place and have voxels of one size: that another mask
-    # begins where this scan does makes it no part of it.
+    # Scans of a study often share origin and voxel size: a smaller mask that begins at the same
+    # voxel may belong to another scan, so it does not count as a part of this one.
     part = tuple(counts) == size or any(start)
     return Fit(order, backwards, start) if inside and part else None
 
 
 def in_order_of(grid: Grid, labels: Volume) -> Volume:
-    """Labels in the storage order of the scan whose voxels they are of, exactly: axes change
-    places and directions, nothing is resampled. As they are where they are in that order already,
-    or where that cannot be told: they lie elsewhere, hold a part, or one of the two does not say
-    how it lies."""
+    """Labels in the storage order of their scan: axes are swapped and flipped, nothing resampled.
+
+    Labels are returned unchanged if they have that order already, lie elsewhere, hold a part of
+    the scan, or if one of the two is not oriented or not in mm.
+    """
     if not all(one.oriented and one.units == "mm" for one in (grid, labels)):
         return labels
     fit = fit_on(labels.grid, grid)

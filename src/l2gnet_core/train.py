@@ -1,6 +1,6 @@
-"""One training loop: a generator that yields progress, can be stopped anywhere and resumed.
+"""The training loop: a generator that yields progress, can be stopped anywhere and resumed.
 
-Devices, precision and processes are the business of Lightning Fabric.
+Lightning Fabric handles devices, precision and processes.
 """
 
 from __future__ import annotations
@@ -35,23 +35,28 @@ from l2gnet_core.sampling import Sampler, TrainingCase
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-#: What another network's state, or none at all, raises on the way.
+#: What loading raises for the state of another network, or for a file without a state.
 _WRONG_STATE = (RuntimeError, KeyError, TypeError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How long and how to train. Exactly one of `epochs`, `steps` and `minutes` is set; an epoch is
-    as many steps as it takes to draw as many slices as there are, minutes count training time only
-    and carry over a resume. `batch` is the number of slices of a step over all processes.
-    `extra_share` is the share of slices drawn from the extra cases that `Trainer.run` is given.
+    """How long and how to train.
 
-    Normalisation takes its statistics from what the network sees: crops while training, whole
-    slices later. Small crops learn quickly; from `large_from` (a share of the run) on, crops are
-    `large` times as wide, as far as slices are, and batches as much smaller, which closes the gap
-    (Touvron et al., "Fixing the train-test resolution discrepancy", NeurIPS 2019). Likewise views
-    stray half as far from the `mild_from` share on (He et al., "Data augmentation revisited:
-    rethinking the distribution gap between clean and augmented data", 2019)."""
+    epochs, steps, minutes: exactly one is set. An epoch draws as many slices as there are. Minutes
+    count training time only, and go on counting after a resume.
+    batch: slices of a step, over all processes.
+    warm_up: share of the run in which the learning rate rises.
+    averaging: largest decay of the moving average of weights.
+    extra_share: share of slices that the sampler draws from its extra cases.
+    large_from, large: normalisation takes its statistics from crops while training, but from whole
+        slices later. Small crops train quickly; after this share of the run, crops are `large`
+        times as wide, as far as slices allow, and batches smaller in proportion, which closes the
+        gap (Touvron et al., "Fixing the train-test resolution discrepancy", NeurIPS 2019).
+    mild_from: after this share of the run, augmentation is half as strong (He et al., "Data
+        augmentation revisited: rethinking the distribution gap between clean and augmented data",
+        2019).
+    """
 
     epochs: int | None = None
     steps: int | None = None
@@ -71,10 +76,13 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Progress:
-    """One training step. `done` runs from 0 to 1; `loading` are the seconds of `seconds` that went
-    into drawing slices; `perplexity` is of the batch's codes, if the architecture has codes;
-    `dice` (per structure, mean over the tuning scans) is set on the last step of an epoch, and
-    `best` where no epoch before had a higher mean."""
+    """One training step.
+
+    done: share of the run, 0 to 1. seconds: of training so far; loading: how many of these were
+    spent on drawing slices. perplexity: of the batch's codes, if the architecture has codes.
+    dice: by structure, mean over the tuning scans; only on the last step of an epoch.
+    best: did no epoch before have a higher mean Dice?
+    """
 
     step: int
     epoch: int
@@ -89,24 +97,24 @@ class Progress:
 
 
 def precision(device: str) -> Literal["bf16-mixed", "32-true"]:
-    """bfloat16 where the hardware computes in it: emulated, it is ten times slower than float32."""
+    """bfloat16 if the hardware computes in it; emulation is ten times slower than float32."""
     if device == "cuda":
         native = torch.cuda.is_bf16_supported()
     else:
-        # Private, and not in every version of PyTorch.
+        # This function is private, and missing in some versions of PyTorch.
         native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return "bf16-mixed" if native else "32-true"
 
 
 def memory_format(device: str) -> torch.memory_format:
-    """How images lie in memory while training: by channels on a GPU. On a CPU a training step is
-    slower so, in float32 by 6 %, in bfloat16 by a factor (inference is faster)."""
+    """Memory format of images in training: channels last on a GPU. On a CPU that makes a training
+    step slower, by 6 % in float32 and by a factor in bfloat16, although inference is faster."""
     return torch.channels_last if device == "cuda" else torch.contiguous_format
 
 
 def saved_state(folder: Path) -> dict[str, Any] | None:
-    """What `Trainer.save` wrote into a run folder, "config" as a `NetworkConfig`; None if nothing
-    is there.
+    """What `Trainer.save` wrote into a run folder, with "config" as a `NetworkConfig`; None if it
+    wrote nothing.
 
     Raises InputError if it is damaged.
     """
@@ -114,7 +122,7 @@ def saved_state(folder: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        # On the CPU first: a run begun on a GPU may go on without one.
+        # On the CPU, because a run begun on a GPU may be resumed without one.
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         state["config"] = NetworkConfig.from_json(state["config"])
     except (*_WRONG_STATE, EOFError, pickle.UnpicklingError) as error:
@@ -123,7 +131,7 @@ def saved_state(folder: Path) -> dict[str, Any] | None:
 
 
 def _no_such_run(folder: Path) -> InputError:
-    """What to say of a run that cannot be resumed."""
+    """The error for a run that cannot be resumed."""
     return InputError(
         f"Expected the state of a run with this preset and these labels in {folder / STATE_FILE}, "
         "but it is another's, an earlier version's or damaged; resume with the first settings, or "
@@ -132,14 +140,14 @@ def _no_such_run(folder: Path) -> InputError:
 
 
 def make_fabric(device: str = "cpu", devices: int = 1, nodes: int = 1) -> Fabric:
-    """Lightning Fabric for a number of GPUs or, on the CPU, of processes that talk by gloo, on
-    each of some machines.
+    """Lightning Fabric for `devices` GPUs, or processes on the CPU (gloo), on each of `nodes`
+    machines.
 
-    Call `launch` before training with several. Raises InputError if there are not as many GPUs.
+    Call `launch` before training with several. Raises InputError if there are fewer GPUs.
     """
     from lightning_fabric import Fabric
 
-    # How processes find each other is of no interest to whoever trains.
+    # Its messages on how processes connect do not concern the user.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     if device == "cuda" and devices > torch.cuda.device_count():
         raise InputError(
@@ -156,12 +164,12 @@ def make_fabric(device: str = "cpu", devices: int = 1, nodes: int = 1) -> Fabric
 
 
 def require_startable(given: NetworkConfig, wanted: NetworkConfig) -> None:
-    """Raise InputError unless a network can begin with the weights of a given one, which may see
-    fewer slices."""
+    """Raise InputError unless a network can start with the weights of a given one, which may have
+    fewer input slices."""
     channels = wanted.in_channels
     same = replace(given, in_channels=channels, supervised=wanted.supervised) == wanted
     if not same or given.in_channels > channels:
-        # Fewer slices are no fault.
+        # The message must not mention fewer slices, which are allowed.
         given = replace(given, in_channels=max(given.in_channels, channels))
         raise InputError(
             "Expected a model of the same architecture, preset and number of structures, and no "
@@ -174,14 +182,17 @@ def require_startable(given: NetworkConfig, wanted: NetworkConfig) -> None:
 def _moving_average(
     averaged: Sequence[Tensor], current: Sequence[Tensor], steps: Tensor, most: float
 ) -> None:
-    """Move averages towards current values: at first quickly, so that short runs forget how they
-    began (as in timm's and TensorFlow's averages), later by 1 − `most` a step."""
+    """Move averages towards current values, by at least 1 − `most` a step.
+
+    Early steps move them faster, so that short runs forget their initial weights, as in the
+    averages of timm and TensorFlow.
+    """
     decay = min(most, (1 + int(steps)) / (10 + int(steps)))
     torch._foreach_lerp_(list(averaged), list(current), 1 - decay)
 
 
 class _NetworkWithLoss(nn.Module):
-    """What Fabric runs and shares between processes: it passes tensors on, no dataclasses."""
+    """Network and loss in one module, because Fabric passes tensors on, but no dataclasses."""
 
     def __init__(self, network: SegmentationNetwork) -> None:
         super().__init__()
@@ -221,47 +232,47 @@ class Trainer:
         self.best: float | None = None
 
     def done(self, steps_per_epoch: int) -> float:
-        """Share of the run that is behind, 0 to 1."""
+        """Share of the run that is done, 0 to 1."""
         if self.training.minutes is not None:
-            # Clocks differ between processes, which have to end together.
+            # Processes must end together, but their clocks differ.
             seconds = self.fabric.broadcast(self.seconds)
             return min(1.0, seconds / (60 * self.training.minutes))
         steps = self.training.steps or (self.training.epochs or 0) * steps_per_epoch
         return min(1.0, self.step / steps)
 
     def is_over(self, sampler: Sampler) -> bool:
-        """Is nothing of the run left to do? Every process has to ask."""
+        """Is the run finished? All processes must call this together."""
         return self.done(self._steps_per_epoch(sampler)) >= 1
 
     def _steps_per_epoch(self, sampler: Sampler) -> int:
         return math.ceil(sampler.slices / self.training.batch)
 
     def start_from(self, network: SegmentationNetwork) -> None:
-        """Begin with another network's weights, which may see fewer slices.
+        """Start with the weights of another network, which may have fewer input slices.
 
-        Raises InputError if it is of another architecture or size.
+        Raises InputError if it has another architecture or size.
         """
         wanted, given = self.network.config, network.config
         require_startable(given, wanted)
         weights = network.state_dict()
         first = "encoder.blocks.0.0.weight"
         more = (wanted.in_channels - given.in_channels) // 2
-        # Neighbours begin with no say, so that the wider network starts out as the narrow one.
+        # Weights of additional slices start at zero, so that the outputs are the same at first.
         weights[first] = F.pad(weights[first], (0, 0, 0, 0, more, more))
         for target in (self.network, self.average.module):
-            # Only the coarser heads may be missing, which inference does not use.
+            # Only coarser heads, which inference does not use, may be missing.
             target.load_state_dict({**target.state_dict(), **weights})
 
     def averaged_network(self) -> SegmentationNetwork:
-        """The moving average of the weights, with the current codebook: what is saved."""
+        """The network to save: the moving average of the weights, with the current codebook."""
         network = cast(SegmentationNetwork, self.average.module)
-        # Codebook vectors are a moving average already, and restarts make averaging them wrong.
+        # Codebook vectors are moving averages already, and restarts replace them abruptly.
         for target, source in zip(network.buffers(), self.network.buffers(), strict=True):
             target.copy_(source)
         return network.eval()
 
     def run(self, sampler: Sampler, tuning: Sequence[TrainingCase]) -> Iterator[Progress]:
-        """Train until done, yielding after every step."""
+        """Train until done, yielding after each step. Raises InputError if the loss diverges."""
         self._parallel.train()
         steps_per_epoch = self._steps_per_epoch(sampler)
         while (done := self.done(steps_per_epoch)) < 1:
@@ -308,7 +319,7 @@ class Trainer:
             )
 
     def _is_best(self, dice: Sequence[float]) -> bool:
-        """Has no epoch had a higher mean? Without tuning scans the latest counts as best."""
+        """Did no epoch before have a higher mean Dice? Without tuning scans, each epoch is best."""
         scores = [score for score in dice if not math.isnan(score)]
         mean = sum(scores) / len(scores) if scores else -math.inf
         if self.best is not None and mean < self.best:
@@ -317,7 +328,7 @@ class Trainer:
         return True
 
     def _learning_rate(self, done: float) -> float:
-        """Linear warm-up, then half a cosine down to zero."""
+        """Linear warm-up, then cosine decay to zero."""
         warm = self.training.warm_up
         if done < warm:
             return self.training.learning_rate * (done / warm + 0.01)
@@ -325,7 +336,7 @@ class Trainer:
         return self.training.learning_rate * 0.5 * (1 + math.cos(math.pi * falling))
 
     def _batch(self, sampler: Sampler, done: float) -> tuple[Tensor, Tensor]:
-        """This process's part of the step's slices."""
+        """This process's part of a step: images (B,C,S,S) float32, targets (B,S,S) long."""
         if done >= self.training.mild_from:
             sampler = sampler.milder()
         stride, processes = self.network.config.stride, self.fabric.world_size
@@ -333,7 +344,7 @@ class Trainer:
         if done >= self.training.large_from:
             small, size = size, sampler.view_size(stride, self.training.large)
             together = round(together * (small / size) ** 2)
-        # As near to what a single process draws as can be shared evenly.
+        # The batch of a single process, rounded to equal parts.
         count = max(1, round(together / processes))
         first = self.fabric.global_rank * count
         images, targets = sampler.batch(
@@ -342,7 +353,10 @@ class Trainer:
         return images.contiguous(memory_format=self._format), targets
 
     def validate(self, cases: Sequence[TrainingCase]) -> tuple[float, ...]:
-        """Mean Dice per structure over whole scans, with the averaged weights; () without cases."""
+        """Mean Dice by structure over whole scans, with the averaged weights; () without cases.
+
+        NaN for a structure that no case has.
+        """
         if not cases:
             return ()
         network = self.averaged_network()
@@ -361,14 +375,14 @@ class Trainer:
             scores[number] = dice_per_class(
                 torch.cat(predicted), case.classes, network.config.classes
             )
-        # Whoever did not score a scan adds zero.
+        # Each process adds zero for scans that others scored.
         return tuple(self._over_processes(scores, "sum").nanmean(0).tolist())
 
     def _over_processes(self, values: Tensor, how: str) -> Tensor:
         return cast(Tensor, self.fabric.all_reduce(values, reduce_op=how))
 
     def save(self) -> None:
-        """Write everything a resume needs. Raises OutputError; the state before is then kept."""
+        """Write all that a resume needs. Raises OutputError; the earlier state is then kept."""
         if not self.fabric.is_global_zero:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -383,13 +397,13 @@ class Trainer:
             "loading": self.loading,
             "best": self.best,
         }
-        # PyTorch does not say that a disk is full.
+        # Not directly into the file, because PyTorch does not report a full disk.
         content = io.BytesIO()
         torch.save(state, content)
         replace_bytes(self.folder / STATE_FILE, content.getbuffer())
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Go on from a save, as `saved_state` reads it.
+        """Continue from a state that `saved_state` read.
 
         Raises InputError if it is of another network.
         """

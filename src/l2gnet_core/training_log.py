@@ -1,5 +1,4 @@
-"""What a training run leaves to look at: a CSV row a step, TensorBoard events, a picture of the
-curves."""
+"""Log of a training run: a CSV row for each step, TensorBoard events, a picture of the curves."""
 
 from __future__ import annotations
 
@@ -21,25 +20,25 @@ LOG_FILE = "log.csv"
 CURVES_FILE = "curves.png"
 TENSORBOARD_FOLDER = "tensorboard"
 _COLUMNS = ["step", "epoch", "done", "loss", "learning rate", "seconds", "loading", "perplexity"]
-#: What is drawn, and the last one of those that every row has.
+#: Columns that drawing needs, and the last column that each complete row has.
 _NEEDED = {"step", "loss", "perplexity"}
-#: Drawing takes a third of a second, an epoch of a small dataset less.
+#: Drawing takes a third of a second, which may be longer than an epoch of a small dataset.
 _SECONDS_BETWEEN_PICTURES = 60.0
-#: TensorBoard sees what is flushed, which waits for the disk.
+#: TensorBoard sees only what is flushed, but flushing waits for the disk.
 _SECONDS_BETWEEN_FLUSHES = 30.0
 
 
 class TrainingLog:
-    """Writes the logs of a run folder; goes on after `step` where a run is resumed, with the scores
-    of structures that had other names before.
+    """Writes the logs of a run folder; for a resumed run, continues after `step`.
 
-    Raises InputError for a log that is another program's, OutputError where nothing can be written.
+    Columns of structures that had other names before are kept. Raises InputError for a log of
+    another program, OutputError if nothing can be written.
     """
 
     def __init__(self, folder: Path, labels: LabelSet, step: int) -> None:
         self._folder = folder
         self._names = [label.name for label in labels]
-        # Steps after the last save are done again, so their rows are too.
+        # Steps after the last save are repeated, so their rows are dropped.
         self._rows = [row for row in _read(folder / LOG_FILE) if int(row["step"]) <= step]
         named = [f"Dice {name}" for name in self._names]
         columns = list(dict.fromkeys([*_COLUMNS, *named, *chain.from_iterable(self._rows)]))
@@ -58,7 +57,7 @@ class TrainingLog:
         self._draw()
 
     def add(self, progress: Progress) -> None:
-        """Write one step; draw the curves anew now and then."""
+        """Write one step, and draw the curves from time to time."""
         dice = dict(zip(self._names, progress.dice or (), strict=bool(progress.dice)))
         row = {
             "step": progress.step,
@@ -75,7 +74,7 @@ class TrainingLog:
         self._writer.writerow(row)
         self._file.flush()
         scalars = {"loss": progress.loss, "learning rate": progress.learning_rate}
-        # Of a structure that no tuning scan has there is no Dice.
+        # Dice is NaN for a structure that no tuning scan has.
         scalars |= {f"Dice/{name}": score for name, score in dice.items() if math.isfinite(score)}
         self._events.add(scalars, progress.step)
         if dice and time.monotonic() - self._drawn > _SECONDS_BETWEEN_PICTURES:
@@ -112,11 +111,10 @@ class TrainingLog:
 
 
 class _Events:
-    """TensorBoard's events of a run; what came from step `first` on, before a resume, is void.
+    """TensorBoard events of a run. Events from step `first` on, of before a resume, are discarded.
 
-    Written at once. tensorboardX's SummaryWriter leaves it to a thread, through a queue: where
-    Ctrl-C meets the main thread amid the queue's lock, nobody releases that, and closing waits for
-    it for ever.
+    They are written without a thread. tensorboardX's SummaryWriter uses one with a queue: if Ctrl-C
+    interrupts the main thread while it holds the queue's lock, closing waits for ever.
     """
 
     def __init__(self, folder: Path, first: int) -> None:
@@ -129,7 +127,7 @@ class _Events:
         self._flushed = time.monotonic()
 
     def add(self, scalars: Mapping[str, float], step: int) -> None:
-        """Write values by name."""
+        """Write values by name for one step."""
         from tensorboardX.summary import scalar
 
         for name, value in scalars.items():
@@ -148,7 +146,7 @@ class _Events:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log, without one that a crash cut short; none where there is no log."""
+    """The rows of a log, without one that a crash cut short; empty if there is no log."""
     if not path.is_file():
         return []
     try:
@@ -160,7 +158,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
         for row in rows:
             row.pop(None, None)  # more values than columns
             int(row["step"]), float(row["loss"])
-            # Those of structures that no tuning scan has are empty.
+            # Raises ValueError for text; scores of structures without tuning scans are empty.
             _ = [float(row[name]) for name in row if name.startswith("Dice ") and row[name]]
     except (ValueError, csv.Error) as error:
         raise InputError(

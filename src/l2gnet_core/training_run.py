@@ -1,10 +1,10 @@
-"""From a dataset folder to a run folder: split, slices, training, log, model file."""
+"""Train on a dataset folder: split, read scans, train, and write log and model to a run folder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,16 +62,20 @@ from l2gnet_core.training_log import TrainingLog
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-#: What of a network's settings has changed over time, while its weights kept their names.
+#: Network settings whose defaults changed over time without a change of the weights' names.
 KIND = ("normalisation", "tokens", "sinkhorn_iterations")
-#: Seeds of drawn phantoms that training may see; demonstrations and tests use smaller ones.
+#: First seed of phantoms for training; demonstrations and tests use smaller seeds.
 FIRST_TRAINING_PHANTOM = 10_000
-#: Magnification for models that see every scan at one voxel size: organs differ, voxels do not.
+#: Magnification for models that see all scans at one voxel size: only the size of organs varies.
 RESAMPLED_SCALE = (0.7, 1.4)
 
 
+#: Parts of the split whose scans a run reads.
+_LEARNT_WITH: tuple[Part, Part] = ("train", "tuning")
+
+
 def _nobody(_: str) -> None:
-    """Hears nothing."""
+    """Ignore a message."""
 
 
 def train_dataset(
@@ -83,20 +87,23 @@ def train_dataset(
 ) -> Generator[Progress, None, None]:
     """Train on a dataset folder, yielding progress; the model file holds the best epoch so far.
 
-    A model with codes also gets the statistics of its training scans' codes, at the end. With
-    several devices, each runs the whole program; all but the first yield nothing. Stopping the
-    generator loses at most `training.save_every_seconds` of work: run again with `resume`.
-    `choices` are kept in the run folder, for `read_choices`. `tell` is given sentences for whoever
-    trains. Structures that no training patient has are left out of the model. Raises InputError for
-    a dataset or run folder that cannot be used and where memory does not suffice, OutputError where
-    nothing can be written.
+    The model has only structures that training patients have. If it has codes, its card gets the
+    statistics of the training scans' codes at the end. Stopping the generator loses at most
+    `training.save_every_seconds` of work; `settings.resume` continues. With several devices, each
+    runs the whole program, and only the first one yields progress.
+
+    choices: stored in the run folder, for `read_choices`. tell: called with sentences for the user.
+    Raises InputError for a dataset or run folder that cannot be used or too little memory,
+    OutputError if nothing can be written.
     """
     require_usable(settings)
     _require_possible(settings, training)
     fabric = make_fabric(settings.device, settings.devices, settings.nodes)
     try:
         with held(settings.folder) if fabric.is_global_zero else nullcontext():
-            yield from _trained(settings, training, augmentation, choices, tell, fabric)
+            yield from _trained(
+                settings, training, augmentation, choices=choices, tell=tell, fabric=fabric
+            )
     except (MemoryError, RuntimeError) as error:
         if not memory_is_short(error):
             raise
@@ -107,7 +114,7 @@ def train_dataset(
 
 
 def _require_possible(settings: RunSettings, training: TrainingConfig) -> None:
-    """Raise InputError for settings that cannot go together."""
+    """Raise InputError for settings that contradict each other."""
     if training.batch % (settings.devices * settings.nodes):
         raise InputError(
             f"Expected a batch that {settings.devices * settings.nodes} devices can share evenly, "
@@ -121,33 +128,73 @@ def _require_possible(settings: RunSettings, training: TrainingConfig) -> None:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """All that a run needs to start training, checked.
+
+    card: of the model before training; its labels are the classes in their order.
+    frames: each frame of the training scans with its patient. state: of a resumed run.
+    start: the network whose weights a new run begins with.
+    """
+
+    split: Split
+    card: ModelCard
+    config: NetworkConfig
+    augmentation: Augmentation
+    frames: Sequence[tuple[str, TrainingCase]]
+    tuning: Sequence[TrainingCase]
+    sampler: Sampler
+    state: Mapping[str, Any] | None
+    start: SegmentationNetwork | None
+
+
 def _trained(
     settings: RunSettings,
     training: TrainingConfig,
     augmentation: Augmentation,
+    *,
     choices: Mapping[str, Any] | None,
     tell: Callable[[str], None],
     fabric: Fabric,
 ) -> Iterator[Progress]:
-    """What `train_dataset` yields, in a run folder that may be used and that nobody else uses."""
+    """What `train_dataset` yields; the run folder is usable and locked."""
+    run = _prepared(settings, training, augmentation, tell if fabric.is_global_zero else _nobody)
+    trainer = _trainer(run, settings, training, fabric)
+    if fabric.is_global_zero:
+        keep_beginning(settings, run.split, run.card, choices)
+    if run.state is None:
+        # A run that is stopped early can then be resumed with the weights it began with.
+        trainer.save()
+    over = trainer.is_over(run.sampler)
+    if not fabric.is_global_zero:
+        for _ in trainer.run(run.sampler, run.tuning):
+            pass
+        return
+    if choices is not None and settings.resume and not over:
+        # Only now, because choices that are refused or have no effect must not replace those that
+        # the run began with.
+        write_choices(settings.folder, choices)
+    yield from _logged(run, trainer, settings.folder)
+    if trainer.network.config.architecture in WITH_CODES:
+        _add_code_statistics(settings.folder / MODEL_FILE, run.frames, settings.device)
+
+
+def _prepared(
+    settings: RunSettings,
+    training: TrainingConfig,
+    augmentation: Augmentation,
+    tell: Callable[[str], None],
+) -> _Prepared:
+    """Split the dataset, choose structures and network, and read the scans.
+
+    Raises InputError for what does not go together.
+    """
     dataset = settings.dataset
     split = read_or_make_split(dataset, settings, training.seed)
-    told = tell if fabric.is_global_zero else _nobody
     for sentence in _told_of_split(split, settings):
-        told(sentence)
+        tell(sentence)
     state = saved_state(settings.folder) if settings.resume else None
-    labels = _learnable(dataset, split, training)
-    if state is not None and state["config"].classes == len(dataset.labels) + 1:
-        # Begun when structures that nobody has were not left out.
-        labels = dataset.labels
-    left_out = dataset.labels.names.keys() - labels.names.keys()
-    # Those that nobody has are told of with the dataset.
-    here = dataset.labels_of(dataset.patients).names
-    if away := [here[id] for id in sorted(left_out & here.keys())]:
-        told(
-            f"{some(away)} {'is' if len(away) == 1 else 'are'} in no label of the training "
-            f"patients: the model does not have {'it' if len(away) == 1 else 'them'}."
-        )
+    labels = _labels(dataset, split, training, state, tell)
     card = _begun_card(dataset, labels, split, settings)
     if settings.oriented:
         augmentation = keeping_sides(augmentation, card)
@@ -155,78 +202,110 @@ def _trained(
         augmentation = replace(augmentation, scale=RESAMPLED_SCALE)
     first, start = start_of(settings), None
     if first is not None:
-        start = _answering(load_model(first), dataset.labels, labels, told)
-    # Of another kind, the same weights are nonsense.
+        start = _answering(load_model(first), dataset.labels, labels, tell)
+    # The new network must be of the same kind as the weights that it gets.
     before = None if start is None else start.config
     if state is not None:
         before = state["config"]
     config = _config(settings.architecture, settings.preset, settings.slices, len(labels), before)
     if start is not None:
         require_startable(start.config, config)
-
-    def frames(part: Part) -> list[tuple[str, TrainingCase]]:
-        found = split.cases(dataset, part)
-        return [
-            (case.patient, frame) for case in found for frame in load_frames(case, card, left_out)
+    left_out = dataset.labels.names.keys() - labels.names.keys()
+    frames, tuning = (
+        [
+            (case.patient, frame)
+            for case in split.cases(dataset, part)
+            for frame in load_frames(case, card, left_out)
         ]
-
-    of_patients = frames("train")
-    cases, tuning = ([frame for _, frame in part] for part in (of_patients, frames("tuning")))
-    extra = _phantom_cases(training.extra_share, labels)
-    sampler = Sampler(
-        cases, augmentation, settings.slices, training.seed, extra, training.extra_share
+        for part in _LEARNT_WITH
     )
+    sampler = Sampler(
+        [frame for _, frame in frames],
+        augmentation,
+        settings.slices,
+        training.seed,
+        extra=_phantom_cases(training.extra_share, labels),
+        extra_share=training.extra_share,
+    )
+    return _Prepared(
+        split=split,
+        card=card,
+        config=config,
+        augmentation=augmentation,
+        frames=frames,
+        tuning=[frame for _, frame in tuning],
+        sampler=sampler,
+        state=state,
+        start=start,
+    )
+
+
+def _labels(
+    dataset: Dataset,
+    split: Split,
+    training: TrainingConfig,
+    state: Mapping[str, Any] | None,
+    tell: Callable[[str], None],
+) -> LabelSet:
+    """The structures of the model; tells which of the dataset's it does not have."""
+    labels = _learnable(dataset, split, training)
+    if state is not None and state["config"].classes == len(dataset.labels) + 1:
+        # An older run, which did not leave out structures without training scans.
+        labels = dataset.labels
+    # Structures that no scan has are reported with the dataset.
+    here = dataset.labels_of(dataset.patients).names
+    if away := [here[id] for id in sorted(here.keys() - labels.names.keys())]:
+        tell(
+            f"{some(away)} {'is' if len(away) == 1 else 'are'} in no label of the training "
+            f"patients: the model does not have {'it' if len(away) == 1 else 'them'}."
+        )
+    return labels
+
+
+def _trainer(
+    run: _Prepared, settings: RunSettings, training: TrainingConfig, fabric: Fabric
+) -> Trainer:
+    """The trainer of a run, with the weights and the state that it begins with."""
     fabric.launch()
     torch.manual_seed(training.seed)
-    network = build(config)
-    trainer = Trainer(network, training, settings.folder, fabric)
-    if state is not None:
-        trainer.resume(state)
-    elif start is not None:
-        trainer.start_from(start)
-    if fabric.is_global_zero:
-        keep_beginning(settings, split, card, choices)
-    if state is None:
-        # Whenever the run is stopped, a resume finds a state, with the weights that it began with.
-        trainer.save()
-    over = trainer.is_over(sampler)
-    if not fabric.is_global_zero:
-        for _ in trainer.run(sampler, tuning):
-            pass
-        return
-    if choices is not None and settings.resume and not over:
-        # Only now: what is refused, or has no effect, must not take the place of what the run began
-        # with.
-        write_choices(settings.folder, choices)
-    how = {"settings": asdict(training), "augmentation": asdict(augmentation)}
-    saved = trainer.seconds
-    with TrainingLog(settings.folder, labels, trainer.step) as log:
-        for progress in trainer.run(sampler, tuning):
+    trainer = Trainer(build(run.config), training, settings.folder, fabric)
+    if run.state is not None:
+        trainer.resume(run.state)
+    elif run.start is not None:
+        trainer.start_from(run.start)
+    return trainer
+
+
+def _logged(run: _Prepared, trainer: Trainer, folder: Path) -> Iterator[Progress]:
+    """Train, writing the log, the model of the best epoch so far, and now and then the state."""
+    training, saved = trainer.training, trainer.seconds
+    how = {"settings": asdict(training), "augmentation": asdict(run.augmentation)}
+    with TrainingLog(folder, run.card.labels, trainer.step) as log:
+        for progress in trainer.run(run.sampler, run.tuning):
             log.add(progress)
             if progress.best:
                 how_long = {"steps": progress.step, "minutes": round(progress.seconds / 60, 1)}
-                card = replace(card, training={**how_long, **how})
-                save_model(settings.folder / MODEL_FILE, trainer.averaged_network(), card)
+                card = replace(run.card, training={**how_long, **how})
+                save_model(folder / MODEL_FILE, trainer.averaged_network(), card)
             if progress.seconds - saved > training.save_every_seconds or progress.done >= 1:
                 trainer.save()
                 saved = progress.seconds
             yield progress
-    if network.config.architecture in WITH_CODES:
-        _add_code_statistics(settings.folder / MODEL_FILE, of_patients, settings.device)
 
 
 def _config(
     architecture: str, size: str, slices: int, structures: int, before: NetworkConfig | None
 ) -> NetworkConfig:
-    """The network of a run; before: whose weights it goes on with, to be of the same kind."""
+    """The network of a run. before: the network whose weights it takes over; it gets the same
+    `KIND`."""
     config = preset(size, structures + 1, slices, architecture, supervised=2)
     kind = {} if before is None else {name: getattr(before, name) for name in KIND}
     return replace(config, **kind)
 
 
 def require_start(start: NetworkConfig, architecture: str, size: str, slices: int) -> None:
-    """Raise InputError unless a run of these settings can begin with a network's weights, as far as
-    can be said before scans are read."""
+    """Raise InputError unless a run with these settings can start with a network's weights, as far
+    as can be checked before scans are read."""
     structures = start.classes - 1
     require_startable(start, _config(architecture, size, slices, structures, start))
 
@@ -234,7 +313,7 @@ def require_start(start: NetworkConfig, architecture: str, size: str, slices: in
 def _add_code_statistics(
     file: Path, frames: Sequence[tuple[str, TrainingCase]], device: str
 ) -> None:
-    """Complete a finished run's card; frames come with the patient they are of."""
+    """Complete the card of a finished run. frames: (patient, frame)."""
     model = load_model(file, device)
     if model.card.codes is None:
         codes = statistics_of(model.network, frames, device)
@@ -244,7 +323,7 @@ def _add_code_statistics(
 def statistics_of(
     network: SegmentationNetwork, frames: Sequence[tuple[str, TrainingCase]], device: str = "cpu"
 ) -> CodeStatistics:
-    """Which codes a network finds in frames, given with the patient they are of."""
+    """Statistics of the codes that a network finds. frames: (patient, frame)."""
     scans = []
     for patient, frame in frames:
         count, used = len(frame.image), np.zeros(network.config.codes, np.int64)
@@ -260,7 +339,7 @@ def statistics_of(
 
 
 def _told_of_split(split: Split, settings: RunSettings) -> Iterator[str]:
-    """What to know of the split that a run begins with; nothing of one that goes on."""
+    """Sentences about the split of a new run; none for a resumed one."""
     if settings.resume and (settings.folder / STATE_FILE).is_file():
         return
     if settings.start is not None:
@@ -280,13 +359,13 @@ def _told_of_split(split: Split, settings: RunSettings) -> Iterator[str]:
 
 
 def _learnable(dataset: Dataset, split: Split, training: TrainingConfig) -> LabelSet:
-    """The structures that training scans have: a class without a voxel would be answered all the
-    same, and hold the others up.
+    """The structures that training scans have. A class without a voxel would be predicted all the
+    same, and disturb the others.
 
-    Raises InputError where there are none.
+    Raises InputError if there are none.
     """
     if training.extra_share:
-        # Phantoms have all of theirs.
+        # Phantoms have all structures.
         return dataset.labels
     labels = dataset.labels_of(split.train)
     if not labels:
@@ -300,10 +379,10 @@ def _learnable(dataset: Dataset, split: Split, training: TrainingConfig) -> Labe
 def _begun_card(
     dataset: Dataset, labels: LabelSet, split: Split, settings: RunSettings
 ) -> ModelCard:
-    """What a run's model is and how it sees scans.
+    """The card of a run's model before training: what it is and how it sees scans.
 
-    Raises InputError if it cannot tell left from right so, or a resumed run began with another
-    view of scans.
+    Raises InputError if it cannot tell left from right in such slices, or if a resumed run began
+    with another view of scans.
     """
     if settings.oriented and settings.slicing == "through-plane":
         raise InputError(
@@ -330,8 +409,10 @@ def _begun_card(
 def _answering(
     model: Model, named: LabelSet, labels: LabelSet, tell: Callable[[str], None]
 ) -> SegmentationNetwork:
-    """The network of a model that a run begins with, its outputs in the order of the run's labels;
-    named: those that the dataset names, of which these are some."""
+    """The network of the model that a run begins with, its outputs ordered as the run's labels.
+
+    named: all labels that the dataset names; `labels` are a subset.
+    """
     classes = classes_by_name(model.card.labels, labels)
     if classes is not None:
         return widened(model.network, classes)
@@ -347,9 +428,9 @@ def _answering(
 
 
 def _phantom_cases(share: float, labels: LabelSet, count: int = 40) -> list[TrainingCase]:
-    """Drawn hearts at several phases, as training cases; none where `share` is zero.
+    """Phantoms of the heart in several phases, as training cases; none if `share` is zero.
 
-    Raises InputError where the structures are others than a drawn heart's.
+    Raises InputError if the structures are not those of the phantom.
     """
     if not share:
         return []

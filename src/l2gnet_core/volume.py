@@ -1,4 +1,4 @@
-"""A scan and where its voxels lie: arrays in (z, y, x), geometry in (x, y, z), as in SimpleITK."""
+"""A scan and its geometry: arrays are (z, y, x), affines (x, y, z), as in SimpleITK."""
 
 from __future__ import annotations
 
@@ -17,36 +17,38 @@ SlicingRule = Literal["through-plane", "axial", "coronal", "sagittal"]
 #: The letters of each world axis: towards smaller and towards larger coordinates (RAS+).
 AXIS_LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
 _WORLD_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
-#: How far, in mm, two grids may put the same corner apart: headers hold float32.
+#: Largest distance in mm between corners of two grids that count as equal: headers hold float32.
 HEADERS_ROUND = 0.1
-# A file without orientation is taken as ITK takes it: x grows to the left, y to the back.
+# As in ITK, a file without orientation is taken for LPS+: x grows to the left, y to the back.
 _ITK_SIGNS = (-1.0, -1.0, 1.0)
 
 
 def default_affine(
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> npt.NDArray[np.float64]:
-    """Affine of a file that gives a voxel size at most: rows go down, columns go right.
+    """Affine (4, 4), voxel (x, y, z, 1) → RAS+ mm, of a file that states no orientation.
 
-    spacing: (z, y, x) mm. Returns (4, 4), voxel (x, y, z, 1) → RAS+ mm; the identity direction of
-    ITK's LPS+ world, origin at the first voxel.
+    It is the identity direction of ITK's LPS+ world with the origin at the first voxel.
+    spacing: (z, y, x) mm.
     """
     return np.diag([s * v for s, v in zip(_ITK_SIGNS, spacing[::-1], strict=True)] + [1.0])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Geometry:
-    """Where voxels lie, without the voxels.
+    """Where voxels lie in the world, without the voxels.
 
     affine: (4, 4) float64, voxel index (x, y, z, 1) → RAS+ mm (nibabel's affine for NIfTI).
     units: "mm" if the file states a physical voxel size, else "pixel".
     stored_axes: stored axis a of the file is axis stored_axes[a] of (z, y, x): (2, 1, 0) for
         NIfTI, (0, 1, 2) for TIFF.
     name: file name without suffixes, for layer names only.
-    oriented: does the file say where right, front and top are?
-    thickness_stated: False for a flat image that gives no thickness; its spacing along z is then
-        its pixel size, and mL cannot be told.
-    source: what a writer needs to put a mask into the file's own grid; opaque, light, no pixels.
+    oriented: does the file state where right, front and top are?
+    thickness_stated: False for a flat image without a stated thickness; its spacing along z is then
+        its pixel size, and volumes in mL are not known.
+    source: what a writer needs to give a mask the file's own grid; opaque, without voxels.
+
+    Raises InputError for an affine that is not (4, 4) or not finite.
     """
 
     affine: npt.NDArray[np.float64] = field(default_factory=default_affine)
@@ -77,25 +79,24 @@ class Geometry:
 
     @property
     def voxel_volume_ml(self) -> float:
-        """Volume of one voxel in mL; meaningful only where there is one, see has_ml."""
+        """Volume of one voxel in mL; meaningful only if `has_ml`."""
         return float(abs(np.linalg.det(self.affine[:3, :3])) / 1000.0)
 
     @property
     def axis_codes(self) -> tuple[str, str, str]:
-        """The anatomical letter each of (z, y, x) grows to, nearest for oblique scans. Raises
-        InputError where a header gives an axis no direction of its own."""
-        from nibabel.orientations import io_orientation
+        """The anatomical letter that each of (z, y, x) grows to, the nearest for oblique scans.
 
-        found = io_orientation(self.affine)
-        if np.isnan(found).any():
+        Raises InputError where the affine gives an axis no direction of its own.
+        """
+        from nibabel.orientations import aff2axcodes
+
+        x, y, z = aff2axcodes(self.affine)
+        if None in (x, y, z):
             raise InputError(
                 f"Expected three directions of {self.name or 'this scan'}, but its header gives "
                 "fewer to its axes; correct the header, or convert the scan anew."
             )
-        letters = ["", "", ""]
-        for axis, (world, sign) in enumerate(found):
-            letters[axis] = AXIS_LETTERS[int(world)][int(sign > 0)]
-        return letters[2], letters[1], letters[0]
+        return z, y, x
 
     def _geometry(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(Geometry)}
@@ -103,7 +104,7 @@ class Geometry:
 
 @dataclass(frozen=True, eq=False)
 class Grid(Geometry):
-    """A Volume without its voxels: enough to write a mask for it.
+    """A Volume without its voxels, as far as a writer of masks needs it.
 
     shape: (z, y, x), or (t, z, y, x).
     """
@@ -116,11 +117,11 @@ class Grid(Geometry):
 
     @property
     def frame(self) -> Grid:
-        """The (z, y, x) grid of one frame of a time series; itself for a scan."""
+        """The (z, y, x) grid of one frame of a time series; for a scan, the same grid."""
         return replace(self, shape=self.shape[-3:])
 
     def volume(self, data: Any, warnings: tuple[str, ...] = ()) -> Volume:
-        """Put an array of this grid's shape into it."""
+        """A volume of an array on this grid. Raises InputError for another shape."""
         if tuple(data.shape) != self.shape:
             raise InputError(
                 f"An array of shape {self.shape} belongs to {self.name or 'this scan'}, "
@@ -131,11 +132,11 @@ class Grid(Geometry):
 
 @dataclass(frozen=True, eq=False)
 class Volume(Geometry):
-    """A scan: voxels and where they lie.
+    """A scan: voxels and their geometry.
 
     data: (z, y, x), or (t, z, y, x) for a time series; NIfTI arrays reversed, TIFF as stored.
-        A NumPy array from files; from napari it may be lazy (dask, zarr): go through `frames`.
-    warnings: sentences for the user about how the file was understood.
+        From files it is a NumPy array; from napari it may be lazy (dask, zarr), so use `frames`.
+    warnings: sentences for the user about how the file was interpreted.
     """
 
     data: npt.NDArray[Any]
@@ -152,7 +153,7 @@ class Volume(Geometry):
 
     @property
     def grid(self) -> Grid:
-        """This volume's place in the world, without its voxels."""
+        """This volume's grid, without its voxels."""
         return Grid(self.shape, **self._geometry())
 
     @property
@@ -168,8 +169,8 @@ class Volume(Geometry):
 def as_read_back(
     data: npt.NDArray[Any], like: Volume | Grid
 ) -> tuple[npt.NDArray[Any], Volume | Grid]:
-    """An array of a grid's shape and the grid as a file of them is read: a series of one frame is
-    a scan."""
+    """An array and its grid as they come back from a file: a series of one frame, (1, z, y, x), is
+    read as a scan, (z, y, x)."""
     if len(like.shape) == 4 and like.shape[0] == 1:
         return data[0], (like.grid if isinstance(like, Volume) else like).frame
     return data, like
@@ -181,9 +182,11 @@ def _check_shape(shape: tuple[int, ...]) -> None:
 
 
 def distance_apart(one: Volume | Grid, other: Volume | Grid) -> float:
-    """Largest distance in mm between where two grids of one shape put the same corner, for all that
-    they say: 0 where one has no unit, by voxel size alone where one does not say where it lies
-    (tools that copy such a scan write an origin of their own)."""
+    """Largest distance in mm between equal corners of two grids of one shape.
+
+    0 if one has no unit. If one does not state its orientation, only voxel sizes are compared,
+    because tools that copy such a scan write an origin of their own.
+    """
     if not one.units == other.units == "mm":
         return 0.0
     steps = np.array(one.shape[-3:]) - 1
@@ -198,9 +201,9 @@ GridOrVolume = TypeVar("GridOrVolume", "Grid", "Volume")
 
 
 def parse_orientation(letters: str) -> str:
-    """Three capital letters, such as "LPS", one of each of L/R, P/A and I/S.
+    """Three letters in upper case, such as "LPS": one of L/R, one of P/A and one of I/S.
 
-    Errors: InputError for anything else.
+    Raises InputError for anything else.
     """
     given = letters.strip().upper()
     worlds = [i for letter in given for i, pair in enumerate(AXIS_LETTERS) if letter in pair]
@@ -213,11 +216,11 @@ def parse_orientation(letters: str) -> str:
 
 
 def oriented_as(scan: GridOrVolume, letters: str) -> GridOrVolume:
-    """A scan whose file does not say its orientation, with the one that a person gives it.
+    """Give an orientation to a scan whose file does not state one.
 
     letters: what each axis of the stored array grows to, in the file's order, as
         nibabel.aff2axcodes reports them. Voxel sizes stay; the first voxel becomes the origin.
-    Errors: InputError for other letters, and for a scan that says itself that it lies otherwise.
+    Raises InputError for other letters, and for a scan whose file states another orientation.
     """
     letters = parse_orientation(letters)
     if scan.oriented:
@@ -240,12 +243,12 @@ def oriented_as(scan: GridOrVolume, letters: str) -> GridOrVolume:
 def slicing_axis(
     volume: Volume | Grid, rule: SlicingRule | str, override: int | None = None
 ) -> int:
-    """The axis of (z, y, x) whose slices the network sees.
+    """The axis of (z, y, x) along which the network's slices lie.
 
-    rule: "through-plane" (the axis with the spacing coarsest by at least 1.5×, else the slowest
-        stored one, z), or "axial", "coronal", "sagittal", found through the affine.
-    override: an index of the stored array; it wins over the rule.
-    Errors: InputError for an unknown rule or an index other than 0, 1, 2.
+    rule: "through-plane" (the axis with the coarsest spacing if it is at least 1.5 times the
+        others, else z), or "axial", "coronal", "sagittal", found by the affine.
+    override: an axis of the stored array, used in place of the rule.
+    Raises InputError for an unknown rule or an axis other than 0, 1, 2.
     """
     if override is not None:
         if override not in (0, 1, 2):
@@ -258,10 +261,10 @@ def slicing_axis(
         known = ", ".join(["through-plane", *_WORLD_AXIS])
         raise InputError(f"The slicing axis is one of {known}, not {rule!r}.")
     single = [axis for axis, size in enumerate(volume.shape[-3:]) if size == 1]
-    if len(single) == 1:  # one slice only: its thickness is often not known, its plane is
+    if len(single) == 1:  # the thickness of a single slice is often not known
         return single[0]
     spacing = volume.spacing
     coarsest = int(np.argmax(spacing))
     others = [s for axis, s in enumerate(spacing) if axis != coarsest]
-    # Headers hold float32: 1.5 may come as 1.4999999.
+    # Headers hold float32, in which 1.5 may be 1.4999999.
     return coarsest if spacing[coarsest] >= 1.5 * max(others) * (1 - 1e-5) else 0

@@ -1,4 +1,4 @@
-"""TransUNet's, SSL4MIS' and MT-UNet's files of arrays: what they hold, and what is refused."""
+"""Array files of TransUNet, SSL4MIS and MT-UNet: what is read, and what is refused."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_more_than_ten_slices_come_in_the_order_of_their_numbers(tmp_path):
 
 
 def test_scans_that_are_there_whole_and_in_slices_count_once(tmp_path):
-    # SSL4MIS: the slices of all, and the same scans whole.
+    # SSL4MIS stores slices of all scans, and the same scans whole.
     for patient in (1, 2, 3):
         for frame in (1, 9):
             image, label = drawn(10 * patient + frame)
@@ -296,7 +296,7 @@ def test_groups_broken_links_and_made_up_voxels_in_h5_are_told(tmp_path, one_sen
         file["image"] = h5py.SoftLink("/nowhere")
     refused("array 'image'")
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        # Half a terabyte that no file holds.
+        # The header claims half a terabyte.
         file.create_dataset("image", (8000, 8000, 2000), "float32", chunks=(1, 100, 100))
     refused("damaged")
     with h5py.File(tmp_path / "a.h5", "w") as file:
@@ -317,5 +317,5 @@ def test_random_damage_never_ends_in_a_traceback(tmp_path, data):
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
-    with contextlib.suppress(InputError):  # some damage does not show
+    with contextlib.suppress(InputError):  # some damage cannot be detected
         read_array(path, ("image",))

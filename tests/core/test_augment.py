@@ -81,7 +81,7 @@ def test_outside_of_the_slice_is_zero():
 @given(st.integers(0, 9999), st.booleans(), st.sampled_from([(60, 60), (40, 70)]))
 def test_image_and_labels_move_together(seed, orientation_free, shape):
     rng = np.random.default_rng(seed)
-    # Smooth shapes: at their edges only, linear and nearest interpolation differ.
+    # With smooth shapes, linear and nearest interpolation differ only at edges.
     y, x = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
     label = ((y - 22) ** 2 / 90 + (x - 30) ** 2 / 200 < 1).long()
     label[(y - 25) ** 2 + (x - 35) ** 2 < 30] = 2
@@ -90,7 +90,7 @@ def test_image_and_labels_move_together(seed, orientation_free, shape):
     seen, truth = view_of(image, label, draw_spatial(rng, (24.0, 32.0), how), 48)
     for index in (1, 2):
         same = (seen[index - 1] > 0.5) == (truth == index)
-        # What differs is rounding at the edge, within a voxel of the stored slice.
+        # Only rounding at edges differs, by less than a voxel of the stored slice.
         assert same.float().mean() > 0.97
 
 
@@ -137,7 +137,7 @@ def test_scale_magnifies(seed, scale):
 
 
 def orientations(how: Augmentation) -> set[tuple[str, str]]:
-    """Where two marks of a slice, right of and below its middle, come to lie in 40 views."""
+    """Positions, in 40 views, of two marks right of and below the middle of a slice."""
     label = torch.zeros(31, 31, dtype=torch.long)
     label[15, 25], label[25, 15] = 1, 2
     found, rng = set(), np.random.default_rng(0)
@@ -199,7 +199,7 @@ def test_recoloured_tissue_is_other_but_stays_where_it_is(seed):
     assert seen.min() >= 0
     assert seen.max() <= 1 + 1e-6
     assert torch.equal(seen[0], seen[1])
-    # Four layers of three pixels reach four pixels over a border, and no farther.
+    # Four layers with kernels of three pixels reach four pixels across a border.
     inner = seen[0].reshape(3, 12, 3, 12)[:, 4:8, :, 4:8].permute(0, 2, 1, 3).flatten(2)
     assert (inner.amax(2) - inner.amin(2)).max() < 1e-4
     for tissue in range(3):
@@ -211,7 +211,7 @@ def test_recoloured_tissue_is_other_but_stays_where_it_is(seed):
 @quick
 @given(st.integers(0, 2**32 - 1))
 def test_each_structure_gets_a_look_of_its_own(seed):
-    """Two structures and two tissues without a name, in air, in blocks of 12 pixels."""
+    """Two structures and two unlabelled tissues in air, in blocks of 12 pixels."""
     classes = torch.tensor([[0, 0, 0], [0, 1, 0], [0, 2, 0]])
     tissues = torch.tensor([[0.0, 0.0, 0.0], [0.15, 0.5, 0.7], [0.7, 0.5, 0.15]])
     image, classes = (
@@ -226,7 +226,7 @@ def test_each_structure_gets_a_look_of_its_own(seed):
     inner = seen[0].reshape(3, 12, 3, 12)[:, 2:10, :, 2:10].permute(0, 2, 1, 3).flatten(2)
     assert (inner.amax(2) - inner.amin(2)).max() < 1e-5
     intensities = inner[..., 0]
-    # Air stays dark, what is alike and has no name stays alike, structures part.
+    # Air stays dark, equal unlabelled tissue stays equal, structures become different.
     assert (intensities[0] == 0).all()
     torch.testing.assert_close(intensities[1, 0], intensities[2, 2])
     torch.testing.assert_close(intensities[1, 2], intensities[2, 0])

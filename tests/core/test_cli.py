@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -37,7 +36,7 @@ def test_segments_one_file_quietly(l2gnet, image, model_file, tmp_path):
     mask = tmp_path / "mask.nii.gz"
     code, out, err = l2gnet("segment", image, "-o", mask, "--model", model_file)
     assert (code, out) == (0, "")
-    assert "%" not in err  # no progress bar where nobody watches
+    assert "%" not in err  # no progress bar without a terminal
     stored, written = nib.load(image), nib.load(mask)
     assert written.shape == stored.shape
     assert np.array_equal(written.affine, stored.affine)
@@ -141,7 +140,7 @@ def test_one_bad_image_does_not_lose_the_others(l2gnet, image, model_file, tmp_p
     code, text, alone = l2gnet("segment", bad, "-o", out, "--model", model_file, "--json")
     assert (code, json.loads(text)["images"]) == (2, [failed])
     assert alone == f"l2gnet: {failed['error']}\n"
-    # A line an image, where there is no bar.
+    # Without a bar, one line for each image.
     lines = [line for line in err.splitlines() if line.startswith("Segmenting")]
     assert lines == ["Segmenting 1 of 2: a.nii.gz", "Segmenting 2 of 2: bad.nii.gz"]
     bad.unlink()
@@ -170,7 +169,7 @@ def test_one_scan_too_large_for_memory_does_not_lose_the_others(
     assert "1 of 2" in err
     says = refused("segment", image, "-o", out, "--model", model_file)
     assert "enough memory" in says
-    # PyTorch says it in a RuntimeError of its own words.
+    # PyTorch raises a RuntimeError with its own wording.
     failing = Mock(side_effect=RuntimeError("DefaultCPUAllocator: can't allocate memory"))
     monkeypatch.setattr("l2gnet_core.inspect.report.inspect_file", failing)
     says = refused("inspect", image, "-o", tmp_path / "look", "--model", model_file)
@@ -200,7 +199,7 @@ def test_bad_input_ends_with_two_and_one_line(
     assert "liver" in refused("segment", image, "-o", mask, "--model", "liver")
     assert "weights" in refused("segment", image, "-o", mask, "--model", damaged)
     assert "notes.txt" in refused("segment", image, "-o", mask, "--model", text)
-    # Said before anything is computed.
+    # Refused before anything is computed.
     assert "can be written to" in refused("segment", image, "-o", text / "mask.nii.gz", *model)
     assert not mask.exists()
 
@@ -285,7 +284,7 @@ def test_evaluate_prints_json(l2gnet, two_folders):
     assert set(result["cases"]) == {"a", "b"}
     scores = result["cases"]["b"]["label 1"]
     assert scores["dice"] == pytest.approx(2 / 3)
-    assert scores["hd95"] == pytest.approx(8)  # the missing slice is one slice away
+    assert scores["hd95"] == pytest.approx(8)  # the missing slice is next to one that is there
     assert result["overall"]["mean"]["dice"] == pytest.approx(5 / 6)
 
 
@@ -307,7 +306,7 @@ def test_evaluate_says_what_it_leaves_out_and_what_is_odd(
     assert "1 predictions have no reference, as b." in err
     save_scan(predictions / "a.nii", np.zeros((2, 20, 20), np.uint8))
     assert "a.nii and a.nii.gz" in refused("evaluate", predictions, references)
-    # What is no number in a mask is background, not its lowest label.
+    # NaN in a mask is background, not its lowest label.
     truth = np.asarray(nib.load(references / "a.nii.gz").dataobj)
     holes = np.where(truth == 0, np.nan, truth).astype(np.float32)
     affine = nib.load(references / "a.nii.gz").affine
@@ -373,7 +372,7 @@ def test_evaluate_knows_pixels_from_millimetres(l2gnet, two_folders, tmp_path):
     assert (found["unit"], found["overall"]["mean"]["hd95"]) == ("pixel", 3)
     assert "distances are in pixels" in err
     assert "HD95 pixels" in l2gnet("evaluate", files["moved"], files["plain"])[1]
-    # One of the two files says how large voxels are: the same for both.
+    # If one of the two files states a voxel size, it holds for both.
     for pair in ((files["moved"], files["sized"]), (files["sized"], files["moved"])):
         _, out, err = l2gnet("evaluate", *pair, "--json")
         found = json.loads(out)
@@ -402,7 +401,7 @@ def test_structures_with_other_ids_are_not_compared(tmp_path):
 
     with pytest.raises(InputError, match=r"Left kidney is 1 in a\.nii\.gz and 2 in its reference"):
         compared("a", "c")
-    # Other names for the same ids are for a person to judge.
+    # Different names for one id are only reported.
     assert compared("a", "b") == ["liver"]
 
 
@@ -442,7 +441,7 @@ def test_run_folders_and_overrides_among_the_users_models(
     monkeypatch.setenv("L2GNET_MODELS", str(folder))
     assert find_model("run") == folder / "run" / MODEL_FILE
     assert find_model("cardiac-cine") == folder / "cardiac-cine.safetensors"
-    # Whatever it was called when it was written.
+    # Its name is the file's, whatever its card says.
     assert {entry.name for entry in models()} == {entry.card.name for entry in models()}
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
@@ -469,7 +468,7 @@ def test_a_model_in_place_of_a_bundled_one_is_told(
     assert code == 0
     assert f"warning: cardiac-cine is {mine}, in place of the bundled model" in err
     assert l2gnet("segment", image, "-o", tmp_path / "m.nii", "--model", mine)[2].find("place") < 0
-    # Nor does the bundled one step in unseen where one's own cannot be read.
+    # If the user's model cannot be read, the bundled one is not taken silently.
     mine.write_bytes(b"nonsense")
     code, _, err = l2gnet("segment", image, "-o", tmp_path / "m.nii")
     assert (code, f"{mine} is not one" in err) == (2, True)
@@ -534,12 +533,22 @@ def test_the_example_in_the_readme_runs(model_file, save_scan, tmp_path, monkeyp
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, (12, 5, 5)).astype(np.uint8).repeat(8, 1).repeat(8, 2)
     save_scan(tmp_path / "scan.nii.gz", (60 * labels + rng.normal(0, 5, labels.shape)))
-    save_scan(tmp_path / "corrected.nii.gz", labels)
-    quick = partial(finetune, config=replace(SCAN, steps=1, seconds=None))
+    # The mask is stored in another order than the scan.
+    mask = nib.load(save_scan(tmp_path / "corrected.nii.gz", labels))
+    other_order = mask.as_reoriented(np.array([(0, -1), (1, 1), (2, 1)]))
+    nib.save(other_order, tmp_path / "corrected.nii.gz")
+    corrections = []
+
+    def quick(model, given):
+        corrections.extend(given)
+        return finetune(model, given, replace(SCAN, steps=1, seconds=None))
+
     monkeypatch.setattr("l2gnet_core.finetune.finetune", quick)
     monkeypatch.setattr("l2gnet_core.catalog.find_model", {"cardiac-cine": model_file}.__getitem__)
     monkeypatch.chdir(tmp_path)
     exec(example, {})
+    (correction,) = corrections
+    np.testing.assert_array_equal(correction.pictures, labels[list(correction.slices)])
     assert read_labels(tmp_path / "mask.nii.gz").names[2] == "myocardium"
     assert load_model(tmp_path / "mine.safetensors").card.labels.names[2] == "myocardium"
 
@@ -559,7 +568,7 @@ def test_models_are_listed(l2gnet, model_file, monkeypatch):
     assert code == 0
     assert "model (yours)" in out
     assert "2 myocardium" in out
-    # As one rounds the 0.9325 of its card, and as the README has it.
+    # The card's 0.9325, rounded as in the README.
     assert "left ventricle 0.933" in out
     code, out, _ = l2gnet("models", "--json")
     (mine,) = [row for row in json.loads(out) if not row["bundled"]]
@@ -586,11 +595,11 @@ def test_trains_a_model_that_segments(l2gnet, refused, save_scan, scan, image, t
 
     assert "--resume" in refused(*arguments, "--epochs", "1")
     assert "--plane" in refused(*arguments, "--resume", "--plane", "coronal")
-    # What the run began with need not be said again.
+    # Options of the run need not be repeated.
     kept = read_choices(tmp_path / "run")
     code, out, _ = l2gnet(*arguments, "--resume", "--batch", "99")
     assert (code, "finished already" in out) == (0, True)
-    # What had no effect is not what the run was asked for.
+    # Options without effect are not stored.
     assert read_choices(tmp_path / "run") == kept
     mask = tmp_path / "mask.nii.gz"
     assert l2gnet("segment", image, "-o", mask, "--model", tmp_path / "run")[0] == 0
@@ -645,7 +654,7 @@ def test_what_a_run_was_asked_for_outlives_a_stop_before_its_first_step(
     file.write_text("[" * 100_000)
     assert "settings of the run" in refused(*arguments, "--resume")
     file.write_text(json.dumps({**kept, "batch": None, "aura": "blue"}))
-    # Refused options are not what the run goes on with.
+    # Refused options do not replace the stored ones.
     assert "--preset tiny, not small" in refused(*arguments, "--resume", "--preset", "small")
     file.write_text(json.dumps(kept))
     other = shutil.copytree(tmp_path / "start", tmp_path / "other")
@@ -658,7 +667,7 @@ def test_what_a_run_was_asked_for_outlives_a_stop_before_its_first_step(
     code, out, _ = l2gnet(*arguments, "--resume")
     assert (code, "1 steps, Dice" in out) == (0, True)
     shutil.copy(other / MODEL_FILE, tmp_path / "start")
-    # A copy is the same model, and is not noted in its place.
+    # A copy counts as the same model, but its path is not stored.
     how = ("--epochs", "2", "--from", other)
     code, out, _ = l2gnet(*arguments, "--resume", *how)
     assert (code, "2 steps, Dice" in out) == (0, True)
@@ -727,7 +736,7 @@ def test_a_run_needs_a_folder(refused, make_dataset, monkeypatch):
 
 
 def test_the_command_in_a_process_of_its_own(run_python, image, tmp_path):
-    # What capsys cannot see: the exit code and stderr that a shell gets.
+    # A real process, because capsys does not see the exit code and stderr of a shell.
     code = "import sys; from l2gnet_core.cli import main; main(sys.argv[1:])"
     result = run_python("-c", code, "segment", str(image), "-o", str(image))
     assert result.returncode == 2
@@ -742,7 +751,7 @@ def test_the_command_in_a_process_of_its_own(run_python, image, tmp_path):
             ModuleNotFoundError("No module named 'napari'", name="napari"),
             "'napari' is not installed",
         ),
-        # As qtpy says it.
+        # The wording of qtpy.
         (ImportError("No Qt bindings could be found"), "but No Qt bindings could be found; run"),
     ],
 )

@@ -53,7 +53,7 @@ def run(l2gnet, files, model_file, tmp_path):
 
 
 def written(folder) -> tuple[str, str]:
-    """Which weights lie there, and the card; safetensors has no fixed order of its header."""
+    """Weights and card of a model file; its bytes vary, because its header has no fixed order."""
     model = load_model(folder)
     return weights_hash(model.network), json.dumps(model.card.to_json())
 
@@ -85,7 +85,7 @@ def test_it_is_told_what_is_done_after_learning(l2gnet, files, model_file, tmp_p
 def test_a_mask_in_the_place_of_what_was_given_is_refused_before_anything_is_learnt(
     refused, files, labels, model_file, tmp_path, place
 ):
-    # As l2gnet itself writes them, and then a person corrects some slices.
+    # A mask that l2gnet wrote, in which a person then corrects some slices.
     write_labels(files[1], labels, read_volume(files[1]), {1: "a", 2: "b", 3: "c"}, {})
     told = refused(
         "finetune", *files, "--slices", "1", "--model", model_file, "-o", tmp_path / "new",
@@ -96,7 +96,7 @@ def test_a_mask_in_the_place_of_what_was_given_is_refused_before_anything_is_lea
 
 
 def keep_all(monkeypatch) -> None:
-    """No guard: two steps of an untrained model may well make it worse."""
+    """Switch the guard off, because two steps may make an untrained model worse."""
     for kind in ("SCAN", "ORGAN", "PROJECT"):
         config = getattr(finetune_config, kind)
         config = replace(config, limits=Limits(-1, 1, 1, 1, 1), mixes=(0.5,), mix_tolerance=1.0)
@@ -110,7 +110,7 @@ def test_only_the_named_slices_of_labels_are_read(
     garbage = np.random.default_rng(1).normal(0, 1e6, SHAPE)
     garbage[2] = np.nan
     garbage[[1, 3]] = labels[[1, 3]]
-    # Fractions, negative and not even numbers: in slices of which nobody vouches.
+    # Fractions, negative values and NaN in slices that are not listed do not matter.
     odd = save_scan(tmp_path / "odd.nii.gz", garbage)
     for name, truth in (("one", files[1]), ("other", odd)):
         assert run("--seed", 3, out=tmp_path / name, scan=(files[0], truth))["kept"]
@@ -138,7 +138,7 @@ def test_what_was_kept_is_told_and_can_be_used(
     (entry,) = new.card.history
     assert entry["parent_sha256"] == weights_hash(old.network)
     assert entry["settings"]["kind"] == "scan"
-    # Nothing of who is in the scan, or where it lay.
+    # Neither the patient's name nor the scan's path is stored.
     content = out.read_bytes()
     assert b"patient7" not in content
     assert str(tmp_path).encode() not in content
@@ -163,7 +163,7 @@ def test_a_model_that_came_there_meanwhile_is_not_written_over(
     l2gnet, files, model_file, tmp_path, monkeypatch
 ):
     def learn(*arguments):
-        # As another that began at the same moment, and ends first.
+        # As if another process had begun at the same moment and ended first.
         (tmp_path / "m").mkdir()
         (tmp_path / "m" / MODEL_FILE).write_bytes(b"of another")
         yield from finetune(*arguments)
@@ -245,7 +245,7 @@ def test_several_scans_make_a_model_for_scans_to_come(run, files, tmp_path, monk
     image, truth = files
     another = shutil.copy(image, tmp_path / "another.nii.gz")
     report = run("--also", another, truth, "0,2", "--also", *files, "2")
-    # Two masks of one scan are of one patient.
+    # Two masks of one scan belong to one patient.
     assert (report["scans"], report["evidence"]["slices"]) == (2, 5)
     (entry,) = load_model(tmp_path / "new").card.history
     assert entry["settings"]["kind"] == "project"

@@ -51,7 +51,7 @@ def test_examinations_of_one_person_are_one_patient(make_dataset, names):
     "names",
     [
         ["hippocampus_001", "hippocampus_003"],
-        # Names that end like a frame without being one: "t1", "es", "ed".
+        # These names end in "t1", "es" or "ed", but do not name a frame.
         ["patient1", "patient2"],
         ["patient_1", "patient_2"],
         ["subject-01", "subject-02"],
@@ -59,7 +59,7 @@ def test_examinations_of_one_person_are_one_patient(make_dataset, names):
         ["set001", "set002"],
         ["sub-01", "sub-02"],
         ["case_0001", "case_0002"],
-        # Without another number, the number is the patient's.
+        # The only number in a name is the patient's.
         ["abdomen_scan_001", "abdomen_scan_002"],
         ["ct_scan1", "ct_scan2"],
         ["scan_20190101", "scan_20200303"],
@@ -81,7 +81,7 @@ def test_different_patients_stay_different(make_dataset, names):
 @pytest.mark.parametrize("word", ["patient", "case", "subject", "t", "scan", "run", "pre", "left"])
 def test_a_number_of_three_digits_or_more_is_never_taken_for_an_examination(word, form):
     if form.startswith("p2") and word == "t":
-        return  # a time, as ever
+        return  # a time point, as before
     names = [form.format(word, number) for number in ("001", "002", "0001", "0002", "1234")]
     assert [patient_in(name) for name in names] == names
 
@@ -101,7 +101,7 @@ def test_one_scan_under_two_names_is_one_patient(make_dataset):
 
 
 def test_patients_joined_by_a_chain_of_scans_are_one(make_dataset):
-    # a-d, b-c and c-d share scans, so all four are one person however the chain is walked.
+    # a-d, b-c and c-d share scans, so all four are one person, in whichever order they are joined.
     names = ["a", "b", "c_frame01", "c_frame02", "d_frame01", "d_frame02", "e"]
     found = patients(open_dataset(make_dataset(names, seeds=[0, 1, 1, 2, 0, 2, 9])))
     assert len({found[name] for name in names[:-1]}) == 1
@@ -172,7 +172,7 @@ def test_a_case_comes_as_slices_of_classes(make_dataset, save_scan):
     assert case.classes.dtype == torch.uint8
     assert (case.image >= 0).all()
     assert (case.image <= 1).all()
-    # Ids 20 and 300 are classes 1 and 2: the network knows no gaps.
+    # Ids 20 and 300 become classes 1 and 2, because classes have no gaps.
     assert (case.classes[0, 3] == 1).all()
     assert (case.classes[1, 4] == 2).all()
 
@@ -219,7 +219,7 @@ def test_an_oriented_case_is_one_whatever_its_storage_order(make_dataset, save_s
     folder = make_dataset(["a"])
     (case,) = open_dataset(folder).cases
     files = (case.files.image, case.files.labels)
-    # In memory: the files are about to be written over.
+    # Read now, because the files are overwritten below.
     image, labels = (nib.Nifti1Image.from_bytes(nib.load(path).to_bytes()) for path in files)
     sees, found = card(slicing="axial", oriented=True), []
     for codes in ORIENTATIONS:
@@ -282,4 +282,4 @@ def test_training_scans_must_say_what_the_model_needs(make_dataset, one_sentence
         with pytest.raises(InputError, match=rf"{says}.*a\.nii\.gz") as error:
             call()
         one_sentence(error.value)
-    assert load_frames(case, card())  # and it does for a model that needs neither
+    assert load_frames(case, card())  # but a model that needs neither reads it

@@ -1,4 +1,4 @@
-"""Planted faults: each gets its own sentence, and none trains silently."""
+"""Planted faults: each is reported with its own sentence, and none is trained on silently."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import tifffile
 
+from l2gnet_core.cases import Finding
 from l2gnet_core.cli import main
 from l2gnet_core.data import open_dataset
-from l2gnet_core.dataset_check import Survey
+from l2gnet_core.dataset_check import Survey, grouped_messages
 from l2gnet_core.dataset_settings import read_settings
 from l2gnet_core.errors import InputError
 from l2gnet_core.split import read_split
@@ -25,7 +26,7 @@ ACDC = Path(__file__).parents[3] / "shared" / "data" / "acdc"
 
 @pytest.fixture
 def dataset(tmp_path, save_scan) -> Path:
-    """Four sound patients of 3 slices."""
+    """Four patients without faults, of 3 slices each."""
     rng = np.random.default_rng(0)
     for patient in range(4):
         labels = np.zeros((3, 20, 24), np.uint8)
@@ -297,7 +298,7 @@ def test_a_frame_of_anothers_series_is_of_the_same_patient(dataset):
         one, two = (
             np.asarray(nib.load(dataset / part / f"patient{n}.nii.gz").dataobj).T for n in (1, 2)
         )
-        # Frames that hold nothing are alike, whosever they are.
+        # Empty frames are equal for all patients.
         replace_file(dataset / part / "patient1.nii.gz", np.stack([one, two, blank]))
         replace_file(dataset / part / "patient3.nii.gz", np.stack([one[:, ::-1], blank]))
     survey = Survey(dataset)
@@ -323,11 +324,11 @@ def test_training_says_the_warnings_before_it_goes_on(dataset, tmp_path, capsys)
     assert direction in capsys.readouterr().out
     assert lines[0] == "warning: patient1: The labels are empty: background everywhere."
     assert "patient1 and patient3 share identical scans" in lines[1]
-    # The two are one patient, and so is their split.
+    # The two are one patient, also in the split.
     split = json.loads((run / "split.json").read_text())
     assert sorted(chain(*split.values())) == ["patient0", "patient1", "patient2"]
 
-    # A split that parts them is refused, by check and by train.
+    # Both check and train refuse a split that separates them.
     split = {"train": ["patient0", "patient1"], "tuning": ["patient2"], "test": ["patient3"]}
     (run / "split.json").write_text(json.dumps(split))
     for command in (
@@ -372,6 +373,21 @@ def test_a_fault_of_every_scan_is_told_of_the_first_few(dataset, capsys):
     assert total.endswith("4 errors, 0 warnings, 0 notes")
 
 
+def test_faults_are_alike_by_their_code_alone():
+    ids = [
+        Finding("error", f"p{n}", f"Label ids {list(range(n))}.", "unknown ids") for n in range(5)
+    ]
+    whole = [Finding("warning", "", f"Scans {n} are odd.") for n in range(5)]
+    other = Finding("warning", "p9", "Label ids [].", "unknown ids")
+    assert list(grouped_messages([*ids, *whole, other], most=2)) == [
+        "error: p0: Label ids [].",
+        "error: p1: Label ids [0].",
+        "error: the same of 3 more: p2, p3, p4.",
+        *(f"warning: Scans {n} are odd." for n in range(5)),
+        "warning: p9: Label ids [].",
+    ]
+
+
 def test_pairs_of_files_are_one_scan(dataset):
     for part in ("images", "labels"):
         for path in sorted((dataset / part).iterdir()):
@@ -395,7 +411,7 @@ def to_nnunet(dataset: Path, channel: str = "_0000") -> None:
     )
 
 
-@pytest.mark.parametrize("channel", ["_0000", ""])  # the Decathlon names no channels
+@pytest.mark.parametrize("channel", ["_0000", ""])  # names in the Decathlon have no channels
 def test_nnunets_layout(dataset, channel):
     to_nnunet(dataset, channel)
     assert findings(dataset) == []

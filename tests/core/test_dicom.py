@@ -74,7 +74,7 @@ def test_images_at_one_place_are_frames(tmp_path):
         (tmp_path / str(k)).rmdir()
     volume = read_volume(tmp_path)
     assert np.array_equal(volume.data, np.stack(frames))
-    # The last slice of the last frame did not arrive.
+    # The last slice of the last frame is missing.
     (tmp_path / f"IM{4 * 7 % 5:04}_0").unlink()
     volume = read_volume(tmp_path)
     assert np.array_equal(volume.data, np.stack(frames[:2]))
@@ -112,10 +112,10 @@ def test_compressed_files_are_decoded(tmp_path):
     uid, voxels = generate_uid(), np.tile(VOXELS, (1, 10, 10))
     before = locale.setlocale(locale.LC_ALL)
     for path in save_series(tmp_path, voxels):
-        # GDCM's JPEG 2000, without loss; ITK's writer gives each file a series of its own.
+        # GDCM's lossless JPEG 2000; ITK's writer gives each file its own series.
         packed = path.with_suffix(".dcm")
         sitk.WriteImage(sitk.ReadImage(str(path)), str(packed), useCompression=True)
-        # It leaves the whole process in the C locale.
+        # It sets the locale of the whole process to C.
         locale.setlocale(locale.LC_ALL, before)
         path.unlink()
         one = pydicom.dcmread(packed)
@@ -233,7 +233,7 @@ def test_more_frames_than_there_can_be_are_damage(tmp_path, syntax, count):
     pydicom.dcmwrite(tmp_path / "all.dcm", one, enforce_file_format=True)
     with pytest.raises(InputError, match="damaged"):
         read_volume(tmp_path / "all.dcm")
-    # One damaged file among slices hides none of them.
+    # A damaged file does not hide the slices beside it.
     volume = read_volume(tmp_path)
     assert volume.shape == (3, 256, 256)
     assert "all.dcm" in volume.warnings[0]
@@ -268,7 +268,7 @@ def test_frames_come_in_the_order_of_time(tmp_path, times):
     for k in range(4):
         for z in range(2):
             values = {name: value[k] for name, value in times.items()}
-            # Headers stray, by less than what two places differ by.
+            # Positions in headers vary, by less than the distance of two positions.
             values["ImagePositionPatient"] = [0, 0, 10 * z + (0.0051 if k % 2 else 0.0049)]
             (file,) = save_series(tmp_path / "s", VOXELS[:1] + 10 * k + z, **values)
             file.rename(tmp_path / str((4 * z + k) * 5 % 8))
@@ -321,7 +321,7 @@ def test_careless_numbers(tmp_path):
             path.rename(tmp_path / f"{patient}{path.name}")
         (tmp_path / patient).rmdir()
     assert np.array_equal(read_volume(tmp_path / "AIM0000").data, VOXELS)
-    # Voxels of a micro-CT are smaller than what headers of other scanners stray by.
+    # Voxels of a micro-CT are smaller than the variation in headers of other scanners.
     save_series(tmp_path / "micro", VOXELS, spacing=(0.009, 0.009, 0.009))
     assert read_volume(tmp_path / "micro").shape == (5, 6, 7)
 
@@ -349,7 +349,7 @@ def test_links_to_folders_that_are_not_there_are_scans_that_cannot_be_read(tmp_p
     assert scans_in(tmp_path) == [tmp_path / "p1", tmp_path / "p2"]
     with pytest.raises(InputError, match=r"p2 is a link to .*not_fetched, which is not there"):
         read_volume(tmp_path / "p2")
-    # Beside slices it is one, perhaps.
+    # Beside slices, it may be one of them.
     (tmp_path / "p1" / "IM0009").symlink_to("nowhere")
     assert scans_in(tmp_path / "p1") == [tmp_path / "p1"]
     assert "IM0009): slices may be missing" in " ".join(read_volume(tmp_path / "p1").warnings)

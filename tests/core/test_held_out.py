@@ -1,4 +1,4 @@
-"""`l2gnet evaluate --model`: the test score of one's own run, and of nobody learnt from."""
+"""`l2gnet evaluate --model`: scores of a user's model on patients whom it has not learnt from."""
 
 from __future__ import annotations
 

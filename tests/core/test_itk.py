@@ -1,3 +1,6 @@
+import logging
+import threading
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -5,6 +8,7 @@ import SimpleITK as sitk
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_any, read_labels, read_volume, scans_in
+from l2gnet_core.files.quiet import quiet_itk, quiet_logger
 
 VOXELS = np.random.default_rng(0).integers(-1000, 1000, (4, 5, 6)).astype(np.int16)
 TURNED = (0.6, 0.8, 0.0, -0.8, 0.6, 0.0, 0.0, 0.0, 1.0)
@@ -99,7 +103,7 @@ def test_segments_of_slicer(tmp_path):
 
 
 def test_segments_without_numbers(tmp_path):
-    # As 3D Slicer once wrote them: a layer each, of zeros and ones.
+    # Older versions of 3D Slicer write a layer of zeros and ones for each segment.
     for count in (2, 3):
         layers = np.zeros((4, 5, 6, count), np.uint8)
         for k in range(count):
@@ -167,8 +171,32 @@ def test_damaged_files_say_so(tmp_path, one_sentence, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_only_our_own_reads_are_quiet(tmp_path, caplog):
+    save(tmp_path / "a.nrrd", VOXELS)
+    nib.save(nib.MGHImage(VOXELS.T, np.eye(4)), tmp_path / "a.mgz")
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    try:
+        sitk.ProcessObject.SetGlobalWarningDisplay(True)
+        with quiet_itk():
+            assert read_volume(tmp_path / "a.nrrd").shape == VOXELS.shape
+            # Another read of this process, still under way, stays quiet.
+            assert not sitk.ProcessObject.GetGlobalWarningDisplay()
+        assert sitk.ProcessObject.GetGlobalWarningDisplay()
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+    read_volume(tmp_path / "a.mgz")
+    logger = logging.getLogger("nibabel.global")
+    logger.error("of the application")
+    with quiet_logger(logger.name):
+        logger.error("of our read")
+        other = threading.Thread(target=logger.error, args=("of another thread",))
+        other.start()
+        other.join()
+    assert caplog.messages == ["of the application", "of another thread"]
+
+
 def detached(path, sizes):
-    """A header of NRRD, its voxels in a file of their own."""
+    """An NRRD header with its voxels in another file."""
     path.write_text(
         f"NRRD0004\ntype: short\ndimension: 3\nsizes: {sizes}\nendian: little\n"
         "encoding: raw\ndata file: voxels.raw\n"
@@ -180,7 +208,7 @@ def detached(path, sizes):
 def test_headers_that_claim_more_than_their_file_holds_take_no_memory(tmp_path, monkeypatch):
     header = detached(tmp_path / "a.nhdr", "6 5 4")
     assert np.array_equal(read_volume(header).data, VOXELS)
-    # As some programs write it.
+    # Some programs write the field's name so.
     header.write_text(header.read_text().replace("data file", "Data File"))
     assert np.array_equal(read_volume(header).data, VOXELS)
     monkeypatch.setattr(sitk.ImageFileReader, "Execute", lambda _: pytest.fail("voxels are read"))

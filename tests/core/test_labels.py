@@ -12,10 +12,10 @@ def test_many_structures_have_colours_that_can_be_told_apart():
     assert tuple(many.colors.values())[:7] == PALETTE
     assert many.colors[9] == "#123456"
     assert len(set(many.colors.values())) == 117
-    # The same in every mask, and with other organs.
+    # Colours depend on the id alone, not on the other organs.
     assert LabelSet.from_names({40: "liver"}).colors[40] == many.colors[40] == own_colors()[39]
     rgb = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in own_colors()])
-    # None is a grey of the picture below, black, white, or nearly the colour of what changes.
+    # Colours differ from greys, black, white and the colour of what is drawn over masks.
     assert np.ptp(rgb, 1).min() > 40
     assert (rgb @ [0.3, 0.59, 0.11]).min() > 50
     assert (rgb @ [0.3, 0.59, 0.11]).max() < 235

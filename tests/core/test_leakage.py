@@ -1,4 +1,4 @@
-"""What a run inherits of the model that it begins with: nobody learnt from is tested on."""
+"""The split that a run inherits from its first model: no patient learnt from is in test."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def dataset(tmp_path, save_scan) -> Path:
 
 @pytest.fixture
 def model(make_model, tmp_path):
-    """Write a model with a history; entries are lists of fingerprints, None of an older version."""
+    """Write a model with a history; entries are lists of fingerprints, None for older versions."""
 
     def write(*history, **card) -> Path:
         labels = LabelSet.from_names({1: "structure 1"})
@@ -148,7 +148,7 @@ def test_who_a_model_was_tuned_on_alone_is_not_tested_on(dataset, model):
     split = split_from(dataset, model(split={"train": ["q"], "tuning": ["p0", "p1"], "test": []}))
     assert split is not None
     assert {"p0", "p1"} <= set(split.tuning)
-    # There would be nobody to learn from.
+    # Otherwise nobody would be left to learn from.
     everybody = {"train": ["q"], "tuning": [*NAMES], "test": []}
     assert split_from(dataset, model(split=everybody)) == Split(NAMES, (), ())
 

@@ -98,7 +98,7 @@ def surface(mask: np.ndarray) -> np.ndarray:
 
 def brute_force(a: np.ndarray, b: np.ndarray, spacing, tolerance: float) -> Agreement:
     flat = [axis for axis, length in enumerate(a.shape) if length == 1]
-    # One slice has an outline, no surface.
+    # A single slice has an outline, not a surface.
     a, b, spacing = a.squeeze(), b.squeeze(), np.delete(spacing, flat)
     distances = cdist(surface(a) * spacing, surface(b) * spacing)
     there, back = distances.min(1), distances.min(0)
@@ -109,7 +109,7 @@ def brute_force(a: np.ndarray, b: np.ndarray, spacing, tolerance: float) -> Agre
 
 
 def blob(rng, shape) -> np.ndarray:
-    """A lumpy mask that never is empty and often touches the border."""
+    """A mask of random lumps that is never empty and often touches the border."""
     smooth = ndimage.gaussian_filter(rng.standard_normal(shape), 1.2)
     return smooth >= np.quantile(smooth, rng.uniform(0.4, 0.95))
 
@@ -124,7 +124,7 @@ def test_surface_measures_equal_brute_force(seed, shape, spacing):
     rng = np.random.default_rng(seed)
     a, b = blob(rng, shape), blob(rng, shape)
     spacing = spacing[-len(shape) :]
-    # Not the length of any step between voxels: rounding must not decide.
+    # No distance between voxels equals this, so that rounding does not matter.
     tolerance = 2.03
     ours = agreement(a, b, spacing, tolerance)
     wanted = brute_force(a, b, spacing, tolerance)
@@ -285,7 +285,7 @@ def test_pixels_of_no_weight_have_no_say(seed, coarser):
     (gradient,) = torch.autograd.grad(loss(target, weight), [logits[0]])
     assert (gradient.abs().sum(1)[weight == 0] == 0).all()
     assert (gradient.abs().sum(1)[weight > 0] > 0).all()
-    # All alike is as good as none, but for the smoothing of the Dice.
+    # Equal weights are as good as none, except for the smoothing of the Dice.
     ones = torch.ones_like(weight)
     torch.testing.assert_close(loss(target, ones), loss(target, None))
 

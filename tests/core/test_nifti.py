@@ -1,4 +1,4 @@
-"""NIfTI in and out, with nibabel and SimpleITK as oracles."""
+"""Reading and writing NIfTI, compared with nibabel and SimpleITK."""
 
 from __future__ import annotations
 
@@ -349,7 +349,7 @@ def test_files_cut_short_give_one_sentence(tmp_path_factory, cut, packed):
     data = np.random.default_rng(0).integers(0, 999, (9, 8, 7)).astype(np.int16)
     whole = save(folder / ("i.nii.gz" if packed else "i.nii"), data).read_bytes()
     path = folder / ("c.nii.gz" if packed else "c.nii")
-    # The last 8 bytes of a gzip file are its checksum and length, a few before end the stream.
+    # The last 8 bytes of a gzip file are its checksum and length; the stream ends just before.
     path.write_bytes(whole[: int(cut * (len(whole) - 24))])
     with pytest.raises(InputError) as error:
         read_volume(path)
@@ -369,7 +369,7 @@ def test_voxels_that_begin_at_no_byte_begin_behind_the_header(kind, tmp_path):
 def test_a_flipped_bit_in_a_gzip_stream_is_found(tmp_path):
     data = np.arange(504, dtype=np.int16).reshape(9, 8, 7)
     plain = save(tmp_path / "i.nii", data).read_bytes()
-    packed = bytearray(gzip.compress(plain, 0))  # stored: every byte is readable, right or wrong
+    packed = bytearray(gzip.compress(plain, 0))  # uncompressed: damaged bytes can still be read
     path = tmp_path / "i.nii.gz"
     for behind in (b"", b"\0" * 99, b"garbage", gzip.compress(b"more")):
         path.write_bytes(packed + behind)

@@ -1,4 +1,4 @@
-"""The project folder: what is saved comes back, whatever happens in between."""
+"""The project folder: what is saved is read back, also after crashes."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_any_order_of_saves_leaves_the_last_of_each_slice(tmp_path_factory, save
 
 @pytest.fixture
 def states(tmp_path, monkeypatch):
-    """What a crash would leave after each write, as (state, labels of the slices by place)."""
+    """What a crash leaves after each write, as (state, labels of the slices by key)."""
     found, put = [], os.replace
 
     def put_and_look(source, target):
@@ -147,10 +147,10 @@ def test_nobody_is_said_to_vouch_for_a_slice_that_is_not_as_they_saw_it(states):
     accepted = state_of(finished=frozenset({seen, other}), reviewed=frozenset({seen}))
     project = ProjectFolder.create(accepted.scan)
     project.save(accepted, {seen: blank(label=2)}, [Reviewed([seen], True)], SCAN, {other})
-    # Before, with the slice, and the scan's voxels at last.
+    # The state before, the slice, the state after, and last the scan's voxels.
     assert [seen in state.reviewed for state, *_ in states] == [False, False, True, True]
     assert project.read_state().finished == {seen}
-    # Its acceptance is taken back, and another answer comes into it.
+    # Its review is removed, and another answer is taken in.
     taken_back = replace(accepted, reviewed=frozenset())
     slices = {seen: blank(label=1), other: blank(label=1)}
     project.save(taken_back, slices, [Reviewed([seen], False)], SCAN)
@@ -192,7 +192,7 @@ def test_a_scan_is_found_by_its_voxels_and_place_whatever_it_is_called(projects)
         assert find_projects(identify(other)) == []
     assert any_of_shape(SHAPE)
     assert not any_of_shape((3, 7, 6))
-    # A second piece of work on the same scan goes beside the first; the newer one comes first.
+    # A second project of the same scan has its own folder, and is listed first.
     second, _ = new_project()
     assert second.path != project.path
     assert [one.path for one in find_projects(identify(SCAN))] == [second.path, project.path]
@@ -227,7 +227,7 @@ def test_nothing_of_the_file_or_its_header_is_written(projects, tmp_path):
             assert b"Doe" not in content
     text = (project.path / "project.json").read_text()
     assert str(tmp_path) not in text
-    # And yet a mask of it is the same as one of the file's own, header and all.
+    # But a mask written on it equals one on the file's own grid, header included.
     state, mask = project.read_state(), np.zeros(SHAPE, np.uint8)
     assert b"Roe" not in state.grid.source.header
     one = write_labels(tmp_path / "one.nii", mask, volume, LABELS.names)
@@ -313,7 +313,7 @@ def test_a_damaged_project_is_one_sentence(one_sentence, tmp_path):
         assert [one.problem for one in find_projects(state.scan)] == [
             said(lambda: open_project(project.path))
         ]
-    # It hides no good one, though it is newer.
+    # A newer project that is damaged does not hide a good one.
     other, _ = new_project()
     (other.path / "project.json").write_text(json.dumps({**values, "saved": "2020-01-01T00:00Z"}))
     assert [one.path for one in find_projects(state.scan)] == [other.path, project.path]
@@ -427,11 +427,11 @@ def test_a_slice_is_written_again_where_it_changed_or_others_may_have_written_it
     file = project.path / "slices" / "0-1.npz"
 
     def writes(label: int) -> bool:
-        """Is the slice written? Its file then is another one."""
+        """Is the slice written? Writing replaces its file."""
         before = file.stat().st_ino if file.exists() else None
         kept = file.with_suffix(".kept")
         if before is not None:
-            os.link(file, kept)  # so that its number is not given anew
+            os.link(file, kept)  # so that its inode number is not reused
         project.save_slices([((0, 1), blank(label=label))])
         kept.unlink(missing_ok=True)
         return file.stat().st_ino != before
@@ -479,10 +479,10 @@ def test_models_are_kept_unless_they_come_with_the_package(make_model, tmp_path,
     # Other weights under the name of a bundled model are not the bundled ones.
     posing = replace(own, card=replace(own.card, name="cardiac-cine"))
     assert store.path(store.keep(posing)) != find_model("cardiac-cine")
-    # Nor is one that is only shown scans in another way.
+    # A model with another view of scans is not the bundled one.
     shown = replace(bundled, card=replace(bundled.card, appearance=Appearance(gamma=0.6)))
     assert store.load(store.keep(shown)).card.appearance == Appearance(gamma=0.6)
-    # Nor is one whose card was edited.
+    # Nor is a model whose card was edited.
     edited = replace(bundled, card=replace(bundled.card, views=1))
     assert store.load(store.keep(edited)).card.views == 1
     with pytest.raises(InputError, match="neither the project nor") as caught:

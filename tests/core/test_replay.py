@@ -1,4 +1,4 @@
-"""A project done again without a window."""
+"""Replaying a project without napari."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.corrections import Correction
+from l2gnet_core.errors import InputError
 from l2gnet_core.finetune import finetune
 from l2gnet_core.finetune_config import SCAN
 from l2gnet_core.guard import Limits
@@ -33,12 +34,13 @@ from l2gnet_core.project.events import (
 )
 from l2gnet_core.project.folder import ProjectFolder
 from l2gnet_core.project.models import id_of
+from l2gnet_core.project.replay import replay
 from l2gnet_core.project.scans import identify
 from l2gnet_core.project.state import ProjectState, SliceState
 from l2gnet_core.volume import Grid
 
 SHAPE = (4, 40, 44)
-#: No heart: guarding it takes longer than all the rest.
+#: Not a heart, whose guard takes longer than the rest of these tests.
 ORGANS = LabelSet.from_names({1: "liver", 2: "spleen", 3: "kidney"})
 CONFIG = replace(
     SCAN, seconds=0.8, batch=2, folds=2, mixes=(1.0,), cautious_mix=1.0, mix_tolerance=2.0,
@@ -58,7 +60,7 @@ def volume(tmp_path, monkeypatch):
 
 
 class Annotator:
-    """Does to a mask what the plugin lets people do, and keeps a project of it."""
+    """Does what users of the plugin can do to a mask, and saves a project."""
 
     def __init__(self, volume, model) -> None:
         self.volume, self.model, self.parent = volume, model, model
@@ -90,7 +92,7 @@ class Annotator:
         self.raw[taken], self.answer[taken] = raw[taken], answer[taken]
 
     def go_back(self, model, tidying=None, spared=(), filled=()) -> None:
-        """To what a model said before, but for slices that stay filled in."""
+        """Return to a model's earlier answer, except for slices that stay filled in."""
         self.take(self.said[model.card.name], range(4), tidying, spared)
         kept = [(0, index) for index in spared]
         stays = {(0, index): self.fill(index) for index in filled}
@@ -150,7 +152,7 @@ class Annotator:
 
 @pytest.fixture
 def worked(volume, make_model) -> Annotator:
-    """All that there is to do, in an order that matters."""
+    """A mask after all kinds of events, in an order that matters."""
     person = Annotator(volume, make_model(ORGANS))
     person.segment([2, 1, 3, 0])
     person.tidy(CleanUp(largest_piece=True))
@@ -195,7 +197,7 @@ def test_a_project_comes_out_equal(worked, volume, l2gnet, tmp_path):
     written = nib.load(report["mask"])
     np.testing.assert_array_equal(np.asarray(written.dataobj).T, worked.shown())
     np.testing.assert_array_equal(written.affine, volume.affine)
-    # Fine-tuning did something, and so did a person.
+    # Both fine-tuning and painting changed the mask.
     before = Annotator(volume, worked.parent)
     before.segment([2, 1, 3, 0])
     assert (before.answer != worked.raw)[[0, 2, 3]].any()
@@ -238,7 +240,7 @@ def test_undoing_takes_back_the_answer_and_not_what_was_tidied_since(worked, l2g
     before = person.raw.copy(), person.answer.copy()
     person.segment([0, 2, 3], "rolled back", model=person.parent)
     changed = [old != new for old, new in zip(before, (person.raw, person.answer), strict=True)]
-    # There was nothing to undo of this one.
+    # This event cannot be undone.
     person.events.append(Answered("accepted", person.model, [], spared=person.reviewed,
                                  remembered=True, undoable=False))  # fmt: skip
     person.take(person.said[person.model.card.name], range(4), spared=[1])
@@ -259,15 +261,15 @@ def test_a_run_that_was_noted_in_parts_is_done_again_in_one(worked, l2gnet, tmp_
     worked.events = [*parts, replace(tidied, places=tidied.places[:2]), *more, *others]
     orders = []
 
-    def noted(*given):
+    def noted(*given, **more):
         orders.append(given[4])
-        yield from predict_slices(*given)
+        yield from predict_slices(*given, **more)
 
     monkeypatch.setattr("l2gnet_core.project.replay.predict_slices", noted)
     project = worked.save()
     _, out, _ = l2gnet("replay", project.path, "-o", tmp_path / "out", "--json")
     assert json.loads(out)["equal"] is True
-    # Batches are as they were.
+    # Batches are the same as before.
     assert orders == [[2, 1, 3, 0]] * 2
 
 
@@ -276,7 +278,7 @@ def test_slices_that_a_crash_kept_from_being_saved_are_no_others(worked, l2gnet,
     (project.path / "slices" / "0-3.npz").unlink()
     file = project.path / "project.json"
     state = json.loads(file.read_text())
-    # What is finished is said last.
+    # Finished slices are written to the state last.
     state["finished"].remove([0, 3])
     file.write_text(json.dumps(state))
     _, out, _ = l2gnet("replay", project.path, "-o", tmp_path / "out", "--json")
@@ -287,8 +289,8 @@ def test_slices_that_a_crash_kept_from_being_saved_are_no_others(worked, l2gnet,
 def test_a_crash_amid_a_save_leaves_what_replays_and_goes_on(
     volume, make_model, l2gnet, tmp_path, monkeypatch, writes
 ):
-    """A save of two slices, their deed and the state, and of two more, broken off after so many
-    files."""
+    """A save of two slices, their event and the state, and then of two more slices, is broken off
+    after so many files."""
     person = Annotator(volume, make_model(ORGANS))
     person.segment([2, 1, 3, 0])
     project, put, left = person.save(), os.replace, [writes]
@@ -315,7 +317,7 @@ def test_a_crash_amid_a_save_leaves_what_replays_and_goes_on(
         return json.loads(l2gnet("replay", project.path, "-o", tmp_path / "out", "--json")[1])
 
     assert replayed()["equal"] is True
-    # As resuming does.
+    # What resuming does.
     project.hold()
     state = project.read_state()
     found, _ = project.read_slices(state)
@@ -347,7 +349,7 @@ def test_versions_are_those_that_a_person_could_go_to(worked, make_model):
     project.history.add(replace(worked.learnt, result=result))
     assert [one.model for one in project.history.versions()][2:] == [loaded.model, id_of(other)]
     project.history.add(Discarded(other))
-    # What was accepted is not lost if the same is learnt again.
+    # An accepted model stays if an equal one is learnt and discarded.
     project.history.add(worked.learnt)
     project.history.add(Discarded(worked.model))
     assert project.history.versions() == [first, learnt, loaded]
@@ -375,6 +377,44 @@ def test_a_fine_tuning_that_was_not_kept_changes_nothing(volume, make_model, l2g
     _, out, _ = l2gnet("replay", person.save().path, "-o", tmp_path / "out", "--json")
     assert json.loads(out)["equal"] is True
     assert json.loads(out)["finetuned"] == []
+
+
+def test_a_bug_is_not_taken_for_a_fault_of_the_project(volume, make_model, monkeypatch):
+    person = Annotator(volume, make_model(ORGANS))
+    person.segment([0, 1, 2, 3])
+    project = person.save()
+
+    def broken(*_, **__):
+        raise KeyError("a bug")
+        yield
+
+    monkeypatch.setattr("l2gnet_core.project.replay.predict_slices", broken)
+    with pytest.raises(KeyError, match="a bug"):
+        list(replay(project))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"places": [[0, 4]]},
+        {"places": [[1, 0]]},
+        {"what": "undone"},
+        {"what": "rolled back", "remembered": True},
+        {"what": "interpolated", "slices": "of another shape.npz"},
+    ],
+    ids=str,
+)
+def test_a_line_that_does_not_fit_the_project_is_refused(volume, make_model, change):
+    person = Annotator(volume, make_model(ORGANS))
+    person.segment([0, 1, 2, 3])
+    project = person.save()
+    file = project.path / "history.jsonl"
+    (project.path / "attached").mkdir()
+    wrong = {"0-1-raw": np.zeros((3, 3), np.uint8), "0-1-labels": np.zeros((3, 3), np.uint8)}
+    np.savez(project.path / "attached" / "of another shape.npz", **wrong)
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}) + "\n")
+    with pytest.raises(InputError, match=r"entry 1 .* is another"):
+        list(replay(project))
 
 
 def test_bad_input_is_one_sentence(refused, volume, make_model, save_scan, scan, tmp_path):

@@ -1,4 +1,4 @@
-"""Which slices a step sees: the same for whoever asks, and small organs as often as large ones."""
+"""The slices of a step: equal in each process, and with small organs as often as large ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_sample_does_not_depend_on_who_else_is_in_the_batch(seed, step, channe
     assert images.dtype == torch.float32
     for half in (range(2), range(2, 4)):
         some, truth = sampler.batch(step, half, 32)
-        # Sums over other lanes round differently, and gamma makes more of it near zero.
+        # Sums in another order round differently, and gamma amplifies that near zero.
         torch.testing.assert_close(some, images[list(half)], atol=1e-4, rtol=1e-4)
         assert torch.equal(truth, targets[list(half)])
 
@@ -60,7 +60,7 @@ def test_a_small_structure_is_seen_as_often_as_a_large_one():
     sampler = Sampler([frame(0)], Augmentation(on_structure=1.0), 1, 0)
     _, targets = sampler.batch(0, range(300), 32)
     with_small = (targets == 2).flatten(1).any(1).float().mean()
-    # Half of the views are about it; a slice drawn at random holds it in one of four.
+    # Half of the views are centred near it; one of four random slices holds it.
     assert with_small > 0.5
 
 
@@ -80,7 +80,7 @@ def test_neighbours_come_in_both_orders_and_sometimes_not_at_all():
     case = TrainingCase(levels.half(), torch.zeros(3, 64, 64, dtype=torch.uint8))
     images, _ = Sampler([case], STILL, 3, 0).batch(0, range(200), 32)
     rising = torch.sign(images.diff(dim=1).mean((2, 3))).sum(1)
-    # Up, down, and level: alone, or two noisy copies at an end of the stack.
+    # Rising, falling, and constant: a slice alone, or copies at an end of the stack.
     assert (rising > 0).sum() > 40
     assert (rising < 0).sum() > 40
 
@@ -105,7 +105,7 @@ def test_neighbours_lie_as_far_apart_as_the_case_says():
 
 
 def test_in_a_mirror_paired_classes_change_places():
-    # 1 is left of the middle, 2 right of it; 3 is left too, but has no side in its name.
+    # 1 is left of the middle, 2 right; 3 is left, too, but its name has no side.
     classes = torch.zeros(1, 64, 64, dtype=torch.uint8)
     classes[0, 20:28, 8:16], classes[0, 20:28, 48:56], classes[0, 40:48, 8:16] = 1, 2, 3
     image = (classes == 3).half()

@@ -1,4 +1,4 @@
-"""Splits: no patient on two sides, whoever wrote them."""
+"""Splits, made or written by hand: no patient is in two parts."""
 
 from __future__ import annotations
 
@@ -155,6 +155,6 @@ def test_names_that_an_earlier_version_gave_are_known_again(make_dataset):
     split = checked_split(parts, people, "split.json")
     assert split.train == ("sub-07", "heart03", "heart04")
     assert split.test == ("sub-09",)
-    # Who was two people before is said to be in two parts.
+    # A patient who counted as two before is reported to be in two parts.
     parts["tuning"].append("sub-07_T2w")
     assert any("sub-07" in problem for problem in split_problems(parts, people, "split.json"))

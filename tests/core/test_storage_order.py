@@ -1,4 +1,4 @@
-"""Labels that lie on their scan's voxels and are stored another way round are its labels."""
+"""Labels on a scan's voxels are brought into its storage order."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TILTED = nib.affines.from_matvec(_A @ _C @ _B, [30, -20, 15])
 
 
 def stored(image: nib.Nifti1Image, codes: str) -> nib.Nifti1Image:
-    """The same voxels at the same places, stored as the letters say."""
+    """The same voxels at the same positions, stored in the order of these letters."""
     now = nib.orientations.io_orientation(image.affine)
     wanted = nib.orientations.axcodes2ornt(tuple(codes))
     return image.as_reoriented(nib.orientations.ornt_transform(now, wanted))
@@ -125,7 +125,7 @@ def test_what_is_elsewhere_or_does_not_say_where_stays_as_it_is(tmp_path, labels
     assert in_order_of(here.grid, here) is here
     silent = replace(read_volume(tmp_path / "0.nii"), oriented=False)
     assert in_order_of(here.grid, silent) is silent
-    # Some files give two axes one direction.
+    # Some files state the same direction for two axes.
     flat = replace(here.grid, affine=here.affine @ np.diag([1, 1, 0, 1]))
     assert in_order_of(flat, replace(here, affine=flat.affine)).data is here.data
 

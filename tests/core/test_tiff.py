@@ -1,4 +1,4 @@
-"""TIFF in and out: axes, voxel size, names."""
+"""Reading and writing TIFF: axes, voxel size, names."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_ome_voxel_size_survives_both_ways(tmp_path_factory, z, y, x, unit):
     v = read_volume(folder / "i.ome.tif")
     assert v.name == "i"
     if min(x, y, z) * factor <= 1.001e-7:
-        return  # Less than an atom: nobody's.
+        return  # Smaller than an atom, so not plausible.
     assert v.spacing == pytest.approx((z * factor, y * factor, x * factor), rel=1e-6)
     mask = write_labels(folder / "m.tif", data % 3, v)
     with tifffile.TiffFile(mask) as tif:
@@ -149,7 +149,7 @@ AXES = {
 
 @pytest.mark.parametrize(
     ("kind", "axes"),
-    # ImageJ and OME name their axes: nameless ones are for plain files.
+    # ImageJ and OME name their axes; plain files do not.
     [(k, a) for k in ("plain", "imagej", "ome") for a in AXES if k == "plain" or a[0] not in "IQ"],
 )
 def test_axes(kind, axes, tmp_path):
@@ -245,7 +245,7 @@ def test_a_nifti_image_can_have_a_tiff_mask(name, tmp_path):
     back = read_labels(write_labels(tmp_path / name, data % 4, v, {1: "a"})).volume
     assert np.array_equal(back.data, data % 4)
     assert back.spacing == pytest.approx((3, 2, 1))
-    # Our own masks remember where they lie, so that they are drawn on their image.
+    # Our own masks store their affine, so that they are shown on their image.
     assert np.allclose(back.affine, v.affine)
     assert back.oriented
 
@@ -270,7 +270,7 @@ def test_stacks_cut_short_give_one_sentence(tmp_path_factory, cut, kind):
         v = read_volume(folder / "i.tif")
     except InputError as error:
         problem = str(error)
-    else:  # only tags behind the voxels may be missing
+    else:  # only tags after the voxels may be missing
         assert np.array_equal(v.data, data)
     assert problem.endswith(".")
     assert "\n" not in problem
@@ -319,7 +319,7 @@ def test_what_is_no_tiff(content, tmp_path, capfd):
     "error",
     [
         ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package"),
-        # Of Zstandard, before Python 3.14.
+        # The error for Zstandard before Python 3.14.
         ModuleNotFoundError("No module named 'compression'", name="compression"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Training: it learns, it can be stopped and resumed without a trace, it leaves what it should."""
+"""Training learns, resumes as if it had never stopped, and writes what it should."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ STEPS = 6
 
 
 def bright_discs(seed: int, slices: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """48² slices with a bright disc (2) in a grey one (1): what a tiny network learns at once."""
+    """48² slices with a bright disc (2) in a grey one (1), which a tiny network learns quickly."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:48, 0:48]
     labels = np.zeros((slices, 48, 48), np.uint8)
@@ -170,7 +170,7 @@ def test_the_average_follows_the_weights_and_takes_the_current_codebook(tmp_path
 def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(dataset, tmp_path, stop_after):
     whole = run(dataset, tmp_path / "whole")
     run(dataset, tmp_path / "parts", stop_after=stop_after)
-    # Whoever resumes comes from another process, with another random state.
+    # Another process, with another random state, resumes.
     torch.manual_seed(999)
     rest = run(dataset, tmp_path / "parts", resume=True)
     assert len(whole) == STEPS
@@ -197,7 +197,7 @@ def test_a_run_killed_before_its_first_save_goes_on_from_where_it_began(dataset,
     run(dataset, tmp_path / "first")
     rarely = replace(SHORT, save_every_seconds=1e6)
     whole = run(dataset, tmp_path / "whole", rarely, start=tmp_path / "first")
-    # Once before the first epoch has left a model, and once after.
+    # Once before the first epoch has written a model, and once after.
     for stop_after in (1, 3):
         folder = tmp_path / f"stopped-{stop_after}"
         run(dataset, folder, rarely, stop_after=stop_after, start=tmp_path / "first")
@@ -318,12 +318,12 @@ def test_curves_are_drawn_of_whatever_name(tmp_path, name):
     with TrainingLog(tmp_path, LabelSet.from_names({1: name}), 0) as log:
         log.add(Progress(1, 1, 0.1, 0.5, 1e-3, 1.0, 0.1, None, (0.5,), best=True))
     assert imread(tmp_path / CURVES_FILE).shape == (400, 1000, 4)
-    # Nothing half written is left beside it.
+    # No half-written files are left beside it.
     assert {path.name for path in tmp_path.iterdir()} == {CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER}
 
 
 def interrupted(after: int, work: Callable[[], None]) -> None:
-    """Do work that Ctrl-C meets after so many lines and returns of Python, or at its end."""
+    """Do work that Ctrl-C interrupts after so many lines and returns of Python, or at its end."""
     left = after
 
     def trace(_frame, event, _argument):
@@ -510,12 +510,12 @@ def test_a_run_can_begin_with_a_models_weights(dataset, tmp_path):
     for name, weight in first.items():
         if "codebook" not in name:  # codes follow the tokens even where nothing else learns
             torch.testing.assert_close(second[name], weight)
-    # Whoever was tested on stays out of training, whatever the seed.
+    # Patients in test stay out of training, whatever the seed.
     again = replace(calm, seed=5)
     run(dataset, tmp_path / "other", again, start=tmp_path / "first")
     splits = [(tmp_path / name / SPLIT_FILE).read_text() for name in ("first", "other")]
     assert splits[0] == splits[1]
-    # Structures keep their outputs, by name; where the names are others, that is told.
+    # Structures keep their outputs by name; if the names differ, a message says so.
     told, head = [], "decoder.head.weight"
     for names, rows in (({"core": 1, "rim": 2}, [0, 2, 1]), ({"inner": 1, "outer": 2}, [0, 1, 2])):
         (dataset / "dataset.json").write_text(json.dumps({"labels": names}))
@@ -561,7 +561,7 @@ def test_what_no_training_patient_has_is_left_out_of_the_model(
         (tmp_path / name / SPLIT_FILE).write_text(json.dumps(split))
     told, short = [], replace(SHORT, epochs=1)
     run(dataset, tmp_path / "run", short, stop_after=1, tell=told.append)
-    # Of a structure that nobody has, the check of the dataset tells.
+    # The check of the dataset reports structures that nobody has.
     assert told == ["speck is in no label of the training patients: the model does not have it."]
     (last,) = run(dataset, tmp_path / "run", short, resume=True)
     assert len(last.dice) == 2
@@ -572,7 +572,7 @@ def test_what_no_training_patient_has_is_left_out_of_the_model(
     assert load_model(tmp_path / "after").card.labels == model.card.labels
     scored = names_to_score(open_dataset(dataset), model.card)
     assert scored == {4: "rim", 300: "core"}
-    # A run of before, which had them all, goes on so.
+    # An older run, which has all structures, is resumed with them.
     (tmp_path / "before").mkdir()
     (tmp_path / "before" / SPLIT_FILE).write_text(json.dumps(split))
     with monkeypatch.context() as patch:
@@ -596,7 +596,7 @@ def test_more_patients_keep_those_apart_that_a_model_has_seen(dataset, save_scan
     for part, patients in before.items():
         assert set(patients) <= set(after[part])
     assert sorted(chain.from_iterable(after.values())) == [f"patient{n:03}" for n in range(12)]
-    # Of another dataset the model has seen nobody, whatever it is called.
+    # In another dataset nobody was seen, although names are equal.
     for path in [*(dataset / "images").iterdir(), *(dataset / "labels").iterdir()]:
         path.rename(path.with_name(path.name.replace("patient", "other")))
     run(dataset, tmp_path / "others", one, start=tmp_path / "first")
@@ -685,7 +685,7 @@ def test_what_begins_with_an_older_model_is_normalised_as_that_is(dataset, tmp_p
     save_model(tmp_path / "old" / MODEL_FILE, build(config), card)
     settings = {"start": tmp_path / "old"}
     run(dataset, tmp_path / "new", stop_after=2, **settings)
-    # What it began with may be gone by then.
+    # The model that it began with may be gone by then.
     (tmp_path / "old" / MODEL_FILE).unlink()
     run(dataset, tmp_path / "new", resume=True, **settings)
     assert load_model(tmp_path / "new").network.config.normalisation == "group"
@@ -697,7 +697,7 @@ def test_an_average_soon_forgets_how_it_began():
     for step in range(2000):
         _moving_average(averaged, current, torch.tensor(step), 0.998)
         left.append(averaged[0][0].item())
-    # With 0.998 from the beginning, 82 % would be left after 100 steps.
+    # With 0.998 from the beginning, 82 % of the first weights would remain after 100 steps.
     assert left[0] == pytest.approx(0.1)
     assert left[99] < 1e-6
     settled, value = [torch.ones(1)], torch.zeros(1)
@@ -793,7 +793,7 @@ def test_a_finished_run_knows_the_codes_of_its_training_scans(dataset, tmp_path,
         trace = empty_trace(model, scan, 0, scan.data)
         list(predict_slices(model, scan.data, scan, 0, trace=trace))
         counts += np.bincount(trace.codes.ravel(), minlength=32)
-    # Half precision in training and sums in other batches may move a token to another code.
+    # Half precision and other batches may move a token to another code.
     assert np.abs(counts - known.counts).sum() <= 0.05 * counts.sum()
     assert sum(known.counts) == counts.sum() == 4 * 2 * 9
     assert len(known.distances) == 4

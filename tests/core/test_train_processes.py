@@ -1,4 +1,4 @@
-"""Training in processes of its own: two that share the work, and one that is killed."""
+"""Training in other processes: two that share the work, and one that is killed."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ how = TrainingConfig(epochs=int(epochs), batch=4, save_every_seconds=0.0, learni
 for progress in train_dataset(settings, how, Augmentation(size=48)):
     print(progress.step, flush=True)
 """
-#: In float32 the order of sums decides now and then which of two codes is the nearest, and two runs
-#: part. In float64 all that is left to differ by is what the processes do.
+#: In float32 the order of sums sometimes decides which of two codes is nearest, and runs diverge.
+#: In float64 only faults of the processes make them differ.
 PRECISELY = """
 from l2gnet_core import train, training_run
 from l2gnet_core.model import build
@@ -108,7 +108,7 @@ def test_two_processes_learn_what_one_does_with_the_whole_batch(dataset, tmp_pat
         finish(process)
     assert len(losses(one)) == len(losses(two)) == 6
     assert np.abs(np.subtract(losses(one), losses(two))).max() < 1e-4
-    # Not only what they say: what they have become.
+    # Not only progress, but also the weights are equal.
     one, two = (
         {name: values.double() for name, values in load_file(folder / MODEL_FILE).items()}
         for folder in (one, two)

@@ -40,7 +40,7 @@ def test_grids_are_compared_as_far_as_they_tell():
     here = volume(np.eye(4), **stated)
     moved = oriented_affine("RAS", (1, 1, 1))
     assert distance_apart(here, volume(moved, **stated)) == pytest.approx(np.hypot(22.36, 30), 1e-3)
-    # A tool that copies a scan which does not say where it lies writes an origin of its own.
+    # Tools that copy a scan without orientation write an origin of their own.
     lost = volume(default_affine((1, 1, 1)), units="mm")
     assert distance_apart(lost, volume(moved, **stated)) == 0
     assert distance_apart(lost, volume(np.diag([1, 1, 2, 1]), units="mm")) == pytest.approx(3)
@@ -65,7 +65,7 @@ def test_anatomical_slicing_axis(codes, rule, pair):
     v = volume(oriented_affine(codes))
     stored = next(i for i, letter in enumerate(codes) if letter in pair)
     assert slicing_axis(v, rule) == 2 - stored
-    # The same axis, asked for by its index in a stored NIfTI array.
+    # The same axis by its index in a stored NIfTI array.
     nifti = volume(oriented_affine(codes), stored_axes=(2, 1, 0))
     assert slicing_axis(nifti, "through-plane", override=stored) == slicing_axis(v, rule)
 

@@ -18,11 +18,11 @@ def replace_file(
 ) -> None:
     """Write beside the destination, check what was written, then put it in place.
 
-    suffix: the temporary file's, so that `check` can read it by its suffix.
-    check: reads the temporary file and raises if it is not what was meant.
-    Errors: OutputError; the destination is then as it was before.
+    suffix: of the temporary file, so that `check` can tell its format.
+    check: reads the temporary file and raises if it does not hold what was written.
+    Raises OutputError; the destination is then unchanged.
     """
-    # Through a symbolic link we mean the file it points to, not the link.
+    # Replace the file that a symbolic link points to, not the link.
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".l2gnet-{secrets.token_hex(6)}{suffix}")
     try:
@@ -51,7 +51,7 @@ def replace_file(
 
 
 def replace_bytes(path: Path, content: bytes | memoryview) -> None:
-    """As `replace_file`, for content that is at hand: it must read back as the same bytes."""
+    """As `replace_file`, for content in memory; the file must read back as the same bytes."""
 
     def write(stream: BinaryIO) -> None:
         stream.write(content)
@@ -64,8 +64,10 @@ def replace_bytes(path: Path, content: bytes | memoryview) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Raise OutputError where nothing could be written in a folder, which need not be there yet; to
-    be called before what is to be written is computed."""
+    """Raise OutputError if nothing can be written in a folder, which need not exist yet.
+
+    To be called before a long computation whose result goes there.
+    """
     there = folder.absolute()
     while not os.path.lexists(there):
         there = there.parent
@@ -80,8 +82,8 @@ def require_writable(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    # Makes the new name itself survive a power cut; Windows has no such call and needs none, some
-    # network and shared folders refuse it. The file is in place either way.
+    # Makes the new name survive a power cut. Windows has no such call and needs none; some network
+    # and shared folders refuse it, but the file is in place anyway.
     if os.name != "posix":
         return
     with suppress(OSError):

@@ -1,9 +1,8 @@
-"""DICOM series: the voxels and the place of a scan.
+"""DICOM series: the voxels and the geometry of a scan.
 
-pydicom reads headers (l2gnet_core.files.dicom_header), SimpleITK (GDCM) decodes voxels, whatever
-their compression, and turns them into real values. Slices are put in order by where they lie, along
-the normal of the image, never by file name or number. Images at one place become frames of a time
-series.
+pydicom reads headers (l2gnet_core.files.dicom_header). SimpleITK (GDCM) decodes voxels of any
+compression and rescales them to real values. Slices are ordered by their position along the image
+normal, never by file name or number. Images at one position become frames of a time series.
 """
 
 from __future__ import annotations
@@ -21,12 +20,13 @@ from l2gnet_core.files.dicom_header import Plane
 from l2gnet_core.files.dicom_series import Series, series_of
 from l2gnet_core.files.itk import LPS_TO_RAS
 from l2gnet_core.files.labeltext import LabelText
+from l2gnet_core.files.quiet import quiet_itk
 from l2gnet_core.files.values import brightness, plain_values
 from l2gnet_core.volume import Volume, default_affine
 
-# Of a millimetre, and of a pixel: images nearer than both lie at one place.
+# Images nearer to each other than both of these, in mm and in pixels, are at one position.
 _SAME_PLACE, _SAME_PIXEL = 0.01, 0.1
-# Share of the distance between slices by which one may stray before it is said.
+# Share of the distance between slices by which one may be off before a warning is given.
 _UNEVEN = 0.1
 
 
@@ -38,13 +38,13 @@ def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
 
 
 def label_text(path: Path) -> LabelText:
-    """Nothing: these are scans. See l2gnet_core.files.read_label_text."""
+    """Empty, because DICOM series are scans. See l2gnet_core.files.read_label_text."""
     series_of(path)
     return LabelText()
 
 
 def read_series(series: Series, mask: bool = False) -> Volume:
-    """The scan that a series is. Raises InputError, one sentence."""
+    """The scan of a series, (z,y,x) or (t,z,y,x). Raises InputError, one sentence."""
     warnings: list[str] = []
     frames = _frames(series, warnings)
     data = _voxels(series, frames, warnings)
@@ -64,7 +64,7 @@ def read_series(series: Series, mask: bool = False) -> Volume:
         units="mm" if all(first.pixel) else "pixel",
         stored_axes=(0, 1, 2),
         oriented=first.position is not None,
-        # Nobody can tell how large a voxel is where slices are missing.
+        # Where slices are missing, the size of a voxel is not known.
         thickness_stated=stated and even and not series.unread,
         name=series.name,
         warnings=tuple(warnings),
@@ -72,12 +72,12 @@ def read_series(series: Series, mask: bool = False) -> Volume:
 
 
 def _positions(planes: list[Plane]) -> npt.NDArray[np.float64]:
-    """Where planes lie, (n, 3) mm in LPS+."""
+    """Positions of planes, (n, 3), mm in LPS+."""
     return np.array([plane.position for plane in planes])
 
 
 def _frames(series: Series, warnings: list[str]) -> list[list[Plane]]:
-    """The planes of each point in time, those of one by where they lie."""
+    """The planes of each frame, ordered by position. Adds to warnings."""
     planes = sorted(series.planes, key=lambda plane: plane.order)
     first = planes[0]
     if first.along is None:
@@ -86,7 +86,7 @@ def _frames(series: Series, warnings: list[str]) -> list[list[Plane]]:
     near = min(_SAME_PLACE, *(size * _SAME_PIXEL for size in first.pixel if size), _SAME_PLACE)
     order = np.argsort(heights, kind="stable")
     starts = np.flatnonzero(np.diff(heights[order], prepend=-np.inf) > near)
-    # Images of one place stay in their order.
+    # Images at one position keep their order in time.
     places = [[planes[k] for k in sorted(part)] for part in np.split(order, starts[1:])]
     fewest, most = min(map(len, places)), max(map(len, places))
     if fewest < most:
@@ -98,8 +98,8 @@ def _frames(series: Series, warnings: list[str]) -> list[list[Plane]]:
 
 
 def _even(name: str, slices: list[Plane], warnings: list[str]) -> bool:
-    """Do slices lie at equal distances in a row? Adds a sentence where they do not, and where the
-    row is not at right angles to them."""
+    """Are slices evenly spaced on a straight line? Warns if not, and if the line is oblique to
+    them."""
     first = slices[0]
     if len(slices) < 3 or first.along is None:
         return True
@@ -122,7 +122,7 @@ def _even(name: str, slices: list[Plane], warnings: list[str]) -> bool:
 
 
 def _affine(slices: list[Plane]) -> npt.NDArray[np.float64]:
-    """Voxel (x, y, z, 1) → RAS+ mm; slices of a tilted gantry are sheared against each other."""
+    """Affine (4, 4), voxel (x, y, z, 1) → RAS+ mm; it shears slices of a tilted gantry."""
     first, last = slices[0], slices[-1]
     height, width = (size or 1.0 for size in first.pixel)
     depth = first.thickness or width
@@ -140,7 +140,7 @@ def _affine(slices: list[Plane]) -> npt.NDArray[np.float64]:
 
 
 def _voxels(series: Series, frames: list[list[Plane]], warnings: list[str]) -> npt.NDArray[Any]:
-    """Real values, (t, z, y, x); whole numbers as int16 where they fit."""
+    """Real values, (t, z, y, x); whole numbers become int16 where they fit."""
     decoded = {path: _decoded(path, series.shape) for path in series.files}
     first = {plane.path: plane for plane in series.planes if plane.frame == 0}
     images = [
@@ -163,8 +163,11 @@ def _voxels(series: Series, frames: list[list[Plane]], warnings: list[str]) -> n
 
 
 def _real(image: npt.NDArray[Any], plane: Plane, first: Plane) -> npt.NDArray[Any]:
-    """The values of a plane from what GDCM says they are: it rescales all frames of a file as the
-    first, and turns every image whose lowest value is white."""
+    """The real values (y,x) of a plane, from GDCM's.
+
+    GDCM rescales all frames of a file as the first one, and inverts every image that shows its
+    lowest value as white; both are corrected here.
+    """
     if plane.turned is None and plane.rescale == first.rescale:
         return image
     slope, intercept = first.rescale
@@ -178,9 +181,10 @@ def _real(image: npt.NDArray[Any], plane: Plane, first: Plane) -> npt.NDArray[An
 
 
 def _decoded(path: Path, shape: tuple[int, int]) -> npt.NDArray[Any]:
-    """The images of a file, (frames, y, x), in colour with a last axis more."""
+    """The images of a file, (frames, y, x), or (frames, y, x, 3) in colour."""
     try:
-        image = sitk.ReadImage(str(path))
+        with quiet_itk():
+            image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         if memory_is_short(error):
             raise MemoryError from error

@@ -1,5 +1,4 @@
-"""Which files are DICOM files: told without pydicom, whose import costs time that other scans need
-not spend."""
+"""Which files are DICOM files, told without pydicom, which other formats need not import."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ _MAGIC_AT, _MAGIC = 128, b"DICM"
 
 
 def is_dicom(path: Path) -> bool:
-    """Does a file call itself one, by its name or by how it begins?"""
+    """Is a file DICOM by its suffix, or by its first bytes?"""
     if path.suffix.lower() in SUFFIXES:
         return True
     try:

@@ -1,4 +1,4 @@
-"""What the header of a DICOM file says of its images.
+"""What the header of a DICOM file says about its images.
 
 Source: DICOM PS3.3, C.7.6.2 (Image Plane), C.7.6.16 (Multi-frame Functional Groups).
 """
@@ -15,9 +15,10 @@ import numpy.typing as npt
 import pydicom
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from l2gnet_core.files.compression import MOST_COMPRESSION
 from l2gnet_core.files.dicom_files import is_dicom
 
-# Files that are no images in their place, by modality or type of image, and what gets people on.
+# DICOM files that are not scans, by modality or image type, and what to do instead.
 _NO_SCANS = {
     "SEG": "is a DICOM segmentation: export it as NIfTI",
     "RTSTRUCT": "holds contours (RT structures): export them as a NIfTI mask",
@@ -58,12 +59,11 @@ _TAGS = [
     "TemporalPositionIdentifier",
     "TriggerTime",
 ]
-# Of squared lengths and of a right angle's cosine: some programs write directions with one digit,
-# and rounding changes these by up to 0.18.
+# Tolerance of squared lengths and of cosines: some programs write directions with one digit, which
+# changes these by up to 0.18.
 _NO_DIRECTION = 0.2
-# Transfer syntaxes of voxels as they are; the best that others do on empty frames is less.
+# Transfer syntaxes of uncompressed voxels.
 _PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
-_MOST_COMPRESSION = 10_000
 #: Modalities whose values are measurements, not greys to be looked at.
 _MEASURED = ("CT", "MR", "NM", "PT")
 
@@ -72,12 +72,15 @@ _MEASURED = ("CT", "MR", "NM", "PT")
 class Plane:
     """One image: a file, or a frame of one.
 
-    position, along: mm in LPS+; where the first pixel lies, and the directions, (2, 3), in which
-    columns and rows are counted; None where the file does not say. pixel: height and width, mm.
-    thickness: mm. All 0 where not said. order: tells images of one place apart, earlier ones first.
-    rescale: slope and intercept, of this frame. turned: of measured values stored so that white is
-    lowest, lowest and highest stored number together; else None. has_table: do values go through a
-    table (Modality LUT)?
+    position: (3,), of the first pixel, mm in LPS+; None where the file does not say.
+    along: (2, 3), unit vectors in LPS+ along which columns and rows are counted; None as position.
+    pixel: height and width, mm; 0 where not stated.
+    thickness: from slice to slice, mm; 0 where not stated.
+    order: sorts images at one position, earlier ones first.
+    rescale: slope and intercept of this frame.
+    turned: sum of the lowest and the highest stored number, for measured values whose lowest number
+        is shown white; else None.
+    has_table: do values go through a table (Modality LUT)?
     """
 
     path: Path
@@ -94,11 +97,12 @@ class Plane:
 
 @dataclass(frozen=True)
 class DicomFile:
-    """What a file says of itself.
+    """What a file's header says.
 
-    uid: of its image. series: of that. kinds: of the image, what it shows. title: as in Series.
-    shape: rows and columns, 0 where there is no image. planes: its images. no_scan: why they are
-    not those of a scan, "" if they are. cut: does it end before it says what it is?
+    uid: of the image (SOP instance). series: UID of its series, or other values that tell it apart.
+    kinds: what the image shows (ImageType from the third value on). title: as in `Series`.
+    shape: rows and columns, 0 where there is no image. planes: its images. no_scan: why these are
+    not of a scan, "" if they are. cut: does the file end before it says what it is?
     """
 
     uid: str
@@ -112,7 +116,7 @@ class DicomFile:
 
 
 def dicom_header_of(path: Path) -> DicomFile | None:
-    """What a file says of itself, None where it is no DICOM file that can be understood."""
+    """What a file's header says; None for a file that is not DICOM or cannot be understood."""
     if not is_dicom(path):
         return None
     try:
@@ -120,16 +124,16 @@ def dicom_header_of(path: Path) -> DicomFile | None:
             python_warnings.simplefilter("ignore")
             header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_TAGS)
             return _understood(path, header)
-    except Exception:  # pydicom raises whatever a damaged file leads it into
+    except Exception:  # pydicom raises many kinds for a damaged file
         return None
 
 
 def _understood(path: Path, header: Any) -> DicomFile:
-    """Raises whatever values do that are not what they should be."""
+    """The header's values. May raise any exception if they are malformed."""
     shape = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
     count = int(header.get("NumberOfFrames") or 1)
     least = _frame_bytes(header, shape)
-    # A single one that was cut short is told of when it is read.
+    # A single frame that is cut short is reported when its voxels are read.
     if count < 1 or (count > 1 and count * least > path.stat().st_size):
         raise ValueError("a damaged number: so many frames are not in the file")
     shared = (header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
@@ -141,44 +145,46 @@ def _understood(path: Path, header: Any) -> DicomFile:
         for frame in range(count)
     ]
     if count > 1 and not own:
-        # Of the first frame, if of any: where the others lie is not said.
+        # A position can only be that of the first frame: those of the others are not stated.
         planes = [replace(plane, position=None, along=None) for plane in planes]
     modality, kinds = header.get("Modality"), tuple(map(str, header.get("ImageType") or ()))
     words = header.get("SeriesNumber"), header.get("SeriesDescription")
     series = header.get("SeriesInstanceUID") or (
-        # Blank where names were taken out carelessly.
+        # Careless anonymisation may leave the UID blank.
         *(header.get(name) for name in ("StudyInstanceUID", "PatientID", "SeriesNumber")),
     )
     no_scan = "" if all(shape) else "is a DICOM file without an image: name one of a scan"
     return DicomFile(
-        str(header.get("SOPInstanceUID") or ""),
-        str(series),
-        # The first two say that it is an original or not.
-        kinds[2:],
-        " ".join(str(word) for word in words if word) or path.stem,
-        shape,
-        planes,
-        next((_NO_SCANS[kind] for kind in (modality, *kinds) if kind in _NO_SCANS), no_scan),
-        not all(shape) and modality in (None, *_MEASURED) and path.name.upper() != "DICOMDIR",
+        uid=str(header.get("SOPInstanceUID") or ""),
+        series=str(series),
+        # The first two only say whether it is an original.
+        kinds=kinds[2:],
+        title=" ".join(str(word) for word in words if word) or path.stem,
+        shape=shape,
+        planes=planes,
+        no_scan=next(
+            (_NO_SCANS[kind] for kind in (modality, *kinds) if kind in _NO_SCANS), no_scan
+        ),
+        cut=not all(shape) and modality in (None, *_MEASURED) and path.name.upper() != "DICOMDIR",
     )
 
 
 def _frame_bytes(header: Any, shape: tuple[int, int]) -> float:
-    """What a frame takes in the file at least."""
+    """The least number of bytes that a frame takes in the file."""
     size = shape[0] * shape[1] * int(header.get("BitsAllocated") or 1) / 8
     plain = getattr(header.file_meta, "TransferSyntaxUID", ImplicitVRLittleEndian) in _PLAIN
-    return max(size if plain else size / _MOST_COMPRESSION, 1.0)
+    return max(size if plain else size / MOST_COMPRESSION, 1.0)
 
 
 class _Told:
-    """What a header says of one frame: in its own functional groups, in those that all frames
-    share, or, as in files of a single image, at the top."""
+    """What a header says about one frame: in the frame's own functional groups, else in the shared
+    ones, else at the top level, as in files of a single image."""
 
     def __init__(self, header: Any, shared: Any, own: Any) -> None:
         self.header, self._groups = header, (own, shared)
 
     def numbers(self, name: str, group: str = "") -> tuple[float, ...]:
-        """The values of an attribute, nothing where it is missing, empty or no number."""
+        """The values of an attribute; () where it is missing, empty or not a number."""
         places = [got[0] for one in self._groups if group and (got := one.get(group))]
         for place in (*places, self.header):
             value = place.get(name)
@@ -191,7 +197,7 @@ class _Told:
         return ()
 
     def number(self, name: str, group: str = "") -> float:
-        """The first of them, or 0."""
+        """The first value of an attribute, or 0."""
         return (*self.numbers(name, group), 0.0)[0]
 
 
@@ -205,15 +211,15 @@ def _plane(path: Path, frame: int, told: _Told) -> Plane:
     return Plane(
         path,
         frame,
-        np.array(position) if placed else None,
-        np.array(along).reshape(2, 3) if placed else None,
-        (pixel[0], pixel[1]) if len(pixel) == 2 else (0.0, 0.0),
-        abs(next(filter(None, thickness), 0.0)),
-        (
+        position=np.array(position) if placed else None,
+        along=np.array(along).reshape(2, 3) if placed else None,
+        pixel=(pixel[0], pixel[1]) if len(pixel) == 2 else (0.0, 0.0),
+        thickness=abs(next(filter(None, thickness), 0.0)),
+        order=(
             told.number("TemporalPositionIndex", "FrameContentSequence"),
             told.number("TemporalPositionIdentifier"),
             told.number("EchoNumbers"),
-            # Before the trigger's: that varies from beat to beat where each image is of another.
+            # Before the trigger time, which varies from beat to beat.
             told.number("AcquisitionNumber"),
             told.number("NominalCardiacTriggerDelayTime", "CardiacSynchronizationSequence"),
             told.number("TriggerTime"),
@@ -223,15 +229,18 @@ def _plane(path: Path, frame: int, told: _Told) -> Plane:
             *told.numbers("DimensionIndexValues", "FrameContentSequence"),
             frame,
         ),
-        (told.number("RescaleSlope", values) or 1.0, told.number("RescaleIntercept", values)),
-        _turned(told),
-        bool(told.header.get("ModalityLUTSequence")),
+        rescale=(
+            told.number("RescaleSlope", values) or 1.0,
+            told.number("RescaleIntercept", values),
+        ),
+        turned=_turned(told),
+        has_table=bool(told.header.get("ModalityLUTSequence")),
     )
 
 
 def _are_directions(along: tuple[float, ...]) -> bool:
-    """Are these two unit vectors at right angles? Where they are not, as zeros that stand for what
-    a program did not know, they are no place for slices."""
+    """Are these six numbers two orthogonal unit vectors? Programs write zeros where they do not
+    know the directions."""
     if len(along) != 6:
         return False
     pair = np.array(along).reshape(2, 3)
@@ -239,7 +248,7 @@ def _are_directions(along: tuple[float, ...]) -> bool:
 
 
 def _turned(told: _Told) -> float | None:
-    """See Plane."""
+    """See `Plane.turned`."""
     greys, modality = (told.header.get(name) for name in ("PhotometricInterpretation", "Modality"))
     if greys != "MONOCHROME1" or modality not in _MEASURED:
         return None

@@ -1,4 +1,4 @@
-"""Which DICOM files make one scan, by what their headers say."""
+"""Which DICOM files form one scan, according to their headers."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.files.dicom_files import is_dicom
 from l2gnet_core.files.dicom_header import DicomFile, Plane, dicom_header_of
 
-# Folders below the one that is named: patient, study, series, and one to spare.
+# Levels of folders below the named one: patient, study, series, and one to spare.
 _DEEPEST = 4
-# Difference of direction cosines, and share of a pixel's size, from rounding.
+# Rounding: difference of direction cosines, and share of a pixel's size.
 _ALIKE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """Images that make one scan.
+    """Images that form one scan.
 
-    title: its number and description, as the scanner's console lists it, or else a file's name.
-    alone: is there no other in its folder? shape: rows and columns. planes: in no order.
-    unread: DICOM files beside it that say nothing, damaged slices perhaps, and links that lead
-    nowhere.
+    title: number and description of the series, as the scanner's console lists it, else a file's
+    name. alone: is there no other series in its folder? shape: rows and columns. planes: unordered.
+    unread: files beside it that may be damaged slices, and links to missing files.
     """
 
     title: str
@@ -39,22 +38,22 @@ class Series:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Its files by name."""
+        """Its files, sorted by name."""
         return tuple(sorted({plane.path for plane in self.planes}))
 
     @property
     def folder(self) -> Path:
-        """Where they lie."""
+        """The folder of its files."""
         return self.planes[0].path.parent
 
     @property
     def name(self) -> str:
-        """What the scan is called: its folder's name, its title where that holds others too."""
+        """What the scan is called: its folder's name, or its title if others lie there too."""
         return (self.alone and self.folder.resolve().name) or self.title
 
 
 def series_below(folder: Path) -> list[Series]:
-    """The series of a folder and of the folders in it."""
+    """The series of a folder and of its subfolders."""
     found: list[Series] = []
     for place, folders, _ in os.walk(folder, followlinks=True):
         deep = len(Path(place).relative_to(folder).parts)
@@ -64,8 +63,8 @@ def series_below(folder: Path) -> list[Series]:
 
 
 def scans_below(folder: Path) -> list[Path]:
-    """What stands for each series of a folder and of the folders in it: the outermost folder that
-    holds no other, or else one of its files."""
+    """A path for each series of a folder and of its subfolders: the outermost folder that holds
+    this series alone, or else one of its files."""
     found = series_below(folder)
     inside = Counter(place for one in found for place in _places(one, folder))
     paths = []
@@ -76,13 +75,13 @@ def scans_below(folder: Path) -> list[Path]:
 
 
 def _places(series: Series, folder: Path) -> list[Path]:
-    """The folders in `folder` that hold a series, the outermost first; itself if none does."""
+    """The subfolders of `folder` that hold a series, outermost first; `folder` if none does."""
     parts = series.folder.relative_to(folder).parts
     return [folder.joinpath(*parts[:count]) for count in range(1, len(parts) + 1)] or [folder]
 
 
 def series_of(path: Path) -> Series:
-    """The series that a file is part of, among the files beside it, or that a folder holds.
+    """The series that a folder holds, or that a file forms with the files beside it.
 
     Raises InputError, one sentence.
     """
@@ -110,8 +109,8 @@ def series_of(path: Path) -> Series:
 
 
 def _series_in(folder: Path, named: Path | None = None) -> list[Series]:
-    """The series among the files of one folder. Of copies of an image the named file counts, or
-    else the first by name."""
+    """The series among the files of one folder. Of several copies of an image, the named file is
+    taken, or else the first by name."""
     groups: list[tuple[Any, DicomFile, list[Plane]]] = []
     unread: list[Path] = []
     seen = set()
@@ -120,15 +119,15 @@ def _series_in(folder: Path, named: Path | None = None) -> list[Series]:
             continue
         if not path.is_file():
             if path.is_symlink() and not path.exists():
-                unread.append(path)  # not fetched yet, perhaps
+                unread.append(path)  # it may not be fetched yet
             continue
         file = dicom_header_of(path)
         if file is None or file.no_scan:
-            # What failed to be copied is empty.
+            # An empty file may be a failed copy.
             if file.cut if file else is_dicom(path) or not path.stat().st_size:
                 unread.append(path)
             continue
-        # Not by the UID alone: careless converters give all slices one.
+        # The UID alone does not identify an image: careless converters give all slices one.
         first = file.planes[0]
         place = () if first.position is None else tuple(first.position)
         copy = (file.uid, place, first.order)
@@ -148,12 +147,12 @@ def _series_in(folder: Path, named: Path | None = None) -> list[Series]:
     titles = Counter(first.title for _, first, _ in groups)
     return [
         Series(
-            # Of one number and description are images that show different things.
-            " ".join([first.title, *(first.kinds if titles[first.title] > 1 else ())]),
-            len(groups) == 1,
-            first.shape,
-            tuple(planes),
-            tuple(unread),
+            # Images of different kinds can share a number and description.
+            title=" ".join([first.title, *(first.kinds if titles[first.title] > 1 else ())]),
+            alone=len(groups) == 1,
+            shape=first.shape,
+            planes=tuple(planes),
+            unread=tuple(unread),
         )
         for _, first, planes in groups
     ]
@@ -165,7 +164,7 @@ def _natural(name: str) -> list[tuple[str, int]]:
 
 
 def _one_stack(a: Plane, b: Plane) -> bool:
-    """Can two planes be slices of one scan?"""
+    """Can two planes be slices of one scan, by direction and pixel size?"""
     if a.along is None or b.along is None:
         turned = a.along is not b.along
     else:

@@ -1,7 +1,7 @@
-"""NRRD and MetaImage files, as 3D Slicer and ITK write them: voxels, place and segment names in.
+"""Read NRRD and MetaImage files, as 3D Slicer and ITK write them.
 
-SimpleITK reads voxels and geometry. The header's own lines say what it does not pass on: whether
-the file states a place and a voxel size at all, and the segments of 3D Slicer.
+SimpleITK reads voxels and geometry. We parse the header's lines for what SimpleITK does not pass
+on: whether the file states an orientation and a voxel size at all, and the segments of 3D Slicer.
 Sources: teem.sourceforge.net/nrrd/format.html; itk.org/Wiki/MetaIO; 3D Slicer's documentation of
 its segmentation files.
 """
@@ -19,32 +19,29 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from l2gnet_core.errors import InputError, memory_is_short
+from l2gnet_core.files.compression import MOST_DEFLATE
 from l2gnet_core.files.labeltext import LabelText
+from l2gnet_core.files.quiet import quiet_itk
 from l2gnet_core.files.values import brightness, plain_values
 from l2gnet_core.volume import Volume
 
-# What is wrong comes as an exception; ITK would print it besides.
-sitk.ProcessObject.SetGlobalWarningDisplay(False)
-
-#: From ITK's and DICOM's world, x to the left and y to the back, to RAS+.
+#: From the world of ITK and DICOM (LPS+: x to the left, y to the back) to RAS+.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-# A header is text before the voxels; a table of segments can be long.
+# Most bytes of a header, which is text before the voxels; a table of segments can be long.
 _MOST_HEADER = 4 << 20
 _FIELD = re.compile(r"([^:=]+?)\s*(?::=|:|=)\s*(.*)")
-# Fields that name the file of the voxels, in NRRD, in any case, and in MetaImage.
+# Fields that name the file of the voxels, in lower case: two of NRRD, one of MetaImage.
 _VOXELS_IN = ("data file", "datafile", "elementdatafile")
-# Deflate cannot shrink more: a claim beyond that is a lie, not a scan.
-_MOST_DEFLATE = 1040
 # Millimetres of a unit of length.
 _MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "nm": 1e-6}
-# Bytes of a value in MetaImage's terms, without the prefix MET_ and a U for unsigned.
+# Bytes of MetaImage's types, without the prefix MET_ and the U of unsigned ones.
 _BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
 
 
 @dataclass(frozen=True)
 class _Segment:
-    """A structure of a segmentation of 3D Slicer: voxels of `value` in a layer. given: does the
-    file name that number?"""
+    """A structure of a 3D Slicer segmentation: the voxels of `value` in a layer. given: does the
+    file state this value?"""
 
     value: int
     given: bool
@@ -60,7 +57,7 @@ def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
     image = _image(path, header)
     warnings: list[str] = []
     data = sitk.GetArrayFromImage(image)
-    # Values of a voxel, the last axis here, become frames, the first one.
+    # The values of a voxel (last axis) become frames (first axis).
     several = image.GetNumberOfComponentsPerPixel() > 1
     frames = np.moveaxis(data, -1, 0) if several else data[np.newaxis]
     segments = _segments(header)
@@ -102,7 +99,7 @@ def label_text(path: Path) -> LabelText:
 
 
 def _header(path: Path) -> tuple[dict[str, str], int]:
-    """The fields before the voxels, NRRD's key/value pairs among them, and their size in bytes."""
+    """The header's fields, including NRRD's key/value pairs, and its size in bytes."""
     fields: dict[str, str] = {}
     with path.open("rb") as stream:
         while stream.tell() < _MOST_HEADER:
@@ -118,12 +115,12 @@ def _header(path: Path) -> tuple[dict[str, str], int]:
 
 
 def _field(header: dict[str, str], name: str) -> str:
-    """A field of a header whose names may be in any case; "" if it is not there."""
+    """A field by its name in lower case, whatever its case in the file; "" if missing."""
     return next((value for field, value in header.items() if field.lower() == name), "")
 
 
 def _voxel_file(path: Path, header: dict[str, str]) -> Path | None:
-    """The file that holds the voxels, itself or another; None where they lie in several."""
+    """The file that holds the voxels, `path` itself or another; None if there are several."""
     where = next(filter(None, (_field(header, name) for name in _VOXELS_IN)), "LOCAL")
     if where.upper() == "LOCAL":
         return path
@@ -131,8 +128,8 @@ def _voxel_file(path: Path, header: dict[str, str]) -> Path | None:
 
 
 def _require_voxels(path: Path, header: dict[str, str], length: int) -> None:
-    """Raise InputError where the file of the voxels is missing, and where a MetaImage's are not all
-    there; ITK would print it besides."""
+    """Raise InputError if the voxels' file is missing, or too short for a MetaImage's voxels; ITK
+    would print that."""
     file = _voxel_file(path, header)
     if file is None:
         return
@@ -154,22 +151,15 @@ def _require_voxels(path: Path, header: dict[str, str], length: int) -> None:
 
 
 def _image(path: Path, header: dict[str, str]) -> sitk.Image:
-    """The file as ITK reads it, once it is sure that its voxels can be there."""
+    """The image as ITK reads it, after a check that the file can hold its voxels."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
-        file = _voxel_file(path, header)
-        if file is not None:
-            claimed = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
-            shrunk = 1 if _field(header, "encoding").lower() == "raw" else _MOST_DEFLATE
-            if claimed > file.stat().st_size * shrunk:
-                raise InputError(
-                    f"{path.name} says that it holds {claimed:,} voxels, which do not fit into "
-                    f"the size of {file.name}: it is cut short or damaged; copy or export it again."
-                )
-        image: sitk.Image = reader.Execute()
-        return image
+        with quiet_itk():
+            reader.ReadImageInformation()
+            _require_plausible(path, header, reader)
+            image: sitk.Image = reader.Execute()
+            return image
     except RuntimeError as error:
         if memory_is_short(error):
             raise MemoryError from error
@@ -178,16 +168,30 @@ def _image(path: Path, header: dict[str, str]) -> sitk.Image:
         ) from error
 
 
+def _require_plausible(path: Path, header: dict[str, str], reader: sitk.ImageFileReader) -> None:
+    """Raise InputError where the file is too small for the voxels that its header claims."""
+    file = _voxel_file(path, header)
+    if file is None:
+        return
+    claimed = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    shrunk = 1 if _field(header, "encoding").lower() == "raw" else MOST_DEFLATE
+    if claimed > file.stat().st_size * shrunk:
+        raise InputError(
+            f"{path.name} says that it holds {claimed:,} voxels, which do not fit into "
+            f"the size of {file.name}: it is cut short or damaged; copy or export it again."
+        )
+
+
 def _reason(error: RuntimeError) -> str:
-    """The last line of what ITK says, which is what went wrong, without where in its code."""
+    """The last line of ITK's message, which tells the fault, without the place in ITK's code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = re.sub(r"^ITK ERROR:\s*|\w+\(0x[0-9a-f]+\):\s*", "", lines[-1]) if lines else ""
     return text.rstrip(".")[:120] or type(error).__name__
 
 
 def _affine(image: sitk.Image) -> npt.NDArray[np.float64]:
-    """Voxel (x, y, z, 1) → RAS+ mm, of the first three axes; a flat image lies in a plane as thick
-    as its pixels are wide."""
+    """Affine (4, 4) of the first three axes, voxel (x, y, z, 1) → RAS+ mm; the slice of a flat
+    image is as thick as its pixels are wide."""
     count = min(3, image.GetDimension())
     directions = np.array(image.GetDirection()).reshape((image.GetDimension(),) * 2)
     spacing = np.array([*image.GetSpacing()[:count], image.GetSpacing()[0]][:3])
@@ -199,7 +203,8 @@ def _affine(image: sitk.Image) -> npt.NDArray[np.float64]:
 
 
 def _unit(name: str, header: dict[str, str]) -> float:
-    """Millimetres of the unit of a NRRD file's lengths. Raises InputError for others."""
+    """How many mm the length unit of a NRRD file has, 1 if not stated. Raises InputError for
+    several units."""
     text = header.get("space units") or header.get("units") or ""
     units = {one.strip().lower() for one in re.findall(r'"([^"]*)"', text)}
     lengths = {_MM[one] for one in units if one in _MM}
@@ -209,19 +214,19 @@ def _unit(name: str, header: dict[str, str]) -> float:
 
 
 def _is_list(header: dict[str, str]) -> bool:
-    """Are values of a voxel frames of a sequence, not a colour?"""
+    """Are the values of a voxel frames of a sequence, rather than a colour?"""
     return bool({"list", "time"} & set(header.get("kinds", "").lower().split()))
 
 
 def _states_place(header: dict[str, str]) -> bool:
-    """Does the file say how its axes lie in the patient?"""
+    """Does the file state its orientation in the patient?"""
     space = header.get("space", "").lower()
     names = ("left", "right", "lps", "ras", "las")
     return space.startswith(names) or "TransformMatrix" in header or "Orientation" in header
 
 
 def _segments(header: dict[str, str]) -> list[_Segment]:
-    """What 3D Slicer says of the segments of a .seg.nrrd file."""
+    """The segments that 3D Slicer lists in the header of a .seg.nrrd file."""
     found: list[_Segment] = []
     for key, name in header.items():
         match = re.fullmatch(r"(Segment\d+)_Name", key)
@@ -230,7 +235,7 @@ def _segments(header: dict[str, str]) -> list[_Segment]:
         value, layer = (header.get(f"{match[1]}_{what}", "") for what in ("LabelValue", "Layer"))
         given = bool(value)
         if not given and not layer:
-            # Once each segment had a layer of its own, of zeros and ones.
+            # Older files have a layer of zeros and ones for each segment.
             value, layer = "1", str(len(found))
         if value.isdecimal():
             color = _color(header.get(f"{match[1]}_Color", ""))
@@ -251,8 +256,8 @@ def _color(text: str) -> str | None:
 def _flat(
     name: str, layers: npt.NDArray[Any], segments: list[_Segment], warnings: list[str]
 ) -> tuple[npt.NDArray[Any], list[_Segment]]:
-    """Layers of segments that may overlap as one mask: where they do, the later one counts. Ids
-    stay, unless two layers use the same one."""
+    """Merge layers (n,z,y,x) of segments into one mask (z,y,x) and the segments with their ids in
+    it. Where segments overlap, the later one counts. Ids stay unless several segments share one."""
     if len(layers) == 1:
         return layers[0], segments
     mask = np.zeros(layers.shape[1:], np.uint16)

@@ -16,11 +16,11 @@ _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 
 @dataclass(frozen=True)
 class LabelText:
-    """What a mask says about itself besides its voxels.
+    """What a mask file says besides voxels and geometry.
 
     names: id → name. colors: id → "#rrggbb".
-    is_mask: does the file call itself a mask?
-    extra: what the file format cannot say about the grid (units, oriented), for our own reader.
+    is_mask: does the file state that it is a mask?
+    extra: what the format cannot state about the grid (units, oriented), for our own reader.
     """
 
     names: Mapping[int, str] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class LabelText:
     def of(
         cls, names: Mapping[int, str] | None = None, colors: Mapping[int, str] | None = None
     ) -> LabelText:
-        """From what a caller gives; InputError for a colour that is not "#rrggbb"."""
+        """From a caller's values. Raises InputError for a colour that is not "#rrggbb"."""
         for color in (colors or {}).values():
             if not _COLOR.fullmatch(color):
                 raise InputError(f'A colour is written "#rrggbb", not {color!r}.')
@@ -43,7 +43,7 @@ class LabelText:
         )
 
     def to_json(self) -> str:
-        """One line of plain ASCII, so that no other tool stumbles over it."""
+        """One line of ASCII, which every other tool can store."""
         labels = []
         for label in sorted({*self.names, *self.colors}):
             entry: dict[str, Any] = {"id": label}
@@ -56,7 +56,7 @@ class LabelText:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> LabelText | None:
-        """The text of to_json, or None for any other text: files hold comments of all kinds."""
+        """Inverse of to_json; None for any other text, because files hold comments of all kinds."""
         try:
             content = json.loads(text)
         except (ValueError, RecursionError):

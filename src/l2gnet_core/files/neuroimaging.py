@@ -1,8 +1,7 @@
-"""Formats of neuroimaging tools, as nibabel reads them: FreeSurfer, AFNI, MINC, Philips PAR/REC."""
+"""Read formats of neuroimaging tools with nibabel: FreeSurfer, AFNI, MINC, Philips PAR/REC."""
 
 from __future__ import annotations
 
-import logging
 import warnings as python_warnings
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from nibabel.spatialimages import SpatialImage
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.files.labeltext import LabelText
+from l2gnet_core.files.quiet import quiet_logger
 from l2gnet_core.files.values import plain_values
 from l2gnet_core.volume import Volume
 
@@ -21,18 +21,17 @@ from l2gnet_core.volume import Volume
 def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
     """Read a scan; see l2gnet_core.files.read_volume."""
     try:
-        with python_warnings.catch_warnings():
+        with quiet_logger("nibabel.global"), python_warnings.catch_warnings():
             python_warnings.simplefilter("ignore")
-            logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
             image = nibabel.load(path)
             if not isinstance(image, SpatialImage):
                 raise InputError(f"{path.name} holds no voxels: open the volume it was made from.")
             data = np.asanyarray(image.dataobj)
             if data.ndim == 4 and isinstance(image, Minc1Image):
-                data = np.moveaxis(data, 0, -1)  # MINC counts time first, and nibabel keeps it so
+                data = np.moveaxis(data, 0, -1)  # nibabel keeps MINC's order, time first
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # nibabel raises whatever a damaged file leads it into
+    except Exception as error:  # nibabel raises many kinds for a damaged file
         reason = str(error).strip().split("\n")[0][:120].rstrip(".") or type(error).__name__
         raise InputError(
             f"{path.name} is cut short, damaged or not what its name says ({reason}): copy or "
@@ -62,6 +61,6 @@ def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
 
 
 def label_text(path: Path) -> LabelText:
-    """Nothing: these files have no names of labels. See l2gnet_core.files.read_label_text."""
+    """Empty, because these files have no label names. See l2gnet_core.files.read_label_text."""
     read(path)
     return LabelText()

@@ -1,7 +1,7 @@
-"""NIfTI-1, NIfTI-2 and Analyze files, single or in pairs: voxels in, masks out.
+"""Read NIfTI-1, NIfTI-2 and Analyze files, single or in pairs; write masks as NIfTI.
 
-Source: the NIfTI-1.1 and NIfTI-2 standards (nifti.nimh.nih.gov); nibabel decides what a header
-means, the bytes are read here, so that a lying header is found before any memory is asked for.
+Source: the NIfTI-1.1 and NIfTI-2 standards (nifti.nimh.nih.gov). nibabel interprets headers; the
+bytes are read here, so that a wrong header is found before memory is allocated.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files.atomic import replace_file
+from l2gnet_core.files.compression import MOST_DEFLATE
 from l2gnet_core.files.labeltext import LabelText
 from l2gnet_core.files.nifti_geometry import geometry
 from l2gnet_core.files.nifti_header import NiftiSource, mask_header, read_header, voxel_offset
@@ -27,14 +28,12 @@ from l2gnet_core.files.values import brightness, plain_values
 from l2gnet_core.volume import Grid, Volume, as_read_back
 
 _GZIP_MAGIC = b"\x1f\x8b"
-# Deflate cannot shrink more than about 1032 to 1: a claim beyond that is a lie, not a scan.
-_MOST_DEFLATE = 1040
 _CHUNK = 16 << 20
-# Whole numbers that were stored as steps of a slope come back this near, besides half a step.
+# Rounding error, besides half a step, of whole numbers that were stored in steps of a slope.
 _ROUNDING = 0.01
-# Steps of this size cannot tell labels from each other any more.
+# With steps of this size or more, rounding could turn one label into another.
 _LARGE_SLOPE = 0.1
-# Masks shrink well at any level; above 3 only the waiting grows.
+# Masks compress well at any level; above 3 it only takes longer.
 _GZIP_LEVEL = 3
 
 
@@ -43,7 +42,7 @@ def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
     header_path, image_path = _pair(path)
     with _told_if_damaged(path):
         header, source, text = _header(header_path)
-        # vox_offset of a pair counts from the start of the .img file.
+        # In a pair, vox_offset counts from the start of the .img file.
         with _opened(image_path) as stream:
             stored = _voxels(image_path, stream, header, source.shape)
 
@@ -78,7 +77,7 @@ def _header(path: Path) -> tuple[Any, NiftiSource, LabelText]:
 
 @contextmanager
 def _told_if_damaged(path: Path) -> Iterator[None]:
-    """What a damaged gzip stream raises, as an InputError."""
+    """Turn errors of a damaged gzip stream into InputError."""
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -89,7 +88,7 @@ def _told_if_damaged(path: Path) -> Iterator[None]:
 
 
 def _pair(path: Path) -> tuple[Path, Path]:
-    """The header's and the voxels' file: twice the same unless the path is one of a pair."""
+    """The files of the header and of the voxels: the same one unless the path is half of a pair."""
     name = path.name.lower()
     for mine, other in ((".hdr", ".img"), (".img", ".hdr")):
         for packed in ("", ".gz"):
@@ -108,18 +107,19 @@ def _pair(path: Path) -> tuple[Path, Path]:
 
 
 def _opened(path: Path) -> BinaryIO:
-    # By what it is, not by its name: .nii.gz that is not compressed is common.
+    # The first bytes tell, not the name: many files called .nii.gz are not compressed.
     with path.open("rb") as stream:
         packed = stream.read(2) == _GZIP_MAGIC
     return cast(BinaryIO, gzip.open(path, "rb")) if packed else path.open("rb")
 
 
 def _voxels(path: Path, stream: BinaryIO, header: Any, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """The stored voxels, flat, in the file's order; nothing is allocated for an empty claim."""
+    """The stored voxels, flat, in the file's order. Raises InputError, before allocating memory, if
+    the file cannot hold them."""
     dtype = header.get_data_dtype()
     offset = voxel_offset(path.name, header)
     claimed = math.prod(shape) * dtype.itemsize
-    most = path.stat().st_size * (_MOST_DEFLATE if isinstance(stream, gzip.GzipFile) else 1)
+    most = path.stat().st_size * (MOST_DEFLATE if isinstance(stream, gzip.GzipFile) else 1)
     if offset + claimed > most:
         raise InputError(
             f"{path.name} is cut short or its header is wrong: it claims {claimed:,} bytes of "
@@ -143,12 +143,12 @@ def _voxels(path: Path, stream: BinaryIO, header: Any, shape: tuple[int, ...]) -
 
 
 def _read_to_end(stream: gzip.GzipFile) -> None:
-    """Only where a gzip stream ends is its checksum compared; raises BadGzipFile if it differs."""
+    """Read on, because gzip compares the checksum at the end. Raises BadGzipFile if it differs."""
     try:
         while stream.read(_CHUNK):
             pass
     except gzip.BadGzipFile as error:
-        # Other bytes may follow the stream, which are no part of the scan.
+        # Other bytes may follow the stream; they are not part of the scan.
         if "Not a gzipped file" not in str(error):
             raise
 
@@ -156,7 +156,7 @@ def _read_to_end(stream: gzip.GzipFile) -> None:
 def _real_values(
     name: str, stored: npt.NDArray[Any], header: Any, warnings: list[str], mask: bool
 ) -> npt.NDArray[Any]:
-    """Colour to grey, slope and intercept applied, nothing infinite left."""
+    """Turn colour into brightness, apply slope and intercept, replace what is not finite."""
     if stored.dtype.names:
         stored = brightness(np.stack([stored[c] for c in ("R", "G", "B")]))
         warnings.append(f"{name} is a colour image; its brightness is shown and segmented.")
@@ -166,11 +166,11 @@ def _real_values(
         slope, inter = float(header["scl_slope"]), 0.0
         warnings.append(f"{name} says to add no number to its values; nothing is added.")
     if stored.dtype.kind in "iuf" and slope is not None and (slope, inter or 0) != (1, 0):
-        # float32 holds 24 bits, more than any scanner measures.
+        # The 24 bits of float32 are more than any scanner measures.
         kind = np.dtype(np.float64 if stored.dtype.itemsize == 8 else np.float32)
         stored = stored.astype(kind) * kind.type(slope) + kind.type(inter or 0.0)
         if mask and abs(slope) < _LARGE_SLOPE:
-            # As nibabel saves floats under the header of whole numbers: a mask, edited in NumPy.
+            # nibabel stores a mask of floats with a slope if its header says integers.
             whole = np.rint(stored)
             if np.abs(stored - whole).max() <= abs(slope) / 2 + _ROUNDING:
                 stored = whole
@@ -178,20 +178,21 @@ def _real_values(
 
 
 def write(path: Path, labels: npt.NDArray[Any], like: Volume | Grid, text: LabelText) -> None:
-    """Write a mask, read it back and compare; see l2gnet_core.files.write_labels."""
+    """Write a mask (z,y,x) or (t,z,y,x), read it back and compare; see
+    l2gnet_core.files.write_labels."""
     header, stored_shape = mask_header(like, tuple(labels.shape), labels.dtype, text)
     _write(path, labels, header, stored_shape, text)
 
 
 def write_map(path: Path, values: npt.NDArray[Any], like: Volume | Grid) -> None:
-    """Write numbers that are no labels, such as an uncertainty, in the grid of a scan.
+    """Write numbers other than labels, such as an uncertainty, in the grid of a scan.
 
-    values: (z,y,x), or (t,z,y,x) for several of each voxel, of a type that NIfTI has; `like` has
-    this shape. The path ends in .nii or .nii.gz. Errors: InputError, OutputError.
+    values: (z,y,x), or (t,z,y,x) for several values a voxel, of a dtype that NIfTI has; `like` has
+    this shape. path: ends in .nii or .nii.gz. Raises InputError or OutputError.
     """
     values, like = as_read_back(values, like)
     header, stored_shape = mask_header(like, tuple(values.shape), values.dtype, LabelText())
-    # The extension with label names would make it a mask for our own reader.
+    # Our own reader would take a file with these for a mask.
     header["intent_code"] = 0
     header.extensions.clear()
     header["vox_offset"] = header.single_vox_offset
@@ -209,12 +210,12 @@ def _write(
 
     def write_to(file: BinaryIO) -> None:
         packed = path.name.lower().endswith(".gz")
-        # No name and no time inside the gzip header: the same mask gives the same bytes.
+        # Without name and time in the gzip header, the same mask gives the same bytes.
         stream = (
             cast(BinaryIO, gzip.GzipFile("", "wb", _GZIP_LEVEL, file, mtime=0)) if packed else file
         )
         header.write_to(stream)
-        # As they lie in memory, without a copy of them all.
+        # A view of the array's bytes avoids a copy.
         stream.write(np.ascontiguousarray(voxels.T).reshape(-1).view(np.uint8).data)
         if packed:
             stream.close()
@@ -222,7 +223,7 @@ def _write(
     def check(written: Path) -> None:
         again, _ = read(written)
         expected = geometry(written, header, text, [])[0]
-        # What is no number does not come back as one.
+        # Reading replaces values that are not finite.
         plain = plain_values(path.name, values, [])
         if not (np.array_equal(again.data, plain) and np.array_equal(again.affine, expected)):
             raise OutputError(f"{path} did not read back as it was written: check the disk.")

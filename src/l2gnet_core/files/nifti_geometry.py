@@ -1,4 +1,4 @@
-"""Where the voxels of a NIfTI or Analyze file lie: which of its statements counts, in mm."""
+"""Geometry of NIfTI and Analyze files in mm: which of a header's statements counts."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _UNIT_NAMES = {1: "metres", 3: "micrometres"}
 def geometry(
     path: Path, header: Any, text: LabelText, warnings: list[str]
 ) -> tuple[npt.NDArray[np.float64], Units, bool]:
-    """Affine (voxel x, y, z → RAS+ mm), units, oriented.
+    """Affine (4, 4), voxel (x, y, z, 1) → RAS+ mm; units; whether the file states an orientation.
 
-    The sform counts before the qform, the qform before the bare voxel sizes, as in nibabel; one
-    that is not an affine at all (singular, not finite) is passed over. Adds to warnings.
+    The sform counts before the qform, the qform before the bare voxel sizes, as in nibabel. Forms
+    that are singular or not finite are ignored. Adds to warnings.
     """
     name = path.name
     if isinstance(header, Spm2AnalyzeHeader):
@@ -50,8 +50,8 @@ def geometry(
     affine = next(iter(stated.values()), to_mm @ _bare_affine(header))
     if unit in _UNIT_NAMES:
         warnings.append(f"{name} is measured in {_UNIT_NAMES[unit]}; it is shown in millimetres.")
-    # Many writers leave the unit out and mean mm; without it, position and voxel size, nothing
-    # physical is stated.
+    # Many writers leave out the unit and mean mm. Without unit, position and voxel size, the file
+    # states nothing physical.
     unstated = unit == 0 and not stated and set(np.abs(np.diag(affine)[:3])) == {1.0}
     units: Units = "pixel" if unstated or text.extra.get("units") == "pixel" else "mm"
     return affine, units, bool(stated) and text.extra.get("oriented") is not False
@@ -67,7 +67,7 @@ def _usable(affine: npt.NDArray[np.float64]) -> bool:
 
 
 def _bare_affine(header: Any) -> npt.NDArray[np.float64]:
-    """nibabel's affine of a header without position, missing voxel sizes taken as 1."""
+    """nibabel's affine for a header without a position; missing voxel sizes count as 1."""
     sizes = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
     sizes[~np.isfinite(sizes) | (sizes == 0)] = 1.0
     shape = (*header.get_data_shape()[:3], 1, 1)[:3]
@@ -110,7 +110,7 @@ def _analyze_geometry(
 
 
 def _spm_mat(path: Path) -> npt.NDArray[np.float64] | None:
-    """The affine SPM keeps in a .mat file beside an Analyze pair."""
+    """The affine that SPM stores in a .mat file beside an Analyze pair; None without one."""
     mat = path.with_name(path.name[: path.name.lower().rindex(".")] + ".mat")
     if not mat.is_file():
         return None
@@ -118,12 +118,12 @@ def _spm_mat(path: Path) -> npt.NDArray[np.float64] | None:
         from scipy.io import loadmat
 
         content = loadmat(str(mat))
-        # SPM counts voxels from 1; "M" leaves the left-right flip of Analyze to the reader.
+        # SPM counts voxels from 1. "M" lacks the left-right flip of Analyze, "mat" has it.
         from_one = np.asarray(content["mat"] if "mat" in content else content["M"], dtype=float)
         if "mat" not in content:
             from_one = np.diag([-1.0, 1, 1, 1]) @ from_one
         to_one = np.eye(4)
         to_one[:3, 3] = 1
         return np.asarray(from_one.reshape(4, 4) @ to_one, dtype=np.float64)
-    except Exception:  # a broken helper file: scipy raises many kinds; the scan is still good
+    except Exception:  # scipy raises many kinds for a broken file, but the scan is usable
         return None

@@ -1,4 +1,4 @@
-"""What a NIfTI header says: shape, place of the voxels, label text; and a mask's own header."""
+"""Read NIfTI headers (shape, offset of the voxels, label text) and make those of masks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_EXTENSION = 16 << 20
 _COMMENT = 6
 _LABEL_INTENT = 1002
 
-# nibabel reports every oddity it mends on stderr; what matters to the user goes into warnings.
+# nibabel logs each oddity that it mends to stderr; what matters to the user is in our warnings.
 _quiet = logging.getLogger(__name__)
 _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False
@@ -29,11 +29,11 @@ _quiet.propagate = False
 
 @dataclass(frozen=True)
 class NiftiSource:
-    """What a mask needs to lie in the image's own grid.
+    """What a writer needs to give a mask the grid of its image.
 
-    header: the header as the file has it, to the byte; None for Analyze, which has no such grid.
-    endianness: "<" or ">". version: 1 or 2.
-    shape: the stored shape (x, y, …), with the axes of length 1 the volume leaves out.
+    header: the bytes of the file's header; None for Analyze, whose grid NIfTI cannot copy.
+    endianness: "<" or ">". version: 1 or 2; 0 for Analyze.
+    shape: the stored shape (x, y, …), with the axes of length 1 that the volume drops.
     """
 
     header: bytes | None
@@ -43,7 +43,10 @@ class NiftiSource:
 
 
 def read_header(name: str, raw: bytes, stream: BinaryIO) -> tuple[Any, NiftiSource, LabelText]:
-    """Header object (mended by nibabel), source (as stored) and label text."""
+    """The header object (mended by nibabel), its source (as stored) and the label text.
+
+    raw: the file's first 540 bytes. stream: at the byte after them. Raises InputError.
+    """
     kinds: dict[bytes, tuple[type[Any], int]] = {
         b"n+1\0": (Nifti1Header, 1),
         b"ni1\0": (Nifti1PairHeader, 1),
@@ -110,11 +113,11 @@ def _check_stored_shape(name: str, shape: tuple[int, ...]) -> None:
 
 
 def voxel_offset(name: str, header: Any) -> int:
-    """The byte at which the voxels begin; InputError where that is no number."""
+    """The byte at which the voxels begin. Raises InputError if that is not a number."""
     offset = float(header["vox_offset"])
     if not math.isfinite(offset) or offset < 0:
         raise InputError(f"{name} says its voxels begin at byte {offset}: export it again.")
-    # Some programs write 0 for "behind the header"; in a pair it is the first byte.
+    # Some programs write 0 for "after the header"; in a pair, 0 is the first byte.
     paired = name.lower().removesuffix(".gz").endswith((".hdr", ".img"))
     if getattr(header, "is_single", False) and not paired:
         return max(int(offset), int(header.single_vox_offset))
@@ -122,7 +125,7 @@ def voxel_offset(name: str, header: Any) -> int:
 
 
 def _label_text(block: bytes, endianness: str) -> LabelText | None:
-    """The label text among header extensions; anything malformed counts as none."""
+    """The label text among header extensions; None if there is none or they are malformed."""
     if block[:1] in (b"", b"\0"):
         return None
     order = "little" if endianness == "<" else "big"
@@ -141,7 +144,8 @@ def _label_text(block: bytes, endianness: str) -> LabelText | None:
 
 
 def _same_space(source: Any, shape: tuple[int, ...]) -> bool:
-    """Is this a NIfTI image's own space? One frame of a series is, a part of a scan is not."""
+    """Do a NIfTI image and a volume (…,z,y,x) have one grid? A frame of a series has that of the
+    series; a part of a scan has another."""
     if not isinstance(source, NiftiSource) or source.header is None:
         return False
     return (*source.shape, 1, 1)[:3] == shape[:-4:-1]
@@ -152,10 +156,10 @@ def mask_header(
 ) -> tuple[Any, tuple[int, ...]]:
     """The header of a mask in the grid of `like`, and the stored shape (x, y, …) of its voxels.
 
-    From a NIfTI image: its own header (version, byte order, qform, sform, codes, units as they
-    are to the byte, but for what nibabel mends), without scaling, display range, description, names
-    or extensions, which may name the patient. Else a new one that states the affine twice, as qform
-    and sform.
+    For a NIfTI image it is a copy of the image's header: version, byte order, qform, sform, codes
+    and units stay as they are, except for what nibabel mends. Scaling, display range, description,
+    names and extensions are removed, because they may name the patient. For other images it is a
+    new header that states the affine as qform and as sform.
     shape: of the volume, (z, y, x) or (t, z, y, x).
     """
     source = like.source
@@ -172,7 +176,7 @@ def mask_header(
         big = max(shape) > 32767
         header = Nifti2Header() if big else Nifti1Header()
         header.set_data_shape(stored_shape)
-        # Code 2, "aligned to something": no file said where the patient lies.
+        # Code 1 is scanner coordinates; code 2, "aligned", means that no file stated them.
         code = 1 if like.oriented else 2
         header.set_sform(like.affine, code)
         header.set_qform(like.affine, code, strip_shears=True)
@@ -189,13 +193,13 @@ def mask_header(
     content = text.to_json().encode("ascii")
     header.extensions = Nifti1Extensions([Nifti1Extension(_COMMENT, content)])
     header["vox_offset"] = header.single_vox_offset + header.extensions.get_sizeondisk()
-    # As it is read: the mask is to lie where the image is seen to lie, for other programs, too.
+    # Mend it as on reading, so that other programs, too, show the mask where we show the image.
     header.check_fix(logger=_quiet, error_level=40)
     return header, stored_shape
 
 
 def without_text(source: NiftiSource) -> NiftiSource:
-    """The same grid without any text of the header, which may name the patient."""
+    """The same grid without the header's text, which may name the patient."""
     if source.header is None:
         return source
     kind: type[Any] = Nifti1Header if source.version == 1 else Nifti2Header

@@ -1,6 +1,7 @@
-"""TIFF stacks: plain, ImageJ and OME, with the voxel size they state.
+"""Read and write TIFF stacks: plain ones, ImageJ's and OME's.
 
-Source: tifffile for the container and axes; ImageJ's and OME's own metadata for the voxel size.
+tifffile reads the container and its axes; the voxel size comes from the metadata of ImageJ or OME,
+or from the resolution tags.
 """
 
 from __future__ import annotations
@@ -19,24 +20,23 @@ import tifffile
 
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files.atomic import replace_file
+from l2gnet_core.files.compression import MOST_COMPRESSION
 from l2gnet_core.files.labeltext import LabelText
 from l2gnet_core.files.tiff_size import voxel_size
 from l2gnet_core.files.values import brightness, plain_values
 from l2gnet_core.volume import Grid, Volume, default_affine
 
-# A claim this many times the file is a lie; the best a codec does on an empty scan is less.
-_MOST_COMPRESSION = 10_000
 _CLASSIC_LIMIT = 4 << 30
 
 _log = logging.getLogger("tifffile")
-# tifffile logs every oddity; without a handler of its own that would end on stderr.
+# tifffile logs each oddity; without a handler, Python would print it to stderr.
 _log.addHandler(logging.NullHandler())
 
 
 class _Complaints(logging.Handler):
-    """What tifffile logs about missing pages in this thread, where it then goes on with fewer.
+    """What tifffile logs in this thread about missing pages, which it then leaves out.
 
-    A single tag it cannot read (a colour profile, a comment) is no reason to refuse a scan.
+    Messages about single tags (a colour profile, a comment) are ignored: the scan is usable.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,10 @@ class _Complaints(logging.Handler):
 
 @dataclass(frozen=True)
 class TiffSource:
-    """What a mask needs to look like its image: stored axes ("YX", "TZYX" …), and OME or not."""
+    """What a writer needs to store a mask as its image is.
+
+    axes: as stored, such as "YX" or "TZYX". ome: is it an OME-TIFF?
+    """
 
     axes: str
     ome: bool
@@ -71,7 +74,7 @@ def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
     with _told_if_damaged(path), _Complaints() as complaints, tifffile.TiffFile(path) as tif:
         series = _series(path, tif, warnings)
         axes, stored = series.axes, series.asarray()
-        # tifffile gives what it could read, in a shape of its own, and goes on.
+        # tifffile does not raise for missing pages, but returns fewer of them.
         if complaints.found or stored.shape != series.shape or not stored.size:
             raise InputError(
                 f"{path.name} is cut short or damaged: not all of its voxels are there; "
@@ -88,7 +91,7 @@ def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
         units="mm" if unit_stated else "pixel",
         stored_axes=(0, 1, 2),
         oriented=oriented,
-        # Of several slices a warning says what their distance is taken to be.
+        # For several slices, a warning tells which distance is assumed.
         thickness_stated=between_stated or data.shape[-3] > 1,
         source=TiffSource(kept, ome),
         warnings=tuple(warnings),
@@ -104,13 +107,13 @@ def label_text(path: Path) -> LabelText:
 
 @contextmanager
 def _told_if_damaged(path: Path) -> Iterator[None]:
-    """What tifffile raises, as an InputError."""
+    """Turn errors of tifffile into InputError."""
     try:
         yield
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # tifffile raises whatever a damaged file leads it into
-        # Zstandard it looks for in Python itself, which has it from 3.14 on.
+    except Exception as error:  # tifffile raises many kinds for a damaged file
+        # For Zstandard it imports a module of Python's that is new in 3.14.
         if "imagecodecs" in str(error) or isinstance(error, ModuleNotFoundError):
             raise InputError(
                 f"{path.name} is compressed in a way that needs one more package: "
@@ -123,13 +126,13 @@ def _told_if_damaged(path: Path) -> Iterator[None]:
 
 
 def _series(path: Path, tif: tifffile.TiffFile, warnings: list[str]) -> tifffile.TiffPageSeries:
-    """The first image of the file, once it is sure that its voxels are there."""
+    """The first image of the file. Raises InputError if the file is too short for its voxels."""
     if not tif.series:
         raise InputError(f"{path.name} holds no image: export it again.")
     series = tif.series[0]
     size = path.stat().st_size
     claimed = int(series.size) * (series.dtype.itemsize if series.dtype is not None else 1)
-    if claimed > max(64 << 20, size * _MOST_COMPRESSION) or claimed <= 0:
+    if claimed > max(64 << 20, size * MOST_COMPRESSION) or claimed <= 0:
         raise InputError(
             f"{path.name} claims {claimed:,} bytes of voxels {series.shape} and holds {size:,} "
             "bytes in all: it is cut short or damaged."
@@ -154,8 +157,10 @@ def _series(path: Path, tif: tifffile.TiffFile, warnings: list[str]) -> tifffile
 def _scan_axes(
     name: str, axes: str, stored: npt.NDArray[Any], warnings: list[str], mask: bool
 ) -> tuple[npt.NDArray[Any], str]:
-    """To (z, y, x) or (t, z, y, x), and the letters of the axes that remain as stored. Errors:
-    InputError for a mask in colours, which are no label numbers."""
+    """The voxels as (z, y, x) or (t, z, y, x), and the letters of the axes that they keep.
+
+    Raises InputError for other axes, and for a mask in colours, which are not label numbers.
+    """
     if "S" in axes:
         samples = np.moveaxis(stored, axes.index("S"), 0)
         axes = axes.replace("S", "")
@@ -178,7 +183,7 @@ def _scan_axes(
         stored = channels[0]
         if len(channels) > 1:
             warnings.append(f"{name} has {len(channels)} channels; the first one is read.")
-    # By number, for several axes may have one letter.
+    # By number, because several axes may have the same letter.
     lone = [n for n, a in enumerate(axes) if a not in "TZYX" and stored.shape[n] == 1]
     stored = stored.squeeze(tuple(lone))
     axes = "".join(letter for n, letter in enumerate(axes) if n not in lone)
@@ -204,7 +209,7 @@ def _label_text(tif: tifffile.TiffFile) -> LabelText:
             image = tifffile.xml2dict(tif.ome_metadata)["OME"]["Image"]
             image = image[0] if isinstance(image, list) else image
             found = LabelText.from_json(str(image.get("Description", "")))
-        except Exception:  # names are an extra: a file with odd XML is still a mask
+        except Exception:  # a mask with odd XML is usable without its names
             found = None
     return found or LabelText()
 
@@ -212,7 +217,8 @@ def _label_text(tif: tifffile.TiffFile) -> LabelText:
 def _affine(
     text: LabelText, spacing: tuple[float, float, float]
 ) -> tuple[npt.NDArray[np.float64], bool]:
-    """The affine our own masks carry, where it agrees with the voxel size; else the default."""
+    """The affine (4, 4) that our own masks carry, and whether it was stated by a file; the default
+    affine and False if there is none or it contradicts the voxel size."""
     try:
         carried = np.array(text.extra.get("affine"), dtype=np.float64)
         if carried.shape == (4, 4) and np.allclose(
@@ -225,9 +231,10 @@ def _affine(
 
 
 def write(path: Path, labels: npt.NDArray[Any], like: Volume | Grid, text: LabelText) -> None:
-    """Write a mask, read it back and compare; see l2gnet_core.files.write_labels.
+    """Write a mask (z,y,x) or (t,z,y,x), read it back and compare; see
+    l2gnet_core.files.write_labels.
 
-    An ImageJ stack, or OME where the image or the suffix is OME's; uncompressed, for ImageJ.
+    It is an ImageJ stack, or OME if the image or the suffix is; uncompressed, as ImageJ needs it.
     """
     source = like.source if isinstance(like.source, TiffSource) else None
     axes = "TZYX"[-labels.ndim :]

@@ -1,4 +1,4 @@
-"""The voxel size a TIFF file states, in mm."""
+"""The voxel size that a TIFF file states, in mm."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _MM = {
     "pm": 1e-9,
 }
 _INCH, _CM = 2, 3
-# Resolutions of paper and screens, written by programs that know no voxel size.
+# Resolutions of paper and screens, which programs write when they do not know the voxel size.
 _PRINT_DPI = (72, 75, 90, 96, 100, 120, 144, 150, 180, 200, 240, 300, 400, 600, 1200, 2400)
-# One pixel an inch, or a millimetre: what stands in plain files that were given no resolution.
+# One pixel per inch, or per millimetre: the default of programs that are given no resolution.
 _NO_DPI = (1, 25.4)
 
 Size = tuple[float, float, float]
@@ -38,10 +38,10 @@ Size = tuple[float, float, float]
 def voxel_size(
     tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, warnings: list[str]
 ) -> tuple[Size, bool, bool]:
-    """Voxel size (z, y, x) in mm and True, or (1, 1, 1) and False where none is stated; and whether
-    a distance between slices is stated.
+    """The voxel size (z, y, x) in mm; whether it is stated, (1, 1, 1) if not; whether the distance
+    between slices is stated.
 
-    A distance between slices that is not stated is taken to be the pixel size; adds to warnings.
+    If only that distance is not stated, it is assumed to be the pixel size. Adds to warnings.
     """
     name = tif.filename
     if tif.is_ome and tif.ome_metadata:
@@ -88,7 +88,7 @@ def _imagej_size(
     if factor is None or per_unit is None:
         return None
     x, y = per_unit
-    # Fiji takes over what a plain file says of its print size.
+    # Fiji keeps the print resolution of a plain file.
     if factor in (_MM["inch"], _MM["cm"]) and _of_print(per_unit, factor, _PRINT_DPI):
         return None
     spacing = metadata.get("spacing")
@@ -97,7 +97,7 @@ def _imagej_size(
 
 
 def _tag_size(series: tifffile.TiffPageSeries) -> tuple[None, float, float] | None:
-    """From plain resolution tags, unless they look like dots on paper."""
+    """The size (None, y, x) by the resolution tags, unless these look like a print resolution."""
     per_unit = _resolution(series)
     tag = series.keyframe.tags.get("ResolutionUnit")
     unit = int(tag.value) if tag is not None else 0
@@ -111,14 +111,14 @@ def _tag_size(series: tifffile.TiffPageSeries) -> tuple[None, float, float] | No
 
 
 def _of_print(per_unit: tuple[float, float], factor: float, resolutions: tuple[float, ...]) -> bool:
-    """Are the pixels a unit (of `factor` mm), (x, y), one of these in dots per inch?"""
+    """Is x or y of `per_unit`, pixels per unit of `factor` mm, one of `resolutions` in dpi?"""
     return any(
         math.isclose(r * 25.4 / factor, dpi, rel_tol=0.015) for r in per_unit for dpi in resolutions
     )
 
 
 def _resolution(series: tifffile.TiffPageSeries) -> tuple[float, float] | None:
-    """Pixels a unit, (x, y), or None where the tags are missing or senseless."""
+    """Pixels per unit, (x, y); None where the tags are missing or not plausible."""
     values = []
     for key in ("XResolution", "YResolution"):
         tag = series.keyframe.tags.get(key)

@@ -1,4 +1,4 @@
-"""Voxel values of any file made plain: real, finite, in this machine's byte order."""
+"""Convert voxel values of any file: to real, finite numbers in native byte order, or labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from l2gnet_core.errors import InputError
 
 
 def brightness(colors: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Luma of red, green, blue along the first axis (ITU-R BT.601 weights), float32."""
+    """Luma of red, green, blue, (3 or more, …) → (…) float32, with the weights of ITU-R BT.601."""
     red, green, blue = (channel.astype(np.float32) for channel in colors[:3])
     return np.asarray(0.299 * red + 0.587 * green + 0.114 * blue, dtype=np.float32)
 
@@ -19,11 +19,10 @@ def brightness(colors: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 def plain_values(
     name: str, data: npt.NDArray[Any], warnings: list[str], mask: bool = False
 ) -> npt.NDArray[Any]:
-    """Native integers as they are, bool as uint8, floats as float32 or float64 without NaN, inf:
-    these become the lowest value, in a mask 0.
+    """Integers as they are, bool as uint8, floats as float32 or float64; all in native byte order.
 
-    Adds a sentence to warnings where voxels were replaced.
-    Errors: InputError for complex numbers and anything else that is not a real number.
+    NaN and infinities become the lowest value, or 0 in a mask; a sentence is then added to
+    warnings. Shapes stay. Raises InputError for complex numbers and all that is not a real number.
     """
     if data.dtype.kind == "c":
         raise InputError(f"{name} holds complex numbers: export the magnitude image.")
@@ -47,3 +46,28 @@ def plain_values(
         f"{name} holds {count:,} voxels that are not finite numbers; they count as {what}."
     )
     return np.where(finite, data, lowest)
+
+
+def as_labels(data: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
+    """Label ids as uint8, or uint16 if one is above 255; shapes and ids stay.
+
+    Raises InputError for fractions, and for ids below 0 or above 65535.
+    """
+    if data.dtype == np.uint8 or data.dtype == np.bool_:
+        return data.astype(np.uint8, copy=False)
+    if data.dtype.kind not in "iuf":
+        raise InputError(
+            f"{what} holds {data.dtype} values where whole label numbers are expected."
+        )
+    low, high = data.min(), data.max()
+    if low < 0 or high > 65535 or not np.isfinite(high):
+        raise InputError(
+            f"{what} holds values from {low:g} to {high:g} where label numbers from 0 to 65535 "
+            "are expected: choose a mask, not a scan."
+        )
+    if data.dtype.kind == "f" and not np.array_equal(data, np.rint(data)):
+        raise InputError(
+            f"{what} holds fractions where whole label numbers are expected: "
+            "choose a mask, not a scan."
+        )
+    return data.astype(np.uint8 if high <= 255 else np.uint16, copy=False)

@@ -1,4 +1,4 @@
-"""A change of single voxels that can be taken back."""
+"""Changes of single voxels that can be undone."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class ArrayDelta:
         new: NDArray[Any],
         where: Callable[[tuple[int, ...]], NDArray[np.bool_]] | None = None,
     ) -> ArrayDelta:
-        """What differs between two arrays (t,z,y,x).
+        """The difference between two arrays (t,z,y,x).
 
-        where: tells of a plane, by its frame and z, in which voxels (y,x) it may; None: in all.
+        where: gives for a plane, by (frame, z), a mask (y,x) of voxels to compare; None: all.
         """
         voxels, before, after = [np.empty(0, np.intp)], [old[:0].ravel()], [old[:0].ravel()]
-        # Plane by plane: arrays of the size of a large scan would take ten times as long.
+        # Plane by plane, which is ten times as fast as temporary arrays of a large scan's size.
         for number, plane in enumerate(np.ndindex(*old.shape[:2])):
             other = old[plane] != new[plane]
             if not other.any():
@@ -48,7 +48,7 @@ class ArrayDelta:
     def of_slices(
         cls, array: NDArray[Any], slices: Mapping[SliceKey, NDArray[Any]], axis: int
     ) -> ArrayDelta:
-        """What differs between an array (t,z,y,x) and slices of it along an axis of (z,y,x)."""
+        """The difference between an array (t,z,y,x) and new slices along an axis of (z,y,x)."""
         voxels, before, after = [np.empty(0, np.intp)], [array[:0].ravel()], [array[:0].ravel()]
         for (frame, index), new in slices.items():
             old = slice_of(array, (frame, index), axis)
@@ -62,5 +62,5 @@ class ArrayDelta:
         return cls(np.concatenate(voxels), np.concatenate(before), np.concatenate(after))
 
     def into(self, array: NDArray[Any], back: bool = False) -> None:
-        """Make the change in an array, or take it back there; all other voxels stay."""
+        """Apply the change to an array (t,z,y,x) in place, or undo it; other voxels stay."""
         np.put(array, self.voxels, self.before if back else self.after)

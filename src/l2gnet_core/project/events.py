@@ -1,4 +1,4 @@
-"""What can be done to a mask: everything that `replay` needs to do it again."""
+"""What can be done to a mask, with all that `replay` needs to repeat it."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Tidying:
-    """How answers were tidied, and the slices that a person had painted on by then, on which that
-    depends."""
+    """How answers were tidied. painted: slices that a person had painted on by then, because the
+    result depends on them."""
 
     choices: CleanUp
     painted: Mapping[SliceKey, SliceState] = field(default_factory=dict)
 
     def tidied(self, raw: NDArray[Any], axis: int) -> Iterator[tuple[SliceKey, NDArray[Any]]]:
-        """Each slice of a mask (t,z,y,x), tidied."""
+        """Each slice of a tidied mask (t,z,y,x), by its key."""
         for frame, mask in enumerate(raw):
             painted = {index: one for (at, index), one in self.painted.items() if at == frame}
             if self.choices.largest_piece:
                 tidied = self._tidied_frame(mask, axis, painted)
                 for index, picture in enumerate(np.moveaxis(tidied, axis, 0)):
                     yield (frame, index), picture
-            else:  # no slice depends on another one
+            else:  # slices do not depend on each other
                 for index, seen in enumerate(np.moveaxis(mask, axis, 0)):
                     alone = {0: painted[index]} if index in painted else {}
                     yield (frame, index), self._tidied_frame(seen[np.newaxis], 0, alone)[0]
@@ -43,7 +43,7 @@ class Tidying:
     def _tidied_frame(
         self, mask: NDArray[Any], axis: int, slices: Mapping[int, SliceState]
     ) -> NDArray[Any]:
-        """A mask (z,y,x), tidied around what is painted in slices, by their index."""
+        """A mask (z,y,x), tidied around what is painted. slices: by index."""
         if not slices:
             return tidy(mask, axis, self.choices)
         labels, painted = np.zeros(mask.shape, np.uint16), np.zeros(mask.shape, bool)
@@ -53,7 +53,7 @@ class Tidying:
         return tidy_around(mask, axis, self.choices, labels, painted)
 
     def whole(self, raw: NDArray[Any], axis: int) -> NDArray[Any]:
-        """A mask (t,z,y,x), tidied."""
+        """A tidied copy of a mask (t,z,y,x)."""
         answer = np.empty_like(raw)
         for place, picture in self.tidied(raw, axis):
             slice_of(answer, place, axis)[...] = picture
@@ -62,15 +62,18 @@ class Tidying:
 
 @dataclass(frozen=True, eq=False)
 class Answered:
-    """A model's answer came into the mask, under what a person decided.
+    """A model's answer was taken into the mask, below what a person painted.
 
     what: "segmented" by a run, "accepted" after a fine-tuning or from a file, or "rolled back" to
-    another version. places: in the order of segmenting. remembered: it is the answer that the model
-    gave last, segmented no more: of all places. spared: those that kept the answer that they had,
-    as reviewed ones do. tidying: of all places, before those were spared; None for the answer as it
-    is. undoable: does anything change that is shown? Else there is nothing to undo. filled: slices
-    that keep what was interpolated of organs that the model hardly knows, as with `Interpolated`.
-    goes_on: these slices are of the same run as those that were segmented last.
+        another version.
+    places: slices in the order of segmenting.
+    tidying: of all places, before some are spared; None for an untidied answer.
+    spared: slices that keep the answer they had, such as reviewed ones.
+    remembered: the answer is the model's last one, for all slices, without segmenting again.
+    undoable: did what is shown change? If not, there is nothing to undo.
+    filled: slices that keep interpolated labels of organs that the model hardly knows, as in
+        `Interpolated`.
+    goes_on: these slices belong to the same run as the slices segmented last.
     """
 
     what: Literal["segmented", "accepted", "rolled back"]
@@ -87,8 +90,11 @@ class Answered:
 
 @dataclass(frozen=True, eq=False)
 class Interpolated:
-    """Answers that no model gave came into slices, with the raw ones from then on, all copied;
-    `by_person` is not used. undoable: as with `Answered`."""
+    """Interpolated labels were taken into slices as answers.
+
+    slices: copies of the new labels and raw answers; `by_person` is not used. undoable: as in
+    `Answered`.
+    """
 
     slices: Mapping[SliceKey, SliceState]
     undoable: bool = True
@@ -96,15 +102,17 @@ class Interpolated:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What there was of slices that a crash had left unsettled, as with `Interpolated`."""
+    """The content found after a crash in slices that it left unsettled, as in `Interpolated`."""
 
     slices: Mapping[SliceKey, SliceState]
 
 
 @dataclass(frozen=True, eq=False)
 class Tidied:
-    """The answers of some slices were tidied, or shown untidied again, by a choice. tidying: None
-    if these are more slices of the last one. undoable: it is one step, that changes what is shown.
+    """The user changed how the answers of some slices are tidied.
+
+    tidying: None for further slices of the last `Tidied`. undoable: is this a step that can be
+    undone, because what is shown changes?
     """
 
     tidying: Tidying | None
@@ -114,15 +122,15 @@ class Tidied:
 
 @dataclass(frozen=True)
 class Stepped:
-    """The last answer that was accepted, rolled back to, interpolated or tidied in one step was
-    undone, or redone."""
+    """The last undoable change (accepted, rolled back, interpolated, tidied) was undone or
+    redone."""
 
     what: Literal["undone", "redone"]
 
 
 @dataclass(frozen=True)
 class Reviewed:
-    """A person vouches for slices from now on, or no more."""
+    """A person marked slices as reviewed, or removed that mark."""
 
     places: Sequence[SliceKey]
     reviewed: bool
@@ -130,7 +138,7 @@ class Reviewed:
 
 @dataclass(frozen=True, eq=False)
 class FineTuned:
-    """A model was fine-tuned; whether the result was kept is in it."""
+    """A model was fine-tuned. result: says whether the new model was kept."""
 
     parent: Model
     corrections: Sequence[Correction]
@@ -141,7 +149,7 @@ class FineTuned:
 
 @dataclass(frozen=True, eq=False)
 class Discarded:
-    """A fine-tuned model was looked at and not accepted."""
+    """A fine-tuned model was previewed and not accepted."""
 
     model: Model
 

@@ -1,9 +1,9 @@
-"""A project on disk. Every file is written whole or not at all.
+"""A project on disk. Each file is written whole or not at all.
 
 project.json     format version, scan, grid, model, organs, reviewed slices
-slices/          labels, a person's voxels and the raw prediction of each slice
-history.jsonl    events, with attached/, models/ and scans/ (voxels by their hash)
-lock             held while somebody writes
+slices/          labels, painted voxels and the raw prediction of each slice
+history.jsonl    events; their arrays, models and scans are in attached/, models/ and scans/
+lock             held by the process that writes
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from l2gnet_core.volume import Volume
 
 FORMAT = 1
 _STATE_FILE = "project.json"
-#: Slices written at a time: while the disk takes one in, another is packed.
+#: Slices written at a time: one is compressed while the disk writes another.
 _WRITERS = 2
 
 
 def projects_folder() -> Path:
-    """Where projects are kept; the variable L2GNET_PROJECTS overrides the default."""
+    """The folder of projects; the environment variable L2GNET_PROJECTS overrides the default."""
     chosen = os.environ.get("L2GNET_PROJECTS")
     return Path(chosen) if chosen else platformdirs.user_data_path("l2gnet") / "projects"
 
 
 def any_of_shape(shape: tuple[int, ...]) -> bool:
-    """May there be a project of a scan of this shape? Telling for sure takes reading the scan."""
+    """Can there be a project of a scan of this shape? To be sure, the scan must be read."""
     for file in projects_folder().glob(f"*/{_STATE_FILE}"):
         try:
             if _read_json(file.parent)["grid"]["shape"] == list(shape):
@@ -59,9 +59,11 @@ def any_of_shape(shape: tuple[int, ...]) -> bool:
 
 @dataclass(frozen=True)
 class FoundProject:
-    """A project: when it was last saved, the hash of its scan, how many slices a person touched,
-    and how many they touched or accepted. Where it cannot be read, `problem` says why in a
-    sentence."""
+    """A project that was found.
+
+    scan: hash. touched: number of slices that a person painted on. worked_on: of slices painted on
+    or reviewed. problem: a sentence if the project cannot be read.
+    """
 
     path: Path
     saved: datetime
@@ -73,15 +75,15 @@ class FoundProject:
 
 
 def find_projects(scan: ScanId) -> list[FoundProject]:
-    """The projects of a scan, the one last saved first; then those that cannot be read."""
-    # A folder's name is the beginning of its scan's hash: others may have the same.
+    """The projects of a scan, last saved first; then those that cannot be read."""
+    # A folder is named by the beginning of its scan's hash, which several scans may share.
     found = _found(f"{scan.scan[:12]}*")
     mine = [one for one in found if one.scan in ("", scan.scan)]
     return sorted(mine, key=lambda one: bool(one.problem))
 
 
 def all_projects() -> list[FoundProject]:
-    """All of the user's projects, the one last saved first."""
+    """All of the user's projects, last saved first."""
     return _found("*")
 
 
@@ -104,7 +106,7 @@ def _found(pattern: str) -> list[FoundProject]:
 
 
 def open_project(name_or_path: str | Path) -> ProjectFolder:
-    """A project by its folder, or by the folder's name among the user's projects.
+    """A project by its folder, or by the folder's name in `projects_folder`.
 
     Raises InputError if there is none, or if it is broken or of a newer version.
     """
@@ -120,20 +122,20 @@ def open_project(name_or_path: str | Path) -> ProjectFolder:
 
 
 class ProjectFolder:
-    """One project. Whoever writes holds it (`hold`); reading is always possible."""
+    """One project. Writing needs `hold`; reading is always possible."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.history = History(path)
-        # Of each slice that was written since it is held: what tells its arrays from others.
+        # Digests of the slices that were written since `hold`.
         self._written: dict[SliceKey, bytes] = {}
-        # What project.json says; None as long as nobody has read or written it.
+        # The content of project.json; None until it is read or written.
         self._said: ProjectState | None = None
         self._lock = FileLock(path / "lock", timeout=0, thread_local=False)
 
     @classmethod
     def create(cls, scan: ScanId) -> ProjectFolder:
-        """A new, empty project of a scan, held. Raises OutputError."""
+        """Create an empty project of a scan, and hold it. Raises OutputError."""
         parent, number = projects_folder(), 1
         try:
             parent.mkdir(parents=True, exist_ok=True)
@@ -152,9 +154,9 @@ class ProjectFolder:
         return project
 
     def hold(self) -> None:
-        """Be the only one who writes, also among processes, until `release` or a crash.
+        """Lock the project for writing, also against other processes, until `release` or a crash.
 
-        Raises InputError if somebody else is.
+        Raises InputError if it is locked, OutputError if the folder cannot be written.
         """
         try:
             self._lock.acquire()
@@ -167,19 +169,19 @@ class ProjectFolder:
             raise OutputError(
                 f"{self.path} cannot be written: {error.strerror or error}."
             ) from error
-        # Others may have written meanwhile.
+        # Another process may have written in the meantime.
         self._written.clear()
         self._said = None
-        # What a crash left half written.
+        # Delete what a crash left half written.
         for file in self.path.glob("**/.l2gnet-*"):
             file.unlink(missing_ok=True)
         self.history.mend()
 
     def release(self) -> None:
-        """Let others write; a project of which nothing was ever saved is not left behind."""
+        """Unlock the project, and delete its folder if nothing was ever saved."""
         self._lock.release()
         if not (self.path / _STATE_FILE).exists():
-            # Neither goes unless it is empty, whatever became of the file.
+            # rmdir deletes only empty folders, so nothing is lost if project.json disappeared.
             with suppress(OSError):
                 (self.path / "slices").rmdir()
                 (self.path / "lock").unlink(missing_ok=True)
@@ -195,15 +197,17 @@ class ProjectFolder:
         volume: Volume,
         later: Collection[SliceKey] = (),
     ) -> None:
-        """Save what is new, a person's slices first; events that are written leave the list.
+        """Save what is new; slices that a person painted on or reviewed come first.
 
-        Wherever a crash breaks it off, project.json vouches for no slice that it does not find: it
-        takes back first what does not hold any more, and says what is new when all that is there.
-        Meanwhile slices are unsettled, as are those yet to be saved.
+        After a crash at any point, project.json makes no false claim about slices: claims that no
+        longer hold are removed before slices are written, new claims are added after all else.
+        Until then, the slices that are written, and those in `later`, are unsettled.
 
-        slices: among them all that are reviewed anew, or are reviewed and changed. volume: the
-        scan, whose voxels are written once. later: slices yet to be saved; of these no more are
-        called finished than were. Raises OutputError; what was saved before is still there.
+        slices: must include slices that are newly reviewed, or reviewed and changed.
+        events: is emptied as its items are written.
+        volume: the scan; its voxels are written once.
+        later: slices that a later call saves; they stay finished only if they already were.
+        Raises OutputError; what was saved before is kept.
         """
         before = self._last_said()
         meanwhile = _meanwhile(state, before)
@@ -226,7 +230,7 @@ class ProjectFolder:
             save_voxels(file, volume)
 
     def save_slices(self, slices: Iterable[tuple[SliceKey, SliceState]]) -> None:
-        """Save slices, each once, but those that are so already. Raises OutputError."""
+        """Save slices, each once, except unchanged ones. Raises OutputError."""
         with ThreadPoolExecutor(_WRITERS) as pool:
             under_way: deque[Future[None]] = deque()
             for place, one in slices:
@@ -265,7 +269,7 @@ class ProjectFolder:
     # ------------------------------------------------------------------ reading
 
     def read_state(self) -> ProjectState:
-        """All but slices and history. Raises InputError if it is broken or of a newer version."""
+        """Read project.json. Raises InputError if it is broken or of a newer version."""
         values = _read_json(self.path)
         try:
             return ProjectState.from_json(values)
@@ -273,15 +277,15 @@ class ProjectFolder:
             raise _broken(self.path) from error
 
     def read_voxels(self, state: ProjectState) -> NDArray[Any]:
-        """The scan's voxels. Raises InputError if they are damaged."""
+        """The scan's voxels, (z,y,x) or (t,z,y,x). Raises InputError if they are damaged."""
         voxels = self.history.voxels(state.scan.voxels)
         if voxels.shape != state.grid.shape:
             raise _broken(self.path)
         return voxels
 
     def require_whole(self, state: ProjectState) -> None:
-        """Raise InputError where something is gone that project.json vouches for: it is written
-        after all of that, so no crash leaves it so."""
+        """Raise InputError if a file is missing that project.json relies on. A crash cannot cause
+        this, because project.json is written last."""
         reviewed_at = state.finished | state.reviewed
         if not all(self._slice_file(place).exists() for place in reviewed_at) or (
             state.model is not None and not self.history.entries()
@@ -289,9 +293,9 @@ class ProjectFolder:
             raise _broken(self.path)
 
     def read_slices(self, state: ProjectState) -> tuple[SliceState, frozenset[SliceKey]]:
-        """Labels, a person's voxels and raw predictions, all (t,z,y,x), and which slices are saved.
+        """Labels, painted voxels and raw predictions, all (t,z,y,x), and which slices are saved.
 
-        Raises InputError for damaged ones.
+        Raises InputError for damaged files.
         """
         found: dict[SliceKey, dict[str, NDArray[Any]]] = {}
         count = state.shape[1 + state.axis]
@@ -314,8 +318,8 @@ class ProjectFolder:
 
 
 def _meanwhile(state: ProjectState, before: ProjectState | None) -> ProjectState:
-    """What holds of every slice, be it as it was or as it is to be; and organs have names by the
-    time that there are voxels of them. before: None if nothing was said yet."""
+    """The state to write before slices: it holds for each slice in its old and in its new content,
+    and already names new organs. before: the state on disk, None if there is none."""
     if before is None:
         nothing: frozenset[SliceKey] = frozenset()
         return replace(
@@ -327,7 +331,7 @@ def _meanwhile(state: ProjectState, before: ProjectState | None) -> ProjectState
             unreviewed_organs=frozenset(),
         )
     reviewed = state.reviewed & before.reviewed
-    # As it was accepted before, a slice says nothing of organs that came since.
+    # The review of an old slice does not cover organs that were added since.
     new = state.labels.names.keys() - before.labels.names.keys()
     unreviewed_organs = {
         (place, organ)
@@ -340,7 +344,7 @@ def _meanwhile(state: ProjectState, before: ProjectState | None) -> ProjectState
     }
     return replace(
         state,
-        # Not one that the history does not have yet.
+        # The new model may not be in the history yet.
         model=before.model,
         finished=state.finished & before.finished,
         reviewed=reviewed,
@@ -351,7 +355,7 @@ def _meanwhile(state: ProjectState, before: ProjectState | None) -> ProjectState
 
 
 def _claims(state: ProjectState) -> tuple[object, ...]:
-    """What slices are read by."""
+    """The parts of a state that decide how slices are read."""
     return state.finished, state.reviewed, state.unreviewed_organs, state.unsettled, state.labels
 
 

@@ -1,4 +1,4 @@
-"""The history of a project: one line of JSON for each event, with what it needs in files beside."""
+"""The history of a project: one line of JSON for each event; arrays and models are in files."""
 
 from __future__ import annotations
 
@@ -48,14 +48,17 @@ if TYPE_CHECKING:
     from l2gnet_core.corrections import Correction
     from l2gnet_core.guard import Verdict
 
-#: A line of the history, as JSON has it.
+#: A line of the history, decoded from JSON.
 Entry = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class SavedVersion:
-    """A model of a project; `History.models` loads it. kind: "original" for the one that it began
-    with, "scan" or "project" for a fine-tuned one, which has a verdict, "file" for another one."""
+    """A model of a project; `History.models` loads it.
+
+    kind: "original" for the first one, "scan" or "project" for a fine-tuned one, "file" for others.
+    verdict: of a fine-tuned one.
+    """
 
     model: ModelId
     parent: ModelId
@@ -64,7 +67,7 @@ class SavedVersion:
 
 
 class History:
-    """Events on disk, in their order. A last line cut short by a crash is none."""
+    """Events on disk, in order. A last line that a crash cut short is ignored."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "history.jsonl"
@@ -73,14 +76,14 @@ class History:
         self.models = ModelStore(folder / "models")
 
     def mend(self) -> None:
-        """Cut off a torn last line, so that the next one stands alone."""
+        """Delete a last line that a crash cut short, so that the next one is not appended to it."""
         whole = self._bytes()
         end = whole.rfind(b"\n") + 1
         if end < len(whole):
             os.truncate(self._file, end)
 
     def add(self, event: Event) -> None:
-        """Write one event, what it needs first. Raises OutputError."""
+        """Write one event, after the files that it refers to. Raises OutputError."""
         number = self._bytes().count(b"\n")
         entry = {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -95,7 +98,7 @@ class History:
                     file.flush()
                     os.fsync(file.fileno())
                 except OSError:
-                    # Half a line on a full disk must not spoil the next one.
+                    # On a full disk, half a line must not stay before the next one.
                     os.truncate(self._file, at)
                     raise
         except OSError as error:
@@ -200,14 +203,14 @@ class History:
             "arrays": file,
             "pace": asdict(result.pace),
             "device": event.device,
-            # Sums come out the same in the last bit only with as many threads.
+            # Floating-point sums depend on the number of threads.
             "threads": torch.get_num_threads(),
         }
 
     def _correction(self, correction: Correction) -> dict[str, Any]:
         grid = unnamed(correction.grid).frame
         volume = grid.volume(np.asarray(correction.scan))
-        # A scan may teach more than once, and one is this project's own.
+        # A scan may be learnt from more than once, or be the project's own.
         voxels = identify(volume).voxels
         file = self.scan_file(voxels)
         if not file.exists():
@@ -237,17 +240,17 @@ class History:
         save_arrays(self._attached / file, arrays)
 
     def scan_file(self, voxels: str) -> Path:
-        """Where the voxels of this hash are."""
+        """The file of the voxels with this hash."""
         return self._scans / f"{voxels[:16]}.npy"
 
     # ------------------------------------------------------------------ lines → what they need
 
     def voxels(self, known: str) -> NDArray[Any]:
-        """A scan's voxels by their hash. Raises InputError if they are damaged."""
+        """The voxels with a hash, (z,y,x) or (t,z,y,x). Raises InputError if they are damaged."""
         return load_voxels(self.scan_file(known), known)
 
     def tidying(self, values: Mapping[str, Any]) -> Tidying:
-        """How an entry tidied."""
+        """Decode the tidying of an entry, and read its painted slices."""
         painted = {}
         if values["painted"]:
             for place, arrays in self._attached_slices(values["painted"]).items():
@@ -258,12 +261,12 @@ class History:
         return Tidying(choices, painted)
 
     def answers(self, entry: Entry) -> dict[SliceKey, dict[str, Any]]:
-        """Answers, "labels", and "raw" ones, by slice."""
+        """Arrays "labels" and "raw", each (H,W), by slice."""
         return self._attached_slices(entry["slices"])
 
     def filled(self, entry: Entry) -> dict[SliceKey, dict[str, Any]]:
-        """The same of slices in which an answer was taken in that kept what was interpolated."""
-        # Lines of before it was kept have none.
+        """As `answers`, for the slices of a model's answer that keep interpolated labels."""
+        # Older entries have none.
         return self._attached_slices(entry["filled"]) if entry.get("filled") else {}
 
     def _attached_slices(self, file: str) -> dict[SliceKey, dict[str, Any]]:
@@ -274,9 +277,9 @@ class History:
         return found
 
     def versions(self) -> list[SavedVersion]:
-        """The models whose answers the mask can show, in their order: first, once there is an
-        answer, the one that it began with. Fine-tuned ones that were not kept or were discarded are
-        not among them. Raises InputError.
+        """The models whose answers the mask can show, in order, the original one first.
+
+        Fine-tuned models that were not kept or were discarded are left out. Raises InputError.
         """
         from l2gnet_core.guard import Verdict
 
@@ -294,7 +297,7 @@ class History:
                     verdict = Verdict.from_json(entry["verdict"])
                     found.setdefault(model, SavedVersion(model, parent, kind, verdict))
             elif what == "discarded":
-                # The same may have been learnt, and accepted, before.
+                # An equal model may have been learnt and accepted before.
                 if model not in accepted:
                     found.pop(model, None)
             else:
@@ -307,7 +310,7 @@ class History:
         return [*([first] if first else []), *found.values()]
 
     def corrections(self, entry: Entry) -> list[Correction]:
-        """What an entry's fine-tuning learnt from."""
+        """The corrections of a "fine-tuned" entry."""
         from l2gnet_core.corrections import Correction
 
         arrays = load_arrays(self._attached / entry["arrays"])
@@ -319,8 +322,19 @@ class History:
             np.moveaxis(labels, axis, 0)[slices] = arrays[f"{i}-pictures"]
             np.moveaxis(weights, axis, 0)[slices] = arrays[f"{i}-picture_weights"]
             grid = grid_from_json(values["grid"])
-            # Older histories have no numbers of images, and take all structures as checked.
-            checked = {int(at): ids for at, ids in values.get("checked", {}).items()}
-            more = values["unmarked"], weights, values.get("image"), checked
-            found.append(Correction(scan, grid, axis, labels, tuple(slices), *more))
+            found.append(
+                Correction(
+                    scan,
+                    grid,
+                    axis,
+                    labels,
+                    tuple(slices),
+                    unmarked=values["unmarked"],
+                    weights=weights,
+                    # Older histories do not number the images.
+                    image=values.get("image"),
+                    # … and take all structures as checked.
+                    checked={int(at): ids for at, ids in values.get("checked", {}).items()},
+                )
+            )
         return found

@@ -1,4 +1,4 @@
-"""The models of a project: those that do not come with this package lie in its folder."""
+"""The models of a project; those that are not bundled are stored in its folder."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from l2gnet_core.project.state import ModelId, without_patients
 if TYPE_CHECKING:
     from l2gnet_core.model import SegmentationNetwork
 
-# Weights are never changed in place: fine-tuning works on copies.
+# Hashes stay valid, because weights are never changed in place: fine-tuning works on copies.
 _hashes: WeakKeyDictionary[SegmentationNetwork, str] = WeakKeyDictionary()
 
 
 def id_of(model: Model) -> ModelId:
-    """Which model this is; quick from the second time on."""
+    """Name and hash of a model; the hash of its weights is computed once."""
     from l2gnet_core.weights import model_hash, weights_hash
 
     if model.network not in _hashes:
@@ -30,14 +30,14 @@ def id_of(model: Model) -> ModelId:
 
 
 class ModelStore:
-    """Models in a folder by `model_hash`; bundled ones, card and all, are only referred to. Of
-    models of one hash the first that is kept stands for all."""
+    """Models in a folder by `model_hash`. Bundled models with unchanged cards are not copied. Of
+    models with one hash, the first is stored."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def keep(self, model: Model) -> ModelId:
-        """Make sure that a model can be had again. Raises OutputError."""
+        """Store a model unless it is stored or bundled. Raises OutputError."""
         id = id_of(model)
         file = self.file(id)
         if not file.exists() and _bundled(id.name) != (id.sha256, model.card):
@@ -46,11 +46,11 @@ class ModelStore:
         return id
 
     def file(self, id: ModelId) -> Path:
-        """Where a model lies that is not bundled."""
+        """The file in which a model is stored if it is not bundled."""
         return self._folder / f"{id.sha256[:16]}.safetensors"
 
     def path(self, id: ModelId) -> Path:
-        """The file of a model, bundled or not. Raises InputError if it is nowhere."""
+        """The file of a model, stored or bundled. Raises InputError if there is none."""
         file = self.file(id)
         if file.exists():
             return file
@@ -64,7 +64,7 @@ class ModelStore:
         )
 
     def load(self, id: ModelId, device: str = "cpu") -> Model:
-        """The model. Raises InputError if it is nowhere, damaged, or another one."""
+        """Load a model. Raises InputError if it is missing, damaged, or has other weights."""
         path = self.path(id)
         model = load_model(path, device)
         if id_of(model).sha256 != id.sha256:
@@ -81,7 +81,7 @@ def _bundled_file(name: str) -> Path:
 
 @cache
 def _bundled(name: str) -> tuple[str, ModelCard] | None:
-    """Hash and card of the bundled model of a name; None if there is none."""
+    """Hash and card of the bundled model with a name; None if there is none."""
     file = _bundled_file(name)
     if not file.is_file():
         return None

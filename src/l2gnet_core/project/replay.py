@@ -1,8 +1,8 @@
-"""Do again, without a window, what a project did, and compare the outcome with what was saved."""
+"""Repeat what was done in a project, without napari, and compare the result with the saved one."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from l2gnet_core.checkpoint import Model
+from l2gnet_core.corrections import Correction
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import WRITABLE, suffix_of, write_labels
 from l2gnet_core.finetune import finetune
@@ -20,6 +21,7 @@ from l2gnet_core.finetune_config import FineTuneConfig
 from l2gnet_core.learner import Pace
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.project.array_delta import ArrayDelta
+from l2gnet_core.project.events import Tidying
 from l2gnet_core.project.folder import ProjectFolder
 from l2gnet_core.project.history import Entry
 from l2gnet_core.project.models import id_of
@@ -28,13 +30,18 @@ from l2gnet_core.project.state import ModelId, ProjectState, SliceKey, places_fr
 from l2gnet_core.segment_files import require_replaceable
 
 MASK_FILE = "mask.nii.gz"
+#: "labels" and "raw" answers by slice.
+_Slices = Mapping[SliceKey, Mapping[str, NDArray[Any]]]
 
 
 @dataclass(frozen=True)
 class Replay:
-    """What came out. mask: on the scan's grid, as are `state.labels`. different: voxels that are
-    not as saved, by slice. learnt: for each fine-tuning whose result was kept, parent, model and
-    whether the weights came out the same."""
+    """The result of a replay.
+
+    mask: on the scan's grid, with the ids of `state.labels`. different: by slice, the number of
+    voxels that differ from the saved mask. learnt: for each fine-tuning whose result was kept,
+    "parent", "model" and whether the weights are "equal".
+    """
 
     mask: NDArray[Any]
     state: ProjectState
@@ -43,11 +50,11 @@ class Replay:
 
     @property
     def equal(self) -> bool:
-        """Are all voxels, and all weights, as saved?"""
+        """Are all voxels and all weights equal to the saved ones?"""
         return not self.different and all(one["equal"] for one in self.learnt)
 
     def to_json(self, file: Path) -> dict[str, Any]:
-        """What `--json` says."""
+        """The report of `l2gnet replay --json`."""
         return {
             "mask": str(file),
             "equal": self.equal,
@@ -64,7 +71,8 @@ class Replay:
 
 @dataclass(frozen=True)
 class ReplayStep:
-    """Progress: the share that is behind, and what is being done; the result on the last alone."""
+    """Progress. done: share of the entries, 0 to 1. message: what is being done. result: on the
+    last step only."""
 
     done: float
     message: str
@@ -72,9 +80,9 @@ class ReplayStep:
 
 
 def mask_file(output: Path) -> Path:
-    """The file for a replayed mask: `output` itself if it is called so, else one in that folder.
+    """The file for a replayed mask: `output` if it has a mask's suffix, else a file in that folder.
 
-    Raises InputError for a file of another kind, and for one that is there and no mask of l2gnet's.
+    Raises InputError for other suffixes, and for an existing file that l2gnet did not write.
     """
     suffix = suffix_of(output)
     if suffix in WRITABLE and not output.is_dir():
@@ -90,16 +98,16 @@ def mask_file(output: Path) -> Path:
 
 
 def write_replay(replay: Replay, file: Path) -> None:
-    """Write the mask on the scan's grid. Raises OutputError."""
+    """Write the mask in the scan's grid. Raises OutputError."""
     file.parent.mkdir(parents=True, exist_ok=True)
     labels = replay.state.labels
     write_labels(file, replay.mask, replay.state.grid, labels.names, labels.colors)
 
 
 def replay(project: ProjectFolder, device: str = "cpu") -> Iterator[ReplayStep]:
-    """Do again what a project did: segment, fine-tune, accept, tidy, and put a person's voxels in.
+    """Repeat what was done in a project: segment, fine-tune, accept, tidy; then add painted voxels.
 
-    A slice that is reviewed is a person's as a whole. Raises InputError for a damaged project.
+    Reviewed slices count as painted as a whole. Raises InputError for a damaged project.
     """
     state = project.read_state()
     project.require_whole(state)
@@ -107,8 +115,7 @@ def replay(project: ProjectFolder, device: str = "cpu") -> Iterator[ReplayStep]:
     again = _Again(project, state, device)
     for number, entry in enumerate(entries):
         try:
-            for message in again.do(entry):
-                yield ReplayStep(number / len(entries), message)
+            messages = again.prepare(entry)
         except InputError:
             raise
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -116,22 +123,28 @@ def replay(project: ProjectFolder, device: str = "cpu") -> Iterator[ReplayStep]:
                 f"Expected a history that this version knows in {project.path}, but entry "
                 f"{number + 1} ({entry['what']}) is another; update napari-l2gnet."
             ) from error
+        # Outside of the try, because an error here is a bug, not a fault of the project.
+        for message in messages:
+            yield ReplayStep(number / len(entries), message)
     saved, there = project.read_slices(state)
     mine = saved.by_person.copy()
-    # What a crash left unsettled counts as it was found, and resuming notes it so.
+    # Slices that a crash left unsettled are taken as they are, as resuming does.
     for place in state.reviewed | state.unsettled:
         slice_of(mine, place, state.axis)[...] = True
     mask = np.where(mine, saved.labels, again.answer).astype(saved.labels.dtype)
     others = np.moveaxis(mask != saved.labels, 1 + state.axis, 1).sum((2, 3))
-    # A crash may have come before all slices were saved.
+    # Only saved slices are compared: a crash may have come before all were saved.
     different = {place: int(others[place]) for place in sorted(there) if others[place]}
     result = Replay(mask.reshape(state.grid.shape), state, different, again.learnt)
     yield ReplayStep(1.0, "Done", result)
 
 
 def _whole(entries: Sequence[Entry]) -> list[Entry]:
-    """Runs that were noted in parts, as slices were saved, in one: sums come out the same in the
-    last bit only with the same slices in a batch. Nothing in between is about answers."""
+    """Merge entries of one run, which is noted in parts as its slices are saved.
+
+    Results are bitwise equal only if batches hold the same slices. Entries between the parts do
+    not concern answers.
+    """
     whole: list[Entry] = []
     last: dict[str, int] = {}
     for entry in entries:
@@ -149,9 +162,39 @@ def _whole(entries: Sequence[Entry]) -> list[Entry]:
     return whole
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """A decoded line "segmented", "accepted" or "rolled back"; see `Answered`.
+
+    first: is it "segmented"?
+    """
+
+    first: bool
+    model: ModelId
+    places: list[SliceKey]
+    spared: list[SliceKey]
+    remembered: bool
+    tidying: Tidying | None
+    filled: _Slices
+    undoable: bool
+
+
+@dataclass(frozen=True)
+class _Learning:
+    """A decoded line "fine-tuned" whose result was kept; see `FineTuned`."""
+
+    parent: ModelId
+    model: ModelId
+    corrections: list[Correction]
+    config: FineTuneConfig
+    pace: Pace
+    device: str
+    threads: int
+
+
 @dataclass
 class _Again:
-    """The mask in the making: what the models answer, raw and as shown."""
+    """A replay in progress. answer: of the models as shown, (t,z,y,x)."""
 
     project: ProjectFolder
     state: ProjectState
@@ -165,86 +208,172 @@ class _Again:
         self._raw = np.zeros(self.state.shape, np.uint16)
         self.answer = np.zeros_like(self._raw)
         self._models: dict[str, Model] = {}
-        # What each model said of the whole scan, and which the first one was.
+        # Answers for the whole scan by the model's hash, and the hash of the first model.
         self._said: dict[str, NDArray[Any]] = {}
         self._first = ""
-        # Accepted answers can be undone, as strokes can.
+        # Changes of (raw, answer) that can be undone or redone, the latest one last.
         self._undo: list[tuple[ArrayDelta, ArrayDelta]] = []
         self._redo: list[tuple[ArrayDelta, ArrayDelta]] = []
 
-    def do(self, entry: Entry) -> Iterator[str]:
-        """Do again what one line says, pausing where it can be stopped."""
-        what, history = entry["what"], self.project.history
-        if what == "segmented":
-            self._first = entry["model"]["sha256"]
-            yield from self._answer(entry)
-        elif what in ("accepted", "rolled back", "interpolated"):
-            before = self._raw.copy(), self.answer.copy()
-            self._said.setdefault(self._first, before[0])
-            if what == "interpolated":
-                self._fill(history.answers(entry))
-            else:
-                yield from self._answer(entry)
-                self._fill(history.filled(entry))
-            if entry["undoable"]:
-                self._step(*before)
-        elif what == "found":
-            self._fill(history.answers(entry))
-        elif what == "tidied":
-            yield "Tidying"
-            before = self._raw, self.answer.copy()
-            tidying, places = history.tidying(entry["tidying"]), places_from_json(entry["places"])
-            self._put(self.answer, tidying.whole(self._raw, self.state.axis), places)
-            # Projects of before have no such steps.
-            if entry.get("undoable"):
-                self._step(*before)
-        elif what in ("undone", "redone"):
-            back = what == "undone"
-            taken, given = (self._undo, self._redo) if back else (self._redo, self._undo)
-            given.append(taken.pop())
-            raw, answer = given[-1]
-            raw.into(self._raw, back)
-            answer.into(self.answer, back)
-        elif what == "fine-tuned":
-            yield from self._learn(entry)
-        elif what not in ("reviewed", "not reviewed", "discarded"):
-            raise KeyError(what)
+    # ------------------------------------------------------------------ decoding
 
-    def _step(self, raw: NDArray[Any], answer: NDArray[Any]) -> None:
-        """What was before can be had back."""
+    def prepare(self, entry: Entry) -> Iterator[str]:
+        """Decode one line of the history; iterating over the result does it again.
+
+        The iterator yields a message at each point where it can be stopped. Raises KeyError,
+        TypeError, ValueError, IndexError or AttributeError for a line that this version does not
+        know, InputError for damaged files.
+        """
+        what, history = entry["what"], self.project.history
+        if what in ("segmented", "accepted", "rolled back"):
+            return self._take(self._decoded_answer(entry))
+        if what == "interpolated":
+            return self._interpolate(self._checked(history.answers(entry)), entry["undoable"])
+        if what == "found":
+            return self._find(self._checked(history.answers(entry)))
+        if what == "tidied":
+            # Older projects have no undoable tidying.
+            undoable = bool(entry.get("undoable"))
+            tidying, places = self._tidying(entry["tidying"]), self._places(entry["places"])
+            return self._tidy(tidying, places, undoable)
+        if what in ("undone", "redone"):
+            if not (self._undo if what == "undone" else self._redo):
+                raise IndexError(what)
+            return self._move(back=what == "undone")
+        if what == "fine-tuned":
+            # Where the old model stayed, there is nothing to do again.
+            return self._learn(self._decoded_learning(entry)) if entry["kept"] else iter(())
+        if what in ("reviewed", "not reviewed", "discarded"):
+            return iter(())
+        raise KeyError(what)
+
+    def _decoded_answer(self, entry: Entry) -> _Answer:
+        first = entry["what"] == "segmented"
+        answer = _Answer(
+            first=first,
+            model=ModelId(**entry["model"]),
+            places=self._places(entry["places"]),
+            spared=self._places(entry["spared"]),
+            remembered=entry["remembered"],
+            tidying=self._tidying(entry["tidying"]) if entry["tidying"] else None,
+            filled={} if first else self._checked(self.project.history.filled(entry)),
+            undoable=not first and entry["undoable"],
+        )
+        if answer.remembered and answer.model.sha256 not in (*self._said, self._first):
+            raise KeyError(answer.model.name)
+        return answer
+
+    def _decoded_learning(self, entry: Entry) -> _Learning:
+        return _Learning(
+            parent=ModelId(**entry["parent"]),
+            model=ModelId(**entry["model"]),
+            corrections=self.project.history.corrections(entry),
+            config=FineTuneConfig.from_json(entry["config"]),
+            pace=Pace.from_json(entry["pace"]),
+            device=self.device if entry["device"] != "cpu" else "cpu",
+            threads=int(entry["threads"]),
+        )
+
+    def _tidying(self, values: Mapping[str, Any]) -> Tidying:
+        tidying = self.project.history.tidying(values)
+        self._checked(
+            {
+                at: {"labels": one.labels, "raw": one.by_person}
+                for at, one in tidying.painted.items()
+            }
+        )
+        return tidying
+
+    def _places(self, values: Iterable[Iterable[int]]) -> list[SliceKey]:
+        """Slices of a line. Raises IndexError for one that the mask does not have."""
+        places = places_from_json(values)
+        frames, count = self.state.shape[0], self.state.shape[1 + self.state.axis]
+        if not all(0 <= frame < frames and 0 <= index < count for frame, index in places):
+            raise IndexError("a slice outside of the mask")
+        return places
+
+    def _checked(self, slices: _Slices) -> _Slices:
+        """Slices with "labels" and "raw". Raises KeyError, IndexError or ValueError if they lack
+        one, or do not fit the mask."""
+        self._places(slices)
+        for place, arrays in slices.items():
+            shape = slice_of(self.answer, place, self.state.axis).shape
+            if not arrays["labels"].shape == arrays["raw"].shape == shape:
+                raise ValueError("slices of another shape")
+        return slices
+
+    # ------------------------------------------------------------------ doing
+
+    def _take(self, entry: _Answer) -> Iterator[str]:
+        """Take a model's answer in, tidied as it was then."""
+        before = self._raw.copy(), self.answer.copy()
+        if entry.first:
+            self._first = entry.model.sha256
+        else:
+            self._said.setdefault(self._first, before[0])
+        places = entry.places
+        if entry.remembered:
+            raw = self._said[entry.model.sha256]
+            everywhere = np.ndindex(self.state.shape[0], self.state.shape[1 + self.state.axis])
+            places = [(frame, index) for frame, index in everywhere]
+        else:
+            # Spared slices are segmented too, because batches and tidying depend on them.
+            raw = self._raw.copy()
+            yield from self._segment(entry.model, places, raw)
+            if not entry.first:
+                self._said[entry.model.sha256] = raw
+        answer = entry.tidying.whole(raw, self.state.axis) if entry.tidying else raw
+        taken = set(places) - set(entry.spared)
+        self._put(self._raw, raw, taken)
+        self._put(self.answer, answer, taken)
+        self._fill(entry.filled)
+        if entry.undoable:
+            self._remember_change(*before)
+
+    def _interpolate(self, slices: _Slices, undoable: bool) -> Iterator[str]:
+        yield from ()
+        before = self._raw.copy(), self.answer.copy()
+        self._said.setdefault(self._first, before[0])
+        self._fill(slices)
+        if undoable:
+            self._remember_change(*before)
+
+    def _find(self, slices: _Slices) -> Iterator[str]:
+        yield from ()
+        self._fill(slices)
+
+    def _tidy(
+        self, tidying: Tidying, places: Collection[SliceKey], undoable: bool
+    ) -> Iterator[str]:
+        yield "Tidying"
+        before = self._raw, self.answer.copy()
+        self._put(self.answer, tidying.whole(self._raw, self.state.axis), places)
+        if undoable:
+            self._remember_change(*before)
+
+    def _move(self, back: bool) -> Iterator[str]:
+        """Undo the last change, or redo the one undone last."""
+        yield from ()
+        taken, given = (self._undo, self._redo) if back else (self._redo, self._undo)
+        given.append(taken.pop())
+        raw, answer = given[-1]
+        raw.into(self._raw, back)
+        answer.into(self.answer, back)
+
+    def _remember_change(self, raw: NDArray[Any], answer: NDArray[Any]) -> None:
+        """Make the change since (raw, answer) one that can be undone."""
         deltas = ArrayDelta.between(raw, self._raw), ArrayDelta.between(answer, self.answer)
         self._undo.append(deltas)
         self._redo.clear()
 
-    def _fill(self, slices: Mapping[SliceKey, Mapping[str, NDArray[Any]]]) -> None:
-        """Take in what was interpolated, or found."""
+    def _fill(self, slices: _Slices) -> None:
+        """Take in labels that no model gave: interpolated ones, or those found after a crash."""
         for place, arrays in slices.items():
             slice_of(self._raw, place, self.state.axis)[...] = arrays["raw"]
             slice_of(self.answer, place, self.state.axis)[...] = arrays["labels"]
 
-    def _answer(self, entry: Entry) -> Iterator[str]:
-        """Take a model's answer in, tidied as it was then."""
-        id = ModelId(**entry["model"])
-        places, spared = (places_from_json(entry[name]) for name in ("places", "spared"))
-        if entry["remembered"]:
-            raw = self._said[id.sha256]
-            everywhere = np.ndindex(self.state.shape[0], self.state.shape[1 + self.state.axis])
-            places = [(frame, index) for frame, index in everywhere]
-        else:
-            # Those that are spared are segmented, too: batches and tidying are to be the same.
-            raw = self._raw.copy()
-            yield from self._segment(id, places, raw)
-            if entry["what"] != "segmented":
-                self._said[id.sha256] = raw
-        answer = raw
-        if entry["tidying"]:
-            tidying = self.project.history.tidying(entry["tidying"])
-            answer = tidying.whole(raw, self.state.axis)
-        taken = set(places) - set(spared)
-        self._put(self._raw, raw, taken)
-        self._put(self.answer, answer, taken)
-
     def _segment(self, id: ModelId, places: Sequence[SliceKey], raw: NDArray[Any]) -> Iterator[str]:
+        """Write a model's raw answer for these slices into `raw`."""
         yield f"Loading {id.name}"
         model = self._model(id)
         frames: dict[int, list[int]] = {}
@@ -252,7 +381,7 @@ class _Again:
             frames.setdefault(frame, []).append(index)
         for frame, indices in frames.items():
             scan, axis = self._scan[frame], self.state.axis
-            for done in predict_slices(model, scan, self._grid, axis, indices, self.device):
+            for done in predict_slices(model, scan, self._grid, axis, indices, device=self.device):
                 yield f"Segmenting with {id.name}"
                 if done is not None:
                     slice_of(raw, (frame, done.index), axis)[...] = done.labels
@@ -261,25 +390,21 @@ class _Again:
         for place in places:
             slice_of(array, place, self.state.axis)[...] = slice_of(new, place, self.state.axis)
 
-    def _learn(self, entry: Entry) -> Iterator[str]:
-        """Fine-tune again. Where it does not come out the same, the saved model goes on."""
-        if not entry["kept"]:
-            return  # the old model stayed: nothing came of it
-        parent, id = ModelId(**entry["parent"]), ModelId(**entry["model"])
-        corrections = self.project.history.corrections(entry)
-        config = FineTuneConfig.from_json(entry["config"])
-        pace = Pace.from_json(entry["pace"])
-        result, device = None, self.device if entry["device"] != "cpu" else "cpu"
-        with _threads(int(entry["threads"])):
-            steps = finetune(self._model(parent), corrections, config, device, pace)
+    def _learn(self, entry: _Learning) -> Iterator[str]:
+        """Fine-tune again. If other weights come out, replay goes on with the saved model."""
+        result = None
+        with _threads(entry.threads):
+            steps = finetune(
+                self._model(entry.parent), entry.corrections, entry.config, entry.device, entry.pace
+            )
             for progress in steps:
                 result = progress.result
-                yield f"Fine-tuning {parent.name}"
+                yield f"Fine-tuning {entry.parent.name}"
         assert result is not None
-        equal = id_of(result.model).sha256 == id.sha256
-        self.learnt.append({"parent": parent.name, "model": id.name, "equal": equal})
+        equal = id_of(result.model).sha256 == entry.model.sha256
+        self.learnt.append({"parent": entry.parent.name, "model": entry.model.name, "equal": equal})
         if equal:
-            self._models[id.sha256] = result.model
+            self._models[entry.model.sha256] = result.model
 
     def _model(self, id: ModelId) -> Model:
         if id.sha256 not in self._models:
@@ -289,7 +414,7 @@ class _Again:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """As many threads as a run had whose sums are to come out the same."""
+    """Use `count` threads, as the saved run did: floating-point sums depend on their number."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

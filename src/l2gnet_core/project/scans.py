@@ -1,4 +1,4 @@
-"""The scan of a project: which one it is, its grid, and its voxels in a file."""
+"""The scan of a project: its hashes, its grid, and its voxels in a file."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ from l2gnet_core.volume import Grid, Volume, oriented_as
 
 @dataclass(frozen=True)
 class ScanId:
-    """Which scan it is: SHA-256, in hexadecimal, of its voxels, and of those with their affine."""
+    """SHA-256 of a scan, in hexadecimal. voxels: of the voxels. scan: of voxels and affine."""
 
     voxels: str
     scan: str
 
 
 def plain_frames(volume: Volume) -> list[NDArray[Any]]:
-    """Each frame (z,y,x) as models see it; not copied where the file has them so."""
+    """The frames (z,y,x) as models see them; copied only where values must change."""
     return [np.ascontiguousarray(plain_values("The scan", f, [])) for f in volume.frames]
 
 
 def identify(volume: Volume) -> ScanId:
-    """What tells a scan apart, whatever its file is called. Raises InputError for no numbers."""
+    """Hashes that identify a scan, whatever its file name. Raises InputError if its values are not
+    real numbers."""
     frames = plain_frames(volume)
     digest = hashlib.sha256(f"{frames[0].dtype.str} {volume.shape}".encode())
     for frame in frames:
@@ -62,8 +63,8 @@ def save_voxels(path: Path, volume: Volume) -> None:
 
 
 def load_voxels(path: Path, known: str) -> NDArray[Any]:
-    """Read what `save_voxels` wrote; known: `ScanId.voxels` of it. Raises InputError if it is not
-    there, or damaged."""
+    """Read the voxels, (z,y,x) or (t,z,y,x), that `save_voxels` wrote. known: their
+    `ScanId.voxels`. Raises InputError if the file is missing or damaged."""
     try:
         with path.open("rb") as file:
             voxels: NDArray[Any] = np.load(file, allow_pickle=False)
@@ -81,7 +82,7 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write arrays by name to a compressed .npz, atomically. Raises OutputError."""
 
     def write(file: BinaryIO) -> None:
-        # np.savez_compressed takes three times as long to make masks a little smaller.
+        # np.savez_compressed takes three times as long, and masks get only a little smaller.
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -96,9 +97,9 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Read what `save_arrays` wrote; no code is run. Raises InputError if it is damaged."""
+    """Read what `save_arrays` wrote; nothing is unpickled. Raises InputError if it is damaged."""
     try:
-        # Opened here: NumPy leaves a file open that it cannot read.
+        # Opened here, because NumPy leaves a damaged file open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
@@ -109,8 +110,8 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def grid_to_json(grid: Grid) -> dict[str, Any]:
-    """Plain values that `grid_from_json` reads back; the grid's name stays out, and so does all
-    text of the file's header."""
+    """Plain values that `grid_from_json` reads back, without the grid's name and the text of the
+    file's header, which may name the patient."""
     values = {
         "shape": list(grid.shape),
         "affine": grid.affine.tolist(),
@@ -143,18 +144,18 @@ def grid_from_json(values: Mapping[str, Any]) -> Grid:
         units=values["units"],
         stored_axes=(a, b, c),
         oriented=bool(values["oriented"]),
-        # Projects of older versions do not say.
+        # Missing in projects of older versions.
         thickness_stated=bool(values.get("thickness_stated", True)),
         source=source,
     )
 
 
 def seen_grid(grid: Grid, orientation: str) -> Grid:
-    """A grid as models see it: lying as a person said, where the file does not say."""
+    """A grid as models see it, with the user's `orientation` if the file does not state one."""
     return oriented_as(grid, orientation) if orientation and not grid.oriented else grid
 
 
 def unnamed(grid: Volume | Grid) -> Grid:
-    """The grid of a scan, without its name and its file's header."""
+    """The grid of a scan without its name and the file's header."""
     plain = grid.grid if isinstance(grid, Volume) else grid
     return replace(plain, name="", source=None)

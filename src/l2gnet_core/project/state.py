@@ -1,4 +1,4 @@
-"""What a project knows beside its slices: scan, grid, model, organs, what is reviewed."""
+"""The state of a project besides its slices: scan, grid, model, organs, reviewed slices."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SliceKey = tuple[int, int]  # (frame, index along the slicing axis)
 
 @dataclass(frozen=True)
 class ModelId:
-    """Which model: the name on its card, and its hash (`l2gnet_core.weights.model_hash`)."""
+    """A model's name on its card, and its hash (`l2gnet_core.weights.model_hash`)."""
 
     name: str
     sha256: str
@@ -28,8 +28,10 @@ class ModelId:
 
 @dataclass(frozen=True, eq=False)
 class SliceState:
-    """One slice of a mask (H,W), its axes as the scan stores them: the labels shown, where they are
-    a person's choice, and what the model says."""
+    """One slice of a mask; arrays are (H,W), their axes in the scan's storage order.
+
+    labels: as shown. by_person: where labels are painted. raw: the model's untidied answer.
+    """
 
     labels: NDArray[Any]
     by_person: NDArray[np.bool_]
@@ -38,14 +40,15 @@ class SliceState:
 
 @dataclass(frozen=True)
 class ProjectState:
-    """All of a project but slices and history.
+    """A project without its slices and history.
 
-    orientation: letters that a person gave for a scan that does not say its own, in the file's
-    order. card: of the model whose answer is shown; model: which weights, None before a first run.
-    labels: organs with the names and colours on screen. finished, reviewed, touched: slices.
-    unreviewed_organs: reviewed slices, each with the id of an organ that came after their review.
-    unsettled: slices in which not all may be as the history has it, since that, or they, are yet to
-    be saved.
+    orientation: letters that the user gave to a scan without orientation, in the file's order.
+    axis: of (z,y,x), along which slices lie.
+    card, model: of the model whose answer is shown; model is None before the first run.
+    labels: organs with the names and colours on screen.
+    finished, reviewed, touched: slices that have an answer, are reviewed, are painted on.
+    unreviewed_organs: (reviewed slice, id of an organ that was added after its review).
+    unsettled: slices that may differ from the history, because one of the two is not yet saved.
     """
 
     scan: ScanId
@@ -63,7 +66,7 @@ class ProjectState:
     unsettled: frozenset[SliceKey] = frozenset()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values that `from_json` reads back; of the card everything but who trained it."""
+        """Plain values that `from_json` reads back; the card is without its patients."""
         return {
             "scan": asdict(self.scan),
             "grid": grid_to_json(self.grid),
@@ -84,16 +87,16 @@ class ProjectState:
     def from_json(cls, values: Mapping[str, Any]) -> ProjectState:
         """Inverse of `to_json`."""
         return cls(
-            ScanId(**values["scan"]),
-            grid_from_json(values["grid"]),
-            str(values["orientation"]),
-            int(values["axis"]),
-            ModelCard.from_json(values["card"]),
-            None if values["model"] is None else ModelId(**values["model"]),
-            LabelSet(tuple(Label(**label) for label in values["labels"])),
-            CleanUp.from_json(values["clean_up"]),
+            scan=ScanId(**values["scan"]),
+            grid=grid_from_json(values["grid"]),
+            orientation=str(values["orientation"]),
+            axis=int(values["axis"]),
+            card=ModelCard.from_json(values["card"]),
+            model=None if values["model"] is None else ModelId(**values["model"]),
+            labels=LabelSet(tuple(Label(**label) for label in values["labels"])),
+            clean_up=CleanUp.from_json(values["clean_up"]),
             **{name: frozenset(places_from_json(values[name])) for name in _PLACES},
-            # Projects of before do not tell.
+            # Missing in projects of older versions.
             unreviewed_organs=frozenset(
                 ((int(frame), int(index)), int(label))
                 for frame, index, label in values.get("unsaid", ())
@@ -112,7 +115,7 @@ _PLACES = ("finished", "reviewed", "touched")
 
 
 def without_patients(card: ModelCard) -> ModelCard:
-    """A card without the names of the patients that a user's own model learnt from."""
+    """A card without the names of the patients whom the model learnt from."""
     return replace(card, split={})
 
 
@@ -127,6 +130,6 @@ def places_from_json(values: Iterable[Iterable[int]]) -> list[SliceKey]:
 
 
 def slice_of(array: NDArray[Any], place: SliceKey, axis: int) -> NDArray[Any]:
-    """The view that an array (t,z,y,x) has of a slice."""
+    """A view of one slice (H,W) of an array (t,z,y,x); axis: of (z,y,x)."""
     view: NDArray[Any] = np.moveaxis(array[place[0]], axis, 0)[place[1]]
     return view

@@ -1,0 +1,63 @@
+"""Which scans a folder holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from l2gnet_core.errors import InputError
+from l2gnet_core.files.formats import (
+    DICOM,
+    HEADER_SUFFIXES,
+    VOXEL_SUFFIXES,
+    format_of,
+    stem_of,
+    suffix_of,
+)
+
+
+def scans_in(folder: Path) -> list[Path]:
+    """The scans of a folder, sorted by name.
+
+    These are the files that can be read, except hidden ones (macOS: ._scan.nii); of a pair of
+    header and voxels, the header. If there are none, they are the DICOM series in the folder and
+    its subfolders: for each its folder, if that holds no other, or else one of its files. Links to
+    missing files are included: reading them raises, so that no scan is left out silently.
+
+    Raises InputError where DICOM images and other scans lie side by side: one may be a mask.
+    """
+    inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    broken = [path for path in inside if path.is_symlink() and not path.exists()]
+    files = [*broken, *(path for path in inside if path.is_file())]
+    formats = {path: format_of(path) for path in files}
+    found = [path for path, known in formats.items() if known not in (None, DICOM)]
+    headers = {stem_of(p) for p in found if suffix_of(p) in HEADER_SUFFIXES}
+    scans = sorted(
+        p for p in found if not (suffix_of(p) in VOXEL_SUFFIXES and stem_of(p) in headers)
+    )
+    if scans and DICOM in formats.values():
+        raise InputError(
+            f"Expected scans of one kind, but {folder} holds DICOM images and {scans[0].name} "
+            "beside them; move one of them to another folder."
+        )
+    if scans:
+        return scans
+    # As with all formats, its module is imported only when needed.
+    from l2gnet_core.files.dicom_series import scans_below
+
+    series = scans_below(folder)
+    if all(folder in path.parents and path.is_dir() for path in series):
+        # Beside loose DICOM slices, a broken link is one of the slices.
+        series += [path for path in broken if not suffix_of(path) or formats[path] is not None]
+    return sorted(series)
+
+
+def by_stem(paths: Iterable[Path]) -> tuple[dict[str, Path], list[tuple[Path, Path]]]:
+    """Files by `stem_of`, the first of each, and (first, other) for each stem that comes again."""
+    files: dict[str, Path] = {}
+    clashes = []
+    for path in paths:
+        first = files.setdefault(stem_of(path), path)
+        if first is not path:
+            clashes.append((first, path))
+    return files, clashes
