@@ -235,11 +235,8 @@ class Annotation:
             slices = []
             for index in sorted(index for at, index in self.taught if at == frame):
                 place = (frame, index)
-                shown, known, stroked = (
-                    segmentation.slice_of(array, place)
-                    for array in (segmentation.shown, segmentation.known, segmentation.stroked)
-                )
-                by_person = stroked | (shown != known)
+                shown = segmentation.slice_of(segmentation.shown, place)
+                by_person = segmentation.by_person_at(place)
                 taught_new = any(id not in structures for id in np.unique(shown[by_person]) if id)
                 all_true = painted_is_complete or taught_new or place in segmentation.reviewed
                 told = shown if all_true else np.where(by_person, shown, np.uint16(UNMARKED))
@@ -303,12 +300,8 @@ class Annotation:
         shown = segmentation.slice_of(segmentation.shown, place)
         if place in segmentation.reviewed:
             return shown
-        known, stroked = (
-            segmentation.slice_of(array, place)
-            for array in (segmentation.known, segmentation.stroked)
-        )
         new = self.with_filled(place, segmentation.slice_of(answer, place))
-        return np.where(~stroked & (shown == known), new, shown)
+        return np.where(segmentation.by_person_at(place), shown, new)
 
     def with_filled(self, place: SliceKey, labels: NDArray[Any]) -> NDArray[Any]:
         """A slice of what is proposed, with weak organs as interpolation filled them in there.

@@ -27,7 +27,7 @@ class ScriptWatch:
     def check(self, seconds: float) -> None:
         """Look for about so long, and mark the slices that are other than they were."""
         until, segmentation = time.perf_counter() + seconds, self._segmentation
-        shown, known, axis = segmentation.shown, segmentation.known, segmentation.axis
+        shown, axis = segmentation.shown, segmentation.axis
         # The array may be another one since.
         if self._last.dtype != shown.dtype:
             self._last = shown.copy()
@@ -38,7 +38,8 @@ class ScriptWatch:
             if other.any():
                 self._last[plane] = shown[plane]
                 # Of strokes the layer tells.
-                by_script = other & (shown[plane] != known[plane]) & ~segmentation.stroked[plane]
+                by_person = segmentation.by_person_in(plane)
+                by_script = other & by_person & ~segmentation.stroked[plane]
                 segmentation.answered |= _places(other, plane, axis)
                 if by_script.any():
                     segmentation.note_edits(_places(by_script, plane, axis))

@@ -136,15 +136,16 @@ class Segmentation:
         """Voxels (t,z,y,x) whose label a person chose."""
         theirs = np.empty(self.shown.shape, bool)
         for plane in self._planes:
-            theirs[plane] = self._by_person_in(plane)
+            theirs[plane] = self.by_person_in(plane)
         return theirs
 
-    def edits_in(self, frame: int, box: tuple[slice, slice, slice]) -> NDArray[np.bool_]:
-        """`by_person` in a box (z,y,x) of a frame."""
-        stroked, shown, known = (
-            array[frame][box] for array in (self.stroked, self.shown, self.known)
-        )
-        return np.asarray(stroked | (shown != known))
+    def by_person_in(self, index: tuple[int | slice, ...]) -> NDArray[np.bool_]:
+        """`by_person` at an index into (t,z,y,x), as of a plane or a box."""
+        return np.asarray(self.stroked[index] | (self.shown[index] != self.known[index]))
+
+    def by_person_at(self, place: SliceKey) -> NDArray[np.bool_]:
+        """`by_person` in a slice."""
+        return self.by_person_in((place[0], *(slice(None),) * self.axis, place[1]))
 
     def decided(self) -> NDArray[np.bool_]:
         """Voxels (t,z,y,x) that a person painted or that lie in slices they accepted."""
@@ -155,24 +156,17 @@ class Segmentation:
 
     def edited(self, place: SliceKey) -> bool:
         """Did a person change a slice?"""
-        shown, known, stroked = (
-            self.slice_of(array, place) for array in (self.shown, self.known, self.stroked)
-        )
-        return bool(stroked.any() or (shown != known).any())
+        return bool(self.by_person_at(place).any())
 
     def touched(self) -> bool:
         """Did a person change anything that is not undone?"""
-        return any(self._by_person_in(plane).any() for plane in self._planes)
+        return any(self.by_person_in(plane).any() for plane in self._planes)
 
     @property
     def _planes(self) -> Iterator[tuple[int, ...]]:
         """Frame and z of each plane (y,x), in the order of the memory, however the model cuts: what
         is made of one plane after the other takes a tenth of the time of whole scans."""
         return np.ndindex(*self.shown.shape[:2])
-
-    def _by_person_in(self, plane: tuple[int, ...]) -> NDArray[np.bool_]:
-        """`by_person` in a plane (y,x)."""
-        return np.asarray(self.stroked[plane] | (self.shown[plane] != self.known[plane]))
 
     def _reviewed_in(self, plane: tuple[int, ...]) -> NDArray[np.bool_]:
         """Voxels of a plane (y,x) that lie in reviewed slices."""
@@ -188,11 +182,8 @@ class Segmentation:
 
     def slice_state(self, place: SliceKey) -> SliceState:
         """A copy of all there is to save of a slice."""
-        shown, known, stroked, raw = (
-            self.slice_of(array, place)
-            for array in (self.shown, self.known, self.stroked, self.raw)
-        )
-        return SliceState(shown.copy(), stroked | (shown != known), raw.copy())
+        shown, raw = (self.slice_of(array, place) for array in (self.shown, self.raw))
+        return SliceState(shown.copy(), self.by_person_at(place), raw.copy())
 
     def answers(self, places: Iterable[SliceKey]) -> dict[SliceKey, SliceState]:
         """As `slice_state`, with the answers that lie below a person's voxels."""
@@ -229,24 +220,20 @@ class Segmentation:
 
     def holds(self, place: SliceKey, labels: NDArray[Any]) -> bool:
         """Is a slice already as `put_tidied` would leave it?"""
-        shown, known, answer, stroked = (
-            self.slice_of(array, place)
-            for array in (self.shown, self.known, self.answer, self.stroked)
-        )
-        if not np.array_equal(answer, labels):
+        if not np.array_equal(self.slice_of(self.answer, place), labels):
             return False
-        return bool((stroked | (shown != known) | (shown == labels)).all())
+        shown = self.slice_of(self.shown, place)
+        return bool((self.by_person_at(place) | (shown == labels)).all())
 
     def _show(self, place: SliceKey) -> None:
         """Show the answer where no person decided."""
         if place in self.reviewed:
             return
-        shown, known, answer, stroked = (
-            self.slice_of(array, place)
-            for array in (self.shown, self.known, self.answer, self.stroked)
+        shown, known, answer = (
+            self.slice_of(array, place) for array in (self.shown, self.known, self.answer)
         )
         # A stroke under way is not announced yet, but has changed `shown` already.
-        free = ~stroked & (shown == known)
+        free = ~self.by_person_at(place)
         np.copyto(shown, answer, where=free, casting="unsafe")
         np.copyto(known, answer, where=free, casting="unsafe")
 
@@ -416,7 +403,7 @@ class Segmentation:
             return ~self._reviewed_in(plane)
 
         def open_to_show(plane: tuple[int, ...]) -> NDArray[np.bool_]:
-            return ~(self._reviewed_in(plane) | self._by_person_in(plane))
+            return ~(self._reviewed_in(plane) | self.by_person_in(plane))
 
         below = ArrayDelta.between(self.answer, answer, open_to_answers)
         untidied = ArrayDelta.between(self.raw, raw, open_to_answers)
@@ -433,10 +420,8 @@ class Segmentation:
         slices = {place: new for place, new in slices.items() if place not in self.reviewed}
         seen = {}
         for place, new in slices.items():
-            shown, known, stroked = (
-                self.slice_of(array, place) for array in (self.shown, self.known, self.stroked)
-            )
-            seen[place] = np.where(stroked | (shown != known), shown, new)
+            shown = self.slice_of(self.shown, place)
+            seen[place] = np.where(self.by_person_at(place), shown, new)
         deltas = [
             ArrayDelta.of_slices(array, new, self.axis)
             for array, new in ((self.shown, seen), (self.answer, slices), (self.raw, slices))
