@@ -164,13 +164,7 @@ class Annotation:
 
     def review(self, place: SliceKey, accepted: bool = True) -> None:
         """A person vouches for a slice as it is, or takes that back."""
-        reviewed, unreviewed_organs = (
-            self.segmentation.reviewed,
-            self.segmentation.unreviewed_organs,
-        )
-        (reviewed.add if accepted else reviewed.discard)(place)
-        self.segmentation.reviewed_at[place] = self.segmentation.edits
-        unreviewed_organs -= {(at, organ) for at, organ in unreviewed_organs if at == place}
+        self.segmentation.reviews.review(place, accepted, self.segmentation.edits)
         self.changed.emit("reviewed")
 
     def next_place(self, after: SliceKey | None) -> SliceKey | None:

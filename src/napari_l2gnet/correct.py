@@ -356,7 +356,7 @@ class CorrectWidget(CorrectForm):
                 f"{layer.name} now, and count as painted by you; Ctrl-Z takes them back."
                 + " What it leaves out of the scan is background."
                 * part,
-                holds=mask.segmentation.last_step(),
+                holds=mask.segmentation.undo_history.last_step(),
             )
         else:
             self._say(f"{layer.name} says the same as this mask.")
@@ -472,7 +472,7 @@ class CorrectWidget(CorrectForm):
         changed = accept(mask, annotation)
         self._say(
             f"{annotation.version.name} accepted: {mask.taken_in(changed)}",
-            holds=mask.segmentation.last_step() if changed else always,
+            holds=mask.segmentation.undo_history.last_step() if changed else always,
         )
         self._show_all()
 

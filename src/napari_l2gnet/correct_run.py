@@ -217,7 +217,7 @@ class CorrectRun(QObject):
             return
         count = adopt()
         if count:
-            self.stands = self.annotation.segmentation.last_step()
+            self.stands = self.annotation.segmentation.undo_history.last_step()
         self._end("finished", f"{text}: {self.mask.taken_in(count)}")
 
     def _cancelled(self) -> None:

@@ -323,7 +323,7 @@ class Assigning(QObject):
         widget.viewer.layers.selection.active = layer
         widget.show_message(
             f"{_count(len(flat))} now {widget.target.currentText()}. Ctrl-Z takes it back.",
-            holds=segmentation.last_step(),
+            holds=segmentation.undo_history.last_step(),
         )
         widget.update_controls()
 

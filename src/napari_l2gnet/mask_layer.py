@@ -198,12 +198,14 @@ class MaskLayer:
         Returns how many voxels change; see `Segmentation.adoption`.
         """
         return self._adopt(
-            self.segmentation.adoption(answer, raw, version, traces, completes, model, clean_up)
+            self.segmentation.undo_history.adoption(
+                answer, raw, version, traces, completes, model, clean_up
+            )
         )
 
     def fill(self, slices: Mapping[SliceKey, NDArray[Any]]) -> int:
         """As `adopt`, where the answer is another in some slices alone."""
-        return self._adopt(self.segmentation.filling(slices))
+        return self._adopt(self.segmentation.undo_history.filling(slices))
 
     def _adopt(self, adoption: Adoption) -> int:
         segmentation, layer = self.segmentation, self.layer
@@ -215,7 +217,7 @@ class MaskLayer:
             finally:
                 segmentation.arriving = None
         else:
-            segmentation.adopt(adoption)
+            segmentation.undo_history.adopt(adoption)
         segmentation.counts.mark_all()
         self.name_coverage()
         layer.refresh()
@@ -422,14 +424,15 @@ def _name_coverage(layer: Labels, segmentation: Segmentation) -> None:
 def _tell_edits(mask: MaskLayer) -> None:
     """Let a segmentation know of strokes on its layer, of their undo and redo, and of new data."""
     layer, segmentation = mask.layer, mask.segmentation
+    history = segmentation.undo_history
 
     def painted(event: Any) -> None:
         if segmentation.arriving is not None:
-            segmentation.adopt(segmentation.arriving)
+            history.adopt(segmentation.arriving)
             return
         on_screen = {mask.place} if mask.cut_as_sliced else set[SliceKey]()
         reviewed = len(segmentation.reviewed)
-        segmentation.stroke(*_changes(event.value, layer.data.shape), on_screen)
+        history.stroke(*_changes(event.value, layer.data.shape), on_screen)
         if len(segmentation.reviewed) != reviewed:
             _name_coverage(layer, segmentation)
 
@@ -439,7 +442,7 @@ def _tell_edits(mask: MaskLayer) -> None:
 
     def editable(_: Any) -> None:
         if not layer.editable:
-            segmentation.forget_strokes()  # as the layer does
+            history.clear()  # as the layer does
 
     def then(replay: Callable[[], None], tell: Callable[[], None]) -> Callable[[], None]:
         def replay_and_tell() -> None:
@@ -455,8 +458,8 @@ def _tell_edits(mask: MaskLayer) -> None:
     layer.events.editable.connect(editable)
     layer.events.data.connect(replaced)
     # napari has no event for these two, and their effect may look the same.
-    layer.undo = then(layer.undo, segmentation.undone)
-    layer.redo = then(layer.redo, segmentation.redone)
+    layer.undo = then(layer.undo, history.undone)
+    layer.redo = then(layer.redo, history.redone)
 
 
 def _bear_no_direction(layer: Labels) -> None:

@@ -199,7 +199,7 @@ class Run(QObject):
         segmentation.events.append(Tidied(tidying, places, changed > 0))
         self._annotation.version.tidying = tidying
         if changed:
-            self.stands = segmentation.last_step()
+            self.stands = segmentation.undo_history.last_step()
         self._text = f"Tidied as chosen: {mask.taken_in(changed)}"
         self._tidied()
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +14,17 @@ from psygnal import Signal
 from l2gnet_core.card import ModelCard
 from l2gnet_core.errors import InputError
 from l2gnet_core.labels import LabelSet
-from l2gnet_core.project.array_delta import ArrayDelta
-from l2gnet_core.project.events import Stepped
 from l2gnet_core.project.state import ModelId, ProjectState, SliceKey, SliceState, slice_of
 from l2gnet_core.volume import Grid
+from napari_l2gnet.reviews import Reviews
 from napari_l2gnet.slice_counts import SliceCounts
-from napari_l2gnet.undo import UNDO_LIMIT, Adoption, Reviews, Stroke, Undone
+from napari_l2gnet.undo import UndoHistory
 
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
-    from l2gnet_core.cleanup import CleanUp
     from l2gnet_core.inspect.trace import Trace
     from l2gnet_core.project.events import Event
+    from napari_l2gnet.undo import Adoption
 
 #: Voxels whose places are looked up together: indices of a whole scan would fill the memory.
 _AT_ONCE = 1 << 16
@@ -69,10 +66,7 @@ class Segmentation:
         self.slice_seconds: float | None = None
         #: What the model saw of each frame, where it has codes.
         self.traces: dict[int, Trace] = {}
-        #: Slices that a person has looked at and vouches for.
-        self.reviewed: set[SliceKey] = set()
-        #: Reviewed slices, each with the id of an organ that came later: of that they say nothing.
-        self.unreviewed_organs: set[tuple[SliceKey, int]] = set()
+        self.reviews = Reviews(card.labels.names)
         #: Number of the model version that the answer comes from; 0 is the first one.
         self.version = 0
         #: The model that it comes from, or which that is, once there is an answer.
@@ -85,20 +79,12 @@ class Segmentation:
         self.answered: set[SliceKey] = set()
         #: How often a person did something.
         self.edits = 0
-        #: When a person vouched for a slice, in `edits`.
-        self.reviewed_at: dict[SliceKey, int] = {}
-        # When an answer last came into a slice in a way that nobody can undo, in `edits`.
-        self._answered_at: dict[SliceKey, int] = {}
-        #: Slices whose review was taken away as "painting", "undo" or "redo" changed what a person
-        #: had seen.
-        self.invalidated: dict[SliceKey, str] = {}
         #: What was done and is not saved yet, in its order.
         self.events: list[Event] = []
         #: How the user wants this mask tidied.
         self.clean_up = card.clean_up
         self.counts = SliceCounts(self.shown, axis, ids)
-        self._strokes: deque[Stroke | Adoption] = deque(maxlen=UNDO_LIMIT)
-        self._undone: deque[Undone] = deque(maxlen=UNDO_LIMIT)
+        self.undo_history = UndoHistory(self)
 
     @classmethod
     def resumed(cls, grid: Grid, state: ProjectState, saved: SliceState) -> Segmentation:
@@ -112,13 +98,23 @@ class Segmentation:
         segmentation.stroked = saved.by_person
         segmentation.model = state.model
         segmentation.finished = set(state.finished)
-        segmentation.reviewed = set(state.reviewed)
-        segmentation.unreviewed_organs = set(state.unreviewed_organs)
+        organs = state.card.labels.names
+        segmentation.reviews = Reviews(organs, state.reviewed, state.unreviewed_organs)
         segmentation.clean_up = state.clean_up
         ids = [label.id for label in state.card.labels]
         segmentation.counts = SliceCounts(segmentation.shown, state.axis, ids)
         segmentation.counts.mark_all()
         return segmentation
+
+    @property
+    def reviewed(self) -> set[SliceKey]:
+        """Slices that a person has looked at and accepted."""
+        return self.reviews.slices
+
+    @property
+    def unreviewed_organs(self) -> set[tuple[SliceKey, int]]:
+        """As of `Reviews`: organs that reviews do not cover."""
+        return self.reviews.unreviewed_organs
 
     @property
     def places(self) -> list[SliceKey]:
@@ -168,7 +164,7 @@ class Segmentation:
         is made of one plane after the other takes a tenth of the time of whole scans."""
         return np.ndindex(*self.shown.shape[:2])
 
-    def _reviewed_in(self, plane: tuple[int, ...]) -> NDArray[np.bool_]:
+    def reviewed_in(self, plane: tuple[int, ...]) -> NDArray[np.bool_]:
         """Voxels of a plane (y,x) that lie in reviewed slices."""
         reviewed = np.zeros(self.shown.shape[2:], bool)
         if self.axis == 0:
@@ -213,7 +209,7 @@ class Segmentation:
         if place in self.reviewed:
             return
         self.slice_of(self.answer, place)[...] = labels
-        self._answered_at[place] = self.edits
+        self.reviews.note_answer(place, self.edits)
         self._show(place)
         self.counts.stale.add(place)
         self.answered.add(place)
@@ -241,221 +237,12 @@ class Segmentation:
         """The view that an array (t,z,y,x) has of a slice."""
         return slice_of(array, place, self.axis)
 
-    # ------------------------------------------------------------------ a person's strokes
-
-    def stroke(
-        self,
-        voxels: NDArray[np.intp],
-        before: NDArray[Any],
-        after: NDArray[Any],
-        on_screen: Collection[SliceKey] | None = None,
-    ) -> None:
-        """A person has changed voxels (flat indices, each once) in one undoable step.
-
-        before, after: their labels. They need not be in `shown` yet: the layer tells of some
-        strokes a moment before it makes them. on_screen: slices that they see; None for all.
-        Nobody vouches any more for others that it changes.
-        """
-        free = ~np.take(self.stroked, voxels) & (np.take(self.known, voxels) == before)
-        np.put(self.stroked, voxels, True)
-        places = frozenset(self.places_of(voxels))
-        self.note_edits(places)
-        unseen = () if on_screen is None else places.difference(on_screen)
-        reviews = self._invalidate(unseen, "painting")
-        self._strokes.append(Stroke(voxels, before, after, places, free, self.edits, reviews))
-        self._undone.clear()
+    # ------------------------------------------------------------------ a person's edits
 
     def note_edits(self, places: Collection[SliceKey]) -> None:
         """A person did something in slices."""
         self.changed.update(places)
         self.edits += 1
-
-    def undone(self) -> None:
-        """The last step was undone in `shown`: what lay under a stroke is the model's again, and
-        the answer before is the answer again.
-
-        The layer restores what it showed before the stroke; the answer may be a newer one.
-        """
-        if not self._strokes:
-            return  # the layer had nothing left to undo
-        step = self._strokes[-1]
-        undone = Undone(step)
-        if isinstance(step, Adoption):
-            if self._differs(step.shown.voxels, step.shown.before):
-                return
-            self._apply(step, back=True)
-            self.events.append(Stepped("undone"))
-            free, before = step.shown.voxels, step.shown.before
-            # Nobody vouches for what a slice held before.
-            undone = Undone(step, self._invalidate(self.places_of(free), "undo"))
-        else:
-            if self._differs(step.voxels, step.before):
-                return
-            # Of a fill of the whole scan a copy takes long.
-            which = ... if step.free.all() else step.free
-            free, before = step.voxels[which], step.before[which]
-            np.put(self.stroked, free, False)
-            self._invalidate(self._seen_since(step.made, step.places), "undo")
-            self._review_again(step.reviews, step.made)
-            self.note_edits(step.places)
-            undone = replace(undone, made=self.edits)
-        self._strokes.pop()
-        self._undone.append(undone)
-        answer = np.take(self.answer, free)
-        if not np.array_equal(answer, before):
-            np.put(self.known, free, answer)
-            np.put(self.shown, free, answer)
-
-    def redone(self) -> None:
-        """The last undone step was made again in `shown`."""
-        if not self._undone:
-            return
-        undone = self._undone[-1]
-        step = undone.step
-        if isinstance(step, Adoption):
-            if self._differs(step.shown.voxels, step.shown.after):
-                return
-            self._apply(step)
-            self.events.append(Stepped("redone"))
-            # Nor for what comes back into one, but who did so before.
-            self._invalidate(self.places_of(step.shown.voxels), "redo")
-            self._review_again(undone.reviews)
-        else:
-            if self._differs(step.voxels, step.after):
-                return
-            np.put(self.stroked, step.voxels, True)
-            self._invalidate(self._seen_since(undone.made, step.places), "redo")
-            reviews = self._invalidate(step.reviews.places, "redo")
-            self.note_edits(step.places)
-            step = replace(step, made=self.edits, reviews=reviews)
-        self._undone.pop()
-        self._strokes.append(step)
-
-    def _seen_since(self, made: int, places: Collection[SliceKey]) -> set[SliceKey]:
-        """Those slices of a stroke that were accepted since it, or its undo, was made: with it, or
-        without it."""
-        return {place for place in places if self.reviewed_at.get(place, -1) >= made}
-
-    def _invalidate(self, places: Collection[SliceKey], how: str) -> Reviews:
-        """Slices are no more what a person saw: nobody vouches for them."""
-        reviews = self._unreview(places)
-        self.invalidated.update(dict.fromkeys(reviews.places, how))
-        return reviews
-
-    def last_step(self) -> Callable[[], bool]:
-        """What tells from now on whether the last step can still be undone, and was not."""
-        step = ref(self._strokes[-1])
-        return lambda: any(one is step() for one in self._strokes)
-
-    def _unreview(self, places: Collection[SliceKey]) -> Reviews:
-        """Nobody vouches for slices any more; returns which reviews that takes away."""
-        reviewed = frozenset(self.reviewed.intersection(places))
-        unreviewed_organs = frozenset(
-            (at, organ) for at, organ in self.unreviewed_organs if at in places
-        )
-        self.reviewed -= reviewed
-        self.unreviewed_organs -= unreviewed_organs
-        return Reviews(reviewed, unreviewed_organs, self._organs)
-
-    def _review_again(self, reviews: Reviews, made: int | None = None) -> None:
-        """Slices are as they were when reviews were taken away. made: by a stroke that was made
-        then; not those that were accepted, or got an answer, since."""
-        places, again = reviews.places, set(reviews.places)
-        if made is not None:
-            since = (self.reviewed_at, self._answered_at)
-            again = {at for at in places if all(when.get(at, -1) < made for when in since)}
-        self.reviewed |= again
-        self.unreviewed_organs |= {
-            (at, organ)
-            for at, organ in reviews.unreviewed_organs
-            if at in again and organ in self._organs
-        }
-        later = self._organs - reviews.organs
-        self.unreviewed_organs |= {(at, organ) for at in again for organ in later}
-        for place in again:
-            self.invalidated.pop(place, None)
-
-    @property
-    def _organs(self) -> frozenset[int]:
-        return frozenset(self.card.labels.names)
-
-    # ------------------------------------------------------------------ a new answer as one step
-
-    def adoption(
-        self,
-        answer: NDArray[Any],
-        raw: NDArray[Any],
-        version: int,
-        traces: dict[int, Trace] | None = None,
-        completes: Iterable[SliceKey] = (),
-        model: Model | None = None,
-        clean_up: CleanUp | None = None,
-    ) -> Adoption:
-        """The step that takes a new answer (t,z,y,x) in where no person decided; nothing changes
-        yet.
-
-        raw: the same before tidying. version: the model's that it comes from. looks: what that saw,
-        by frame; None if it is what the last one saw. model: None if it is the same. clean_up: how
-        the mask is to be tidied from then on; None as before.
-        """
-
-        def open_to_answers(plane: tuple[int, ...]) -> NDArray[np.bool_]:
-            return ~self._reviewed_in(plane)
-
-        def open_to_show(plane: tuple[int, ...]) -> NDArray[np.bool_]:
-            return ~(self._reviewed_in(plane) | self.by_person_in(plane))
-
-        below = ArrayDelta.between(self.answer, answer, open_to_answers)
-        untidied = ArrayDelta.between(self.raw, raw, open_to_answers)
-        shown = ArrayDelta.between(self.shown, answer, open_to_show)
-        new = frozenset(completes) - self.finished - self.reviewed
-        seen = (self.traces, self.traces if traces is None else traces)
-        versions, models = (self.version, version), (self.model, model or self.model)
-        tidying = (self.clean_up, self.clean_up if clean_up is None else clean_up)
-        return Adoption(shown, below, untidied, versions, models, seen, tidying, new)
-
-    def filling(self, slices: Mapping[SliceKey, NDArray[Any]]) -> Adoption:
-        """As `adoption`, where the answer, tidied and raw, is another in some slices alone: of a
-        large scan the rest would take long to copy and to compare."""
-        slices = {place: new for place, new in slices.items() if place not in self.reviewed}
-        seen = {}
-        for place, new in slices.items():
-            shown = self.slice_of(self.shown, place)
-            seen[place] = np.where(self.by_person_at(place), shown, new)
-        deltas = [
-            ArrayDelta.of_slices(array, new, self.axis)
-            for array, new in ((self.shown, seen), (self.answer, slices), (self.raw, slices))
-        ]
-        same = ((one, one) for one in (self.version, self.model, self.traces, self.clean_up))
-        return Adoption(*deltas, *same, frozenset())
-
-    def adopt(self, adoption: Adoption) -> None:
-        """Take an answer in; the layer is about to write it into `shown`."""
-        self._apply(adoption)
-        if len(adoption.shown.voxels):  # else the layer has nothing to undo
-            self._strokes.append(adoption)
-            self._undone.clear()
-
-    def _apply(self, adoption: Adoption, back: bool = False) -> None:
-        self.answering.emit()
-        if back:
-            # First: whoever copies slices meanwhile goes by it.
-            self.finished -= adoption.completes
-        adoption.answer.into(self.answer, back)
-        adoption.raw.into(self.raw, back)
-        adoption.shown.into(self.known, back)
-        self.answered |= adoption.completes
-        for delta in (adoption.shown, adoption.raw):
-            self.answered |= self.places_of(delta.voxels)
-        side = 0 if back else 1
-        self.version, self.model = adoption.version[side], adoption.model[side]
-        self.traces = adoption.traces[side]
-        if not back:
-            self.finished |= adoption.completes
-        if adoption.clean_up[0] != adoption.clean_up[1]:
-            # Organs may have come since that keep all their pieces.
-            self.clean_up = adoption.clean_up[side].sparing(self.clean_up.spared)
-            self.choosing.emit()
 
     def places_of(self, voxels: NDArray[np.intp]) -> set[SliceKey]:
         """The slices that voxels (flat indices) are in."""
@@ -487,20 +274,9 @@ class Segmentation:
         self.card = replace(self.card, labels=labels, expects=replace(expects, volumes=volumes))
         new = set(labels.names) - set(names)
         self.clean_up = self.clean_up.sparing(new)
-        self.unreviewed_organs = {
-            (at, organ) for at, organ in self.unreviewed_organs if organ in labels.names
-        }
-        self.unreviewed_organs |= {(at, organ) for at in self.reviewed for organ in new}
+        self.reviews.relabel(labels.names)
         self.counts = SliceCounts(self.shown, self.axis, [label.id for label in labels])
         self.counts.mark_all()
-
-    def forget_strokes(self) -> None:
-        """Nothing can be undone any more; what was painted stays a person's."""
-        self._strokes.clear()
-        self._undone.clear()
-
-    def _differs(self, voxels: NDArray[np.intp], labels: NDArray[Any]) -> bool:
-        return not np.array_equal(np.take(self.shown, voxels), labels)
 
     def replace(self, labels: NDArray[Any]) -> bool:
         """Another array is shown from now on; what in it is not as known is a person's.

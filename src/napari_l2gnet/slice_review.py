@@ -115,7 +115,8 @@ class SliceReview(QObject):
     def _tell_invalidated(self, annotation: Annotation) -> None:
         """Say which accepted slices were changed out of sight, or by undo or redo."""
         segmentation = annotation.segmentation
-        invalidated, segmentation.invalidated = segmentation.invalidated, {}
+        reviews = segmentation.reviews
+        invalidated, reviews.invalidated = reviews.invalidated, {}
         if not invalidated:
             return
         annotation.changed.emit("reviewed")

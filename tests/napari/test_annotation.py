@@ -155,14 +155,14 @@ def test_undo_of_a_stroke_takes_back_what_was_accepted_with_it_and_redo_does_not
     assert segmentation.reviewed == {(0, 1), (0, 4)}
     layer.undo()
     assert segmentation.reviewed == {(0, 4)}
-    assert segmentation.invalidated == {(0, 1): "undo"}
+    assert segmentation.reviews.invalidated == {(0, 1): "undo"}
     layer.redo()
     assert segmentation.reviewed == {(0, 4)}
     # Nor does anybody vouch for a slice that redo changes.
     annotation.review((0, 3))
     layer.redo()
     assert segmentation.reviewed == {(0, 4)}
-    assert segmentation.invalidated == {(0, 1): "undo", (0, 3): "redo"}
+    assert segmentation.reviews.invalidated == {(0, 1): "undo", (0, 3): "redo"}
     # One that is accepted again is accepted with all that is on it.
     annotation.review((0, 3))
     layer.undo()
@@ -187,14 +187,14 @@ def test_accepted_slices_that_are_painted_out_of_sight_are_to_be_checked_again()
     assert segmentation.reviewed == {(0, 1), (0, 2), (0, 3)}
     paint(mask, 2, 3, dimensions=3)
     assert segmentation.reviewed == {(0, 2)}
-    assert segmentation.invalidated == {(0, 1): "painting", (0, 3): "painting"}
+    assert segmentation.reviews.invalidated == {(0, 1): "painting", (0, 3): "painting"}
     layer.undo()
     assert segmentation.reviewed == {(0, 1), (0, 2), (0, 3)}
     assert segmentation.unreviewed_organs == {((0, index), 3) for index in (1, 2, 3)}
-    assert not segmentation.invalidated
+    assert not segmentation.reviews.invalidated
     layer.redo()
     assert segmentation.reviewed == {(0, 2)}
-    assert segmentation.invalidated == {(0, 1): "redo", (0, 3): "redo"}
+    assert segmentation.reviews.invalidated == {(0, 1): "redo", (0, 3): "redo"}
     # What is accepted since, or tidied, is not as it was.
     annotation.review((0, 1))
     mask.put_tidied((0, 3), full(0))
@@ -611,12 +611,12 @@ def test_an_answer_changes_what_no_person_decided_however_the_model_cuts(axis: i
     segmentation.stroked[...] = rng.random(shape) < 0.1
     theirs = segmentation.stroked | (segmentation.shown != segmentation.known)
     np.testing.assert_array_equal(segmentation.by_person(), theirs)
-    segmentation.reviewed = {(0, 1), (1, 0), (1, 3)}
+    segmentation.reviewed.update({(0, 1), (1, 0), (1, 3)})
     free = np.ones(shape, bool)
     for place in segmentation.reviewed:
         segmentation.slice_of(free, place)[...] = False
     answer, raw = rng.integers(0, 3, (2, *shape)).astype(np.uint16)
-    adoption = segmentation.adoption(answer, raw, 1)
+    adoption = segmentation.undo_history.adoption(answer, raw, 1)
     for delta, old, new, where in (
         (adoption.answer, segmentation.answer, answer, free),
         (adoption.raw, segmentation.raw, raw, free),

@@ -58,15 +58,15 @@ class Layer:
     def stroke(self, index: int, label: int) -> None:
         voxels = np.array([4 * index, 4 * index + 1])
         before, after = np.take(self.segmentation.shown, voxels), np.full(2, label)
-        self.segmentation.stroke(voxels, before, after)
+        self.segmentation.undo_history.stroke(voxels, before, after)
         self._did(voxels, before, after)
 
     def answer(self, label: int) -> None:
         """A new answer for the whole mask, in one step."""
         mask = self.segmentation
         whole = np.full_like(mask.raw, label)
-        adoption: Adoption = mask.adoption(whole, whole, 0, completes=mask.places)
-        mask.adopt(adoption)
+        adoption: Adoption = mask.undo_history.adoption(whole, whole, 0, completes=mask.places)
+        mask.undo_history.adopt(adoption)
         self._did(adoption.shown.voxels, adoption.shown.before, adoption.shown.after)
 
     def undo(self) -> None:
@@ -74,14 +74,14 @@ class Layer:
             voxels, before, after = self.done.pop()
             np.put(self.segmentation.shown, voxels, before)
             self.taken_back.append((voxels, before, after))
-            self.segmentation.undone()
+            self.segmentation.undo_history.undone()
 
     def redo(self) -> None:
         if self.taken_back:
             voxels, before, after = self.taken_back.pop()
             np.put(self.segmentation.shown, voxels, after)
             self.done.append((voxels, before, after))
-            self.segmentation.redone()
+            self.segmentation.undo_history.redone()
 
 
 @dataclass
