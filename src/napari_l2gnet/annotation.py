@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from psygnal import Signal
 
+from l2gnet_core.project.state import SliceKey
 from napari_l2gnet.organs import UNMARKED
-from napari_l2gnet.segmentation import Segmentation, SliceKey
+from napari_l2gnet.segmentation import Segmentation
 
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model

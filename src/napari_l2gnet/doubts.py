@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_l2gnet.segmentation import Segmentation, SliceKey
+from l2gnet_core.project.state import SliceKey
+from napari_l2gnet.segmentation import Segmentation
 
 #: Share of the slices that are said to be doubtful: the order means something, the numbers do not.
 DOUBTFUL = 1 / 3

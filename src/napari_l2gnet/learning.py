@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from l2gnet_core.card import ModelCard
 from l2gnet_core.catalog import find_model
 from l2gnet_core.project.events import Answered, FineTuned, Tidying
+from l2gnet_core.project.state import SliceKey
 from l2gnet_core.volume import Volume
 from napari_l2gnet.annotation import Annotation, Lesson, Version
 from napari_l2gnet.layers import frame_of
 from napari_l2gnet.organs import UNMARKED
-from napari_l2gnet.segmentation import Segmentation, SliceKey
+from napari_l2gnet.segmentation import Segmentation
 from napari_l2gnet.session import Session
 from napari_l2gnet.time_left import TimeLeft, in_words
 

@@ -14,10 +14,10 @@ from qtpy.QtGui import QCursor
 from qtpy.QtWidgets import QApplication
 
 from l2gnet_core.labels import OVER
+from l2gnet_core.project.state import SliceKey
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.layers import draw, stay_on, transform_of
 from napari_l2gnet.mask_layer import OPACITY, MaskLayer
-from napari_l2gnet.segmentation import SliceKey
 
 PREVIEW_KEY = "l2gnet_preview"
 BEFORE, AFTER, CHANGES = "before", "after", "changes"

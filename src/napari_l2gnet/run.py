@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from l2gnet_core.project.events import Answered, Tidied
+from l2gnet_core.project.state import SliceKey
 from l2gnet_core.suitability import doubts
 from napari_l2gnet.docked import always
 from napari_l2gnet.mask_layer import MaskLayer
-from napari_l2gnet.segmentation import SliceKey
 from napari_l2gnet.session import Request, SegmentProgress, Session
 from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.worker import Job

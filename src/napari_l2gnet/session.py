@@ -20,9 +20,10 @@ from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError
 from l2gnet_core.files.values import plain_values
 from l2gnet_core.project.events import Tidying
+from l2gnet_core.project.state import SliceKey
 from l2gnet_core.volume import Volume
 from napari_l2gnet.file_suffix import ended
-from napari_l2gnet.segmentation import Segmentation, SliceKey
+from napari_l2gnet.segmentation import Segmentation
 from napari_l2gnet.time_left import TimeLeft, in_words
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem, QWidget
 
-from napari_l2gnet.segmentation import SliceKey
+from l2gnet_core.project.state import SliceKey
 
 SLICE, WHY, STATE = range(3)
 _PLACE = Qt.ItemDataRole.UserRole

@@ -9,13 +9,14 @@ import napari
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from l2gnet_core.project.state import SliceKey
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.correct_form import ACCEPT_KEY, NEXT_KEY, CorrectForm
 from napari_l2gnet.doubts import doubtful_slices
 from napari_l2gnet.duplicates import copy_over
-from napari_l2gnet.mask_layer import MaskLayer, painting_events
+from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.napari_history import painting_events
 from napari_l2gnet.preview import shows_proposal
-from napari_l2gnet.segmentation import SliceKey
 from napari_l2gnet.slice_queue import Row
 from napari_l2gnet.visibility import bring_into_view, hidden_message, why_unseen
 from napari_l2gnet.worker import Job

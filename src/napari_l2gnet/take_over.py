@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.labels import LabelSet
+from l2gnet_core.project.state import SliceKey
 from napari_l2gnet.layers import LABELS_KEY, VIEW_KEY
 from napari_l2gnet.mask_layer import IMAGE_KEY, SEGMENTATION_KEY, MaskLayer
 from napari_l2gnet.on_grid import fit_of
 from napari_l2gnet.organs import LARGEST_ID, UNMARKED
 from napari_l2gnet.preview import PREVIEW_KEY
-from napari_l2gnet.segmentation import SliceKey
 
 #: An image with more values than that is no mask.
 _MOST_LABELS = 64

@@ -9,6 +9,7 @@ import napari
 import numpy as np
 
 from l2gnet_core.errors import InputError
+from l2gnet_core.project.state import SliceKey
 from l2gnet_core.volume import Volume
 from napari_l2gnet.annotation import Annotation, Version
 from napari_l2gnet.layers import volume_of
@@ -16,7 +17,6 @@ from napari_l2gnet.learning import Task, TaughtScan, card_of
 from napari_l2gnet.mask_layer import IMAGE_KEY, MODEL_KEY, MaskLayer
 from napari_l2gnet.organs import same_names
 from napari_l2gnet.orientation import as_given
-from napari_l2gnet.segmentation import SliceKey
 
 
 def annotation_of(mask: MaskLayer) -> Annotation:
