@@ -143,6 +143,7 @@ class CorrectRun(QObject):
         then: Callable[[], None],
     ) -> None:
         self._job = Job(steps, self)
+        self._job.yielded.connect(self._note_speed)
         self._job.yielded.connect(take)
         self._job.yielded.connect(self.stepped)
         self._job.finished.connect(then)
@@ -150,6 +151,10 @@ class CorrectRun(QObject):
         self._job.failed.connect(self._failed)
         self.annotation.tell_job(what)
         self._job.start()
+
+    def _note_speed(self, moment: TaskProgress) -> None:
+        if moment.slice_seconds is not None:
+            self.annotation.segmentation.slice_seconds = moment.slice_seconds
 
     def _take_lesson(self, moment: TaskProgress) -> None:
         annotation = self.annotation

@@ -1,7 +1,7 @@
 """Fine-tuning on a mask's corrections, without Qt: the steps of it, previews as they come.
 
-Every generator here is meant for a thread of its own and can be stopped at each of its moments;
-nothing is written into the mask.
+Every generator here is meant for a thread of its own, can be stopped at each yield, and writes
+nothing into the mask: the GUI's thread takes in what `TaskProgress` carries.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from l2gnet_core.project.events import Answered, FineTuned, Tidying
 from l2gnet_core.project.state import SliceKey
 from l2gnet_core.volume import Volume
 from napari_l2gnet.annotation import Annotation, Lesson, Version
-from napari_l2gnet.layers import frame_of
 from napari_l2gnet.organs import UNMARKED
+from napari_l2gnet.segment_places import ScanFrames, segment_places
 from napari_l2gnet.segmentation import Segmentation
 from napari_l2gnet.session import Session
-from napari_l2gnet.time_left import TimeLeft, in_words
+from napari_l2gnet.time_left import in_words
 
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
     from l2gnet_core.corrections import Correction
     from l2gnet_core.finetune_config import FineTuneConfig
     from l2gnet_core.inspect.trace import Trace
-    from l2gnet_core.slice_view import Field
 
 #: Slices on which a preview's fit to the corrections is measured, at most.
 _SLICES_FOR_DICE = 3
@@ -61,10 +60,8 @@ class Task:
     here: SliceKey
     kind: Literal["scan", "project"] = "scan"
     seconds: float = 20.0
-    seed: int = 0
     names: Mapping[int, str] = field(default_factory=dict)
     others: Sequence[Annotation] = ()
-    device: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -93,6 +90,7 @@ class TaskProgress:
     answer: NDArray[Any] | None = None
     answered: Answered | None = None
     filled: Mapping[SliceKey, NDArray[Any]] = field(default_factory=dict)
+    slice_seconds: float | None = None
     traces: dict[int, Trace] | None = None
 
     def __str__(self) -> str:
@@ -108,30 +106,6 @@ class TaskProgress:
 TaskSteps = Generator[TaskProgress, None, Any]
 
 
-class _Scan:
-    """A task's scan, its frames read and searched once."""
-
-    def __init__(self, volume: Volume, axis: int) -> None:
-        self.volume = volume
-        self.axis = axis
-        self._frames: dict[int, NDArray[Any]] = {}
-        self._fields: dict[tuple[int, bool], Field] = {}
-
-    def frame(self, frame: int) -> NDArray[Any]:
-        if frame not in self._frames:
-            self._frames[frame] = frame_of(self.volume, frame)
-        return self._frames[frame]
-
-    def field(self, frame: int, card: ModelCard) -> Field:
-        """What of a frame a model is shown: to search a large scan at each preview takes long."""
-        from l2gnet_core.slice_view import field_of
-
-        key = frame, card.oriented
-        if key not in self._fields:
-            self._fields[key] = field_of(card, self.volume, self.axis, self.frame(frame))
-        return self._fields[key]
-
-
 def learn(session: Session, task: Task) -> TaskSteps:
     """Fine-tune, showing previews of the slice on screen; what the guard keeps then segments the
     whole scan. The last moment holds the answer, or a verdict against it."""
@@ -140,12 +114,12 @@ def learn(session: Session, task: Task) -> TaskSteps:
     from l2gnet_core.device import choose_device
     from l2gnet_core.finetune import finetune
 
-    device, _ = choose_device(task.device)
+    device, _ = choose_device()
     model = model_of(session, task.version, task.annotation, device)
-    scan = _Scan(task.scans[0].volume, task.scans[0].segmentation.axis)
+    scan = ScanFrames(task.scans[0].volume, task.scans[0].segmentation.axis)
     corrections = []
     for number, taught in enumerate(task.scans):
-        of = scan if number == 0 else _Scan(taught.volume, taught.segmentation.axis)
+        of = scan if number == 0 else ScanFrames(taught.volume, taught.segmentation.axis)
         for lesson in taught.lessons:
             yield TaskProgress("Reading the scan")
             corrections.append(_correction(of, lesson, number))
@@ -203,14 +177,14 @@ def apply(session: Session, task: Task) -> TaskSteps:
     yield TaskProgress("Loading the model")
     from l2gnet_core.device import choose_device
 
-    device, _ = choose_device(task.device)
+    device, _ = choose_device()
     model = model_of(session, version, task.annotation, device)
     if version.raw is not None:
         answered = Answered("rolled back", model, (), device=device, remembered=True)
         # Tidied as it was: what was painted since is a person's, and says nothing of other slices.
         yield from _tidied(segmentation, version.raw, answered, version.traces, version.tidying)
         return
-    scan = _Scan(task.scans[0].volume, segmentation.axis)
+    scan = ScanFrames(task.scans[0].volume, segmentation.axis)
     # A version from a file is new, the others have been there before.
     what: Literal["accepted", "rolled back"] = "rolled back"
     if version.kind == "file" and version.model is None:
@@ -228,7 +202,7 @@ def interpolate(
     """An organ (None: all) filled in between slices of a frame; the last moment holds it."""
     yield TaskProgress("Interpolating")
     segmentation = annotation.segmentation
-    scan = _Scan(volume, segmentation.axis).frame(frame)
+    scan = ScanFrames(volume, segmentation.axis).frame(frame)
     steps = annotation.interpolating(scan, frame, slices, organ)
     labels = None
     while labels is None:
@@ -286,7 +260,7 @@ def tidied(
     return tidying.whole(raw, segmentation.axis), replace(answered, tidying=tidying)
 
 
-def _correction(scan: _Scan, lesson: Lesson, number: int) -> Correction:
+def _correction(scan: ScanFrames, lesson: Lesson, number: int) -> Correction:
     from l2gnet_core.corrections import Correction
 
     frame, told = scan.frame(lesson.frame), lesson.labels
@@ -302,7 +276,7 @@ def _config(task: Task, model: Model, corrections: Sequence[Correction]) -> Fine
     new = held - set(model.card.labels.names)
     names = {id: name for id, name in task.names.items() if id in new}
     usual = settings(task.kind == "project", bool(new))
-    return replace(usual, seconds=task.seconds, seed=task.seed, names=names)
+    return replace(usual, seconds=task.seconds, names=names)
 
 
 def _main_share(corrections: Sequence[Correction], config: FineTuneConfig) -> float:
@@ -313,7 +287,12 @@ def _main_share(corrections: Sequence[Correction], config: FineTuneConfig) -> fl
 
 
 def _predicted(
-    model: Model, scan: _Scan, frame: int, order: Sequence[int], device: str, moment: TaskProgress
+    model: Model,
+    scan: ScanFrames,
+    frame: int,
+    order: Sequence[int],
+    device: str,
+    moment: TaskProgress,
 ) -> TaskSteps:
     from l2gnet_core.predict import predict_slices
 
@@ -345,7 +324,7 @@ def _fit(
 
 def _segmented(
     model: Model,
-    scan: _Scan,
+    scan: ScanFrames,
     task: Task,
     what: Literal["accepted", "rolled back"],
     device: str,
@@ -353,44 +332,34 @@ def _segmented(
 ) -> TaskSteps:
     """The whole scan, outward from the slice on screen, then tidied as chosen for the mask; begun:
     the share of the task that is behind already."""
-    from l2gnet_core.config import WITH_CODES
-    from l2gnet_core.inspect.trace import empty_trace
-    from l2gnet_core.predict import outward, predict_slices
+    from l2gnet_core.predict import outward
 
-    segmentation, axis = task.scans[0].segmentation, scan.axis
-    frames, count = len(segmentation.shown), segmentation.shown.shape[1 + axis]
+    segmentation = task.scans[0].segmentation
+    count, total = segmentation.shown.shape[1 + scan.axis], len(segmentation.places)
     raw = np.zeros_like(segmentation.raw)
-    with_codes = model.network.config.architecture in WITH_CODES
     traces: dict[int, Trace] = {}
     places: list[SliceKey] = []
-    total = frames * count
-    time_left, done = TimeLeft(total, segmentation.slice_seconds), 0
-    left = time_left.after(0)
-    for frame in outward(task.here[0], frames):
-        if with_codes:
-            traces[frame] = empty_trace(model, scan.volume, axis, scan.frame(frame))
-        for result in predict_slices(
-            model,
-            scan.frame(frame),
-            scan.volume,
-            axis,
-            outward(task.here[1], count),
-            device,
-            traces.get(frame),
-            scan.field(frame, model.card),
-        ):
-            share = begun + (1 - begun) * done / total
-            if result is None:
-                yield TaskProgress("Segmenting", share, left)
-                continue
-            done += 1
-            places.append((frame, result.index))
-            left = time_left.after(done)
-            segmentation.slice_seconds = time_left.each
-            segmentation.slice_of(raw, (frame, result.index))[...] = result.labels
-            yield TaskProgress(
-                "Segmenting", share, left, place=(frame, result.index), labels=result.labels
-            )
+    # Each frame from the slice that is on screen by then.
+    order = (
+        (frame, outward(task.here[1], count))
+        for frame in outward(task.here[0], len(segmentation.shown))
+    )
+    for step in segment_places(
+        model, scan, order, total, device, slice_seconds=segmentation.slice_seconds
+    ):
+        if step.trace is not None:
+            traces[step.frame] = step.trace
+        if step.place is not None:
+            places.append(step.place)
+            segmentation.slice_of(raw, step.place)[...] = step.labels
+        yield TaskProgress(
+            "Segmenting",
+            begun + (1 - begun) * step.done / total,
+            step.seconds_left,
+            place=step.place,
+            labels=step.labels,
+            slice_seconds=step.slice_seconds,
+        )
     answered = Answered(what, model, places, device=device)
     yield from _tidied(segmentation, raw, answered, traces)
 

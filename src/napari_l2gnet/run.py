@@ -125,6 +125,7 @@ class Run(QObject):
             self._about = step
         if step.tidying is not None and self._choices is None:
             self._annotation.version.tidying = step.tidying
+        self.mask.segmentation.traces.update(step.traces)
         if step.place is not None and self._choices is not None:
             assert step.labels is not None
             self._slices[step.place] = step.labels

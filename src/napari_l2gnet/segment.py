@@ -49,7 +49,7 @@ class SegmentWidget(SegmentForm):
 
     def __init__(self, napari_viewer: napari.Viewer, session: Session | None = None) -> None:
         self.session = session or shared_session()
-        super().__init__(napari_viewer, ModelCombo(self.session))
+        super().__init__(napari_viewer, ModelCombo())
         self.letters = EdgeLetters(napari_viewer)
         self.watch = ScanWatch(napari_viewer, self)
         self.table = MaskTable(napari_viewer, self.organs, self.coverage, self)

@@ -39,9 +39,12 @@ class Segmentation:
     `shown` is not what was `known` of it, a person decided too. No answer is ever written there,
     nor into slices that are `reviewed`.
 
-    `answering` tells that another answer is about to come in, or to be undone or redone; `saving`
-    that it is about to be saved: what came in by then has to be among the events; `choosing` that
-    it is to be tidied in another way from now on.
+    `answering` is emitted before an answer is adopted, or its adoption undone or redone; `saving`
+    before a save, for whoever still has to add to `events`; `choosing` after `clean_up` changed
+    with an answer.
+
+    Only the GUI's thread writes to it. Jobs read it in their threads and hand over what comes out.
+    The one exception is a trace: the run under way adds slices to it in its own thread.
     """
 
     answering = Signal()
