@@ -69,7 +69,7 @@ class CorrectRun(QObject):
     def learn(self, task: Task) -> None:
         """Fine-tune; what comes out is proposed."""
         self.task, self._kind = task, task.kind
-        self.drop_proposal()
+        drop_proposal(self.annotation)
         self._start(
             "Fine-tuning", learning.learn(self._session, task), self._take_lesson, self._learnt
         )
@@ -80,7 +80,7 @@ class CorrectRun(QObject):
         """Take the answer of a version into the mask; the organs (ids) that it `brought`, and one
         that was just `loaded`, are forgotten where that does not come to its end."""
         self.task, self._brought = task, brought
-        self.drop_proposal()
+        drop_proposal(self.annotation)
 
         def adopt() -> None:
             moment = self._answer
@@ -129,10 +129,6 @@ class CorrectRun(QObject):
         self._undo_traces()
         self.annotation.tell_job("")
 
-    def drop_proposal(self) -> None:
-        """Nothing is proposed any more, nor shown beside the mask."""
-        drop_proposal(self.annotation)
-
     # ------------------------------------------------------------------ what comes out
 
     def _start(
@@ -172,7 +168,7 @@ class CorrectRun(QObject):
             verdict = moment.learnt.result.verdict
             self.text = verdict_message(moment.learnt)
             if not verdict.kept:
-                self.drop_proposal()
+                drop_proposal(self.annotation)
             elif annotation.proposal is not None:
                 annotation.proposal.learnt = moment.learnt
                 annotation.proposal.weak = weak_organs(moment.learnt)
@@ -199,7 +195,7 @@ class CorrectRun(QObject):
         if first:
             preview.show(AFTER)
         elif moment.place == self.mask.place:
-            preview.update_here()
+            preview.repaint()
         else:
             preview.update(moment.place)
 
@@ -238,7 +234,7 @@ class CorrectRun(QObject):
         self._end("failed", sentence)
 
     def _undo_traces(self) -> None:
-        self.drop_proposal()
+        drop_proposal(self.annotation)
         if self._loading is not None and self._loading.raw is None:
             self.annotation.versions.remove(self._loading)
         self._take_away(self._brought)

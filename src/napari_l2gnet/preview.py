@@ -46,9 +46,9 @@ class Preview:
         self._stale: set[SliceKey] = set()
         events = mask.layer.events
         for event in (events.set_data, events.labels_update):
-            event.connect(self._repaint)
+            event.connect(self.repaint)
         events.colormap.connect(self._recolor)
-        mask.viewer.dims.events.current_step.connect(self._repaint)
+        mask.viewer.dims.events.current_step.connect(self.repaint)
         mask.viewer.layers.events.removed.connect(self._on_removed)
 
     def show(self, mode: str) -> None:
@@ -64,7 +64,7 @@ class Preview:
         if mode == AFTER:
             self._layers[AFTER].opacity = self._opacity
             self.mask.layer.opacity = 0.0
-        self._repaint()
+        self.repaint()
         self.annotation.changed.emit("proposal")
 
     def draw(self) -> None:
@@ -76,9 +76,9 @@ class Preview:
         """Leave nothing to be seen, and soon nothing at all."""
         events, viewer = self.mask.layer.events, self.mask.viewer
         for event in (events.set_data, events.labels_update):
-            event.disconnect(self._repaint)
+            event.disconnect(self.repaint)
         events.colormap.disconnect(self._recolor)
-        viewer.dims.events.current_step.disconnect(self._repaint)
+        viewer.dims.events.current_step.disconnect(self.repaint)
         viewer.layers.events.removed.disconnect(self._on_removed)
         if self.mode == AFTER and self.mask.layer.opacity == 0:
             self.mask.layer.opacity = self._opacity
@@ -107,14 +107,10 @@ class Preview:
             before = segmentation.slice_of(segmentation.shown, place)
             segmentation.slice_of(self._array(CHANGES), place)[...] = after != before
 
-    def update_here(self) -> None:
-        """The slice on screen is new: draw it."""
-        self._repaint()
-
     def update_all(self) -> None:
         """Every slice may be new; the one on screen is drawn now, the others by `update_some`."""
         self._stale.update(self.mask.segmentation.places)
-        self._repaint()
+        self.repaint()
 
     def update_some(self, seconds: float = float("inf")) -> bool:
         """Update stale slices for at most about `seconds`; True when none is left."""
@@ -156,7 +152,8 @@ class Preview:
     def _array(self, mode: str) -> Any:
         return self._layers[mode].data.reshape(self.mask.segmentation.shown.shape)
 
-    def _repaint(self, _: Any = None) -> None:
+    def repaint(self, _: Any = None) -> None:
+        """Bring the slice on screen up to date and draw it."""
         if self.mode != BEFORE and self.mask.connected:
             self.update(self.mask.place)
             self._refresh()

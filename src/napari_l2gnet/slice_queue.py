@@ -12,7 +12,6 @@ from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableW
 from l2gnet_core.project.state import SliceKey
 
 SLICE, WHY, STATE = range(3)
-_PLACE = Qt.ItemDataRole.UserRole
 _ROW = 24
 _SLICE_WIDTH = 56
 #: Rows shown at once; the others scroll.
@@ -111,7 +110,6 @@ class SliceQueue(QTableWidget):
             if column == STATE and text.startswith("✓"):
                 item.setForeground(QColor(self._good))
             self.setItem(number, column, item)
-        self.item(number, SLICE).setData(_PLACE, row.place)
 
     def _on_click(self, row: int, _: int) -> None:
         self.go_to.emit(self._shown[row].place)

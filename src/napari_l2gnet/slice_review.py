@@ -233,7 +233,7 @@ class SliceReview(QObject):
             annotation.review(mask.place, mask.place not in annotation.segmentation.reviewed)
             mask.name_coverage()
             if annotation.preview is not None:
-                annotation.preview.update_here()
+                annotation.preview.repaint()
             if not self._form.in_front:
                 show_info(_told(annotation, mask.place))
 
