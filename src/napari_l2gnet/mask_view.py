@@ -88,7 +88,7 @@ class MaskView:
     def go_to(self, label: int) -> bool:
         """Show the largest slice of an organ in this frame; False if it has none."""
         frame = self.here[0]
-        voxel = self.segmentation.go_to(label, frame)
+        voxel = self.segmentation.middle_of(label, frame)
         if voxel is None:
             return False
         self.go_to_voxel(frame, voxel, center=True)

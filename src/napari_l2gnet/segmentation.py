@@ -1,4 +1,4 @@
-"""A mask in the making, without Qt: the model's answer, a person's strokes, and what is counted."""
+"""A mask that is worked on: the model's answer and a person's edits. Without Qt."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from l2gnet_core.project.events import Event
     from napari_l2gnet.undo import Adoption
 
-#: Voxels whose places are looked up together: indices of a whole scan would fill the memory.
+#: Voxels whose slices are looked up at once: index arrays for a whole scan would fill the memory.
 _AT_ONCE = 1 << 16
 
 
 class Segmentation:
-    """A mask in the making: what the model said, what is shown, and which voxels are a person's.
+    """A mask that is worked on: the model's answer, what is shown, and which voxels are a person's.
 
     All arrays are (t,z,y,x). `shown` is what the Labels layer draws and a person paints on. `raw`
-    is the model's own answer; `answer` the one to show where no person decided, raw or tidied.
-    `stroked` marks voxels under strokes that are not undone. Scripts write without a stroke: where
-    `shown` is not what was `known` of it, a person decided too. No answer is ever written there,
-    nor into slices that are `reviewed`.
+    is the model's own answer. `answer` is the one to show where no person decided, raw or tidied.
+    `stroked` marks voxels under strokes that are not undone. Scripts write without strokes: voxels
+    in which `shown` differs from `known` are a person's, too. Answers are written neither into a
+    person's voxels nor into `reviewed` slices.
 
     `answering` is emitted before an answer is adopted, or its adoption undone or redone; `saving`
     before a save, for whoever still has to add to `events`; `choosing` after `clean_up` changed
@@ -59,30 +59,29 @@ class Segmentation:
         self.card = card
         self.axis = axis
         self.raw = np.zeros((frames, *grid.shape[-3:]), dtype)
-        # Not zeros_like, which writes every zero while the window waits.
+        # zeros_like would write every zero, while the window waits.
         self.answer = np.zeros(self.raw.shape, dtype)
         self.known = np.zeros(self.raw.shape, dtype)
         self.shown = np.zeros(self.raw.shape, dtype)
         self.stroked = np.zeros(self.raw.shape, bool)
         self.finished: set[SliceKey] = set()
-        #: Seconds that a slice of the scan took when it was last segmented; None if nobody knows.
+        #: Seconds that a slice took when the scan was last segmented; None if that is not known.
         self.slice_seconds: float | None = None
-        #: What the model saw of each frame, where it has codes.
+        #: By frame: what the model saw, if it has codes.
         self.traces: dict[int, Trace] = {}
         self.reviews = Reviews(card.labels.names)
-        #: Number of the model version that the answer comes from; 0 is the first one.
+        #: Number of the model version that gave the answer; 0 is the first one.
         self.version = 0
-        #: The model that it comes from, or which that is, once there is an answer.
+        #: The model that gave the answer, or its id; None before the first answer.
         self.model: Model | ModelId | None = None
-        #: An answer on its way into `shown`: the layer writes it and tells of it as of a stroke.
+        #: The answer that the layer is about to write into `shown`, and will report as a stroke.
         self.arriving: Adoption | None = None
-        #: Slices in which a person did something since they were last saved, and those into which
-        #: an answer came.
+        #: Slices that a person changed since they were last saved, and those that an answer did.
         self.changed: set[SliceKey] = set()
         self.answered: set[SliceKey] = set()
-        #: How often a person did something.
+        #: Number of a person's edits so far.
         self.edits = 0
-        #: What was done and is not saved yet, in its order.
+        #: What was done and is not saved yet, in order.
         self.events: list[Event] = []
         #: How the user wants this mask tidied.
         self.clean_up = card.clean_up
@@ -91,7 +90,7 @@ class Segmentation:
 
     @classmethod
     def resumed(cls, grid: Grid, state: ProjectState, saved: SliceState) -> Segmentation:
-        """A mask as it was saved; saved: arrays (t,z,y,x), which become its own."""
+        """A mask as it was saved. saved: its arrays (t,z,y,x), which it takes over."""
         segmentation = cls(grid, state.card, state.axis)
         dtype = np.result_type(segmentation.raw, saved.labels)
         segmentation.raw = saved.raw.astype(dtype, copy=False)
@@ -116,7 +115,7 @@ class Segmentation:
 
     @property
     def unreviewed_organs(self) -> set[tuple[SliceKey, int]]:
-        """As of `Reviews`: organs that reviews do not cover."""
+        """Reviewed slices, each with the id of an organ that the review does not cover."""
         return self.reviews.unreviewed_organs
 
     @property
@@ -126,8 +125,8 @@ class Segmentation:
         return [(frame, index) for frame in range(frames) for index in range(count)]
 
     def coverage(self, frame: int | None = None) -> tuple[int, int]:
-        """How many slices are segmented or accepted, and how many there are: of one frame, or of
-        all."""
+        """How many slices are segmented or accepted, and how many there are, in a frame (None: in
+        all frames)."""
         places = [place for place in self.places if frame in (None, place[0])]
         return len((self.finished | self.reviewed).intersection(places)), len(places)
 
@@ -139,7 +138,7 @@ class Segmentation:
         return theirs
 
     def by_person_in(self, index: tuple[int | slice, ...]) -> NDArray[np.bool_]:
-        """`by_person` at an index into (t,z,y,x), as of a plane or a box."""
+        """`by_person` at an index into (t,z,y,x), for example of a plane or a box."""
         return np.asarray(self.stroked[index] | (self.shown[index] != self.known[index]))
 
     def by_person_at(self, place: SliceKey) -> NDArray[np.bool_]:
@@ -163,8 +162,8 @@ class Segmentation:
 
     @property
     def _planes(self) -> Iterator[tuple[int, ...]]:
-        """Frame and z of each plane (y,x), in the order of the memory, however the model cuts: what
-        is made of one plane after the other takes a tenth of the time of whole scans."""
+        """Frame and z of each plane (y,x), whichever axis the model slices. In memory order: plane
+        by plane takes a tenth of the time that operations on the whole scan take."""
         return np.ndindex(*self.shown.shape[:2])
 
     def reviewed_in(self, plane: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -180,12 +179,12 @@ class Segmentation:
     # ------------------------------------------------------------------ what is to be saved
 
     def slice_state(self, place: SliceKey) -> SliceState:
-        """A copy of all there is to save of a slice."""
+        """Copies of what is saved of a slice."""
         shown, raw = (self.slice_of(array, place) for array in (self.shown, self.raw))
         return SliceState(shown.copy(), self.by_person_at(place), raw.copy())
 
     def answers(self, places: Iterable[SliceKey]) -> dict[SliceKey, SliceState]:
-        """As `slice_state`, with the answers that lie below a person's voxels."""
+        """As `slice_state`, but labels: the answer, also where a person painted over it."""
         return {
             place: replace(self.slice_state(place), labels=self.slice_of(self.answer, place).copy())
             for place in places
@@ -199,16 +198,16 @@ class Segmentation:
     # ------------------------------------------------------------------ the model's answer
 
     def put(self, place: SliceKey, labels: NDArray[Any]) -> None:
-        """Take a predicted slice in, leaving alone what a person painted there or reviewed."""
+        """Take a predicted slice in, except where a person painted or reviewed."""
         self.answered.add(place)
+        # A reviewed slice takes no answer, and is not finished: undo would have none to go back to.
         if place not in self.reviewed:
-            # Else there is no answer to go back to, once another was taken in.
             self.finished.add(place)
             self.slice_of(self.raw, place)[...] = labels
             self.put_tidied(place, labels)
 
     def put_tidied(self, place: SliceKey, labels: NDArray[Any]) -> None:
-        """Show a tidied slice instead of the raw one, where no person painted or reviewed."""
+        """Show a tidied slice instead of the raw one, except where a person painted or reviewed."""
         if place in self.reviewed:
             return
         self.slice_of(self.answer, place)[...] = labels
@@ -225,13 +224,13 @@ class Segmentation:
         return bool((self.by_person_at(place) | (shown == labels)).all())
 
     def _show(self, place: SliceKey) -> None:
-        """Show the answer where no person decided."""
+        """Show the answer in a slice, except where a person painted or reviewed."""
         if place in self.reviewed:
             return
         shown, known, answer = (
             self.slice_of(array, place) for array in (self.shown, self.known, self.answer)
         )
-        # A stroke under way is not announced yet, but has changed `shown` already.
+        # Includes a stroke under way, which has changed `shown` but was not reported yet.
         free = ~self.by_person_at(place)
         np.copyto(shown, answer, where=free, casting="unsafe")
         np.copyto(known, answer, where=free, casting="unsafe")
@@ -243,7 +242,7 @@ class Segmentation:
     # ------------------------------------------------------------------ a person's edits
 
     def note_edits(self, places: Collection[SliceKey]) -> None:
-        """A person did something in slices."""
+        """A person changed slices."""
         self.changed.update(places)
         self.edits += 1
 
@@ -260,7 +259,7 @@ class Segmentation:
     # ------------------------------------------------------------------ organs
 
     def relabel(self, labels: LabelSet) -> None:
-        """The organs of this mask from now on; slices reviewed before say nothing of new ones.
+        """Give the mask other organs. Earlier reviews do not cover new ones.
 
         Raises InputError for ids that do not fit into the mask.
         """
@@ -282,10 +281,10 @@ class Segmentation:
         self.counts.mark_all()
 
     def replace(self, labels: NDArray[Any]) -> bool:
-        """Another array is shown from now on; what in it is not as known is a person's.
+        """Show another array from now on. Voxels that differ from `known` are a person's.
 
-        labels: of any number of axes. False, and nothing changes, if it is no mask of this scan or
-        cannot be written to.
+        labels: any number of axes. Returns False, and changes nothing, if the array is read-only or
+        no mask of this scan.
         """
         fits = (
             labels.squeeze().shape == self.shown.squeeze().shape
@@ -304,17 +303,18 @@ class Segmentation:
     # ------------------------------------------------------------------ sizes and places
 
     def count(self, seconds: float = float("inf")) -> bool:
-        """Count what is stale for at most about `seconds`; True when nothing is left."""
+        """Count stale slices for at most about `seconds`; True when none is left."""
         until = time.perf_counter() + seconds
         while self.counts.stale and time.perf_counter() < until:
             place = self.counts.stale.pop()
-            # A stroke that was broken off in the middle leaves what was there before an answer.
+            # A stroke that was aborted has restored labels from before the slice's answer.
             self._show(place)
             self.counts.count(place)
         return not self.counts.stale
 
-    def go_to(self, label: int, frame: int) -> tuple[int, int, int] | None:
-        """Voxel (z,y,x) at the middle of a structure's largest slice in a frame, if it is there."""
+    def middle_of(self, label: int, frame: int) -> tuple[int, int, int] | None:
+        """Voxel (z,y,x) in the middle of a structure's largest slice in a frame; None if the frame
+        does not have it."""
         index = self.counts.largest_slice(label, frame)
         if index is None:
             return None
