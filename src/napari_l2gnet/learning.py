@@ -1,4 +1,4 @@
-"""Fine-tuning on a mask's corrections, without Qt: the steps of it, previews as they come.
+"""Fine-tuning on a mask's corrections, step by step and with previews. Without Qt.
 
 Every generator here is meant for a thread of its own, can be stopped at each yield, and writes
 nothing into the mask: the GUI's thread takes in what `TaskProgress` carries.
@@ -31,15 +31,16 @@ if TYPE_CHECKING:
     from l2gnet_core.finetune_config import FineTuneConfig
     from l2gnet_core.inspect.trace import Trace
 
-#: Slices on which a preview's fit to the corrections is measured, at most.
+#: At most so many slices measure how well a preview fits the corrections.
 _SLICES_FOR_DICE = 3
-#: Of the bar for segmenting the scan after a fine-tuning, where nobody knows how long that takes.
+#: Share of the progress bar for segmenting the scan after a fine-tuning, if the time that takes is
+#: unknown.
 _SHARE_OF_SEGMENTING = 0.2
 
 
 @dataclass(frozen=True)
 class TaughtScan:
-    """A scan and what a person says of its frames."""
+    """A scan and a person's corrections of its frames."""
 
     volume: Volume
     segmentation: Segmentation
@@ -48,10 +49,10 @@ class TaughtScan:
 
 @dataclass
 class Task:
-    """What to learn, from which scans, and with what to begin; the first scan is on screen.
+    """What to learn: from which scans, the first of which is on screen, and from which version on.
 
-    here: the slice on screen, which may change while the task goes on. others: the annotations of
-    the other scans.
+    here: the slice on screen, which may change during the task. seconds: to learn for. names: of
+    organs, by id. others: the annotations of the other scans.
     """
 
     annotation: Annotation
@@ -66,13 +67,15 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskProgress:
-    """Progress of a task. done: from 0 to 1. then: what comes after the seconds left, which nobody
-    knows how long it takes. loss: of the step just made. dice: how well a preview fits the
-    corrections that it learns from.
+    """Progress of a task. done: from 0 to 1. then: a further step whose time is unknown, after the
+    seconds left. loss: of the last step. dice: how well a preview fits the corrections that it
+    learns from.
 
-    preview: a new model's slices follow; labels: of the slice at `place`. learnt: what came of a
-    fine-tuning, the guard's verdict in it. answer: (t,z,y,x), tidied, of everything, at the end;
-    answered: how a model came to it. filled: slices that interpolation filled in, at the end.
+    preview: slices by a new model follow. labels: (rows, columns) of the slice at `place`. learnt:
+    the outcome of a fine-tuning, with the guard's verdict. slice_seconds: that a slice of the scan
+    takes to segment. At the end: raw, answer: of the whole scan, (t,z,y,x), before and after
+    tidying; answered: how the model gave it; traces: what it saw, by frame; filled: the slices
+    that interpolation filled in.
     """
 
     message: str
@@ -107,8 +110,8 @@ TaskSteps = Generator[TaskProgress, None, Any]
 
 
 def learn(session: Session, task: Task) -> TaskSteps:
-    """Fine-tune, showing previews of the slice on screen; what the guard keeps then segments the
-    whole scan. The last moment holds the answer, or a verdict against it."""
+    """Fine-tune, with previews of the slice on screen. If the guard keeps the new model, it then
+    segments the whole scan. Yields the answer last, or a verdict against the model."""
     yield TaskProgress("Loading the model")
     from l2gnet_core.corrections import informative
     from l2gnet_core.device import choose_device
@@ -132,12 +135,12 @@ def learn(session: Session, task: Task) -> TaskSteps:
     shown: set[SliceKey] = set()
     segmentation = task.scans[0].segmentation
     each = segmentation.slice_seconds
-    # What is kept segments the scan; 0 seconds if nobody knows for how long.
+    # A model that is kept then segments the scan; 0 seconds if the time that takes is unknown.
     segmenting = 0.0 if each is None else each * len(segmentation.places)
     known = task.seconds / (task.seconds + segmenting)
     share, then = (known, "") if segmenting else (1 - _SHARE_OF_SEGMENTING, "segmenting")
     for progress in finetune(model, corrections, config, device):
-        # Runs that leave slices out have losses, too, and the checks none.
+        # Runs that leave slices out report losses, too; the checks after them do not.
         loss = progress.loss if progress.done <= main_share else None
         message = "Learning" if loss is not None else "Checking on slices left out"
         moment = TaskProgress(
@@ -154,7 +157,7 @@ def learn(session: Session, task: Task) -> TaskSteps:
         yield moment
         if preview is None or progress.result is not None:
             continue
-        # Between two steps: whoever looks at another slice meanwhile sees that one, too.
+        # Also after a step without a new preview: another slice may be on screen by now.
         if (here := task.here) not in shown:
             shown.add(here)
             yield from _predicted(preview, scan, here[0], [here[1]], device, moment)
@@ -172,7 +175,7 @@ def learn(session: Session, task: Task) -> TaskSteps:
 
 
 def apply(session: Session, task: Task) -> TaskSteps:
-    """The answer of a version of the model, from memory or by segmenting the scan."""
+    """Get the answer of a version of the model, from memory or by segmenting the scan."""
     version, segmentation = task.version, task.scans[0].segmentation
     yield TaskProgress("Loading the model")
     from l2gnet_core.device import choose_device
@@ -181,11 +184,11 @@ def apply(session: Session, task: Task) -> TaskSteps:
     model = model_of(session, version, task.annotation, device)
     if version.raw is not None:
         answered = Answered("rolled back", model, (), device=device, remembered=True)
-        # Tidied as it was: what was painted since is a person's, and says nothing of other slices.
+        # Tidied as before: later strokes stay a person's, and must not change other slices.
         yield from _tidied(segmentation, version.raw, answered, version.traces, version.tidying)
         return
     scan = ScanFrames(task.scans[0].volume, segmentation.axis)
-    # A version from a file is new, the others have been there before.
+    # A version from a file is new; the others gave answers before.
     what: Literal["accepted", "rolled back"] = "rolled back"
     if version.kind == "file" and version.model is None:
         what = "accepted"
@@ -199,7 +202,7 @@ def interpolate(
     slices: Sequence[int],
     organ: int | None,
 ) -> TaskSteps:
-    """An organ (None: all) filled in between slices of a frame; the last moment holds it."""
+    """Fill in an organ (None: all) between slices of a frame. Yields the filled slices last."""
     yield TaskProgress("Interpolating")
     segmentation = annotation.segmentation
     scan = ScanFrames(volume, segmentation.axis).frame(frame)
@@ -217,14 +220,14 @@ def interpolate(
 
 
 def model_of(session: Session, version: Version, annotation: Annotation, device: str) -> Model:
-    """The model of a version, from memory or its file. Raises InputError if it is nowhere."""
+    """The model of a version, from memory or its file. Raises InputError if it cannot be found."""
     if (model := _in_memory(version, annotation)) is not None:
         return model
     return session.load(version.path or find_model(annotation.model), device)
 
 
 def card_of(version: Version, annotation: Annotation) -> ModelCard:
-    """The card of a version's model. Raises InputError if it is nowhere."""
+    """The card of a version's model. Raises InputError if it cannot be found."""
     from l2gnet_core.checkpoint import read_card
 
     if (model := _in_memory(version, annotation)) is not None:
@@ -236,7 +239,7 @@ def _in_memory(version: Version, annotation: Annotation) -> Model | None:
     from l2gnet_core.checkpoint import Model
 
     answered = annotation.segmentation.model
-    # Of the original, the file may be another by now.
+    # The file of the original may have been overwritten since.
     if version is annotation.version and version.kind == "original" and isinstance(answered, Model):
         return answered
     return version.model
@@ -248,9 +251,9 @@ def tidied(
     answered: Answered,
     before: Tidying | None = None,
 ) -> tuple[NDArray[Any], Answered]:
-    """A model's raw answer (t,z,y,x), tidied as is chosen for the mask, and how it came about.
+    """A model's raw answer (t,z,y,x), tidied as chosen for the mask, and the completed `answered`.
 
-    before: how it was tidied when it was there before; it is again, if the choice is the same.
+    before: how the answer was tidied earlier; used again if the choices are the same.
     """
     if not segmentation.clean_up:
         return raw, replace(answered, tidying=None)
@@ -280,7 +283,7 @@ def _config(task: Task, model: Model, corrections: Sequence[Correction]) -> Fine
 
 
 def _main_share(corrections: Sequence[Correction], config: FineTuneConfig) -> float:
-    """Share of a fine-tuning that the run takes whose weights are kept; the rest checks it."""
+    """Share of a fine-tuning that the main run takes; the rest checks it on slices left out."""
     from l2gnet_core.cross_validation import folds
 
     return 1 / (1 + config.fold_share * len(folds(corrections, config)))
@@ -307,7 +310,7 @@ def _predicted(
 def _fit(
     model: Model, corrections: Sequence[Correction], device: str, moment: TaskProgress
 ) -> Generator[TaskProgress, None, float | None]:
-    """Mean Dice of a model on some of the slices that it learns from."""
+    """Mean Dice of a model on some of the slices that it learns from; None if nothing counts."""
     from l2gnet_core.cross_validation import left_out_counts, pooled_dice
 
     some = [correction.slices[:_SLICES_FOR_DICE] for correction in corrections[:1]]
@@ -330,8 +333,8 @@ def _segmented(
     device: str,
     begun: float = 0.0,
 ) -> TaskSteps:
-    """The whole scan, outward from the slice on screen, then tidied as chosen for the mask; begun:
-    the share of the task that is behind already."""
+    """Segment the whole scan, outward from the slice on screen, and tidy it as chosen for the mask.
+    begun: the share of the task that is done already."""
     from l2gnet_core.predict import outward
 
     segmentation = task.scans[0].segmentation
@@ -339,7 +342,7 @@ def _segmented(
     raw = np.zeros_like(segmentation.raw)
     traces: dict[int, Trace] = {}
     places: list[SliceKey] = []
-    # Each frame from the slice that is on screen by then.
+    # Lazy: each frame begins at the slice that is on screen by then.
     order = (
         (frame, outward(task.here[1], count))
         for frame in outward(task.here[0], len(segmentation.shown))
@@ -371,7 +374,7 @@ def _tidied(
     traces: dict[int, Trace],
     before: Tidying | None = None,
 ) -> TaskSteps:
-    """A model's answer, tidied as chosen for the mask; before: as of `tidied`."""
+    """Yield a model's answer, tidied as chosen for the mask. before: as in `tidied`."""
     yield TaskProgress("Tidying", 1.0)
     answer, answered = tidied(segmentation, raw, answered, before)
     yield TaskProgress("Done", 1.0, raw=raw, answer=answer, answered=answered, traces=traces)

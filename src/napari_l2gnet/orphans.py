@@ -22,8 +22,8 @@ def orphans(viewer: napari.Viewer, image: Image) -> list[MaskLayer]:
 
 
 def same_scan(masks: list[MaskLayer], image: Image) -> Generator[list[MaskLayer], None, None]:
-    """Yields the masks that are of the image's scan, identified as for saved work. Reads all of both
-    scans; meant for a thread of its own. Raises InputError."""
+    """Yields the masks that are of the image's scan, which is identified as for saved work. Reads
+    all of both scans; meant for a thread of its own. Raises InputError."""
     scan = identify(volume_of(image))
     yield [mask for mask in masks if identify(volume_of(mask.layer.metadata[IMAGE_KEY])) == scan]
 

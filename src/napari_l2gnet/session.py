@@ -1,6 +1,6 @@
 """The models in memory, and segmenting and tidying step by step, without Qt.
 
-The widgets call these methods and draw what comes back; a script can do the same.
+The widgets call these methods and draw the results; a script can do the same.
 """
 
 from __future__ import annotations
@@ -121,20 +121,21 @@ class Session:
     def clean(
         self, segmentation: Segmentation, choices: CleanUp
     ) -> Generator[SegmentProgress, None, None]:
-        """Tidy the raw masks by the choices (none of them: show the raw masks again), yielding the
-        slices that this changes."""
+        """Tidy the raw answer as chosen, yielding the slices that change. Without any choice these
+        are the raw slices."""
         yield SegmentProgress("Tidying")
         tidying = Tidying(choices, segmentation.painted())
         yield SegmentProgress("Tidying", tidying=tidying)
         for place, labels in tidying.tidied(segmentation.raw, segmentation.axis):
-            # Each that is put takes a moment of the window's time: hundreds of slices take seconds.
+            # Unchanged slices are left out: taking in hundreds of them blocks the window for
+            # seconds.
             if not segmentation.holds(place, labels):
                 yield SegmentProgress("Tidying", place=place, labels=labels, tidied=True)
-            elif place[1] == 0:  # so that Cancel is heard between frames
+            elif place[1] == 0:  # a chance to cancel between frames
                 yield SegmentProgress("Tidying")
 
     def load(self, path: Path, device: str) -> Model:
-        """A model from its file; the next time from memory, as long as the file stays the same."""
+        """A model from its file, or from memory as long as the file stays the same."""
         from l2gnet_core.checkpoint import find_model_file, load_model
 
         file = find_model_file(path).resolve()
@@ -145,14 +146,14 @@ class Session:
         return self._loaded[key][1]
 
     def save(self, model: Model, path: Path) -> Model:
-        """Write a model under the name of its file, so that it can be chosen by it.
+        """Write a model and name it after its file, so that it can be chosen by that name.
 
-        Raises InputError for the name of a bundled model, for one without .safetensors that a file
-        has with it, and for files that cannot be written.
+        Raises InputError for the name of a bundled model, for a name without .safetensors if the
+        file with that suffix exists, and for files that cannot be written.
         """
         from l2gnet_core.checkpoint import save_model
 
-        if path.suffix != ".safetensors":  # the one spelling that is in the list
+        if path.suffix != ".safetensors":  # the catalog lists this spelling only
             path = ended(path, (), ".safetensors")
         if any(entry.bundled and entry.name == path.stem for entry in models()):
             raise InputError(
@@ -181,5 +182,5 @@ def _by_frame(places: Sequence[SliceKey]) -> dict[int, list[int]]:
 
 @cache
 def shared_session() -> Session:
-    """The one session of this process: two viewers need not load a model twice."""
+    """The one session of this process, so that two viewers load a model only once."""
     return Session()

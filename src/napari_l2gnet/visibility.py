@@ -117,8 +117,8 @@ def _has_picture(mask: MaskLayer) -> bool:
 
 
 def _is_picture(layer: Layer, mask: MaskLayer) -> bool:
-    """Is a layer the scan of a mask, or another image of the same voxels? An image with masks of its
-    own is none: it may be of another patient or time."""
+    """Is a layer the scan of a mask, or another image of the same voxels? An image with masks of
+    its own does not count: it may be of another patient or time."""
     if not isinstance(layer, Image) or VIEW_KEY in layer.metadata:
         return False
     if layer is mask.layer.metadata[IMAGE_KEY]:
