@@ -30,20 +30,20 @@ from napari_l2gnet.worker import Job
 if TYPE_CHECKING:
     from l2gnet_core.volume import Volume
 
-#: Dice of a new organ on slices left out below which interpolation does better: on organs of the
-#: abdomen it reaches 0.8 to 0.9 between five painted slices.
+#: Dice of a new organ on slices left out, below which interpolation does better: that reaches 0.8
+#: to 0.9 on abdominal organs between five painted slices.
 _WELL = 0.8
 
 
 class CorrectRun(QObject):
-    """Computes in a thread; shows what comes out beside its mask, or takes it in as one step.
+    """Computes in a thread. Shows the result beside its mask, or adopts it as one undoable step.
 
-    It keeps to that mask: the user may look at another one meanwhile.
+    It stays with that mask while the user looks at another one.
     """
 
-    #: What has just been done, a Moment; it is shown already.
+    #: A `TaskProgress`, after it is shown.
     stepped = Signal(object)
-    #: "finished", "cancelled" or "failed", and a sentence. Everything is drawn by then.
+    #: "finished", "cancelled" or "failed", and a sentence; emitted after everything is drawn.
     ended = Signal(str, str)
 
     def __init__(
@@ -52,13 +52,13 @@ class CorrectRun(QObject):
         super().__init__(parent)
         self.mask = mask
         self.annotation = annotation
-        #: The slice on screen matters to a fine-tuning.
+        #: The task of a fine-tuning or of another version. `task.here` follows the slice on screen.
         self.task: Task | None = None
         self._session = session
         self._job: Job | None = None
         #: What the guard said.
         self.text = ""
-        #: Is what came into the mask still there?
+        #: Is the adopted answer still in the mask?
         self.stands: Callable[[], bool] = lambda: True
         self._kind: Kind = "scan"
         self._answer: TaskProgress | None = None
@@ -77,8 +77,8 @@ class CorrectRun(QObject):
     def apply(
         self, task: Task, number: int, brought: Sequence[int] = (), loaded: bool = False
     ) -> None:
-        """Take the answer of a version into the mask; the organs (ids) that it `brought`, and one
-        that was just `loaded`, are forgotten where that does not come to its end."""
+        """Adopt the answer of a version. If that fails or is cancelled, the organs (ids) that it
+        `brought` are removed again, and so is a version that was just `loaded`."""
         self.task, self._brought = task, brought
         drop_proposal(self.annotation)
 
@@ -108,7 +108,7 @@ class CorrectRun(QObject):
     def interpolate(
         self, volume: Volume, frame: int, slices: tuple[int, ...], organ: int | None
     ) -> None:
-        """Fill in between slices of a frame of the scan; None stands for all organs."""
+        """Fill in an organ (None: all) between slices of a frame of the scan."""
         steps = learning.interpolate(self.annotation, volume, frame, slices, organ)
 
         def adopt() -> None:
@@ -118,12 +118,12 @@ class CorrectRun(QObject):
         self._start("Interpolating", steps, self._take_answer, adopt)
 
     def cancel(self) -> None:
-        """Stop; nothing of it stays."""
+        """Stop and undo what was begun."""
         if self._job is not None:
             self._job.cancel()
 
     def abandon(self) -> None:
-        """Stop; nobody is left to hear of the end."""
+        """Stop without emitting `ended`, as the widget closes."""
         self._abandoned = True
         self.cancel()
         self._undo_traces()
@@ -207,13 +207,13 @@ class CorrectRun(QObject):
             self._answer = moment
 
     def _adopt(self, adopt: Callable[[], int], text: str) -> None:
-        """Let an answer come into the mask, once it can; adopt: does so and says how many voxels
-        that changes."""
+        """Adopt an answer as soon as no stroke is under way. adopt: does it, and returns how many
+        voxels change."""
         if not self.mask.connected:
             self._end("failed", "The mask was replaced meanwhile: nothing was written.")
             return
         if self.mask.stroke_under_way:
-            # Written now, it would become a part of the stroke.
+            # Written now, it would become part of the stroke.
             QTimer.singleShot(50, lambda: self._adopt(adopt, text))
             return
         count = adopt()
@@ -240,7 +240,7 @@ class CorrectRun(QObject):
         self._take_away(self._brought)
 
     def _take_away(self, organs: Sequence[int]) -> None:
-        """Let the mask not have organs any more, but those that a person has painted meanwhile."""
+        """Remove organs (ids) from the mask, except those that a person has painted meanwhile."""
         segmentation = self.annotation.segmentation
         gone = {id for id in organs if not (segmentation.shown == id).any()}
         if gone:
@@ -256,7 +256,7 @@ class CorrectRun(QObject):
 def _as_chosen(
     segmentation: Segmentation, answer: NDArray[Any], raw: NDArray[Any], answered: Answered
 ) -> tuple[NDArray[Any], Answered]:
-    """An answer, tidied anew if another choice was made, or undone, while it was on its way."""
+    """An answer, tidied again if the choices were changed while it was computed."""
     tidying = answered.tidying
     if (tidying.choices if tidying else CleanUp()) == segmentation.clean_up:
         return answer, answered
@@ -264,8 +264,7 @@ def _as_chosen(
 
 
 def take_in(mask: MaskLayer, moment: TaskProgress, number: int) -> int:
-    """Take the answer of a version into a mask as one undoable step; returns how many voxels
-    change."""
+    """Adopt the answer of a version as one undoable step; returns how many voxels change."""
     assert moment.answer is not None
     assert moment.raw is not None
     assert moment.answered is not None
@@ -278,10 +277,10 @@ def take_in(mask: MaskLayer, moment: TaskProgress, number: int) -> int:
 
 
 def fill_in(mask: MaskLayer, filled: Mapping[SliceKey, NDArray[Any]], organ: int | None) -> int:
-    """Take what interpolation filled in of an organ (None: all) into a mask as one undoable step;
-    returns how many voxels change.
+    """Adopt an organ (None: all) as interpolation filled it in, as one undoable step; returns how
+    many voxels change.
 
-    All else stays as it is by now: an answer may have been undone since interpolation began.
+    All else stays as it is now: an answer may have been undone since the interpolation began.
     """
     annotation, segmentation = annotation_of(mask), mask.segmentation
     annotation.keep_first_answer()
@@ -291,7 +290,7 @@ def fill_in(mask: MaskLayer, filled: Mapping[SliceKey, NDArray[Any]], organ: int
 
 
 def accept(mask: MaskLayer, annotation: Annotation) -> int:
-    """Take a complete proposal into the mask as one undoable step, and its model as a version.
+    """Adopt a complete proposal as one undoable step, and add its model as a version.
 
     Returns how many voxels change.
     """
@@ -328,22 +327,22 @@ def accept(mask: MaskLayer, annotation: Annotation) -> int:
 def _with_filled(
     annotation: Annotation, answer: NDArray[Any], raw: NDArray[Any]
 ) -> tuple[NDArray[Any], NDArray[Any], list[SliceKey]]:
-    """What is proposed, tidied and raw (t,z,y,x), with what interpolation filled in of organs that
-    it hardly knows; and the slices that this changes."""
+    """A proposal, tidied and raw (t,z,y,x), with the organs that its model hardly knows as
+    interpolation filled them in; and the slices that hold such organs."""
     segmentation, filled = annotation.segmentation, annotation.filled
     if filled:
         answer, raw = answer.copy(), raw.copy()
     for place in filled:
         labels = segmentation.slice_of(answer, place)
         labels[...] = annotation.with_filled(place, labels)
-        # Tidying begins with the raw answer and must find there what is filled in.
+        # Tidying begins with the raw answer, which must hold the filled-in organs, too.
         segmentation.slice_of(raw, place)[...] = labels
     return answer, raw, filled
 
 
 def bring_organs(mask: MaskLayer, annotation: Annotation, version: Version) -> tuple[int, ...]:
-    """Give a mask the organs of a version's model that it does not have, as of one that another
-    mask taught; returns their ids. Raises InputError."""
+    """Give a mask the organs of a version's model that it lacks, such as those learnt from another
+    mask; returns their ids. Raises InputError."""
     mine = mask.segmentation.card.labels
     theirs = card_of(version, annotation).labels
     new = LabelSet(tuple(one for one in theirs if one.id not in mine.names))
@@ -354,13 +353,13 @@ def bring_organs(mask: MaskLayer, annotation: Annotation, version: Version) -> t
 
 
 def _record(segmentation: Segmentation, answered: Answered, changed: int) -> None:
-    """An answer came into a mask and changed voxels that are shown."""
+    """Add an adopted answer to the events. changed: how many shown voxels it changed."""
     spared = frozenset(segmentation.reviewed)
     segmentation.events.append(replace(answered, spared=spared, undoable=changed > 0))
 
 
 def drop_proposal(annotation: Annotation) -> None:
-    """Nothing is proposed any more, nor shown beside the mask."""
+    """Discard the proposal, if there is one, and its preview."""
     if annotation.proposal is not None and annotation.proposal.learnt is not None:
         model = annotation.proposal.learnt.result.model
         annotation.segmentation.events.append(Discarded(model))
@@ -376,13 +375,13 @@ def _clear_proposal(annotation: Annotation) -> None:
 
 
 def flip(annotation: Annotation) -> None:
-    """Before becomes after, and anything else before."""
+    """Show the proposal if the mask is shown, and else the mask."""
     if annotation.preview is not None:
         annotation.preview.show(AFTER if annotation.preview.mode == BEFORE else BEFORE)
 
 
 def verdict_message(learnt: FineTuned) -> str:
-    """What came of a fine-tuning, in plain words."""
+    """The outcome of a fine-tuning, in plain words."""
     verdict = learnt.result.verdict
     dice = verdict.evidence.dice
     if not verdict.kept or not dice.before:
@@ -412,7 +411,7 @@ def verdict_message(learnt: FineTuned) -> str:
 
 
 def weak_organs(learnt: FineTuned) -> tuple[int, ...]:
-    """Ids of new organs that are hardly learnt: interpolation fills them in better."""
+    """Ids of new organs that are learnt so poorly that interpolation does better."""
     dice = learnt.result.verdict.evidence.dice.after
     old, new = (model.card.labels.names for model in (learnt.parent, learnt.result.model))
     weak = (id for id, name in new.items() if id not in old and dice.get(name, 1) < _WELL)

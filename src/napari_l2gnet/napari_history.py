@@ -110,7 +110,7 @@ def _changes(
     if (everywhere[1:] > everywhere[:-1]).all():
         # Each once and in order already, as in one fill: sorting a whole scan takes half a minute.
         return everywhere, first, last
-    # Of a voxel that was changed twice: its first label before and its last label after.
+    # For a voxel that was changed twice: its first label before, and its last label after.
     unique, at = np.unique(everywhere, return_index=True)
     _, from_the_end = np.unique(everywhere[::-1], return_index=True)
     return unique, first[at], last[::-1][from_the_end]

@@ -1,4 +1,4 @@
-"""The table of slices to review: which, why, and how far they are."""
+"""The table of slices to review: which ones, why, and their state."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Row:
 
 
 class SliceQueue(QTableWidget):
-    """One row a slice. Draws what it is given and says what was clicked."""
+    """A table with a row for each slice, which emits the slice that was clicked."""
 
     go_to = Signal(object)
 
@@ -55,7 +55,8 @@ class SliceQueue(QTableWidget):
         self.cellClicked.connect(self._on_click)
 
     def show_series(self, series: bool) -> None:
-        """Do names of slices begin with a frame?"""
+        """Name the column for slices of a series, whose names begin with the frame, or of one
+        frame."""
         head = "t · slice" if series else "Slice"
         item = self.horizontalHeaderItem(SLICE)
         item.setToolTip("Frame of the series, and slice in it" if series else "")
@@ -91,7 +92,7 @@ class SliceQueue(QTableWidget):
         self.clearSelection()
 
     def rows(self) -> list[tuple[str, ...]]:
-        """What the table says: slice, why, state."""
+        """The texts of the table: slice, why, state."""
         columns = range(3)
         return [
             tuple(self.item(row, column).text() for column in columns)
