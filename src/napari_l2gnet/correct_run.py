@@ -270,8 +270,14 @@ def take_in(mask: MaskLayer, moment: TaskProgress, number: int) -> int:
     assert moment.answered is not None
     annotation_of(mask).keep_first_answer()
     segmentation, model = mask.segmentation, moment.answered.model
-    whole = segmentation.places
-    changed = mask.adopt(moment.answer, moment.raw, number, moment.traces, whole, model)
+    changed = mask.adopt(
+        moment.answer,
+        moment.raw,
+        number,
+        traces=moment.traces,
+        completes=segmentation.places,
+        model=model,
+    )
     _record(segmentation, moment.answered, changed)
     return changed
 
@@ -316,8 +322,14 @@ def accept(mask: MaskLayer, annotation: Annotation) -> int:
         other.segmentation.events.append(learnt)
         other.add_version(version_for(other))
     segmentation = annotation.segmentation
-    places, model = segmentation.places, learnt.result.model
-    changed = mask.adopt(answer, raw, number, proposal.traces, places, model)
+    changed = mask.adopt(
+        answer,
+        raw,
+        number,
+        traces=proposal.traces,
+        completes=segmentation.places,
+        model=learnt.result.model,
+    )
     answered = replace(answered, filled=segmentation.answers(filled))
     _record(segmentation, answered, changed)
     annotation.changed.emit("versions")

@@ -119,7 +119,7 @@ class Annotator:
         self.log()
 
     def teach(self) -> None:
-        """Fine-tune for a moment, and mostly accept what comes out."""
+        """Fine-tune for a moment, and mostly accept the result."""
         task = fine_tuning([self.mask], "scan", 0.2, False)
         run = CorrectRun(self.session, self.mask, self.annotation, self.parent)
 
@@ -149,7 +149,7 @@ class Annotator:
 
 
 def kept(limits: Any, evidence: Evidence, known: Any) -> Verdict:
-    """Of noise nothing can be learnt."""
+    """Keep any model: nothing can be learnt from noise."""
     return Verdict(True, "Kept.", evidence)
 
 
