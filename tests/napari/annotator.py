@@ -33,9 +33,10 @@ from l2gnet_core.project.scans import identify
 from l2gnet_core.project.state import SliceState
 from l2gnet_core.volume import Grid, Volume
 from napari_l2gnet.autosave import keep
-from napari_l2gnet.correct_run import CorrectRun, accept, drop_proposal
+from napari_l2gnet.correct_run import CorrectRun
 from napari_l2gnet.learning import model_of
 from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.proposals import accept, drop_proposal
 from napari_l2gnet.resume import read_work
 from napari_l2gnet.session import Session
 from napari_l2gnet.tasks import annotation_of, fine_tuning

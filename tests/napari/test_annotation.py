@@ -21,7 +21,6 @@ from l2gnet_core.labels import Label, LabelSet
 from l2gnet_core.project.events import Answered, Interpolated
 from l2gnet_core.volume import Grid
 from napari_l2gnet.annotation import PAINTED_WEIGHT, Annotation, Proposal
-from napari_l2gnet.correct_run import accept, fill_in, verdict_message, weak_organs
 from napari_l2gnet.doubts import ExpectedErrors
 from napari_l2gnet.layers import volume_of
 from napari_l2gnet.learning import interpolate
@@ -35,6 +34,7 @@ from napari_l2gnet.organs import (
     with_organ,
     with_organs_of,
 )
+from napari_l2gnet.proposals import accept, fill_in, verdict_message, weak_organs
 from napari_l2gnet.segmentation import Segmentation
 from napari_l2gnet.tasks import fine_tuning
 
