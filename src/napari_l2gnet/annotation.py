@@ -1,4 +1,4 @@
-"""Correcting a mask, without Qt: which slices are reviewed, the model's versions, the organs."""
+"""The state of correcting a mask: slices to review, model versions, what to learn. Without Qt."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from psygnal import Signal
 
+from l2gnet_core.project.state import SliceKey
 from napari_l2gnet.organs import UNMARKED
-from napari_l2gnet.segmentation import Segmentation, SliceKey
+from napari_l2gnet.segmentation import Segmentation
 
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from napari_l2gnet.preview import Preview
 
 ANNOTATION_KEY = "l2gnet_annotation"
-#: How much more a voxel counts that a person painted than one that they accepted.
+#: Weight of a voxel that a person painted, where one that they only accepted has 1.
 PAINTED_WEIGHT = 3.0
 
 Kind = Literal["original", "scan", "project", "file"]
@@ -34,10 +35,11 @@ Kind = Literal["original", "scan", "project", "file"]
 class Version:
     """A version of the model that a mask is made with.
 
-    model: None as long as nobody needs it; then the session loads it, from `path` or, without one,
-    the model that the mask began with. raw: its answer (t,z,y,x), untidied, and what it saw, once
-    it has segmented the scan. tidying: how that answer was tidied, around what was painted by then.
-    brought: ids of organs that the mask did not have before.
+    parent: number of the version that it was learnt from. model: None until it is needed; then the
+    session loads it from `path` or, without one, the model that the mask began with. raw, traces:
+    its answer (t,z,y,x) before tidying, and what it saw, by frame, once it has segmented the scan.
+    tidying: how that answer was tidied around the strokes of that time. brought: ids of organs that
+    the mask did not have before.
     """
 
     name: str
@@ -54,12 +56,12 @@ class Version:
 
 @dataclass(eq=False)
 class Proposal:
-    """A new answer to look at before it is accepted: raw and, once it is `complete`, tidied, both
-    (t,z,y,x); `done` are the slices that there are.
+    """A new answer to look at before it is accepted.
 
-    learnt: the model, None as long as no guard has seen it. answered: how it came to its answer.
-    others: masks that taught it, too. weak: ids of organs that it hardly knows: where interpolation
-    filled them in, that stays.
+    raw: the answer (t,z,y,x) before tidying, of the slices in `done`. answer: the same tidied, once
+    it is `complete`. learnt: the outcome with the model, None before the guard has seen it.
+    answered: how the model gave the answer. others: annotations of the other masks that it learnt
+    from. weak: ids of organs that it hardly knows: filled-in voxels of these stay.
     """
 
     kind: Kind
@@ -80,8 +82,8 @@ class Proposal:
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """What a person says of one frame: labels and weights (z,y,x), true in `slices` alone, where
-    UNMARKED voxels are unknown."""
+    """A person's corrections of one frame: labels and weights (z,y,x), which hold in `slices` only.
+    The labels of UNMARKED voxels are unknown."""
 
     frame: int
     slices: tuple[int, ...]
@@ -90,10 +92,10 @@ class Lesson:
 
 
 class Annotation:
-    """How far the correcting of one mask is. There is one for each mask, whoever looks at it.
+    """The state of correcting one mask, shared by all widgets.
 
-    `changed` tells what is new: "reviewed", "edited", "queue", "organs", "versions", "proposal",
-    "job" or "trouble".
+    `changed` is emitted with what is new: "reviewed", "edited", "queue", "organs", "versions",
+    "proposal", "job" or "trouble".
     """
 
     changed = Signal(str)
@@ -108,11 +110,11 @@ class Annotation:
         self.preview: Preview | None = None
         #: What a job is doing for this mask, as a sentence; "" if there is none.
         self.job = ""
-        #: Why the work on it cannot be saved at the moment, in a sentence; "" while it can.
+        #: Why the mask cannot be saved at the moment, in a sentence; "" while it can.
         self.trouble = ""
         #: Slices with a person's strokes; brought up to date by `look_for_edits`.
         self.edited: set[SliceKey] = set()
-        #: Why to check a slice, and how urgently; empty as long as nothing is known.
+        #: Why to check a slice, and how urgently; empty before the slices are ranked.
         self.doubts: Mapping[SliceKey, ExpectedErrors] = {}
         self._unseen: set[SliceKey] = set(segmentation.places)
         self._edits = 0
@@ -131,7 +133,7 @@ class Annotation:
         self.changed.emit("job")
 
     def tell_trouble(self, trouble: str) -> None:
-        """The work cannot be saved any more, or with "" it can again."""
+        """The mask cannot be saved any more, or with "" it can again."""
         self.trouble = trouble
         self.changed.emit("trouble")
 
@@ -139,23 +141,23 @@ class Annotation:
 
     @property
     def queue(self) -> list[SliceKey]:
-        """Every slice, the most doubtful first; in their own order where nothing is known."""
-        # As they were ranked: of slices about which nothing is doubted, too, some come first.
+        """Every slice, the most doubtful first; slices without a rank follow in scan order."""
+        # Also slices that are not called doubtful have a rank.
         ranked = sorted(self.doubts, key=lambda place: -self.doubts[place].expected)
         return [*ranked, *(place for place in self.segmentation.places if place not in self.doubts)]
 
     def rank(self, doubts: Mapping[SliceKey, ExpectedErrors]) -> None:
-        """Take in why to check which slices."""
+        """Take in which slices to check first, and why."""
         self.doubts = doubts
         self.changed.emit("queue")
 
     def name_of(self, place: SliceKey) -> str:
-        """What a slice is called: by its number, in a series by its frame's, too."""
+        """The name of a slice: its number, in a series after that of its frame."""
         frame, index = place
         return f"{frame} · {index}" if len(self.segmentation.shown) > 1 else str(index)
 
     def why(self, place: SliceKey) -> str:
-        """Why a slice is where it is in the queue."""
+        """Why to look at a slice, as the queue shows it."""
         if place in self.edited:
             return "edited"
         if place in self.doubts and self.doubts[place].organ:
@@ -163,19 +165,13 @@ class Annotation:
         return "–" if place in self.segmentation.finished else "not segmented"
 
     def review(self, place: SliceKey, accepted: bool = True) -> None:
-        """A person vouches for a slice as it is, or takes that back."""
-        reviewed, unreviewed_organs = (
-            self.segmentation.reviewed,
-            self.segmentation.unreviewed_organs,
-        )
-        (reviewed.add if accepted else reviewed.discard)(place)
-        self.segmentation.reviewed_at[place] = self.segmentation.edits
-        unreviewed_organs -= {(at, organ) for at, organ in unreviewed_organs if at == place}
+        """A person accepts a slice as it is, or takes that back."""
+        self.segmentation.reviews.review(place, accepted, self.segmentation.edits)
         self.changed.emit("reviewed")
 
     def next_place(self, after: SliceKey | None) -> SliceKey | None:
-        """The next slice of the queue after one (None: from its top) that nobody has reviewed; None
-        if all are."""
+        """The next slice in the queue that is not reviewed, after one (None: from the top on); None
+        if all are reviewed."""
         queue = self.queue
         start = 0 if after is None else queue.index(after) + 1
         ahead = [*queue[start:], *queue[:start]]
@@ -186,14 +182,14 @@ class Annotation:
         self._unseen.update(self.segmentation.places)
 
     def catch_up(self) -> None:
-        """Look for all that a person did since the last time, also while nobody followed."""
+        """Look for all edits since the last time, also those while no widget followed the mask."""
         if self._edits != self.segmentation.edits:
             self.may_be_edited()
         self._edits = self.segmentation.edits
         self.look_for_edits()
 
     def look_for_edits(self, seconds: float = float("inf")) -> bool:
-        """Look for edited slices for at most about `seconds`; True when all have been looked at."""
+        """Look for edited slices for at most about `seconds`; True when no slice is left."""
         until = time.perf_counter() + seconds
         before = len(self.edited)
         touched = False
@@ -211,17 +207,17 @@ class Annotation:
 
     @property
     def taught(self) -> set[SliceKey]:
-        """Slices to learn from: those that are accepted, and those that are painted on."""
+        """Slices to learn from: the accepted ones and the painted ones."""
         return self.segmentation.reviewed | self.edited
 
     def lessons(self, painted_is_complete: bool, structures: Container[int]) -> list[Lesson]:
-        """Copies of what a person said, a frame each.
+        """A person's corrections, one lesson for each frame, as copies.
 
-        painted_is_complete: are slices that are painted on, but not accepted, the whole truth? Else
-        nothing but a person's voxels counts there, unless some are of a structure that is not among
-        the model's own, by id: of where that is not, strokes of it alone would say nothing. Slices
-        that were reviewed before an organ was added say where the others are, and no more; those
-        without any say nothing and are left out.
+        structures: ids of the model's own structures. painted_is_complete: are slices that were
+        painted, but not accepted, correct as a whole? If not, only a person's voxels count there,
+        unless some are of a structure that the model does not have: such strokes alone would not
+        teach where that structure is absent. In slices reviewed before an organ was added, the
+        background is unknown; slices in which nothing is known are left out.
         """
         self.look_for_edits()
         segmentation = self.segmentation
@@ -229,17 +225,14 @@ class Annotation:
         frames = sorted({frame for frame, _ in self.taught})
         lessons = []
         for frame in frames:
-            # Nothing but the slices is touched: of a large scan the rest costs no memory.
+            # np.zeros costs no memory for slices that are not written to.
             labels = np.zeros(segmentation.shown.shape[1:], np.uint16)
             weights = np.zeros(labels.shape, np.float32)
             slices = []
             for index in sorted(index for at, index in self.taught if at == frame):
                 place = (frame, index)
-                shown, known, stroked = (
-                    segmentation.slice_of(array, place)
-                    for array in (segmentation.shown, segmentation.known, segmentation.stroked)
-                )
-                by_person = stroked | (shown != known)
+                shown = segmentation.slice_of(segmentation.shown, place)
+                by_person = segmentation.by_person_at(place)
                 taught_new = any(id not in structures for id in np.unique(shown[by_person]) if id)
                 all_true = painted_is_complete or taught_new or place in segmentation.reviewed
                 told = shown if all_true else np.where(by_person, shown, np.uint16(UNMARKED))
@@ -263,7 +256,7 @@ class Annotation:
         return self.versions[self.segmentation.version]
 
     def propose(self, proposal: Proposal | None) -> None:
-        """Something to look at before it is accepted, or nothing any more."""
+        """Set the answer to look at before it is accepted; None: there is none any more."""
         self.proposal = proposal
         self.changed.emit("proposal")
 
@@ -274,46 +267,42 @@ class Annotation:
         return len(self.versions) - 1
 
     def next_name(self) -> str:
-        """A name for the next version that is made here."""
+        """A name for the next version that is learnt here."""
         return f"v{len(self.versions)}"
 
     def resume(self, versions: Sequence[Version], shown: int) -> None:
-        """Go on with saved versions; shown: the number of the one that the mask shows."""
+        """Take in saved versions. shown: the number of the one that the mask shows."""
         self.versions, self.segmentation.version = list(versions), shown
         self.changed.emit("versions")
 
     def keep_first_answer(self) -> None:
-        """Before another answer is taken in: remember that of the model that the mask began
-        with, if it is of the whole scan."""
+        """Remember the answer of the model that the mask began with, if it covers the whole scan.
+        To be called before another answer is adopted."""
         from l2gnet_core.checkpoint import Model
 
         version, model = self.version, self.segmentation.model
         if version is self.versions[0] and version.model is None and isinstance(model, Model):
-            # The file that it is from may be written over.
+            # Its file may be overwritten.
             version.model = model
         whole = self.segmentation.finished.issuperset(self.segmentation.places)
-        # What is resumed may be of several answers; its model can give its own again.
+        # Resumed work may mix several answers; its model can segment the scan again.
         if version.raw is None and version.path is None and whole:
             version.raw = self.segmentation.raw.copy()
             version.traces = self.segmentation.traces
 
     def merged(self, place: SliceKey, answer: NDArray[Any]) -> NDArray[Any]:
-        """A slice as it will be once an answer (t,z,y,x) is taken in."""
+        """A slice as it will be once an answer (t,z,y,x) is adopted."""
         segmentation = self.segmentation
         shown = segmentation.slice_of(segmentation.shown, place)
         if place in segmentation.reviewed:
             return shown
-        known, stroked = (
-            segmentation.slice_of(array, place)
-            for array in (segmentation.known, segmentation.stroked)
-        )
         new = self.with_filled(place, segmentation.slice_of(answer, place))
-        return np.where(~stroked & (shown == known), new, shown)
+        return np.where(segmentation.by_person_at(place), shown, new)
 
     def with_filled(self, place: SliceKey, labels: NDArray[Any]) -> NDArray[Any]:
-        """A slice of what is proposed, with weak organs as interpolation filled them in there.
+        """A slice of the proposal, in which weak organs stay as interpolation filled them in.
 
-        The model below did not know them: what its answer has of them is of interpolation alone.
+        The current model does not know these organs: its answer has them from interpolation only.
         """
         below = self.segmentation.slice_of(self.segmentation.answer, place)
         for organ in self._weak:
@@ -323,7 +312,7 @@ class Annotation:
 
     @property
     def filled(self) -> list[SliceKey]:
-        """Slices that are to keep what interpolation filled in, whatever is proposed."""
+        """Slices that keep organs from interpolation when the proposal is accepted."""
         segmentation = self.segmentation
         free = [place for place in segmentation.places if place not in segmentation.reviewed]
         return [
@@ -340,10 +329,10 @@ class Annotation:
 
     def between(self, frame: int, organ: int | None) -> tuple[int, ...]:
         """The slices of a frame to interpolate between: reviewed ones, and those in which a person
-        painted the organ (None: any); but none that were reviewed before it was added (None: before
-        any was).
+        painted the organ (None: any). Reviews from before the organ (None: any organ) was added do
+        not count.
 
-        Raises InputError if there is nothing between them.
+        Raises InputError if no slice lies between them.
         """
         from l2gnet_core.interpolation import require_gap
 
@@ -357,7 +346,7 @@ class Annotation:
         return slices
 
     def _silent_on(self, organ: int | None) -> set[SliceKey]:
-        """Reviewed slices that do not say where an organ is that came later (None: any such)."""
+        """Reviewed slices that say nothing of an organ that was added later (None: of any)."""
         unreviewed_organs = self.segmentation.unreviewed_organs
         asked = [(place, one) for place, one in unreviewed_organs if organ in (None, one)]
         return {place for place, one in asked if not self._says(place, one)}
@@ -370,21 +359,21 @@ class Annotation:
     def interpolating(
         self, scan: NDArray[Any], frame: int, slices: Sequence[int], organ: int | None
     ) -> Generator[None, None, NDArray[Any]]:
-        """What lies between slices of a frame, whose scan (z,y,x) guides, of an organ (None: all of
-        them): labels (z,y,x)."""
+        """Fill in an organ (None: all) between slices of a frame, guided by its scan (z,y,x).
+        Returns labels (z,y,x)."""
         from l2gnet_core.guided_interpolation import guided_slices
 
         segmentation, axis = self.segmentation, self.segmentation.axis
         across = [size for i, size in enumerate(segmentation.grid.spacing) if i != axis]
-        # A copy: painting on changes nothing.
+        # A copy, so that strokes in the meantime change nothing.
         shown, pixel = segmentation.shown[frame].copy(), (across[0], across[1])
         return guided_slices(scan, shown, slices, axis, pixel, organ)
 
     def interpolated(
         self, filled: Mapping[SliceKey, NDArray[Any]], organ: int | None
     ) -> Mapping[SliceKey, NDArray[Any]]:
-        """The answer as it is now, in the slices that are filled in, with an organ (None: all of
-        them) as it is there. Tidying begins with the raw answer and must find it there, too."""
+        """The current answer in the filled slices, with an organ (None: all) as it was filled in.
+        It becomes the raw answer, too, as tidying begins with that."""
         if organ is None:
             return filled
         segmentation = self.segmentation

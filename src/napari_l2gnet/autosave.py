@@ -28,12 +28,12 @@ from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.worker import Job
 
 KEEPER_KEY = "l2gnet_keeper"
-#: Milliseconds between two looks at a mask, and while there is more to copy than one look may.
+#: Milliseconds between two looks at a mask: usually, and while slices wait to be copied.
 _LOOK_EVERY, _LOOK_SOON = 100, 20
 #: Milliseconds until a new mask's scan is identified.
 _IDENTIFY_AFTER = 1500
-#: Seconds of the GUI's thread that one look takes: to copy slices that a person changed, and to
-#: find what scripts wrote.
+#: Seconds of the GUI's thread for one look: to copy slices that a person changed, and to find what
+#: scripts wrote.
 _TO_COPY, _TO_COMPARE = 0.004, 0.001
 #: Seconds between two saves, and until a save that failed is tried again.
 _SAVE_EVERY, _RETRY_AFTER = 0.5, 5.0
@@ -46,11 +46,11 @@ def keep(
     folder: ProjectFolder | None = None,
     scripts: ScriptWatch | None = None,
 ) -> Autosave:
-    """Keep a mask from now on; a second call finds the same keeper.
+    """Save a mask from now on. A second call returns the same autosave.
 
-    volume: the mask's scan, as stored. widget: one in the mask's window, which saves as it closes.
-    folder: the project it was resumed from, held. scripts: finds what is written to the mask since;
-    None for one that begins now.
+    volume: the mask's scan, as stored. widget: one in the mask's window, so that closing the window
+    saves. folder: the held project that the mask was resumed from; None for a new mask. scripts:
+    finds what scripts have written since then; None for a new mask.
     """
     autosave: Autosave | None = mask.layer.metadata.get(KEEPER_KEY)
     if autosave is None:
@@ -61,30 +61,30 @@ def keep(
 
 
 def autosave_of(mask: MaskLayer) -> Autosave | None:
-    """The keeper of a mask, if it has one."""
+    """The autosave of a mask, if it has one."""
     return mask.layer.metadata.get(KEEPER_KEY)
 
 
 def keep_again(mask: MaskLayer, widget: QWidget) -> Autosave | None:
-    """Go on with the project of a mask that was removed from its viewer and put back; None if there
-    is nothing to do, or it cannot be, which is said."""
+    """Go on saving a mask that was removed from its viewer and put back. None if there is nothing
+    to do, or if it cannot be saved, which is shown as an error."""
     closed = autosave_of(mask)
     if closed is None or not closed.closed or not closed.keeps(mask.layer):
         return None
     if mask.layer not in mask.viewer.layers:
         return None
-    # Where it cannot be it is said once.
+    # Before trying, so that an error is shown only once.
     del mask.layer.metadata[KEEPER_KEY]
     folder, segmentation = closed.folder, mask.segmentation
     try:
-        # Whatever did not come to be saved.
+        # Save again everything that may not have been saved.
         if folder is not None:
             folder.hold()
             segmentation.answered.update(segmentation.places)
         else:
             edited = [place for place in segmentation.places if segmentation.edited(place)]
             segmentation.changed.update(edited)
-            # Where all was taken back nothing is edited, and the project would vouch for it.
+            # If all edits were undone, no slice is edited, but the project may still say so.
             segmentation.answered.update(segmentation.finished)
         return keep(mask, closed.volume, widget, folder)
     except (InputError, OutputError) as error:
@@ -96,7 +96,7 @@ def keep_again(mask: MaskLayer, widget: QWidget) -> Autosave | None:
 
 def open_projects(viewer: napari.Viewer) -> list[Path]:
     """The projects of the masks in a viewer."""
-    # Duplicates of a layer carry its metadata, and are kept by nobody.
+    # Duplicates of a layer have its metadata, but are not saved.
     kept = [(layer, layer.metadata.get(KEEPER_KEY)) for layer in viewer.layers]
     return [
         autosave.folder.path
@@ -106,12 +106,12 @@ def open_projects(viewer: napari.Viewer) -> list[Path]:
 
 
 class Autosave(QObject):
-    """Saves a mask about a second after each change, in a thread, from the first touch on.
+    """Saves a mask in a thread about a second after each change, from a person's first edit on.
 
-    Painting never waits: slices that a person changed are copied, a few milliseconds at a time.
+    Painting never waits: changed slices are copied a few milliseconds at a time.
     """
 
-    #: Everything up to a moment ago is on disk.
+    #: Emitted after each successful save.
     saved = Signal()
 
     def __init__(
@@ -130,9 +130,9 @@ class Autosave(QObject):
         self._job: Job | None = None
         self._under_way: Batch | None = None
         self._next_save = 0.0
-        # Organs, the colormap that they are shown with, and what `_labels` made of both.
+        # Organs, their colormap, and the result of `_labels` for these.
         self._shown_as: tuple[LabelSet, Any, LabelSet] = (LabelSet(()), None, LabelSet(()))
-        #: It saves no more.
+        #: It does not save any more.
         self.closed = False
         as_saved = folder is not None
         self._scripts = scripts or ScriptWatch(self._segmentation, as_saved)
@@ -143,23 +143,23 @@ class Autosave(QObject):
         if self._closing is not None:
             self._closing.add(self)
         if folder is None and isinstance(volume.data, np.ndarray):
-            # So that the first stroke is saved at once, but not while the mask is being shown. Lazy
-            # data is read when there is a need.
+            # Early, so that the first stroke is saved at once, but not while the mask is being
+            # shown. Lazy data are read only when something must be saved.
             QTimer(self, singleShot=True, interval=_IDENTIFY_AFTER, timeout=self._identify).start()
         self._timer.start()
 
     def keeps(self, layer: Layer) -> bool:
-        """Is it this layer's mask that is saved?"""
+        """Is this layer the one whose mask is saved, and not a duplicate of it?"""
         return layer is self._mask.layer
 
     @property
     def folder(self) -> ProjectFolder | None:
-        """The project, once anything was to be saved."""
+        """The project; None as long as there was nothing to save."""
         return self._queue.folder
 
     @property
     def begun(self) -> bool:
-        """Is there anything a person did that must not be lost?"""
+        """Did a person do anything that must not be lost?"""
         return self._queue.begun
 
     # ------------------------------------------------------------------ finding what changed
@@ -179,8 +179,8 @@ class Autosave(QObject):
                 self._start(self._saving(batch), batch)
 
     def _labels(self) -> LabelSet:
-        """Organs as they are shown; made anew only if they are others, for many take milliseconds
-        and every look asks."""
+        """Organs with the colours on screen. Cached, as every look asks and making many takes
+        milliseconds."""
         labels, colormap = self._segmentation.card.labels, self._mask.layer.colormap
         if labels is not self._shown_as[0] or colormap is not self._shown_as[1]:
             colors = {label: color for label, (color, _) in self._mask.colors().items()}
@@ -194,7 +194,7 @@ class Autosave(QObject):
     # ------------------------------------------------------------------ saving
 
     def _start(self, steps: Generator[None, None, None], batch: Batch | None = None) -> None:
-        # Behind runs and fine-tunings of other masks it would wait for minutes.
+        # Urgent: it would wait for minutes behind runs and fine-tunings of other masks.
         job = self._job = Job(steps, self, urgent=True)
 
         def ended(problem: str = "") -> None:
@@ -233,7 +233,7 @@ class Autosave(QObject):
             self.saved.emit()
 
     def _tell(self, problem: str) -> None:
-        """Say that the work cannot be saved, once, and as long as it holds; "": it can."""
+        """Show once that the mask cannot be saved, and keep that in its annotation; "": it can."""
         annotation = annotation_of(self._mask)
         if bool(problem) != bool(annotation.trouble):
             told = problem and f"Your work is not being saved. {problem} It is tried again."
@@ -248,7 +248,7 @@ class Autosave(QObject):
         """
         self._scripts.check(float("inf"))
         self._queue.copy_changed(float("inf"))
-        # A window that closes has no time left.
+        # A closing window cannot wait for a thread.
         unfinished, self._under_way = self._under_way, None
         if unfinished is not None:
             self._queue.drop(unfinished)
@@ -269,7 +269,7 @@ class Autosave(QObject):
             self.close()
 
     def close(self, told: bool = False) -> None:
-        """Save what is left and let others have the project. told: what goes wrong is known."""
+        """Save what is left and release the project. told: the person knows already if it fails."""
         if self.closed:
             return
         self.closed = True
@@ -281,7 +281,7 @@ class Autosave(QObject):
         if problem and not told:
             show_error(problem)
         self._queue.release()
-        # The window would keep it, and through it every scan that was ever open.
+        # The window would keep this in memory, and with it every scan that was ever open.
         self.deleteLater()
         self.setParent(None)
 
@@ -296,8 +296,8 @@ class Autosave(QObject):
 
 
 def _main_window(widget: QWidget | None) -> QWidget | None:
-    # Not through the viewer: plugins get one that hides its window. A dock that floats is a window,
-    # too, but has the main one as its parent.
+    # Not through the viewer: plugins get a proxy that hides its window. A floating dock is a window
+    # of its own, but has the main one as its parent.
     while widget is not None and not isinstance(widget, QMainWindow):
         widget = widget.parentWidget()
     return widget

@@ -1,4 +1,4 @@
-"""Saves the work in a window as that closes, and asks where it cannot be saved."""
+"""Saves the masks of a window when it closes, and asks if that fails."""
 
 from __future__ import annotations
 
@@ -12,36 +12,38 @@ from qtpy.QtWidgets import QMessageBox, QWidget
 if TYPE_CHECKING:
     from napari_l2gnet.autosave import Autosave
 
-#: Qt's ways to draw where nobody looks.
+#: Qt's platforms without a screen.
 _UNSEEN = {"offscreen", "minimal"}
 
 
 class Closing(QObject):
-    """Lets the keepers of a window save before it goes; a person may call that off."""
+    """Lets all autosaves of a window save before it closes. If one cannot, a person may keep the
+    window open."""
 
     def __init__(self, window: QWidget) -> None:
         super().__init__(window)
         self._autosaves: list[Autosave] = []
         self._closes = False
-        #: Those of which a person knows that they cannot save.
+        #: Those that cannot save, which the person was told.
         self._told: set[Autosave] = set()
         window.installEventFilter(self)
 
     @classmethod
     def of(cls, window: QWidget) -> Closing:
-        """The one of a window."""
+        """The `Closing` of a window: always the same one."""
         return window.findChild(cls) or cls(window)
 
     def add(self, autosave: Autosave) -> None:
-        """Let a keeper save as the window closes."""
+        """Let an autosave save when the window closes."""
         self._autosaves.append(autosave)
 
     def forget(self, autosave: Autosave) -> None:
-        """It is closed already."""
+        """Leave out an autosave that is closed already."""
         self._autosaves.remove(autosave)
 
     def eventFilter(self, window: QObject, event: QEvent) -> bool:
-        """The window closes, or is about to: napari may ask first, and whoever says no goes on."""
+        """Save when the window is about to close, and end when it is hidden. In between napari may
+        ask whether to close, and the person may say no."""
         kind = event.type()
         if kind == QEvent.Type.Close:
             assert isinstance(window, QWidget)
@@ -66,8 +68,8 @@ class Closing(QObject):
 
 
 def may_close(problems: list[str], window: QWidget) -> bool:
-    """Ask whether to close a window though work in it is not saved, for these reasons; where nobody
-    can answer they are said, and it closes."""
+    """Ask whether to close a window although masks in it are not saved, for these reasons. Without
+    a screen, only show the reasons and allow it."""
     if QGuiApplication.platformName() in _UNSEEN:
         for problem in problems:
             show_error(problem)

@@ -1,6 +1,6 @@
 """The Correct & fine-tune widget: controls and connections.
 
-What they do is in `slice_review`, `organ_bar`, `version_bar` and `correct_run`.
+What they do is in `slice_review`, `organ_bar`, `version_bar`, `correct_run` and `proposals`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,7 @@ from l2gnet_core.errors import InputError
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.autosave import keep_again
 from napari_l2gnet.correct_form import FLIP_KEY, PROJECT, CorrectForm
-from napari_l2gnet.correct_run import (
-    CorrectRun,
-    accept,
-    bring_organs,
-    drop_proposal,
-    flip,
-    verdict_message,
-)
+from napari_l2gnet.correct_run import CorrectRun
 from napari_l2gnet.docked import always
 from napari_l2gnet.duplicates import unsaved_copy
 from napari_l2gnet.learning import TaskProgress
@@ -37,6 +30,7 @@ from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.mask_saving import MaskSaving
 from napari_l2gnet.organ_bar import OrganBar
 from napari_l2gnet.preview import BEFORE
+from napari_l2gnet.proposals import accept, bring_organs, drop_proposal, flip, verdict_message
 from napari_l2gnet.session import Session, shared_session
 from napari_l2gnet.slice_review import SliceReview
 from napari_l2gnet.take_over import candidates, take_over, why_none
@@ -356,7 +350,7 @@ class CorrectWidget(CorrectForm):
                 f"{layer.name} now, and count as painted by you; Ctrl-Z takes them back."
                 + " What it leaves out of the scan is background."
                 * part,
-                holds=mask.segmentation.last_step(),
+                holds=mask.segmentation.undo_history.last_step(),
             )
         else:
             self._say(f"{layer.name} says the same as this mask.")
@@ -472,7 +466,7 @@ class CorrectWidget(CorrectForm):
         changed = accept(mask, annotation)
         self._say(
             f"{annotation.version.name} accepted: {mask.taken_in(changed)}",
-            holds=mask.segmentation.last_step() if changed else always,
+            holds=mask.segmentation.undo_history.last_step() if changed else always,
         )
         self._show_all()
 

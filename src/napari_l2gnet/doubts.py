@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_l2gnet.segmentation import Segmentation, SliceKey
+from l2gnet_core.project.state import SliceKey
+from napari_l2gnet.segmentation import Segmentation
 
-#: Share of the slices that are said to be doubtful: the order means something, the numbers do not.
+#: Share of the slices that are called doubtful: their order is meaningful, the numbers are not.
 DOUBTFUL = 1 / 3
 
 
 @dataclass(frozen=True)
 class ExpectedErrors:
-    """How many voxels are expected to be wrong in a slice, and the organ that most of them are of;
-    "" where the slice is not among the doubtful ones."""
+    """How many voxels of a slice are expected to be wrong, and the organ of most of them; "" if the
+    slice is not among the doubtful ones."""
 
     expected: float
     organ: str = ""
@@ -27,10 +28,10 @@ class ExpectedErrors:
 def doubtful_slices(
     segmentation: Segmentation,
 ) -> Generator[Mapping[SliceKey, ExpectedErrors], None, None]:
-    """Doubts of all slices that a model with codes has segmented: after each frame those so far,
-    and nothing in between, after each slice.
+    """Expected errors of all slices that a model with codes has segmented.
 
-    Meant for a thread of its own.
+    Yields the ones found so far after each frame, and {} after each slice. Meant for a thread of
+    its own.
     """
     from l2gnet_core.inspect.uncertainty import (
         expected_wrong,
@@ -56,7 +57,7 @@ def doubtful_slices(
         for number, doubt in enumerate(ranked):
             organ = organs[doubt.index] if number < DOUBTFUL * len(ranked) else ""
             found[frame, doubt.index] = ExpectedErrors(doubt.voxels, organ)
-        # A copy: whoever takes it reads it while the next frame is ranked.
+        # A copy, as it is read in another thread while the next frame is ranked.
         yield dict(found)
 
 
@@ -66,9 +67,8 @@ def _most_wrong(
     mask: NDArray[Any],
     names: Mapping[int, str],
 ) -> str:
-    """The organ of most of the voxels that are expected to be wrong in a slice (see
-    `expected_wrong`), each counted for the organ that it is or lies nearest to; a question where
-    there is none."""
+    """The organ of most voxels that are expected to be wrong in a slice (see `expected_wrong`).
+    Each voxel counts for its own or the nearest organ. A question if the slice has no organs."""
     from scipy import ndimage
 
     from l2gnet_core.bounding_box import bounding_box

@@ -1,4 +1,4 @@
-"""Copies of masks, as of napari's Duplicate: backups, which are kept by nobody."""
+"""Copies of masks, as napari's Duplicate makes them: backups that are not saved."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from napari_l2gnet.mask_layer import SEGMENTATION_KEY, MaskLayer
 
 
 def unsaved_copy(viewer: napari.Viewer) -> str:
-    """What to know of the active layer where it is a copy of a mask, in a sentence; else ""."""
+    """A warning sentence if the active layer is a copy of a mask; else ""."""
     active = viewer.layers.selection.active
     if active is None or SEGMENTATION_KEY not in active.metadata:
         return ""
-    # Not by identity: what napari tells its plugins is active is a proxy of it.
+    # Not by identity: napari gives its plugins a proxy of the active layer.
     if MaskLayer(viewer, active).connected:
         return ""
     copied = active.metadata[SEGMENTATION_KEY]
@@ -27,7 +27,7 @@ def unsaved_copy(viewer: napari.Viewer) -> str:
 
 
 def copy_over(mask: MaskLayer) -> str:
-    """The name of the active layer where it is a copy that lies over its mask; else ""."""
+    """The name of the active layer if it is a copy that lies over its mask; else ""."""
     layers = mask.viewer.layers
     active = layers.selection.active
     if (

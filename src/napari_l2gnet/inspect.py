@@ -112,7 +112,7 @@ class InspectWidget(InspectForm):
     def let_go(self) -> None:
         """Let go of the viewer's events; the layers stay, unseen, until the user removes them."""
         self.jobs.cancel()
-        self.looking.cancel()
+        self.looking.jobs.cancel()
         if self.layers is not None:
             self.layers.set_aside(True)
         self._follow(None)
@@ -193,7 +193,7 @@ class InspectWidget(InspectForm):
             if self.layers is not None:
                 self.layers.remove()
             self._follow(None if layer is None else MaskLayer(self.viewer, layer))
-            self.looking.cancel()
+            self.looking.jobs.cancel()
             self._wanted, self.against.wanted = [], None
         elif self.codes:
             self._wanted = self.codes
@@ -367,7 +367,7 @@ class InspectWidget(InspectForm):
     def _on_cancel(self) -> None:
         """Stop what is under way; what has not been read can be read on."""
         self.jobs.cancel()
-        self.looking.cancel()
+        self.looking.jobs.cancel()
         self._changing.stop()
         if self.inspection is None:
             self.read()
@@ -512,7 +512,7 @@ class InspectWidget(InspectForm):
 
     def update_controls(self) -> None:
         """Enable what can be done now; everything disabled says why."""
-        busy, looking = self.jobs.busy, self.looking.busy
+        busy, looking = self.jobs.busy, self.looking.jobs.busy
         self.bar.setVisible(busy or looking)
         self.cancel.setVisible(busy or looking)
         reason = self._refusal or ("" if self.is_current else "What the model saw is being read.")

@@ -33,20 +33,11 @@ class LookingAgain(QObject):
         self.jobs.progress.connect(self._on_progress)
         self.jobs.failed.connect(self._on_failed)
 
-    @property
-    def busy(self) -> bool:
-        """Is it looking?"""
-        return self.jobs.busy
-
-    def cancel(self) -> None:
-        """Look no more; what was found of whole frames stays."""
-        self.jobs.cancel()
-
     def offer(self, mask: MaskLayer, inspection: Inspection) -> str:
         """Offer it for an inspection of which nothing is kept, and say why there is nothing yet."""
         if not any(frame == inspection.frame for frame, _ in mask.segmentation.finished):
             return "Press Segment first: no slice is segmented here yet."
-        if self.busy:
+        if self.jobs.busy:
             return f"{inspection.refusal} It is being found out."
         self._widget.again.show()
         return f"{inspection.refusal} Press Look again: it changes nothing in the mask."

@@ -69,7 +69,7 @@ class Places(QObject):
         segmentation = self._widget.layers.mask.segmentation
         if (frame, region.index) in segmentation.reviewed:
             return True
-        theirs = segmentation.edits_in(frame, region.box)
+        theirs = segmentation.by_person_in((frame, *region.box))
         return bool(theirs[region.voxels].mean() > 0.5)
 
     def _start(self, what: str, found: Sequence[Region], nothing: str, about: str = "") -> None:
@@ -163,7 +163,7 @@ class Places(QObject):
         box = [slice(None)] * 3
         box[segmentation.axis] = slice(index, index + 1)
         slice_here = (box[0], box[1], box[2])
-        painted = segmentation.edits_in(inspection.frame, slice_here)
+        painted = segmentation.by_person_in((inspection.frame, *slice_here))
         layer = widget.layers.find("marks")
         if layer is not None:
             every = np.asarray(layer.data) != 0
@@ -323,7 +323,7 @@ class Assigning(QObject):
         widget.viewer.layers.selection.active = layer
         widget.show_message(
             f"{_count(len(flat))} now {widget.target.currentText()}. Ctrl-Z takes it back.",
-            holds=segmentation.last_step(),
+            holds=segmentation.undo_history.last_step(),
         )
         widget.update_controls()
 

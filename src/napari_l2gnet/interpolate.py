@@ -1,4 +1,4 @@
-"""Filling any Labels layer between the slices that a person painted, by shape and image, without a
+"""Filling in any Labels layer between painted slices, by their shapes and the image, without a
 model."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BUSY = "Interpolating…"
 
 @dataclass(frozen=True)
 class _Filled:
-    """places: an index (n,) for each of z, y, x. ids: (n,), what belongs there."""
+    """Filled-in voxels. places: indices (n,) along each of z, y, x. ids: their labels (n,)."""
 
     places: tuple[NDArray[np.intp], ...]
     ids: NDArray[Any]
@@ -38,8 +38,8 @@ class _Filled:
 class InterpolateWidget(Container):
     """Fills a Labels layer between its painted slices, along the viewer's slider.
 
-    What is painted stays, and all that is filled in is one step that Ctrl-Z undoes. Masks of
-    Segment are left to Correct & fine-tune, which keeps painted and filled slices apart.
+    Painted voxels stay; all filled-in ones are one step that Ctrl-Z undoes. Masks of Segment are
+    left to Correct & fine-tune, which keeps painted and filled slices apart.
     """
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
@@ -134,7 +134,7 @@ class InterpolateWidget(Container):
         organ = int(layer.selected_label) if self.selected.value else None
         try:
             frame, axis = _slicing(self.viewer, layer)
-            # A copy: painting on changes nothing of what is filled in.
+            # A copy, so that strokes in the meantime change nothing.
             labels = np.array(layer.data[frame])
             painted = _painted(labels, axis, organ)
         except InputError as error:
@@ -142,7 +142,7 @@ class InterpolateWidget(Container):
             return
         across = np.delete(np.asarray(layer.scale)[-3:], axis)
         image: Image | None = self.image.value
-        # Read when it is needed: it may lie on a disk.
+        # Read in the thread, as it may be on disk.
         scan = None if image is None else lambda: np.asarray(image.data[frame])
         steps = _interpolating(labels, scan, painted, axis, (across[0], across[1]), organ)
         self.job.run(steps, lambda filled: self._take(layer, frame, filled, painted))
@@ -150,7 +150,7 @@ class InterpolateWidget(Container):
     def _take(
         self, layer: Labels, frame: tuple[int, ...], filled: _Filled, painted: list[int]
     ) -> None:
-        # What was painted in the meantime stays, too.
+        # Voxels that were painted in the meantime stay, too.
         free = np.asarray(layer.data)[frame][filled.places] == 0
         places = [axis[free] for axis in filled.places]
         whole = (*(np.full(len(places[0]), index) for index in frame), *places)
@@ -179,7 +179,7 @@ class InterpolateWidget(Container):
 def _is_there(
     layer: Labels, places: tuple[NDArray[np.intp], ...], ids: NDArray[Any]
 ) -> Callable[[], bool]:
-    """What tells from now on whether a part of what was filled in is left, by a hundred voxels."""
+    """A function that tells whether any filled-in voxels are left, by about a hundred of them."""
     step = max(1, len(ids) // 100)
     some, wanted = tuple(axis[::step] for axis in places), ids[::step]
     data = reference(layer.data)
@@ -234,7 +234,7 @@ def _interpolating(
     pixel: tuple[float, float],
     organ: int | None,
 ) -> Generator[_Filled | None, None, None]:
-    """What may be filled in of labels (z,y,x), after a None for each moment to stop at."""
+    """Fill in labels (z,y,x). Yields None wherever it can be stopped, then the result."""
     from l2gnet_core.guided_interpolation import guided_slices
     from l2gnet_core.interpolation import interpolate_slices
 

@@ -237,11 +237,11 @@ def volume_of(layer: Image | Labels) -> Volume:
     return grid.volume(data)
 
 
-def frame_of(scan: Volume, frame: int) -> npt.NDArray[Any]:
-    """One frame (z,y,x) of a scan (z,y,x) or (t,z,y,x), read. Raises InputError for values that
-    are no numbers."""
+def frame_of(scan: Volume, frame: int, warnings: list[str] | None = None) -> npt.NDArray[Any]:
+    """One frame (z,y,x) of a scan (z,y,x) or (t,z,y,x), read. warnings: takes in what is said of
+    its values. Raises InputError for values that are no numbers."""
     one = np.asarray(scan.data[frame] if scan.data.ndim == 4 else scan.data)
-    return plain_values("The scan", one, [])
+    return plain_values("The scan", one, [] if warnings is None else warnings)
 
 
 def grid_of(

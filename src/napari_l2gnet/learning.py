@@ -1,7 +1,7 @@
-"""Fine-tuning on a mask's corrections, without Qt: the steps of it, previews as they come.
+"""Fine-tuning on a mask's corrections, step by step and with previews. Without Qt.
 
-Every generator here is meant for a thread of its own and can be stopped at each of its moments;
-nothing is written into the mask.
+Every generator here is meant for a thread of its own, can be stopped at each yield, and writes
+nothing into the mask: the GUI's thread takes in what `TaskProgress` carries.
 """
 
 from __future__ import annotations
@@ -16,31 +16,32 @@ from numpy.typing import NDArray
 from l2gnet_core.card import ModelCard
 from l2gnet_core.catalog import find_model
 from l2gnet_core.project.events import Answered, FineTuned, Tidying
+from l2gnet_core.project.state import SliceKey
 from l2gnet_core.relay import relayed
 from l2gnet_core.volume import Volume
 from napari_l2gnet.annotation import Annotation, Lesson, Version
-from napari_l2gnet.layers import frame_of
 from napari_l2gnet.organs import UNMARKED
-from napari_l2gnet.segmentation import Segmentation, SliceKey
+from napari_l2gnet.segment_places import ScanFrames, segment_places
+from napari_l2gnet.segmentation import Segmentation
 from napari_l2gnet.session import Session
-from napari_l2gnet.time_left import TimeLeft, in_words
+from napari_l2gnet.time_left import in_words
 
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
     from l2gnet_core.corrections import Correction
     from l2gnet_core.finetune_config import FineTuneConfig
     from l2gnet_core.inspect.trace import Trace
-    from l2gnet_core.slice_view import Field
 
-#: Slices on which a preview's fit to the corrections is measured, at most.
+#: At most so many slices measure how well a preview fits the corrections.
 _SLICES_FOR_DICE = 3
-#: Of the bar for segmenting the scan after a fine-tuning, where nobody knows how long that takes.
+#: Share of the progress bar for segmenting the scan after a fine-tuning, if the time that takes is
+#: unknown.
 _SHARE_OF_SEGMENTING = 0.2
 
 
 @dataclass(frozen=True)
 class TaughtScan:
-    """A scan and what a person says of its frames."""
+    """A scan and a person's corrections of its frames."""
 
     volume: Volume
     segmentation: Segmentation
@@ -49,10 +50,10 @@ class TaughtScan:
 
 @dataclass
 class Task:
-    """What to learn, from which scans, and with what to begin; the first scan is on screen.
+    """What to learn: from which scans, the first of which is on screen, and from which version on.
 
-    here: the slice on screen, which may change while the task goes on. others: the annotations of
-    the other scans.
+    here: the slice on screen, which may change during the task. seconds: to learn for. names: of
+    organs, by id. others: the annotations of the other scans.
     """
 
     annotation: Annotation
@@ -61,21 +62,21 @@ class Task:
     here: SliceKey
     kind: Literal["scan", "project"] = "scan"
     seconds: float = 20.0
-    seed: int = 0
     names: Mapping[int, str] = field(default_factory=dict)
     others: Sequence[Annotation] = ()
-    device: str = "auto"
 
 
 @dataclass(frozen=True)
 class TaskProgress:
-    """Progress of a task. done: from 0 to 1. then: what comes after the seconds left, which nobody
-    knows how long it takes. loss: of the step just made. dice: how well a preview fits the
-    corrections that it learns from.
+    """Progress of a task. done: from 0 to 1. then: a further step whose time is unknown, after the
+    seconds left. loss: of the last step. dice: how well a preview fits the corrections that it
+    learns from.
 
-    preview: a new model's slices follow; labels: of the slice at `place`. learnt: what came of a
-    fine-tuning, the guard's verdict in it. answer: (t,z,y,x), tidied, of everything, at the end;
-    answered: how a model came to it. filled: slices that interpolation filled in, at the end.
+    preview: slices by a new model follow. labels: (rows, columns) of the slice at `place`. learnt:
+    the outcome of a fine-tuning, with the guard's verdict. slice_seconds: that a slice of the scan
+    takes to segment. At the end: raw, answer: of the whole scan, (t,z,y,x), before and after
+    tidying; answered: how the model gave it; traces: what it saw, by frame; filled: the slices
+    that interpolation filled in.
     """
 
     message: str
@@ -93,6 +94,7 @@ class TaskProgress:
     answer: NDArray[Any] | None = None
     answered: Answered | None = None
     filled: Mapping[SliceKey, NDArray[Any]] = field(default_factory=dict)
+    slice_seconds: float | None = None
     traces: dict[int, Trace] | None = None
 
     def __str__(self) -> str:
@@ -108,44 +110,20 @@ class TaskProgress:
 TaskSteps = Generator[TaskProgress, None, Any]
 
 
-class _Scan:
-    """A task's scan, its frames read and searched once."""
-
-    def __init__(self, volume: Volume, axis: int) -> None:
-        self.volume = volume
-        self.axis = axis
-        self._frames: dict[int, NDArray[Any]] = {}
-        self._fields: dict[tuple[int, bool], Field] = {}
-
-    def frame(self, frame: int) -> NDArray[Any]:
-        if frame not in self._frames:
-            self._frames[frame] = frame_of(self.volume, frame)
-        return self._frames[frame]
-
-    def field(self, frame: int, card: ModelCard) -> Field:
-        """What of a frame a model is shown: to search a large scan at each preview takes long."""
-        from l2gnet_core.slice_view import field_of
-
-        key = frame, card.oriented
-        if key not in self._fields:
-            self._fields[key] = field_of(card, self.volume, self.axis, self.frame(frame))
-        return self._fields[key]
-
-
 def learn(session: Session, task: Task) -> TaskSteps:
-    """Fine-tune, showing previews of the slice on screen; what the guard keeps then segments the
-    whole scan. The last moment holds the answer, or a verdict against it."""
+    """Fine-tune, with previews of the slice on screen. If the guard keeps the new model, it then
+    segments the whole scan. Yields the answer last, or a verdict against the model."""
     yield TaskProgress("Loading the model")
     from l2gnet_core.corrections import informative
     from l2gnet_core.device import choose_device
     from l2gnet_core.finetune import finetune
 
-    device, _ = choose_device(task.device)
+    device, _ = choose_device()
     model = model_of(session, task.version, task.annotation, device)
-    scan = _Scan(task.scans[0].volume, task.scans[0].segmentation.axis)
+    scan = ScanFrames(task.scans[0].volume, task.scans[0].segmentation.axis)
     corrections = []
     for number, taught in enumerate(task.scans):
-        of = scan if number == 0 else _Scan(taught.volume, taught.segmentation.axis)
+        of = scan if number == 0 else ScanFrames(taught.volume, taught.segmentation.axis)
         for lesson in taught.lessons:
             yield TaskProgress("Reading the scan")
             corrections.append(_correction(of, lesson, number))
@@ -158,12 +136,12 @@ def learn(session: Session, task: Task) -> TaskSteps:
     shown: set[SliceKey] = set()
     segmentation = task.scans[0].segmentation
     each = segmentation.slice_seconds
-    # What is kept segments the scan; 0 seconds if nobody knows for how long.
+    # A model that is kept then segments the scan; 0 seconds if the time that takes is unknown.
     segmenting = 0.0 if each is None else each * len(segmentation.places)
     known = task.seconds / (task.seconds + segmenting)
     share, then = (known, "") if segmenting else (1 - _SHARE_OF_SEGMENTING, "segmenting")
     for progress in finetune(model, corrections, config, device):
-        # Runs that leave slices out have losses, too, and the checks none.
+        # Runs that leave slices out report losses, too; the checks after them do not.
         loss = progress.loss if progress.done <= main_share else None
         message = "Learning" if loss is not None else "Checking on slices left out"
         moment = TaskProgress(
@@ -180,7 +158,7 @@ def learn(session: Session, task: Task) -> TaskSteps:
         yield moment
         if preview is None or progress.result is not None:
             continue
-        # Between two steps: whoever looks at another slice meanwhile sees that one, too.
+        # Also after a step without a new preview: another slice may be on screen by now.
         if (here := task.here) not in shown:
             shown.add(here)
             yield from _predicted(preview, scan, here[0], [here[1]], device, moment)
@@ -198,20 +176,20 @@ def learn(session: Session, task: Task) -> TaskSteps:
 
 
 def apply(session: Session, task: Task) -> TaskSteps:
-    """The answer of a version of the model, from memory or by segmenting the scan."""
+    """Get the answer of a version of the model, from memory or by segmenting the scan."""
     version, segmentation = task.version, task.scans[0].segmentation
     yield TaskProgress("Loading the model")
     from l2gnet_core.device import choose_device
 
-    device, _ = choose_device(task.device)
+    device, _ = choose_device()
     model = model_of(session, version, task.annotation, device)
     if version.raw is not None:
         answered = Answered("rolled back", model, (), device=device, remembered=True)
-        # Tidied as it was: what was painted since is a person's, and says nothing of other slices.
+        # Tidied as before: later strokes stay a person's, and must not change other slices.
         yield from _tidied(segmentation, version.raw, answered, version.traces, version.tidying)
         return
-    scan = _Scan(task.scans[0].volume, segmentation.axis)
-    # A version from a file is new, the others have been there before.
+    scan = ScanFrames(task.scans[0].volume, segmentation.axis)
+    # A version from a file is new; the others gave answers before.
     what: Literal["accepted", "rolled back"] = "rolled back"
     if version.kind == "file" and version.model is None:
         what = "accepted"
@@ -225,10 +203,10 @@ def interpolate(
     slices: Sequence[int],
     organ: int | None,
 ) -> TaskSteps:
-    """An organ (None: all) filled in between slices of a frame; the last moment holds it."""
+    """Fill in an organ (None: all) between slices of a frame. Yields the filled slices last."""
     yield TaskProgress("Interpolating")
     segmentation = annotation.segmentation
-    scan = _Scan(volume, segmentation.axis).frame(frame)
+    scan = ScanFrames(volume, segmentation.axis).frame(frame)
     steps = annotation.interpolating(scan, frame, slices, organ)
     labels = yield from relayed(steps, lambda _: TaskProgress("Interpolating"))
     stack = np.moveaxis(labels, segmentation.axis, 0)
@@ -237,14 +215,14 @@ def interpolate(
 
 
 def model_of(session: Session, version: Version, annotation: Annotation, device: str) -> Model:
-    """The model of a version, from memory or its file. Raises InputError if it is nowhere."""
+    """The model of a version, from memory or its file. Raises InputError if it cannot be found."""
     if (model := _in_memory(version, annotation)) is not None:
         return model
     return session.load(version.path or find_model(annotation.model), device)
 
 
 def card_of(version: Version, annotation: Annotation) -> ModelCard:
-    """The card of a version's model. Raises InputError if it is nowhere."""
+    """The card of a version's model. Raises InputError if it cannot be found."""
     from l2gnet_core.checkpoint import read_card
 
     if (model := _in_memory(version, annotation)) is not None:
@@ -256,7 +234,7 @@ def _in_memory(version: Version, annotation: Annotation) -> Model | None:
     from l2gnet_core.checkpoint import Model
 
     answered = annotation.segmentation.model
-    # Of the original, the file may be another by now.
+    # The file of the original may have been overwritten since.
     if version is annotation.version and version.kind == "original" and isinstance(answered, Model):
         return answered
     return version.model
@@ -268,9 +246,9 @@ def tidied(
     answered: Answered,
     before: Tidying | None = None,
 ) -> tuple[NDArray[Any], Answered]:
-    """A model's raw answer (t,z,y,x), tidied as is chosen for the mask, and how it came about.
+    """A model's raw answer (t,z,y,x), tidied as chosen for the mask, and the completed `answered`.
 
-    before: how it was tidied when it was there before; it is again, if the choice is the same.
+    before: how the answer was tidied earlier; used again if the choices are the same.
     """
     if not segmentation.clean_up:
         return raw, replace(answered, tidying=None)
@@ -280,7 +258,7 @@ def tidied(
     return tidying.whole(raw, segmentation.axis), replace(answered, tidying=tidying)
 
 
-def _correction(scan: _Scan, lesson: Lesson, number: int) -> Correction:
+def _correction(scan: ScanFrames, lesson: Lesson, number: int) -> Correction:
     from l2gnet_core.corrections import Correction
 
     frame, told = scan.frame(lesson.frame), lesson.labels
@@ -296,18 +274,23 @@ def _config(task: Task, model: Model, corrections: Sequence[Correction]) -> Fine
     new = held - set(model.card.labels.names)
     names = {id: name for id, name in task.names.items() if id in new}
     usual = settings(task.kind == "project", bool(new))
-    return replace(usual, seconds=task.seconds, seed=task.seed, names=names)
+    return replace(usual, seconds=task.seconds, names=names)
 
 
 def _main_share(corrections: Sequence[Correction], config: FineTuneConfig) -> float:
-    """Share of a fine-tuning that the run takes whose weights are kept; the rest checks it."""
+    """Share of a fine-tuning that the main run takes; the rest checks it on slices left out."""
     from l2gnet_core.cross_validation import folds
 
     return 1 / (1 + config.fold_share * len(folds(corrections, config)))
 
 
 def _predicted(
-    model: Model, scan: _Scan, frame: int, order: Sequence[int], device: str, moment: TaskProgress
+    model: Model,
+    scan: ScanFrames,
+    frame: int,
+    order: Sequence[int],
+    device: str,
+    moment: TaskProgress,
 ) -> TaskSteps:
     from l2gnet_core.predict import predict_slices
 
@@ -322,7 +305,7 @@ def _predicted(
 def _fit(
     model: Model, corrections: Sequence[Correction], device: str, moment: TaskProgress
 ) -> Generator[TaskProgress, None, float | None]:
-    """Mean Dice of a model on some of the slices that it learns from."""
+    """Mean Dice of a model on some of the slices that it learns from; None if nothing counts."""
     from l2gnet_core.cross_validation import left_out_counts, pooled_dice
 
     some = [correction.slices[:_SLICES_FOR_DICE] for correction in corrections[:1]]
@@ -334,52 +317,42 @@ def _fit(
 
 def _segmented(
     model: Model,
-    scan: _Scan,
+    scan: ScanFrames,
     task: Task,
     what: Literal["accepted", "rolled back"],
     device: str,
     begun: float = 0.0,
 ) -> TaskSteps:
-    """The whole scan, outward from the slice on screen, then tidied as chosen for the mask; begun:
-    the share of the task that is behind already."""
-    from l2gnet_core.config import WITH_CODES
-    from l2gnet_core.inspect.trace import empty_trace
-    from l2gnet_core.predict import outward, predict_slices
+    """Segment the whole scan, outward from the slice on screen, and tidy it as chosen for the mask.
+    begun: the share of the task that is done already."""
+    from l2gnet_core.predict import outward
 
-    segmentation, axis = task.scans[0].segmentation, scan.axis
-    frames, count = len(segmentation.shown), segmentation.shown.shape[1 + axis]
+    segmentation = task.scans[0].segmentation
+    count, total = segmentation.shown.shape[1 + scan.axis], len(segmentation.places)
     raw = np.zeros_like(segmentation.raw)
-    with_codes = model.network.config.architecture in WITH_CODES
     traces: dict[int, Trace] = {}
     places: list[SliceKey] = []
-    total = frames * count
-    time_left, done = TimeLeft(total, segmentation.slice_seconds), 0
-    left = time_left.after(0)
-    for frame in outward(task.here[0], frames):
-        if with_codes:
-            traces[frame] = empty_trace(model, scan.volume, axis, scan.frame(frame))
-        for result in predict_slices(
-            model,
-            scan.frame(frame),
-            scan.volume,
-            axis,
-            outward(task.here[1], count),
-            device,
-            traces.get(frame),
-            scan.field(frame, model.card),
-        ):
-            share = begun + (1 - begun) * done / total
-            if result is None:
-                yield TaskProgress("Segmenting", share, left)
-                continue
-            done += 1
-            places.append((frame, result.index))
-            left = time_left.after(done)
-            segmentation.slice_seconds = time_left.each
-            segmentation.slice_of(raw, (frame, result.index))[...] = result.labels
-            yield TaskProgress(
-                "Segmenting", share, left, place=(frame, result.index), labels=result.labels
-            )
+    # Lazy: each frame begins at the slice that is on screen by then.
+    order = (
+        (frame, outward(task.here[1], count))
+        for frame in outward(task.here[0], len(segmentation.shown))
+    )
+    for step in segment_places(
+        model, scan, order, total, device, slice_seconds=segmentation.slice_seconds
+    ):
+        if step.trace is not None:
+            traces[step.frame] = step.trace
+        if step.place is not None:
+            places.append(step.place)
+            segmentation.slice_of(raw, step.place)[...] = step.labels
+        yield TaskProgress(
+            "Segmenting",
+            begun + (1 - begun) * step.done / total,
+            step.seconds_left,
+            place=step.place,
+            labels=step.labels,
+            slice_seconds=step.slice_seconds,
+        )
     answered = Answered(what, model, places, device=device)
     yield from _tidied(segmentation, raw, answered, traces)
 
@@ -391,7 +364,7 @@ def _tidied(
     traces: dict[int, Trace],
     before: Tidying | None = None,
 ) -> TaskSteps:
-    """A model's answer, tidied as chosen for the mask; before: as of `tidied`."""
+    """Yield a model's answer, tidied as chosen for the mask. before: as in `tidied`."""
     yield TaskProgress("Tidying", 1.0)
     answer, answered = tidied(segmentation, raw, answered, before)
     yield TaskProgress("Done", 1.0, raw=raw, answer=answer, answered=answered, traces=traces)

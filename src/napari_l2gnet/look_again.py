@@ -1,12 +1,12 @@
-"""What a mask's model saw, found anew where it is not kept, as after resuming work; without Qt."""
+"""Finding again what a mask's model saw where that is not kept, as in resumed work; without Qt."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from napari_l2gnet.layers import frame_of
 from napari_l2gnet.learning import Task, model_of
+from napari_l2gnet.segment_places import ScanFrames, segment_places
 from napari_l2gnet.session import Session
 
 if TYPE_CHECKING:
@@ -14,26 +14,26 @@ if TYPE_CHECKING:
 
 
 def look_again(session: Session, task: Task) -> Generator[str | Trace, None, None]:
-    """Show the segmented slices of a frame to the version of the model that the mask shows; what it
-    saw comes last, and nothing is written into the mask. The task's scan and slice say which frame.
+    """Show the segmented slices of the frame on screen to the task's version of the model.
 
-    Meant for a thread of its own. Raises InputError for models that are nowhere.
+    Yields messages, then what the model saw. Writes nothing into the mask; meant for a thread of
+    its own. Raises InputError if the model cannot be found.
     """
     yield "Loading the model"
     from l2gnet_core.device import choose_device
     from l2gnet_core.inspect.trace import empty_trace
-    from l2gnet_core.predict import outward, predict_slices
+    from l2gnet_core.predict import outward
 
-    device, _ = choose_device(task.device)
+    device, _ = choose_device()
     model = model_of(session, task.version, task.annotation, device)
-    volume, segmentation = task.scans[0].volume, task.scans[0].segmentation
-    frame, here = task.here
+    segmentation, (frame, here) = task.scans[0].segmentation, task.here
     segmented = {index for at, index in segmentation.finished if at == frame}
-    order = [i for i in outward(here, segmentation.shown.shape[1 + segmentation.axis])
-             if i in segmented]  # fmt: skip
-    scan, done = frame_of(volume, frame), 0
-    trace = empty_trace(model, volume, segmentation.axis, scan)
-    for result in predict_slices(model, scan, volume, segmentation.axis, order, device, trace):
-        done += result is not None
-        yield f"Looking · slice {done} of {len(order)}"
+    count = segmentation.shown.shape[1 + segmentation.axis]
+    order = [index for index in outward(here, count) if index in segmented]
+    scan = ScanFrames(task.scans[0].volume, segmentation.axis)
+    trace = empty_trace(model, scan.volume, scan.axis, scan.frame(frame))
+    for step in segment_places(
+        model, scan, [(frame, order)], len(order), device, traces={frame: trace}
+    ):
+        yield f"Looking · slice {step.done} of {len(order)}"
     yield trace

@@ -8,8 +8,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox
 
 from l2gnet_core.card import ModelCard
-from l2gnet_core.catalog import DEFAULT_MODEL, CatalogEntry, user_folder
-from napari_l2gnet.session import Session
+from l2gnet_core.catalog import DEFAULT_MODEL, CatalogEntry, models, user_folder
 
 
 class ModelCombo(QComboBox):
@@ -18,10 +17,9 @@ class ModelCombo(QComboBox):
     #: It is about to be opened: the command line may have trained a model since.
     opening = Signal()
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._session = session
-        self._entries = {entry.name: entry for entry in session.catalog()}
+        self._entries = {entry.name: entry for entry in models()}
         self.addItems(list(self._entries))
         self.setCurrentIndex(max(0, self.findText(DEFAULT_MODEL)))
 
@@ -45,7 +43,7 @@ class ModelCombo(QComboBox):
     def refresh(self) -> None:
         """Offer the models that there are now; one from elsewhere stays while its file does. Where
         the chosen one is gone the usual one is."""
-        listed = {entry.name: entry for entry in self._session.catalog()}
+        listed = {entry.name: entry for entry in models()}
         elsewhere = {
             name: entry
             for name, entry in self._entries.items()

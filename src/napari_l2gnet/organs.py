@@ -1,4 +1,4 @@
-"""The organs of a mask as they are added, renamed and put together, without Qt."""
+"""Adding, renaming and combining the organs of masks. Without Qt."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from l2gnet_core.errors import InputError
 from l2gnet_core.labels import Label, LabelSet, own_colors, plain
 
-#: The id of voxels of which nobody said anything; no organ may have it.
+#: The id of voxels whose label is unknown; no organ may have it.
 UNMARKED = 65535
 LARGEST_ID = UNMARKED - 1
 
@@ -18,22 +18,22 @@ def free_id(labels: LabelSet) -> int:
 
 
 def new_color(labels: LabelSet) -> str:
-    """A colour for a new organ: one that no other has, if there is any left."""
+    """A colour for a new organ: one that no other organ has, if any is left."""
     taken = set(labels.colors.values())
     colors = own_colors()
     return next((one for one in colors if one not in taken), colors[len(labels) % len(colors)])
 
 
 def with_organ(labels: LabelSet, organ: Label) -> LabelSet:
-    """Organs with one added, or changed if its id is there.
+    """Labels with an organ added, or changed if its id is among them.
 
-    Raises InputError for ids that cannot be and names that are empty or taken.
+    Raises InputError for an invalid id, and for a name that is empty or taken.
     """
     if not 1 <= organ.id <= LARGEST_ID:
         raise InputError(f"Expected an id from 1 to {LARGEST_ID} for an organ, but got {organ.id}.")
     if not organ.name.strip():
         raise InputError("Expected a name for the organ, but got none.")
-    # To whoever reads them these are one organ's, and to a model that is trained on from another.
+    # Readers, and models that are trained on from another one, take such names for one organ.
     called = plain(organ.name)
     alike = (one for one in labels if one.id != organ.id and plain(one.name) == called)
     if taken := next(alike, None):
@@ -45,9 +45,9 @@ def with_organ(labels: LabelSet, organ: Label) -> LabelSet:
 
 
 def with_organs_of(labels: LabelSet, others: LabelSet) -> LabelSet:
-    """Organs and those of other labels whose ids are not among them.
+    """Labels, and those of `others` whose ids are not among them.
 
-    Raises InputError if an id has another name in each: a ventricle would go by the other's name.
+    Raises InputError if an id has different names in both, as organs would be mixed up.
     """
     for label in others:
         if labels.names.get(label.id, label.name) != label.name:
@@ -66,9 +66,9 @@ def as_called_in(labels: LabelSet, mine: LabelSet) -> LabelSet:
 
 
 def same_names(masks: Iterable[LabelSet]) -> dict[int, str]:
-    """Names of organs by id, of masks that are to teach one model.
+    """Names of organs by id, for masks that are to teach one model.
 
-    Raises InputError if an id has another name in each.
+    Raises InputError if an id has different names.
     """
     names: dict[int, str] = {}
     for labels in masks:

@@ -1,4 +1,4 @@
-"""How a proposal is looked at: instead of the mask, or as what it would change, never in it."""
+"""Shows a proposal beside the mask: the new answer, or what it would change."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from qtpy.QtGui import QCursor
 from qtpy.QtWidgets import QApplication
 
 from l2gnet_core.labels import OVER
+from l2gnet_core.project.state import SliceKey
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.layers import draw, stay_on, transform_of
 from napari_l2gnet.mask_layer import OPACITY, MaskLayer
-from napari_l2gnet.segmentation import SliceKey
 
 PREVIEW_KEY = "l2gnet_preview"
 BEFORE, AFTER, CHANGES = "before", "after", "changes"
-#: Milliseconds without a move after which a person rests.
+#: Milliseconds without a movement after which a person counts as resting.
 _REST = 500
 
 
@@ -33,8 +33,8 @@ def shows_proposal(annotation: Annotation) -> bool:
 class Preview:
     """Draws the proposal of an annotation in layers of its own, until it is accepted or dropped.
 
-    While the proposal is shown the mask lies there unseen, so that painting goes on; what is
-    painted shows in the preview, too.
+    While the proposal is shown, the mask stays the active layer with opacity 0, so that a person
+    can go on painting; the preview shows the strokes, too.
     """
 
     def __init__(self, mask: MaskLayer, annotation: Annotation) -> None:
@@ -46,9 +46,9 @@ class Preview:
         self._stale: set[SliceKey] = set()
         events = mask.layer.events
         for event in (events.set_data, events.labels_update):
-            event.connect(self._repaint)
+            event.connect(self.repaint)
         events.colormap.connect(self._recolor)
-        mask.viewer.dims.events.current_step.connect(self._repaint)
+        mask.viewer.dims.events.current_step.connect(self.repaint)
         mask.viewer.layers.events.removed.connect(self._on_removed)
 
     def show(self, mode: str) -> None:
@@ -64,21 +64,21 @@ class Preview:
         if mode == AFTER:
             self._layers[AFTER].opacity = self._opacity
             self.mask.layer.opacity = 0.0
-        self._repaint()
+        self.repaint()
         self.annotation.changed.emit("proposal")
 
     def draw(self) -> None:
-        """Let the layer of what is shown be seen, and no other one."""
+        """Make the layer of the current mode visible, and no other one."""
         for name, layer in self._layers.items():
             draw(layer, name == self.mode)
 
     def remove(self) -> None:
-        """Leave nothing to be seen, and soon nothing at all."""
+        """Hide the layers now, and remove them soon."""
         events, viewer = self.mask.layer.events, self.mask.viewer
         for event in (events.set_data, events.labels_update):
-            event.disconnect(self._repaint)
+            event.disconnect(self.repaint)
         events.colormap.disconnect(self._recolor)
-        viewer.dims.events.current_step.disconnect(self._repaint)
+        viewer.dims.events.current_step.disconnect(self.repaint)
         viewer.layers.events.removed.disconnect(self._on_removed)
         if self.mode == AFTER and self.mask.layer.opacity == 0:
             self.mask.layer.opacity = self._opacity
@@ -94,7 +94,7 @@ class Preview:
             self.annotation.propose(None)
 
     def update(self, place: SliceKey) -> None:
-        """A slice of the proposal is new, or of the mask below it."""
+        """Bring a slice up to date with the proposal and the mask."""
         proposal = self.annotation.proposal
         if proposal is None or place not in proposal.done:
             return
@@ -107,14 +107,10 @@ class Preview:
             before = segmentation.slice_of(segmentation.shown, place)
             segmentation.slice_of(self._array(CHANGES), place)[...] = after != before
 
-    def update_here(self) -> None:
-        """The slice on screen is new: draw it."""
-        self._repaint()
-
     def update_all(self) -> None:
-        """Every slice may be new; the one on screen is drawn now, the others by `update_some`."""
+        """Update all slices: the one on screen now, the others in `update_some`."""
         self._stale.update(self.mask.segmentation.places)
-        self._repaint()
+        self.repaint()
 
     def update_some(self, seconds: float = float("inf")) -> bool:
         """Update stale slices for at most about `seconds`; True when none is left."""
@@ -148,7 +144,7 @@ class Preview:
         self._layers[mode] = layer
         self._stale.update(segmentation.places)
         layers = self.mask.viewer.layers
-        # Whoever paints goes on painting on the mask.
+        # The mask stays the active layer, so that painting goes on.
         active = layers.selection.active
         layers.append(layer)
         layers.selection.active = active
@@ -156,7 +152,8 @@ class Preview:
     def _array(self, mode: str) -> Any:
         return self._layers[mode].data.reshape(self.mask.segmentation.shown.shape)
 
-    def _repaint(self, _: Any = None) -> None:
+    def repaint(self, _: Any = None) -> None:
+        """Bring the slice on screen up to date and draw it."""
         if self.mode != BEFORE and self.mask.connected:
             self.update(self.mask.place)
             self._refresh()
@@ -171,7 +168,8 @@ class Preview:
 
     def _on_removed(self, event: Any) -> None:
         if event.value is self.mask.layer:
-            # There is nothing left to accept it into. Not at once: others hear of the removal, too.
+            # No mask is left to accept the proposal into. Later, as other listeners to the removal
+            # come first.
             QTimer.singleShot(0, lambda: self._drop())
         for mode, layer in list(self._layers.items()):
             if event.value is layer:
@@ -181,8 +179,8 @@ class Preview:
 
 
 def _remove_at_rest(viewer: napari.Viewer, layers: list[Labels], before: Any = None) -> None:
-    """Take layers away once a person rests: napari takes half a second, for which whoever scrolls
-    or paints would wait. before: where pointer and sliders were."""
+    """Remove layers once the person rests: napari takes half a second for that, which would stop
+    scrolling and painting. before: where pointer and sliders were."""
     pressed = QApplication.mouseButtons() != Qt.MouseButton.NoButton
     here = QCursor.pos(), viewer.dims.current_step
     if pressed or here != before:
@@ -190,7 +188,7 @@ def _remove_at_rest(viewer: napari.Viewer, layers: list[Labels], before: Any = N
         return
     left = [layer for layer in layers if layer in viewer.layers]
     if left:
-        # Together: after each removal it collects garbage, which takes longer than all else.
+        # In one batch: napari collects garbage after each removal, which takes longest.
         with viewer.layers.batched_update():
             for layer in left:
                 viewer.layers.remove(layer)

@@ -1,4 +1,4 @@
-"""The offer to go on with saved work on a scan."""
+"""The offer to resume saved work on a scan."""
 
 from __future__ import annotations
 
@@ -41,9 +41,12 @@ from napari_l2gnet.worker import Job
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """Saved work, read and held. segmentation: as it was saved, not shown yet; scripts: what finds
-    writes to it from then on. versions: of its model, the first one first; shown: the number of the
-    one that the mask shows. problem: says in a sentence if a model is nowhere."""
+    """Saved work that is read and whose project is held.
+
+    segmentation: as it was saved, not shown yet. scripts: finds later writes to it. versions: of
+    its model, the first one first. shown: number of the version that the mask shows. problem: a
+    sentence if a model cannot be found, else "".
+    """
 
     folder: ProjectFolder
     state: ProjectState
@@ -55,20 +58,20 @@ class Work:
 
 
 def find_work(volume: Volume) -> Generator[list[FoundProject], None, None]:
-    """Look for projects of a scan; reads all of the scan only if there may be one."""
+    """Look for projects of a scan. Reads all of it only if a project has its shape."""
     if any_of_shape(volume.shape):
         yield find_projects(identify(volume))
 
 
 def read_work(path: Path) -> Generator[Work, None, None]:
-    """Take a project in hand and read it; meant for a thread of its own. Raises InputError."""
+    """Hold a project and read it; meant for a thread of its own. Raises InputError."""
     folder = open_project(path)
     folder.hold()
     try:
         state = folder.read_state()
         slices, saved = folder.read_slices(state)
         painted = {place for place in saved if slice_of(slices.by_person, place, state.axis).any()}
-        # Which they are may be said wrongly after a crash; the keeper looks at them again.
+        # After a crash the state may be wrong about these; autosave looks at them again.
         unsure = painted ^ state.touched
         state = _with_slices(state, saved)
         segmentation = Segmentation.resumed(state.grid, state, slices)
@@ -85,7 +88,8 @@ def read_work(path: Path) -> Generator[Work, None, None]:
 
 
 def _versions(history: History) -> tuple[list[Version], dict[ModelId, int], str]:
-    """The versions of a project's model, their numbers, and what is wrong if a model is nowhere."""
+    """The versions of a project's model, their numbers, and a sentence if a model cannot be
+    found."""
     versions, problem = [Version("original", "original", 0)], ""
     numbers: dict[ModelId, int] = {}
     for saved in history.versions():
@@ -105,7 +109,7 @@ def _versions(history: History) -> tuple[list[Version], dict[ModelId, int], str]
 
 
 def _with_slices(state: ProjectState, saved: frozenset[SliceKey]) -> ProjectState:
-    # Projects of before, after a crash, speak of slices that were to be saved next.
+    # After a crash, the state in older projects names slices that were not saved yet.
     return replace(
         state,
         finished=state.finished & saved,
@@ -120,15 +124,15 @@ def _with_slices(state: ProjectState, saved: frozenset[SliceKey]) -> ProjectStat
 def shown_again(
     work: Work, viewer: Viewer, layer: Image, widget: QWidget | None
 ) -> MaskLayer | None:
-    """Bring saved work back as a mask of its own, kept as by `keep`; None if the scan is not open
-    any more."""
+    """Show saved work as a mask of its own, saved from now on; None if the scan is not open any
+    more."""
     state = work.state
     stored = volume_of(layer) if layer in viewer.layers else None
     if stored is None or stored.shape != state.grid.shape:
         return None
     if state.orientation and not given_orientation(layer, stored.stored_axes):
         give_orientation(layer, state.orientation, stored.stored_axes)
-    # Its scale may have been set by hand since.
+    # The layer's scale may have been set by hand since.
     work.segmentation.grid = stored.grid
 
     def begin(mask: MaskLayer) -> None:
@@ -140,9 +144,9 @@ def shown_again(
 
 
 class ResumeOffer(QWidget):
-    """One line that says what was saved of the chosen scan, with a button to go on with it."""
+    """A line about saved work on the chosen scan, with buttons to resume it or to start anew."""
 
-    #: Work to show, read and held, and the scan's layer.
+    #: The `Work` to show, and the scan's layer.
     resumed = Signal(object, object)
     #: Why work cannot be resumed, in a sentence.
     failed = Signal(str)
@@ -167,7 +171,7 @@ class ResumeOffer(QWidget):
         self._layer: Image | None = None
         self._found: list[FoundProject] = []
         self._open_here: set[Path] = set()
-        # Scans of which nothing more is offered.
+        # Scans for which nothing is offered any more.
         self._anew: WeakSet[Image] = WeakSet()
         self._job: Job | None = None
         self.resume.clicked.connect(self._on_resume)
@@ -180,8 +184,8 @@ class ResumeOffer(QWidget):
         open_here: Sequence[Path],
         again: bool = False,
     ) -> None:
-        """Look for work on a layer's scan; what is open in this window is not offered. again: also
-        if it was looked for before, as after a mask was deleted."""
+        """Look for work on a layer's scan. open_here: projects that are open in this window and not
+        offered. again: look even if that was done before, as after a mask was deleted."""
         if again:
             self._anew.discard(layer)
         elif layer is self._layer:

@@ -1,4 +1,4 @@
-"""A run: one press of Segment, or one tidying, from its first step to its end."""
+"""A run: one press of Segment, or one tidying."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from l2gnet_core.project.events import Answered, Tidied
+from l2gnet_core.project.state import SliceKey
 from l2gnet_core.suitability import doubts
 from napari_l2gnet.docked import always
 from napari_l2gnet.mask_layer import MaskLayer
-from napari_l2gnet.segmentation import SliceKey
 from napari_l2gnet.session import Request, SegmentProgress, Session
 from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.worker import Job
@@ -26,20 +26,20 @@ _MOST_DOUBTS = 4
 
 
 class Run(QObject):
-    """Computes in a thread and writes what comes out into one mask.
+    """Segments or tidies in a thread, and writes the results into one mask in the GUI's thread.
 
-    It keeps to that mask: the user may look at another scan meanwhile.
+    It stays with that mask while the user looks at another scan.
     """
 
-    #: What has just been done, a Step; the mask holds it already.
+    #: A `SegmentProgress`, after the mask has taken it in.
     stepped = Signal(object)
-    #: "finished", "cancelled" or "failed", and a sentence. Everything is drawn by then.
+    #: "finished", "cancelled" or "failed", and a sentence; emitted after everything is drawn.
     ended = Signal(str, str)
 
     def __init__(self, session: Session, mask: MaskLayer, parent: QObject, about: str = "") -> None:
         super().__init__(parent)
         self.mask = mask
-        #: What to know of it from its first step on, in a sentence.
+        #: What to say of the run from its start on, in a sentence.
         self.about = about
         #: What about the scan does not suit the model.
         self.warnings: list[str] = []
@@ -47,19 +47,19 @@ class Run(QObject):
         self.doubts: list[str] = []
         self._session = session
         self._annotation = annotation_of(mask)
-        # A fine-tuning of this mask may be under way, and has told so.
+        # False if another job of this mask, such as a fine-tuning, has announced itself.
         self._tells = not self._annotation.job
         self._job: Job | None = None
         self._about = SegmentProgress("")
         self._places: list[SliceKey] = []
         self._spared: set[SliceKey] = set()
-        # Are slices of it among the events?
+        # Are slices of this step among the events already?
         self._noted = False
-        # How the mask is to be tidied in one step, and the slices that this changes.
+        # For tidying in one undoable step: the choices, and the slices that change.
         self._choices: CleanUp | None = None
         self._slices: dict[SliceKey, NDArray[Any]] = {}
         self._text = ""
-        #: Is what was tidied in one step still there?
+        #: Is the mask still tidied as by that step?
         self.stands: Callable[[], bool] = always
         self._tidies = self._tidies_again = self._overtaken = False
 
@@ -69,8 +69,8 @@ class Run(QObject):
         self._start("Segmenting", self._session.segment(request), self._segmented)
 
     def choose(self, choices: CleanUp) -> None:
-        """Tidy the mask in another way from now on, as one step that can be undone; no choice shows
-        it as the model made it."""
+        """Tidy the mask in another way from now on, as one undoable step. Empty choices show the
+        raw answer."""
         self._choices = choices
         self._tidy()
 
@@ -87,7 +87,7 @@ class Run(QObject):
         self._tidies = self._tidies_again = False
         if self._job is not None:
             self._job.cancel()
-            # Nothing is written from now on; if the widget is closed, nobody hears of the end.
+            # Now, not at the job's end: a closed widget does not hear of that.
             self._record()
             self._tell_end()
 
@@ -109,7 +109,7 @@ class Run(QObject):
         self._job.start()
 
     def _tell(self, what: str) -> None:
-        """Whoever else works on this mask waits for what writes to it."""
+        """Announce the run, so that other jobs on this mask wait."""
         if self._tells:
             self._annotation.tell_job(what)
 
@@ -125,6 +125,7 @@ class Run(QObject):
             self._about = step
         if step.tidying is not None and self._choices is None:
             self._annotation.version.tidying = step.tidying
+        self.mask.segmentation.traces.update(step.traces)
         if step.place is not None and self._choices is not None:
             assert step.labels is not None
             self._slices[step.place] = step.labels
@@ -140,8 +141,8 @@ class Run(QObject):
         self.stepped.emit(step)
 
     def _on_answering(self) -> None:
-        """What is computed from an answer has no place in another one."""
-        # What came into the mask before did so in the history, too.
+        """Stop before the answer changes: further results would belong to the old one."""
+        # Slices that are in the mask come before the change in the history, too.
         self._record()
         self._tidies_again = self._tidies
         self._overtaken = True
@@ -149,14 +150,14 @@ class Run(QObject):
         self._job.cancel()
 
     def _record(self, _: str = "") -> None:
-        """Whatever the end: what was put into the mask can be done again."""
+        """However the job ended, add its slices to the events."""
         segmentation = self.mask.segmentation
         segmentation.answering.disconnect(self._on_answering, missing_ok=True)
         segmentation.saving.disconnect(self._note, missing_ok=True)
         self._note()
 
     def _note(self) -> None:
-        """Slices that came since the last time are among the events from now on."""
+        """Add the slices since the last time to the events."""
         segmentation, about = self.mask.segmentation, self._about
         places, self._places = tuple(self._places), []
         events, spared, device = (
@@ -180,13 +181,13 @@ class Run(QObject):
             self._tidied()
 
     def _adopt(self) -> None:
-        """Take in what is tidied."""
+        """Adopt the tidied answer."""
         mask, tidying = self.mask, self._about.tidying
         if not (self._tidies and mask.connected):
             self._cancelled()
             return
         if mask.stroke_under_way:
-            # Written now, it would become a part of the stroke.
+            # Written now, it would become part of the stroke.
             QTimer.singleShot(50, self._adopt)
             return
         assert tidying is not None
@@ -199,7 +200,7 @@ class Run(QObject):
         segmentation.events.append(Tidied(tidying, places, changed > 0))
         self._annotation.version.tidying = tidying
         if changed:
-            self.stands = segmentation.last_step()
+            self.stands = segmentation.undo_history.last_step()
         self._text = f"Tidied as chosen: {mask.taken_in(changed)}"
         self._tidied()
 
@@ -215,7 +216,7 @@ class Run(QObject):
         self._end("finished", self._text)
 
     def _find_doubts(self) -> list[str]:
-        """What is unusual, in any frame; of a series with the frames that it is in."""
+        """What is unusual in any frame; for a series, with the numbers of the frames."""
         segmentation, grid = self.mask.segmentation, self.mask.grid
         ml = grid.voxel_volume_ml if grid.has_ml else None
         found: dict[str, list[str]] = {}
@@ -261,6 +262,6 @@ class Run(QObject):
                 self.mask.name_coverage()
                 layer.refresh()
         finally:
-            # Whatever other listeners to the layer do: the next run can start.
+            # Also if a listener to the layer raises: the next run must be able to start.
             self._tell_end()
             self.ended.emit(outcome, text)

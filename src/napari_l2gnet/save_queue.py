@@ -1,4 +1,4 @@
-"""What of a mask is not saved yet, and how it comes to disk, without Qt."""
+"""What is not saved yet of a mask, and writing it to disk. Without Qt."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ from napari_l2gnet.segmentation import Segmentation
 if TYPE_CHECKING:
     from l2gnet_core.checkpoint import Model
 
-#: Voxels of painted slices that a batch takes, about a second's writing: a stroke made meanwhile
-#: must not wait for a whole scan that was filled at once.
+#: Voxels of painted slices in a batch: about a second of writing, so that a stroke made meanwhile
+#: does not wait for the rest of a scan that was filled at once.
 _AT_ONCE = 4_000_000
 
 
 @dataclass(eq=False)
 class Batch:
-    """What one save writes. state: yet without scan and model, which take reading all voxels.
-    slices: as they were by then, all among them that a person vouches for anew. waiting: slices
-    that are copied, too, for the next one. later: slices that are copied as they are written, as
-    many as there is time for: if anything comes into them meanwhile they are saved again. saved:
-    are `slices` and `events` written? dropped: another save has taken all of it over."""
+    """What one save writes.
+
+    state: without scan and model as yet, as identifying those reads all voxels. slices: copies from
+    when the batch was made, among them all newly reviewed slices. waiting: slices that are copied
+    for the next batch. later: slices that are copied only while the batch is written, as many as
+    time allows; those that change meanwhile are saved again. saved: `slices` and `events` are
+    written. dropped: the next batch has all of it.
+    """
 
     state: ProjectState
     model: Model | ModelId | None
@@ -46,8 +49,9 @@ class Batch:
 class SaveQueue:
     """Collects what is done to a mask and saves it batch by batch.
 
-    All but `write` and `identify`, which take long, is called from the thread in which a person
-    paints. Each batch that is written goes to `settle` or, if it could not be, to `take_over`.
+    `write` and `identify` take long and are meant for a thread of their own; all else is called
+    from the GUI's thread. After `write`, each batch goes to `settle` or, if it failed, to
+    `take_over`.
     """
 
     def __init__(self, segmentation: Segmentation, folder: ProjectFolder | None) -> None:
@@ -69,7 +73,7 @@ class SaveQueue:
 
     @property
     def begun(self) -> bool:
-        """Is there anything a person did that must not be lost?"""
+        """Did a person do anything that must not be lost?"""
         segmentation = self._segmentation
         done = any(not _of_a_run(event) for event in segmentation.events)
         organs = segmentation.card.labels != self._organs
@@ -78,15 +82,15 @@ class SaveQueue:
     # ------------------------------------------------------------------ what is not saved yet
 
     def copy_changed(self, seconds: float) -> None:
-        """Copy slices that a person changed, for about so long."""
+        """Copy slices that a person changed, for at most about `seconds`."""
         until, changed = time.perf_counter() + seconds, self._segmentation.changed
         while changed and time.perf_counter() < until:
             self._note(changed.pop())
 
     def _copy_at_once(self) -> None:
-        """Copy what must not be left to `write`: slices that a person vouches for and that are not
-        saved so, for another answer may be there by then. Copies of others that changed since are
-        let go of: `write` may have saved newer ones by now, and copies them itself."""
+        """Copy reviewed slices that are not saved as such: left to `write`, they might have another
+        answer by then. Drop copies of other slices that changed since: `write` may have saved newer
+        ones already, and copies them itself."""
         segmentation = self._segmentation
         pending = segmentation.changed | segmentation.answered
         anew = segmentation.reviewed - self._reviewed
@@ -105,15 +109,17 @@ class SaveQueue:
             self._copies[place] = state  # the newest are last
             self._segmentation.answered.discard(place)
         elif older is not None:
-            # All was taken back: what the model says is saved once there is something to save.
+            # All edits were undone: the model's answer is saved once there is something to save.
             self._segmentation.answered.add(place)
 
     def _set_touched(self, place: SliceKey, state: SliceState) -> None:
         (self._touched.add if state.by_person.any() else self._touched.discard)(place)
 
     def batch(self, labels: LabelSet, orientation: str, whole: bool = False) -> Batch | None:
-        """What is not saved yet, or what of it is soon written; None if that is nothing. labels,
-        orientation: as `ProjectState` has them. whole: however long it takes."""
+        """The next batch of what is not saved yet; None if there is nothing.
+
+        labels, orientation: as in `ProjectState`. whole: all of it, however long writing takes.
+        """
         if not self.begun:
             return None
         segmentation = self._segmentation
@@ -133,13 +139,13 @@ class SaveQueue:
             return None
         segmentation.answered, segmentation.changed = set(), set()
         events, segmentation.events = segmentation.events, []
-        # What is taken back from now on has to be saved, too.
+        # From now on, undone edits must be saved, too.
         self._has_begun = True
         return Batch(state, segmentation.model, slices, set(self._copies), later, events)
 
     def _due(self, reviewed: frozenset[SliceKey], voxels: float) -> dict[SliceKey, SliceState]:
-        """Take the copies that a batch writes: those that a person vouches for, then the newest, up
-        to so many voxels."""
+        """Take the copies for a batch: all reviewed slices, then the newest others, up to about so
+        many voxels."""
         newest_first = list(reversed(self._copies))
         order = sorted(newest_first, key=lambda place: place not in reviewed)
         due: dict[SliceKey, SliceState] = {}
@@ -170,12 +176,12 @@ class SaveQueue:
     # ------------------------------------------------------------------ saving
 
     def identify(self, volume: Volume) -> ScanId:
-        """Which scan it is; reads all of it the first time."""
+        """The id of the scan; reads all of the scan the first time."""
         self.scan = self.scan or identify(volume)
         return self.scan
 
     def write(self, batch: Batch, volume: Volume, seconds: float = float("inf")) -> None:
-        """Save a batch; of the slices that it leaves for later, for about so long. Raises
+        """Save a batch. seconds: about how long to go on with its slices for later. Raises
         OutputError."""
         with self._writing:
             if batch.dropped:
@@ -190,15 +196,15 @@ class SaveQueue:
             model = batch.model if isinstance(batch.model, ModelId | None) else id_of(batch.model)
             if model == self._model and not batch.later:
                 return
-            # A stroke made meanwhile must not wait for all of a large scan.
+            # Limited, so that a stroke made meanwhile does not wait for all of a large scan.
             self.folder.save_slices(self._copied(batch, time.monotonic() + seconds))
-            # Never a model that the history does not have yet.
+            # After the events: the state must not name a model that the history does not have.
             self._model, batch.state = model, replace(batch.state, model=model)
             unsaved = batch.later | batch.waiting
             self.folder.save(batch.state, {}, [], volume, unsaved)
 
     def _copied(self, batch: Batch, until: float) -> Iterator[tuple[SliceKey, SliceState]]:
-        """Slices of a batch that are copied as late as this, as long as there is time."""
+        """Copy the batch's slices for later one by one, as long as time allows."""
         segmentation, state = self._segmentation, batch.state
         for place in sorted(batch.later):
             if time.monotonic() >= until:
@@ -206,8 +212,8 @@ class SaveQueue:
             one = segmentation.slice_state(place)
             taken_back = place in state.finished and place not in segmentation.finished
             if taken_back or segmentation.card is not state.card:
-                # The state that is saved speaks of an answer that was taken back meanwhile, or does
-                # not know organs that came: the next one will.
+                # The state to be saved has an answer that was undone meanwhile, or lacks organs
+                # that were added: leave the slice to the next batch.
                 continue
             batch.later.discard(place)
             batch.slices[place] = one
@@ -216,7 +222,7 @@ class SaveQueue:
     def settle(self, batch: Batch) -> None:
         """A batch was written."""
         segmentation = self._segmentation
-        # Slices that are as they were saved; the others are looked at again anyway.
+        # Changed slices are looked at again anyway.
         newer = self._copies.keys() | segmentation.changed | segmentation.answered
         segmentation.answered |= batch.later
         self._saved_state = batch.state
@@ -224,31 +230,32 @@ class SaveQueue:
             self._set_touched(place, batch.slices[place])
 
     def take_over(self, batch: Batch) -> None:
-        """What a save did not come to is to be saved by the next one."""
+        """A batch was not written, or not completely: leave it to the next one."""
         segmentation = self._segmentation
         segmentation.answered |= batch.later
-        # Newer copies of the same slices win; events keep their order.
+        # Newer copies of the same slices take precedence; events keep their order.
         self._copies = {**batch.slices, **self._copies}
         if not batch.saved:
             segmentation.events = batch.events + segmentation.events
         self._saved_state = None
 
     def drop(self, batch: Batch) -> None:
-        """Nobody will hear how the writing of a batch ends: wait for it if it has begun, and let
-        the next batch have all of it."""
+        """Give up a batch whose writing ends unheard: wait if it has begun, and leave all of it to
+        the next batch."""
         with self._writing:
             batch.dropped = True
         self.take_over(batch)
 
     def release(self) -> None:
-        """Let others have the project."""
+        """Release the project for other programs."""
         if self.folder is not None:
             with self._writing:
                 self.folder.release()
 
 
 def _of_a_run(event: Event) -> bool:
-    """Could whoever presses Segment have it again? What undoes more than that comes after it."""
+    """Could pressing Segment bring this event's result back? Undo and redo count, as other events
+    come before them if more than that is undone."""
     return isinstance(event, Tidied | Stepped) or (
         isinstance(event, Answered) and event.what == "segmented"
     )

@@ -12,6 +12,7 @@ from qtpy.QtCore import QTimer, Signal
 from l2gnet_core.card import ModelCard
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError
+from l2gnet_core.project.state import SliceKey
 from l2gnet_core.suitability import mismatches
 from l2gnet_core.volume import Volume, slicing_axis
 from napari_l2gnet.annotation import Annotation
@@ -30,7 +31,6 @@ from napari_l2gnet.resume import Work, shown_again
 from napari_l2gnet.run import Run
 from napari_l2gnet.scan_watch import ScanWatch
 from napari_l2gnet.segment_form import RANGE, THIS_SLICE, SegmentForm
-from napari_l2gnet.segmentation import SliceKey
 from napari_l2gnet.session import Request, SegmentProgress, Session, shared_session
 from napari_l2gnet.take_over import holds_labels, no_scan
 from napari_l2gnet.tasks import annotation_of
@@ -49,7 +49,7 @@ class SegmentWidget(SegmentForm):
 
     def __init__(self, napari_viewer: napari.Viewer, session: Session | None = None) -> None:
         self.session = session or shared_session()
-        super().__init__(napari_viewer, ModelCombo(self.session))
+        super().__init__(napari_viewer, ModelCombo())
         self.letters = EdgeLetters(napari_viewer)
         self.watch = ScanWatch(napari_viewer, self)
         self.table = MaskTable(napari_viewer, self.organs, self.coverage, self)

@@ -1,4 +1,4 @@
-"""Voxels of each structure in each slice of a mask, counted again where something may be new."""
+"""Numbers of voxels of each structure in each slice of a mask."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from l2gnet_core.project.state import SliceKey
 
 
 class SliceCounts:
-    """Voxels of each structure in each slice; `stale` slices are to be counted again."""
+    """Numbers of voxels of each structure in each slice. `stale` slices must be counted again."""
 
     def __init__(self, masks: NDArray[Any], axis: int, ids: Sequence[int]) -> None:
         self._masks = np.moveaxis(masks, 1 + axis, 1)
@@ -28,7 +28,7 @@ class SliceCounts:
         """Count one slice again."""
         labels, top = self._masks[place].ravel(), max(self._ids)
         if labels.dtype.itemsize > 2:
-            # Arrays of other plugins: bincount needs as much room as the largest id.
+            # Arrays from other plugins: bincount needs memory in proportion to the largest id.
             labels = labels[(labels >= 0) & (labels <= top)].astype(np.intp)
         self._counts[place] = np.bincount(labels, minlength=top + 1)[self._ids]
 
@@ -37,6 +37,6 @@ class SliceCounts:
         return dict(zip(self._ids, self._counts[frame].sum(0).tolist(), strict=True))
 
     def largest_slice(self, label: int, frame: int) -> int | None:
-        """The slice in which a structure has most voxels; None if it has none."""
+        """The slice with the most voxels of a structure; None if the frame has none."""
         counts = self._counts[frame, :, self._ids.index(label)]
         return int(counts.argmax()) if counts.any() else None

@@ -1,4 +1,4 @@
-"""The table of slices to review: which, why, and how far they are."""
+"""The table of slices to review: which ones, why, and their state."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem, QWidget
 
-from napari_l2gnet.segmentation import SliceKey
+from l2gnet_core.project.state import SliceKey
 
 SLICE, WHY, STATE = range(3)
-_PLACE = Qt.ItemDataRole.UserRole
 _ROW = 24
 _SLICE_WIDTH = 56
 #: Rows shown at once; the others scroll.
@@ -30,7 +29,7 @@ class Row:
 
 
 class SliceQueue(QTableWidget):
-    """One row a slice. Draws what it is given and says what was clicked."""
+    """A table with a row for each slice, which emits the slice that was clicked."""
 
     go_to = Signal(object)
 
@@ -56,7 +55,8 @@ class SliceQueue(QTableWidget):
         self.cellClicked.connect(self._on_click)
 
     def show_series(self, series: bool) -> None:
-        """Do names of slices begin with a frame?"""
+        """Name the column for slices of a series, whose names begin with the frame, or of one
+        frame."""
         head = "t · slice" if series else "Slice"
         item = self.horizontalHeaderItem(SLICE)
         item.setToolTip("Frame of the series, and slice in it" if series else "")
@@ -92,7 +92,7 @@ class SliceQueue(QTableWidget):
         self.clearSelection()
 
     def rows(self) -> list[tuple[str, ...]]:
-        """What the table says: slice, why, state."""
+        """The texts of the table: slice, why, state."""
         columns = range(3)
         return [
             tuple(self.item(row, column).text() for column in columns)
@@ -111,7 +111,6 @@ class SliceQueue(QTableWidget):
             if column == STATE and text.startswith("✓"):
                 item.setForeground(QColor(self._good))
             self.setItem(number, column, item)
-        self.item(number, SLICE).setData(_PLACE, row.place)
 
     def _on_click(self, row: int, _: int) -> None:
         self.go_to.emit(self._shown[row].place)

@@ -1,4 +1,4 @@
-"""Going through the slices of a mask: the table of them, what a person edits, doubts, and keys."""
+"""Reviewing the slices of a mask: the table of slices, edits, doubts, and keys."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import napari
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from l2gnet_core.project.state import SliceKey
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.correct_form import ACCEPT_KEY, NEXT_KEY, CorrectForm
 from napari_l2gnet.doubts import doubtful_slices
 from napari_l2gnet.duplicates import copy_over
-from napari_l2gnet.mask_layer import MaskLayer, painting_events
+from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.napari_history import painting_events
 from napari_l2gnet.preview import shows_proposal
-from napari_l2gnet.segmentation import SliceKey
 from napari_l2gnet.slice_queue import Row
 from napari_l2gnet.visibility import bring_into_view, hidden_message, why_unseen
 from napari_l2gnet.worker import Job
@@ -25,11 +26,11 @@ _QUIET = 700
 
 
 class SliceReview(QObject):
-    """Keeps the queue of slices true to an annotation, and does what its buttons and keys say."""
+    """Keeps the table of slices in step with an annotation, and handles its buttons and keys."""
 
-    #: All that was painted, undone or previewed has been looked at.
+    #: All edits have been found, and the preview is up to date.
     looked = Signal()
-    #: A sentence, and what tells whether it still holds.
+    #: A sentence, and a function that tells whether it still holds.
     said = Signal(str, object)
 
     def __init__(self, viewer: napari.Viewer, form: CorrectForm) -> None:
@@ -40,9 +41,9 @@ class SliceReview(QObject):
         self._form = form
         self._ranking: Job | None = None
         self._ranked: Any = None
-        #: Where the queue was followed to.
+        #: The slice that the person last went to through the queue.
         self._walked: SliceKey | None = None
-        # What a person paints is looked for in quiet moments, a few slices at a time.
+        # Edits are looked for while the window is idle, a few slices at a time.
         self._looking = QTimer(self, interval=0)
         self._looking.timeout.connect(self._look)
         self._rank_soon = QTimer(self, interval=_QUIET, singleShot=True)
@@ -55,7 +56,7 @@ class SliceReview(QObject):
         self.bind(NEXT_KEY, self.go_to_next)
 
     def bind(self, key: str, action: Callable[[], None]) -> None:
-        """Let a key of the viewer do something until this is stopped."""
+        """Bind a key of the viewer to an action, until `stop`."""
 
         def pressed(_: Any) -> None:
             action()
@@ -69,7 +70,7 @@ class SliceReview(QObject):
         self._looking.stop()
         self._rank_soon.stop()
         for key, action in self._keys.items():
-            # Another widget of this viewer may have taken the key over.
+            # Another widget of this viewer may have bound the key since.
             if action in self._viewer.keymap.values():
                 self._viewer.bind_key(key, None)
 
@@ -79,7 +80,7 @@ class SliceReview(QObject):
             for event in painting_events(self.mask.layer):
                 event.disconnect(self._on_painted)
         if self._ranking is not None:
-            # It would go on for all slices, and keep the mask and what the model saw in memory.
+            # It would go on through all slices, and keep the mask and its traces in memory.
             self._ranking.cancel()
             self._ranking = None
         self.mask, self.annotation, self._ranked = mask, annotation, None
@@ -89,12 +90,12 @@ class SliceReview(QObject):
             self._on_painted()
 
     def look_soon(self) -> None:
-        """Bring everything up to date when there is time."""
+        """Bring everything up to date while the window is idle."""
         self._looking.start()
         self._rank_soon.start()
 
     def _on_painted(self, _: Any = None) -> None:
-        # napari tells of a redraw, not always of what changed.
+        # napari reports a redraw, but not always what has changed.
         if self.annotation is not None:
             self.annotation.may_be_edited()
         self.look_soon()
@@ -115,7 +116,8 @@ class SliceReview(QObject):
     def _tell_invalidated(self, annotation: Annotation) -> None:
         """Say which accepted slices were changed out of sight, or by undo or redo."""
         segmentation = annotation.segmentation
-        invalidated, segmentation.invalidated = segmentation.invalidated, {}
+        reviews = segmentation.reviews
+        invalidated, reviews.invalidated = reviews.invalidated, {}
         if not invalidated:
             return
         annotation.changed.emit("reviewed")
@@ -136,7 +138,7 @@ class SliceReview(QObject):
     # ------------------------------------------------------------------ which slices first
 
     def _rank(self) -> None:
-        """Find out in a thread which slices to check first, once nothing changes any more."""
+        """Rank the slices in a thread, once nothing changes any more."""
         annotation = self.annotation
         if annotation is None or self._ranking is not None or annotation.job:
             return
@@ -146,7 +148,7 @@ class SliceReview(QObject):
         if state == self._ranked:
             return
         if self._ranked is None or self._ranked[-1] != state[-1]:
-            # A segmentation may be under way: wait until it brings nothing more.
+            # A segmentation may be under way: wait until it is finished.
             self._ranked = (None, (), state[-1])
             self._rank_soon.start()
             return
@@ -160,7 +162,7 @@ class SliceReview(QObject):
                 annotation.rank(doubts)
 
         def end(_: Any = None) -> None:
-            # Of another mask one may be under way by now.
+            # The ranking of another mask may be under way by now.
             if self._ranking is job:
                 self._ranking = None
             job.deleteLater()
@@ -174,7 +176,7 @@ class SliceReview(QObject):
     # ------------------------------------------------------------------ what is shown
 
     def show(self) -> None:
-        """Draw the queue and how far it is."""
+        """Draw the queue, and how many slices are reviewed."""
         annotation, mask, form = self.annotation, self.mask, self._form
         if annotation is None or mask is None or not mask.connected:
             form.queue.show_rows([], None)
@@ -211,7 +213,7 @@ class SliceReview(QObject):
             self.show_mask()
 
     def show_mask(self, alone: bool = False) -> None:
-        """Bring the mask into view, ready to be painted on; `alone` as of `bring_into_view`."""
+        """Bring the mask into view, ready to be painted on. alone: as in `bring_into_view`."""
         annotation, mask = self.annotation, self.mask
         if annotation is None or mask is None:
             return
@@ -222,7 +224,7 @@ class SliceReview(QObject):
             self._say(hidden_message(mask, hidden), lambda: mask.place == place)
 
     def accept_slice(self) -> None:
-        """The slice on screen is right as it is; again: not so."""
+        """Accept the slice on screen, or take that back."""
         annotation, mask = self.annotation, self.mask
         if annotation is not None and mask is not None and mask.connected:
             if refusal := self.refusal:
@@ -231,12 +233,12 @@ class SliceReview(QObject):
             annotation.review(mask.place, mask.place not in annotation.segmentation.reviewed)
             mask.name_coverage()
             if annotation.preview is not None:
-                annotation.preview.update_here()
+                annotation.preview.repaint()
             if not self._form.in_front:
                 show_info(_told(annotation, mask.place))
 
     def _say(self, text: str, holds: Callable[[], bool]) -> None:
-        """Say something where it can be read: keys work behind another tab, too."""
+        """Say something in the widget, or as napari does if another tab hides it."""
         self.said.emit(text, holds)
         if not self._form.in_front:
             show_info(text)
@@ -248,7 +250,7 @@ class SliceReview(QObject):
         if mask is not None and mask.connected and (problem := mask.off_screen):
             return f"{problem}: click a slice in the table, then accept it."
         if annotation is not None and shows_proposal(annotation):
-            # What would be accepted is the mask below it.
+            # The person sees the preview, but would accept the mask below it.
             return (
                 "This is the preview, not the mask: accept or discard it, or press Before, then "
                 "accept the slice."
@@ -256,7 +258,7 @@ class SliceReview(QObject):
         if mask is not None and mask.connected and (unseen := why_unseen(mask)):
             return f"{unseen}: click a slice in the table, then accept it."
         if mask is not None and mask.connected and (copy := copy_over(mask)):
-            # What was painted there is not what would be accepted.
+            # The person sees the copy, but would accept the mask below it.
             return (
                 f'"{copy}", a copy that nobody saves, lies over "{mask.layer.name}": click a slice '
                 "in the table, then accept it."
@@ -268,7 +270,7 @@ class SliceReview(QObject):
         annotation, mask = self.annotation, self.mask
         if annotation is None or mask is None or not mask.connected:
             return
-        # Who comes from elsewhere begins at the top.
+        # From a slice that was not reached through the queue, begin at its top.
         here = mask.place
         place = annotation.next_place(here if here == self._walked else None)
         if place is None:
@@ -281,7 +283,7 @@ class SliceReview(QObject):
 
 
 def _told(annotation: Annotation, place: SliceKey) -> str:
-    """What accepting a slice, or taking that back, has come to."""
+    """A sentence that a slice was accepted, or that this was taken back."""
     segmentation, (frame, index) = annotation.segmentation, place
     of = f"Frame {frame}, slice {index}" if len(segmentation.shown) > 1 else f"Slice {index}"
     accepted = place in segmentation.reviewed

@@ -1,4 +1,4 @@
-"""Taking over what a person has corrected elsewhere: another mask of the same scan."""
+"""Taking over another mask of the same scan, as one that a person corrected elsewhere."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from numpy.typing import NDArray
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.labels import LabelSet
+from l2gnet_core.project.state import SliceKey
 from napari_l2gnet.layers import LABELS_KEY, VIEW_KEY
 from napari_l2gnet.mask_layer import IMAGE_KEY, SEGMENTATION_KEY, MaskLayer
 from napari_l2gnet.on_grid import fit_of
 from napari_l2gnet.organs import LARGEST_ID, UNMARKED
 from napari_l2gnet.preview import PREVIEW_KEY
-from napari_l2gnet.segmentation import SliceKey
 
-#: An image with more values than that is no mask.
+#: An image with more different values than that is no mask.
 _MOST_LABELS = 64
-#: Voxels that are looked at together, for that.
+#: Voxels that are checked for that at once.
 _AT_ONCE = 1 << 16
 
-# Which images hold labels, each with a reference to the data of which that is known: the button
-# asks at every stroke.
+# Whether images hold labels, each with a reference to the data that were checked: the button asks
+# after every stroke.
 _known: weakref.WeakKeyDictionary[Layer, tuple[Any, bool]] = weakref.WeakKeyDictionary()
 
 
 def candidates(viewer: napari.Viewer, mask: MaskLayer) -> list[Labels | Image]:
-    """Masks that lie on a mask's voxels and are of nobody here. Of files that do not say that they
-    are masks they are images."""
+    """Foreign masks that lie on a mask's voxels. Files that do not say that they are masks open as
+    images."""
     return [layer for layer in _foreign(viewer, mask) if not _reason_against(layer, mask)]
 
 
 def why_none(viewer: napari.Viewer, mask: MaskLayer) -> str:
-    """Why no other mask can be taken over, in a sentence; "" if one can."""
+    """Why no mask can be taken over, in a sentence; "" if one can."""
     foreign = _foreign(viewer, mask)
     reasons = {layer: _reason_against(layer, mask) for layer in foreign}
     if not all(reasons.values()):
         return ""
-    # Of the newest that may be meant: further scans of a patient are there for other reasons.
+    # Explain it by the newest layer that may be meant; a patient's further scans are not.
     masks = [layer for layer in foreign if holds_labels(layer)]
     meant = masks or [layer for layer in foreign if fit_of(layer, mask.layer)]
     if not meant:
@@ -54,10 +54,11 @@ def why_none(viewer: napari.Viewer, mask: MaskLayer) -> str:
 
 
 def take_over(mask: MaskLayer, other: Labels | Image) -> tuple[int, int]:
-    """Write another mask's labels where they differ, as one stroke: they count as painted. Slices
-    that are reviewed stay as they are. Organs go by their names where the other mask knows names.
+    """Write another mask's labels where they differ, as one stroke, so that they count as painted.
+    Reviewed slices stay as they are. Organs are matched by name if the other mask has names.
 
-    Returns how many voxels, in how many slices. Raises InputError for labels that are no organ's.
+    Returns how many voxels changed, and in how many slices. Raises InputError for labels that are
+    no organ's.
     """
     segmentation = mask.segmentation
     if (fit := fit_of(other, mask.layer)) is None:
@@ -81,7 +82,8 @@ def take_over(mask: MaskLayer, other: Labels | Image) -> tuple[int, int]:
 
 
 def _foreign(viewer: napari.Viewer, mask: MaskLayer) -> list[Labels | Image]:
-    """Layers that are no scan's mask of here, no scan of one, and no view of either."""
+    """Labels and images that are neither masks that can be corrected here, nor their scans, nor
+    views or previews of those."""
     corrected = [
         layer
         for layer in viewer.layers
@@ -98,7 +100,7 @@ def _foreign(viewer: napari.Viewer, mask: MaskLayer) -> list[Labels | Image]:
 
 
 def _reason_against(layer: Labels | Image, mask: MaskLayer) -> str:
-    """What of a layer speaks against taking it over; "" if nothing does."""
+    """Why a layer cannot be taken over, as the end of a sentence; "" if it can."""
     if layer.multiscale:
         return "holds the same at several resolutions"
     if fit_of(layer, mask.layer) is None:
@@ -121,11 +123,11 @@ def _times(numbers: Any) -> str:
 
 
 def holds_labels(layer: Labels | Image) -> bool:
-    """Does a layer hold a mask, as its type says or by its values?"""
+    """Does a layer hold a mask, by its type or its values?"""
     if isinstance(layer, Labels):
         return True
     data = layer.data
-    # What is loaded piece by piece would be loaded whole, while the window waits.
+    # Lazy data would be loaded completely, while the window waits.
     if layer.multiscale or layer.rgb or not isinstance(data, np.ndarray):
         return False
     known = _known.get(layer)
@@ -135,8 +137,7 @@ def holds_labels(layer: Labels | Image) -> bool:
 
 
 def no_scan(layer: Image | None) -> str:
-    """What to know of a mask that opened as an image, where a scan is meant, in a sentence; else
-    ""."""
+    """A hint, in a sentence, if an image chosen as the scan looks like a mask; else ""."""
     if layer is None or not holds_labels(layer):
         return ""
     return (
@@ -146,13 +147,14 @@ def no_scan(layer: Image | None) -> str:
 
 
 def _are_labels(data: NDArray[Any]) -> bool:
-    """Whole numbers from 0 on, few of them? Read once, and of a scan not to its end."""
+    """Are all values whole numbers from 0 on, and few different ones? Stops at the first that is
+    not."""
     found: set[Any] = set()
     for plane in np.ndindex(data.shape[:-2]):
         values = data[plane].ravel()
         for start in range(0, len(values), _AT_ONCE):
             some = values[start : start + _AT_ONCE]
-            # Sorting takes long; a mask seldom differs from one voxel to the next.
+            # Only where the value changes: sorting all voxels takes long.
             steps = some[1:][some[1:] != some[:-1]]
             found.update(np.unique(np.append(steps, some[:1])).tolist())
             if len(found) > _MOST_LABELS or not all(
@@ -163,7 +165,7 @@ def _are_labels(data: NDArray[Any]) -> bool:
 
 
 def _ids(layer: Labels | Image) -> NDArray[Any]:
-    """A mask's labels as integers. Raises InputError for values that can be none."""
+    """A mask's labels as integers. Raises InputError for values that cannot be labels."""
     data = np.asarray(layer.data)
     fits = bool(data.min() >= 0 and data.max() <= LARGEST_ID)
     ids = data.astype(np.uint16, copy=False) if fits else data
@@ -176,7 +178,7 @@ def _ids(layer: Labels | Image) -> NDArray[Any]:
 
 
 def _names(layer: Labels | Image) -> dict[int, str]:
-    """Names of organs by label, as the layer's file or another plugin gave them; {} for none."""
+    """Names of organs by label, from the layer's file or another plugin; {} without names."""
     features = getattr(layer, "features", ())
     if {"index", "name"} <= set(features):
         pairs = list(zip(features["index"], features["name"], strict=True))
@@ -185,17 +187,18 @@ def _names(layer: Labels | Image) -> dict[int, str]:
     names = {
         int(label): name.strip()
         for label, name in pairs
-        # A table with gaps holds floats, and no numbers in the gaps.
+        # Tables with gaps hold floats, and NaN or None in the gaps.
         if isinstance(label, Real) and float(label).is_integer() and label > 0
         if isinstance(name, str) and name.strip()
     }
-    # Labels that have colours alone are called so.
+    # `label_arguments` gives labels without names such names.
     nameless = all(name == f"label {label}" for label, name in names.items())
     return {} if nameless else names
 
 
 def _organs(names: dict[int, str], organs: LabelSet) -> NDArray[np.uint16]:
-    """By label of a mask with these names: the organ's id, UNMARKED where there is none."""
+    """A table from labels of a mask with these names to ids of organs; UNMARKED where there is
+    none."""
     table = np.full(UNMARKED + 1, UNMARKED, np.uint16)
     table[0] = 0
     called = {organ.name.strip().casefold(): organ.id for organ in organs}
@@ -209,13 +212,13 @@ def _organs(names: dict[int, str], organs: LabelSet) -> NDArray[np.uint16]:
 
 
 def _unknown(mask: str, labels: list[int], names: dict[int, str]) -> str:
-    """That labels are no organs, in a sentence."""
+    """A sentence that these labels are no organs'."""
     if not names:
         return (
             f"Expected the organs of this mask, but {mask} has the label {labels[0]}, too; "
             "add that organ with New … first."
         )
-    # Those without go by their numbers only where none has a name: else these may be of others.
+    # Ids decide only if no label has a name: otherwise they may mean other organs.
     if nameless := ", ".join(str(label) for label in labels if label not in names):
         return (
             f"Expected a name for every label of {mask}, as others of it have one, but there is "

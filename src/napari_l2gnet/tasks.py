@@ -1,4 +1,4 @@
-"""From masks in a viewer to what a job on their corrections needs, without Qt."""
+"""Collects from masks in a viewer what a job on their corrections needs. Without Qt."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import napari
 import numpy as np
 
 from l2gnet_core.errors import InputError
+from l2gnet_core.project.state import SliceKey
 from l2gnet_core.volume import Volume
 from napari_l2gnet.annotation import Annotation, Version
 from napari_l2gnet.layers import volume_of
@@ -16,19 +17,18 @@ from napari_l2gnet.learning import Task, TaughtScan, card_of
 from napari_l2gnet.mask_layer import IMAGE_KEY, MODEL_KEY, MaskLayer
 from napari_l2gnet.organs import same_names
 from napari_l2gnet.orientation import as_given
-from napari_l2gnet.segmentation import SliceKey
 
 
 def annotation_of(mask: MaskLayer) -> Annotation:
-    """How far a mask is; the same for all who ask."""
+    """The annotation of a mask: the same object for every caller."""
     metadata = mask.layer.metadata
     return Annotation.of(metadata, mask.segmentation, metadata[MODEL_KEY])
 
 
 def project_masks(viewer: napari.Viewer, mask: MaskLayer) -> list[MaskLayer]:
-    """A mask, and the others in the viewer by the same model that have something to teach.
+    """A mask, and the other masks by the same model in the viewer that hold corrections.
 
-    Of each image one, the newest, as its masks may contradict each other.
+    Only the newest mask of each image, as masks of one image may contradict each other.
     """
     masks = [mask]
     for layer in reversed(viewer.layers):
@@ -50,10 +50,10 @@ def fine_tuning(
     seconds: float,
     painted_is_complete: bool,
 ) -> Task:
-    """To learn from masks, the first of which is on screen and whose version is begun with.
+    """A task to learn from masks. The first one is on screen; learning starts from its version.
 
-    Raises InputError where a scan cannot be read, where masks disagree on organs, or a label is
-    none.
+    Raises InputError if a scan cannot be read, if masks disagree on organs, or if a label is no
+    organ's.
     """
     annotations = [annotation_of(mask) for mask in masks]
     for mask in masks:
@@ -71,7 +71,7 @@ def fine_tuning(
 
 
 def _require_organs(mask: MaskLayer, where: str) -> None:
-    """Raises InputError if a label that is no organ's lies in slices to learn from."""
+    """Raises InputError if slices to learn from hold a label that is no organ's."""
     annotation, segmentation = annotation_of(mask), mask.segmentation
     known, found = [0, *segmentation.card.labels.names], list[tuple[int, SliceKey]]()
     annotation.look_for_edits()
@@ -88,12 +88,13 @@ def _require_organs(mask: MaskLayer, where: str) -> None:
 
 
 def application(mask: MaskLayer, version: Version) -> Task:
-    """To segment a mask's scan with a version. Raises InputError where it cannot be read."""
+    """A task to segment a mask's scan with a version. Raises InputError if the scan cannot be
+    read."""
     scan = TaughtScan(scan_of(mask), mask.segmentation, [])
     return Task(annotation_of(mask), version, [scan], mask.place)
 
 
 def scan_of(mask: MaskLayer) -> Volume:
-    """The scan of a mask, lying as its file or a person says."""
+    """The scan of a mask, oriented as its file or a person says."""
     image = mask.layer.metadata[IMAGE_KEY]
     return as_given(image, volume_of(image))

@@ -1,4 +1,4 @@
-"""The versions of a mask's model: to go to one, to save it, to load another."""
+"""The versions of a mask's model: going to one, saving it, loading another."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _FILTER = "Models (*.safetensors)"
 
 
 class VersionBar(QObject):
-    """Keeps the list of versions true to an annotation, and does what its buttons say."""
+    """Keeps the list of versions in step with an annotation, and handles its buttons."""
 
-    #: The mask is to show the answer of this version, by its number.
+    #: Number of the version whose answer the mask shall show.
     wanted = Signal(int)
-    #: And this one, which has just been loaded.
+    #: The same for a version that was just loaded.
     loaded = Signal(int)
     said = Signal(str)
     refused = Signal(object)
@@ -127,7 +127,7 @@ class VersionBar(QObject):
 
 
 def _described(version: Version, first: str) -> str:
-    """A version in the list; first: the name of the model that the mask began with."""
+    """A version's text in the list. first: name of the model that the mask began with."""
     if version.kind == "original":
         return f"original · {first}"
     kinds = {"scan": "this scan", "project": "project", "file": "loaded"}

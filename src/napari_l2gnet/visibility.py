@@ -1,4 +1,4 @@
-"""Whether a mask is to be seen on its scan, and bringing it into view where it is not."""
+"""Whether a mask can be seen on its scan, and bringing it into view if it cannot."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from napari_l2gnet.orphans import put_below
 from napari_l2gnet.preview import PREVIEW_KEY, shows_proposal
 from napari_l2gnet.tasks import annotation_of
 
-#: Blendings that show nothing of what lies below, unless the layer itself is seen through.
+#: Blendings that hide the layers below, unless the layer itself is transparent.
 _COVERING = {"opaque", "translucent", "translucent_no_depth"}
-#: Below the first opacity a layer is one to look through, below the second there is nothing of it.
+#: Below the first opacity a layer can be seen through; below the second it cannot be seen.
 _OPAQUE, _NOTHING = 0.9, 0.05
 
 
 def why_unseen(mask: MaskLayer) -> str:
-    """Why a mask is not to be seen on its scan, in words; "" if it is."""
+    """Why a mask cannot be seen on its scan, in words; "" if it can."""
     layer = mask.layer
     if not layer.visible:
         return f'"{layer.name}" is hidden by its eye icon'
@@ -35,7 +35,7 @@ def why_unseen(mask: MaskLayer) -> str:
 
 
 def why_beside(mask: MaskLayer) -> str:
-    """Why what is painted on its scan comes elsewhere into a mask, in words; "" if it does not."""
+    """Why strokes on the scan get to another place in the mask, in words; "" if they do not."""
     layer, scan = mask.layer, mask.layer.metadata[IMAGE_KEY]
     if scan not in mask.viewer.layers or scan.ndim != layer.ndim or lies_as(layer, scan):
         return ""
@@ -43,8 +43,7 @@ def why_beside(mask: MaskLayer) -> str:
 
 
 def why_all_unseen(mask: MaskLayer) -> str:
-    """Why nothing of a mask is to be seen, and nothing of what it lies on, in words; "" if anything
-    is."""
+    """Why neither a mask nor its scan can be seen, in words; "" if either can."""
     layer = mask.layer
     if not (layer.visible and layer.opacity >= _NOTHING) and not _has_picture(mask):
         return f'"{layer.name}" and its scan are hidden'
@@ -52,17 +51,17 @@ def why_all_unseen(mask: MaskLayer) -> str:
 
 
 def bring_into_view(mask: MaskLayer, alone: bool = False) -> list[Image]:
-    """Show a mask on its scan. Returns the images that lay over it, and are hidden now.
+    """Show a mask on its scan. Returns the images that lay over it and are now hidden.
 
-    alone: also those go that lie on the scan's own voxels, below the mask. They may be pictures of
-    the same patient that it is looked at over, or another patient's.
+    alone: also hide other images of the same voxels below the mask. They may be of the same patient
+    or of another one.
     """
     layer, layers = mask.layer, mask.viewer.layers
     scan = layer.metadata[IMAGE_KEY]
     draw(layer, True)
     if why_beside(mask):
         lay_on(layer, scan)
-    # Below a preview it is not to be seen: that shows what it will be.
+    # A preview is shown instead of the mask, which keeps opacity 0.
     if layer.opacity < _NOTHING and not shows_proposal(annotation_of(mask)):
         layer.opacity = OPACITY
     if scan in layers and (alone or not _has_picture(mask)):
@@ -80,7 +79,7 @@ def bring_into_view(mask: MaskLayer, alone: bool = False) -> list[Image]:
 
 
 def hidden_message(mask: MaskLayer, hidden: Sequence[Image]) -> str:
-    """What to say of images that were hidden, so that a mask is to be seen; "" if none were."""
+    """What to say of images that were hidden to show a mask; "" if none were."""
     if not hidden:
         return ""
     names = ", ".join(f'"{image.name}"' for image in hidden)
@@ -96,7 +95,7 @@ def _why_covered(mask: MaskLayer) -> str:
 
 
 def _over(mask: MaskLayer, alone: bool = False) -> list[Image]:
-    """Images that nothing of a mask, or of its scan below it, is to be seen through."""
+    """Images that cover a mask, or its scan below it."""
     layer, layers = mask.layer, list(mask.viewer.layers)
     if mask.viewer.canvas.grid.enabled or layer not in layers:
         return []  # side by side
@@ -113,13 +112,13 @@ def _over(mask: MaskLayer, alone: bool = False) -> list[Image]:
 
 
 def _has_picture(mask: MaskLayer) -> bool:
-    """Is there something to look at a mask over?"""
+    """Is a picture visible on which the mask can be looked at?"""
     return any(one.visible and _is_picture(one, mask) for one in mask.viewer.layers)
 
 
 def _is_picture(layer: Layer, mask: MaskLayer) -> bool:
-    """Is a layer the scan of a mask, or another image of the same voxels? One that has masks of its
-    own may be another patient's, or another moment's."""
+    """Is a layer the scan of a mask, or another image of the same voxels? An image with masks of
+    its own does not count: it may be of another patient or time."""
     if not isinstance(layer, Image) or VIEW_KEY in layer.metadata:
         return False
     if layer is mask.layer.metadata[IMAGE_KEY]:
@@ -135,13 +134,13 @@ def _covers(layer: Layer) -> bool:
         and VIEW_KEY not in layer.metadata
         and layer.opacity >= _OPAQUE
         and str(layer.blending) in _COVERING
-        # Heat maps and the like are seen through where they are dark.
+        # Heat maps, for example, are transparent where they are dark.
         and bool((layer.colormap.colors[:, 3] >= _OPAQUE).all())
     )
 
 
 def _overlap(one: Layer, other: Layer, dims: Any) -> bool:
-    """Does the viewer show two layers in one place?"""
+    """Do two layers overlap on screen?"""
     both = min(one.ndim, other.ndim)
     axes = [axis - dims.ndim for axis in dims.displayed if dims.ndim - axis <= both]
     (low, high), (start, stop) = (layer.extent.world[:, axes] for layer in (one, other))
@@ -149,7 +148,7 @@ def _overlap(one: Layer, other: Layer, dims: Any) -> bool:
 
 
 def _is_of(layer: Layer, image: Image, layers: Sequence[Layer]) -> bool:
-    """Is a layer an image, one of its masks, or something drawn of these?"""
+    """Is a layer an image, one of its masks, or a view or preview of those?"""
     metadata = layer.metadata
     masks = [one for one in layers if one.metadata.get(IMAGE_KEY) is image]
     drawn = metadata.get(PREVIEW_KEY) or metadata.get(VIEW_KEY, ("", None))[1]

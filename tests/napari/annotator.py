@@ -33,9 +33,10 @@ from l2gnet_core.project.scans import identify
 from l2gnet_core.project.state import SliceState
 from l2gnet_core.volume import Grid, Volume
 from napari_l2gnet.autosave import keep
-from napari_l2gnet.correct_run import CorrectRun, accept, drop_proposal
+from napari_l2gnet.correct_run import CorrectRun
 from napari_l2gnet.learning import model_of
 from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.proposals import accept, drop_proposal
 from napari_l2gnet.resume import read_work
 from napari_l2gnet.session import Session
 from napari_l2gnet.tasks import annotation_of, fine_tuning
@@ -119,7 +120,7 @@ class Annotator:
         self.log()
 
     def teach(self) -> None:
-        """Fine-tune for a moment, and mostly accept what comes out."""
+        """Fine-tune for a moment, and mostly accept the result."""
         task = fine_tuning([self.mask], "scan", 0.2, False)
         run = CorrectRun(self.session, self.mask, self.annotation, self.parent)
 
@@ -149,7 +150,7 @@ class Annotator:
 
 
 def kept(limits: Any, evidence: Evidence, known: Any) -> Verdict:
-    """Of noise nothing can be learnt."""
+    """Keep any model: nothing can be learnt from noise."""
     return Verdict(True, "Kept.", evidence)
 
 

@@ -1,4 +1,4 @@
-"""An answer that is accepted comes as one undoable step and is never a person's; theirs stays."""
+"""Adopting an answer is one undoable step, and what a person decided stays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from l2gnet_core.labels import Label, LabelSet
 from l2gnet_core.project.events import Answered, Interpolated
 from l2gnet_core.volume import Grid
 from napari_l2gnet.annotation import PAINTED_WEIGHT, Annotation, Proposal
-from napari_l2gnet.correct_run import accept, fill_in, verdict_message, weak_organs
 from napari_l2gnet.doubts import ExpectedErrors
 from napari_l2gnet.layers import volume_of
 from napari_l2gnet.learning import interpolate
@@ -35,6 +34,7 @@ from napari_l2gnet.organs import (
     with_organ,
     with_organs_of,
 )
+from napari_l2gnet.proposals import accept, fill_in, verdict_message, weak_organs
 from napari_l2gnet.segmentation import Segmentation
 from napari_l2gnet.tasks import fine_tuning
 
@@ -123,7 +123,7 @@ def test_slices_lose_their_review_with_the_answer_that_was_reviewed() -> None:
     mask.layer.undo()
     assert not mask.segmentation.reviewed
     assert not mask.segmentation.unreviewed_organs
-    # Of which an organ that came meanwhile is no part.
+    # The restored review does not cover an organ that was added meanwhile.
     labels = mask.segmentation.card.labels
     mask.relabel(with_organ(labels, Label(4, "four", new_color(labels))))
     mask.layer.redo()
@@ -148,29 +148,29 @@ def test_undo_of_a_stroke_takes_back_what_was_accepted_with_it_and_redo_does_not
     layer.data_setitem(square(3), 2)
     annotation.review((0, 1))
     annotation.review((0, 4))
-    # What is painted on an accepted slice and undone leaves it as it was accepted.
+    # A stroke on an accepted slice that is undone leaves the slice as it was accepted.
     layer.data_setitem((np.array([1]), np.array([0]), np.array([0])), 2)
     layer.undo()
     layer.undo()
     assert segmentation.reviewed == {(0, 1), (0, 4)}
     layer.undo()
     assert segmentation.reviewed == {(0, 4)}
-    assert segmentation.invalidated == {(0, 1): "undo"}
+    assert segmentation.reviews.invalidated == {(0, 1): "undo"}
     layer.redo()
     assert segmentation.reviewed == {(0, 4)}
-    # Nor does anybody vouch for a slice that redo changes.
+    # Redo withdraws the review of a slice that it changes, too.
     annotation.review((0, 3))
     layer.redo()
     assert segmentation.reviewed == {(0, 4)}
-    assert segmentation.invalidated == {(0, 1): "undo", (0, 3): "redo"}
-    # One that is accepted again is accepted with all that is on it.
+    assert segmentation.reviews.invalidated == {(0, 1): "undo", (0, 3): "redo"}
+    # Accepting the slice again accepts everything on it.
     annotation.review((0, 3))
     layer.undo()
     assert segmentation.reviewed == {(0, 4)}
 
 
 def paint(mask: MaskLayer, index: int, label: int, dimensions: int = 2) -> None:
-    """With a brush, on the slice on screen; in three dimensions into its neighbours, too."""
+    """Paint with a brush on the slice on screen; with dimensions=3 also on its neighbours."""
     mask.go_to_place((0, index))
     mask.layer.n_edit_dimensions, mask.layer.brush_size = dimensions, 3
     mask.layer.paint((index, 4, 4), label)
@@ -187,20 +187,20 @@ def test_accepted_slices_that_are_painted_out_of_sight_are_to_be_checked_again()
     assert segmentation.reviewed == {(0, 1), (0, 2), (0, 3)}
     paint(mask, 2, 3, dimensions=3)
     assert segmentation.reviewed == {(0, 2)}
-    assert segmentation.invalidated == {(0, 1): "painting", (0, 3): "painting"}
+    assert segmentation.reviews.invalidated == {(0, 1): "painting", (0, 3): "painting"}
     layer.undo()
     assert segmentation.reviewed == {(0, 1), (0, 2), (0, 3)}
     assert segmentation.unreviewed_organs == {((0, index), 3) for index in (1, 2, 3)}
-    assert not segmentation.invalidated
+    assert not segmentation.reviews.invalidated
     layer.redo()
     assert segmentation.reviewed == {(0, 2)}
-    assert segmentation.invalidated == {(0, 1): "redo", (0, 3): "redo"}
-    # What is accepted since, or tidied, is not as it was.
+    assert segmentation.reviews.invalidated == {(0, 1): "redo", (0, 3): "redo"}
+    # Slices that were accepted or tidied since then are not restored.
     annotation.review((0, 1))
     mask.put_tidied((0, 3), full(0))
     layer.undo()
     assert segmentation.reviewed == {(0, 2)}
-    # Across the slices one sees none of them.
+    # In a view across the slices, none of them is on screen as a whole.
     annotation.review((0, 3))
     mask.viewer.dims.roll()
     layer.data_setitem(square(3), 2)
@@ -221,7 +221,7 @@ def test_nobody_vouches_for_what_they_did_not_see(steps: list[Any]) -> None:
     shape = (3, SIZE, SIZE)
     mask, annotation = new_mask(shape)
     layer, segmentation = mask.layer, mask.segmentation
-    # How each slice ever was while it was on screen and accepted.
+    # All states of each slice while it was on screen and accepted.
     seen: dict[int, set[bytes]] = {index: set() for index in range(3)}
     for name, *rest in steps:
         if name == "paint":
@@ -302,7 +302,7 @@ def test_a_slice_accepted_before_it_is_segmented_has_no_answer_to_go_back_to() -
     assert mask.segmentation.finished == set(mask.segmentation.places) - {(0, 1)}
     annotation.keep_first_answer()
     assert annotation.versions[0].raw is None
-    # But nothing of the mask is missing.
+    # But the mask is complete.
     assert mask.coverage() == (5, 5)
 
 
@@ -405,10 +405,10 @@ def test_what_a_painted_slice_teaches(complete: bool) -> None:
     rest = 1 if complete else UNMARKED
     np.testing.assert_array_equal(lesson.labels[1], np.where(painted, 2, rest))
     np.testing.assert_array_equal(lesson.weights[3], np.where(painted, PAINTED_WEIGHT, 1))
-    # What a new organ is not is said by the rest of the slice alone.
+    # Where a new organ is absent, only the rest of the slice can teach.
     (all_of_it,) = annotation.lessons(complete, (1,))
     np.testing.assert_array_equal(all_of_it.labels[1], np.where(painted, 2, 1))
-    # Copies: painting on changes nothing of what is learnt.
+    # Copies: later strokes do not change the lessons.
     mask.layer.data_setitem(square(3), 0)
     assert (lesson.labels[3][painted] == 2).all()
 
@@ -525,7 +525,7 @@ def test_there_is_one_annotation_of_a_mask_and_a_duplicate_layer_has_its_own_mas
 
 
 def learnt(dice: Improvement, kind: str = "scan") -> Any:
-    """What is told of a fine-tuning that taught a cyst."""
+    """The message about a fine-tuning that taught a cyst."""
     verdict = Verdict(True, "Kept.", Evidence(1.0, 5, dice, None, None))
 
     def model(names: dict[int, str]) -> Any:
@@ -572,7 +572,7 @@ def test_accepting_keeps_what_was_interpolated_of_an_organ_that_is_hardly_learnt
     np.testing.assert_array_equal(annotation.merged((0, 2), new), expected[2])
     accept(mask, annotation)
     np.testing.assert_array_equal(layer.data, expected)
-    # Which is said where it can be done again, and tidying begins with.
+    # It is in the history for replay, and in the raw answer, with which tidying begins.
     last = segmentation.events[-1]
     assert list(last.filled) == ([(0, 1), (0, 2), (0, 3)] if dice < 0.8 else [])
     for place, state in last.filled.items():
@@ -611,12 +611,12 @@ def test_an_answer_changes_what_no_person_decided_however_the_model_cuts(axis: i
     segmentation.stroked[...] = rng.random(shape) < 0.1
     theirs = segmentation.stroked | (segmentation.shown != segmentation.known)
     np.testing.assert_array_equal(segmentation.by_person(), theirs)
-    segmentation.reviewed = {(0, 1), (1, 0), (1, 3)}
+    segmentation.reviewed.update({(0, 1), (1, 0), (1, 3)})
     free = np.ones(shape, bool)
     for place in segmentation.reviewed:
         segmentation.slice_of(free, place)[...] = False
     answer, raw = rng.integers(0, 3, (2, *shape)).astype(np.uint16)
-    adoption = segmentation.adoption(answer, raw, 1)
+    adoption = segmentation.undo_history.adoption(answer, raw, 1)
     for delta, old, new, where in (
         (adoption.answer, segmentation.answer, answer, free),
         (adoption.raw, segmentation.raw, raw, free),

@@ -104,7 +104,7 @@ def test_resuming_brings_everything_back_and_it_replays(
     qtbot.waitUntil(lambda: not widget.running)
     paint(widget, 2, 3)
     paint(widget, 5, 0)
-    widget.mask.segmentation.reviewed |= {(0, 4), (0, 5)}
+    widget.mask.segmentation.reviewed.update({(0, 4), (0, 5)})
     widget.mask.color_organ(2, "#102030")
     before = widget.mask.segmentation
     qtbot.waitUntil(lambda: is_saved(widget), timeout=3000)

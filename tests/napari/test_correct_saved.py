@@ -28,10 +28,10 @@ from l2gnet_core.project.state import slice_of
 from l2gnet_core.volume import Grid
 from napari_l2gnet.autosave import autosave_of, keep
 from napari_l2gnet.correct import CorrectWidget
-from napari_l2gnet.correct_run import fill_in
 from napari_l2gnet.learning import model_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.preview import BEFORE
+from napari_l2gnet.proposals import fill_in
 from napari_l2gnet.resume import read_work
 from napari_l2gnet.run import Run
 from napari_l2gnet.session import Session

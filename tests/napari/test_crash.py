@@ -1,4 +1,4 @@
-"""kill -9 while somebody annotates: what was done two seconds before is there."""
+"""kill -9 during annotation: all that was done two seconds earlier is saved."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from annotator import checksum
 from l2gnet_core.project.folder import ProjectFolder, open_project
 from l2gnet_core.project.state import SliceState, slice_of
 
-#: What may be lost, in seconds.
+#: Seconds of work that may be lost.
 LOST = 2.0
 
 
 def annotate_and_kill(projects: Path, log: Path, seed: int, seconds: float) -> float:
-    """Returns when it was killed."""
+    """Run and kill an annotator. Returns the time when it was killed."""
     source = Path(__file__).parents[2] / "src"
     process = subprocess.Popen(
         [sys.executable, Path(__file__).with_name("annotator.py"), log, str(seed)],
@@ -51,7 +51,7 @@ def annotate_and_kill(projects: Path, log: Path, seed: int, seconds: float) -> f
 
 
 def check(project: ProjectFolder, log: Path, killed: float) -> None:
-    """Everything done long enough before is saved, or something newer is."""
+    """Everything that was done long enough before is saved, or something newer is."""
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     old = [line for line in lines if line[0] <= killed - LOST]
     assert len(old) > 5
@@ -67,7 +67,7 @@ def check(project: ProjectFolder, log: Path, killed: float) -> None:
     assert sorted(index for _, index in state.reviewed) in [line[2] for line in allowed]
     assert state.model is not None
     assert state.model.name in {line[4] for line in allowed}
-    # Every version by then is there, and loads.
+    # Every version up to then is there and loads.
     versions = {version.model.name: version for version in project.history.versions()}
     assert set(old[-1][3]) <= versions.keys()
     assert len(old[-1][3]) > 1
@@ -84,6 +84,6 @@ def test_nothing_older_than_two_seconds_is_lost(kills: int, projects: Path, tmp_
     for seed in range(kills):
         log = tmp_path / f"log{seed}"
         killed = annotate_and_kill(projects, log, seed, LOST + rng.uniform(0.8, 1.2 * kills))
-        # One project, whoever went on with it.
+        # Still one project, although several processes went on with it.
         (folder,) = projects.iterdir()
         check(open_project(folder), log, killed)

@@ -1,4 +1,4 @@
-"""Where a model is unsure, and what looks like a mistake: slice by slice, stopped at once."""
+"""Where a model is unsure and what looks like a mistake: slice by slice, and quick to stop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ONE_MAP = 4 * int(np.prod(SHAPE))
 
 @pytest.fixture
 def segmented() -> Segmentation:
-    """A scan in which a model has looked at every slice."""
+    """A scan of which a model has seen every slice."""
     found = Segmentation(Grid(SHAPE), ModelCard("made up", LabelSet.from_names(NAMES)), 0)
     rng = np.random.default_rng(0)
     found.traces[0] = made_up_trace(SHAPE, 12, 8, rng)
@@ -38,7 +38,7 @@ def segmented() -> Segmentation:
 
 
 def run(steps: Generator[Any, None, None]) -> tuple[list[Any], int]:
-    """All that it yields, and how many bytes it needs at most."""
+    """Everything that it yields, and its peak memory in bytes."""
     tracemalloc.start()
     yielded = list(steps)
     _, peak = tracemalloc.get_traced_memory()
@@ -55,10 +55,10 @@ def steps_of(kind: str) -> Callable[[Segmentation], Generator[Any, None, None]]:
 @pytest.mark.parametrize("kind", ["ranking", *DOUBTS.values()])
 def test_doubts_are_found_slice_by_slice(segmented: Segmentation, kind: str) -> None:
     steps = steps_of(kind)
-    # What is imported, and found for the first time, is not what scans need.
+    # Imports and caches of the first run do not count.
     run(steps(segmented))
     yielded, peak = run(steps(segmented))
-    # A moment to stop at in every slice.
+    # It can be stopped in every slice.
     assert len(yielded) >= SHAPE[0]
     # Inspect keeps half of a map, to show it.
     assert peak < ONE_MAP
@@ -81,7 +81,7 @@ def test_the_organ_with_most_voxels_expected_wrong_is_named(segmented: Segmentat
     trace, raw = segmented.traces[0], segmented.raw[0]
     raw[...] = 0
     raw[:, 10:50, 10:60] = 3
-    # Doubted more by the pixel; in most slices it has few of them.
+    # Its pixels are more doubtful, but in most slices it has few of them.
     raw[:, 60:63, 70:73] = 1
     raw[::6, 60:90, 30:75] = 1
     trace.entropy[...] = 0.1

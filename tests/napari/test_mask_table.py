@@ -306,11 +306,12 @@ def test_ctrl_z_takes_back_what_was_tidied_last(
     said = f"Tidied as chosen: {changed:,} voxels changed; Ctrl-Z takes it back."
     assert widget.message.text().startswith(said)
     places = set(widget.mask.segmentation.places)
-    widget.mask.segmentation.reviewed |= places
+    segmentation = widget.mask.segmentation
+    segmentation.reviewed.update(places)
     layer.undo()
     # Whoever accepted what was tidied is told.
-    assert widget.mask.segmentation.invalidated.keys() == places - widget.mask.segmentation.reviewed
-    assert widget.mask.segmentation.invalidated
+    assert segmentation.reviews.invalidated.keys() == places - segmentation.reviewed
+    assert segmentation.reviews.invalidated
     qtbot.waitUntil(lambda: "Tidied" not in widget.message.text())
     np.testing.assert_array_equal(layer.data, painted)
     assert not widget.largest.isChecked()

@@ -1,4 +1,4 @@
-"""What a save writes, and in which order: a crash after any write leaves what holds together."""
+"""What a save writes, in which order: a crash after any write leaves a consistent project."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from napari_l2gnet.undo import Adoption
 
 SHAPE = (3, 2, 2)
 VOLUME = Grid(SHAPE).volume(np.arange(12).reshape(SHAPE))
-#: A slice as bytes; whether it is finished and reviewed, and the organs that its review speaks of.
+#: A slice as bytes; whether it is finished and reviewed; the organs that its review covers.
 Moment = tuple[bytes, bool, bool, frozenset[int]]
 
 
@@ -58,15 +58,15 @@ class Layer:
     def stroke(self, index: int, label: int) -> None:
         voxels = np.array([4 * index, 4 * index + 1])
         before, after = np.take(self.segmentation.shown, voxels), np.full(2, label)
-        self.segmentation.stroke(voxels, before, after)
+        self.segmentation.undo_history.stroke(voxels, before, after)
         self._did(voxels, before, after)
 
     def answer(self, label: int) -> None:
         """A new answer for the whole mask, in one step."""
         mask = self.segmentation
         whole = np.full_like(mask.raw, label)
-        adoption: Adoption = mask.adoption(whole, whole, 0, completes=mask.places)
-        mask.adopt(adoption)
+        adoption: Adoption = mask.undo_history.adoption(whole, whole, 0, completes=mask.places)
+        mask.undo_history.adopt(adoption)
         self._did(adoption.shown.voxels, adoption.shown.before, adoption.shown.after)
 
     def undo(self) -> None:
@@ -74,19 +74,19 @@ class Layer:
             voxels, before, after = self.done.pop()
             np.put(self.segmentation.shown, voxels, before)
             self.taken_back.append((voxels, before, after))
-            self.segmentation.undone()
+            self.segmentation.undo_history.undone()
 
     def redo(self) -> None:
         if self.taken_back:
             voxels, before, after = self.taken_back.pop()
             np.put(self.segmentation.shown, voxels, after)
             self.done.append((voxels, before, after))
-            self.segmentation.redone()
+            self.segmentation.undo_history.redone()
 
 
 @dataclass
 class Work:
-    """A mask that is worked on and saved, and all that ever was of each slice of it."""
+    """A mask that is worked on and saved, and all earlier states of each slice."""
 
     mask: Segmentation = field(
         default_factory=lambda: Segmentation(
@@ -94,14 +94,14 @@ class Work:
         )
     )
     moments: dict[SliceKey, list[Moment]] = field(default_factory=dict)
-    #: Up to which moment each slice was on disk at least.
+    #: The newest moment of each slice that is known to be on disk.
     known: dict[SliceKey, int] = field(default_factory=dict)
-    #: Slices that a run has put into the mask and not noted yet, and whether they alone make it up.
+    #: Slices that a run has put into the mask and not noted yet; was there nothing but runs?
     coming: list[SliceKey] = field(default_factory=list)
     of_runs: bool = True
-    #: What a person does while a save is under way, before each of its writes.
+    #: What a person does before each write of a save.
     meanwhile: list[Any] = field(default_factory=list)
-    #: Writes until the disk is full; below zero it never is.
+    #: Writes until the disk is full; never if negative.
     room: int = -1
 
     def __post_init__(self) -> None:
@@ -111,7 +111,7 @@ class Work:
         self._remember()
 
     def note(self) -> None:
-        """As a run does, by a deed that needs no model."""
+        """Note slices as a run does, by an event that needs no model."""
         if self.coming:
             self.mask.events.append(Tidied(Tidying(CleanUp()), self.coming))
         self.coming = []
@@ -151,7 +151,7 @@ class Work:
         return self.queue.batch(self.mask.card.labels, "")
 
     def save(self, room: int, meanwhile: list[Any]) -> None:
-        """room: writes that there is space for, below zero any number."""
+        """room: writes until the disk is full; any number if negative."""
         self.room, self.meanwhile = room, list(meanwhile)
         batch = self._batch()
         if batch is not None:
@@ -175,11 +175,11 @@ class Work:
         reader = ProjectFolder(folder.path)
         state = reader.read_state()
         slices, saved = reader.read_slices(state)
-        # Nothing that it speaks of is missing.
+        # Every slice that the state names is there.
         assert state.finished <= saved
         assert state.reviewed <= saved
         assert set(np.unique(slices.labels)) <= {0, *state.labels.names}
-        # And it can be done again.
+        # The history can be replayed.
         tidied = [entry["places"] for entry in reader.history.entries() if "tidying" in entry]
         noted = {(frame, index) for places in tidied for frame, index in places}
         assert not self.of_runs or state.finished <= noted
@@ -187,12 +187,12 @@ class Work:
             parts = (slices.labels, slices.by_person, slices.raw)
             on_disk = seen(SliceState(*(slice_of(array, place, 0) for array in parts)))
             moments = list(enumerate(self.moments[place]))
-            # Nothing that was on disk is lost again.
+            # Nothing that was on disk before is lost.
             same = [(at, one) for at, one in moments if one[0] == on_disk]
             later = [at for at, _ in same if at >= self.known.get(place, 0)]
             assert later
             self.known[place] = later[0]
-            # Whoever is said to vouch for it saw it so, and all the organs that it speaks of.
+            # A reviewed slice was accepted in this state, with all organs that the review covers.
             if place in state.finished:
                 assert any(finished for _, (_, finished, _, _) in same)
             if place in state.reviewed:
@@ -204,7 +204,7 @@ class Work:
     def check_end(self) -> None:
         if not self.queue.begun:
             return
-        # A batch takes a slice or two.
+        # So that a batch takes a slice or two.
         for _ in range(4):
             self.do("look", 0, 0)
             self.save(-1, [])
@@ -226,7 +226,7 @@ def projects() -> Path:
 
 
 class AtOnce:
-    """As a ThreadPoolExecutor, but in no thread: what happens when is to be told from the test."""
+    """A ThreadPoolExecutor without threads, so that the test decides what happens when."""
 
     def __init__(self, _: int) -> None: ...
 
@@ -253,10 +253,10 @@ SAVES = st.tuples(st.just("save"), st.integers(-3, 6), st.lists(DEEDS, max_size=
 
 
 @settings(max_examples=12, deadline=None)
-# Accepted first of all; accepted no more, and another answer.
+# A slice is accepted first of all; this is taken back, and another answer comes.
 @example(steps=[("put", 0, 1), ("review", 0, 0), ("save", -1, [])])
 @example(steps=[("review", 0, 0), ("save", -1, []), ("review", 0, 0), ("put", 0, 1)])
-# An answer is undone, and an organ comes, while slices are copied.
+# An answer is undone, and an organ added, while slices are copied.
 @example(
     steps=[
         *(("review", 2, 0), ("save", -1, []), ("answer", 0, 1)),
@@ -269,7 +269,7 @@ SAVES = st.tuples(st.just("save"), st.integers(-3, 6), st.lists(DEEDS, max_size=
         ("save", -1, [("organ", 0, 0), ("stroke", 1, 3)]),
     ]
 )
-# Painted on after it was copied, and saved so already.
+# A slice is painted on after it was copied, and already saved so.
 @example(
     steps=[
         *(("stroke", 0, 0), ("review", 1, 0)),
@@ -278,7 +278,7 @@ SAVES = st.tuples(st.just("save"), st.integers(-3, 6), st.lists(DEEDS, max_size=
 )
 # More is painted than a batch takes.
 @example(steps=[*(("stroke", index, 1) for index in range(3)), ("look", 0, 0), ("save", -1, [])])
-# A slice that said nothing of an organ is accepted again with it.
+# A slice whose review did not cover an organ is accepted again with it.
 @example(
     steps=[
         *(("review", 0, 0), ("organ", 0, 0), ("save", -1, [])),
@@ -292,7 +292,7 @@ SAVES = st.tuples(st.just("save"), st.integers(-3, 6), st.lists(DEEDS, max_size=
         *(("organ", 0, 0), ("review", 0, 0)),
     ]
 )
-# All is taken back that a full disk did not take.
+# Everything that a full disk did not take is undone.
 @example(steps=[("stroke", 0, 0), ("look", 0, 0), ("undo", 0, 0), ("save", 0, [])])
 @given(steps=st.lists(st.one_of(DEEDS, SAVES), max_size=12))
 def test_a_crash_after_any_write_leaves_what_holds_together(
@@ -303,7 +303,7 @@ def test_a_crash_after_any_write_leaves_what_holds_together(
     def put_and_check(source: Any, target: Any) -> None:
         work.before_write()
         put(source, target)
-        # The scan's voxels are read by nobody here.
+        # Nobody reads the scan's voxels here.
         if Path(target).suffix != ".npy":
             work.check()
 
@@ -328,7 +328,7 @@ def test_what_a_crash_left_unsettled_is_noted_as_it_was_found(monkeypatch, tmp_p
     work.do("put", 1, 0)
     put = os.replace
 
-    # There is room for what is about to be saved, and for nothing of it.
+    # There is room for the note of what is about to be saved, but not for any of it.
     def full(source: Any, target: Any) -> None:
         if Path(target).name == "project.json" and (tmp_path / "written").exists():
             raise OSError(28, "No space left on device")
@@ -345,7 +345,7 @@ def test_what_a_crash_left_unsettled_is_noted_as_it_was_found(monkeypatch, tmp_p
     (again,) = read_work(folder.path)
     (event,) = again.segmentation.events
     assert isinstance(event, Found)
-    # What the model says, not what a person painted over it.
+    # The model's answer, not the strokes over it.
     np.testing.assert_array_equal(event.slices[0, 1].labels, np.ones((2, 2)))
     queue = SaveQueue(again.segmentation, again.folder)
     batch = queue.batch(again.state.labels, "")

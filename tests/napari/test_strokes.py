@@ -1,4 +1,4 @@
-"""What a person paints on a mask stays, and what they undo shows the model's answer again."""
+"""Strokes on a mask stay, and undoing them shows the model's answer again."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_tidying_puts_the_slices_that_it_changes_and_no_others(choices: CleanUp)
     assert tidied() == [4]
     mask.layer.undo()
     assert tidied() == [4]
-    # What a script wrote over a slice and took back is the answer's again.
+    # A script wrote over a slice and took that back: the slice belongs to the answer again.
     mask.layer.data[3] = 3
     mask.put((0, 3), full(1))
     mask.layer.data[3] = segmentation.known[0, 3]
@@ -236,7 +236,7 @@ def test_a_fill_of_background_through_all_slices_is_one_stroke(
     organ[box] = 1
     for index, labels in enumerate(organ):
         mask.put((0, index), labels)
-    # Of a whole scan each sorting takes many seconds, while the window stands still.
+    # Sorting a whole scan takes many seconds, in which the window stands still.
     monkeypatch.setattr(np, "unique", lambda *_, **__: pytest.fail("sorts the voxels"))
     layer.n_edit_dimensions = 3
     layer.fill((0, 0, 0), 2)
@@ -281,7 +281,7 @@ STEPS = st.one_of(
 
 
 class Person:
-    """What should be seen of one slice: the last stroke over a voxel, else the model's answer."""
+    """The expected labels of a slice: the last stroke over a voxel, otherwise the answer."""
 
     def __init__(self) -> None:
         self.answer = full(0)
@@ -313,7 +313,7 @@ def test_any_sequence_shows_the_last_stroke_over_the_newest_answer(steps: list[A
     mask, person = new_mask(), Person()
     layer = mask.layer
     layer.brush_size = 3
-    # The shape of napari's brush, asked of a layer of its own.
+    # The shape of napari's brush, taken from another layer.
     probe = new_mask().layer
     probe.brush_size = 3
     probe.paint((1, 5, 5), 1)
@@ -351,7 +351,7 @@ def test_any_sequence_shows_the_last_stroke_over_the_newest_answer(steps: list[A
                 layer.paint((1, *first), label)
                 mask.put((0, 1), answer_of(label + 1, pixel))
                 layer.paint((1, *then), label)
-            # Where the brush changed nothing there was no stroke, and the new answer shows.
+            # The brush made no stroke where it changed nothing: the new answer shows there.
             passed = brushed(first) & (before != label)
             person.answer = answer_of(label + 1, pixel)
             person.paints((passed | brushed(then)), label)

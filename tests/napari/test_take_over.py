@@ -1,4 +1,4 @@
-"""Masks from elsewhere: which are offered, what their labels are, and where their voxels lie."""
+"""Masks from elsewhere: which are offered, what their labels mean, where their voxels lie."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from napari_l2gnet.take_over import candidates, take_over, why_none
 NAMES = {1: "right ventricle", 2: "myocardium", 3: "left ventricle"}
 CARD = ModelCard("model", LabelSet.from_names(NAMES))
 SHAPE = (4, 6, 5)
-# A tilted grid: each such scan is shown in its own, and by its file alone is known where it lies.
+# A tilted grid: napari shows such a scan untilted, and only the file says where it lies.
 _c, _s = np.cos(0.3), np.sin(0.3)
 TILTED = np.array(
     [[-1.4 * _c, 1.4 * _s, 0, 50], [-1.4 * _s, -1.4 * _c, 0, -30], [0, 0, 8, 12], [0, 0, 0, 1]]
@@ -80,7 +80,7 @@ def test_a_mask_of_other_axes_or_a_part_comes_onto_the_grid(
     affine: np.ndarray, order: tuple[int, ...], flips: tuple[int, ...], box: Any
 ) -> None:
     mask = new_mask(affine)
-    # Headers hold float32, and tools compute.
+    # Headers hold float32, and tools round.
     data, matrix = stored(order, flips, box, affine)
     other = mask.viewer.add_layer(layer_of(data, matrix + 1e-5, "labels"))
     assert candidates(mask.viewer, mask) == [other]
@@ -99,7 +99,7 @@ def test_every_frame_of_a_series_comes_onto_the_grid() -> None:
 
 @pytest.mark.parametrize("more", [((0, 0), (0, 0), (0, 2)), ((0, 1), (1, 0), (2, 3))])
 def test_a_mask_that_is_no_part_of_the_scan_is_of_another(more: Any) -> None:
-    # Scans of a study begin at one place; others lie around this one.
+    # Scans of a study share one origin; larger ones contain this one.
     mask, affine = new_mask(), STRAIGHT.copy()
     affine[:3, 3] -= affine[:3, :3] @ [before for before, _ in more][::-1]
     larger = mask.viewer.add_layer(layer_of(np.pad(theirs(), more), affine, "labels"))
