@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Generator, Mapping, Sequence
+from collections.abc import Collection, Container, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -83,12 +83,13 @@ class Proposal:
 @dataclass(frozen=True, eq=False)
 class Lesson:
     """A person's corrections of one frame: labels and weights (z,y,x), which hold in `slices` only.
-    The labels of UNMARKED voxels are unknown."""
+    The labels of UNMARKED voxels are unknown. `checked` is as in `Correction`."""
 
     frame: int
     slices: tuple[int, ...]
     labels: NDArray[np.uint16]
     weights: NDArray[np.float32]
+    checked: Mapping[int, Collection[int]]
 
 
 class Annotation:
@@ -216,7 +217,8 @@ class Annotation:
         structures: ids of the model's own structures. painted_is_complete: are slices that were
         painted, but not accepted, correct as a whole? If not, only a person's voxels count there,
         unless some are of a structure that the model does not have: such strokes alone would not
-        teach where that structure is absent. In slices reviewed before an organ was added, the
+        teach where that structure is absent. Of these slices only what is painted counts as
+        checked: the rest is the model's own answer. In slices reviewed before an organ was added, the
         background is unknown; slices in which nothing is known are left out.
         """
         self.look_for_edits()
@@ -228,14 +230,18 @@ class Annotation:
             # np.zeros costs no memory for slices that are not written to.
             labels = np.zeros(segmentation.shown.shape[1:], np.uint16)
             weights = np.zeros(labels.shape, np.float32)
-            slices = []
+            slices, checked = [], {}
             for index in sorted(index for at, index in self.taught if at == frame):
                 place = (frame, index)
                 shown = segmentation.slice_of(segmentation.shown, place)
                 by_person = segmentation.by_person_at(place)
-                taught_new = any(id not in structures for id in np.unique(shown[by_person]) if id)
-                all_true = painted_is_complete or taught_new or place in segmentation.reviewed
-                told = shown if all_true else np.where(by_person, shown, np.uint16(UNMARKED))
+                painted = {int(id) for id in np.unique(shown[by_person])} - {0}
+                taught_new = any(id not in structures for id in painted)
+                vouched = painted_is_complete or place in segmentation.reviewed
+                complete = vouched or taught_new
+                told = shown if complete else np.where(by_person, shown, np.uint16(UNMARKED))
+                if taught_new and not vouched:
+                    checked[index] = painted
                 if place in unreviewed_organs:
                     told = np.where(shown == 0, np.uint16(UNMARKED), told)
                 if (told == UNMARKED).all():
@@ -245,7 +251,7 @@ class Annotation:
                 weight = np.where(by_person, PAINTED_WEIGHT, 1.0)
                 np.moveaxis(weights, segmentation.axis, 0)[index] = weight
             if slices:
-                lessons.append(Lesson(frame, tuple(slices), labels, weights))
+                lessons.append(Lesson(frame, tuple(slices), labels, weights, checked))
         return lessons
 
     # ------------------------------------------------------------------ versions

@@ -263,7 +263,15 @@ def _correction(scan: ScanFrames, lesson: Lesson, number: int) -> Correction:
 
     frame, told = scan.frame(lesson.frame), lesson.labels
     return Correction(
-        frame, scan.volume, scan.axis, told, lesson.slices, UNMARKED, lesson.weights, number
+        frame,
+        scan.volume,
+        scan.axis,
+        told,
+        lesson.slices,
+        unmarked=UNMARKED,
+        weights=lesson.weights,
+        image=number,
+        checked=lesson.checked,
     )
 
 

@@ -407,6 +407,8 @@ def test_what_a_painted_slice_teaches(complete: bool) -> None:
     np.testing.assert_array_equal(lesson.weights[3], np.where(painted, PAINTED_WEIGHT, 1))
     # Where a new organ is absent, only the rest of the slice can teach.
     (all_of_it,) = annotation.lessons(complete, (1,))
+    # The rest of the slice is the model's answer, which judges no model unless a person says so.
+    assert all_of_it.checked == ({} if complete else {1: {2}})
     np.testing.assert_array_equal(all_of_it.labels[1], np.where(painted, 2, 1))
     # Copies: later strokes do not change the lessons.
     mask.layer.data_setitem(square(3), 0)
