@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from napari.layers import Layer
 
 from l2gnet_core.card import ModelCard
-from l2gnet_core.volume import SliceKey, oriented_as
+from l2gnet_core.volume import GridOrVolume, oriented_as
 
 ORIENTATION_KEY = "l2gnet_orientation"
 
 
-def is_asked_for(card: ModelCard, stored: SliceKey) -> bool:
+def is_asked_for(card: ModelCard, stored: GridOrVolume) -> bool:
     """Does this model need an orientation that the scan, as its file has it, does not say?"""
     return card.oriented and not stored.oriented
 
@@ -37,7 +37,7 @@ def give_orientation(layer: Layer, letters: str, stored_axes: Sequence[int]) -> 
         layer.metadata.pop(ORIENTATION_KEY, None)
 
 
-def as_given(layer: Layer, stored: SliceKey) -> SliceKey:
+def as_given(layer: Layer, stored: GridOrVolume) -> GridOrVolume:
     """A layer's scan with the orientation a person gave it; as stored if it says its own or nobody
     gave one. For models and letters only: masks are saved with what is stored."""
     letters = given_orientation(layer, stored.stored_axes)
