@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -14,6 +15,7 @@ from qtpy.QtCore import QObject, Signal
 
 from l2gnet_core.errors import InputError
 
+_log = logging.getLogger(__name__)
 #: Enough to be overtaken by the window at once, and still to get most of an idle machine.
 _NICENESS = 5
 #: The name of threads of urgent jobs.
@@ -118,6 +120,8 @@ def _guarded(generator: Generator[Any, None, None]) -> Iterator[Any]:
     except InputError as error:
         raise JobError(str(error)) from error
     except Exception as error:
+        # The window shows one sentence; the traceback would be lost.
+        _log.exception("A background job failed")
         raise JobError(_sentence(error)) from error
 
 

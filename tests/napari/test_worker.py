@@ -10,6 +10,7 @@ import pytest
 from PyQt6 import sip
 from qtpy.QtCore import QObject, QThreadPool
 
+from l2gnet_core.errors import InputError
 from napari_l2gnet.worker import Job
 
 
@@ -36,6 +37,23 @@ def test_an_error_after_cancel_is_a_cancel(qtbot: Any) -> None:
     go_on.set()
     qtbot.waitUntil(lambda: bool(ends), timeout=10_000)
     assert ends == ["cancelled"]
+
+
+def test_the_log_has_the_traceback_of_a_bug(qtbot: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def failing(error: Exception) -> Iterator[None]:
+        raise error
+        yield
+
+    parent, said = QObject(), []
+    for error in (InputError("Choose another file."), KeyError("left ventricle")):
+        job = Job(failing(error), parent)
+        job.failed.connect(said.append)
+        with qtbot.waitSignal(job.failed, timeout=10_000):
+            job.start()
+    assert said == ["Choose another file.", "KeyError: 'left ventricle'"]
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], KeyError)
 
 
 @pytest.mark.parametrize("then", ["goes on", "is cancelled", "fails"])
