@@ -72,11 +72,11 @@ class CorrectWidget(CorrectForm):
     def __init__(self, napari_viewer: napari.Viewer, session: Session | None = None) -> None:
         super().__init__(napari_viewer)
         self.session = session or shared_session()
-        self.mask: MaskLayer | None = None
+        self.current_mask: MaskLayer | None = None
         self.review = SliceReview(napari_viewer, self)
         self.organs = OrganBar(self)
         self.versions = VersionBar(self, self.session)
-        self.saving = MaskSaving(self.save_mask, lambda: self.mask)
+        self.saving = MaskSaving(self.save_mask, lambda: self.current_mask)
         self._run: CorrectRun | None = None
         self._note = _Note()
         #: What was said of each mask last: it is said again once that is gone back to.
@@ -171,9 +171,9 @@ class CorrectWidget(CorrectForm):
     @property
     def annotation(self) -> Annotation | None:
         """How far the chosen mask is; None if there is none that can be written to."""
-        if self.mask is None or not self.mask.connected:
+        if self.current_mask is None or not self.current_mask.connected:
             return None
-        return annotation_of(self.mask)
+        return annotation_of(self.current_mask)
 
     @property
     def running(self) -> bool:
@@ -184,32 +184,32 @@ class CorrectWidget(CorrectForm):
         """Another mask is chosen."""
         self._leave_mask()
         layer = self.layer.layer
-        self.mask = None if layer is None else MaskLayer(self.viewer, layer)
-        if (annotation := self.annotation) is not None and self.mask is not None:
+        self.current_mask = None if layer is None else MaskLayer(self.viewer, layer)
+        if (annotation := self.annotation) is not None and self.current_mask is not None:
             annotation.changed.connect(self._show_all)
-            keep_again(self.mask, self)
+            keep_again(self.current_mask, self)
         self.beware_unsaved(annotation)
-        self.review.follow(self.mask, annotation)
-        self.organs.follow(self.mask, annotation)
-        self.versions.follow(self.mask, annotation)
+        self.review.follow(self.current_mask, annotation)
+        self.organs.follow(self.current_mask, annotation)
+        self.versions.follow(self.current_mask, annotation)
         self._note = _Note() if annotation is None else self._notes.get(annotation, _Note())
         self._show_all()
 
     def _leave_mask(self) -> None:
-        if self.mask is not None:
-            annotation_of(self.mask).changed.disconnect(self._show_all, missing_ok=True)
+        if self.current_mask is not None:
+            annotation_of(self.current_mask).changed.disconnect(self._show_all, missing_ok=True)
         self.review.follow(None, None)
         self.organs.follow(None, None)
         self.versions.follow(None, None)
-        self.mask = None
+        self.current_mask = None
 
     def _on_moved(self, _: Any = None) -> None:
-        if self.mask is None:
+        if self.current_mask is None:
             return
         self.review.show_here()
         run = self._run
-        if run is not None and run.task is not None and run.mask.layer is self.mask.layer:
-            run.task.here = self.mask.place
+        if run is not None and run.task is not None and run.mask.layer is self.current_mask.layer:
+            run.task.here = self.current_mask.place
 
     def tell_again(self) -> None:
         """Say no more what does not hold."""
@@ -243,7 +243,7 @@ class CorrectWidget(CorrectForm):
         """Enable what can be done now; everything disabled says why."""
         annotation = self.annotation
         none = "" if annotation else "Segment a scan first, in the widget Segment."
-        if self.mask is not None and annotation is None:
+        if self.current_mask is not None and annotation is None:
             none = "The data of this mask were replaced and fit its scan no more: segment again."
         busy = f"{annotation.job}: cancel it first." if annotation and annotation.job else ""
         if not busy and self.running:
@@ -254,7 +254,9 @@ class CorrectWidget(CorrectForm):
         for control in (self.accept_slice, self.next_slice, self.queue, self.organ):
             self.allow(control, none)
         self.allow(self.add_organ, none or busy)
-        alone = "" if none or self.mask is None else why_none(self.viewer, self.mask)
+        alone = (
+            "" if none or self.current_mask is None else why_none(self.viewer, self.current_mask)
+        )
         self.allow(self.take_over, none or busy or alone)
         self.allow(self.save_mask, none or busy or self.saving.refusal)
         no_organ = self.organs.hint if self.organ.currentData() == self.organs.stray else ""
@@ -304,7 +306,11 @@ class CorrectWidget(CorrectForm):
         self._show_note()
 
     def _show_note(self, otherwise: str = "") -> None:
-        beside = "" if self.annotation is None or self.mask is None else why_beside(self.mask)
+        beside = (
+            ""
+            if self.annotation is None or self.current_mask is None
+            else why_beside(self.current_mask)
+        )
         if beside:
             beside += ": click a slice in the table, and it does again."
         hints = [one for one in (beside, self.organs.hint, unsaved_copy(self.viewer)) if one]
@@ -319,7 +325,7 @@ class CorrectWidget(CorrectForm):
 
     def interpolate_organ(self) -> None:
         """Fill in the chosen organ between the slices that a person painted or accepted."""
-        annotation, mask = self.annotation, self.mask
+        annotation, mask = self.annotation, self.current_mask
         if not self._free or annotation is None or mask is None:
             return
         frame, organ = mask.place[0], self.organ.currentData()
@@ -333,12 +339,14 @@ class CorrectWidget(CorrectForm):
     def _list_masks(self) -> None:
         """Offer the masks there are."""
         self.masks.clear()
-        for layer in candidates(self.viewer, self.mask) if self.mask is not None else ():
+        for layer in (
+            candidates(self.viewer, self.current_mask) if self.current_mask is not None else ()
+        ):
             self.masks.addAction(layer.name, partial(self.take_over_mask, layer))
 
     def take_over_mask(self, layer: Labels | Image) -> None:
         """Take another mask's labels as painted where they differ."""
-        mask = self.mask
+        mask = self.current_mask
         if not self._free or mask is None or not mask.connected:
             return
         try:
@@ -365,10 +373,10 @@ class CorrectWidget(CorrectForm):
 
     def _masks(self) -> list[MaskLayer]:
         """The mask on screen, and for a project the others that teach its model."""
-        if self.annotation is None or self.mask is None:
+        if self.annotation is None or self.current_mask is None:
             return []
         project = self.kind.currentData() == PROJECT
-        return project_masks(self.viewer, self.mask) if project else [self.mask]
+        return project_masks(self.viewer, self.current_mask) if project else [self.current_mask]
 
     def fine_tune(self) -> None:
         """What the button does; the outcome comes with `run_ended`."""
@@ -390,7 +398,7 @@ class CorrectWidget(CorrectForm):
     def go_to_version(self, number: int, loaded: bool = False) -> None:
         """Take the answer of a version into the mask, as one step; one that was just `loaded` goes
         again where that does not come to its end."""
-        annotation, mask = self.annotation, self.mask
+        annotation, mask = self.annotation, self.current_mask
         if not self._free or annotation is None or mask is None:
             return
         version, brought = annotation.versions[number], ()
@@ -419,8 +427,10 @@ class CorrectWidget(CorrectForm):
         return annotation is not None and not annotation.job and not self.running
 
     def _new_run(self) -> CorrectRun:
-        assert self.mask is not None
-        self._run = CorrectRun(self.session, self.mask, annotation_of(self.mask), self)
+        assert self.current_mask is not None
+        self._run = CorrectRun(
+            self.session, self.current_mask, annotation_of(self.current_mask), self
+        )
         self._run.stepped.connect(self._on_step)
         self._run.ended.connect(self._on_end)
         self.bar.setValue(0)
@@ -461,7 +471,7 @@ class CorrectWidget(CorrectForm):
 
     def accept_proposal(self) -> None:
         """Take the proposal into the mask as one step, and its model as a version."""
-        annotation, mask = self.annotation, self.mask
+        annotation, mask = self.annotation, self.current_mask
         if annotation is None or mask is None or annotation.job:
             return
         if annotation.proposal is None or not annotation.proposal.complete:

@@ -77,8 +77,8 @@ def _segment_and_wait(widget: SegmentWidget) -> str:
 
 
 def _save(viewer: napari.Viewer, widget: SegmentWidget, folder: Path) -> None:
-    assert widget.mask is not None
-    widget.mask.layer.save(str(folder / "mask.nii.gz"), plugin="napari-l2gnet")
+    assert widget.current_mask is not None
+    widget.current_mask.layer.save(str(folder / "mask.nii.gz"), plugin="napari-l2gnet")
     with (folder / "organs.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["organ", "voxels", "mL"])

@@ -53,7 +53,7 @@ class SegmentWidget(SegmentForm):
         self.letters = EdgeLetters(napari_viewer)
         self.watch = ScanWatch(napari_viewer, self)
         self.table = MaskTable(napari_viewer, self.organs, self.coverage, self)
-        self.saving = MaskSaving(self.save_mask, lambda: self.mask)
+        self.saving = MaskSaving(self.save_mask, lambda: self.current_mask)
         self._run: Run | None = None
         self._annotation: Annotation | None = None
         # How the user last wanted masks of a model tidied.
@@ -138,7 +138,7 @@ class SegmentWidget(SegmentForm):
         return self._run is not None
 
     @property
-    def mask(self) -> MaskLayer | None:
+    def current_mask(self) -> MaskLayer | None:
         """The mask that the table shows."""
         return self.table.mask
 
@@ -271,7 +271,7 @@ class SegmentWidget(SegmentForm):
         for box in (self.largest, self.holes):
             self.allow(box, no_model or writing)
         self.allow(self.save_mask, writing or self.saving.refusal)
-        self.organs.allow("" if self.mask is not None else "Press Segment first.")
+        self.organs.allow("" if self.current_mask is not None else "Press Segment first.")
         self.range.setVisible(self.region.currentIndex() == RANGE)
         self.bar.setVisible(self.running)
         if reason and not self.running and not self.message.text():
@@ -343,7 +343,7 @@ class SegmentWidget(SegmentForm):
         if self._nowhere:
             self._say(self._nowhere, bad=True)
             return
-        about, old = "", self.mask
+        about, old = "", self.current_mask
         if old is None or not old.can_take(layer, stored.grid, card, axis):
             # The mask keeps the file's grid: what a person said is not written into its header.
             tidying = self.choices().sparing(card.clean_up.spared)
@@ -357,16 +357,16 @@ class SegmentWidget(SegmentForm):
             if old is not None:
                 work = "holds your work and stays" if old.holds_work else "stays"
                 about = f"{old.layer.name} {work} as it is: this run goes into {mask.layer.name}."
-        assert self.mask is not None
+        assert self.current_mask is not None
         # Organs that fill in on another scan's picture would pass for that one's.
-        hidden = hidden_message(self.mask, bring_into_view(self.mask, alone=True))
+        hidden = hidden_message(self.current_mask, bring_into_view(self.current_mask, alone=True))
         about = f"{about} {hidden}".strip()
         request = Request(
             volume,
             str(model.path),
             self._places(layer, volume.shape, axis),
             axis,
-            traces=self.mask.segmentation.traces,
+            traces=self.current_mask.segmentation.traces,
         )
         self._warnings, self._doubts = [], []
         self._say(about)
@@ -411,8 +411,8 @@ class SegmentWidget(SegmentForm):
 
     def _new_run(self, about: str = "") -> Run:
         """A run, yet to be started, that writes to the mask now shown."""
-        assert self.mask is not None
-        self._run = Run(self.session, self.mask, self, about)
+        assert self.current_mask is not None
+        self._run = Run(self.session, self.current_mask, self, about)
         self._missed = False
         self._run.stepped.connect(self._on_step)
         self._run.ended.connect(self._on_end)
@@ -461,8 +461,8 @@ class SegmentWidget(SegmentForm):
     def _tidy_again(self) -> None:
         """A choice was ticked or unticked: apply it to the mask that is there."""
         self._tidying[self.model.currentText()] = self.choices()
-        if self.mask is not None:
-            segmentation = self.mask.segmentation
+        if self.current_mask is not None:
+            segmentation = self.current_mask.segmentation
             choices = self.choices().sparing(segmentation.clean_up.spared)
             if segmentation.finished and not self.running:
                 self._new_run().choose(choices)
@@ -472,7 +472,7 @@ class SegmentWidget(SegmentForm):
     def _on_removed(self, event: Any) -> None:
         if self._run is not None and event.value is self._run.mask.layer:
             self.cancel_run()
-        if self.mask is not None and event.value is self.mask.layer:
+        if self.current_mask is not None and event.value is self.current_mask.layer:
             older = MaskLayer.find(self.viewer, self.image.layer, self.model.currentText())
             self._follow(older)
             self._update_controls()
@@ -492,13 +492,15 @@ class SegmentWidget(SegmentForm):
             self.offer.look_for(layer, None, (), again=True)
 
     def _on_lost(self) -> None:
-        assert self.mask is not None
-        text = f'The data of "{self.mask.layer.name}" were replaced and fit the scan no more.'
+        assert self.current_mask is not None
+        text = (
+            f'The data of "{self.current_mask.layer.name}" were replaced and fit the scan no more.'
+        )
         self._follow(MaskLayer.find(self.viewer, self.image.layer, self.model.currentText()))
         self._say(f"{text} Segment again for a new mask.", bad=True)
         self._update_controls()
 
     def go_to(self, label: int) -> None:
         """Show an organ's largest slice."""
-        if self.mask is not None and not self.mask.go_to(label):
+        if self.current_mask is not None and not self.current_mask.go_to(label):
             self._say("This organ is not in the mask.")

@@ -45,7 +45,7 @@ class SeriesDialog(QDialog):
         )
         buttons.accepted.connect(self.accept)
         buttons.rejected.connect(self.reject)
-        self.open = buttons.button(QDialogButtonBox.StandardButton.Open)
+        self.open_button = buttons.button(QDialogButtonBox.StandardButton.Open)
         self.list.itemSelectionChanged.connect(self._allow_open)
         layout = QVBoxLayout(self)
         layout.addWidget(QLabel(f"{folder.name} holds {len(series)} series. Each becomes a layer."))
@@ -60,5 +60,5 @@ class SeriesDialog(QDialog):
         return [one for row, one in rows if self.list.topLevelItem(row).isSelected()]
 
     def _allow_open(self) -> None:
-        self.open.setEnabled(bool(self.chosen))
-        self.open.setToolTip("" if self.open.isEnabled() else "Choose a series first")
+        self.open_button.setEnabled(bool(self.chosen))
+        self.open_button.setToolTip("" if self.open_button.isEnabled() else "Choose a series first")

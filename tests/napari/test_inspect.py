@@ -64,7 +64,7 @@ def test_opening_it_after_a_segmentation_recomputes_nothing(
     monkeypatch.setattr("l2gnet_core.model.SegmentationNetwork.forward", forbidden)
     _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, "Inspect")
     settle(qtbot, widget)
-    mask, trace = segment.mask, segment.mask.segmentation.traces[0]
+    mask, trace = segment.current_mask, segment.current_mask.segmentation.traces[0]
     layer = widget.layers.find("codes")
     np.testing.assert_array_equal(np.asarray(layer.data), trace.cells.on_scan(trace.codes) + 1)
     ours, its = transform_of(layer), transform_of(mask.layer)
@@ -392,8 +392,8 @@ def test_a_corrected_mask_is_looked_at_again_and_stays_as_it_is(
     viewer, segment = segment_widget()
     open_scan(viewer, scan_file)
     run(qtbot, segment)
-    mask = segment.mask.segmentation
-    segment.mask.layer.data_setitem(tuple(np.array([[1, 1], [20, 20], [30, 31]])), 3)
+    mask = segment.current_mask.segmentation
+    segment.current_mask.layer.data_setitem(tuple(np.array([[1, 1], [20, 20], [30, 31]])), 3)
     # As after resuming: what a person painted is there, what the model saw is not.
     (first,) = mask.traces.values()
     mask.traces.clear()
@@ -524,7 +524,7 @@ def test_frames_of_a_series_are_looked_into_one_by_one(
     run(qtbot, segment)
     widget = inspect(qtbot, viewer)
     codes = widget.layers.find("codes")
-    traces = segment.mask.segmentation.traces
+    traces = segment.current_mask.segmentation.traces
     whole = np.stack([traces[f].cells.on_scan(traces[f].codes) + 1 for f in (0, 1)])
     np.testing.assert_array_equal(np.asarray(codes.data), whole)
     widget.views.kind.setCurrentIndex(widget.views.kind.findData("softmax"))
