@@ -223,7 +223,8 @@ class Inspection:
         plans = self.trace.plans
         if not self.trace.seen[index]:
             return np.zeros(self.trace.cells.size, np.float32)
-        return plans[index, self.trace.codes[index], reference] * np.float32(plans.shape[2])
+        mass: NDArray[np.float32] = plans[index, self.trace.codes[index], reference]
+        return mass * np.float32(plans.shape[2])
 
     def row(self, part: Part, code: int | None) -> NDArray[np.float64]:
         """(R,): what a code, or all of a part together, sends to each reference, 1 = even."""
