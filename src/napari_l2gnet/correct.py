@@ -298,8 +298,8 @@ class CorrectWidget(CorrectForm):
     def _say_of(self, run: CorrectRun, text: str, bad: bool = False) -> None:
         """Say what came of a job to whoever looks at its mask, now or later, and beside another one
         with that mask's name."""
-        # A verdict is shown with its proposal.
-        waits = run.annotation.proposal is not None and text == run.text
+        # A verdict (`run.text`) is shown with its proposal.
+        waits = run.annotation.proposal is not None and bool(run.text)
         note = self._notes[run.annotation] = _Note("" if waits else text, bad, run.stands)
         here = run.annotation is self.annotation
         self._note = note if here else _Note(f"{run.mask.layer.name}: {text}", bad)

@@ -22,6 +22,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.files.values import plain_values
 from l2gnet_core.intensities import intensity_window, is_ct
 from l2gnet_core.labels import LabelSet
+from l2gnet_core.suitability import NoVoxelSize
 from l2gnet_core.volume import Grid, Volume
 
 if TYPE_CHECKING:
@@ -276,14 +277,17 @@ def grid_of(
 
 
 def layer_message(text: str, layer: Layer | None) -> str:
-    """A sentence about a file that gives no voxel size, as one about a layer where it is the layer
-    that has none: of arrays, or where a person chose its units."""
-    of_file = "The file gives no voxel size"
-    filed = None if layer is None else layer.metadata.get(GRID_KEY)
-    if layer is None or not text.startswith(of_file) or getattr(filed, "units", "") == "pixel":
+    """A warning as it is about a layer.
+
+    A layer may lack a voxel size although its file has one or there is no file: an array, or a
+    layer whose units a person chose. The warning then names the layer, not the file.
+    """
+    if layer is None or not isinstance(text, NoVoxelSize):
+        return text
+    if getattr(layer.metadata.get(GRID_KEY), "units", "") == "pixel":
         return text
     return (
-        f"The layer's units are pixels{text.removeprefix(of_file)} Set its scale, and its units = "
+        f"The layer's units are pixels: {text.consequence} Set its scale, and its units = "
         '"mm", in napari\'s console.'
     )
 
