@@ -19,6 +19,7 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import Signal
 
 from l2gnet_core.errors import InputError
+from napari_l2gnet import warm_up
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.autosave import keep_again
 from napari_l2gnet.correct_form import FLIP_KEY, PROJECT, CorrectForm
@@ -131,26 +132,11 @@ class CorrectWidget(CorrectForm):
         self.viewer.layers.selection.events.active.disconnect(self._on_active)
 
     def _import(self) -> None:
-        """Import what fine-tuning and interpolation need while nobody waits for it."""
+        """Import what fine-tuning and interpolation need, in the background."""
 
         def imports() -> Generator[bool | None, None, None]:
             before = len(sys.modules)
-            import pyqtgraph  # noqa: F401
-
-            yield
-            import scipy.ndimage  # noqa: F401
-            import torch
-
-            yield
-            # For interpolation.
-            import sklearn.ensemble  # noqa: F401
-
-            yield
-            import l2gnet_core.finetune  # noqa: F401
-
-            yield
-            # The first step of an optimiser imports more than all that.
-            torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]).step()
+            yield from warm_up.fine_tuning()
             yield len(sys.modules) > before
 
         self._importing = Job(imports(), self)
@@ -161,8 +147,10 @@ class CorrectWidget(CorrectForm):
 
     @staticmethod
     def _on_imported(much: bool | None) -> None:
-        """Look now through what has been imported: Python does so after some time, all at once, and
-        the window would wait amid the first fine-tuning."""
+        """Collect garbage once many modules are imported.
+
+        Python would do it later, all at once, and the window would wait amid the first fine-tuning.
+        """
         if much:
             gc.collect()
 

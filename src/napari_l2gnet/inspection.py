@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2gnet_core.config import WITH_CODES
+from napari_l2gnet import warm_up
 from napari_l2gnet.inspect_parts import DoubtMap, Part, Usage
 from napari_l2gnet.layers import frame_of
 from napari_l2gnet.tasks import annotation_of
@@ -125,11 +126,7 @@ class Inspection:
     def prepare(self) -> Generator[str, None, None]:
         """Work out what every view of the volume needs."""
         yield "Counting codes"
-        # Imported here: the thread that draws need not wait for them.
-        import pandas  # noqa: F401
-        import scipy.ndimage
-        import scipy.spatial.distance  # noqa: F401
-
+        warm_up.inspection()
         from l2gnet_core.inspect.populations import unlikeness
 
         state = self._state_now()

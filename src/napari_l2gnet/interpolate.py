@@ -15,6 +15,7 @@ from napari.utils.notifications import show_error
 from numpy.typing import NDArray
 
 from l2gnet_core.errors import InputError
+from napari_l2gnet import warm_up
 from napari_l2gnet.layers import VIEW_KEY, lie_on_each_other, shown_index
 from napari_l2gnet.mask_layer import SEGMENTATION_KEY, reference
 from napari_l2gnet.preview import PREVIEW_KEY
@@ -76,11 +77,10 @@ class InterpolateWidget(Container):
         self._import()
 
     def _import(self) -> None:
-        """Import what filling needs while nobody waits for it."""
+        """Import what filling needs, in the background."""
 
         def imports() -> Generator[None, None, None]:
-            import sklearn.ensemble  # noqa: F401
-
+            warm_up.interpolation()
             yield
 
         self._importing = Job(imports(), self.native)

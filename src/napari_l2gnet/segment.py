@@ -14,6 +14,7 @@ from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError
 from l2gnet_core.suitability import mismatches
 from l2gnet_core.volume import Volume, slicing_axis
+from napari_l2gnet import warm_up
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.autosave import KEEPER_KEY, keep, open_projects
 from napari_l2gnet.card_dialog import CardDialog
@@ -295,17 +296,12 @@ class SegmentWidget(SegmentForm):
         self._say(text if holds() else "", bad, holds)
 
     def _tell_device(self) -> None:
-        """Fill in the device line; imports what a run needs while nobody waits for it."""
+        """Fill in the device line, and import what a run needs, in the background."""
 
         def look() -> Generator[str, None, None]:
-            # napari does these with the first Labels layer, in the GUI's thread.
-            import pandas  # noqa: F401
-            import skimage.color.colorconv  # noqa: F401
-            from vispy.visuals.line.dash_atlas import DashAtlas
-
+            warm_up.labels_layer()
             from l2gnet_core.device import choose_device
 
-            DashAtlas()  # takes 0.1 s the first time; vispy keeps the patterns for all lines
             yield choose_device("auto")[1]
 
         self._looking = Job(look(), self)
