@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from l2gnet_core.labels import hex_color
 from napari_l2gnet.inspect_parts import Part
 from napari_l2gnet.inspection import Inspection
 
@@ -41,9 +42,7 @@ def code_arguments(inspection: Inspection) -> dict[str, Any]:
         organ = f" · {inspection.names[shares[0][0]]} {100 * shares[0][1]:.0f} %" if shares else ""
         told[code + 1] = f"code {code + 1}{organ}"
     return {
-        "colormap": colors_of(
-            {n: "#{:02x}{:02x}{:02x}".format(*c) for n, c in enumerate(colors, 1)}
-        ),
+        "colormap": colors_of({n: hex_color(rgb) for n, rgb in enumerate(colors, 1)}),
         "features": features_of(told),
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 from qtpy.QtCore import QObject, Signal
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.labels import Label, LabelSet
+from l2gnet_core.labels import Label, LabelSet, hex_color
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.correct_form import CorrectForm
 from napari_l2gnet.mask_layer import MaskLayer
@@ -66,8 +66,7 @@ class OrganBar(QObject):
             self._organ = mask.layer.selected_label
         chosen = self._organ
         if (stray := self.stray) is not None:
-            red, green, blue = (round(255 * part) for part in mask.layer.get_color(stray)[:3])
-            color = f"#{red:02x}{green:02x}{blue:02x}"
+            color = hex_color(round(255 * part) for part in mask.layer.get_color(stray)[:3])
             shown.append(Label(stray, f"label {stray} (no organ)", color))
             chosen = stray
         form.show_organs(LabelSet(tuple(shown)), chosen)

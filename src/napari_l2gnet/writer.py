@@ -12,6 +12,7 @@ import numpy as np
 from l2gnet_core import files
 from l2gnet_core.errors import InputError
 from l2gnet_core.files.nifti import write_map
+from l2gnet_core.labels import hex_color
 from l2gnet_core.volume import Grid
 from napari_l2gnet.layers import LABELS_KEY, grid_of
 
@@ -134,6 +135,6 @@ def _colors(colormap: Any, names: Mapping[int, str]) -> dict[int, str]:
         return {}
     rgba = np.atleast_2d(colormap.map(np.array(ids)))
     return {
-        int(label): "#" + "".join(f"{round(float(c) * 255):02x}" for c in color[:3])
+        int(label): hex_color(round(255 * float(part)) for part in color[:3])
         for label, color in zip(ids, rgba, strict=True)
     }

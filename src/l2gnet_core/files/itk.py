@@ -21,6 +21,7 @@ import SimpleITK as sitk
 from l2gnet_core.errors import InputError, memory_is_short
 from l2gnet_core.files.labeltext import LabelText
 from l2gnet_core.files.values import brightness, plain_values
+from l2gnet_core.labels import hex_color
 from l2gnet_core.volume import Volume
 
 # What is wrong comes as an exception; ITK would print it besides.
@@ -245,7 +246,7 @@ def _color(text: str) -> str | None:
         red, green, blue = (round(255 * min(1.0, max(0.0, float(part)))) for part in text.split())
     except ValueError:
         return None
-    return f"#{red:02x}{green:02x}{blue:02x}"
+    return hex_color((red, green, blue))
 
 
 def _flat(
