@@ -7,7 +7,7 @@ from typing import Any
 
 import napari
 from napari.layers import Labels, Layer
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtWidgets import (
     QAbstractButton,
     QButtonGroup,
@@ -204,14 +204,13 @@ class CorrectForm(DockedWidget):
 
     def show_organs(self, labels: LabelSet, chosen: int | None) -> None:
         """Offer these organs, and, as None, all of them together; no signal tells of it."""
-        self.organ.blockSignals(True)
-        self.organ.clear()
-        for label in labels:
-            self.organ.addItem(color_icon(label.color), label.name, label.id)
-        self.organ.addItem("all organs", None)
-        last = self.organ.count() - 1
-        self.organ.setCurrentIndex(last if chosen is None else self.organ.findData(chosen))
-        self.organ.blockSignals(False)
+        with QSignalBlocker(self.organ):
+            self.organ.clear()
+            for label in labels:
+                self.organ.addItem(color_icon(label.color), label.name, label.id)
+            self.organ.addItem("all organs", None)
+            last = self.organ.count() - 1
+            self.organ.setCurrentIndex(last if chosen is None else self.organ.findData(chosen))
 
     def show_versions(self, names: Sequence[str], current: int) -> None:
         """Offer these versions; no signal tells of it."""
@@ -228,9 +227,8 @@ class CorrectForm(DockedWidget):
     def show_mode(self, mode: str) -> None:
         """Which view of a proposal is on screen; no signal tells of it."""
         for name, button in self.view_buttons.items():
-            button.blockSignals(True)
-            button.setChecked(name == mode)
-            button.blockSignals(False)
+            with QSignalBlocker(button):
+                button.setChecked(name == mode)
 
     def show_theme(self) -> None:
         """Take on the colours of the window."""

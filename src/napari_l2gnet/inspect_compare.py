@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, QSignalBlocker, QTimer, Signal
 
 from napari_l2gnet.annotation import ANNOTATION_KEY
 from napari_l2gnet.inspect_parts import Part, Usage
@@ -241,18 +241,17 @@ class Against(QObject):
         if widget.layers is not None:
             found = comparable(widget.viewer, widget.layers.mask, widget.layers.mask.here[0])
         combo, before = widget.compare, self.chosen
-        combo.blockSignals(True)
-        combo.clear()
-        combo.addItem("–", None)
-        for other in found:
-            combo.addItem(other.name, other)
-        kept = next((n for n, other in enumerate(found, 1) if other.same_as(before)), 0)
-        mine = None if widget.layers is None else widget.layers.mask.segmentation
-        if self.wanted is not None and self.wanted.source is not mine:
-            # A mask that is deleted leaves memory.
-            self.wanted = next((one for one in found if one.same_as(self.wanted)), None)
-        combo.setCurrentIndex(kept)
-        combo.blockSignals(False)
+        with QSignalBlocker(combo):
+            combo.clear()
+            combo.addItem("–", None)
+            for other in found:
+                combo.addItem(other.name, other)
+            kept = next((n for n, other in enumerate(found, 1) if other.same_as(before)), 0)
+            mine = None if widget.layers is None else widget.layers.mask.segmentation
+            if self.wanted is not None and self.wanted.source is not mine:
+                # A mask that is deleted leaves memory.
+                self.wanted = next((one for one in found if one.same_as(self.wanted)), None)
+            combo.setCurrentIndex(kept)
         for part in (combo, widget.compare_label):
             part.setVisible(bool(found))
         if kept == 0 and self.comparison is not None:
@@ -273,9 +272,8 @@ class Against(QObject):
     def forget(self) -> None:
         """Another mask is looked into."""
         self.comparison, self.pending = None, False
-        self._widget.compare.blockSignals(True)
-        self._widget.compare.setCurrentIndex(0)
-        self._widget.compare.blockSignals(False)
+        with QSignalBlocker(self._widget.compare):
+            self._widget.compare.setCurrentIndex(0)
 
     def choose_wanted(self) -> None:
         """Compare again with what a person chose, if it is in the list."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import napari
 from napari.layers import Labels
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -229,21 +229,19 @@ class InspectForm(DockedWidget):
         """Offer the whole volume, the slice on screen, and each structure by name; the choice
         stays where it can."""
         before = self.of.currentData()
-        self.of.blockSignals(True)
-        self.of.clear()
-        self.of.addItem("volume", "volume")
-        self.of.addItem("this slice", "slice")
-        for column, name in enumerate(names):
-            if column:
-                self.of.addItem(name, column)
-        self.of.setCurrentIndex(max(0, self.of.findData(before)))
-        self.of.blockSignals(False)
+        with QSignalBlocker(self.of):
+            self.of.clear()
+            self.of.addItem("volume", "volume")
+            self.of.addItem("this slice", "slice")
+            for column, name in enumerate(names):
+                if column:
+                    self.of.addItem(name, column)
+            self.of.setCurrentIndex(max(0, self.of.findData(before)))
 
     def show_shown(self, key: str) -> None:
         """Choose what lies over the image; no signal tells of it."""
-        self.shown.blockSignals(True)
-        self.shown.setCurrentIndex(self.shown.findData(key))
-        self.shown.blockSignals(False)
+        with QSignalBlocker(self.shown):
+            self.shown.setCurrentIndex(self.shown.findData(key))
 
     def allow_shown(self, key: str, reason_against: str) -> None:
         """Enable an entry of what can lie over the image; else its tooltip says what speaks

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, QSignalBlocker
 
 from l2gnet_core.errors import InputError
 from napari_l2gnet.inspect_form import DOUBT, NOTHING, PIECE
@@ -211,12 +211,11 @@ class Assigning(QObject):
     def offer(self, inspection: Inspection) -> None:
         """The organs of this mask."""
         target = self._widget.target
-        target.blockSignals(True)
-        target.clear()
-        for label, name in zip(inspection.ids, inspection.names, strict=True):
-            target.addItem(name, label)
-        target.setCurrentIndex(min(1, target.count() - 1))
-        target.blockSignals(False)
+        with QSignalBlocker(target):
+            target.clear()
+            for label, name in zip(inspection.ids, inspection.names, strict=True):
+                target.addItem(name, label)
+            target.setCurrentIndex(min(1, target.count() - 1))
 
     def _tell_unseen(self) -> bool:
         """Is what would change not to be seen? Then that is told."""

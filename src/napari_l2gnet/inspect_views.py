@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtWidgets import QComboBox, QLabel, QTabWidget, QWidget
 
 from napari_l2gnet.charts import PLAIN, BarChart, Chart, MatrixChart, ScatterChart
@@ -166,12 +166,11 @@ class InspectViews(QTabWidget):
             reason = "This model has codes, but no transport between them"
             self.setTabToolTip(view, "" if plans else reason)
         now = self.kind.currentText()
-        self.kind.blockSignals(True)
-        self.kind.clear()
-        for name, kind in inspection.kinds().items():
-            self.kind.addItem(name, kind)
-        self.kind.setCurrentIndex(max(0, self.kind.findText(now)))
-        self.kind.blockSignals(False)
+        with QSignalBlocker(self.kind):
+            self.kind.clear()
+            for name, kind in inspection.kinds().items():
+                self.kind.addItem(name, kind)
+            self.kind.setCurrentIndex(max(0, self.kind.findText(now)))
 
     # ------------------------------------------------------------------ drawing
 

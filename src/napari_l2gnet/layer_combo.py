@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from napari.layers import Layer
-from qtpy.QtCore import Signal
+from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QComboBox, QWidget
 
 from napari_l2gnet.layers import VIEW_KEY
@@ -73,13 +73,12 @@ class LayerCombo(QComboBox):
         ]
         for layer in self._items:
             layer.events.name.connect(self._refill)
-        self.blockSignals(True)
-        self.clear()
-        self.addItems([layer.name for layer in self._items])
-        if before in self._items:
-            self.setCurrentIndex(self._items.index(before))
-        elif self._items:
-            self.setCurrentIndex(len(self._items) - 1)
-        self.blockSignals(False)
+        with QSignalBlocker(self):
+            self.clear()
+            self.addItems([layer.name for layer in self._items])
+            if before in self._items:
+                self.setCurrentIndex(self._items.index(before))
+            elif self._items:
+                self.setCurrentIndex(len(self._items) - 1)
         if self.layer is not before:
             self.chosen.emit()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QComboBox
 
 from l2gnet_core.card import ModelCard
@@ -53,12 +53,11 @@ class ModelCombo(QComboBox):
         }
         self._entries = {**elsewhere, **listed}
         chosen = self.currentText()
-        self.blockSignals(True)
-        self.clear()
-        self.addItems(list(self._entries))
-        kept = chosen if chosen in self._entries else DEFAULT_MODEL
-        self.setCurrentIndex(max(0, self.findText(kept)))
-        self.blockSignals(False)
+        with QSignalBlocker(self):
+            self.clear()
+            self.addItems(list(self._entries))
+            kept = chosen if chosen in self._entries else DEFAULT_MODEL
+            self.setCurrentIndex(max(0, self.findText(kept)))
         if self.currentText() != chosen:
             self.currentIndexChanged.emit(self.currentIndex())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QColor, QIcon, QKeyEvent, QKeySequence, QPixmap, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -62,11 +62,10 @@ class OrganTable(QTableWidget):
 
     def show_labels(self, labels: LabelSet) -> None:
         """A fresh row for each label, all of them shown in the scan."""
-        self.blockSignals(True)
-        self.setRowCount(len(labels))
-        for row, label in enumerate(labels):
-            self._fill(row, label)
-        self.blockSignals(False)
+        with QSignalBlocker(self):
+            self.setRowCount(len(labels))
+            for row, label in enumerate(labels):
+                self._fill(row, label)
         self.allow(self._reason)
         self._fit_columns()
         self._fit_height()
@@ -94,37 +93,34 @@ class OrganTable(QTableWidget):
         self._reason = reason_against
         self.setEnabled(not reason_against)
         self.setToolTip(reason_against)
-        self.blockSignals(True)
-        for row in range(self.rowCount()):
-            name = self.item(row, NAME).text()
-            tips = {
-                COLOR: "Tick: show this organ. Double-click: change its colour.",
-                NAME: f"Label {self._id(row)}. Click: paint with it. Double-click: go to it.",
-            }
-            for column, tip in tips.items():
-                self.item(row, column).setToolTip(reason_against or tip)
-            button = self.cellWidget(row, GO)
-            button.setToolTip(reason_against or f"Go to the largest slice of the {name}")
-        self.blockSignals(False)
+        with QSignalBlocker(self):
+            for row in range(self.rowCount()):
+                name = self.item(row, NAME).text()
+                tips = {
+                    COLOR: "Tick: show this organ. Double-click: change its colour.",
+                    NAME: f"Label {self._id(row)}. Click: paint with it. Double-click: go to it.",
+                }
+                for column, tip in tips.items():
+                    self.item(row, column).setToolTip(reason_against or tip)
+                button = self.cellWidget(row, GO)
+                button.setToolTip(reason_against or f"Go to the largest slice of the {name}")
 
     def show_colors(self, colors: Mapping[int, tuple[str, bool]]) -> None:
         """By label id: colour as "#rrggbb", and whether the organ is drawn."""
-        self.blockSignals(True)
-        for row in range(self.rowCount()):
-            color, shown = colors[self._id(row)]
-            item = self.item(row, COLOR)
-            _set_color(item, color)
-            item.setCheckState(Qt.CheckState.Checked if shown else Qt.CheckState.Unchecked)
-        self.blockSignals(False)
+        with QSignalBlocker(self):
+            for row in range(self.rowCount()):
+                color, shown = colors[self._id(row)]
+                item = self.item(row, COLOR)
+                _set_color(item, color)
+                item.setCheckState(Qt.CheckState.Checked if shown else Qt.CheckState.Unchecked)
 
     def show_selected(self, label: int) -> None:
         """Mark the organ that is painted with; no signal tells of it. Another id marks none."""
-        self.blockSignals(True)
-        self.clearSelection()
-        for row in range(self.rowCount()):
-            if self._id(row) == label:
-                self.selectRow(row)
-        self.blockSignals(False)
+        with QSignalBlocker(self):
+            self.clearSelection()
+            for row in range(self.rowCount()):
+                if self._id(row) == label:
+                    self.selectRow(row)
 
     def show_sizes(
         self, voxels: Mapping[int, int], ml_per_voxel: float | None, coverage: tuple[int, int]
@@ -139,20 +135,19 @@ class OrganTable(QTableWidget):
         self._part = of
         self._unit, per_ml = _unit(ml_per_voxel)
         self.horizontalHeaderItem(VOLUME).setText(self._unit)
-        self.blockSignals(True)
-        for row in range(self.rowCount()):
-            found = voxels.get(self._id(row), 0)
-            number, volume = self.item(row, VOXELS), self.item(row, VOLUME)
-            number.setText(least + f"{found:,}".replace(",", "\u202f"))
-            number.setToolTip(f"Voxels{of}")
-            if ml_per_voxel is None:
-                volume.setText("–")
-                volume.setToolTip("No voxel size in mm is known")
-            else:
-                size = f"{found * ml_per_voxel * per_ml:,.1f}".replace(",", "\u202f")
-                volume.setText(least + size)
-                volume.setToolTip(f"Volume in {self._unit}{of}")
-        self.blockSignals(False)
+        with QSignalBlocker(self):
+            for row in range(self.rowCount()):
+                found = voxels.get(self._id(row), 0)
+                number, volume = self.item(row, VOXELS), self.item(row, VOLUME)
+                number.setText(least + f"{found:,}".replace(",", "\u202f"))
+                number.setToolTip(f"Voxels{of}")
+                if ml_per_voxel is None:
+                    volume.setText("–")
+                    volume.setToolTip("No voxel size in mm is known")
+                else:
+                    size = f"{found * ml_per_voxel * per_ml:,.1f}".replace(",", "\u202f")
+                    volume.setText(least + size)
+                    volume.setToolTip(f"Volume in {self._unit}{of}")
         self._fit_columns()
 
     def showEvent(self, event: QShowEvent) -> None:

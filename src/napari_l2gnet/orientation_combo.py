@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from napari.layers import Layer
-from qtpy.QtCore import Signal
+from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QComboBox, QWidget
 
 from l2gnet_core.errors import InputError
@@ -67,12 +67,11 @@ class OrientationCombo(QComboBox):
             self._layer = None
         elif layer is not self._layer or stored.stored_axes != self._axes:
             self._layer, self._axes = layer, stored.stored_axes
-            self.blockSignals(True)
-            self.clear()
-            self.addItems([_line(usual, self._axes) for usual in _USUAL])
-            self.setCurrentIndex(-1)
-            self.setEditText(given_orientation(layer, self._axes))
-            self.blockSignals(False)
+            with QSignalBlocker(self):
+                self.clear()
+                self.addItems([_line(usual, self._axes) for usual in _USUAL])
+                self.setCurrentIndex(-1)
+                self.setEditText(given_orientation(layer, self._axes))
             self.view().setMinimumWidth(self.view().sizeHintForColumn(0) + 20)
 
     def _keep(self, text: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import napari
 from napari.layers import Image, Layer
+from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -128,11 +129,10 @@ class SegmentForm(DockedWidget):
 
     def show_axes(self, names: Sequence[str] = (), automatic: int = 0) -> None:
         """Offer the axes to slice along, the automatic one first; no signal tells of it."""
-        self.axis.blockSignals(True)
-        self.axis.clear()
-        for axis in sorted(range(len(names)), key=lambda axis: axis != automatic):
-            self.axis.addItem(names[axis] + (" (auto)" if axis == automatic else ""), axis)
-        self.axis.blockSignals(False)
+        with QSignalBlocker(self.axis):
+            self.axis.clear()
+            for axis in sorted(range(len(names)), key=lambda axis: axis != automatic):
+                self.axis.addItem(names[axis] + (" (auto)" if axis == automatic else ""), axis)
 
     def ask_orientation(self, layer: Layer | None, stored: Volume | None) -> None:
         """Show the question how a layer's scan lies, as stored; with None nothing is asked."""
@@ -150,9 +150,8 @@ class SegmentForm(DockedWidget):
         """Tick what is chosen; no signal tells of it."""
         ticks = ((self.largest, choices.largest_piece), (self.holes, choices.fill_holes))
         for box, choice in ticks:
-            box.blockSignals(True)
-            box.setChecked(choice)
-            box.blockSignals(False)
+            with QSignalBlocker(box):
+                box.setChecked(choice)
 
     def show_theme(self) -> None:
         """Take on the colours of the window."""
