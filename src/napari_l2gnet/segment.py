@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator
 from typing import Any
 
 import napari
@@ -12,15 +12,11 @@ from qtpy.QtCore import QTimer, Signal
 from l2gnet_core.card import ModelCard
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError
-from l2gnet_core.suitability import mismatches
-from l2gnet_core.volume import Volume, slicing_axis
 from napari_l2gnet import warm_up
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.autosave import KEEPER_KEY, keep, open_projects
 from napari_l2gnet.card_dialog import CardDialog
-from napari_l2gnet.docked import always
-from napari_l2gnet.duplicates import unsaved_copy
-from napari_l2gnet.layers import active_layer, axis_name, layer_message, volume_of
+from napari_l2gnet.layers import active_layer, volume_of
 from napari_l2gnet.mask_layer import CARD_KEY, IMAGE_KEY, MaskLayer
 from napari_l2gnet.mask_saving import MaskSaving
 from napari_l2gnet.mask_table import MaskTable
@@ -29,14 +25,14 @@ from napari_l2gnet.orientation import as_given, is_asked_for
 from napari_l2gnet.orientation_markers import EdgeLetters
 from napari_l2gnet.resume import Work, shown_again
 from napari_l2gnet.run import Run
+from napari_l2gnet.scan_choice import ScanChoice
 from napari_l2gnet.scan_watch import ScanWatch
-from napari_l2gnet.segment_form import RANGE, THIS_SLICE, SegmentForm
-from napari_l2gnet.segmentation import SliceKey
+from napari_l2gnet.segment_form import RANGE, SegmentForm
+from napari_l2gnet.segment_notes import SegmentNotes
 from napari_l2gnet.session import Request, SegmentProgress, Session, shared_session
-from napari_l2gnet.take_over import holds_labels, no_scan
+from napari_l2gnet.take_over import holds_labels
 from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.visibility import bring_into_view, hidden_message
-from napari_l2gnet.what_to_segment import outward, place_shown, why_no_slice
 from napari_l2gnet.worker import Job
 
 
@@ -59,9 +55,8 @@ class SegmentWidget(SegmentForm):
         self._annotation: Annotation | None = None
         # How the user last wanted masks of a model tidied.
         self._tidying: dict[str, CleanUp] = {}
-        self._warnings: list[str] = []
-        self._doubts: list[str] = []
-        self._refusal = ""
+        self.choice = ScanChoice(self)
+        self.notes = SegmentNotes(self)
         # Why there is no slice on screen to segment, when that was last asked for.
         self._nowhere = ""
         # Was another layer made the active one while a run was going?
@@ -89,10 +84,10 @@ class SegmentWidget(SegmentForm):
         self.holes.toggled.connect(self._tidy_again)
         self.organs.go_to.connect(self.go_to)
         self.table.lost.connect(self._on_lost)
-        self.saving.said.connect(self._say)
+        self.saving.said.connect(self.notes.say)
         self.saving.changed.connect(self._update_controls)
         self.offer.resumed.connect(self._on_resumed)
-        self.offer.failed.connect(lambda problem: self._say(problem, bad=True))
+        self.offer.failed.connect(lambda problem: self.notes.say(problem, bad=True))
         self.viewer.layers.events.removed.connect(self._on_removed)
         self.viewer.layers.selection.events.active.connect(self._on_active)
         self.session.models_changed.connect(self._on_models)
@@ -122,7 +117,8 @@ class SegmentWidget(SegmentForm):
         name, card = self.model.currentText(), self.card
         self.model.refresh()
         if self.model.currentText() != name:
-            self._say(f"{name} is gone from the models; {self.model.currentText()} is chosen now.")
+            chosen = self.model.currentText()
+            self.notes.say(f"{name} is gone from the models; {chosen} is chosen now.")
         elif self.card != card:
             self._on_scan_or_model()
 
@@ -142,11 +138,6 @@ class SegmentWidget(SegmentForm):
     def current_mask(self) -> MaskLayer | None:
         """The mask that the table shows."""
         return self.table.mask
-
-    def _volume(self) -> Volume | None:
-        """The chosen scan, lying as its file says or, where it does not, as a person said."""
-        layer = self.image.layer
-        return None if layer is None else as_given(layer, volume_of(layer))
 
     def _follow(self, mask: MaskLayer | None) -> None:
         """Show a mask's organs and how it is tidied; without one, how the model's would be."""
@@ -203,52 +194,31 @@ class SegmentWidget(SegmentForm):
         if scan is self.image.layer and not self.running:
             self.ask_orientation(None, None)  # it may be known now
             self._on_scan_or_model()
-            self._say(f"{masks[-1].layer.name} is of this scan, and goes on with it.")
+            self.notes.say(f"{masks[-1].layer.name} is of this scan, and goes on with it.")
 
     def _on_scan_or_model(self, _: Any = None) -> None:
         """Another scan, model or orientation: the axes it can be cut along, its organs, what does
         not fit."""
-        self._warnings, self._doubts, self._refusal = [], [], ""
-        layer, card, stored = self.image.layer, self.card, None
-        try:
-            stored = None if layer is None else volume_of(layer)
-        except InputError as error:
-            self._refusal = str(error)
-        asked = stored if stored and card and is_asked_for(card, stored) else None
-        self.ask_orientation(layer, asked)
-        volume = as_given(layer, stored) if layer and stored else None
-        self.offer.look_for(layer, stored, open_projects(self.viewer))
+        self.notes.clear()
+        choice, layer = self.choice, self.image.layer
+        choice.read()
+        self.offer.look_for(layer, choice.stored, open_projects(self.viewer))
         self.letters.draw()
-        unusable = bool(self._refusal)
-        if asked:
-            self._refusal = self.orientation.problem
+        self.watch.follow(layer, choice.stored is not None)
         found = MaskLayer.find(self.viewer, layer, self.model.currentText())
-        self.watch.follow(layer, stored is not None)
-        self._follow(None if unusable else found)
-        if volume is not None and card is not None and not self._refusal:
-            names = [axis_name(volume, axis) for axis in range(3)]
-            self.show_axes(names, slicing_axis(volume, card.slicing))
-        else:
-            self.show_axes()
-        if self._refusal:
-            self._say(self._refusal, bad=unusable)
+        self._follow(None if choice.unreadable else found)
+        if choice.refusal:
+            self.notes.say(choice.refusal, bad=choice.unreadable)
             self._update_controls()
         else:
             self._on_axis()
 
     def _on_axis(self) -> None:
-        if self._refusal:
+        if self.choice.refusal:
             return
-        volume, card = self._volume(), self.card
-        if volume is not None and card is not None and self.axis.count():
-            count = volume.shape[-3:][self.axis.currentData()]
-            for box in (self.first, self.last):
-                box.setMaximum(count - 1)
-            self.first.setValue(0)
-            self.last.setValue(count - 1)
-            found = mismatches(card, volume, self.axis.currentData())
-            self._warnings = [layer_message(one, self.image.layer) for one in found]
-        self._say("")
+        if (warnings := self.choice.offer_slices()) is not None:
+            self.notes.warnings = warnings
+        self.notes.say("")
         self._update_controls()
 
     def _update_controls(self, _: Any = None) -> None:
@@ -260,7 +230,7 @@ class SegmentWidget(SegmentForm):
             no_scan = "Open a scan first: drag its file or DICOM folder into the window."
         if self.card is None:
             no_model = "No model is at hand."
-        reason = self._refusal or no_scan or no_model or busy
+        reason = self.choice.refusal or no_scan or no_model or busy
         self.allow(self.start, reason or writing)
         self.allow(self.image, no_scan or busy)
         self.allow(self.model, no_model or busy)
@@ -276,24 +246,18 @@ class SegmentWidget(SegmentForm):
         self.range.setVisible(self.region.currentIndex() == RANGE)
         self.bar.setVisible(self.running)
         if reason and not self.running and not self.message.text():
-            self._say(reason)
+            self.notes.say(reason)
 
     def _on_region(self, _: Any = None) -> None:
         if self._nowhere:
             self._nowhere = ""
-            self._say("")
+            self.notes.say("")
         self._update_controls()
-
-    def _say(self, text: str, bad: bool = False, holds: Callable[[], bool] = always) -> None:
-        """The line under the buttons: what happened, while it holds, then what to beware of."""
-        beware = (unsaved_copy(self.viewer), no_scan(self.image.layer))
-        trouble = [one for one in beware if one]
-        self.show_message(text, bad, [*trouble, *self._warnings, *self._doubts], holds)
 
     def tell_again(self) -> None:
         """Say the same, with what is to beware of by now."""
         text, bad, _, holds = self._told
-        self._say(text if holds() else "", bad, holds)
+        self.notes.say(text if holds() else "", bad, holds)
 
     def _tell_device(self) -> None:
         """Fill in the device line, and import what a run needs, in the background."""
@@ -329,15 +293,15 @@ class SegmentWidget(SegmentForm):
         try:
             stored = volume_of(layer)
         except InputError as error:
-            self._say(str(error), bad=True)
+            self.notes.say(str(error), bad=True)
             return
         card, volume, axis = model.card, as_given(layer, stored), self.axis.currentData()
         if axis is None or is_asked_for(card, volume):
             self._on_scan_or_model()
             return
-        self._nowhere = self._off_screen(layer, axis)
+        self._nowhere = self.choice.why_nowhere(layer, axis)
         if self._nowhere:
-            self._say(self._nowhere, bad=True)
+            self.notes.say(self._nowhere, bad=True)
             return
         about, old = "", self.current_mask
         if old is None or not old.can_take(layer, stored.grid, card, axis):
@@ -360,12 +324,12 @@ class SegmentWidget(SegmentForm):
         request = Request(
             volume,
             str(model.path),
-            self._places(layer, volume.shape, axis),
+            self.choice.places(layer, volume.shape, axis),
             axis,
             traces=self.current_mask.segmentation.traces,
         )
-        self._warnings, self._doubts = [], []
-        self._say(about)
+        self.notes.clear()
+        self.notes.say(about)
         self.bar.setRange(0, len(request.places))
         self.bar.setValue(0)
         self._new_run(about).segment(request)
@@ -386,24 +350,8 @@ class SegmentWidget(SegmentForm):
         self._on_scan_or_model()
         self._follow(mask)
         hidden = hidden_message(mask, bring_into_view(mask, alone=True))
-        self._say(f"{work.problem} {hidden}".strip(), bad=bool(work.problem))
+        self.notes.say(f"{work.problem} {hidden}".strip(), bad=bool(work.problem))
         self._update_controls()
-
-    def _off_screen(self, layer: Image, axis: int) -> str:
-        """Why there is no slice on screen to segment, where that is what is wanted."""
-        wanted = self.region.currentIndex() == THIS_SLICE
-        return why_no_slice(layer, self.viewer.dims, axis) if wanted else ""
-
-    def _places(self, layer: Image, shape: Sequence[int], axis: int) -> list[SliceKey]:
-        """Slices to segment, in order."""
-        here, region = place_shown(layer, self.viewer.dims, axis), self.region.currentIndex()
-        if region == THIS_SLICE:
-            return [here]
-        indices = range(shape[-3:][axis])
-        if region == RANGE:
-            low, high = sorted((self.first.value(), self.last.value()))
-            indices = indices[low : high + 1]
-        return outward(here, shape[0] if len(shape) == 4 else 1, indices)
 
     def _new_run(self, about: str = "") -> Run:
         """A run, yet to be started, that writes to the mask now shown."""
@@ -419,13 +367,8 @@ class SegmentWidget(SegmentForm):
     def _on_step(self, step: SegmentProgress) -> None:
         self.bar.setValue(step.done)
         self.bar.setFormat(str(step))
-        run = self._run
-        image = None if run is None else run.mask.layer.metadata[IMAGE_KEY]
-        said = [layer_message(one, image) for one in step.warnings]
-        if run is not None and (new := [one for one in said if one not in run.warnings]):
-            run.warnings += new
-            self._warnings += self._said_of(run, new)
-            self._say(run.about)
+        if self._run is not None:
+            self.notes.take_warnings(self._run, step.warnings)
         self.table.count_soon()
 
     def _on_end(self, outcome: str, text: str) -> None:
@@ -434,10 +377,7 @@ class SegmentWidget(SegmentForm):
         self.table.running = False
         if self._missed:
             self._on_active()
-        beware = self._said_of(run, [*run.warnings, *run.doubts])
-        self._doubts = [line for line in beware if line not in self._warnings]
-        ends = self._said_of(run, [text])[0] if text else run.about
-        self._say(ends, outcome == "failed", run.stands)
+        self.notes.take_end(run, text, bad=outcome == "failed")
         run.deleteLater()
         if self._annotation is not None:
             # One that was cancelled has chosen nothing.
@@ -445,14 +385,6 @@ class SegmentWidget(SegmentForm):
         self._update_controls()
         self.table.count_all()
         self.run_ended.emit(outcome)
-
-    def _said_of(self, run: Run, lines: list[str]) -> list[str]:
-        """Lines about a run's mask; with its name where another scan is chosen by now, or its own
-        one is deleted."""
-        layer = run.mask.layer
-        if layer.metadata[IMAGE_KEY] is self.image.layer:
-            return lines
-        return [f"{layer.name}: {line}" for line in lines]
 
     def _tidy_again(self) -> None:
         """A choice was ticked or unticked: apply it to the mask that is there."""
@@ -493,10 +425,10 @@ class SegmentWidget(SegmentForm):
             f'The data of "{self.current_mask.layer.name}" were replaced and fit the scan no more.'
         )
         self._follow(MaskLayer.find(self.viewer, self.image.layer, self.model.currentText()))
-        self._say(f"{text} Segment again for a new mask.", bad=True)
+        self.notes.say(f"{text} Segment again for a new mask.", bad=True)
         self._update_controls()
 
     def go_to(self, label: int) -> None:
         """Show an organ's largest slice."""
         if self.current_mask is not None and not self.current_mask.go_to(label):
-            self._say("This organ is not in the mask.")
+            self.notes.say("This organ is not in the mask.")

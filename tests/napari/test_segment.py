@@ -105,7 +105,7 @@ def test_the_slice_on_screen_comes_first(segment_widget: Any, scan_file: Path, q
     viewer.dims.set_point(0, image.data_to_world((4, 0, 0))[0])
     assert place_shown(image, viewer.dims, 0) == (0, 4)
     near_first = [(0, 4), (0, 3), (0, 5), (0, 2), (0, 1), (0, 0)]
-    assert widget._places(image, image.data.shape, 0) == near_first
+    assert widget.choice.places(image, image.data.shape, 0) == near_first
     assert outward((1, 0), 3, range(1, 3)) == [(1, 1), (1, 2), (0, 1), (2, 1), (0, 2), (2, 2)]
     before = viewer.dims.point
     assert run(qtbot, widget) == "finished"
