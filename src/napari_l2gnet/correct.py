@@ -8,14 +8,12 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import ref
 
 import napari
 from napari.layers import Image, Labels
-from napari.utils.notifications import show_error
 from qtpy.QtCore import Signal
 
 from l2gnet_core.errors import InputError
@@ -23,6 +21,7 @@ from napari_l2gnet import warm_up
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.autosave import keep_again
 from napari_l2gnet.correct_form import FLIP_KEY, PROJECT, CorrectForm
+from napari_l2gnet.correct_notes import CorrectNotes
 from napari_l2gnet.correct_run import (
     CorrectRun,
     accept,
@@ -32,7 +31,6 @@ from napari_l2gnet.correct_run import (
     verdict_message,
 )
 from napari_l2gnet.docked import always
-from napari_l2gnet.duplicates import unsaved_copy
 from napari_l2gnet.learning import TaskProgress
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.mask_saving import MaskSaving
@@ -49,17 +47,7 @@ from napari_l2gnet.tasks import (
     scan_of,
 )
 from napari_l2gnet.version_bar import VersionBar
-from napari_l2gnet.visibility import why_beside
 from napari_l2gnet.worker import Job
-
-
-@dataclass(frozen=True)
-class _Note:
-    """What there is to say of a mask, for as long as it holds."""
-
-    text: str = ""
-    bad: bool = False
-    holds: Callable[[], bool] = always
 
 
 class CorrectWidget(CorrectForm):
@@ -77,11 +65,9 @@ class CorrectWidget(CorrectForm):
         self.review = SliceReview(napari_viewer, self)
         self.organs = OrganBar(self)
         self.versions = VersionBar(self, self.session)
+        self.notes = CorrectNotes(self, lambda: self.organs.hint)
         self.saving = MaskSaving(self.save_mask, lambda: self.current_mask)
         self._run: CorrectRun | None = None
-        self._note = _Note()
-        #: What was said of each mask last: it is said again once that is gone back to.
-        self._notes: WeakKeyDictionary[Annotation, _Note] = WeakKeyDictionary()
         #: Whose fine-tuning the curve is of.
         self._curve_of: Callable[[], Annotation | None] = lambda: None
         self._connect()
@@ -92,7 +78,7 @@ class CorrectWidget(CorrectForm):
         self.layer.chosen.connect(self._follow)
         self.layer.activated.connect(lambda _: self.review.show_mask(alone=True))
         self.review.looked.connect(self._show_all)
-        self.review.said.connect(lambda text, holds: self._say(text, holds=holds))
+        self.review.said.connect(lambda text, holds: self.notes.say(text, holds=holds))
         self.organs.chosen.connect(self._update_controls)
         self.interpolate.clicked.connect(self.interpolate_organ)
         self.masks.aboutToShow.connect(self._list_masks)
@@ -107,9 +93,9 @@ class CorrectWidget(CorrectForm):
         self.versions.wanted.connect(self.go_to_version)
         self.versions.loaded.connect(lambda number: self.go_to_version(number, loaded=True))
         for bar in (self.organs, self.versions):
-            bar.said.connect(self._say)
-            bar.refused.connect(self._refuse)
-        self.saving.said.connect(self._say)
+            bar.said.connect(self.notes.say)
+            bar.refused.connect(self.notes.refuse)
+        self.saving.said.connect(self.notes.say)
         self.saving.changed.connect(self._update_controls)
         self.review.bind(FLIP_KEY, self.flip_view)
         self.viewer.dims.events.current_step.connect(self._on_moved)
@@ -177,10 +163,10 @@ class CorrectWidget(CorrectForm):
             annotation.changed.connect(self._show_all)
             keep_again(self.current_mask, self)
         self.beware_unsaved(annotation)
+        self.notes.follow(self.current_mask)
         self.review.follow(self.current_mask, annotation)
         self.organs.follow(self.current_mask, annotation)
         self.versions.follow(self.current_mask, annotation)
-        self._note = _Note() if annotation is None else self._notes.get(annotation, _Note())
         self._show_all()
 
     def _leave_mask(self) -> None:
@@ -190,6 +176,7 @@ class CorrectWidget(CorrectForm):
         self.organs.follow(None, None)
         self.versions.follow(None, None)
         self.current_mask = None
+        self.notes.follow(None)
 
     def _on_moved(self, _: Any = None) -> None:
         if self.current_mask is None:
@@ -272,44 +259,7 @@ class CorrectWidget(CorrectForm):
         original = "This is the original version." if first else ""
         self.allow(self.roll_back, none or busy or waiting or original)
         self.allow(self.save, none or busy or original)
-        if not self._note.holds():
-            self._say("")
-        self._show_note(none)
-
-    def _say(self, text: str, bad: bool = False, holds: Callable[[], bool] = always) -> None:
-        """Say something of the mask, until it does not hold any more."""
-        self._note = _Note(text, bad, holds)
-        if self.annotation is not None:
-            self._notes[self.annotation] = self._note
-        self._show_note()
-
-    def _say_of(self, run: CorrectRun, text: str, bad: bool = False) -> None:
-        """Say what came of a job to whoever looks at its mask, now or later, and beside another one
-        with that mask's name."""
-        # A verdict (`run.text`) is shown with its proposal.
-        waits = run.annotation.proposal is not None and bool(run.text)
-        note = self._notes[run.annotation] = _Note("" if waits else text, bad, run.stands)
-        here = run.annotation is self.annotation
-        self._note = note if here else _Note(f"{run.mask.layer.name}: {text}", bad)
-        self._show_note()
-
-    def _show_note(self, otherwise: str = "") -> None:
-        beside = (
-            ""
-            if self.annotation is None or self.current_mask is None
-            else why_beside(self.current_mask)
-        )
-        if beside:
-            beside += ": click a slice in the table, and it does again."
-        hints = [one for one in (beside, self.organs.hint, unsaved_copy(self.viewer)) if one]
-        self.show_message(self._note.text or otherwise, self._note.bad, hints)
-
-    def _refuse(self, error: Exception) -> None:
-        """Say what is wrong in the widget, until the mask is changed, and as napari does."""
-        segmentation = None if self.annotation is None else self.annotation.segmentation
-        edits = None if segmentation is None else segmentation.edits
-        self._say(str(error), True, lambda: segmentation is None or segmentation.edits == edits)
-        show_error(str(error))
+        self.notes.show_again(none)
 
     def interpolate_organ(self) -> None:
         """Fill in the chosen organ between the slices that a person painted or accepted."""
@@ -320,7 +270,7 @@ class CorrectWidget(CorrectForm):
         try:
             slices, volume = annotation.between(frame, organ), scan_of(mask)
         except InputError as error:
-            self._refuse(error)
+            self.notes.refuse(error)
             return
         self._new_run().interpolate(volume, frame, slices, organ)
 
@@ -340,14 +290,14 @@ class CorrectWidget(CorrectForm):
         try:
             voxels, slices = take_over(mask, layer)
         except InputError as error:
-            self._refuse(error)
+            self.notes.refuse(error)
             return
         if voxels:
             # Ctrl-Z is of the layer that is selected, and what is seen is the mask.
             self.viewer.layers.selection.active = mask.layer
             layer.visible = False
             part = layer.data.size < mask.layer.data.size
-            self._say(
+            self.notes.say(
                 f"{voxels:,} voxels in {slices} slice{'s' * (slices != 1)} are as in "
                 f"{layer.name} now, and count as painted by you; Ctrl-Z takes them back."
                 + " What it leaves out of the scan is background."
@@ -355,7 +305,7 @@ class CorrectWidget(CorrectForm):
                 holds=mask.segmentation.last_step(),
             )
         else:
-            self._say(f"{layer.name} says the same as this mask.")
+            self.notes.say(f"{layer.name} says the same as this mask.")
 
     # ------------------------------------------------------------------ fine-tuning
 
@@ -376,11 +326,11 @@ class CorrectWidget(CorrectForm):
                 self._masks(), self.kind.currentData(), float(self.seconds.value()), complete
             )
         except InputError as error:
-            self._refuse(error)
+            self.notes.refuse(error)
             return
         self.curve.clear()
         self._curve_of = ref(task.annotation)
-        self._say("")
+        self.notes.say("")
         self._new_run().learn(task)
 
     def go_to_version(self, number: int, loaded: bool = False) -> None:
@@ -397,7 +347,7 @@ class CorrectWidget(CorrectForm):
         except InputError as error:
             if loaded:
                 annotation.versions.pop(number)
-            self._refuse(error)
+            self.notes.refuse(error)
             self._show_all()
             return
         self._new_run().apply(task, number, brought, loaded)
@@ -431,13 +381,13 @@ class CorrectWidget(CorrectForm):
         if moment.loss is not None or moment.dice is not None:
             self.curve.add(moment.step, moment.loss, moment.dice)
         if moment.learnt is not None and self._run is not None:
-            self._say_of(self._run, self._run.text)
+            self.notes.say_of(self._run, self._run.text)
 
     def _on_end(self, outcome: str, text: str) -> None:
         if (run := self._run) is None:
             return
         self._run = None
-        self._say_of(run, text, bad=outcome == "failed")
+        self.notes.say_of(run, text, bad=outcome == "failed")
         run.deleteLater()
         if not any(self.curve.points):
             self._curve_of = lambda: None
@@ -465,10 +415,10 @@ class CorrectWidget(CorrectForm):
         if annotation.proposal is None or not annotation.proposal.complete:
             return
         if mask.stroke_under_way:
-            self._say("Finish the stroke first.")
+            self.notes.say("Finish the stroke first.")
             return
         changed = accept(mask, annotation)
-        self._say(
+        self.notes.say(
             f"{annotation.version.name} accepted: {mask.taken_in(changed)}",
             holds=mask.segmentation.last_step() if changed else always,
         )
@@ -478,4 +428,4 @@ class CorrectWidget(CorrectForm):
         """Drop the proposal."""
         if self.annotation is not None:
             drop_proposal(self.annotation)
-            self._say("Discarded: the mask is as it was.")
+            self.notes.say("Discarded: the mask is as it was.")
