@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +17,19 @@ from napari_l2gnet.inspect_again import LookingAgain
 from napari_l2gnet.inspect_click import Clicks
 from napari_l2gnet.inspect_compare import Against
 from napari_l2gnet.inspect_export import ask_file, save_picture, save_table
-from napari_l2gnet.inspect_form import CODES, DOUBT, HEARD, NOTHING, REFERENCE, InspectForm
+from napari_l2gnet.inspect_form import CODES, HEARD, NOTHING, REFERENCE, InspectForm
 from napari_l2gnet.inspect_layers import InspectLayers
 from napari_l2gnet.inspect_over import Over
 from napari_l2gnet.inspect_parts import Part
 from napari_l2gnet.inspect_places import Assigning, Places
-from napari_l2gnet.inspect_words import REFERENCES, SLICES
-from napari_l2gnet.inspection import Inspection, inspection_of
+from napari_l2gnet.inspect_reading import Reading
+from napari_l2gnet.inspect_words import SLICES
+from napari_l2gnet.inspection import Inspection
 from napari_l2gnet.layers import active_layer
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.visibility import bring_into_view, hidden_message
 from napari_l2gnet.worker import LatestJob
-
-#: Milliseconds.
-_BETWEEN_LAYERS = 50
 
 
 class InspectWidget(InspectForm):
@@ -55,31 +52,21 @@ class InspectWidget(InspectForm):
         self.over = Over(self)
         self.places = Places(self)
         self.assigning = Assigning(self)
-        self._refusal = ""
-        #: Do charts show the inspection, once it is read?
-        self._drawn = False
+        self.reading = Reading(self)
         #: Is another widget's tab on top?
         self.is_aside = self._behind = False
-        #: Codes to choose again once another frame, or more of it, is prepared.
-        self._wanted: list[int] = []
         # Steps of the slider are taken together: a person who scrolls sees the last.
         self._moving = QTimer(self, interval=0, singleShot=True)
         # What follows a removal waits until all that go together are gone.
         self._leaving = QTimer(self, interval=0, singleShot=True)
-        # Runs go on while one looks: what they add is taken in when they pause.
-        self._changing = QTimer(self, interval=400, singleShot=True)
-        # Layers that a click will need come one by one, and let the window draw in between.
-        self._making = QTimer(self, interval=_BETWEEN_LAYERS, singleShot=True)
         self._connect()
         self.show_theme()
         self._on_active()
-        self.read()
+        self.reading.read()
 
     def _connect(self) -> None:
         self._moving.timeout.connect(self._on_moved)
         self._leaving.timeout.connect(self._on_left)
-        self._changing.timeout.connect(self._on_changed)
-        self._making.timeout.connect(self._make_next)
         self.jobs.changed.connect(self.update_controls)
         self.jobs.progress.connect(self.bar.setFormat)
         self.jobs.failed.connect(lambda text: self.show_message(text, bad=True))
@@ -87,11 +74,11 @@ class InspectWidget(InspectForm):
         self.seen.connect(self._on_seen)
         self.mask_combo.chosen.connect(self._on_chosen)
         self.mask_combo.activated.connect(lambda _: self._on_picked())
-        self.of.currentIndexChanged.connect(lambda _: self._on_part())
+        self.of.currentIndexChanged.connect(lambda _: self.show_part())
         self.clear.clicked.connect(lambda: self.choose([]))
-        self.go_on.clicked.connect(self.read)
+        self.go_on.clicked.connect(self.reading.read)
         self.outline.toggled.connect(self._on_outline)
-        self.cancel.clicked.connect(self._on_cancel)
+        self.cancel.clicked.connect(self.reading.cancel)
         self.views.codes_picked.connect(self.choose)
         self.views.slice_picked.connect(self._on_slice_picked)
         for button, suffix in ((self.png, ".png"), (self.csv, ".csv")):
@@ -115,12 +102,11 @@ class InspectWidget(InspectForm):
         self.looking.cancel()
         if self.layers is not None:
             self.layers.set_aside(True)
-        self._follow(None)
+        self.follow(None)
         self.against.let_go()
         self._moving.stop()
         self._leaving.stop()
-        self._changing.stop()
-        self._making.stop()
+        self.reading.stop()
         self.mask_combo.disconnect_layers()
         self.clicks.let_go()
         for emitter, act in self._viewer_events():
@@ -135,7 +121,12 @@ class InspectWidget(InspectForm):
             self.layers.set_aside(self.is_aside or self.inspection is None)
             self.clicks.lay_tools_down(came and self.click.isChecked())
             self.over.catch_up()
-            self._making.start()
+            self.reading.make_layers()
+
+    def warn_beside(self, warning: str) -> None:
+        """Show a warning below what is said now."""
+        text, *_, holds = self._told
+        self.show_message(text, beware=[warning], holds=holds)
 
     def tell_again(self) -> None:
         """Say no more what does not hold."""
@@ -168,7 +159,8 @@ class InspectWidget(InspectForm):
         """Is all that the model saw at hand?"""
         return self.inspection is not None and self.inspection.is_current
 
-    def _follow(self, mask: MaskLayer | None) -> None:
+    def follow(self, mask: MaskLayer | None) -> None:
+        """Look into this mask from now on."""
         if self.layers is not None:
             # Also where it has been removed: undo may bring it back.
             events = self.layers.mask.layer.events
@@ -186,109 +178,6 @@ class InspectWidget(InspectForm):
                 event.connect(self._on_data)
             events.colormap.connect(self._on_colors)
 
-    def read(self) -> None:
-        """Another mask or frame, or more of it: read what its model saw."""
-        layer = self.mask_combo.layer
-        if self.layers is None or self.layers.mask.layer is not layer:
-            if self.layers is not None:
-                self.layers.remove()
-            self._follow(None if layer is None else MaskLayer(self.viewer, layer))
-            self.looking.cancel()
-            self._wanted, self.against.wanted = [], None
-        elif self.codes:
-            self._wanted = self.codes
-        self.jobs.cancel()
-        self.codes, self.voxel, self.inspection = [], None, None
-        self._drawn = False
-        for part in (self.places, self.assigning, self.against):
-            part.forget()
-        self.views.show_inspection(None)
-        self.show_message("")
-        self.against.follow()
-        self._refusal = (
-            "Press Segment first: there is no mask yet whose model could be looked into."
-        )
-        self.again.hide()
-        self.go_on.hide()
-        if self.layers is not None:
-            self.inspection = inspection_of(self.layers.mask, self.layers.mask.here[0])
-            self._refusal = self.inspection.refusal
-            if self._refusal and self.inspection.forgotten:
-                self._refusal = self.looking.offer(self.layers.mask, self.inspection)
-        self.told.setText(escape(self._refusal))
-        self.views.setVisible(not self._refusal)
-        self.nothing.setVisible(bool(self._refusal))
-        if self._refusal or self.inspection is None:
-            self.inspection = None
-            if self.layers is not None:
-                # Not away: to add them again at the next frame would take long.
-                self.layers.set_aside(True)
-            self.update_controls()
-            self.ready.emit()
-            return
-        inspection, kind = self.inspection, self._doubt_looked_at()
-
-        def reading() -> Generator[str, None, None]:
-            if not inspection.is_current:
-                yield from inspection.prepare()
-            if kind and inspection.doubt(kind) is None:
-                yield from inspection.study(kind)
-
-        if self.is_current and (not kind or inspection.doubt(kind) is not None):
-            self._show()
-        else:
-            self.jobs.run(reading(), lambda _: self._show())
-
-    def _doubt_looked_at(self) -> str:
-        """The kind of doubt that is drawn, to be kept for another frame, or more of it; else ""."""
-        if self.inspection is None or not (
-            self.views.currentIndex() == SLICES or self.shown.currentData() == DOUBT
-        ):
-            return ""
-        kinds, chosen = list(self.inspection.kinds().values()), self.views.kind.currentData()
-        return chosen if chosen in kinds else kinds[0]
-
-    def _show(self) -> None:
-        assert self.inspection is not None
-        assert self.layers is not None
-        self._drawn = True
-        self.show_parts(self.inspection.names)
-        self.views.colors = self.layers.mask.colors()
-        self.views.show_inspection(self.inspection)
-        self.assigning.offer(self.inspection)
-        self.layers.outline(self.outline.isChecked())
-        self.layers.renew(self.inspection)
-        self.layers.set_aside(self.is_aside)
-        self._making.start()
-        self.over.show(DOUBT if self._doubt_looked_at() else CODES)
-        codes, self._wanted = self._wanted, []
-        self._on_part()
-        if codes:
-            self.choose(codes, go=False)
-        if self.views.currentIndex() == REFERENCES:
-            self.over.show_tab(REFERENCES)
-        self.against.choose_wanted()
-        unlike = self.inspection.unlike
-        if self.against.chosen is None and unlike is not None and (unlike.percentile or 0) >= 97.5:
-            beware = "This scan is unlike those that the model learnt from: check it with care."
-            text, *_, holds = self._told
-            self.show_message(text, beware=[beware], holds=holds)
-        self.update_controls()
-        self.ready.emit()
-        if not self.is_current:
-            # Slices that came while the others were read, and are not on screen, tell nobody.
-            self._changing.start()
-
-    def _make_next(self) -> None:
-        # Nobody clicks while another tab is in front.
-        if self.layers is None or self.inspection is None or not self._drawn or self.is_aside:
-            return
-        # A new run may have begun meanwhile, or another frame be on screen.
-        if self._is_gone or self.inspection.refusal:
-            return
-        if self.layers.make_next(self.inspection):
-            self._making.start()
-
     def draw(self) -> None:
         """Draw charts of the chosen part, and say what is chosen."""
         if self.inspection is None or not self.is_current:
@@ -297,7 +186,8 @@ class InspectWidget(InspectForm):
         self.views.show_part(self.inspection, self.part, self.against.usage(self.part))
         self._tell()
 
-    def _on_part(self) -> None:
+    def show_part(self) -> None:
+        """Draw another part of the scan, or compare it first."""
         if self.inspection is None:
             return
         if self.assigning.pending is not None:
@@ -333,7 +223,7 @@ class InspectWidget(InspectForm):
         frame = self.layers.mask.here[0]
         if self.inspection is None or self.inspection.frame != frame:
             if len(self.layers.mask.segmentation.shown) > 1:
-                self.read()
+                self.reading.read()
         elif self.is_current:
             self.views.index = self.index
             if self.of.currentData() == "slice":
@@ -353,30 +243,7 @@ class InspectWidget(InspectForm):
         # have taken back what was said.
         self.drop_message()
         if not self.is_current:
-            self._changing.start()
-
-    def _on_changed(self) -> None:
-        if self.is_current:
-            return
-        if self.jobs.busy:
-            # What is read now may be of before the change.
-            self._changing.start()
-        else:
-            self.read()
-
-    def _on_cancel(self) -> None:
-        """Stop what is under way; what has not been read can be read on."""
-        self.jobs.cancel()
-        self.looking.cancel()
-        self._changing.stop()
-        if self.inspection is None:
-            self.read()
-        # All may be read by now that is not drawn yet.
-        if self.inspection is not None and not (self.is_current and self._drawn):
-            self._refusal = "Stopped: press Go on to read what the model saw."
-            self.told.setText(self._refusal)
-            self.go_on.show()
-            self.update_controls()
+            self.reading.read_soon()
 
     def _on_active(self, _: Any = None) -> None:
         if self.layers is not None and self.layers.inserting:
@@ -387,22 +254,22 @@ class InspectWidget(InspectForm):
             self.mask_combo.choose(active)
 
     @property
-    def _is_gone(self) -> bool:
+    def is_gone(self) -> bool:
         """Has the mask been removed that is looked into?"""
         return self.layers is not None and self.layers.mask.layer not in self.viewer.layers
 
     def _on_chosen(self) -> None:
-        if self._is_gone:
+        if self.is_gone:
             self._leaving.start()
         else:
-            self.read()
+            self.reading.read()
 
     def _on_picked(self) -> None:
         """A person chose a mask in the list: it is the one they work on."""
         self.viewer.layers.selection.active = self.mask_combo.layer
         self.bring_into_view(alone=True)
         # What was drawn of it may have been hidden with it.
-        if self._drawn:
+        if self.reading.drawn:
             self.over.draw()
 
     def _on_others(self, _: Any = None) -> None:
@@ -413,8 +280,8 @@ class InspectWidget(InspectForm):
 
     def _on_left(self) -> None:
         """Layers are gone, maybe the mask and all others: look into what is left."""
-        if self._is_gone:
-            self.read()
+        if self.is_gone:
+            self.reading.read()
         self.against.follow()
 
     # ------------------------------------------------------------------ choosing codes
@@ -515,14 +382,16 @@ class InspectWidget(InspectForm):
         busy, looking = self.jobs.busy, self.looking.busy
         self.bar.setVisible(busy or looking)
         self.cancel.setVisible(busy or looking)
-        reason = self._refusal or ("" if self.is_current else "What the model saw is being read.")
+        reason = self.reading.refusal or (
+            "" if self.is_current else "What the model saw is being read."
+        )
         self.views.setEnabled(not reason)
         for control in (self.of, self.shown, self.click, self.outline, self.png, self.csv):
             self.allow(control, reason)
         self.allow(self.compare, reason)
         self.allow(self.again, "What the model sees is being found out." if looking else "")
         self.over.update_controls()
-        self.allow(self.mask_combo, "" if self.mask_combo.count() else self._refusal)
+        self.allow(self.mask_combo, "" if self.mask_combo.count() else self.reading.refusal)
         self.allow(self.clear, reason or ("" if self.codes else "Nothing is lit."))
         self.places.update_controls(reason, busy)
         self.assigning.update_controls(reason, busy)

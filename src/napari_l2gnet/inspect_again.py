@@ -69,7 +69,7 @@ class LookingAgain(QObject):
         except InputError as error:
             widget.show_message(str(error), bad=True)
             return
-        widget.read()
+        widget.reading.read()
 
     def _look_on(self, mask: MaskLayer, task: Task, frames: set[int]) -> None:
         """Look at the frame that is nearest to the one on screen, then at the others."""

@@ -294,7 +294,7 @@ def test_neighbours_that_say_otherwise_are_where_the_mistake_is(opened: Made, qt
     _viewer, mask, widget = opened
     mask.segmentation.raw[0, 2, 4:20, 4:20] = 1
     widget.inspection._state = ()
-    widget.read()
+    widget.reading.read()
     widget.views.setCurrentIndex(SLICES)
     widget.views.kind.setCurrentIndex(widget.views.kind.findData("neighbours"))
     settle(qtbot, widget)
@@ -431,7 +431,7 @@ def test_codes_without_organs_are_no_organ_s(opened: Made, qtbot: Any) -> None:
     _viewer, mask, widget = opened
     mask.segmentation.raw[0, 1] = 0
     widget.inspection._state = ()
-    widget.read()
+    widget.reading.read()
     settle(qtbot, widget)
     widget._to_slice(1)
     widget.of.setCurrentIndex(widget.of.findData("slice"))
@@ -446,7 +446,7 @@ def test_organs_smaller_than_cells_have_bars_and_codes(opened: Made, qtbot: Any)
     mask.segmentation.raw[...] = 0
     mask.segmentation.raw[0, 1, 20:23, 20:23] = 2
     widget.inspection._state = ()
-    widget.read()
+    widget.reading.read()
     settle(qtbot, widget)
     words = widget.views.words
     code = int(mask.segmentation.traces[0].codes[1, 1, 1])
@@ -482,7 +482,7 @@ def test_part_of_a_scan_is_not_called_unlike(
     widget = inspect(qtbot, viewer)
     assert "unlike those that the model learnt from" in widget.message.text()
     mask.segmentation.traces[0].codes[2] = -1
-    widget.read()
+    widget.reading.read()
     settle(qtbot, widget)
     assert widget.inspection.unlike is None
 
@@ -672,7 +672,7 @@ def test_a_tab_stays_drawn_when_another_version_answers(opened: Made, qtbot: Any
 def test_what_was_cancelled_or_changed_meanwhile_can_be_read_on(opened: Made, qtbot: Any) -> None:
     _viewer, mask, widget = opened
     trace = renew_trace(mask, 1)
-    widget.read()
+    widget.reading.read()
     assert widget.jobs.busy
     widget.cancel.click()
     assert "Stopped: press Go on" in widget.told.text()
@@ -695,7 +695,7 @@ def test_what_was_cancelled_or_changed_meanwhile_can_be_read_on(opened: Made, qt
     assert widget.go_on.isHidden()
     # Also where all was read to its end, and is not drawn yet.
     renew_trace(mask, 2)
-    widget.read()
+    widget.reading.read()
     until = time.monotonic() + 10
     while not widget.inspection.is_current and time.monotonic() < until:
         time.sleep(0.01)

@@ -555,7 +555,7 @@ def test_what_is_chosen_stays_from_frame_to_frame(
         viewer.layers.remove(heat)
     mask.traces.clear()
     # Layers that are yet to be made wait for something to look at.
-    widget._make_next()
+    widget.reading.make_next()
     segment.current_mask.layer.refresh()
     qtbot.waitUntil(lambda: not widget.again.isHidden())
     # Layers that came and went with each such frame took seconds.
@@ -577,7 +577,7 @@ def test_what_is_chosen_stays_from_frame_to_frame(
         np.testing.assert_array_equal(mask.traces[frame].codes, trace.codes)
     # Cancel leaves what has been looked at, and offers the rest.
     mask.traces.clear()
-    widget.read()
+    widget.reading.read()
     widget.again.click()
     widget.cancel.click()
     assert "Press Look again" in widget.told.text()
