@@ -12,7 +12,7 @@ from l2gnet_core.card import ModelCard
 class CardDialog(QDialog):
     """Shows what a model knows, what it was trained on, and how well it does."""
 
-    def __init__(self, card: ModelCard, parent: QWidget | None = None) -> None:
+    def __init__(self, card: ModelCard, parent: QWidget) -> None:
         super().__init__(parent)
         self.setWindowTitle(f"Model: {card.name}")
         text = QTextBrowser()

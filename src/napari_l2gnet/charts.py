@@ -9,7 +9,7 @@ import numpy as np
 import pyqtgraph as pg
 from numpy.typing import NDArray
 from qtpy.QtCore import QPointF, QRectF, Qt, Signal
-from qtpy.QtWidgets import QToolTip, QWidget
+from qtpy.QtWidgets import QToolTip
 
 #: What is chosen: as in the image.
 CHOSEN = "#ffe14d"
@@ -25,8 +25,8 @@ class Chart(pg.PlotWidget):
     #: What was clicked; its type is the chart's.
     picked = Signal(object)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         plot = self.getPlotItem()
         plot.setMenuEnabled(False)
         plot.hideButtons()
@@ -86,8 +86,8 @@ class Chart(pg.PlotWidget):
 class BarChart(Chart):
     """Bars, each split into coloured parts; `picked` tells a bar's key."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._keys: list[int] = []
         self._frame = pg.BarGraphItem(x=[], height=[], width=0.9, pen=None, brush=CHOSEN)
         self._frame.setOpacity(0.45)
@@ -151,8 +151,8 @@ class BarChart(Chart):
 class MatrixChart(Chart):
     """A square matrix as colours; `picked` tells (row key, column key)."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._keys: list[int] = []
         self._image = pg.ImageItem(axisOrder="row-major")
         self._lines: list[Any] = []
@@ -227,8 +227,8 @@ class MatrixChart(Chart):
 class ScatterChart(Chart):
     """Points; `picked` tells a point's key."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._keys: list[int] = []
         self._places = np.zeros((0, 2))
         self._points = pg.ScatterPlotItem(pxMode=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: Milliseconds without news after which slices that a run has added are read.
 _QUIET = 400
-#: A scan is unlike the training scans if this many of a hundred of them are nearer to the rest.
+#: Percent of the training scans that must be nearer to the others than a scan that is warned about.
 _UNLIKE_PERCENTILE = 97.5
 #: Milliseconds between making two layers.
 _BETWEEN_LAYERS = 50

@@ -7,7 +7,7 @@ from typing import Any
 
 from napari.layers import Layer
 from qtpy.QtCore import QSignalBlocker, Signal
-from qtpy.QtWidgets import QComboBox, QWidget
+from qtpy.QtWidgets import QComboBox
 
 from napari_l2gnet.layers import VIEW_KEY
 
@@ -21,10 +21,9 @@ class LayerCombo(QComboBox):
         self,
         layers: Any,
         kind: type[Layer],
-        parent: QWidget | None = None,
         fits: Callable[[Layer], bool] = lambda layer: True,
     ) -> None:
-        super().__init__(parent)
+        super().__init__()
         self._fits = fits
         self._layers = layers
         self._kind = kind

@@ -14,7 +14,6 @@ from qtpy.QtWidgets import (
     QTableWidget,
     QTableWidgetItem,
     QToolButton,
-    QWidget,
 )
 
 from l2gnet_core.labels import Label, LabelSet
@@ -37,8 +36,8 @@ class OrganTable(QTableWidget):
     organ_selected = Signal(int)
     go_to = Signal(int)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(0, 5, parent)
+    def __init__(self) -> None:
+        super().__init__(0, 5)
         self.setHorizontalHeaderLabels(["", "Organ", "Voxels", "mL", ""])
         self.verticalHeader().hide()
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from napari.layers import Layer
 from qtpy.QtCore import QSignalBlocker, Signal
-from qtpy.QtWidgets import QComboBox, QWidget
+from qtpy.QtWidgets import QComboBox
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.volume import Volume, parse_orientation
@@ -30,8 +30,8 @@ class OrientationCombo(QComboBox):
     #: The answer is another one, or none any more.
     answered = Signal()
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._layer: Layer | None = None
         self._axes: tuple[int, int, int] = (0, 1, 2)
         self.setEditable(True)

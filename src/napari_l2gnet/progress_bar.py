@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QProgressBar, QWidget
+from qtpy.QtWidgets import QProgressBar
 
 #: Milliseconds between two drawings.
 _DRAW_EVERY = 100
@@ -19,8 +19,8 @@ class ProgressBar(QProgressBar):
     of a large scan.
     """
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.setTextVisible(True)
         self._value, self._format = super().value(), super().format()
         self._drawn = 0.0

@@ -20,12 +20,31 @@ if TYPE_CHECKING:
 
 Paths = str | list[str]
 
-# Files of the DICOM series opened just now, and when napari last asked for one of them. All files
-# of a series dropped at once are one scan, and napari asks for them one by one.
-_just_opened: set[Path] = set()
-_last_asked = -math.inf
-# Seconds between two such questions, in which napari shows a layer at most.
+#: Seconds between two questions of napari about one drop; it shows at most a layer in between.
 _ONE_DROP = 3.0
+
+
+class _Drop:
+    """DICOM files that belong to the scans opened last.
+
+    All files of a series dropped at once are one scan, but napari asks for them one by one.
+    """
+
+    def __init__(self) -> None:
+        self.opened: set[Path] = set()
+        self._last_asked = -math.inf
+
+    def ask(self) -> None:
+        """napari asks for a file: of the last drop, or of a new one."""
+        if not _window_runs() or time.monotonic() > self._last_asked + _ONE_DROP:
+            self.opened.clear()
+
+    def answered(self) -> None:
+        """napari has its answer."""
+        self._last_asked = time.monotonic()
+
+
+_drop = _Drop()
 
 
 def get_reader(path: Paths) -> Callable[[Paths], list[Any]] | None:
@@ -41,9 +60,7 @@ def read(path: Paths) -> list[LayerDataTuple] | list[tuple[None]]:
     A file that cannot be used is said in one sentence: in a notification where a window runs (and
     nothing is opened), as InputError in a script.
     """
-    global _last_asked
-    if not _window_runs() or time.monotonic() > _last_asked + _ONE_DROP:
-        _just_opened.clear()
+    _drop.ask()
     try:
         found: list[LayerDataTuple] = []
         for one in [path] if isinstance(path, str) else path:
@@ -61,7 +78,7 @@ def read(path: Paths) -> list[LayerDataTuple] | list[tuple[None]]:
         show_error(str(error))
         return [(None,)]
     finally:
-        _last_asked = time.monotonic()
+        _drop.answered()
 
 
 def _dicom(path: Path) -> list[tuple[Volume, LabelText]]:
@@ -70,7 +87,7 @@ def _dicom(path: Path) -> list[tuple[Volume, LabelText]]:
     from l2gnet_core.files.dicom import read_series
     from l2gnet_core.files.dicom_series import series_below, series_of
 
-    if path in _just_opened:
+    if path in _drop.opened:
         return []
     series = series_below(path) if path.is_dir() and _window_runs() else []
     if len(series) > 1:
@@ -86,7 +103,7 @@ def _dicom(path: Path) -> list[tuple[Volume, LabelText]]:
         series = [replace(one, alone=False) for one in dialog.chosen] if dialog.exec() else []
     else:
         series = [series_of(path)]
-    _just_opened.update(file for one in series for file in one.files)
+    _drop.opened.update(file for one in series for file in one.files)
     return [(read_series(one), LabelText()) for one in series]
 
 
