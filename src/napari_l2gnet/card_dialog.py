@@ -1,4 +1,4 @@
-"""A model's card, as a page to read."""
+"""Shows a model's card."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CardDialog(QDialog):
 
 
 def card_html(card: ModelCard) -> str:
-    """The card as HTML; what comes from the file is escaped."""
+    """The card as HTML; texts from the file are escaped."""
     parts = [f"<h2>{escape(card.name)}</h2><p>{escape(card.summary)}</p>"]
     rows = []
     for label in card.labels:

@@ -1,4 +1,7 @@
-"""The Segment widget: controls and connections; what they do is in `run` and `mask_table`."""
+"""The Segment widget: controls and connections.
+
+What they do is in `scan_choice`, `run`, `mask_table` and `segment_notes`.
+"""
 
 from __future__ import annotations
 
@@ -57,9 +60,9 @@ class SegmentWidget(SegmentForm):
         self._tidying: dict[str, CleanUp] = {}
         self.choice = ScanChoice(self)
         self.notes = SegmentNotes(self)
-        # Why there is no slice on screen to segment, when that was last asked for.
+        # Why the slice on screen could not be segmented when that was last asked for.
         self._nowhere = ""
-        # Was another layer made the active one while a run was going?
+        # Did another layer become the active one during a run?
         self._missed = False
         self._on_active()
         self._begin_with_mask()
@@ -93,7 +96,7 @@ class SegmentWidget(SegmentForm):
         self.session.models_changed.connect(self._on_models)
 
     def let_go(self) -> None:
-        """Stop the run and let go of the viewer's events."""
+        """Stop the run and disconnect from the viewer."""
         self._looking.cancel()
         self.cancel_run()
         self._follow(None)
@@ -140,7 +143,7 @@ class SegmentWidget(SegmentForm):
         return self.table.mask
 
     def _follow(self, mask: MaskLayer | None) -> None:
-        """Show a mask's organs and how it is tidied; without one, how the model's would be."""
+        """Show a mask's organs and its tidying; without a mask, those that the model has."""
         if self._annotation is not None:
             self._annotation.changed.disconnect(self._on_annotation, missing_ok=True)
             self._annotation.segmentation.choosing.disconnect(self._on_choosing, missing_ok=True)
@@ -157,11 +160,11 @@ class SegmentWidget(SegmentForm):
             self.show_choices(self._tidying.get(self.model.currentText(), self.card.clean_up))
 
     def _on_choosing(self) -> None:
-        """The mask is tidied in another way, perhaps as a step was undone."""
+        """The mask is tidied in another way, perhaps because a step was undone."""
         assert self._annotation is not None
         self.show_choices(self._annotation.segmentation.clean_up)
         self._tidying[self.model.currentText()] = self.choices()
-        # Whether it was undone is known after this.
+        # Only later is it known whether the step was undone.
         self._look_soon.start()
 
     def _on_annotation(self, what: str) -> None:
@@ -170,13 +173,13 @@ class SegmentWidget(SegmentForm):
 
     @property
     def _others_job(self) -> str:
-        """What another widget is doing for the mask, which would be written into twice."""
+        """Why the mask cannot be written to: the job of another widget, in a sentence; or ""."""
         if self.running or self._annotation is None or not self._annotation.job:
             return ""
         return f"{self._annotation.job}: cancel it first."
 
     def _on_active(self, _: Any = None) -> None:
-        """The scan that a person works on, or opens, is the one that they segment."""
+        """Choose the scan that a person opens or works on."""
         active = active_layer(self.viewer)
         scan = active if active is None else active.metadata.get(IMAGE_KEY, active)
         if self.running:
@@ -192,13 +195,12 @@ class SegmentWidget(SegmentForm):
     def _on_adopted(self, scan: Image, masks: list[MaskLayer]) -> None:
         """The scan was opened again: its masks go on with it."""
         if scan is self.image.layer and not self.running:
-            self.ask_orientation(None, None)  # it may be known now
+            self.ask_orientation(None, None)  # the scan may say it now
             self._on_scan_or_model()
             self.notes.say(f"{masks[-1].layer.name} is of this scan, and goes on with it.")
 
     def _on_scan_or_model(self, _: Any = None) -> None:
-        """Another scan, model or orientation: the axes it can be cut along, its organs, what does
-        not fit."""
+        """Another scan, model or orientation: show its axes, its organs and what does not fit."""
         self.notes.clear()
         choice, layer = self.choice, self.image.layer
         choice.read()
@@ -222,7 +224,7 @@ class SegmentWidget(SegmentForm):
         self._update_controls()
 
     def _update_controls(self, _: Any = None) -> None:
-        """Enable what can be done now; everything disabled says why."""
+        """Enable what can be done now; disabled controls say why."""
         busy = "A run is under way: cancel it first." if self.running else ""
         writing = busy or self._others_job
         no_scan = no_model = ""
@@ -255,7 +257,7 @@ class SegmentWidget(SegmentForm):
         self._update_controls()
 
     def tell_again(self) -> None:
-        """Say the same, with what is to beware of by now."""
+        """Say the same if it holds, with the warnings that hold now."""
         text, bad, _, holds = self._told
         self.notes.say(text if holds() else "", bad, holds)
 
@@ -285,7 +287,7 @@ class SegmentWidget(SegmentForm):
         if self.running:
             return
         name = self.model.currentText()
-        # A model file may have been written over since the list was last open.
+        # A model file may have been overwritten since the list was last open.
         self._on_models()
         layer, model = self.image.layer, self.model.entry
         if layer is None or model is None or self._others_job or model.name != name:
@@ -305,7 +307,7 @@ class SegmentWidget(SegmentForm):
             return
         about, old = "", self.current_mask
         if old is None or not old.can_take(layer, stored.grid, card, axis):
-            # The mask keeps the file's grid: what a person said is not written into its header.
+            # The mask keeps the file's grid: an orientation that a person gave is not saved.
             tidying = self.choices().sparing(card.clean_up.spared)
 
             def begin(mask: MaskLayer) -> None:
@@ -318,7 +320,7 @@ class SegmentWidget(SegmentForm):
                 work = "holds your work and stays" if old.holds_work else "stays"
                 about = f"{old.layer.name} {work} as it is: this run goes into {mask.layer.name}."
         assert self.current_mask is not None
-        # Organs that fill in on another scan's picture would pass for that one's.
+        # Over another scan's picture, the organs would pass for those of that scan.
         hidden = hidden_message(self.current_mask, bring_into_view(self.current_mask, alone=True))
         about = f"{about} {hidden}".strip()
         request = Request(
@@ -341,11 +343,11 @@ class SegmentWidget(SegmentForm):
             self.bar.setFormat("Cancelling")
 
     def _on_resumed(self, work: Work, layer: Image) -> None:
-        """Bring saved work back as a mask of its own."""
+        """Show saved work as a mask of its own."""
         mask = shown_again(work, self.viewer, layer, self)
         if mask is None:
             work.folder.release()
-            return  # the scan is gone meanwhile
+            return  # the scan was deleted meanwhile
         self.model.choose(work.state.card, work.versions[0].path)
         self._on_scan_or_model()
         self._follow(mask)
@@ -354,7 +356,7 @@ class SegmentWidget(SegmentForm):
         self._update_controls()
 
     def _new_run(self, about: str = "") -> Run:
-        """A run, yet to be started, that writes to the mask now shown."""
+        """A run, not yet started, that writes to the current mask."""
         assert self.current_mask is not None
         self._run = Run(self.session, self.current_mask, self, about)
         self._missed = False
@@ -380,14 +382,14 @@ class SegmentWidget(SegmentForm):
         self.notes.take_end(run, text, bad=outcome == "failed")
         run.deleteLater()
         if self._annotation is not None:
-            # One that was cancelled has chosen nothing.
+            # A cancelled run has not changed the tidying: show it as it is.
             self._on_choosing()
         self._update_controls()
         self.table.count_all()
         self.run_ended.emit(outcome)
 
     def _tidy_again(self) -> None:
-        """A choice was ticked or unticked: apply it to the mask that is there."""
+        """A tick was changed: tidy the current mask so."""
         self._tidying[self.model.currentText()] = self.choices()
         if self.current_mask is not None:
             segmentation = self.current_mask.segmentation
@@ -404,10 +406,10 @@ class SegmentWidget(SegmentForm):
             older = MaskLayer.find(self.viewer, self.image.layer, self.model.currentText())
             self._follow(older)
             self._update_controls()
-            # What was said of a copy of it holds no more.
+            # A warning about a copy of the mask may not hold any more.
             self.tell_again()
         if KEEPER_KEY in event.value.metadata:
-            # Deleted by mistake it can be had back, once its project is let go of.
+            # A mask deleted by mistake can be resumed once its project is released.
             QTimer.singleShot(0, self._offer_again)
 
     def _offer_again(self) -> None:

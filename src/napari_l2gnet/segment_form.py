@@ -54,7 +54,7 @@ class SegmentForm(DockedWidget):
         self.orientation = OrientationCombo()
         self.device = QLabel("…")
         self.device.setWordWrap(True)
-        # Else the form wraps it at half its width and leaves room for the lines of all of it.
+        # By default, the form wraps it at half the width but reserves room as if for all of it.
         self.device.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         self.axis = QComboBox()
         self.axis.setToolTip("The axis along which the scan is cut into the slices the model sees")
@@ -128,14 +128,14 @@ class SegmentForm(DockedWidget):
         self.show_theme()
 
     def show_axes(self, names: Sequence[str] = (), automatic: int = 0) -> None:
-        """Offer the axes to slice along, the automatic one first; no signal tells of it."""
+        """Offer the axes to slice along, the automatic one first; emits no signal."""
         with QSignalBlocker(self.axis):
             self.axis.clear()
             for axis in sorted(range(len(names)), key=lambda axis: axis != automatic):
                 self.axis.addItem(names[axis] + (" (auto)" if axis == automatic else ""), axis)
 
     def ask_orientation(self, layer: Layer | None, stored: Volume | None) -> None:
-        """Show the question how a layer's scan lies, as stored; with None nothing is asked."""
+        """Ask about the orientation of a layer's scan, as stored in its file; None asks nothing."""
         self.orientation.ask(layer, stored)
         for part in (self.orientation, self.orientation_label):
             part.setVisible(stored is not None)
@@ -143,11 +143,11 @@ class SegmentForm(DockedWidget):
             self._tips[self.orientation] = orientation_tip(stored)
 
     def choices(self) -> CleanUp:
-        """How the ticks want masks tidied."""
+        """How masks are to be tidied, as ticked."""
         return CleanUp(self.largest.isChecked(), self.holes.isChecked())
 
     def show_choices(self, choices: CleanUp) -> None:
-        """Tick what is chosen; no signal tells of it."""
+        """Tick what is chosen; emits no signal."""
         ticks = ((self.largest, choices.largest_piece), (self.holes, choices.fill_holes))
         for box, choice in ticks:
             with QSignalBlocker(box):
