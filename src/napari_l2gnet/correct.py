@@ -1,6 +1,6 @@
 """The Correct & fine-tune widget: controls and connections.
 
-What they do is in `slice_review`, `organ_bar`, `version_bar` and `correct_run`.
+What they do is in `slice_review`, `organ_bar`, `version_bar`, `correct_run` and `correct_notes`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from napari_l2gnet.worker import Job
 
 
 class CorrectWidget(CorrectForm):
-    """Review slices, correct them, teach the model, look at what it makes of it, accept it."""
+    """Review and correct slices, fine-tune the model, look at its proposal, accept it."""
 
     #: How a job ended: "finished", "cancelled" or "failed". Everything is drawn by then.
     run_ended = Signal(str)
@@ -68,7 +68,7 @@ class CorrectWidget(CorrectForm):
         self.notes = CorrectNotes(self, lambda: self.organs.hint)
         self.saving = MaskSaving(self.save_mask, lambda: self.current_mask)
         self._run: CorrectRun | None = None
-        #: Whose fine-tuning the curve is of.
+        #: The annotation whose fine-tuning the curve shows.
         self._curve_of: Callable[[], Annotation | None] = lambda: None
         self._connect()
         self._import()
@@ -103,7 +103,7 @@ class CorrectWidget(CorrectForm):
         self.viewer.layers.selection.events.active.connect(self._on_active)
 
     def let_go(self) -> None:
-        """Stop what is under way and let go of the viewer's events."""
+        """Stop all jobs and disconnect from the viewer."""
         self._importing.cancel()
         if self._run is not None:
             self._run.abandon()
@@ -140,11 +140,11 @@ class CorrectWidget(CorrectForm):
         if much:
             gc.collect()
 
-    # ------------------------------------------------------------------ the mask and its truth
+    # ------------------------------------------------------------------ the mask and its annotation
 
     @property
     def annotation(self) -> Annotation | None:
-        """How far the chosen mask is; None if there is none that can be written to."""
+        """The annotation of the chosen mask; None if there is no mask that can be written to."""
         if self.current_mask is None or not self.current_mask.connected:
             return None
         return annotation_of(self.current_mask)
@@ -155,7 +155,7 @@ class CorrectWidget(CorrectForm):
         return self._run is not None
 
     def _follow(self) -> None:
-        """Another mask is chosen."""
+        """Follow the mask that is chosen now."""
         self._leave_mask()
         layer = self.layer.layer
         self.current_mask = None if layer is None else MaskLayer(self.viewer, layer)
@@ -187,11 +187,11 @@ class CorrectWidget(CorrectForm):
             run.task.here = self.current_mask.place
 
     def tell_again(self) -> None:
-        """Say no more what does not hold."""
+        """Drop the message if it does not hold any more."""
         self._update_controls()
 
     def _on_active(self, event: Any) -> None:
-        # The mask that a person paints on is the one that they correct.
+        # Choose the mask that a person selects to paint on.
         if event.value is not self.layer.layer and event.value in self.layer:
             self.layer.choose(event.value)
         self._update_controls()
@@ -204,7 +204,7 @@ class CorrectWidget(CorrectForm):
     # ------------------------------------------------------------------ state → controls
 
     def _show_all(self, what: str = "") -> None:
-        """Draw everything; what: as `Annotation.changed` tells of it."""
+        """Draw everything; what: the argument of `Annotation.changed`."""
         annotation = self.annotation
         if what == "proposal":
             self.review.look_soon()
@@ -215,7 +215,7 @@ class CorrectWidget(CorrectForm):
         self._update_controls()
 
     def _update_controls(self, _: Any = None) -> None:
-        """Enable what can be done now; everything disabled says why."""
+        """Enable what can be done now; disabled controls say why."""
         annotation = self.annotation
         none = "" if annotation else "Segment a scan first, in the widget Segment."
         if self.current_mask is not None and annotation is None:
@@ -275,7 +275,7 @@ class CorrectWidget(CorrectForm):
         self._new_run().interpolate(volume, frame, slices, organ)
 
     def _list_masks(self) -> None:
-        """Offer the masks there are."""
+        """List the masks that can be taken over."""
         self.masks.clear()
         for layer in (
             candidates(self.viewer, self.current_mask) if self.current_mask is not None else ()
@@ -283,7 +283,7 @@ class CorrectWidget(CorrectForm):
             self.masks.addAction(layer.name, partial(self.take_over_mask, layer))
 
     def take_over_mask(self, layer: Labels | Image) -> None:
-        """Take another mask's labels as painted where they differ."""
+        """Take another mask's labels where they differ, as if they were painted."""
         mask = self.current_mask
         if not self._free or mask is None or not mask.connected:
             return
@@ -293,7 +293,7 @@ class CorrectWidget(CorrectForm):
             self.notes.refuse(error)
             return
         if voxels:
-            # Ctrl-Z is of the layer that is selected, and what is seen is the mask.
+            # Ctrl-Z acts on the selected layer; the other mask would hide this one.
             self.viewer.layers.selection.active = mask.layer
             layer.visible = False
             part = layer.data.size < mask.layer.data.size
@@ -310,7 +310,7 @@ class CorrectWidget(CorrectForm):
     # ------------------------------------------------------------------ fine-tuning
 
     def _masks(self) -> list[MaskLayer]:
-        """The mask on screen, and for a project the others that teach its model."""
+        """The mask on screen; for a project, also the other masks that its model learns from."""
         if self.annotation is None or self.current_mask is None:
             return []
         project = self.kind.currentData() == PROJECT
@@ -334,15 +334,17 @@ class CorrectWidget(CorrectForm):
         self._new_run().learn(task)
 
     def go_to_version(self, number: int, loaded: bool = False) -> None:
-        """Take the answer of a version into the mask, as one step; one that was just `loaded` goes
-        again where that does not come to its end."""
+        """Take the answer of a version into the mask, as one undoable step.
+
+        loaded: the version was loaded just now, and is dropped if this does not succeed.
+        """
         annotation, mask = self.annotation, self.current_mask
         if not self._free or annotation is None or mask is None:
             return
         version, brought = annotation.versions[number], ()
         try:
             task = application(mask, version)
-            # One that is loaded has brought them already, or was refused.
+            # A loaded version has already brought its organs, or was refused.
             brought = version.brought if loaded else bring_organs(mask, annotation, version)
         except InputError as error:
             if loaded:
@@ -360,7 +362,7 @@ class CorrectWidget(CorrectForm):
 
     @property
     def _free(self) -> bool:
-        """Is there a mask, and nothing under way for it or here?"""
+        """Is there a mask, and no job under way for it or in this widget?"""
         annotation = self.annotation
         return annotation is not None and not annotation.job and not self.running
 
@@ -398,12 +400,12 @@ class CorrectWidget(CorrectForm):
     # ------------------------------------------------------------------ proposals and versions
 
     def show_view(self, mode: str) -> None:
-        """Show the mask, the proposal, or what changes."""
+        """Show the mask, the proposal, or the changes between them."""
         if self.annotation is not None and self.annotation.preview is not None:
             self.annotation.preview.show(mode)
 
     def flip_view(self) -> None:
-        """Go to and fro between before and after."""
+        """Switch between before and after."""
         if self.annotation is not None:
             flip(self.annotation)
 

@@ -1,4 +1,7 @@
-"""The Inspect widget: controls and connections; the numbers come from `inspection`."""
+"""The Inspect widget: controls and connections.
+
+The numbers come from `inspection`, which `inspect_reading` prepares.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,9 @@ from napari_l2gnet.worker import LatestJob
 
 
 class InspectWidget(InspectForm):
-    """Click a voxel or a chart: see what the model saw, where it is unsure, and put it right."""
+    """Click a voxel or a chart: see what the model saw and where it is unsure, and correct it."""
 
-    #: Everything about the chosen mask is drawn, or why it cannot be is said.
+    #: Everything about the chosen mask is drawn, or the reason why not is shown.
     ready = Signal()
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
@@ -43,7 +46,7 @@ class InspectWidget(InspectForm):
         self.layers: InspectLayers | None = None
         self.inspection: Inspection | None = None
         self.codes: list[int] = []
-        #: (frame,z,y,x) that was clicked last, if the code was chosen so.
+        #: (frame,z,y,x) of the click that chose the code; None if a chart was clicked.
         self.voxel: tuple[int, int, int, int] | None = None
         self.jobs = LatestJob(self)
         self.looking = LookingAgain(self)
@@ -53,11 +56,11 @@ class InspectWidget(InspectForm):
         self.places = Places(self)
         self.assigning = Assigning(self)
         self.reading = Reading(self)
-        #: Is another widget's tab on top?
+        #: Is the widget out of sight?
         self.is_aside = self._behind = False
-        # Steps of the slider are taken together: a person who scrolls sees the last.
+        # Steps of the slider are handled together: only the last is drawn.
         self._moving = QTimer(self, interval=0, singleShot=True)
-        # What follows a removal waits until all that go together are gone.
+        # Waits until all layers that are removed together are gone.
         self._leaving = QTimer(self, interval=0, singleShot=True)
         self._connect()
         self.show_theme()
@@ -97,7 +100,7 @@ class InspectWidget(InspectForm):
         ]
 
     def let_go(self) -> None:
-        """Let go of the viewer's events; the layers stay, unseen, until the user removes them."""
+        """Disconnect from the viewer; hide the layers, which the user may remove."""
         self.jobs.cancel()
         self.looking.cancel()
         if self.layers is not None:
@@ -113,9 +116,9 @@ class InspectWidget(InspectForm):
             emitter.disconnect(act)
 
     def _on_seen(self, seen: bool) -> None:
-        """Leave the image to the widget that is on top now, or draw over it again."""
+        """Hide the layers while the widget is out of sight, and show them again."""
         came, self.is_aside = seen and self._behind, not seen
-        # Not where the window was minimised, or the dock floats: then nobody comes to look.
+        # A minimised window or floating dock does not count: the user did not change the tab.
         self._behind = not seen and self.is_behind
         if self.layers is not None and self.layers.mask.layer in self.viewer.layers:
             self.layers.set_aside(self.is_aside or self.inspection is None)
@@ -129,7 +132,7 @@ class InspectWidget(InspectForm):
         self.show_message(text, beware=[warning], holds=holds)
 
     def tell_again(self) -> None:
-        """Say no more what does not hold."""
+        """Drop the message if it does not hold any more."""
         self.drop_message()
 
     def show_theme(self) -> None:
@@ -156,13 +159,13 @@ class InspectWidget(InspectForm):
 
     @property
     def is_current(self) -> bool:
-        """Is all that the model saw at hand?"""
+        """Is everything that the model saw prepared?"""
         return self.inspection is not None and self.inspection.is_current
 
     def follow(self, mask: MaskLayer | None) -> None:
         """Look into this mask from now on."""
         if self.layers is not None:
-            # Also where it has been removed: undo may bring it back.
+            # Also for a removed layer: undo may bring it back.
             events = self.layers.mask.layer.events
             for event in (events.set_data, events.features):
                 event.disconnect(self._on_data)
@@ -179,7 +182,7 @@ class InspectWidget(InspectForm):
             events.colormap.connect(self._on_colors)
 
     def draw(self) -> None:
-        """Draw charts of the chosen part, and say what is chosen."""
+        """Draw the charts of the chosen part, and describe the chosen codes."""
         if self.inspection is None or not self.is_current:
             return
         self.views.index = self.index
@@ -191,7 +194,7 @@ class InspectWidget(InspectForm):
         if self.inspection is None:
             return
         if self.assigning.pending is not None:
-            # What is lit is not what would be done any more.
+            # The voxels lit by the preview are not those that would change now.
             self.choose(self.codes, self.voxel, go=False)
         if self.against.pending:
             self.against.compare()
@@ -239,8 +242,8 @@ class InspectWidget(InspectForm):
             self.draw()
 
     def _on_data(self, _: Any = None) -> None:
-        # Every redraw of the mask tells this; a run may have added slices, a person organs, or undo
-        # have taken back what was said.
+        # Emitted at every redraw of the mask: slices or organs may have been added, or undo may
+        # have made the message wrong.
         self.drop_message()
         if not self.is_current:
             self.reading.read_soon()
@@ -248,14 +251,14 @@ class InspectWidget(InspectForm):
     def _on_active(self, _: Any = None) -> None:
         if self.layers is not None and self.layers.inserting:
             return
-        # The mask that a person works on is the one that is looked into.
+        # Choose the mask that a person selects.
         active = active_layer(self.viewer)
         if active is not self.mask_combo.layer and active in self.mask_combo:
             self.mask_combo.choose(active)
 
     @property
     def is_gone(self) -> bool:
-        """Has the mask been removed that is looked into?"""
+        """Has the chosen mask been removed?"""
         return self.layers is not None and self.layers.mask.layer not in self.viewer.layers
 
     def _on_chosen(self) -> None:
@@ -265,10 +268,10 @@ class InspectWidget(InspectForm):
             self.reading.read()
 
     def _on_picked(self) -> None:
-        """A person chose a mask in the list: it is the one they work on."""
+        """A person chose a mask in the list: select it in the viewer, too."""
         self.viewer.layers.selection.active = self.mask_combo.layer
         self.bring_into_view(alone=True)
-        # What was drawn of it may have been hidden with it.
+        # Its layers may have been hidden together with it.
         if self.reading.drawn:
             self.over.draw()
 
@@ -279,7 +282,7 @@ class InspectWidget(InspectForm):
         self._leaving.start()
 
     def _on_left(self) -> None:
-        """Layers are gone, maybe the mask and all others: look into what is left."""
+        """Layers were removed: if the mask was, read another one."""
         if self.is_gone:
             self.reading.read()
         self.against.follow()
@@ -287,7 +290,7 @@ class InspectWidget(InspectForm):
     # ------------------------------------------------------------------ choosing codes
 
     def tell_unseen(self, why: Callable[[MaskLayer], str]) -> bool:
-        """Is something of the mask not to be seen, as `why` says? Then tell, while that holds."""
+        """Say why something of the mask is not seen, while that holds; False if all is seen."""
         if self.layers is None or not (unseen := why(self.layers.mask)):
             return False
         mask, way = self.layers.mask, "choose under Mask what to look into, and it comes into view"
@@ -295,8 +298,10 @@ class InspectWidget(InspectForm):
         return True
 
     def bring_into_view(self, alone: bool = False) -> None:
-        """Show the mask, and say what is hidden for it beside what is said; `alone` as of
-        `visibility.bring_into_view`."""
+        """Show the mask, and add to the message which layers are hidden for that.
+
+        alone: as in `visibility.bring_into_view`.
+        """
         if self.layers is None:
             return
         mask = self.layers.mask
@@ -311,9 +316,9 @@ class InspectWidget(InspectForm):
         voxel: tuple[int, int, int, int] | None = None,
         go: bool = True,
     ) -> None:
-        """Light up all voxels of one code, or of the two of a cell of the plan; none clears.
+        """Light up all voxels of one code, or of the two codes of a cell of the plan; [] clears.
 
-        voxel: (frame,z,y,x) that was clicked, if it was. go: to a slice that has the code.
+        voxel: (frame,z,y,x) of the click, None without one. go: also go to a slice with the code.
         """
         if self.inspection is None or self.layers is None:
             return
@@ -354,14 +359,14 @@ class InspectWidget(InspectForm):
             self.layers.outline(on)
 
     def _tell(self) -> None:
-        """What is chosen, in words."""
+        """Describe the chosen codes."""
         if self.views.words is not None:
             self.told.setText(self.views.words.tell_chosen(self.codes))
 
     def save(self, path: Path, suffix: str) -> None:
         """Write the tab on top: a picture with the canvas beside it (".png"), or a table (".csv").
 
-        What goes wrong is said in the widget.
+        An error is shown in the widget.
         """
         try:
             path = ended(path, [suffix], suffix)
@@ -378,7 +383,7 @@ class InspectWidget(InspectForm):
     # ------------------------------------------------------------------ controls
 
     def update_controls(self) -> None:
-        """Enable what can be done now; everything disabled says why."""
+        """Enable what can be done now; disabled controls say why."""
         busy, looking = self.jobs.busy, self.looking.busy
         self.bar.setVisible(busy or looking)
         self.cancel.setVisible(busy or looking)
