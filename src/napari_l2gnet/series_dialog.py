@@ -20,7 +20,7 @@ from l2gnet_core.files.dicom_series import Series
 
 
 class SeriesDialog(QDialog):
-    """Lists the series of a folder; the largest is chosen at first, and several can be."""
+    """Lists the series of a folder; the largest is chosen at first, and several may be chosen."""
 
     def __init__(self, folder: Path, series: Sequence[Series], parent: QWidget | None) -> None:
         super().__init__(parent)
@@ -55,7 +55,7 @@ class SeriesDialog(QDialog):
 
     @property
     def chosen(self) -> list[Series]:
-        """The series that are selected, in their order."""
+        """The selected series, in the order of the list."""
         rows = enumerate(self._series)
         return [one for row, one in rows if self.list.topLevelItem(row).isSelected()]
 
