@@ -8,12 +8,10 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Generator
-from functools import partial
 from typing import Any
 from weakref import ref
 
 import napari
-from napari.layers import Image, Labels
 from qtpy.QtCore import Signal
 
 from l2gnet_core.errors import InputError
@@ -38,7 +36,8 @@ from napari_l2gnet.organ_bar import OrganBar
 from napari_l2gnet.preview import BEFORE
 from napari_l2gnet.session import Session, shared_session
 from napari_l2gnet.slice_review import SliceReview
-from napari_l2gnet.take_over import candidates, take_over, why_none
+from napari_l2gnet.take_over import why_none
+from napari_l2gnet.take_over_menu import TakeOverMenu
 from napari_l2gnet.tasks import (
     annotation_of,
     application,
@@ -65,6 +64,7 @@ class CorrectWidget(CorrectForm):
         self.review = SliceReview(napari_viewer, self)
         self.organs = OrganBar(self)
         self.versions = VersionBar(self, self.session)
+        self.taking_over = TakeOverMenu(self, lambda: self._free)
         self.notes = CorrectNotes(self, lambda: self.organs.hint)
         self.saving = MaskSaving(self.save_mask, lambda: self.current_mask)
         self._run: CorrectRun | None = None
@@ -78,10 +78,14 @@ class CorrectWidget(CorrectForm):
         self.layer.chosen.connect(self._follow)
         self.layer.activated.connect(lambda _: self.review.show_mask(alone=True))
         self.review.looked.connect(self._show_all)
-        self.review.said.connect(lambda text, holds: self.notes.say(text, holds=holds))
+        for one in (self.review, self.taking_over):
+            one.said.connect(lambda text, holds: self.notes.say(text, holds=holds))
+        for one in (self.organs, self.versions):
+            one.said.connect(self.notes.say)
+        for one in (self.organs, self.versions, self.taking_over):
+            one.refused.connect(self.notes.refuse)
         self.organs.chosen.connect(self._update_controls)
         self.interpolate.clicked.connect(self.interpolate_organ)
-        self.masks.aboutToShow.connect(self._list_masks)
         self.viewer.layers.events.inserted.connect(self._update_controls)
         self.start.clicked.connect(self.fine_tune)
         self.cancel.clicked.connect(self.cancel_run)
@@ -92,9 +96,6 @@ class CorrectWidget(CorrectForm):
             button.clicked.connect(lambda _=False, mode=mode: self.show_view(mode))
         self.versions.wanted.connect(self.go_to_version)
         self.versions.loaded.connect(lambda number: self.go_to_version(number, loaded=True))
-        for bar in (self.organs, self.versions):
-            bar.said.connect(self.notes.say)
-            bar.refused.connect(self.notes.refuse)
         self.saving.said.connect(self.notes.say)
         self.saving.changed.connect(self._update_controls)
         self.review.bind(FLIP_KEY, self.flip_view)
@@ -164,6 +165,7 @@ class CorrectWidget(CorrectForm):
             keep_again(self.current_mask, self)
         self.beware_unsaved(annotation)
         self.notes.follow(self.current_mask)
+        self.taking_over.follow(self.current_mask)
         self.review.follow(self.current_mask, annotation)
         self.organs.follow(self.current_mask, annotation)
         self.versions.follow(self.current_mask, annotation)
@@ -175,6 +177,7 @@ class CorrectWidget(CorrectForm):
         self.review.follow(None, None)
         self.organs.follow(None, None)
         self.versions.follow(None, None)
+        self.taking_over.follow(None)
         self.current_mask = None
         self.notes.follow(None)
 
@@ -273,39 +276,6 @@ class CorrectWidget(CorrectForm):
             self.notes.refuse(error)
             return
         self._new_run().interpolate(volume, frame, slices, organ)
-
-    def _list_masks(self) -> None:
-        """List the masks that can be taken over."""
-        self.masks.clear()
-        for layer in (
-            candidates(self.viewer, self.current_mask) if self.current_mask is not None else ()
-        ):
-            self.masks.addAction(layer.name, partial(self.take_over_mask, layer))
-
-    def take_over_mask(self, layer: Labels | Image) -> None:
-        """Take another mask's labels where they differ, as if they were painted."""
-        mask = self.current_mask
-        if not self._free or mask is None or not mask.connected:
-            return
-        try:
-            voxels, slices = take_over(mask, layer)
-        except InputError as error:
-            self.notes.refuse(error)
-            return
-        if voxels:
-            # Ctrl-Z acts on the selected layer; the other mask would hide this one.
-            self.viewer.layers.selection.active = mask.layer
-            layer.visible = False
-            part = layer.data.size < mask.layer.data.size
-            self.notes.say(
-                f"{voxels:,} voxels in {slices} slice{'s' * (slices != 1)} are as in "
-                f"{layer.name} now, and count as painted by you; Ctrl-Z takes them back."
-                + " What it leaves out of the scan is background."
-                * part,
-                holds=mask.segmentation.last_step(),
-            )
-        else:
-            self.notes.say(f"{layer.name} says the same as this mask.")
 
     # ------------------------------------------------------------------ fine-tuning
 
