@@ -5,7 +5,6 @@ What they do is in `scan_choice`, `run`, `mask_table` and `segment_notes`.
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import Any
 
 import napari
@@ -15,7 +14,6 @@ from qtpy.QtCore import QTimer, Signal
 from l2gnet_core.card import ModelCard
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError
-from napari_l2gnet import warm_up
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.autosave import KEEPER_KEY, keep, open_projects
 from napari_l2gnet.card_dialog import CardDialog
@@ -36,7 +34,6 @@ from napari_l2gnet.session import Request, SegmentProgress, Session, shared_sess
 from napari_l2gnet.take_over import holds_labels
 from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.visibility import bring_into_view, hidden_message
-from napari_l2gnet.worker import Job
 
 
 class SegmentWidget(SegmentForm):
@@ -68,7 +65,7 @@ class SegmentWidget(SegmentForm):
         self._begin_with_mask()
         self._connect()
         self._on_scan_or_model()
-        self._tell_device()
+        self.device.look()
 
     def _connect(self) -> None:
         self.image.chosen.connect(self._on_scan_or_model)
@@ -80,6 +77,7 @@ class SegmentWidget(SegmentForm):
         self.axis.currentIndexChanged.connect(self._on_axis)
         self.region.currentIndexChanged.connect(self._on_region)
         self.viewer.dims.events.ndisplay.connect(self._on_region)
+        self.device.ready.connect(self.ready)
         self.about.clicked.connect(self._show_card)
         self.start.clicked.connect(self.segment)
         self.cancel.clicked.connect(self.cancel_run)
@@ -97,7 +95,7 @@ class SegmentWidget(SegmentForm):
 
     def let_go(self) -> None:
         """Stop the run and disconnect from the viewer."""
-        self._looking.cancel()
+        self.device.cancel()
         self.cancel_run()
         self._follow(None)
         self.watch.stop()
@@ -260,21 +258,6 @@ class SegmentWidget(SegmentForm):
         """Say the same if it holds, with the warnings that hold now."""
         text, bad, _, holds = self._told
         self.notes.say(text if holds() else "", bad, holds)
-
-    def _tell_device(self) -> None:
-        """Fill in the device line, and import what a run needs, in the background."""
-
-        def look() -> Generator[str, None, None]:
-            warm_up.labels_layer()
-            from l2gnet_core.device import choose_device
-
-            yield choose_device("auto")[1]
-
-        self._looking = Job(look(), self)
-        self._looking.yielded.connect(self.device.setText)
-        self._looking.failed.connect(self.device.setText)
-        self._looking.finished.connect(self.ready)
-        self._looking.start()
 
     def _show_card(self) -> None:
         if self.card is not None:

@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
 
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.volume import Volume
+from napari_l2gnet.device_line import DeviceLine
 from napari_l2gnet.docked import DockedWidget, research_line
 from napari_l2gnet.layer_combo import LayerCombo
 from napari_l2gnet.mask_saving import TIP as SAVING_TIP
@@ -52,10 +53,7 @@ class SegmentForm(DockedWidget):
         model_row.addWidget(self.model, 1)
         model_row.addWidget(self.about)
         self.orientation = OrientationCombo()
-        self.device = QLabel("…")
-        self.device.setWordWrap(True)
-        # By default, the form wraps it at half the width but reserves room as if for all of it.
-        self.device.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+        self.device = DeviceLine()
         self.axis = QComboBox()
         self.axis.setToolTip("The axis along which the scan is cut into the slices the model sees")
         self.region = QComboBox()
