@@ -102,7 +102,7 @@ class InspectWidget(InspectForm):
     def let_go(self) -> None:
         """Disconnect from the viewer; hide the layers, which the user may remove."""
         self.jobs.cancel()
-        self.looking.cancel()
+        self.looking.jobs.cancel()
         if self.layers is not None:
             self.layers.set_aside(True)
         self.follow(None)
@@ -384,7 +384,7 @@ class InspectWidget(InspectForm):
 
     def update_controls(self) -> None:
         """Enable what can be done now; disabled controls say why."""
-        busy, looking = self.jobs.busy, self.looking.busy
+        busy, looking = self.jobs.busy, self.looking.jobs.busy
         self.bar.setVisible(busy or looking)
         self.cancel.setVisible(busy or looking)
         reason = self.reading.refusal or (

@@ -33,20 +33,11 @@ class LookingAgain(QObject):
         self.jobs.progress.connect(self._on_progress)
         self.jobs.failed.connect(self._on_failed)
 
-    @property
-    def busy(self) -> bool:
-        """Is a job under way?"""
-        return self.jobs.busy
-
-    def cancel(self) -> None:
-        """Stop; traces of whole frames stay."""
-        self.jobs.cancel()
-
     def offer(self, mask: MaskLayer, inspection: Inspection) -> str:
         """Offer to look again for an inspection without a trace; returns why there is none."""
         if not any(frame == inspection.frame for frame, _ in mask.segmentation.finished):
             return "Press Segment first: no slice is segmented here yet."
-        if self.busy:
+        if self.jobs.busy:
             return f"{inspection.refusal} It is being found out."
         self._widget.again.show()
         return f"{inspection.refusal} Press Look again: it changes nothing in the mask."

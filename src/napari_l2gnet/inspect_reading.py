@@ -100,7 +100,7 @@ class Reading(QObject):
             if widget.layers is not None:
                 widget.layers.remove()
             widget.follow(None if layer is None else MaskLayer(widget.viewer, layer))
-            widget.looking.cancel()
+            widget.looking.jobs.cancel()
             self._wanted, widget.against.wanted = [], None
         elif widget.codes:
             self._wanted = widget.codes
@@ -189,7 +189,7 @@ class Reading(QObject):
         """Stop what is under way; the rest can be read later."""
         widget = self._widget
         widget.jobs.cancel()
-        widget.looking.cancel()
+        widget.looking.jobs.cancel()
         self._changing.stop()
         if widget.inspection is None:
             self.read()

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from napari.layers import Image
 
 from l2gnet_core.errors import InputError
+from l2gnet_core.project.state import SliceKey
 from l2gnet_core.suitability import mismatches
 from l2gnet_core.volume import Volume, slicing_axis
 from napari_l2gnet.layers import axis_name, layer_message, volume_of
 from napari_l2gnet.orientation import as_given, is_asked_for
 from napari_l2gnet.segment_form import RANGE, THIS_SLICE, SegmentForm
-from napari_l2gnet.segmentation import SliceKey
 from napari_l2gnet.what_to_segment import outward, place_shown, why_no_slice
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from napari.components import Dims
 from napari.layers import Image
 
+from l2gnet_core.project.state import SliceKey
 from napari_l2gnet.layers import is_cut, shown_index, slice_axes
-from napari_l2gnet.segmentation import SliceKey
 
 
 def why_no_slice(layer: Image, dims: Dims, axis: int) -> str:
