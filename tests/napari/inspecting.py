@@ -93,7 +93,7 @@ def inspect(qtbot: Any, viewer: Any) -> InspectWidget:
 def settle(qtbot: Any, widget: InspectWidget) -> None:
     """Wait until nothing is under way."""
     qtbot.wait(10)
-    qtbot.waitUntil(lambda: not (widget.jobs.busy or widget.looking.busy), timeout=60_000)
+    qtbot.waitUntil(lambda: not (widget.jobs.busy or widget.looking.jobs.busy), timeout=60_000)
 
 
 def world(mask: MaskLayer, *voxel: int) -> tuple[float, ...]:

@@ -581,7 +581,7 @@ def test_what_is_chosen_stays_from_frame_to_frame(
     widget.again.click()
     widget.cancel.click()
     assert "Press Look again" in widget.told.text()
-    assert not widget.looking.busy
+    assert not widget.looking.jobs.busy
     assert widget.again.isEnabled()
 
 
