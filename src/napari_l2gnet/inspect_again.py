@@ -80,7 +80,7 @@ class LookingAgain(QObject):
                     segmentation.traces[frame] = trace
             self._look_on(mask, task, frames - {frame})
             if self._widget.inspection is None:
-                self._widget.read()
+                self._widget.reading.read()
             # The slices to check can be ranked now.
             mask.layer.refresh()
 
@@ -92,5 +92,5 @@ class LookingAgain(QObject):
         self._widget.bar.setFormat(text + more)
 
     def _on_failed(self, text: str) -> None:
-        self._widget.read()
+        self._widget.reading.read()
         self._widget.show_message(text, bad=True)
