@@ -43,7 +43,7 @@ def test_slices_between_painted_ones_are_filled_in_one_step_that_can_be_undone(t
     assert "paint an organ in two slices" in widget.message.value
     before = painted()
     mask = viewer.add_labels(before.copy(), name="mine", scale=(8, 1, 2))
-    assert widget.current_mask.value is mask
+    assert widget.mask.value is mask
     assert widget.fill.enabled
     assert not widget.message.value
     viewer.add_image(np.zeros((9, 20, 30)), scale=(8, 1, 2))  # chosen now, where Ctrl-Z looks
@@ -166,7 +166,7 @@ def test_masks_of_segment_are_left_to_correct(segment_widget, scan_file, qtbot):
     open_scan(viewer, scan_file)
     run(qtbot, segment)
     _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, "Interpolate between slices")
-    assert widget.current_mask.value is None
+    assert widget.mask.value is None
     assert "Correct & fine-tune" in widget.message.value
     own = viewer.add_labels(np.zeros((6, 40, 48), np.uint8), name="own")
-    assert widget.current_mask.choices == (own,)
+    assert widget.mask.choices == (own,)
