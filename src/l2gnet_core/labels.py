@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -82,6 +82,11 @@ def _own_color(id: int) -> str:
     return PALETTE[id - 1] if id <= len(PALETTE) else own_colors()[(id - 1) % _COLORS]
 
 
+def hex_color(rgb: Iterable[int]) -> str:
+    """Red, green and blue, 0 to 255 each, as "#rrggbb"."""
+    return "#" + "".join(f"{int(value):02x}" for value in rgb)
+
+
 @cache
 def own_colors() -> tuple[str, ...]:
     """All default colours: those of the palette, then each as different as possible from all
@@ -98,7 +103,7 @@ def own_colors() -> tuple[str, ...]:
     colors = list(PALETTE)
     while len(colors) < _COLORS:
         farthest = int(apart.argmax())
-        colors.append("#" + "".join(f"{value:02x}" for value in rgb[farthest]))
+        colors.append(hex_color(rgb[farthest]))
         apart = np.minimum(apart, np.linalg.norm(seen - seen[farthest], axis=1))
     return tuple(colors)
 

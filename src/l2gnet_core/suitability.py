@@ -19,6 +19,20 @@ _TISSUE_OF_SHIFTED_CT = 1000
 _MOST_NAMES = 4
 
 
+class NoVoxelSize(str):
+    """The warning that a file gives no voxel size."""
+
+    #: What follows from that: the second half of the sentence.
+    consequence: str
+
+    @classmethod
+    def with_consequence(cls, consequence: str) -> NoVoxelSize:
+        """The whole sentence."""
+        warning = cls(f"The file gives no voxel size: {consequence}")
+        warning.consequence = consequence
+        return warning
+
+
 def mismatches(
     card: ModelCard, grid: Volume | Grid, axis: int, scan: NDArray[np.generic] | None = None
 ) -> list[str]:
@@ -27,7 +41,7 @@ def mismatches(
     axis: the slicing axis of (z,y,x). scan: (z,y,x), if it has been read; else intensities are not
     checked. Raises InputError if the model cannot see such a scan.
     """
-    found = []
+    found: list[str] = []
     if scan is not None:
         # Without empty margins: padding says nothing about the scanner.
         seen = slice_view(card, grid, axis, scan).stack(scan)
@@ -36,12 +50,14 @@ def mismatches(
     if grid.units != "mm":
         if card.spacing:
             found.append(
-                "The file gives no voxel size: the model sees its slices as they are, not at "
-                f"the {card.spacing[1]:.2g}×{card.spacing[2]:.2g} mm it learnt from, and mL are "
-                "not computed."
+                NoVoxelSize.with_consequence(
+                    "the model sees its slices as they are, not at the "
+                    f"{card.spacing[1]:.2g}×{card.spacing[2]:.2g} mm it learnt from, and mL are "
+                    "not computed."
+                )
             )
         elif expects.pixel or expects.slice:
-            found.append("The file gives no voxel size: sizes cannot be checked, mL not computed.")
+            found.append(NoVoxelSize.with_consequence("sizes cannot be checked, mL not computed."))
         return found
     spacing = list(grid.spacing)
     between = spacing.pop(axis)

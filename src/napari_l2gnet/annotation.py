@@ -217,9 +217,9 @@ class Annotation:
         structures: ids of the model's own structures. painted_is_complete: are slices that were
         painted, but not accepted, correct as a whole? If not, only a person's voxels count there,
         unless some are of a structure that the model does not have: such strokes alone would not
-        teach where that structure is absent. Of these slices only what is painted counts as
-        checked: the rest is the model's own answer. In slices reviewed before an organ was added, the
-        background is unknown; slices in which nothing is known are left out.
+        teach where that structure is absent. In these slices only what is painted counts as
+        checked, since the rest is the model's own answer. In slices reviewed before an organ was
+        added, the background is unknown; slices in which nothing is known are left out.
         """
         self.look_for_edits()
         segmentation = self.segmentation

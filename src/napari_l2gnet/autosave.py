@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -27,6 +28,7 @@ from napari_l2gnet.segmentation import Segmentation
 from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.worker import Job
 
+_log = logging.getLogger(__name__)
 KEEPER_KEY = "l2gnet_keeper"
 #: Milliseconds between two looks at a mask: usually, and while slices wait to be copied.
 _LOOK_EVERY, _LOOK_SOON = 100, 20
@@ -290,6 +292,8 @@ class Autosave(QObject):
         try:
             self.save_now()
         except Exception as error:
+            if not isinstance(error, InputError):
+                _log.exception("Saving failed")
             return f"The last changes to {self._mask.layer.name} were not saved: {error}"
         self._tell("")
         return ""

@@ -1,4 +1,4 @@
-"""A model's card, as a page to read."""
+"""Shows a model's card."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from l2gnet_core.card import ModelCard
 class CardDialog(QDialog):
     """Shows what a model knows, what it was trained on, and how well it does."""
 
-    def __init__(self, card: ModelCard, parent: QWidget | None = None) -> None:
+    def __init__(self, card: ModelCard, parent: QWidget) -> None:
         super().__init__(parent)
         self.setWindowTitle(f"Model: {card.name}")
         text = QTextBrowser()
@@ -27,7 +27,7 @@ class CardDialog(QDialog):
 
 
 def card_html(card: ModelCard) -> str:
-    """The card as HTML; what comes from the file is escaped."""
+    """The card as HTML; texts from the file are escaped."""
     parts = [f"<h2>{escape(card.name)}</h2><p>{escape(card.summary)}</p>"]
     rows = []
     for label in card.labels:

@@ -1,4 +1,4 @@
-"""Cells shown on the scan's voxels, slice by slice, without ever holding all voxels in memory."""
+"""Arrays that show cells on the scan's voxels, without holding all voxels in memory."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from l2gnet_core.inspect.cells import CellGrid
 
 
 class CellArray:
-    """An array (z,y,x), or (t,z,y,x), or (y,x), of which a napari layer asks one slice at a time.
+    """An array (z,y,x), (t,z,y,x) or (y,x) for a napari layer, which reads one slice at a time.
 
-    A scan of 512×512×100 voxels would take 100 MB for each map; its cells take a thousandth.
+    The voxels of a scan of 512×512×100 would take 100 MB for each map; its cells take a thousandth.
 
-    cells: where they lie. values: the cells (h,w) of a frame and an index along the slicing axis,
-    asked for each time. Both may be set anew, together.
-    shape: of the array, that of the scan by default.
+    cells: where they lie. values: a function (frame, index along the slicing axis) → cells (h,w),
+    called at each access. Both may be replaced, together.
+    shape: of the array; by default that of the scan.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class CellArray:
         return self[...].astype(dtype or self.dtype, copy=False)
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        """What NumPy would return for integers, slices, and one ellipsis."""
+        """As NumPy's, for integers, slices and one ellipsis."""
         cells = self.cells
         picked = [np.array(0)] * (4 - self.ndim) + _picked(key, self.shape)
         frames, *zyx = (np.atleast_1d(p) for p in picked)
@@ -52,7 +52,7 @@ class CellArray:
         for frame, of_frame in zip(frames.tolist(), found, strict=True):
             for index, out in zip(indices.tolist(), of_frame, strict=True):
                 out[...] = self.values(frame, index).take(columns, 1).take(rows, 0)
-        # Margins that the network does not see have no cells.
+        # Margins that the network is not shown have no cells.
         seen_rows, seen_columns = cells.inside
         found[:, :, (zyx[0] < seen_rows.start) | (zyx[0] >= seen_rows.stop)] = 0
         found[..., (zyx[1] < seen_columns.start) | (zyx[1] >= seen_columns.stop)] = 0
@@ -61,7 +61,7 @@ class CellArray:
 
 
 class OneFrame:
-    """An array (t,z,y,x) that is zero but for one frame, without memory for the others."""
+    """An array (t,z,y,x) that is zero except in one frame, without memory for the others."""
 
     def __init__(self, values: Any, frame: int, shape: tuple[int, ...]) -> None:
         self.shape, self.dtype, self.ndim = shape, values.dtype, 4
@@ -82,8 +82,8 @@ class OneFrame:
 
 
 class Lit:
-    """An array like a scan, of which a napari layer asks one slice at a time, that is zero but for
-    what is lit, without memory for the rest."""
+    """An array like a scan for a napari layer, which reads one slice at a time; it is zero except
+    for what is lit, and needs no memory for the rest."""
 
     dtype = np.dtype(np.uint8)
 
@@ -97,11 +97,11 @@ class Lit:
         self.light_box((slice(0, 0),) * self.ndim, np.zeros((0,) * self.ndim, self.dtype))
 
     def light_cells(self, cells: CellGrid, values: Callable[[int, int], NDArray[np.uint8]]) -> None:
-        """Light up cells, and nothing else; values as of a `CellArray`."""
+        """Light up cells, and nothing else; values: as for `CellArray`."""
         self._lit: CellArray | _InBox = CellArray(cells, self.dtype, values, self.shape)
 
     def light_box(self, box: tuple[slice, ...], values: NDArray[np.uint8]) -> None:
-        """Light up what is not zero among the values of a box, and nothing else."""
+        """Light up the values of a box that are not zero, and nothing else."""
         self._lit = _InBox(values, box, self.shape)
 
     def __len__(self) -> int:
@@ -123,7 +123,7 @@ class _InBox:
         self._values, self._box, self._shape = values, box, shape
 
     def __getitem__(self, key: Any) -> NDArray[np.uint8]:
-        """What NumPy would return for integers, slices, and one ellipsis."""
+        """As NumPy's, for integers, slices and one ellipsis."""
         picked = _picked(key, self._shape)
         found = np.zeros([p.size for p in picked], self._values.dtype)
         into, of = [], []
@@ -136,8 +136,8 @@ class _InBox:
 
 
 def _picked(key: Any, shape: tuple[int, ...]) -> list[NDArray[np.intp]]:
-    """Along each axis the indices, or the one index, that integers, slices and one ellipsis pick
-    of an array."""
+    """Indices along each axis, or the one index, that a key of integers, slices and one ellipsis
+    picks from an array."""
     keys = list(key) if isinstance(key, tuple) else [key]
     if any(k is Ellipsis for k in keys):
         at = next(n for n, k in enumerate(keys) if k is Ellipsis)

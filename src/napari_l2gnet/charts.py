@@ -1,4 +1,4 @@
-"""Charts that say what is under the mouse and what was clicked; they know nothing of codes."""
+"""Charts that say what is under the mouse and emit what was clicked; they know no codes."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ import numpy as np
 import pyqtgraph as pg
 from numpy.typing import NDArray
 from qtpy.QtCore import QPointF, QRectF, Qt, Signal
-from qtpy.QtWidgets import QToolTip, QWidget
+from qtpy.QtWidgets import QToolTip
 
-#: What is chosen: as in the image.
+#: Colour of what is chosen, as in the image.
 CHOSEN = "#ffe14d"
-#: Nothing in particular: background.
+#: Colour of the background.
 PLAIN = "#8a919c"
-#: What is compared with.
+#: Colour of what is compared with.
 BESIDE = "#a58be0"
 
 
 class Chart(pg.PlotWidget):
-    """One plot without pyqtgraph's own menus and zooming: a click chooses what is under it."""
+    """A plot without pyqtgraph's menus and zooming; a click chooses the item under it."""
 
-    #: What was clicked; its type is the chart's.
+    #: The key of the item that was clicked; its type depends on the chart.
     picked = Signal(object)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         plot = self.getPlotItem()
         plot.setMenuEnabled(False)
         plot.hideButtons()
         plot.setMouseEnabled(False, False)
         for side in ("left", "bottom"):
-            # No numbers in thousandths. Asked for once there is a label, it brings them about.
+            # No SI prefixes. Set before there is a label: later it would bring them about.
             plot.getAxis(side).enableAutoSIPrefix(False)
         self.setMinimumHeight(170)
         self._text = "w"
-        #: What there is to say of an item under the mouse, in plain words.
+        #: Describes the item under the mouse.
         self.tell: Callable[[Any], str] = str
         self.scene().sigMouseMoved.connect(self._on_moved)
         self.scene().sigMouseClicked.connect(self._on_clicked)
 
     def theme(self, background: str, text: str) -> None:
-        """Colours of the window around it."""
+        """Take on the colours of the window."""
         self.setBackground(background)
         self._text = text
         for side in ("left", "bottom"):
@@ -52,17 +52,17 @@ class Chart(pg.PlotWidget):
             axis.label.setDefaultTextColor(pg.mkColor(text))
 
     def label(self, bottom: str, left: str) -> None:
-        """What the axes say."""
+        """Label the axes."""
         for side, text in (("bottom", bottom), ("left", left)):
             axis = self.getPlotItem().getAxis(side)
             axis.setLabel(text, color=self._text, **{"font-size": "8pt"})
 
     def item_at(self, x: float, y: float) -> Any:
-        """What is drawn there, in the plot's coordinates; None for nothing."""
+        """The key of the item at a point in the plot's coordinates; None if there is none."""
         raise NotImplementedError
 
     def choose(self, keys: Sequence[int]) -> None:
-        """Mark what has these keys, if it is there."""
+        """Mark the items with these keys, as far as they exist."""
         raise NotImplementedError
 
     def _at(self, position: QPointF) -> Any:
@@ -84,10 +84,10 @@ class Chart(pg.PlotWidget):
 
 
 class BarChart(Chart):
-    """Bars, each split into coloured parts; `picked` tells a bar's key."""
+    """Bars, each split into coloured parts; `picked` emits a bar's key."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._keys: list[int] = []
         self._frame = pg.BarGraphItem(x=[], height=[], width=0.9, pen=None, brush=CHOSEN)
         self._frame.setOpacity(0.45)
@@ -104,7 +104,7 @@ class BarChart(Chart):
         """Draw a bar for each key.
 
         parts: (len(keys), len(colors)) heights. before: (len(keys),), bars drawn beside them.
-        names: what stands under the bars.
+        names: texts under the bars.
         """
         self.clear()
         self._keys = list(keys)
@@ -138,7 +138,7 @@ class BarChart(Chart):
         self.getPlotItem().getAxis("bottom").setTicks([list(enumerate(names))])
 
     def choose(self, keys: Sequence[int]) -> None:
-        """Mark bars, if they are there."""
+        """Mark bars, as far as they exist."""
         at = [self._keys.index(key) for key in keys if key in self._keys]
         height = (self._top - self._low) * 1.04
         self._frame.setOpts(x=at, y0=[self._low] * len(at), height=[height] * len(at))
@@ -149,10 +149,10 @@ class BarChart(Chart):
 
 
 class MatrixChart(Chart):
-    """A square matrix as colours; `picked` tells (row key, column key)."""
+    """A square matrix as colours; `picked` emits (row key, column key)."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._keys: list[int] = []
         self._image = pg.ImageItem(axisOrder="row-major")
         self._lines: list[Any] = []
@@ -199,7 +199,7 @@ class MatrixChart(Chart):
             self.addItem(line)
         plot = self.getPlotItem()
         for side in ("left", "bottom"):
-            # Names beside the rows; below the columns they would run into each other.
+            # Names beside the rows only: below the columns they would overlap.
             plot.getAxis(side).setTicks([ticks if side == "left" else []])
             plot.getAxis(side).setStyle(tickLength=0)
         count = len(self._keys)
@@ -225,10 +225,10 @@ class MatrixChart(Chart):
 
 
 class ScatterChart(Chart):
-    """Points; `picked` tells a point's key."""
+    """Points; `picked` emits a point's key."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._keys: list[int] = []
         self._places = np.zeros((0, 2))
         self._points = pg.ScatterPlotItem(pxMode=True)
@@ -257,7 +257,7 @@ class ScatterChart(Chart):
         self.getPlotItem().autoRange(padding=0.06)
 
     def choose(self, keys: Sequence[int]) -> None:
-        """Mark points, if they are there."""
+        """Mark points, as far as they exist."""
         at = [self._keys.index(key) for key in keys if key in self._keys]
         self._ring.setData(self._places[at, 0], self._places[at, 1])
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import napari
 from napari.layers import Labels, Layer
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtWidgets import (
     QAbstractButton,
     QButtonGroup,
@@ -40,7 +40,7 @@ from napari_l2gnet.theme_colors import tones
 ACCEPT_KEY, NEXT_KEY, FLIP_KEY = "K", "N", "G"
 #: Rows of the list of kinds.
 SCAN, PROJECT = "scan", "project"
-# napari's themes draw a checked tool button like any other.
+# napari's themes do not mark a checked tool button.
 _VIEW_STYLE = (
     "QToolButton { padding: 4px 7px; } "
     "QToolButton:checked { background-color: #4b5ec7; color: white; border-radius: 2px; }"
@@ -149,7 +149,7 @@ class CorrectForm(DockedWidget):
                 QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
             )
         self._lay_out()
-        # Keys are the canvas's: a click must not take the focus from it.
+        # The canvas handles the keys: a click must not take the focus from it.
         for control in self.findChildren(QAbstractButton):
             control.setFocusPolicy(Qt.FocusPolicy.TabFocus)
 
@@ -180,7 +180,7 @@ class CorrectForm(DockedWidget):
         self.proposal = QWidget()
         proposal = QVBoxLayout(self.proposal)
         proposal.setContentsMargins(0, 0, 0, 0)
-        #: What came of the fine-tuning: one looks, then decides by it.
+        #: The outcome of the fine-tuning, to decide by.
         self.verdict = QLabel()
         self.verdict.setWordWrap(True)
         self.verdict.setTextFormat(Qt.TextFormat.PlainText)
@@ -203,34 +203,32 @@ class CorrectForm(DockedWidget):
         self.reviewed.setFormat(text)
 
     def show_organs(self, labels: LabelSet, chosen: int | None) -> None:
-        """Offer these organs, and, as None, all of them together; no signal tells of it."""
-        self.organ.blockSignals(True)
-        self.organ.clear()
-        for label in labels:
-            self.organ.addItem(color_icon(label.color), label.name, label.id)
-        self.organ.addItem("all organs", None)
-        last = self.organ.count() - 1
-        self.organ.setCurrentIndex(last if chosen is None else self.organ.findData(chosen))
-        self.organ.blockSignals(False)
+        """Offer these organs, and all of them together as None; emits no signal."""
+        with QSignalBlocker(self.organ):
+            self.organ.clear()
+            for label in labels:
+                self.organ.addItem(color_icon(label.color), label.name, label.id)
+            self.organ.addItem("all organs", None)
+            last = self.organ.count() - 1
+            self.organ.setCurrentIndex(last if chosen is None else self.organ.findData(chosen))
 
     def show_versions(self, names: Sequence[str], current: int) -> None:
-        """Offer these versions; no signal tells of it."""
+        """Offer these versions; emits no signal."""
         if [self.version.itemText(i) for i in range(self.version.count())] != list(names):
             self.version.clear()
             self.version.addItems(list(names))
         self.version.setCurrentIndex(current)
 
     def show_verdict(self, text: str) -> None:
-        """What to decide by whether to accept the preview; "" as long as nothing is known."""
+        """Show the outcome of a fine-tuning; "" as long as there is none."""
         self.verdict.setText(text)
         self.verdict.setVisible(bool(text))
 
     def show_mode(self, mode: str) -> None:
-        """Which view of a proposal is on screen; no signal tells of it."""
+        """Show which view of a proposal is on screen; emits no signal."""
         for name, button in self.view_buttons.items():
-            button.blockSignals(True)
-            button.setChecked(name == mode)
-            button.blockSignals(False)
+            with QSignalBlocker(button):
+                button.setChecked(name == mode)
 
     def show_theme(self) -> None:
         """Take on the colours of the window."""

@@ -13,7 +13,7 @@ _HEIGHT = 112
 
 
 class Curve(QWidget):
-    """Loss by step, Dice by preview. pyqtgraph comes with the first point; see `prepare`."""
+    """Plots loss by step and Dice by preview; the first point makes the plot, or `prepare`."""
 
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Curve(QWidget):
         self._viewer.events.theme.disconnect(self._paint)
 
     def prepare(self) -> None:
-        """Make the plot; only once pyqtgraph is imported, which takes a while."""
+        """Make the plot. Importing pyqtgraph takes a while: a job does it before."""
         if self._plot is not None:
             return
         import pyqtgraph as pg
@@ -65,13 +65,13 @@ class Curve(QWidget):
         self._paint()
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Remove all points."""
         self._loss, self._dice = ([], []), ([], [])
         if self._plot is not None:
             self._draw()
 
     def add(self, step: int, loss: float | None, dice: float | None) -> None:
-        """One more point of either curve."""
+        """Add a point to one or both curves."""
         for value, (steps, values) in ((loss, self._loss), (dice, self._dice)):
             if value is not None and not (steps and steps[-1] == step):
                 steps.append(step)
@@ -81,7 +81,7 @@ class Curve(QWidget):
 
     @property
     def points(self) -> tuple[int, int]:
-        """How many points there are, of loss and of Dice."""
+        """The numbers of points of loss and of Dice."""
         return len(self._loss[0]), len(self._dice[0])
 
     def _draw(self) -> None:

@@ -1,4 +1,4 @@
-"""The sample scan, segmented: in a window, or without one as a picture, a mask and a table."""
+"""Segments the sample scan: in a window, or without one into a picture, a mask and a table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run_demo(headless: Path | None) -> None:
     assert isinstance(widget, SegmentWidget)
     viewer.dims.set_current_step(1, viewer.dims.nsteps[1] // 2)
     if headless is None:
-        # Once the window is up, so that a person sees the organs fill in.
+        # After the window is shown, so that a person sees the organs fill in.
         QTimer.singleShot(500, widget.segment)
         napari.run()
         return
@@ -44,8 +44,7 @@ def run_demo(headless: Path | None) -> None:
 
 
 def require_display() -> None:
-    """Raise InputError where Qt finds no display, or one that does not answer: it would abort the
-    process."""
+    """Raise InputError if Qt finds no display that answers: Qt itself would abort the process."""
     given = next(filter(None, map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))), None)
     if given is not None and _qt_starts():
         return
@@ -77,8 +76,8 @@ def _segment_and_wait(widget: SegmentWidget) -> str:
 
 
 def _save(viewer: napari.Viewer, widget: SegmentWidget, folder: Path) -> None:
-    assert widget.mask is not None
-    widget.mask.layer.save(str(folder / "mask.nii.gz"), plugin="napari-l2gnet")
+    assert widget.current_mask is not None
+    widget.current_mask.layer.save(str(folder / "mask.nii.gz"), plugin="napari-l2gnet")
     with (folder / "organs.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["organ", "voxels", "mL"])
@@ -87,7 +86,7 @@ def _save(viewer: napari.Viewer, widget: SegmentWidget, folder: Path) -> None:
 
 
 def picture(viewer: napari.Viewer, path: Path, size: tuple[int, int] = (1400, 900)) -> None:
-    """The whole window, as a person sees it, as a PNG."""
+    """Save the whole window as a PNG."""
     from qtpy.QtWidgets import QApplication
 
     viewer.window._qt_window.resize(*size)

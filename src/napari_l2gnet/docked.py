@@ -1,5 +1,5 @@
-"""What the widgets have in common that live in a dock of the window: they scroll, share a place,
-say what happened and why a control is disabled, and know when they end."""
+"""The base of all docked widgets: they scroll, share a place as tabs, say what happened and why a
+control is disabled, and notice when they are closed."""
 
 from __future__ import annotations
 
@@ -29,14 +29,16 @@ if TYPE_CHECKING:
 
 
 class Column(QVBoxLayout):
-    """A column that a scroll area may make as low as it can be before it scrolls: by itself it asks
-    for all the height it likes, because words in it wrap."""
+    """A column that a scroll area may shrink to its least height before it scrolls.
+
+    Qt's own column asks for its preferred height, because texts in it wrap.
+    """
 
     _asked = False
 
     def heightForWidth(self, width: int) -> int:
         """The least height for a width."""
-        if self._asked:  # by what is asked here
+        if self._asked:  # super().minimumHeightForWidth() calls this
             return int(super().heightForWidth(width))
         self._asked = True
         try:
@@ -46,30 +48,30 @@ class Column(QVBoxLayout):
 
 
 def always() -> bool:
-    """Of what holds whatever happens."""
+    """The condition of a message that always holds."""
     return True
 
 
 def research_line() -> QLabel:
-    """What every widget ends with."""
+    """The last line of every widget."""
     line = QLabel("<small>For research use only</small>")
     line.setStyleSheet("QLabel { color: gray; }")
     return line
 
 
-#: Events of layers after which something else is to be seen, or elsewhere, or goes by another name.
+#: Events of layers after which what is seen, where it lies or what it is called has changed.
 _LOOKS = {"visible", "opacity", "blending", "colormap", "renamed", "reordered"}
 _LOOKS |= {"translate", "rotate", "shear", "affine", "scale", "units"}
 
 
 class DockedWidget(QWidget):
-    """A widget that lets go of the viewer when it is closed, or the dock it is in.
+    """A widget that lets go of the viewer when it or its dock is closed.
 
-    napari takes a widget out of a dock that is closed, and says nothing to it: no close event, and
-    whoever still listens to the viewer lives on unseen.
+    napari takes a widget out of a closed dock without a close event. A widget that still listens to
+    the viewer's events would live on unseen.
     """
 
-    #: Is it to be seen, or behind another tab?
+    #: Emits whether the widget is seen, not behind another tab.
     seen = Signal(bool)
 
     _docked = _ended = False
@@ -77,21 +79,20 @@ class DockedWidget(QWidget):
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
         self.viewer = viewer
-        #: Is no other tab in front of it?
+        #: Is no other tab in front of this one?
         self.in_front = True
         self.seen.connect(self._on_front)
-        #: What controls say of themselves while they are enabled.
+        #: Tooltips of controls while they are enabled.
         self._tips: dict[QWidget, str] = {}
-        #: The lines that tell what happened.
+        #: Lines about what happened.
         self.message = QLabel()
         self.message.setWordWrap(True)
-        # Qt's guess takes escaped quotes without a tag for plain text.
+        # Qt would guess plain text where there are escaped quotes but no tag.
         self.message.setTextFormat(Qt.TextFormat.RichText)
         self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._told: tuple[str, bool, tuple[str, ...], Callable[[], bool]] = ("", False, (), always)
         self._work: Annotation | None = None
-        # A small screen shows a part of what is in here: it must not make the window taller than
-        # the screen.
+        # Scrolls, so that the controls do not make the window taller than a small screen.
         area = QScrollArea()
         area.setWidgetResizable(True)
         area.setFrameShape(QFrame.Shape.NoFrame)
@@ -106,16 +107,16 @@ class DockedWidget(QWidget):
         self._area, self._content = area, content
         viewer.events.theme.connect(self.show_theme)
         viewer.layers.events.removing.connect(self._on_removing)
-        # What the layers tell, the list tells again.
+        # The list of layers relays the events of its layers.
         viewer.layers.events.connect(self._on_layers)
-        # A slider tells of each step on its way.
+        # A slider emits an event at each step: handle them together.
         self._look_soon = QTimer(self, singleShot=True, interval=0, timeout=self.tell_again)
 
     def tell_again(self) -> None:
-        """Layers look otherwise, or have other names: say no more what does not hold."""
+        """Layers look different or are renamed: drop a message that does not hold any more."""
 
     def allow(self, control: QWidget, reason_against: str) -> None:
-        """Enable a control that nothing speaks against; else its tooltip says what does."""
+        """Enable a control, or disable it with the reason as its tooltip; "" is no reason."""
         tip = self._tips.setdefault(control, control.toolTip())
         control.setEnabled(not reason_against)
         control.setToolTip(reason_against or tip)
@@ -127,7 +128,10 @@ class DockedWidget(QWidget):
         beware: Sequence[str] = (),
         holds: Callable[[], bool] = always,
     ) -> None:
-        """What happened, then what to beware of, a line each. holds: whether that is so."""
+        """Show what happened, then what to beware of, a line each.
+
+        holds: tells later whether `text` is still true.
+        """
         self._told = (text, bad, tuple(beware), holds)
         unsaved = "" if self._work is None else self._work.trouble
         beware = [one for one in (unsaved, *beware) if one]
@@ -138,7 +142,7 @@ class DockedWidget(QWidget):
         self.message.setVisible(bool(lines))
 
     def beware_unsaved(self, work: Annotation | None) -> None:
-        """Say beside all else, from now on and while it holds, that work cannot be saved."""
+        """From now on, also say so whenever this work cannot be saved."""
         if self._work is not None:
             self._work.changed.disconnect(self._on_work, missing_ok=True)
         self._work = work
@@ -151,7 +155,7 @@ class DockedWidget(QWidget):
             self.show_message(*self._told)
 
     def drop_message(self) -> None:
-        """Say no more what does not hold any more."""
+        """Drop the message if it does not hold any more."""
         *_, holds = self._told
         if not holds():
             self.show_message("")
@@ -162,14 +166,14 @@ class DockedWidget(QWidget):
 
     @property
     def main_window(self) -> QMainWindow | None:
-        """The window that it is docked in, also while it floats."""
+        """The window that the widget is docked in, also while its dock floats."""
         window = dock.parent() if (dock := _dock_of(self)) is not None else None
         return window if isinstance(window, QMainWindow) else None
 
     @property
     def is_behind(self) -> bool:
-        """Is it out of sight because another tab is in front, not because the window or its dock
-        is gone?"""
+        """Is another tab in front, rather than the dock closed or floating or the window
+        minimised?"""
         dock, window = _dock_of(self), self.main_window
         return (
             dock is not None
@@ -179,8 +183,8 @@ class DockedWidget(QWidget):
         )
 
     def _on_removing(self, _: Any = None) -> None:
-        # What it drew of a layer napari deletes in whichever OpenGL context is current. If that is
-        # not the canvas's own, Mesa may crash when the canvas is drawn next.
+        # napari deletes a layer's OpenGL objects in the current context. If that is not the
+        # canvas's own, Mesa may crash when it draws the canvas next.
         window = self.main_window
         for canvas in window.findChildren(QOpenGLWidget) if window is not None else ():
             canvas.makeCurrent()
@@ -193,26 +197,26 @@ class DockedWidget(QWidget):
         self.in_front = seen
 
     def keep_wide(self, width: int) -> None:
-        """Let the controls be no narrower than this."""
+        """Set the least width of the controls."""
         self._content.setMinimumWidth(width)
 
     def minimumSizeHint(self) -> QSize:
-        """As wide as the controls and a scroll bar, so that a bar that comes covers nothing."""
+        """As wide as the controls and a scroll bar, so that the bar covers nothing."""
         bar = self._area.verticalScrollBar().sizeHint().width()
         least = max(self._content.minimumWidth(), self._content.minimumSizeHint().width())
         return QSize(least + bar, 100)
 
     def let_go(self) -> None:
-        """Stop what is under way and let go of the viewer's events; once, at the end."""
+        """Stop all jobs and disconnect from the viewer; called once, at the end."""
         raise NotImplementedError
 
     def event(self, event: Any) -> bool:
-        """Notice the beginning and the end of the dock."""
+        """Notice when the widget is put into a dock and taken out of it."""
         if event.type() == QEvent.Type.ParentChange:
             if self.parent() is None and self._docked:
                 self._end()
             elif self.parent() is not None and not self._docked:
-                # napari puts the dock into its window after this.
+                # napari adds the dock to its window only after this event.
                 QTimer(self, singleShot=True, interval=0, timeout=self._join_others).start()
             self._docked = self.parent() is not None
         elif event.type() == QEvent.Type.Polish:
@@ -222,19 +226,19 @@ class DockedWidget(QWidget):
         return bool(super().event(event))
 
     def eventFilter(self, control: QObject, event: QEvent) -> bool:
-        """Of a wheel that turns: whoever scrolls past a choice does not choose."""
+        """Ignore the wheel over a control, so that scrolling past it does not change it."""
         if event.type() == QEvent.Type.Wheel:
             event.ignore()
             return True
         return bool(super().eventFilter(control, event))
 
     def _join_others(self) -> None:
-        """Share the place of another widget of ours as a tab: above each other none has room."""
+        """Become a tab beside another of our widgets: above each other they have no room."""
         dock = _dock_of(self)
         if dock is not None:
-            # Behind another tab a dock is not hidden, but out of the way.
+            # A dock behind another tab is not hidden for Qt, but not visible either.
             dock.visibilityChanged.connect(self.seen)
-            # In a tab a single one would underline what follows.
+            # In the title of a tab, a single & would underline the next letter.
             dock.setWindowTitle(dock.windowTitle().replace("&", "&&"))
         window = self.main_window
         if dock is None or window is None or dock.isFloating():
@@ -252,7 +256,7 @@ class DockedWidget(QWidget):
                 return
 
     def closeEvent(self, event: Any) -> None:
-        """The end of a widget without a dock."""
+        """Let go when a widget without a dock is closed."""
         self._end()
         super().closeEvent(event)
 

@@ -10,14 +10,14 @@ from l2gnet_core.files import suffix_of
 
 
 def ended(path: Path, suffixes: Collection[str], suffix: str) -> Path:
-    """A path that ends with one of the suffixes, whatever their case; `suffix` is added to others.
+    """A path that ends with one of the suffixes in any case; if it does not, `suffix` is added.
 
-    Raises InputError where that makes it the name of a file that is there: the dialog has asked
-    about the name without it.
+    Raises InputError if adding it gives the name of an existing file: the dialog has asked only
+    about the name without the suffix.
     """
     if suffix_of(path) in suffixes:
         return path
-    # Not with_suffix: "case1.5mm" has none.
+    # with_suffix would replace the end of "case1.5mm".
     path = path.with_name(path.name + suffix)
     if path.exists():
         raise InputError(

@@ -1,9 +1,11 @@
-"""The Inspect widget: controls and connections; the numbers come from `inspection`."""
+"""The Inspect widget: controls and connections.
+
+The numbers come from `inspection`, which `inspect_reading` prepares.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +20,25 @@ from napari_l2gnet.inspect_again import LookingAgain
 from napari_l2gnet.inspect_click import Clicks
 from napari_l2gnet.inspect_compare import Against
 from napari_l2gnet.inspect_export import ask_file, save_picture, save_table
-from napari_l2gnet.inspect_form import CODES, DOUBT, HEARD, NOTHING, REFERENCE, InspectForm
+from napari_l2gnet.inspect_form import CODES, HEARD, NOTHING, REFERENCE, InspectForm
 from napari_l2gnet.inspect_layers import InspectLayers
 from napari_l2gnet.inspect_over import Over
 from napari_l2gnet.inspect_parts import Part
 from napari_l2gnet.inspect_places import Assigning, Places
-from napari_l2gnet.inspect_words import REFERENCES, SLICES
-from napari_l2gnet.inspection import Inspection, inspection_of
+from napari_l2gnet.inspect_reading import Reading
+from napari_l2gnet.inspect_words import SLICES
+from napari_l2gnet.inspection import Inspection
 from napari_l2gnet.layers import active_layer
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.visibility import bring_into_view, hidden_message
 from napari_l2gnet.worker import LatestJob
 
-#: Milliseconds.
-_BETWEEN_LAYERS = 50
-
 
 class InspectWidget(InspectForm):
-    """Click a voxel or a chart: see what the model saw, where it is unsure, and put it right."""
+    """Click a voxel or a chart: see what the model saw and where it is unsure, and correct it."""
 
-    #: Everything about the chosen mask is drawn, or why it cannot be is said.
+    #: Everything about the chosen mask is drawn, or the reason why not is shown.
     ready = Signal()
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
@@ -46,7 +46,7 @@ class InspectWidget(InspectForm):
         self.layers: InspectLayers | None = None
         self.inspection: Inspection | None = None
         self.codes: list[int] = []
-        #: (frame,z,y,x) that was clicked last, if the code was chosen so.
+        #: (frame,z,y,x) of the click that chose the code; None if a chart was clicked.
         self.voxel: tuple[int, int, int, int] | None = None
         self.jobs = LatestJob(self)
         self.looking = LookingAgain(self)
@@ -55,31 +55,21 @@ class InspectWidget(InspectForm):
         self.over = Over(self)
         self.places = Places(self)
         self.assigning = Assigning(self)
-        self._refusal = ""
-        #: Do charts show the inspection, once it is read?
-        self._drawn = False
-        #: Is another widget's tab on top?
+        self.reading = Reading(self)
+        #: Is the widget out of sight?
         self.is_aside = self._behind = False
-        #: Codes to choose again once another frame, or more of it, is prepared.
-        self._wanted: list[int] = []
-        # Steps of the slider are taken together: a person who scrolls sees the last.
+        # Steps of the slider are handled together: only the last is drawn.
         self._moving = QTimer(self, interval=0, singleShot=True)
-        # What follows a removal waits until all that go together are gone.
+        # Waits until all layers that are removed together are gone.
         self._leaving = QTimer(self, interval=0, singleShot=True)
-        # Runs go on while one looks: what they add is taken in when they pause.
-        self._changing = QTimer(self, interval=400, singleShot=True)
-        # Layers that a click will need come one by one, and let the window draw in between.
-        self._making = QTimer(self, interval=_BETWEEN_LAYERS, singleShot=True)
         self._connect()
         self.show_theme()
         self._on_active()
-        self.read()
+        self.reading.read()
 
     def _connect(self) -> None:
         self._moving.timeout.connect(self._on_moved)
         self._leaving.timeout.connect(self._on_left)
-        self._changing.timeout.connect(self._on_changed)
-        self._making.timeout.connect(self._make_next)
         self.jobs.changed.connect(self.update_controls)
         self.jobs.progress.connect(self.bar.setFormat)
         self.jobs.failed.connect(lambda text: self.show_message(text, bad=True))
@@ -87,11 +77,11 @@ class InspectWidget(InspectForm):
         self.seen.connect(self._on_seen)
         self.mask_combo.chosen.connect(self._on_chosen)
         self.mask_combo.activated.connect(lambda _: self._on_picked())
-        self.of.currentIndexChanged.connect(lambda _: self._on_part())
+        self.of.currentIndexChanged.connect(lambda _: self.show_part())
         self.clear.clicked.connect(lambda: self.choose([]))
-        self.go_on.clicked.connect(self.read)
+        self.go_on.clicked.connect(self.reading.read)
         self.outline.toggled.connect(self._on_outline)
-        self.cancel.clicked.connect(self._on_cancel)
+        self.cancel.clicked.connect(self.reading.cancel)
         self.views.codes_picked.connect(self.choose)
         self.views.slice_picked.connect(self._on_slice_picked)
         for button, suffix in ((self.png, ".png"), (self.csv, ".csv")):
@@ -110,35 +100,39 @@ class InspectWidget(InspectForm):
         ]
 
     def let_go(self) -> None:
-        """Let go of the viewer's events; the layers stay, unseen, until the user removes them."""
+        """Disconnect from the viewer; hide the layers, which the user may remove."""
         self.jobs.cancel()
         self.looking.jobs.cancel()
         if self.layers is not None:
             self.layers.set_aside(True)
-        self._follow(None)
+        self.follow(None)
         self.against.let_go()
         self._moving.stop()
         self._leaving.stop()
-        self._changing.stop()
-        self._making.stop()
+        self.reading.stop()
         self.mask_combo.disconnect_layers()
         self.clicks.let_go()
         for emitter, act in self._viewer_events():
             emitter.disconnect(act)
 
     def _on_seen(self, seen: bool) -> None:
-        """Leave the image to the widget that is on top now, or draw over it again."""
+        """Hide the layers while the widget is out of sight, and show them again."""
         came, self.is_aside = seen and self._behind, not seen
-        # Not where the window was minimised, or the dock floats: then nobody comes to look.
+        # A minimised window or floating dock does not count: the user did not change the tab.
         self._behind = not seen and self.is_behind
         if self.layers is not None and self.layers.mask.layer in self.viewer.layers:
             self.layers.set_aside(self.is_aside or self.inspection is None)
             self.clicks.lay_tools_down(came and self.click.isChecked())
             self.over.catch_up()
-            self._making.start()
+            self.reading.make_layers()
+
+    def warn_beside(self, warning: str) -> None:
+        """Show a warning below what is said now."""
+        text, *_, holds = self._told
+        self.show_message(text, beware=[warning], holds=holds)
 
     def tell_again(self) -> None:
-        """Say no more what does not hold."""
+        """Drop the message if it does not hold any more."""
         self.drop_message()
 
     def show_theme(self) -> None:
@@ -165,12 +159,13 @@ class InspectWidget(InspectForm):
 
     @property
     def is_current(self) -> bool:
-        """Is all that the model saw at hand?"""
+        """Is everything that the model saw prepared?"""
         return self.inspection is not None and self.inspection.is_current
 
-    def _follow(self, mask: MaskLayer | None) -> None:
+    def follow(self, mask: MaskLayer | None) -> None:
+        """Look into this mask from now on."""
         if self.layers is not None:
-            # Also where it has been removed: undo may bring it back.
+            # Also for a removed layer: undo may bring it back.
             events = self.layers.mask.layer.events
             for event in (events.set_data, events.features):
                 event.disconnect(self._on_data)
@@ -186,122 +181,20 @@ class InspectWidget(InspectForm):
                 event.connect(self._on_data)
             events.colormap.connect(self._on_colors)
 
-    def read(self) -> None:
-        """Another mask or frame, or more of it: read what its model saw."""
-        layer = self.mask_combo.layer
-        if self.layers is None or self.layers.mask.layer is not layer:
-            if self.layers is not None:
-                self.layers.remove()
-            self._follow(None if layer is None else MaskLayer(self.viewer, layer))
-            self.looking.jobs.cancel()
-            self._wanted, self.against.wanted = [], None
-        elif self.codes:
-            self._wanted = self.codes
-        self.jobs.cancel()
-        self.codes, self.voxel, self.inspection = [], None, None
-        self._drawn = False
-        for part in (self.places, self.assigning, self.against):
-            part.forget()
-        self.views.show_inspection(None)
-        self.show_message("")
-        self.against.follow()
-        self._refusal = (
-            "Press Segment first: there is no mask yet whose model could be looked into."
-        )
-        self.again.hide()
-        self.go_on.hide()
-        if self.layers is not None:
-            self.inspection = inspection_of(self.layers.mask, self.layers.mask.here[0])
-            self._refusal = self.inspection.refusal
-            if self._refusal and self.inspection.forgotten:
-                self._refusal = self.looking.offer(self.layers.mask, self.inspection)
-        self.told.setText(escape(self._refusal))
-        self.views.setVisible(not self._refusal)
-        self.nothing.setVisible(bool(self._refusal))
-        if self._refusal or self.inspection is None:
-            self.inspection = None
-            if self.layers is not None:
-                # Not away: to add them again at the next frame would take long.
-                self.layers.set_aside(True)
-            self.update_controls()
-            self.ready.emit()
-            return
-        inspection, kind = self.inspection, self._doubt_looked_at()
-
-        def reading() -> Generator[str, None, None]:
-            if not inspection.is_current:
-                yield from inspection.prepare()
-            if kind and inspection.doubt(kind) is None:
-                yield from inspection.study(kind)
-
-        if self.is_current and (not kind or inspection.doubt(kind) is not None):
-            self._show()
-        else:
-            self.jobs.run(reading(), lambda _: self._show())
-
-    def _doubt_looked_at(self) -> str:
-        """The kind of doubt that is drawn, to be kept for another frame, or more of it; else ""."""
-        if self.inspection is None or not (
-            self.views.currentIndex() == SLICES or self.shown.currentData() == DOUBT
-        ):
-            return ""
-        kinds, chosen = list(self.inspection.kinds().values()), self.views.kind.currentData()
-        return chosen if chosen in kinds else kinds[0]
-
-    def _show(self) -> None:
-        assert self.inspection is not None
-        assert self.layers is not None
-        self._drawn = True
-        self.show_parts(self.inspection.names)
-        self.views.colors = self.layers.mask.colors()
-        self.views.show_inspection(self.inspection)
-        self.assigning.offer(self.inspection)
-        self.layers.outline(self.outline.isChecked())
-        self.layers.renew(self.inspection)
-        self.layers.set_aside(self.is_aside)
-        self._making.start()
-        self.over.show(DOUBT if self._doubt_looked_at() else CODES)
-        codes, self._wanted = self._wanted, []
-        self._on_part()
-        if codes:
-            self.choose(codes, go=False)
-        if self.views.currentIndex() == REFERENCES:
-            self.over.show_tab(REFERENCES)
-        self.against.choose_wanted()
-        unlike = self.inspection.unlike
-        if self.against.chosen is None and unlike is not None and (unlike.percentile or 0) >= 97.5:
-            beware = "This scan is unlike those that the model learnt from: check it with care."
-            text, *_, holds = self._told
-            self.show_message(text, beware=[beware], holds=holds)
-        self.update_controls()
-        self.ready.emit()
-        if not self.is_current:
-            # Slices that came while the others were read, and are not on screen, tell nobody.
-            self._changing.start()
-
-    def _make_next(self) -> None:
-        # Nobody clicks while another tab is in front.
-        if self.layers is None or self.inspection is None or not self._drawn or self.is_aside:
-            return
-        # A new run may have begun meanwhile, or another frame be on screen.
-        if self._is_gone or self.inspection.refusal:
-            return
-        if self.layers.make_next(self.inspection):
-            self._making.start()
-
     def draw(self) -> None:
-        """Draw charts of the chosen part, and say what is chosen."""
+        """Draw the charts of the chosen part, and describe the chosen codes."""
         if self.inspection is None or not self.is_current:
             return
         self.views.index = self.index
         self.views.show_part(self.inspection, self.part, self.against.usage(self.part))
         self._tell()
 
-    def _on_part(self) -> None:
+    def show_part(self) -> None:
+        """Draw another part of the scan, or compare it first."""
         if self.inspection is None:
             return
         if self.assigning.pending is not None:
-            # What is lit is not what would be done any more.
+            # The voxels lit by the preview are not those that would change now.
             self.choose(self.codes, self.voxel, go=False)
         if self.against.pending:
             self.against.compare()
@@ -333,7 +226,7 @@ class InspectWidget(InspectForm):
         frame = self.layers.mask.here[0]
         if self.inspection is None or self.inspection.frame != frame:
             if len(self.layers.mask.segmentation.shown) > 1:
-                self.read()
+                self.reading.read()
         elif self.is_current:
             self.views.index = self.index
             if self.of.currentData() == "slice":
@@ -349,60 +242,37 @@ class InspectWidget(InspectForm):
             self.draw()
 
     def _on_data(self, _: Any = None) -> None:
-        # Every redraw of the mask tells this; a run may have added slices, a person organs, or undo
-        # have taken back what was said.
+        # Emitted at every redraw of the mask: slices or organs may have been added, or undo may
+        # have made the message wrong.
         self.drop_message()
         if not self.is_current:
-            self._changing.start()
-
-    def _on_changed(self) -> None:
-        if self.is_current:
-            return
-        if self.jobs.busy:
-            # What is read now may be of before the change.
-            self._changing.start()
-        else:
-            self.read()
-
-    def _on_cancel(self) -> None:
-        """Stop what is under way; what has not been read can be read on."""
-        self.jobs.cancel()
-        self.looking.jobs.cancel()
-        self._changing.stop()
-        if self.inspection is None:
-            self.read()
-        # All may be read by now that is not drawn yet.
-        if self.inspection is not None and not (self.is_current and self._drawn):
-            self._refusal = "Stopped: press Go on to read what the model saw."
-            self.told.setText(self._refusal)
-            self.go_on.show()
-            self.update_controls()
+            self.reading.read_soon()
 
     def _on_active(self, _: Any = None) -> None:
         if self.layers is not None and self.layers.inserting:
             return
-        # The mask that a person works on is the one that is looked into.
+        # Choose the mask that a person selects.
         active = active_layer(self.viewer)
         if active is not self.mask_combo.layer and active in self.mask_combo:
             self.mask_combo.choose(active)
 
     @property
-    def _is_gone(self) -> bool:
-        """Has the mask been removed that is looked into?"""
+    def is_gone(self) -> bool:
+        """Has the chosen mask been removed?"""
         return self.layers is not None and self.layers.mask.layer not in self.viewer.layers
 
     def _on_chosen(self) -> None:
-        if self._is_gone:
+        if self.is_gone:
             self._leaving.start()
         else:
-            self.read()
+            self.reading.read()
 
     def _on_picked(self) -> None:
-        """A person chose a mask in the list: it is the one they work on."""
+        """A person chose a mask in the list: select it in the viewer, too."""
         self.viewer.layers.selection.active = self.mask_combo.layer
         self.bring_into_view(alone=True)
-        # What was drawn of it may have been hidden with it.
-        if self._drawn:
+        # Its layers may have been hidden together with it.
+        if self.reading.drawn:
             self.over.draw()
 
     def _on_others(self, _: Any = None) -> None:
@@ -412,15 +282,15 @@ class InspectWidget(InspectForm):
         self._leaving.start()
 
     def _on_left(self) -> None:
-        """Layers are gone, maybe the mask and all others: look into what is left."""
-        if self._is_gone:
-            self.read()
+        """Layers were removed: if the mask was, read another one."""
+        if self.is_gone:
+            self.reading.read()
         self.against.follow()
 
     # ------------------------------------------------------------------ choosing codes
 
     def tell_unseen(self, why: Callable[[MaskLayer], str]) -> bool:
-        """Is something of the mask not to be seen, as `why` says? Then tell, while that holds."""
+        """Say why something of the mask is not seen, while that holds; False if all is seen."""
         if self.layers is None or not (unseen := why(self.layers.mask)):
             return False
         mask, way = self.layers.mask, "choose under Mask what to look into, and it comes into view"
@@ -428,8 +298,10 @@ class InspectWidget(InspectForm):
         return True
 
     def bring_into_view(self, alone: bool = False) -> None:
-        """Show the mask, and say what is hidden for it beside what is said; `alone` as of
-        `visibility.bring_into_view`."""
+        """Show the mask, and add to the message which layers are hidden for that.
+
+        alone: as in `visibility.bring_into_view`.
+        """
         if self.layers is None:
             return
         mask = self.layers.mask
@@ -444,9 +316,9 @@ class InspectWidget(InspectForm):
         voxel: tuple[int, int, int, int] | None = None,
         go: bool = True,
     ) -> None:
-        """Light up all voxels of one code, or of the two of a cell of the plan; none clears.
+        """Light up all voxels of one code, or of the two codes of a cell of the plan; [] clears.
 
-        voxel: (frame,z,y,x) that was clicked, if it was. go: to a slice that has the code.
+        voxel: (frame,z,y,x) of the click, None without one. go: also go to a slice with the code.
         """
         if self.inspection is None or self.layers is None:
             return
@@ -487,14 +359,14 @@ class InspectWidget(InspectForm):
             self.layers.outline(on)
 
     def _tell(self) -> None:
-        """What is chosen, in words."""
+        """Describe the chosen codes."""
         if self.views.words is not None:
             self.told.setText(self.views.words.tell_chosen(self.codes))
 
     def save(self, path: Path, suffix: str) -> None:
         """Write the tab on top: a picture with the canvas beside it (".png"), or a table (".csv").
 
-        What goes wrong is said in the widget.
+        An error is shown in the widget.
         """
         try:
             path = ended(path, [suffix], suffix)
@@ -511,18 +383,20 @@ class InspectWidget(InspectForm):
     # ------------------------------------------------------------------ controls
 
     def update_controls(self) -> None:
-        """Enable what can be done now; everything disabled says why."""
+        """Enable what can be done now; disabled controls say why."""
         busy, looking = self.jobs.busy, self.looking.jobs.busy
         self.bar.setVisible(busy or looking)
         self.cancel.setVisible(busy or looking)
-        reason = self._refusal or ("" if self.is_current else "What the model saw is being read.")
+        reason = self.reading.refusal or (
+            "" if self.is_current else "What the model saw is being read."
+        )
         self.views.setEnabled(not reason)
         for control in (self.of, self.shown, self.click, self.outline, self.png, self.csv):
             self.allow(control, reason)
         self.allow(self.compare, reason)
         self.allow(self.again, "What the model sees is being found out." if looking else "")
         self.over.update_controls()
-        self.allow(self.mask_combo, "" if self.mask_combo.count() else self._refusal)
+        self.allow(self.mask_combo, "" if self.mask_combo.count() else self.reading.refusal)
         self.allow(self.clear, reason or ("" if self.codes else "Nothing is lit."))
         self.places.update_controls(reason, busy)
         self.assigning.update_controls(reason, busy)

@@ -1,4 +1,4 @@
-"""Looking again, in Inspect, at frames of which what the model saw is not kept."""
+"""Runs the model again, in Inspect, on frames whose trace is not kept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class LookingAgain(QObject):
-    """Offers it and does it, frame by frame, while what there is can be looked at."""
+    """Offers to look again and does so, frame by frame; frames that are read can be inspected."""
 
     def __init__(self, widget: InspectWidget) -> None:
         super().__init__(widget)
@@ -34,7 +34,7 @@ class LookingAgain(QObject):
         self.jobs.failed.connect(self._on_failed)
 
     def offer(self, mask: MaskLayer, inspection: Inspection) -> str:
-        """Offer it for an inspection of which nothing is kept, and say why there is nothing yet."""
+        """Offer to look again for an inspection without a trace; returns why there is none."""
         if not any(frame == inspection.frame for frame, _ in mask.segmentation.finished):
             return "Press Segment first: no slice is segmented here yet."
         if self.jobs.busy:
@@ -43,8 +43,8 @@ class LookingAgain(QObject):
         return f"{inspection.refusal} Press Look again: it changes nothing in the mask."
 
     def _start(self) -> None:
-        """Ask the version of the model that the mask shows what it sees: in the frame on screen,
-        then in others of which nothing is kept."""
+        """Run the version of the model that the mask shows: on the frame on screen, then on other
+        frames without a trace."""
         widget = self._widget
         if widget.layers is None:
             return
@@ -60,12 +60,12 @@ class LookingAgain(QObject):
         except InputError as error:
             widget.show_message(str(error), bad=True)
             return
-        widget.read()
+        widget.reading.read()
 
     def _look_on(self, mask: MaskLayer, task: Task, frames: set[int]) -> None:
         """Look at the frame that is nearest to the one on screen, then at the others."""
         annotation, segmentation = task.annotation, mask.segmentation
-        # A run looks itself, and another version sees otherwise.
+        # A run keeps a trace itself, and another version has another one.
         if not frames or annotation.job or annotation.version is not task.version:
             return
         here, index = mask.place
@@ -73,15 +73,15 @@ class LookingAgain(QObject):
         self._frames_left = len(frames) - 1
 
         def take(trace: Any) -> None:
-            # A run may have looked meanwhile, or another version have answered.
+            # A run may have kept a trace meanwhile, or another version may have answered.
             if annotation.version is task.version:
                 old = segmentation.traces.get(frame)
                 if old is None or not old.seen.any():
                     segmentation.traces[frame] = trace
             self._look_on(mask, task, frames - {frame})
             if self._widget.inspection is None:
-                self._widget.read()
-            # Whoever ranks the slices to check has something to go by now.
+                self._widget.reading.read()
+            # The slices to check can be ranked now.
             mask.layer.refresh()
 
         self.jobs.run(look_again(shared_session(), replace(task, here=(frame, index))), take)
@@ -92,5 +92,5 @@ class LookingAgain(QObject):
         self._widget.bar.setFormat(text + more)
 
     def _on_failed(self, text: str) -> None:
-        self._widget.read()
+        self._widget.reading.read()
         self._widget.show_message(text, bad=True)

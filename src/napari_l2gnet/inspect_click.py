@@ -1,4 +1,4 @@
-"""Clicks into the picture, in Inspect: which code the model saw there."""
+"""Clicks into the picture, in Inspect: choose the code of a voxel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from napari_l2gnet.visibility import why_all_unseen
 if TYPE_CHECKING:
     from napari_l2gnet.inspect import InspectWidget
 
-#: What a click does while the mask has another mode than to look.
+#: What a click does in the modes of the mask that paint.
 _TOOLS = {
     "paint": "The brush is on: a click paints.",
     "erase": "The eraser is on: a click erases.",
@@ -21,12 +21,12 @@ _TOOLS = {
     "pick": "The picker is on: a click picks an organ.",
     "polygon": "The polygon is on: a click draws.",
 }
-#: Pixels that a mouse may move between press and release of a click.
+#: Pixels that the mouse may move between press and release of a click.
 CLICK_SLOP = 4
 
 
 class Clicks(QObject):
-    """Tells clicks that look from drags and from those that paint."""
+    """Handles clicks on the canvas, unless they drag or paint."""
 
     def __init__(self, widget: InspectWidget) -> None:
         super().__init__(widget)
@@ -35,16 +35,16 @@ class Clicks(QObject):
         widget.click.toggled.connect(self.lay_tools_down)
 
     def let_go(self) -> None:
-        """Hear of the mouse no more."""
+        """Disconnect from the mouse."""
         self._widget.viewer.mouse_drag_callbacks.remove(self._on_mouse)
 
     def lay_tools_down(self, looking: bool) -> None:
-        """Whoever begins to look means to paint no more."""
+        """Leave the painting mode when clicks are to choose codes."""
         if looking and self._widget.layers is not None:
             self._widget.layers.mask.layer.mode = "pan_zoom"
 
     def look_at(self, position: Sequence[float]) -> None:
-        """What a click at a place in the world does."""
+        """Choose the code at a position in the world, as a click does."""
         widget = self._widget
         if widget.layers is None or widget.inspection is None or not widget.is_current:
             return
@@ -63,7 +63,7 @@ class Clicks(QObject):
         widget.choose([code], voxel)
 
     def _on_mouse(self, viewer: Any, event: Any) -> Generator[None, None, None]:
-        """A click, not a drag: it looks, or paints."""
+        """Choose a code at a click, unless it drags or paints."""
         widget, active = self._widget, viewer.layers.selection.active
         mode = str(getattr(active, "mode", "pan_zoom"))
         if (
@@ -80,7 +80,7 @@ class Clicks(QObject):
                 return
             yield
         if mode != "pan_zoom":
-            # To paint on mistakes, in a layer of their own, is what is meant there.
+            # In the layer of marks, a click is meant to paint.
             if widget.layers is not None and active is widget.layers.mask.layer:
                 widget.show_message(f"{_TOOLS.get(mode, 'A tool is on.')} Press 6 to look.")
         elif viewer.dims.ndisplay == 2:

@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from l2gnet_core.labels import hex_color
 from napari_l2gnet.inspect_parts import Part
 from napari_l2gnet.inspection import Inspection
 
 
 def codes_of(inspection: Inspection) -> Callable[[int, int], NDArray[np.uint16]]:
-    """Cells of the code map, by frame and index; also of what is segmented later."""
+    """A function (frame, index) → cells (h,w) of the code map, also of slices segmented later."""
     source = inspection.source
     cells = inspection.trace.cells
 
     def codes(frame: int, index: int) -> NDArray[np.uint16]:
-        # 0 is "nothing" in a layer of labels, so codes count from 1, as everywhere.
-        # A version to which slices appear larger has other cells, and so has a frame with other
-        # margins: until they are laid out anew there is nothing to show.
+        # 0 is "nothing" in a Labels layer, so codes count from 1.
+        # A version that sees slices at another size has other cells, and so has a frame with other
+        # margins: nothing is shown until the layer gets its cells.
         if frame not in source.traces or not cells.fits(source.traces[frame].cells):
             return np.zeros(cells.size, np.uint16)
         return (source.traces[frame].codes[index] + 1).astype(np.uint16)
@@ -29,7 +30,7 @@ def codes_of(inspection: Inspection) -> Callable[[int, int], NDArray[np.uint16]]
 
 
 def code_arguments(inspection: Inspection) -> dict[str, Any]:
-    """Colours and what the status bar says of each code."""
+    """Colormap and features of the code map; features are what the status bar says."""
 
     from l2gnet_core.inspect.codes import code_colors
 
@@ -41,22 +42,20 @@ def code_arguments(inspection: Inspection) -> dict[str, Any]:
         organ = f" · {inspection.names[shares[0][0]]} {100 * shares[0][1]:.0f} %" if shares else ""
         told[code + 1] = f"code {code + 1}{organ}"
     return {
-        "colormap": colors_of(
-            {n: "#{:02x}{:02x}{:02x}".format(*c) for n, c in enumerate(colors, 1)}
-        ),
+        "colormap": colors_of({n: hex_color(rgb) for n, rgb in enumerate(colors, 1)}),
         "features": features_of(told),
     }
 
 
 def colors_of(colors: dict[int, str]) -> Any:
-    """The colormap of these values; nothing is drawn for others."""
+    """A colormap of these values; other values are transparent."""
     from napari.utils.colormaps import DirectLabelColormap
 
     return DirectLabelColormap(color_dict={None: "transparent", 0: "transparent", **colors})
 
 
 def features_of(names: dict[int, str]) -> Any:
-    """What the status bar says of these values."""
+    """The features of these values: what the status bar says."""
     import pandas as pd
 
     return pd.DataFrame({"index": [0, *names], "name": ["nothing", *names.values()]})

@@ -1,4 +1,4 @@
-"""What was seen of a scan beside what else was seen: by other models, in other frames and scans."""
+"""Compares what the model saw with other models, frames and scans."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, QSignalBlocker, QTimer, Signal
 
 from napari_l2gnet.annotation import ANNOTATION_KEY
 from napari_l2gnet.inspect_parts import Part, Usage
@@ -34,23 +34,28 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Other:
-    """Something to compare a frame with. frame: of another scan, or of another time; None is the
-    frame on screen of the same scan."""
+    """Something to compare a frame with.
+
+    frame: of another scan or another time; None is the frame on screen of the same scan.
+    """
 
     name: str
     source: Source
     frame: int | None = None
 
     def same_as(self, other: Other | None) -> bool:
-        """Is it of the same answer and frame?"""
+        """Are both about the same answer and frame?"""
         return other is not None and (self.source.raw is other.source.raw) and (
             self.frame == other.frame
         )  # fmt: skip
 
 
 def comparable(viewer: Any, mask: MaskLayer, frame: int) -> list[Other]:
-    """What a frame of a mask may be compared with: earlier versions of its model, other masks of
-    the scan, cut along the same axis, other frames, and masks of other scans; all with a look."""
+    """What a frame of a mask may be compared with, as far as it has a trace.
+
+    That is earlier versions of its model, masks of the scan along the same axis, other frames, and
+    masks of other scans.
+    """
     mine, image = mask.segmentation, mask.layer.metadata.get(IMAGE_KEY)
     found, elsewhere = versions(mask), []
     for layer in viewer.layers:
@@ -66,7 +71,7 @@ def comparable(viewer: Any, mask: MaskLayer, frame: int) -> list[Other]:
 
 
 def versions(mask: MaskLayer) -> list[Other]:
-    """Versions of the model, other than the one shown, that have segmented the mask's scan."""
+    """The other versions of the model that have segmented the mask's scan."""
     annotation, mine, found = mask.layer.metadata.get(ANNOTATION_KEY), mask.segmentation, []
     for number, version in enumerate(annotation.versions if annotation else ()):
         if number != mine.version and version.raw is not None and version.traces:
@@ -78,15 +83,15 @@ def versions(mask: MaskLayer) -> list[Other]:
 
 @dataclass(eq=False)
 class Comparison:
-    """A frame, and what it is compared with. `words` says how far apart, once it is prepared."""
+    """A frame and what it is compared with; once prepared, `words` says how far apart they are."""
 
     one: Inspection
     other: Inspection
     name: str
-    #: Of the same frame of the same scan: slices and cells lie on each other.
+    #: Are both of the same frame of the same scan, with slices that lie on each other?
     same_scan: bool
     words: str = field(default="", init=False)
-    #: Has it come out how far apart they are?
+    #: Is it known how far apart they are?
     related: bool = field(default=False, init=False)
 
     @property
@@ -97,7 +102,10 @@ class Comparison:
 
     @property
     def same_codes(self) -> bool:
-        """Can codes be compared one by one: is it the same codebook, which fine-tuning keeps?"""
+        """Have both the same codebook, so that codes can be compared one by one?
+
+        Fine-tuning keeps the codebook.
+        """
         one, other = self.one, self.other
         alike = np.array_equal(one.trace.vectors, other.trace.vectors)
         return alike and one.has_plans == other.has_plans
@@ -108,8 +116,10 @@ class Comparison:
         return self.same_scan and self.one.trace.cells.fits(self.other.trace.cells)
 
     def theirs(self, part: Part) -> Part | None:
-        """The same part of the other side; None where it has none: slices of another scan or frame
-        are not the same, and fine-tuning may have taught one side a structure."""
+        """The same part of the other side; None if it has none.
+
+        Slices of another scan or frame are not the same, and only one side may know a structure.
+        """
         if part.index is not None and not self.same_scan:
             return None
         if part.column is None:
@@ -118,13 +128,13 @@ class Comparison:
         name, id = one.names[part.column], one.ids[part.column]
         if name in other.names:
             return replace(part, column=other.names.index(name))
-        # Renamed, unless it is another one's number.
+        # The structure was renamed, unless another one has its id.
         place = other.ids.index(id) if id in other.ids else None
         renamed = place is not None and other.names[place] not in one.names
         return replace(part, column=place) if renamed else None
 
     def prepare(self, part: Part) -> Generator[str, None, None]:
-        """Work out what both sides need, and the distance."""
+        """Prepare both sides, and find the distance between them."""
         if not self.other.is_current:
             yield from self.other.prepare()
         yield "Comparing the codes"
@@ -155,7 +165,7 @@ class Comparison:
         self.related = True
 
     def said(self, part: Part) -> str:
-        """`words`, and what of a part is shown."""
+        """`words`, and which part is shown."""
         if not self.related:
             return self.words
         if not self.same_codes:
@@ -169,7 +179,7 @@ class Comparison:
 
 
 def how_far(apart: float, known: CodeStatistics | None) -> str:
-    """A distance between two histograms of codes in words; known: what the model's card keeps.
+    """A distance between two histograms of codes in words; known: the statistics in the card.
 
     Two phases of one heart lie nearer to each other than any training scan to the other patients'
     (`cardiac-cine`, 20 of 21), two people's scans do not (the bundled models, 881 of 882 pairs).
@@ -190,34 +200,34 @@ def how_far(apart: float, known: CodeStatistics | None) -> str:
 
 
 class Against(QObject):
-    """The list of what the chosen mask can be compared with, and the comparison."""
+    """Keeps the list of what the chosen mask can be compared with, and compares."""
 
-    #: Another comparison, or none any more.
+    #: There is another comparison, or none any more.
     changed = Signal()
 
     def __init__(self, widget: InspectWidget) -> None:
         super().__init__(widget)
-        #: None where nothing is compared, or codes cannot be told apart one by one.
+        #: None if nothing is compared, or codes cannot be compared one by one.
         self.comparison: Comparison | None = None
-        #: What a person chose. It is out of the list while it is the very frame on screen.
+        #: The choice of a person. The list lacks it while it is the frame on screen.
         self.wanted: Other | None = None
         self._widget = widget
-        #: Is one under way? What else is to be worked out would end it.
+        #: Is a comparison under way? Another job would cancel it.
         self.pending = False
         self._watched: list[Any] = []
-        # Runs go on while one looks: another mask has a look after its first slice.
+        # Masks of runs under way have a trace after their first slice: list them, too.
         self._filling = QTimer(self, interval=400, singleShot=True)
         self._filling.timeout.connect(self.fill)
         widget.compare.currentIndexChanged.connect(lambda _: self._on_chosen())
 
     @property
     def chosen(self) -> Other | None:
-        """What is chosen in the list."""
+        """The choice in the list."""
         chosen: Other | None = self._widget.compare.currentData()
         return chosen
 
     def follow(self) -> None:
-        """Follow the masks that are in the viewer now."""
+        """Follow the masks in the viewer."""
         self.let_go()
         layers = self._widget.viewer.layers
         self._watched = [one for one in layers if SEGMENTATION_KEY in one.metadata]
@@ -226,7 +236,7 @@ class Against(QObject):
         self.fill()
 
     def let_go(self) -> None:
-        """Follow no mask any more."""
+        """Disconnect from all masks."""
         self._filling.stop()
         for layer in self._watched:
             layer.events.set_data.disconnect(self._fill_soon)
@@ -236,46 +246,43 @@ class Against(QObject):
         self._filling.start()
 
     def fill(self) -> None:
-        """Offer what there is; the choice stays where it can."""
+        """Fill the list; the choice stays if it can."""
         widget, found = self._widget, []
         if widget.layers is not None:
             found = comparable(widget.viewer, widget.layers.mask, widget.layers.mask.here[0])
         combo, before = widget.compare, self.chosen
-        combo.blockSignals(True)
-        combo.clear()
-        combo.addItem("–", None)
-        for other in found:
-            combo.addItem(other.name, other)
-        kept = next((n for n, other in enumerate(found, 1) if other.same_as(before)), 0)
-        mine = None if widget.layers is None else widget.layers.mask.segmentation
-        if self.wanted is not None and self.wanted.source is not mine:
-            # A mask that is deleted leaves memory.
-            self.wanted = next((one for one in found if one.same_as(self.wanted)), None)
-        combo.setCurrentIndex(kept)
-        combo.blockSignals(False)
+        with QSignalBlocker(combo):
+            combo.clear()
+            combo.addItem("–", None)
+            for other in found:
+                combo.addItem(other.name, other)
+            kept = next((n for n, other in enumerate(found, 1) if other.same_as(before)), 0)
+            mine = None if widget.layers is None else widget.layers.mask.segmentation
+            if self.wanted is not None and self.wanted.source is not mine:
+                # A deleted mask must leave memory.
+                self.wanted = next((one for one in found if one.same_as(self.wanted)), None)
+            combo.setCurrentIndex(kept)
         for part in (combo, widget.compare_label):
             part.setVisible(bool(found))
         if kept == 0 and self.comparison is not None:
             self.compare()
 
     def side(self, part: Part) -> tuple[Inspection, Part] | None:
-        """The other side, and which part of it is to be compared with a part; None if there is
-        none."""
+        """The other side and its part to compare with a part; None if there is none."""
         comparison = self.comparison
         theirs = None if comparison is None else comparison.theirs(part)
         return (comparison.other, theirs) if comparison and theirs else None
 
     def usage(self, part: Part) -> Usage | None:
-        """The other side's, if there is one to compare with."""
+        """The usage of the other side; None if there is none to compare with."""
         side = self.side(part)
         return None if side is None else side[0].usage(side[1])
 
     def forget(self) -> None:
-        """Another mask is looked into."""
+        """Drop the comparison: another mask is read."""
         self.comparison, self.pending = None, False
-        self._widget.compare.blockSignals(True)
-        self._widget.compare.setCurrentIndex(0)
-        self._widget.compare.blockSignals(False)
+        with QSignalBlocker(self._widget.compare):
+            self._widget.compare.setCurrentIndex(0)
 
     def choose_wanted(self) -> None:
         """Compare again with what a person chose, if it is in the list."""

@@ -1,4 +1,4 @@
-"""What a person takes along from the Inspect widget: pictures and tables."""
+"""Saves pictures and tables of the Inspect widget."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from l2gnet_core.files.atomic import replace_bytes
 
 
 def ask_file(parent: QWidget, suffix: str, save: Callable[[Path, str], None]) -> None:
-    """Let the user choose a file, and save there as what the suffix says."""
+    """Let the user choose a file, and save in the format of the suffix."""
     kind = suffix[1:].upper()
     name, _ = QFileDialog.getSaveFileName(
         parent, f"Save this tab as {kind}", f"inspect{suffix}", f"{kind} (*{suffix})"
@@ -38,7 +38,7 @@ def save_picture(path: Path, canvas: NDArray[np.uint8], chart: QWidget) -> None:
     painter = QPainter(both)
     painter.drawImage(0, 0, left)
     painter.translate(width, 0)
-    # Drawn afresh, not enlarged: letters stay sharp.
+    # Drawn again at this size, not enlarged: letters stay sharp.
     painter.scale(scale, scale)
     chart.render(painter)
     painter.end()

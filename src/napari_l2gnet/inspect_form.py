@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import napari
 from napari.layers import Labels
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -27,7 +27,7 @@ from napari_l2gnet.progress_bar import ProgressBar
 
 #: What can lie over the image, by its name in the list.
 CODES, HEARD, REFERENCE, DOUBT, NOTHING = "codes", "heard", "reference", "doubt", "nothing"
-#: With another model's answer to compare with.
+#: Needs a comparison.
 OTHER_CODES, CHANGED = "other codes", "changed"
 _SHOWN = {
     CODES: "codes",
@@ -100,7 +100,7 @@ class InspectForm(DockedWidget):
         self.told = QLabel()
         self.told.setTextFormat(Qt.TextFormat.RichText)
         self.told.setWordWrap(True)
-        # Room for what there usually is to say, so that the charts stay where they are.
+        # Room for the usual lines, so that the charts do not move.
         self.told.setMinimumHeight(56)
         self.told.setToolTip(
             "A code is one of the model's words for what it sees. The organs say what its voxels\n"
@@ -119,7 +119,7 @@ class InspectForm(DockedWidget):
         self.go_on.setToolTip("Read what the model saw, from the start")
         self.go_on.hide()
         self.views = InspectViews()
-        # In their place where there is nothing to draw.
+        # Shown in place of the charts if there is nothing to draw.
         self.nothing = QWidget()
         self.nothing.hide()
 
@@ -189,7 +189,7 @@ class InspectForm(DockedWidget):
         grid = QGridLayout()
         grid.setHorizontalSpacing(6)
         grid.addWidget(QLabel("Assign to"), 0, 0)
-        # As wide as there is: names of organs are long.
+        # As wide as possible: names of organs are long.
         grid.addWidget(self.target, 0, 1)
         row = QHBoxLayout()
         row.addWidget(self.extent, 2)
@@ -201,7 +201,7 @@ class InspectForm(DockedWidget):
 
     def _add_status(self) -> None:
         self.bar = ProgressBar()
-        # A bar that runs to and fro shows no text, and that says how far it is.
+        # A busy bar shows no text, and the text says how far the job is.
         self.bar.setRange(0, 1)
         self.bar.setValue(0)
         self.cancel = QToolButton()
@@ -217,8 +217,8 @@ class InspectForm(DockedWidget):
         saving.addWidget(QLabel("Save this tab"))
         saving.addWidget(self.png)
         saving.addWidget(self.csv)
-        # In the one column: Qt measures wrapped lines in a layout of its own at its least width,
-        # and takes the room for them from the charts.
+        # Directly in the column: in a nested layout, Qt would measure wrapped lines at the least
+        # width, and take the room for them from the charts.
         layout = self.column
         layout.addLayout(busy)
         layout.addWidget(self.message)
@@ -226,28 +226,26 @@ class InspectForm(DockedWidget):
         layout.addWidget(research_line())
 
     def show_parts(self, names: Sequence[str]) -> None:
-        """Offer the whole volume, the slice on screen, and each structure by name; the choice
-        stays where it can."""
+        """Offer the whole volume, the slice on screen and each structure; the choice stays if it
+        can."""
         before = self.of.currentData()
-        self.of.blockSignals(True)
-        self.of.clear()
-        self.of.addItem("volume", "volume")
-        self.of.addItem("this slice", "slice")
-        for column, name in enumerate(names):
-            if column:
-                self.of.addItem(name, column)
-        self.of.setCurrentIndex(max(0, self.of.findData(before)))
-        self.of.blockSignals(False)
+        with QSignalBlocker(self.of):
+            self.of.clear()
+            self.of.addItem("volume", "volume")
+            self.of.addItem("this slice", "slice")
+            for column, name in enumerate(names):
+                if column:
+                    self.of.addItem(name, column)
+            self.of.setCurrentIndex(max(0, self.of.findData(before)))
 
     def show_shown(self, key: str) -> None:
-        """Choose what lies over the image; no signal tells of it."""
-        self.shown.blockSignals(True)
-        self.shown.setCurrentIndex(self.shown.findData(key))
-        self.shown.blockSignals(False)
+        """Choose what lies over the image; emits no signal."""
+        with QSignalBlocker(self.shown):
+            self.shown.setCurrentIndex(self.shown.findData(key))
 
     def allow_shown(self, key: str, reason_against: str) -> None:
-        """Enable an entry of what can lie over the image; else its tooltip says what speaks
-        against it."""
+        """Enable an entry of what can lie over the image, or disable it with the reason as its
+        tooltip."""
         place = self.shown.findData(key)
         item = self.shown.model().item(place)
         item.setEnabled(not reason_against)

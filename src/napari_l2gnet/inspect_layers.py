@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from l2gnet_core.inspect.similar import Region
 
 CODES_OF_KEY = "l2gnet_codes_of"
-#: What comes and goes with the widget; marks are a person's.
+#: Layers that come and go with the widget; marks belong to a person and stay.
 _VIEWS = ("codes", "heat", "lit")
-#: What lit voxels are, by their value.
+#: What lit voxels stand for, by value.
 CODE, OTHER_CODE, PLACE, CHANGE = 1, 2, 3, 4
 _LIT = {
     CODE: ("#ffe14d", "this code"),
@@ -32,7 +32,7 @@ _LIT = {
     PLACE: ("#ff5cd6", "a place to look at"),
     CHANGE: ("#ff5cd6", "would change"),
 }
-#: Nothing is drawn where there is nothing to see: the scan stays legible.
+#: Low values are transparent, so that the scan below stays legible.
 _GLOW = [
     [0.30, 0.05, 0.40, 0.0],
     [0.60, 0.10, 0.40, 0.35],
@@ -46,25 +46,25 @@ _LEAST_RANGE = 0.01
 
 
 class InspectLayers:
-    """The layers of one mask; each lies exactly on it, comes when it is needed, and may be deleted
-    by the user at any time."""
+    """The layers of one mask. Each lies exactly on it and is made when it is first needed; the user
+    may delete any of them at any time."""
 
     def __init__(self, viewer: napari.Viewer, mask: MaskLayer) -> None:
         self.viewer = viewer
         self.mask = mask
-        # Something may be lit that a widget left which was closed.
+        # A widget that was closed may have left something lit.
         self.darken()
         self._contour: int | None = None
         self._outlined = self._aside = False
-        #: Is a layer being added? It is active for a moment, and then what was before.
+        #: Is a layer being added? It is then the active one for a moment.
         self.inserting = False
-        #: What is to be seen again once the widget is.
+        #: Layers to show again once the widget is seen.
         self._to_show: set[str] = set()
 
     # ------------------------------------------------------------------ layers
 
     def outline(self, on: bool) -> None:
-        """Draw the mask as outlines; or again as it was."""
+        """Draw the mask as outlines, or as it was before."""
         self._outlined, layer = on, self.mask.layer
         on = on and not self._aside
         if on and self._contour is None:
@@ -74,8 +74,10 @@ class InspectLayers:
             layer.contour, self._contour = self._contour, None
 
     def set_aside(self, aside: bool) -> None:
-        """Draw nothing while the widget is not to be seen, as nothing at hand would take it away,
-        or has nothing to show."""
+        """Hide all layers while the widget is out of sight or has nothing to show.
+
+        Out of sight, the widget offers no control to hide them.
+        """
         if aside == self._aside:
             return
         if aside:
@@ -94,7 +96,7 @@ class InspectLayers:
             draw(layer, visible and not self._aside)
 
     def find(self, view: str) -> Layer | None:
-        """The layer of one view, if it is there."""
+        """The layer of one view; None if there is none."""
         for layer in self.viewer.layers:
             name, of = layer.metadata.get(VIEW_KEY, ("", None))
             if name == view and of is self.mask.segmentation:
@@ -102,12 +104,12 @@ class InspectLayers:
         return None
 
     def remove(self) -> None:
-        """Take all layers away, but those a person marked in."""
+        """Remove all layers except the one with a person's marks."""
         if self.mask.layer in self.viewer.layers:
             self._remove()
         else:
-            # Whoever deletes the mask may be about to delete these: only then what is left. Of a
-            # method of what nobody holds Qt would let go.
+            # The user may be deleting these layers with the mask: remove what is left afterwards.
+            # A lambda, as Qt holds a bound method weakly and nothing else holds this object.
             QTimer.singleShot(0, lambda: self._remove())
 
     def _remove(self) -> None:
@@ -117,15 +119,15 @@ class InspectLayers:
         mine = [one for one, (name, of) in found if of is of_this and name != "marks"]
         if not mine:
             return
-        # Together: after each removal napari collects garbage, which takes longer than all else.
+        # All at once: napari collects garbage after each removal, which takes longest.
         with layers.batched_update():
             for layer in mine:
-                # Each removal tells others, who may have removed the next one already.
+                # Listeners to a removal may have removed the next layer already.
                 if layer in layers:
                     layers.remove(layer)
 
     def _insert(self, view: str, layer: Layer, above: int) -> Layer:
-        """Add a layer so many places above the mask; what is selected stays so."""
+        """Add a layer `above` places above the mask; the selection stays."""
         layers = self.viewer.layers
         layer.metadata[VIEW_KEY] = (view, self.mask.segmentation)
         layer.metadata[GRID_KEY] = self.mask.segmentation.grid
@@ -146,8 +148,11 @@ class InspectLayers:
         return f"codes · {self.mask.layer.name}"
 
     def show_codes(self, inspection: Inspection, name: str = "") -> Labels:
-        """The code map, made when it is first asked for; with a name, of something else that is
-        compared with this mask and whose cells lie on the same place."""
+        """The code map, made when it is first asked for.
+
+        name: for the code map of something compared with this mask, whose cells lie on the same
+        place.
+        """
         layer, name = self.find("codes"), name or self._codes_name
         if layer is not None and layer.metadata[CODES_OF_KEY] is not inspection.source:
             layer.name = name
@@ -162,7 +167,7 @@ class InspectLayers:
                 **code_arguments(inspection),
             )
             layer.metadata[CODES_OF_KEY] = inspection.source
-            # A computed array: there is nothing to paint on.
+            # A computed array cannot be painted on.
             layer.editable = False
             layer = self._insert("codes", layer, 0)
         self._set_visible("codes", True)
@@ -178,7 +183,7 @@ class InspectLayers:
             values = self._in_frame(inspection, values)
         elif layer is None or not isinstance(layer.data, CellArray):
             values = self._cells(inspection, np.dtype(np.float32), values)
-        # Of narrower ones napari makes others, which it keeps for the next slice.
+        # napari replaces narrower limits by its own and keeps those for the next slice.
         limits = (limits[0], max(limits[1], limits[0] + _LEAST_RANGE))
         if layer is None:
             from napari.utils.colormaps import Colormap
@@ -194,15 +199,15 @@ class InspectLayers:
                 interpolation2d="nearest",
                 **transform_of(self.mask.layer),
             )
-            # Over the mask: doubt lies where its outlines are.
+            # Above the mask, because doubt lies at its outlines.
             layer = self._insert("heat", layer, 1)
         else:
             layer.name = name
-            # What is drawn next is scaled by these.
+            # The next drawing is scaled by these limits.
             layer.contrast_limits_range = limits
             layer.contrast_limits = limits
             if cells and isinstance(layer.data, CellArray):
-                # Other data for a layer cost it ten times what other values do.
+                # Setting new data takes ten times as long as new values in the same array.
                 layer.data.cells, layer.data.values = inspection.trace.cells, values
                 layer.refresh(thumbnail=False, highlight=False, extent=False)
             else:
@@ -211,19 +216,21 @@ class InspectLayers:
         return layer
 
     def renew(self, inspection: Inspection) -> None:
-        """Of another frame, or of more of it: light up nothing, and show its codes where codes
-        are shown."""
+        """Show the codes of another frame, or of more of it, if codes are shown; light up
+        nothing."""
         self.darken()
         codes = self.find("codes")
         if codes is not None:
-            # More slices, or another version of the model, since it was made.
+            # Slices were added, or another version of the model answered, since it was made.
             if codes.metadata[CODES_OF_KEY] is not inspection.source:
                 codes.name = self._codes_name
             self._renew_codes(codes, inspection)
 
     def make_next(self, inspection: Inspection) -> bool:
-        """Make a layer beforehand that a click lights up, so that the first one is as quick as
-        others; one at a time, as each takes a while. True as long as one is left to be made."""
+        """Make one of the layers that a click lights up, so that the first click is fast.
+
+        One at a time, because each takes a while. Returns whether there is another one to make.
+        """
         if self.find("lit") is None:
             self._lit()
             return True
@@ -242,7 +249,7 @@ class InspectLayers:
             setattr(layer, name, value)
 
     def show_only(self, view: str) -> None:
-        """Of code map and heat map, show one at most: on top of each other they mean nothing."""
+        """Show either the code map, the heat map or neither: one would hide the other."""
         for other in ("codes", "heat"):
             if self.find(other) is not None:
                 self._set_visible(other, other == view)
@@ -281,7 +288,7 @@ class InspectLayers:
         self._show_lit()
 
     def light_region(self, frame: int, region: Region) -> None:
-        """Light up a place to look at."""
+        """Light up a region to look at."""
         self._light_box(frame, region.box, np.where(region.voxels, np.uint8(PLACE), np.uint8(0)))
 
     def light_voxels(self, frame: int, voxels: NDArray[np.intp]) -> None:
@@ -325,7 +332,7 @@ class InspectLayers:
                 features=features_of({value: what for value, (_, what) in _LIT.items()}),
                 **transform_of(self.mask.layer),
             )
-            # The outline says where, and leaves what is inside to be seen.
+            # An outline leaves the voxels inside visible.
             layer.contour = 2
             layer.editable = False
             layer = self._insert("lit", layer, 1 if self.find("heat") is None else 2)

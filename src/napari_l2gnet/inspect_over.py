@@ -1,4 +1,4 @@
-"""What the Inspect widget lays over the image: code map, what a code hears, references, doubt."""
+"""Draws the code map, what a code hears, references or doubt over the image, in Inspect."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _HINTS = {
 
 
 class Over(QObject):
-    """Draws one of them at a time, as the list or the tab on top says."""
+    """Draws one picture at a time, as chosen by the list or the tab on top."""
 
     def __init__(self, widget: InspectWidget) -> None:
         super().__init__(widget)
         self._widget = widget
-        # Is something else to be drawn, once the widget is in front again?
+        # Must something be drawn once the widget is in front again?
         self._waits = False
         widget.shown.currentIndexChanged.connect(lambda _: self.draw())
         widget.views.currentChanged.connect(self.show_tab)
@@ -41,8 +41,8 @@ class Over(QObject):
         self.draw()
 
     def draw(self) -> None:
-        """Draw what is chosen; behind another tab not before that is wanted: runs would wait for
-        layers that nobody sees."""
+        """Draw what is chosen, or later if the widget is behind another tab: runs would wait for
+        layers that are not seen."""
         widget, shown = self._widget, self._widget.shown.currentData()
         inspection, layers = widget.inspection, widget.layers
         self._waits = widget.is_aside
@@ -50,7 +50,7 @@ class Over(QObject):
             return
         view, comparison = "", widget.against.comparison
         if comparison is not None and not comparison.same_cells:
-            comparison = None  # there is nothing of it to lay over the image
+            comparison = None  # its cells do not lie on the image
         if shown == CODES:
             layers.show_codes(inspection)
             view = "codes"
@@ -82,7 +82,10 @@ class Over(QObject):
             self.draw()
 
     def _heat(self, name: str, values: Callable[[int], Any]) -> None:
-        """Cells (h,w) of every slice, from 1, the even share, to nearly the largest on screen."""
+        """Draw cells (h,w) of every slice, from 1 (an even share) to nearly the largest on screen.
+
+        values: the cells of a slice by its index.
+        """
         widget = self._widget
         assert widget.inspection is not None
         assert widget.layers is not None
@@ -92,12 +95,12 @@ class Over(QObject):
             found = values(index)
             return found if of == frame else np.zeros_like(found)
 
-        # A single cell, often in an empty corner, would leave all others dark.
+        # Not the maximum: a single cell, often in an empty corner, would leave all others dark.
         top = float(np.percentile(values(widget.index), 98))
         widget.layers.show_heat(name, widget.inspection, cells, (1, top))
 
     def _show_changed(self, comparison: Comparison) -> None:
-        """Cells to which the two give different codes."""
+        """Draw the cells with different codes on the two sides."""
         widget, one, other = self._widget, comparison.one.trace, comparison.other.trace
         assert widget.layers is not None
 
@@ -115,12 +118,12 @@ class Over(QObject):
             self.show(CODES if self._why_not(OTHER_CODES) else self._widget.shown.currentData())
 
     def update_controls(self) -> None:
-        """Offer what this model, and what it is compared with, have to show."""
+        """Enable what this model, and what it is compared with, have to show."""
         for key in (HEARD, REFERENCE, OTHER_CODES, CHANGED):
             self._widget.allow_shown(key, self._why_not(key))
 
     def _why_not(self, shown: str) -> str:
-        """What speaks against showing something; "" if nothing does."""
+        """Why something cannot be shown, in a sentence; "" if it can."""
         inspection, comparison = self._widget.inspection, self._widget.against.comparison
         if shown in (HEARD, REFERENCE):
             no_plans = inspection is not None and not inspection.refusal
@@ -133,7 +136,7 @@ class Over(QObject):
         return ""
 
     def study(self, then: Callable[[], None]) -> None:
-        """Find doubt of the chosen kind, in a thread if it is not known yet; then go on."""
+        """Find doubt of the chosen kind, in a thread if it is not known yet; then call `then`."""
         inspection, kind = self._widget.inspection, self._widget.views.kind.currentData()
         if inspection is None or kind is None:
             return
@@ -159,7 +162,7 @@ class Over(QObject):
             widget.layers.show_only("heat")
 
     def show_tab(self, tab: int) -> None:
-        """Draw what belongs to a tab: each comes with a picture."""
+        """Draw the picture that belongs to a tab."""
         widget = self._widget
         if widget.inspection is None or widget.views.words is None:
             return

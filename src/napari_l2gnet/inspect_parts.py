@@ -1,4 +1,4 @@
-"""Parts of a scan that numbers are about, and what is known of each."""
+"""Parts of a scan, and the numbers about each."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Part:
-    """What numbers are about: one slice (index along the slicing axis), one structure (column of
-    the tables), or with neither the whole volume."""
+    """A part of a scan: one slice (index along the slicing axis), one structure (column of the
+    tables), or the whole volume if both are None."""
 
     index: int | None = None
     column: int | None = None
@@ -31,7 +31,7 @@ class Usage:
 
     @property
     def order(self) -> list[int]:
-        """Codes that occur, those with most voxels of structures first."""
+        """The codes that occur, those with the most voxels of structures first."""
         total, structure = self.table.sum(1), self.table[:, 1:].sum(1)
         order = np.lexsort((-total, -structure))
         return [int(code) for code in order if total[code]]
@@ -49,8 +49,11 @@ class Usage:
 
 @dataclass(eq=False)
 class DoubtMap:
-    """One kind of doubt: on the voxels (z,y,x), or as a function (frame, index) → cells (h,w); the
-    range worth showing; and the places where it gathers, the worst first."""
+    """One kind of doubt.
+
+    values: of voxels (z,y,x), or a function (frame, index) → cells (h,w). limits: the range to
+    show. places: regions of doubt, the worst first.
+    """
 
     values: Any
     limits: tuple[float, float]

@@ -1,4 +1,4 @@
-"""Stepping through places to look at, and assigning voxels to another organ."""
+"""Steps through places to look at, and assigns voxels to another organ, in Inspect."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, QSignalBlocker
 
 from l2gnet_core.errors import InputError
 from napari_l2gnet.inspect_form import DOUBT, NOTHING, PIECE
@@ -29,7 +29,7 @@ _ALL_SETTLED = {
 
 
 class Places(QObject):
-    """A ranked list of places – unsure ones, or like a marked one – and where in it one is."""
+    """A ranked list of places, unsure ones or those like a marked one, and the current place."""
 
     def __init__(self, widget: InspectWidget) -> None:
         super().__init__(widget)
@@ -37,7 +37,7 @@ class Places(QObject):
         self.at = -1
         self._widget = widget
         self._what = ""
-        #: Marks that have been searched for: what is painted after them counts instead.
+        #: Marks that a search was for; what is painted later counts instead of them.
         self._searched: NDArray[np.bool_] | None = None
         widget.unsure.clicked.connect(self.next_unsure)
         widget.mark.clicked.connect(self.mark)
@@ -46,11 +46,11 @@ class Places(QObject):
         widget.forward.clicked.connect(lambda: self.step(1))
 
     def forget(self) -> None:
-        """Another mask or measure: the list means nothing any more."""
+        """Empty the list: it is of another mask or kind of doubt."""
         self.found, self.at, self._what = [], -1, ""
 
     def next_unsure(self) -> None:
-        """Go to the least sure place, or from one to the next."""
+        """Go to the least sure place, or on to the next one."""
         if self._what == UNSURE:
             self.step(1)
         else:
@@ -76,7 +76,7 @@ class Places(QObject):
         inspection = self._widget.inspection
         assert inspection is not None
         self.forget()
-        # What a person accepted or painted stays as it is, whatever is found there.
+        # Places that a person accepted or painted are settled.
         open_ones = [place for place in found if not self._decided(place, inspection.frame)]
         if settled := len(found) - len(open_ones):
             nothing = _ALL_SETTLED[what]
@@ -92,13 +92,13 @@ class Places(QObject):
         self.step(1)
 
     def step(self, by: int) -> None:
-        """Go to a place further on in the list, or further back, where no person has decided."""
+        """Go on in the list, or back (by < 0), to a place that no person has settled."""
         layers, inspection = self._widget.layers, self._widget.inspection
         if layers is None or inspection is None or not self.found:
             return
         count = len(self.found)
         steps = ((self.at + by * n) % count for n in range(1, count + 1))
-        # What a person accepted or painted since the search is settled, too.
+        # Places may have been accepted or painted since the search.
         unsettled = (at for at in steps if not self._decided(self.found[at], inspection.frame))
         at = next(unsettled, None)
         if at is None:
@@ -108,7 +108,7 @@ class Places(QObject):
         self.at, region = at, self.found[at]
         middle = [(part.start + part.stop - 1) / 2 for part in region.box]
         if self._widget.viewer.dims.ndisplay == 3:
-            # Nothing can be clicked or painted there.
+            # In the 3-D view, nothing can be clicked or painted.
             layers.mask.go_to_place((inspection.frame, region.index))
         layers.mask.go_to_voxel(inspection.frame, middle, center=True)
         layers.light_region(inspection.frame, region)
@@ -116,7 +116,7 @@ class Places(QObject):
         self._widget.update_controls()
 
     def mark(self) -> None:
-        """Let the user paint on a mistake; on another one, once one has been searched for."""
+        """Let the user paint on a mistake; the marks of the last search are removed."""
         if self._widget.layers is not None:
             marks = self._widget.layers.marks()
             if self._searched is not None and np.array_equal(marks.data != 0, self._searched):
@@ -126,7 +126,7 @@ class Places(QObject):
             )
 
     def find_similar(self) -> None:
-        """Find places like what is marked, or painted in the mask on this slice."""
+        """Find places like the marked voxels, or those painted in the mask on this slice."""
         widget, inspection = self._widget, self._widget.inspection
         if widget.layers is None or inspection is None:
             return
@@ -142,7 +142,7 @@ class Places(QObject):
         except InputError as error:
             widget.show_message(str(error), bad=True)
             return
-        # Back to looking: the next click is a question, not paint.
+        # The next click chooses a code and does not paint.
         marks = widget.layers.find("marks")
         if marks is not None:
             marks.mode = "pan_zoom"
@@ -155,8 +155,11 @@ class Places(QObject):
         widget.jobs.run(steps(), lambda found: self._start(LIKE, found, nothing, about))
 
     def _marked(self, inspection: Inspection) -> tuple[NDArray[np.bool_], str]:
-        """(z,y,x): what a person marked in this frame, unless they have searched for that before
-        and painted on this slice of the mask; and which of the two, in words."""
+        """The voxels (z,y,x) to search for, and in words what they are.
+
+        They are a person's marks in this frame; if those were searched for already, what the person
+        painted in the mask on this slice.
+        """
         widget = self._widget
         assert widget.layers is not None
         segmentation, index = widget.layers.mask.segmentation, widget.index
@@ -168,7 +171,7 @@ class Places(QObject):
         if layer is not None:
             every = np.asarray(layer.data) != 0
             marks = every.reshape(segmentation.shown.shape)[inspection.frame]
-            # All of a large scan is looked at only where it matters.
+            # Comparing all of a large scan takes long: only if it matters.
             chosen = painted.any() and self._searched is not None
             if marks.any() and not (chosen and np.array_equal(every, self._searched)):
                 self._searched = every
@@ -196,11 +199,11 @@ class Places(QObject):
 
 
 class Assigning(QObject):
-    """Voxels of a code and an organ become another organ's: shown first, then done."""
+    """Assigns the voxels of a code and an organ to another organ, after a preview."""
 
     def __init__(self, widget: InspectWidget) -> None:
         super().__init__(widget)
-        #: Flat indices into the frame (z,y,x) that would change, and the label they have now.
+        #: Flat indices into the frame (z,y,x) of the voxels that would change, and their label now.
         self.pending: tuple[NDArray[np.intp], int] | None = None
         self._widget = widget
         widget.preview.clicked.connect(self.preview)
@@ -209,17 +212,16 @@ class Assigning(QObject):
         widget.extent.currentIndexChanged.connect(self._on_choice)
 
     def offer(self, inspection: Inspection) -> None:
-        """The organs of this mask."""
+        """List the organs of this mask."""
         target = self._widget.target
-        target.blockSignals(True)
-        target.clear()
-        for label, name in zip(inspection.ids, inspection.names, strict=True):
-            target.addItem(name, label)
-        target.setCurrentIndex(min(1, target.count() - 1))
-        target.blockSignals(False)
+        with QSignalBlocker(target):
+            target.clear()
+            for label, name in zip(inspection.ids, inspection.names, strict=True):
+                target.addItem(name, label)
+            target.setCurrentIndex(min(1, target.count() - 1))
 
     def _tell_unseen(self) -> bool:
-        """Is what would change not to be seen? Then that is told."""
+        """Say so if the voxels that would change are not seen; returns whether that is so."""
         widget = self._widget
         if widget.layers is not None and shows_proposal(annotation_of(widget.layers.mask)):
             widget.show_message(
@@ -235,7 +237,7 @@ class Assigning(QObject):
         self._widget.update_controls()
 
     def forget(self) -> None:
-        """Something else is chosen: what was shown is not what would be done."""
+        """Drop the preview: something else is chosen."""
         self.pending = None
 
     def preview(self) -> None:
@@ -266,7 +268,7 @@ class Assigning(QObject):
             yield "Finding voxels"
             at = voxel if piece else None
             found = voxels_of_code(inspection.trace, shown, code, organ, index, at)
-            # What a person painted or accepted is theirs, also where it is this organ.
+            # Voxels that a person painted or accepted stay, even those of this organ.
             theirs = segmentation.decided()[frame].ravel()[found]
             yield found[~theirs], int(np.count_nonzero(theirs)), organ
 
@@ -295,7 +297,7 @@ class Assigning(QObject):
         )
 
     def apply(self) -> None:
-        """Make the change, as one step that can be undone."""
+        """Make the change as one undoable step."""
         widget, inspection = self._widget, self._widget.inspection
         if (
             self.pending is None
@@ -309,7 +311,7 @@ class Assigning(QObject):
         segmentation = widget.layers.mask.segmentation
         shown = segmentation.shown
         flat = voxels + inspection.frame * shown[0].size
-        # Painted or accepted since the preview: the person knows better.
+        # Without voxels that were painted or accepted since the preview.
         flat = flat[(shown.flat[flat] == organ) & ~segmentation.decided().flat[flat]]
         if not len(flat):
             widget.layers.darken()
@@ -319,7 +321,7 @@ class Assigning(QObject):
         where = np.unravel_index(flat, layer.data.shape)
         layer.data_setitem(where, widget.target.currentData())
         widget.layers.darken()
-        # Ctrl-Z goes to the layer that is selected.
+        # Ctrl-Z acts on the selected layer.
         widget.viewer.layers.selection.active = layer
         widget.show_message(
             f"{_count(len(flat))} now {widget.target.currentText()}. Ctrl-Z takes it back.",

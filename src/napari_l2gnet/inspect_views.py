@@ -1,4 +1,4 @@
-"""The tabs of the Inspect widget: what each chart draws; what they say is in `inspect_words`."""
+"""The tabs of the Inspect widget: what each chart draws; its texts are in `inspect_words`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtWidgets import QComboBox, QLabel, QTabWidget, QWidget
 
 from napari_l2gnet.charts import PLAIN, BarChart, Chart, MatrixChart, ScatterChart
@@ -27,13 +27,13 @@ from napari_l2gnet.inspect_words import (
 )
 from napari_l2gnet.inspection import Inspection
 
-#: Codes in a chart: more could not be told apart, nor hit with a mouse.
+#: Codes in a chart: more could not be told apart or hit with a mouse.
 MOST_CODES = 48
-#: Organs in the legend above a chart: more would leave that no room.
+#: Organs in the legend above a chart: more would leave the chart no room.
 _MOST_ORGANS = 10
-#: Letters of a name that has more than a line in it.
+#: Letters that are shown of a name longer than a line.
 _LONG = 30
-#: References that differ less from their even share than this are all even.
+#: Smaller differences from an even share are rounding errors.
 _EVEN = 1e-3
 
 _NAMES = ("Usage", "Code ↔ code", "Scatter", "References", "Doubt")
@@ -51,9 +51,9 @@ _HINTS = {
 
 
 class InspectViews(QTabWidget):
-    """Draws an `Inspection`, one tab at a time, and tells what was clicked."""
+    """Draws an `Inspection`, one tab at a time, and emits what was clicked."""
 
-    #: One code, or the two of a cell of the plan.
+    #: A list of one code, or of the two codes of a cell of the plan.
     codes_picked = Signal(list)
     reference_picked = Signal(int)
     slice_picked = Signal(int)
@@ -92,7 +92,7 @@ class InspectViews(QTabWidget):
         self.tabBar().setStyleSheet(
             "QTabBar::tab { padding: 4px 5px; min-width: 0px; font-size: 11px; }"
         )
-        #: Of organs on screen, by label id, and whether they are drawn.
+        #: By label id: the organ's colour on screen, and whether it is drawn.
         self.colors: Mapping[int, tuple[str, bool]] = {}
         self.words: Words | None = None
         self.chosen: list[int] = []
@@ -103,7 +103,7 @@ class InspectViews(QTabWidget):
 
     def _page(self, view: int, chart: Chart) -> QWidget:
         page = QWidget()
-        # Charts have no height of their own, but below them there must be room for all words.
+        # Charts have no height of their own, and the lines below them need room.
         layout = Column(page)
         layout.setContentsMargins(2, 4, 2, 2)
         layout.setSpacing(3)
@@ -116,7 +116,7 @@ class InspectViews(QTabWidget):
             self._legends[view].setTextFormat(Qt.TextFormat.RichText)
             self._legends[view].setWordWrap(True)
             layout.addWidget(self._legends[view])
-        # By this tag, as style sheets know no size beside that of the window's font.
+        # By this tag: style sheets have no size relative to the window's font.
         hint = QLabel(f"<small>{_HINTS[view]}</small>")
         hint.setWordWrap(True)
         hint.setStyleSheet("QLabel { color: gray; }")
@@ -150,15 +150,15 @@ class InspectViews(QTabWidget):
         return self.chosen[0] if self.chosen else None
 
     def theme(self, background: str, text: str) -> None:
-        """Colours of the window around it."""
+        """Take on the colours of the window."""
         for chart in self.charts:
             chart.theme(background, text)
 
     def show_inspection(self, inspection: Inspection | None) -> None:
-        """Make ready for another mask, or for none; `show_part` draws it."""
+        """Prepare for another mask, or for none; `show_part` draws it."""
         self.words, self.chosen, self.reference = None, [], None
         if inspection is None:
-            # Of a tab that cannot be chosen Qt would leave: the same one is drawn again soon.
+            # Qt would leave a tab that is disabled, although it is soon enabled and drawn again.
             return
         plans = inspection.has_plans
         for view in (PLAN, REFERENCES):
@@ -166,17 +166,16 @@ class InspectViews(QTabWidget):
             reason = "This model has codes, but no transport between them"
             self.setTabToolTip(view, "" if plans else reason)
         now = self.kind.currentText()
-        self.kind.blockSignals(True)
-        self.kind.clear()
-        for name, kind in inspection.kinds().items():
-            self.kind.addItem(name, kind)
-        self.kind.setCurrentIndex(max(0, self.kind.findText(now)))
-        self.kind.blockSignals(False)
+        with QSignalBlocker(self.kind):
+            self.kind.clear()
+            for name, kind in inspection.kinds().items():
+                self.kind.addItem(name, kind)
+            self.kind.setCurrentIndex(max(0, self.kind.findText(now)))
 
     # ------------------------------------------------------------------ drawing
 
     def show_part(self, inspection: Inspection, part: Part, before: Usage | None) -> None:
-        """Draw a part of a scan; before: the same in what it is compared with."""
+        """Draw a part of a scan; before: the usage of the same part of what it is compared with."""
         self.words = Words(inspection, part, before)
         self.side.setVisible(before is not None)
         legend, all_of_them = self._legend(self.words)
@@ -186,10 +185,10 @@ class InspectViews(QTabWidget):
         self.draw()
 
     def _legend(self, words: Words) -> tuple[str, str]:
-        """Organs and their colours, those with the most voxels where there are many; and all of
-        them, where that leaves any out."""
+        """The legend of organs, as HTML: those with the most voxels; and all of them for the
+        tooltip, "" if the legend has all."""
         voxels = words.usage.table.sum(0)[1:]
-        # Names stay together, but for those that are wider than the dock may be.
+        # Names do not wrap, except those that are wider than the dock may be.
         names = [
             escape(name).replace(" ", "&nbsp;" if len(name) < _LONG else " ")
             for name in words.inspection.names[1:]
@@ -211,7 +210,7 @@ class InspectViews(QTabWidget):
         if self.words is None:
             return
         order = self.words.order
-        # Where there are organs, their codes are what the charts are about.
+        # If there are organs, the charts are about their codes.
         telling = [code for code in order if self.words.of_organs(code)]
         self._order = (telling or order)[:MOST_CODES]
         draw = (
@@ -225,7 +224,7 @@ class InspectViews(QTabWidget):
         self.choose(self.chosen)
 
     def choose(self, codes: Sequence[int]) -> None:
-        """Mark codes in the tab on top, or what belongs to them."""
+        """Mark codes, or what belongs to them, in the tab on top."""
         self.chosen = list(codes)
         view = self.currentIndex()
         if self.words is None:
@@ -243,7 +242,7 @@ class InspectViews(QTabWidget):
     def _draw_usage(self, words: Words) -> None:
         before = None
         if words.before is not None:
-            # One colour, whatever their voxels are.
+            # One colour for all organs.
             before = np.array([words.bar_before(code) for code in self._order])
         columns = slice(1, None) if words.has_organs else slice(0, 1)
         table, colors = words.usage.table[:, columns], self._colors(words)[columns]
@@ -271,7 +270,7 @@ class InspectViews(QTabWidget):
     def _draw_scatter(self, words: Words) -> None:
         table, colors = words.usage.table, self._colors(words)
         total = table.sum(1)
-        # Codes of organs last, on top of the many others.
+        # Codes of organs last: on top of the many others.
         used = [int(code) for code in np.argsort(table[:, 1:].sum(1)) if total[code]]
         sizes = 6 + 16 * np.sqrt(total[used] / max(1, total.max()))
         main = [colors[words.main_organ(code)] for code in used]
@@ -281,7 +280,7 @@ class InspectViews(QTabWidget):
     def _draw_references(self, words: Words) -> None:
         row = words.sent(self._code)
         if np.abs(row - 1).max() < _EVEN:
-            # What is left are errors of rounding.
+            # Smaller differences are rounding errors.
             row = np.ones_like(row)
         self.references.show_bars(range(len(row)), row[:, None] - 1, ["#56b4e9"])
         of = words.whole if self._code is None else f"code {self._code + 1}"
@@ -297,6 +296,6 @@ class InspectViews(QTabWidget):
         self.slices.label("slice", "voxels expected wrong")
 
     def table(self) -> Table:
-        """The numbers of the tab on top, all of them: heads and rows."""
+        """All numbers of the tab on top, as heads and rows."""
         assert self.words is not None
         return self.words.table(self.currentIndex(), self._code, self.side.currentData())

@@ -1,4 +1,4 @@
-"""What the Inspect widget says, and saves as tables, of codes, plans and slices; without Qt."""
+"""Texts and tables about codes, plans and slices, for the Inspect widget; without Qt."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from napari_l2gnet.inspection import Inspection
 
 #: The views, in the order of their tabs.
 USAGE, PLAN, SCATTER, REFERENCES, SLICES = range(5)
-#: Whose plan is shown where two are compared.
+#: Which plan is shown if two are compared.
 DIFFERENCE, MINE, OTHERS = "difference", "mine", "others"
 Table = tuple[list[str], list[list[Any]]]
 
 
 @dataclass(frozen=True, eq=False)
 class Words:
-    """Numbers of a part of a scan, in plain words and in tables.
+    """Numbers about a part of a scan, in plain words and in tables.
 
-    before: of the same part in what is compared with, such as another model's answer. Codes and
-    references count from 1 in what is said, slices from 0.
+    before: the usage of the same part of what it is compared with, such as another model's answer.
+    In texts, codes and references count from 1, slices from 0.
     """
 
     inspection: Inspection
@@ -34,13 +34,13 @@ class Words:
 
     @property
     def usage(self) -> Usage:
-        """Tables of the part."""
+        """The usage of the part."""
         return self.inspection.usage(self.part)
 
     @property
     def order(self) -> list[int]:
-        """The codes that occur, on either side where two are compared: those of organs first, by
-        how much of the organs they have."""
+        """The codes that occur on either side; first those of organs, by their share of the
+        organs."""
         sides = [self.usage] if self.before is None else [self.usage, self.before]
         if len(sides) == 1:
             return list(self.usage.order)
@@ -50,7 +50,7 @@ class Words:
         return sorted(found, key=lambda code: (-organs[code], -every[code]))
 
     def of_organs(self, code: int) -> bool:
-        """Has a code voxels of organs, on either side?"""
+        """Does a code have voxels of organs, on either side?"""
         sides = [self.usage] if self.before is None else [self.usage, self.before]
         return any(side.table[code, 1:].any() for side in sides)
 
@@ -67,7 +67,7 @@ class Words:
 
     @property
     def _is(self) -> Usage:
-        """By which one tells what a code is: of an organ's own voxels all are of that organ."""
+        """The usage that names codes; in that of an organ, every code would be the organ's."""
         return self.usage if self.part.column is None else self.inspection.usage(Part())
 
     def organs(self, code: int, most: int | None = None) -> str:
@@ -77,9 +77,12 @@ class Words:
         return ", ".join(f"{names[c]} {100 * share:.0f}\u00a0%" for c, share in shares)
 
     def main_organ(self, code: int) -> int:
-        """The column of the organ with most voxels of a code, of those that are at home there: that
-        have a tenth of the code's voxels, as cells are larger than organs' edges, or a twentieth of
-        their own in it, as some organs are smaller than cells. 0, background, if none is."""
+        """The column of the organ with the most voxels of a code; 0, background, if there is none.
+
+        An organ counts if it has a tenth of the code's voxels, because cells extend over edges of
+        organs, or a twentieth of its own voxels in the code, because some organs are smaller than
+        cells.
+        """
         table = self._is.table
         row, totals = table[code], table.sum(0)
         home = (row >= 0.1 * row.sum()) | (row >= 0.05 * totals)
@@ -87,22 +90,24 @@ class Words:
         return int(kept.argmax()) + 1 if kept.any() else 0
 
     def percent(self, code: int) -> float:
-        """How much of the part's voxels lies in cells of a code."""
+        """The percentage of the part's voxels in cells of a code."""
         return _percent(self.usage.table, code)
 
     @property
     def has_organs(self) -> bool:
-        """Has the part voxels of organs? Then these are what the bars are about: of a small organ
-        nothing would be seen beside all that lies around it."""
+        """Does the part have voxels of organs?
+
+        The bars are then about organs alone: beside the background, a small organ would not show.
+        """
         return bool(self.usage.table[:, 1:].any())
 
     def bar(self, code: int) -> float:
-        """The length of a code's bar: how much of the part's organs lies in its cells, or of all
-        voxels where there are none."""
+        """The length of a code's bar: the percentage of the part's organs in its cells; of all
+        voxels if there are no organs."""
         return _percent(self._counted(self.usage), code)
 
     def bar_before(self, code: int) -> float:
-        """The same as the other model saw it."""
+        """The same bar, for what is compared with."""
         assert self.before is not None
         return _percent(self._counted(self.before), code)
 
@@ -111,13 +116,15 @@ class Words:
 
     @property
     def counted(self) -> str:
-        """What the bars are a share of."""
+        """What bars are percentages of."""
         organs = self.has_organs and self.part.column is None
         return f"the organs in {self.whole}" if organs else self.whole
 
     def lift(self, side: str = DIFFERENCE) -> NDArray[np.float64]:
-        """(K,K): how many times as much as by chance codes meet; nan where one does not occur.
-        Where there is another model to compare with, side says whose, or the difference."""
+        """(K,K): how many times as often as by chance codes meet; nan if one does not occur.
+
+        side: whose plan, or the difference, if another model is compared with.
+        """
         from l2gnet_core.inspect.plans import times_chance
 
         plan = self.usage.plan
@@ -135,7 +142,7 @@ class Words:
     # ------------------------------------------------------------------ words
 
     def tell_chosen(self, codes: Sequence[int]) -> str:
-        """No, one or two codes in a few lines of HTML."""
+        """Describe no, one or two codes in a few lines of HTML."""
         if not codes:
             many = int(np.count_nonzero(self.usage.table.sum(1)))
             return (
@@ -157,7 +164,7 @@ class Words:
         return f"<b>Code {code + 1} · {organs}</b><br>{line}"
 
     def tell_code(self, code: int) -> str:
-        """A code in plain words."""
+        """Describe a code."""
         them = "they are" if self.part.column is None else "all of the code's voxels are"
         lines = [
             f"Code {code + 1}: one of the model's {len(self.usage.table)} words for what it sees.",
@@ -173,7 +180,7 @@ class Words:
         return "\n".join(lines)
 
     def tell_pair(self, row: int, column: int, side: str = DIFFERENCE) -> str:
-        """A cell of the plan in plain words."""
+        """Describe a cell of the plan."""
         value = float(self.lift(side)[row, column])
         difference = self.before is not None and side == DIFFERENCE
         heard = f"Code {row + 1} hears of code {column + 1}"
@@ -191,7 +198,7 @@ class Words:
         )
 
     def tell_sent(self, reference: int, code: int | None) -> str:
-        """A reference in plain words."""
+        """Describe a reference."""
         of = self.whole[0].upper() + self.whole[1:] if code is None else f"Code {code + 1}"
         return (
             f"Reference {reference + 1}: {of} sends it {self.sent(code)[reference]:.2f} times its "
@@ -199,7 +206,7 @@ class Words:
         )
 
     def tell_slice(self, index: int) -> str:
-        """A slice's place among all that are to be checked, in plain words."""
+        """Describe a slice's place among all slices to check."""
         order = {one.index: one for one in self.inspection.ranking}
         rank, one = list(order).index(index) + 1, order[index]
         dice = f", and Dice to be about {1 - one.expected:.2f}" if self._expects_dice else ""
@@ -211,7 +218,7 @@ class Words:
 
     @property
     def _expects_dice(self) -> bool:
-        """Does the expected Dice of slices hold for this model?"""
+        """Is the expected Dice of slices valid for this model?"""
         from l2gnet_core.inspect.uncertainty import expects_dice
 
         return expects_dice(self.inspection.names[1:])
@@ -219,8 +226,10 @@ class Words:
     # ------------------------------------------------------------------ tables
 
     def table(self, view: int, code: int | None = None, side: str = DIFFERENCE) -> Table:
-        """All numbers of a view: heads and rows. code: the chosen one, for its references. side: of
-        the plan, see `lift`."""
+        """All numbers of a view, as heads and rows.
+
+        code: the chosen one, for its references. side: of the plan, see `lift`.
+        """
         tables = (
             self._usage,
             lambda: self._plan(side),

@@ -1,4 +1,4 @@
-"""What there is to see of one mask's model, without Qt: worked out once and kept with the mask."""
+"""What Inspect shows of a mask's model, without Qt: computed once and kept with the mask."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2gnet_core.config import WITH_CODES
+from napari_l2gnet import warm_up
 from napari_l2gnet.inspect_parts import DoubtMap, Part, Usage
 from napari_l2gnet.layers import frame_of
 from napari_l2gnet.tasks import annotation_of
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from napari_l2gnet.mask_layer import MaskLayer
 
 INSPECTIONS_KEY = "l2gnet_inspections"
-#: Kinds of doubt by what a person calls them; `l2gnet_core.inspect.uncertainty` says what they are.
+#: Kinds of doubt by their names in the window; see `l2gnet_core.inspect.uncertainty`.
 DOUBTS = {
     "Chance to be wrong": "combined",
     "Class probabilities": "softmax",
@@ -36,9 +37,9 @@ DOUBTS = {
 
 
 class Source(Protocol):
-    """Whatever a model saw and answered: a `Segmentation`, or an earlier version of one.
+    """What a model saw and answered: a `Segmentation`, or an earlier version of one.
 
-    raw: (t,z,y,x), its own answer. looks: by frame.
+    raw: (t,z,y,x), the model's own answer. traces: by frame.
     """
 
     card: ModelCard
@@ -51,13 +52,13 @@ class Source(Protocol):
 class Inspection:
     """What a model saw of one frame, and all that follows from it.
 
-    What takes long is a generator that yields what it is doing, meant for a thread of its own; what
-    it found is then kept. Everything is about the model's own answer, before tidying and painting.
+    Long computations are generators that yield what they are doing, to be run in a thread; their
+    results are kept. Everything is about the model's own answer, before tidying and painting.
     """
 
     source: Source
     frame: int
-    #: What the model goes by, where not by the name in its card.
+    #: The model's name; "" for the name in its card.
     version: str = field(default="", kw_only=True)
     voxels: NDArray[np.int32] = field(init=False)
     ranking: list[SliceDoubt] = field(default_factory=list, init=False)
@@ -68,7 +69,7 @@ class Inspection:
 
     @property
     def names(self) -> list[str]:
-        """What the columns of the tables are."""
+        """The names of the columns of the tables."""
         return ["background", *(label.name for label in self.source.card.labels)]
 
     @property
@@ -87,7 +88,7 @@ class Inspection:
 
     @property
     def forgotten(self) -> bool:
-        """Is what the model saw of the frame not kept?"""
+        """Is the trace of the frame missing?"""
         return self.frame not in self.source.traces or not self.trace.seen.any()
 
     @property
@@ -107,13 +108,13 @@ class Inspection:
 
     @property
     def has_plans(self) -> bool:
-        """Has the model transport, not only codes?"""
+        """Does the model have transport, not only codes?"""
         return self.trace.plan_rows is not None
 
     @property
     def is_current(self) -> bool:
-        """Is everything prepared, and has nothing been segmented since, nor by another version of
-        the model?"""
+        """Is everything prepared, and has nothing been segmented since, by any version of the
+        model?"""
         return not self.refusal and self._state == self._state_now()
 
     def _state_now(self) -> tuple[Any, ...]:
@@ -123,13 +124,9 @@ class Inspection:
     # ------------------------------------------------------------------ codes
 
     def prepare(self) -> Generator[str, None, None]:
-        """Work out what every view of the volume needs."""
+        """Compute what all views of the volume need."""
         yield "Counting codes"
-        # Imported here: the thread that draws need not wait for them.
-        import pandas  # noqa: F401
-        import scipy.ndimage
-        import scipy.spatial.distance  # noqa: F401
-
+        warm_up.inspection()
         from l2gnet_core.inspect.populations import unlikeness
 
         state = self._state_now()
@@ -140,14 +137,14 @@ class Inspection:
         self.usage(Part())
         known = self.source.card.codes
         self.unlike = None
-        # A part of a scan uses other codes than a whole one, whatever the scan.
+        # A part of any scan uses other codes than a whole scan: compare whole ones only.
         if known is not None and len(known.counts) == len(trace.vectors) and trace.seen.all():
             yield "Comparing with the training scans"
             self.unlike = unlikeness(trace, known)
         self._state = state
 
     def usage(self, part: Part) -> Usage:
-        """Tables of a part of the scan; kept for the volume, its structures and the last slice."""
+        """The usage of a part; kept for the volume, its structures and the last slice."""
         if part not in self._usage:
             found = self._find_usage(part)
             if part.index is not None:
@@ -156,7 +153,7 @@ class Inspection:
         return self._usage[part]
 
     def has_usage(self, part: Part) -> bool:
-        """Is it at hand, or found within the blink of an eye?"""
+        """Is the usage of a part known, or computed at once?"""
         return part in self._usage or part.index is not None
 
     def _find_usage(self, part: Part) -> Usage:
@@ -180,12 +177,15 @@ class Inspection:
                 table[:, others] = 0
         if not self.has_plans:
             return Usage(table, None)
-        # A slice hears of itself alone: with the weights on one side only, it stays symmetric.
+        # A slice hears only of itself: with weights on one side, its plan stays symmetric.
         return Usage(table, code_plan(trace, receiving=weights))
 
     def positions(self) -> NDArray[np.float64]:
-        """(K,2): codes laid out so that those alike lie near: by the first principal components of
-        the codes that occur in the volume, as unused ones would take up most of the room."""
+        """(K,2): places of codes in the plane, similar ones near each other; unused ones at 0.
+
+        These are the first two principal components of the codes that occur in the volume; unused
+        codes would take up most of the room.
+        """
         from l2gnet_core.inspect.codes import principal_components
 
         vectors = self.trace.vectors
@@ -196,19 +196,19 @@ class Inspection:
         return found
 
     def partners(self, part: Part, code: int, most: int = 4) -> list[Partner]:
-        """The codes that a code hears more of than by chance; none without transport."""
+        """The codes that a code hears more of than by chance; [] without transport."""
         from l2gnet_core.inspect.plans import partners
 
         plan = self.usage(part).plan
         return [] if plan is None else partners(plan, code, most)
 
     def code_at(self, voxel: tuple[int, int, int]) -> int | None:
-        """The code of a voxel (z,y,x); None where the model has not looked."""
+        """The code of a voxel (z,y,x); None if the model has not seen its slice."""
         code = int(self.trace.codes[self.trace.cells.at(voxel)])
         return None if code < 0 else code
 
     def busiest_slice(self, codes: list[int]) -> int:
-        """The slice with most cells of these codes."""
+        """The slice with the most cells of these codes."""
         return int(np.isin(self.trace.codes, codes).sum((1, 2)).argmax())
 
     def heard(self, index: int, code: int) -> NDArray[np.float32]:
@@ -223,10 +223,11 @@ class Inspection:
         plans = self.trace.plans
         if not self.trace.seen[index]:
             return np.zeros(self.trace.cells.size, np.float32)
-        return plans[index, self.trace.codes[index], reference] * np.float32(plans.shape[2])
+        mass: NDArray[np.float32] = plans[index, self.trace.codes[index], reference]
+        return mass * np.float32(plans.shape[2])
 
     def row(self, part: Part, code: int | None) -> NDArray[np.float64]:
-        """(R,): what a code, or all of a part together, sends to each reference, 1 = even."""
+        """(R,): the mass that a code, or all of a part, sends to each reference; 1 = even share."""
         trace = self.trace
         weights = trace.frequencies()
         if part.index is not None:
@@ -245,11 +246,11 @@ class Inspection:
     # ------------------------------------------------------------------ doubt
 
     def doubt(self, kind: str) -> DoubtMap | None:
-        """One kind of doubt, if it has been studied."""
+        """One kind of doubt; None if it has not been studied."""
         return self._doubts.get(kind)
 
     def kinds(self) -> dict[str, str]:
-        """The kinds of doubt that this model has, by what a person calls them."""
+        """The kinds of doubt that this model has, by their names in the window."""
         return {name: kind for name, kind in DOUBTS.items() if kind != "plan" or self.has_plans}
 
     def study(self, kind: str) -> Generator[str, None, None]:
@@ -269,7 +270,7 @@ class Inspection:
         trace, mask, axis = self.trace, self.mask, self.trace.cells.axis
         slices = np.moveaxis(mask, axis, 0)
         wanted = {kind} if self.ranking else {kind, "combined"}
-        # Half of the memory, and more digits than a screen has shades.
+        # float16 takes half of the memory and resolves more than the screen.
         on_voxels = np.empty(slices.shape, np.float16)
         everywhere = not mask.any()
         wrong, places = np.zeros(len(slices)), []
@@ -280,7 +281,7 @@ class Inspection:
                 wrong[index] = expected_wrong(maps["combined"], near)
             values = maps[kind]
             if kind == "neighbours":
-                # At a sound border it is about a half: only above it speaks against the answer.
+                # At a correct border it is about 0.5: only higher values speak against the answer.
                 values = np.maximum(0, 2 * values - 1)
             if kind in ("combined", "neighbours"):
                 on_voxels[index] = values
@@ -290,7 +291,7 @@ class Inspection:
             self.ranking = [one for one in ranking if trace.seen[one.index]]
         places = [place for place in highest(places, MOST) if trace.seen[place.index]]
         kept: Any
-        # What is as likely wrong as right is as bad as can be.
+        # At most 0.5: as likely wrong as right.
         limits = (0.0, 0.5)
         if kind == "softmax":
             kept = np.moveaxis(trace.entropy, 0, axis)
@@ -324,13 +325,15 @@ class Inspection:
 
 
 def inspection_of(mask: MaskLayer, frame: int) -> Inspection:
-    """The inspection of one frame of a mask; it stays with the mask's layer, so that a widget that
-    is closed and opened again finds it."""
+    """The inspection of one frame of a mask.
+
+    It is kept with the mask's layer: a widget that is closed and opened again finds it.
+    """
     kept = mask.layer.metadata.setdefault(INSPECTIONS_KEY, {})
     if frame not in kept or kept[frame].source is not mask.segmentation:
         kept[frame] = Inspection(mask.segmentation, frame)
     found: Inspection = kept[frame]
-    # The mask may show another version by now; its card stays that of the first.
+    # The mask may show another version now; its card stays that of the first.
     shown = annotation_of(mask).version
     found.version = "" if shown.kind == "original" else f"version {shown.name}"
     return found

@@ -15,6 +15,7 @@ from napari.utils.notifications import show_error
 from numpy.typing import NDArray
 
 from l2gnet_core.errors import InputError
+from napari_l2gnet import warm_up
 from napari_l2gnet.layers import VIEW_KEY, lie_on_each_other, shown_index
 from napari_l2gnet.mask_layer import SEGMENTATION_KEY, reference
 from napari_l2gnet.preview import PREVIEW_KEY
@@ -66,19 +67,20 @@ class InterpolateWidget(Container):
         self.job = LatestJob(self.native)
         self.job.failed.connect(self._refuse)
         self.job.changed.connect(self._update)
-        #: What was said of the last filling, and whether it is still there.
-        self._filling: tuple[str, Callable[[], bool]] = ("", lambda: True)
+        #: Does the message say why the button is disabled?
+        self._says_why = False
+        #: Where the message is about the last filling: is that still there?
+        self._is_there: Callable[[], bool] | None = None
         self.fill.changed.connect(self.interpolate)
         self.mask.changed.connect(self._on_mask)
         self._on_mask()
         self._import()
 
     def _import(self) -> None:
-        """Import what filling needs while nobody waits for it."""
+        """Import what filling needs, in the background."""
 
         def imports() -> Generator[None, None, None]:
-            import sklearn.ensemble  # noqa: F401
-
+            warm_up.interpolation()
             yield
 
         self._importing = Job(imports(), self.native)
@@ -122,9 +124,14 @@ class InterpolateWidget(Container):
         missing, busy = self.mask.value is None, self.job.busy
         self.fill.enabled = not missing and not busy
         now = _NO_MASK if missing else _BUSY if busy else ""
-        # What became of the last press stays to be read.
-        if now or self.message.value in (_NO_MASK, _BUSY):
-            self.message.value = now
+        # The outcome of the last press stays to be read.
+        if now or self._says_why:
+            self._say(now)
+            self._says_why = bool(now)
+
+    def _say(self, text: str) -> None:
+        self.message.value = text
+        self._says_why, self._is_there = False, None
 
     def interpolate(self) -> None:
         """What the button does; `job.done` follows."""
@@ -158,21 +165,20 @@ class InterpolateWidget(Container):
         if layer in self.viewer.layers:
             self.viewer.layers.selection.active = layer  # Ctrl-Z is the active layer's
         count = painted[-1] - painted[0] + 1 - len(painted)
-        self.message.value = (
+        self._say(
             f"Filled {count} slice{'s' * (count != 1)} between {painted[0]} and {painted[-1]}. "
             "Ctrl-Z takes it back."
         )
-        self._filling = self.message.value, _is_there(layer, whole, filled.ids[free])
+        self._is_there = _is_there(layer, whole, filled.ids[free])
         layer.events.set_data.connect(self._on_redrawn)
 
     def _on_redrawn(self, _: Any = None) -> None:
-        """Promise nothing of Ctrl-Z that it has done already."""
-        text, is_there = self._filling
-        if self.message.value == text and not is_there():
-            self.message.value = ""
+        """Drop the message about a filling that Ctrl-Z has taken back."""
+        if self._is_there is not None and not self._is_there():
+            self._say("")
 
     def _refuse(self, text: str) -> None:
-        self.message.value = text
+        self._say(text)
         show_error(text)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from napari.layers import Layer
-from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QWidget
+from qtpy.QtCore import QSignalBlocker, Signal
+from qtpy.QtWidgets import QComboBox
 
 from napari_l2gnet.layers import VIEW_KEY
 
@@ -21,10 +21,9 @@ class LayerCombo(QComboBox):
         self,
         layers: Any,
         kind: type[Layer],
-        parent: QWidget | None = None,
         fits: Callable[[Layer], bool] = lambda layer: True,
     ) -> None:
-        super().__init__(parent)
+        super().__init__()
         self._fits = fits
         self._layers = layers
         self._kind = kind
@@ -73,13 +72,12 @@ class LayerCombo(QComboBox):
         ]
         for layer in self._items:
             layer.events.name.connect(self._refill)
-        self.blockSignals(True)
-        self.clear()
-        self.addItems([layer.name for layer in self._items])
-        if before in self._items:
-            self.setCurrentIndex(self._items.index(before))
-        elif self._items:
-            self.setCurrentIndex(len(self._items) - 1)
-        self.blockSignals(False)
+        with QSignalBlocker(self):
+            self.clear()
+            self.addItems([layer.name for layer in self._items])
+            if before in self._items:
+                self.setCurrentIndex(self._items.index(before))
+            elif self._items:
+                self.setCurrentIndex(len(self._items) - 1)
         if self.layer is not before:
             self.chosen.emit()

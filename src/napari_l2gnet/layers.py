@@ -22,6 +22,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.files.values import plain_values
 from l2gnet_core.intensities import intensity_window, is_ct
 from l2gnet_core.labels import LabelSet
+from l2gnet_core.suitability import NoVoxelSize
 from l2gnet_core.volume import AXIS_LETTERS, Grid, Volume
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _SOFT_TISSUE = (-160.0, 240.0)
 
 GRID_KEY = "l2gnet_volume"
 LABELS_KEY = "l2gnet_labels"
-#: Marks layers that a widget draws over a scan: they are no scans or masks to be chosen.
+#: Metadata key of layers that a widget draws over a scan; they are not offered as scans or masks.
 VIEW_KEY = "l2gnet_view"
 
 # RAS+ (x, y, z) → napari's world here, (S, P, L).
@@ -46,8 +47,10 @@ _ALIGNED = 1e-3
 
 
 def lies(down: str, right: str) -> bool:
-    """Does a picture lie on its side, for a radiologist: its axes, by the letters that they grow
-    to, the other way round than rows and columns should be?"""
+    """Does a picture lie on its side for a radiologist, with rows and columns exchanged?
+
+    down, right: the letters that its axes grow to.
+    """
     rows, columns = (
         next(n for n, pair in enumerate(AXIS_LETTERS) if c in pair) for c in (down, right)
     )
@@ -55,7 +58,7 @@ def lies(down: str, right: str) -> bool:
 
 
 def display_of(grid: Grid | Volume) -> dict[str, Any]:
-    """The transform that shows a grid as the module says.
+    """The transform that shows a grid as the module's docstring says.
 
     Returns scale, affine, units and axis_labels, as napari's layers take them. A scan shown in its
     own grid may be the patient's mirror image in napari's 3-D view; slices never are.
@@ -76,7 +79,7 @@ def display_of(grid: Grid | Volume) -> dict[str, Any]:
             code if sign > 0 else _OPPOSITE[code] for code, sign in zip(codes, signs, strict=True)
         )
         if np.sort(np.abs(directions), axis=0)[1].max() >= _ALIGNED:
-            # Not the plain letters: no axis here is one of the patient's, only near to it.
+            # No plain letters: each axis is only near to one of the patient's.
             labels = tuple(f"≈{label}" for label in labels)
     if not grid.oriented:
         labels = ("z", "y", "x")
@@ -120,9 +123,11 @@ def to_layer_data(
 
 
 def _contrast_of(volume: Volume) -> dict[str, Any]:
-    """Contrast limits where napari's, from the lowest value to the highest, would show one grey: of
-    a CT, and of scans with bright specks. Of bytes napari takes all 256 values, whatever there is:
-    masks that open as images would be black."""
+    """Contrast limits where napari's own would not do; {} elsewhere.
+
+    napari takes the lowest and the highest value, which show a CT and scans with bright specks in
+    nearly one grey. For bytes it takes 0 to 255: masks that open as images would be black.
+    """
     scan = volume.data[len(volume.data) // 2] if volume.data.ndim == 4 else volume.data
     if is_ct(scan):
         return {"contrast_limits": _SOFT_TISSUE}
@@ -136,7 +141,7 @@ def _contrast_of(volume: Volume) -> dict[str, Any]:
 
 
 def label_arguments(names: Mapping[int, str], colors: Mapping[int, str]) -> dict[str, Any]:
-    """features (names in the status bar) and colormap of a Labels layer; {} where nothing is known.
+    """features (names in the status bar) and colormap of a Labels layer; {} if nothing is known.
 
     Named structures without a colour get the palette's, so that they look alike everywhere.
     """
@@ -156,7 +161,7 @@ def label_arguments(names: Mapping[int, str], colors: Mapping[int, str]) -> dict
 
 
 def lie_on_each_other(one: Any, other: Any) -> bool:
-    """Do two layers have the same voxels, at the same places?"""
+    """Are the voxels of two layers at the same places?"""
     return one.data.shape == other.data.shape and all(
         np.allclose(one.data_to_world(corner), other.data_to_world(corner))
         for corner in ((0,) * one.ndim, one.data.shape)
@@ -164,8 +169,10 @@ def lie_on_each_other(one: Any, other: Any) -> bool:
 
 
 def filed_grid(layer: Layer) -> Grid | None:
-    """The grid of a layer's file, where that says how it lies in the patient and nobody has moved
-    the layer since. Tilted scans can be compared by it alone: each is shown in its own grid."""
+    """The grid of a layer's file if it is oriented and the layer was not moved since; else None.
+
+    Tilted scans can be compared only by it, because each is shown in its own grid.
+    """
     grid, given = layer.metadata.get(GRID_KEY), transform_of(layer)
     if not isinstance(grid, Grid) or not grid.oriented or grid.units != "mm":
         return None
@@ -198,18 +205,18 @@ def lies_as(one: Layer, other: Layer) -> bool:
 
 
 def lay_on(layer: Layer, other: Layer) -> None:
-    """Let a layer lie as another one does."""
+    """Give a layer the transform of another one."""
     for key, value in transform_of(other).items():
         setattr(layer, key, value)
 
 
 def stay_on(layer: Layer, other: Layer) -> None:
-    """Let a layer that lies on another one go along with it, from now on, wherever it is moved."""
-    # Known weakly: it may be deleted before the other is.
+    """From now on, move a layer along with the other one that it lies on."""
+    # A weak reference: the layer may be deleted before the other one.
     known = weakref.ref(layer)
 
     def move(event: Any) -> None:
-        # Another plugin may have put something of other axes into the other one.
+        # Another plugin may have given the other layer data with other axes.
         if (along := known()) is not None and along.ndim == event.source.ndim:
             setattr(along, event.type, getattr(event.source, event.type))
 
@@ -218,11 +225,10 @@ def stay_on(layer: Layer, other: Layer) -> None:
 
 
 def volume_of(layer: Image | Labels) -> Volume:
-    """The scan or mask any napari layer shows.
+    """The scan or mask that a napari layer shows.
 
-    Lazy data (dask, zarr) stays lazy, of a pyramid the finest level counts. The grid is as
-    `grid_of` says.
-    Errors: InputError for colour images and data of other than 2 to 4 axes.
+    Lazy data (dask, zarr) stays lazy; of a pyramid, the finest level is taken. The grid is that of
+    `grid_of`. Raises InputError for colour images, and for data without 2 to 4 axes.
     """
     if getattr(layer, "rgb", False):
         raise InputError(
@@ -238,8 +244,10 @@ def volume_of(layer: Image | Labels) -> Volume:
 
 
 def frame_of(scan: Volume, frame: int, warnings: list[str] | None = None) -> npt.NDArray[Any]:
-    """One frame (z,y,x) of a scan (z,y,x) or (t,z,y,x), read. warnings: takes in what is said of
-    its values. Raises InputError for values that are no numbers."""
+    """Read one frame (z,y,x) of a scan (z,y,x) or (t,z,y,x).
+
+    warnings: receives sentences about its values. Raises InputError for values that are no numbers.
+    """
     one = np.asarray(scan.data[frame] if scan.data.ndim == 4 else scan.data)
     return plain_values("The scan", one, [] if warnings is None else warnings)
 
@@ -250,8 +258,8 @@ def grid_of(
     name: str,
     metadata: Mapping[str, Any],
 ) -> Grid:
-    """The grid of a layer's array: the one its metadata carries if it fits, else that of a layer in
-    the viewer with the same voxels at the same places, else what the transform says.
+    """The grid of a layer's array: that in its metadata if it fits, else that of a layer in the
+    viewer with voxels at the same places, else that of the transform.
 
     shape: of the layer's array, 2 to 4 axes; a flat image becomes (1, y, x).
     transform: as from transform_of, or a layer's saved state.
@@ -277,20 +285,23 @@ def grid_of(
 
 
 def layer_message(text: str, layer: Layer | None) -> str:
-    """A sentence about a file that gives no voxel size, as one about a layer where it is the layer
-    that has none: of arrays, or where a person chose its units."""
-    of_file = "The file gives no voxel size"
-    filed = None if layer is None else layer.metadata.get(GRID_KEY)
-    if layer is None or not text.startswith(of_file) or getattr(filed, "units", "") == "pixel":
+    """A warning as it is about a layer.
+
+    A layer may lack a voxel size although its file has one or there is no file: an array, or a
+    layer whose units a person chose. The warning then names the layer, not the file.
+    """
+    if layer is None or not isinstance(text, NoVoxelSize):
+        return text
+    if getattr(layer.metadata.get(GRID_KEY), "units", "") == "pixel":
         return text
     return (
-        f"The layer's units are pixels{text.removeprefix(of_file)} Set its scale, and its units = "
+        f"The layer's units are pixels: {text.consequence} Set its scale, and its units = "
         '"mm", in napari\'s console.'
     )
 
 
 def _shared_grid(shape: tuple[int, ...], transform: Mapping[str, Any]) -> Grid | None:
-    """The grid of a layer in the viewer that the same voxels at the same places are on."""
+    """The grid of a layer in the viewer with voxels at the same places; None if there is none."""
     viewer = napari.current_viewer()
     for layer in viewer.layers if viewer is not None else ():
         other, grid = transform_of(layer), layer.metadata.get(GRID_KEY)
@@ -308,7 +319,7 @@ def _shared_grid(shape: tuple[int, ...], transform: Mapping[str, Any]) -> Grid |
 def _fits(grid: Grid, shape: tuple[int, ...], transform: Mapping[str, Any]) -> bool:
     if grid.shape != shape and grid.shape != (1, *shape):
         return False
-    # A person who sets a voxel size in napari knows better than a file that states none.
+    # A voxel size set in napari counts more than a file that states none.
     size = min(3, len(shape))
     scale = np.asarray(transform["scale"], dtype=float)[-size:]
     mm = _mm(transform.get("units"), size)
@@ -341,7 +352,7 @@ def _geometry(
         matrix[3 - size : 3] *= np.array(factors)[:, None]
         if size == 2:
             matrix[0, 0] = np.linalg.norm(matrix[:3, 2])
-    # Other letters are those of a scan shown in its own grid: they say nothing of its place.
+    # Other labels belong to a scan shown in its own grid: they do not say its place.
     oriented = tuple(str(label) for label in transform.get("axis_labels") or ())[-3:] == _WORLD
     affine = np.eye(4)
     affine[:3, :3] = (_RAS_TO_WORLD.T @ matrix[:3, :3])[:, ::-1]
@@ -350,7 +361,7 @@ def _geometry(
 
 
 def _mm(units: Any, size: int) -> list[float] | None:
-    """mm for each unit of the last axes, or None where one of them is no length."""
+    """mm per unit for each of the last axes; None if one of the units is no length."""
     import pint
 
     factors = []
@@ -364,7 +375,7 @@ def _mm(units: Any, size: int) -> list[float] | None:
 
 
 def axis_name(volume: Volume, axis: int) -> str:
-    """An axis of (z,y,x) as a person knows it, with its number of slices."""
+    """The name of an axis of (z,y,x) for a person, with its number of slices."""
     plane = {"S": "axial", "I": "axial", "A": "coronal", "P": "coronal"}.get(
         volume.axis_codes[axis], "sagittal"
     )
@@ -374,27 +385,26 @@ def axis_name(volume: Volume, axis: int) -> str:
 
 
 def active_layer(viewer: napari.Viewer) -> Layer | None:
-    """The layer itself that is active: what napari calls so is for its plugins a proxy, another one
-    each time it is asked."""
+    """The active layer itself: to plugins, napari gives a new proxy of it at each access."""
     active = viewer.layers.selection.active
     return next((layer for layer in viewer.layers if layer == active), None)
 
 
 def slice_axes(dims: Any, axis: int) -> tuple[int, int]:
-    """The viewer's axes that slices of a scan lie along, which is cut along an axis of (z,y,x)."""
+    """The two axes of the viewer that slices lie along; axis: of (z,y,x), across the slices."""
     one, other = (dims.ndim - 3 + along for along in range(3) if along != axis)
     return one, other
 
 
 def draw(layer: Layer, visible: bool) -> None:
-    """Draw a layer, or do not."""
-    # To say so again would draw everything again.
+    """Show or hide a layer."""
+    # Setting the same value again would draw everything again.
     if layer.visible != visible:
         layer.visible = visible
 
 
 def is_cut(layer: Layer, dims: Any) -> bool:
-    """Does the viewer, at its sliders, show anything of a layer? Layers may lie far apart."""
+    """Do the viewer's sliders lie within a layer? Layers may lie far apart."""
     index = np.rint(layer.world_to_data(dims.point[-layer.ndim :]))
     shape = layer.data[0].shape if layer.multiscale else layer.data.shape
     sliced = [axis - dims.ndim + layer.ndim for axis in dims.not_displayed]
@@ -404,7 +414,7 @@ def is_cut(layer: Layer, dims: Any) -> bool:
 def shown_index(layer: Layer, point: tuple[float, ...]) -> tuple[int, ...]:
     """The array index of a layer at a place in the world, such as viewer.dims.point.
 
-    Where a layer is mirrored the slider's step is not the index: always ask here.
+    For a mirrored layer, the slider's step is not the index.
     """
     index = np.rint(layer.world_to_data(point[-layer.ndim :])).astype(int)
     shape = layer.data[0].shape if layer.multiscale else layer.data.shape

@@ -1,5 +1,8 @@
-"""Saving a mask from a widget: napari's own dialog offers its own TIFF writer first, which drops
-voxel size, names and colours, and refuses NIfTI."""
+"""Saves a mask from a widget.
+
+napari's own dialog offers napari's TIFF writer first, which drops voxel size, names and colours,
+and refuses NIfTI.
+"""
 
 from __future__ import annotations
 
@@ -21,25 +24,25 @@ from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.worker import LatestJob
 from napari_l2gnet.writer import write_mask
 
-#: What the button's tooltip says.
+#: The button's tooltip.
 TIP = "As NIfTI or TIFF on the scan's own grid, with names and colours of the organs"
 _NIFTI, _TIFF = "NIfTI (*.nii.gz *.nii)", "TIFF (*.tif *.tiff)"
-#: What is added to a name without a suffix.
+#: The suffix that is added to a name without one.
 _SUFFIX = {_NIFTI: ".nii.gz", _TIFF: ".tif"}
 
 
 class MaskSaving(QObject):
-    """Asks where to, and writes the mask of a widget in a thread; `button` begins it."""
+    """Asks for a file and writes the mask of a widget in a thread; `button` starts it."""
 
-    #: What happened, in a sentence, and whether it went wrong.
+    #: The outcome in a sentence, and whether saving failed.
     said = Signal(str, bool)
-    #: It began or ended: controls are to be enabled anew.
+    #: Saving began or ended: controls must be updated.
     changed = Signal()
 
     def __init__(self, button: QPushButton, mask: Callable[[], MaskLayer | None]) -> None:
         super().__init__(button)
         self._mask = mask
-        # Where the last one went: masks of many scans often belong together.
+        # The folder of the last mask: masks of many scans often go into one folder.
         self._folder: Path | None = None
         self._job = LatestJob(self)
         self._job.changed.connect(self.changed)
@@ -48,20 +51,20 @@ class MaskSaving(QObject):
 
     @property
     def refusal(self) -> str:
-        """Why nothing can be saved just now; "" if it can."""
+        """Why nothing can be saved now, in a sentence; "" if it can."""
         if self._mask() is None:
             return "Press Segment first."
         return "The mask is being saved." if self._job.busy else ""
 
     def suggested(self, mask: MaskLayer) -> Path:
-        """Beside the scan's file, or where the last mask went, and named after the scan."""
+        """A path named after the scan, beside its file or in the folder of the last mask."""
         image = mask.layer.metadata[IMAGE_KEY]
         file = _file_of(image)
         suffix, folder = _SUFFIX[_NIFTI], Path.home()
-        # Of a series: its files' names say little, and what stands in it may hold several.
+        # A DICOM series: names of its files say little, and its folder may hold several series.
         name = re.sub(r'[\\/:*?"<>|]+', "_", image.name)
         if file is not None and format_of(file) is DICOM:
-            # Among slices a mask would pass for a scan.
+            # Inside the folder of slices, the mask would pass for a scan.
             folder = (file if file.is_dir() else file.parent).resolve().parent
         elif file is not None:
             name, folder = stem_of(file), file.parent
@@ -82,8 +85,10 @@ class MaskSaving(QObject):
             self.save(Path(name), _SUFFIX.get(kind, _SUFFIX[_NIFTI]))
 
     def save(self, path: Path, suffix: str = ".nii.gz") -> None:
-        """Save the mask as it is now; `suffix` is for a name that has none that can be written.
-        What happened comes with `said`."""
+        """Save the mask as it is now; emits `said` with the outcome.
+
+        suffix: added to a name without a suffix that can be written.
+        """
         mask = self._mask()
         if mask is None:
             return
@@ -94,7 +99,7 @@ class MaskSaving(QObject):
             return
         self._folder = path.parent
         data, attributes, _ = mask.layer.as_layer_data_tuple()
-        # A copy: the user may paint on.
+        # A copy: the user may go on painting.
         data = np.array(data)
         finished, count = mask.segmentation.coverage()
         beware = f" It is partial: {finished} of {count} slices." if finished < count else ""
@@ -109,7 +114,7 @@ class MaskSaving(QObject):
 
     @staticmethod
     def _checked(mask: MaskLayer, path: Path, suffix: str) -> Path:
-        """Where a mask may be written. Raises InputError."""
+        """The path to write, with its suffix. Raises InputError if the mask cannot go there."""
         path = ended(path, WRITABLE, suffix)
         scans = (layer for layer in mask.viewer.layers if isinstance(layer, Image))
         if path.resolve() in {file.resolve() for file in map(_file_of, scans) if file is not None}:
@@ -121,5 +126,5 @@ class MaskSaving(QObject):
 
 
 def _file_of(image: Image) -> Path | None:
-    """The file that an image was opened from."""
+    """The file or folder that an image was opened from; None if there is none."""
     return Path(image.source.path) if image.source.path else None

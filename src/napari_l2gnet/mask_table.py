@@ -17,9 +17,9 @@ from napari_l2gnet.visibility import why_beside
 
 
 class MaskTable(QObject):
-    """Keeps the table of organs, and the line below it, true to a mask, whoever changes it."""
+    """Keeps the table of organs, and the line below it, up to date with a mask."""
 
-    #: Another plugin has put something into the mask's layer that is no mask of its scan.
+    #: The data of the mask's layer were replaced by something that does not fit the scan.
     lost = Signal()
 
     def __init__(
@@ -27,7 +27,7 @@ class MaskTable(QObject):
     ) -> None:
         super().__init__(parent)
         self.mask: MaskLayer | None = None
-        #: A run is writing: it tells by itself which slices have changed.
+        #: Is a run writing? It calls `count_soon` itself.
         self.running = False
         self._labels: LabelSet | None = None
         self._viewer = viewer
@@ -37,7 +37,7 @@ class MaskTable(QObject):
         organs.color_changed.connect(self._color_organ)
         organs.organ_selected.connect(self._paint_with)
         viewer.dims.events.current_step.connect(self._show_sizes)
-        # The table follows what a person paints and undoes; counting waits for a quiet moment.
+        # Voxels are counted again after strokes and undo, when the window is idle.
         self._counting = QTimer(self, interval=0)
         self._counting.timeout.connect(self._count)
 
@@ -68,11 +68,11 @@ class MaskTable(QObject):
 
     @staticmethod
     def _size_events(mask: MaskLayer) -> list[Any]:
-        # Where its scan goes the mask goes along.
+        # The mask moves with its scan.
         return [getattr(mask.layer.events, key) for key in transform_of(mask.layer)]
 
     def _on_features(self, _: Any = None) -> None:
-        # Organs may be renamed, and new ones added; new data tell of features, too.
+        # Organs were renamed or added; napari emits this for new data, too.
         if self.mask is not None and self.mask.segmentation.card.labels != self._labels:
             self._show_organs()
 
@@ -85,17 +85,17 @@ class MaskTable(QObject):
             self.count_all()
 
     def count_soon(self) -> None:
-        """Bring the sizes up to date when there is time."""
+        """Update the sizes when the window is idle."""
         self._counting.start()
 
     def count_all(self) -> None:
-        """Anything may have changed: count every slice again when there is time."""
+        """Count every slice again when the window is idle: any may have changed."""
         if self.mask is not None:
             self.mask.segmentation.counts.mark_all()
             self.count_soon()
 
     def _on_painted(self, _: Any = None) -> None:
-        # napari tells of a redraw, not always of what changed: count afresh.
+        # napari does not always say which voxels changed: count all of them.
         if not self.running:
             self.count_all()
 
@@ -120,7 +120,7 @@ class MaskTable(QObject):
         self._organs.show_sizes(self.mask.voxels(), ml, coverage)
         of = " of this frame" if len(grid.shape) == 4 else ""
         told = []
-        # While a run goes on its bar says so.
+        # During a run, the progress bar says so.
         if finished < count and not self.running:
             told.append(f"Partial: {finished} of {count} slices{of}")
         layer, image = self.mask.layer, self.mask.layer.metadata[IMAGE_KEY]
@@ -153,5 +153,5 @@ class MaskTable(QObject):
     def _paint_with(self, label: int) -> None:
         if self.mask is not None:
             self.mask.layer.selected_label = label
-            # Else the next stroke would go into whatever layer was selected before.
+            # The next stroke goes into the selected layer.
             self._viewer.layers.selection.active = self.mask.layer

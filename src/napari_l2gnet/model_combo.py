@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QComboBox
 
 from l2gnet_core.card import ModelCard
@@ -12,9 +12,9 @@ from l2gnet_core.catalog import DEFAULT_MODEL, CatalogEntry, models, user_folder
 
 
 class ModelCombo(QComboBox):
-    """A choice among the models that there are; `refresh` brings it up to date."""
+    """Chooses one of the models at hand; `refresh` lists them again."""
 
-    #: It is about to be opened: the command line may have trained a model since.
+    #: The list is about to open; the command line may have trained a model meanwhile.
     opening = Signal()
 
     def __init__(self) -> None:
@@ -34,15 +34,18 @@ class ModelCombo(QComboBox):
         return None if self.entry is None else self.entry.card
 
     def choose(self, card: ModelCard, path: Path | None) -> None:
-        """Choose a model by its card; path: its file, which may be among no models listed."""
+        """Choose a model by its card; path: its file, which need not be among the listed models."""
         if card.name not in self._entries and path is not None:
             self._entries[card.name] = CatalogEntry(card.name, path, card, bundled=False)
             self.addItem(card.name)
         self.setCurrentText(card.name)
 
     def refresh(self) -> None:
-        """Offer the models that there are now; one from elsewhere stays while its file does. Where
-        the chosen one is gone the usual one is."""
+        """List the models again.
+
+        A model from elsewhere stays as long as its file does. If the chosen model is gone, the
+        default one is chosen.
+        """
         listed = {entry.name: entry for entry in models()}
         elsewhere = {
             name: entry
@@ -51,16 +54,15 @@ class ModelCombo(QComboBox):
         }
         self._entries = {**elsewhere, **listed}
         chosen = self.currentText()
-        self.blockSignals(True)
-        self.clear()
-        self.addItems(list(self._entries))
-        kept = chosen if chosen in self._entries else DEFAULT_MODEL
-        self.setCurrentIndex(max(0, self.findText(kept)))
-        self.blockSignals(False)
+        with QSignalBlocker(self):
+            self.clear()
+            self.addItems(list(self._entries))
+            kept = chosen if chosen in self._entries else DEFAULT_MODEL
+            self.setCurrentIndex(max(0, self.findText(kept)))
         if self.currentText() != chosen:
             self.currentIndexChanged.emit(self.currentIndex())
 
     def showPopup(self) -> None:
-        """Qt's own."""
+        """Emit `opening`, then open the list."""
         self.opening.emit()
         super().showPopup()

@@ -1,4 +1,4 @@
-"""Layers on a scan's own voxels, though their arrays run along other axes or hold a part of it."""
+"""Finds layers on a scan's own voxels, though stored along other axes or only in part."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from napari_l2gnet.layers import filed_grid, lie_on_each_other
 
 
 def fit_of(layer: Any, onto: Any) -> Fit | None:
-    """How a layer's voxels lie on those of another; None if they are no voxels of its grid.
+    """How a layer's voxels lie on those of another; None if they do not lie on its grid.
 
-    By what their files say where both say it, else only for the same shape at the same place.
+    The grids of the files decide if both are known, else only the same shape at the same place.
     """
     one, grid = filed_grid(layer), filed_grid(onto)
     if one is None or grid is None:

@@ -1,4 +1,4 @@
-"""The organs of a mask to choose from, to add and to edit."""
+"""Chooses, adds and edits the organs of a mask."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from qtpy.QtCore import QObject, Signal
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.labels import Label, LabelSet
+from l2gnet_core.labels import Label, LabelSet, hex_color
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.correct_form import CorrectForm
 from napari_l2gnet.mask_layer import MaskLayer
@@ -16,7 +16,7 @@ from napari_l2gnet.organs import LARGEST_ID, free_id, new_color, with_organ
 
 
 class OrganBar(QObject):
-    """Keeps the list of organs true to a mask, and does what its buttons say."""
+    """Keeps the list of organs up to date with a mask, and handles its buttons."""
 
     chosen = Signal()
     said = Signal(str)
@@ -27,7 +27,7 @@ class OrganBar(QObject):
         self._form = form
         self._mask: MaskLayer | None = None
         self._annotation: Annotation | None = None
-        #: The organ that was chosen last, by id; None stands for all.
+        #: The id of the organ that was chosen last; None stands for all.
         self._organ: int | None = None
         form.organ.currentIndexChanged.connect(self._on_chosen)
         form.add_organ.clicked.connect(self._ask_new)
@@ -61,13 +61,12 @@ class OrganBar(QObject):
         ids = list(labels.names)
         if not form.organ.count() or self._organ not in (None, *ids):
             self._organ = next(iter(ids), None)
-        # Who paints with the background has not chosen another organ.
+        # Painting with the background chooses no other organ.
         if self._organ is not None and mask.layer.selected_label in ids:
             self._organ = mask.layer.selected_label
         chosen = self._organ
         if (stray := self.stray) is not None:
-            red, green, blue = (round(255 * part) for part in mask.layer.get_color(stray)[:3])
-            color = f"#{red:02x}{green:02x}{blue:02x}"
+            color = hex_color(round(255 * part) for part in mask.layer.get_color(stray)[:3])
             shown.append(Label(stray, f"label {stray} (no organ)", color))
             chosen = stray
         form.show_organs(LabelSet(tuple(shown)), chosen)
@@ -75,8 +74,10 @@ class OrganBar(QObject):
 
     @property
     def stray(self) -> int | None:
-        """The label that is painted with, if that is no organ's, as of napari's button for a new
-        one; None if it is one."""
+        """The label that is painted with if no organ has it; else None.
+
+        napari's button for a new label leads to such a label.
+        """
         if self._mask is None:
             return None
         label = int(self._mask.layer.selected_label)
@@ -84,7 +85,7 @@ class OrganBar(QObject):
 
     @property
     def hint(self) -> str:
-        """What to do where a label is painted with that is no organ's."""
+        """What to do if no organ has the label that is painted with; else ""."""
         if self.stray is None:
             return ""
         return f"Label {self.stray} is no organ: press New … to name it, or choose an organ."

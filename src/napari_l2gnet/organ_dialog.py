@@ -18,7 +18,7 @@ from l2gnet_core.labels import Label
 
 
 class OrganDialog(QDialog):
-    """Shows an organ and gives back what a person makes of it; ids of known organs are fixed."""
+    """Edits an organ; the ids of known organs are fixed."""
 
     def __init__(self, organ: Label, largest_id: int, new: bool, parent: QWidget) -> None:
         super().__init__(parent)

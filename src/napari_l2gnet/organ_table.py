@@ -1,10 +1,10 @@
-"""The table of organs: colour, name, size, whether it is shown, and the way to it."""
+"""The table of organs: colour, name, size, visibility, and a button that goes to the organ."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QColor, QIcon, QKeyEvent, QKeySequence, QPixmap, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -14,7 +14,6 @@ from qtpy.QtWidgets import (
     QTableWidget,
     QTableWidgetItem,
     QToolButton,
-    QWidget,
 )
 
 from l2gnet_core.labels import Label, LabelSet
@@ -22,23 +21,23 @@ from l2gnet_core.labels import Label, LabelSet
 COLOR, NAME, VOXELS, VOLUME, GO = range(5)
 _ID = Qt.ItemDataRole.UserRole
 _COLOR = Qt.ItemDataRole.UserRole + 1
-#: What stands in a size beside the number.
+#: Removes from the text of a size all but the number.
 _NO_NUMBER = str.maketrans("", "", "≥–\u202f")
-#: mL per voxel, from which volumes are told in mL, and from which in mm³: of voxels as small as a
-#: microscope's nothing would be left of a mL.
+#: Least mL per voxel for volumes in mL, and for volumes in mm³. A microscope's voxels are so small
+#: that all volumes in mL would be 0.
 _ML_FROM, _MM3_FROM = 1e-5, 1e-9
 
 
 class OrganTable(QTableWidget):
-    """One row an organ. Draws what it is given and says what was clicked."""
+    """A table with a row for each organ. Emits what was clicked."""
 
     visibility_changed = Signal(int, bool)
     color_changed = Signal(int, str)
     organ_selected = Signal(int)
     go_to = Signal(int)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(0, 5, parent)
+    def __init__(self) -> None:
+        super().__init__(0, 5)
         self.setHorizontalHeaderLabels(["", "Organ", "Voxels", "mL", ""])
         self.verticalHeader().hide()
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
@@ -51,22 +50,21 @@ class OrganTable(QTableWidget):
         self.setColumnWidth(COLOR, 50)
         self.setColumnWidth(GO, 36)
         self._reason = ""
-        #: Of which part of the scan the sizes are, in words; "" for all of it.
+        #: The part of the scan that sizes are about, in words; "" for all of it.
         self._part = ""
         self._unit = "mL"
         self.itemChanged.connect(self._on_item_changed)
         self.cellDoubleClicked.connect(self._on_double_click)
         self.itemSelectionChanged.connect(self._on_selection)
-        # On a row that is selected already, a click changes no selection.
+        # A click on the selected row emits no selection change.
         self.cellClicked.connect(lambda row, _: self.organ_selected.emit(self._id(row)))
 
     def show_labels(self, labels: LabelSet) -> None:
-        """A fresh row for each label, all of them shown in the scan."""
-        self.blockSignals(True)
-        self.setRowCount(len(labels))
-        for row, label in enumerate(labels):
-            self._fill(row, label)
-        self.blockSignals(False)
+        """Make a new row for each label, all of them ticked as shown."""
+        with QSignalBlocker(self):
+            self.setRowCount(len(labels))
+            for row, label in enumerate(labels):
+                self._fill(row, label)
         self.allow(self._reason)
         self._fit_columns()
         self._fit_height()
@@ -90,48 +88,45 @@ class OrganTable(QTableWidget):
         self.setRowHeight(row, 30)
 
     def allow(self, reason_against: str) -> None:
-        """Enable the table; or disable it and say why wherever the mouse points."""
+        """Enable the table, or disable it with the reason as the tooltip of every cell."""
         self._reason = reason_against
         self.setEnabled(not reason_against)
         self.setToolTip(reason_against)
-        self.blockSignals(True)
-        for row in range(self.rowCount()):
-            name = self.item(row, NAME).text()
-            tips = {
-                COLOR: "Tick: show this organ. Double-click: change its colour.",
-                NAME: f"Label {self._id(row)}. Click: paint with it. Double-click: go to it.",
-            }
-            for column, tip in tips.items():
-                self.item(row, column).setToolTip(reason_against or tip)
-            button = self.cellWidget(row, GO)
-            button.setToolTip(reason_against or f"Go to the largest slice of the {name}")
-        self.blockSignals(False)
+        with QSignalBlocker(self):
+            for row in range(self.rowCount()):
+                name = self.item(row, NAME).text()
+                tips = {
+                    COLOR: "Tick: show this organ. Double-click: change its colour.",
+                    NAME: f"Label {self._id(row)}. Click: paint with it. Double-click: go to it.",
+                }
+                for column, tip in tips.items():
+                    self.item(row, column).setToolTip(reason_against or tip)
+                button = self.cellWidget(row, GO)
+                button.setToolTip(reason_against or f"Go to the largest slice of the {name}")
 
     def show_colors(self, colors: Mapping[int, tuple[str, bool]]) -> None:
-        """By label id: colour as "#rrggbb", and whether the organ is drawn."""
-        self.blockSignals(True)
-        for row in range(self.rowCount()):
-            color, shown = colors[self._id(row)]
-            item = self.item(row, COLOR)
-            _set_color(item, color)
-            item.setCheckState(Qt.CheckState.Checked if shown else Qt.CheckState.Unchecked)
-        self.blockSignals(False)
+        """Show, by label id, the colour as "#rrggbb" and whether the organ is drawn."""
+        with QSignalBlocker(self):
+            for row in range(self.rowCount()):
+                color, shown = colors[self._id(row)]
+                item = self.item(row, COLOR)
+                _set_color(item, color)
+                item.setCheckState(Qt.CheckState.Checked if shown else Qt.CheckState.Unchecked)
 
     def show_selected(self, label: int) -> None:
-        """Mark the organ that is painted with; no signal tells of it. Another id marks none."""
-        self.blockSignals(True)
-        self.clearSelection()
-        for row in range(self.rowCount()):
-            if self._id(row) == label:
-                self.selectRow(row)
-        self.blockSignals(False)
+        """Mark the organ that is painted with, no organ if the id has no row; emits no signal."""
+        with QSignalBlocker(self):
+            self.clearSelection()
+            for row in range(self.rowCount()):
+                if self._id(row) == label:
+                    self.selectRow(row)
 
     def show_sizes(
         self, voxels: Mapping[int, int], ml_per_voxel: float | None, coverage: tuple[int, int]
     ) -> None:
-        """Sizes by label id; without a voxel size in mm there are no volumes to tell.
+        """Show voxels by label id, and volumes; ml_per_voxel: None without a voxel size in mm.
 
-        coverage: slices segmented, and slices there are. Sizes in a part of a scan are marked so.
+        coverage: (segmented slices, all slices); sizes in a part of the scan are marked so.
         """
         finished, count = coverage
         least = "" if finished == count else "≥\u202f"
@@ -139,29 +134,28 @@ class OrganTable(QTableWidget):
         self._part = of
         self._unit, per_ml = _unit(ml_per_voxel)
         self.horizontalHeaderItem(VOLUME).setText(self._unit)
-        self.blockSignals(True)
-        for row in range(self.rowCount()):
-            found = voxels.get(self._id(row), 0)
-            number, volume = self.item(row, VOXELS), self.item(row, VOLUME)
-            number.setText(least + f"{found:,}".replace(",", "\u202f"))
-            number.setToolTip(f"Voxels{of}")
-            if ml_per_voxel is None:
-                volume.setText("–")
-                volume.setToolTip("No voxel size in mm is known")
-            else:
-                size = f"{found * ml_per_voxel * per_ml:,.1f}".replace(",", "\u202f")
-                volume.setText(least + size)
-                volume.setToolTip(f"Volume in {self._unit}{of}")
-        self.blockSignals(False)
+        with QSignalBlocker(self):
+            for row in range(self.rowCount()):
+                found = voxels.get(self._id(row), 0)
+                number, volume = self.item(row, VOXELS), self.item(row, VOLUME)
+                number.setText(least + f"{found:,}".replace(",", "\u202f"))
+                number.setToolTip(f"Voxels{of}")
+                if ml_per_voxel is None:
+                    volume.setText("–")
+                    volume.setToolTip("No voxel size in mm is known")
+                else:
+                    size = f"{found * ml_per_voxel * per_ml:,.1f}".replace(",", "\u202f")
+                    volume.setText(least + size)
+                    volume.setToolTip(f"Volume in {self._unit}{of}")
         self._fit_columns()
 
     def showEvent(self, event: QShowEvent) -> None:
-        """Only now the theme has said how tall the header is."""
+        """Fit the height: only now is the height of the header known from the theme."""
         super().showEvent(event)
         self._fit_height()
 
     def _fit_height(self) -> None:
-        # Tall enough for a handful of organs; more of them scroll.
+        # Tall enough for a handful of organs; with more, the table scrolls.
         rows = min(max(self.rowCount(), 3), 8)
         self.setFixedHeight(self.horizontalHeader().sizeHint().height() + 30 * rows + 4)
 
@@ -170,7 +164,7 @@ class OrganTable(QTableWidget):
             self.resizeColumnToContents(column)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """What the table says, row by row: name, voxels, volume."""
+        """The rows as text: name, voxels, volume."""
         columns = (NAME, VOXELS, VOLUME)
         return [
             tuple(self.item(row, column).text() for column in columns)
@@ -178,14 +172,14 @@ class OrganTable(QTableWidget):
         ]
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        """Ctrl-C takes all rows: the selected one tells no more than what is painted with."""
+        """Ctrl-C copies all rows: the selection only marks the organ that is painted with."""
         if event.matches(QKeySequence.StandardKey.Copy):
             QApplication.clipboard().setText(self.as_text())
         else:
             super().keyPressEvent(event)
 
     def as_text(self) -> str:
-        """Head and rows with tabs between, and plain numbers, as spreadsheets read them."""
+        """Header and rows separated by tabs, with plain numbers, for spreadsheets."""
         lines = [("Organ", f"Voxels{self._part}", f"{self._unit}{self._part}")]
         for name, *sizes in self.rows():
             numbers = (size.translate(_NO_NUMBER) for size in sizes)
@@ -216,14 +210,14 @@ class OrganTable(QTableWidget):
 
 
 def _unit(ml_per_voxel: float | None) -> tuple[str, float]:
-    """In what to tell volumes, by how large voxels are, and how many of it are a mL."""
+    """The unit of volumes for this voxel size, and how many units are a mL."""
     if ml_per_voxel is None or ml_per_voxel >= _ML_FROM:
         return "mL", 1.0
     return ("mm³", 1e3) if ml_per_voxel >= _MM3_FROM else ("µm³", 1e12)
 
 
 def color_icon(color: str) -> QIcon:
-    """A square of a colour, which a selection does not tint."""
+    """A coloured square that selecting its row does not tint."""
     square = QPixmap(12, 12)
     square.fill(QColor(color))
     icon = QIcon(square)

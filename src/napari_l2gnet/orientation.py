@@ -1,4 +1,4 @@
-"""How a scan lies whose file does not say so: what a person says of it, kept on its layer."""
+"""The orientation of a scan whose file does not say it: given by a person, kept on its layer."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ ORIENTATION_KEY = "l2gnet_orientation"
 
 
 def is_asked_for(card: ModelCard, stored: GridOrVolume) -> bool:
-    """Does this model need an orientation that the scan, as its file has it, does not say?"""
+    """Does this model need an orientation that the scan's file does not say?"""
     return card.oriented and not stored.oriented
 
 
 def given_orientation(layer: Layer, stored_axes: Sequence[int]) -> str:
-    """What a person said: the letter each axis grows to, in the file's order; "" for nothing."""
+    """The orientation that a person gave: the letter each axis grows to, in the file's order;
+    "" for none."""
     # Kept in the order of (z, y, x): a voxel size set in napari replaces the file's grid, and
     # with it the file's order.
     codes: str = layer.metadata.get(ORIENTATION_KEY, "")
@@ -26,7 +27,7 @@ def given_orientation(layer: Layer, stored_axes: Sequence[int]) -> str:
 
 
 def give_orientation(layer: Layer, letters: str, stored_axes: Sequence[int]) -> None:
-    """Keep what a person says of a layer's scan; "" forgets it.
+    """Keep the orientation that a person gives a layer's scan; "" removes it.
 
     letters: as given_orientation returns them, valid ones.
     """
@@ -38,7 +39,9 @@ def give_orientation(layer: Layer, letters: str, stored_axes: Sequence[int]) -> 
 
 
 def as_given(layer: Layer, stored: GridOrVolume) -> GridOrVolume:
-    """A layer's scan with the orientation a person gave it; as stored if it says its own or nobody
-    gave one. For models and letters only: masks are saved with what is stored."""
+    """A layer's scan with the orientation that a person gave it, if its file says none.
+
+    For models and orientation markers only: masks are saved with what is stored.
+    """
     letters = given_orientation(layer, stored.stored_axes)
     return stored if stored.oriented or not letters else oriented_as(stored, letters)

@@ -1,16 +1,16 @@
-"""The question how a scan lies that does not say so itself."""
+"""Asks for the orientation of a scan whose file does not say it."""
 
 from __future__ import annotations
 
 from napari.layers import Layer
-from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QWidget
+from qtpy.QtCore import QSignalBlocker, Signal
+from qtpy.QtWidgets import QComboBox
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.volume import Volume, parse_orientation
 from napari_l2gnet.orientation import give_orientation, given_orientation
 
-#: The usual ones, letters of columns, rows and slices, with who stores scans so.
+#: Usual orientations: letters of columns, rows and slices, and which formats store scans so.
 _USUAL = {
     "LPS": "DICOM, ITK",
     "LPI": "from the head down",
@@ -27,20 +27,20 @@ _CHOOSE = "Choose…"
 class OrientationCombo(QComboBox):
     """Asks for the orientation of one layer's scan and keeps a valid answer on the layer."""
 
-    #: The answer is another one, or none any more.
+    #: The answer was changed or removed.
     answered = Signal()
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._layer: Layer | None = None
         self._axes: tuple[int, int, int] = (0, 1, 2)
         self.setEditable(True)
         self.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
-        # It would complete letters by the first line that begins with them.
+        # Qt would complete typed letters to the first line that begins with them.
         self.setCompleter(None)
         edit = self.lineEdit()
         edit.setPlaceholderText(_CHOOSE)
-        # Cuts a chosen line to its letters, which are all there is to edit.
+        # Cuts a chosen line to its three letters, which alone can be edited.
         edit.setMaxLength(3)
         self.editTextChanged.connect(self._keep)
 
@@ -59,20 +59,19 @@ class OrientationCombo(QComboBox):
         return ""
 
     def ask(self, layer: Layer | None, stored: Volume | None) -> None:
-        """Ask about this layer's scan, as stored; with None about nothing.
+        """Ask about this layer's scan, as stored; None asks about nothing.
 
-        What is being typed about a layer stays when it is asked about again.
+        If the layer is asked about again, what was typed stays.
         """
         if stored is None or layer is None:
             self._layer = None
         elif layer is not self._layer or stored.stored_axes != self._axes:
             self._layer, self._axes = layer, stored.stored_axes
-            self.blockSignals(True)
-            self.clear()
-            self.addItems([_line(usual, self._axes) for usual in _USUAL])
-            self.setCurrentIndex(-1)
-            self.setEditText(given_orientation(layer, self._axes))
-            self.blockSignals(False)
+            with QSignalBlocker(self):
+                self.clear()
+                self.addItems([_line(usual, self._axes) for usual in _USUAL])
+                self.setCurrentIndex(-1)
+                self.setEditText(given_orientation(layer, self._axes))
             self.view().setMinimumWidth(self.view().sizeHintForColumn(0) + 20)
 
     def _keep(self, text: str) -> None:
@@ -80,7 +79,7 @@ class OrientationCombo(QComboBox):
             return
         letters = "" if self.problem else parse_orientation(text)
         if letters and letters != text:
-            self.setEditText(letters)  # and comes back with it
+            self.setEditText(letters)  # which calls this again
             return
         give_orientation(self._layer, letters, self._axes)
         self.answered.emit()
@@ -94,7 +93,7 @@ def _line(usual: str, axes: tuple[int, int, int]) -> str:
 
 
 def orientation_tip(stored: Volume) -> str:
-    """What to answer for this scan."""
+    """The tooltip that says how to answer for this scan."""
     order = [f"{_AXES[axis]} ({stored.shape[-3:][axis]})" for axis in stored.stored_axes]
     letters = ", ".join(f"{letter} {side}" for letter, side in _SIDES.items())
     return (

@@ -1,5 +1,5 @@
-"""R, L, A, P, S, I at the edges of the canvas, so that nobody paints the wrong side, and scans
-upright between them."""
+"""Draws R, L, A, P, S, I at the edges of the canvas, so that nobody paints the wrong side, and
+turns scans upright."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ _PLACES = {
 
 
 class EdgeLetters:
-    """Keeps the letters true to the scan that a person works on while the view is turned: the
-    active one, or that of the active mask; where neither says, the only one to be seen."""
+    """Keeps the letters up to date with the view and the scan that a person works on.
+
+    That scan is the active layer, or the one of the active mask, else the only visible one.
+    """
 
     def __init__(self, viewer: napari.Viewer) -> None:
         self._viewer = viewer
@@ -37,7 +39,7 @@ class EdgeLetters:
         self._codes: tuple[str, str, str] | None = None
         self._overlays = {}
         for key, place in _PLACES.items():
-            # On a box of its own: a letter over bright fat must be legible.
+            # On a box, so that a letter over bright fat is legible.
             overlay = TextOverlay(position=place, font_size=13, box=True, visible=False)
             self._overlays[key] = viewer.canvas.overlays.setdefault(key, overlay)
         for event in self._events():
@@ -62,7 +64,7 @@ class EdgeLetters:
         self.draw()
 
     def _scan(self) -> Image | None:
-        """What the letters are to be of; None where that is not to be seen, or not clear."""
+        """The scan that the letters are about; None if it is not visible or not clear."""
         layers = self._viewer.layers
         scans = [one for one in layers if isinstance(one, Image) and VIEW_KEY not in one.metadata]
         active = active_layer(self._viewer)
@@ -74,7 +76,7 @@ class EdgeLetters:
         if active is not None and scan is None:
             scan = active.metadata.get(IMAGE_KEY)
         if active is not None and scan is not None:
-            # A mask lies on its scan, also where that is hidden.
+            # A mask lies on its scan, even if the scan is hidden.
             return scan if scan in scans and (scan.visible or active.visible) else None
         seen = [one for one in scans if one.visible]
         return seen[0] if len(seen) == 1 else None
@@ -83,13 +85,13 @@ class EdgeLetters:
         assert self._layer is not None
         if self._turned() is self._layer:
             return
-        # Known weakly: a deleted scan is not to stay in memory.
+        # A weak reference: a deleted scan must leave memory.
         self._turned = weakref.ref(self._layer)
         if lies(letters["l2gnet_bottom"], letters["l2gnet_right"]):
             self._viewer.dims.transpose()
 
     def disconnect(self) -> None:
-        """Clear the letters and let go of the viewer."""
+        """Clear the letters and disconnect from the viewer."""
         for event in self._events():
             event.disconnect(self.draw)
         layers = self._viewer.layers
@@ -101,10 +103,10 @@ class EdgeLetters:
         self._show(None)
 
     def draw(self, _: Any = None) -> None:
-        """Tell the directions of the scan that is looked at now.
+        """Show the directions of the current scan.
 
-        A scan that would lie on its side, because its file has rows and columns the other way
-        round, is turned up when it comes after another; whoever turns it again then has it so.
+        A scan that would lie on its side, because its file has rows and columns exchanged, is
+        turned upright when it becomes the current one; a person may turn it again.
         """
         self._layer = self._scan()
         self._codes = None if self._layer is None else _codes_of(self._layer)
@@ -120,8 +122,8 @@ class EdgeLetters:
             overlay.text = letters[key] if letters else ""
 
     def letters(self) -> dict[str, str] | None:
-        """Letter of each edge, or None where the layer or the 3-D view has none to tell, or layers
-        lie side by side: the canvas' edges are none of theirs."""
+        """The letter of each edge of the canvas; None if they are unknown, in the 3-D view, or if
+        layers lie side by side."""
         layer, codes, dims = self._layer, self._codes, self._viewer.dims
         side_by_side = self._viewer.canvas.grid.enabled
         if layer is None or codes is None or dims.ndisplay != 2 or side_by_side:
@@ -140,7 +142,7 @@ class EdgeLetters:
 
 
 def _codes_of(scan: Image) -> tuple[str, str, str] | None:
-    """The letter each of (z,y,x) of its array grows to, if that is known."""
+    """The letters that the axes (z,y,x) of a scan's array grow to; None if unknown."""
     try:
         volume = as_given(scan, volume_of(scan))
     except InputError:
@@ -149,9 +151,9 @@ def _codes_of(scan: Image) -> tuple[str, str, str] | None:
 
 
 def _grows_to(layer: Layer, codes: tuple[str, str, str], axis: int) -> str:
-    """The letter that an axis of the world, counted from the last, grows to."""
+    """The letter that an axis of the world grows to; axis: counted from the last."""
     origin = np.array(layer.data_to_world((0.0,) * layer.ndim))
-    # How far each axis of the array goes along the world's; layers may be mirrored or turned.
+    # How far each axis of the array goes along the axis of the world; it may be mirrored or turned.
     steps = [
         (np.array(layer.data_to_world(tuple(step))) - origin)[axis] for step in np.eye(layer.ndim)
     ][-3:]

@@ -1,26 +1,25 @@
-"""A progress bar that nobody waits for."""
+"""A progress bar that does not block the window."""
 
 from __future__ import annotations
 
 import time
 
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QProgressBar, QWidget
+from qtpy.QtWidgets import QProgressBar
 
 #: Milliseconds between two drawings.
 _DRAW_EVERY = 100
 
 
 class ProgressBar(QProgressBar):
-    """Is drawn ten times a second at most, together with what else is to be drawn, and always in
-    its last state.
+    """A bar that is drawn at most ten times a second, and always in its last state.
 
-    Qt's own draws the window, canvas and all, before `setValue` returns: 60 to 190 ms at each slice
-    of a large scan.
+    `setValue` of Qt's own bar returns only after the whole window with its canvas is drawn: 60 to
+    190 ms at each slice of a large scan.
     """
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.setTextVisible(True)
         self._value, self._format = super().value(), super().format()
         self._drawn = 0.0
@@ -52,7 +51,7 @@ class ProgressBar(QProgressBar):
 
     def _draw(self) -> None:
         self._drawn = time.monotonic()
-        # Qt draws nothing at once where updates are off, and everything soon where they go on.
+        # With updates off, Qt draws nothing at once; turning them on schedules one drawing.
         self.setUpdatesEnabled(False)
         super().setFormat(self._format)
         super().setValue(self._value)

@@ -20,57 +20,72 @@ if TYPE_CHECKING:
 
 Paths = str | list[str]
 
-# Files of the DICOM series opened just now, and when napari last asked for one of them. All files
-# of a series dropped at once are one scan, and napari asks for them one by one.
-_just_opened: set[Path] = set()
-_last_asked = -math.inf
-# Seconds between two such questions, in which napari shows a layer at most.
+#: Seconds between two questions of napari about one drop; it shows at most a layer in between.
 _ONE_DROP = 3.0
 
 
+class _Drop:
+    """DICOM files that belong to the scans opened last.
+
+    All files of a series dropped at once are one scan, but napari asks for them one by one.
+    """
+
+    def __init__(self) -> None:
+        self.opened: set[Path] = set()
+        self._last_asked = -math.inf
+
+    def ask(self) -> None:
+        """napari asks for a file: of the last drop, or of a new one."""
+        if not _window_runs() or time.monotonic() > self._last_asked + _ONE_DROP:
+            self.opened.clear()
+
+    def answered(self) -> None:
+        """napari has its answer."""
+        self._last_asked = time.monotonic()
+
+
+_drop = _Drop()
+
+
 def get_reader(path: Paths) -> Callable[[Paths], list[Any]] | None:
-    """npe2's question: the function that reads these paths, or None if they are not ours."""
+    """Called by npe2: the function that reads these paths, or None if we do not read them."""
     paths = [path] if isinstance(path, str) else path
     return read if paths and all(is_supported(p) for p in paths) else None
 
 
 def read(path: Paths) -> list[LayerDataTuple] | list[tuple[None]]:
-    """One layer a file, one a DICOM series: a Labels layer for masks that say they are masks, else
-    an Image layer. In a window a folder of several series asks which to open.
+    """One layer for each file or DICOM series: Labels if the file says it is a mask, else Image.
 
-    A file that cannot be used is said in one sentence: in a notification where a window runs (and
-    nothing is opened), as InputError in a script.
+    In a window, a dialog asks which series of a folder to open. An unusable file gives a sentence:
+    a notification in a window, which then opens nothing; an InputError in a script.
     """
-    global _last_asked
-    if not _window_runs() or time.monotonic() > _last_asked + _ONE_DROP:
-        _just_opened.clear()
+    _drop.ask()
     try:
         found: list[LayerDataTuple] = []
         for one in [path] if isinstance(path, str) else path:
             scans = _dicom(Path(one)) if format_of(Path(one)) is DICOM else [read_any(one)]
             found += [_layer(volume, text) for volume, text in scans]
-        # What tells napari that all is well with no layer.
+        # [(None,)] tells napari that there is no layer and no error.
         return found or [(None,)]
     except InputError as error:
         if not _window_runs():
             raise
         from napari.utils.notifications import show_error
 
-        # Raised, it would reach the user wrapped in a paragraph of napari's about plugins, and
-        # the terminal as a traceback.
+        # napari would wrap an exception in a paragraph about plugins, and print a traceback.
         show_error(str(error))
         return [(None,)]
     finally:
-        _last_asked = time.monotonic()
+        _drop.answered()
 
 
 def _dicom(path: Path) -> list[tuple[Volume, LabelText]]:
-    """The scans that a folder holds, those of them that the user chooses, or the one that a file is
-    part of; none if that is open already. Errors: InputError."""
+    """The scans of a folder (those that the user chooses, if there are several), or the scan that a
+    file is part of; [] if that has just been opened. Raises InputError."""
     from l2gnet_core.files.dicom import read_series
     from l2gnet_core.files.dicom_series import series_below, series_of
 
-    if path in _just_opened:
+    if path in _drop.opened:
         return []
     series = series_below(path) if path.is_dir() and _window_runs() else []
     if len(series) > 1:
@@ -78,15 +93,15 @@ def _dicom(path: Path) -> list[tuple[Volume, LabelText]]:
 
         from napari_l2gnet.series_dialog import SeriesDialog
 
-        # napari's window, for its colours; the dialog that chose the reader was the active one.
+        # napari's window, for its colours; the active window is the dialog that chose the reader.
         windows = [w for w in QApplication.topLevelWidgets() if isinstance(w, QMainWindow)]
         shown = [window for window in windows if window.isVisible()]
         dialog = SeriesDialog(path, series, shown[0] if shown else None)
-        # Called as the dialog lists them.
+        # With the names that the dialog lists.
         series = [replace(one, alone=False) for one in dialog.chosen] if dialog.exec() else []
     else:
         series = [series_of(path)]
-    _just_opened.update(file for one in series for file in one.files)
+    _drop.opened.update(file for one in series for file in one.files)
     return [(read_series(one), LabelText()) for one in series]
 
 
@@ -102,7 +117,7 @@ def _layer(volume: Volume, text: LabelText) -> LayerDataTuple:
 
 
 def _window_runs() -> bool:
-    """Is a person looking on: does this thread's Qt event loop run?"""
+    """Does a Qt event loop run in this thread, so that a person sees notifications?"""
     try:
         from qtpy.QtCore import QCoreApplication, QThread
     except ImportError:

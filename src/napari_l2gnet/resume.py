@@ -151,8 +151,8 @@ class ResumeOffer(QWidget):
     #: Why work cannot be resumed, in a sentence.
     failed = Signal(str)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.line = QLabel()
         self.line.setWordWrap(True)
         self.resume = QPushButton("Resume")

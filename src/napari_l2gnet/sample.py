@@ -27,5 +27,5 @@ def phantom_volume() -> Volume:
 
 
 def cardiac_phantom_layers() -> list[LayerDataTuple]:
-    """npe2 sample data."""
+    """The layers of the sample, for npe2."""
     return [to_layer_data(phantom_volume())]

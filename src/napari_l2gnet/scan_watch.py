@@ -1,4 +1,4 @@
-"""What becomes of the scan that a widget is about."""
+"""Notices what happens to the scan of a widget."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from napari_l2gnet.worker import LatestJob
 
 
 class ScanWatch(QObject):
-    """Follows a scan: how it lies, whether it is still the same, and whether it had masks when it
-    was last in the viewer."""
+    """Follows a scan: its voxels, its place, and the masks that it had when it was last in the
+    viewer."""
 
-    #: Other voxels, or they lie otherwise.
+    #: The voxels or their place have changed.
     changed = Signal()
-    #: Masks of the same scan, which was deleted meanwhile, have become those of this layer.
+    #: (layer, masks): masks of the same scan, whose layer was deleted, now belong to this layer.
     adopted = Signal(object, list)
 
     def __init__(self, viewer: napari.Viewer, parent: QObject) -> None:
         super().__init__(parent)
         self._viewer = viewer
         self._scan: Image | None = None
-        #: Compares the scan with those of masks whose own is gone.
+        #: Compares the scan with those of masks whose layer was deleted.
         self.comparing = LatestJob(self)
 
     def stop(self) -> None:
@@ -36,7 +36,7 @@ class ScanWatch(QObject):
         self.comparing.cancel()
 
     def follow(self, scan: Image | None, readable: bool = False) -> None:
-        """Another scan, or none; masks are looked for of one that is readable."""
+        """Follow another scan, or none; masks are looked for if it is readable."""
         if self._scan is scan:
             return
         for image, act in ((self._scan, "disconnect"), (scan, "connect")):

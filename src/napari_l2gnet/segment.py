@@ -1,8 +1,10 @@
-"""The Segment widget: controls and connections; what they do is in `run` and `mask_table`."""
+"""The Segment widget: controls and connections.
+
+What they do is in `scan_choice`, `run`, `mask_table` and `segment_notes`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import napari
@@ -12,15 +14,10 @@ from qtpy.QtCore import QTimer, Signal
 from l2gnet_core.card import ModelCard
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError
-from l2gnet_core.project.state import SliceKey
-from l2gnet_core.suitability import mismatches
-from l2gnet_core.volume import Volume, slicing_axis
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.autosave import KEEPER_KEY, keep, open_projects
 from napari_l2gnet.card_dialog import CardDialog
-from napari_l2gnet.docked import always
-from napari_l2gnet.duplicates import unsaved_copy
-from napari_l2gnet.layers import active_layer, axis_name, layer_message, volume_of
+from napari_l2gnet.layers import active_layer, volume_of
 from napari_l2gnet.mask_layer import CARD_KEY, IMAGE_KEY, MaskLayer
 from napari_l2gnet.mask_saving import MaskSaving
 from napari_l2gnet.mask_table import MaskTable
@@ -29,14 +26,14 @@ from napari_l2gnet.orientation import as_given, is_asked_for
 from napari_l2gnet.orientation_markers import EdgeLetters
 from napari_l2gnet.resume import Work, shown_again
 from napari_l2gnet.run import Run
+from napari_l2gnet.scan_choice import ScanChoice
 from napari_l2gnet.scan_watch import ScanWatch
-from napari_l2gnet.segment_form import RANGE, THIS_SLICE, SegmentForm
+from napari_l2gnet.segment_form import RANGE, SegmentForm
+from napari_l2gnet.segment_notes import SegmentNotes
 from napari_l2gnet.session import Request, SegmentProgress, Session, shared_session
-from napari_l2gnet.take_over import holds_labels, no_scan
+from napari_l2gnet.take_over import holds_labels
 from napari_l2gnet.tasks import annotation_of
 from napari_l2gnet.visibility import bring_into_view, hidden_message
-from napari_l2gnet.what_to_segment import outward, place_shown, why_no_slice
-from napari_l2gnet.worker import Job
 
 
 class SegmentWidget(SegmentForm):
@@ -53,23 +50,22 @@ class SegmentWidget(SegmentForm):
         self.letters = EdgeLetters(napari_viewer)
         self.watch = ScanWatch(napari_viewer, self)
         self.table = MaskTable(napari_viewer, self.organs, self.coverage, self)
-        self.saving = MaskSaving(self.save_mask, lambda: self.mask)
+        self.saving = MaskSaving(self.save_mask, lambda: self.current_mask)
         self._run: Run | None = None
         self._annotation: Annotation | None = None
         # How the user last wanted masks of a model tidied.
         self._tidying: dict[str, CleanUp] = {}
-        self._warnings: list[str] = []
-        self._doubts: list[str] = []
-        self._refusal = ""
-        # Why there is no slice on screen to segment, when that was last asked for.
+        self.choice = ScanChoice(self)
+        self.notes = SegmentNotes(self)
+        # Why the slice on screen could not be segmented when that was last asked for.
         self._nowhere = ""
-        # Was another layer made the active one while a run was going?
+        # Did another layer become the active one during a run?
         self._missed = False
         self._on_active()
         self._begin_with_mask()
         self._connect()
         self._on_scan_or_model()
-        self._tell_device()
+        self.device.look()
 
     def _connect(self) -> None:
         self.image.chosen.connect(self._on_scan_or_model)
@@ -81,6 +77,7 @@ class SegmentWidget(SegmentForm):
         self.axis.currentIndexChanged.connect(self._on_axis)
         self.region.currentIndexChanged.connect(self._on_region)
         self.viewer.dims.events.ndisplay.connect(self._on_region)
+        self.device.ready.connect(self.ready)
         self.about.clicked.connect(self._show_card)
         self.start.clicked.connect(self.segment)
         self.cancel.clicked.connect(self.cancel_run)
@@ -88,17 +85,17 @@ class SegmentWidget(SegmentForm):
         self.holes.toggled.connect(self._tidy_again)
         self.organs.go_to.connect(self.go_to)
         self.table.lost.connect(self._on_lost)
-        self.saving.said.connect(self._say)
+        self.saving.said.connect(self.notes.say)
         self.saving.changed.connect(self._update_controls)
         self.offer.resumed.connect(self._on_resumed)
-        self.offer.failed.connect(lambda problem: self._say(problem, bad=True))
+        self.offer.failed.connect(lambda problem: self.notes.say(problem, bad=True))
         self.viewer.layers.events.removed.connect(self._on_removed)
         self.viewer.layers.selection.events.active.connect(self._on_active)
         self.session.models_changed.connect(self._on_models)
 
     def let_go(self) -> None:
-        """Stop the run and let go of the viewer's events."""
-        self._looking.cancel()
+        """Stop the run and disconnect from the viewer."""
+        self.device.cancel()
         self.cancel_run()
         self._follow(None)
         self.watch.stop()
@@ -121,7 +118,8 @@ class SegmentWidget(SegmentForm):
         name, card = self.model.currentText(), self.card
         self.model.refresh()
         if self.model.currentText() != name:
-            self._say(f"{name} is gone from the models; {self.model.currentText()} is chosen now.")
+            chosen = self.model.currentText()
+            self.notes.say(f"{name} is gone from the models; {chosen} is chosen now.")
         elif self.card != card:
             self._on_scan_or_model()
 
@@ -138,17 +136,12 @@ class SegmentWidget(SegmentForm):
         return self._run is not None
 
     @property
-    def mask(self) -> MaskLayer | None:
+    def current_mask(self) -> MaskLayer | None:
         """The mask that the table shows."""
         return self.table.mask
 
-    def _volume(self) -> Volume | None:
-        """The chosen scan, lying as its file says or, where it does not, as a person said."""
-        layer = self.image.layer
-        return None if layer is None else as_given(layer, volume_of(layer))
-
     def _follow(self, mask: MaskLayer | None) -> None:
-        """Show a mask's organs and how it is tidied; without one, how the model's would be."""
+        """Show a mask's organs and its tidying; without a mask, those that the model has."""
         if self._annotation is not None:
             self._annotation.changed.disconnect(self._on_annotation, missing_ok=True)
             self._annotation.segmentation.choosing.disconnect(self._on_choosing, missing_ok=True)
@@ -165,11 +158,11 @@ class SegmentWidget(SegmentForm):
             self.show_choices(self._tidying.get(self.model.currentText(), self.card.clean_up))
 
     def _on_choosing(self) -> None:
-        """The mask is tidied in another way, perhaps as a step was undone."""
+        """The mask is tidied in another way, perhaps because a step was undone."""
         assert self._annotation is not None
         self.show_choices(self._annotation.segmentation.clean_up)
         self._tidying[self.model.currentText()] = self.choices()
-        # Whether it was undone is known after this.
+        # Only later is it known whether the step was undone.
         self._look_soon.start()
 
     def _on_annotation(self, what: str) -> None:
@@ -178,13 +171,13 @@ class SegmentWidget(SegmentForm):
 
     @property
     def _others_job(self) -> str:
-        """What another widget is doing for the mask, which would be written into twice."""
+        """Why the mask cannot be written to: the job of another widget, in a sentence; or ""."""
         if self.running or self._annotation is None or not self._annotation.job:
             return ""
         return f"{self._annotation.job}: cancel it first."
 
     def _on_active(self, _: Any = None) -> None:
-        """The scan that a person works on, or opens, is the one that they segment."""
+        """Choose the scan that a person opens or works on."""
         active = active_layer(self.viewer)
         scan = active if active is None else active.metadata.get(IMAGE_KEY, active)
         if self.running:
@@ -200,58 +193,36 @@ class SegmentWidget(SegmentForm):
     def _on_adopted(self, scan: Image, masks: list[MaskLayer]) -> None:
         """The scan was opened again: its masks go on with it."""
         if scan is self.image.layer and not self.running:
-            self.ask_orientation(None, None)  # it may be known now
+            self.ask_orientation(None, None)  # the scan may say it now
             self._on_scan_or_model()
-            self._say(f"{masks[-1].layer.name} is of this scan, and goes on with it.")
+            self.notes.say(f"{masks[-1].layer.name} is of this scan, and goes on with it.")
 
     def _on_scan_or_model(self, _: Any = None) -> None:
-        """Another scan, model or orientation: the axes it can be cut along, its organs, what does
-        not fit."""
-        self._warnings, self._doubts, self._refusal = [], [], ""
-        layer, card, stored = self.image.layer, self.card, None
-        try:
-            stored = None if layer is None else volume_of(layer)
-        except InputError as error:
-            self._refusal = str(error)
-        asked = stored if stored and card and is_asked_for(card, stored) else None
-        self.ask_orientation(layer, asked)
-        volume = as_given(layer, stored) if layer and stored else None
-        self.offer.look_for(layer, stored, open_projects(self.viewer))
+        """Another scan, model or orientation: show its axes, its organs and what does not fit."""
+        self.notes.clear()
+        choice, layer = self.choice, self.image.layer
+        choice.read()
+        self.offer.look_for(layer, choice.stored, open_projects(self.viewer))
         self.letters.draw()
-        unusable = bool(self._refusal)
-        if asked:
-            self._refusal = self.orientation.problem
+        self.watch.follow(layer, choice.stored is not None)
         found = MaskLayer.find(self.viewer, layer, self.model.currentText())
-        self.watch.follow(layer, stored is not None)
-        self._follow(None if unusable else found)
-        if volume is not None and card is not None and not self._refusal:
-            names = [axis_name(volume, axis) for axis in range(3)]
-            self.show_axes(names, slicing_axis(volume, card.slicing))
-        else:
-            self.show_axes()
-        if self._refusal:
-            self._say(self._refusal, bad=unusable)
+        self._follow(None if choice.unreadable else found)
+        if choice.refusal:
+            self.notes.say(choice.refusal, bad=choice.unreadable)
             self._update_controls()
         else:
             self._on_axis()
 
     def _on_axis(self) -> None:
-        if self._refusal:
+        if self.choice.refusal:
             return
-        volume, card = self._volume(), self.card
-        if volume is not None and card is not None and self.axis.count():
-            count = volume.shape[-3:][self.axis.currentData()]
-            for box in (self.first, self.last):
-                box.setMaximum(count - 1)
-            self.first.setValue(0)
-            self.last.setValue(count - 1)
-            found = mismatches(card, volume, self.axis.currentData())
-            self._warnings = [layer_message(one, self.image.layer) for one in found]
-        self._say("")
+        if (warnings := self.choice.offer_slices()) is not None:
+            self.notes.warnings = warnings
+        self.notes.say("")
         self._update_controls()
 
     def _update_controls(self, _: Any = None) -> None:
-        """Enable what can be done now; everything disabled says why."""
+        """Enable what can be done now; disabled controls say why."""
         busy = "A run is under way: cancel it first." if self.running else ""
         writing = busy or self._others_job
         no_scan = no_model = ""
@@ -259,7 +230,7 @@ class SegmentWidget(SegmentForm):
             no_scan = "Open a scan first: drag its file or DICOM folder into the window."
         if self.card is None:
             no_model = "No model is at hand."
-        reason = self._refusal or no_scan or no_model or busy
+        reason = self.choice.refusal or no_scan or no_model or busy
         self.allow(self.start, reason or writing)
         self.allow(self.image, no_scan or busy)
         self.allow(self.model, no_model or busy)
@@ -271,48 +242,22 @@ class SegmentWidget(SegmentForm):
         for box in (self.largest, self.holes):
             self.allow(box, no_model or writing)
         self.allow(self.save_mask, writing or self.saving.refusal)
-        self.organs.allow("" if self.mask is not None else "Press Segment first.")
+        self.organs.allow("" if self.current_mask is not None else "Press Segment first.")
         self.range.setVisible(self.region.currentIndex() == RANGE)
         self.bar.setVisible(self.running)
         if reason and not self.running and not self.message.text():
-            self._say(reason)
+            self.notes.say(reason)
 
     def _on_region(self, _: Any = None) -> None:
         if self._nowhere:
             self._nowhere = ""
-            self._say("")
+            self.notes.say("")
         self._update_controls()
 
-    def _say(self, text: str, bad: bool = False, holds: Callable[[], bool] = always) -> None:
-        """The line under the buttons: what happened, while it holds, then what to beware of."""
-        beware = (unsaved_copy(self.viewer), no_scan(self.image.layer))
-        trouble = [one for one in beware if one]
-        self.show_message(text, bad, [*trouble, *self._warnings, *self._doubts], holds)
-
     def tell_again(self) -> None:
-        """Say the same, with what is to beware of by now."""
+        """Say the same if it holds, with the warnings that hold now."""
         text, bad, _, holds = self._told
-        self._say(text if holds() else "", bad, holds)
-
-    def _tell_device(self) -> None:
-        """Fill in the device line; imports what a run needs while nobody waits for it."""
-
-        def look() -> Generator[str, None, None]:
-            # napari does these with the first Labels layer, in the GUI's thread.
-            import pandas  # noqa: F401
-            import skimage.color.colorconv  # noqa: F401
-            from vispy.visuals.line.dash_atlas import DashAtlas
-
-            from l2gnet_core.device import choose_device
-
-            DashAtlas()  # takes 0.1 s the first time; vispy keeps the patterns for all lines
-            yield choose_device("auto")[1]
-
-        self._looking = Job(look(), self)
-        self._looking.yielded.connect(self.device.setText)
-        self._looking.failed.connect(self.device.setText)
-        self._looking.finished.connect(self.ready)
-        self._looking.start()
+        self.notes.say(text if holds() else "", bad, holds)
 
     def _show_card(self) -> None:
         if self.card is not None:
@@ -325,7 +270,7 @@ class SegmentWidget(SegmentForm):
         if self.running:
             return
         name = self.model.currentText()
-        # A model file may have been written over since the list was last open.
+        # A model file may have been overwritten since the list was last open.
         self._on_models()
         layer, model = self.image.layer, self.model.entry
         if layer is None or model is None or self._others_job or model.name != name:
@@ -333,19 +278,19 @@ class SegmentWidget(SegmentForm):
         try:
             stored = volume_of(layer)
         except InputError as error:
-            self._say(str(error), bad=True)
+            self.notes.say(str(error), bad=True)
             return
         card, volume, axis = model.card, as_given(layer, stored), self.axis.currentData()
         if axis is None or is_asked_for(card, volume):
             self._on_scan_or_model()
             return
-        self._nowhere = self._off_screen(layer, axis)
+        self._nowhere = self.choice.why_nowhere(layer, axis)
         if self._nowhere:
-            self._say(self._nowhere, bad=True)
+            self.notes.say(self._nowhere, bad=True)
             return
-        about, old = "", self.mask
+        about, old = "", self.current_mask
         if old is None or not old.can_take(layer, stored.grid, card, axis):
-            # The mask keeps the file's grid: what a person said is not written into its header.
+            # The mask keeps the file's grid: an orientation that a person gave is not saved.
             tidying = self.choices().sparing(card.clean_up.spared)
 
             def begin(mask: MaskLayer) -> None:
@@ -357,19 +302,19 @@ class SegmentWidget(SegmentForm):
             if old is not None:
                 work = "holds your work and stays" if old.holds_work else "stays"
                 about = f"{old.layer.name} {work} as it is: this run goes into {mask.layer.name}."
-        assert self.mask is not None
-        # Organs that fill in on another scan's picture would pass for that one's.
-        hidden = hidden_message(self.mask, bring_into_view(self.mask, alone=True))
+        assert self.current_mask is not None
+        # Over another scan's picture, the organs would pass for those of that scan.
+        hidden = hidden_message(self.current_mask, bring_into_view(self.current_mask, alone=True))
         about = f"{about} {hidden}".strip()
         request = Request(
             volume,
             str(model.path),
-            self._places(layer, volume.shape, axis),
+            self.choice.places(layer, volume.shape, axis),
             axis,
-            traces=self.mask.segmentation.traces,
+            traces=self.current_mask.segmentation.traces,
         )
-        self._warnings, self._doubts = [], []
-        self._say(about)
+        self.notes.clear()
+        self.notes.say(about)
         self.bar.setRange(0, len(request.places))
         self.bar.setValue(0)
         self._new_run(about).segment(request)
@@ -381,38 +326,22 @@ class SegmentWidget(SegmentForm):
             self.bar.setFormat("Cancelling")
 
     def _on_resumed(self, work: Work, layer: Image) -> None:
-        """Bring saved work back as a mask of its own."""
+        """Show saved work as a mask of its own."""
         mask = shown_again(work, self.viewer, layer, self)
         if mask is None:
             work.folder.release()
-            return  # the scan is gone meanwhile
+            return  # the scan was deleted meanwhile
         self.model.choose(work.state.card, work.versions[0].path)
         self._on_scan_or_model()
         self._follow(mask)
         hidden = hidden_message(mask, bring_into_view(mask, alone=True))
-        self._say(f"{work.problem} {hidden}".strip(), bad=bool(work.problem))
+        self.notes.say(f"{work.problem} {hidden}".strip(), bad=bool(work.problem))
         self._update_controls()
 
-    def _off_screen(self, layer: Image, axis: int) -> str:
-        """Why there is no slice on screen to segment, where that is what is wanted."""
-        wanted = self.region.currentIndex() == THIS_SLICE
-        return why_no_slice(layer, self.viewer.dims, axis) if wanted else ""
-
-    def _places(self, layer: Image, shape: Sequence[int], axis: int) -> list[SliceKey]:
-        """Slices to segment, in order."""
-        here, region = place_shown(layer, self.viewer.dims, axis), self.region.currentIndex()
-        if region == THIS_SLICE:
-            return [here]
-        indices = range(shape[-3:][axis])
-        if region == RANGE:
-            low, high = sorted((self.first.value(), self.last.value()))
-            indices = indices[low : high + 1]
-        return outward(here, shape[0] if len(shape) == 4 else 1, indices)
-
     def _new_run(self, about: str = "") -> Run:
-        """A run, yet to be started, that writes to the mask now shown."""
-        assert self.mask is not None
-        self._run = Run(self.session, self.mask, self, about)
+        """A run, not yet started, that writes to the current mask."""
+        assert self.current_mask is not None
+        self._run = Run(self.session, self.current_mask, self, about)
         self._missed = False
         self._run.stepped.connect(self._on_step)
         self._run.ended.connect(self._on_end)
@@ -423,13 +352,8 @@ class SegmentWidget(SegmentForm):
     def _on_step(self, step: SegmentProgress) -> None:
         self.bar.setValue(step.done)
         self.bar.setFormat(str(step))
-        run = self._run
-        image = None if run is None else run.mask.layer.metadata[IMAGE_KEY]
-        said = [layer_message(one, image) for one in step.warnings]
-        if run is not None and (new := [one for one in said if one not in run.warnings]):
-            run.warnings += new
-            self._warnings += self._said_of(run, new)
-            self._say(run.about)
+        if self._run is not None:
+            self.notes.take_warnings(self._run, step.warnings)
         self.table.count_soon()
 
     def _on_end(self, outcome: str, text: str) -> None:
@@ -438,31 +362,20 @@ class SegmentWidget(SegmentForm):
         self.table.running = False
         if self._missed:
             self._on_active()
-        beware = self._said_of(run, [*run.warnings, *run.doubts])
-        self._doubts = [line for line in beware if line not in self._warnings]
-        ends = self._said_of(run, [text])[0] if text else run.about
-        self._say(ends, outcome == "failed", run.stands)
+        self.notes.take_end(run, text, bad=outcome == "failed")
         run.deleteLater()
         if self._annotation is not None:
-            # One that was cancelled has chosen nothing.
+            # A cancelled run has not changed the tidying: show it as it is.
             self._on_choosing()
         self._update_controls()
         self.table.count_all()
         self.run_ended.emit(outcome)
 
-    def _said_of(self, run: Run, lines: list[str]) -> list[str]:
-        """Lines about a run's mask; with its name where another scan is chosen by now, or its own
-        one is deleted."""
-        layer = run.mask.layer
-        if layer.metadata[IMAGE_KEY] is self.image.layer:
-            return lines
-        return [f"{layer.name}: {line}" for line in lines]
-
     def _tidy_again(self) -> None:
-        """A choice was ticked or unticked: apply it to the mask that is there."""
+        """A tick was changed: tidy the current mask so."""
         self._tidying[self.model.currentText()] = self.choices()
-        if self.mask is not None:
-            segmentation = self.mask.segmentation
+        if self.current_mask is not None:
+            segmentation = self.current_mask.segmentation
             choices = self.choices().sparing(segmentation.clean_up.spared)
             if segmentation.finished and not self.running:
                 self._new_run().choose(choices)
@@ -472,14 +385,14 @@ class SegmentWidget(SegmentForm):
     def _on_removed(self, event: Any) -> None:
         if self._run is not None and event.value is self._run.mask.layer:
             self.cancel_run()
-        if self.mask is not None and event.value is self.mask.layer:
+        if self.current_mask is not None and event.value is self.current_mask.layer:
             older = MaskLayer.find(self.viewer, self.image.layer, self.model.currentText())
             self._follow(older)
             self._update_controls()
-            # What was said of a copy of it holds no more.
+            # A warning about a copy of the mask may not hold any more.
             self.tell_again()
         if KEEPER_KEY in event.value.metadata:
-            # Deleted by mistake it can be had back, once its project is let go of.
+            # A mask deleted by mistake can be resumed once its project is released.
             QTimer.singleShot(0, self._offer_again)
 
     def _offer_again(self) -> None:
@@ -492,13 +405,15 @@ class SegmentWidget(SegmentForm):
             self.offer.look_for(layer, None, (), again=True)
 
     def _on_lost(self) -> None:
-        assert self.mask is not None
-        text = f'The data of "{self.mask.layer.name}" were replaced and fit the scan no more.'
+        assert self.current_mask is not None
+        text = (
+            f'The data of "{self.current_mask.layer.name}" were replaced and fit the scan no more.'
+        )
         self._follow(MaskLayer.find(self.viewer, self.image.layer, self.model.currentText()))
-        self._say(f"{text} Segment again for a new mask.", bad=True)
+        self.notes.say(f"{text} Segment again for a new mask.", bad=True)
         self._update_controls()
 
     def go_to(self, label: int) -> None:
         """Show an organ's largest slice."""
-        if self.mask is not None and not self.mask.go_to(label):
-            self._say("This organ is not in the mask.")
+        if self.current_mask is not None and not self.current_mask.go_to(label):
+            self.notes.say("This organ is not in the mask.")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import napari
 from napari.layers import Image, Layer
+from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -21,6 +22,7 @@ from qtpy.QtWidgets import (
 
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.volume import Volume
+from napari_l2gnet.device_line import DeviceLine
 from napari_l2gnet.docked import DockedWidget, research_line
 from napari_l2gnet.layer_combo import LayerCombo
 from napari_l2gnet.mask_saving import TIP as SAVING_TIP
@@ -51,10 +53,7 @@ class SegmentForm(DockedWidget):
         model_row.addWidget(self.model, 1)
         model_row.addWidget(self.about)
         self.orientation = OrientationCombo()
-        self.device = QLabel("…")
-        self.device.setWordWrap(True)
-        # Else the form wraps it at half its width and leaves room for the lines of all of it.
-        self.device.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+        self.device = DeviceLine()
         self.axis = QComboBox()
         self.axis.setToolTip("The axis along which the scan is cut into the slices the model sees")
         self.region = QComboBox()
@@ -127,15 +126,14 @@ class SegmentForm(DockedWidget):
         self.show_theme()
 
     def show_axes(self, names: Sequence[str] = (), automatic: int = 0) -> None:
-        """Offer the axes to slice along, the automatic one first; no signal tells of it."""
-        self.axis.blockSignals(True)
-        self.axis.clear()
-        for axis in sorted(range(len(names)), key=lambda axis: axis != automatic):
-            self.axis.addItem(names[axis] + (" (auto)" if axis == automatic else ""), axis)
-        self.axis.blockSignals(False)
+        """Offer the axes to slice along, the automatic one first; emits no signal."""
+        with QSignalBlocker(self.axis):
+            self.axis.clear()
+            for axis in sorted(range(len(names)), key=lambda axis: axis != automatic):
+                self.axis.addItem(names[axis] + (" (auto)" if axis == automatic else ""), axis)
 
     def ask_orientation(self, layer: Layer | None, stored: Volume | None) -> None:
-        """Show the question how a layer's scan lies, as stored; with None nothing is asked."""
+        """Ask about the orientation of a layer's scan, as stored in its file; None asks nothing."""
         self.orientation.ask(layer, stored)
         for part in (self.orientation, self.orientation_label):
             part.setVisible(stored is not None)
@@ -143,16 +141,15 @@ class SegmentForm(DockedWidget):
             self._tips[self.orientation] = orientation_tip(stored)
 
     def choices(self) -> CleanUp:
-        """How the ticks want masks tidied."""
+        """How masks are to be tidied, as ticked."""
         return CleanUp(self.largest.isChecked(), self.holes.isChecked())
 
     def show_choices(self, choices: CleanUp) -> None:
-        """Tick what is chosen; no signal tells of it."""
+        """Tick what is chosen; emits no signal."""
         ticks = ((self.largest, choices.largest_piece), (self.holes, choices.fill_holes))
         for box, choice in ticks:
-            box.blockSignals(True)
-            box.setChecked(choice)
-            box.blockSignals(False)
+            with QSignalBlocker(box):
+                box.setChecked(choice)
 
     def show_theme(self) -> None:
         """Take on the colours of the window."""

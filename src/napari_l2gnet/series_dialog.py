@@ -20,7 +20,7 @@ from l2gnet_core.files.dicom_series import Series
 
 
 class SeriesDialog(QDialog):
-    """Lists the series of a folder; the largest is chosen at first, and several can be."""
+    """Lists the series of a folder; the largest is chosen at first, and several may be chosen."""
 
     def __init__(self, folder: Path, series: Sequence[Series], parent: QWidget | None) -> None:
         super().__init__(parent)
@@ -45,7 +45,7 @@ class SeriesDialog(QDialog):
         )
         buttons.accepted.connect(self.accept)
         buttons.rejected.connect(self.reject)
-        self.open = buttons.button(QDialogButtonBox.StandardButton.Open)
+        self.open_button = buttons.button(QDialogButtonBox.StandardButton.Open)
         self.list.itemSelectionChanged.connect(self._allow_open)
         layout = QVBoxLayout(self)
         layout.addWidget(QLabel(f"{folder.name} holds {len(series)} series. Each becomes a layer."))
@@ -55,10 +55,10 @@ class SeriesDialog(QDialog):
 
     @property
     def chosen(self) -> list[Series]:
-        """The series that are selected, in their order."""
+        """The selected series, in the order of the list."""
         rows = enumerate(self._series)
         return [one for row, one in rows if self.list.topLevelItem(row).isSelected()]
 
     def _allow_open(self) -> None:
-        self.open.setEnabled(bool(self.chosen))
-        self.open.setToolTip("" if self.open.isEnabled() else "Choose a series first")
+        self.open_button.setEnabled(bool(self.chosen))
+        self.open_button.setToolTip("" if self.open_button.isEnabled() else "Choose a series first")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem, QWidget
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem
 
 from l2gnet_core.project.state import SliceKey
 
@@ -33,8 +33,8 @@ class SliceQueue(QTableWidget):
 
     go_to = Signal(object)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(0, 3, parent)
+    def __init__(self) -> None:
+        super().__init__(0, 3)
         self.setHorizontalHeaderLabels(["Slice", "Why", "State"])
         self.verticalHeader().hide()
         self.verticalHeader().setDefaultSectionSize(_ROW)

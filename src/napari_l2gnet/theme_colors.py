@@ -1,4 +1,4 @@
-"""Colours of words that matter, legible on the theme of the window."""
+"""Colours of messages, legible on the theme of the window."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ _ON_LIGHT = Tones("#b3261e", "#8a5100", "#1b7a32")
 
 
 def tones(viewer: napari.Viewer) -> Tones:
-    """Those for a viewer's theme."""
+    """The colours for a viewer's theme."""
     shade = get_theme(viewer.theme).background.as_rgb_tuple()
     return _ON_LIGHT if sum(shade[:3]) > 1.5 * 255 else _ON_DARK

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import time
 
-#: Pieces that must be done before they tell how long the others will take.
+#: Pieces that must be done before their times give an estimate.
 _ENOUGH = 3
 
 
 class TimeLeft:
-    """Of work in pieces of one size; each: seconds that one took before, None if nobody knows."""
+    """Estimates the time left for work in pieces of one size.
+
+    each: seconds that a piece took in an earlier run; None if that is unknown.
+    """
 
     def __init__(self, total: int, each: float | None = None) -> None:
         self._total = total
         self._first = 0.0
-        #: Seconds that a piece takes, None as long as nothing tells.
+        #: Seconds that a piece takes; None as long as that is unknown.
         self.each = each
 
     def after(self, done: int) -> float | None:
-        """Seconds left when so many pieces are done, to be asked after each; of the first ones they
-        are what a piece took before. The first is not counted: a model takes several times as long
-        to begin with."""
+        """Seconds left when so many pieces are done; call it after each piece.
+
+        The time of an earlier run counts until enough pieces are done. The first piece is not
+        counted: a model takes several times as long for it.
+        """
         now = time.perf_counter()
         if done <= 1:
             self._first = now
@@ -30,7 +35,7 @@ class TimeLeft:
 
 
 def in_words(seconds: float | None) -> str:
-    """As in "8 s left" and "2 min left"; "" where there is no estimate, or it is used up."""
+    """As in "8 s left" and "2 min left"; "" without an estimate, or once it has run out."""
     if seconds is None or seconds < 0.5:
         return ""
     return f"{seconds / 60:.0f} min left" if seconds >= 90 else f"{seconds:.0f} s left"

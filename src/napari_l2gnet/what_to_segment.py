@@ -12,7 +12,7 @@ from napari_l2gnet.layers import is_cut, shown_index, slice_axes
 
 
 def why_no_slice(layer: Image, dims: Dims, axis: int) -> str:
-    """Why no slice of a scan that is cut along `axis` is on screen, in a sentence; "" if one is."""
+    """Why no slice of a scan along `axis` is on screen, in a sentence; "" if one is."""
     if dims.ndisplay == 3:
         return (
             "The viewer shows the scan in 3-D: press 2D/3D at the bottom left, or choose Slices …."
@@ -28,15 +28,15 @@ def why_no_slice(layer: Image, dims: Dims, axis: int) -> str:
 
 
 def place_shown(layer: Image, dims: Dims, axis: int) -> SliceKey:
-    """The place of a scan, (z,y,x) or (t,z,y,x), that the sliders are at."""
+    """The (frame, slice) of a scan (z,y,x) or (t,z,y,x) that the sliders are at."""
     point = shown_index(layer, dims.point)
     frame = point[0] if len(point) == 4 else 0
     return frame, point[axis - 3] if len(point) >= 3 else 0
 
 
 def outward(here: SliceKey, frames: int, indices: Sequence[int]) -> list[SliceKey]:
-    """These slices of so many frames: the one that somebody looks at first, then outward from it,
-    then other frames."""
+    """These slices of all frames, nearest first: outward from the slice on screen, then the other
+    frames."""
     frame, index = here
     return sorted(
         ((f, i) for f in range(frames) for i in indices),

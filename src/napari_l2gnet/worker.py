@@ -1,7 +1,8 @@
-"""A generator run in another thread, that can be cancelled."""
+"""Runs generators in other threads; they can be cancelled."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -14,14 +15,15 @@ from qtpy.QtCore import QObject, Signal
 
 from l2gnet_core.errors import InputError
 
-#: Enough to be overtaken by the window at once, and still to get most of an idle machine.
+_log = logging.getLogger(__name__)
+#: The window's thread always goes first, and a job still gets most of an idle machine.
 _NICENESS = 5
-#: The name of threads of urgent jobs.
+#: Name of the threads of urgent jobs.
 URGENT = "l2gnet urgent job"
 
 
 class JobError(Exception):
-    """What a job failed with, as one sentence.
+    """Why a job failed, in one sentence.
 
     napari's generator workers swallow RuntimeError (torch.OutOfMemoryError is one) and then emit
     nothing; this type gets through.
@@ -31,11 +33,11 @@ class JobError(Exception):
 class Job(QObject):
     """Runs a generator in a thread and hands out what it yields, in the GUI's thread.
 
-    Exactly one of `finished`, `cancelled` and `failed` (with a sentence) ends a job. Signals are
-    not emitted once the owner is gone: connections to a deleted QObject are cut by Qt.
+    Exactly one of `finished`, `cancelled` and `failed` (with a sentence) ends a job. Once the owner
+    is deleted, Qt cuts the connections and no signal arrives.
 
-    Jobs share Qt's threads, one for each core, and wait for one another. urgent: in a thread of its
-    own, without waiting; for what takes little time.
+    As many jobs run at once as Qt's thread pool has threads, one for each core; others wait.
+    urgent: starts without waiting; for what takes little time.
     """
 
     yielded = Signal(object)
@@ -61,19 +63,19 @@ class Job(QObject):
         self._worker.aborted.connect(self._on_aborted)
         # quit() alone does not run the generator's `finally` clauses.
         self._worker.aborted.connect(generator.close)
-        # A widget that is closed takes its job along.
+        # A job stops when its widget is deleted.
         parent.destroyed.connect(self._worker.quit)
         self._cancelling = False
 
     def start(self) -> None:
-        """Begin; signals follow."""
+        """Begin; signals follow later."""
         if self._urgent:
-            threading.Thread(target=self._worker.run, name=URGENT).start()
+            threading.Thread(target=self._worker.run_here, name=URGENT).start()
         else:
             self._worker.start()
 
     def cancel(self) -> None:
-        """Stop at the next yield; nothing is handed out any more from now on."""
+        """Stop at the next yield; nothing is handed out from now on."""
         self._cancelling = True
         self._worker.quit()
 
@@ -89,25 +91,38 @@ class Job(QObject):
 
     def _on_errored(self, error: BaseException) -> None:
         if self._cancelling:
-            # Whoever cancels wants to know of nothing that came of it.
+            # The user has cancelled and need not learn of a later error.
             self.cancelled.emit()
         else:
             self.failed.emit(str(error))
 
 
 class _Worker(GeneratorWorker):
-    """One that may outlast the window, as while it imports: Qt deletes then what it tells by, and a
-    program whose threads raise is aborted. All that a generator raises is a `JobError`; what is a
-    RuntimeError comes of telling."""
+    """A worker that may outlast the window, for example while it imports.
+
+    Qt then deletes the object that carries the worker's signals, emitting raises RuntimeError, and
+    a thread that raises would abort the program. The generator itself raises only `JobError`, so a
+    RuntimeError always comes from emitting.
+    """
 
     def run(self) -> None:
-        """What its thread does."""
+        """Work in a thread of its own, while the thread of Qt's pool that calls this waits.
+
+        The worker's thread has a lower priority, which Linux does not let a user raise again; the
+        pool's threads go on to other plugins' jobs.
+        """
+        thread = threading.Thread(target=self.run_here, name="l2gnet job", daemon=True)
+        thread.start()
+        thread.join()
+
+    def run_here(self) -> None:
+        """Work in the thread that calls this."""
         with suppress(RuntimeError):
             super().run()
 
     def work(self) -> Any:
-        """What the generator returns."""
-        # Else a warning of it is printed.
+        """Run the generator; returns what it returns."""
+        # superqt warns about a RuntimeError that is returned.
         return None if isinstance(result := super().work(), RuntimeError) else result
 
 
@@ -118,16 +133,21 @@ def _guarded(generator: Generator[Any, None, None]) -> Iterator[Any]:
     except InputError as error:
         raise JobError(str(error)) from error
     except Exception as error:
+        # The window shows one sentence; the traceback would be lost.
+        _log.exception("A background job failed")
         raise JobError(_sentence(error)) from error
 
 
 def _let_the_window_go_first() -> None:
-    """Lower this thread's priority, and so that of the threads which PyTorch will start from it.
+    """Lower the priority of this thread, and so of the threads that PyTorch starts from it.
 
-    Only Linux counts threads as processes here; elsewhere the whole window would slow down.
+    Linux only: there, a thread has its own priority. Elsewhere this would slow down the window.
     """
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        thread = threading.get_native_id()
+        # Raising the priority of a process that has a lower one is not allowed.
+        if os.getpriority(os.PRIO_PROCESS, thread) < _NICENESS:
+            os.setpriority(os.PRIO_PROCESS, thread, _NICENESS)
 
 
 def _sentence(error: Exception) -> str:
@@ -136,14 +156,14 @@ def _sentence(error: Exception) -> str:
 
 
 class LatestJob(QObject):
-    """At most one job at a time: a new one drops what was under way."""
+    """Runs at most one job at a time: a new one cancels the job under way."""
 
-    #: Something began or ended.
+    #: A job began or ended.
     changed = Signal()
-    #: What a job says it is doing.
+    #: A sentence about what the job is doing.
     progress = Signal(str)
     failed = Signal(str)
-    #: A job's result has been taken in.
+    #: A job has ended, and its result has been used.
     done = Signal()
 
     def __init__(self, parent: QObject) -> None:
@@ -156,7 +176,7 @@ class LatestJob(QObject):
         return self._job is not None
 
     def run(self, steps: Generator[Any, None, None], then: Callable[[Any], None]) -> None:
-        """Work in a thread: sentences it yields are progress; `then` gets what it yielded last."""
+        """Run steps in a thread. Strings they yield are progress; `then` gets the last item."""
         self.cancel()
         last: list[Any] = [None]
         job = self._job = Job(steps, self)
@@ -182,7 +202,7 @@ class LatestJob(QObject):
         job.start()
 
     def cancel(self) -> None:
-        """Drop what is under way."""
+        """Cancel the job under way."""
         if self._job is not None:
             self._job.cancel()
             self._job = None

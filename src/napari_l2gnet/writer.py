@@ -1,4 +1,4 @@
-"""napari's way out: a Labels layer becomes a mask on its scan's own grid."""
+"""napari's writers: a Labels layer becomes a mask on its scan's own grid."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import numpy as np
 from l2gnet_core import files
 from l2gnet_core.errors import InputError
 from l2gnet_core.files.nifti import write_map
+from l2gnet_core.labels import hex_color
 from l2gnet_core.volume import Grid
 from napari_l2gnet.layers import LABELS_KEY, grid_of
 
-#: What some file system does not take in a name.
+#: Characters that some file systems refuse in a name.
 _NOT_IN_NAMES = re.compile(r'[\\/:*?"<>|\x00-\x1f]+')
 
 
@@ -29,9 +30,8 @@ class SaveError(RuntimeError):
 def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     """Write one Labels layer as NIfTI or TIFF, by the path's suffix; returns the path written.
 
-    The grid is the scan's where the layer carries it or lies on the scan, else what the layer's
-    transform says.
-    Errors: SaveError, one sentence.
+    The grid is the scan's if the layer carries it or lies on the scan, else that of the layer's
+    transform. Raises SaveError with one sentence.
     """
     try:
         return [str(write_mask(Path(path), data, attributes))]
@@ -40,7 +40,7 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
 
 
 def write_mask(path: Path, data: Any, attributes: Mapping[str, Any]) -> Path:
-    """As `write_labels`. Errors: InputError, one sentence."""
+    """As `write_labels`, but raises InputError with one sentence."""
     array, grid = _on_grid(data, attributes)
     names = _names(attributes)
     colors = _colors(attributes.get("colormap"), names)
@@ -50,10 +50,10 @@ def write_mask(path: Path, data: Any, attributes: Mapping[str, Any]) -> Path:
 def write_layers(path: str, layers: Sequence[tuple[Any, dict[str, Any], str]]) -> list[str]:
     """Write Labels and Image layers into a new folder, one NIfTI file each; returns the files.
 
-    napari's own folder of TIFFs would lose where voxels lie in the patient. Colour images, which
-    NIfTI has no good place for, are left to it. Errors: SaveError, after all that can be saved is.
+    napari's own folder of TIFFs would lose where voxels lie in the patient. Colour images are left
+    to napari, as NIfTI does not suit them. Raises SaveError, after saving all that can be saved.
     """
-    # Whoever types a file's name gets a folder of that name.
+    # The name of a file gives a folder of that name, without the suffix.
     folder = Path(re.sub(r"\.nii(\.gz)?$", "", path, flags=re.IGNORECASE))
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise SaveError(
@@ -70,7 +70,7 @@ def write_layers(path: str, layers: Sequence[tuple[Any, dict[str, Any], str]]) -
         color = bool(attributes.get("rgb"))
         file = _free(folder, attributes.get("name") or kind, ".tif" if color else ".nii.gz")
         write = write_labels if kind == "labels" else _write_color if color else _write_image
-        # One layer that cannot be saved must not take the others along.
+        # One layer that cannot be saved must not prevent the others from being saved.
         try:
             written += write(str(file), data, attributes)
         except SaveError as error:
@@ -81,7 +81,7 @@ def write_layers(path: str, layers: Sequence[tuple[Any, dict[str, Any], str]]) -
 
 
 def _on_grid(data: Any, attributes: Mapping[str, Any]) -> tuple[np.ndarray[Any, Any], Grid]:
-    """A layer's voxels, in the shape of the grid that they lie on."""
+    """A layer's voxels, and the grid that they lie on, of the same shape."""
     array = np.asarray(data[0] if attributes.get("multiscale") else data)
     grid = grid_of(
         array.shape, attributes, attributes.get("name", ""), attributes.get("metadata") or {}
@@ -101,7 +101,7 @@ def _write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
 
 
 def _write_color(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
-    """As napari would."""
+    """Write a colour image as napari does."""
     from napari_builtins.io import napari_write_image
 
     napari_write_image(path, data, attributes)
@@ -109,7 +109,7 @@ def _write_color(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
 
 
 def _free(folder: Path, name: str, suffix: str) -> Path:
-    """A file of that name, numbered where there is one already."""
+    """A path of that name that does not exist, numbered if needed."""
     stem = _NOT_IN_NAMES.sub("_", name).strip(" .") or "layer"
     taken = {file.name.lower() for file in folder.iterdir()}
     names = (stem, *(f"{stem} {number}" for number in range(2, len(taken) + 3)))
@@ -134,6 +134,6 @@ def _colors(colormap: Any, names: Mapping[int, str]) -> dict[int, str]:
         return {}
     rgba = np.atleast_2d(colormap.map(np.array(ids)))
     return {
-        int(label): "#" + "".join(f"{round(float(c) * 255):02x}" for c in color[:3])
+        int(label): hex_color(round(255 * float(part)) for part in color[:3])
         for label, color in zip(ids, rgba, strict=True)
     }

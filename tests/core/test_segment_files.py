@@ -21,7 +21,7 @@ from l2gnet_core.files import format_of, read_labels, write_labels
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.predict import predict_slices
 from l2gnet_core.segment_files import SegmentJob, plan_jobs, segment_file, segmented
-from l2gnet_core.suitability import doubts, mismatches, voxel_counts
+from l2gnet_core.suitability import NoVoxelSize, doubts, mismatches, voxel_counts
 from l2gnet_core.volume import Grid, Volume
 
 
@@ -349,6 +349,13 @@ def test_a_scan_of_another_kind_is_named(expects, grid, axis, ends, says, one_se
     (sentence,) = mismatches(card(**expects), grid, axis, values(*ends))
     assert says in sentence
     one_sentence(ValueError(sentence))
+
+
+def test_a_missing_voxel_size_is_told_apart_from_other_warnings():
+    (warning,) = mismatches(card(**HEART), volume(units="pixel"), 0)
+    assert isinstance(warning, NoVoxelSize)
+    assert warning == f"The file gives no voxel size: {warning.consequence}"
+    assert not isinstance(mismatches(card(**HEART), volume((8.0, 0.2, 0.2)), 0)[0], NoVoxelSize)
 
 
 def test_a_flat_image_of_no_thickness_has_no_slices_apart_and_no_ml():

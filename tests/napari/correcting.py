@@ -22,9 +22,9 @@ def bright(viewer: Any) -> np.ndarray:
 def correct_slice(viewer: Any, widget: CorrectWidget, index: int) -> None:
     """Paint a slice as it truly is, and accept it."""
     widget.review.go_to((0, index))
-    rows, columns = np.indices(widget.mask.layer.data.shape[1:]).reshape(2, -1)
+    rows, columns = np.indices(widget.current_mask.layer.data.shape[1:]).reshape(2, -1)
     where = (np.full_like(rows, index), rows, columns)
-    widget.mask.layer.data_setitem(where, bright(viewer)[where])
+    widget.current_mask.layer.data_setitem(where, bright(viewer)[where])
     widget.review.accept_slice()
 
 

@@ -34,7 +34,7 @@ def told(widget: Any) -> list[int]:
 
 def is_saved(widget: Any) -> bool:
     """Is on disk what is in memory?"""
-    folder, mask = autosave_of(widget.mask).folder, widget.mask.segmentation
+    folder, mask = autosave_of(widget.current_mask).folder, widget.current_mask.segmentation
     if folder is None or not (folder.path / "project.json").exists():
         return False
     state = folder.read_state()

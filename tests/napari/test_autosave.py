@@ -41,14 +41,14 @@ Widget = Callable[[], tuple[Any, Any]]
 
 def paint(widget: Any, index: int, label: int, first: int = 5, last: int = 12) -> None:
     rows, columns = np.mgrid[first:last, first:last].reshape(2, -1)
-    widget.mask.layer.data_setitem((np.full_like(rows, index), rows, columns), label)
+    widget.current_mask.layer.data_setitem((np.full_like(rows, index), rows, columns), label)
 
 
 def saved(qtbot: Any, widget: Any) -> ProjectFolder:
     """The project once all is saved."""
-    with qtbot.waitSignal(autosave_of(widget.mask).saved, timeout=10_000):
+    with qtbot.waitSignal(autosave_of(widget.current_mask).saved, timeout=10_000):
         pass
-    return autosave_of(widget.mask).folder
+    return autosave_of(widget.current_mask).folder
 
 
 def test_saving_begins_with_a_persons_first_stroke(
@@ -68,7 +68,7 @@ def test_saving_begins_with_a_persons_first_stroke(
     assert "scan" not in "".join(path.name for path in folder.rglob("*.npz"))
     # The person's own model goes along; its answer, too.
     assert (folder / "models").is_dir()
-    undone = widget.mask.layer
+    undone = widget.current_mask.layer
     undone.undo()
     qtbot.waitUntil(lambda: is_saved(widget), timeout=2000)
     assert open_project(folder).read_state().touched == set()
@@ -80,12 +80,12 @@ def test_marks_and_scripts_count_without_a_stroke(
     viewer, widget = segment_widget()
     open_scan(viewer, scan_file)
     run(qtbot, widget)
-    widget.mask.segmentation.reviewed.add((0, 4))
+    widget.current_mask.segmentation.reviewed.add((0, 4))
     qtbot.waitUntil(lambda: is_saved(widget), timeout=3000)
-    widget.mask.segmentation.reviewed.clear()
-    widget.mask.layer.data[1, :4] = 2  # nobody is told
+    widget.current_mask.segmentation.reviewed.clear()
+    widget.current_mask.layer.data[1, :4] = 2  # nobody is told
     qtbot.waitUntil(lambda: is_saved(widget), timeout=3000)
-    widget.mask.color_organ(1, "#102030")
+    widget.current_mask.color_organ(1, "#102030")
     (folder,) = projects.iterdir()
     qtbot.waitUntil(
         lambda: open_project(folder).read_state().labels.colors[1] == "#102030", timeout=3000
@@ -104,9 +104,9 @@ def test_resuming_brings_everything_back_and_it_replays(
     qtbot.waitUntil(lambda: not widget.running)
     paint(widget, 2, 3)
     paint(widget, 5, 0)
-    widget.mask.segmentation.reviewed.update({(0, 4), (0, 5)})
-    widget.mask.color_organ(2, "#102030")
-    before = widget.mask.segmentation
+    widget.current_mask.segmentation.reviewed.update({(0, 4), (0, 5)})
+    widget.current_mask.color_organ(2, "#102030")
+    before = widget.current_mask.segmentation
     qtbot.waitUntil(lambda: is_saved(widget), timeout=3000)
     (folder,) = projects.iterdir()
 
@@ -117,10 +117,10 @@ def test_resuming_brings_everything_back_and_it_replays(
     assert "(scribbler, 3 slices painted or accepted)" in other.offer.line.text()
     other.offer.resume.click()
     qtbot.waitUntil(lambda: "open in another window" in other.message.text(), timeout=5000)
-    assert other.mask is None
+    assert other.current_mask is None
 
     # The scan is found again whatever its file is called.
-    viewer.layers.remove(widget.mask.layer)
+    viewer.layers.remove(widget.current_mask.layer)
     renamed = scan_file.rename(tmp_path / "moved.nii.gz")
     assert other.offer.resume.isEnabled()
     other_viewer.layers.clear()
@@ -128,12 +128,12 @@ def test_resuming_brings_everything_back_and_it_replays(
     other.model.setCurrentText("sided")
     qtbot.waitUntil(lambda: not other.offer.isHidden(), timeout=5000)
     other.offer.resume.click()
-    qtbot.waitUntil(lambda: other.mask is not None, timeout=5000)
-    after = other.mask.segmentation
+    qtbot.waitUntil(lambda: other.current_mask is not None, timeout=5000)
+    after = other.current_mask.segmentation
     assert other.offer.isHidden()
     assert other.model.currentText() == "scribbler"
     assert other.holes.isChecked()
-    assert other.mask.colors()[2][0] == "#102030"
+    assert other.current_mask.colors()[2][0] == "#102030"
     for name in ("shown", "raw", "finished", "reviewed", "clean_up"):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name), err_msg=name)
     np.testing.assert_array_equal(after.by_person(), before.by_person())
@@ -141,7 +141,7 @@ def test_resuming_brings_everything_back_and_it_replays(
     paint(other, 1, 1)
     qtbot.waitUntil(lambda: is_saved(other), timeout=3000)
     assert [path.name for path in projects.iterdir()] == [folder.name]
-    other_viewer.layers.remove(other.mask.layer)
+    other_viewer.layers.remove(other.current_mask.layer)
     main(["replay", str(folder), "-o", str(tmp_path / "out"), "--json"])
     assert json.loads(capsys.readouterr().out)["equal"] is True
 
@@ -161,7 +161,10 @@ def test_what_is_saved_amid_a_run_replays(
     viewer, widget = segment_widget()
     open_scan(viewer, scan_file)
     widget.start.click()
-    qtbot.waitUntil(lambda: bool(widget.mask and widget.mask.segmentation.finished), timeout=9000)
+    qtbot.waitUntil(
+        lambda: bool(widget.current_mask and widget.current_mask.segmentation.finished),
+        timeout=9000,
+    )
     paint(widget, 2, 3)
     saved(qtbot, widget)
     first = saved(qtbot, widget)
@@ -191,7 +194,7 @@ def test_a_mask_is_brought_back_while_the_window_goes_on(
     segment_widget: Widget, scan_file: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     viewer, widget, _ = begun(segment_widget, scan_file, qtbot)
-    viewer.layers.remove(widget.mask.layer)
+    viewer.layers.remove(widget.current_mask.layer)
     qtbot.waitUntil(lambda: not widget.offer.isHidden(), timeout=5000)
     made = []
     for kind in (Segmentation, ScriptWatch):
@@ -202,12 +205,12 @@ def test_a_mask_is_brought_back_while_the_window_goes_on(
 
         monkeypatch.setattr(kind, "__init__", init)
     widget.offer.resume.click()
-    qtbot.waitUntil(lambda: widget.mask is not None, timeout=5000)
+    qtbot.waitUntil(lambda: widget.current_mask is not None, timeout=5000)
     # Copies of a large scan take a second and more.
     assert made == [(Segmentation, False), (ScriptWatch, False)]
     # What a script writes is found as before.
-    widget.mask.layer.data[4, 3:6] = 2
-    folder = autosave_of(widget.mask).folder
+    widget.current_mask.layer.data[4, 3:6] = 2
+    folder = autosave_of(widget.current_mask).folder
     qtbot.waitUntil(lambda: (0, 4) in folder.read_state().touched, timeout=5000)
 
 
@@ -264,7 +267,7 @@ def test_closing_the_window_saves_the_last_stroke(
     open_scan(viewer, scan_file)
     run(qtbot, widget)
     paint(widget, 2, 3)
-    shown = widget.mask.segmentation.shown.copy()
+    shown = widget.current_mask.segmentation.shown.copy()
     viewer.close()
     (folder,) = projects.iterdir()
     again = open_project(folder)
@@ -298,7 +301,7 @@ def test_a_close_that_is_called_off_ends_nothing(
     assert is_saved(widget)
     paint(widget, 3, 1)
     qtbot.waitUntil(lambda: is_saved(widget), timeout=5000)
-    shown = widget.mask.segmentation.shown.copy()
+    shown = widget.current_mask.segmentation.shown.copy()
     viewer.close()
     (folder,) = projects.iterdir()
     again = open_project(folder)
@@ -341,7 +344,7 @@ def test_a_window_asks_before_it_closes_over_work_that_cannot_be_saved(
     QTimer.singleShot(0, lambda: answer("Stay"))
     assert not viewer.window._qt_window.close()
     assert len(asked) == 1
-    assert widget.mask.layer.name in asked[0]
+    assert widget.current_mask.layer.name in asked[0]
     assert str(projects) in asked[0]
     assert "Save mask" in asked[0]
     # Once there is room nothing is asked, and nothing is said any more.
@@ -384,7 +387,7 @@ def test_closing_while_a_save_is_under_way_loses_nothing(
     open_scan(viewer, scan_file)
     run(qtbot, widget)
     paint(widget, 2, 3)
-    with qtbot.waitSignal(autosave_of(widget.mask).saved, timeout=10_000):
+    with qtbot.waitSignal(autosave_of(widget.current_mask).saved, timeout=10_000):
         pass
     begun = threading.Event()
     write = ProjectFolder.save
@@ -401,14 +404,14 @@ def test_closing_while_a_save_is_under_way_loses_nothing(
     monkeypatch.setattr(ProjectFolder, "save", slow)
     # More than one save has time for: the rest is in nobody's hands but its own.
     monkeypatch.setattr("napari_l2gnet.autosave._SAVE_EVERY", 0.0)
-    segmentation = widget.mask.segmentation
+    segmentation = widget.current_mask.segmentation
     for place in segmentation.places:
         segmentation.slice_of(segmentation.shown, place)[0, 0] = 2
         segmentation.slice_of(segmentation.stroked, place)[0, 0] = True
     segmentation.answered |= set(segmentation.places)
     assert begun.wait(0) or qtbot.waitUntil(begun.is_set, timeout=5000) is None
     shown = segmentation.shown.copy()
-    viewer.layers.remove(widget.mask.layer)
+    viewer.layers.remove(widget.current_mask.layer)
     (folder,) = projects.iterdir()
     again = open_project(folder)
     again.hold()
@@ -423,12 +426,12 @@ def test_a_mask_deleted_by_mistake_is_offered_again(
     open_scan(viewer, scan_file)
     run(qtbot, widget)
     paint(widget, 2, 3)
-    shown = widget.mask.segmentation.shown.copy()
-    viewer.layers.remove(widget.mask.layer)
+    shown = widget.current_mask.segmentation.shown.copy()
+    viewer.layers.remove(widget.current_mask.layer)
     qtbot.waitUntil(lambda: not widget.offer.isHidden(), timeout=5000)
     widget.offer.resume.click()
-    qtbot.waitUntil(lambda: widget.mask is not None, timeout=5000)
-    np.testing.assert_array_equal(widget.mask.segmentation.shown, shown)
+    qtbot.waitUntil(lambda: widget.current_mask is not None, timeout=5000)
+    np.testing.assert_array_equal(widget.current_mask.segmentation.shown, shown)
 
 
 def test_a_disk_that_fails_is_told_once_and_tried_again(
@@ -455,7 +458,9 @@ def test_a_disk_that_fails_is_told_once_and_tried_again(
     projects.unlink()
     qtbot.waitUntil(lambda: is_saved(widget), timeout=5000)
     qtbot.waitUntil(lambda: "not being saved" not in widget.message.text(), timeout=5000)
-    assert [e["what"] for e in autosave_of(widget.mask).folder.history.entries()] == ["segmented"]
+    assert [e["what"] for e in autosave_of(widget.current_mask).folder.history.entries()] == [
+        "segmented"
+    ]
 
 
 def test_a_damaged_project_is_told_and_not_offered(

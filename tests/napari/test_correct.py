@@ -46,7 +46,7 @@ def states(widget: CorrectWidget) -> dict[int, str]:
 
 def test_the_whole_loop(correct_widget: Any, qtbot: Any) -> None:
     viewer, _, widget = correct_widget()
-    layer = widget.mask.layer
+    layer = widget.current_mask.layer
     first = layer.data.copy()
     widget.review.go_to((0, 2))
     correct_slice(viewer, widget, 2)
@@ -58,7 +58,7 @@ def test_the_whole_loop(correct_widget: Any, qtbot: Any) -> None:
     qtbot.waitUntil(lambda: states(widget)[4] == "edited")
     assert widget.start.text() == "Fine-tune on 2 slices"
     corrected = layer.data.copy()
-    mine = widget.mask.segmentation.by_person().copy()
+    mine = widget.current_mask.segmentation.by_person().copy()
 
     # A single accepted slice: nothing can be left out, and the verdict says so.
     widget.annotation.review((0, 2))
@@ -88,7 +88,7 @@ def test_the_whole_loop(correct_widget: Any, qtbot: Any) -> None:
 
     # What is painted while a preview waits is a person's, too.
     layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 2)
-    corrected, mine = layer.data.copy(), widget.mask.segmentation.by_person().copy()[0]
+    corrected, mine = layer.data.copy(), widget.current_mask.segmentation.by_person().copy()[0]
     mine[2] = True
     count = len(viewer.layers)
     widget.show_view(AFTER)
@@ -127,7 +127,7 @@ def test_the_whole_loop(correct_widget: Any, qtbot: Any) -> None:
 
 def test_a_model_that_does_not_help_is_not_kept(correct_widget: Any, qtbot: Any) -> None:
     viewer, _, widget = correct_widget()
-    before = widget.mask.layer.data.copy()
+    before = widget.current_mask.layer.data.copy()
     for index in (1, 3):  # as the model has it: there is nothing to be learnt
         widget.review.go_to((0, index))
         widget.review.accept_slice()
@@ -137,8 +137,8 @@ def test_a_model_that_does_not_help_is_not_kept(correct_widget: Any, qtbot: Any)
     assert widget.proposal.isHidden()
     names = ["scan", "scan · scribbler"]
     qtbot.waitUntil(lambda: [layer.name for layer in viewer.layers] == names)
-    assert widget.mask.layer.opacity == pytest.approx(0.6)
-    np.testing.assert_array_equal(widget.mask.layer.data, before)
+    assert widget.current_mask.layer.opacity == pytest.approx(0.6)
+    np.testing.assert_array_equal(widget.current_mask.layer.data, before)
 
 
 def test_cancel_leaves_everything_as_it_was_and_keeps_what_is_painted(
@@ -146,7 +146,7 @@ def test_cancel_leaves_everything_as_it_was_and_keeps_what_is_painted(
 ) -> None:
     viewer, _, widget = correct_widget()
     correct_slice(viewer, widget, 2)
-    layer = widget.mask.layer
+    layer = widget.current_mask.layer
     widget.seconds.setValue(12)
     widget.start.click()
     assert not widget.start.isEnabled()
@@ -210,15 +210,15 @@ def test_keys_accept_go_on_and_are_free_again_after_closing(
     assert {"K", "N", "G"} <= set(keys)
     widget.review.go_to((0, 0))
     keys["K"](viewer)
-    assert widget.mask.segmentation.reviewed == {(0, 0)}
+    assert widget.current_mask.segmentation.reviewed == {(0, 0)}
     keys["K"](viewer)
-    assert not widget.mask.segmentation.reviewed
+    assert not widget.current_mask.segmentation.reviewed
     queue = widget.annotation.queue
-    widget.mask.go_to_place(queue[-1])
+    widget.current_mask.go_to_place(queue[-1])
     seen = []
     for _ in range(3):
         keys["N"](viewer)
-        seen.append(widget.mask.place)
+        seen.append(widget.current_mask.place)
     assert seen == queue[:3]
     keys["G"](viewer)  # there is no preview: nothing happens
     # Behind another tab they work, too, and say so where it is seen.
@@ -258,21 +258,21 @@ def test_slices_of_the_queue_are_shown_however_the_viewer_cuts(
     viewer, _, widget = correct_widget()
     viewer.dims.order = order
     widget.review.accept_slice()
-    assert not widget.mask.segmentation.reviewed
+    assert not widget.current_mask.segmentation.reviewed
     assert "cuts the scan another way" in widget.message.text()
     widget.review.go_to((0, 3))
     assert viewer.dims.order == (0, 1, 2)
-    assert widget.mask.place == (0, 3)
+    assert widget.current_mask.place == (0, 3)
     viewer.dims.ndisplay = 3
     widget.review.go_to((0, 1))
-    assert (viewer.dims.ndisplay, widget.mask.place) == (2, (0, 1))
+    assert (viewer.dims.ndisplay, widget.current_mask.place) == (2, (0, 1))
     widget.review.accept_slice()
-    assert widget.mask.segmentation.reviewed == {(0, 1)}
+    assert widget.current_mask.segmentation.reviewed == {(0, 1)}
 
 
 def test_painting_with_the_background_chooses_no_other_organ(correct_widget: Any) -> None:
     _, _, widget = correct_widget()
-    layer = widget.mask.layer
+    layer = widget.current_mask.layer
     for label, chosen in ((2, 2), (0, 2), (77, 77), (0, 2), (77, 77), (3, 3), (0, 3)):
         layer.selected_label = label
         assert widget.organ.currentData() == chosen
@@ -285,7 +285,7 @@ def test_a_label_that_is_no_organ_says_so_until_it_is_named(
     correct_widget: Any, qtbot: Any
 ) -> None:
     _, _, widget = correct_widget()
-    layer, index = widget.mask.layer, widget.mask.place[1]
+    layer, index = widget.current_mask.layer, widget.current_mask.place[1]
     layer.selected_label = 7
     assert widget.organ.currentText() == "label 7 (no organ)"
     assert "Label 7 is no organ: press New … to name it" in widget.message.text()
@@ -313,7 +313,7 @@ def test_an_accepted_slice_that_undo_changes_elsewhere_is_to_be_checked_again(
     correct_slice(viewer, widget, 4)
     widget.review.go_to((0, 1))
     qtbot.waitUntil(lambda: states(widget)[4] == "✓ reviewed")
-    widget.mask.layer.undo()
+    widget.current_mask.layer.undo()
     said = "Slice 4, accepted, was changed by undo: check it again."
     qtbot.waitUntil(lambda: widget.message.text() == said)
     assert states(widget)[4] == "–"
@@ -328,14 +328,14 @@ def test_an_accepted_slice_that_a_brush_changes_elsewhere_is_to_be_checked_again
     viewer, _, widget = correct_widget()
     correct_slice(viewer, widget, 4)
     widget.review.go_to((0, 3))
-    layer = widget.mask.layer
+    layer = widget.current_mask.layer
     layer.n_edit_dimensions, layer.brush_size = 3, 24
     layer.paint((3, 20, 20), 9)
     said = "Slice 4, accepted, was changed by painting: check it again."
     qtbot.waitUntil(lambda: widget.message.text().startswith(said))
     assert states(widget)[4] == "edited"
     # Nor does it go before anything else is done.
-    ScriptWatch(widget.mask.segmentation, as_saved=False).check(float("inf"))
+    ScriptWatch(widget.current_mask.segmentation, as_saved=False).check(float("inf"))
     widget.tell_again()
     assert widget.message.text().startswith(said)
     layer.undo()
@@ -345,7 +345,7 @@ def test_an_accepted_slice_that_a_brush_changes_elsewhere_is_to_be_checked_again
 
 def test_the_verdict_stays_with_its_proposal(correct_widget: Any, qtbot: Any) -> None:
     viewer, _, widget = correct_widget()
-    annotation, raw = widget.annotation, widget.mask.segmentation.raw
+    annotation, raw = widget.annotation, widget.current_mask.segmentation.raw
     dice = Improvement({"a": 0.7}, {"a": 0.8})
     verdict = Verdict(True, "Kept.", Evidence(1.0, 5, dice, None, None))
     model = SimpleNamespace(card=annotation.segmentation.card)
@@ -353,7 +353,7 @@ def test_the_verdict_stays_with_its_proposal(correct_widget: Any, qtbot: Any) ->
     learnt: Any = SimpleNamespace(parent=model, config=None, result=result)
     proposal = Proposal("scan", raw.copy(), {(0, 0)}, raw.copy(), learnt)
     annotation.propose(proposal)
-    annotation.preview = Preview(widget.mask, annotation)
+    annotation.preview = Preview(widget.current_mask, annotation)
     annotation.preview.show(AFTER)
     said = "+0.100 Dice (0.700 to 0.800). This comes from short test runs"
     widget.review.accept_slice()
@@ -388,12 +388,12 @@ def test_time_left_is_that_of_learning_and_of_the_segmentation_that_follows(
 ) -> None:
     _, _, widget = correct_widget()
     widget.review.accept_slice()
-    segmentation = widget.mask.segmentation
+    segmentation = widget.current_mask.segmentation
     assert segmentation.slice_seconds is not None  # from the widget Segment
 
     def moments(seconds: float, each: float | None) -> list[TaskProgress]:
         segmentation.slice_seconds = each
-        task = fine_tuning([widget.mask], "scan", seconds, True)
+        task = fine_tuning([widget.current_mask], "scan", seconds, True)
         return list(learn(widget.session, task))
 
     known = moments(0.1, 100.0)
@@ -411,7 +411,7 @@ def test_what_came_of_a_job_and_its_curve_belong_to_their_mask(
     correct_widget: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     viewer, _, widget = correct_widget()
-    mask, ended = widget.mask, []
+    mask, ended = widget.current_mask, []
 
     def broken(*_: Any, **__: Any) -> Iterator[Any]:
         step = SimpleNamespace(done=0, seconds_left=1, step=1, loss=0.5, preview=None, result=None)
@@ -443,7 +443,7 @@ def test_a_brush_on_the_slice_on_screen_is_there_to_be_taught(
     correct_widget: Any, qtbot: Any
 ) -> None:
     _, _, widget = correct_widget()
-    layer, index = widget.mask.layer, widget.mask.place[1]
+    layer, index = widget.current_mask.layer, widget.current_mask.place[1]
     layer.brush_size = 7
     # In a window on screen napari draws no more than the stroke, and tells of no more.
     with layer.events.set_data.blocker():
@@ -460,7 +460,7 @@ def test_slices_accepted_before_an_organ_was_added_say_nothing_of_it(
     correct_widget: Any, qtbot: Any, tmp_path: Path
 ) -> None:
     viewer, _, widget = correct_widget()
-    layer, annotation = widget.mask.layer, widget.annotation
+    layer, annotation = widget.current_mask.layer, widget.annotation
     box = np.mgrid[5:15, 5:15].reshape(2, -1)
     for index in (1, 4):
         layer.data_setitem((np.full(100, index), *box), 2)
@@ -477,7 +477,7 @@ def test_slices_accepted_before_an_organ_was_added_say_nothing_of_it(
     assert not (lesson.labels[3] == 0).any()
     # It is known after a restart, too.
     qtbot.waitUntil(lambda: is_saved(widget), timeout=20_000)
-    assert autosave_of(widget.mask).folder.read_state().unreviewed_organs == {((0, 3), 4)}
+    assert autosave_of(widget.current_mask).folder.read_state().unreviewed_organs == {((0, 3), 4)}
     # Accepted again, it says that the organ is not here.
     widget.review.go_to((0, 3))
     widget.review.accept_slice()
@@ -493,7 +493,7 @@ def test_a_mask_from_elsewhere_is_taken_over_where_it_differs(
     correct_widget: Any, qtbot: Any, tmp_path: Path
 ) -> None:
     viewer, _, widget = correct_widget()
-    layer, segmentation = widget.mask.layer, widget.mask.segmentation
+    layer, segmentation = widget.current_mask.layer, widget.current_mask.segmentation
     assert not widget.take_over.isEnabled()
     assert "Drag the mask's file" in widget.take_over.toolTip()
     before = layer.data.copy()
@@ -585,7 +585,7 @@ def test_a_ranking_that_nobody_waits_for_stops(
     viewer, segment, widget = correct_widget()
     qtbot.waitUntil(lambda: len(begun) == 1, timeout=20_000)
     if how == "mask removed":
-        viewer.layers.remove(widget.mask.layer)
+        viewer.layers.remove(widget.current_mask.layer)
     elif how == "another mask":
         first = viewer.layers[0]
         segment.image.choose(viewer.add_image(first.data, name="second", scale=first.scale))
@@ -596,7 +596,7 @@ def test_a_ranking_that_nobody_waits_for_stops(
     if how == "another mask":
         # The other one gets its turn.
         qtbot.waitUntil(lambda: len(begun) == 2, timeout=20_000)
-        assert begun[1] is widget.mask.segmentation
+        assert begun[1] is widget.current_mask.segmentation
         widget.close()
 
 
@@ -604,7 +604,7 @@ def test_a_new_organ_is_painted_interpolated_taught_and_saved(
     correct_widget: Any, qtbot: Any, user_models: Path
 ) -> None:
     _, segment, widget = correct_widget()
-    layer = widget.mask.layer
+    layer = widget.current_mask.layer
     widget.organs.put(Label(4, "papillary muscle", "#0072b2"), new=True)
     widget.organs.put(Label(1, "RV", "#56b4e9"))
     assert layer.selected_label == 1
@@ -732,7 +732,7 @@ def test_a_load_that_is_cancelled_takes_its_organs_along(
         assert widget.organ.findText("thrombus") >= 0
         # A slice that was accepted before does not say that they are absent.
         assert widget.annotation.segmentation.unreviewed_organs == {((0, 2), 4), ((0, 2), 5)}
-        widget.mask.layer.data_setitem(tuple(np.mgrid[0:1, 0:3, 0:3].reshape(3, -1)), 5)
+        widget.current_mask.layer.data_setitem(tuple(np.mgrid[0:1, 0:3, 0:3].reshape(3, -1)), 5)
         widget.cancel.click()
 
     assert ends(qtbot, widget, load_and_cancel) == "cancelled"
@@ -781,12 +781,12 @@ def test_fine_tuning_begins_with_the_model_that_made_the_mask(
     open_scan(viewer, scan_file)
     segment.model.setCurrentText("mine")
     run(qtbot, segment)
-    mask = segment.mask
+    mask = segment.current_mask
     assert mask.layer.name.endswith("· mine")
     segment.model.setCurrentText("twin")
-    assert segment.mask is None
+    assert segment.current_mask is None
     segment.model.setCurrentText("mine")
-    assert segment.mask.layer is mask.layer
+    assert segment.current_mask.layer is mask.layer
     began = weights_hash(load_model(user_models / "mine" / "model.safetensors").network)
     shutil.copy(user_models / "twin" / "model.safetensors", user_models / "mine")
     annotation = annotation_of(mask)
@@ -817,10 +817,10 @@ def test_rolling_back_to_a_partial_answer_segments_the_rest(
     widget = CorrectWidget(viewer, segment.session)
     with qtbot.waitSignal(widget.ready, timeout=30_000):
         viewer.window.add_dock_widget(widget)
-    assert widget.mask.layer.name.endswith("(1 of 6)")
+    assert widget.current_mask.layer.name.endswith("(1 of 6)")
     correct_slice(viewer, widget, 5)
-    assert widget.mask.layer.name.endswith("(2 of 6)")
-    segmentation = widget.mask.segmentation
+    assert widget.current_mask.layer.name.endswith("(2 of 6)")
+    segmentation = widget.current_mask.segmentation
     finished, total = segmentation.coverage()
     assert finished < total
     assert fine_tune(qtbot, widget) == "finished"
@@ -840,7 +840,7 @@ def test_the_dialog_gives_back_the_organ(correct_widget: Any, qtbot: Any) -> Non
     dialog.name.setText(" papillary muscle ")
     assert dialog.organ.name == "papillary muscle"
     dialog.accept()
-    labels = widget.mask.segmentation.card.labels
+    labels = widget.current_mask.segmentation.card.labels
     assert labels.names[4] == "papillary muscle"
     assert labels.colors[4] not in [label.color for label in labels if label.id != 4]
     assert widget.organ.currentText() == "papillary muscle"

@@ -39,7 +39,7 @@ from napari_l2gnet.session import Session
 
 def saved(qtbot: Any, widget: Any) -> Path:
     """The project, once all is in it."""
-    autosave = autosave_of(widget.mask)
+    autosave = autosave_of(widget.current_mask)
     qtbot.waitUntil(lambda: autosave._job is None and is_saved(widget), timeout=10_000)
     return autosave.folder.path
 
@@ -71,7 +71,7 @@ def test_a_day_of_correcting_comes_back_after_a_crash_and_replays(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     viewer, segment, widget = correct_widget()
-    layer, mask = widget.mask.layer, widget.mask.segmentation
+    layer, mask = widget.current_mask.layer, widget.current_mask.segmentation
     segment.largest.setChecked(True)
     qtbot.waitUntil(lambda: not segment.running)
     first = mask.answer.copy()
@@ -116,14 +116,14 @@ def test_a_day_of_correcting_comes_back_after_a_crash_and_replays(
     again_viewer.window.add_dock_widget(again)
     qtbot.waitUntil(lambda: not again_segment.offer.isHidden(), timeout=5000)
     again_segment.offer.resume.click()
-    qtbot.waitUntil(lambda: again.mask is not None, timeout=5000)
-    resumed = again.mask.segmentation
+    qtbot.waitUntil(lambda: again.current_mask is not None, timeout=5000)
+    resumed = again.current_mask.segmentation
     for name in ("shown", "raw", "finished", "reviewed", "clean_up", "version"):
         np.testing.assert_array_equal(getattr(resumed, name), getattr(mask, name), err_msg=name)
     np.testing.assert_array_equal(resumed.by_person(), mask.by_person())
     assert resumed.card.labels.names == mask.card.labels.names
     assert resumed.card.labels.names[4] == "papillary muscle"
-    assert again.mask.colors() == widget.mask.colors()
+    assert again.current_mask.colors() == widget.current_mask.colors()
     assert again.version.currentText() == widget.version.currentText()
     assert again.reviewed.format() == widget.reviewed.format()
     assert again.start.text() == widget.start.text()
@@ -137,7 +137,7 @@ def test_a_day_of_correcting_comes_back_after_a_crash_and_replays(
     mine = resumed.by_person() | np.isin(np.arange(6), [0, 2])[:, None, None]
     np.testing.assert_array_equal(resumed.shown[mine], mask.shown[mine])
     path = saved(qtbot, again)
-    again_viewer.layers.remove(again.mask.layer)
+    again_viewer.layers.remove(again.current_mask.layer)
     report = replayed(path, tmp_path, capsys)
     assert report["equal"] is True, report
     assert report["labels"]["4"] == "papillary muscle"
@@ -147,7 +147,7 @@ def test_a_day_of_correcting_comes_back_after_a_crash_and_replays(
 def test_a_new_organ_alone_is_worth_saving(correct_widget: Any, qtbot: Any) -> None:
     _, _, widget = correct_widget()
     widget.organs.put(Label(4, "papillary muscle", "#0072b2"), new=True)
-    qtbot.waitUntil(lambda: autosave_of(widget.mask).folder is not None, timeout=5000)
+    qtbot.waitUntil(lambda: autosave_of(widget.current_mask).folder is not None, timeout=5000)
     state = open_project(saved(qtbot, widget)).read_state()
     assert state.labels.names[4] == "papillary muscle"
     assert state.labels.colors[4] == "#0072b2"

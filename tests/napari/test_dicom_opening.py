@@ -97,10 +97,10 @@ def test_the_dialog_opens_nothing_that_is_not_chosen(study, qtbot):
     qtbot.addWidget(dialog)
     first = dialog.list.topLevelItem(0)
     assert [first.text(k) for k in range(4)] == ["3 soft tissue", "5", "7 × 6", "a"]
-    assert dialog.open.isEnabled()
+    assert dialog.open_button.isEnabled()
     dialog.list.clearSelection()
-    assert not dialog.open.isEnabled()
-    assert dialog.open.toolTip() == "Choose a series first"
+    assert not dialog.open_button.isEnabled()
+    assert dialog.open_button.toolTip() == "Choose a series first"
 
 
 def test_masks_are_suggested_beside_the_folder_of_the_slices(study):

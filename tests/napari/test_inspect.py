@@ -64,7 +64,7 @@ def test_opening_it_after_a_segmentation_recomputes_nothing(
     monkeypatch.setattr("l2gnet_core.model.SegmentationNetwork.forward", forbidden)
     _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, "Inspect")
     settle(qtbot, widget)
-    mask, trace = segment.mask, segment.mask.segmentation.traces[0]
+    mask, trace = segment.current_mask, segment.current_mask.segmentation.traces[0]
     layer = widget.layers.find("codes")
     np.testing.assert_array_equal(np.asarray(layer.data), trace.cells.on_scan(trace.codes) + 1)
     ours, its = transform_of(layer), transform_of(mask.layer)
@@ -294,7 +294,7 @@ def test_neighbours_that_say_otherwise_are_where_the_mistake_is(opened: Made, qt
     _viewer, mask, widget = opened
     mask.segmentation.raw[0, 2, 4:20, 4:20] = 1
     widget.inspection._state = ()
-    widget.read()
+    widget.reading.read()
     widget.views.setCurrentIndex(SLICES)
     widget.views.kind.setCurrentIndex(widget.views.kind.findData("neighbours"))
     settle(qtbot, widget)
@@ -392,8 +392,8 @@ def test_a_corrected_mask_is_looked_at_again_and_stays_as_it_is(
     viewer, segment = segment_widget()
     open_scan(viewer, scan_file)
     run(qtbot, segment)
-    mask = segment.mask.segmentation
-    segment.mask.layer.data_setitem(tuple(np.array([[1, 1], [20, 20], [30, 31]])), 3)
+    mask = segment.current_mask.segmentation
+    segment.current_mask.layer.data_setitem(tuple(np.array([[1, 1], [20, 20], [30, 31]])), 3)
     # As after resuming: what a person painted is there, what the model saw is not.
     (first,) = mask.traces.values()
     mask.traces.clear()
@@ -431,7 +431,7 @@ def test_codes_without_organs_are_no_organ_s(opened: Made, qtbot: Any) -> None:
     _viewer, mask, widget = opened
     mask.segmentation.raw[0, 1] = 0
     widget.inspection._state = ()
-    widget.read()
+    widget.reading.read()
     settle(qtbot, widget)
     widget._to_slice(1)
     widget.of.setCurrentIndex(widget.of.findData("slice"))
@@ -446,7 +446,7 @@ def test_organs_smaller_than_cells_have_bars_and_codes(opened: Made, qtbot: Any)
     mask.segmentation.raw[...] = 0
     mask.segmentation.raw[0, 1, 20:23, 20:23] = 2
     widget.inspection._state = ()
-    widget.read()
+    widget.reading.read()
     settle(qtbot, widget)
     words = widget.views.words
     code = int(mask.segmentation.traces[0].codes[1, 1, 1])
@@ -482,7 +482,7 @@ def test_part_of_a_scan_is_not_called_unlike(
     widget = inspect(qtbot, viewer)
     assert "unlike those that the model learnt from" in widget.message.text()
     mask.segmentation.traces[0].codes[2] = -1
-    widget.read()
+    widget.reading.read()
     settle(qtbot, widget)
     assert widget.inspection.unlike is None
 
@@ -524,7 +524,7 @@ def test_frames_of_a_series_are_looked_into_one_by_one(
     run(qtbot, segment)
     widget = inspect(qtbot, viewer)
     codes = widget.layers.find("codes")
-    traces = segment.mask.segmentation.traces
+    traces = segment.current_mask.segmentation.traces
     whole = np.stack([traces[f].cells.on_scan(traces[f].codes) + 1 for f in (0, 1)])
     np.testing.assert_array_equal(np.asarray(codes.data), whole)
     widget.views.kind.setCurrentIndex(widget.views.kind.findData("softmax"))
@@ -672,7 +672,7 @@ def test_a_tab_stays_drawn_when_another_version_answers(opened: Made, qtbot: Any
 def test_what_was_cancelled_or_changed_meanwhile_can_be_read_on(opened: Made, qtbot: Any) -> None:
     _viewer, mask, widget = opened
     trace = renew_trace(mask, 1)
-    widget.read()
+    widget.reading.read()
     assert widget.jobs.busy
     widget.cancel.click()
     assert "Stopped: press Go on" in widget.told.text()
@@ -695,7 +695,7 @@ def test_what_was_cancelled_or_changed_meanwhile_can_be_read_on(opened: Made, qt
     assert widget.go_on.isHidden()
     # Also where all was read to its end, and is not drawn yet.
     renew_trace(mask, 2)
-    widget.read()
+    widget.reading.read()
     until = time.monotonic() + 10
     while not widget.inspection.is_current and time.monotonic() < until:
         time.sleep(0.01)

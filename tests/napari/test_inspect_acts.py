@@ -127,7 +127,7 @@ def test_more_like_this_looks_at_the_frame_on_screen(
     viewer.layers.selection.active.data_setitem(np.nonzero(marked), 1)
     widget.similar.click()
     settle(qtbot, widget)
-    mask = segment.mask
+    mask = segment.current_mask
     scan = np.asarray(scan_of(mask).data)
     by_frame = [
         find_similar(mask.segmentation.traces[1], mask.segmentation.raw[1], marked[1], scan[frame])
@@ -531,7 +531,7 @@ def test_what_is_chosen_stays_from_frame_to_frame(
     viewer, segment = segment_widget()
     open_scan(viewer, tmp_path / "cine.nii.gz")
     run(qtbot, segment)
-    mask = segment.mask.segmentation
+    mask = segment.current_mask.segmentation
     widget = inspect(qtbot, viewer)
     assert [widget.compare.itemText(n) for n in range(2)] == ["–", "frame 1"]
     widget.compare.setCurrentIndex(1)
@@ -555,13 +555,13 @@ def test_what_is_chosen_stays_from_frame_to_frame(
         viewer.layers.remove(heat)
     mask.traces.clear()
     # Layers that are yet to be made wait for something to look at.
-    widget._make_next()
-    segment.mask.layer.refresh()
+    widget.reading.make_next()
+    segment.current_mask.layer.refresh()
     qtbot.waitUntil(lambda: not widget.again.isHidden())
     # Layers that came and went with each such frame took seconds.
     assert widget.layers.find("codes") is drawn
     assert not any(one.visible for one in viewer.layers if VIEW_KEY in one.metadata)
-    assert segment.mask.layer.contour == 0
+    assert segment.current_mask.layer.contour == 0
     looked: list[int] = []
     widget.looking.jobs.done.connect(lambda: looked.append(len(mask.traces)))
     widget.again.click()
@@ -570,14 +570,14 @@ def test_what_is_chosen_stays_from_frame_to_frame(
     qtbot.waitUntil(lambda: widget.inspection is not None, timeout=10_000)
     settle(qtbot, widget)
     assert looked == [1, 2]
-    assert segment.mask.layer.contour > 0
+    assert segment.current_mask.layer.contour > 0
     assert widget.layers.find("heat").visible  # what the code hears
     assert widget.inspection.frame == 0
     for frame, trace in first.items():
         np.testing.assert_array_equal(mask.traces[frame].codes, trace.codes)
     # Cancel leaves what has been looked at, and offers the rest.
     mask.traces.clear()
-    widget.read()
+    widget.reading.read()
     widget.again.click()
     widget.cancel.click()
     assert "Press Look again" in widget.told.text()

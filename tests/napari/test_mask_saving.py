@@ -57,7 +57,7 @@ def test_a_saved_mask_lies_on_its_scan_and_knows_its_organs(
     answer(monkeypatch, tmp_path / name)
     assert save(qtbot, segmented) == f"Saved {name}."
     saved, scan = read_labels(tmp_path / name), read_volume(scan_file)
-    np.testing.assert_array_equal(saved.volume.data, segmented.mask.layer.data)
+    np.testing.assert_array_equal(saved.volume.data, segmented.current_mask.layer.data)
     assert saved.volume.spacing == pytest.approx(scan.spacing)
     assert saved.names == NAMES
     assert set(saved.colors) == set(NAMES)
@@ -70,7 +70,7 @@ def test_an_image_of_one_frame_is_segmented_and_its_mask_saved(
     pixels = np.random.default_rng(0).random((1, 3, 32, 40), np.float32)
     viewer.add_image(pixels, name="one frame", scale=(1, 8, 2, 2), units=("s", "mm", "mm", "mm"))
     assert run(qtbot, widget) == "finished"
-    mask = widget.mask.layer.data
+    mask = widget.current_mask.layer.data
     assert mask.shape == (1, 3, 32, 40)
     assert mask.any()
     for name in ("mask.nii.gz", "mask.tif"):
@@ -109,7 +109,7 @@ def test_a_name_without_a_suffix_gets_the_chosen_kinds(
     saved = tmp_path / f"case1.5mm{suffix}"
     written = saved.read_bytes()
     assert read_labels(saved).names == NAMES
-    segmented.mask.layer.data[:] = 0
+    segmented.current_mask.layer.data[:] = 0
     # The dialog has asked about a file of another name.
     assert f"there is a case1.5mm{suffix} already" in save(qtbot, segmented)
     assert saved.read_bytes() == written
@@ -149,7 +149,7 @@ def test_a_partial_mask_is_said_to_be_one(
     assert not widget.save_mask.isEnabled()
     slow_down(monkeypatch, 0.1)
     widget.start.click()
-    qtbot.waitUntil(lambda: bool(widget.mask and widget.mask.segmentation.finished))
+    qtbot.waitUntil(lambda: bool(widget.current_mask and widget.current_mask.segmentation.finished))
     assert not widget.save_mask.isEnabled()
     with qtbot.waitSignal(widget.run_ended):
         widget.cancel.click()
@@ -161,7 +161,7 @@ def test_correct_saves_what_was_painted(
     correct_widget: Any, tmp_path: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, _, widget = correct_widget()
-    layer = widget.mask.layer
+    layer = widget.current_mask.layer
     layer.data_setitem((np.array([1]), np.array([2]), np.array([3])), 1)
     answer(monkeypatch, tmp_path / "mask.nii.gz")
     assert save(qtbot, widget) == "Saved mask.nii.gz."
@@ -171,12 +171,12 @@ def test_correct_saves_what_was_painted(
 def test_of_a_preview_on_screen_the_mask_below_is_saved_and_that_is_said(
     segmented: Any, tmp_path: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    annotation = propose(segmented.mask)
+    annotation = propose(segmented.current_mask)
     answer(monkeypatch, tmp_path / "mask.nii.gz")
     assert save(qtbot, segmented) == (
         "Saved mask.nii.gz. The preview on screen is not accepted: the mask as before was saved."
     )
     written = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj).T
-    np.testing.assert_array_equal(written, segmented.mask.layer.data)
+    np.testing.assert_array_equal(written, segmented.current_mask.layer.data)
     annotation.preview.show(BEFORE)
     assert save(qtbot, segmented) == "Saved mask.nii.gz."

@@ -26,7 +26,7 @@ def test_the_table_follows_strokes_and_undo(
     viewer, widget = segment_widget()
     open_scan(viewer, scan_file)
     run(qtbot, widget)
-    layer = widget.mask.layer
+    layer = widget.current_mask.layer
 
     def true() -> list[int]:
         return [int((layer.data == id).sum()) for id in (1, 2, 3)]
@@ -50,7 +50,7 @@ def test_the_table_is_copied_as_spreadsheets_read_it(
     open_scan(viewer, scan_file)
     widget.region.setCurrentIndex(THIS_SLICE)
     run(qtbot, widget)
-    layer = widget.mask.layer
+    layer = widget.current_mask.layer
     layer.data_setitem(np.nonzero(layer.data), 1)
     qtbot.waitUntil(lambda: told(widget)[0] > 1000)
     qtbot.keyClick(widget.organs, Qt.Key.Key_C, Qt.KeyboardModifier.ControlModifier)
@@ -90,7 +90,7 @@ def test_the_sizes_are_by_the_voxels_as_they_are_now(
     viewer, widget = segment_widget()
     image = open_scan(viewer, scan_file)
     run(qtbot, widget)
-    layer = widget.mask.layer
+    layer = widget.current_mask.layer
     qtbot.waitUntil(lambda: told(widget)[0] == (layer.data == 1).sum())
 
     def ml(voxel: float) -> Any:
@@ -116,8 +116,8 @@ def test_the_table_follows_a_brush_on_the_slice_on_screen(
     viewer, widget = segment_widget()
     open_scan(viewer, scan_file)
     run(qtbot, widget)
-    layer = widget.mask.layer
-    index = widget.mask.place[1]
+    layer = widget.current_mask.layer
+    index = widget.current_mask.place[1]
     qtbot.waitUntil(lambda: told(widget)[1] == (layer.data == 2).sum())
     layer.brush_size = 9
     # In a window on screen napari draws no more than the stroke, and tells of no more.
@@ -132,7 +132,7 @@ def test_the_organ_that_is_painted_with_is_the_one_that_is_marked(
     viewer, widget = segment_widget()
     image = open_scan(viewer, scan_file)
     run(qtbot, widget)
-    layer, table = widget.mask.layer, widget.organs
+    layer, table = widget.current_mask.layer, widget.organs
 
     def marked() -> list[int]:
         return [index.row() for index in table.selectionModel().selectedRows()]
@@ -159,7 +159,7 @@ def test_organs_can_be_hidden_recoloured_and_gone_to(
     viewer, widget = segment_widget()
     open_scan(viewer, scan_file)
     run(qtbot, widget)
-    layer = widget.mask.layer
+    layer = widget.current_mask.layer
     widget.organs.visibility_changed.emit(1, False)
     assert layer.colormap.map(1)[3] == 0
     widget.organs.visibility_changed.emit(1, True)
@@ -190,7 +190,7 @@ def test_each_mask_keeps_its_own_colours_and_hidden_organs(
     viewer, widget = segment_widget()
     first = open_scan(viewer, scan_file)
     run(qtbot, widget)
-    mask = widget.mask.layer
+    mask = widget.current_mask.layer
     widget.organs.item(0, 0).setCheckState(Qt.CheckState.Unchecked)
     widget.organs.color_changed.emit(1, "#123456")
     widget.organs.color_changed.emit(2, "#ff0000")
@@ -226,7 +226,7 @@ def test_colours_set_in_naparis_own_controls_reach_the_table(
     viewer, widget = segment_widget()
     open_scan(viewer, scan_file)
     run(qtbot, widget)
-    layer = widget.mask.layer
+    layer = widget.current_mask.layer
     layer.colormap = DirectLabelColormap(color_dict={None: "white", 0: "transparent", 1: "blue"})
     assert drawn_in(widget, 0) == "#0000ff"
     assert drawn_in(widget, 1) == "#ffffff"
@@ -276,16 +276,16 @@ def test_tidying_can_be_chosen_and_taken_back(
     viewer, widget = segment_widget()
     open_scan(viewer, scan_file)
     run(qtbot, widget)
-    raw = widget.mask.layer.data.copy()
+    raw = widget.current_mask.layer.data.copy()
     with qtbot.waitSignal(widget.run_ended, timeout=10_000):
         widget.largest.setChecked(True)
-    tidy = widget.mask.layer.data
+    tidy = widget.current_mask.layer.data
     for id in (1, 2, 3):
         assert ndimage.label(tidy == id, np.ones((3, 3, 3)))[1] <= 1
         assert (tidy == id).any() == (raw == id).any()
     with qtbot.waitSignal(widget.run_ended, timeout=10_000):
         widget.largest.setChecked(False)
-    np.testing.assert_array_equal(widget.mask.layer.data, raw)
+    np.testing.assert_array_equal(widget.current_mask.layer.data, raw)
 
 
 def test_ctrl_z_takes_back_what_was_tidied_last(
@@ -294,7 +294,7 @@ def test_ctrl_z_takes_back_what_was_tidied_last(
     viewer, widget = segment_widget()
     open_scan(viewer, scan_file)
     run(qtbot, widget)
-    layer = widget.mask.layer
+    layer = widget.current_mask.layer
     layer.data_setitem((np.array([1]), np.array([0]), np.array([0])), 9)
     painted = layer.data.copy()
     with qtbot.waitSignal(widget.run_ended, timeout=10_000):
@@ -305,8 +305,8 @@ def test_ctrl_z_takes_back_what_was_tidied_last(
     changed = (tidy != painted).sum()
     said = f"Tidied as chosen: {changed:,} voxels changed; Ctrl-Z takes it back."
     assert widget.message.text().startswith(said)
-    places = set(widget.mask.segmentation.places)
-    segmentation = widget.mask.segmentation
+    segmentation = widget.current_mask.segmentation
+    places = set(segmentation.places)
     segmentation.reviewed.update(places)
     layer.undo()
     # Whoever accepted what was tidied is told.
@@ -315,12 +315,12 @@ def test_ctrl_z_takes_back_what_was_tidied_last(
     qtbot.waitUntil(lambda: "Tidied" not in widget.message.text())
     np.testing.assert_array_equal(layer.data, painted)
     assert not widget.largest.isChecked()
-    assert not widget.mask.segmentation.clean_up
+    assert not widget.current_mask.segmentation.clean_up
     layer.redo()
     np.testing.assert_array_equal(layer.data, tidy)
-    assert widget.mask.segmentation.reviewed == places
+    assert widget.current_mask.segmentation.reviewed == places
     assert widget.largest.isChecked()
-    widget.mask.segmentation.reviewed.clear()
+    widget.current_mask.segmentation.reviewed.clear()
     # As do the strokes before and after it.
     layer.data_setitem((np.array([2]), np.array([0]), np.array([0])), 9)
     for _ in range(3):
@@ -349,7 +349,7 @@ def test_partial_sizes_are_told_by_frame(segment_widget: Any, tmp_path: Path, qt
     run(qtbot, widget)
     viewer.dims.set_current_step((0, 1), (0, 1))
     run(qtbot, widget)
-    layer = widget.mask.layer
+    layer = widget.current_mask.layer
     qtbot.waitUntil(widget.coverage.isHidden)
     assert layer.name.endswith("(2 of 4)")
     viewer.dims.set_current_step(0, 1)
@@ -364,7 +364,7 @@ def test_tidying_keeps_a_stroke_whole(segment_widget: Any, scan_file: Path, qtbo
     viewer, widget = segment_widget()
     open_scan(viewer, scan_file)
     run(qtbot, widget)
-    layer = widget.mask.layer
+    layer = widget.current_mask.layer
     # Over voxels of every kind, some of which the model already called 3.
     stroke = tuple(np.indices((1, 6, 6)).reshape(3, -1))
     layer.data_setitem(stroke, 3)
@@ -384,12 +384,12 @@ def test_a_duplicated_mask_is_a_backup_that_nothing_writes_to(
     viewer, widget = segment_widget()
     image = open_scan(viewer, scan_file)
     run(qtbot, widget)
-    mask = widget.mask.layer
+    mask = widget.current_mask.layer
     backup = Labels(mask.data.copy(), metadata=mask.metadata, **transform_of(mask))
     viewer.add_layer(backup)
     viewer.add_image(np.zeros((4, 20, 20)), name="other")
     widget.image.choose(image)
-    assert widget.mask.layer is mask
+    assert widget.current_mask.layer is mask
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint64])
@@ -399,7 +399,7 @@ def test_the_table_follows_data_that_another_plugin_puts_into_the_layer(
     viewer, widget = segment_widget()
     open_scan(viewer, scan_file)
     run(qtbot, widget)
-    layer, predicted = widget.mask.layer, widget.mask.layer.data.copy()
+    layer, predicted = widget.current_mask.layer, widget.current_mask.layer.data.copy()
     new = np.asfortranarray(predicted.astype(dtype))
     new[2] = 3
     new[3, 0, 0] = 200  # an id that the model does not know
@@ -420,7 +420,7 @@ def test_the_table_follows_data_that_another_plugin_puts_into_the_layer(
     layer.refresh()
     qtbot.waitUntil(lambda: told(widget) == [0, 0, 0])
     assert run(qtbot, widget) == "finished"
-    assert widget.mask.layer is not layer
+    assert widget.current_mask.layer is not layer
     assert not new.any()
 
 
@@ -447,14 +447,14 @@ def test_data_that_is_no_mask_of_the_scan_frees_the_widget_for_a_new_one(
     viewer, widget = segment_widget()
     open_scan(viewer, scan_file)
     run(qtbot, widget)
-    layer = widget.mask.layer
+    layer = widget.current_mask.layer
     layer.data = change(layer.data)
-    qtbot.waitUntil(lambda: widget.mask is None)
+    qtbot.waitUntil(lambda: widget.current_mask is None)
     assert "Segment again" in widget.message.text()
     assert widget.organs.toolTip() == "Press Segment first."
     viewer.dims.set_current_step(0, 1)
     assert run(qtbot, widget) == "finished"
-    assert widget.mask.layer is not layer
+    assert widget.current_mask.layer is not layer
 
 
 @pytest.mark.parametrize("fits", [True, False])
@@ -466,8 +466,8 @@ def test_data_replaced_during_a_run(
     slow_down(monkeypatch, 0.1)
     with qtbot.waitSignal(widget.run_ended, timeout=20_000) as ended:
         widget.start.click()
-        qtbot.waitUntil(lambda: len(widget.mask.segmentation.finished) >= 2)
-        layer = widget.mask.layer
+        qtbot.waitUntil(lambda: len(widget.current_mask.segmentation.finished) >= 2)
+        layer = widget.current_mask.layer
         new = layer.data.copy() if fits else layer.data[:3].copy()
         layer.data = new
     assert ended.args == ["finished" if fits else "cancelled"]

@@ -107,7 +107,7 @@ def test_a_tiff_is_asked_about_before_an_oriented_model_sees_it(
     assert widget.start.toolTip() == "Find the organs in the scan"
     assert reason not in widget.message.text()
     assert run(qtbot, widget) == "finished"
-    assert widget.mask.layer.data.any()
+    assert widget.current_mask.layer.data.any()
     assert "--" not in texts(widget)
     widget.model.setCurrentText("scribbler")
     assert not asked(widget)
@@ -158,11 +158,11 @@ def test_another_answer_is_another_scan_to_the_model(
     scan = open_scan(viewer, tiff)
     answer(widget, "SPL")
     run(qtbot, widget)
-    as_left = widget.mask.layer
+    as_left = widget.current_mask.layer
     before = as_left.data.copy()
     answer(widget, "SPR")
     run(qtbot, widget)
-    as_right = widget.mask.layer
+    as_right = widget.current_mask.layer
     # Two answers never share a mask, not even one that nobody painted on.
     assert as_right is not as_left
     np.testing.assert_array_equal(as_left.data, before)
@@ -170,17 +170,17 @@ def test_another_answer_is_another_scan_to_the_model(
     widget.image.choose(open_scan(viewer, flipped_file))
     answer(widget, "SPL")
     run(qtbot, widget)
-    np.testing.assert_array_equal(widget.mask.layer.data, as_right.data[:, :, ::-1])
+    np.testing.assert_array_equal(widget.current_mask.layer.data, as_right.data[:, :, ::-1])
     # To a model without left and right it does not matter what was answered.
     widget.model.setCurrentText("scribbler")
     widget.image.choose(scan)
     run(qtbot, widget)
-    unsided = widget.mask.layer
+    unsided = widget.current_mask.layer
     widget.model.setCurrentText("sided")
     answer(widget, "SPL")
     widget.model.setCurrentText("scribbler")
     run(qtbot, widget)
-    assert widget.mask.layer is unsided
+    assert widget.current_mask.layer is unsided
 
 
 def test_the_mask_is_what_the_command_line_writes(
@@ -191,7 +191,7 @@ def test_the_mask_is_what_the_command_line_writes(
     answer(widget, "PSR")
     run(qtbot, widget)
     ours, theirs = tmp_path / "ours.tif", tmp_path / "theirs.tif"
-    widget.mask.layer.save(str(ours), plugin=PLUGIN)
+    widget.current_mask.layer.save(str(ours), plugin=PLUGIN)
     main(["segment", str(tiff), "-o", str(theirs), "--model", "sided", "--orientation", "PSR"])
     np.testing.assert_array_equal(tifffile.imread(ours), tifffile.imread(theirs))
     # To the byte: nothing of the answer is written.
@@ -226,7 +226,7 @@ def test_nifti_is_asked_about_only_where_it_does_not_say_and_in_its_own_order(
     assert axes[0].startswith("axial")
     assert axes[0].endswith("(auto)")
     assert run(qtbot, widget) == "finished"
-    expected = widget.mask.layer.data
+    expected = widget.current_mask.layer.data
 
     reported = save_nifti(tmp_path / "silent.nii", codes, stated=False)
     silent = open_scan(viewer, tmp_path / "silent.nii")
@@ -238,8 +238,8 @@ def test_nifti_is_asked_about_only_where_it_does_not_say_and_in_its_own_order(
     assert [widget.axis.itemText(row) for row in range(3)] == axes
     assert sorted(widget.letters.letters().values()) == letters
     assert run(qtbot, widget) == "finished"
-    np.testing.assert_array_equal(widget.mask.layer.data, expected)
-    widget.mask.layer.save(str(tmp_path / "mask.nii"), plugin=PLUGIN)
+    np.testing.assert_array_equal(widget.current_mask.layer.data, expected)
+    widget.current_mask.layer.save(str(tmp_path / "mask.nii"), plugin=PLUGIN)
     mask, scan = nib.load(tmp_path / "mask.nii"), nib.load(tmp_path / "silent.nii")
     assert int(mask.header["sform_code"]) == int(mask.header["qform_code"]) == 0
     np.testing.assert_array_equal(mask.header["pixdim"], scan.header["pixdim"])
@@ -260,8 +260,8 @@ def test_the_slicing_axis_follows_the_answer(sided: Any, tiff: Path, qtbot: Any)
     widget.region.setCurrentIndex(THIS_SLICE)
     viewer.dims.order = (1, 0, 2)
     assert run(qtbot, widget) == "finished"
-    assert len(widget.mask.segmentation.finished) == 1
-    assert widget.mask.segmentation.coverage() == (1, 48)
+    assert len(widget.current_mask.segmentation.finished) == 1
+    assert widget.current_mask.segmentation.coverage() == (1, 48)
     answer(widget, "")
     assert widget.axis.count() == 0
 
@@ -361,7 +361,7 @@ def test_a_queue_shows_its_slices_upright(sided: Any, tmp_path: Path, qtbot: Any
     open_scan(viewer, tmp_path / "lying.nii")
     assert run(qtbot, widget) == "finished"
     viewer.dims.order = (1, 0, 2)
-    widget.mask.go_to_place((0, 2))
+    widget.current_mask.go_to_place((0, 2))
     assert viewer.dims.order == (0, 2, 1)
 
 
@@ -434,7 +434,7 @@ def test_flat_images_and_time_series_are_asked_about_too(
     answer(widget, "SPL")
     assert widget.letters.letters() == {LEFT: "R", RIGHT: "L", TOP: "A", BOTTOM: "P"}
     assert run(qtbot, widget) == "finished"
-    assert widget.mask.layer.data.shape == shape
+    assert widget.current_mask.layer.data.shape == shape
 
 
 def test_the_question_waits_while_a_run_goes_on(

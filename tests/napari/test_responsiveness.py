@@ -63,7 +63,9 @@ def test_the_window_answers_during_a_run_on_a_large_scan(segment_widget: Any, qt
     def some_slices() -> None:
         widget.start.click()
         qtbot.waitUntil(
-            lambda: bool(widget.mask) and len(widget.mask.segmentation.finished) >= 10,
+            lambda: (
+                bool(widget.current_mask) and len(widget.current_mask.segmentation.finished) >= 10
+            ),
             timeout=200_000,
         )
         asked = time.perf_counter()
@@ -106,7 +108,7 @@ def test_the_window_answers_while_fine_tuning_and_soon_shows_a_preview(
     viewer.show()
     heartbeat = Heartbeat(widget)
     idle = heartbeat.measure(lambda: qtbot.wait(1000))
-    layer, seconds = widget.mask.layer, {}
+    layer, seconds = widget.current_mask.layer, {}
 
     def fine_tuning() -> None:
         started, cpu = time.perf_counter(), time.process_time()
@@ -117,7 +119,7 @@ def test_the_window_answers_while_fine_tuning_and_soon_shows_a_preview(
         )
         seconds["preview"] = time.perf_counter() - started
         seconds["cpu"] = time.process_time() - cpu
-        assert widget.mask.place in widget.annotation.proposal.done
+        assert widget.current_mask.place in widget.annotation.proposal.done
         # Painting goes on meanwhile.
         for row in range(10):
             layer.data_setitem((np.array([4]), np.array([row]), np.array([0])), 1)

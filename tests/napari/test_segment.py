@@ -33,7 +33,7 @@ def test_a_whole_scan_is_segmented_and_saved_on_its_own_grid(
     viewer, widget = segment_widget()
     image = open_scan(viewer, scan_file)
     assert run(qtbot, widget) == "finished"
-    mask = widget.mask.layer
+    mask = widget.current_mask.layer
     assert mask.data.shape == image.data.shape
     assert mask.data.any()
     ours, its = transform_of(mask), transform_of(image)
@@ -59,7 +59,7 @@ def test_the_mask_is_what_the_command_line_writes(
     run(qtbot, widget)
     main(["segment", str(scan_file), "-o", str(tmp_path / "cli.nii"), "--model", "scribbler"])
     written = np.asarray(nib.load(tmp_path / "cli.nii").dataobj).T
-    np.testing.assert_array_equal(written, widget.mask.layer.data)
+    np.testing.assert_array_equal(written, widget.current_mask.layer.data)
 
 
 def test_cancel_keeps_what_is_finished_and_a_second_run_completes(
@@ -69,18 +69,20 @@ def test_cancel_keeps_what_is_finished_and_a_second_run_completes(
     open_scan(viewer, scan_file)
     slow_down(monkeypatch, 0.15)
     widget.start.click()
-    qtbot.waitUntil(lambda: widget.mask and len(widget.mask.segmentation.finished) >= 2)
+    qtbot.waitUntil(
+        lambda: widget.current_mask and len(widget.current_mask.segmentation.finished) >= 2
+    )
     asked = time.perf_counter()
     with qtbot.waitSignal(widget.run_ended, timeout=5000) as ended:
         widget.cancel.click()
     assert ended.args == ["cancelled"]
     assert time.perf_counter() - asked < 1
-    finished = widget.mask.segmentation.finished
+    finished = widget.current_mask.segmentation.finished
     assert 2 <= len(finished) < 6
-    kept = widget.mask.layer.data.copy()
+    kept = widget.current_mask.layer.data.copy()
     assert all(kept[index].any() for _, index in finished)
     assert f"{len(finished)} of 6 slices are segmented and stay" in widget.message.text()
-    layer = widget.mask.layer
+    layer = widget.current_mask.layer
     told = f"{len(finished)} of 6 slices"
     qtbot.waitUntil(lambda: told in widget.coverage.text() and not widget.coverage.isHidden())
     assert layer.name == f"scan · scribbler ({len(finished)} of 6)"
@@ -93,8 +95,8 @@ def test_cancel_keeps_what_is_finished_and_a_second_run_completes(
     assert widget.coverage.isHidden()
     assert layer.name == "scan · scribbler"
     # Nobody painted, so the run goes on in the same layer.
-    assert widget.mask.layer is layer
-    assert len(widget.mask.segmentation.finished) == 6
+    assert widget.current_mask.layer is layer
+    assert len(widget.current_mask.segmentation.finished) == 6
 
 
 def test_the_slice_on_screen_comes_first(segment_widget: Any, scan_file: Path, qtbot: Any) -> None:
@@ -103,7 +105,7 @@ def test_the_slice_on_screen_comes_first(segment_widget: Any, scan_file: Path, q
     viewer.dims.set_point(0, image.data_to_world((4, 0, 0))[0])
     assert place_shown(image, viewer.dims, 0) == (0, 4)
     near_first = [(0, 4), (0, 3), (0, 5), (0, 2), (0, 1), (0, 0)]
-    assert widget._places(image, image.data.shape, 0) == near_first
+    assert widget.choice.places(image, image.data.shape, 0) == near_first
     assert outward((1, 0), 3, range(1, 3)) == [(1, 1), (1, 2), (0, 1), (2, 1), (0, 2), (2, 2)]
     before = viewer.dims.point
     assert run(qtbot, widget) == "finished"
@@ -116,13 +118,13 @@ def test_one_slice_and_a_range(segment_widget: Any, scan_file: Path, qtbot: Any)
     viewer.dims.set_point(0, image.data_to_world((2, 0, 0))[0])
     widget.region.setCurrentIndex(THIS_SLICE)
     run(qtbot, widget)
-    assert widget.mask.segmentation.finished == {(0, 2)}
+    assert widget.current_mask.segmentation.finished == {(0, 2)}
     widget.region.setCurrentIndex(RANGE)
     widget.first.setValue(3)
     widget.last.setValue(4)
     run(qtbot, widget)
-    assert widget.mask.segmentation.finished == {(0, 2), (0, 3), (0, 4)}
-    assert not widget.mask.layer.data[[0, 1, 5]].any()
+    assert widget.current_mask.segmentation.finished == {(0, 2), (0, 3), (0, 4)}
+    assert not widget.current_mask.layer.data[[0, 1, 5]].any()
 
 
 def test_a_painted_mask_is_never_overwritten(
@@ -131,13 +133,13 @@ def test_a_painted_mask_is_never_overwritten(
     viewer, widget = segment_widget()
     open_scan(viewer, scan_file)
     run(qtbot, widget)
-    painted = widget.mask.layer
+    painted = widget.current_mask.layer
     another = painted.data[2, 5, 6] % 3 + 1
     painted.data_setitem((np.array([2]), np.array([5]), np.array([6])), another)
     copy = painted.data.copy()
     run(qtbot, widget)
     np.testing.assert_array_equal(painted.data, copy)
-    assert widget.mask.layer is not painted
+    assert widget.current_mask.layer is not painted
     assert len(viewer.layers) == 3
     assert "scribbler holds your work and stays as it is" in widget.message.text()
     assert "goes into scan · scribbler [1]." in widget.message.text()
@@ -152,7 +154,7 @@ def test_a_model_file_that_is_written_over_gets_a_mask_of_its_own(
     viewer, widget = segment_widget()
     open_scan(viewer, scan_file)
     run(qtbot, widget)
-    first = widget.mask
+    first = widget.current_mask
     trace = first.segmentation.traces[0]
     inspection = inspection_of(first, 0)
     assert list(inspection.prepare())
@@ -161,7 +163,7 @@ def test_a_model_file_that_is_written_over_gets_a_mask_of_its_own(
     save_untrained(user_models, "scribbler", 1, expects=widget.card.expects)
     widget.region.setCurrentIndex(THIS_SLICE)
     run(qtbot, widget)
-    assert widget.mask.layer is first.layer
+    assert widget.current_mask.layer is first.layer
     again = first.segmentation.traces[0]
     assert again is not trace
     assert again.seen.sum() == 1
@@ -174,8 +176,8 @@ def test_a_model_file_that_is_written_over_gets_a_mask_of_its_own(
     save_untrained(user_models, "scribbler", 2, {1: "liver", 2: "spleen"})
     before = first.layer.data.copy()
     run(qtbot, widget)
-    assert widget.mask.layer is not first.layer
-    assert widget.mask.segmentation.card.labels.names == {1: "liver", 2: "spleen"}
+    assert widget.current_mask.layer is not first.layer
+    assert widget.current_mask.segmentation.card.labels.names == {1: "liver", 2: "spleen"}
     np.testing.assert_array_equal(first.layer.data, before)
 
 
@@ -187,16 +189,16 @@ def test_a_stroke_while_slices_stream_in_stays(
     slow_down(monkeypatch, 0.1)
     widget.start.click()
     stroke = (np.full(9, 5), np.repeat([10, 11, 12], 3), np.tile([10, 11, 12], 3))
-    widget.mask.layer.data_setitem(stroke, 2)
+    widget.current_mask.layer.data_setitem(stroke, 2)
     qtbot.waitUntil(lambda: not widget.running, timeout=10_000)
-    layer = widget.mask.layer
+    layer = widget.current_mask.layer
     assert (layer.data[stroke] == 2).all()
-    assert (0, 5) in widget.mask.segmentation.finished
+    assert (0, 5) in widget.current_mask.segmentation.finished
     # Undone, the stroke leaves no hole: all is as if there had been none.
     layer.undo()
     undone = layer.data.copy()
     assert run(qtbot, widget) == "finished"
-    assert widget.mask.layer is layer
+    assert widget.current_mask.layer is layer
     np.testing.assert_array_equal(layer.data, undone)
     layer.redo()
     assert (layer.data[stroke] == 2).all()
@@ -214,8 +216,8 @@ def test_a_time_series_is_segmented_frame_by_frame(
     assert image.data.shape == (2, 3, 32, 32)
     viewer.dims.set_current_step(0, 1)
     run(qtbot, widget)
-    assert widget.mask.layer.data.shape == (2, 3, 32, 32)
-    assert len(widget.mask.segmentation.finished) == 6
+    assert widget.current_mask.layer.data.shape == (2, 3, 32, 32)
+    assert len(widget.current_mask.segmentation.finished) == 6
     # Columns by time are no slice of it.
     widget.region.setCurrentIndex(THIS_SLICE)
     viewer.dims.order = (1, 2, 3, 0)
@@ -230,7 +232,7 @@ def test_a_failing_run_says_so_and_changes_nothing(
     viewer, widget = segment_widget()
     open_scan(viewer, scan_file)
     run(qtbot, widget)
-    before = widget.mask.layer.data.copy()
+    before = widget.current_mask.layer.data.copy()
 
     def broken(*_: Any, **__: Any) -> Generator[Any, None, None]:
         # napari's own generator workers swallow RuntimeError without a word.
@@ -241,7 +243,7 @@ def test_a_failing_run_says_so_and_changes_nothing(
     monkeypatch.setattr("napari_l2gnet.run.show_error", lambda _: None)
     assert run(qtbot, widget) == "failed"
     assert "out of luck" in widget.message.text()
-    np.testing.assert_array_equal(widget.mask.layer.data, before)
+    np.testing.assert_array_equal(widget.current_mask.layer.data, before)
     assert widget.start.isEnabled()
 
 
@@ -346,7 +348,7 @@ def test_removing_the_mask_during_a_run_ends_it(
     slow_down(monkeypatch, 0.1)
     widget.start.click()
     with qtbot.waitSignal(widget.run_ended, timeout=5000) as ended:
-        viewer.layers.remove(widget.mask.layer)
+        viewer.layers.remove(widget.current_mask.layer)
     assert ended.args == ["cancelled"]
     assert "Stopped: the mask was deleted." in widget.message.text()
     assert run(qtbot, widget) == "finished"
@@ -386,14 +388,14 @@ def test_a_run_writes_to_its_own_mask_whatever_is_chosen_meanwhile(
     viewer, widget = segment_widget()
     first = open_scan(viewer, scan_file)
     run(qtbot, widget)
-    finished = widget.mask.layer
+    finished = widget.current_mask.layer
     before = finished.data.copy()
     second = viewer.add_image(first.data[::-1] // 2, name="second", scale=(8, 1.4, 1.4))
     widget.image.choose(second)
     slow_down(monkeypatch, 0.1)
     with qtbot.waitSignal(widget.run_ended, timeout=20_000) as ended:
         widget.start.click()
-        other = widget.mask.layer
+        other = widget.current_mask.layer
         qtbot.wait(150)
         viewer.layers.remove(second)
         assert widget.image.layer is first
@@ -424,13 +426,13 @@ def test_the_scan_that_is_opened_or_worked_on_is_the_chosen_one(
     viewer, widget = segment_widget()
     first = open_scan(viewer, scan_file)
     run(qtbot, widget)
-    mask = widget.mask.layer
+    mask = widget.current_mask.layer
     second = viewer.add_image(first.data[:1], name="second", scale=(8, 1.4, 1.4))
     assert widget.image.layer is second
     assert widget.axis.itemText(0).startswith("z, 1 slice ")
     viewer.layers.selection.active = mask
     assert widget.image.layer is first
-    assert widget.mask.layer is mask
+    assert widget.current_mask.layer is mask
     # What is drawn over a scan is none.
     viewer.add_image(first.data, name="doubt", metadata={VIEW_KEY: ("heat", None)})
     viewer.add_labels(mask.data.copy())
@@ -449,7 +451,7 @@ def test_a_scan_that_is_opened_during_a_run_is_chosen_after_it(
         second = viewer.add_image(ct, name="second", units=("mm",) * 3)
         assert widget.image.layer is first
     assert widget.image.layer is second
-    assert widget.mask is None
+    assert widget.current_mask is None
     # What is unusual is said of the one that it is of.
     assert "⚠ Slices 1 mm apart" in widget.message.text()
     assert "⚠ first · scribbler: The scan looks like a CT" in widget.message.text()
@@ -510,7 +512,7 @@ def test_a_widget_that_is_opened_again_shows_the_newest_mask(
     viewer, widget = segment_widget()
     first = open_scan(viewer, scan_file)
     run(qtbot, widget)
-    mask = widget.mask.layer
+    mask = widget.current_mask.layer
     viewer.add_image(first.data, name="second")
     viewer.layers.selection.active = first
     viewer.window.remove_dock_widget(widget)
@@ -518,7 +520,7 @@ def test_a_widget_that_is_opened_again_shows_the_newest_mask(
     viewer.window.add_dock_widget(again, name="Segment")
     assert again.image.layer is first
     assert again.model.currentText() == "scribbler"
-    assert again.mask.layer is mask
+    assert again.current_mask.layer is mask
 
 
 def test_an_image_that_was_moved_gets_a_mask_that_lies_on_it(
@@ -527,11 +529,11 @@ def test_an_image_that_was_moved_gets_a_mask_that_lies_on_it(
     viewer, widget = segment_widget()
     image = open_scan(viewer, scan_file)
     run(qtbot, widget)
-    old = widget.mask.layer
+    old = widget.current_mask.layer
     image.scale = (10, 2, 2)
     run(qtbot, widget)
-    assert widget.mask.layer is not old
-    np.testing.assert_array_equal(widget.mask.layer.scale, (10, 2, 2))
+    assert widget.current_mask.layer is not old
+    np.testing.assert_array_equal(widget.current_mask.layer.scale, (10, 2, 2))
 
 
 def test_not_a_number_in_a_layer_counts_as_its_lowest_value(
@@ -570,7 +572,7 @@ def test_the_edges_are_those_of_the_scan_that_is_worked_on(
     viewer, widget = segment_widget()
     first = open_scan(viewer, scan_file)
     run(qtbot, widget)
-    mask = widget.mask.layer
+    mask = widget.current_mask.layer
     left, right, top, bottom = "l2gnet_left", "l2gnet_right", "l2gnet_top", "l2gnet_bottom"
     of_first = {left: "R", right: "L", top: "A", bottom: "P"}
     assert widget.letters.letters() == of_first
@@ -628,7 +630,7 @@ def test_what_the_model_saw_is_kept_with_the_mask(
     open_scan(viewer, scan_file)
     widget.region.setCurrentIndex(THIS_SLICE)
     run(qtbot, widget)
-    segmentation = widget.mask.segmentation
+    segmentation = widget.current_mask.segmentation
     ((frame, here),) = segmentation.finished
     assert np.flatnonzero(segmentation.traces[frame].seen).tolist() == [here]
     widget.region.setCurrentIndex(0)

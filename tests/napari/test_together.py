@@ -67,7 +67,7 @@ def test_nothing_else_writes_into_a_mask_while_a_version_comes_into_it(
         segment.segment()
         assert not segment.running
     assert segment.start.isEnabled()
-    segmentation, version = correct.mask.segmentation, correct.annotation.version
+    segmentation, version = correct.current_mask.segmentation, correct.annotation.version
     np.testing.assert_array_equal(segmentation.raw, version.raw)
     assert segmentation.model.card.name == "other"
 
@@ -79,7 +79,7 @@ def test_a_slice_of_the_preview_is_not_accepted_as_the_masks(
     correct_widget: Make, qtbot: Any
 ) -> None:
     _, _, correct = correct_widget()
-    annotation = propose(correct.mask)
+    annotation = propose(correct.current_mask)
     correct.review.go_to((0, 2))
     correct.accept_slice.click()
     assert not annotation.segmentation.reviewed
@@ -97,7 +97,7 @@ def test_a_proposal_is_accepted_as_tidied_by_now(correct_widget: Make, qtbot: An
     segment.largest.setChecked(True)
     qtbot.waitUntil(lambda: not segment.running)
     correct.accept.click()
-    segmentation = segment.mask.segmentation
+    segmentation = segment.current_mask.segmentation
     accepted = segmentation.answer.copy()
     assert (accepted != segmentation.raw).any()
     for chosen in (False, True):
@@ -110,26 +110,28 @@ def test_the_mask_that_is_painted_on_is_the_one_that_is_corrected(
     correct_widget: Make, qtbot: Any
 ) -> None:
     viewer, segment, correct = correct_widget()
-    first = correct.mask
+    first = correct.current_mask
     paint(first, 1)
     run(qtbot, segment)
-    assert correct.mask.layer is segment.mask.layer is viewer.layers.selection.active
-    paint(segment.mask, 3)
+    assert (
+        correct.current_mask.layer is segment.current_mask.layer is viewer.layers.selection.active
+    )
+    paint(segment.current_mask, 3)
     viewer.dims.set_current_step(0, 3)
     correct.accept_slice.click()
     assert not first.segmentation.reviewed
-    assert segment.mask.segmentation.reviewed == {segment.mask.place}
+    assert segment.current_mask.segmentation.reviewed == {segment.current_mask.place}
     viewer.layers.selection.active = first.layer
-    assert correct.mask.layer is first.layer
+    assert correct.current_mask.layer is first.layer
     viewer.layers.selection.active = viewer.layers[0]
-    assert correct.mask.layer is first.layer
+    assert correct.current_mask.layer is first.layer
 
 
 def test_slices_off_screen_are_neither_accepted_nor_segmented(
     correct_widget: Make, qtbot: Any
 ) -> None:
     viewer, segment, correct = correct_widget()
-    finished = set(segment.mask.segmentation.finished)
+    finished = set(segment.current_mask.segmentation.finished)
     segment.region.setCurrentIndex(THIS_SLICE)
     for order, ndisplay in (((1, 0, 2), 2), ((0, 1, 2), 3)):
         viewer.dims.order, viewer.dims.ndisplay = order, ndisplay
@@ -149,7 +151,7 @@ def test_slices_off_screen_are_neither_accepted_nor_segmented(
     correct.accept_slice.click()
     assert "is not on screen" in correct.message.text()
     assert not correct.annotation.segmentation.reviewed
-    assert segment.mask.segmentation.finished == finished
+    assert segment.current_mask.segmentation.finished == finished
     # The table takes a person there.
     correct.review.go_to((0, 3))
     correct.accept_slice.click()
@@ -158,7 +160,7 @@ def test_slices_off_screen_are_neither_accepted_nor_segmented(
 
 def test_a_slice_that_another_scan_covers_is_not_accepted(correct_widget: Make, qtbot: Any) -> None:
     viewer, segment, correct = correct_widget()
-    mask, other = correct.mask, another_scan(viewer, segment)
+    mask, other = correct.current_mask, another_scan(viewer, segment)
     correct.accept_slice.click()
     assert not mask.segmentation.reviewed
     told = unescape(correct.message.text())
@@ -200,7 +202,7 @@ def test_overlays_that_are_seen_through_and_series_on_their_side_cover_nothing(
     clear = Colormap([[0, 0, 0, 0], [1, 0, 0, 1]], name="heat")
     viewer.add_image(np.zeros(viewer.layers["scan"].data.shape), name="heat", colormap=clear)
     correct.accept_slice.click()
-    assert correct.mask.segmentation.reviewed == {correct.mask.place}
+    assert correct.current_mask.segmentation.reviewed == {correct.current_mask.place}
     viewer.add_image(np.zeros((2, 6, 24, 20)), name="series")
     viewer.dims.order = (1, 2, 3, 0)
     correct.review.show_mask(alone=True)
@@ -208,7 +210,7 @@ def test_overlays_that_are_seen_through_and_series_on_their_side_cover_nothing(
 
 def test_a_mask_that_nobody_sees_is_not_accepted(correct_widget: Make, qtbot: Any) -> None:
     viewer, _, correct = correct_widget()
-    mask = correct.mask
+    mask = correct.current_mask
     for hidden in (mask.layer, viewer.layers["scan"]):
         hidden.visible = False
         correct.accept_slice.click()
@@ -237,7 +239,7 @@ def test_a_mask_goes_along_where_its_scan_is_moved(
     correct_widget: Make, scan_file: Path, tmp_path: Path
 ) -> None:
     viewer, _, correct = correct_widget()
-    mask, scan, corner = correct.mask, viewer.layers["scan"], (3, 20, 30)
+    mask, scan, corner = correct.current_mask, viewer.layers["scan"], (3, 20, 30)
     propose(mask)
     scan.rotate, scan.translate = (0, 0, 10), (0, 40, 0)
     scan.scale, scan.shear = (4, 1.4, 1.4), (0, 0, 0.1)
@@ -260,7 +262,7 @@ def test_a_slice_of_a_mask_that_was_moved_off_its_scan_is_not_accepted(
     correct_widget: Make, qtbot: Any
 ) -> None:
     _, segment, correct = correct_widget()
-    mask, beside = correct.mask, '"scan · scribbler" does not lie on "scan" any more'
+    mask, beside = correct.current_mask, '"scan · scribbler" does not lie on "scan" any more'
     mask.layer.translate = (0, 30, 0)
     assert beside in unescape(segment.coverage.text())
     qtbot.waitUntil(lambda: beside in unescape(correct.message.text()))
@@ -277,7 +279,7 @@ def test_a_mask_that_is_segmented_or_chosen_comes_into_view_with_its_scan(
     correct_widget: Make, qtbot: Any
 ) -> None:
     viewer, segment, correct = correct_widget()
-    first, scan = correct.mask.layer, viewer.layers["scan"]
+    first, scan = correct.current_mask.layer, viewer.layers["scan"]
     other = another_scan(viewer, segment)
     segment.image.choose(scan)
     run(qtbot, segment)
@@ -285,7 +287,7 @@ def test_a_mask_that_is_segmented_or_chosen_comes_into_view_with_its_scan(
     assert '"another" lay over' in unescape(segment.message.text())
     segment.image.choose(other)
     run(qtbot, segment)
-    second = segment.mask
+    second = segment.current_mask
     preview = propose(second).preview
     drawn = viewer.layers[-1]
     for chosen, shown in ((first, False), (second.layer, True)):
@@ -306,14 +308,14 @@ def test_a_version_is_not_forgotten_because_going_to_it_was_cancelled(
 ) -> None:
     viewer, segment, correct = correct_widget()
     paths = [save_untrained(user_models, name, seed=seed) for seed, name in ((5, "aa"), (6, "bb"))]
-    paint(correct.mask, 1)
+    paint(correct.current_mask, 1)
     for path in paths:
         assert ends(qtbot, correct, lambda path=path: correct.versions.load(path)) == "finished"
     qtbot.waitUntil(lambda: is_saved(segment), timeout=8000)
-    viewer.layers.remove(segment.mask.layer)
+    viewer.layers.remove(segment.current_mask.layer)
     qtbot.waitUntil(lambda: not segment.offer.isHidden(), timeout=5000)
     segment.offer.resume.click()
-    qtbot.waitUntil(lambda: correct.mask is not None, timeout=5000)
+    qtbot.waitUntil(lambda: correct.current_mask is not None, timeout=5000)
     slow_down(monkeypatch, 0.1)
 
     def begin_and_cancel() -> None:
@@ -357,7 +359,7 @@ def test_ctrl_z_is_promised_where_it_takes_the_answer_back(
     viewer.layers.selection.active = viewer.layers[0]
     assert ends(qtbot, correct, lambda: correct.versions.load(path)) == "finished"
     assert "Ctrl-Z takes it back" in correct.message.text()
-    assert viewer.layers.selection.active is correct.mask.layer
+    assert viewer.layers.selection.active is correct.current_mask.layer
     assert ends(qtbot, correct, lambda: correct.go_to_version(1)) == "finished"
     assert "no voxel changed" in correct.message.text()
     assert "Ctrl-Z" not in correct.message.text()
@@ -380,17 +382,17 @@ def test_taking_back_the_first_answer_of_slices_shows_in_the_name(
     correct_widget: Make, qtbot: Any, user_models: Path
 ) -> None:
     viewer, segment, correct = correct_widget()
-    viewer.layers.remove(segment.mask.layer)
+    viewer.layers.remove(segment.current_mask.layer)
     segment.region.setCurrentIndex(THIS_SLICE)
     run(qtbot, segment)
-    assert segment.mask.layer.name.endswith("(1 of 6)")
+    assert segment.current_mask.layer.name.endswith("(1 of 6)")
     path = save_untrained(user_models, "other", seed=5)
     assert ends(qtbot, correct, lambda: correct.versions.load(path)) == "finished"
-    assert not segment.mask.layer.name.endswith("of 6)")
-    segment.mask.layer.undo()
-    assert segment.mask.layer.name.endswith("(1 of 6)")
-    segment.mask.layer.redo()
-    assert not segment.mask.layer.name.endswith("of 6)")
+    assert not segment.current_mask.layer.name.endswith("of 6)")
+    segment.current_mask.layer.undo()
+    assert segment.current_mask.layer.name.endswith("(1 of 6)")
+    segment.current_mask.layer.redo()
+    assert not segment.current_mask.layer.name.endswith("of 6)")
 
 
 # ---------------------------------------------------------------------- several scans
@@ -400,13 +402,13 @@ def test_a_project_learns_from_masks_that_were_painted_while_nobody_looked(
     correct_widget: Make, qtbot: Any
 ) -> None:
     viewer, segment, correct = correct_widget()
-    first = correct.mask
+    first = correct.current_mask
     another_scan(viewer, segment)
     run(qtbot, segment)
-    second = segment.mask
+    second = segment.current_mask
     viewer.layers.selection.active = first.layer
     paint(second, 1)
-    assert correct.mask.layer is first.layer
+    assert correct.current_mask.layer is first.layer
     correct.kind.setCurrentIndex(correct.kind.findData(PROJECT))
     assert correct.start.text() == "Fine-tune on 1 slice"
     assert [mask.layer for mask in project_masks(viewer, first)] == [first.layer, second.layer]
@@ -429,7 +431,7 @@ def test_scans_and_masks_that_are_deleted_leave_memory(
         image = open_scan(viewer, scan_file)
         segment.image.choose(image)
         run(qtbot, segment)
-        mask = segment.mask
+        mask = segment.current_mask
         paint(mask, 1)
         qtbot.waitUntil(lambda: is_saved(segment), timeout=8000)
         left += [weakref.ref(mask.segmentation), weakref.ref(image.data)]
@@ -451,7 +453,7 @@ def test_a_mask_goes_on_with_its_scan_that_was_deleted_and_opened_again(
     correct_widget: Make, scan_file: Path, qtbot: Any
 ) -> None:
     viewer, segment, correct = correct_widget()
-    mask, first = segment.mask, segment.image.layer
+    mask, first = segment.current_mask, segment.image.layer
     paint(mask, 1)
     first.translate = (0, 5, 0)
     # It lies on the mask, and is another scan.
@@ -460,10 +462,10 @@ def test_a_mask_goes_on_with_its_scan_that_was_deleted_and_opened_again(
     with qtbot.waitSignal(segment.watch.comparing.done, timeout=5000):
         viewer.layers.remove(first)
     assert segment.image.layer is other
-    assert segment.mask is None
+    assert segment.current_mask is None
     with qtbot.waitSignal(segment.watch.comparing.done, timeout=5000):
         open_scan(viewer, scan_file)
-    assert segment.mask.layer is mask.layer
+    assert segment.current_mask.layer is mask.layer
     scan = segment.image.layer
     assert mask.layer.metadata[IMAGE_KEY] is scan
     assert not mask.layer.translate.any()
@@ -480,10 +482,10 @@ def test_a_mask_goes_on_with_its_scan_that_was_deleted_and_opened_again(
     assert mask.layer.metadata[IMAGE_KEY] is twin
     assert twin.visible
     twin.name = "scan"
-    assert correct.mask.layer is mask.layer
+    assert correct.current_mask.layer is mask.layer
     # As if it had never been away: what was painted makes the next run go elsewhere.
     run(qtbot, segment)
-    assert segment.mask.layer is not mask.layer
+    assert segment.current_mask.layer is not mask.layer
     mask.layer.undo()
     assert mask.can_take(viewer.layers["scan"], mask.grid, segment.card, 0)
 
@@ -496,7 +498,7 @@ def test_work_on_a_deleted_mask_is_offered_again_beside_its_duplicate(
     viewer, segment = segment_widget()
     open_scan(viewer, scan_file)
     run(qtbot, segment)
-    mask = segment.mask
+    mask = segment.current_mask
     paint(mask, 1)
     qtbot.waitUntil(lambda: is_saved(segment), timeout=8000)
     viewer.layers.selection.active = mask.layer
@@ -511,7 +513,7 @@ def test_of_a_copy_that_is_painted_on_is_said_that_nobody_saves_it(
     from napari.layers._layer_actions import _duplicate_layer
 
     viewer, segment, correct = correct_widget()
-    mask = correct.mask.layer
+    mask = correct.current_mask.layer
     viewer.layers.selection.active = mask
     _duplicate_layer(viewer.layers)
     copy = next(layer for layer in viewer.layers if layer.name.endswith("copy"))
@@ -531,7 +533,7 @@ def test_of_a_copy_that_is_painted_on_is_said_that_nobody_saves_it(
     assert len(reviewed) == 1
     correct.accept_slice.click()
     copy.visible = True
-    correct.review.go_to(correct.mask.place)
+    correct.review.go_to(correct.current_mask.place)
     assert viewer.layers.selection.active is mask
     correct.accept_slice.click()
     assert len(reviewed) == 1
@@ -546,15 +548,15 @@ def test_of_a_copy_that_is_painted_on_is_said_that_nobody_saves_it(
 
 def test_a_mask_that_is_put_back_is_saved_again(correct_widget: Make, qtbot: Any) -> None:
     viewer, segment, correct = correct_widget()
-    mask = segment.mask
+    mask = segment.current_mask
     paint(mask, 1)
     qtbot.waitUntil(lambda: is_saved(correct), timeout=8000)
     folder = autosave_of(mask).folder
     viewer.layers.remove(mask.layer)
-    assert correct.mask is None
+    assert correct.current_mask is None
     paint(mask, 2, 3)
     viewer.layers.append(mask.layer)
-    assert correct.mask.layer is mask.layer
+    assert correct.current_mask.layer is mask.layer
     paint(mask, 3)
     qtbot.waitUntil(lambda: is_saved(correct), timeout=8000)
     assert autosave_of(mask).folder.path == folder.path
@@ -565,7 +567,7 @@ def test_a_mask_that_is_put_back_is_saved_again(correct_widget: Make, qtbot: Any
     other = open_project(folder.path)
     other.hold()
     viewer.layers.append(mask.layer)
-    assert correct.mask.layer is mask.layer
+    assert correct.current_mask.layer is mask.layer
     assert autosave_of(mask) is None
     other.release()
 
@@ -575,7 +577,7 @@ def test_a_mask_that_is_put_back_while_nothing_can_be_saved_is_saved_later(
 ) -> None:
     monkeypatch.setattr("napari_l2gnet.autosave._RETRY_AFTER", 0.2)
     viewer, segment, correct = correct_widget()
-    mask = segment.mask
+    mask = segment.current_mask
     projects.write_text("a file where a folder should be")
     paint(mask, 1, 9)
     paint(mask, 2, 9)
@@ -594,9 +596,9 @@ def test_a_mask_that_is_put_back_while_nothing_can_be_saved_is_saved_later(
 
 def test_a_preview_leaves_with_its_mask(correct_widget: Make, qtbot: Any) -> None:
     viewer, _, correct = correct_widget()
-    annotation = propose(correct.mask)
+    annotation = propose(correct.current_mask)
     assert len(viewer.layers) == 3
-    viewer.layers.remove(correct.mask.layer)
+    viewer.layers.remove(correct.current_mask.layer)
     qtbot.waitUntil(lambda: len(viewer.layers) == 1)
     assert annotation.proposal is None
 
@@ -615,7 +617,7 @@ def test_a_pointer_that_rests_on_the_canvas_in_3d_breaks_nothing(
     correct_widget: Make, segment_widget: Any, scan_file: Path, qtbot: Any
 ) -> None:
     viewer, segment, correct = correct_widget()
-    mask = correct.mask
+    mask = correct.current_mask
     rest_in_3d(viewer)
     propose(mask)
     # What is proposed is seen instead of the mask, not over it.
@@ -627,9 +629,9 @@ def test_a_pointer_that_rests_on_the_canvas_in_3d_breaks_nothing(
     qtbot.waitUntil(lambda: is_saved(segment), timeout=5000)
     # A mask of its own, as this one is painted on.
     run(qtbot, segment)
-    assert segment.mask.layer is viewer.layers[-1] is not mask.layer
+    assert segment.current_mask.layer is viewer.layers[-1] is not mask.layer
     assert viewer.dims.ndisplay == 3
-    paint(segment.mask, 2, 9)
+    paint(segment.current_mask, 2, 9)
     qtbot.waitUntil(lambda: is_saved(segment), timeout=5000)
     viewer.layers.clear()
     viewer.dims.ndisplay = 2
@@ -637,10 +639,12 @@ def test_a_pointer_that_rests_on_the_canvas_in_3d_breaks_nothing(
     rest_in_3d(viewer)
     qtbot.waitUntil(lambda: not segment.offer.isHidden(), timeout=5000)
     segment.offer.resume.click()
-    qtbot.waitUntil(lambda: segment.mask is not None, timeout=5000)
-    paint(segment.mask, 3, 9)
+    qtbot.waitUntil(lambda: segment.current_mask is not None, timeout=5000)
+    paint(segment.current_mask, 3, 9)
     qtbot.waitUntil(lambda: is_saved(segment), timeout=5000)
-    status = segment.mask.layer.get_status((3, 0, 0), view_direction=None, dims_displayed=[0, 1, 2])
+    status = segment.current_mask.layer.get_status(
+        (3, 0, 0), view_direction=None, dims_displayed=[0, 1, 2]
+    )
     assert "name: " in status["value"]
 
 
@@ -690,14 +694,14 @@ def test_other_voxels_in_a_scan_get_a_mask_of_their_own(
     viewer, segment = segment_widget()
     image = open_scan(viewer, scan_file)
     run(qtbot, segment)
-    first, shown = segment.mask, segment.mask.segmentation.shown.copy()
+    first, shown = segment.current_mask, segment.current_mask.segmentation.shown.copy()
     run(qtbot, segment)
-    assert segment.mask.layer is first.layer
+    assert segment.current_mask.layer is first.layer
     image.data = np.random.default_rng(7).integers(0, 900, image.data.shape).astype(np.int16)
     run(qtbot, segment)
-    assert segment.mask.layer is not first.layer
+    assert segment.current_mask.layer is not first.layer
     np.testing.assert_array_equal(first.segmentation.shown, shown)
-    assert autosave_of(segment.mask) is not autosave_of(first)
+    assert autosave_of(segment.current_mask) is not autosave_of(first)
 
 
 # ---------------------------------------------------------------------- Inspect
@@ -769,8 +773,8 @@ def test_all_layers_can_be_deleted_at_once(
     inspectable(viewer, seed=1)
     widget = inspect(qtbot, viewer)
     widget.choose([0])
-    looked, follow = [], widget._follow
-    monkeypatch.setattr(widget, "_follow", lambda mask: (looked.append(mask), follow(mask)))
+    looked, follow = [], widget.follow
+    monkeypatch.setattr(widget, "follow", lambda mask: (looked.append(mask), follow(mask)))
     viewer.layers.clear()
     assert len(viewer.layers) == 0
     # What is left is looked into once, when all are gone.

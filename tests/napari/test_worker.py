@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from PyQt6 import sip
 from qtpy.QtCore import QObject, QThreadPool
+from superqt.utils import WorkerBase
 
+from l2gnet_core.errors import InputError
 from napari_l2gnet.worker import Job
 
 
@@ -38,6 +43,23 @@ def test_an_error_after_cancel_is_a_cancel(qtbot: Any) -> None:
     assert ends == ["cancelled"]
 
 
+def test_the_log_has_the_traceback_of_a_bug(qtbot: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def failing(error: Exception) -> Iterator[None]:
+        raise error
+        yield
+
+    parent, said = QObject(), []
+    for error in (InputError("Choose another file."), KeyError("left ventricle")):
+        job = Job(failing(error), parent)
+        job.failed.connect(said.append)
+        with qtbot.waitSignal(job.failed, timeout=10_000):
+            job.start()
+    assert said == ["Choose another file.", "KeyError: 'left ventricle'"]
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], KeyError)
+
+
 @pytest.mark.parametrize("then", ["goes on", "is cancelled", "fails"])
 def test_a_job_that_outlasts_its_window_ends_without_a_word(qapp: Any, then: str) -> None:
     parent = QObject()
@@ -54,7 +76,7 @@ def test_a_job_that_outlasts_its_window_ends_without_a_word(qapp: Any, then: str
 
     job = Job(outlasting(), parent)
     # In this thread: what is raised in another one aborts the program.
-    job._worker.run()
+    job._worker.run_here()
 
 
 def test_what_is_urgent_does_not_wait_for_others(qtbot: Any) -> None:
@@ -72,3 +94,41 @@ def test_what_is_urgent_does_not_wait_for_others(qtbot: Any) -> None:
             urgent.start()
     finally:
         go_on.set()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities are lowered on Linux alone")
+def test_threads_of_the_pool_keep_their_priority(qtbot: Any) -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    def measuring() -> Iterator[int]:
+        yield priority()
+
+    pool, parent, of_jobs = QThreadPool.globalInstance(), QObject(), []
+    for _ in range(2 * pool.maxThreadCount()):
+        job = Job(measuring(), parent)
+        job.yielded.connect(of_jobs.append)
+        with qtbot.waitSignal(job.finished, timeout=10_000):
+            job.start()
+    assert set(of_jobs) == {max(5, priority())}
+    of_others: list[int] = []
+    for _ in range(2 * pool.maxThreadCount()):
+        pool.start(lambda: of_others.append(priority()))
+    assert pool.waitForDone(10_000)
+    assert set(of_others) == {priority()}
+
+
+def test_quitting_waits_for_jobs(qapp: Any) -> None:
+    parent, begun = QObject(), threading.Event()
+
+    def endless() -> Iterator[None]:
+        begun.set()
+        while True:
+            time.sleep(0.1)
+            yield
+
+    Job(endless(), parent).start()
+    assert begun.wait(10)
+    # napari does this at the end of the program.
+    WorkerBase.await_workers(10_000)
+    assert "l2gnet job" not in {thread.name for thread in threading.enumerate()}

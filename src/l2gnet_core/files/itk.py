@@ -23,6 +23,7 @@ from l2gnet_core.files.compression import MOST_DEFLATE
 from l2gnet_core.files.labeltext import LabelText
 from l2gnet_core.files.quiet import quiet_itk
 from l2gnet_core.files.values import brightness, plain_values
+from l2gnet_core.labels import hex_color
 from l2gnet_core.volume import Volume
 
 #: From the world of ITK and DICOM (LPS+: x to the left, y to the back) to RAS+.
@@ -250,7 +251,7 @@ def _color(text: str) -> str | None:
         red, green, blue = (round(255 * min(1.0, max(0.0, float(part)))) for part in text.split())
     except ValueError:
         return None
-    return f"#{red:02x}{green:02x}{blue:02x}"
+    return hex_color((red, green, blue))
 
 
 def _flat(
