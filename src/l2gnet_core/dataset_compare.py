@@ -21,14 +21,16 @@ _ODD_SIZE = 5.0
 class Examined:
     """What is kept of a case after reading it.
 
-    voxels: number of voxels by label id. frame_hashes: fingerprints of the scan's frames, except
-    frames of a single intensity, which are equal for all patients. label_hashes: fingerprints of
-    the labels of these frames.
+    voxels: number of voxels by label id. fingerprints: of the scan's frames, except frames of a
+    single intensity, which are equal for all patients. frame_hashes: order-free fingerprints of
+    these frames, so that a scan is known in whichever order it is stored. label_hashes: the same of
+    frames with their labels.
     """
 
     case: Case
     grid: Grid
     voxels: Mapping[int, int]
+    fingerprints: tuple[str, ...]
     frame_hashes: tuple[str, ...]
     label_hashes: tuple[str, ...]
 
