@@ -204,9 +204,10 @@ def _odd_grids(examined: list[Examined]) -> Iterator[Finding]:
     measured = [one for one in examined if one.grid.units == "mm"]
     if len(measured) < 3:  # of two different sizes, neither is the usual one
         return
-    usual = np.median([one.grid.spacing for one in measured], axis=0)
-    for one in measured:
-        spacing = np.array(one.grid.spacing)
+    # The largest size first, mostly that between slices: scans may be stored along other axes.
+    sizes = [np.sort(one.grid.spacing)[::-1] for one in measured]
+    usual = np.median(sizes, axis=0)
+    for one, spacing in zip(measured, sizes, strict=True):
         if (spacing > _ODD_SIZE * usual).any() or (_ODD_SIZE * spacing < usual).any():
             yield Finding(
                 "warning",

@@ -311,6 +311,14 @@ def test_a_scan_is_known_in_every_order_in_which_it_may_be_stored():
     assert order_free_fingerprint(scan * -0.0) == order_free_fingerprint(scan * 0)
 
 
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0), (0, 2, 1)])
+def test_a_voxel_size_is_as_usual_whatever_the_axes(dataset, axes):
+    for part in ("images", "labels"):
+        path = dataset / part / "patient1.nii.gz"
+        nib.save(nib.load(path).as_reoriented([[axis, 1] for axis in axes]), path)
+    assert not [sentence for _, sentence in findings(dataset) if "usual" in sentence]
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_scan_that_is_stored_otherwise_is_of_the_same_patient(dataset, turned):
     for part in ("images", "labels"):
