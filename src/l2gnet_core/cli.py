@@ -8,9 +8,9 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -33,6 +33,9 @@ from l2gnet_core.cli_parts import (
 from l2gnet_core.cli_projects import projects, replay
 from l2gnet_core.cli_training import check, train
 from l2gnet_core.errors import InputError, enough_memory
+
+if TYPE_CHECKING:
+    from l2gnet_core.segment_files import SegmentJob
 
 # Importing PyTorch takes seconds: each command imports what it needs, so that --help is instant.
 
@@ -85,10 +88,10 @@ def segment(
     folders of those. Read are NIfTI, DICOM, NRRD, MetaImage, TIFF, FreeSurfer, AFNI, MINC and
     PAR/REC; masks are written as NIfTI or TIFF.
     """
-    from l2gnet_core.segment_files import SegmentJob, plan_jobs, segment_file
+    from l2gnet_core.segment_files import plan_jobs, segment_file
 
     started = time.perf_counter()
-    jobs: Sequence[SegmentJob] = plan_jobs(images, output)
+    jobs = plan_jobs(images, output)
     from l2gnet_core.checkpoint import load_model
     from l2gnet_core.device import choose_device
     from l2gnet_core.files.atomic import require_writable
@@ -99,41 +102,52 @@ def segment(
         require_writable(folder)
     load_seconds = time.perf_counter() - started
     reports: list[dict[str, Any]] = []
-    failures: list[str] = []
-    with ProgressBar(len(jobs), "Segmenting", each=len(jobs) > 1) as bar:
-        for number, job in enumerate(jobs, 1):
-            try:
-                with enough_memory(job.image.name):
-                    report = segment_file(
-                        job, loaded, device, axis, raw=raw, orientation=orientation
-                    )
-            except InputError as error:
-                # One bad image must not stop the others.
-                failures.append(str(error))
-                if len(jobs) > 1:
-                    click.echo(f"l2gnet: {error}", err=True)
-                reports.append({"image": str(job.image), "error": str(error)})
-                continue
-            finally:
-                bar.reach(number, job.image.name)
-            for warning in report["warnings"]:
-                click.echo(f"{job.image.name}: {warning}", err=True)
-            reports.append(report)
-    if as_json:
-        summary = {
-            "model": loaded.card.name,
-            "device": device,
-            "device_why": why,
-            "load_seconds": round(load_seconds, 3),
-            "images": reports,
-        }
-        click.echo(json.dumps(summary, indent=1))
-    elif on_terminal() and len(failures) < len(jobs):
+
+    def one(job: SegmentJob) -> dict[str, Any]:
+        return segment_file(job, loaded, device, axis, raw=raw, orientation=orientation)
+
+    try:
+        _segment_each(jobs, one, reports)
+    finally:
+        # Also after Ctrl-C: the masks of these images are written.
+        if as_json:
+            summary = {
+                "model": loaded.card.name,
+                "device": device,
+                "device_why": why,
+                "load_seconds": round(load_seconds, 3),
+                "images": reports,
+            }
+            click.echo(json.dumps(summary, indent=1))
+    failures = [report["error"] for report in reports if "error" in report]
+    if not as_json and on_terminal() and len(failures) < len(jobs):
         made = len(jobs) - len(failures)
         click.echo(f"{made} of {len(jobs)} masks in {output} ({why})", err=True)
     if failures:
         several = f"{len(failures)} of {len(jobs)} images could not be segmented (see above)."
         raise InputError(several if len(jobs) > 1 else failures[0])
+
+
+def _segment_each(
+    jobs: Sequence[SegmentJob],
+    segment_one: Callable[[SegmentJob], dict[str, Any]],
+    reports: list[dict[str, Any]],
+) -> None:
+    """Segment images, adding the report of each to `reports` once its mask is written."""
+    with ProgressBar(len(jobs), "Segmenting", each=len(jobs) > 1) as bar:
+        for number, job in enumerate(jobs, 1):
+            try:
+                with enough_memory(job.image.name):
+                    report = segment_one(job)
+            except InputError as error:
+                # One bad image must not stop the others.
+                report = {"image": str(job.image), "error": str(error)}
+                if len(jobs) > 1:
+                    click.echo(f"l2gnet: {error}", err=True)
+            reports.append(report)
+            bar.reach(number, job.image.name)
+            for warning in report.get("warnings", ()):
+                click.echo(f"{job.image.name}: {warning}", err=True)
 
 
 @cli.command()

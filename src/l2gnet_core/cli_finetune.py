@@ -57,7 +57,8 @@ _PATH = FilePath()
 @click.option(
     "--mask",
     type=_PATH,
-    help="Also segment IMAGE with the model to go on with; corrected slices come as they are.",
+    help="Also segment IMAGE, of a time series every frame, with the model to go on with; "
+    "corrected slices come as they are.",
 )
 @click.option("--steps", type=click.IntRange(min=1), help="Learn for so many steps.")
 @click.option(
@@ -68,6 +69,12 @@ _PATH = FilePath()
 @seed_option
 @axis_option
 @orientation_option
+@click.option(
+    "--frame",
+    type=click.IntRange(min=0),
+    help="The corrected frame of a time series, counting from 0, in each scan given. Labels are of "
+    "every frame, or of this one.",
+)
 @click.option(
     "--unmarked",
     type=click.IntRange(0, 65535),
@@ -96,6 +103,7 @@ def finetune(
     seed: int,
     axis: int | None,
     orientation: str | None,
+    frame: int | None,
     unmarked: int | None,
     names: str | None,
     also: tuple[tuple[Path, Path, str], ...],
@@ -134,7 +142,7 @@ def finetune(
     file = model_file_to_write(output)
     chosen = choose_device(device)[0]
     loaded = load_model(parent)
-    read = [read_correction(one, loaded.card, axis, unmarked, orientation) for one in files]
+    read = [read_correction(one, loaded.card, axis, unmarked, orientation, frame) for one in files]
     corrections = [correction for correction, _ in read]
     stored_names = {id: name for _, found in read for id, name in found.items()}
     config = replace(
@@ -155,7 +163,13 @@ def finetune(
 
             bar.reach(share, "segmenting")
             told["mask"] = segment_file(
-                job, result.model, chosen, axis, orientation=orientation, correction=corrections[0]
+                job,
+                result.model,
+                chosen,
+                axis,
+                orientation=orientation,
+                correction=corrections[0],
+                corrected_frame=frame or 0,
             )
             bar.reach(1.0, tell=False)
     if job is not None:

@@ -15,7 +15,7 @@ from l2gnet_core.cases import Case, Finding, Patients, find_cases, some
 from l2gnet_core.dataset_compare import Examined, compare, same_patients
 from l2gnet_core.dataset_settings import read_settings
 from l2gnet_core.errors import InputError
-from l2gnet_core.fingerprint import fingerprint
+from l2gnet_core.fingerprint import fingerprint, order_free_fingerprint
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.laterality import apart_by_direction
 from l2gnet_core.slice_view import slice_view
@@ -104,7 +104,7 @@ class Survey:
         found: dict[str, set[str]] = defaultdict(set)
         names = self.patients.names
         for one in self._examined:
-            found[names[one.case.patient]].update(one.frame_hashes)
+            found[names[one.case.patient]].update(one.fingerprints)
         return found
 
 
@@ -150,12 +150,20 @@ def _examine(case: Case, names: dict[int, str]) -> tuple[Examined, list[Finding]
     ids, counts = np.unique(truth.data, return_counts=True)
     voxels = dict(zip(ids.tolist(), counts.tolist(), strict=True))
     findings = [*_errors(case, volume, truth, voxels, names), *_warnings(case, volume, truth)]
-    frames, labels = [], []
-    for scan, marks in zip(volume.frames, truth.frames, strict=False):
-        if scan.min() != scan.max():
-            frames.append(fingerprint(scan))
-            labels.append(fingerprint(marks, np.uint16))
-    return Examined(case, volume.grid, voxels, tuple(frames), tuple(labels)), findings
+    pairs = [
+        (scan, marks if marks.shape == scan.shape else None)
+        for scan, marks in zip(volume.frames, truth.frames, strict=False)
+        if scan.min() != scan.max()
+    ]
+    examined = Examined(
+        case,
+        volume.grid,
+        voxels,
+        fingerprints=tuple(fingerprint(scan) for scan, _ in pairs),
+        frame_hashes=tuple(order_free_fingerprint(scan) for scan, _ in pairs),
+        label_hashes=tuple(order_free_fingerprint(scan, marks) for scan, marks in pairs),
+    )
+    return examined, findings
 
 
 def _errors(

@@ -21,14 +21,16 @@ _ODD_SIZE = 5.0
 class Examined:
     """What is kept of a case after reading it.
 
-    voxels: number of voxels by label id. frame_hashes: fingerprints of the scan's frames, except
-    frames of a single intensity, which are equal for all patients. label_hashes: fingerprints of
-    the labels of these frames.
+    voxels: number of voxels by label id. fingerprints: of the scan's frames, except frames of a
+    single intensity, which are equal for all patients. frame_hashes: order-free fingerprints of
+    these frames, so that a scan is known in whichever order it is stored. label_hashes: the same of
+    frames with their labels.
     """
 
     case: Case
     grid: Grid
     voxels: Mapping[int, int]
+    fingerprints: tuple[str, ...]
     frame_hashes: tuple[str, ...]
     label_hashes: tuple[str, ...]
 
@@ -202,9 +204,10 @@ def _odd_grids(examined: list[Examined]) -> Iterator[Finding]:
     measured = [one for one in examined if one.grid.units == "mm"]
     if len(measured) < 3:  # of two different sizes, neither is the usual one
         return
-    usual = np.median([one.grid.spacing for one in measured], axis=0)
-    for one in measured:
-        spacing = np.array(one.grid.spacing)
+    # The largest size first, mostly that between slices: scans may be stored along other axes.
+    sizes = [np.sort(one.grid.spacing)[::-1] for one in measured]
+    usual = np.median(sizes, axis=0)
+    for one, spacing in zip(measured, sizes, strict=True):
         if (spacing > _ODD_SIZE * usual).any() or (_ODD_SIZE * spacing < usual).any():
             yield Finding(
                 "warning",

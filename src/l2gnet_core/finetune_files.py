@@ -88,17 +88,38 @@ def read_correction(
     axis: int | None = None,
     unmarked: int | None = None,
     orientation: str | None = None,
+    frame: int | None = None,
 ) -> tuple[Correction, dict[int, str]]:
     """A correction from files, and the names in the label file of ids that the model does not have.
 
     axis: slicing axis of the stored array, instead of the card's rule. unmarked: id of voxels that
-    are unknown. orientation: letters for a scan whose file gives none. Raises InputError for files
-    that do not belong together.
+    are unknown. orientation: letters for a scan whose file gives none. frame: the corrected one of
+    a time series, from 0; the labels are of every frame, or of this one. Raises InputError for
+    files that do not belong together.
     """
-    scan = _single(read_volume(files.image), files.image)
+    volume = read_volume(files.image)
+    count = len(list(volume.frames))
+    if frame is None and count > 1:
+        raise InputError(
+            f"Expected one scan, but {files.image.name} is a series of {count}; name the corrected "
+            "frame with --frame."
+        )
+    frame = frame or 0
+    if frame >= count:
+        raise InputError(
+            f"Expected a frame between 0 and {count - 1} of {files.image.name}, but got {frame}."
+        )
+    scan = _frame(volume, frame)
     # Not `read_labels`, which would refuse odd values in slices that were not corrected.
     labels, text = read_any(files.labels, mask=True)
-    labels = in_order_of(scan.grid, _single(labels, files.labels))
+    labelled = len(list(labels.frames))
+    if labelled not in (1, count):
+        whole = "one frame" if count == 1 else f"{count} frames, or of one of them"
+        raise InputError(
+            f"Expected labels of {files.image.name}'s {whole}, but {files.labels.name} has "
+            f"{labelled}; save those of the corrected frame."
+        )
+    labels = in_order_of(scan.grid, _frame(labels, frame if labelled > 1 else 0))
     apart = distance_apart(scan, labels) if scan.shape == labels.shape else 0.0
     if apart > HEADERS_ROUND:
         raise InputError(
@@ -123,15 +144,10 @@ def read_correction(
     return correction, {id: name for id, name in text.names.items() if id in new}
 
 
-def _single(volume: Volume, path: Path) -> Volume:
-    if len(volume.shape) == 3:
-        return volume
-    if volume.shape[0] > 1:
-        raise InputError(
-            f"Expected one scan, but {path.name} is a series of {volume.shape[0]}; save the "
-            "corrected frame as a file of its own."
-        )
-    return volume.grid.frame.volume(next(volume.frames), volume.warnings)
+def _frame(volume: Volume, frame: int) -> Volume:
+    """One frame (z,y,x) of a time series; a scan is its own frame 0."""
+    data = volume.data[frame] if volume.data.ndim == 4 else volume.data
+    return volume.grid.frame.volume(data, volume.warnings)
 
 
 def write_result(result: FineTuneResult, file: Path) -> None:

@@ -181,8 +181,9 @@ def segmented(
     raw: bool = False,
     orientation: str | None = None,
     correction: Correction | None = None,
+    corrected_frame: int = 0,
 ) -> Segmented:
-    """Segment a scan frame by frame; axis, raw, orientation and correction as in `segment_file`.
+    """Segment a scan frame by frame; the arguments after `device` are those of `segment_file`.
     Voxels that are no finite numbers count as the lowest of their frame, and a warning says so.
 
     Raises InputError for a scan that lacks what the model needs, such as an orientation, for
@@ -213,9 +214,10 @@ def segmented(
             if done.notice:
                 warnings.append(done.notice)
         choices = CleanUp() if raw else model.card.clean_up
-        masks.append(
-            _around(correction, mask, choices) if correction else tidy(mask, along, choices)
-        )
+        if correction and index == corrected_frame:
+            masks.append(_around(correction, mask, choices))
+        else:
+            masks.append(tidy(mask, along, choices))
     return Segmented(masks, along, warnings)
 
 
@@ -238,14 +240,15 @@ def segment_file(
     raw: bool = False,
     orientation: str | None = None,
     correction: Correction | None = None,
+    corrected_frame: int = 0,
 ) -> dict[str, Any]:
     """Segment one image and write its mask; returns what `--json` reports: voxels and volumes are
     numbers, or lists with one for each frame of a series.
 
     axis: slicing axis of the stored array, instead of the card's rule. raw: leave out the tidying
     that the card asks for. orientation: letters for a scan whose file gives none, see
-    `l2gnet_core.volume.oriented_as`. correction: corrected slices, which are written as they are.
-    Raises InputError and OutputError.
+    `l2gnet_core.volume.oriented_as`. correction: corrected slices of the frame `corrected_frame`,
+    which are written as they are. Raises InputError and OutputError.
     """
     started = time.perf_counter()
     volume = read_volume(job.image)
@@ -258,6 +261,7 @@ def segment_file(
         raw=raw,
         orientation=orientation,
         correction=correction,
+        corrected_frame=corrected_frame,
     )
     masks, warnings = answer.masks, answer.warnings
     result = np.stack(masks) if volume.data.ndim == 4 else masks[0]

@@ -152,6 +152,23 @@ def test_one_bad_image_does_not_lose_the_others(l2gnet, image, model_file, tmp_p
         assert "1 of 2" in err
 
 
+def test_a_folder_that_is_interrupted_tells_what_is_done(
+    l2gnet, image, save_scan, scan, model_file, tmp_path, monkeypatch
+):
+    def written(mask, *arguments):
+        if mask.name == "b.nii.gz":
+            raise KeyboardInterrupt
+        write_labels(mask, *arguments)
+
+    monkeypatch.setattr("l2gnet_core.segment_files.write_labels", written)
+    save_scan(image.parent / "b.nii.gz", scan)
+    arguments = ("segment", image.parent, "-o", tmp_path / "out", "--model", model_file)
+    code, text, err = l2gnet(*arguments, "--json")
+    assert (code, err.splitlines()[-1]) == (130, "l2gnet: stopped")
+    assert [one["image"] for one in json.loads(text)["images"]] == [str(image)]
+    assert l2gnet(*arguments)[:2] == (130, "")
+
+
 def test_one_scan_too_large_for_memory_does_not_lose_the_others(
     l2gnet, refused, image, save_scan, scan, model_file, tmp_path, monkeypatch
 ):

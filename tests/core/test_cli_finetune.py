@@ -240,6 +240,26 @@ def test_slices_count_along_the_axis_of_the_stored_array(run, labels, save_scan,
     assert report["new"] == []
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_frame_of_a_series_is_learnt_from(run, files, labels, save_scan, tmp_path, whole):
+    image = read_volume(files[0]).data
+    cine = save_scan(tmp_path / "cine.nii.gz", np.stack([image[:, ::-1], image, image + 3]))
+    truth = files[1]
+    if whole:
+        other = np.where(labels == 3, 2, 0).astype(np.uint8)
+        truth = save_scan(tmp_path / "truth.nii.gz", np.stack([other, labels, other]))
+    mask = tmp_path / "mask.nii.gz"
+    told = run("--frame", 1, "--mask", mask, scan=(cine, truth), out=tmp_path / "of frame")
+    # The mask is of the whole series, as that of `segment`; corrections are of their frame.
+    found = read_volume(mask).data
+    assert found.shape == (3, *SHAPE)
+    same = [np.array_equal(found[frame, [1, 3]], labels[[1, 3]]) for frame in range(3)]
+    assert same == [False, True, False]
+    assert len(told["mask"]["labels"][0]["voxels"]) == 3
+    run(out=tmp_path / "alone")
+    assert written(tmp_path / "of frame")[0] == written(tmp_path / "alone")[0]
+
+
 def test_several_scans_make_a_model_for_scans_to_come(run, files, tmp_path, monkeypatch):
     keep_all(monkeypatch)
     image, truth = files
@@ -290,7 +310,13 @@ def test_bad_input_is_one_sentence(refused, files, model_file, save_scan, labels
     assert "holds fractions" in said(scan=(image, fractions))
     series = nib.Nifti1Image(np.zeros((44, 40, 5, 3), np.uint8), np.eye(4))
     nib.save(series, tmp_path / "series.nii.gz")
-    assert "is a series of 3" in said(scan=(tmp_path / "series.nii.gz", truth))
+    cine = tmp_path / "series.nii.gz"
+    assert "is a series of 3; name the corrected frame with --frame" in said(scan=(cine, truth))
+    assert "frame between 0 and 2 of series.nii.gz, but got 3" in said(
+        "--frame", 3, scan=(cine, truth)
+    )
+    assert "frame between 0 and 0 of scan.nii.gz, but got 1" in said("--frame", 1)
+    assert "of scan.nii.gz's one frame, but series.nii.gz has 3" in said(scan=(image, cine))
     assert not (tmp_path / "new").exists()
 
 

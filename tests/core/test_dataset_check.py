@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from itertools import chain
+from itertools import chain, permutations, product
 from pathlib import Path
 
 import nibabel as nib
@@ -19,6 +19,7 @@ from l2gnet_core.data import open_dataset
 from l2gnet_core.dataset_check import Survey, grouped_messages
 from l2gnet_core.dataset_settings import read_settings
 from l2gnet_core.errors import InputError
+from l2gnet_core.fingerprint import order_free_fingerprint
 from l2gnet_core.split import read_split
 
 ACDC = Path(__file__).parents[3] / "shared" / "data" / "acdc"
@@ -292,6 +293,48 @@ def test_what_may_be_meant_is_a_warning_of_its_own(dataset, plant, says, one_sen
     open_dataset(dataset)
 
 
+def test_a_scan_is_known_in_every_order_in_which_it_may_be_stored():
+    rng = np.random.default_rng(0)
+    scan, labels = rng.integers(0, 3, (4, 5, 6)), rng.integers(0, 2, (4, 5, 6))
+    known = {order_free_fingerprint(scan), order_free_fingerprint(scan, labels)}
+    assert len(known) == 2
+    for axes, steps in product(permutations(range(3)), product((1, -1), repeat=3)):
+        turned = tuple(slice(None, None, step) for step in steps)
+        for kind in (np.int16, np.float64):
+            again = scan.astype(kind).transpose(axes)[turned]
+            marks = labels.transpose(axes)[turned]
+            assert order_free_fingerprint(again) in known
+            assert order_free_fingerprint(np.ascontiguousarray(again), marks) in known
+    others = [scan + 1, scan.reshape(4, 6, 5), rng.permuted(scan), scan[:, ::-1]]
+    assert not known & {order_free_fingerprint(other) for other in others[:3]}
+    assert order_free_fingerprint(others[3], labels) not in known
+    assert order_free_fingerprint(scan * -0.0) == order_free_fingerprint(scan * 0)
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0), (0, 2, 1)])
+def test_a_voxel_size_is_as_usual_whatever_the_axes(dataset, axes):
+    for part in ("images", "labels"):
+        path = dataset / part / "patient1.nii.gz"
+        nib.save(nib.load(path).as_reoriented([[axis, 1] for axis in axes]), path)
+    assert not [sentence for _, sentence in findings(dataset) if "usual" in sentence]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_scan_that_is_stored_otherwise_is_of_the_same_patient(dataset, turned):
+    for part in ("images", "labels"):
+        stored = nib.load(dataset / part / "patient1.nii.gz").as_reoriented(
+            [[2, -1], [0, 1], [1, -1]]
+        )
+        if turned and part == "labels":
+            stored = nib.Nifti1Image(np.asarray(stored.dataobj)[::-1], stored.affine)
+        nib.save(stored, dataset / part / "patient3.nii.gz")
+    said = [sentence for kind, sentence in findings(dataset) if "identical" in sentence]
+    labels = "different" if turned else "the same"
+    assert len(said) == 1
+    assert f"patient1 and patient3 share identical scans with {labels} labels" in said[0]
+    assert open_dataset(dataset).patients == ["patient0", "patient1", "patient2"]
+
+
 def test_a_frame_of_anothers_series_is_of_the_same_patient(dataset):
     blank = np.zeros((3, 20, 24))
     for part in ("images", "labels"):
@@ -300,7 +343,7 @@ def test_a_frame_of_anothers_series_is_of_the_same_patient(dataset):
         )
         # Empty frames are equal for all patients.
         replace_file(dataset / part / "patient1.nii.gz", np.stack([one, two, blank]))
-        replace_file(dataset / part / "patient3.nii.gz", np.stack([one[:, ::-1], blank]))
+        replace_file(dataset / part / "patient3.nii.gz", np.stack([one + 1, blank]))
     survey = Survey(dataset)
     assert len(list(survey.examine())) == 4
     assert survey.patients.names["patient2"] == "patient1"

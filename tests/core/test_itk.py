@@ -69,8 +69,10 @@ def test_further_axes(tmp_path):
     series = np.stack([VOXELS, VOXELS + 1])
     save(tmp_path / "t.mha", series)
     assert np.array_equal(read_volume(tmp_path / "t.mha").data, series)
-    save(tmp_path / "v.nrrd", np.moveaxis(series, 0, -1), isVector=True)
-    assert np.array_equal(read_volume(tmp_path / "v.nrrd").data, series)
+    save(tmp_path / "l.nrrd", np.moveaxis(series, 0, -1), isVector=True)
+    listed = (tmp_path / "l.nrrd").read_bytes().replace(b"kinds: vector", b"kinds: list")
+    (tmp_path / "l.nrrd").write_bytes(listed)
+    assert np.array_equal(read_volume(tmp_path / "l.nrrd").data, series)
     save(tmp_path / "flat.nrrd", VOXELS[0])
     flat = read_volume(tmp_path / "flat.nrrd")
     assert np.array_equal(flat.data, VOXELS[:1])
@@ -79,6 +81,16 @@ def test_further_axes(tmp_path):
     volume = read_volume(tmp_path / "rgb.mha")
     assert np.allclose(volume.data, np.full((4, 5, 6), 100))
     assert "brightness" in volume.warnings[0]
+
+
+@pytest.mark.parametrize("name", ["v.nrrd", "v.mha"])
+@pytest.mark.parametrize("mask", [False, True])
+def test_values_of_a_voxel_are_no_frames(tmp_path, name, mask):
+    vectors = np.stack([VOXELS, VOXELS + 1], -1).astype(np.int16 if not mask else np.uint8)
+    save(tmp_path / name, vectors, isVector=True)
+    volume, _ = read_any(tmp_path / name, mask)
+    assert np.array_equal(volume.data, vectors[..., 0])
+    assert f"{name} has 2 values a voxel; the first one is read." in volume.warnings
 
 
 def segment(number, value, name, layer=0):

@@ -417,6 +417,24 @@ def test_a_line_that_does_not_fit_the_project_is_refused(volume, make_model, cha
         list(replay(project))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"places": None}, {"spared": None}, {"places": 3}, {"spared": {}}, {"what": ["segmented"]}],
+    ids=str,
+)
+def test_a_line_that_goes_on_without_what_it_adds_is_refused(volume, make_model, change):
+    person = Annotator(volume, make_model(ORGANS))
+    person.segment([0, 1, 2, 3])
+    project = person.save()
+    file = project.path / "history.jsonl"
+    first = json.loads(file.read_text())
+    more = {**first, "goes_on": True, **change}
+    kept = {name: value for name, value in more.items() if value is not None or name not in change}
+    file.write_text("".join(json.dumps(line) + "\n" for line in (first, kept)))
+    with pytest.raises(InputError, match=r"entry 2 .* is another"):
+        list(replay(project))
+
+
 def test_bad_input_is_one_sentence(refused, volume, make_model, save_scan, scan, tmp_path):
     out = tmp_path / "out"
     assert "project.json" in refused("replay", tmp_path, "-o", out)

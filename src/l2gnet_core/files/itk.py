@@ -58,7 +58,7 @@ def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
     image = _image(path, header)
     warnings: list[str] = []
     data = sitk.GetArrayFromImage(image)
-    # The values of a voxel (last axis) become frames (first axis).
+    # The values of a voxel come last.
     several = image.GetNumberOfComponentsPerPixel() > 1
     frames = np.moveaxis(data, -1, 0) if several else data[np.newaxis]
     segments = _segments(header)
@@ -67,8 +67,11 @@ def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
     elif data.dtype == np.uint8 and len(frames) in (3, 4) and not _is_list(header):
         data = brightness(frames)
         warnings.append(f"{path.name} is in colour; it is read as brightness.")
-    elif several:
+    elif several and _is_list(header):
         data = frames
+    elif several:
+        data = frames[0]
+        warnings.append(f"{path.name} has {len(frames)} values a voxel; the first one is read.")
     flat = image.GetDimension() == 2
     if flat:
         data = np.expand_dims(data, -3)
@@ -215,7 +218,7 @@ def _unit(name: str, header: dict[str, str]) -> float:
 
 
 def _is_list(header: dict[str, str]) -> bool:
-    """Are the values of a voxel frames of a sequence, rather than a colour?"""
+    """Are the values of a voxel frames of a sequence, rather than a colour or a vector?"""
     return bool({"list", "time"} & set(header.get("kinds", "").lower().split()))
 
 

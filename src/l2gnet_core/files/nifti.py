@@ -48,16 +48,17 @@ def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
 
     warnings: list[str] = []
     stored = _real_values(path.name, stored, header, warnings, mask)
-    affine, units, oriented = geometry(path, header, text, warnings)
+    where = geometry(path, header, text, warnings)
     shape = source.shape[:3] + (1,) * (3 - len(source.shape[:3]))
     if math.prod(source.shape) > math.prod(shape):
         shape = (*shape, math.prod(source.shape[3:]))
     volume = Volume(
         stored.reshape(shape, order="F").T,
-        affine=affine,
-        units=units,
+        affine=where.affine,
+        units=where.units,
         stored_axes=(2, 1, 0),
-        oriented=oriented,
+        oriented=where.oriented,
+        thickness_stated=where.thickness_stated,
         source=source,
         warnings=tuple(warnings),
     )
@@ -222,7 +223,7 @@ def _write(
 
     def check(written: Path) -> None:
         again, _ = read(written)
-        expected = geometry(written, header, text, [])[0]
+        expected = geometry(written, header, text, []).affine
         # Reading replaces values that are not finite.
         plain = plain_values(path.name, values, [])
         if not (np.array_equal(again.data, plain) and np.array_equal(again.affine, expected)):

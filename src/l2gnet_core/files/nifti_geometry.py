@@ -11,25 +11,59 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.spm2analyze import Spm2AnalyzeHeader
 
 from l2gnet_core.files.labeltext import LabelText
-from l2gnet_core.volume import Units
+from l2gnet_core.volume import Geometry
 
 _MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _UNIT_NAMES = {1: "metres", 3: "micrometres"}
 
 
-def geometry(
-    path: Path, header: Any, text: LabelText, warnings: list[str]
-) -> tuple[npt.NDArray[np.float64], Units, bool]:
-    """Affine (4, 4), voxel (x, y, z, 1) → RAS+ mm; units; whether the file states an orientation.
+def geometry(path: Path, header: Any, text: LabelText, warnings: list[str]) -> Geometry:
+    """Where voxels lie, in mm, by a header that has its voxel sizes as stored. Adds to warnings.
 
     The sform counts before the qform, the qform before the bare voxel sizes, as in nibabel. Forms
-    that are singular or not finite are ignored. Adds to warnings.
+    that are singular or not finite are ignored. The units are pixels if sizes are missing that are
+    needed.
     """
     name = path.name
+    sizes = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
+    missing = ~np.isfinite(sizes) | (sizes == 0)
+    # As in nibabel, a missing size counts as 1, and a negative one without its sign.
+    header = header.copy()
+    header["pixdim"][1:4] = np.where(missing, 1.0, sizes)
     if isinstance(header, Spm2AnalyzeHeader):
-        return _analyze_geometry(path, header, warnings)
-    unit = int(header["xyzt_units"]) & 7
-    to_mm = np.diag([_MM.get(unit, 1.0)] * 3 + [1.0])
+        affine, counts = _analyze_affine(path, header, warnings)
+        unit = None
+    else:
+        unit = int(header["xyzt_units"]) & 7
+        affine, counts = _nifti_affine(name, header, _MM.get(unit, 1.0), warnings)
+        if unit in _UNIT_NAMES:
+            warnings.append(
+                f"{name} is measured in {_UNIT_NAMES[unit]}; it is shown in millimetres."
+            )
+    # Only the sform and SPM's .mat file hold voxel sizes of their own.
+    if counts in ("sform", "mat"):
+        missing[:] = False
+    # An axis of one voxel may be one that the image does not have.
+    flat = np.array((*header.get_data_shape()[:3], 1, 1)[:3]) == 1
+    if unsized := bool((missing & ~flat).any()):
+        warnings.append(f"{name} states no voxel size: it counts in pixels, without mL.")
+    # Many writers leave out the unit and mean mm. Without unit, position and voxel size, the file
+    # states nothing physical.
+    unstated = unit == 0 and not counts and set(np.abs(np.diag(affine)[:3])) == {1.0}
+    pixels = unsized or unstated or text.extra.get("units") == "pixel"
+    return Geometry(
+        affine=affine,
+        units="pixel" if pixels else "mm",
+        oriented=bool(counts) and text.extra.get("oriented") is not False,
+        thickness_stated=not (missing & flat).any(),
+    )
+
+
+def _nifti_affine(
+    name: str, header: Any, unit_mm: float, warnings: list[str]
+) -> tuple[npt.NDArray[np.float64], str]:
+    """The affine in mm, and which form it is of: "sform", "qform" or ""."""
+    to_mm = np.diag([unit_mm] * 3 + [1.0])
     stated: dict[str, npt.NDArray[np.float64]] = {}
     for kind, code, get in (
         ("sform", int(header["sform_code"]), header.get_sform),
@@ -47,14 +81,9 @@ def geometry(
             warnings.append(f"The {kind} of {name} is not a valid position and is passed over.")
     if len(stated) == 2:
         _compare(name, stated["sform"], stated["qform"], header.get_data_shape(), warnings)
-    affine = next(iter(stated.values()), to_mm @ _bare_affine(header))
-    if unit in _UNIT_NAMES:
-        warnings.append(f"{name} is measured in {_UNIT_NAMES[unit]}; it is shown in millimetres.")
-    # Many writers leave out the unit and mean mm. Without unit, position and voxel size, the file
-    # states nothing physical.
-    unstated = unit == 0 and not stated and set(np.abs(np.diag(affine)[:3])) == {1.0}
-    units: Units = "pixel" if unstated or text.extra.get("units") == "pixel" else "mm"
-    return affine, units, bool(stated) and text.extra.get("oriented") is not False
+    for kind, affine in stated.items():
+        return affine, kind
+    return to_mm @ _bare_affine(header), ""
 
 
 def _usable(affine: npt.NDArray[np.float64]) -> bool:
@@ -67,9 +96,8 @@ def _usable(affine: npt.NDArray[np.float64]) -> bool:
 
 
 def _bare_affine(header: Any) -> npt.NDArray[np.float64]:
-    """nibabel's affine for a header without a position; missing voxel sizes count as 1."""
-    sizes = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
-    sizes[~np.isfinite(sizes) | (sizes == 0)] = 1.0
+    """nibabel's affine for a header without a position."""
+    sizes = np.asarray(header["pixdim"][1:4], dtype=np.float64)
     shape = (*header.get_data_shape()[:3], 1, 1)[:3]
     linear = np.diag(sizes * (-1.0 if header.default_x_flip else 1.0, 1.0, 1.0))
     affine = np.eye(4)
@@ -95,18 +123,18 @@ def _compare(
         )
 
 
-def _analyze_geometry(
+def _analyze_affine(
     path: Path, header: Any, warnings: list[str]
-) -> tuple[npt.NDArray[np.float64], Units, bool]:
-    affine = _bare_affine(header)
+) -> tuple[npt.NDArray[np.float64], str]:
+    """The affine in mm, and "mat" if it is of SPM's file, else ""."""
     stated = _spm_mat(path)
     if stated is not None and _usable(stated):
-        return stated, "mm", True
+        return stated, "mat"
     warnings.append(
         f"{path.name} is in Analyze format, which does not say which side is right; it is taken "
         "as stored right to left."
     )
-    return affine, "mm", False
+    return _bare_affine(header), ""
 
 
 def _spm_mat(path: Path) -> npt.NDArray[np.float64] | None:

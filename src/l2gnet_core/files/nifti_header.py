@@ -43,7 +43,7 @@ class NiftiSource:
 
 
 def read_header(name: str, raw: bytes, stream: BinaryIO) -> tuple[Any, NiftiSource, LabelText]:
-    """The header object (mended by nibabel), its source (as stored) and the label text.
+    """The header object (mended, voxel sizes as stored), its source and the label text.
 
     raw: the file's first 540 bytes. stream: at the byte after them. Raises InputError.
     """
@@ -74,7 +74,7 @@ def read_header(name: str, raw: bytes, stream: BinaryIO) -> tuple[Any, NiftiSour
     try:
         header = kind(raw[:size], check=False)
         endianness = str(header.endianness)
-        header.check_fix(logger=_quiet, error_level=40)
+        _mend(header)
         shape = tuple(int(n) for n in header.get_data_shape())
         intent = int(header["intent_code"]) if version else 0
         header.get_data_dtype()
@@ -95,6 +95,14 @@ def read_header(name: str, raw: bytes, stream: BinaryIO) -> tuple[Any, NiftiSour
         rest = raw[size:] + stream.read(max(0, min(offset, _MOST_EXTENSION) - len(raw)))
         text = _label_text(rest[: offset - size], endianness) or text
     return header, source, text
+
+
+def _mend(header: Any) -> None:
+    """Let nibabel mend a header, except for its voxel sizes: nibabel sets missing ones to 1, and
+    drops the signs of negative ones, which turn the image in ITK."""
+    sizes = header["pixdim"][1:4].copy()
+    header.check_fix(logger=_quiet, error_level=40)
+    header["pixdim"][1:4] = sizes
 
 
 def _sentence(error: Exception) -> str:
@@ -194,7 +202,7 @@ def mask_header(
     header.extensions = Nifti1Extensions([Nifti1Extension(_COMMENT, content)])
     header["vox_offset"] = header.single_vox_offset + header.extensions.get_sizeondisk()
     # Mend it as on reading, so that other programs, too, show the mask where we show the image.
-    header.check_fix(logger=_quiet, error_level=40)
+    _mend(header)
     return header, stored_shape
 
 

@@ -32,6 +32,8 @@ from l2gnet_core.segment_files import require_replaceable
 MASK_FILE = "mask.nii.gz"
 #: "labels" and "raw" answers by slice.
 _Slices = Mapping[SliceKey, Mapping[str, NDArray[Any]]]
+# What decoding raises for a line of another form than this version writes.
+_OTHER_FORM = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -111,18 +113,15 @@ def replay(project: ProjectFolder, device: str = "cpu") -> Iterator[ReplayStep]:
     """
     state = project.read_state()
     project.require_whole(state)
-    entries = _whole(project.history.entries())
+    entries = _whole(project, project.history.entries())
     again = _Again(project, state, device)
     for number, entry in enumerate(entries):
         try:
             messages = again.prepare(entry)
         except InputError:
             raise
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise InputError(
-                f"Expected a history that this version knows in {project.path}, but entry "
-                f"{number + 1} ({entry['what']}) is another; update napari-l2gnet."
-            ) from error
+        except _OTHER_FORM as error:
+            raise _unknown(project, number, entry) from error
         # Outside of the try, because an error here is a bug, not a fault of the project.
         for message in messages:
             yield ReplayStep(number / len(entries), message)
@@ -139,26 +138,34 @@ def replay(project: ProjectFolder, device: str = "cpu") -> Iterator[ReplayStep]:
     yield ReplayStep(1.0, "Done", result)
 
 
-def _whole(entries: Sequence[Entry]) -> list[Entry]:
+def _unknown(project: ProjectFolder, number: int, entry: Entry) -> InputError:
+    return InputError(
+        f"Expected a history that this version knows in {project.path}, but entry {number + 1} "
+        f"({entry['what']}) is another; update napari-l2gnet."
+    )
+
+
+def _whole(project: ProjectFolder, entries: Sequence[Entry]) -> list[Entry]:
     """Merge entries of one run, which is noted in parts as its slices are saved.
 
     Results are bitwise equal only if batches hold the same slices. Entries between the parts do
-    not concern answers.
+    not concern answers. Raises InputError for a part that lacks what it adds.
     """
     whole: list[Entry] = []
     last: dict[str, int] = {}
-    for entry in entries:
+    for number, entry in enumerate(entries):
         what = entry["what"]
         goes_on = entry.get("goes_on") or (what == "tidied" and entry.get("tidying") is None)
-        if goes_on and what in last:
-            first = whole[last[what]]
-            more = {
-                name: first[name] + entry[name] for name in ("places", "spared") if name in first
-            }
-            whole[last[what]] = {**first, **more}
-        else:
+        try:
+            if goes_on and what in last:
+                first = whole[last[what]]
+                more = {n: first[n] + entry[n] for n in ("places", "spared") if n in first}
+                whole[last[what]] = {**first, **more}
+                continue
             last[what] = len(whole)
-            whole.append(entry)
+        except _OTHER_FORM as error:
+            raise _unknown(project, number, entry) from error
+        whole.append(entry)
     return whole
 
 
