@@ -28,7 +28,7 @@ class Dataset:
     """A dataset without errors.
 
     cases: sorted by name. labels: the structures that are named. people: the patients. held: label
-    ids by patient. fingerprints: of all frames (see `fingerprint`), by patient.
+    ids by patient. fingerprints: of all frames (see `l2gnet_core.fingerprint`), by patient.
     """
 
     cases: tuple[Case, ...]

@@ -100,11 +100,11 @@ class Survey:
 
     @property
     def fingerprints(self) -> dict[str, set[str]]:
-        """Fingerprints of frames by patient, as far as cases are examined."""
+        """Fingerprints of frames, of both kinds, by patient, as far as cases are examined."""
         found: dict[str, set[str]] = defaultdict(set)
         names = self.patients.names
         for one in self._examined:
-            found[names[one.case.patient]].update(one.fingerprints)
+            found[names[one.case.patient]].update(one.fingerprints, one.frame_hashes)
         return found
 
 

@@ -34,7 +34,7 @@ from l2gnet_core.device import choose_device
 from l2gnet_core.errors import InputError, memory_is_short
 from l2gnet_core.familiarity import hardly_known
 from l2gnet_core.finetune_config import SCAN, FineTuneConfig, unconstrained
-from l2gnet_core.fingerprint import SCANS, fingerprint
+from l2gnet_core.fingerprint import SCANS, fingerprints
 from l2gnet_core.guard import Evidence, Improvement, Verdict, code_distance, judged
 from l2gnet_core.learner import Clock, Learner, LearningStep, Pace
 from l2gnet_core.new_structures import taught_labels, with_room_for
@@ -375,7 +375,7 @@ class _FineTuning:
             "parent": old.name,
             "parent_sha256": model_hash(self.model),
             "scans": len(self.images),
-            SCANS: sorted({fingerprint(one.scan) for one in self.corrections}),
+            SCANS: sorted({mark for one in self.corrections for mark in fingerprints(one.scan)}),
             "steps": self.step,
             "settings": settings,
             "verdict": verdict.to_json(),

@@ -26,6 +26,12 @@ def fingerprint(array: NDArray[Any]) -> str:
     return state.hexdigest()
 
 
+def fingerprints(array: NDArray[Any]) -> tuple[str, str]:
+    """Both marks by which cards know a scan (z,y,x): `fingerprint`, which all cards have, and
+    `order_free_fingerprint`."""
+    return fingerprint(array), order_free_fingerprint(array)
+
+
 def order_free_fingerprint(array: NDArray[Any], labels: NDArray[Any] | None = None) -> str:
     """As `fingerprint`, but equal for the 48 orders in which a scan (z,y,x) can be stored: with its
     axes swapped and flipped.

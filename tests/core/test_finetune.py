@@ -18,7 +18,7 @@ from l2gnet_core.cross_validation import compared, pooled_dice
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetune import FineTuneResult, finetune
 from l2gnet_core.finetune_config import PROJECT, SCAN, FineTuneConfig
-from l2gnet_core.fingerprint import SCANS, fingerprint
+from l2gnet_core.fingerprint import SCANS, fingerprints
 from l2gnet_core.guard import Limits
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.learner import Clock, Pace
@@ -119,7 +119,8 @@ def test_three_slices_help_the_others(heart_model, phantom, tmp_path):
 def test_the_card_keeps_fingerprints_of_the_scans_and_no_more_of_them(heart_model, phantom):
     other = correct(phantom, scan=faded(phantom), image="b")
     (entry,) = tuned(heart_model, [correct(phantom, image="a"), other]).model.card.history
-    assert entry[SCANS] == sorted(map(fingerprint, (phantom.image, faded(phantom))))
+    seen = (phantom.image, faded(phantom))
+    assert entry[SCANS] == sorted(mark for scan in seen for mark in fingerprints(scan))
 
 
 def test_labels_that_lie_elsewhere_in_each_slice_teach_nothing(heart_model, phantom):

@@ -15,7 +15,7 @@ from l2gnet_core.checkpoint import load_model, read_card, save_model
 from l2gnet_core.data import open_dataset
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_volume
-from l2gnet_core.fingerprint import SCANS, fingerprint
+from l2gnet_core.fingerprint import SCANS, fingerprint, fingerprints
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.leakage import inherited_split, require_kept_apart, start_messages
 from l2gnet_core.run_folder import RunSettings
@@ -68,6 +68,12 @@ def test_a_fingerprint_is_of_voxels_whatever_their_type():
 
 def test_whom_a_model_was_fine_tuned_on_is_learned_from(dataset, model):
     split = split_from(dataset, model([mark(dataset, "p5")], ["of a scan elsewhere"]))
+    assert split == Split(("p5", *NAMES[:4]), ("p4",), ())
+
+
+def test_a_scan_is_known_again_in_another_storage_order(dataset, model):
+    stored_otherwise = read_volume(dataset / "images" / "p5.nii.gz").data.T[::-1]
+    split = split_from(dataset, model(fingerprints(stored_otherwise)))
     assert split == Split(("p5", *NAMES[:4]), ("p4",), ())
 
 
