@@ -1,0 +1,48 @@
+"""The same on a GPU as on the CPU, where there is one."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from l2gnet_core.checkpoint import Model
+from l2gnet_core.corrections import Correction
+from l2gnet_core.finetune import finetune
+from l2gnet_core.finetune_config import SCAN
+from l2gnet_core.phantom import cardiac_phantom
+from l2gnet_core.predict import predict_slices
+from l2gnet_core.volume import Grid
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+@pytest.fixture
+def model(heart_model) -> Model:
+    """A copy, since a network that has computed on a GPU stays there."""
+    return replace(heart_model, network=copy.deepcopy(heart_model.network))
+
+
+def mask_of(model: Model, scan: np.ndarray, device: str) -> np.ndarray:
+    done = predict_slices(model, scan, Grid(scan.shape), 0, device=device)
+    return np.stack([one.labels for one in done if one is not None])
+
+
+def test_a_gpu_gives_the_mask_of_the_cpu(model):
+    scan = cardiac_phantom(2, shape=(3, 96, 96)).image
+    on_cpu = mask_of(model, scan, "cpu")
+    on_gpu = mask_of(model, scan, "cuda")
+    # Half precision moves borders by a pixel here and there.
+    assert (on_cpu == on_gpu).mean() > 0.99
+
+
+def test_a_model_is_fine_tuned_on_a_gpu(model):
+    phantom = cardiac_phantom(2, shape=(3, 96, 96))
+    correction = Correction(phantom.image, Grid(phantom.image.shape), 0, phantom.labels, (0, 2))
+    config = replace(SCAN, seconds=None, steps=3)
+    *_, last = finetune(model, [correction], config, device="cuda")
+    assert last.result.device == "cuda"
+    assert all(torch.isfinite(one).all() for one in last.result.model.network.parameters())
