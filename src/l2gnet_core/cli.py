@@ -64,13 +64,13 @@ cli.add_command(projects)
     "--output",
     required=True,
     type=FilePath(),
-    help="A file for one image; a folder, made if need be, for one or more.",
+    help="The mask's file for one image, or a folder for one or more; it is made if missing.",
 )
 @model_option
 @device_option
 @axis_option
 @orientation_option
-@click.option("--raw", is_flag=True, help="Leave out the tidying that the model's card asks for.")
+@click.option("--raw", is_flag=True, help="Do not tidy the masks as the model's card asks for.")
 @json_option
 def segment(
     images: tuple[Path, ...],
@@ -82,11 +82,11 @@ def segment(
     raw: bool,
     as_json: bool,
 ) -> None:
-    """Write one mask per image, in the image's own grid.
+    """Write one mask per image, on the image's own grid.
 
     IMAGES are files, folders of files, DICOM series (their folder, or one of their files), or
-    folders of those. Read are NIfTI, DICOM, NRRD, MetaImage, TIFF, FreeSurfer, AFNI, MINC and
-    PAR/REC; masks are written as NIfTI or TIFF.
+    folders of those. Input formats: NIfTI, DICOM, NRRD, MetaImage, TIFF, FreeSurfer, AFNI, MINC
+    and PAR/REC. Masks are written as NIfTI or TIFF.
     """
     from l2gnet_core.segment_files import plan_jobs, segment_file
 
@@ -153,7 +153,7 @@ def _segment_each(
 @cli.command()
 @json_option
 def models(as_json: bool) -> None:
-    """List the models at hand."""
+    """List the available models."""
     from l2gnet_core.catalog import models as catalog
     from l2gnet_core.catalog import odd_models
 
@@ -171,7 +171,7 @@ def models(as_json: bool) -> None:
         lines = {
             "": card.summary,
             "labels": ", ".join(f"{label.id} {label.name}" for label in card.labels),
-            "slices": card.slicing + (", left and right told apart" if card.oriented else ""),
+            "slices": card.slicing + (", tells left from right" if card.oriented else ""),
             "shown": card.shown if card.kinds or card.appearance != PLAIN else "",
             "data": card.data,
             "licence": card.licence,
@@ -188,7 +188,7 @@ def models(as_json: bool) -> None:
     "--headless",
     type=FilePath(),
     metavar="DIR",
-    help="No window left open: write a screenshot, the mask and the table of organs to DIR.",
+    help="Write a screenshot, the mask and the table of organs to DIR, and leave no window open.",
 )
 def demo(headless: Path | None) -> None:
     """Segment the sample scan in napari."""

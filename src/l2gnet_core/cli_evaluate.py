@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     "--model",
     type=Name(),
     metavar="NAME|PATH",
-    help="Score this model on a dataset, PREDICTIONS.",
+    help="Score this model on a dataset, which is given in place of PREDICTIONS.",
 )
 @click.option(
     "--part",
     type=click.Choice(["test", "tuning"]),
-    help="With --model: whom of the dataset to score it on, as its own split has them; test by "
-    "default.",
+    help="With --model: the patients to score it on, test (the default) or tuning, as the model's "
+    "own split has them.",
 )
 @click.option(
     "--tolerance",
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     default=2.0,
     show_default=True,
     metavar="MM",
-    help="Of the surface Dice.",
+    help="Tolerance of the surface Dice.",
 )
 @device_option
 @json_option
@@ -67,7 +67,7 @@ def evaluate(
 
     PREDICTIONS and REFERENCES are two files, or two folders of files with the same names.
 
-    Or score a model on the patients of a dataset that were kept from its training:
+    Or score a model on the patients of a dataset that were held out from its training:
 
     l2gnet evaluate DATASET --model RUN
     """

@@ -43,8 +43,8 @@ _PATH = FilePath()
     "--slices",
     required=True,
     metavar="3,7,11",
-    help="The corrected slices, counted from 0 along the slicing axis of the stored array. Nothing "
-    "else of LABELS is read.",
+    help="The corrected slices, counted from 0 along the slicing axis of the stored array. Only "
+    "these slices of LABELS are read.",
 )
 @model_option
 @click.option(
@@ -57,14 +57,14 @@ _PATH = FilePath()
 @click.option(
     "--mask",
     type=_PATH,
-    help="Also segment IMAGE, of a time series every frame, with the model to go on with; "
-    "corrected slices come as they are.",
+    help="Also segment IMAGE, every frame of a time series, with the model in the output; "
+    "corrected slices stay as they are.",
 )
-@click.option("--steps", type=click.IntRange(min=1), help="Learn for so many steps.")
+@click.option("--steps", type=click.IntRange(min=1), help="Number of learning steps.")
 @click.option(
     "--seconds",
     type=Number(min=0, min_open=True),
-    help="Learn and check for so long; 20 by default.",
+    help="Time for learning and checking; 20 by default.",
 )
 @seed_option
 @axis_option
@@ -79,7 +79,7 @@ _PATH = FilePath()
     "--unmarked",
     type=click.IntRange(0, 65535),
     metavar="ID",
-    help="Voxels of this id are unknown: amid scribbles, or in slices painted in part.",
+    help="Id of unknown voxels: those between scribbles, or in partly painted slices.",
 )
 @click.option("--names", metavar="ID=NAME,…", help="Names of new structures.")
 @click.option(
@@ -87,7 +87,7 @@ _PATH = FilePath()
     type=(_PATH, _PATH, str),
     multiple=True,
     metavar="IMAGE LABELS SLICES",
-    help="One more scan. With several, the model is for scans to come, and forgets less.",
+    help="Another corrected scan. With several, the model is for new scans, and forgets less.",
 )
 @device_option
 @json_option
@@ -113,9 +113,10 @@ def finetune(
     """Learn from corrected slices of a scan, and keep the result only if it helps.
 
     LABELS is a mask of IMAGE in which some slices are corrected. Ids that the model does not have
-    become new organs. The old model is written to the output if slices left out of learning speak
-    against the new one, or if it forgets: for one scan, if most of them get worse or Dice falls by
-    0.1; for several scans and new organs, unless they get better.
+    become new organs. The new model is checked on slices left out of learning. If they speak
+    against it, or if it forgets what the old model knew, the output is the old model. For one scan,
+    slices speak against it if most of them get worse, or if Dice falls by 0.1; for several scans,
+    and for new organs, if they do not get better.
     """
     if steps is not None and seconds is not None:
         raise InputError("Expected --steps or --seconds, but got both; give one of them.")

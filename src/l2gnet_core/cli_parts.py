@@ -37,19 +37,19 @@ device_option = click.option(
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="Where to compute.",
+    help="Device to compute on.",
 )
 model_option = click.option(
     "--model",
     type=Name(),
     default=DEFAULT_MODEL,
     show_default=True,
-    help="Name, file or folder.",
+    help="The model: a name from `l2gnet models`, a file or a folder.",
 )
 axis_option = click.option(
     "--axis",
     type=click.IntRange(0, 2),
-    help="Slice along this axis of the stored array, whatever the model's card says.",
+    help="Slice along this axis of the stored array, not along that of the model's card.",
 )
 
 
@@ -68,7 +68,8 @@ orientation_option = click.option(
     "--orientation",
     type=_Orientation(),
     metavar="LPS",
-    help="What the axes of the stored array grow to (L/R, P/A, I/S), for scans that do not say.",
+    help="Direction in which each axis of the stored array increases (L/R, P/A, I/S), for scans "
+    "that do not say it.",
 )
 # The largest seed that PyTorch takes.
 seed_option = click.option(

@@ -17,15 +17,15 @@ from l2gnet_core.cli_parts import FilePath, Name, ProgressBar, device_option, js
     "--output",
     required=True,
     type=FilePath(),
-    help="A folder, or the mask's file.",
+    help="The mask's file, or a folder for it.",
 )
 @device_option
 @json_option
 def replay(project: str, output: Path, device: str, as_json: bool) -> None:
-    """Do again what a saved annotation project did.
+    """Repeat what was done in a saved annotation project.
 
-    PROJECT is a project's folder, or that folder's name among those that napari saved. The mask
-    that comes out is written, and compared with the one that was saved.
+    PROJECT is a project's folder, or its name in `l2gnet projects`. The resulting mask is written,
+    and compared with the saved one.
     """
     from l2gnet_core.project.folder import open_project
 
@@ -61,7 +61,7 @@ def replay(project: str, output: Path, device: str, as_json: bool) -> None:
 @click.command()
 @json_option
 def projects(as_json: bool) -> None:
-    """List saved annotation projects, the one last saved first.
+    """List saved annotation projects, the last saved one first.
 
     Their names are what `l2gnet replay` takes. A project is removed by deleting its folder.
     """

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     type=click.Choice(ARCHITECTURES),
     default="l2gnet",
     show_default=True,
-    help="What stands between encoder and decoder.",
+    help="Architecture: what is between encoder and decoder.",
 )
 @click.option(
     "--preset",
@@ -67,43 +67,44 @@ if TYPE_CHECKING:
     show_default=True,
 )
 @seed_option
-@click.option("--resume", is_flag=True, help="Go on with an unfinished run.")
+@click.option("--resume", is_flag=True, help="Continue an unfinished run.")
 @click.option(
     "--from",
     "start",
     type=Name(),
     metavar="NAME|PATH",
-    help="Begin with this model's weights, and with its --arch, --preset and --slices unless they "
-    "are given.",
+    help="Start from this model's weights, with its --arch, --preset and --slices unless they are "
+    "given.",
 )
 @click.option(
     "--oriented",
     is_flag=True,
-    help="Tell left from right: scans are seen from one side whatever their storage order, not "
-    "turned far, and mirrored only if all structures with a side have a partner by name.",
+    help="Train a model that tells left from right. Scans are shown from the same side in every "
+    "storage order, turned only a little, and mirrored only if all structures with a side have a "
+    "partner by name.",
 )
 @click.option(
     "--plane",
     type=click.Choice(["axial", "coronal", "sagittal"]),
-    help="Slices to learn from; by default through-plane ones, with --oriented axial ones.",
+    help="Plane of the slices to learn from; through-plane by default, axial with --oriented.",
 )
 @click.option(
     "--resample",
     is_flag=True,
-    help="See slices at one voxel size in mm, the median of the training scans.",
+    help="Resample slices to one voxel size in mm, the median of the training scans.",
 )
 @click.option(
     "--pixel",
     type=Number(0, min_open=True),
     metavar="MM",
-    help="With --resample: the voxel size in plane; finer than the scans' own where organs are but "
-    "a few voxels wide.",
+    help="With --resample: the voxel size within slices. Choose it finer than that of the scans if "
+    "organs are only a few voxels wide.",
 )
 @click.option(
     "--other-scanners",
     is_flag=True,
-    help="Also learn from views as other scanners and sequences might show them, for a model that "
-    "is to segment scans from elsewhere.",
+    help="Also learn from views that imitate other scanners and sequences, for a model that will "
+    "segment scans from elsewhere.",
 )
 @click.option(
     "--phantoms",
@@ -118,14 +119,15 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="GPUs, or processes on the CPU, that share each batch.",
+    help="Number of GPUs, or of processes on the CPU, that share each batch.",
 )
 @click.option(
     "--nodes",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Machines with as many devices each; start the command on each, as torchrun or SLURM do.",
+    help="Number of machines, each with that many devices. Start the command on each of them, as "
+    "torchrun or SLURM do.",
 )
 @click.pass_context
 def train(
@@ -139,10 +141,10 @@ def train(
     nodes: int,
     **options: Any,
 ) -> None:
-    """Train on a dataset folder; `l2gnet check` says whether it is one.
+    """Train a model on a dataset folder. Check the folder first, with `l2gnet check`.
 
     The run folder RUN holds the model of the best epoch, the split, logs (log.csv, tensorboard/)
-    and curves.png. --resume goes on with the settings the run began with, unless others are given.
+    and curves.png. --resume continues with the settings of the run, unless others are given.
     """
     if options["minutes"] is not None and options["epochs"] is not None:
         raise InputError("Expected --minutes or --epochs, but got both; give one of them.")
@@ -374,11 +376,11 @@ def _is_given(context: click.Context, name: str) -> bool:
 @click.option(
     "--split",
     type=FilePath(exists=True),
-    help="A run folder or its split.json: does it keep patients apart?",
+    help="Also check whether this split (a run folder or its split.json) keeps patients apart.",
 )
 @json_option
 def check(dataset: Path, split: Path | None, as_json: bool) -> None:
-    """Find what is wrong with a dataset before hours are spent on it."""
+    """Check a dataset for errors and oddities before training on it."""
     from l2gnet_core.dataset_check import direction_findings, grouped_messages
 
     survey = examined(dataset)

@@ -206,7 +206,7 @@ class InspectWidget(InspectForm):
 
         def relate() -> Generator[str, None, None]:
             for one, part in wanted:
-                yield "Relating codes"
+                yield "Computing code relations"
                 one.usage(part)
 
         if all(one.has_usage(part) for one, part in wanted):
@@ -293,7 +293,7 @@ class InspectWidget(InspectForm):
         """Say why something of the mask is not seen, while that holds; False if all is seen."""
         if self.layers is None or not (unseen := why(self.layers.mask)):
             return False
-        mask, way = self.layers.mask, "choose under Mask what to look into, and it comes into view"
+        mask, way = self.layers.mask, "choose the mask under Mask to bring it into view"
         self.show_message(f"{unseen}: {way}.", holds=lambda: why(mask) == unseen)
         return True
 
@@ -394,9 +394,9 @@ class InspectWidget(InspectForm):
         for control in (self.of, self.shown, self.click, self.outline, self.png, self.csv):
             self.allow(control, reason)
         self.allow(self.compare, reason)
-        self.allow(self.again, "What the model sees is being found out." if looking else "")
+        self.allow(self.again, "The model is being run again." if looking else "")
         self.over.update_controls()
         self.allow(self.mask_combo, "" if self.mask_combo.count() else self.reading.refusal)
-        self.allow(self.clear, reason or ("" if self.codes else "Nothing is lit."))
+        self.allow(self.clear, reason or ("" if self.codes else "No code is highlighted."))
         self.places.update_controls(reason, busy)
         self.assigning.update_controls(reason, busy)

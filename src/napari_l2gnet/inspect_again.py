@@ -38,9 +38,12 @@ class LookingAgain(QObject):
         if not any(frame == inspection.frame for frame, _ in mask.segmentation.finished):
             return "Press Segment first: no slice is segmented here yet."
         if self.jobs.busy:
-            return f"{inspection.refusal} It is being found out."
+            return f"{inspection.refusal} The model is being run again."
         self._widget.again.show()
-        return f"{inspection.refusal} Press Look again: it changes nothing in the mask."
+        return (
+            f"{inspection.refusal} Press Look again to run the model once more; the mask does not "
+            "change."
+        )
 
     def _start(self) -> None:
         """Run the version of the model that the mask shows: on the frame on screen, then on other

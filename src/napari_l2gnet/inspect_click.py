@@ -54,7 +54,9 @@ class Clicks(QObject):
         if voxel is None or voxel[0] != widget.inspection.frame:
             return
         if not widget.inspection.trace.cells.sees(voxel[1:]):
-            widget.show_message("Nothing is here: the model is not shown empty margins of scans.")
+            widget.show_message(
+                "There is no code here: empty margins of scans are not shown to the model."
+            )
             return
         code = widget.inspection.code_at(voxel[1:])
         if code is None:
@@ -82,10 +84,11 @@ class Clicks(QObject):
         if mode != "pan_zoom":
             # In the layer of marks, a click is meant to paint.
             if widget.layers is not None and active is widget.layers.mask.layer:
-                widget.show_message(f"{_TOOLS.get(mode, 'A tool is on.')} Press 6 to look.")
+                tool = _TOOLS.get(mode, "A tool is on.")
+                widget.show_message(f"{tool} Press 6, then click to look.")
         elif viewer.dims.ndisplay == 2:
             self.look_at(event.position)
         else:
             widget.show_message(
-                "Codes are clicked in the 2-D view: press 2D/3D at the bottom left."
+                "Codes can be clicked in the 2-D view only: press 2D/3D at the bottom left."
             )

@@ -98,7 +98,7 @@ class Comparison:
     def refusal(self) -> str:
         """Why there is nothing to compare, in one sentence; "" if there is."""
         refusal = self.other.refusal
-        return f"{refusal} Choose that mask and press Look again." if refusal else ""
+        return f"{refusal} Choose that mask under Mask and press Look again." if refusal else ""
 
     @property
     def same_codes(self) -> bool:
@@ -147,21 +147,21 @@ class Comparison:
             self.other.usage(theirs)
         one, other = self.one.trace, self.other.trace
         if one.vectors.shape[1] != other.vectors.shape[1]:
-            self.words = (
-                f"{self.name} has codes of another length: the two cannot be compared code by code."
-            )
+            self.words = f"{self.name} cannot be compared: its codes are vectors of another length."
             return
         both = one.seen & other.seen if self.same_scan else None
         if both is not None and not both.any():
-            self.words = f"{self.name} has no slice segmented that is segmented here, too."
+            self.words = f"{self.name} cannot be compared: no slice is segmented in both."
             return
         apart = histogram_distance(
             code_counts(one, both), code_counts(other, both), one.vectors, other.vectors
         )
         known = self.one.source.card.codes
-        self.words = f"Against {self.name} the codes used here {how_far(apart, known)}."
+        self.words = f"Compared with {self.name}, the codes used here {how_far(apart, known)}."
         if both is None and not (one.seen.all() and other.seen.all()):
-            self.words += " Not all slices are segmented: parts of scans differ more than scans."
+            self.words += (
+                " Not all slices are segmented, and parts of scans differ more than whole scans."
+            )
         self.related = True
 
     def said(self, part: Part) -> str:
@@ -169,12 +169,12 @@ class Comparison:
         if not self.related:
             return self.words
         if not self.same_codes:
-            return f"{self.words} Their codebooks differ: there are no charts of it."
+            return f"{self.words} Their codebooks differ: the charts cannot show both."
         if self.theirs(part) is not None:
             return f"{self.words} Purple bars: {self.name}."
         return (
-            f"{self.words} Choose Of: the volume, or an organ that both have, to see both in the "
-            "charts."
+            f"{self.words} To see both in the charts, choose under Part the volume, or an organ "
+            "that both have."
         )
 
 
@@ -185,7 +185,7 @@ def how_far(apart: float, known: CodeStatistics | None) -> str:
     (`cardiac-cine`, 20 of 21), two people's scans do not (the bundled models, 881 of 882 pairs).
     """
     if known is None or not known.distances:
-        return f"lie at distance {apart:.3f} (0 = the same, 1 = the mean distance of two codes)"
+        return f"are at distance {apart:.3f} (0 = the same, 1 = the mean distance of two codes)"
     nearest, farthest = known.distances[0], known.distances[-1]
     limits = (
         (nearest / 4, "hardly differ"),
@@ -194,8 +194,8 @@ def how_far(apart: float, known: CodeStatistics | None) -> str:
     )
     words = next((words for limit, words in limits if apart <= limit), "differ strongly")
     return (
-        f"{words}: distance {apart:.3f} (0 = the same; scans that the model learnt from lie "
-        f"{nearest:.3f} to {farthest:.3f} from other patients')"
+        f"{words}: distance {apart:.3f} (0 = the same; training scans lie {nearest:.3f} to "
+        f"{farthest:.3f} from those of other patients)"
     )
 
 

@@ -30,12 +30,12 @@ CODES, HEARD, REFERENCE, DOUBT, NOTHING = "codes", "heard", "reference", "doubt"
 #: Needs a comparison.
 OTHER_CODES, CHANGED = "other codes", "changed"
 _SHOWN = {
-    CODES: "codes",
-    HEARD: "heard",
+    CODES: "code map",
+    HEARD: "sources",
     REFERENCE: "reference",
     DOUBT: "doubt",
-    OTHER_CODES: "other's",
-    CHANGED: "changed",
+    OTHER_CODES: "other code map",
+    CHANGED: "changed cells",
     NOTHING: "nothing",
 }
 PIECE, EVERYWHERE = "piece", "everywhere"
@@ -51,30 +51,33 @@ class InspectForm(DockedWidget):
         )
         self.of = _combo("Which part of the scan the numbers and charts are about")
         self.shown = _combo(
-            "What lies over the image. Codes: blocks of like colour look alike to the model.\n"
-            "Heard: cells the chosen code takes information from, brighter = more.\n"
-            "Reference: cells that send it their mass. Doubt: brighter = less sure.\n"
-            "Other's: the codes of what Against names. Changed: cells with others there."
+            "What is drawn over the image.\n"
+            "Code map: blocks (cells) of similar colour look similar to the model.\n"
+            "Sources: the cells from which the chosen code receives information; brighter = more.\n"
+            "Reference: the cells that send their mass to the chosen reference; brighter = more.\n"
+            "Doubt: where the model is unsure; brighter = less sure.\n"
+            "Other code map: that of what is chosen under Compare.\n"
+            "Changed cells: cells whose code differs between the two."
         )
         for key, name in _SHOWN.items():
             self.shown.addItem(name, key)
         self.compare = _combo(
-            "Another model's mask of this scan, such as that before fine-tuning, another frame\n"
-            "or another scan: which codes are used more or less, which meet more or less, and\n"
-            "how far apart the two are"
+            "Another model's mask of this scan (for example before fine-tuning), another frame\n"
+            "or another scan. The charts then show which codes are used more or less, and a\n"
+            "message says how far apart the two are."
         )
-        self.mask_combo.setToolTip("The mask whose model you look into")
+        self.mask_combo.setToolTip("The mask to inspect: what its model saw is shown")
         for combo in (self.mask_combo, self.compare):
             combo.setMinimumContentsLength(10)
             combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.compare_label = QLabel("Against")
+        self.compare_label = QLabel("Compare")
         grid = QGridLayout()
         grid.setHorizontalSpacing(6)
         grid.addWidget(QLabel("Mask"), 0, 0)
         grid.addWidget(self.mask_combo, 0, 1, 1, 3)
         grid.addWidget(self.compare_label, 1, 0)
         grid.addWidget(self.compare, 1, 1, 1, 3)
-        grid.addWidget(QLabel("Of"), 2, 0)
+        grid.addWidget(QLabel("Part"), 2, 0)
         grid.addWidget(self.of, 2, 1)
         grid.addWidget(QLabel("Show"), 2, 2)
         grid.addWidget(self.shown, 2, 3)
@@ -85,14 +88,14 @@ class InspectForm(DockedWidget):
         self.click.setCheckable(True)
         self.click.setChecked(True)
         self.click.setToolTip(
-            "While this is on, a click into the picture tells about the voxel; dragging and\n"
-            "zooming stay as they are. Switching it on puts the brush away."
+            "While this is on, a click on the image chooses the code of the voxel. Dragging and\n"
+            "zooming work as usual. Switching it on puts the brush away."
         )
         self.outline = QCheckBox("Outline")
         self.outline.setChecked(True)
-        self.outline.setToolTip("Draw the mask as outlines, so that what lies below is to be seen")
+        self.outline.setToolTip("Draw the mask as outlines, so that you can see what is below it")
         self.clear = QPushButton("Clear")
-        self.clear.setToolTip("Light up nothing")
+        self.clear.setToolTip("Remove the highlight: no code is chosen any more")
         looking = QHBoxLayout()
         looking.addWidget(self.click, 2)
         looking.addWidget(self.outline)
@@ -103,16 +106,18 @@ class InspectForm(DockedWidget):
         # Room for the usual lines, so that the charts do not move.
         self.told.setMinimumHeight(56)
         self.told.setToolTip(
-            "A code is one of the model's words for what it sees. The organs say what its voxels\n"
-            "are by the model's answer: one organ near 100 % means that the code is clear.\n"
-            "It hears the codes that send their mass to the same references; 1× would be chance."
+            "A code is one of the patterns that the model tells apart. The organs beside it are\n"
+            "those of its voxels in the model's answer: one organ near 100 % is a clear code.\n"
+            "A code receives information from codes that send their mass to the same references.\n"
+            "Those from which it receives more than by chance are listed, with their shares of\n"
+            "all that it receives."
         )
         self.told.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.told.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.again = QPushButton("Look again")
         self.again.setToolTip(
-            "Show the segmented slices to the model once more, to see what it saw.\n"
-            "Nothing in the mask changes."
+            "Run the model on the segmented slices once more, to find what it saw.\n"
+            "The mask does not change."
         )
         self.again.hide()
         self.go_on = QPushButton("Go on")
@@ -140,19 +145,21 @@ class InspectForm(DockedWidget):
     def _places(self) -> QGridLayout:
         self.unsure = QPushButton("Next unsure place")
         self.unsure.setToolTip(
-            "Go to where the model is least sure, then to the next such place;\n"
-            "the Doubt tab says by which measure"
+            "Go to the place where the model is least sure, then to the next one.\n"
+            "Choose the measure of doubt in the Doubt tab."
         )
         self.mark = QPushButton("Mark one")
-        self.mark.setToolTip("Paint on a mistake, in a layer of its own; then find more like it")
+        self.mark.setToolTip(
+            "Paint on a mistake, in a separate layer; then press Find more like this"
+        )
         self.similar = QPushButton("Find more like this")
         self.similar.setToolTip(
-            "Places elsewhere that look to the model like what you marked, or painted in the\n"
-            "mask on this slice: same codes, same structure, the most alike first"
+            "Find places that look to the model like what you marked, or what you painted in the\n"
+            "mask on this slice: similar codes, same structure; the most similar place first"
         )
         self.back, self.forward = QToolButton(), QToolButton()
         self.back.setText("◀")
-        self.back.setToolTip("The place before")
+        self.back.setToolTip("The previous place")
         self.forward.setText("▶")
         self.forward.setToolTip("The next place")
         self.place = QLabel()
@@ -170,20 +177,21 @@ class InspectForm(DockedWidget):
         return grid
 
     def _assigning(self) -> QGridLayout:
-        self.target = _combo("What the voxels are to become")
+        self.target = _combo("The organ that the voxels are assigned to")
         self.extent = _combo(
-            "Which voxels: those of the code and the organ that you clicked, in one connected\n"
-            "piece, or everywhere in the slice or volume chosen under Of"
+            "Which voxels to change. This piece: the connected voxels that have the code and the\n"
+            "organ that you clicked. Everywhere: all of them in the slice, if Part is this slice,\n"
+            "or else in the volume."
         )
         self.extent.setMinimumContentsLength(9)
         self.extent.addItem("this piece", PIECE)
         self.extent.addItem("everywhere", EVERYWHERE)
         self.preview = QPushButton("Preview")
-        self.preview.setToolTip("Light up the voxels that would change, and count them")
+        self.preview.setToolTip("Highlight and count the voxels that would change")
         self.apply = QPushButton("Assign")
         self.apply.setToolTip(
-            "Change them, as one step that Ctrl-Z takes back. They count as painted by you: no\n"
-            "new answer overwrites them, and fine-tuning learns from them."
+            "Change the previewed voxels; Ctrl-Z takes this back. They count as painted by you:\n"
+            "no new answer of the model overwrites them, and fine-tuning learns from them."
         )
         self.apply.setStyleSheet("QPushButton { font-weight: bold; }")
         grid = QGridLayout()
@@ -206,12 +214,12 @@ class InspectForm(DockedWidget):
         self.bar.setValue(0)
         self.cancel = QToolButton()
         self.cancel.setText("Cancel")
-        self.cancel.setToolTip("Stop; nothing is changed")
+        self.cancel.setToolTip("Stop; the mask does not change")
         busy = QHBoxLayout()
         busy.addWidget(self.bar, 1)
         busy.addWidget(self.cancel)
         self.png, self.csv = QPushButton("PNG …"), QPushButton("CSV …")
-        self.png.setToolTip("Save this tab and the picture beside it as an image")
+        self.png.setToolTip("Save the image in the viewer and this tab as one picture")
         self.csv.setToolTip("Save the numbers of this tab as a table")
         saving = QHBoxLayout()
         saving.addWidget(QLabel("Save this tab"))

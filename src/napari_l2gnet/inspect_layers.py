@@ -27,8 +27,8 @@ _VIEWS = ("codes", "heat", "lit")
 #: What lit voxels stand for, by value.
 CODE, OTHER_CODE, PLACE, CHANGE = 1, 2, 3, 4
 _LIT = {
-    CODE: ("#ffe14d", "this code"),
-    OTHER_CODE: ("#4dd2ff", "the other code"),
+    CODE: ("#ffe14d", "the chosen code"),
+    OTHER_CODE: ("#4dd2ff", "the second code"),
     PLACE: ("#ff5cd6", "a place to look at"),
     CHANGE: ("#ff5cd6", "would change"),
 }
@@ -145,7 +145,7 @@ class InspectLayers:
 
     @property
     def _codes_name(self) -> str:
-        return f"codes · {self.mask.layer.name}"
+        return f"code map · {self.mask.layer.name}"
 
     def show_codes(self, inspection: Inspection, name: str = "") -> Labels:
         """The code map, made when it is first asked for.
@@ -237,7 +237,7 @@ class InspectLayers:
         if inspection.has_plans and self.find("heat") is None:
             size = inspection.trace.cells.size
             nothing = np.zeros(size, np.float32)
-            self.show_heat("heard", inspection, lambda frame, index: nothing, (0, 1))
+            self.show_heat("sources", inspection, lambda frame, index: nothing, (0, 1))
             self._set_visible("heat", False)
         return False
 
@@ -326,7 +326,7 @@ class InspectLayers:
         if layer is None:
             layer = Labels(
                 Lit(self.mask.layer.data.shape),
-                name=f"lit · {self.mask.layer.name}",
+                name=f"highlight · {self.mask.layer.name}",
                 opacity=0.9,
                 colormap=colors_of({value: color for value, (color, _) in _LIT.items()}),
                 features=features_of({value: what for value, (_, what) in _LIT.items()}),

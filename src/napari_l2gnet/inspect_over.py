@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from napari_l2gnet.inspect_compare import Comparison
 
 _HINTS = {
-    HEARD: "Click a voxel or a chart first: this shows what its code hears.",
+    HEARD: "Choose a code first, to see its sources of information: click a voxel or a chart.",
     REFERENCE: "Choose a reference first: click a bar in the References tab.",
 }
 
@@ -55,18 +55,18 @@ class Over(QObject):
             layers.show_codes(inspection)
             view = "codes"
         elif shown == OTHER_CODES and comparison is not None:
-            layers.show_codes(comparison.other, f"codes of {comparison.name}")
+            layers.show_codes(comparison.other, f"code map of {comparison.name}")
             view = "codes"
         elif shown == CHANGED and comparison is not None:
             self._show_changed(comparison)
             view = "heat"
         elif shown == HEARD and widget.codes and inspection.has_plans:
             code = widget.codes[0]
-            self._heat(f"heard by code {code + 1}", lambda index: inspection.heard(index, code))
+            self._heat(f"sources of code {code + 1}", lambda index: inspection.heard(index, code))
             view = "heat"
         elif shown == REFERENCE and widget.views.reference is not None:
             reference = widget.views.reference
-            name = f"sent to reference {reference + 1}"
+            name = f"mass sent to reference {reference + 1}"
             self._heat(name, lambda index: inspection.sent(index, reference))
             view = "heat"
         elif shown == DOUBT:
@@ -109,7 +109,7 @@ class Over(QObject):
             differs = (one.codes[index] != other.codes[index]) & both
             return differs.astype(np.float32)
 
-        name = f"other codes than {comparison.name}"
+        name = f"cells changed from {comparison.name}"
         widget.layers.show_heat(name, comparison.one, changed, (0, 1))
 
     def _on_comparison(self) -> None:
@@ -130,9 +130,9 @@ class Over(QObject):
             no_plans = no_plans and not inspection.has_plans
             return "This model has codes, but no transport between them." if no_plans else ""
         if comparison is None:
-            return "Choose another model's mask of this scan under Against first."
+            return "Under Compare, choose another model's mask of this scan first."
         if not comparison.same_cells:
-            return "Their cells do not lie on each other."
+            return "The cells of the two do not cover the same voxels."
         return ""
 
     def study(self, then: Callable[[], None]) -> None:

@@ -61,7 +61,7 @@ class Places(QObject):
         assert inspection is not None
         doubt = inspection.doubt(self._widget.views.kind.currentData())
         assert doubt is not None
-        self._start(UNSURE, doubt.places, "The model has no doubt of this kind.")
+        self._start(UNSURE, doubt.places, "There is no unsure place by this measure of doubt.")
 
     def _decided(self, region: Region, frame: int) -> bool:
         """Has a person accepted the slice of a region, or painted most of it?"""
@@ -80,8 +80,10 @@ class Places(QObject):
         open_ones = [place for place in found if not self._decided(place, inspection.frame)]
         if settled := len(found) - len(open_ones):
             nothing = _ALL_SETTLED[what]
-            of = "place" if settled == 1 else "places"
-            about = f"{about} {settled} {of} that you accepted or painted left out.".lstrip()
+            which = "place" if settled == 1 else "places"
+            are = "is" if settled == 1 else "are"
+            about = f"{about} {settled} {which} that you accepted or painted {are} left out."
+            about = about.lstrip()
         if not open_ones:
             self._widget.show_message(nothing)
             self._widget.update_controls()
@@ -151,7 +153,8 @@ class Places(QObject):
             yield "Looking for places like this"
             yield from inspection.similar(marked, scan)
 
-        nothing, about = f"To the model nothing else looks like {what}.", f"Places like {what}."
+        nothing = f"Nothing else looks to the model like {what}."
+        about = f"These places look to the model like {what}."
         widget.jobs.run(steps(), lambda found: self._start(LIKE, found, nothing, about))
 
     def _marked(self, inspection: Inspection) -> tuple[NDArray[np.bool_], str]:
@@ -187,8 +190,9 @@ class Places(QObject):
         for control in (widget.unsure, widget.similar):
             widget.allow(control, reason or wait)
         widget.allow(widget.mark, reason)
+        none = "" if self.found else "There are no places yet: press Next unsure place first."
         for control in (widget.back, widget.forward):
-            widget.allow(control, reason or ("" if self.found else "No places are found yet."))
+            widget.allow(control, reason or none)
         if self.found:
             region = self.found[self.at]
             widget.place.setText(
@@ -225,7 +229,8 @@ class Assigning(QObject):
         widget = self._widget
         if widget.layers is not None and shows_proposal(annotation_of(widget.layers.mask)):
             widget.show_message(
-                "This is the preview, not the mask: accept or discard it, or press Before."
+                "The preview of fine-tuning is shown, not the mask: accept or discard it, or press "
+                "Before."
             )
             return True
         return widget.tell_unseen(why_unseen)
@@ -281,7 +286,7 @@ class Assigning(QObject):
         assert widget.layers is not None
         names = dict(zip(inspection.ids, inspection.names, strict=True))
         target = widget.target.currentText()
-        stay = f" {_count(theirs)} that you painted or accepted stay." if theirs else ""
+        stay = f" {_count(theirs)} that you painted or accepted stay unchanged." if theirs else ""
         if not len(voxels):
             widget.show_message(f"No voxel would change.{stay}")
             return
@@ -315,7 +320,9 @@ class Assigning(QObject):
         flat = flat[(shown.flat[flat] == organ) & ~segmentation.decided().flat[flat]]
         if not len(flat):
             widget.layers.darken()
-            widget.show_message("No voxel is left to change: they were changed or accepted since.")
+            widget.show_message(
+                "No voxel is left to change: all were changed or accepted after the preview."
+            )
             widget.update_controls()
             return
         where = np.unravel_index(flat, layer.data.shape)
@@ -324,7 +331,7 @@ class Assigning(QObject):
         # Ctrl-Z acts on the selected layer.
         widget.viewer.layers.selection.active = layer
         widget.show_message(
-            f"{_count(len(flat))} now {widget.target.currentText()}. Ctrl-Z takes it back.",
+            f"Assigned {_count(len(flat))} to {widget.target.currentText()}. Ctrl-Z takes it back.",
             holds=segmentation.undo_history.last_step(),
         )
         widget.update_controls()
@@ -335,7 +342,7 @@ class Assigning(QObject):
         no_code = "" if widget.codes else "Click a voxel of the mistake first."
         piece = widget.extent.currentData() == PIECE
         if not no_code and piece and widget.voxel is None:
-            no_code = "Click a voxel to say which piece, or choose everywhere."
+            no_code = "Click a voxel to choose which piece, or choose everywhere."
         same = ""
         if widget.layers is not None and widget.voxel is not None:
             now = int(widget.layers.mask.segmentation.shown[widget.voxel])

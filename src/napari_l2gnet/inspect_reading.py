@@ -61,7 +61,7 @@ class Reading(QObject):
         widget = self._widget
         self._follow_mask()
         self._clear()
-        self.refusal = "Press Segment first: there is no mask yet whose model could be looked into."
+        self.refusal = "Press Segment first: there is no mask to inspect yet."
         widget.again.hide()
         widget.go_on.hide()
         if widget.layers is not None:
@@ -155,8 +155,9 @@ class Reading(QObject):
             and unlike is not None
             and (unlike.percentile or 0) >= 97.5
         ):
-            beware = "This scan is unlike those that the model learnt from: check it with care."
-            widget.warn_beside(beware)
+            widget.warn_beside(
+                "This scan is unlike those that the model learnt from: check the mask with care."
+            )
         widget.update_controls()
         widget.ready.emit()
         if not widget.is_current:

@@ -38,15 +38,16 @@ _EVEN = 1e-3
 
 _NAMES = ("Usage", "Code ↔ code", "Scatter", "References", "Doubt")
 _HINTS = {
-    USAGE: "A bar a code: how much of the organs, or of all where there are none, lies in its "
-    "cells. Click one to light it up.",
-    PLAN: "How many times as much as by chance a code (row) hears of another (column; same "
-    "order). Click a cell to light up both.",
-    SCATTER: "A point a code. Near: alike to the model; large: often used; coloured: by an organ "
-    "that makes up a tenth of it, or has a twentieth of itself there. Click one.",
-    REFERENCES: "Where mass is sent. Click a bar to see the reference over the image.",
-    SLICES: "A bar a slice by its chance to be wrong, high = check first. Click one to go there. "
-    "The list chooses what lies over the image.",
+    USAGE: "Each bar is a code: how much of the organs (of all voxels, if there are none) is in "
+    "its cells. Click a bar to highlight its code.",
+    PLAN: "How much a code (row) receives from another (column, same order); 1 = chance. Click a "
+    "cell to highlight both codes.",
+    SCATTER: "Each point is a code. Near: similar to the model; large: used often; colour: main "
+    "organ (10 % of the code, or 5 % of the organ). Click a point to highlight its code.",
+    REFERENCES: "Each bar is a reference: above 0, it receives more mass than an even share. Click "
+    "a bar to show it over the image.",
+    SLICES: "Each bar is a slice: check high bars first. Click a bar to go there. The list chooses "
+    "which doubt lies over the image.",
 }
 
 
@@ -66,22 +67,23 @@ class InspectViews(QTabWidget):
         self.charts = (self.usage, self.plan, self.scatter, self.references, self.slices)
         self.kind = QComboBox()
         self.kind.setToolTip(
-            "Chance to be wrong: near borders, from class probabilities, neighbouring slices and\n"
-            "the distance to the border, as fitted to real mistakes.\n"
-            "Class probabilities: is one structure clearly the likeliest?\n"
-            "Distance from the code: does the model's codebook know what it saw?\n"
-            "Spread of the plan: does the cell send its mass to few references, or to all?\n"
-            "Neighbouring slices: is the same place deep in another structure there?"
+            "Which doubt is drawn over the image and used by Next unsure place.\n"
+            "Chance to be wrong: computed near borders from class probabilities, neighbouring\n"
+            "slices and the distance to the border; fitted to real mistakes.\n"
+            "Class probabilities: high where no structure is clearly the most likely.\n"
+            "Distance from the code: high where no code is like what the model saw.\n"
+            "Spread of the plan: high where a cell sends its mass evenly to all references.\n"
+            "Neighbouring slices: high where they have another structure at the same place."
         )
         self.side = QComboBox()
         self.side.setToolTip(
-            "Which plan: of this mask, of what it is compared with, or by how much\n"
-            "codes hear more (red) or less (blue) of each other here"
+            "Which transport plan to show: that of this mask, that of the comparison, or their\n"
+            "difference: codes exchange more (red) or less (blue) information in this mask"
         )
         for name, side in (
             ("difference", DIFFERENCE),
             ("this mask", MINE),
-            ("what it is compared with", OTHERS),
+            ("comparison", OTHERS),
         ):
             self.side.addItem(name, side)
         self.side.hide()
@@ -248,7 +250,7 @@ class InspectViews(QTabWidget):
         table, colors = words.usage.table[:, columns], self._colors(words)[columns]
         parts = 100 * table[self._order] / max(1, int(table.sum()))
         self.usage.show_bars(self._order, parts, colors, before)
-        self.usage.label("codes, most of the organs first", f"% of {words.counted}")
+        self.usage.label("codes, sorted by share", f"% of {words.counted}")
 
     def _draw_plan(self, words: Words) -> None:
         main = {code: words.main_organ(code) for code in self._order}
@@ -284,7 +286,7 @@ class InspectViews(QTabWidget):
             row = np.ones_like(row)
         self.references.show_bars(range(len(row)), row[:, None] - 1, ["#56b4e9"])
         of = words.whole if self._code is None else f"code {self._code + 1}"
-        self.references.label("references", f"{of}: × even share − 1")
+        self.references.label("references", f"{of}: excess over an even share")
 
     def _draw_slices(self, words: Words) -> None:
         height = {one.index: one.voxels for one in words.inspection.ranking}
@@ -293,7 +295,7 @@ class InspectViews(QTabWidget):
         every = max(1, len(keys) // 10)
         names = [str(key) if n % every == 0 else "" for n, key in enumerate(keys)]
         self.slices.show_bars(keys, parts, ["#cc79a7"], names=names)
-        self.slices.label("slice", "voxels expected wrong")
+        self.slices.label("slice", "voxels expected to be wrong")
 
     def table(self) -> Table:
         """All numbers of the tab on top, as heads and rows."""

@@ -147,7 +147,7 @@ class Words:
             many = int(np.count_nonzero(self.usage.table.sum(1)))
             return (
                 f"<b>{many} of {len(self.usage.table)} codes occur in {escape(self.whole)}.</b>"
-                "<br>Click into the picture or a chart: all voxels of the code light up."
+                "<br>Click on the image or a chart to highlight all voxels of a code."
             )
         if len(codes) == 2:
             numbers = " and ".join(str(code + 1) for code in codes)
@@ -159,23 +159,25 @@ class Words:
             f"{one.code + 1} ({_told(100 * one.share)}\u00a0%)"
             for one in self.inspection.partners(self.part, code)
         ]
-        line += f" · hears more than by chance of {', '.join(heard)}" if heard else ""
+        if heard:
+            line += f" · receives above chance from codes {', '.join(heard)}"
         organs = escape(self.organs(code, 2) or "no voxel here")
         return f"<b>Code {code + 1} · {organs}</b><br>{line}"
 
     def tell_code(self, code: int) -> str:
         """Describe a code."""
-        them = "they are" if self.part.column is None else "all of the code's voxels are"
+        them = "they are" if self.part.column is None else "all voxels of the code are"
         lines = [
-            f"Code {code + 1}: one of the model's {len(self.usage.table)} words for what it sees.",
-            f"{_told(self.percent(code))} % of the voxels of {self.whole} lie in its cells;",
-            f"by the model's answer {them} {self.organs(code) or 'nothing here'}.",
+            f"Code {code + 1}: one of the {len(self.usage.table)} patterns that the model tells "
+            "apart.",
+            f"{_told(self.percent(code))} % of the voxels of {self.whole} lie in its cells.",
+            f"In the model's answer {them} {self.organs(code) or 'nothing here'}.",
         ]
         if self.counted != self.whole:
             lines.append(f"It holds {_told(self.bar(code))} % of {self.counted} (its bar).")
         if self.before is not None:
             lines.append(
-                f"In what is compared with, it has {_told(self.bar_before(code))} % (purple bar)."
+                f"In the comparison, it holds {_told(self.bar_before(code))} % (purple bar)."
             )
         return "\n".join(lines)
 
@@ -183,37 +185,44 @@ class Words:
         """Describe a cell of the plan."""
         value = float(self.lift(side)[row, column])
         difference = self.before is not None and side == DIFFERENCE
-        heard = f"Code {row + 1} hears of code {column + 1}"
+        receiver, sender = f"code {row + 1} receives", f"from code {column + 1}"
         if np.isnan(value):
-            both = " as both see it" if difference else ""
-            return f"{heard} nothing here: one of the two does not occur in {self.whole}{both}."
+            both = " or in the comparison" if difference else ""
+            return (
+                f"{receiver.capitalize()} nothing {sender}: one of the two does not occur in "
+                f"{self.whole}{both}."
+            )
         if difference:
             more = "more" if value >= 0 else "less"
-            return f"{heard} by {abs(value):.2f} × chance {more}\nthan in what is compared with."
-        if self.before is not None and side == OTHERS:
-            heard = f"In what is compared with, code {row + 1} hears of code {column + 1}"
+            return (
+                f"{receiver.capitalize()} {more} information {sender} than in the comparison,\n"
+                f"by {abs(value):.2f} times the chance level."
+            )
+        theirs = self.before is not None and side == OTHERS
+        begin = f"In the comparison, {receiver}" if theirs else receiver.capitalize()
         return (
-            f"{heard} {value:.2f} times as much as by chance:\n"
-            "above 1 the two send their mass to the same references, however far apart they lie."
+            f"{begin} {value:.2f} times as much information {sender} as by chance.\n"
+            "Above 1, the two send mass to the same references, even if they lie far apart."
         )
 
     def tell_sent(self, reference: int, code: int | None) -> str:
         """Describe a reference."""
         of = self.whole[0].upper() + self.whole[1:] if code is None else f"Code {code + 1}"
         return (
-            f"Reference {reference + 1}: {of} sends it {self.sent(code)[reference]:.2f} times its "
-            "even share.\nCells that send mass to the same reference hear of each other."
+            f"Reference {reference + 1}: {of} sends it {self.sent(code)[reference]:.2f} times an "
+            "even share of its mass.\nCells that send mass to the same reference exchange "
+            "information."
         )
 
     def tell_slice(self, index: int) -> str:
         """Describe a slice's place among all slices to check."""
         order = {one.index: one for one in self.inspection.ranking}
         rank, one = list(order).index(index) + 1, order[index]
-        dice = f", and Dice to be about {1 - one.expected:.2f}" if self._expects_dice else ""
+        dice = f"\nThe expected Dice is {1 - one.expected:.2f}." if self._expects_dice else ""
         return (
             f"Slice {index}: number {rank} of {len(order)} to check.\n"
-            f"About {one.voxels:.0f} voxels near borders are expected to be wrong{dice};\n"
-            "the order of slices says more than these numbers."
+            f"About {one.voxels:.0f} voxels near borders are expected to be wrong.{dice}\n"
+            "The order of the slices is more reliable than these numbers."
         )
 
     @property
@@ -243,7 +252,7 @@ class Words:
         heads = ["code", f"percent of {self.whole}"]
         heads += [f"voxels of {name}" for name in self.inspection.names]
         heads += [f"percent of {self.counted}"] if self.counted != self.whole else []
-        heads += ["the same in what is compared with"] if self.before is not None else []
+        heads += [f"percent of {self.counted} in the comparison"] if self.before is not None else []
         rows: list[list[Any]] = []
         for code in self.order:
             row = [code + 1, round(self.percent(code), 4), *self.usage.table[code].tolist()]
@@ -267,7 +276,7 @@ class Words:
 
     def _sent(self, code: int | None) -> Table:
         shares = np.round(self.sent(code), 4).tolist()
-        return ["reference", "times its even share"], [
+        return ["reference", "times an even share"], [
             [number, share] for number, share in enumerate(shares, 1)
         ]
 

@@ -133,7 +133,7 @@ class Inspection:
         trace = self.trace
         self._usage, self._doubts, self.ranking = {}, {}, []
         self.voxels = trace.cells.counts(self.mask, self.ids)
-        yield "Relating codes"
+        yield "Computing code relations"
         self.usage(Part())
         known = self.source.card.codes
         self.unlike = None
@@ -275,7 +275,7 @@ class Inspection:
         everywhere = not mask.any()
         wrong, places = np.zeros(len(slices)), []
         for index, maps in enumerate(slice_maps(trace, mask, wanted)):
-            yield f"Mapping doubt · slice {index + 1} of {len(slices)}"
+            yield f"Computing doubt · slice {index + 1} of {len(slices)}"
             near = near_borders(slices, index)
             if not self.ranking:
                 wrong[index] = expected_wrong(maps["combined"], near)

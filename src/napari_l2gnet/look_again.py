@@ -35,5 +35,5 @@ def look_again(session: Session, task: Task) -> Generator[str | Trace, None, Non
     for step in segment_places(
         model, scan, [(frame, order)], len(order), device, traces={frame: trace}
     ):
-        yield f"Looking · slice {step.done} of {len(order)}"
+        yield f"Running the model · slice {step.done} of {len(order)}"
     yield trace

@@ -54,7 +54,7 @@ def test_the_walk_through_the_sample_is_of_the_bundled_model():
     cells = np.zeros(trace.codes.shape)
     cells[here] = 1
     plan = code_plan(trace, receiving=cells)
-    part, other, times = told(r"hears (\d+) % comes from code (\d+) beside it, (\d+) times")
+    part, other, times = told(r"receives, (\d+) % comes from code (\d+) beside it, (\d+) times")
     heard = partners(plan, code - 1)[0]
     assert heard.code == other - 1
     assert 100 * heard.share == pytest.approx(part, abs=1)

@@ -76,7 +76,7 @@ def test_opening_it_after_a_segmentation_recomputes_nothing(
     widget.close()
     again = inspect(qtbot, viewer)
     assert again.inspection is inspection
-    assert len([one for one in viewer.layers if one.name.startswith("codes")]) == 1
+    assert len([one for one in viewer.layers if one.name.startswith("code map")]) == 1
 
 
 def test_a_code_has_the_same_colour_always_and_its_name_in_the_status_bar(opened: Made) -> None:
@@ -113,7 +113,9 @@ def test_a_click_lights_up_the_code_everywhere(opened: Made, qtbot: Any) -> None
     )
     heard = partners(code_plan(trace), code, 4)
     assert len(heard) > 1
-    told = re.findall(r"(\d+) \((\S+)\u00a0%\)", widget.told.text().split("than by chance of ")[1])
+    told = re.findall(
+        r"(\d+) \((\S+)\u00a0%\)", widget.told.text().split("above chance from codes ")[1]
+    )
     assert [int(number) for number, _ in told] == [one.code + 1 for one in heard]
     shares = [100 * one.share for one in heard]
     np.testing.assert_allclose([float(share) for _, share in told], shares, rtol=0.05)
@@ -140,7 +142,7 @@ def test_a_click_looks_where_nothing_is_painted_or_dragged(opened: Made, qtbot: 
         click(viewer, world(mask, 1, 20, 20))
         assert widget.codes == []
         assert "is on: a click" in widget.message.text()
-        assert "Press 6 to look." in widget.message.text()
+        assert "Press 6, then click to look." in widget.message.text()
     widget.show_message("")
     mask.layer.mode = "paint"
     click(viewer, world(mask, 1, 20, 20), drag=30)
@@ -211,7 +213,9 @@ def test_charts_choose_codes_the_other_way_round(opened: Made, qtbot: Any) -> No
     lit = np.asarray(widget.layers.find("lit").data)
     for value, code in enumerate((keys[1], keys[4]), 1):
         np.testing.assert_array_equal(lit == value, code_map(mask) == code)
-    assert f"Code {keys[1] + 1} hears of code {keys[4] + 1}" in widget.told.text()
+    told = widget.told.text()
+    assert f"Code {keys[1] + 1} receives" in told
+    assert f"from code {keys[4] + 1} as by chance" in told
     views.setCurrentIndex(SCATTER)
     qtbot.wait(20)
     place = views.scatter._places[3]
@@ -237,7 +241,7 @@ def test_references_lie_over_the_image(opened: Made, qtbot: Any) -> None:
     assert widget.shown.currentData() == REFERENCE
     widget.views.reference_picked.emit(5)
     heat = widget.layers.find("heat")
-    assert heat.name == "sent to reference 6"
+    assert heat.name == "mass sent to reference 6"
     rows = trace.plans[np.arange(len(trace.codes))[:, None, None], trace.codes]
     wanted = trace.cells.on_scan(rows[..., 5]) * 8
     np.testing.assert_allclose(np.asarray(heat.data), wanted, rtol=1e-5)
@@ -274,7 +278,7 @@ def test_doubt_lies_over_the_image_and_ranks_the_slices(opened: Made, qtbot: Any
     ranking = ranked_slices(trace, raw)
     assert [one.index for one in widget.inspection.ranking] == [one.index for one in ranking]
     assert "number 1 of 4" in widget.views.slices.tell(ranking[0].index)
-    assert f"Dice to be about {1 - ranking[0].expected:.2f};" in widget.views.slices.tell(
+    assert f"expected Dice is {1 - ranking[0].expected:.2f}." in widget.views.slices.tell(
         ranking[0].index
     )
     assert widget.views.table()[0][3:] == ["expected Dice"]
@@ -497,7 +501,7 @@ def test_codes_without_transport(
     assert not widget.views.isTabEnabled(REFERENCES)
     click(viewer, world(mask, 2, 30, 40))
     assert (np.asarray(widget.layers.find("lit").data) == 1).any()
-    assert "hears" not in widget.told.text()
+    assert "receives" not in widget.told.text()
     assert widget.shown.currentData() == CODES
     for view in (USAGE, SCATTER, SLICES):
         widget.views.setCurrentIndex(view)
@@ -652,7 +656,7 @@ def test_a_tab_stays_drawn_when_another_version_answers(opened: Made, qtbot: Any
     _viewer, mask, widget = opened
     for tab, shown, name in (
         (SLICES, DOUBT, "doubt: "),
-        (REFERENCES, REFERENCE, "sent to reference "),
+        (REFERENCES, REFERENCE, "mass sent to reference "),
     ):
         widget.views.setCurrentIndex(tab)
         settle(qtbot, widget)
@@ -682,7 +686,7 @@ def test_what_was_cancelled_or_changed_meanwhile_can_be_read_on(opened: Made, qt
 
     def add(text: str) -> None:
         # A run adds a slice that is not on screen.
-        if text == "Relating codes" and trace.added == begun:
+        if text == "Computing code relations" and trace.added == begun:
             trace.added += 1
 
     widget.jobs.progress.connect(add)
@@ -729,7 +733,7 @@ def test_the_mask_that_is_worked_on_is_looked_into(opened: Made, qtbot: Any) -> 
     mask.layer.visible = mask.layer.metadata[IMAGE_KEY].visible = False
     click(viewer, world(mask, 2, 30, 40))
     assert widget.codes == []
-    assert "and its scan are hidden: choose under Mask" in widget.message.text()
+    assert "and its scan are hidden: choose the mask under Mask" in widget.message.text()
     mask.layer.visible = True
     click(viewer, world(mask, 2, 30, 40))
     assert widget.codes == [code_map(mask)[2, 30, 40]]

@@ -322,13 +322,13 @@ def test_two_models_are_compared(make_napari_viewer: Callable[..., Any], qtbot: 
     shares = old.cells.counts(before.segmentation.raw[0], [1, 2, 3]).sum(-1)
     shares = np.bincount(old.codes.ravel(), shares.ravel(), 12) / shares.sum()
     np.testing.assert_allclose([words.bar_before(c) for c in range(12)], 100 * shares)
-    assert "In what is compared with, it has" in widget.views.usage.tell(3)
+    assert "In the comparison, it holds" in widget.views.usage.tell(3)
     widget.views.setCurrentIndex(PLAN)
     from l2gnet_core.inspect.plans import code_plan, times_chance
 
     difference = times_chance(code_plan(trace)) - times_chance(code_plan(old))
     np.testing.assert_allclose(words.lift(), difference, atol=1e-9)
-    assert "than in what is compared with" in widget.views.plan.tell((1, 2))
+    assert "than in the comparison" in widget.views.plan.tell((1, 2))
     for place, plan in ((1, code_plan(trace)), (2, code_plan(old))):
         widget.views.side.setCurrentIndex(place)
         heads, rows = widget.views.table()
@@ -340,7 +340,7 @@ def test_two_models_are_compared(make_napari_viewer: Callable[..., Any], qtbot: 
     layer = widget.layers.find("codes")
     widget.over.show(OTHER_CODES)
     np.testing.assert_array_equal(np.asarray(layer.data), old.cells.on_scan(old.codes) + 1)
-    assert layer.name == "codes of scan · before"
+    assert layer.name == "code map of scan · before"
     widget.over.show(CHANGED)
     differs = trace.cells.on_scan((trace.codes != old.codes).astype(np.float32))
     np.testing.assert_array_equal(np.asarray(widget.layers.find("heat").data), differs)
@@ -355,7 +355,7 @@ def test_two_models_are_compared(make_napari_viewer: Callable[..., Any], qtbot: 
     assert widget.shown.currentData() == CODES
     place = widget.shown.findData(CHANGED)
     assert not widget.shown.model().item(place).isEnabled()
-    assert "Against" in widget.shown.model().item(place).toolTip()
+    assert "Compare" in widget.shown.model().item(place).toolTip()
 
 
 @pytest.mark.parametrize(
@@ -439,7 +439,7 @@ def test_an_earlier_version_of_the_model_is_compared(
     before = np.bincount(old.codes.ravel(), held.ravel(), 12) / held.sum()
     shares = [words.bar_before(code) for code in range(12)]
     np.testing.assert_allclose(shares, 100 * before)
-    assert "Against version original the codes" in widget.message.text()
+    assert "Compared with version original, the codes" in widget.message.text()
     # The list is filled anew with every layer: the choice stays.
     viewer.add_image(np.zeros((4, 4)))
     assert widget.compare.currentIndex() == 1
@@ -510,7 +510,7 @@ def test_a_run_that_has_just_begun_and_other_scans_can_be_compared_with(
     qtbot.waitUntil(lambda: widget.compare.count() == 3, timeout=5_000)
     widget.compare.setCurrentIndex(2)
     settle(qtbot, widget)
-    assert "Against b · made up" in widget.message.text()
+    assert "Compared with b · made up" in widget.message.text()
     assert widget.views.words.before is not None
     # A slice of another scan is not the same slice, and its cells lie elsewhere.
     choose(widget.of, "slice")
@@ -565,7 +565,7 @@ def test_what_is_chosen_stays_from_frame_to_frame(
     looked: list[int] = []
     widget.looking.jobs.done.connect(lambda: looked.append(len(mask.traces)))
     widget.again.click()
-    assert "It is being found out" in widget.told.text()
+    assert "The model is being run again" in widget.told.text()
     qtbot.waitUntil(lambda: "frame left" in widget.bar.text())
     qtbot.waitUntil(lambda: widget.inspection is not None, timeout=10_000)
     settle(qtbot, widget)
@@ -677,7 +677,7 @@ def test_places_like_a_mistake_are_left_out_where_slices_are_accepted(
     widget.similar.click()
     settle(qtbot, widget)
     assert first not in {place.index for place in widget.places.found}
-    assert "that you accepted or painted left out." in widget.message.text()
+    assert "that you accepted or painted" in widget.message.text()
     mask.segmentation.reviewed.update(mask.segmentation.places)
     widget.forward.click()
     assert "every place like this." in widget.message.text()

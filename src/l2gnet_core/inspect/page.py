@@ -14,6 +14,8 @@ from l2gnet_core.inspect.plans import column_residual, partners, times_chance
 
 #: Codes in the table, at most; the JSON file has all.
 MOST_CODES = 40
+#: Heads of columns of text in the table of codes.
+_ITS_VOXELS, _PARTNERS = "structures of its voxels", "receives from"
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; margin: 2rem auto; max-width: 70rem;
@@ -58,15 +60,17 @@ def _unlike(findings: Findings) -> str:
     if known is None:
         return (
             "Whether the scan is like those that the model learnt from cannot be said: the model "
-            "keeps no statistics of their codes."
+            "stores no statistics of their codes."
         )
     told = (
-        f"By the codes it uses, it lies {known.distance:.3f} from the scans that the model learnt "
-        "from (0 = the same codes as often, 1 = the mean distance of two codes)"
+        f"By its codes, the scan is at distance {known.distance:.3f} from the scans that the model "
+        "learnt from (0 = the same codes, equally often; 1 = the mean distance of two codes)"
     )
     if known.percentile is None:
         return told + "."
-    told += f", farther than {known.percentile:.0f} % of those scans lie from the other patients'."
+    told += (
+        f". Of those scans, {known.percentile:.0f} % are nearer to the scans of the other patients."
+    )
     if known.percentile >= 97.5:
         told += " <b>This scan is unlike what the model knows: check its answer with care.</b>"
     return told
@@ -82,24 +86,24 @@ def _legend(findings: Findings) -> str:
 
 def _check_first(findings: Findings, picture: bytes) -> str:
     doubtful = [one for one in findings.slices if one.voxels]
-    heads, dice = ["slice", "voxels expected wrong"], ""
+    heads, dice = ["slice", "voxels expected to be wrong"], ""
     rows = [[str(one.index), f"{one.voxels:.0f}"] for one in doubtful]
     if findings.expects_dice:
         heads.append("expected Dice")
         rows = [[*row, f"{1 - one.expected:.2f}"] for row, one in zip(rows, doubtful, strict=True)]
         dice = (
-            "<b>Expected Dice</b> is how well the slice's structures are expected to fit on "
-            "average, 0 to 1; small slices fit worse, but little is to be won there. "
+            "<b>Expected Dice</b> is the expected mean Dice of the slice's structures, 0 to 1. It "
+            "is lower in small slices, but correcting them gains little. "
         )
     return (
-        "<h2>What to check first</h2><p class=hint>Slices, numbered from 0 as the file stores "
-        "them, the one with most voxels expected to be wrong near borders first. "
-        f"{dice}Estimates from hearts seen by one model: their order says more than their size. "
-        "<b>Code map</b>: the network sees the slice in blocks, and gives each one of its codes; "
-        "blocks of like colour look alike to it. <b>Softmax entropy</b>: is one structure clearly "
-        "the likeliest (0), or are all alike (1)? <b>Chance to be wrong</b>: from that and from "
-        "what the neighbouring slices say and the distance to the next border, fitted to real "
-        "mistakes.</p>"
+        "<h2>What to check first</h2><p class=hint>Slices are numbered from 0, as the file stores "
+        "them. Those with the most voxels expected to be wrong near borders come first. "
+        f"{dice}The estimates were fitted to hearts seen by one model: the order of the slices is "
+        "more reliable than the numbers. <b>Code map</b>: the network sees the slice in blocks and "
+        "gives each block one of its codes; blocks of similar colour look similar to it. "
+        "<b>Softmax entropy</b>: 0 where one structure is clearly the most likely, 1 where all are "
+        "equally likely. <b>Chance to be wrong</b>: computed from softmax entropy, the "
+        "neighbouring slices and the distance to the next border; fitted to real mistakes.</p>"
         f"{_picture(picture, 'the slices to check first')}"
         f"{_table(heads, rows)}"
     )
@@ -130,17 +134,20 @@ def _codes(findings: Findings, picture: bytes) -> str:
             others = partners(findings.plan, code)
             row.append(", ".join(f"{o.code + 1} ({100 * o.share:.1f} %)" for o in others))
         rows.append(row)
-    heads = ["code", "cells", "share", "what its voxels are", "purity"]
-    heads += ["meets"] if findings.plan is not None else []
+    heads = ["code", "cells", "share", _ITS_VOXELS, "purity"]
+    heads += [_PARTNERS] if findings.plan is not None else []
     return (
         f"<h2>Codes</h2><p>{len(counts) - unused} of {len(counts)} codes occur; they are as "
-        f"varied as {perplexity(counts):.0f} codes used alike (perplexity). {len(telling)} of "
-        "them hold voxels of a structure; those with most come first, inspect.json has all.</p>"
+        f"varied as {perplexity(counts):.0f} equally frequent codes (perplexity). "
+        f"{len(telling)} of them hold voxels of a structure. The table lists those with the most "
+        "of these voxels; inspect.json has all codes.</p>"
         "<p class=hint>Codes count from 1, as in the file codes.nii.gz. A <b>cell</b> is one block "
-        "of a slice. <b>Purity</b> is the share of a code's voxels that its commonest structure "
-        "has: at 1 the code means one thing, a low one marks borders or a code that the model is "
-        "not clear about. <b>Meets</b> names the other codes that share references with it more "
-        "than by chance, those first with which it shares most of its mass, and that share.</p>"
+        "of a slice. <b>Purity</b> is the share of a code's voxels that belongs to its most "
+        "frequent structure, or to background. At 1, the code stands for one of them; low values "
+        "mark borders, or codes without a clear meaning. <b>Receives from</b> names the codes from "
+        "which it receives more information than by chance, because both send mass to the same "
+        "references. The number is their share of all that it receives; the largest comes "
+        "first.</p>"
         f"{_picture(picture, 'which codes the structures lie in')}{_table(heads, rows)}"
     )
 
@@ -156,18 +163,19 @@ def _plans(findings: Findings, pictures: Mapping[str, bytes]) -> str:
     residual = float(np.nanmax(column_residual(findings.trace)))
     return (
         "<h2>Transport between codes</h2><p class=hint>The network sends each cell's mass to its "
-        "references, and each reference hands back a mean of what it received: so cells that share "
-        "references hear of each other, however far apart they lie. The table says how many times "
-        "as much as by chance the cells of two structures hear of each other: 1 = no more than any "
-        "two cells.</p>"
+        "references, and each reference returns a mean of what it received. So cells that send "
+        "mass to the same references exchange information, even if they lie far apart. The table "
+        "shows how much information the cells of two structures exchange, compared with chance: "
+        "1 = as much as any two cells.</p>"
         f"{_table(['', *(escape(findings.names[column]) for column in kept)], rows)}"
-        "<p class=hint>The picture is the same code by code, for codes that hold voxels of a "
-        "structure, grouped by the one they hold most of. Every reference should receive the "
+        "<p class=hint>The picture shows the same for pairs of codes that hold voxels of a "
+        "structure, grouped by their most frequent structure. Every reference should receive the "
         "same mass; the largest deviation here is "
         f"{_percent(residual)} (column residual, smaller is better).</p>"
         f"{_picture(pictures['plan'], 'code-to-code transport plan')}"
-        "<p class=hint>Where the mass of one slice goes, for the references that its structures "
-        "send most to: red cells send it more than their even share, blue ones less.</p>"
+        "<p class=hint>The maps show which cells of one slice send mass to a reference, for the "
+        "references to which its structures send most: red cells send more than an even share, "
+        "blue cells less.</p>"
         f"{_picture(pictures['references'], 'maps of references')}"
     )
 
@@ -183,7 +191,7 @@ def _picture(png: bytes, what: str) -> str:
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table whose cells are HTML already."""
-    text = {n for n, head in enumerate(heads) if head in ("what its voxels are", "meets")}
+    text = {n for n, head in enumerate(heads) if head in (_ITS_VOXELS, _PARTNERS)}
 
     def line(cells: Sequence[str], tag: str) -> str:
         inside = (

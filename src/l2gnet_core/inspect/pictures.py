@@ -136,7 +136,7 @@ def _usage(findings: Findings) -> Figure:
     axes.tick_params(axis="x", labelsize=7)
     axes.margins(x=0.01)
     axes.set(
-        xlabel="code, that with most voxels of structures first",
+        xlabel="code, sorted by voxels of structures",
         ylabel="% of the structures' voxels",
     )
     if order:
@@ -154,7 +154,7 @@ def _plan(findings: Findings) -> Figure:
     lift = times_chance(findings.plan)[np.ix_(used, used)]
     figure = _figure(8.6, 7.4)
     axes = figure.subplots()
-    axes.set_title("Which codes meet on the same references")
+    axes.set_title("Which codes send mass to the same references")
     if not len(used):
         return figure
     largest = max(2.0, float(np.percentile(lift, 99)))
@@ -204,7 +204,7 @@ def _references(findings: Findings) -> Figure:
         axes.set_title(f"reference {reference + 1} ({name})", fontsize=9)
     # A colour bar of the image itself would take its alpha.
     scale = ScalarMappable(Normalize(1 - span, 1 + span), "bwr")
-    label = "mass sent, 1 = as much as to any reference"
+    label = "mass sent (1 = an even share)"
     figure.colorbar(scale, ax=panels, shrink=0.8, label=label, extend="both")
     figure.suptitle(f"slice {index}")
     return figure

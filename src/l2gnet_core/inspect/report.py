@@ -67,7 +67,7 @@ def inspect_file(
         )
     scan, warnings = frames[frame], list(volume.warnings)
     if len(frames) > 1:
-        warnings.append(f"A time series of {len(frames)} frames: this is a look at frame {frame}.")
+        warnings.append(f"A time series of {len(frames)} frames: frame {frame} is inspected.")
     grid = volume.grid.frame
     seen_grid = oriented_as(grid, orientation) if orientation else grid
     along = slicing_axis(seen_grid, model.card.slicing, axis)
@@ -91,8 +91,8 @@ def _require_replaceable(folder: Path) -> None:
     taken = [name for name in FILES if (folder / name).exists()]
     if taken and not _is_trace(folder / TABLES_FILE):
         raise InputError(
-            f"Expected a place for a look at a scan, but {folder / taken[0]} is there already and "
-            "l2gnet inspect did not write it; choose another output, or take that file away."
+            f"Expected a folder for the inspection, but {folder / taken[0]} is there already and "
+            "l2gnet inspect did not write it; choose another output, or move that file."
         )
 
 
