@@ -47,14 +47,22 @@ def with_organ(labels: LabelSet, organ: Label) -> LabelSet:
 def with_organs_of(labels: LabelSet, others: LabelSet) -> LabelSet:
     """Labels, and those of `others` whose ids are not among them.
 
-    Raises InputError if an id has different names in both, as organs would be mixed up.
+    Raises InputError if an id has different names in both, or a name different ids: organs would be
+    mixed up.
     """
+    ids = {plain(label.name): label.id for label in labels}
     for label in others:
         if labels.names.get(label.id, label.name) != label.name:
             raise InputError(
                 f"Expected a model whose organs are those of the mask, but its label {label.id} is "
                 f"{label.name} and the mask's is {labels.names[label.id]}; load another, or rename "
                 "the mask's organ if they are the same."
+            )
+        if (id := ids.get(plain(label.name), label.id)) != label.id:
+            raise InputError(
+                f"Expected a model whose organs are those of the mask, but its label {label.id} is "
+                f"{label.name}, which is label {id} in the mask; load another or, with Edit …, "
+                "rename or remove the mask's organ."
             )
     return _sorted([*labels, *(label for label in others if label.id not in labels.names)])
 

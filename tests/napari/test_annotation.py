@@ -515,6 +515,8 @@ def test_organs_are_added_renamed_and_refused() -> None:
         with_organs_of(labels, other)
     more = LabelSet.from_names({3: "three", 4: "vier"})
     assert with_organs_of(labels, more).names == {**labels.names, 4: "vier"}
+    with pytest.raises(InputError, match="its label 5 is Three, which is label 3 in the mask"):
+        with_organs_of(labels, LabelSet.from_names({5: "Three"}))
     assert as_called_in(other, labels).names == {3: "three", 4: "vier"}
     with pytest.raises(InputError, match="label 3 is three in one and drei"):
         same_names([labels, other])
