@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.labels import Label, LabelSet, own_colors, plain
@@ -73,18 +73,26 @@ def as_called_in(labels: LabelSet, mine: LabelSet) -> LabelSet:
     return LabelSet(tuple(called.get(label.id, label) for label in labels))
 
 
-def same_names(masks: Iterable[LabelSet]) -> dict[int, str]:
-    """Names of organs by id, for masks that are to teach one model.
+def same_names(masks: Mapping[str, LabelSet]) -> dict[int, str]:
+    """Names of organs by id, for masks that are to teach one model. masks: organs by layer name.
 
-    Raises InputError if an id has different names.
+    Raises InputError if an id has different names, or a name different ids.
     """
     names: dict[int, str] = {}
-    for labels in masks:
+    first: dict[str, tuple[int, str]] = {}
+    for mask, labels in masks.items():
         for label in labels:
             if names.setdefault(label.id, label.name) != label.name:
                 raise InputError(
                     f"Expected the same organs in all masks, but label {label.id} is "
                     f"{names[label.id]} in one and {label.name} in another; rename one of them."
+                )
+            id, there = first.setdefault(plain(label.name), (label.id, mask))
+            if id != label.id:
+                raise InputError(
+                    f"Expected the same organs in all masks, but {label.name} is label {id} in "
+                    f"{there} and label {label.id} in {mask}; rename one of them or, in one mask, "
+                    "remove it with Edit … and add it with the id of the other."
                 )
     return names
 

@@ -519,7 +519,9 @@ def test_organs_are_added_renamed_and_refused() -> None:
         with_organs_of(labels, LabelSet.from_names({5: "Three"}))
     assert as_called_in(other, labels).names == {3: "three", 4: "vier"}
     with pytest.raises(InputError, match="label 3 is three in one and drei"):
-        same_names([labels, other])
+        same_names({"A": labels, "B": other})
+    with pytest.raises(InputError, match="Three is label 3 in A and label 4 in B; rename"):
+        same_names({"A": LabelSet.from_names({3: "three"}), "B": LabelSet.from_names({4: "Three"})})
 
 
 def test_there_is_one_annotation_of_a_mask_and_a_duplicate_layer_has_its_own_mask() -> None:
