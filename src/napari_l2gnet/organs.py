@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
+from l2gnet_core.card import ModelCard
 from l2gnet_core.errors import InputError
 from l2gnet_core.labels import Label, LabelSet, own_colors, plain
 
@@ -67,10 +69,18 @@ def with_organs_of(labels: LabelSet, others: LabelSet) -> LabelSet:
     return _sorted([*labels, *(label for label in others if label.id not in labels.names)])
 
 
-def as_called_in(labels: LabelSet, mine: LabelSet) -> LabelSet:
-    """Labels with the names and colours that `mine` has for their ids."""
+def as_called_in(card: ModelCard, mine: LabelSet) -> ModelCard:
+    """A model's card with the names and colours that `mine` has for its ids."""
     called = {label.id: label for label in mine}
-    return LabelSet(tuple(called.get(label.id, label) for label in labels))
+    return with_labels(card, LabelSet(tuple(called.get(label.id, label) for label in card.labels)))
+
+
+def with_labels(card: ModelCard, labels: LabelSet) -> ModelCard:
+    """A card with other labels; the usual volume of an id goes by its new name."""
+    names = card.labels.names
+    now = {names[label.id]: label.name for label in labels if label.id in names}
+    usual = {now[name]: range for name, range in card.expects.volumes.items() if name in now}
+    return replace(card, labels=labels, expects=replace(card.expects, volumes=usual))
 
 
 def same_names(masks: Mapping[str, LabelSet]) -> dict[int, str]:

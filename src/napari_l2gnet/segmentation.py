@@ -16,6 +16,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.project.state import ModelId, ProjectState, SliceKey, SliceState, slice_of
 from l2gnet_core.volume import Grid
+from napari_l2gnet.organs import with_labels
 from napari_l2gnet.reviews import Reviews
 from napari_l2gnet.slice_counts import SliceCounts
 from napari_l2gnet.undo import UndoHistory
@@ -269,12 +270,8 @@ class Segmentation:
                 f"Expected label ids up to {most} in this mask, but got {largest}; choose a "
                 "smaller id."
             )
-        names = self.card.labels.names
-        now = {names[label.id]: label.name for label in labels if label.id in names}
-        expects = self.card.expects
-        volumes = {now[name]: usual for name, usual in expects.volumes.items() if name in now}
-        self.card = replace(self.card, labels=labels, expects=replace(expects, volumes=volumes))
-        new = set(labels.names) - set(names)
+        new = set(labels.names) - set(self.card.labels.names)
+        self.card = with_labels(self.card, labels)
         self.clean_up = self.clean_up.sparing(new)
         self.reviews.relabel(labels.names)
         self.counts = SliceCounts(self.shown, self.axis, [label.id for label in labels])

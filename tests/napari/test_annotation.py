@@ -517,7 +517,10 @@ def test_organs_are_added_renamed_and_refused() -> None:
     assert with_organs_of(labels, more).names == {**labels.names, 4: "vier"}
     with pytest.raises(InputError, match="its label 5 is Three, which is label 3 in the mask"):
         with_organs_of(labels, LabelSet.from_names({5: "Three"}))
-    assert as_called_in(other, labels).names == {3: "three", 4: "vier"}
+    card = ModelCard("other", other, expects=Expectations(volumes={"drei": (1.0, 2.0)}))
+    card = as_called_in(card, labels)
+    assert card.labels.names == {3: "three", 4: "vier"}
+    assert card.expects.volumes == {"three": (1.0, 2.0)}
     with pytest.raises(InputError, match="label 3 is three in one and drei"):
         same_names({"A": labels, "B": other})
     with pytest.raises(InputError, match="Three is label 3 in A and label 4 in B; rename"):
