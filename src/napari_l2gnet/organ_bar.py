@@ -12,7 +12,7 @@ from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.correct_form import CorrectForm
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.organ_dialog import OrganDialog
-from napari_l2gnet.organs import LARGEST_ID, free_id, new_color, with_organ
+from napari_l2gnet.organs import free_id, new_color, with_organ
 
 
 class OrganBar(QObject):
@@ -102,18 +102,27 @@ class OrganBar(QObject):
             return
         labels = self._mask.segmentation.card.labels
         id = free_id(labels) if self.stray is None else self.stray
-        dialog = OrganDialog(Label(id, "", new_color(labels)), LARGEST_ID, True, self._form)
-        dialog.accepted.connect(lambda: self.put(dialog.organ, new=True))
-        dialog.open()
+        self._open(Label(id, "", new_color(labels)), new=True)
 
     def _ask(self) -> None:
         id = self._form.organ.currentData()
         if self._mask is None or id is None:
             return
         name = self._mask.segmentation.card.labels.names[id]
-        organ = Label(id, name, self._mask.colors()[id][0])
-        dialog = OrganDialog(organ, LARGEST_ID, False, self._form)
-        dialog.accepted.connect(lambda: self.put(dialog.organ))
+        self._open(Label(id, name, self._mask.colors()[id][0]), new=False)
+
+    def _open(self, organ: Label, new: bool) -> None:
+        """Ask for an organ."""
+        mask = self._mask
+        assert mask is not None
+        dialog = OrganDialog(
+            organ,
+            mask.segmentation.largest_id,
+            new,
+            lambda one: _with(mask, one, new),
+            self._form,
+        )
+        dialog.accepted.connect(lambda: self.put(dialog.organ, new))
         dialog.open()
 
     def put(self, organ: Label, new: bool = False) -> None:
@@ -121,14 +130,8 @@ class OrganBar(QObject):
         mask, annotation = self._mask, self._annotation
         if mask is None or annotation is None:
             return
-        labels = mask.segmentation.card.labels
         try:
-            if new and organ.id in labels.names:
-                raise InputError(
-                    f"Expected an id that is free, but {organ.id} is the {labels.names[organ.id]}; "
-                    "choose another."
-                )
-            mask.relabel(with_organ(labels, organ))
+            mask.relabel(_with(mask, organ, new))
         except InputError as error:
             self.refused.emit(error)
             return
@@ -146,3 +149,15 @@ class OrganBar(QObject):
                 "there, too, or accept them again."
             )
         self.said.emit(text)
+
+
+def _with(mask: MaskLayer, organ: Label, new: bool) -> LabelSet:
+    """A mask's organs with a new or a changed one. Raises InputError for a new one whose id is
+    taken, and as `with_organ` does."""
+    labels = mask.segmentation.card.labels
+    if new and organ.id in labels.names:
+        raise InputError(
+            f"Expected an id that is free, but {organ.id} is the {labels.names[organ.id]}; "
+            "choose another."
+        )
+    return with_organ(labels, organ)

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QColorDialog,
     QDialog,
     QDialogButtonBox,
     QFormLayout,
+    QLabel,
     QLineEdit,
     QPushButton,
     QSpinBox,
     QWidget,
 )
 
+from l2gnet_core.errors import InputError
 from l2gnet_core.labels import Label
 
 
 class OrganDialog(QDialog):
-    """Shows an organ and gives back what a person makes of it; ids of known organs are fixed."""
+    """Shows an organ and gives back what a person makes of it; ids of known organs are fixed.
 
-    def __init__(self, organ: Label, largest_id: int, new: bool, parent: QWidget) -> None:
+    check: raises InputError for an organ that cannot be accepted; the dialog shows its sentence.
+    """
+
+    def __init__(
+        self,
+        organ: Label,
+        largest_id: int,
+        new: bool,
+        check: Callable[[Label], object],
+        parent: QWidget,
+    ) -> None:
         super().__init__(parent)
+        self._check = check
         self.setWindowTitle("New organ" if new else f"Edit {organ.name}")
         self.name = QLineEdit(organ.name)
         self.name.setPlaceholderText("such as spleen")
@@ -40,21 +56,41 @@ class OrganDialog(QDialog):
         buttons = QDialogButtonBox(
             QDialogButtonBox.StandardButton.Ok | QDialogButtonBox.StandardButton.Cancel
         )
+        #: Why the organ was refused.
+        self.problem = QLabel()
+        self.problem.setWordWrap(True)
+        self.problem.setTextFormat(Qt.TextFormat.PlainText)
+        self.problem.hide()
         buttons.accepted.connect(self.accept)
         buttons.rejected.connect(self.reject)
         self.ok = buttons.button(QDialogButtonBox.StandardButton.Ok)
         self.name.textChanged.connect(lambda _: self._allow_ok())
+        for changed in (self.name.textChanged, self.id.valueChanged):
+            changed.connect(lambda _: self.problem.hide())
         self._allow_ok()
         form = QFormLayout(self)
         form.addRow("Name", self.name)
         form.addRow("Id", self.id)
         form.addRow("Colour", self.color)
+        form.addRow(self.problem)
         form.addRow(buttons)
 
     @property
     def organ(self) -> Label:
         """The organ as it is now."""
         return Label(self.id.value(), self.name.text().strip(), self._color)
+
+    def accept(self) -> None:
+        """Close, unless the organ is refused."""
+        try:
+            self._check(self.organ)
+        except InputError as error:
+            self.problem.setText(str(error))
+            self.problem.show()
+            # The window does not grow with a wrapped label by itself.
+            self.adjustSize()
+        else:
+            super().accept()
 
     def _allow_ok(self) -> None:
         self.ok.setEnabled(bool(self.name.text().strip()))

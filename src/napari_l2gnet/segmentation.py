@@ -16,7 +16,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.project.state import ModelId, ProjectState, SliceKey, SliceState, slice_of
 from l2gnet_core.volume import Grid
-from napari_l2gnet.organs import with_labels
+from napari_l2gnet.organs import LARGEST_ID, with_labels
 from napari_l2gnet.reviews import Reviews
 from napari_l2gnet.slice_counts import SliceCounts
 from napari_l2gnet.undo import UndoHistory
@@ -259,13 +259,18 @@ class Segmentation:
 
     # ------------------------------------------------------------------ organs
 
+    @property
+    def largest_id(self) -> int:
+        """The largest id that an organ of this mask can have."""
+        return min(LARGEST_ID, int(np.iinfo(self.raw.dtype).max))
+
     def relabel(self, labels: LabelSet) -> None:
         """Give the mask other organs. Earlier reviews do not cover new ones.
 
         Raises InputError for ids that do not fit into the mask.
         """
         largest = max(label.id for label in labels)
-        if largest > (most := int(np.iinfo(self.raw.dtype).max)):
+        if largest > (most := self.largest_id):
             raise InputError(
                 f"Expected label ids up to {most} in this mask, but got {largest}; choose a "
                 "smaller id."

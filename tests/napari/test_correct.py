@@ -842,6 +842,20 @@ def test_the_dialog_gives_back_the_organ(correct_widget: Any, qtbot: Any) -> Non
     (dialog,) = widget.findChildren(OrganDialog)
     dialog.name.setText(" papillary muscle ")
     assert dialog.organ.name == "papillary muscle"
+    # What cannot be is told while it can still be changed.
+    for name, id, problem in (
+        ("Myocardium ", 4, "there is a myocardium already"),
+        ("papillary muscle", 2, "2 is the myocardium"),
+    ):
+        dialog.name.setText(name)
+        dialog.id.setValue(id)
+        assert not dialog.problem.isVisible()
+        dialog.ok.click()
+        assert dialog.isVisible()
+        assert problem in dialog.problem.text()
+    dialog.id.setValue(1000)
+    assert dialog.id.value() == 255  # as the mask's voxels can
+    dialog.id.setValue(4)
     dialog.accept()
     labels = widget.mask.segmentation.card.labels
     assert labels.names[4] == "papillary muscle"
