@@ -87,6 +87,7 @@ class CorrectWidget(CorrectForm):
         self.review.looked.connect(self._show_all)
         self.review.said.connect(lambda text, holds: self._say(text, holds=holds))
         self.organs.chosen.connect(self._update_controls)
+        self.organs.removed.connect(lambda text, holds: self._say(text, holds=holds))
         self.interpolate.clicked.connect(self.interpolate_organ)
         self.masks.aboutToShow.connect(self._list_masks)
         self.viewer.layers.events.inserted.connect(self._update_controls)

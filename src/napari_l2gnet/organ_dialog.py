@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QColorDialog,
@@ -26,7 +26,11 @@ class OrganDialog(QDialog):
     """Shows an organ and gives back what a person makes of it; ids of known organs are fixed.
 
     check: raises InputError for an organ that cannot be accepted; the dialog shows its sentence.
+    stays: why a known organ cannot be removed; "" if it can.
     """
+
+    #: The organ is to be removed; the dialog is closed.
+    removed = Signal()
 
     def __init__(
         self,
@@ -34,6 +38,7 @@ class OrganDialog(QDialog):
         largest_id: int,
         new: bool,
         check: Callable[[Label], object],
+        stays: str,
         parent: QWidget,
     ) -> None:
         super().__init__(parent)
@@ -63,6 +68,12 @@ class OrganDialog(QDialog):
         self.problem.hide()
         buttons.accepted.connect(self.accept)
         buttons.rejected.connect(self.reject)
+        self.remove = buttons.addButton("Remove", QDialogButtonBox.ButtonRole.DestructiveRole)
+        self.remove.setVisible(not new)
+        self.remove.setEnabled(not stays)
+        self.remove.setToolTip(stays or "What is painted as this organ becomes background")
+        self.remove.clicked.connect(self.reject)
+        self.remove.clicked.connect(self.removed)
         self.ok = buttons.button(QDialogButtonBox.StandardButton.Ok)
         self.name.textChanged.connect(lambda _: self._allow_ok())
         for changed in (self.name.textChanged, self.id.valueChanged):

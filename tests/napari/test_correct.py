@@ -34,6 +34,7 @@ from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.organ_dialog import OrganDialog
 from napari_l2gnet.organs import UNMARKED
 from napari_l2gnet.preview import AFTER, BEFORE, CHANGES, Preview
+from napari_l2gnet.proposals import bring_organs
 from napari_l2gnet.script_watch import ScriptWatch
 from napari_l2gnet.session import Session
 from napari_l2gnet.slice_queue import SLICE, SliceQueue
@@ -770,6 +771,12 @@ def test_a_version_that_another_mask_taught_brings_its_organs(
 
     assert ends(qtbot, widget, go_and_cancel) == "cancelled"
     assert segmentation.card.labels.names == {**names, 4: "thrombus"}
+    # One that was removed comes back as it was called here.
+    mask = MaskLayer(widget.viewer, widget.layer.layer)
+    widget.organs.put(Label(5, "vessel", "#56b4e9"), new=True)
+    mask.remove_organ(5)
+    assert bring_organs(mask, widget.annotation, widget.annotation.versions[number]) == (5,)
+    assert segmentation.card.labels.names[5] == "vessel"
 
 
 def test_fine_tuning_begins_with_the_model_that_made_the_mask(
@@ -861,6 +868,11 @@ def test_the_dialog_gives_back_the_organ(correct_widget: Any, qtbot: Any) -> Non
     assert labels.names[4] == "papillary muscle"
     assert labels.colors[4] not in [label.color for label in labels if label.id != 4]
     assert widget.organ.currentText() == "papillary muscle"
+    widget.organ.setCurrentIndex(0)
+    widget.edit_organ.click()
+    dialog = widget.findChildren(OrganDialog)[-1]
+    assert not dialog.remove.isEnabled()
+    assert "finds the right ventricle: it stays" in dialog.remove.toolTip()
 
 
 def test_everything_disabled_says_why(
