@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -82,18 +83,19 @@ def in_place_of_bundled(name: str) -> str:
 def find_model(name_or_path: str) -> Path:
     """The file of a model given by name, file or folder.
 
-    Raises InputError if there is none, naming the available models, or if there are two.
+    Copies of one file count as one model. Raises InputError if there is none, naming the available
+    models, or if there are two.
     """
     named = _files_in(BUNDLED_FOLDER) | _files_in(user_folder())
     here = Path(name_or_path)
     if name_or_path in named:
         file, *others = named[name_or_path]
-        if others:
+        if other := next((one for one in others if not _equal(file, one)), None):
             raise InputError(
-                f"Expected one model called {name_or_path}, but there are {file} and {others[0]}; "
+                f"Expected one model called {name_or_path}, but there are {file} and {other}; "
                 "give the path of the one that is meant, or rename one of them."
             )
-        if (here / MODEL_FILE).is_file() and not (here / MODEL_FILE).samefile(file):
+        if (here / MODEL_FILE).is_file() and not _equal(file, here / MODEL_FILE):
             raise InputError(
                 f"Expected one model called {name_or_path}, but there is one by that name and one "
                 f"in the folder here; write {os.path.join(os.curdir, name_or_path)} for the one in "
@@ -107,6 +109,11 @@ def find_model(name_or_path: str) -> Path:
         f"Expected a model's name, file or folder, but there is no '{name_or_path}'; "
         f"models at hand: {known}."
     )
+
+
+def _equal(one: Path, other: Path) -> bool:
+    """Do two files have the same bytes?"""
+    return one.samefile(other) or filecmp.cmp(one, other, shallow=False)
 
 
 def _files_in(folder: Path) -> dict[str, list[Path]]:

@@ -72,7 +72,7 @@ class CorrectForm(DockedWidget):
         self.organ = QComboBox()
         self.organ.setToolTip("The organ to paint with, to edit, and to interpolate")
         self.add_organ = _quiet("New …", "Add an organ: paint it, and the model learns it")
-        self.edit_organ = _quiet("Edit …", "Another name or colour for this organ")
+        self.edit_organ = _quiet("Edit …", "Another name or colour for this organ, or remove it")
         self.interpolate = _quiet(
             "Interpolate between slices",
             "Fill the slices between those that you painted or accepted: shapes in between, with "

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.catalog import find_model
+from l2gnet_core.labels import plain
 from l2gnet_core.project.events import Answered, FineTuned, Tidying
 from l2gnet_core.project.state import SliceKey
 from l2gnet_core.relay import relayed
@@ -279,8 +280,12 @@ def _config(task: Task, model: Model, corrections: Sequence[Correction]) -> Fine
     from l2gnet_core.finetune_config import settings
 
     held = set().union(*(correction.structures for correction in corrections))
-    new = held - set(model.card.labels.names)
-    names = {id: name for id, name in task.names.items() if id in new}
+    known = model.card.labels.names
+    new = held - set(known)
+    # A new organ may have the old name of a renamed one. The model keeps its own names, by which it
+    # is checked on drawn hearts, and names such an organ by its id until it is saved.
+    taken = {plain(name) for name in known.values()}
+    names = {id: name for id, name in task.names.items() if id in new and plain(name) not in taken}
     usual = settings(task.kind == "project", bool(new))
     return replace(usual, seconds=task.seconds, names=names)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import napari
@@ -13,7 +14,7 @@ from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
 from l2gnet_core.card import ModelCard
-from l2gnet_core.labels import LabelSet
+from l2gnet_core.labels import Label, LabelSet, plain
 from l2gnet_core.project.state import SliceKey
 from l2gnet_core.volume import Grid
 from napari_l2gnet import mask_colors
@@ -32,6 +33,7 @@ from napari_l2gnet.napari_history import (
     painting_events,
     report_edits,
 )
+from napari_l2gnet.organs import with_organ
 from napari_l2gnet.orientation import ORIENTATION_KEY
 from napari_l2gnet.segmentation import Segmentation
 
@@ -242,6 +244,39 @@ class MaskLayer(MaskView):
         before = self.segmentation.card.labels
         self.segmentation.relabel(labels)
         mask_colors.relabel(self.layer, before, labels)
+
+    def remove_organ(self, id: int) -> int:
+        """Take an organ out of the mask; its voxels become background, as one stroke of a person.
+
+        Returns how many voxels change. The organ returns once undo brings voxels of it back.
+        """
+        segmentation, layer = self.segmentation, self.layer
+        before = segmentation.card.labels
+        voxels = np.flatnonzero(segmentation.shown == id)
+        if len(voxels):
+            layer.data_setitem(np.unravel_index(voxels, layer.data.shape), 0)
+        organ = Label(id, before.names[id], self.colors()[id][0])
+        segmentation.remove_organ(organ)
+        mask_colors.relabel(layer, before, segmentation.card.labels)
+        return len(voxels)
+
+    def bring_back_organs(self) -> None:
+        """Give removed organs back to the mask if undo or redo brought voxels of them back."""
+        segmentation = self.segmentation
+        for organ, covered in list(segmentation.removed.values()):
+            if (segmentation.shown == organ.id).any():
+                del segmentation.removed[organ.id]
+                self.relabel(with_organ(segmentation.card.labels, self._named_apart(organ)))
+                # Reviews from before it was removed still cover it.
+                segmentation.unreviewed_organs.difference_update((at, organ.id) for at in covered)
+
+    def _named_apart(self, organ: Label) -> Label:
+        """An organ with its id in the name if another organ has its name."""
+        taken = {plain(label.name) for label in self.segmentation.card.labels}
+        name = organ.name
+        while plain(name) in taken:
+            name = f"{name} ({organ.id})"
+        return replace(organ, name=name)
 
     def colors(self) -> dict[int, tuple[str, bool]]:
         """By label id: an organ's colour as "#rrggbb", and whether it is drawn."""

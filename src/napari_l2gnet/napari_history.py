@@ -57,6 +57,8 @@ def report_edits(mask: MaskLayer) -> None:
     def then(replay: Callable[[], None], tell: Callable[[], None]) -> Callable[[], None]:
         def replay_and_tell() -> None:
             replay()
+            # First: reviews that are restored cover the organs of the mask.
+            mask.bring_back_organs()
             tell()
             # An answer that is undone may have been the first one of some slices.
             mask.name_coverage()

@@ -10,9 +10,10 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.labels import Label, LabelSet, hex_color
 from napari_l2gnet.annotation import Annotation
 from napari_l2gnet.correct_form import CorrectForm
+from napari_l2gnet.learning import card_of
 from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.organ_dialog import OrganDialog
-from napari_l2gnet.organs import LARGEST_ID, free_id, new_color, with_organ
+from napari_l2gnet.organs import free_id, new_color, with_organ
 
 
 class OrganBar(QObject):
@@ -20,6 +21,8 @@ class OrganBar(QObject):
 
     chosen = Signal()
     said = Signal(str)
+    #: What to say of an organ that was removed, and a function that tells whether it still holds.
+    removed = Signal(str, object)
     refused = Signal(object)
 
     def __init__(self, form: CorrectForm) -> None:
@@ -101,35 +104,77 @@ class OrganBar(QObject):
     def _ask_new(self) -> None:
         if self._mask is None:
             return
-        labels = self._mask.segmentation.card.labels
-        id = free_id(labels) if self.stray is None else self.stray
-        dialog = OrganDialog(Label(id, "", new_color(labels)), LARGEST_ID, True, self._form)
-        dialog.accepted.connect(lambda: self.put(dialog.organ, new=True))
-        dialog.open()
+        segmentation = self._mask.segmentation
+        labels = segmentation.card.labels
+        taken = LabelSet((*labels, *segmentation.undoable_organs))
+        id = free_id(taken) if self.stray is None else self.stray
+        self._open(Label(id, "", new_color(labels)), new=True)
 
     def _ask(self) -> None:
         id = self._form.organ.currentData()
         if self._mask is None or id is None:
             return
         name = self._mask.segmentation.card.labels.names[id]
-        organ = Label(id, name, self._mask.colors()[id][0])
-        dialog = OrganDialog(organ, LARGEST_ID, False, self._form)
-        dialog.accepted.connect(lambda: self.put(dialog.organ))
+        self._open(Label(id, name, self._mask.colors()[id][0]), new=False)
+
+    def _open(self, organ: Label, new: bool) -> None:
+        """Ask for an organ."""
+        mask = self._mask
+        assert mask is not None
+        dialog = OrganDialog(
+            organ,
+            mask.segmentation.largest_id,
+            new,
+            lambda one: mask.segmentation.require_fit(_with(mask, one, new)),
+            "" if new else self._why_stays(organ.id),
+            self._form,
+        )
+        dialog.removed.connect(lambda: self.remove(organ.id))
+        dialog.accepted.connect(lambda: self.put(dialog.organ, new))
         dialog.open()
+
+    def _why_stays(self, id: int) -> str:
+        """Why an organ cannot be removed, in a sentence; "" if it can."""
+        mask, annotation = self._mask, self._annotation
+        assert mask is not None
+        assert annotation is not None
+        if annotation.proposal is not None:
+            return "Accept or discard the preview first."
+        try:
+            known = card_of(annotation.version, annotation).labels.names
+        except InputError as error:
+            return str(error)
+        name = mask.segmentation.card.labels.names[id]
+        return f"The model of this version finds the {name}: it stays." if id in known else ""
+
+    def remove(self, id: int) -> None:
+        """Remove an organ that the model of the version on screen does not have."""
+        mask, annotation = self._mask, self._annotation
+        if mask is None or annotation is None or self._why_stays(id):
+            return
+        name = mask.segmentation.card.labels.names[id]
+        mask.layer.selected_label = next(
+            one for one in mask.segmentation.card.labels.names if one != id
+        )
+        changed = mask.remove_organ(id)
+        annotation.changed.emit("organs")
+        if changed:
+            # Ctrl-Z acts on the selected layer.
+            mask.viewer.layers.selection.active = mask.layer
+            text = (
+                f"Removed the {name}: {changed:,} voxels are background now; Ctrl-Z takes it back."
+            )
+            self.removed.emit(text, annotation.segmentation.undo_history.last_step())
+        else:
+            self.said.emit(f"Removed the {name}.")
 
     def put(self, organ: Label, new: bool = False) -> None:
         """Add an organ, or change the one that has its id; paint with it from now on."""
         mask, annotation = self._mask, self._annotation
         if mask is None or annotation is None:
             return
-        labels = mask.segmentation.card.labels
         try:
-            if new and organ.id in labels.names:
-                raise InputError(
-                    f"Expected an id that is free, but {organ.id} is the {labels.names[organ.id]}; "
-                    "choose another."
-                )
-            mask.relabel(with_organ(labels, organ))
+            mask.relabel(_with(mask, organ, new))
         except InputError as error:
             self.refused.emit(error)
             return
@@ -147,3 +192,15 @@ class OrganBar(QObject):
                 "there, too, or accept them again."
             )
         self.said.emit(text)
+
+
+def _with(mask: MaskLayer, organ: Label, new: bool) -> LabelSet:
+    """A mask's organs with a new or a changed one. Raises InputError for a new one whose id is
+    taken, and as `with_organ` does."""
+    labels = mask.segmentation.card.labels
+    if new and organ.id in labels.names:
+        raise InputError(
+            f"Expected an id that is free, but {organ.id} is the {labels.names[organ.id]}; "
+            "choose another."
+        )
+    return with_organ(labels, organ)

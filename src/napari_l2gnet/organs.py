@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
+from l2gnet_core.card import ModelCard
 from l2gnet_core.errors import InputError
 from l2gnet_core.labels import Label, LabelSet, own_colors, plain
 
@@ -47,8 +49,10 @@ def with_organ(labels: LabelSet, organ: Label) -> LabelSet:
 def with_organs_of(labels: LabelSet, others: LabelSet) -> LabelSet:
     """Labels, and those of `others` whose ids are not among them.
 
-    Raises InputError if an id has different names in both, as organs would be mixed up.
+    Raises InputError if an id has different names in both, or a name different ids: organs would be
+    mixed up.
     """
+    ids = {plain(label.name): label.id for label in labels}
     for label in others:
         if labels.names.get(label.id, label.name) != label.name:
             raise InputError(
@@ -56,27 +60,49 @@ def with_organs_of(labels: LabelSet, others: LabelSet) -> LabelSet:
                 f"{label.name} and the mask's is {labels.names[label.id]}; load another, or rename "
                 "the mask's organ if they are the same."
             )
+        if (id := ids.get(plain(label.name), label.id)) != label.id:
+            raise InputError(
+                f"Expected a model whose organs are those of the mask, but its label {label.id} is "
+                f"{label.name}, which is label {id} in the mask; load another or, with Edit …, "
+                "rename or remove the mask's organ."
+            )
     return _sorted([*labels, *(label for label in others if label.id not in labels.names)])
 
 
-def as_called_in(labels: LabelSet, mine: LabelSet) -> LabelSet:
-    """Labels with the names and colours that `mine` has for their ids."""
+def as_called_in(card: ModelCard, mine: LabelSet) -> ModelCard:
+    """A model's card with the names and colours that `mine` has for its ids."""
     called = {label.id: label for label in mine}
-    return LabelSet(tuple(called.get(label.id, label) for label in labels))
+    return with_labels(card, LabelSet(tuple(called.get(label.id, label) for label in card.labels)))
 
 
-def same_names(masks: Iterable[LabelSet]) -> dict[int, str]:
-    """Names of organs by id, for masks that are to teach one model.
+def with_labels(card: ModelCard, labels: LabelSet) -> ModelCard:
+    """A card with other labels; the usual volume of an id goes by its new name."""
+    names = card.labels.names
+    now = {names[label.id]: label.name for label in labels if label.id in names}
+    usual = {now[name]: range for name, range in card.expects.volumes.items() if name in now}
+    return replace(card, labels=labels, expects=replace(card.expects, volumes=usual))
 
-    Raises InputError if an id has different names.
+
+def same_names(masks: Mapping[str, LabelSet]) -> dict[int, str]:
+    """Names of organs by id, for masks that are to teach one model. masks: organs by layer name.
+
+    Raises InputError if an id has different names, or a name different ids.
     """
     names: dict[int, str] = {}
-    for labels in masks:
+    first: dict[str, tuple[int, str]] = {}
+    for mask, labels in masks.items():
         for label in labels:
             if names.setdefault(label.id, label.name) != label.name:
                 raise InputError(
                     f"Expected the same organs in all masks, but label {label.id} is "
                     f"{names[label.id]} in one and {label.name} in another; rename one of them."
+                )
+            id, there = first.setdefault(plain(label.name), (label.id, mask))
+            if id != label.id:
+                raise InputError(
+                    f"Expected the same organs in all masks, but {label.name} is label {id} in "
+                    f"{there} and label {label.id} in {mask}; rename one of them or, in one mask, "
+                    "remove it with Edit … and add it with the id of the other."
                 )
     return names
 

@@ -15,7 +15,7 @@ from l2gnet_core.project.state import SliceKey
 from napari_l2gnet.annotation import Annotation, Version
 from napari_l2gnet.learning import TaskProgress, card_of, tidied
 from napari_l2gnet.mask_layer import MaskLayer
-from napari_l2gnet.organs import with_organs_of
+from napari_l2gnet.organs import as_called_in, with_organs_of
 from napari_l2gnet.preview import AFTER, BEFORE
 from napari_l2gnet.segmentation import Segmentation
 from napari_l2gnet.tasks import annotation_of
@@ -128,7 +128,9 @@ def bring_organs(mask: MaskLayer, annotation: Annotation, version: Version) -> t
     """Give a mask the organs of a version's model that it lacks, such as those learnt from another
     mask; returns their ids. Raises InputError."""
     mine = mask.segmentation.card.labels
-    theirs = card_of(version, annotation).labels
+    # One that was removed here comes back with its name here.
+    removed = LabelSet(tuple(one for one, _ in mask.segmentation.removed.values()))
+    theirs = as_called_in(card_of(version, annotation), removed).labels
     new = LabelSet(tuple(one for one in theirs if one.id not in mine.names))
     if new.labels:
         mask.relabel(with_organs_of(mine, new))

@@ -13,9 +13,10 @@ from psygnal import Signal
 
 from l2gnet_core.card import ModelCard
 from l2gnet_core.errors import InputError
-from l2gnet_core.labels import LabelSet
+from l2gnet_core.labels import Label, LabelSet
 from l2gnet_core.project.state import ModelId, ProjectState, SliceKey, SliceState, slice_of
 from l2gnet_core.volume import Grid
+from napari_l2gnet.organs import LARGEST_ID, with_labels
 from napari_l2gnet.reviews import Reviews
 from napari_l2gnet.slice_counts import SliceCounts
 from napari_l2gnet.undo import UndoHistory
@@ -70,6 +71,8 @@ class Segmentation:
         #: By frame: what the model saw, if it has codes.
         self.traces: dict[int, Trace] = {}
         self.reviews = Reviews(card.labels.names)
+        #: Organs that a person removed, by id, with the slices whose review covered them.
+        self.removed: dict[int, tuple[Label, frozenset[SliceKey]]] = {}
         #: Number of the model version that gave the answer; 0 is the first one.
         self.version = 0
         #: The model that gave the answer, or its id; None before the first answer.
@@ -258,23 +261,51 @@ class Segmentation:
 
     # ------------------------------------------------------------------ organs
 
+    @property
+    def largest_id(self) -> int:
+        """The largest id that an organ of this mask can have."""
+        return min(LARGEST_ID, int(np.iinfo(self.raw.dtype).max))
+
+    def require_fit(self, labels: LabelSet) -> None:
+        """Raises InputError for an id that is too large for the mask, and for one whose voxels undo
+        or redo can bring back as another organ."""
+        largest = max(label.id for label in labels)
+        if largest > self.largest_id:
+            raise InputError(
+                f"Expected label ids up to {self.largest_id} in this mask, but got {largest}; "
+                "choose a smaller id."
+            )
+        for label in self.undoable_organs:
+            if labels.names.get(label.id, label.name) != label.name:
+                raise InputError(
+                    f"Expected an id that is free, but {label.id} was the {label.name}, which "
+                    "Ctrl-Z can bring back; choose another."
+                )
+
+    @property
+    def undoable_organs(self) -> list[Label]:
+        """Removed organs whose voxels undo or redo can bring back."""
+        return [one for one, _ in self.removed.values() if self.undo_history.holds(one.id)]
+
+    def remove_organ(self, organ: Label) -> None:
+        """Take out an organ without voxels. organ: with the colour that it gets if it returns."""
+        id, reviews = organ.id, self.reviews
+        covered = frozenset(
+            at for at in reviews.slices if (at, id) not in reviews.unreviewed_organs
+        )
+        self.relabel(LabelSet(tuple(one for one in self.card.labels if one.id != id)))
+        self.removed[id] = organ, covered
+
     def relabel(self, labels: LabelSet) -> None:
         """Give the mask other organs. Earlier reviews do not cover new ones.
 
-        Raises InputError for ids that do not fit into the mask.
+        Raises InputError as `require_fit` does.
         """
-        largest = max(label.id for label in labels)
-        if largest > (most := int(np.iinfo(self.raw.dtype).max)):
-            raise InputError(
-                f"Expected label ids up to {most} in this mask, but got {largest}; choose a "
-                "smaller id."
-            )
-        names = self.card.labels.names
-        now = {names[label.id]: label.name for label in labels if label.id in names}
-        expects = self.card.expects
-        volumes = {now[name]: usual for name, usual in expects.volumes.items() if name in now}
-        self.card = replace(self.card, labels=labels, expects=replace(expects, volumes=volumes))
-        new = set(labels.names) - set(names)
+        self.require_fit(labels)
+        for id in labels.names:
+            self.removed.pop(id, None)
+        new = set(labels.names) - set(self.card.labels.names)
+        self.card = with_labels(self.card, labels)
         self.clean_up = self.clean_up.sparing(new)
         self.reviews.relabel(labels.names)
         self.counts = SliceCounts(self.shown, self.axis, [label.id for label in labels])

@@ -12,7 +12,7 @@ from napari.layers import Image, Labels, Layer
 from numpy.typing import NDArray
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.labels import LabelSet
+from l2gnet_core.labels import LabelSet, plain
 from l2gnet_core.project.state import SliceKey
 from napari_l2gnet.layers import LABELS_KEY, VIEW_KEY
 from napari_l2gnet.mask_layer import IMAGE_KEY, SEGMENTATION_KEY, MaskLayer
@@ -58,7 +58,7 @@ def take_over(mask: MaskLayer, other: Labels | Image) -> tuple[int, int]:
     Reviewed slices stay as they are. Organs are matched by name if the other mask has names.
 
     Returns how many voxels changed, and in how many slices. Raises InputError for labels that are
-    no organ's.
+    no organ's, or could be two organs'.
     """
     segmentation = mask.segmentation
     if (fit := fit_of(other, mask.layer)) is None:
@@ -198,13 +198,18 @@ def _names(layer: Labels | Image) -> dict[int, str]:
 
 def _organs(names: dict[int, str], organs: LabelSet) -> NDArray[np.uint16]:
     """A table from labels of a mask with these names to ids of organs; UNMARKED where there is
-    none."""
+    none. Raises InputError for a name that two organs have, unless one of them has the label."""
     table = np.full(UNMARKED + 1, UNMARKED, np.uint16)
     table[0] = 0
-    called = {organ.name.strip().casefold(): organ.id for organ in organs}
     for label, name in names.items():
-        if label <= LARGEST_ID:
-            table[label] = called.get(name.casefold(), UNMARKED)
+        called = [organ.id for organ in organs if plain(organ.name) == plain(name)]
+        if len(called) > 1 and label not in called:
+            raise InputError(
+                f"Expected different names for the organs of this mask, but {called[0]} and "
+                f"{called[1]} of this mask are both the {name}; rename one of them."
+            )
+        if label <= LARGEST_ID and called:
+            table[label] = label if label in called else called[0]
     if not names:
         ids = list(organs.names)
         table[ids] = ids

@@ -64,7 +64,7 @@ def fine_tuning(
         for mask, annotation in zip(masks, annotations, strict=True)
     ]
     first, *others = annotations
-    names = same_names(mask.segmentation.card.labels for mask in masks)
+    names = same_names({mask.layer.name: mask.segmentation.card.labels for mask in masks})
     return Task(
         first, first.version, scans, masks[0].place, kind, seconds, names=names, others=others
     )

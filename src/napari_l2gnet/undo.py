@@ -93,6 +93,12 @@ class UndoHistory:
         self._done.clear()
         self._undone.clear()
 
+    def holds(self, label: int) -> bool:
+        """Can undo or redo bring voxels of a label back?"""
+        steps = [*self._done, *(undone.step for undone in self._undone)]
+        deltas = (step.shown if isinstance(step, Adoption) else step for step in steps)
+        return any((one.before == label).any() or (one.after == label).any() for one in deltas)
+
     # ------------------------------------------------------------------ what the layer tells
 
     def stroke(

@@ -88,8 +88,8 @@ class VersionBar(QObject):
             return
         try:
             model = self._model(annotation)
-            labels = as_called_in(model.card.labels, annotation.segmentation.card.labels)
-            self._session.save(replace(model, card=replace(model.card, labels=labels)), path)
+            card = as_called_in(model.card, annotation.segmentation.card.labels)
+            self._session.save(replace(model, card=card), path)
         except InputError as error:
             self.refused.emit(error)
             return

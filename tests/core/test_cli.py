@@ -448,6 +448,12 @@ def test_a_structure_called_mean_does_not_hide_the_mean(tmp_path):
     }
 
 
+def save_changed(file: Path, changed: Path) -> None:
+    """Save a model with another card."""
+    model = load_model(file)
+    save_model(changed, model.network, replace(model.card, views=4))
+
+
 def test_run_folders_and_overrides_among_the_users_models(
     l2gnet, model_file, tmp_path, monkeypatch
 ):
@@ -463,6 +469,9 @@ def test_run_folders_and_overrides_among_the_users_models(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
     shutil.copy(model_file, tmp_path / "run" / MODEL_FILE)
+    # A copy is the same model.
+    assert find_model("run") == folder / "run" / MODEL_FILE
+    save_changed(model_file, tmp_path / "run" / MODEL_FILE)
     with pytest.raises(InputError, match=r"one in the folder here; write \./run for"):
         find_model("run")
     assert find_model("./run").samefile(tmp_path / "run" / MODEL_FILE)
@@ -498,6 +507,8 @@ def test_two_models_of_one_name_are_asked_about(l2gnet, refused, model_file, tmp
     run = shutil.copy(model_file, folder / "run" / MODEL_FILE)
     file = shutil.copy(model_file, folder / "run.safetensors")
     monkeypatch.setenv("L2GNET_MODELS", str(folder))
+    assert find_model("run") == file  # copies of one model
+    save_changed(file, run)
     scan, mask = tmp_path / "a.nii", tmp_path / "m.nii"
     scan.touch()
     says = refused("segment", scan, "-o", mask, "--model", "run")

@@ -515,9 +515,53 @@ def test_organs_are_added_renamed_and_refused() -> None:
         with_organs_of(labels, other)
     more = LabelSet.from_names({3: "three", 4: "vier"})
     assert with_organs_of(labels, more).names == {**labels.names, 4: "vier"}
-    assert as_called_in(other, labels).names == {3: "three", 4: "vier"}
+    with pytest.raises(InputError, match="its label 5 is Three, which is label 3 in the mask"):
+        with_organs_of(labels, LabelSet.from_names({5: "Three"}))
+    card = ModelCard("other", other, expects=Expectations(volumes={"drei": (1.0, 2.0)}))
+    card = as_called_in(card, labels)
+    assert card.labels.names == {3: "three", 4: "vier"}
+    assert card.expects.volumes == {"three": (1.0, 2.0)}
     with pytest.raises(InputError, match="label 3 is three in one and drei"):
-        same_names([labels, other])
+        same_names({"A": labels, "B": other})
+    with pytest.raises(InputError, match="Three is label 3 in A and label 4 in B; rename"):
+        same_names({"A": LabelSet.from_names({3: "three"}), "B": LabelSet.from_names({4: "Three"})})
+
+
+def test_a_removed_organ_becomes_background_and_undo_brings_it_back() -> None:
+    mask, annotation = new_mask()
+    segmentation, layer = mask.segmentation, mask.layer
+    first = dict(segmentation.card.labels.names)
+    mask.relabel(with_organ(segmentation.card.labels, Label(3, "three", "#123456")))
+    assert mask.remove_organ(3) == 0
+    # Nothing can bring it back: its id is free again.
+    mask.relabel(with_organ(segmentation.card.labels, Label(3, "drei", "#123456")))
+    names = dict(segmentation.card.labels.names)
+    for index in (1, 2):
+        layer.data_setitem(square(index), 3)
+    annotation.review((0, 1))
+    annotation.review((0, 4))
+    before = layer.data.copy()
+    assert mask.remove_organ(3) == 18
+    assert segmentation.card.labels.names == first
+    np.testing.assert_array_equal(layer.data, np.where(before == 3, 0, before))
+    # A person's stroke, also in slices that are not on screen.
+    assert segmentation.by_person()[before[None] == 3].all()
+    assert segmentation.reviewed == {(0, 4)}
+    with pytest.raises(InputError, match="3 was the drei, which Ctrl-Z can bring back"):
+        mask.relabel(with_organ(segmentation.card.labels, Label(3, "other", "#123456")))
+    layer.undo()
+    np.testing.assert_array_equal(layer.data, before)
+    assert segmentation.card.labels.names == names
+    assert mask.colors()[3] == ("#123456", True)
+    # Slices that were accepted before it was removed say where it is.
+    assert segmentation.reviewed == {(0, 1), (0, 4)}
+    assert segmentation.unreviewed_organs == set()
+    layer.redo()
+    assert mask.remove_organ(3) == 0
+    # Its name may be another's by then.
+    mask.relabel(with_organ(segmentation.card.labels, Label(4, "drei", "#123456")))
+    layer.undo()
+    assert segmentation.card.labels.names == {**first, 4: "drei", 3: "drei (3)"}
 
 
 def test_there_is_one_annotation_of_a_mask_and_a_duplicate_layer_has_its_own_mask() -> None:

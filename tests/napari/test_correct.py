@@ -34,6 +34,7 @@ from napari_l2gnet.mask_layer import MaskLayer
 from napari_l2gnet.organ_dialog import OrganDialog
 from napari_l2gnet.organs import UNMARKED
 from napari_l2gnet.preview import AFTER, BEFORE, CHANGES, Preview
+from napari_l2gnet.proposals import bring_organs
 from napari_l2gnet.script_watch import ScriptWatch
 from napari_l2gnet.session import Session
 from napari_l2gnet.slice_queue import SLICE, SliceQueue
@@ -605,17 +606,18 @@ def test_a_new_organ_is_painted_interpolated_taught_and_saved(
 ) -> None:
     _, segment, widget = correct_widget()
     layer = widget.current_mask.layer
-    widget.organs.put(Label(4, "papillary muscle", "#0072b2"), new=True)
     widget.organs.put(Label(1, "RV", "#56b4e9"))
     assert layer.selected_label == 1
+    # The model's name for what is the RV here.
+    widget.organs.put(Label(4, "right ventricle", "#0072b2"), new=True)
     assert [row[0] for row in segment.organs.rows()] == [
         "RV",
         "myocardium",
         "left ventricle",
-        "papillary muscle",
+        "right ventricle",
     ]
     widget.organs.put(Label(4, "other", "#0072b2"), new=True)
-    assert "4 is the papillary muscle" in widget.message.text()
+    assert "4 is the right ventricle" in widget.message.text()
     widget.organ.setCurrentIndex(widget.organ.findData(4))
     assert layer.selected_label == 4
     widget.interpolate.click()
@@ -645,7 +647,7 @@ def test_a_new_organ_is_painted_interpolated_taught_and_saved(
     segment.model.setCurrentText("mine")
     card = segment.card
     assert card.name == "mine"
-    assert card.labels.names[4] == "papillary muscle"
+    assert card.labels.names[4] == "right ventricle"
     assert card.labels.names[1] == "RV"
     # Loaded, it makes the same mask again.
     accepted = layer.data.copy()
@@ -769,6 +771,12 @@ def test_a_version_that_another_mask_taught_brings_its_organs(
 
     assert ends(qtbot, widget, go_and_cancel) == "cancelled"
     assert segmentation.card.labels.names == {**names, 4: "thrombus"}
+    # One that was removed comes back as it was called here.
+    mask = MaskLayer(widget.viewer, widget.layer.layer)
+    widget.organs.put(Label(5, "vessel", "#56b4e9"), new=True)
+    mask.remove_organ(5)
+    assert bring_organs(mask, widget.annotation, widget.annotation.versions[number]) == (5,)
+    assert segmentation.card.labels.names[5] == "vessel"
 
 
 def test_fine_tuning_begins_with_the_model_that_made_the_mask(
@@ -841,11 +849,30 @@ def test_the_dialog_gives_back_the_organ(correct_widget: Any, qtbot: Any) -> Non
     (dialog,) = widget.findChildren(OrganDialog)
     dialog.name.setText(" papillary muscle ")
     assert dialog.organ.name == "papillary muscle"
+    # What cannot be is told while it can still be changed.
+    for name, id, problem in (
+        ("Myocardium ", 4, "there is a myocardium already"),
+        ("papillary muscle", 2, "2 is the myocardium"),
+    ):
+        dialog.name.setText(name)
+        dialog.id.setValue(id)
+        assert not dialog.problem.isVisible()
+        dialog.ok.click()
+        assert dialog.isVisible()
+        assert problem in dialog.problem.text()
+    dialog.id.setValue(1000)
+    assert dialog.id.value() == 255  # as the mask's voxels can
+    dialog.id.setValue(4)
     dialog.accept()
     labels = widget.current_mask.segmentation.card.labels
     assert labels.names[4] == "papillary muscle"
     assert labels.colors[4] not in [label.color for label in labels if label.id != 4]
     assert widget.organ.currentText() == "papillary muscle"
+    widget.organ.setCurrentIndex(0)
+    widget.edit_organ.click()
+    dialog = widget.findChildren(OrganDialog)[-1]
+    assert not dialog.remove.isEnabled()
+    assert "finds the right ventricle: it stays" in dialog.remove.toolTip()
 
 
 def test_everything_disabled_says_why(

@@ -30,6 +30,7 @@ from napari_l2gnet.autosave import autosave_of, keep
 from napari_l2gnet.correct import CorrectWidget
 from napari_l2gnet.learning import model_of
 from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.organ_dialog import OrganDialog
 from napari_l2gnet.preview import BEFORE
 from napari_l2gnet.proposals import fill_in
 from napari_l2gnet.resume import read_work
@@ -144,13 +145,30 @@ def test_a_day_of_correcting_comes_back_after_a_crash_and_replays(
     assert all(one["equal"] for one in report["finetuned"])
 
 
-def test_a_new_organ_alone_is_worth_saving(correct_widget: Any, qtbot: Any) -> None:
+def test_a_new_organ_alone_is_worth_saving_and_so_is_that_it_was_removed(
+    correct_widget: Any, qtbot: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, _, widget = correct_widget()
     widget.organs.put(Label(4, "papillary muscle", "#0072b2"), new=True)
     qtbot.waitUntil(lambda: autosave_of(widget.current_mask).folder is not None, timeout=5000)
     state = open_project(saved(qtbot, widget)).read_state()
     assert state.labels.names[4] == "papillary muscle"
     assert state.labels.colors[4] == "#0072b2"
+    layer = widget.layer.layer
+    layer.data_setitem((np.full(100, 3), *np.mgrid[5:15, 5:15].reshape(2, -1)), 4)
+    widget.edit_organ.click()
+    (dialog,) = widget.findChildren(OrganDialog)
+    dialog.remove.click()
+    assert "Removed the papillary muscle: 100 voxels are background now" in widget.message.text()
+    assert widget.organ.findText("papillary muscle") < 0
+    assert widget.organ.currentData() == layer.selected_label == 1
+    path = saved(qtbot, widget)
+    assert 4 not in open_project(path).read_state().labels.names
+    assert replayed(path, tmp_path, capsys)["equal"]
+    layer.undo()
+    assert widget.organ.findText("papillary muscle") >= 0
+    qtbot.waitUntil(lambda: "Removed" not in widget.message.text())
+    assert 4 in open_project(saved(qtbot, widget)).read_state().labels.names
 
 
 @pytest.mark.parametrize("one_step", [False, True])

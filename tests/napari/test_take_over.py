@@ -155,6 +155,18 @@ def test_organs_of_slicer_go_by_their_names(tmp_path: Path) -> None:
     assert mask.layer.data[:, 0, 0].tolist() == [3, 1, 3, 0]
 
 
+def test_two_organs_of_one_name_are_told_apart_by_id_or_refused() -> None:
+    mask = new_mask()
+    # As a mask of an earlier version may have them.
+    mask.relabel(LabelSet.from_names({**NAMES, 4: "cyst", 5: "Cyst"}))
+    other = layer_of(np.full(SHAPE, 4), STRAIGHT, "labels", names={4: "cyst"})
+    take_over(mask, mask.viewer.add_layer(other))
+    assert (mask.layer.data == 4).all()
+    other = layer_of(np.full(SHAPE, 2), STRAIGHT, "labels", names={2: "cyst"})
+    with pytest.raises(InputError, match="4 and 5 of this mask are both the cyst; rename one"):
+        take_over(mask, mask.viewer.add_layer(other))
+
+
 def test_names_of_other_plugins_count_and_made_up_ones_do_not() -> None:
     mask = new_mask()
     data = np.full(SHAPE, 3)
