@@ -80,7 +80,7 @@ class CorrectWidget(CorrectForm):
         for one in (self.organs, self.versions, self.taking_over):
             one.refused.connect(self.notes.refuse)
         self.organs.chosen.connect(self._update_controls)
-        self.organs.removed.connect(lambda text, holds: self._say(text, holds=holds))
+        self.organs.removed.connect(lambda text, holds: self.notes.say(text, holds=holds))
         self.interpolate.clicked.connect(self.interpolate_organ)
         self.viewer.layers.events.inserted.connect(self._update_controls)
         self.start.clicked.connect(self.fine_tune)
