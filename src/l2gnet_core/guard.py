@@ -110,10 +110,13 @@ class Evidence:
         """Sentences on how the model was adapted to the scan beyond its weights."""
         found = []
         if self.anew:
-            found.append("It hardly knew this scan, and learnt it anew from your slices alone.")
+            found.append(
+                "The old model hardly knew this scan, so the new one learnt it again from your "
+                "slices alone."
+            )
         if self.appearance is not None:
             which = "scans that look like these" if self.alike else "slices"
-            found.append(f"From now on the model is shown {which} {self.appearance}.")
+            found.append(f"From now on, the model sees {which} {self.appearance}.")
         return found
 
 
@@ -161,23 +164,21 @@ def judged(limits: Limits, evidence: Evidence, known: Sequence[str]) -> Verdict:
     """The verdict on the evidence. known: names of the old model's structures."""
     objection = _objection(limits, evidence, known)
     if objection is not None:
-        return Verdict(False, f"{objection}; the old model is kept.", evidence)
+        return Verdict(False, f"{objection}. The old model is kept.", evidence)
     if evidence.dice.before:
         before, after = evidence.dice.means()
         rise = _rise(before, after)
         if not evidence.dice.clear:
-            said = f"slices left out of learning show no clear change (mean Dice {rise})"
+            said = f"slices left out of training showed no clear change (mean Dice {rise})"
         elif after > before:
-            said = f"the mean Dice on slices left out of learning rose {rise}"
+            said = f"the mean Dice on slices left out of training rose {rise}"
         else:
-            said = (
-                f"most slices left out of learning are no worse, though the mean Dice went {rise}"
-            )
-        reason = f"Kept: in short test runs {said}."
+            said = f"most slices left out of training got no worse, but the mean Dice went {rise}"
+        reason = f"Kept: in short test runs, {said}."
     else:
         reason = (
-            "Kept on weak evidence: with a single corrected slice nothing shows that the others "
-            "got better; correct a second one to know."
+            "Kept on weak evidence: a single corrected slice cannot show whether the other slices "
+            "got better. Correct a second slice to find out."
         )
     return Verdict(True, " ".join([reason, *evidence.adapted]), evidence)
 
@@ -191,7 +192,7 @@ def _objection(limits: Limits, evidence: Evidence, known: Sequence[str]) -> str 
         if evidence.nothing_new or right or after - before < limits.least_gain:
             helped = "hardly helped" if dice.gain() > 0 and evidence.mix else "did not help"
             return (
-                f"In short test runs fine-tuning {helped} on slices left out of learning (mean "
+                f"In short test runs, fine-tuning {helped} on slices left out of training (mean "
                 f"Dice {_rise(before, after)})"
             )
         falls = {
@@ -199,31 +200,31 @@ def _objection(limits: Limits, evidence: Evidence, known: Sequence[str]) -> str 
         }
         if dice.share_worse() > limits.most_worse:
             return (
-                "In short test runs fine-tuning made most slices left out of learning worse (mean "
+                "In short test runs, fine-tuning made most slices left out of training worse (mean "
                 f"Dice {_rise(before, after)})"
             )
         worst = max(falls, key=lambda name: falls[name], default="")
         if worst and falls[worst] > limits.most_structure_loss:
             return (
-                f"In short test runs fine-tuning made the {worst} worse on slices left out of "
+                f"In short test runs, fine-tuning made the {worst} worse on slices left out of "
                 f"learning (Dice {_rise(dice.before[worst], dice.after[worst])})"
             )
     elif evidence.nothing_new:
-        return "Nothing of the new weights was to be mixed in"
+        return "The settings use none of the new weights"
     gone = max(evidence.lost, key=lambda name: evidence.lost[name], default="")
     if gone and evidence.lost[gone] > limits.most_lost:
         return (
-            f"Fine-tuning lost the {gone}, which was not painted: {evidence.lost[gone]:.0%} of "
-            "what the old model finds of it in the corrected slices"
+            f"Fine-tuning lost the {gone}, which nobody painted: in the corrected slices, "
+            f"{evidence.lost[gone]:.0%} of what the old model found of it is missing"
         )
     if heart and heart[0] - heart[1] > limits.most_forgotten:
         return (
-            f"Fine-tuning forgot what the model knew: on the drawn heart the mean Dice fell "
+            f"Fine-tuning made the model forget: on the drawn test heart, the mean Dice fell "
             f"{_rise(*heart)}"
         )
     if codes and codes[1] - codes[0] > limits.most_code_drift:
         return (
-            "Fine-tuning moved the codes away from how they were used in training (distance "
+            "Fine-tuning made the model use its codes too differently from training (distance "
             f"{_rise(*codes)})"
         )
     return None

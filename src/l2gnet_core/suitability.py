@@ -51,27 +51,31 @@ def mismatches(
         if card.spacing:
             found.append(
                 NoVoxelSize.with_consequence(
-                    "the model sees its slices as they are, not at the "
-                    f"{card.spacing[1]:.2g}×{card.spacing[2]:.2g} mm it learnt from, and mL are "
-                    "not computed."
+                    "the model sees the slices at their stored size, not at the "
+                    f"{card.spacing[1]:.2g}×{card.spacing[2]:.2g} mm that it learnt from, and no "
+                    "volumes in mL are computed."
                 )
             )
         elif expects.pixel or expects.slice:
-            found.append(NoVoxelSize.with_consequence("sizes cannot be checked, mL not computed."))
+            found.append(
+                NoVoxelSize.with_consequence(
+                    "sizes cannot be checked, and no volumes in mL are computed."
+                )
+            )
         return found
     spacing = list(grid.spacing)
     between = spacing.pop(axis)
     if expects.pixel and not expects.pixel[0] <= min(spacing) <= max(spacing) <= expects.pixel[1]:
         found.append(
-            f"Pixels of {spacing[0]:.2g}×{spacing[1]:.2g} mm; this model knows "
+            f"The pixels measure {spacing[0]:.2g}×{spacing[1]:.2g} mm, but this model expects "
             f"{expects.pixel[0]:g} to {expects.pixel[1]:g} mm."
         )
     # A flat image has no distance between slices that could be wrong.
     usual = expects.slice if grid.thickness_stated else None
     if usual and not usual[0] <= between <= usual[1]:
         found.append(
-            f"Slices {between:.2g} mm apart; this model knows {usual[0]:g} to "
-            f"{usual[1]:g} mm: check the slicing axis."
+            f"The slices are {between:.2g} mm apart, but this model expects {usual[0]:g} to "
+            f"{usual[1]:g} mm. Check the slicing axis."
         )
     return found
 
@@ -85,13 +89,13 @@ def _intensity_mismatches(card: ModelCard, window: tuple[float, float], ct: bool
     if modality == "MR" and ct:
         dark, bright = (f"{value:g}".replace("-", "−") for value in SOFT_TISSUE_OF_CT)
         return [
-            f"The scan looks like a CT and is shown to the model at {dark} to {bright} HU; this "
-            "model was made for MR."
+            "The scan looks like a CT, but this model was made for MR. The model sees it in a "
+            f"window of {dark} to {bright} HU."
         ]
     if modality == "CT" and low > TISSUE_OF_CT and high < _TISSUE_OF_SHIFTED_CT:
         return [
-            "The scan does not look like a CT in Hounsfield units, as they are or with 1024 added; "
-            "this model was made for CT."
+            "The scan does not look like a CT in Hounsfield units (with or without 1024 added), "
+            "but this model was made for CT."
         ]
     return []
 
@@ -107,7 +111,9 @@ def doubts(card: ModelCard, voxels: Mapping[int, int], ml: float | None) -> list
         names = " and ".join(named) if len(named) < 3 else ", ".join(named)
         if more > 0:
             names += f" and {more} more"
-        return [f"No {names} found: out of view, or not what this model was made for."]
+        return [
+            f"No {names} found. The scan may not show this region, or the model may not suit it."
+        ]
     if ml is None:
         return []
     found = []
@@ -117,7 +123,7 @@ def doubts(card: ModelCard, voxels: Mapping[int, int], ml: float | None) -> list
         if not low <= volume <= high:
             name = label.name.capitalize()
             told = f"{volume:.0f}" if volume >= 100 else f"{volume:.3g}"
-            found.append(f"{name}: {told} mL is unusual ({low:g}–{high:g} mL).")
+            found.append(f"{name}: {told} mL is unusual (expected: {low:g}–{high:g} mL).")
     return found
 
 

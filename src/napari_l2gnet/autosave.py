@@ -92,7 +92,7 @@ def keep_again(mask: MaskLayer, widget: QWidget) -> Autosave | None:
     except (InputError, OutputError) as error:
         if folder is not None:
             folder.release()
-        show_error(f"{mask.layer.name} is not being saved any more. {error}")
+        show_error(f'"{mask.layer.name}" is no longer saved automatically. {error}')
         return None
 
 
@@ -238,7 +238,7 @@ class Autosave(QObject):
         """Show once that the mask cannot be saved, and keep that in its annotation; "": it can."""
         annotation = annotation_of(self._mask)
         if bool(problem) != bool(annotation.trouble):
-            told = problem and f"Your work is not being saved. {problem} It is tried again."
+            told = problem and f"Your work is not being saved. {problem} Saving is tried again."
             annotation.tell_trouble(told)
             if told:
                 show_error(told)
@@ -294,7 +294,7 @@ class Autosave(QObject):
         except Exception as error:
             if not isinstance(error, InputError):
                 _log.exception("Saving failed")
-            return f"The last changes to {self._mask.layer.name} were not saved: {error}"
+            return f'The last changes to "{self._mask.layer.name}" were not saved: {error}'
         self._tell("")
         return ""
 

@@ -41,12 +41,12 @@ def card_html(card: ModelCard) -> str:
     parts.append(f"<table cellpadding=4>{head}{''.join(rows)}</table>")
     tested = card.split.get("test", ())
     if tested and card.scores:
-        parts.append(f"<p>Measured on {len(tested)} patients that training never saw.</p>")
+        parts.append(f"<p>Measured on {len(tested)} patients that were not used in training.</p>")
     for title, text in (
         ("Data", card.data),
         ("Licence", card.licence),
         ("Source", card.citation),
-        ("Slices", f"cut {card.slicing}, shown {card.shown}"),
+        ("Slices", f"{card.slicing}; the model sees them {card.shown}"),
     ):
         if text:
             parts.append(f"<p><b>{title}:</b> {escape(text)}</p>")

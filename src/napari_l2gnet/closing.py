@@ -77,8 +77,9 @@ def may_close(problems: list[str], window: QWidget) -> bool:
     box = QMessageBox(QMessageBox.Icon.Warning, "Work is not saved", "\n".join(problems))
     box.setParent(window, box.windowFlags())
     box.setInformativeText(
-        "Close, and these changes are lost. Or stay: once there is room they are saved by "
-        "themselves, and Save mask … in Segment or Correct & fine-tune writes the mask elsewhere."
+        "If you close now, these changes are lost. If you stay, they are saved automatically as "
+        "soon as saving works again. Save mask … in Segment or Correct & fine-tune can also save "
+        "the mask in another place."
     )
     close = box.addButton("Close anyway", QMessageBox.ButtonRole.DestructiveRole)
     stay = box.addButton("Stay", QMessageBox.ButtonRole.RejectRole)

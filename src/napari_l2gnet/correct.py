@@ -216,12 +216,16 @@ class CorrectWidget(CorrectForm):
     def _update_controls(self, _: Any = None) -> None:
         """Enable what can be done now; disabled controls say why."""
         annotation = self.annotation
-        none = "" if annotation else "Segment a scan first, in the widget Segment."
+        none = "" if annotation else "Segment a scan first, with the widget Segment."
         if self.current_mask is not None and annotation is None:
-            none = "The data of this mask were replaced and fit its scan no more: segment again."
-        busy = f"{annotation.job}: cancel it first." if annotation and annotation.job else ""
+            none = (
+                "The data of this mask were replaced and no longer match its scan. Segment again."
+            )
+        busy = ""
+        if annotation and annotation.job:
+            busy = f"A job is running ({annotation.job}). Cancel it first."
         if not busy and self.running:
-            busy = "Another mask's job is under way: cancel it first."
+            busy = "A job of another mask is running. Cancel it first."
         taught = sum(len(annotation_of(mask).taught) for mask in self._masks())
         nothing = "" if taught else "Correct a slice first: paint on it, or accept it."
         self.allow(self.layer, none)
@@ -247,7 +251,7 @@ class CorrectWidget(CorrectForm):
         self.show_verdict(verdict_message(proposal.learnt) if proposal and proposal.learnt else "")
         here = annotation is not None and self._curve_of() is annotation
         self.curve.setVisible(here)
-        unfinished = "" if proposal and proposal.complete else "It is not finished yet."
+        unfinished = "" if proposal and proposal.complete else "The preview is not finished yet."
         self.allow(self.accept, unfinished or busy)
         self.allow(self.discard, busy)
         waiting = "Accept or discard the preview first." if proposal else ""
@@ -383,7 +387,7 @@ class CorrectWidget(CorrectForm):
         if annotation.proposal is None or not annotation.proposal.complete:
             return
         if mask.stroke_under_way:
-            self.notes.say("Finish the stroke first.")
+            self.notes.say("Finish the brush stroke first.")
             return
         changed = accept(mask, annotation)
         self.notes.say(
@@ -396,4 +400,4 @@ class CorrectWidget(CorrectForm):
         """Drop the proposal."""
         if self.annotation is not None:
             drop_proposal(self.annotation)
-            self.notes.say("Discarded: the mask is as it was.")
+            self.notes.say("Preview discarded. The mask is unchanged.")

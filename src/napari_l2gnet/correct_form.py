@@ -59,30 +59,34 @@ class CorrectForm(DockedWidget):
         self.layer = LayerCombo(viewer.layers, Labels, fits=is_mask)
         self.layer.setToolTip("The mask to correct")
         self.reviewed = ProgressBar()
-        self.reviewed.setToolTip("Slices that you have accepted, and all of them")
+        self.reviewed.setToolTip("Number of accepted slices, of all slices")
         self.queue = SliceQueue()
         self.accept_slice = QPushButton("Accept slice")
         self.accept_slice.setToolTip(
-            f"The slice on screen is right as it is: nothing will change it. Again: take that "
-            f"back. Key: {ACCEPT_KEY}"
+            "Mark the slice on screen as correct: models will not change it, and fine-tuning\n"
+            f"learns from it. Press again to undo. Key: {ACCEPT_KEY}"
         )
         self.next_slice = QPushButton("Next →")
-        self.next_slice.setToolTip(f"Go to the next slice to review. Key: {NEXT_KEY}")
+        self.next_slice.setToolTip(
+            f"Go to the next slice that is not accepted yet. Key: {NEXT_KEY}"
+        )
 
         self.organ = QComboBox()
-        self.organ.setToolTip("The organ to paint with, to edit, and to interpolate")
-        self.add_organ = _quiet("New …", "Add an organ: paint it, and the model learns it")
-        self.edit_organ = _quiet("Edit …", "Another name or colour for this organ, or remove it")
+        self.organ.setToolTip("The organ to paint, edit or interpolate")
+        self.add_organ = _quiet(
+            "New …", "Add an organ. Paint it in a few slices, then fine-tune: the model learns it"
+        )
+        self.edit_organ = _quiet("Edit …", "Change the name or colour of this organ, or remove it")
         self.interpolate = _quiet(
             "Interpolate between slices",
-            "Fill the slices between those that you painted or accepted: shapes in between, with "
-            "three slices or more fitted to the image. Ctrl-Z takes it back.",
+            "Fill the slices between those that you painted or accepted. With three or more,\n"
+            "the filled shapes also follow the image. Ctrl-Z undoes this.",
         )
 
         self.take_over = _quiet(
             "Take over a mask",
-            "From another layer, such as the file of a mask that was made or corrected elsewhere:\n"
-            "where it differs, it counts as painted by you. Ctrl-Z takes it back.",
+            "Copy the labels of another layer, such as a mask file that was made or corrected\n"
+            "elsewhere. Voxels that differ count as painted by you. Ctrl-Z undoes this.",
         )
         self.masks = QMenu(self)
         self.take_over.setMenu(self.masks)
@@ -92,26 +96,29 @@ class CorrectForm(DockedWidget):
         self.kind.addItem("this scan", SCAN)
         self.kind.addItem("the project's model", PROJECT)
         self.kind.setToolTip(
-            "This scan: the model bends to this volume. The project's model: it learns from all "
-            "corrected masks in the viewer, for scans to come, and is kept nearer to what it was."
+            "this scan: adapts the model to this scan only.\n"
+            "the project's model: learns from all corrected masks in the viewer, for future\n"
+            "scans, and stays closer to the model before."
         )
         self.seconds = QSpinBox()
         self.seconds.setRange(2, 3600)
         self.seconds.setValue(20)
         self.seconds.setSuffix(" s")
-        self.seconds.setToolTip("How long to learn and to check")
+        self.seconds.setToolTip("Time for learning and checking")
         self.painted = QComboBox()
         self.painted.addItem("only what I painted counts", False)
         self.painted.addItem("painted slices are complete", True)
         self.painted.setToolTip(
-            "Slices that you painted on but did not accept: learn from your strokes alone, or "
-            "from everything the mask shows there"
+            "In slices that you painted on but did not accept: learn only from your strokes,\n"
+            "or from everything that the mask shows there"
         )
         self.start = QPushButton("Fine-tune")
         self.start.setStyleSheet("QPushButton { font-weight: bold; padding: 7px; }")
-        self.start.setToolTip("Learn from accepted and painted slices; you see before you accept")
+        self.start.setToolTip(
+            "Learn from the accepted and painted slices. You see a preview before you accept"
+        )
         self.cancel = QPushButton("Cancel")
-        self.cancel.setToolTip("Stop; everything stays as it is, and so does what you painted")
+        self.cancel.setToolTip("Stop. Mask and model stay unchanged. What you painted stays")
         self.bar = ProgressBar()
         self.bar.setRange(0, 1000)
         self.curve = Curve(viewer)
@@ -119,28 +126,30 @@ class CorrectForm(DockedWidget):
         self.views = QButtonGroup(self)
         self.view_buttons: dict[str, QToolButton] = {}
         for mode, text, tip in (
-            (BEFORE, "Before", "The mask as it is"),
-            (AFTER, "After", "What accepting makes of it"),
-            (CHANGES, "Changes", "The voxels that change"),
+            (BEFORE, "Before", "The current mask"),
+            (AFTER, "After", "The mask after you press Accept"),
+            (CHANGES, "Changes", "The voxels that would change"),
         ):
             button = QToolButton()
             button.setText(text)
             button.setCheckable(True)
             button.setStyleSheet(_VIEW_STYLE)
-            button.setToolTip(f"{tip}. Key to go to and fro: {FLIP_KEY}")
+            button.setToolTip(f"{tip}. Key to switch between before and after: {FLIP_KEY}")
             self.view_buttons[mode] = button
             self.views.addButton(button)
         self.accept = QPushButton("Accept")
         self.accept.setToolTip(
-            "Take the preview into the mask, as one step that Ctrl-Z undoes. What you painted and "
-            "slices that you accepted stay."
+            "Take the preview into the mask, as one step that Ctrl-Z undoes. What you painted and\n"
+            "the slices that you accepted are not changed."
         )
         self.discard = QPushButton("Discard")
-        self.discard.setToolTip("Drop the preview; the mask stays as it is")
+        self.discard.setToolTip("Remove the preview. The mask stays as it is")
         self.version = QComboBox()
-        self.version.setToolTip("Versions of the model: choose one to see the mask that it makes")
-        self.roll_back = _quiet("Roll back", "Go back to the version that this one began with")
-        self.save = _quiet("Save …", "Save this version: the Segment widget then offers it")
+        self.version.setToolTip("Versions of the model. Choose one to see the mask that it makes")
+        self.roll_back = _quiet(
+            "Roll back", "Go back to the version from which this one was fine-tuned"
+        )
+        self.save = _quiet("Save …", "Save this version. You can then choose it in Segment")
         self.load = _quiet("Load …", "Segment this scan with a saved model, as a new version")
         for combo in (self.layer, self.organ, self.kind, self.painted, self.version):
             combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
@@ -159,7 +168,7 @@ class CorrectForm(DockedWidget):
         organs.addRow("", _row(self.add_organ, self.edit_organ))
         organs.addRow("", self.interpolate)
         organs.addRow("", _row(self.take_over, self.save_mask))
-        learning = _form(("Teach", _row(self.kind, self.seconds)), ("Painted", self.painted))
+        learning = _form(("Fine-tune", _row(self.kind, self.seconds)), ("Painted", self.painted))
         versions = _form(("Version", self.version))
         versions.addRow("", _row(self.roll_back, self.save, self.load))
         layout = self.column

@@ -87,6 +87,6 @@ class CorrectNotes:
         mask, form = self._mask, self._form
         beside = "" if mask is None or self._annotation is None else why_beside(mask)
         if beside:
-            beside += ": click a slice in the table, and it does again."
+            beside += ": click a slice in the table to align it again."
         hints = [one for one in (beside, self._hint(), unsaved_copy(form.viewer)) if one]
         form.show_message(self._note.text or otherwise, self._note.bad, hints)

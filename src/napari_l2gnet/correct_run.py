@@ -92,15 +92,13 @@ class CorrectRun(QObject):
             version.raw, version.traces = moment.raw, moment.traces or {}
             version.model, version.tidying = answered.model, answered.tidying
             self._brought = ()
-            self._adopt(
-                partial(take_in, self.mask, moment, number), f"The mask shows {version.name} now"
-            )
+            self._adopt(partial(take_in, self.mask, moment, number), f"Switched to {version.name}")
 
         version = self.annotation.versions[number]
         if loaded:
             self._loading = version
         steps = learning.apply(self._session, task)
-        self._start(f"Going to {version.name}", steps, self._take_answer, adopt)
+        self._start(f"Switching to {version.name}", steps, self._take_answer, adopt)
 
     def interpolate(
         self, volume: Volume, frame: int, slices: tuple[int, ...], organ: int | None
@@ -207,7 +205,7 @@ class CorrectRun(QObject):
         """Adopt an answer as soon as no stroke is under way. adopt: does it, and returns how many
         voxels change."""
         if not self.mask.connected:
-            self._end("failed", "The mask was replaced meanwhile: nothing was written.")
+            self._end("failed", "The mask was replaced during the job. Nothing was changed.")
             return
         if self.mask.stroke_under_way:
             # Written now, it would become part of the stroke.
@@ -221,7 +219,9 @@ class CorrectRun(QObject):
     def _cancelled(self) -> None:
         if not self._abandoned:
             self._take_back()
-            self._end("cancelled", "Cancelled: everything is as it was; what you painted stays.")
+            self._end(
+                "cancelled", "Cancelled: mask and model are unchanged. What you painted stays."
+            )
 
     def _failed(self, sentence: str) -> None:
         if self._abandoned:

@@ -27,7 +27,7 @@ class Curve(QWidget):
         layout.addWidget(
             QLabel(
                 f'<span style="color:{LOSS}">—</span> loss &nbsp; '
-                f'<span style="color:{DICE}">•</span> Dice of previews on the slices taught'
+                f'<span style="color:{DICE}">•</span> Dice of the preview on learnt slices'
             )
         )
         self.setFixedHeight(_HEIGHT)

@@ -21,8 +21,8 @@ def unsaved_copy(viewer: napari.Viewer) -> str:
     if own is None:
         return ""
     return (
-        f'"{active.name}" is a copy that nobody saves: paint in "{own.name}"; Take over a mask '
-        "brings what the copy has there."
+        f'"{active.name}" is a copy, which is not saved automatically. Paint in "{own.name}" '
+        "instead: Take over a mask brings the copy's labels there."
     )
 
 

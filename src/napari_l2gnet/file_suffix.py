@@ -21,7 +21,7 @@ def ended(path: Path, suffixes: Collection[str], suffix: str) -> Path:
     path = path.with_name(path.name + suffix)
     if path.exists():
         raise InputError(
-            f"Expected a new name, but there is a {path.name} already; choose another name, or "
+            f"Expected a new name, but {path.name} exists already; choose another name, or choose "
             "that file to replace it."
         )
     return path

@@ -22,7 +22,7 @@ from napari_l2gnet.preview import PREVIEW_KEY
 from napari_l2gnet.worker import Job, LatestJob
 
 _NO_MASK = (
-    "Add a Labels layer and paint an organ in two slices. A mask of Segment is interpolated in "
+    "Add a Labels layer and paint an organ in two slices. For a mask made with Segment, use "
     "Correct & fine-tune."
 )
 _BUSY = "Interpolating…"
@@ -49,15 +49,15 @@ class InterpolateWidget(Container):
             label="Mask", choices=self._masks, tooltip="A Labels layer with some slices painted"
         )
         self.image = ComboBox(
-            label="Follow",
+            label="Image",
             choices=self._images,
             nullable=True,
-            tooltip="The scan that was painted on: with three painted slices or more, borders "
-            "follow what it shows. Without one, shapes alone decide.",
+            tooltip="The scan that you painted on. With three or more painted slices, borders "
+            "follow this image.\nWithout an image, only the painted shapes are used.",
         )
         self.selected = CheckBox(
             text="Only the selected label",
-            tooltip="Fill the label that the brush has, and leave the others as they are",
+            tooltip="Fill only the label that the brush paints. Other labels stay as they are",
         )
         self.fill = PushButton(text="Interpolate between slices")
         self.message = Label()
@@ -167,7 +167,7 @@ class InterpolateWidget(Container):
         count = painted[-1] - painted[0] + 1 - len(painted)
         self._say(
             f"Filled {count} slice{'s' * (count != 1)} between {painted[0]} and {painted[-1]}. "
-            "Ctrl-Z takes it back."
+            "Ctrl-Z undoes this."
         )
         self._is_there = _is_there(layer, whole, filled.ids[free])
         layer.events.set_data.connect(self._on_redrawn)
@@ -202,16 +202,16 @@ def _slicing(viewer: napari.Viewer, layer: Labels) -> tuple[tuple[int, ...], int
         )
     if not isinstance(layer.data, np.ndarray):
         raise InputError(
-            f'Expected a mask in memory, but "{layer.name}" is read from disk as it is shown; save '
-            "it, and open what was saved."
+            f'Expected a mask in memory, but "{layer.name}" is read from disk while it is shown; '
+            "save it, then open the saved file."
         )
     skipped, times = viewer.dims.ndim - layer.ndim, layer.ndim - 3
     hidden = [axis - skipped - times for axis in viewer.dims.not_displayed]
     along = [axis for axis in hidden if axis >= 0]
     if len(along) != 1:
         raise InputError(
-            "Expected one slice on screen, to interpolate along its slider, but the viewer shows "
-            "another view; switch to 2-D slices of the mask."
+            "Expected a 2-D slice of the mask on screen, because its slider is the axis to "
+            "interpolate along, but the viewer shows another view; switch to 2-D."
         )
     return shown_index(layer, viewer.dims.point)[:times], along[0]
 
@@ -224,7 +224,7 @@ def _painted(labels: NDArray[Any], axis: int, organ: int | None) -> list[int]:
     from l2gnet_core.interpolation import require_gap
 
     if organ == 0:
-        raise InputError("Expected a label to fill, but 0 is the background; select another.")
+        raise InputError("Expected a label to fill, but 0 is the background; select another label.")
     wanted = labels > 0 if organ is None else labels == organ
     painted = np.flatnonzero(np.moveaxis(wanted, axis, 0).any((1, 2))).tolist()
     name = "the mask" if organ is None else f"label {organ}"

@@ -232,7 +232,7 @@ def volume_of(layer: Image | Labels) -> Volume:
     """
     if getattr(layer, "rgb", False):
         raise InputError(
-            f'The layer "{layer.name}" is a colour image where a scan with one value a voxel is '
+            f'The layer "{layer.name}" is a colour image, but a scan with one value per voxel is '
             "expected: split its channels first."
         )
     data = layer.data[0] if layer.multiscale else layer.data
@@ -273,8 +273,8 @@ def grid_of(
         return replace(found, name=name)
     if not 2 <= len(shape) <= 4:
         raise InputError(
-            f'The layer "{name}" has {len(shape)} axes where 2 to 4 are expected, '
-            "(y, x) to (time, z, y, x): pick one of its images first."
+            f'The layer "{name}" has {len(shape)} axes, but 2 to 4 are expected, '
+            "(y, x) to (time, z, y, x): choose one of its images first."
         )
     affine, units, oriented = _geometry(len(shape), transform)
     full = shape if len(shape) > 2 else (1, *shape)
@@ -295,7 +295,7 @@ def layer_message(text: str, layer: Layer | None) -> str:
     if getattr(layer.metadata.get(GRID_KEY), "units", "") == "pixel":
         return text
     return (
-        f"The layer's units are pixels: {text.consequence} Set its scale, and its units = "
+        f"The layer's units are pixels: {text.consequence} Set the layer's scale, and its units = "
         '"mm", in napari\'s console.'
     )
 

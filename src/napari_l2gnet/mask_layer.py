@@ -234,7 +234,7 @@ class MaskLayer(MaskView):
         self.viewer.layers.selection.active = self.layer
         if not changed:
             return "no voxel changed."
-        return f"{changed:,} voxels changed; Ctrl-Z takes it back."
+        return f"{changed:,} voxel{'s' * (changed != 1)} changed. Ctrl-Z undoes this."
 
     def relabel(self, labels: LabelSet) -> None:
         """Give the mask other organs; those that stay keep the colours they have on screen.

@@ -25,7 +25,7 @@ from napari_l2gnet.worker import LatestJob
 from napari_l2gnet.writer import write_mask
 
 #: The button's tooltip.
-TIP = "As NIfTI or TIFF on the scan's own grid, with names and colours of the organs"
+TIP = "Save as NIfTI or TIFF on the scan's own grid, with names and colours of the organs"
 _NIFTI, _TIFF = "NIfTI (*.nii.gz *.nii)", "TIFF (*.tif *.tiff)"
 #: The suffix that is added to a name without one.
 _SUFFIX = {_NIFTI: ".nii.gz", _TIFF: ".tif"}
@@ -102,9 +102,11 @@ class MaskSaving(QObject):
         # A copy: the user may go on painting.
         data = np.array(data)
         finished, count = mask.segmentation.coverage()
-        beware = f" It is partial: {finished} of {count} slices." if finished < count else ""
+        beware = ""
+        if finished < count:
+            beware = f" It is partial: {finished} of {count} slices are segmented."
         if shows_proposal(annotation_of(mask)):
-            beware += " The preview on screen is not accepted: the mask as before was saved."
+            beware += " The preview on screen is not accepted, so the mask without it was saved."
 
         def write() -> Generator[str, None, None]:
             write_mask(path, data, attributes)
@@ -119,8 +121,8 @@ class MaskSaving(QObject):
         scans = (layer for layer in mask.viewer.layers if isinstance(layer, Image))
         if path.resolve() in {file.resolve() for file in map(_file_of, scans) if file is not None}:
             raise InputError(
-                f"Expected a place for the mask, but {path.name} is a scan itself; choose another "
-                "name."
+                f"Expected a new file for the mask, but {path.name} is an open scan; choose "
+                "another name."
             )
         return path
 

@@ -122,15 +122,15 @@ class MaskTable(QObject):
         told = []
         # During a run, the progress bar says so.
         if finished < count and not self.running:
-            told.append(f"Partial: {finished} of {count} slices{of}")
+            told.append(f"Partial: {finished} of {count} slices{of} are segmented")
         layer, image = self.mask.layer, self.mask.layer.metadata[IMAGE_KEY]
         if not np.allclose(layer.scale, image.scale) or layer.units != image.units:
             told.append(
-                f'Volumes are by the voxel size of "{layer.name}", which is not that of '
+                f'Volumes use the voxel size of "{layer.name}", which differs from that of '
                 f'"{image.name}": set the same scale and units for both.'
             )
         elif beside := why_beside(self.mask):
-            told.append(f"{beside}: click a slice in Correct & fine-tune, and it does again.")
+            told.append(f"{beside}: click a slice in Correct & fine-tune to align it again.")
         self._coverage.setText("\n".join(told))
         self._coverage.setVisible(bool(told))
 

@@ -54,9 +54,9 @@ class MaskView:
     def off_screen(self) -> str:
         """Why no slice of the mask is on screen, in a sentence; "" if one is."""
         if not self.cut_as_sliced:
-            return "The viewer cuts the scan another way than the model"
+            return "The viewer slices the scan along another axis than the model"
         if not is_cut(self.layer, self.viewer.dims):
-            return f'"{self.layer.name}" is not on screen: the sliders are beside it'
+            return f'"{self.layer.name}" is not on screen: the sliders are outside it'
         return ""
 
     def _cut_as_sliced_by_model(self) -> None:

@@ -130,7 +130,7 @@ class OrganTable(QTableWidget):
         """
         finished, count = coverage
         least = "" if finished == count else "≥\u202f"
-        of = "" if finished == count else f" in the {finished} of {count} slices segmented"
+        of = "" if finished == count else f" in the {finished} of {count} slices that are segmented"
         self._part = of
         self._unit, per_ml = _unit(ml_per_voxel)
         self.horizontalHeaderItem(VOLUME).setText(self._unit)
@@ -142,7 +142,7 @@ class OrganTable(QTableWidget):
                 number.setToolTip(f"Voxels{of}")
                 if ml_per_voxel is None:
                     volume.setText("–")
-                    volume.setToolTip("No voxel size in mm is known")
+                    volume.setToolTip("The voxel size in mm is unknown")
                 else:
                     size = f"{found * ml_per_voxel * per_ml:,.1f}".replace(",", "\u202f")
                     volume.setText(least + size)

@@ -49,7 +49,7 @@ class OrientationCombo(QComboBox):
         """Why the text is no orientation, in one sentence; "" if it is one."""
         if not self.currentText():
             return (
-                "Choose the orientation first: the scan does not say it, and this model tells "
+                "Choose the orientation first: the file does not state it, and this model tells "
                 "left from right."
             )
         try:
@@ -97,8 +97,8 @@ def orientation_tip(stored: Volume) -> str:
     order = [f"{_AXES[axis]} ({stored.shape[-3:][axis]})" for axis in stored.stored_axes]
     letters = ", ".join(f"{letter} {side}" for letter, side in _SIDES.items())
     return (
-        "Where the axes of the stored array point in the patient, a letter for each axis,\n"
-        f"in the order in which the file stores them. Here: {', '.join(order)}.\n"
-        f"{letters}. Any three may be typed.\n"
-        "The edges of the picture show what you chose; the file is not changed."
+        "The direction in the patient in which each axis of the stored array increases:\n"
+        f"one letter per axis, in the file's order. Here: {', '.join(order)}.\n"
+        f"{letters}. You can also type three letters.\n"
+        "The letters at the edges of the picture show your choice. The file is not changed."
     )

@@ -174,24 +174,25 @@ def verdict_message(learnt: FineTuned) -> str:
         return verdict.reason
     (before, after), gain = dice.means(), dice.gain()
     if dice.clear:
-        where = "Better on" if gain > 0 else "No worse in most"
+        where = "Better on" if gain > 0 else "No worse on most"
         change = f"{gain:+.3f} Dice ({before:.3f} to {after:.3f})"
     else:
         where = "No clear change on"
         change = f"{before:.3f} to {after:.3f} Dice" if gain else f"{before:.3f} Dice"
     sentences = [
-        f"{where} slices left out of learning: {change}.",
-        "This comes from short test runs, not from the model of this preview, and says little of "
-        "other slices.",
+        f"{where} slices left out of training: {change}.",
+        "This was measured in short test runs, not with the model of this preview, and says little "
+        "about other slices.",
         *verdict.evidence.adapted,
-        "Look at it, then accept or discard.",
+        "Check the preview, then accept or discard it.",
     ]
     names = learnt.result.model.card.labels.names
     weak = [names[id] for id in weak_organs(learnt)]
     if weak and learnt.config.kind == "scan":
         sentences.append(
-            f"The {weak[0]} is hardly learnt yet (Dice {dice.after[weak[0]]:.2f}): in this scan "
-            "Interpolate between slices fills it in better; what it has filled in stays."
+            f"The {weak[0]} is hardly learnt yet (Dice {dice.after[weak[0]]:.2f}). In this scan, "
+            "Interpolate between slices gives better results for it. What interpolation has filled "
+            "in stays."
         )
     return " ".join(sentences)
 

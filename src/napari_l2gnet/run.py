@@ -201,7 +201,7 @@ class Run(QObject):
         self._annotation.version.tidying = tidying
         if changed:
             self.stands = segmentation.undo_history.last_step()
-        self._text = f"Tidied as chosen: {mask.taken_in(changed)}"
+        self._text = f"Tidied: {mask.taken_in(changed)}"
         self._tidied()
 
     def _tidied(self) -> None:
@@ -230,7 +230,7 @@ class Run(QObject):
             for text, frames in found.items()
         ]
         more = len(lines) - _MOST_DOUBTS
-        return lines if more <= 0 else [*lines[:_MOST_DOUBTS], f"{more} more like these."]
+        return lines if more <= 0 else [*lines[:_MOST_DOUBTS], f"{more} more warnings like these."]
 
     def _cancelled(self) -> None:
         if self._tidies_again:
@@ -240,13 +240,13 @@ class Run(QObject):
         if self.mask.layer not in self.mask.viewer.layers:
             text = "Stopped: the mask was deleted."
         elif not self.mask.connected:
-            text = "Stopped: the data of the mask were replaced; segment again for a new mask."
+            text = "Stopped: the data of the mask were replaced. Press Segment for a new mask."
         elif self._overtaken:
-            text = "Stopped: another answer was undone or redone meanwhile; press Segment again."
+            text = "Stopped: a result was undone or redone meanwhile. Press Segment again."
         elif not finished:
             text = "Cancelled: no slice is segmented yet."
         else:
-            text = f"Cancelled: {finished} of {count} slices are segmented and stay."
+            text = f"Cancelled: {finished} of {count} slices are segmented and kept."
         self._end("cancelled", text)
 
     def _failed(self, sentence: str) -> None:

@@ -119,7 +119,7 @@ class SegmentWidget(SegmentForm):
         self.model.refresh()
         if self.model.currentText() != name:
             chosen = self.model.currentText()
-            self.notes.say(f"{name} is gone from the models; {chosen} is chosen now.")
+            self.notes.say(f"The model {name} no longer exists. {chosen} is chosen now.")
         elif self.card != card:
             self._on_scan_or_model()
 
@@ -174,7 +174,7 @@ class SegmentWidget(SegmentForm):
         """Why the mask cannot be written to: the job of another widget, in a sentence; or ""."""
         if self.running or self._annotation is None or not self._annotation.job:
             return ""
-        return f"{self._annotation.job}: cancel it first."
+        return f"A job is running ({self._annotation.job}). Cancel it first."
 
     def _on_active(self, _: Any = None) -> None:
         """Choose the scan that a person opens or works on."""
@@ -195,7 +195,8 @@ class SegmentWidget(SegmentForm):
         if scan is self.image.layer and not self.running:
             self.ask_orientation(None, None)  # the scan may say it now
             self._on_scan_or_model()
-            self.notes.say(f"{masks[-1].layer.name} is of this scan, and goes on with it.")
+            name = masks[-1].layer.name
+            self.notes.say(f'"{name}" belongs to this scan and is linked to it again.')
 
     def _on_scan_or_model(self, _: Any = None) -> None:
         """Another scan, model or orientation: show its axes, its organs and what does not fit."""
@@ -223,13 +224,13 @@ class SegmentWidget(SegmentForm):
 
     def _update_controls(self, _: Any = None) -> None:
         """Enable what can be done now; disabled controls say why."""
-        busy = "A run is under way: cancel it first." if self.running else ""
+        busy = "A run is in progress. Cancel it first." if self.running else ""
         writing = busy or self._others_job
         no_scan = no_model = ""
         if self.image.layer is None:
             no_scan = "Open a scan first: drag its file or DICOM folder into the window."
         if self.card is None:
-            no_model = "No model is at hand."
+            no_model = "No model is available."
         reason = self.choice.refusal or no_scan or no_model or busy
         self.allow(self.start, reason or writing)
         self.allow(self.image, no_scan or busy)
@@ -300,8 +301,11 @@ class SegmentWidget(SegmentForm):
             mask = MaskLayer.add(self.viewer, layer, stored.grid, card, axis, begin)
             self._follow(mask)
             if old is not None:
-                work = "holds your work and stays" if old.holds_work else "stays"
-                about = f"{old.layer.name} {work} as it is: this run goes into {mask.layer.name}."
+                work = "holds your work and " if old.holds_work else ""
+                about = (
+                    f'"{old.layer.name}" {work}is not changed. The result of this run goes into '
+                    f'"{mask.layer.name}".'
+                )
         assert self.current_mask is not None
         # Over another scan's picture, the organs would pass for those of that scan.
         hidden = hidden_message(self.current_mask, bring_into_view(self.current_mask, alone=True))
@@ -407,10 +411,11 @@ class SegmentWidget(SegmentForm):
     def _on_lost(self) -> None:
         assert self.current_mask is not None
         text = (
-            f'The data of "{self.current_mask.layer.name}" were replaced and fit the scan no more.'
+            f'The data of "{self.current_mask.layer.name}" were replaced and no longer match the '
+            "scan."
         )
         self._follow(MaskLayer.find(self.viewer, self.image.layer, self.model.currentText()))
-        self.notes.say(f"{text} Segment again for a new mask.", bad=True)
+        self.notes.say(f"{text} Press Segment for a new mask.", bad=True)
         self._update_controls()
 
     def go_to(self, label: int) -> None:

@@ -45,17 +45,21 @@ class SegmentForm(DockedWidget):
         self.image = LayerCombo(viewer.layers, Image)
         self.image.setToolTip("The scan to segment")
         self.model = models
-        self.model.setToolTip("What finds the organs: each model knows some organs in some scans")
+        self.model.setToolTip(
+            "The model that finds the organs. Each model knows some organs in some kinds of scan"
+        )
         self.about = QToolButton()
         self.about.setText("About")
-        self.about.setToolTip("What this model knows, what it was trained on, how well it does")
+        self.about.setToolTip(
+            "Which organs this model knows, what it was trained on, and how accurate it is"
+        )
         model_row = QHBoxLayout()
         model_row.addWidget(self.model, 1)
         model_row.addWidget(self.about)
         self.orientation = OrientationCombo()
         self.device = DeviceLine()
         self.axis = QComboBox()
-        self.axis.setToolTip("The axis along which the scan is cut into the slices the model sees")
+        self.axis.setToolTip("The axis along which the scan is divided into slices for the model")
         self.region = QComboBox()
         self.region.setToolTip("How much of the scan to segment")
         self.region.addItems(["Whole scan", "This slice", "Slices …"])
@@ -86,7 +90,7 @@ class SegmentForm(DockedWidget):
         self.start.setStyleSheet("QPushButton { font-weight: bold; padding: 7px; }")
         self.start.setToolTip("Find the organs in the scan")
         self.cancel = QPushButton("Cancel")
-        self.cancel.setToolTip("Stop; what is finished stays")
+        self.cancel.setToolTip("Stop. Finished slices are kept")
         buttons = QHBoxLayout()
         buttons.addWidget(self.start, 3)
         buttons.addWidget(self.cancel, 1)
@@ -99,7 +103,7 @@ class SegmentForm(DockedWidget):
         self.largest = QCheckBox("Largest piece only")
         self.largest.setToolTip("Keep the largest connected piece of each organ")
         self.holes = QCheckBox("Fill holes")
-        self.holes.setToolTip("Fill background that an organ encloses within a slice")
+        self.holes.setToolTip("Fill holes inside an organ, slice by slice")
         tidy = QHBoxLayout()
         tidy.addWidget(QLabel("Tidy"))
         tidy.addWidget(self.largest)

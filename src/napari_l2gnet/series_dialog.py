@@ -48,7 +48,9 @@ class SeriesDialog(QDialog):
         self.open_button = buttons.button(QDialogButtonBox.StandardButton.Open)
         self.list.itemSelectionChanged.connect(self._allow_open)
         layout = QVBoxLayout(self)
-        layout.addWidget(QLabel(f"{folder.name} holds {len(series)} series. Each becomes a layer."))
+        layout.addWidget(
+            QLabel(f"{folder.name} holds {len(series)} series. Each opens as a layer.")
+        )
         layout.addWidget(self.list)
         layout.addWidget(buttons)
         self.resize(560, 320)

@@ -157,7 +157,7 @@ class Session:
             path = ended(path, (), ".safetensors")
         if any(entry.bundled and entry.name == path.stem for entry in models()):
             raise InputError(
-                f"Expected a name that no bundled model has, but got {path.stem}; choose another."
+                f"Expected a new name, but {path.stem} is a bundled model; choose another name."
             )
         named = replace(model, card=replace(model.card, name=path.stem))
         try:
@@ -165,7 +165,7 @@ class Session:
             save_model(path, named.network, named.card)
         except OSError as error:
             raise InputError(
-                f"Expected a place to write the model to, but {path} is none ({error.strerror}); "
+                f"Expected a path that can be written, but {path} cannot be ({error.strerror}); "
                 "choose another folder."
             ) from error
         self.models_changed.emit()

@@ -124,9 +124,9 @@ class SliceReview(QObject):
         names = ", ".join(annotation.name_of(place) for place in sorted(invalidated))
         how = " and ".join(sorted(set(invalidated.values())))
         if len(invalidated) == 1:
-            text = f"Slice {names}, accepted, was changed by {how}: check it again."
+            text = f"The accepted slice {names} was changed by {how}. Check it again."
         else:
-            text = f"Slices {names}, accepted, were changed by {how}: check them again."
+            text = f"The accepted slices {names} were changed by {how}. Check them again."
         edits = segmentation.edits
         self._say(
             text,
@@ -195,7 +195,7 @@ class SliceReview(QObject):
         if annotation is not None and mask is not None and mask.connected:
             self._form.queue.show_here(mask.place)
             accepted = mask.place in annotation.segmentation.reviewed
-        self._form.accept_slice.setText("Take back ✓" if accepted else "Accept slice")
+        self._form.accept_slice.setText("Undo accept" if accepted else "Accept slice")
 
     def _row(self, annotation: Annotation, place: SliceKey) -> Row:
         state = "edited" if place in annotation.edited else "–"
@@ -252,16 +252,16 @@ class SliceReview(QObject):
         if annotation is not None and shows_proposal(annotation):
             # The person sees the preview, but would accept the mask below it.
             return (
-                "This is the preview, not the mask: accept or discard it, or press Before, then "
-                "accept the slice."
+                "You see the preview, not the mask: accept or discard the preview, or press "
+                "Before, then accept the slice."
             )
         if mask is not None and mask.connected and (unseen := why_unseen(mask)):
             return f"{unseen}: click a slice in the table, then accept it."
         if mask is not None and mask.connected and (copy := copy_over(mask)):
             # The person sees the copy, but would accept the mask below it.
             return (
-                f'"{copy}", a copy that nobody saves, lies over "{mask.layer.name}": click a slice '
-                "in the table, then accept it."
+                f'"{copy}", an unsaved copy, lies over "{mask.layer.name}": click a slice in the '
+                "table, then accept it."
             )
         return ""
 
@@ -287,5 +287,7 @@ def _told(annotation: Annotation, place: SliceKey) -> str:
     segmentation, (frame, index) = annotation.segmentation, place
     of = f"Frame {frame}, slice {index}" if len(segmentation.shown) > 1 else f"Slice {index}"
     accepted = place in segmentation.reviewed
-    done = f"is accepted. {ACCEPT_KEY} takes that back." if accepted else "is no longer accepted."
+    done = (
+        f"is accepted. Press {ACCEPT_KEY} again to undo." if accepted else "is no longer accepted."
+    )
     return f"{of} {done}"

@@ -83,7 +83,8 @@ def _require_organs(mask: MaskLayer, where: str) -> None:
         places = [annotation.name_of(place) for one, place in found if one == label]
         slices = f"slice{'s' * (len(places) > 1)} {', '.join(places)}"
         raise InputError(
-            f"Label {label} in {slices}{where} is no organ; press New … to name it, or erase it."
+            f"Label {label} in {slices}{where} belongs to no organ; press New … to name it, or "
+            "erase it."
         )
 
 

@@ -39,7 +39,7 @@ def why_beside(mask: MaskLayer) -> str:
     layer, scan = mask.layer, mask.layer.metadata[IMAGE_KEY]
     if scan not in mask.viewer.layers or scan.ndim != layer.ndim or lies_as(layer, scan):
         return ""
-    return f'"{layer.name}" does not lie on "{scan.name}" any more'
+    return f'"{layer.name}" is no longer aligned with "{scan.name}"'
 
 
 def why_all_unseen(mask: MaskLayer) -> str:

@@ -19,8 +19,8 @@ def why_no_slice(layer: Image, dims: Dims, axis: int) -> str:
         )
     if set(dims.displayed) != set(slice_axes(dims, axis)):
         return (
-            "The viewer cuts the scan another way than the model: choose Slices …, or roll the "
-            "viewer's axes."
+            "The viewer slices the scan along another axis than the model: choose Slices …, or "
+            "roll the viewer's dimensions."
         )
     if not is_cut(layer, dims):
         return f'"{layer.name}" is not on screen: move the sliders to it first.'

@@ -63,7 +63,9 @@ def write_layers(path: str, layers: Sequence[tuple[Any, dict[str, Any], str]]) -
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SaveError(f"{folder} cannot be made: {error.strerror}; choose another.") from error
+        raise SaveError(
+            f"{folder} cannot be created: {error.strerror}; choose another folder."
+        ) from error
     written: list[str] = []
     failed: list[str] = []
     for data, attributes, kind in layers:

@@ -197,7 +197,7 @@ def test_fine_tuning_adapts_it_on_good_evidence(heart_model, phantom):
     assert next(p.step for p in progress if p.preview is not None) == 0
     result = progress[-1].result
     assert result.verdict.kept, result.verdict.reason
-    assert "From now on the model is shown slices brighter" in result.verdict.reason
+    assert "From now on, the model sees slices brighter" in result.verdict.reason
     appearance = result.model.card.appearance
     assert result.verdict.evidence.appearance == appearance
     assert Verdict.from_json(json.loads(json.dumps(result.verdict.to_json()))).evidence.appearance
@@ -221,7 +221,7 @@ def test_a_project_s_model_shows_scans_so_that_look_like_its_own(heart_model, ph
     corrections = [correct(dark(one), one.labels, range(6)) for one in drawn[:2]]
     result = last(heart_model, corrections, PROJECT_SHORT)
     assert result.verdict.kept, result.verdict.reason
-    assert "shown scans that look like these brighter" in result.verdict.reason
+    assert "sees scans that look like these brighter" in result.verdict.reason
     card = ModelCard.from_json(json.loads(json.dumps(result.model.card.to_json())))
     assert card.kinds == result.model.card.kinds
     assert card.appearance == PLAIN

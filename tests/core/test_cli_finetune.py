@@ -154,7 +154,7 @@ def test_what_was_rolled_back_is_told_and_the_old_model_written(
     monkeypatch.setattr(finetune_config, "SCAN", strict)
     report = run()
     assert report["kept"] is False
-    assert report["reason"].endswith("the old model is kept.")
+    assert report["reason"].endswith("The old model is kept.")
     assert report["model"] == "tiny"
     assert written(tmp_path / "new") == written(model_file)
 
@@ -196,8 +196,8 @@ def test_without_json_it_says_why(l2gnet, files, model_file, tmp_path):
     )  # fmt: skip
     assert (code, err) == (0, "")
     assert out == (
-        f"{tmp_path / 'm'}: Kept on weak evidence: with a single corrected slice nothing shows "
-        "that the others got better; correct a second one to know.\n"
+        f"{tmp_path / 'm'}: Kept on weak evidence: a single corrected slice cannot show "
+        "whether the other slices got better. Correct a second slice to find out.\n"
     )
 
 

@@ -77,7 +77,7 @@ def test_a_scan_that_is_hardly_known_is_learnt_anew(heart_model, heart, elsewher
         *_, last = finetune(heart_model, [correct(scan, heart.labels, (1, 2, 4))], config)
         evidence = last.result.verdict.evidence
         assert evidence.anew is not known
-        assert ("learnt it anew" in last.result.verdict.reason) is not known
+        assert ("learnt it again" in last.result.verdict.reason) is not known
         if last.result.verdict.kept:
             assert evidence.mix == (0.5 if known else 1.0)
             (entry,) = last.result.model.card.history

@@ -129,7 +129,7 @@ def test_labels_that_lie_elsewhere_in_each_slice_teach_nothing(heart_model, phan
     labels = np.stack([np.roll(x, s, (0, 1)) for x, s in zip(phantom.labels, shifts, strict=True)])
     result = tuned(heart_model, correct(phantom, labels=labels), LONGER)
     assert not result.verdict.kept
-    assert result.verdict.reason.endswith("the old model is kept.")
+    assert result.verdict.reason.endswith("The old model is kept.")
     assert result.model is heart_model
     assert weights_hash(heart_model.network) == hash
 
@@ -140,7 +140,7 @@ def test_what_helps_here_and_forgets_the_rest_is_refused(heart_model, phantom):
     config = replace(LONGER, mixes=(1.0,), cautious_mix=1.0)
     result = tuned(heart_model, correct(phantom, labels=swapped), config)
     assert not result.verdict.kept
-    assert "forgot" in result.verdict.reason
+    assert "forget" in result.verdict.reason
     before, after = result.verdict.evidence.heart
     assert before > 0.5 > after
     assert result.model is heart_model

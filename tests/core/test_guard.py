@@ -36,19 +36,19 @@ def correct(slices=(0, 2, 5), ids=(1, 2, 3), seed=0, **more) -> Correction:
 @pytest.mark.parametrize(
     ("kept", "said", "change"),
     [
-        (True, "in short test runs the mean Dice on slices left out of learning rose from 0.750 to "
-               "0.810", {}),
+        (True, "in short test runs, the mean Dice on slices left out of training rose from 0.750 "
+               "to 0.810", {}),
         # So small a change tells nothing about the other slices.
-        (True, "in short test runs slices left out of learning show no clear change (mean Dice "
+        (True, "in short test runs, slices left out of training showed no clear change (mean Dice "
                "from 0.870 to 0.872)", {"dice": Improvement({"a": 0.87}, {"a": 0.872})}),
         (False, "did not help", {"dice": Improvement({"a": 0.7}, {"a": 0.69})}),
         (False, "did not help", {"mix": 0.0}),
-        (False, "In short test runs fine-tuning hardly helped on slices left out of learning (mean "
-                "Dice from 0.973 to 0.974)", {
+        (False, "In short test runs, fine-tuning hardly helped on slices left out of training "
+                "(mean Dice from 0.973 to 0.974)", {
             "dice": Improvement({"a": 0.9734}, {"a": 0.9742})
         }),
         # Rounded to three digits, these differ.
-        (False, "did not help on slices left out of learning (mean Dice unchanged at 0.973)", {
+        (False, "did not help on slices left out of training (mean Dice unchanged at 0.973)", {
             "dice": Improvement({"a": 0.9734}, {"a": 0.9736})
         }),
         (False, "made the b worse", {"dice": Improvement(GOOD.dice.before, {"a": 1, "b": 0.7})}),
@@ -57,13 +57,13 @@ def correct(slices=(0, 2, 5), ids=(1, 2, 3), seed=0, **more) -> Correction:
             "dice": replace(GOOD.dice, parts=((0.8, 0.7), (0.8, 0.9), (0.8, 0.794)))
         }),
         (True, "rose", {"dice": replace(GOOD.dice, parts=((0.8, 0.7), (0.8, 0.8)))}),
-        (False, "forgot", {"heart": (0.9, 0.7)}),
+        (False, "forget", {"heart": (0.9, 0.7)}),
         (True, "Kept", {"heart": None, "codes": None}),
-        (False, "moved the codes", {"codes": (0.4, 0.7)}),
+        (False, "use its codes too differently", {"codes": (0.4, 0.7)}),
         (True, "Kept", {"codes": (0.7, 0.4)}),
         (True, "weak evidence", {"dice": Improvement({}, {})}),
-        (False, "forgot", {"dice": Improvement({}, {}), "heart": (0.9, 0.7)}),
-        (False, "Nothing of the new", {"dice": Improvement({}, {}), "mix": 0.0}),
+        (False, "forget", {"dice": Improvement({}, {}), "heart": (0.9, 0.7)}),
+        (False, "none of the new", {"dice": Improvement({}, {}), "mix": 0.0}),
         # A new structure cannot have been better before.
         (True, "Kept", {"dice": Improvement({"a": 0.5, "new": 0.1}, {"a": 0.9, "new": 0.0})}),
     ],
@@ -74,7 +74,7 @@ def test_verdicts(kept, said, change):
     assert verdict.kept == kept
     assert said in verdict.reason
     assert verdict.reason.endswith(".")
-    assert verdict.reason.endswith("the old model is kept.") == (not kept)
+    assert verdict.reason.endswith("The old model is kept.") == (not kept)
     assert verdict.to_json()["evidence"]["slices"] == 3
     assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
 
@@ -84,7 +84,7 @@ def test_a_structure_that_nobody_painted_must_not_be_lost():
     assert judged(Limits(), replace(evidence, lost={"liver": 0.2}), ["liver"]).kept
     verdict = judged(Limits(), replace(evidence, lost={"liver": 0.5, "spleen": 0}), ["liver"])
     assert not verdict.kept
-    assert "lost the liver, which was not painted: 50% of" in verdict.reason
+    assert "lost the liver, which nobody painted: in the corrected slices, 50% of" in verdict.reason
     assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
     before = [np.array([[0, 1, 1, 2]] * 60)]
     after = [np.array([[1, 1, 0, 1]] * 60)]
@@ -97,7 +97,7 @@ def test_a_scan_is_let_pass_what_few_slices_cannot_tell():
     verdict = judged(SCAN.limits, replace(GOOD, dice=fallen), ["a"])
     assert verdict.kept
     assert (
-        "slices left out of learning are no worse, though the mean Dice went from 0.800 to 0.750"
+        "slices left out of training got no worse, but the mean Dice went from 0.800 to 0.750"
         in verdict.reason
     )
     assert not judged(PROJECT.limits, replace(GOOD, dice=fallen), ["a"]).kept

@@ -247,7 +247,7 @@ def test_a_label_that_is_no_organ_is_not_taught() -> None:
     mask.layer.data_setitem(square(3), 4)
     mask.layer.data_setitem(square(4), 4)
     annotation.may_be_edited()
-    said = "Label 4 in slices 3, 4 is no organ; press New … to name it, or erase it."
+    said = "Label 4 in slices 3, 4 belongs to no organ; press New … to name it, or erase it."
     with pytest.raises(InputError, match=f"^{re.escape(said)}$"):
         fine_tuning([mask], "scan", 1.0, False)
     labels = mask.segmentation.card.labels
@@ -283,7 +283,7 @@ def test_slices_are_shown_however_the_axes_of_a_series_are_rolled(
     mask.viewer.add_image(np.zeros((2, *SHAPE)), name="series")
     for _ in range(rolls):
         mask.viewer.dims.roll()
-    assert "cuts the scan another way" in mask.off_screen
+    assert "slices the scan along another axis" in mask.off_screen
     place = (len(shape) - 3, 3)
     mask.go_to_place(place)
     assert mask.place == place
@@ -629,19 +629,19 @@ def test_accepting_keeps_what_was_interpolated_of_an_organ_that_is_hardly_learnt
 
 
 @pytest.mark.parametrize(("after", "said"), [
-    (0.8712, "No clear change on slices left out of learning: 0.871 Dice."),
-    (0.8710, "No clear change on slices left out of learning: 0.871 Dice."),
-    (0.8741, "No clear change on slices left out of learning: 0.871 to 0.874 Dice."),
-    (0.8624, "No clear change on slices left out of learning: 0.871 to 0.862 Dice."),
-    (0.8811, "Better on slices left out of learning: +0.010 Dice (0.871 to 0.881)."),
-    (0.8611, "No worse in most slices left out of learning: -0.010 Dice (0.871 to 0.861)."),
+    (0.8712, "No clear change on slices left out of training: 0.871 Dice."),
+    (0.8710, "No clear change on slices left out of training: 0.871 Dice."),
+    (0.8741, "No clear change on slices left out of training: 0.871 to 0.874 Dice."),
+    (0.8624, "No clear change on slices left out of training: 0.871 to 0.862 Dice."),
+    (0.8811, "Better on slices left out of training: +0.010 Dice (0.871 to 0.881)."),
+    (0.8611, "No worse on most slices left out of training: -0.010 Dice (0.871 to 0.861)."),
 ])  # fmt: skip
 def test_the_words_of_a_verdict_claim_no_more_than_its_numbers_tell(
     after: float, said: str
 ) -> None:
     words = verdict_message(learnt(Improvement({"liver": 0.8711}, {"liver": after})))
     assert said in words
-    assert "comes from short test runs, not from the model of this preview" in words
+    assert "in short test runs, not with the model of this preview" in words
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

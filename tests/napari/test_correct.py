@@ -117,9 +117,9 @@ def test_the_whole_loop(correct_widget: Any, qtbot: Any) -> None:
     np.testing.assert_array_equal(layer.data, np.where(mine, corrected, first))
     assert widget.version.currentText().startswith("original")
     assert not widget.roll_back.isEnabled()
-    assert "The mask shows original now" in widget.message.text()
+    assert "Switched to original" in widget.message.text()
     layer.undo()
-    qtbot.waitUntil(lambda: "The mask shows" not in widget.message.text())
+    qtbot.waitUntil(lambda: "Switched to" not in widget.message.text())
     layer.redo()
     # Every version is one click away.
     assert ends(qtbot, widget, lambda: widget.version.activated.emit(1)) == "finished"
@@ -133,7 +133,7 @@ def test_a_model_that_does_not_help_is_not_kept(correct_widget: Any, qtbot: Any)
         widget.review.go_to((0, index))
         widget.review.accept_slice()
     assert fine_tune(qtbot, widget) == "finished"
-    assert "the old model is kept" in widget.message.text()
+    assert "The old model is kept" in widget.message.text()
     assert widget.annotation.proposal is None
     assert widget.proposal.isHidden()
     names = ["scan", "scan · scribbler"]
@@ -151,7 +151,7 @@ def test_cancel_leaves_everything_as_it_was_and_keeps_what_is_painted(
     widget.seconds.setValue(12)
     widget.start.click()
     assert not widget.start.isEnabled()
-    assert "cancel it first" in widget.start.toolTip()
+    assert "Cancel it first" in widget.start.toolTip()
     qtbot.waitUntil(lambda: widget.annotation.preview is not None, timeout=60_000)
     qtbot.waitUntil(lambda: widget.annotation.preview.mode == AFTER, timeout=60_000)
     # Painting goes on, and shows in the preview.
@@ -175,7 +175,7 @@ def test_nothing_else_writes_to_a_mask_that_is_being_segmented(
         segment.start.click()
         assert widget.annotation.job == "Segmenting"
         assert not widget.interpolate.isEnabled()
-        assert widget.interpolate.toolTip() == "Segmenting: cancel it first."
+        assert widget.interpolate.toolTip() == "A job is running (Segmenting). Cancel it first."
     qtbot.waitUntil(lambda: widget.interpolate.isEnabled())
     segment.start.click()
     segment.close()
@@ -230,7 +230,7 @@ def test_keys_accept_go_on_and_are_free_again_after_closing(
     keys["K"](viewer)
     index = queue[2][1]
     assert told == [
-        f"Slice {index} is accepted. K takes that back.",
+        f"Slice {index} is accepted. Press K again to undo.",
         f"Slice {index} is no longer accepted.",
     ]
     widget.seen.emit(True)
@@ -260,7 +260,7 @@ def test_slices_of_the_queue_are_shown_however_the_viewer_cuts(
     viewer.dims.order = order
     widget.review.accept_slice()
     assert not widget.current_mask.segmentation.reviewed
-    assert "cuts the scan another way" in widget.message.text()
+    assert "slices the scan along another axis" in widget.message.text()
     widget.review.go_to((0, 3))
     assert viewer.dims.order == (0, 1, 2)
     assert widget.current_mask.place == (0, 3)
@@ -295,7 +295,7 @@ def test_a_label_that_is_no_organ_says_so_until_it_is_named(
     layer.paint((index, 12, 12), 7)
     qtbot.waitUntil(widget.start.isEnabled)
     widget.start.click()
-    assert f"Label 7 in slice {index} is no organ; press New …" in widget.message.text()
+    assert f"Label 7 in slice {index} belongs to no organ; press New …" in widget.message.text()
     assert not widget.running
     widget.add_organ.click()
     (dialog,) = widget.findChildren(OrganDialog)
@@ -315,7 +315,7 @@ def test_an_accepted_slice_that_undo_changes_elsewhere_is_to_be_checked_again(
     widget.review.go_to((0, 1))
     qtbot.waitUntil(lambda: states(widget)[4] == "✓ reviewed")
     widget.current_mask.layer.undo()
-    said = "Slice 4, accepted, was changed by undo: check it again."
+    said = "The accepted slice 4 was changed by undo. Check it again."
     qtbot.waitUntil(lambda: widget.message.text() == said)
     assert states(widget)[4] == "–"
     widget.review.go_to((0, 4))
@@ -332,7 +332,7 @@ def test_an_accepted_slice_that_a_brush_changes_elsewhere_is_to_be_checked_again
     layer = widget.current_mask.layer
     layer.n_edit_dimensions, layer.brush_size = 3, 24
     layer.paint((3, 20, 20), 9)
-    said = "Slice 4, accepted, was changed by painting: check it again."
+    said = "The accepted slice 4 was changed by painting. Check it again."
     qtbot.waitUntil(lambda: widget.message.text().startswith(said))
     assert states(widget)[4] == "edited"
     # Nor does it go before anything else is done.
@@ -356,9 +356,9 @@ def test_the_verdict_stays_with_its_proposal(correct_widget: Any, qtbot: Any) ->
     annotation.propose(proposal)
     annotation.preview = Preview(widget.current_mask, annotation)
     annotation.preview.show(AFTER)
-    said = "+0.100 Dice (0.700 to 0.800). This comes from short test runs"
+    said = "+0.100 Dice (0.700 to 0.800). This was measured in short test runs"
     widget.review.accept_slice()
-    assert "This is the preview, not the mask" in widget.message.text()
+    assert "You see the preview, not the mask" in widget.message.text()
     assert said in widget.verdict.text()
     viewer.layers.remove(viewer.layers[-1])
     assert annotation.preview.mode == BEFORE
@@ -518,7 +518,7 @@ def test_a_mask_from_elsewhere_is_taken_over_where_it_differs(
     count = int(differs[2].sum())
     assert f"{count} voxels in 1 slice are as in colleague now" in widget.message.text()
     np.testing.assert_array_equal(segmentation.by_person()[0, 2], differs[2])
-    # As the text says, Ctrl-Z takes it back: it is of the layer that is active.
+    # As the text says, Ctrl-Z undoes it: it is of the layer that is active.
     assert viewer.layers.selection.active is layer
     assert not theirs.visible
     qtbot.waitUntil(lambda: (0, 2) in widget.annotation.edited)
@@ -636,12 +636,12 @@ def test_a_new_organ_is_painted_interpolated_taught_and_saved(
     widget.accept.click()
     assert widget.save.isEnabled()
     widget.versions.save(user_models / "cardiac-cine.safetensors")
-    assert "no bundled model" in widget.message.text()
+    assert "is a bundled model" in widget.message.text()
     widget.versions.save(user_models / "mine")
     assert segment.model.findText("mine") >= 0
     # No dialog asked whether to replace it.
     widget.versions.save(user_models / "mine")
-    assert "there is a mine.safetensors already" in widget.message.text()
+    assert "mine.safetensors exists already" in widget.message.text()
     widget.versions.save(user_models / "mine.safetensors")
     assert widget.message.text() == "Saved as mine."
     segment.model.setCurrentText("mine")

@@ -48,7 +48,7 @@ def test_slices_between_painted_ones_are_filled_in_one_step_that_can_be_undone(t
     assert not widget.message.value
     viewer.add_image(np.zeros((9, 20, 30)), scale=(8, 1, 2))  # chosen now, where Ctrl-Z looks
 
-    assert press(qtbot, widget) == "Filled 5 slices between 1 and 7. Ctrl-Z takes it back."
+    assert press(qtbot, widget) == "Filled 5 slices between 1 and 7. Ctrl-Z undoes this."
     expected = interpolate_slices(before, [1, 7], 0, (1.0, 2.0))
     assert np.array_equal(mask.data, expected)
     assert (mask.data[4] == 3).any()
@@ -148,7 +148,7 @@ def test_what_cannot_be_interpolated_is_said_in_a_sentence(tool):
     widget.selected.value = False
     viewer.dims.ndisplay = 3
     widget.fill.native.click()
-    assert "switch to 2-D slices" in widget.message.value
+    assert "switch to 2-D" in widget.message.value
     viewer.dims.ndisplay = 2
     assert np.array_equal(mask.data, before)
     viewer.layers.clear()

@@ -111,7 +111,7 @@ def test_a_name_without_a_suffix_gets_the_chosen_kinds(
     assert read_labels(saved).names == NAMES
     segmented.current_mask.layer.data[:] = 0
     # The dialog has asked about a file of another name.
-    assert f"there is a case1.5mm{suffix} already" in save(qtbot, segmented)
+    assert f"case1.5mm{suffix} exists already" in save(qtbot, segmented)
     assert saved.read_bytes() == written
 
 
@@ -123,7 +123,7 @@ def test_the_scan_itself_is_never_replaced(
     link.symlink_to(scan_file)
     for path in (scan_file, link):
         answer(monkeypatch, path)
-        assert "is a scan itself" in save(qtbot, segmented)
+        assert "is an open scan" in save(qtbot, segmented)
     assert scan_file.read_bytes() == before
 
 
@@ -174,7 +174,8 @@ def test_of_a_preview_on_screen_the_mask_below_is_saved_and_that_is_said(
     annotation = propose(segmented.current_mask)
     answer(monkeypatch, tmp_path / "mask.nii.gz")
     assert save(qtbot, segmented) == (
-        "Saved mask.nii.gz. The preview on screen is not accepted: the mask as before was saved."
+        "Saved mask.nii.gz. The preview on screen is not accepted, so the mask without it "
+        "was saved."
     )
     written = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj).T
     np.testing.assert_array_equal(written, segmented.current_mask.layer.data)

@@ -55,7 +55,7 @@ def test_the_table_is_copied_as_spreadsheets_read_it(
     qtbot.waitUntil(lambda: told(widget)[0] > 1000)
     qtbot.keyClick(widget.organs, Qt.Key.Key_C, Qt.KeyboardModifier.ControlModifier)
     head, *rows, end = QApplication.clipboard().text().split("\n")
-    part = " in the 1 of 6 slices segmented"
+    part = " in the 1 of 6 slices that are segmented"
     assert head.split("\t") == ["Organ", f"Voxels{part}", f"mL{part}"]
     organs = [row.split("\t") for row in rows]
     assert [name for name, *_ in organs] == list(NAMES.values())
@@ -303,7 +303,7 @@ def test_ctrl_z_takes_back_what_was_tidied_last(
     assert (tidy != painted).any()
     assert layer.data[1, 0, 0] == 9
     changed = (tidy != painted).sum()
-    said = f"Tidied as chosen: {changed:,} voxels changed; Ctrl-Z takes it back."
+    said = f"Tidied: {changed:,} voxels changed. Ctrl-Z undoes this."
     assert widget.message.text().startswith(said)
     segmentation = widget.current_mask.segmentation
     places = set(segmentation.places)
@@ -353,7 +353,7 @@ def test_partial_sizes_are_told_by_frame(segment_widget: Any, tmp_path: Path, qt
     qtbot.waitUntil(widget.coverage.isHidden)
     assert layer.name.endswith("(2 of 4)")
     viewer.dims.set_current_step(0, 1)
-    assert widget.coverage.text().endswith("0 of 2 slices of this frame")
+    assert widget.coverage.text().endswith("0 of 2 slices of this frame are segmented")
     assert not widget.coverage.isHidden()
     layer.name = "my mask"
     run(qtbot, widget)
@@ -450,7 +450,7 @@ def test_data_that_is_no_mask_of_the_scan_frees_the_widget_for_a_new_one(
     layer = widget.current_mask.layer
     layer.data = change(layer.data)
     qtbot.waitUntil(lambda: widget.current_mask is None)
-    assert "Segment again" in widget.message.text()
+    assert "Press Segment" in widget.message.text()
     assert widget.organs.toolTip() == "Press Segment first."
     viewer.dims.set_current_step(0, 1)
     assert run(qtbot, widget) == "finished"

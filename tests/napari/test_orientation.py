@@ -448,7 +448,7 @@ def test_the_question_waits_while_a_run_goes_on(
     with qtbot.waitSignal(widget.run_ended, timeout=20_000):
         widget.start.click()
         assert not widget.orientation.isEnabled()
-        assert "run is under way" in widget.orientation.toolTip()
+        assert "run is in progress" in widget.orientation.toolTip()
     assert widget.orientation.isEnabled()
     assert widget.orientation.toolTip() == tip
 

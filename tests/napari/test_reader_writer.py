@@ -463,5 +463,5 @@ def test_all_kinds_of_layers_save(tmp_path):
     with pytest.raises(SaveError, match=r"1 of 2 layers.* 2 to 4 are expected"):
         saved_together(tmp_path / "five", Image(np.zeros((2, 2, 2, 2, 2)), name="five"), labels)
     assert read_labels(tmp_path / "five" / "mask.nii.gz").volume.data.sum() == 120
-    with pytest.raises(SaveError, match="cannot be made"):
+    with pytest.raises(SaveError, match="cannot be created"):
         saved_together(tmp_path / "new" / "mask.nii.gz" / "in a file", labels)

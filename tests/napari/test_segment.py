@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def test_cancel_keeps_what_is_finished_and_a_second_run_completes(
     assert 2 <= len(finished) < 6
     kept = widget.current_mask.layer.data.copy()
     assert all(kept[index].any() for _, index in finished)
-    assert f"{len(finished)} of 6 slices are segmented and stay" in widget.message.text()
+    assert f"{len(finished)} of 6 slices are segmented and kept" in widget.message.text()
     layer = widget.current_mask.layer
     told = f"{len(finished)} of 6 slices"
     qtbot.waitUntil(lambda: told in widget.coverage.text() and not widget.coverage.isHidden())
@@ -141,8 +142,9 @@ def test_a_painted_mask_is_never_overwritten(
     np.testing.assert_array_equal(painted.data, copy)
     assert widget.current_mask.layer is not painted
     assert len(viewer.layers) == 3
-    assert "scribbler holds your work and stays as it is" in widget.message.text()
-    assert "goes into scan · scribbler [1]." in widget.message.text()
+    text = unescape(widget.message.text())
+    assert '"scan · scribbler" holds your work and is not changed.' in text
+    assert 'goes into "scan · scribbler [1]".' in text
     # That one is nobody's yet: there is nothing to say of the next run.
     run(qtbot, widget)
     assert "goes into" not in widget.message.text()
@@ -223,7 +225,7 @@ def test_a_time_series_is_segmented_frame_by_frame(
     viewer.dims.order = (1, 2, 3, 0)
     widget.start.click()
     assert not widget.running
-    assert "cuts the scan another way" in widget.message.text()
+    assert "slices the scan along another axis" in widget.message.text()
 
 
 def test_a_failing_run_says_so_and_changes_nothing(
@@ -274,7 +276,7 @@ def test_warnings_about_an_unfitting_scan(segment_widget: Any, qtbot: Any) -> No
     layer = viewer.add_image(ct, scale=(1, 1, 1), name="ct")
     assert "units are pixels: sizes cannot be checked" in widget.message.text()
     layer.units = "mm"
-    assert "Slices 1 mm apart" in widget.message.text()
+    assert "The slices are 1 mm apart" in widget.message.text()
     run(qtbot, widget)
     assert "looks like a CT" in widget.message.text()
 
@@ -331,10 +333,10 @@ def test_every_disabled_control_says_why(
     with qtbot.waitSignal(widget.run_ended, timeout=20_000):
         widget.start.click()
         off = disabled(widget)
-        assert set(off.values()) == {"A run is under way: cancel it first."}
+        assert set(off.values()) == {"A run is in progress. Cancel it first."}
         assert {*no_scan, widget.model, widget.largest, widget.holes} <= set(off)
         assert "Label 1" in widget.organs.item(0, 1).toolTip()
-        assert "what is finished stays" in widget.cancel.toolTip()
+        assert "Finished slices are kept" in widget.cancel.toolTip()
     assert set(disabled(widget)) == {widget.cancel}
     assert widget.start.toolTip() == "Find the organs in the scan"
     assert "axis along which" in widget.axis.toolTip()
@@ -453,7 +455,7 @@ def test_a_scan_that_is_opened_during_a_run_is_chosen_after_it(
     assert widget.image.layer is second
     assert widget.current_mask is None
     # What is unusual is said of the one that it is of.
-    assert "⚠ Slices 1 mm apart" in widget.message.text()
+    assert "⚠ The slices are 1 mm apart" in widget.message.text()
     assert "⚠ first · scribbler: The scan looks like a CT" in widget.message.text()
     # A choice by hand stays, whatever runs.
     widget.image.choose(first)
@@ -471,7 +473,7 @@ def test_what_is_not_found_is_told_without_a_voxel_size(
     viewer.add_image(np.ones((2, 32, 32), np.float32), name="plain")
     assert run(qtbot, widget) == "finished"
     assert widget.organs.rows()[0][2] == "–"
-    assert "found: out of view" in widget.message.text()
+    assert "found. The scan may not show" in widget.message.text()
 
 
 def test_what_is_unusual_about_a_scan_that_is_deleted_is_not_said_of_another(
@@ -488,7 +490,7 @@ def test_what_is_unusual_about_a_scan_that_is_deleted_is_not_said_of_another(
         assert widget.image.layer is second
     lines = widget.message.text().split("⚠ ")[1:]
     assert [line for line in lines if "1 mm apart" in line] == [lines[0]]
-    assert lines[0].startswith("Slices")
+    assert lines[0].startswith("The slices")
     assert any(line.startswith("first · scribbler: The scan looks like a CT") for line in lines)
     assert not any(line.startswith("The scan") for line in lines)
 
@@ -620,7 +622,7 @@ def test_each_frame_of_a_series_is_checked(
     run(qtbot, widget)
     assert "Frame 0: " in widget.message.text()
     assert "Frame 1: " in widget.message.text()
-    assert "2 more like these." in widget.message.text()
+    assert "2 more warnings like these." in widget.message.text()
 
 
 def test_what_the_model_saw_is_kept_with_the_mask(
@@ -659,7 +661,7 @@ def test_models_that_came_and_went_since_are_known_when_the_list_opens(
     widget.model.showPopup()
     widget.model.hidePopup()
     assert widget.model.currentText() == "cardiac-cine"
-    assert "scribbler is gone" in widget.message.text()
+    assert "scribbler no longer exists" in widget.message.text()
     widget.model.setCurrentText("other")
     assert [widget.organs.item(row, 1).text() for row in range(widget.organs.rowCount())] == [
         "tumour"

@@ -63,7 +63,7 @@ def test_nothing_else_writes_into_a_mask_while_a_version_comes_into_it(
         correct.versions.load(path)
         for control in (segment.start, segment.largest, segment.holes):
             assert not control.isEnabled()
-            assert control.toolTip() == "Going to other: cancel it first."
+            assert control.toolTip() == "A job is running (Switching to other). Cancel it first."
         segment.segment()
         assert not segment.running
     assert segment.start.isEnabled()
@@ -138,7 +138,7 @@ def test_slices_off_screen_are_neither_accepted_nor_segmented(
         segment.start.click()
         assert not segment.running
         assert (
-            "in 3-D" if ndisplay == 3 else "cuts the scan another way"
+            "in 3-D" if ndisplay == 3 else "slices the scan along another axis"
         ) in segment.message.text()
         viewer.dims.order, viewer.dims.ndisplay = (0, 1, 2), 2
     scan = segment.image.layer
@@ -262,7 +262,7 @@ def test_a_slice_of_a_mask_that_was_moved_off_its_scan_is_not_accepted(
     correct_widget: Make, qtbot: Any
 ) -> None:
     _, segment, correct = correct_widget()
-    mask, beside = correct.current_mask, '"scan · scribbler" does not lie on "scan" any more'
+    mask, beside = correct.current_mask, '"scan · scribbler" is no longer aligned with "scan"'
     mask.layer.translate = (0, 30, 0)
     assert beside in unescape(segment.coverage.text())
     qtbot.waitUntil(lambda: beside in unescape(correct.message.text()))
@@ -358,7 +358,7 @@ def test_ctrl_z_is_promised_where_it_takes_the_answer_back(
     path = save_untrained(user_models, "other", seed=5)
     viewer.layers.selection.active = viewer.layers[0]
     assert ends(qtbot, correct, lambda: correct.versions.load(path)) == "finished"
-    assert "Ctrl-Z takes it back" in correct.message.text()
+    assert "Ctrl-Z undoes this" in correct.message.text()
     assert viewer.layers.selection.active is correct.current_mask.layer
     assert ends(qtbot, correct, lambda: correct.go_to_version(1)) == "finished"
     assert "no voxel changed" in correct.message.text()
@@ -470,7 +470,7 @@ def test_a_mask_goes_on_with_its_scan_that_was_deleted_and_opened_again(
     assert mask.layer.metadata[IMAGE_KEY] is scan
     assert not mask.layer.translate.any()
     assert viewer.layers.index(scan) < viewer.layers.index(mask.layer)
-    assert "is of this scan" in segment.message.text()
+    assert "belongs to this scan" in segment.message.text()
     assert segment.save_mask.isEnabled()
     assert autosave_of(mask).volume.data is scan.data
     # So with a second layer of the scan, which was hidden as it lay over the mask.
@@ -519,10 +519,10 @@ def test_of_a_copy_that_is_painted_on_is_said_that_nobody_saves_it(
     copy = next(layer for layer in viewer.layers if layer.name.endswith("copy"))
     viewer.layers.selection.active = copy
     for widget in (segment, correct):
-        assert "is a copy that nobody saves" in widget.message.text()
+        assert "is a copy, which is not saved automatically" in widget.message.text()
     mask.name = "mine"
     for widget in (segment, correct):
-        qtbot.waitUntil(lambda w=widget: 'paint in "mine"' in unescape(w.message.text()))
+        qtbot.waitUntil(lambda w=widget: 'Paint in "mine"' in unescape(w.message.text()))
     # Nor is the mask below it accepted for what is painted on it.
     reviewed = correct.annotation.segmentation.reviewed
     correct.accept_slice.click()
