@@ -291,7 +291,7 @@ class Autosave(QObject):
         """Save everything now; why that cannot be, in a sentence, or ""."""
         try:
             self.save_now()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 – the window must be able to close
             if not isinstance(error, InputError):
                 _log.exception("Saving failed")
             return f'The last changes to "{self._mask.layer.name}" were not saved: {error}'

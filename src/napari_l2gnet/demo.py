@@ -89,8 +89,9 @@ def picture(viewer: napari.Viewer, path: Path, size: tuple[int, int] = (1400, 90
     """Save the whole window as a PNG."""
     from qtpy.QtWidgets import QApplication
 
-    viewer.window._qt_window.resize(*size)
-    viewer.window._qt_window.show()
+    window = viewer.window._qt_window  # noqa: SLF001 – napari has no public way to resize it
+    window.resize(*size)
+    window.show()
     for _ in range(5):
         QApplication.processEvents()
     viewer.reset_view()

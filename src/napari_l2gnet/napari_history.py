@@ -28,7 +28,7 @@ def painting_events(layer: Labels) -> tuple[Any, Any]:
 
 def is_stroke_under_way(layer: Labels) -> bool:
     """Is a brush drawing? A write in the meantime would become part of its stroke."""
-    return bool(layer._block_history)
+    return bool(layer._block_history)  # noqa: SLF001 – napari tells it nowhere else
 
 
 def report_edits(mask: MaskLayer) -> None:

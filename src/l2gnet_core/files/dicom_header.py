@@ -124,7 +124,7 @@ def dicom_header_of(path: Path) -> DicomFile | None:
             python_warnings.simplefilter("ignore")
             header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_TAGS)
             return _understood(path, header)
-    except Exception:  # pydicom raises many kinds for a damaged file
+    except Exception:  # noqa: BLE001 – pydicom raises many kinds for a damaged file
         return None
 
 

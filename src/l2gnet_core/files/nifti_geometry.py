@@ -153,5 +153,5 @@ def _spm_mat(path: Path) -> npt.NDArray[np.float64] | None:
         to_one = np.eye(4)
         to_one[:3, 3] = 1
         return np.asarray(from_one.reshape(4, 4) @ to_one, dtype=np.float64)
-    except Exception:  # scipy raises many kinds for a broken file, but the scan is usable
+    except Exception:  # noqa: BLE001 – scipy raises many kinds; the scan is usable without
         return None

@@ -209,7 +209,7 @@ def _label_text(tif: tifffile.TiffFile) -> LabelText:
             image = tifffile.xml2dict(tif.ome_metadata)["OME"]["Image"]
             image = image[0] if isinstance(image, list) else image
             found = LabelText.from_json(str(image.get("Description", "")))
-        except Exception:  # a mask with odd XML is usable without its names
+        except Exception:  # noqa: BLE001 – a mask with odd XML is usable without its names
             found = None
     return found or LabelText()
 
