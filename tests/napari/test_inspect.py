@@ -351,7 +351,7 @@ def test_every_view_is_saved_as_picture_and_table(
     assert len({line.count(",") for line in lines}) == 1
     # A name without its ending, of a file about which the dialog has not asked.
     widget.save(tmp_path / "view", ".csv")
-    assert "there is a view.csv already" in widget.message.text()
+    assert "view.csv exists already" in widget.message.text()
     widget.save(tmp_path / "view", ".png")
     assert QImage(str(tmp_path / "view.png")).width() > 300
     widget.save(tmp_path / "nowhere" / "view.csv", ".csv")

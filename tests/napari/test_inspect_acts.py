@@ -144,7 +144,7 @@ def test_a_scan_that_can_no_longer_be_read_is_told(opened: Made, qtbot: Any) -> 
     viewer.layers.selection.active.data_setitem((np.array([1]), np.array([30]), np.array([40])), 1)
     viewer.layers["scan"].data = np.zeros((1, 1, 4, 64, 80))
     widget.similar.click()
-    assert "has 5 axes where 2 to 4 are expected" in widget.message.text()
+    assert "has 5 axes, but 2 to 4 are expected" in widget.message.text()
 
 
 @pytest.mark.parametrize("extent", [PIECE, EVERYWHERE])
