@@ -332,6 +332,12 @@ def test_a_damaged_project_is_one_sentence(one_sentence, tmp_path):
         )
     (project.path / "history.jsonl").write_text('{"what": "undone"}\nnonsense\n{"what": "x"}\n')
     assert "a line of it is damaged" in said(project.history.entries)
+    for line in (
+        {"what": "fine-tuned", "model": {"name": "a", "sha256": "b"}},
+        {"what": "x", "model": 1},
+    ):
+        (project.path / "history.jsonl").write_text(json.dumps(line) + "\n")
+        assert "a line of it is damaged" in said(project.history.versions)
     assert "is none" in said(lambda: open_project(tmp_path))
 
 

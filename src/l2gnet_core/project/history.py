@@ -114,11 +114,14 @@ class History:
             if any(not isinstance(entry, dict) or "what" not in entry for entry in entries):
                 raise ValueError
         except (ValueError, RecursionError) as error:
-            raise InputError(
-                f"Expected the history of a project in {self._file}, but a line of it is damaged; "
-                "restore the project folder from a copy."
-            ) from error
+            raise self._damaged() from error
         return entries
+
+    def _damaged(self) -> InputError:
+        return InputError(
+            f"Expected the history of a project in {self._file}, but a line of it is damaged; "
+            "restore the project folder from a copy."
+        )
 
     def _bytes(self) -> bytes:
         try:
@@ -279,8 +282,15 @@ class History:
     def versions(self) -> list[SavedVersion]:
         """The models whose answers the mask can show, in order, the original one first.
 
-        Fine-tuned models that were not kept or were discarded are left out. Raises InputError.
+        Fine-tuned models that were not kept or were discarded are left out. Raises InputError for
+        a damaged line.
         """
+        try:
+            return self._versions()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise self._damaged() from error
+
+    def _versions(self) -> list[SavedVersion]:
         from l2gnet_core.guard import Verdict
 
         first: SavedVersion | None = None
