@@ -341,9 +341,8 @@ class History:
                     tuple(slices),
                     unmarked=values["unmarked"],
                     weights=weights,
-                    # Older histories do not number the images.
+                    # Older histories neither number the images nor say what was checked.
                     image=values.get("image"),
-                    # … and take all structures as checked.
                     checked={int(at): ids for at, ids in values.get("checked", {}).items()},
                 )
             )
