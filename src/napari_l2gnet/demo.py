@@ -12,7 +12,7 @@ import napari
 from qtpy.QtCore import QEventLoop, QTimer
 
 from l2gnet_core.errors import InputError
-from napari_l2gnet.segment import SegmentWidget
+from napari_l2gnet.segment.widget import SegmentWidget
 
 TITLE = "napari-l2gnet"
 

@@ -15,11 +15,11 @@ from napari.utils.notifications import show_error
 from numpy.typing import NDArray
 
 from l2gnet_core.errors import InputError
-from napari_l2gnet import warm_up
-from napari_l2gnet.layers import VIEW_KEY, lie_on_each_other, shown_index
-from napari_l2gnet.mask_layer import SEGMENTATION_KEY, reference
-from napari_l2gnet.preview import PREVIEW_KEY
-from napari_l2gnet.worker import Job, LatestJob
+from napari_l2gnet.annotating.preview import PREVIEW_KEY
+from napari_l2gnet.jobs import warm_up
+from napari_l2gnet.jobs.worker import Job, LatestJob
+from napari_l2gnet.masks.layer import SEGMENTATION_KEY, reference
+from napari_l2gnet.scans.layers import VIEW_KEY, lie_on_each_other, shown_index
 
 _NO_MASK = (
     "Add a Labels layer and paint an organ in two slices. For a mask made with Segment, use "

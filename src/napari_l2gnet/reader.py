@@ -13,7 +13,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.files import DICOM, format_of, is_supported, read_any
 from l2gnet_core.files.labeltext import LabelText
 from l2gnet_core.volume import Volume
-from napari_l2gnet.layers import to_layer_data
+from napari_l2gnet.scans.layers import to_layer_data
 
 if TYPE_CHECKING:
     from napari.types import LayerDataTuple
@@ -91,7 +91,7 @@ def _dicom(path: Path) -> list[tuple[Volume, LabelText]]:
     if len(series) > 1:
         from qtpy.QtWidgets import QApplication, QMainWindow
 
-        from napari_l2gnet.series_dialog import SeriesDialog
+        from napari_l2gnet.scans.series_dialog import SeriesDialog
 
         # napari's window, for its colours; the active window is the dialog that chose the reader.
         windows = [w for w in QApplication.topLevelWidgets() if isinstance(w, QMainWindow)]

@@ -8,7 +8,7 @@ import numpy as np
 
 from l2gnet_core.phantom import cardiac_cine, cardiac_phantom
 from l2gnet_core.volume import Volume, default_affine
-from napari_l2gnet.layers import to_layer_data
+from napari_l2gnet.scans.layers import to_layer_data
 
 if TYPE_CHECKING:
     from napari.types import LayerDataTuple

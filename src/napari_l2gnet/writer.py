@@ -14,7 +14,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.files.nifti import write_map
 from l2gnet_core.labels import hex_color
 from l2gnet_core.volume import Grid
-from napari_l2gnet.layers import LABELS_KEY, grid_of
+from napari_l2gnet.scans.layers import LABELS_KEY, grid_of
 
 #: Characters that some file systems refuse in a name.
 _NOT_IN_NAMES = re.compile(r'[\\/:*?"<>|\x00-\x1f]+')

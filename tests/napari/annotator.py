@@ -32,14 +32,14 @@ from l2gnet_core.project.folder import find_projects
 from l2gnet_core.project.scans import identify
 from l2gnet_core.project.state import SliceState
 from l2gnet_core.volume import Grid, Volume
-from napari_l2gnet.autosave import keep
-from napari_l2gnet.correct_run import CorrectRun
-from napari_l2gnet.learning import model_of
-from napari_l2gnet.mask_layer import MaskLayer
-from napari_l2gnet.proposals import accept, drop_proposal
-from napari_l2gnet.resume import read_work
-from napari_l2gnet.session import Session
-from napari_l2gnet.tasks import annotation_of, fine_tuning
+from napari_l2gnet.annotating.learning import model_of
+from napari_l2gnet.annotating.tasks import annotation_of, fine_tuning
+from napari_l2gnet.correct.proposals import accept, drop_proposal
+from napari_l2gnet.correct.run import CorrectRun
+from napari_l2gnet.jobs.session import Session
+from napari_l2gnet.masks.layer import MaskLayer
+from napari_l2gnet.saving.autosave import keep
+from napari_l2gnet.saving.resume import read_work
 
 SHAPE = (12, 64, 64)
 LABELS = LabelSet.from_names({1: "one", 2: "two", 3: "three"})

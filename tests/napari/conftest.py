@@ -19,10 +19,10 @@ from l2gnet_core.checkpoint import save_model
 from l2gnet_core.config import preset
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.model import build
-from napari_l2gnet.correct import CorrectWidget
-from napari_l2gnet.segment import SegmentWidget
-from napari_l2gnet.session import Session
-from napari_l2gnet.worker import URGENT
+from napari_l2gnet.correct.widget import CorrectWidget
+from napari_l2gnet.jobs.session import Session
+from napari_l2gnet.jobs.worker import URGENT
+from napari_l2gnet.segment.widget import SegmentWidget
 
 NAMES = {1: "right ventricle", 2: "myocardium", 3: "left ventricle"}
 

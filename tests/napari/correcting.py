@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from napari_l2gnet.annotation import Annotation, Proposal
-from napari_l2gnet.correct import CorrectWidget
-from napari_l2gnet.mask_layer import MaskLayer
-from napari_l2gnet.preview import AFTER, Preview
-from napari_l2gnet.tasks import annotation_of
+from napari_l2gnet.annotating.annotation import Annotation, Proposal
+from napari_l2gnet.annotating.preview import AFTER, Preview
+from napari_l2gnet.annotating.tasks import annotation_of
+from napari_l2gnet.correct.widget import CorrectWidget
+from napari_l2gnet.masks.layer import MaskLayer
 
 
 def bright(viewer: Any) -> np.ndarray:

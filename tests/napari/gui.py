@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_l2gnet.autosave import autosave_of
+from napari_l2gnet.saving.autosave import autosave_of
 
 PLUGIN = "napari-l2gnet"
 

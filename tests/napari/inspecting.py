@@ -15,9 +15,9 @@ from napari.utils.interactions import (
 from l2gnet_core.card import ModelCard
 from l2gnet_core.inspect.trace import SliceTrace, Trace
 from l2gnet_core.labels import LabelSet
-from napari_l2gnet.inspect import InspectWidget
-from napari_l2gnet.layers import volume_of
-from napari_l2gnet.mask_layer import MaskLayer
+from napari_l2gnet.inspect.widget import InspectWidget
+from napari_l2gnet.masks.layer import MaskLayer
+from napari_l2gnet.scans.layers import volume_of
 
 NAMES = {1: "right ventricle", 2: "myocardium", 3: "left ventricle"}
 STRIDE = 16

@@ -20,12 +20,13 @@ from l2gnet_core.interpolation import interpolate_slices
 from l2gnet_core.labels import Label, LabelSet
 from l2gnet_core.project.events import Answered, Interpolated
 from l2gnet_core.volume import Grid
-from napari_l2gnet.annotation import PAINTED_WEIGHT, Annotation, Proposal
-from napari_l2gnet.doubts import ExpectedErrors
-from napari_l2gnet.layers import volume_of
-from napari_l2gnet.learning import interpolate
-from napari_l2gnet.mask_layer import MaskLayer
-from napari_l2gnet.organs import (
+from napari_l2gnet.annotating.annotation import PAINTED_WEIGHT, Annotation, Proposal
+from napari_l2gnet.annotating.doubts import ExpectedErrors
+from napari_l2gnet.annotating.learning import interpolate
+from napari_l2gnet.annotating.tasks import fine_tuning
+from napari_l2gnet.correct.proposals import accept, fill_in, verdict_message, weak_organs
+from napari_l2gnet.masks.layer import MaskLayer
+from napari_l2gnet.masks.organs import (
     UNMARKED,
     as_called_in,
     free_id,
@@ -34,9 +35,8 @@ from napari_l2gnet.organs import (
     with_organ,
     with_organs_of,
 )
-from napari_l2gnet.proposals import accept, fill_in, verdict_message, weak_organs
-from napari_l2gnet.segmentation import Segmentation
-from napari_l2gnet.tasks import fine_tuning
+from napari_l2gnet.masks.segmentation import Segmentation
+from napari_l2gnet.scans.layers import volume_of
 
 CARD = ModelCard(
     "model",

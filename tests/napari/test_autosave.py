@@ -30,11 +30,11 @@ from l2gnet_core.project.folder import ProjectFolder, open_project
 from l2gnet_core.project.scans import identify
 from l2gnet_core.project.state import ProjectState, SliceState, slice_of
 from l2gnet_core.volume import Grid
-from napari_l2gnet.autosave import Autosave, autosave_of, keep
-from napari_l2gnet.mask_layer import MaskLayer
-from napari_l2gnet.resume import read_work
-from napari_l2gnet.script_watch import ScriptWatch
-from napari_l2gnet.segmentation import Segmentation
+from napari_l2gnet.masks.layer import MaskLayer
+from napari_l2gnet.masks.script_watch import ScriptWatch
+from napari_l2gnet.masks.segmentation import Segmentation
+from napari_l2gnet.saving.autosave import Autosave, autosave_of, keep
+from napari_l2gnet.saving.resume import read_work
 
 Widget = Callable[[], tuple[Any, Any]]
 
@@ -318,8 +318,8 @@ def test_a_window_asks_before_it_closes_over_work_that_cannot_be_saved(
     projects: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("napari_l2gnet.closing._UNSEEN", ())
-    monkeypatch.setattr("napari_l2gnet.autosave._RETRY_AFTER", 0.2)
+    monkeypatch.setattr("napari_l2gnet.saving.closing._UNSEEN", ())
+    monkeypatch.setattr("napari_l2gnet.saving.autosave._RETRY_AFTER", 0.2)
     projects.write_text("a file where a folder should be")
     viewer = make_napari_viewer(show=True)
     names = ("Segment", "Inspect", "Correct & fine-tune")
@@ -403,7 +403,7 @@ def test_closing_while_a_save_is_under_way_loses_nothing(
 
     monkeypatch.setattr(ProjectFolder, "save", slow)
     # More than one save has time for: the rest is in nobody's hands but its own.
-    monkeypatch.setattr("napari_l2gnet.autosave._SAVE_EVERY", 0.0)
+    monkeypatch.setattr("napari_l2gnet.saving.autosave._SAVE_EVERY", 0.0)
     segmentation = widget.current_mask.segmentation
     for place in segmentation.places:
         segmentation.slice_of(segmentation.shown, place)[0, 0] = 2
@@ -443,8 +443,8 @@ def test_a_disk_that_fails_is_told_once_and_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr("napari_l2gnet.autosave.show_error", told.append)
-    monkeypatch.setattr("napari_l2gnet.autosave._RETRY_AFTER", 0.2)
+    monkeypatch.setattr("napari_l2gnet.saving.autosave.show_error", told.append)
+    monkeypatch.setattr("napari_l2gnet.saving.autosave._RETRY_AFTER", 0.2)
     projects.write_text("a file where a folder should be")
     viewer, widget = segment_widget()
     open_scan(viewer, scan_file)

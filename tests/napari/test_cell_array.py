@@ -14,7 +14,7 @@ from l2gnet_core.inspect.cells import cell_grid
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.slice_view import SliceView, slice_view
 from l2gnet_core.volume import Grid
-from napari_l2gnet.cell_array import CellArray, Lit
+from napari_l2gnet.inspect.cell_array import CellArray, Lit
 
 
 @settings(max_examples=60, deadline=None)

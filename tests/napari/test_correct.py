@@ -25,20 +25,20 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.guard import Evidence, Improvement, Verdict
 from l2gnet_core.labels import Label
 from l2gnet_core.weights import weights_hash
-from napari_l2gnet.annotation import Proposal, Version
-from napari_l2gnet.autosave import autosave_of
-from napari_l2gnet.correct import CorrectWidget
-from napari_l2gnet.layers import LABELS_KEY
-from napari_l2gnet.learning import TaskProgress, learn, model_of
-from napari_l2gnet.mask_layer import MaskLayer
-from napari_l2gnet.organ_dialog import OrganDialog
-from napari_l2gnet.organs import UNMARKED
-from napari_l2gnet.preview import AFTER, BEFORE, CHANGES, Preview
-from napari_l2gnet.proposals import bring_organs
-from napari_l2gnet.script_watch import ScriptWatch
-from napari_l2gnet.session import Session
-from napari_l2gnet.slice_queue import SLICE, SliceQueue
-from napari_l2gnet.tasks import annotation_of, fine_tuning
+from napari_l2gnet.annotating.annotation import Proposal, Version
+from napari_l2gnet.annotating.learning import TaskProgress, learn, model_of
+from napari_l2gnet.annotating.preview import AFTER, BEFORE, CHANGES, Preview
+from napari_l2gnet.annotating.tasks import annotation_of, fine_tuning
+from napari_l2gnet.correct.organ_dialog import OrganDialog
+from napari_l2gnet.correct.proposals import bring_organs
+from napari_l2gnet.correct.slice_queue import SLICE, SliceQueue
+from napari_l2gnet.correct.widget import CorrectWidget
+from napari_l2gnet.jobs.session import Session
+from napari_l2gnet.masks.layer import MaskLayer
+from napari_l2gnet.masks.organs import UNMARKED
+from napari_l2gnet.masks.script_watch import ScriptWatch
+from napari_l2gnet.saving.autosave import autosave_of
+from napari_l2gnet.scans.layers import LABELS_KEY
 
 
 def states(widget: CorrectWidget) -> dict[int, str]:
@@ -224,7 +224,7 @@ def test_keys_accept_go_on_and_are_free_again_after_closing(
     keys["G"](viewer)  # there is no preview: nothing happens
     # Behind another tab they work, too, and say so where it is seen.
     told: list[str] = []
-    monkeypatch.setattr("napari_l2gnet.slice_review.show_info", told.append)
+    monkeypatch.setattr("napari_l2gnet.correct.slice_review.show_info", told.append)
     widget.seen.emit(False)
     keys["K"](viewer)
     keys["K"](viewer)
@@ -549,7 +549,7 @@ def test_a_mask_from_elsewhere_is_taken_over_where_it_differs(
 def test_the_keys_are_none_of_naparis() -> None:
     from napari.utils.shortcuts import default_shortcuts
 
-    from napari_l2gnet.correct_form import ACCEPT_KEY, FLIP_KEY, NEXT_KEY
+    from napari_l2gnet.correct.form import ACCEPT_KEY, FLIP_KEY, NEXT_KEY
 
     taken = {str(key) for keys in default_shortcuts.values() for key in keys}
     assert not taken & {ACCEPT_KEY, NEXT_KEY, FLIP_KEY}
@@ -582,7 +582,7 @@ def test_a_ranking_that_nobody_waits_for_stops(
         finally:
             ended.append(segmentation)
 
-    monkeypatch.setattr("napari_l2gnet.slice_review.doubtful_slices", endless)
+    monkeypatch.setattr("napari_l2gnet.correct.slice_review.doubtful_slices", endless)
     viewer, segment, widget = correct_widget()
     qtbot.waitUntil(lambda: len(begun) == 1, timeout=20_000)
     if how == "mask removed":

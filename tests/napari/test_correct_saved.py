@@ -26,16 +26,16 @@ from l2gnet_core.project.models import id_of
 from l2gnet_core.project.replay import replay
 from l2gnet_core.project.state import slice_of
 from l2gnet_core.volume import Grid
-from napari_l2gnet.autosave import autosave_of, keep
-from napari_l2gnet.correct import CorrectWidget
-from napari_l2gnet.learning import model_of
-from napari_l2gnet.mask_layer import MaskLayer
-from napari_l2gnet.organ_dialog import OrganDialog
-from napari_l2gnet.preview import BEFORE
-from napari_l2gnet.proposals import fill_in
-from napari_l2gnet.resume import read_work
-from napari_l2gnet.run import Run
-from napari_l2gnet.session import Session
+from napari_l2gnet.annotating.learning import model_of
+from napari_l2gnet.annotating.preview import BEFORE
+from napari_l2gnet.correct.organ_dialog import OrganDialog
+from napari_l2gnet.correct.proposals import fill_in
+from napari_l2gnet.correct.widget import CorrectWidget
+from napari_l2gnet.jobs.session import Session
+from napari_l2gnet.masks.layer import MaskLayer
+from napari_l2gnet.saving.autosave import autosave_of, keep
+from napari_l2gnet.saving.resume import read_work
+from napari_l2gnet.segment.run import Run
 
 
 def saved(qtbot: Any, widget: Any) -> Path:

@@ -13,10 +13,10 @@ from qtpy.QtWidgets import QApplication
 from l2gnet_core.errors import InputError
 from l2gnet_core.files.dicom_series import series_below
 from napari_l2gnet import reader
-from napari_l2gnet.mask_layer import IMAGE_KEY
-from napari_l2gnet.mask_saving import MaskSaving
+from napari_l2gnet.masks.layer import IMAGE_KEY
 from napari_l2gnet.reader import get_reader
-from napari_l2gnet.series_dialog import SeriesDialog
+from napari_l2gnet.saving.mask_saving import MaskSaving
+from napari_l2gnet.scans.series_dialog import SeriesDialog
 
 VOXELS = np.random.default_rng(0).integers(0, 1000, (5, 6, 7)).astype(np.int16)
 

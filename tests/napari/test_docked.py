@@ -12,8 +12,8 @@ from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QApplication, QComboBox, QDockWidget, QLabel, QMainWindow
 
-from napari_l2gnet.inspect_form import CODES
-from napari_l2gnet.layers import VIEW_KEY
+from napari_l2gnet.inspect.form import CODES
+from napari_l2gnet.scans.layers import VIEW_KEY
 
 
 def dock_of(widget: Any) -> QDockWidget:

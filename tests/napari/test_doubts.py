@@ -16,9 +16,9 @@ from l2gnet_core.inspect.similar import find_similar
 from l2gnet_core.inspect.uncertainty import near_borders, ranked_slices, uncertainty_maps
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.volume import Grid, Volume
-from napari_l2gnet.doubts import doubtful_slices
-from napari_l2gnet.inspection import DOUBTS, Inspection
-from napari_l2gnet.segmentation import Segmentation
+from napari_l2gnet.annotating.doubts import doubtful_slices
+from napari_l2gnet.inspect.inspection import DOUBTS, Inspection
+from napari_l2gnet.masks.segmentation import Segmentation
 
 SHAPE = (60, 96, 80)
 #: Bytes of one map of the scan.

@@ -22,14 +22,14 @@ from l2gnet_core.inspect.codes import code_colors
 from l2gnet_core.inspect.plans import code_plan, partners, sources_map
 from l2gnet_core.inspect.uncertainty import ranked_slices, uncertainty_maps
 from l2gnet_core.labels import LabelSet
-from napari_l2gnet.annotation import Version
-from napari_l2gnet.charts import Chart
-from napari_l2gnet.inspect_form import CODES, DOUBT, HEARD, NOTHING, REFERENCE
-from napari_l2gnet.inspect_parts import Part
-from napari_l2gnet.inspect_words import PLAN, REFERENCES, SCATTER, SLICES, USAGE, Words
-from napari_l2gnet.layers import VIEW_KEY, transform_of
-from napari_l2gnet.mask_layer import IMAGE_KEY
-from napari_l2gnet.tasks import annotation_of
+from napari_l2gnet.annotating.annotation import Version
+from napari_l2gnet.annotating.tasks import annotation_of
+from napari_l2gnet.inspect.charts import Chart
+from napari_l2gnet.inspect.form import CODES, DOUBT, HEARD, NOTHING, REFERENCE
+from napari_l2gnet.inspect.parts import Part
+from napari_l2gnet.inspect.words import PLAN, REFERENCES, SCATTER, SLICES, USAGE, Words
+from napari_l2gnet.masks.layer import IMAGE_KEY
+from napari_l2gnet.scans.layers import VIEW_KEY, transform_of
 
 Made = tuple[Any, Any, Any]
 
@@ -577,7 +577,7 @@ def test_every_disabled_control_says_why(opened: Made, qtbot: Any) -> None:
 def test_layers_of_the_widget_are_no_scans_to_segment(
     make_napari_viewer: Callable[..., Any], qtbot: Any
 ) -> None:
-    from napari_l2gnet.layer_combo import LayerCombo
+    from napari_l2gnet.widgets.layer_combo import LayerCombo
 
     viewer = make_napari_viewer()
     mask = inspectable(viewer)

@@ -26,11 +26,11 @@ from l2gnet_core.inspect.places import unsure_regions
 from l2gnet_core.inspect.populations import histogram_distance
 from l2gnet_core.inspect.similar import find_similar
 from l2gnet_core.labels import LabelSet
-from napari_l2gnet.inspect_compare import how_far
-from napari_l2gnet.inspect_form import CHANGED, CODES, DOUBT, EVERYWHERE, OTHER_CODES, PIECE
-from napari_l2gnet.inspect_words import PLAN, USAGE
-from napari_l2gnet.layers import VIEW_KEY
-from napari_l2gnet.tasks import scan_of
+from napari_l2gnet.annotating.tasks import scan_of
+from napari_l2gnet.inspect.compare import how_far
+from napari_l2gnet.inspect.form import CHANGED, CODES, DOUBT, EVERYWHERE, OTHER_CODES, PIECE
+from napari_l2gnet.inspect.words import PLAN, USAGE
+from napari_l2gnet.scans.layers import VIEW_KEY
 
 Made = tuple[Any, Any, Any]
 
@@ -417,7 +417,7 @@ def test_models_with_other_codebooks_are_compared_in_words_alone(
 def test_an_earlier_version_of_the_model_is_compared(
     make_napari_viewer: Callable[..., Any], qtbot: Any
 ) -> None:
-    from napari_l2gnet.annotation import Annotation, Version
+    from napari_l2gnet.annotating.annotation import Annotation, Version
 
     viewer = make_napari_viewer()
     mask = inspectable(viewer)

@@ -14,7 +14,7 @@ from gui import open_scan, run, slow_down
 from qtpy.QtWidgets import QFileDialog
 
 from l2gnet_core.files import read_labels, read_volume
-from napari_l2gnet.preview import BEFORE
+from napari_l2gnet.annotating.preview import BEFORE
 
 
 @pytest.fixture

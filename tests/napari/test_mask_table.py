@@ -15,9 +15,9 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication
 
 from l2gnet_core.labels import Label, LabelSet
-from napari_l2gnet.layers import transform_of
-from napari_l2gnet.organ_table import VOLUME, OrganTable
-from napari_l2gnet.segment_form import THIS_SLICE
+from napari_l2gnet.scans.layers import transform_of
+from napari_l2gnet.segment.form import THIS_SLICE
+from napari_l2gnet.widgets.organ_table import VOLUME, OrganTable
 
 
 def test_the_table_follows_strokes_and_undo(

@@ -24,8 +24,8 @@ from qtpy.QtWidgets import QApplication, QWidget
 from l2gnet_core.cli import main
 from l2gnet_core.errors import InputError
 from l2gnet_core.volume import Grid, parse_orientation
-from napari_l2gnet.orientation import as_given, give_orientation, given_orientation
-from napari_l2gnet.segment_form import THIS_SLICE
+from napari_l2gnet.scans.orientation import as_given, give_orientation, given_orientation
+from napari_l2gnet.segment.form import THIS_SLICE
 
 LEFT, RIGHT, TOP, BOTTOM = "l2gnet_left", "l2gnet_right", "l2gnet_top", "l2gnet_bottom"
 SHAPE = (6, 48, 40)

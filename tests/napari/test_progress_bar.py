@@ -7,7 +7,7 @@ from typing import Any
 from qtpy.QtCore import QEvent, QObject
 from qtpy.QtWidgets import QProgressBar
 
-from napari_l2gnet.progress_bar import ProgressBar
+from napari_l2gnet.widgets.progress_bar import ProgressBar
 
 
 class Paintings(QObject):

@@ -17,7 +17,8 @@ from napari.utils.notifications import notification_manager
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_labels, read_volume, write_labels
 from l2gnet_core.volume import Grid, Volume
-from napari_l2gnet.layers import (
+from napari_l2gnet.reader import get_reader
+from napari_l2gnet.scans.layers import (
     GRID_KEY,
     display_of,
     shown_index,
@@ -25,7 +26,6 @@ from napari_l2gnet.layers import (
     transform_of,
     volume_of,
 )
-from napari_l2gnet.reader import get_reader
 from napari_l2gnet.writer import SaveError, write_layers
 from napari_l2gnet.writer import write_labels as save_layer
 

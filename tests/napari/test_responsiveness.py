@@ -14,8 +14,8 @@ from qtpy.QtCore import QTimer
 from superqt.utils import WorkerBase
 
 from l2gnet_core.phantom import cardiac_phantom
-from napari_l2gnet.correct import CorrectWidget
-from napari_l2gnet.segment_form import RANGE
+from napari_l2gnet.correct.widget import CorrectWidget
+from napari_l2gnet.segment.form import RANGE
 
 pytestmark = pytest.mark.alone
 

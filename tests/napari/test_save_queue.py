@@ -22,11 +22,11 @@ from l2gnet_core.project.events import Found, Tidied, Tidying
 from l2gnet_core.project.folder import ProjectFolder
 from l2gnet_core.project.state import SliceKey, SliceState, slice_of
 from l2gnet_core.volume import Grid
-from napari_l2gnet.annotation import Annotation
-from napari_l2gnet.resume import read_work
-from napari_l2gnet.save_queue import Batch, SaveQueue
-from napari_l2gnet.segmentation import Segmentation
-from napari_l2gnet.undo import Adoption
+from napari_l2gnet.annotating.annotation import Annotation
+from napari_l2gnet.masks.segmentation import Segmentation
+from napari_l2gnet.masks.undo import Adoption
+from napari_l2gnet.saving.resume import read_work
+from napari_l2gnet.saving.save_queue import Batch, SaveQueue
 
 SHAPE = (3, 2, 2)
 VOLUME = Grid(SHAPE).volume(np.arange(12).reshape(SHAPE))
@@ -310,7 +310,7 @@ def test_a_crash_after_any_write_leaves_what_holds_together(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("L2GNET_PROJECTS", str(tmp_path_factory.mktemp("projects")))
         patch.setattr("l2gnet_core.project.folder.ThreadPoolExecutor", AtOnce)
-        patch.setattr("napari_l2gnet.save_queue._AT_ONCE", 5)
+        patch.setattr("napari_l2gnet.saving.save_queue._AT_ONCE", 5)
         patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(os, "replace", put_and_check)
         for name, *rest in steps:

@@ -21,11 +21,11 @@ from qtpy.QtWidgets import (
 )
 
 from l2gnet_core.card import Expectations
-from napari_l2gnet.inspection import inspection_of
-from napari_l2gnet.layers import VIEW_KEY, transform_of
-from napari_l2gnet.segment import SegmentWidget
-from napari_l2gnet.segment_form import RANGE, THIS_SLICE
-from napari_l2gnet.what_to_segment import outward, place_shown
+from napari_l2gnet.inspect.inspection import inspection_of
+from napari_l2gnet.scans.layers import VIEW_KEY, transform_of
+from napari_l2gnet.segment.form import RANGE, THIS_SLICE
+from napari_l2gnet.segment.what_to_segment import outward, place_shown
+from napari_l2gnet.segment.widget import SegmentWidget
 
 
 def test_a_whole_scan_is_segmented_and_saved_on_its_own_grid(
@@ -242,7 +242,7 @@ def test_a_failing_run_says_so_and_changes_nothing(
         yield
 
     monkeypatch.setattr("l2gnet_core.predict.predict_slices", broken)
-    monkeypatch.setattr("napari_l2gnet.run.show_error", lambda _: None)
+    monkeypatch.setattr("napari_l2gnet.segment.run.show_error", lambda _: None)
     assert run(qtbot, widget) == "failed"
     assert "out of luck" in widget.message.text()
     np.testing.assert_array_equal(widget.current_mask.layer.data, before)

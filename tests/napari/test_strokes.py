@@ -15,9 +15,9 @@ from l2gnet_core.card import ModelCard
 from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.project.events import Tidying
-from napari_l2gnet.layers import volume_of
-from napari_l2gnet.mask_layer import MaskLayer
-from napari_l2gnet.session import Session
+from napari_l2gnet.jobs.session import Session
+from napari_l2gnet.masks.layer import MaskLayer
+from napari_l2gnet.scans.layers import volume_of
 
 CARD = ModelCard("model", LabelSet.from_names({1: "one", 2: "two", 3: "three"}))
 SIZE = 12

@@ -20,11 +20,11 @@ from l2gnet_core.files import read_any
 from l2gnet_core.labels import LabelSet
 from l2gnet_core.storage_order import Fit
 from l2gnet_core.volume import Grid
-from napari_l2gnet.layers import filed_grid, to_layer_data
-from napari_l2gnet.mask_layer import MaskLayer
-from napari_l2gnet.on_grid import fit_of
+from napari_l2gnet.annotating.take_over import candidates, take_over, why_none
+from napari_l2gnet.masks.layer import MaskLayer
 from napari_l2gnet.reader import read
-from napari_l2gnet.take_over import candidates, take_over, why_none
+from napari_l2gnet.scans.layers import filed_grid, to_layer_data
+from napari_l2gnet.scans.on_grid import fit_of
 
 NAMES = {1: "right ventricle", 2: "myocardium", 3: "left ventricle"}
 CARD = ModelCard("model", LabelSet.from_names(NAMES))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from napari_l2gnet import time_left
-from napari_l2gnet.time_left import TimeLeft, in_words
+from napari_l2gnet.jobs import time_left
+from napari_l2gnet.jobs.time_left import TimeLeft, in_words
 
 
 @pytest.fixture

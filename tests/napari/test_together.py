@@ -24,16 +24,16 @@ from qtpy.QtWidgets import QApplication
 from l2gnet_core.labels import Label
 from l2gnet_core.project.folder import open_project
 from l2gnet_core.project.models import id_of
-from napari_l2gnet.autosave import autosave_of
-from napari_l2gnet.correct_form import PROJECT
-from napari_l2gnet.inspect_form import EVERYWHERE
-from napari_l2gnet.layers import transform_of
-from napari_l2gnet.learning import model_of
-from napari_l2gnet.mask_layer import IMAGE_KEY, MaskLayer
-from napari_l2gnet.organs import with_organ
-from napari_l2gnet.preview import AFTER
-from napari_l2gnet.segment_form import THIS_SLICE
-from napari_l2gnet.tasks import project_masks
+from napari_l2gnet.annotating.learning import model_of
+from napari_l2gnet.annotating.preview import AFTER
+from napari_l2gnet.annotating.tasks import project_masks
+from napari_l2gnet.correct.form import PROJECT
+from napari_l2gnet.inspect.form import EVERYWHERE
+from napari_l2gnet.masks.layer import IMAGE_KEY, MaskLayer
+from napari_l2gnet.masks.organs import with_organ
+from napari_l2gnet.saving.autosave import autosave_of
+from napari_l2gnet.scans.layers import transform_of
+from napari_l2gnet.segment.form import THIS_SLICE
 from napari_l2gnet.writer import write_mask
 
 Make = Callable[[], tuple[Any, Any, Any]]
@@ -575,7 +575,7 @@ def test_a_mask_that_is_put_back_is_saved_again(correct_widget: Make, qtbot: Any
 def test_a_mask_that_is_put_back_while_nothing_can_be_saved_is_saved_later(
     correct_widget: Make, qtbot: Any, projects: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("napari_l2gnet.autosave._RETRY_AFTER", 0.2)
+    monkeypatch.setattr("napari_l2gnet.saving.autosave._RETRY_AFTER", 0.2)
     viewer, segment, correct = correct_widget()
     mask = segment.current_mask
     projects.write_text("a file where a folder should be")

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from napari_l2gnet import warm_up
+from napari_l2gnet.jobs import warm_up
 
 
 def test_internals_of_other_packages_may_move(monkeypatch: pytest.MonkeyPatch) -> None:

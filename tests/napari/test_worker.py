@@ -15,7 +15,7 @@ from qtpy.QtCore import QObject, QThreadPool
 from superqt.utils import WorkerBase
 
 from l2gnet_core.errors import InputError
-from napari_l2gnet.worker import Job
+from napari_l2gnet.jobs.worker import Job
 
 
 def iter_of(item: Any) -> Iterator[Any]:

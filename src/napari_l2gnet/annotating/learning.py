@@ -1,0 +1,383 @@
+"""Fine-tuning on a mask's corrections, step by step and with previews. Without Qt.
+
+Every generator here is meant for a thread of its own, can be stopped at each yield, and writes
+nothing into the mask: the GUI's thread takes in what `TaskProgress` carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2gnet_core.card import ModelCard
+from l2gnet_core.catalog import find_model
+from l2gnet_core.labels import plain
+from l2gnet_core.project.events import Answered, FineTuned, Tidying
+from l2gnet_core.project.state import SliceKey
+from l2gnet_core.relay import relayed
+from l2gnet_core.volume import Volume
+from napari_l2gnet.annotating.annotation import Annotation, Lesson, Version
+from napari_l2gnet.jobs.segment_places import ScanFrames, segment_places
+from napari_l2gnet.jobs.session import Session
+from napari_l2gnet.jobs.time_left import in_words
+from napari_l2gnet.masks.organs import UNMARKED
+from napari_l2gnet.masks.segmentation import Segmentation
+
+if TYPE_CHECKING:
+    from l2gnet_core.checkpoint import Model
+    from l2gnet_core.corrections import Correction
+    from l2gnet_core.finetune_config import FineTuneConfig
+    from l2gnet_core.inspect.trace import Trace
+
+#: At most so many slices measure how well a preview fits the corrections.
+_SLICES_FOR_DICE = 3
+#: Share of the progress bar for segmenting the scan after a fine-tuning, if the time that takes is
+#: unknown.
+_SHARE_OF_SEGMENTING = 0.2
+
+
+@dataclass(frozen=True)
+class TaughtScan:
+    """A scan and a person's corrections of its frames."""
+
+    volume: Volume
+    segmentation: Segmentation
+    lessons: Sequence[Lesson]
+
+
+@dataclass
+class Task:
+    """What to learn: from which scans, the first of which is on screen, and from which version on.
+
+    here: the slice on screen, which may change during the task. seconds: to learn for. names: of
+    organs, by id. others: the annotations of the other scans.
+    """
+
+    annotation: Annotation
+    version: Version
+    scans: Sequence[TaughtScan]
+    here: SliceKey
+    kind: Literal["scan", "project"] = "scan"
+    seconds: float = 20.0
+    names: Mapping[int, str] = field(default_factory=dict)
+    others: Sequence[Annotation] = ()
+
+
+@dataclass(frozen=True)
+class TaskProgress:
+    """Progress of a task. done: from 0 to 1. then: a further step whose time is unknown, after the
+    seconds left. loss: of the last step. dice: how well a preview fits the corrections that it
+    learns from.
+
+    preview: slices by a new model follow. labels: (rows, columns) of the slice at `place`. learnt:
+    the outcome of a fine-tuning, with the guard's verdict. slice_seconds: that a slice of the scan
+    takes to segment. At the end: raw, answer: of the whole scan, (t,z,y,x), before and after
+    tidying; answered: how the model gave it; traces: what it saw, by frame; filled: the slices
+    that interpolation filled in.
+    """
+
+    message: str
+    done: float = 0.0
+    seconds_left: float | None = None
+    then: str = ""
+    step: int = 0
+    loss: float | None = None
+    dice: float | None = None
+    preview: bool = False
+    place: SliceKey | None = None
+    labels: NDArray[Any] | None = None
+    learnt: FineTuned | None = None
+    raw: NDArray[Any] | None = None
+    answer: NDArray[Any] | None = None
+    answered: Answered | None = None
+    filled: Mapping[SliceKey, NDArray[Any]] = field(default_factory=dict)
+    slice_seconds: float | None = None
+    traces: dict[int, Trace] | None = None
+
+    def __str__(self) -> str:
+        """As in "Learning · step 12 · 8 s left, then segmenting"."""
+        parts = [self.message]
+        if self.step:
+            parts.append(f"step {self.step}")
+        if left := in_words(self.seconds_left):
+            parts.append(f"{left}{self.then and ', then ' + self.then}")
+        return " · ".join(parts)
+
+
+TaskSteps = Generator[TaskProgress, None, Any]
+
+
+def learn(session: Session, task: Task) -> TaskSteps:
+    """Fine-tune, with previews of the slice on screen. If the guard keeps the new model, it then
+    segments the whole scan. Yields the answer last, or a verdict against the model."""
+    yield TaskProgress("Loading the model")
+    from l2gnet_core.corrections import informative
+    from l2gnet_core.device import choose_device
+    from l2gnet_core.finetune import finetune
+
+    device, _ = choose_device()
+    model = model_of(session, task.version, task.annotation, device)
+    scan = ScanFrames(task.scans[0].volume, task.scans[0].segmentation.axis)
+    corrections = []
+    for number, taught in enumerate(task.scans):
+        of = scan if number == 0 else ScanFrames(taught.volume, taught.segmentation.axis)
+        for lesson in taught.lessons:
+            yield TaskProgress("Reading the scan")
+            corrections.append(_correction(of, lesson, number))
+    corrections = informative(corrections)
+    config = _config(task, model, corrections)
+    main_share = _main_share(corrections, config) + 1e-6
+    own = [correction for correction in corrections if correction.grid is scan.volume]
+    further = "size" if config.kind == "scan" else "smoothness"
+    preview: Model | None = None
+    shown: set[SliceKey] = set()
+    segmentation = task.scans[0].segmentation
+    each = segmentation.slice_seconds
+    # A model that is kept then segments the scan; 0 seconds if the time that takes is unknown.
+    segmenting = 0.0 if each is None else each * len(segmentation.places)
+    known = task.seconds / (task.seconds + segmenting)
+    share, then = (known, "") if segmenting else (1 - _SHARE_OF_SEGMENTING, "segmenting")
+    for progress in finetune(model, corrections, config, device):
+        # Runs that leave slices out report losses, too; the checks after them do not.
+        loss = progress.loss if progress.done <= main_share else None
+        message = "Learning" if loss is not None else "Checking on slices left out"
+        moment = TaskProgress(
+            message if progress.step else f"Trying brightness and {further}",
+            share * progress.done,
+            None if progress.seconds_left is None else progress.seconds_left + segmenting,
+            then,
+            progress.step,
+            loss,
+        )
+        if progress.preview is not None:
+            preview, shown = progress.preview, set()
+            yield replace(moment, preview=True)
+        yield moment
+        if preview is None or progress.result is not None:
+            continue
+        # Also after a step without a new preview: another slice may be on screen by now.
+        if (here := task.here) not in shown:
+            shown.add(here)
+            yield from _predicted(preview, scan, here[0], [here[1]], device, moment)
+        if progress.preview is not None:
+            dice = yield from _fit(preview, own, device, moment)
+            yield replace(moment, dice=dice)
+    result = progress.result
+    assert result is not None
+    learnt = FineTuned(model, corrections, config, result, result.device)
+    if not result.verdict.kept:
+        yield TaskProgress("Kept the old model", 1.0, learnt=learnt)
+        return
+    yield TaskProgress("Segmenting", share, segmenting, learnt=learnt)
+    yield from _segmented(result.model, scan, task, "accepted", device, share)
+
+
+def apply(session: Session, task: Task) -> TaskSteps:
+    """Get the answer of a version of the model, from memory or by segmenting the scan."""
+    version, segmentation = task.version, task.scans[0].segmentation
+    yield TaskProgress("Loading the model")
+    from l2gnet_core.device import choose_device
+
+    device, _ = choose_device()
+    model = model_of(session, version, task.annotation, device)
+    if version.raw is not None:
+        answered = Answered("rolled back", model, (), device=device, remembered=True)
+        # Tidied as before: later strokes stay a person's, and must not change other slices.
+        yield from _tidied(segmentation, version.raw, answered, version.traces, version.tidying)
+        return
+    scan = ScanFrames(task.scans[0].volume, segmentation.axis)
+    # A version from a file is new; the others gave answers before.
+    what: Literal["accepted", "rolled back"] = "rolled back"
+    if version.kind == "file" and version.model is None:
+        what = "accepted"
+    yield from _segmented(model, scan, task, what, device)
+
+
+def interpolate(
+    annotation: Annotation,
+    volume: Volume,
+    frame: int,
+    slices: Sequence[int],
+    organ: int | None,
+) -> TaskSteps:
+    """Fill in an organ (None: all) between slices of a frame. Yields the filled slices last."""
+    yield TaskProgress("Interpolating")
+    segmentation = annotation.segmentation
+    scan = ScanFrames(volume, segmentation.axis).frame(frame)
+    steps = annotation.interpolating(scan, frame, slices, organ)
+    labels = yield from relayed(steps, lambda _: TaskProgress("Interpolating"))
+    stack = np.moveaxis(labels, segmentation.axis, 0)
+    between = [index for index in range(slices[0], slices[-1]) if index not in slices]
+    yield TaskProgress("Done", 1.0, filled={(frame, index): stack[index] for index in between})
+
+
+def model_of(session: Session, version: Version, annotation: Annotation, device: str) -> Model:
+    """The model of a version, from memory or its file. Raises InputError if it cannot be found."""
+    if (model := _in_memory(version, annotation)) is not None:
+        return model
+    return session.load(version.path or find_model(annotation.model), device)
+
+
+def card_of(version: Version, annotation: Annotation) -> ModelCard:
+    """The card of a version's model. Raises InputError if it cannot be found."""
+    from l2gnet_core.checkpoint import read_card
+
+    if (model := _in_memory(version, annotation)) is not None:
+        return model.card
+    return read_card(version.path or find_model(annotation.model))
+
+
+def _in_memory(version: Version, annotation: Annotation) -> Model | None:
+    from l2gnet_core.checkpoint import Model
+
+    answered = annotation.segmentation.model
+    # The file of the original may have been overwritten since.
+    if version is annotation.version and version.kind == "original" and isinstance(answered, Model):
+        return answered
+    return version.model
+
+
+def tidied(
+    segmentation: Segmentation,
+    raw: NDArray[Any],
+    answered: Answered,
+    before: Tidying | None = None,
+) -> tuple[NDArray[Any], Answered]:
+    """A model's raw answer (t,z,y,x), tidied as chosen for the mask, and the completed `answered`.
+
+    before: how the answer was tidied earlier; used again if the choices are the same.
+    """
+    if not segmentation.clean_up:
+        return raw, replace(answered, tidying=None)
+    tidying = before
+    if tidying is None or tidying.choices != segmentation.clean_up:
+        tidying = Tidying(segmentation.clean_up, segmentation.painted())
+    return tidying.whole(raw, segmentation.axis), replace(answered, tidying=tidying)
+
+
+def _correction(scan: ScanFrames, lesson: Lesson, number: int) -> Correction:
+    from l2gnet_core.corrections import Correction
+
+    frame, told = scan.frame(lesson.frame), lesson.labels
+    return Correction(
+        frame,
+        scan.volume,
+        scan.axis,
+        told,
+        lesson.slices,
+        unmarked=UNMARKED,
+        weights=lesson.weights,
+        image=number,
+        checked=lesson.checked,
+    )
+
+
+def _config(task: Task, model: Model, corrections: Sequence[Correction]) -> FineTuneConfig:
+    from l2gnet_core.finetune_config import settings
+
+    held = set().union(*(correction.structures for correction in corrections))
+    known = model.card.labels.names
+    new = held - set(known)
+    # A new organ may have the old name of a renamed one. The model keeps its own names, by which it
+    # is checked on drawn hearts, and names such an organ by its id until it is saved.
+    taken = {plain(name) for name in known.values()}
+    names = {id: name for id, name in task.names.items() if id in new and plain(name) not in taken}
+    usual = settings(task.kind == "project", bool(new))
+    return replace(usual, seconds=task.seconds, names=names)
+
+
+def _main_share(corrections: Sequence[Correction], config: FineTuneConfig) -> float:
+    """Share of a fine-tuning that the main run takes; the rest checks it on slices left out."""
+    from l2gnet_core.cross_validation import folds
+
+    return 1 / (1 + config.fold_share * len(folds(corrections, config)))
+
+
+def _predicted(
+    model: Model,
+    scan: ScanFrames,
+    frame: int,
+    order: Sequence[int],
+    device: str,
+    moment: TaskProgress,
+) -> TaskSteps:
+    from l2gnet_core.predict import predict_slices
+
+    pixels, field = scan.frame(frame), scan.field(frame, model.card)
+    for result in predict_slices(model, pixels, scan.volume, scan.axis, order, device, field=field):
+        if result is None:
+            yield moment
+        else:
+            yield replace(moment, place=(frame, result.index), labels=result.labels)
+
+
+def _fit(
+    model: Model, corrections: Sequence[Correction], device: str, moment: TaskProgress
+) -> Generator[TaskProgress, None, float | None]:
+    """Mean Dice of a model on some of the slices that it learns from; None if nothing counts."""
+    from l2gnet_core.cross_validation import left_out_counts, pooled_dice
+
+    some = [correction.slices[:_SLICES_FOR_DICE] for correction in corrections[:1]]
+    check = left_out_counts(model, corrections[:1], some, device)
+    counts = yield from relayed(check, lambda _: moment)
+    dice = pooled_dice(counts, [label.name for label in model.card.labels])
+    return sum(dice.values()) / len(dice) if dice else None
+
+
+def _segmented(
+    model: Model,
+    scan: ScanFrames,
+    task: Task,
+    what: Literal["accepted", "rolled back"],
+    device: str,
+    begun: float = 0.0,
+) -> TaskSteps:
+    """Segment the whole scan, outward from the slice on screen, and tidy it as chosen for the mask.
+    begun: the share of the task that is done already."""
+    from l2gnet_core.predict import outward
+
+    segmentation = task.scans[0].segmentation
+    count, total = segmentation.shown.shape[1 + scan.axis], len(segmentation.places)
+    raw = np.zeros_like(segmentation.raw)
+    traces: dict[int, Trace] = {}
+    places: list[SliceKey] = []
+    # Lazy: each frame begins at the slice that is on screen by then.
+    order = (
+        (frame, outward(task.here[1], count))
+        for frame in outward(task.here[0], len(segmentation.shown))
+    )
+    for step in segment_places(
+        model, scan, order, total, device, slice_seconds=segmentation.slice_seconds
+    ):
+        if step.trace is not None:
+            traces[step.frame] = step.trace
+        if step.place is not None:
+            places.append(step.place)
+            segmentation.slice_of(raw, step.place)[...] = step.labels
+        yield TaskProgress(
+            "Segmenting",
+            begun + (1 - begun) * step.done / total,
+            step.seconds_left,
+            place=step.place,
+            labels=step.labels,
+            slice_seconds=step.slice_seconds,
+        )
+    answered = Answered(what, model, places, device=device)
+    yield from _tidied(segmentation, raw, answered, traces)
+
+
+def _tidied(
+    segmentation: Segmentation,
+    raw: NDArray[Any],
+    answered: Answered,
+    traces: dict[int, Trace],
+    before: Tidying | None = None,
+) -> TaskSteps:
+    """Yield a model's answer, tidied as chosen for the mask. before: as in `tidied`."""
+    yield TaskProgress("Tidying", 1.0)
+    answer, answered = tidied(segmentation, raw, answered, before)
+    yield TaskProgress("Done", 1.0, raw=raw, answer=answer, answered=answered, traces=traces)

@@ -1,0 +1,99 @@
+"""Runs the model again, in Inspect, on frames whose trace is not kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QObject
+
+from l2gnet_core.errors import InputError
+from napari_l2gnet.annotating.learning import Task
+from napari_l2gnet.annotating.tasks import annotation_of, application
+from napari_l2gnet.inspect.inspection import Inspection
+from napari_l2gnet.inspect.look_again import look_again
+from napari_l2gnet.jobs.session import shared_session
+from napari_l2gnet.jobs.worker import LatestJob
+from napari_l2gnet.masks.layer import MaskLayer
+
+if TYPE_CHECKING:
+    from napari_l2gnet.inspect.widget import InspectWidget
+
+
+class LookingAgain(QObject):
+    """Offers to look again and does so, frame by frame; frames that are read can be inspected."""
+
+    def __init__(self, widget: InspectWidget) -> None:
+        super().__init__(widget)
+        self.jobs = LatestJob(self)
+        self._widget = widget
+        self._frames_left = 0
+        widget.again.clicked.connect(self._start)
+        self.jobs.changed.connect(widget.update_controls)
+        self.jobs.progress.connect(self._on_progress)
+        self.jobs.failed.connect(self._on_failed)
+
+    def offer(self, mask: MaskLayer, inspection: Inspection) -> str:
+        """Offer to look again for an inspection without a trace; returns why there is none."""
+        if not any(frame == inspection.frame for frame, _ in mask.segmentation.finished):
+            return "Press Segment first: no slice is segmented here yet."
+        if self.jobs.busy:
+            return f"{inspection.refusal} The model is being run again."
+        self._widget.again.show()
+        return (
+            f"{inspection.refusal} Press Look again to run the model once more; the mask does not "
+            "change."
+        )
+
+    def _start(self) -> None:
+        """Run the version of the model that the mask shows: on the frame on screen, then on other
+        frames without a trace."""
+        widget = self._widget
+        if widget.layers is None:
+            return
+        mask = widget.layers.mask
+        annotation, segmentation = annotation_of(mask), mask.segmentation
+        if annotation.job:
+            widget.show_message(f"Wait until this is done: {annotation.job.lower()}.")
+            return
+        frames = {frame for frame, _ in segmentation.finished}
+        frames = {frame for frame in frames if Inspection(segmentation, frame).forgotten}
+        try:
+            self._look_on(mask, application(mask, annotation.version), frames)
+        except InputError as error:
+            widget.show_message(str(error), bad=True)
+            return
+        widget.reading.read()
+
+    def _look_on(self, mask: MaskLayer, task: Task, frames: set[int]) -> None:
+        """Look at the frame that is nearest to the one on screen, then at the others."""
+        annotation, segmentation = task.annotation, mask.segmentation
+        # A run keeps a trace itself, and another version has another one.
+        if not frames or annotation.job or annotation.version is not task.version:
+            return
+        here, index = mask.place
+        frame = min(frames, key=lambda frame: (abs(frame - here), frame))
+        self._frames_left = len(frames) - 1
+
+        def take(trace: Any) -> None:
+            # A run may have kept a trace meanwhile, or another version may have answered.
+            if annotation.version is task.version:
+                old = segmentation.traces.get(frame)
+                if old is None or not old.seen.any():
+                    segmentation.traces[frame] = trace
+            self._look_on(mask, task, frames - {frame})
+            if self._widget.inspection is None:
+                self._widget.reading.read()
+            # The slices to check can be ranked now.
+            mask.layer.refresh()
+
+        self.jobs.run(look_again(shared_session(), replace(task, here=(frame, index))), take)
+
+    def _on_progress(self, text: str) -> None:
+        left = self._frames_left
+        more = f" · {left} frame{'s' * (left != 1)} left" if left else ""
+        self._widget.bar.setFormat(text + more)
+
+    def _on_failed(self, text: str) -> None:
+        self._widget.reading.read()
+        self._widget.show_message(text, bad=True)

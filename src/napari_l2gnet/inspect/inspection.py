@@ -1,0 +1,339 @@
+"""What Inspect shows of a mask's model, without Qt: computed once and kept with the mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2gnet_core.config import WITH_CODES
+from napari_l2gnet.annotating.tasks import annotation_of
+from napari_l2gnet.inspect.parts import DoubtMap, Part, Usage
+from napari_l2gnet.jobs import warm_up
+from napari_l2gnet.scans.layers import frame_of
+
+if TYPE_CHECKING:
+    from l2gnet_core.card import ModelCard
+    from l2gnet_core.inspect.plans import Partner
+    from l2gnet_core.inspect.populations import Unlikeness
+    from l2gnet_core.inspect.similar import Region
+    from l2gnet_core.inspect.trace import Trace
+    from l2gnet_core.inspect.uncertainty import SliceDoubt
+    from l2gnet_core.volume import Volume
+    from napari_l2gnet.masks.layer import MaskLayer
+
+INSPECTIONS_KEY = "l2gnet_inspections"
+#: Kinds of doubt by their names in the window; see `l2gnet_core.inspect.uncertainty`.
+DOUBTS = {
+    "Chance to be wrong": "combined",
+    "Class probabilities": "softmax",
+    "Distance from the code": "quantisation",
+    "Spread of the plan": "plan",
+    "Neighbouring slices": "neighbours",
+}
+
+
+class Source(Protocol):
+    """What a model saw and answered: a `Segmentation`, or an earlier version of one.
+
+    raw: (t,z,y,x), the model's own answer. traces: by frame.
+    """
+
+    card: ModelCard
+    axis: int
+    raw: NDArray[Any]
+    traces: dict[int, Trace]
+
+
+@dataclass(eq=False)
+class Inspection:
+    """What a model saw of one frame, and all that follows from it.
+
+    Long computations are generators that yield what they are doing, to be run in a thread; their
+    results are kept. Everything is about the model's own answer, before tidying and painting.
+    """
+
+    source: Source
+    frame: int
+    #: The model's name; "" for the name in its card.
+    version: str = field(default="", kw_only=True)
+    voxels: NDArray[np.int32] = field(init=False)
+    ranking: list[SliceDoubt] = field(default_factory=list, init=False)
+    unlike: Unlikeness | None = field(default=None, init=False)
+    _state: tuple[Any, ...] = field(default=(), init=False)
+    _usage: dict[Part, Usage] = field(default_factory=dict, init=False)
+    _doubts: dict[str, DoubtMap] = field(default_factory=dict, init=False)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns of the tables."""
+        return ["background", *(label.name for label in self.source.card.labels)]
+
+    @property
+    def refusal(self) -> str:
+        """Why there is nothing to see, in one sentence; "" if there is."""
+        card = self.source.card
+        if card.architecture not in WITH_CODES:
+            return (
+                f"{card.name} is of the architecture {card.architecture}, which has no codes to "
+                f"look at; choose the mask of a model with a codebook ({', '.join(WITH_CODES)})."
+            )
+        if self.forgotten:
+            of = " of this frame" if len(self.source.raw) > 1 else ""
+            return f"What {self.version or card.name} saw{of} is not kept with this mask."
+        return ""
+
+    @property
+    def forgotten(self) -> bool:
+        """Is the trace of the frame missing?"""
+        return self.frame not in self.source.traces or not self.trace.seen.any()
+
+    @property
+    def trace(self) -> Trace:
+        """What the model saw."""
+        return self.source.traces[self.frame]
+
+    @property
+    def mask(self) -> NDArray[Any]:
+        """The model's own answer (z,y,x)."""
+        return np.asarray(self.source.raw[self.frame])
+
+    @property
+    def ids(self) -> list[int]:
+        """Label id of each column of the tables."""
+        return [0, *(label.id for label in self.source.card.labels)]
+
+    @property
+    def has_plans(self) -> bool:
+        """Does the model have transport, not only codes?"""
+        return self.trace.plan_rows is not None
+
+    @property
+    def is_current(self) -> bool:
+        """Is everything prepared, and has nothing been segmented since, by any version of the
+        model?"""
+        return not self.refusal and self._state == self._state_now()
+
+    def _state_now(self) -> tuple[Any, ...]:
+        trace = self.trace
+        return trace, trace.added, int(np.count_nonzero(trace.seen)), *self.ids, *self.names
+
+    # ------------------------------------------------------------------ codes
+
+    def prepare(self) -> Generator[str, None, None]:
+        """Compute what all views of the volume need."""
+        yield "Counting codes"
+        warm_up.inspection()
+        from l2gnet_core.inspect.populations import unlikeness
+
+        state = self._state_now()
+        trace = self.trace
+        self._usage, self._doubts, self.ranking = {}, {}, []
+        self.voxels = trace.cells.counts(self.mask, self.ids)
+        yield "Computing code relations"
+        self.usage(Part())
+        known = self.source.card.codes
+        self.unlike = None
+        # A part of any scan uses other codes than a whole scan: compare whole ones only.
+        if known is not None and len(known.counts) == len(trace.vectors) and trace.seen.all():
+            yield "Comparing with the training scans"
+            self.unlike = unlikeness(trace, known)
+        self._state = state
+
+    def usage(self, part: Part) -> Usage:
+        """The usage of a part; kept for the volume, its structures and the last slice."""
+        if part not in self._usage:
+            found = self._find_usage(part)
+            if part.index is not None:
+                self._usage = {p: u for p, u in self._usage.items() if p.index is None}
+            self._usage[part] = found
+        return self._usage[part]
+
+    def has_usage(self, part: Part) -> bool:
+        """Is the usage of a part known, or computed at once?"""
+        return part in self._usage or part.index is not None
+
+    def _find_usage(self, part: Part) -> Usage:
+        from l2gnet_core.inspect.codes import organ_table
+        from l2gnet_core.inspect.plans import code_plan
+
+        trace, codes = self.trace, len(self.trace.vectors)
+        weights: NDArray[Any] | None = None
+        if part.index is not None:
+            table = np.zeros((codes, len(self.names)), np.int64)
+            if trace.seen[part.index]:
+                of_slice = self.voxels[part.index].reshape(-1, len(self.names))
+                np.add.at(table, trace.codes[part.index].ravel(), of_slice)
+            weights = np.zeros(trace.codes.shape, np.float32)
+            weights[part.index] = 1
+        else:
+            table = organ_table(trace, self.voxels)
+            if part.column is not None:
+                weights = self.voxels[..., part.column] / np.maximum(self.voxels.sum(-1), 1)
+                others = np.arange(len(self.names)) != part.column
+                table[:, others] = 0
+        if not self.has_plans:
+            return Usage(table, None)
+        # A slice hears only of itself: with weights on one side, its plan stays symmetric.
+        return Usage(table, code_plan(trace, receiving=weights))
+
+    def positions(self) -> NDArray[np.float64]:
+        """(K,2): places of codes in the plane, similar ones near each other; unused ones at 0.
+
+        These are the first two principal components of the codes that occur in the volume; unused
+        codes would take up most of the room.
+        """
+        from l2gnet_core.inspect.codes import principal_components
+
+        vectors = self.trace.vectors
+        used = np.flatnonzero(self.usage(Part()).table.sum(1))
+        found = np.zeros((len(vectors), 2))
+        along = principal_components(vectors[used], 2)
+        found[used, : along.shape[1]] = along
+        return found
+
+    def partners(self, part: Part, code: int, most: int = 4) -> list[Partner]:
+        """The codes that a code hears more of than by chance; [] without transport."""
+        from l2gnet_core.inspect.plans import partners
+
+        plan = self.usage(part).plan
+        return [] if plan is None else partners(plan, code, most)
+
+    def code_at(self, voxel: tuple[int, int, int]) -> int | None:
+        """The code of a voxel (z,y,x); None if the model has not seen its slice."""
+        code = int(self.trace.codes[self.trace.cells.at(voxel)])
+        return None if code < 0 else code
+
+    def busiest_slice(self, codes: list[int]) -> int:
+        """The slice with the most cells of these codes."""
+        return int(np.isin(self.trace.codes, codes).sum((1, 2)).argmax())
+
+    def heard(self, index: int, code: int) -> NDArray[np.float32]:
+        """(h,w): how much a code hears of each cell of a slice, 1 = as much as of any cell."""
+        from l2gnet_core.inspect.plans import sources_map
+
+        shares = sources_map(self.trace, index, code)
+        return (shares * shares.size).astype(np.float32)
+
+    def sent(self, index: int, reference: int) -> NDArray[np.float32]:
+        """(h,w): how much mass each cell of a slice sends to a reference, 1 = its even share."""
+        plans = self.trace.plans
+        if not self.trace.seen[index]:
+            return np.zeros(self.trace.cells.size, np.float32)
+        mass: NDArray[np.float32] = plans[index, self.trace.codes[index], reference]
+        return mass * np.float32(plans.shape[2])
+
+    def row(self, part: Part, code: int | None) -> NDArray[np.float64]:
+        """(R,): the mass that a code, or all of a part, sends to each reference; 1 = even share."""
+        trace = self.trace
+        weights = trace.frequencies()
+        if part.index is not None:
+            weights = weights * (np.arange(len(weights)) == part.index)[:, None]
+        if part.column is not None:
+            share = self.voxels[..., part.column] / np.maximum(self.voxels.sum(-1), 1)
+            weights = np.zeros_like(weights)
+            for index in np.flatnonzero(trace.seen):
+                np.add.at(weights[index], trace.codes[index].ravel(), share[index].ravel())
+        if code is not None:
+            weights = weights * (np.arange(weights.shape[1]) == code)
+        row = np.einsum("nk,nkr->r", weights, trace.plans, optimize=True)
+        total = row.sum()
+        return row * len(row) / total if total > 0 else np.zeros(len(row))
+
+    # ------------------------------------------------------------------ doubt
+
+    def doubt(self, kind: str) -> DoubtMap | None:
+        """One kind of doubt; None if it has not been studied."""
+        return self._doubts.get(kind)
+
+    def kinds(self) -> dict[str, str]:
+        """The kinds of doubt that this model has, by their names in the window."""
+        return {name: kind for name, kind in DOUBTS.items() if kind != "plan" or self.has_plans}
+
+    def study(self, kind: str) -> Generator[str, None, None]:
+        """Find where the model is unsure, and rank the slices."""
+        from l2gnet_core.inspect.places import MOST, unsure_in_slice
+        from l2gnet_core.inspect.similar import highest
+        from l2gnet_core.inspect.uncertainty import (
+            expected_wrong,
+            near_borders,
+            plan_entropy,
+            ranked_by,
+            slice_maps,
+        )
+
+        if kind in self._doubts:
+            return
+        trace, mask, axis = self.trace, self.mask, self.trace.cells.axis
+        slices = np.moveaxis(mask, axis, 0)
+        wanted = {kind} if self.ranking else {kind, "combined"}
+        # float16 takes half of the memory and resolves more than the screen.
+        on_voxels = np.empty(slices.shape, np.float16)
+        everywhere = not mask.any()
+        wrong, places = np.zeros(len(slices)), []
+        for index, maps in enumerate(slice_maps(trace, mask, wanted)):
+            yield f"Computing doubt · slice {index + 1} of {len(slices)}"
+            near = near_borders(slices, index)
+            if not self.ranking:
+                wrong[index] = expected_wrong(maps["combined"], near)
+            values = maps[kind]
+            if kind == "neighbours":
+                # At a correct border it is about 0.5: only higher values speak against the answer.
+                values = np.maximum(0, 2 * values - 1)
+            if kind in ("combined", "neighbours"):
+                on_voxels[index] = values
+            places += unsure_in_slice(index, values, near | everywhere, axis)
+        if not self.ranking:
+            ranking = ranked_by(wrong, slices, trace.seen)
+            self.ranking = [one for one in ranking if trace.seen[one.index]]
+        places = [place for place in highest(places, MOST) if trace.seen[place.index]]
+        kept: Any
+        # At most 0.5: as likely wrong as right.
+        limits = (0.0, 0.5)
+        if kind == "softmax":
+            kept = np.moveaxis(trace.entropy, 0, axis)
+        elif kind in ("quantisation", "plan"):
+            cells = trace.error if kind == "quantisation" else plan_entropy(trace)
+            low, high = np.percentile(cells[trace.seen], (1, 99))
+            limits = (float(low), float(max(high, low + 1e-6)))
+            kept = self._of_frame(cells)
+        else:
+            kept = np.moveaxis(on_voxels, 0, axis)
+        self._doubts[kind] = DoubtMap(kept, limits, places)
+
+    def _of_frame(self, cells: NDArray[Any]) -> Callable[[int, int], NDArray[Any]]:
+        """Cells (n,h,w) of this frame as a function of frame and index; zero in other frames."""
+        nothing = np.zeros(cells.shape[1:], cells.dtype)
+        return lambda frame, index: cells[index] if frame == self.frame else nothing
+
+    def similar(
+        self, marked: NDArray[np.bool_], scan: Volume
+    ) -> Generator[str | list[Region], None, None]:
+        """Places like the marked ones (z,y,x), best first."""
+        from l2gnet_core.inspect.similar import MOST, highest, similar_by_slice
+
+        found: list[Region] = []
+        steps = 2 * np.count_nonzero(self.trace.seen)
+        by_slice = similar_by_slice(self.trace, self.mask, marked, frame_of(scan, self.frame))
+        for done, regions in enumerate(by_slice, 1):
+            found += regions
+            yield f"Looking for places like this · {100 * done // steps} %"
+        yield highest(found, MOST)
+
+
+def inspection_of(mask: MaskLayer, frame: int) -> Inspection:
+    """The inspection of one frame of a mask.
+
+    It is kept with the mask's layer: a widget that is closed and opened again finds it.
+    """
+    kept = mask.layer.metadata.setdefault(INSPECTIONS_KEY, {})
+    if frame not in kept or kept[frame].source is not mask.segmentation:
+        kept[frame] = Inspection(mask.segmentation, frame)
+    found: Inspection = kept[frame]
+    # The mask may show another version now; its card stays that of the first.
+    shown = annotation_of(mask).version
+    found.version = "" if shown.kind == "original" else f"version {shown.name}"
+    return found

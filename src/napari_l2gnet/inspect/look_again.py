@@ -1,0 +1,39 @@
+"""Finding again what a mask's model saw where that is not kept, as in resumed work; without Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+from napari_l2gnet.annotating.learning import Task, model_of
+from napari_l2gnet.jobs.segment_places import ScanFrames, segment_places
+from napari_l2gnet.jobs.session import Session
+
+if TYPE_CHECKING:
+    from l2gnet_core.inspect.trace import Trace
+
+
+def look_again(session: Session, task: Task) -> Generator[str | Trace, None, None]:
+    """Show the segmented slices of the frame on screen to the task's version of the model.
+
+    Yields messages, then what the model saw. Writes nothing into the mask; meant for a thread of
+    its own. Raises InputError if the model cannot be found.
+    """
+    yield "Loading the model"
+    from l2gnet_core.device import choose_device
+    from l2gnet_core.inspect.trace import empty_trace
+    from l2gnet_core.predict import outward
+
+    device, _ = choose_device()
+    model = model_of(session, task.version, task.annotation, device)
+    segmentation, (frame, here) = task.scans[0].segmentation, task.here
+    segmented = {index for at, index in segmentation.finished if at == frame}
+    count = segmentation.shown.shape[1 + segmentation.axis]
+    order = [index for index in outward(here, count) if index in segmented]
+    scan = ScanFrames(task.scans[0].volume, segmentation.axis)
+    trace = empty_trace(model, scan.volume, scan.axis, scan.frame(frame))
+    for step in segment_places(
+        model, scan, [(frame, order)], len(order), device, traces={frame: trace}
+    ):
+        yield f"Running the model · slice {step.done} of {len(order)}"
+    yield trace

@@ -1,0 +1,402 @@
+"""The Inspect widget: controls and connections.
+
+The numbers come from `inspection`, which `inspect_reading` prepares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import napari
+import numpy as np
+from napari.utils.theme import get_theme
+from qtpy.QtCore import QTimer, Signal
+
+from l2gnet_core.errors import InputError
+from napari_l2gnet.annotating.tasks import annotation_of
+from napari_l2gnet.inspect.again import LookingAgain
+from napari_l2gnet.inspect.click import Clicks
+from napari_l2gnet.inspect.compare import Against
+from napari_l2gnet.inspect.export import ask_file, save_picture, save_table
+from napari_l2gnet.inspect.form import CODES, HEARD, NOTHING, REFERENCE, InspectForm
+from napari_l2gnet.inspect.inspection import Inspection
+from napari_l2gnet.inspect.layers import InspectLayers
+from napari_l2gnet.inspect.over import Over
+from napari_l2gnet.inspect.parts import Part
+from napari_l2gnet.inspect.places import Assigning, Places
+from napari_l2gnet.inspect.reading import Reading
+from napari_l2gnet.inspect.words import SLICES
+from napari_l2gnet.jobs.worker import LatestJob
+from napari_l2gnet.masks.layer import MaskLayer
+from napari_l2gnet.scans.file_suffix import ended
+from napari_l2gnet.scans.layers import active_layer
+from napari_l2gnet.widgets.visibility import bring_into_view, hidden_message
+
+
+class InspectWidget(InspectForm):
+    """Click a voxel or a chart: see what the model saw and where it is unsure, and correct it."""
+
+    #: Everything about the chosen mask is drawn, or the reason why not is shown.
+    ready = Signal()
+
+    def __init__(self, napari_viewer: napari.Viewer) -> None:
+        super().__init__(napari_viewer)
+        self.layers: InspectLayers | None = None
+        self.inspection: Inspection | None = None
+        self.codes: list[int] = []
+        #: (frame,z,y,x) of the click that chose the code; None if a chart was clicked.
+        self.voxel: tuple[int, int, int, int] | None = None
+        self.jobs = LatestJob(self)
+        self.looking = LookingAgain(self)
+        self.clicks = Clicks(self)
+        self.against = Against(self)
+        self.over = Over(self)
+        self.places = Places(self)
+        self.assigning = Assigning(self)
+        self.reading = Reading(self)
+        #: Is the widget out of sight?
+        self.is_aside = self._behind = False
+        # Steps of the slider are handled together: only the last is drawn.
+        self._moving = QTimer(self, interval=0, singleShot=True)
+        # Waits until all layers that are removed together are gone.
+        self._leaving = QTimer(self, interval=0, singleShot=True)
+        self._connect()
+        self.show_theme()
+        self._on_active()
+        self.reading.read()
+
+    def _connect(self) -> None:
+        self._moving.timeout.connect(self._on_moved)
+        self._leaving.timeout.connect(self._on_left)
+        self.jobs.changed.connect(self.update_controls)
+        self.jobs.progress.connect(self.bar.setFormat)
+        self.jobs.failed.connect(lambda text: self.show_message(text, bad=True))
+        self.against.changed.connect(self.draw)
+        self.seen.connect(self._on_seen)
+        self.mask_combo.chosen.connect(self._on_chosen)
+        self.mask_combo.activated.connect(lambda _: self._on_picked())
+        self.of.currentIndexChanged.connect(lambda _: self.show_part())
+        self.clear.clicked.connect(lambda: self.choose([]))
+        self.go_on.clicked.connect(self.reading.read)
+        self.outline.toggled.connect(self._on_outline)
+        self.cancel.clicked.connect(self.reading.cancel)
+        self.views.codes_picked.connect(self.choose)
+        self.views.slice_picked.connect(self._on_slice_picked)
+        for button, suffix in ((self.png, ".png"), (self.csv, ".csv")):
+            button.clicked.connect(lambda _, suffix=suffix: ask_file(self, suffix, self.save))
+        for event, act in self._viewer_events():
+            event.connect(act)
+
+    def _viewer_events(self) -> list[tuple[Any, Any]]:
+        viewer = self.viewer
+        return [
+            (viewer.dims.events.current_step, self._on_step),
+            (viewer.layers.events.inserted, self._on_others),
+            (viewer.layers.events.renamed, self._on_others),
+            (viewer.layers.events.removed, self._on_removed),
+            (viewer.layers.selection.events.active, self._on_active),
+        ]
+
+    def let_go(self) -> None:
+        """Disconnect from the viewer; hide the layers, which the user may remove."""
+        self.jobs.cancel()
+        self.looking.jobs.cancel()
+        if self.layers is not None:
+            self.layers.set_aside(True)
+        self.follow(None)
+        self.against.let_go()
+        self._moving.stop()
+        self._leaving.stop()
+        self.reading.stop()
+        self.mask_combo.disconnect_layers()
+        self.clicks.let_go()
+        for emitter, act in self._viewer_events():
+            emitter.disconnect(act)
+
+    def _on_seen(self, seen: bool) -> None:
+        """Hide the layers while the widget is out of sight, and show them again."""
+        came, self.is_aside = seen and self._behind, not seen
+        # A minimised window or floating dock does not count: the user did not change the tab.
+        self._behind = not seen and self.is_behind
+        if self.layers is not None and self.layers.mask.layer in self.viewer.layers:
+            self.layers.set_aside(self.is_aside or self.inspection is None)
+            self.clicks.lay_tools_down(came and self.click.isChecked())
+            self.over.catch_up()
+            self.reading.make_layers()
+
+    def warn_beside(self, warning: str) -> None:
+        """Show a warning below what is said now."""
+        text, *_, holds = self._told
+        self.show_message(text, beware=[warning], holds=holds)
+
+    def tell_again(self) -> None:
+        """Drop the message if it does not hold any more."""
+        self.drop_message()
+
+    def show_theme(self) -> None:
+        """Take on the colours of the window."""
+        super().show_theme()
+        theme = get_theme(self.viewer.theme)
+        self.views.theme(theme.background.as_hex(), theme.text.as_hex())
+
+    # ------------------------------------------------------------------ mask and part
+
+    @property
+    def part(self) -> Part:
+        """What the numbers are about."""
+        of = self.of.currentData()
+        if of == "slice":
+            return Part(index=self.index)
+        return Part(column=of) if isinstance(of, int) else Part()
+
+    @property
+    def index(self) -> int:
+        """The slice on screen, along the slicing axis."""
+        assert self.layers is not None
+        return self.layers.mask.here[1 + self.layers.mask.segmentation.axis]
+
+    @property
+    def is_current(self) -> bool:
+        """Is everything that the model saw prepared?"""
+        return self.inspection is not None and self.inspection.is_current
+
+    def follow(self, mask: MaskLayer | None) -> None:
+        """Look into this mask from now on."""
+        if self.layers is not None:
+            # Also for a removed layer: undo may bring it back.
+            events = self.layers.mask.layer.events
+            for event in (events.set_data, events.features):
+                event.disconnect(self._on_data)
+            events.colormap.disconnect(self._on_colors)
+            self.layers.outline(False)
+        self.layers = None if mask is None else InspectLayers(self.viewer, mask)
+        self.beware_unsaved(None if mask is None else annotation_of(mask))
+        if self.layers is not None:
+            self.layers.set_aside(self.is_aside)
+        if mask is not None:
+            events = mask.layer.events
+            for event in (events.set_data, events.features):
+                event.connect(self._on_data)
+            events.colormap.connect(self._on_colors)
+
+    def draw(self) -> None:
+        """Draw the charts of the chosen part, and describe the chosen codes."""
+        if self.inspection is None or not self.is_current:
+            return
+        self.views.index = self.index
+        self.views.show_part(self.inspection, self.part, self.against.usage(self.part))
+        self._tell()
+
+    def show_part(self) -> None:
+        """Draw another part of the scan, or compare it first."""
+        if self.inspection is None:
+            return
+        if self.assigning.pending is not None:
+            # The voxels lit by the preview are not those that would change now.
+            self.choose(self.codes, self.voxel, go=False)
+        if self.against.pending:
+            self.against.compare()
+            return
+        if self.against.comparison is not None:
+            self.show_message(self.against.comparison.said(self.part))
+        sides = ((self.inspection, self.part), self.against.side(self.part))
+        wanted = [side for side in sides if side is not None]
+
+        def relate() -> Generator[str, None, None]:
+            for one, part in wanted:
+                yield "Computing code relations"
+                one.usage(part)
+
+        if all(one.has_usage(part) for one, part in wanted):
+            self.draw()
+        else:
+            self.jobs.run(relate(), lambda _: self.draw())
+
+    # ------------------------------------------------------------------ what the viewer tells
+
+    def _on_step(self, _: Any = None) -> None:
+        self._moving.start()
+
+    def _on_moved(self) -> None:
+        """Another slice or frame is on screen."""
+        if self.layers is None or self.layers.mask.layer not in self.viewer.layers:
+            return
+        frame = self.layers.mask.here[0]
+        if self.inspection is None or self.inspection.frame != frame:
+            if len(self.layers.mask.segmentation.shown) > 1:
+                self.reading.read()
+        elif self.is_current:
+            self.views.index = self.index
+            if self.of.currentData() == "slice":
+                self.draw()
+            elif self.views.currentIndex() == SLICES:
+                self.views.choose(self.codes)
+            if self.shown.currentData() in (HEARD, REFERENCE):
+                self.over.draw()
+
+    def _on_colors(self, _: Any = None) -> None:
+        if self.layers is not None and self.inspection is not None:
+            self.views.colors = self.layers.mask.colors()
+            self.draw()
+
+    def _on_data(self, _: Any = None) -> None:
+        # Emitted at every redraw of the mask: slices or organs may have been added, or undo may
+        # have made the message wrong.
+        self.drop_message()
+        if not self.is_current:
+            self.reading.read_soon()
+
+    def _on_active(self, _: Any = None) -> None:
+        if self.layers is not None and self.layers.inserting:
+            return
+        # Choose the mask that a person selects.
+        active = active_layer(self.viewer)
+        if active is not self.mask_combo.layer and active in self.mask_combo:
+            self.mask_combo.choose(active)
+
+    @property
+    def is_gone(self) -> bool:
+        """Has the chosen mask been removed?"""
+        return self.layers is not None and self.layers.mask.layer not in self.viewer.layers
+
+    def _on_chosen(self) -> None:
+        if self.is_gone:
+            self._leaving.start()
+        else:
+            self.reading.read()
+
+    def _on_picked(self) -> None:
+        """A person chose a mask in the list: select it in the viewer, too."""
+        self.viewer.layers.selection.active = self.mask_combo.layer
+        self.bring_into_view(alone=True)
+        # Its layers may have been hidden together with it.
+        if self.reading.drawn:
+            self.over.draw()
+
+    def _on_others(self, _: Any = None) -> None:
+        self.against.follow()
+
+    def _on_removed(self, _: Any = None) -> None:
+        self._leaving.start()
+
+    def _on_left(self) -> None:
+        """Layers were removed: if the mask was, read another one."""
+        if self.is_gone:
+            self.reading.read()
+        self.against.follow()
+
+    # ------------------------------------------------------------------ choosing codes
+
+    def tell_unseen(self, why: Callable[[MaskLayer], str]) -> bool:
+        """Say why something of the mask is not seen, while that holds; False if all is seen."""
+        if self.layers is None or not (unseen := why(self.layers.mask)):
+            return False
+        mask, way = self.layers.mask, "choose the mask under Mask to bring it into view"
+        self.show_message(f"{unseen}: {way}.", holds=lambda: why(mask) == unseen)
+        return True
+
+    def bring_into_view(self, alone: bool = False) -> None:
+        """Show the mask, and add to the message which layers are hidden for that.
+
+        alone: as in `visibility.bring_into_view`.
+        """
+        if self.layers is None:
+            return
+        mask = self.layers.mask
+        if hidden := bring_into_view(mask, alone):
+            text, bad, beware, _ = self._told
+            text = f"{text} {hidden_message(mask, hidden)}".lstrip()
+            self.show_message(text, bad, beware, lambda: not any(one.visible for one in hidden))
+
+    def choose(
+        self,
+        codes: Sequence[int],
+        voxel: tuple[int, int, int, int] | None = None,
+        go: bool = True,
+    ) -> None:
+        """Light up all voxels of one code, or of the two codes of a cell of the plan; [] clears.
+
+        voxel: (frame,z,y,x) of the click, None without one. go: also go to a slice with the code.
+        """
+        if self.inspection is None or self.layers is None:
+            return
+        self.codes, self.voxel = list(dict.fromkeys(codes)), voxel
+        self.assigning.forget()
+        self.show_message("")
+        if self.codes:
+            if go and voxel is None:
+                self.bring_into_view()
+            here = self.inspection.trace.codes[self.index]
+            if go and voxel is None and not np.isin(here, self.codes[:1]).any():
+                self._to_slice(self.inspection.busiest_slice(self.codes[:1]))
+            self.layers.light_cells(self.inspection.frame, self.inspection, self.codes)
+            if self.shown.currentData() in (CODES, NOTHING) and self.inspection.has_plans:
+                self.show_shown(HEARD)
+        else:
+            self.layers.darken()
+            if self.shown.currentData() == HEARD:
+                self.show_shown(CODES)
+        if self.shown.currentData() in (HEARD, CODES):
+            self.over.draw()
+        self.views.choose(self.codes)
+        self._tell()
+        self.update_controls()
+
+    def _to_slice(self, index: int) -> None:
+        assert self.layers is not None
+        frame, *voxel = self.layers.mask.here
+        voxel[self.layers.mask.segmentation.axis] = index
+        self.layers.mask.go_to_voxel(frame, voxel)
+
+    def _on_slice_picked(self, index: int) -> None:
+        self._to_slice(index)
+        self.bring_into_view()
+
+    def _on_outline(self, on: bool) -> None:
+        if self.layers is not None and self.inspection is not None:
+            self.layers.outline(on)
+
+    def _tell(self) -> None:
+        """Describe the chosen codes."""
+        if self.views.words is not None:
+            self.told.setText(self.views.words.tell_chosen(self.codes))
+
+    def save(self, path: Path, suffix: str) -> None:
+        """Write the tab on top: a picture with the canvas beside it (".png"), or a table (".csv").
+
+        An error is shown in the widget.
+        """
+        try:
+            path = ended(path, [suffix], suffix)
+            if suffix == ".csv":
+                save_table(path, *self.views.table())
+            else:
+                canvas = self.viewer.screenshot(canvas_only=True, flash=False)
+                save_picture(path, canvas, self.views.currentWidget())
+        except InputError as error:
+            self.show_message(str(error), bad=True)
+        else:
+            self.show_message(f"Saved {path.name}.")
+
+    # ------------------------------------------------------------------ controls
+
+    def update_controls(self) -> None:
+        """Enable what can be done now; disabled controls say why."""
+        busy, looking = self.jobs.busy, self.looking.jobs.busy
+        self.bar.setVisible(busy or looking)
+        self.cancel.setVisible(busy or looking)
+        reason = self.reading.refusal or (
+            "" if self.is_current else "What the model saw is being read."
+        )
+        self.views.setEnabled(not reason)
+        for control in (self.of, self.shown, self.click, self.outline, self.png, self.csv):
+            self.allow(control, reason)
+        self.allow(self.compare, reason)
+        self.allow(self.again, "The model is being run again." if looking else "")
+        self.over.update_controls()
+        self.allow(self.mask_combo, "" if self.mask_combo.count() else self.reading.refusal)
+        self.allow(self.clear, reason or ("" if self.codes else "No code is highlighted."))
+        self.places.update_controls(reason, busy)
+        self.assigning.update_controls(reason, busy)

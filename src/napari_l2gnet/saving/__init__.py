@@ -1,0 +1,1 @@
+"""Saving masks as one goes, when the window closes, and coming back to them."""

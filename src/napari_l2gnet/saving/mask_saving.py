@@ -1,0 +1,132 @@
+"""Saves a mask from a widget.
+
+napari's own dialog offers napari's TIFF writer first, which drops voxel size, names and colours,
+and refuses NIfTI.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import numpy as np
+from napari.layers import Image
+from qtpy.QtCore import QObject, Signal
+from qtpy.QtWidgets import QFileDialog, QPushButton
+
+from l2gnet_core.errors import InputError
+from l2gnet_core.files import DICOM, WRITABLE, format_of, stem_of, suffix_of
+from napari_l2gnet.annotating.preview import shows_proposal
+from napari_l2gnet.annotating.tasks import annotation_of
+from napari_l2gnet.jobs.worker import LatestJob
+from napari_l2gnet.masks.layer import IMAGE_KEY, MaskLayer
+from napari_l2gnet.scans.file_suffix import ended
+from napari_l2gnet.writer import write_mask
+
+#: The button's tooltip.
+TIP = "Save as NIfTI or TIFF on the scan's own grid, with names and colours of the organs"
+_NIFTI, _TIFF = "NIfTI (*.nii.gz *.nii)", "TIFF (*.tif *.tiff)"
+#: The suffix that is added to a name without one.
+_SUFFIX = {_NIFTI: ".nii.gz", _TIFF: ".tif"}
+
+
+class MaskSaving(QObject):
+    """Asks for a file and writes the mask of a widget in a thread; `button` starts it."""
+
+    #: The outcome in a sentence, and whether saving failed.
+    said = Signal(str, bool)
+    #: Saving began or ended: controls must be updated.
+    changed = Signal()
+
+    def __init__(self, button: QPushButton, mask: Callable[[], MaskLayer | None]) -> None:
+        super().__init__(button)
+        self._mask = mask
+        # The folder of the last mask: masks of many scans often go into one folder.
+        self._folder: Path | None = None
+        self._job = LatestJob(self)
+        self._job.changed.connect(self.changed)
+        self._job.failed.connect(lambda problem: self.said.emit(problem, True))
+        button.clicked.connect(self.ask)
+
+    @property
+    def refusal(self) -> str:
+        """Why nothing can be saved now, in a sentence; "" if it can."""
+        if self._mask() is None:
+            return "Press Segment first."
+        return "The mask is being saved." if self._job.busy else ""
+
+    def suggested(self, mask: MaskLayer) -> Path:
+        """A path named after the scan, beside its file or in the folder of the last mask."""
+        image = mask.layer.metadata[IMAGE_KEY]
+        file = _file_of(image)
+        suffix, folder = _SUFFIX[_NIFTI], Path.home()
+        # A DICOM series: names of its files say little, and its folder may hold several series.
+        name = re.sub(r'[\\/:*?"<>|]+', "_", image.name)
+        if file is not None and format_of(file) is DICOM:
+            # Inside the folder of slices, the mask would pass for a scan.
+            folder = (file if file.is_dir() else file.parent).resolve().parent
+        elif file is not None:
+            name, folder = stem_of(file), file.parent
+            suffix = suffix_of(file) if suffix_of(file) in WRITABLE else suffix
+        return (self._folder or folder) / f"{name}_mask{suffix}"
+
+    def ask(self) -> None:
+        """Let the user choose a file, and save there."""
+        mask = self._mask()
+        if mask is None:
+            return
+        path = self.suggested(mask)
+        likely = _TIFF if "tif" in suffix_of(path) else _NIFTI
+        name, kind = QFileDialog.getSaveFileName(
+            self.parent(), "Save the mask", str(path), f"{_NIFTI};;{_TIFF}", likely
+        )
+        if name:
+            self.save(Path(name), _SUFFIX.get(kind, _SUFFIX[_NIFTI]))
+
+    def save(self, path: Path, suffix: str = ".nii.gz") -> None:
+        """Save the mask as it is now; emits `said` with the outcome.
+
+        suffix: added to a name without a suffix that can be written.
+        """
+        mask = self._mask()
+        if mask is None:
+            return
+        try:
+            path = self._checked(mask, path, suffix)
+        except InputError as error:
+            self.said.emit(str(error), True)
+            return
+        self._folder = path.parent
+        data, attributes, _ = mask.layer.as_layer_data_tuple()
+        # A copy: the user may go on painting.
+        data = np.array(data)
+        finished, count = mask.segmentation.coverage()
+        beware = ""
+        if finished < count:
+            beware = f" It is partial: {finished} of {count} slices are segmented."
+        if shows_proposal(annotation_of(mask)):
+            beware += " The preview on screen is not accepted, so the mask without it was saved."
+
+        def write() -> Generator[str, None, None]:
+            write_mask(path, data, attributes)
+            yield f"Saved {path.name}.{beware}"
+
+        self._job.run(write(), lambda text: self.said.emit(text, False))
+
+    @staticmethod
+    def _checked(mask: MaskLayer, path: Path, suffix: str) -> Path:
+        """The path to write, with its suffix. Raises InputError if the mask cannot go there."""
+        path = ended(path, WRITABLE, suffix)
+        scans = (layer for layer in mask.viewer.layers if isinstance(layer, Image))
+        if path.resolve() in {file.resolve() for file in map(_file_of, scans) if file is not None}:
+            raise InputError(
+                f"Expected a new file for the mask, but {path.name} is an open scan; choose "
+                "another name."
+            )
+        return path
+
+
+def _file_of(image: Image) -> Path | None:
+    """The file or folder that an image was opened from; None if there is none."""
+    return Path(image.source.path) if image.source.path else None

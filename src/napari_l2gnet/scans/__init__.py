@@ -1,0 +1,1 @@
+"""Scans and masks on disk and as napari layers: where they lie, and which way is up."""

@@ -1,0 +1,159 @@
+"""Whether a mask can be seen on its scan, and bringing it into view if it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from napari.layers import Image, Layer
+
+from napari_l2gnet.annotating.preview import PREVIEW_KEY, shows_proposal
+from napari_l2gnet.annotating.tasks import annotation_of
+from napari_l2gnet.masks.layer import IMAGE_KEY, OPACITY, SEGMENTATION_KEY, MaskLayer
+from napari_l2gnet.saving.orphans import put_below
+from napari_l2gnet.scans.layers import VIEW_KEY, draw, is_cut, lay_on, lie_on_each_other, lies_as
+
+#: Blendings that hide the layers below, unless the layer itself is transparent.
+_COVERING = {"opaque", "translucent", "translucent_no_depth"}
+#: Below the first opacity a layer can be seen through; below the second it cannot be seen.
+_OPAQUE, _NOTHING = 0.9, 0.05
+
+
+def why_unseen(mask: MaskLayer) -> str:
+    """Why a mask cannot be seen on its scan, in words; "" if it can."""
+    layer = mask.layer
+    if not layer.visible:
+        return f'"{layer.name}" is hidden by its eye icon'
+    if layer.opacity < _NOTHING:
+        return f'"{layer.name}" is hidden by its opacity'
+    if covered := _why_covered(mask):
+        return covered
+    scan = layer.metadata[IMAGE_KEY]
+    if scan in mask.viewer.layers and not _has_picture(mask):
+        return f'"{scan.name}" is hidden by its eye icon'
+    return why_beside(mask)
+
+
+def why_beside(mask: MaskLayer) -> str:
+    """Why strokes on the scan get to another place in the mask, in words; "" if they do not."""
+    layer, scan = mask.layer, mask.layer.metadata[IMAGE_KEY]
+    if scan not in mask.viewer.layers or scan.ndim != layer.ndim or lies_as(layer, scan):
+        return ""
+    return f'"{layer.name}" is no longer aligned with "{scan.name}"'
+
+
+def why_all_unseen(mask: MaskLayer) -> str:
+    """Why neither a mask nor its scan can be seen, in words; "" if either can."""
+    layer = mask.layer
+    if not (layer.visible and layer.opacity >= _NOTHING) and not _has_picture(mask):
+        return f'"{layer.name}" and its scan are hidden'
+    return _why_covered(mask)
+
+
+def bring_into_view(mask: MaskLayer, alone: bool = False) -> list[Image]:
+    """Show a mask on its scan. Returns the images that lay over it and are now hidden.
+
+    alone: also hide other images of the same voxels below the mask. They may be of the same patient
+    or of another one.
+    """
+    layer, layers = mask.layer, mask.viewer.layers
+    scan = layer.metadata[IMAGE_KEY]
+    draw(layer, True)
+    if why_beside(mask):
+        lay_on(layer, scan)
+    # A preview is shown instead of the mask, which keeps opacity 0.
+    if layer.opacity < _NOTHING and not shows_proposal(annotation_of(mask)):
+        layer.opacity = OPACITY
+    if scan in layers and (alone or not _has_picture(mask)):
+        draw(scan, True)
+    over = _over(mask, alone)
+    if scan in over:
+        put_below(mask.viewer, scan, [mask])
+    hidden = [image for image in over if image is not scan]
+    for one in list(layers):
+        if any(_is_of(one, image, layers) for image in hidden):
+            draw(one, False)
+    if (preview := annotation_of(mask).preview) is not None:
+        preview.draw()
+    return hidden
+
+
+def hidden_message(mask: MaskLayer, hidden: Sequence[Image]) -> str:
+    """What to say of images that were hidden to show a mask; "" if none were."""
+    if not hidden:
+        return ""
+    names = ", ".join(f'"{image.name}"' for image in hidden)
+    was, icons = "was", "its eye icon shows it"
+    if len(hidden) > 1:
+        was, icons = "were", "their eye icons show them"
+    return f'{names} lay over "{mask.layer.name}" and {was} hidden: {icons} again.'
+
+
+def _why_covered(mask: MaskLayer) -> str:
+    over = _over(mask)
+    return f'"{over[-1].name}" lies over "{mask.layer.name}"' if over else ""
+
+
+def _over(mask: MaskLayer, alone: bool = False) -> list[Image]:
+    """Images that cover a mask, or its scan below it."""
+    layer, layers = mask.layer, list(mask.viewer.layers)
+    if mask.viewer.canvas.grid.enabled or layer not in layers:
+        return []  # side by side
+    scan, at = layer.metadata[IMAGE_KEY], layers.index(layer)
+    first = min(at, layers.index(scan)) if scan in layers else at
+    return [
+        one
+        for n, one in enumerate(layers)
+        if n > first
+        and _covers(one)
+        and _overlap(one, layer, mask.viewer.dims)
+        and (alone or n > at or not _is_picture(one, mask))
+    ]
+
+
+def _has_picture(mask: MaskLayer) -> bool:
+    """Is a picture visible on which the mask can be looked at?"""
+    return any(one.visible and _is_picture(one, mask) for one in mask.viewer.layers)
+
+
+def _is_picture(layer: Layer, mask: MaskLayer) -> bool:
+    """Is a layer the scan of a mask, or another image of the same voxels? An image with masks of
+    its own does not count: it may be of another patient or time."""
+    if not isinstance(layer, Image) or VIEW_KEY in layer.metadata:
+        return False
+    if layer is mask.layer.metadata[IMAGE_KEY]:
+        return True
+    own = any(one.metadata.get(IMAGE_KEY) is layer for one in mask.viewer.layers)
+    return lie_on_each_other(layer, mask.layer) and not own
+
+
+def _covers(layer: Layer) -> bool:
+    return (
+        isinstance(layer, Image)
+        and layer.visible
+        and VIEW_KEY not in layer.metadata
+        and layer.opacity >= _OPAQUE
+        and str(layer.blending) in _COVERING
+        # Heat maps, for example, are transparent where they are dark.
+        and bool((layer.colormap.colors[:, 3] >= _OPAQUE).all())
+    )
+
+
+def _overlap(one: Layer, other: Layer, dims: Any) -> bool:
+    """Do two layers overlap on screen?"""
+    both = min(one.ndim, other.ndim)
+    axes = [axis - dims.ndim for axis in dims.displayed if dims.ndim - axis <= both]
+    (low, high), (start, stop) = (layer.extent.world[:, axes] for layer in (one, other))
+    return is_cut(one, dims) and bool(((low < stop) & (start < high)).all())
+
+
+def _is_of(layer: Layer, image: Image, layers: Sequence[Layer]) -> bool:
+    """Is a layer an image, one of its masks, or a view or preview of those?"""
+    metadata = layer.metadata
+    masks = [one for one in layers if one.metadata.get(IMAGE_KEY) is image]
+    drawn = metadata.get(PREVIEW_KEY) or metadata.get(VIEW_KEY, ("", None))[1]
+    return (
+        layer is image
+        or layer in masks
+        or any(one.metadata[SEGMENTATION_KEY] is drawn for one in masks)
+    )
