@@ -9,12 +9,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.checkpoint import Model
-from l2gnet_core.cross_validation import compared
-from l2gnet_core.inspect.trace import empty_trace
+from l2gnet_core.finetuning.cross_validation import compared
 from l2gnet_core.inspect.uncertainty import ranked_slices
-from l2gnet_core.predict import predict_slices
-from l2gnet_core.volume import Grid, Volume
+from l2gnet_core.models.checkpoint import Model
+from l2gnet_core.scans.volume import Grid, Volume
+from l2gnet_core.segmenting.predict import predict_slices
+from l2gnet_core.segmenting.trace import empty_trace
 
 Array = NDArray[np.generic]
 #: Slices corrected after each round.

@@ -13,7 +13,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from l2gnet_core.intensities import intensity_window, normalise
+from l2gnet_core.preprocessing.intensities import intensity_window, normalise
 
 Array = NDArray[np.generic]
 Images = NDArray[np.float32]

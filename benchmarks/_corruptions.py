@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from l2gnet_core.sampling import TrainingCase
+from l2gnet_core.augmentation.sampling import TrainingCase
 
 Array = NDArray[np.float32]
 _SEED = 0

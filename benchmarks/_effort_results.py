@@ -12,9 +12,9 @@ from typing import Any
 from _annotator import evenly
 from _shifts import BASES, Domain, Part, Sample
 
-from l2gnet_core.catalog import find_model
-from l2gnet_core.checkpoint import MODEL_FILE, Model, load_model, read_card
-from l2gnet_core.weights import weights_hash
+from l2gnet_core.models.catalog import find_model
+from l2gnet_core.models.checkpoint import MODEL_FILE, Model, load_model, read_card
+from l2gnet_core.models.weights import weights_hash
 
 HERE = Path(__file__).parent
 RESULTS, RUNS = HERE / "results" / "effort", HERE / "runs"

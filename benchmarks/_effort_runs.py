@@ -32,10 +32,10 @@ from _finetune_variants import (
 from _rivals import METHODS, Answer, Task
 from _shifts import START, STUDIES, Domain, Sample, Scan, read
 
-from l2gnet_core.checkpoint import Model
-from l2gnet_core.corrections import Correction
-from l2gnet_core.finetune_config import FineTuneConfig
-from l2gnet_core.weights import mixed
+from l2gnet_core.finetuning.config import FineTuneConfig
+from l2gnet_core.models.checkpoint import Model
+from l2gnet_core.models.weights import mixed
+from l2gnet_core.segmenting.corrections import Correction
 
 #: How many slices of a new organ are painted; do they include its first and last slice?
 PAINTED, PICKS = 5, {"evenly": False, "ends": True}

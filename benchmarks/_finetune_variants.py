@@ -10,15 +10,15 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from l2gnet_core import finetune as core
-from l2gnet_core.augment import Augmentation
-from l2gnet_core.checkpoint import Model
-from l2gnet_core.correction_views import CorrectedScan, Views
-from l2gnet_core.corrections import Correction
-from l2gnet_core.finetune_config import MILD, ORGAN, PROJECT, SCAN, FineTuneConfig
-from l2gnet_core.guard import Limits
-from l2gnet_core.learner import Clock, Learner, LearningStep
-from l2gnet_core.model import SegmentationNetwork
+from l2gnet_core.augmentation.views import Augmentation
+from l2gnet_core.finetuning import run as core
+from l2gnet_core.finetuning.config import MILD, ORGAN, PROJECT, SCAN, FineTuneConfig
+from l2gnet_core.finetuning.correction_views import CorrectedScan, Views
+from l2gnet_core.finetuning.guard import Limits
+from l2gnet_core.finetuning.learner import Clock, Learner, LearningStep
+from l2gnet_core.models.checkpoint import Model
+from l2gnet_core.network.model import SegmentationNetwork
+from l2gnet_core.segmenting.corrections import Correction
 
 UNGUARDED = Limits(-1, 1, 1, 1, 1)
 

@@ -13,7 +13,6 @@ from _corruptions import CORRUPTIONS
 from _inspection_measures import all_near_borders, area_under_roc, judged, slice_dice
 from _inspection_scans import WAYS, Array, Seen, frames, seen
 
-from l2gnet_core.checkpoint import Model
 from l2gnet_core.inspect.uncertainty import (
     FAR,
     FLOOR,
@@ -23,6 +22,7 @@ from l2gnet_core.inspect.uncertainty import (
     uncertainty_maps,
     wrong_share,
 )
+from l2gnet_core.models.checkpoint import Model
 
 #: The most voxels of a volume that the fit sees.
 SAMPLE = 3000

@@ -9,12 +9,12 @@ import numpy as np
 from _corruptions import CORRUPTIONS, rotation
 from numpy.typing import NDArray
 
-from l2gnet_core.checkpoint import Model
 from l2gnet_core.files import read_labels, read_volume
-from l2gnet_core.inspect.trace import Trace, empty_trace
-from l2gnet_core.intensities import intensity_window, normalise
-from l2gnet_core.predict import predict_slices
-from l2gnet_core.volume import slicing_axis
+from l2gnet_core.models.checkpoint import Model
+from l2gnet_core.preprocessing.intensities import intensity_window, normalise
+from l2gnet_core.scans.volume import slicing_axis
+from l2gnet_core.segmenting.predict import predict_slices
+from l2gnet_core.segmenting.trace import Trace, empty_trace
 
 Array = NDArray[np.generic]
 WAYS = ("clean", *CORRUPTIONS)

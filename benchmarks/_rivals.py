@@ -17,14 +17,14 @@ from _finetune_variants import UNGUARDED, Variant, finetuned
 from _shifts import UNMARKED, Scan
 from numpy.typing import NDArray
 
-from l2gnet_core.checkpoint import Model
-from l2gnet_core.corrections import Correction
-from l2gnet_core.finetune_config import FineTuneConfig
-from l2gnet_core.guided_interpolation import guided_slices, pixel_features
-from l2gnet_core.intensities import intensity_window, normalise
-from l2gnet_core.interpolation import interpolate_slices
-from l2gnet_core.model import build
-from l2gnet_core.weights import mixed
+from l2gnet_core.finetuning.config import FineTuneConfig
+from l2gnet_core.interpolation.guided import guided_slices, pixel_features
+from l2gnet_core.interpolation.shapes import interpolate_slices
+from l2gnet_core.models.checkpoint import Model
+from l2gnet_core.models.weights import mixed
+from l2gnet_core.network.model import build
+from l2gnet_core.preprocessing.intensities import intensity_window, normalise
+from l2gnet_core.segmenting.corrections import Correction
 
 Array = NDArray[np.generic]
 #: The most pixels that a random forest learns from.

@@ -19,15 +19,15 @@ from _changes import CHANGES, changed
 from _studies import SHARED, STUDIES
 from numpy.typing import NDArray
 
-from l2gnet_core.card import ModelCard
-from l2gnet_core.cases import Patients, ScanFiles
-from l2gnet_core.catalog import find_model
-from l2gnet_core.checkpoint import read_card
-from l2gnet_core.data import Dataset, open_dataset
+from l2gnet_core.datasets.cases import Patients, ScanFiles
+from l2gnet_core.datasets.loading import Dataset, open_dataset
+from l2gnet_core.datasets.split import Split, split_patients
 from l2gnet_core.files import read_volume
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.split import Split, split_patients
-from l2gnet_core.volume import Grid, Volume, slicing_axis
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.models.catalog import find_model
+from l2gnet_core.models.checkpoint import read_card
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.volume import Grid, Volume, slicing_axis
 
 Part = Literal["tuning", "test"]
 Array = NDArray[np.generic]

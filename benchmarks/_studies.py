@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from l2gnet_core.augment import Augmentation, keeping_sides
-from l2gnet_core.card import ModelCard
-from l2gnet_core.cases import Part
-from l2gnet_core.data import Dataset, load_frames, median_spacing, open_dataset
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.sampling import TrainingCase
-from l2gnet_core.split import PARTS, Split, split_patients
-from l2gnet_core.training_run import RESAMPLED_SCALE
+from l2gnet_core.augmentation.sampling import TrainingCase
+from l2gnet_core.augmentation.views import Augmentation, keeping_sides
+from l2gnet_core.datasets.cases import Part
+from l2gnet_core.datasets.loading import Dataset, load_frames, median_spacing, open_dataset
+from l2gnet_core.datasets.split import PARTS, Split, split_patients
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.training.run import RESAMPLED_SCALE
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

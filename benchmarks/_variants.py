@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from l2gnet_core.bottlenecks import (
+from l2gnet_core.augmentation.sampling import Sampler
+from l2gnet_core.network.bottlenecks import (
     BottleneckOutput,
     Quantising,
     as_map,
     begin_as_codes,
     zero_started,
 )
-from l2gnet_core.config import ARCHITECTURES, NetworkConfig, preset
-from l2gnet_core.model import NetworkOutput, build
-from l2gnet_core.sampling import Sampler
-from l2gnet_core.transport import cosine_cost, transport_tokens
+from l2gnet_core.network.config import ARCHITECTURES, NetworkConfig, preset
+from l2gnet_core.network.model import NetworkOutput, build
+from l2gnet_core.network.transport import cosine_cost, transport_tokens
 
 Build = Callable[[int], nn.Module]
 

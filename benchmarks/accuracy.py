@@ -38,12 +38,12 @@ from _variants import ABLATIONS, BY_VOLUME, VARIANTS, VolumeSampler
 from scipy import stats
 from torch import nn
 
-from l2gnet_core.checkpoint import MODEL_FILE, save_model
-from l2gnet_core.config import ARCHITECTURES
-from l2gnet_core.metrics import agreement, dice_per_class
-from l2gnet_core.preprocess import neighbours, pad_to_multiple
-from l2gnet_core.sampling import Sampler, TrainingCase
-from l2gnet_core.train import Trainer, TrainingConfig, make_fabric, saved_state
+from l2gnet_core.augmentation.sampling import Sampler, TrainingCase
+from l2gnet_core.models.checkpoint import MODEL_FILE, save_model
+from l2gnet_core.network.config import ARCHITECTURES
+from l2gnet_core.preprocessing.images import neighbours, pad_to_multiple
+from l2gnet_core.scores.metrics import agreement, dice_per_class
+from l2gnet_core.training.loop import Trainer, TrainingConfig, make_fabric, saved_state
 
 HERE = Path(__file__).parent
 RESULTS, RUNS = HERE / "results", HERE / "runs"

@@ -38,13 +38,13 @@ from _effort_tables import print_start, print_tables, print_tuned
 from _rivals import METHODS
 from _shifts import BASES, SHARED, START, STUDIES, domains, training_dataset
 
-from l2gnet_core.augment import Augmentation
-from l2gnet_core.catalog import find_model
-from l2gnet_core.checkpoint import load_model
-from l2gnet_core.run_folder import RunSettings
-from l2gnet_core.split import SPLIT_FILE
-from l2gnet_core.train import TrainingConfig
-from l2gnet_core.training_run import train_dataset
+from l2gnet_core.augmentation.views import Augmentation
+from l2gnet_core.datasets.split import SPLIT_FILE
+from l2gnet_core.models.catalog import find_model
+from l2gnet_core.models.checkpoint import load_model
+from l2gnet_core.training.loop import TrainingConfig
+from l2gnet_core.training.run import train_dataset
+from l2gnet_core.training.run_folder import RunSettings
 
 
 def prepare(name: str, data: Path, device: str) -> None:

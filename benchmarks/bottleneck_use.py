@@ -28,14 +28,14 @@ import torch
 from _studies import SHARED, STUDIES
 from torch import Tensor
 
-from l2gnet_core.bottlenecks import BottleneckOutput, as_tokens
-from l2gnet_core.catalog import find_model, models
-from l2gnet_core.checkpoint import Model, load_model
-from l2gnet_core.data import load_frames, open_dataset
+from l2gnet_core.augmentation.sampling import TrainingCase
+from l2gnet_core.datasets.loading import load_frames, open_dataset
 from l2gnet_core.inspect.codes import perplexity
-from l2gnet_core.metrics import dice_per_class
-from l2gnet_core.preprocess import neighbours, pad_to_multiple
-from l2gnet_core.sampling import TrainingCase
+from l2gnet_core.models.catalog import find_model, models
+from l2gnet_core.models.checkpoint import Model, load_model
+from l2gnet_core.network.bottlenecks import BottleneckOutput, as_tokens
+from l2gnet_core.preprocessing.images import neighbours, pad_to_multiple
+from l2gnet_core.scores.metrics import dice_per_class
 
 
 class Watched(torch.nn.Module):

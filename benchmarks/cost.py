@@ -21,8 +21,8 @@ from _published_transunet import PublishedTransUNet
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from l2gnet_core.config import ARCHITECTURES, preset
-from l2gnet_core.model import SegmentationNetwork, build
+from l2gnet_core.network.config import ARCHITECTURES, preset
+from l2gnet_core.network.model import SegmentationNetwork, build
 
 CLASSES = 4
 PUBLISHED = "TransUNet, as published"

@@ -25,18 +25,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from l2gnet_core.catalog import find_model
-from l2gnet_core.checkpoint import Model, load_model
-from l2gnet_core.corrections import Correction
-from l2gnet_core.cross_validation import compared, pooled_dice
 from l2gnet_core.files import read_labels, read_volume
-from l2gnet_core.finetune import FineTuneResult, finetune
-from l2gnet_core.finetune_config import SCAN, FineTuneConfig
-from l2gnet_core.guard import Limits
-from l2gnet_core.intensities import intensity_window, normalise
-from l2gnet_core.interpolation import interpolate_slices
-from l2gnet_core.predict import predict_slices
-from l2gnet_core.volume import Volume, slicing_axis
+from l2gnet_core.finetuning.config import SCAN, FineTuneConfig
+from l2gnet_core.finetuning.cross_validation import compared, pooled_dice
+from l2gnet_core.finetuning.guard import Limits
+from l2gnet_core.finetuning.run import FineTuneResult, finetune
+from l2gnet_core.interpolation.shapes import interpolate_slices
+from l2gnet_core.models.catalog import find_model
+from l2gnet_core.models.checkpoint import Model, load_model
+from l2gnet_core.preprocessing.intensities import intensity_window, normalise
+from l2gnet_core.scans.volume import Volume, slicing_axis
+from l2gnet_core.segmenting.corrections import Correction
+from l2gnet_core.segmenting.predict import predict_slices
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "acdc"
 UNGUARDED = Limits(-1, 1, 1, 1, 1)

@@ -40,12 +40,12 @@ from _inspection_measures import scores
 from _inspection_scans import WAYS, frames, seen
 from _inspection_tables import print_tables
 
-from l2gnet_core import predict
-from l2gnet_core.catalog import find_model
-from l2gnet_core.checkpoint import Model, load_model
 from l2gnet_core.files import read_volume
-from l2gnet_core.inspect.trace import empty_trace
-from l2gnet_core.volume import slicing_axis
+from l2gnet_core.models.catalog import find_model
+from l2gnet_core.models.checkpoint import Model, load_model
+from l2gnet_core.scans.volume import slicing_axis
+from l2gnet_core.segmenting import predict
+from l2gnet_core.segmenting.trace import empty_trace
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "inspection"

@@ -33,13 +33,13 @@ from _changes import changed
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from l2gnet_core.catalog import find_model
-from l2gnet_core.checkpoint import read_card
-from l2gnet_core.data import open_dataset
-from l2gnet_core.intensities import intensity_window, normalise
-from l2gnet_core.metrics import agreement
-from l2gnet_core.phantom import cardiac_phantom
-from l2gnet_core.volume import slicing_axis
+from l2gnet_core.datasets.loading import open_dataset
+from l2gnet_core.models.catalog import find_model
+from l2gnet_core.models.checkpoint import read_card
+from l2gnet_core.preprocessing.intensities import intensity_window, normalise
+from l2gnet_core.scans.phantom import cardiac_phantom
+from l2gnet_core.scans.volume import slicing_axis
+from l2gnet_core.scores.metrics import agreement
 
 Array = NDArray[np.generic]
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -19,7 +19,7 @@ import ot.batch
 import torch
 from torch import Tensor
 
-from l2gnet_core.transport import cosine_cost, sinkhorn
+from l2gnet_core.network.transport import cosine_cost, sinkhorn
 
 SIZES = ((8, 100, 64), (8, 196, 64), (4, 1024, 64))
 CHANNELS, EPSILON, ITERATIONS = 256, 0.1, 16

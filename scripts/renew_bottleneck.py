@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from l2gnet_core.bottlenecks import BottleneckOutput, as_tokens
-from l2gnet_core.catalog import find_model
-from l2gnet_core.checkpoint import MODEL_FILE, Model, load_model, save_model
-from l2gnet_core.config import NetworkConfig
-from l2gnet_core.data import load_frames, open_dataset
-from l2gnet_core.model import SegmentationNetwork, build
-from l2gnet_core.preprocess import neighbours, pad_to_multiple
+from l2gnet_core.datasets.loading import load_frames, open_dataset
+from l2gnet_core.models.catalog import find_model
+from l2gnet_core.models.checkpoint import MODEL_FILE, Model, load_model, save_model
+from l2gnet_core.network.bottlenecks import BottleneckOutput, as_tokens
+from l2gnet_core.network.config import NetworkConfig
+from l2gnet_core.network.model import SegmentationNetwork, build
+from l2gnet_core.preprocessing.images import neighbours, pad_to_multiple
 
 #: Root mean square of the deepest features from then on: about that of a new network.
 SPREAD = 0.7

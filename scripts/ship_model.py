@@ -15,13 +15,13 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
-from l2gnet_core.card import CodeStatistics, Expectations, ModelCard
-from l2gnet_core.catalog import BUNDLED_FOLDER
-from l2gnet_core.checkpoint import Model, load_model, save_model
-from l2gnet_core.cleanup import CleanUp
-from l2gnet_core.data import load_frames, open_dataset
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.training_run import statistics_of
+from l2gnet_core.datasets.loading import load_frames, open_dataset
+from l2gnet_core.models.card import CodeStatistics, Expectations, ModelCard
+from l2gnet_core.models.catalog import BUNDLED_FOLDER
+from l2gnet_core.models.checkpoint import Model, load_model, save_model
+from l2gnet_core.scans.cleanup import CleanUp
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.training.run import statistics_of
 
 
 def main() -> None:

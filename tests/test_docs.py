@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 import pytest
 
-from l2gnet_core.catalog import models
-from l2gnet_core.checkpoint import load_model
 from l2gnet_core.cli import cli
+from l2gnet_core.models.catalog import models
+from l2gnet_core.models.checkpoint import load_model
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

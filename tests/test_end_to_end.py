@@ -13,8 +13,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from l2gnet_core.catalog import BUNDLED_FOLDER, models
-from l2gnet_core.phantom import cardiac_cine, cardiac_phantom
+from l2gnet_core.models.catalog import BUNDLED_FOLDER, models
+from l2gnet_core.scans.phantom import cardiac_cine, cardiac_phantom
 
 NAMES = ["right ventricle", "myocardium", "left ventricle"]
 

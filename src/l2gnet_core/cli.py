@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from l2gnet_core.appearance import PLAIN
-from l2gnet_core.catalog import no_such_folder
-from l2gnet_core.cli_evaluate import evaluate
-from l2gnet_core.cli_finetune import finetune
-from l2gnet_core.cli_inspect import inspect
-from l2gnet_core.cli_parts import (
+from l2gnet_core.commands.evaluate import evaluate
+from l2gnet_core.commands.finetune import finetune
+from l2gnet_core.commands.inspect import inspect
+from l2gnet_core.commands.parts import (
     FilePath,
     ProgressBar,
     axis_option,
@@ -30,12 +28,14 @@ from l2gnet_core.cli_parts import (
     on_terminal,
     orientation_option,
 )
-from l2gnet_core.cli_projects import projects, replay
-from l2gnet_core.cli_training import check, train
+from l2gnet_core.commands.projects import projects, replay
+from l2gnet_core.commands.training import check, train
 from l2gnet_core.errors import InputError, enough_memory
+from l2gnet_core.models.catalog import no_such_folder
+from l2gnet_core.preprocessing.appearance import PLAIN
 
 if TYPE_CHECKING:
-    from l2gnet_core.segment_files import SegmentJob
+    from l2gnet_core.segmenting.files import SegmentJob
 
 # Importing PyTorch takes seconds: each command imports what it needs, so that --help is instant.
 
@@ -88,13 +88,13 @@ def segment(
     folders of those. Input formats: NIfTI, DICOM, NRRD, MetaImage, TIFF, FreeSurfer, AFNI, MINC
     and PAR/REC. Masks are written as NIfTI or TIFF.
     """
-    from l2gnet_core.segment_files import plan_jobs, segment_file
+    from l2gnet_core.segmenting.files import plan_jobs, segment_file
 
     started = time.perf_counter()
     jobs = plan_jobs(images, output)
-    from l2gnet_core.checkpoint import load_model
-    from l2gnet_core.device import choose_device
     from l2gnet_core.files.atomic import require_writable
+    from l2gnet_core.models.checkpoint import load_model
+    from l2gnet_core.network.device import choose_device
 
     device, why = choose_device(device)
     loaded = load_model(model_file(model), device)
@@ -154,8 +154,8 @@ def _segment_each(
 @json_option
 def models(as_json: bool) -> None:
     """List the available models."""
-    from l2gnet_core.catalog import models as catalog
-    from l2gnet_core.catalog import odd_models
+    from l2gnet_core.models.catalog import models as catalog
+    from l2gnet_core.models.catalog import odd_models
 
     entries = catalog()
     for sentence in odd_models():

@@ -221,7 +221,7 @@ def _painted(labels: NDArray[Any], axis: int, organ: int | None) -> list[int]:
 
     Raises InputError if nothing lies between them.
     """
-    from l2gnet_core.interpolation import require_gap
+    from l2gnet_core.interpolation.shapes import require_gap
 
     if organ == 0:
         raise InputError("Expected a label to fill, but 0 is the background; select another label.")
@@ -241,8 +241,8 @@ def _interpolating(
     organ: int | None,
 ) -> Generator[_Filled | None, None, None]:
     """Fill in labels (z,y,x). Yields None wherever it can be stopped, then the result."""
-    from l2gnet_core.guided_interpolation import guided_slices
-    from l2gnet_core.interpolation import interpolate_slices
+    from l2gnet_core.interpolation.guided import guided_slices
+    from l2gnet_core.interpolation.shapes import interpolate_slices
 
     if scan is None:
         filled = interpolate_slices(labels, painted, axis, pixel, organ)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import DICOM, format_of, is_supported, read_any
 from l2gnet_core.files.labeltext import LabelText
-from l2gnet_core.volume import Volume
+from l2gnet_core.scans.volume import Volume
 from napari_l2gnet.scans.layers import to_layer_data
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from l2gnet_core.phantom import cardiac_cine, cardiac_phantom
-from l2gnet_core.volume import Volume, default_affine
+from l2gnet_core.scans.phantom import cardiac_cine, cardiac_phantom
+from l2gnet_core.scans.volume import Volume, default_affine
 from napari_l2gnet.scans.layers import to_layer_data
 
 if TYPE_CHECKING:

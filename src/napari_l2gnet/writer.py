@@ -12,8 +12,8 @@ import numpy as np
 from l2gnet_core import files
 from l2gnet_core.errors import InputError
 from l2gnet_core.files.nifti import write_map
-from l2gnet_core.labels import hex_color
-from l2gnet_core.volume import Grid
+from l2gnet_core.scans.labels import hex_color
+from l2gnet_core.scans.volume import Grid
 from napari_l2gnet.scans.layers import LABELS_KEY, grid_of
 
 #: Characters that some file systems refuse in a name.

@@ -15,15 +15,15 @@ import pytest
 import torch
 from filelock import FileLock
 
-from l2gnet_core.card import ModelCard
-from l2gnet_core.checkpoint import MODEL_FILE, Model, save_model
 from l2gnet_core.cli import main
-from l2gnet_core.config import preset
-from l2gnet_core.intensities import intensity_window, normalise
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.losses import segmentation_loss
-from l2gnet_core.model import SegmentationNetwork, build
-from l2gnet_core.phantom import cardiac_phantom
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.models.checkpoint import MODEL_FILE, Model, save_model
+from l2gnet_core.network.config import preset
+from l2gnet_core.network.losses import segmentation_loss
+from l2gnet_core.network.model import SegmentationNetwork, build
+from l2gnet_core.preprocessing.intensities import intensity_window, normalise
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.phantom import cardiac_phantom
 
 LABELS = LabelSet.from_names({1: "right ventricle", 2: "myocardium", 3: "left ventricle"})
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from l2gnet_core.checkpoint import Model
-from l2gnet_core.config import preset
-from l2gnet_core.inspect.cells import cell_grid
-from l2gnet_core.inspect.trace import SliceTrace, Trace
-from l2gnet_core.model import NetworkOutput
-from l2gnet_core.predict import predict_slices
-from l2gnet_core.slice_view import SliceView
-from l2gnet_core.transport import transport_codes
+from l2gnet_core.models.checkpoint import Model
+from l2gnet_core.network.config import preset
+from l2gnet_core.network.model import NetworkOutput
+from l2gnet_core.network.transport import transport_codes
+from l2gnet_core.segmenting.cells import cell_grid
+from l2gnet_core.segmenting.predict import predict_slices
+from l2gnet_core.segmenting.slice_view import SliceView
+from l2gnet_core.segmenting.trace import SliceTrace, Trace
 
 STRIDE = 16
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from l2gnet_core.transport import TransportPlan
+from l2gnet_core.network.transport import TransportPlan
 
 
 def code_to_code(plan: TransportPlan, codes: int) -> Tensor:

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import directed_hausdorff
 
-from l2gnet_core.cases import FilePair
+from l2gnet_core.datasets.cases import FilePair
 
 TWO_STRUCTURES = {1: "one", 2: "two"}
 ACDC = [

@@ -11,21 +11,21 @@ import torch
 from generators import ended
 from scipy import ndimage
 
-from l2gnet_core.appearance import PLAIN, Appearance, steps_from
-from l2gnet_core.appearance_search import AppearanceSearch, Judge, seen_as
-from l2gnet_core.card import ModelCard
-from l2gnet_core.corrections import Correction
-from l2gnet_core.finetune import finetune
-from l2gnet_core.finetune_config import PROJECT, SCAN, FineTuneConfig
-from l2gnet_core.guard import Limits, Verdict
-from l2gnet_core.intensities import intensity_window
-from l2gnet_core.learner import Pace
-from l2gnet_core.phantom import cardiac_phantom
-from l2gnet_core.predict import SlicePrediction, predict_slices
-from l2gnet_core.preprocess import as_seen, resized
-from l2gnet_core.scan_kind import KindAppearance, ScanKind, scan_profile
-from l2gnet_core.slice_consistency import unsteadiness
-from l2gnet_core.volume import Grid
+from l2gnet_core.finetuning.appearance_search import AppearanceSearch, Judge, seen_as
+from l2gnet_core.finetuning.config import PROJECT, SCAN, FineTuneConfig
+from l2gnet_core.finetuning.guard import Limits, Verdict
+from l2gnet_core.finetuning.learner import Pace
+from l2gnet_core.finetuning.run import finetune
+from l2gnet_core.finetuning.slice_consistency import unsteadiness
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.preprocessing.appearance import PLAIN, Appearance, steps_from
+from l2gnet_core.preprocessing.images import as_seen, resized
+from l2gnet_core.preprocessing.intensities import intensity_window
+from l2gnet_core.preprocessing.scan_kind import KindAppearance, ScanKind, scan_profile
+from l2gnet_core.scans.phantom import cardiac_phantom
+from l2gnet_core.scans.volume import Grid
+from l2gnet_core.segmenting.corrections import Correction
+from l2gnet_core.segmenting.predict import SlicePrediction, predict_slices
 
 SHAPE = (6, 64, 64)
 SHORT = replace(
@@ -347,7 +347,7 @@ def test_what_leads_astray_elsewhere_is_not_taken(heart_model, phantom, monkeypa
         yield
         return 1.0 if model.card.appearance == PLAIN else 1.1
 
-    monkeypatch.setattr("l2gnet_core.appearance_search.unsteadiness", unsteadier)
+    monkeypatch.setattr("l2gnet_core.finetuning.appearance_search.unsteadiness", unsteadier)
     assert ended(search.agreed([])) == (PLAIN,)
 
 
@@ -367,7 +367,7 @@ def test_unsteadiness_by_hand(make_model, monkeypatch):
         assert order == [1]
         yield SlicePrediction(1, np.zeros((32, 32), np.uint8), device)
 
-    monkeypatch.setattr("l2gnet_core.cross_validation.predict_slices", background)
+    monkeypatch.setattr("l2gnet_core.finetuning.cross_validation.predict_slices", background)
     partly = replace(correction, unmarked=2)
     assert ended(unsteadiness(make_model(), partly, "cpu")) == pytest.approx(20 / 12)
 
@@ -379,7 +379,7 @@ def test_few_slices_of_a_large_scan_are_looked_at(make_model, monkeypatch):
         asked.extend(order)
         return iter(())
 
-    monkeypatch.setattr("l2gnet_core.cross_validation.predict_slices", predicted)
+    monkeypatch.setattr("l2gnet_core.finetuning.cross_validation.predict_slices", predicted)
     labels = np.ones((100, 512, 8), np.uint8)
     with pytest.raises(KeyError):
         ended(unsteadiness(make_model(), correct(labels * 1.0, labels, (50,)), "cpu"))

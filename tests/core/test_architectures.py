@@ -7,14 +7,14 @@ from itertools import combinations
 import pytest
 import torch
 
-from l2gnet_core.bottlenecks import positions
-from l2gnet_core.card import ModelCard
-from l2gnet_core.checkpoint import load_model, save_model
-from l2gnet_core.config import ARCHITECTURES, WITH_CODES, NetworkConfig, preset
-from l2gnet_core.encoder_decoder import AttentionGate
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.losses import segmentation_loss
-from l2gnet_core.model import build
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.models.checkpoint import load_model, save_model
+from l2gnet_core.network.bottlenecks import positions
+from l2gnet_core.network.config import ARCHITECTURES, WITH_CODES, NetworkConfig, preset
+from l2gnet_core.network.encoder_decoder import AttentionGate
+from l2gnet_core.network.losses import segmentation_loss
+from l2gnet_core.network.model import build
+from l2gnet_core.scans.labels import LabelSet
 
 
 def make(architecture: str, seed: int = 0):

@@ -15,15 +15,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from l2gnet_core.array_files import ArrayFiles, read_array, scan_of
-from l2gnet_core.card import ModelCard
-from l2gnet_core.cases import find_cases
-from l2gnet_core.checkpoint import MODEL_FILE, read_card
 from l2gnet_core.cli import main
-from l2gnet_core.data import load_frames, open_dataset
-from l2gnet_core.dataset_check import Survey
+from l2gnet_core.datasets.cases import find_cases
+from l2gnet_core.datasets.check import Survey
+from l2gnet_core.datasets.loading import load_frames, open_dataset
+from l2gnet_core.datasets.split import split_patients
 from l2gnet_core.errors import InputError
-from l2gnet_core.split import split_patients
+from l2gnet_core.files.arrays import ArrayFiles, read_array, scan_of
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.models.checkpoint import MODEL_FILE, read_card
 
 
 def drawn(seed: int, slices: int = 3) -> tuple[np.ndarray, np.ndarray]:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from l2gnet_core import augment
-from l2gnet_core.augment import (
+from l2gnet_core.augmentation.recolour import RandomCurves, RandomNetwork, draw_recolouring
+from l2gnet_core.augmentation.views import (
     Augmentation,
     IntensityView,
     SpatialView,
@@ -21,7 +21,7 @@ from l2gnet_core.augment import (
     intensity_views,
     spatial_views,
 )
-from l2gnet_core.recolour import RandomCurves, RandomNetwork, draw_recolouring
+from l2gnet_core.preprocessing.images import blurred
 
 quick = settings(max_examples=20, deadline=None)
 PLAIN = IntensityView(None, 1.0, 0.0, None, None, None, None)
@@ -253,5 +253,5 @@ def test_a_share_of_the_views_is_recoloured():
 def test_blur_is_scipys_gaussian_and_keeps_channels_apart(sigma):
     image = np.random.default_rng(0).random((2, 20, 24)).astype(np.float32)
     expected = [ndimage.gaussian_filter(c, sigma, mode="nearest", radius=3) for c in image]
-    blurred = augment.blurred(torch.from_numpy(image), sigma)
-    torch.testing.assert_close(blurred, torch.from_numpy(np.stack(expected)), atol=1e-5, rtol=1e-4)
+    seen = blurred(torch.from_numpy(image), sigma)
+    torch.testing.assert_close(seen, torch.from_numpy(np.stack(expected)), atol=1e-5, rtol=1e-4)

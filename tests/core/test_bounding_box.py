@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from l2gnet_core.bounding_box import bounding_box
+from l2gnet_core.scans.bounding_box import bounding_box
 
 
 @settings(max_examples=30, deadline=None)

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from l2gnet_core.card import CodeStatistics, Expectations, ModelCard
-from l2gnet_core.catalog import find_model, models, odd_models, user_folder
-from l2gnet_core.checkpoint import FORMAT, MODEL_FILE, load_model, read_card, save_model
-from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError, OutputError
-from l2gnet_core.labels import Label, LabelSet
+from l2gnet_core.models.card import CodeStatistics, Expectations, ModelCard
+from l2gnet_core.models.catalog import find_model, models, odd_models, user_folder
+from l2gnet_core.models.checkpoint import FORMAT, MODEL_FILE, load_model, read_card, save_model
+from l2gnet_core.scans.cleanup import CleanUp
+from l2gnet_core.scans.labels import Label, LabelSet
 
 CARD = ModelCard(
     name="heart",
@@ -274,8 +274,8 @@ def test_reading_cards_imports_no_torch(model_file, run_python, monkeypatch):
     monkeypatch.setenv("L2GNET_MODELS", str(model_file.parent))
     code = (
         "import sys; from pathlib import Path\n"
-        "from l2gnet_core.checkpoint import read_card\n"
-        "from l2gnet_core.catalog import models\n"
+        "from l2gnet_core.models.checkpoint import read_card\n"
+        "from l2gnet_core.models.catalog import models\n"
         f"assert read_card(Path({str(model_file)!r})).name == 'tiny'\n"
         "assert 'model' in [entry.name for entry in models()]\n"
         "print(sorted({'torch', 'safetensors', 'nibabel', 'napari'} & set(sys.modules)))"

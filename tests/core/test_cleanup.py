@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from l2gnet_core.cleanup import CleanUp, fill_holes, keep_largest_component, tidy, tidy_around
 from l2gnet_core.project.events import Tidying
 from l2gnet_core.project.state import SliceState
+from l2gnet_core.scans.cleanup import CleanUp, fill_holes, keep_largest_component, tidy, tidy_around
 
 quick = settings(max_examples=40, deadline=None)
 corners = np.ones((3, 3, 3))

@@ -15,21 +15,21 @@ import numpy as np
 import pytest
 import tifffile
 
-from l2gnet_core import cli_parts
-from l2gnet_core.catalog import find_model, models
-from l2gnet_core.checkpoint import MODEL_FILE, load_model, save_model
-from l2gnet_core.cli_parts import ProgressBar
-from l2gnet_core.cli_training import _row
+from l2gnet_core.commands import parts
+from l2gnet_core.commands.parts import ProgressBar
+from l2gnet_core.commands.training import _row
 from l2gnet_core.errors import InputError
-from l2gnet_core.evaluate import evaluate, summary
 from l2gnet_core.files import read_labels, write_labels
-from l2gnet_core.finetune import finetune
-from l2gnet_core.finetune_config import SCAN
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.run_folder import CHOICES_FILE, read_choices
-from l2gnet_core.train import Trainer
-from l2gnet_core.training_log import CURVES_FILE
-from l2gnet_core.volume import Grid
+from l2gnet_core.finetuning.config import SCAN
+from l2gnet_core.finetuning.run import finetune
+from l2gnet_core.models.catalog import find_model, models
+from l2gnet_core.models.checkpoint import MODEL_FILE, load_model, save_model
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.volume import Grid
+from l2gnet_core.scores.evaluate import evaluate, summary
+from l2gnet_core.training.log import CURVES_FILE
+from l2gnet_core.training.loop import Trainer
+from l2gnet_core.training.run_folder import CHOICES_FILE, read_choices
 
 
 def test_segments_one_file_quietly(l2gnet, image, model_file, tmp_path):
@@ -160,7 +160,7 @@ def test_a_folder_that_is_interrupted_tells_what_is_done(
             raise KeyboardInterrupt
         write_labels(mask, *arguments)
 
-    monkeypatch.setattr("l2gnet_core.segment_files.write_labels", written)
+    monkeypatch.setattr("l2gnet_core.segmenting.files.write_labels", written)
     save_scan(image.parent / "b.nii.gz", scan)
     arguments = ("segment", image.parent, "-o", tmp_path / "out", "--model", model_file)
     code, text, err = l2gnet(*arguments, "--json")
@@ -177,7 +177,7 @@ def test_one_scan_too_large_for_memory_does_not_lose_the_others(
             raise MemoryError("Unable to allocate 7.7 GiB")
         write_labels(mask, *arguments)
 
-    monkeypatch.setattr("l2gnet_core.segment_files.write_labels", written)
+    monkeypatch.setattr("l2gnet_core.segmenting.files.write_labels", written)
     save_scan(image.parent / "b.nii.gz", scan)
     out = tmp_path / "out"
     code, _, err = l2gnet("segment", image.parent, "-o", out, "--model", model_file)
@@ -532,9 +532,9 @@ def test_the_example_in_the_docs_runs(make_model, scan):
     from l2gnet_core.inspect.places import unsure_regions
     from l2gnet_core.inspect.plans import sources_map
     from l2gnet_core.inspect.similar import find_similar
-    from l2gnet_core.inspect.trace import empty_trace
     from l2gnet_core.inspect.uncertainty import uncertainty_maps
-    from l2gnet_core.predict import predict_slices
+    from l2gnet_core.segmenting.predict import predict_slices
+    from l2gnet_core.segmenting.trace import empty_trace
 
     docs = Path(__file__).parents[2] / "docs" / "inspect.md"
     example = docs.read_text().split("## In Python")[1].split("```python")[1].split("```")[0]
@@ -571,8 +571,10 @@ def test_the_example_in_the_readme_runs(model_file, save_scan, tmp_path, monkeyp
         corrections.extend(given)
         return finetune(model, given, replace(SCAN, steps=1, seconds=None))
 
-    monkeypatch.setattr("l2gnet_core.finetune.finetune", quick)
-    monkeypatch.setattr("l2gnet_core.catalog.find_model", {"cardiac-cine": model_file}.__getitem__)
+    monkeypatch.setattr("l2gnet_core.finetuning.run.finetune", quick)
+    monkeypatch.setattr(
+        "l2gnet_core.models.catalog.find_model", {"cardiac-cine": model_file}.__getitem__
+    )
     monkeypatch.chdir(tmp_path)
     exec(example, {})
     (correction,) = corrections
@@ -713,7 +715,7 @@ def test_a_run_takes_from_the_model_it_begins_with_what_it_must_have(
     arguments = ("train", make_dataset(["a", "b", "c"]), "-o", tmp_path / "run", "--from", start)
     # Before scans are read.
     with monkeypatch.context() as patch:
-        patch.setattr("l2gnet_core.dataset_check.Survey.examine", never)
+        patch.setattr("l2gnet_core.datasets.check.Survey.examine", never)
         assert "it has --preset tiny, not small;" in refused(*arguments, "--preset", "small")
         assert "it has --arch l2gnet, not unet;" in refused(*arguments, "--arch", "unet")
         assert "it has --slices 3, not 1;" in refused(*arguments, "--slices", "1")
@@ -727,7 +729,7 @@ def test_a_run_takes_from_the_model_it_begins_with_what_it_must_have(
 
 def test_where_nobody_watches_a_line_a_minute_tells_how_far_it_is(capsys, monkeypatch):
     clock = iter([0, 20, 59, 60, 119, 121])
-    monkeypatch.setattr(cli_parts, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(parts, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     with ProgressBar(6, "Checking") as bar:
         assert list(bar.follow(iter("abc"))) == ["a", "b", "c"]
         bar.reach(4, "d")
@@ -736,7 +738,7 @@ def test_where_nobody_watches_a_line_a_minute_tells_how_far_it_is(capsys, monkey
 
 
 def test_where_nobody_watches_ends_of_epochs_are_told(l2gnet, make_dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli_parts, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(parts, "SECONDS_BETWEEN_LINES", 0.0)
     data = make_dataset([f"p{number}" for number in range(6)])
     # 4 patients of 2 slices: 2 steps an epoch.
     how = ("--preset", "tiny", "--arch", "unet", "--epochs", "3", "--batch", "4")
@@ -756,7 +758,7 @@ def test_a_run_needs_a_folder(refused, make_dataset, monkeypatch):
     data = make_dataset(["a"], settings={})
     # Said before scans are read.
     monkeypatch.setattr(
-        "l2gnet_core.dataset_check.Survey.examine", Mock(side_effect=AssertionError)
+        "l2gnet_core.datasets.check.Survey.examine", Mock(side_effect=AssertionError)
     )
     inside = data / "dataset.json" / "run"
     assert f"can be written to, but {inside} is none" in refused("train", data, "-o", inside)

@@ -10,12 +10,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from l2gnet_core import cli_parts, finetune_config
-from l2gnet_core.checkpoint import MODEL_FILE, load_model, save_model
+from l2gnet_core.commands import parts
 from l2gnet_core.files import read_volume, write_labels
-from l2gnet_core.finetune import finetune
-from l2gnet_core.guard import Limits
-from l2gnet_core.weights import weights_hash
+from l2gnet_core.finetuning import config as settings
+from l2gnet_core.finetuning.guard import Limits
+from l2gnet_core.finetuning.run import finetune
+from l2gnet_core.models.checkpoint import MODEL_FILE, load_model, save_model
+from l2gnet_core.models.weights import weights_hash
 
 SHAPE = (5, 40, 44)
 
@@ -70,7 +71,7 @@ def test_the_rest_of_the_scan_is_segmented_around_the_corrected_slices(
 
 
 def test_it_is_told_what_is_done_after_learning(l2gnet, files, model_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli_parts, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(parts, "SECONDS_BETWEEN_LINES", 0.0)
     code, _, err = l2gnet(
         "finetune", *files, "--slices", "1,3", "--model", model_file, "--steps", 2,
         "-o", tmp_path / "new", "--mask", tmp_path / "mask.nii.gz",
@@ -98,9 +99,9 @@ def test_a_mask_in_the_place_of_what_was_given_is_refused_before_anything_is_lea
 def keep_all(monkeypatch) -> None:
     """Switch the guard off, because two steps may make an untrained model worse."""
     for kind in ("SCAN", "ORGAN", "PROJECT"):
-        config = getattr(finetune_config, kind)
+        config = getattr(settings, kind)
         config = replace(config, limits=Limits(-1, 1, 1, 1, 1), mixes=(0.5,), mix_tolerance=1.0)
-        monkeypatch.setattr(finetune_config, kind, config)
+        monkeypatch.setattr(settings, kind, config)
 
 
 def test_only_the_named_slices_of_labels_are_read(
@@ -150,8 +151,8 @@ def test_what_was_kept_is_told_and_can_be_used(
 def test_what_was_rolled_back_is_told_and_the_old_model_written(
     run, model_file, tmp_path, monkeypatch
 ):
-    strict = replace(finetune_config.SCAN, limits=Limits(least_gain=1.0))
-    monkeypatch.setattr(finetune_config, "SCAN", strict)
+    strict = replace(settings.SCAN, limits=Limits(least_gain=1.0))
+    monkeypatch.setattr(settings, "SCAN", strict)
     report = run()
     assert report["kept"] is False
     assert report["reason"].endswith("The old model is kept.")
@@ -168,7 +169,7 @@ def test_a_model_that_came_there_meanwhile_is_not_written_over(
         (tmp_path / "m" / MODEL_FILE).write_bytes(b"of another")
         yield from finetune(*arguments)
 
-    monkeypatch.setattr("l2gnet_core.finetune.finetune", learn)
+    monkeypatch.setattr("l2gnet_core.finetuning.run.finetune", learn)
     code, out, err = l2gnet(
         "finetune", *files, "--slices", "2", "--model", model_file, "--steps", 1,
         "-o", tmp_path / "m", "--mask", tmp_path / "mask.nii.gz",

@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2gnet_core.augment import Augmentation
-from l2gnet_core.card import ModelCard
-from l2gnet_core.correction_views import UNKNOWN, CorrectedScan, CorrectionSampler
-from l2gnet_core.corrections import Correction, informative
+from l2gnet_core.augmentation.views import Augmentation
 from l2gnet_core.errors import InputError
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.volume import Grid
+from l2gnet_core.finetuning.correction_views import UNKNOWN, CorrectedScan, CorrectionSampler
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.volume import Grid
+from l2gnet_core.segmenting.corrections import Correction, informative
 
 CARD = ModelCard(name="m", labels=LabelSet.from_names({1: "liver", 7: "spleen"}))
 SHAPE = (5, 24, 30)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from l2gnet_core.checkpoint import Model
-from l2gnet_core.corrections import Correction
-from l2gnet_core.finetune import finetune
-from l2gnet_core.finetune_config import SCAN
-from l2gnet_core.phantom import cardiac_phantom
-from l2gnet_core.predict import predict_slices
-from l2gnet_core.volume import Grid
+from l2gnet_core.finetuning.config import SCAN
+from l2gnet_core.finetuning.run import finetune
+from l2gnet_core.models.checkpoint import Model
+from l2gnet_core.scans.phantom import cardiac_phantom
+from l2gnet_core.scans.volume import Grid
+from l2gnet_core.segmenting.corrections import Correction
+from l2gnet_core.segmenting.predict import predict_slices
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from test_volume import ORIENTATIONS
 
-from l2gnet_core.card import ModelCard
-from l2gnet_core.cases import find_cases, patient_in
-from l2gnet_core.data import load_frames, median_spacing, open_dataset
-from l2gnet_core.dataset_check import Survey
+from l2gnet_core.datasets.cases import find_cases, patient_in
+from l2gnet_core.datasets.check import Survey
+from l2gnet_core.datasets.loading import load_frames, median_spacing, open_dataset
 from l2gnet_core.errors import InputError
-from l2gnet_core.labels import LabelSet
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.scans.labels import LabelSet
 
 
 def patients(dataset) -> dict[str, str]:
@@ -248,7 +248,9 @@ def test_cases_are_resampled_to_the_median_voxel_size(make_dataset, save_scan, m
     cases = open_dataset(folder).cases
     with monkeypatch.context() as patch:
         # All headers were read when the dataset was examined.
-        patch.setattr("l2gnet_core.cases.read_volume", lambda path: pytest.fail(f"{path} is read"))
+        patch.setattr(
+            "l2gnet_core.datasets.cases.read_volume", lambda path: pytest.fail(f"{path} is read")
+        )
         assert median_spacing(cases, card()) == (4.0, 2.0, 2.0)
         assert median_spacing(cases, card(), pixel=1.5) == (4.0, 1.5, 1.5)
     assert median_spacing(find_cases(folder)[0], card()) == (4.0, 2.0, 2.0)

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import tifffile
 
-from l2gnet_core.cases import Finding
 from l2gnet_core.cli import main
-from l2gnet_core.data import open_dataset
-from l2gnet_core.dataset_check import Survey, grouped_messages
-from l2gnet_core.dataset_settings import read_settings
+from l2gnet_core.datasets.cases import Finding
+from l2gnet_core.datasets.check import Survey, grouped_messages
+from l2gnet_core.datasets.loading import open_dataset
+from l2gnet_core.datasets.settings import read_settings
+from l2gnet_core.datasets.split import read_split
 from l2gnet_core.errors import InputError
-from l2gnet_core.fingerprint import order_free_fingerprint
-from l2gnet_core.split import read_split
+from l2gnet_core.scans.fingerprint import order_free_fingerprint
 
 ACDC = Path(__file__).parents[3] / "shared" / "data" / "acdc"
 

@@ -14,11 +14,11 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from l2gnet_core.cases import find_cases
+from l2gnet_core.datasets.cases import find_cases
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import dicom_series, read_labels, read_volume, scans_in, write_labels
 from l2gnet_core.files.dicom_header import dicom_header_of
-from l2gnet_core.segment_files import plan_jobs
+from l2gnet_core.segmenting.files import plan_jobs
 
 VOXELS = np.random.default_rng(0).integers(-1000, 1000, (5, 6, 7)).astype(np.int16)
 OBLIQUE = (0.6, 0.8, 0, 0, 0, -1)

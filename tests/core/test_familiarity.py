@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from generators import ended
 
-from l2gnet_core.corrections import Correction
-from l2gnet_core.familiarity import hardly_known
-from l2gnet_core.finetune import finetune
-from l2gnet_core.finetune_config import SCAN, FineTuneConfig, unconstrained
-from l2gnet_core.phantom import cardiac_phantom
-from l2gnet_core.volume import Grid
+from l2gnet_core.finetuning.config import SCAN, FineTuneConfig, unconstrained
+from l2gnet_core.finetuning.familiarity import hardly_known
+from l2gnet_core.finetuning.run import finetune
+from l2gnet_core.scans.phantom import cardiac_phantom
+from l2gnet_core.scans.volume import Grid
+from l2gnet_core.segmenting.corrections import Correction
 
 SHAPE = (6, 64, 64)
 

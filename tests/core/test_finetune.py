@@ -9,24 +9,24 @@ import numpy as np
 import pytest
 import torch
 
-from l2gnet_core import finetune as core
-from l2gnet_core.card import ModelCard
-from l2gnet_core.checkpoint import MODEL_FILE, Model, load_model, save_model
-from l2gnet_core.config import preset
-from l2gnet_core.corrections import Correction
-from l2gnet_core.cross_validation import compared, pooled_dice
 from l2gnet_core.errors import InputError
-from l2gnet_core.finetune import FineTuneResult, finetune
-from l2gnet_core.finetune_config import PROJECT, SCAN, FineTuneConfig
-from l2gnet_core.fingerprint import SCANS, fingerprints
-from l2gnet_core.guard import Limits
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.learner import Clock, Pace
-from l2gnet_core.model import build
-from l2gnet_core.phantom import cardiac_phantom
-from l2gnet_core.predict import predict_slices
-from l2gnet_core.volume import Grid
-from l2gnet_core.weights import weights_hash
+from l2gnet_core.finetuning import run as core
+from l2gnet_core.finetuning.config import PROJECT, SCAN, FineTuneConfig
+from l2gnet_core.finetuning.cross_validation import compared, pooled_dice
+from l2gnet_core.finetuning.guard import Limits
+from l2gnet_core.finetuning.learner import Clock, Pace
+from l2gnet_core.finetuning.run import FineTuneResult, finetune
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.models.checkpoint import MODEL_FILE, Model, load_model, save_model
+from l2gnet_core.models.weights import weights_hash
+from l2gnet_core.network.config import preset
+from l2gnet_core.network.model import build
+from l2gnet_core.scans.fingerprint import SCANS, fingerprints
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.phantom import cardiac_phantom
+from l2gnet_core.scans.volume import Grid
+from l2gnet_core.segmenting.corrections import Correction
+from l2gnet_core.segmenting.predict import predict_slices
 
 HEART = LabelSet.from_names({1: "right ventricle", 2: "myocardium", 3: "left ventricle"})
 SHAPE = (6, 64, 64)
@@ -310,7 +310,7 @@ def test_progress_only_goes_forward_and_shows_previews(make_model, phantom):
 
 def test_who_is_late_says_what_must_still_come(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("l2gnet_core.learner.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("l2gnet_core.finetuning.learner.time.perf_counter", lambda: now[0])
     clock = Clock(replace(SHORT, steps=None, seconds=10.0), 2)
     clock.begin(0)
     assert clock.overall(0)[1] == 10

@@ -12,14 +12,27 @@ from generators import ended
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2gnet_core.correction_views import CorrectedScan
-from l2gnet_core.corrections import Correction
-from l2gnet_core.cross_validation import best_mix, folds, left_out_counts, lost_shares, pooled_dice
-from l2gnet_core.finetune_config import PROJECT, SCAN
-from l2gnet_core.guard import Evidence, Improvement, Limits, Verdict, code_distance, judged
-from l2gnet_core.predict import predict_slices
-from l2gnet_core.rehearsal import heart_dice, replayed_hearts
-from l2gnet_core.volume import Grid
+from l2gnet_core.finetuning.config import PROJECT, SCAN
+from l2gnet_core.finetuning.correction_views import CorrectedScan
+from l2gnet_core.finetuning.cross_validation import (
+    best_mix,
+    folds,
+    left_out_counts,
+    lost_shares,
+    pooled_dice,
+)
+from l2gnet_core.finetuning.guard import (
+    Evidence,
+    Improvement,
+    Limits,
+    Verdict,
+    code_distance,
+    judged,
+)
+from l2gnet_core.finetuning.rehearsal import heart_dice, replayed_hearts
+from l2gnet_core.scans.volume import Grid
+from l2gnet_core.segmenting.corrections import Correction
+from l2gnet_core.segmenting.predict import predict_slices
 
 SHAPE = (7, 40, 40)
 GOOD = Evidence(

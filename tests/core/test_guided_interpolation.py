@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sklearn.ensemble import ExtraTreesClassifier
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.guided_interpolation import guided_slices
-from l2gnet_core.interpolation import interpolate_slices
+from l2gnet_core.interpolation.guided import guided_slices
+from l2gnet_core.interpolation.shapes import interpolate_slices
 
 SHAPE = (13, 56, 64)
 ANNOTATED = (0, 3, 6, 9, 12)
@@ -76,7 +76,7 @@ def test_slices_are_asked_about_together_and_come_out_as_alone(monkeypatch):
     together = guided(*snake(), ANNOTATED)
     # One call for each structure: one for each of many slices would take minutes.
     assert len(asked) == 2
-    monkeypatch.setattr("l2gnet_core.guided_interpolation._AT_ONCE", 1)
+    monkeypatch.setattr("l2gnet_core.interpolation.guided._AT_ONCE", 1)
     assert np.array_equal(guided(*snake(), ANNOTATED), together)
     assert len(asked) == 2 + 2 * 8
 

@@ -9,10 +9,10 @@ import h5py
 import numpy as np
 import pytest
 
-from l2gnet_core.checkpoint import save_model
 from l2gnet_core.files import read_volume
-from l2gnet_core.fingerprint import SCANS, fingerprint
-from l2gnet_core.labels import LabelSet
+from l2gnet_core.models.checkpoint import save_model
+from l2gnet_core.scans.fingerprint import SCANS, fingerprint
+from l2gnet_core.scans.labels import LabelSet
 
 NAMES = ("p0", "p1", "p2", "p3", "p4")
 SPLIT = {"train": ["p0", "p1"], "tuning": ["p2"], "test": ["p3", "p4"]}

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from made_up_traces import whole_trace
 
-from l2gnet_core.catalog import find_model
-from l2gnet_core.checkpoint import load_model
 from l2gnet_core.inspect.places import unsure_regions
 from l2gnet_core.inspect.plans import code_plan, partners
 from l2gnet_core.inspect.similar import find_similar
-from l2gnet_core.inspect.trace import empty_trace
 from l2gnet_core.inspect.uncertainty import ranked_slices, uncertainty_maps
-from l2gnet_core.phantom import DRAWN, LEFT_VENTRICLE, cardiac_phantom
-from l2gnet_core.volume import Grid
+from l2gnet_core.models.catalog import find_model
+from l2gnet_core.models.checkpoint import load_model
+from l2gnet_core.scans.phantom import DRAWN, LEFT_VENTRICLE, cardiac_phantom
+from l2gnet_core.scans.volume import Grid
+from l2gnet_core.segmenting.trace import empty_trace
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "inspect.md"
 

@@ -12,7 +12,6 @@ from made_up_traces import made_up
 from scipy.optimize import linprog
 from scipy.stats import entropy
 
-from l2gnet_core.card import CodeStatistics
 from l2gnet_core.errors import InputError
 from l2gnet_core.inspect.codes import (
     code_colors,
@@ -53,6 +52,7 @@ from l2gnet_core.inspect.uncertainty import (
     slice_maps,
     uncertainty_maps,
 )
+from l2gnet_core.models.card import CodeStatistics
 
 quick = settings(max_examples=20, deadline=None)
 seeds = st.integers(0, 2**16)

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from l2gnet_core.card import CodeStatistics
-from l2gnet_core.checkpoint import save_model
-from l2gnet_core.config import preset
 from l2gnet_core.inspect.codes import code_colors
 from l2gnet_core.inspect.report import FILES
-from l2gnet_core.inspect.trace import empty_trace
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.model import build
-from l2gnet_core.phantom import DRAWN
-from l2gnet_core.predict import predict_slices
-from l2gnet_core.volume import Grid
+from l2gnet_core.models.card import CodeStatistics
+from l2gnet_core.models.checkpoint import save_model
+from l2gnet_core.network.config import preset
+from l2gnet_core.network.model import build
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.phantom import DRAWN
+from l2gnet_core.scans.volume import Grid
+from l2gnet_core.segmenting.predict import predict_slices
+from l2gnet_core.segmenting.trace import empty_trace
 
 NAMES = LabelSet.from_names({1: "<script>alert(1)</script>", 2: "a & $b$", 5: "_c"})
 

@@ -17,21 +17,21 @@ from plan_numbers import code_to_code
 from scipy.stats import entropy
 from test_volume import ORIENTATIONS, oriented_affine
 
-from l2gnet_core.appearance import Appearance
-from l2gnet_core.card import ModelCard
-from l2gnet_core.checkpoint import Model
-from l2gnet_core.config import ARCHITECTURES, WITH_CODES, preset
 from l2gnet_core.errors import InputError
-from l2gnet_core.inspect.cells import cell_grid
 from l2gnet_core.inspect.plans import code_plan, partners, sources_map
-from l2gnet_core.inspect.trace import Trace, empty_trace
-from l2gnet_core.intensities import intensity_window, normalise
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.model import build
-from l2gnet_core.predict import predict_slices
-from l2gnet_core.preprocess import pad_to_multiple
-from l2gnet_core.slice_view import SliceView, slice_view
-from l2gnet_core.volume import Grid
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.models.checkpoint import Model
+from l2gnet_core.network.config import ARCHITECTURES, WITH_CODES, preset
+from l2gnet_core.network.model import build
+from l2gnet_core.preprocessing.appearance import Appearance
+from l2gnet_core.preprocessing.images import pad_to_multiple
+from l2gnet_core.preprocessing.intensities import intensity_window, normalise
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.volume import Grid
+from l2gnet_core.segmenting.cells import cell_grid
+from l2gnet_core.segmenting.predict import predict_slices
+from l2gnet_core.segmenting.slice_view import SliceView, slice_view
+from l2gnet_core.segmenting.trace import Trace, empty_trace
 
 LABELS = LabelSet.from_names({1: "left", 2: "right"})
 

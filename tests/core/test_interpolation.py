@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.interpolation import _signed, interpolate_slices
+from l2gnet_core.interpolation.shapes import _signed, interpolate_slices
 
 Y, X = np.mgrid[0:65, 0:65] - 32.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from l2gnet_core.labels import OVER, PALETTE, LabelSet, own_colors
+from l2gnet_core.scans.labels import OVER, PALETTE, LabelSet, own_colors
 
 
 def test_many_structures_have_colours_that_can_be_told_apart():

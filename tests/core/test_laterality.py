@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.laterality import apart_by_direction, mirror_pairs
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.laterality import apart_by_direction, mirror_pairs
 
 #: Ways to write a side in a name.
 STYLES = (

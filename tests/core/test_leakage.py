@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l2gnet_core.augment import Augmentation
-from l2gnet_core.checkpoint import load_model, read_card, save_model
-from l2gnet_core.data import open_dataset
+from l2gnet_core.augmentation.views import Augmentation
+from l2gnet_core.datasets.leakage import inherited_split, require_kept_apart, start_messages
+from l2gnet_core.datasets.loading import open_dataset
+from l2gnet_core.datasets.split import SPLIT_FILE, Split
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_volume
-from l2gnet_core.fingerprint import SCANS, fingerprint, fingerprints
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.leakage import inherited_split, require_kept_apart, start_messages
-from l2gnet_core.run_folder import RunSettings
-from l2gnet_core.split import SPLIT_FILE, Split
-from l2gnet_core.train import TrainingConfig
-from l2gnet_core.training_run import train_dataset
+from l2gnet_core.models.checkpoint import load_model, read_card, save_model
+from l2gnet_core.scans.fingerprint import SCANS, fingerprint, fingerprints
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.training.loop import TrainingConfig
+from l2gnet_core.training.run import train_dataset
+from l2gnet_core.training.run_folder import RunSettings
 
 NAMES = tuple(f"p{number}" for number in range(6))
 SPLIT = {"train": [*NAMES[:4]], "tuning": ["p4"], "test": ["p5"]}

@@ -15,16 +15,16 @@ from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.evaluate import CaseScores, evaluate, pair_files, summary
-from l2gnet_core.losses import (
+from l2gnet_core.network.losses import (
     COMMITMENT_WEIGHT,
     as_background,
     distillation_loss,
     segmentation_loss,
     soft_dice_loss,
 )
-from l2gnet_core.metrics import Agreement, agreement, agreement_per_label, dice_per_class
-from l2gnet_core.model import NetworkOutput
+from l2gnet_core.network.model import NetworkOutput
+from l2gnet_core.scores.evaluate import CaseScores, evaluate, pair_files, summary
+from l2gnet_core.scores.metrics import Agreement, agreement, agreement_per_label, dice_per_class
 
 quick = settings(max_examples=20, deadline=None)
 

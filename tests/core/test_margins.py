@@ -13,22 +13,22 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from test_volume import ORIENTATIONS, oriented_affine
 
-from l2gnet_core import slice_view as slice_view_module
-from l2gnet_core.appearance import Appearance
-from l2gnet_core.appearance_search import seen_as
-from l2gnet_core.card import ModelCard
-from l2gnet_core.cases import Case, FilePair
-from l2gnet_core.correction_views import CorrectedScan
-from l2gnet_core.corrections import Correction
-from l2gnet_core.cross_validation import compared, slice_counts
-from l2gnet_core.data import load_frames
-from l2gnet_core.inspect.trace import empty_trace
+from l2gnet_core.datasets.cases import Case, FilePair
+from l2gnet_core.datasets.loading import load_frames
+from l2gnet_core.finetuning.appearance_search import seen_as
+from l2gnet_core.finetuning.correction_views import CorrectedScan
+from l2gnet_core.finetuning.cross_validation import compared, slice_counts
 from l2gnet_core.inspect.uncertainty import uncertainty_maps
-from l2gnet_core.intensities import intensity_window
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.predict import predict_slices
-from l2gnet_core.slice_view import LEAST_SEEN, slice_view
-from l2gnet_core.volume import Grid
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.preprocessing.appearance import Appearance
+from l2gnet_core.preprocessing.intensities import intensity_window
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.volume import Grid
+from l2gnet_core.segmenting import slice_view as slice_view_module
+from l2gnet_core.segmenting.corrections import Correction
+from l2gnet_core.segmenting.predict import predict_slices
+from l2gnet_core.segmenting.slice_view import LEAST_SEEN, slice_view
+from l2gnet_core.segmenting.trace import empty_trace
 
 SIDES = LabelSet.from_names({1: "right", 2: "left"})
 

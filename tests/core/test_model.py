@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from plan_numbers import code_to_code
 from torch import nn
 
-from l2gnet_core.card import ModelCard
-from l2gnet_core.checkpoint import save_model
-from l2gnet_core.config import (
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.models.checkpoint import save_model
+from l2gnet_core.network.config import (
     ARCHITECTURES,
     PRESETS,
     WITH_CODES,
@@ -22,9 +22,9 @@ from l2gnet_core.config import (
     differences,
     preset,
 )
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.losses import segmentation_loss
-from l2gnet_core.model import build
+from l2gnet_core.network.losses import segmentation_loss
+from l2gnet_core.network.model import build
+from l2gnet_core.scans.labels import LabelSet
 
 quick = settings(max_examples=8, deadline=None)
 pytestmark = pytest.mark.usefixtures("seeded")

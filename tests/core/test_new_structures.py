@@ -10,25 +10,25 @@ import pytest
 import torch
 from generators import ended
 
-from l2gnet_core.card import ModelCard
-from l2gnet_core.checkpoint import Model
-from l2gnet_core.cleanup import CleanUp, tidy
-from l2gnet_core.config import preset
-from l2gnet_core.correction_views import CorrectedScan
-from l2gnet_core.corrections import Correction
-from l2gnet_core.cross_validation import slice_counts, unpainted_answers
 from l2gnet_core.errors import InputError
-from l2gnet_core.finetune import finetune
-from l2gnet_core.finetune_config import ORGAN, PROJECT, SCAN, settings
-from l2gnet_core.guard import Limits
-from l2gnet_core.head_initialisation import filled_in, fit_heads
-from l2gnet_core.interpolation import interpolate_slices
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.model import build
-from l2gnet_core.new_structures import taught_labels, widened, with_room_for
-from l2gnet_core.predict import predict_slices
-from l2gnet_core.volume import Grid
-from l2gnet_core.weights import mixed, weights_hash
+from l2gnet_core.finetuning.config import ORGAN, PROJECT, SCAN, settings
+from l2gnet_core.finetuning.correction_views import CorrectedScan
+from l2gnet_core.finetuning.cross_validation import slice_counts, unpainted_answers
+from l2gnet_core.finetuning.guard import Limits
+from l2gnet_core.finetuning.head_initialisation import filled_in, fit_heads
+from l2gnet_core.finetuning.new_structures import taught_labels, widened, with_room_for
+from l2gnet_core.finetuning.run import finetune
+from l2gnet_core.interpolation.shapes import interpolate_slices
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.models.checkpoint import Model
+from l2gnet_core.models.weights import mixed, weights_hash
+from l2gnet_core.network.config import preset
+from l2gnet_core.network.model import build
+from l2gnet_core.scans.cleanup import CleanUp, tidy
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.volume import Grid
+from l2gnet_core.segmenting.corrections import Correction
+from l2gnet_core.segmenting.predict import predict_slices
 
 #: A guard that allows everything.
 UNLIMITED = Limits(-1, 1, 1, 1, 1, 1)
@@ -74,8 +74,8 @@ def test_old_logits_stay_and_new_classes_are_answered_nowhere(model):
 
 
 def test_coarser_outputs_get_room_too(seeded):
-    from l2gnet_core.config import preset
-    from l2gnet_core.model import build
+    from l2gnet_core.network.config import preset
+    from l2gnet_core.network.model import build
 
     wide = widened(build(preset("tiny", 3, supervised=2)), [0, 1, 2, None]).train()
     output = wide(torch.randn(1, 1, 32, 32))

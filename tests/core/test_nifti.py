@@ -20,7 +20,7 @@ from test_volume import ORIENTATIONS, oriented_affine
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files import read_any, read_labels, read_volume, write_labels
 from l2gnet_core.files.nifti import write_map
-from l2gnet_core.volume import Volume, default_affine
+from l2gnet_core.scans.volume import Volume, default_affine
 
 ODD = Path(__file__).parents[3] / "shared" / "data" / "odd_formats"
 shared = pytest.mark.shared

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from l2gnet_core.phantom import (
+from l2gnet_core.scans.phantom import (
     BACKGROUND,
     LEFT_VENTRICLE,
     MYOCARDIUM,

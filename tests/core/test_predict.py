@@ -8,23 +8,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2gnet_core import predict
-from l2gnet_core.card import Expectations
-from l2gnet_core.checkpoint import load_model
-from l2gnet_core.correction_views import CorrectedScan
-from l2gnet_core.corrections import Correction
-from l2gnet_core.device import choose_device
 from l2gnet_core.errors import InputError
-from l2gnet_core.finetune import finetune
-from l2gnet_core.inspect.trace import empty_trace
-from l2gnet_core.intensities import intensity_window, is_ct, normalise
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.phantom import cardiac_phantom
-from l2gnet_core.predict import label_lookup, outward, predict_slices
-from l2gnet_core.preprocess import pad_to_multiple
-from l2gnet_core.segment_files import segmented
-from l2gnet_core.slice_view import usual_size
-from l2gnet_core.volume import Grid, Volume
+from l2gnet_core.finetuning.correction_views import CorrectedScan
+from l2gnet_core.finetuning.run import finetune
+from l2gnet_core.models.card import Expectations
+from l2gnet_core.models.checkpoint import load_model
+from l2gnet_core.network.device import choose_device
+from l2gnet_core.preprocessing.images import pad_to_multiple
+from l2gnet_core.preprocessing.intensities import intensity_window, is_ct, normalise
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.phantom import cardiac_phantom
+from l2gnet_core.scans.volume import Grid, Volume
+from l2gnet_core.segmenting import predict
+from l2gnet_core.segmenting.corrections import Correction
+from l2gnet_core.segmenting.files import segmented
+from l2gnet_core.segmenting.predict import label_lookup, outward, predict_slices
+from l2gnet_core.segmenting.slice_view import usual_size
+from l2gnet_core.segmenting.trace import empty_trace
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2gnet_core.intensities import intensity_window, normalise
-from l2gnet_core.preprocess import neighbours, pad_to_multiple, resized, resized_classes
+from l2gnet_core.preprocessing.images import neighbours, pad_to_multiple, resized, resized_classes
+from l2gnet_core.preprocessing.intensities import intensity_window, normalise
 
 quick = settings(max_examples=20, deadline=None)
 

@@ -14,12 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2gnet_core.appearance import Appearance
-from l2gnet_core.card import ModelCard
-from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files import read_volume, write_labels
-from l2gnet_core.labels import LabelSet
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.preprocessing.appearance import Appearance
 from l2gnet_core.project.events import Answered, Reviewed, Stepped
 from l2gnet_core.project.folder import (
     FORMAT,
@@ -31,7 +29,9 @@ from l2gnet_core.project.folder import (
 from l2gnet_core.project.models import ModelStore, id_of
 from l2gnet_core.project.scans import grid_from_json, grid_to_json, identify
 from l2gnet_core.project.state import ModelId, ProjectState, SliceState
-from l2gnet_core.volume import Grid
+from l2gnet_core.scans.cleanup import CleanUp
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.volume import Grid
 
 LABELS = LabelSet.from_names({1: "one", 2: "two"}, {2: "#123456"})
 SHAPE = (3, 6, 7)
@@ -470,8 +470,8 @@ def test_a_slice_that_could_not_be_written_is_written_the_next_time(monkeypatch)
 
 
 def test_models_are_kept_unless_they_come_with_the_package(make_model, tmp_path, one_sentence):
-    from l2gnet_core.catalog import find_model
-    from l2gnet_core.checkpoint import load_model
+    from l2gnet_core.models.catalog import find_model
+    from l2gnet_core.models.checkpoint import load_model
 
     store = ModelStore(tmp_path / "models")
     bundled = load_model(find_model("cardiac-cine"))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2gnet_core.inspect.codes import perplexity
-from l2gnet_core.quantizer import Codebook
+from l2gnet_core.network.quantizer import Codebook
 
 quick = settings(max_examples=20, deadline=None)
 pytestmark = pytest.mark.usefixtures("seeded")

@@ -13,14 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from l2gnet_core.cleanup import CleanUp
-from l2gnet_core.corrections import Correction
 from l2gnet_core.errors import InputError
-from l2gnet_core.finetune import finetune
-from l2gnet_core.finetune_config import SCAN
-from l2gnet_core.guard import Limits
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.predict import predict_slices
+from l2gnet_core.finetuning.config import SCAN
+from l2gnet_core.finetuning.guard import Limits
+from l2gnet_core.finetuning.run import finetune
 from l2gnet_core.project.events import (
     Answered,
     Discarded,
@@ -37,7 +33,11 @@ from l2gnet_core.project.models import id_of
 from l2gnet_core.project.replay import replay
 from l2gnet_core.project.scans import identify
 from l2gnet_core.project.state import ProjectState, SliceState
-from l2gnet_core.volume import Grid
+from l2gnet_core.scans.cleanup import CleanUp
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.volume import Grid
+from l2gnet_core.segmenting.corrections import Correction
+from l2gnet_core.segmenting.predict import predict_slices
 
 SHAPE = (4, 40, 44)
 #: Not a heart, whose guard takes longer than the rest of these tests.

@@ -8,8 +8,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from l2gnet_core.augment import Augmentation
-from l2gnet_core.sampling import Sampler, TrainingCase
+from l2gnet_core.augmentation.sampling import Sampler, TrainingCase
+from l2gnet_core.augmentation.views import Augmentation
 
 STILL = Augmentation(scale=(1, 1), stretch=0, turn=0)
 

@@ -13,16 +13,16 @@ import pytest
 import tifffile
 import torch
 
-from l2gnet_core.card import Expectations, ModelCard
-from l2gnet_core.cleanup import CleanUp, keep_largest_component, tidy
-from l2gnet_core.corrections import Correction
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import format_of, read_labels, write_labels
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.predict import predict_slices
-from l2gnet_core.segment_files import SegmentJob, plan_jobs, segment_file, segmented
-from l2gnet_core.suitability import NoVoxelSize, doubts, mismatches, voxel_counts
-from l2gnet_core.volume import Grid, Volume
+from l2gnet_core.models.card import Expectations, ModelCard
+from l2gnet_core.scans.cleanup import CleanUp, keep_largest_component, tidy
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.volume import Grid, Volume
+from l2gnet_core.segmenting.corrections import Correction
+from l2gnet_core.segmenting.files import SegmentJob, plan_jobs, segment_file, segmented
+from l2gnet_core.segmenting.predict import predict_slices
+from l2gnet_core.segmenting.suitability import NoVoxelSize, doubts, mismatches, voxel_counts
 
 
 @pytest.fixture
@@ -112,7 +112,8 @@ def test_plans_that_would_harm_are_refused_before_anything_is_written(
 def test_planning_takes_twice_the_work_for_twice_the_scans(touch, tmp_path, monkeypatch):
     looked = []
     monkeypatch.setattr(
-        "l2gnet_core.segment_files.format_of", lambda path: looked.append(path) or format_of(path)
+        "l2gnet_core.segmenting.files.format_of",
+        lambda path: looked.append(path) or format_of(path),
     )
     per_scan = []
     for count in (4, 16):

@@ -14,18 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_volume import ORIENTATIONS, oriented_affine
 
-from l2gnet_core import predict
-from l2gnet_core.card import ModelCard
-from l2gnet_core.checkpoint import Model
-from l2gnet_core.config import preset
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_labels, read_volume
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.predict import predict_slices
-from l2gnet_core.segment_files import SegmentJob, segment_file
-from l2gnet_core.slice_view import LONGEST_SIDE, slice_view
-from l2gnet_core.suitability import mismatches
-from l2gnet_core.volume import Grid, Volume, default_affine, oriented_as, slicing_axis
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.models.checkpoint import Model
+from l2gnet_core.network.config import preset
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.volume import Grid, Volume, default_affine, oriented_as, slicing_axis
+from l2gnet_core.segmenting import predict
+from l2gnet_core.segmenting.files import SegmentJob, segment_file
+from l2gnet_core.segmenting.predict import predict_slices
+from l2gnet_core.segmenting.slice_view import LONGEST_SIDE, slice_view
+from l2gnet_core.segmenting.suitability import mismatches
 
 SIDES = LabelSet.from_names({1: "right", 2: "left"})
 #: Orientation codes for SimpleITK, (x, y, z): columns, rows, stack.

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2gnet_core.cases import Patients
-from l2gnet_core.data import open_dataset
+from l2gnet_core.datasets.cases import Patients
+from l2gnet_core.datasets.loading import open_dataset
+from l2gnet_core.datasets.split import checked_split, read_split, split_patients, split_problems
 from l2gnet_core.errors import InputError
-from l2gnet_core.split import checked_split, read_split, split_patients, split_problems
 
 quick = settings(max_examples=30, deadline=None)
 

@@ -10,16 +10,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from l2gnet_core.card import ModelCard
-from l2gnet_core.cases import Case, FilePair
-from l2gnet_core.data import load_frames
-from l2gnet_core.dataset_check import Survey
+from l2gnet_core.datasets.cases import Case, FilePair
+from l2gnet_core.datasets.check import Survey
+from l2gnet_core.datasets.loading import load_frames
 from l2gnet_core.errors import InputError
-from l2gnet_core.evaluate import evaluate
 from l2gnet_core.files import read_volume
-from l2gnet_core.finetune_files import CorrectedFiles, read_correction
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.storage_order import in_order_of
+from l2gnet_core.finetuning.files import CorrectedFiles, read_correction
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.storage_order import in_order_of
+from l2gnet_core.scores.evaluate import evaluate
 
 SHAPE = (4, 5, 6)  # as the files store them: x, y, z
 CODES = [

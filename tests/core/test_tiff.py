@@ -14,7 +14,7 @@ from test_volume import oriented_affine
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_labels, read_volume, write_labels
-from l2gnet_core.volume import Volume, default_affine
+from l2gnet_core.scans.volume import Volume, default_affine
 
 size = st.floats(0.01, 50)
 GREY = {"photometric": "minisblack"}

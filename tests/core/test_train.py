@@ -22,24 +22,24 @@ import torch
 from matplotlib.image import imread
 from safetensors.torch import load_file
 
-from l2gnet_core.augment import Augmentation
-from l2gnet_core.card import ModelCard
-from l2gnet_core.checkpoint import MODEL_FILE, STATE_FILE, load_model, read_card, save_model
-from l2gnet_core.config import preset
-from l2gnet_core.data import open_dataset
+from l2gnet_core.augmentation.sampling import Sampler, TrainingCase
+from l2gnet_core.augmentation.views import Augmentation
+from l2gnet_core.datasets.loading import open_dataset
+from l2gnet_core.datasets.split import SPLIT_FILE
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files import read_volume
-from l2gnet_core.held_out import names_to_score
-from l2gnet_core.inspect.trace import empty_trace
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.losses import segmentation_loss
-from l2gnet_core.model import build
-from l2gnet_core.phantom import LEFT_VENTRICLE, MYOCARDIUM, RIGHT_VENTRICLE, cardiac_phantom
-from l2gnet_core.predict import predict_slices
-from l2gnet_core.run_folder import LOCK_FILE, VIEW_FILE, RunSettings
-from l2gnet_core.sampling import Sampler, TrainingCase
-from l2gnet_core.split import SPLIT_FILE
-from l2gnet_core.train import (
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.models.checkpoint import MODEL_FILE, STATE_FILE, load_model, read_card, save_model
+from l2gnet_core.network.config import preset
+from l2gnet_core.network.losses import segmentation_loss
+from l2gnet_core.network.model import build
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.phantom import LEFT_VENTRICLE, MYOCARDIUM, RIGHT_VENTRICLE, cardiac_phantom
+from l2gnet_core.scores.held_out import names_to_score
+from l2gnet_core.segmenting.predict import predict_slices
+from l2gnet_core.segmenting.trace import empty_trace
+from l2gnet_core.training.log import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER, TrainingLog
+from l2gnet_core.training.loop import (
     Progress,
     Trainer,
     TrainingConfig,
@@ -47,12 +47,12 @@ from l2gnet_core.train import (
     make_fabric,
     precision,
 )
-from l2gnet_core.training_log import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER, TrainingLog
-from l2gnet_core.training_run import (
+from l2gnet_core.training.run import (
     FIRST_TRAINING_PHANTOM,
     _phantom_cases,
     train_dataset,
 )
+from l2gnet_core.training.run_folder import LOCK_FILE, VIEW_FILE, RunSettings
 
 SMALL_VIEWS = Augmentation(size=32)
 #: 4 of 6 patients with 2 slices each in batches of 4 are 2 steps an epoch: 6 steps.
@@ -533,7 +533,7 @@ def test_a_refused_run_leaves_nothing_to_the_next_one(dataset, tmp_path, monkeyp
     run(dataset, tmp_path / "first", replace(SHORT, epochs=1))
     (tmp_path / "old").mkdir()
     # A thousand scans take minutes to read.
-    monkeypatch.setattr("l2gnet_core.training_run.load_frames", None)
+    monkeypatch.setattr("l2gnet_core.training.run.load_frames", None)
     for name in ("new/of/it", "old"):
         settings = RunSettings(
             open_dataset(dataset), tmp_path / name, "unet", "tiny", start=tmp_path / "first"
@@ -576,7 +576,7 @@ def test_what_no_training_patient_has_is_left_out_of_the_model(
     (tmp_path / "before").mkdir()
     (tmp_path / "before" / SPLIT_FILE).write_text(json.dumps(split))
     with monkeypatch.context() as patch:
-        learnable = "l2gnet_core.training_run._learnable"
+        learnable = "l2gnet_core.training.run._learnable"
         patch.setattr(learnable, lambda dataset, *_: dataset.labels)
         run(dataset, tmp_path / "before", short, stop_after=1)
     run(dataset, tmp_path / "before", short, resume=True)

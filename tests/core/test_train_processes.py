@@ -16,18 +16,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from l2gnet_core.checkpoint import MODEL_FILE
-from l2gnet_core.training_log import LOG_FILE
+from l2gnet_core.models.checkpoint import MODEL_FILE
+from l2gnet_core.training.log import LOG_FILE
 
 #: 6 steps of 8 slices; every step is saved, so that a kill may fall between any two.
 TRAIN = """
 import sys
 from pathlib import Path
-from l2gnet_core.augment import Augmentation
-from l2gnet_core.data import open_dataset
-from l2gnet_core.train import TrainingConfig
-from l2gnet_core.run_folder import RunSettings
-from l2gnet_core.training_run import train_dataset
+from l2gnet_core.augmentation.views import Augmentation
+from l2gnet_core.datasets.loading import open_dataset
+from l2gnet_core.training.loop import TrainingConfig
+from l2gnet_core.training.run_folder import RunSettings
+from l2gnet_core.training.run import train_dataset
 
 dataset, folder, architecture, devices, epochs = sys.argv[1:]
 settings = RunSettings(open_dataset(Path(dataset)), Path(folder), architecture=architecture,
@@ -39,10 +39,10 @@ for progress in train_dataset(settings, how, Augmentation(size=48)):
 #: In float32 the order of sums sometimes decides which of two codes is nearest, and runs diverge.
 #: In float64 only faults of the processes make them differ.
 PRECISELY = """
-from l2gnet_core import train, training_run
-from l2gnet_core.model import build
-train.precision = lambda device: "64-true"
-training_run.build = lambda config: build(config).double()
+from l2gnet_core.training import loop, run
+from l2gnet_core.network.model import build
+loop.precision = lambda device: "64-true"
+run.build = lambda config: build(config).double()
 """
 
 

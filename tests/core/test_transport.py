@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plan_numbers import code_to_code
 
-from l2gnet_core.transport import (
+from l2gnet_core.network.transport import (
     TransportPlan,
     cosine_cost,
     sinkhorn,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.volume import Grid, Volume, default_affine, distance_apart, slicing_axis
+from l2gnet_core.scans.volume import Grid, Volume, default_affine, distance_apart, slicing_axis
 
 ORIENTATIONS = [
     "".join(letters)

@@ -20,18 +20,18 @@ from napari.components import ViewerModel
 from qtpy.QtCore import QObject, QTimer
 from qtpy.QtWidgets import QApplication
 
-from l2gnet_core import finetune
-from l2gnet_core.card import ModelCard
-from l2gnet_core.checkpoint import Model
-from l2gnet_core.config import preset
-from l2gnet_core.guard import Evidence, Verdict
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.model import build
+from l2gnet_core.finetuning import run as finetuning
+from l2gnet_core.finetuning.guard import Evidence, Verdict
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.models.checkpoint import Model
+from l2gnet_core.network.config import preset
+from l2gnet_core.network.model import build
 from l2gnet_core.project.events import Answered
 from l2gnet_core.project.folder import find_projects
 from l2gnet_core.project.scans import identify
 from l2gnet_core.project.state import SliceState
-from l2gnet_core.volume import Grid, Volume
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.volume import Grid, Volume
 from napari_l2gnet.annotating.learning import model_of
 from napari_l2gnet.annotating.tasks import annotation_of, fine_tuning
 from napari_l2gnet.correct.proposals import accept, drop_proposal
@@ -155,7 +155,7 @@ def kept(limits: Any, evidence: Evidence, known: Any) -> Verdict:
 
 
 def main() -> None:
-    finetune.judged = kept
+    finetuning.judged = kept
     application = QApplication([])
     annotator = Annotator(Path(sys.argv[1]), int(sys.argv[2]))
     timer = QTimer(interval=40)

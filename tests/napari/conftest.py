@@ -14,11 +14,11 @@ import pytest
 from gui import open_scan, run
 from superqt.utils import WorkerBase
 
-from l2gnet_core.card import Expectations, ModelCard
-from l2gnet_core.checkpoint import save_model
-from l2gnet_core.config import preset
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.model import build
+from l2gnet_core.models.card import Expectations, ModelCard
+from l2gnet_core.models.checkpoint import save_model
+from l2gnet_core.network.config import preset
+from l2gnet_core.network.model import build
+from l2gnet_core.scans.labels import LabelSet
 from napari_l2gnet.correct.widget import CorrectWidget
 from napari_l2gnet.jobs.session import Session
 from napari_l2gnet.jobs.worker import URGENT

@@ -54,7 +54,7 @@ def is_saved(widget: Any) -> bool:
 
 def slow_down(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Let every slice take a while, so that there is something to cancel."""
-    from l2gnet_core import predict
+    from l2gnet_core.segmenting import predict
 
     quick = predict.predict_slices
 

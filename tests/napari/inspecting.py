@@ -12,9 +12,9 @@ from napari.utils.interactions import (
     mouse_release_callbacks,
 )
 
-from l2gnet_core.card import ModelCard
-from l2gnet_core.inspect.trace import SliceTrace, Trace
-from l2gnet_core.labels import LabelSet
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.segmenting.trace import SliceTrace, Trace
 from napari_l2gnet.inspect.widget import InspectWidget
 from napari_l2gnet.masks.layer import MaskLayer
 from napari_l2gnet.scans.layers import volume_of
@@ -33,8 +33,8 @@ def made_up_trace(
 ) -> Trace:
     """Codes by chance in every cell, and rows of a plan that is none but has its form. The model is
     shown slices so many times as large, without so many voxels at each edge."""
-    from l2gnet_core.inspect.cells import cell_grid
-    from l2gnet_core.slice_view import SliceView
+    from l2gnet_core.segmenting.cells import cell_grid
+    from l2gnet_core.segmenting.slice_view import SliceView
 
     height, width = (side - 2 * margin for side in shape[1:])
     seen, margins = (zoom * height, zoom * width), ((margin, margin),) * 2

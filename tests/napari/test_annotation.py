@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from napari.components import ViewerModel
 
-from l2gnet_core.card import Expectations, ModelCard
 from l2gnet_core.errors import InputError
-from l2gnet_core.guard import Evidence, Improvement, Verdict
-from l2gnet_core.interpolation import interpolate_slices
-from l2gnet_core.labels import Label, LabelSet
+from l2gnet_core.finetuning.guard import Evidence, Improvement, Verdict
+from l2gnet_core.interpolation.shapes import interpolate_slices
+from l2gnet_core.models.card import Expectations, ModelCard
 from l2gnet_core.project.events import Answered, Interpolated
-from l2gnet_core.volume import Grid
+from l2gnet_core.scans.labels import Label, LabelSet
+from l2gnet_core.scans.volume import Grid
 from napari_l2gnet.annotating.annotation import PAINTED_WEIGHT, Annotation, Proposal
 from napari_l2gnet.annotating.doubts import ExpectedErrors
 from napari_l2gnet.annotating.learning import interpolate

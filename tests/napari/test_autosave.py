@@ -21,15 +21,15 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 from superqt.utils import WorkerBase
 
-from l2gnet_core.card import ModelCard
-from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.cli import main
 from l2gnet_core.errors import OutputError
-from l2gnet_core.labels import LabelSet
+from l2gnet_core.models.card import ModelCard
 from l2gnet_core.project.folder import ProjectFolder, open_project
 from l2gnet_core.project.scans import identify
 from l2gnet_core.project.state import ProjectState, SliceState, slice_of
-from l2gnet_core.volume import Grid
+from l2gnet_core.scans.cleanup import CleanUp
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.volume import Grid
 from napari_l2gnet.masks.layer import MaskLayer
 from napari_l2gnet.masks.script_watch import ScriptWatch
 from napari_l2gnet.masks.segmentation import Segmentation

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2gnet_core.card import ModelCard
-from l2gnet_core.inspect.cells import cell_grid
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.slice_view import SliceView, slice_view
-from l2gnet_core.volume import Grid
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.volume import Grid
+from l2gnet_core.segmenting.cells import cell_grid
+from l2gnet_core.segmenting.slice_view import SliceView, slice_view
 from napari_l2gnet.inspect.cell_array import CellArray, Lit
 
 

@@ -19,12 +19,12 @@ from correcting import correct_slice, ends, fine_tune
 from gui import is_saved, open_scan, run, slow_down
 from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QTableWidget
 
-from l2gnet_core.catalog import models
-from l2gnet_core.checkpoint import load_model
 from l2gnet_core.errors import InputError
-from l2gnet_core.guard import Evidence, Improvement, Verdict
-from l2gnet_core.labels import Label
-from l2gnet_core.weights import weights_hash
+from l2gnet_core.finetuning.guard import Evidence, Improvement, Verdict
+from l2gnet_core.models.catalog import models
+from l2gnet_core.models.checkpoint import load_model
+from l2gnet_core.models.weights import weights_hash
+from l2gnet_core.scans.labels import Label
 from napari_l2gnet.annotating.annotation import Proposal, Version
 from napari_l2gnet.annotating.learning import TaskProgress, learn, model_of
 from napari_l2gnet.annotating.preview import AFTER, BEFORE, CHANGES, Preview
@@ -421,7 +421,7 @@ def test_what_came_of_a_job_and_its_curve_belong_to_their_mask(
             time.sleep(0.01)
         raise InputError("Expected a good day, but it is none; try tomorrow.")
 
-    monkeypatch.setattr("l2gnet_core.finetune.finetune", broken)
+    monkeypatch.setattr("l2gnet_core.finetuning.run.finetune", broken)
     widget.review.accept_slice()
     widget.start.click()
     qtbot.waitUntil(lambda: any(widget.curve.points))
@@ -698,7 +698,7 @@ def test_what_cannot_be_learnt_is_said_in_the_widget_and_by_napari(
         raise InputError("Expected a good day, but it is none; try tomorrow.")
         yield
 
-    monkeypatch.setattr("l2gnet_core.finetune.finetune", broken)
+    monkeypatch.setattr("l2gnet_core.finetuning.run.finetune", broken)
     assert fine_tune(qtbot, widget) == "failed"
     assert "Expected a good day" in widget.message.text()
     assert len(notification_manager.records) == said + 1
@@ -902,7 +902,7 @@ def test_the_manifest_offers_the_widget_which_imports_what_its_buttons_need(
     _, widget = viewer.window.add_plugin_dock_widget("napari-l2gnet", "Correct & fine-tune")
     assert isinstance(widget, CorrectWidget)
     # The last is what the first step of an optimiser imports.
-    needed = {"sklearn.ensemble", "l2gnet_core.finetune", "torch._dynamo"}
+    needed = {"sklearn.ensemble", "l2gnet_core.finetuning.run", "torch._dynamo"}
     qtbot.waitUntil(lambda: needed <= sys.modules.keys(), timeout=60_000)
 
 

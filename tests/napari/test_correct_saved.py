@@ -17,15 +17,15 @@ from napari.components import ViewerModel
 from qtpy.QtCore import QObject
 from superqt.utils import WorkerBase
 
-from l2gnet_core.card import ModelCard
-from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.cli import main
-from l2gnet_core.labels import Label, LabelSet
+from l2gnet_core.models.card import ModelCard
 from l2gnet_core.project.folder import open_project
 from l2gnet_core.project.models import id_of
 from l2gnet_core.project.replay import replay
 from l2gnet_core.project.state import slice_of
-from l2gnet_core.volume import Grid
+from l2gnet_core.scans.cleanup import CleanUp
+from l2gnet_core.scans.labels import Label, LabelSet
+from l2gnet_core.scans.volume import Grid
 from napari_l2gnet.annotating.learning import model_of
 from napari_l2gnet.annotating.preview import BEFORE
 from napari_l2gnet.correct.organ_dialog import OrganDialog

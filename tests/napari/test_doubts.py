@@ -11,11 +11,11 @@ import pytest
 from inspecting import NAMES, made_up_trace
 from scipy.ndimage import distance_transform_edt
 
-from l2gnet_core.card import ModelCard
 from l2gnet_core.inspect.similar import find_similar
 from l2gnet_core.inspect.uncertainty import near_borders, ranked_slices, uncertainty_maps
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.volume import Grid, Volume
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.volume import Grid, Volume
 from napari_l2gnet.annotating.doubts import doubtful_slices
 from napari_l2gnet.inspect.inspection import DOUBTS, Inspection
 from napari_l2gnet.masks.segmentation import Segmentation

@@ -17,11 +17,11 @@ from inspecting import NAMES, click, code_map, inspect, inspectable, made_up_tra
 from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtWidgets import QAbstractButton, QComboBox
 
-from l2gnet_core.card import CodeStatistics
 from l2gnet_core.inspect.codes import code_colors
 from l2gnet_core.inspect.plans import code_plan, partners, sources_map
 from l2gnet_core.inspect.uncertainty import ranked_slices, uncertainty_maps
-from l2gnet_core.labels import LabelSet
+from l2gnet_core.models.card import CodeStatistics
+from l2gnet_core.scans.labels import LabelSet
 from napari_l2gnet.annotating.annotation import Version
 from napari_l2gnet.annotating.tasks import annotation_of
 from napari_l2gnet.inspect.charts import Chart
@@ -59,9 +59,9 @@ def test_opening_it_after_a_segmentation_recomputes_nothing(
     def forbidden(*_: Any, **__: Any) -> None:
         raise AssertionError("the model is asked again")
 
-    monkeypatch.setattr("l2gnet_core.predict.predict_slices", forbidden)
-    monkeypatch.setattr("l2gnet_core.checkpoint.load_model", forbidden)
-    monkeypatch.setattr("l2gnet_core.model.SegmentationNetwork.forward", forbidden)
+    monkeypatch.setattr("l2gnet_core.segmenting.predict.predict_slices", forbidden)
+    monkeypatch.setattr("l2gnet_core.models.checkpoint.load_model", forbidden)
+    monkeypatch.setattr("l2gnet_core.network.model.SegmentationNetwork.forward", forbidden)
     _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, "Inspect")
     settle(qtbot, widget)
     mask, trace = segment.current_mask, segment.current_mask.segmentation.traces[0]

@@ -21,11 +21,11 @@ from inspecting import (
     world,
 )
 
-from l2gnet_core.card import CodeStatistics
 from l2gnet_core.inspect.places import unsure_regions
 from l2gnet_core.inspect.populations import histogram_distance
 from l2gnet_core.inspect.similar import find_similar
-from l2gnet_core.labels import LabelSet
+from l2gnet_core.models.card import CodeStatistics
+from l2gnet_core.scans.labels import LabelSet
 from napari_l2gnet.annotating.tasks import scan_of
 from napari_l2gnet.inspect.compare import how_far
 from napari_l2gnet.inspect.form import CHANGED, CODES, DOUBT, EVERYWHERE, OTHER_CODES, PIECE

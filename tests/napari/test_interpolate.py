@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gui import PLUGIN, open_scan, run
 
-from l2gnet_core.interpolation import interpolate_slices
+from l2gnet_core.interpolation.shapes import interpolate_slices
 from napari_l2gnet.interpolate import InterpolateWidget
 
 

@@ -14,7 +14,7 @@ from gui import open_scan, run, slow_down, told
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication
 
-from l2gnet_core.labels import Label, LabelSet
+from l2gnet_core.scans.labels import Label, LabelSet
 from napari_l2gnet.scans.layers import transform_of
 from napari_l2gnet.segment.form import THIS_SLICE
 from napari_l2gnet.widgets.organ_table import VOLUME, OrganTable

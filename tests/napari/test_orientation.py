@@ -23,7 +23,7 @@ from qtpy.QtWidgets import QApplication, QWidget
 
 from l2gnet_core.cli import main
 from l2gnet_core.errors import InputError
-from l2gnet_core.volume import Grid, parse_orientation
+from l2gnet_core.scans.volume import Grid, parse_orientation
 from napari_l2gnet.scans.orientation import as_given, give_orientation, given_orientation
 from napari_l2gnet.segment.form import THIS_SLICE
 

@@ -16,7 +16,7 @@ from napari.utils.notifications import notification_manager
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_labels, read_volume, write_labels
-from l2gnet_core.volume import Grid, Volume
+from l2gnet_core.scans.volume import Grid, Volume
 from napari_l2gnet.reader import get_reader
 from napari_l2gnet.scans.layers import (
     GRID_KEY,

@@ -13,7 +13,7 @@ import pytest
 from qtpy.QtCore import QTimer
 from superqt.utils import WorkerBase
 
-from l2gnet_core.phantom import cardiac_phantom
+from l2gnet_core.scans.phantom import cardiac_phantom
 from napari_l2gnet.correct.widget import CorrectWidget
 from napari_l2gnet.segment.form import RANGE
 

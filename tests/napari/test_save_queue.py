@@ -14,14 +14,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from l2gnet_core.card import ModelCard
-from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import OutputError
-from l2gnet_core.labels import LabelSet
+from l2gnet_core.models.card import ModelCard
 from l2gnet_core.project.events import Found, Tidied, Tidying
 from l2gnet_core.project.folder import ProjectFolder
 from l2gnet_core.project.state import SliceKey, SliceState, slice_of
-from l2gnet_core.volume import Grid
+from l2gnet_core.scans.cleanup import CleanUp
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.volume import Grid
 from napari_l2gnet.annotating.annotation import Annotation
 from napari_l2gnet.masks.segmentation import Segmentation
 from napari_l2gnet.masks.undo import Adoption

@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
     QTableWidget,
 )
 
-from l2gnet_core.card import Expectations
+from l2gnet_core.models.card import Expectations
 from napari_l2gnet.inspect.inspection import inspection_of
 from napari_l2gnet.scans.layers import VIEW_KEY, transform_of
 from napari_l2gnet.segment.form import RANGE, THIS_SLICE
@@ -241,7 +241,7 @@ def test_a_failing_run_says_so_and_changes_nothing(
         raise RuntimeError("out of luck")
         yield
 
-    monkeypatch.setattr("l2gnet_core.predict.predict_slices", broken)
+    monkeypatch.setattr("l2gnet_core.segmenting.predict.predict_slices", broken)
     monkeypatch.setattr("napari_l2gnet.segment.run.show_error", lambda _: None)
     assert run(qtbot, widget) == "failed"
     assert "out of luck" in widget.message.text()

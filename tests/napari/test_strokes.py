@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from napari.components import ViewerModel
 from scipy import ndimage
 
-from l2gnet_core.card import ModelCard
-from l2gnet_core.cleanup import CleanUp
-from l2gnet_core.labels import LabelSet
+from l2gnet_core.models.card import ModelCard
 from l2gnet_core.project.events import Tidying
+from l2gnet_core.scans.cleanup import CleanUp
+from l2gnet_core.scans.labels import LabelSet
 from napari_l2gnet.jobs.session import Session
 from napari_l2gnet.masks.layer import MaskLayer
 from napari_l2gnet.scans.layers import volume_of

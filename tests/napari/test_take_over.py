@@ -14,12 +14,12 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from napari.layers._layer_actions import _duplicate_layer
 
-from l2gnet_core.card import ModelCard
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_any
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.storage_order import Fit
-from l2gnet_core.volume import Grid
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.storage_order import Fit
+from l2gnet_core.scans.volume import Grid
 from napari_l2gnet.annotating.take_over import candidates, take_over, why_none
 from napari_l2gnet.masks.layer import MaskLayer
 from napari_l2gnet.reader import read

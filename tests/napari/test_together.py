@@ -21,9 +21,9 @@ from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QApplication
 
-from l2gnet_core.labels import Label
 from l2gnet_core.project.folder import open_project
 from l2gnet_core.project.models import id_of
+from l2gnet_core.scans.labels import Label
 from napari_l2gnet.annotating.learning import model_of
 from napari_l2gnet.annotating.preview import AFTER
 from napari_l2gnet.annotating.tasks import project_masks

@@ -22,7 +22,7 @@ from l2gnet_core.files.itk import LPS_TO_RAS
 from l2gnet_core.files.labeltext import LabelText
 from l2gnet_core.files.quiet import quiet_itk
 from l2gnet_core.files.values import brightness, plain_values
-from l2gnet_core.volume import Volume, default_affine
+from l2gnet_core.scans.volume import Volume, default_affine
 
 # Images nearer to each other than both of these, in mm and in pixels, are at one position.
 _SAME_PLACE, _SAME_PIXEL = 0.01, 0.1

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from l2gnet_core.files import dicom_files
 from l2gnet_core.files.labeltext import LabelText
-from l2gnet_core.volume import Grid, Volume
+from l2gnet_core.scans.volume import Grid, Volume
 
 
 class FormatModule(Protocol):

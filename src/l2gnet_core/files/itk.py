@@ -23,8 +23,8 @@ from l2gnet_core.files.compression import MOST_DEFLATE
 from l2gnet_core.files.labeltext import LabelText
 from l2gnet_core.files.quiet import quiet_itk
 from l2gnet_core.files.values import brightness, plain_values
-from l2gnet_core.labels import hex_color
-from l2gnet_core.volume import Volume
+from l2gnet_core.scans.labels import hex_color
+from l2gnet_core.scans.volume import Volume
 
 #: From the world of ITK and DICOM (LPS+: x to the left, y to the back) to RAS+.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -15,7 +15,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.files.labeltext import LabelText
 from l2gnet_core.files.quiet import quiet_logger
 from l2gnet_core.files.values import plain_values
-from l2gnet_core.volume import Volume
+from l2gnet_core.scans.volume import Volume
 
 
 def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:

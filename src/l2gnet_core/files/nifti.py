@@ -25,7 +25,7 @@ from l2gnet_core.files.labeltext import LabelText
 from l2gnet_core.files.nifti_geometry import geometry
 from l2gnet_core.files.nifti_header import NiftiSource, mask_header, read_header, voxel_offset
 from l2gnet_core.files.values import brightness, plain_values
-from l2gnet_core.volume import Grid, Volume, as_read_back
+from l2gnet_core.scans.volume import Grid, Volume, as_read_back
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 16 << 20

@@ -11,7 +11,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.spm2analyze import Spm2AnalyzeHeader
 
 from l2gnet_core.files.labeltext import LabelText
-from l2gnet_core.volume import Geometry
+from l2gnet_core.scans.volume import Geometry
 
 _MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _UNIT_NAMES = {1: "metres", 3: "micrometres"}

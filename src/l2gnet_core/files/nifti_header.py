@@ -15,7 +15,7 @@ from nibabel.spm2analyze import Spm2AnalyzeHeader
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.files.labeltext import LabelText
-from l2gnet_core.volume import Geometry
+from l2gnet_core.scans.volume import Geometry
 
 _MOST_EXTENSION = 16 << 20
 _COMMENT = 6

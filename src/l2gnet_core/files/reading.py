@@ -18,7 +18,7 @@ from l2gnet_core.files.formats import (
 )
 from l2gnet_core.files.labeltext import LabelText
 from l2gnet_core.files.values import as_labels
-from l2gnet_core.volume import Volume
+from l2gnet_core.scans.volume import Volume
 
 
 @dataclass(frozen=True, eq=False)

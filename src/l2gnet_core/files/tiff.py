@@ -24,7 +24,7 @@ from l2gnet_core.files.compression import MOST_COMPRESSION
 from l2gnet_core.files.labeltext import LabelText
 from l2gnet_core.files.tiff_size import voxel_size
 from l2gnet_core.files.values import brightness, plain_values
-from l2gnet_core.volume import Grid, Volume, default_affine
+from l2gnet_core.scans.volume import Grid, Volume, default_affine
 
 _CLASSIC_LIMIT = 4 << 30
 

@@ -14,7 +14,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.files.formats import WRITABLE, format_of, suffix_of
 from l2gnet_core.files.labeltext import LabelText
 from l2gnet_core.files.values import as_labels
-from l2gnet_core.volume import Grid, Volume, as_read_back
+from l2gnet_core.scans.volume import Grid, Volume, as_read_back
 
 
 def write_labels(

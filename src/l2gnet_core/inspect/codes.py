@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.inspect.cells import Box
-from l2gnet_core.inspect.trace import Trace
+from l2gnet_core.segmenting.cells import Box
+from l2gnet_core.segmenting.trace import Trace
 
 
 def code_counts(trace: Trace, among: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:

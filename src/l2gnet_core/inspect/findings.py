@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.card import ModelCard
 from l2gnet_core.inspect.codes import (
     code_counts,
     dead_codes,
@@ -19,13 +18,14 @@ from l2gnet_core.inspect.codes import (
 )
 from l2gnet_core.inspect.plans import code_plan, column_residual, organ_plan, partners
 from l2gnet_core.inspect.populations import Unlikeness, unlikeness
-from l2gnet_core.inspect.trace import Trace
 from l2gnet_core.inspect.uncertainty import (
     SliceDoubt,
     expects_dice,
     ranked_slices,
 )
-from l2gnet_core.volume import Grid
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.scans.volume import Grid
+from l2gnet_core.segmenting.trace import Trace
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,9 +13,9 @@ from l2gnet_core.inspect.codes import code_colors
 from l2gnet_core.inspect.findings import Findings
 from l2gnet_core.inspect.plans import times_chance
 from l2gnet_core.inspect.uncertainty import slice_maps
-from l2gnet_core.intensities import intensity_window, normalise
-from l2gnet_core.labels import in_charts
-from l2gnet_core.slice_view import SliceView, slice_view
+from l2gnet_core.preprocessing.intensities import intensity_window, normalise
+from l2gnet_core.scans.labels import in_charts
+from l2gnet_core.segmenting.slice_view import SliceView, slice_view
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

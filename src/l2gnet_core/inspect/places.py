@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.bounding_box import bounding_box
 from l2gnet_core.errors import InputError
 from l2gnet_core.inspect.similar import Region, highest
-from l2gnet_core.inspect.trace import Trace
 from l2gnet_core.inspect.uncertainty import near_borders
+from l2gnet_core.scans.bounding_box import bounding_box
+from l2gnet_core.segmenting.trace import Trace
 
 #: Side in pixels of an unsure place.
 WINDOW = 15

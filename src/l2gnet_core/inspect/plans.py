@@ -1,8 +1,9 @@
 """Transport plans: to which references a token's mass goes, and which codes meet there.
 
-With P the plan over the n tokens of a slice and s its column sums (`l2gnet_core.transport`), S_ij
-of S = n P diag(1/s) Pᵀ is the share of token j in what token i gets back. A row of P depends only
-on the token's code, so everything here is computed exactly from the rows of codes.
+With P the plan over the n tokens of a slice and s its column sums
+(`l2gnet_core.network.transport`), S_ij of S = n P diag(1/s) Pᵀ is the share of token j in what
+token i gets back. A row of P depends only on the token's code, so everything here is computed
+exactly from the rows of codes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.inspect.trace import Trace
+from l2gnet_core.segmenting.trace import Trace
 
 
 def column_sums(trace: Trace) -> NDArray[np.float64]:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.card import CodeStatistics
 from l2gnet_core.inspect.codes import code_counts
-from l2gnet_core.inspect.trace import Trace
+from l2gnet_core.models.card import CodeStatistics
+from l2gnet_core.segmenting.trace import Trace
 
 #: Quantiles of the distances of training scans that a card keeps, at most.
 KEPT_DISTANCES = 41

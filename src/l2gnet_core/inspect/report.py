@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from l2gnet_core.checkpoint import Model
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_volume, write_labels
 from l2gnet_core.files.atomic import replace_bytes
@@ -17,11 +16,12 @@ from l2gnet_core.files.nifti import write_map
 from l2gnet_core.inspect.findings import Findings, find
 from l2gnet_core.inspect.page import page
 from l2gnet_core.inspect.pictures import pictures
-from l2gnet_core.inspect.trace import empty_trace
 from l2gnet_core.inspect.uncertainty import kinds_of_doubt, uncertainty_maps
-from l2gnet_core.predict import label_lookup, predict_slices
-from l2gnet_core.suitability import mismatches
-from l2gnet_core.volume import Grid, oriented_as, slicing_axis
+from l2gnet_core.models.checkpoint import Model
+from l2gnet_core.scans.volume import Grid, oriented_as, slicing_axis
+from l2gnet_core.segmenting.predict import label_lookup, predict_slices
+from l2gnet_core.segmenting.suitability import mismatches
+from l2gnet_core.segmenting.trace import empty_trace
 
 PAGE_FILE = "index.html"
 TABLES_FILE = "inspect.json"

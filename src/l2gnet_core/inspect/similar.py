@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.bounding_box import bounding_box
 from l2gnet_core.errors import InputError
 from l2gnet_core.files.values import plain_values
-from l2gnet_core.inspect.cells import Box
-from l2gnet_core.inspect.trace import Trace
+from l2gnet_core.scans.bounding_box import bounding_box
+from l2gnet_core.segmenting.cells import Box
+from l2gnet_core.segmenting.trace import Trace
 
 # The numbers below were settled by `python benchmarks/inspection.py run tuning`: by the share of
 # planted mistakes that is found again (docs/benchmarks.md, "Doubts and mistakes").

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.bounding_box import bounding_box
-from l2gnet_core.inspect.trace import Trace
-from l2gnet_core.phantom import DRAWN
+from l2gnet_core.scans.bounding_box import bounding_box
+from l2gnet_core.scans.phantom import DRAWN
+from l2gnet_core.segmenting.trace import Trace
 
 #: Pixels around a structure's border in which mistakes are expected when slices are ranked.
 BORDER = 5

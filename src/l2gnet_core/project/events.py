@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.cleanup import CleanUp, tidy, tidy_around
 from l2gnet_core.project.state import SliceKey, SliceState, slice_of
+from l2gnet_core.scans.cleanup import CleanUp, tidy, tidy_around
 
 if TYPE_CHECKING:
-    from l2gnet_core.checkpoint import Model
-    from l2gnet_core.corrections import Correction
-    from l2gnet_core.finetune import FineTuneResult
-    from l2gnet_core.finetune_config import FineTuneConfig
+    from l2gnet_core.finetuning.config import FineTuneConfig
+    from l2gnet_core.finetuning.run import FineTuneResult
+    from l2gnet_core.models.checkpoint import Model
+    from l2gnet_core.segmenting.corrections import Correction
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,7 @@ from l2gnet_core.project.events import Event
 from l2gnet_core.project.history import History
 from l2gnet_core.project.scans import ScanId, load_arrays, save_arrays, save_voxels
 from l2gnet_core.project.state import ProjectState, SliceKey, SliceState, slice_of
-from l2gnet_core.volume import Volume
+from l2gnet_core.scans.volume import Volume
 
 FORMAT = 1
 _STATE_FILE = "project.json"

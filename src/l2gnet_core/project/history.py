@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.project.events import (
     Answered,
@@ -43,10 +42,11 @@ from l2gnet_core.project.state import (
     SliceState,
     places_to_json,
 )
+from l2gnet_core.scans.cleanup import CleanUp
 
 if TYPE_CHECKING:
-    from l2gnet_core.corrections import Correction
-    from l2gnet_core.guard import Verdict
+    from l2gnet_core.finetuning.guard import Verdict
+    from l2gnet_core.segmenting.corrections import Correction
 
 #: A line of the history, decoded from JSON.
 Entry = Mapping[str, Any]
@@ -182,7 +182,7 @@ class History:
     def _fine_tuned(self, event: FineTuned, number: int) -> dict[str, Any]:
         import torch
 
-        from l2gnet_core.corrections import image_numbers
+        from l2gnet_core.segmenting.corrections import image_numbers
 
         file, result = f"{number:05d}-corrections.npz", event.result
         arrays: dict[str, Any] = {}
@@ -291,7 +291,7 @@ class History:
             raise self._damaged() from error
 
     def _versions(self) -> list[SavedVersion]:
-        from l2gnet_core.guard import Verdict
+        from l2gnet_core.finetuning.guard import Verdict
 
         first: SavedVersion | None = None
         found: dict[ModelId, SavedVersion] = {}
@@ -321,7 +321,7 @@ class History:
 
     def corrections(self, entry: Entry) -> list[Correction]:
         """The corrections of a "fine-tuned" entry."""
-        from l2gnet_core.corrections import Correction
+        from l2gnet_core.segmenting.corrections import Correction
 
         arrays = load_arrays(self._attached / entry["arrays"])
         found = []

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from l2gnet_core.card import ModelCard
-from l2gnet_core.catalog import BUNDLED_FOLDER
-from l2gnet_core.checkpoint import Model, load_model, save_model
 from l2gnet_core.errors import InputError
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.models.catalog import BUNDLED_FOLDER
+from l2gnet_core.models.checkpoint import Model, load_model, save_model
 from l2gnet_core.project.state import ModelId, without_patients
 
 if TYPE_CHECKING:
-    from l2gnet_core.model import SegmentationNetwork
+    from l2gnet_core.network.model import SegmentationNetwork
 
 # Hashes stay valid, because weights are never changed in place: fine-tuning works on copies.
 _hashes: WeakKeyDictionary[SegmentationNetwork, str] = WeakKeyDictionary()
@@ -22,7 +22,7 @@ _hashes: WeakKeyDictionary[SegmentationNetwork, str] = WeakKeyDictionary()
 
 def id_of(model: Model) -> ModelId:
     """Name and hash of a model; the hash of its weights is computed once."""
-    from l2gnet_core.weights import model_hash, weights_hash
+    from l2gnet_core.models.weights import model_hash, weights_hash
 
     if model.network not in _hashes:
         _hashes[model.network] = weights_hash(model.network)

@@ -12,14 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from l2gnet_core.checkpoint import Model
-from l2gnet_core.corrections import Correction
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import WRITABLE, suffix_of, write_labels
-from l2gnet_core.finetune import finetune
-from l2gnet_core.finetune_config import FineTuneConfig
-from l2gnet_core.learner import Pace
-from l2gnet_core.predict import predict_slices
+from l2gnet_core.finetuning.config import FineTuneConfig
+from l2gnet_core.finetuning.learner import Pace
+from l2gnet_core.finetuning.run import finetune
+from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.project.array_delta import ArrayDelta
 from l2gnet_core.project.events import Tidying
 from l2gnet_core.project.folder import ProjectFolder
@@ -27,7 +25,9 @@ from l2gnet_core.project.history import Entry
 from l2gnet_core.project.models import id_of
 from l2gnet_core.project.scans import seen_grid
 from l2gnet_core.project.state import ModelId, ProjectState, SliceKey, places_from_json, slice_of
-from l2gnet_core.segment_files import require_replaceable
+from l2gnet_core.segmenting.corrections import Correction
+from l2gnet_core.segmenting.files import require_replaceable
+from l2gnet_core.segmenting.predict import predict_slices
 
 MASK_FILE = "mask.nii.gz"
 #: "labels" and "raw" answers by slice.

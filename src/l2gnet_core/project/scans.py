@@ -18,7 +18,7 @@ from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files.atomic import replace_file
 from l2gnet_core.files.nifti_header import NiftiSource, without_text
 from l2gnet_core.files.values import plain_values
-from l2gnet_core.volume import Grid, Volume, oriented_as
+from l2gnet_core.scans.volume import Grid, Volume, oriented_as
 
 
 @dataclass(frozen=True)

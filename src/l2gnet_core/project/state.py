@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.card import ModelCard
-from l2gnet_core.cleanup import CleanUp
-from l2gnet_core.labels import Label, LabelSet
+from l2gnet_core.models.card import ModelCard
 from l2gnet_core.project.scans import ScanId, grid_from_json, grid_to_json
-from l2gnet_core.volume import Grid
+from l2gnet_core.scans.cleanup import CleanUp
+from l2gnet_core.scans.labels import Label, LabelSet
+from l2gnet_core.scans.volume import Grid
 
 SliceKey = tuple[int, int]  # (frame, index along the slicing axis)
 
 
 @dataclass(frozen=True)
 class ModelId:
-    """A model's name on its card, and its hash (`l2gnet_core.weights.model_hash`)."""
+    """A model's name on its card, and its hash (`l2gnet_core.models.weights.model_hash`)."""
 
     name: str
     sha256: str

@@ -17,10 +17,10 @@ from napari_l2gnet.masks.organs import UNMARKED
 from napari_l2gnet.masks.segmentation import Segmentation
 
 if TYPE_CHECKING:
-    from l2gnet_core.checkpoint import Model
-    from l2gnet_core.guard import Verdict
-    from l2gnet_core.inspect.trace import Trace
+    from l2gnet_core.finetuning.guard import Verdict
+    from l2gnet_core.models.checkpoint import Model
     from l2gnet_core.project.events import Answered, FineTuned, Tidying
+    from l2gnet_core.segmenting.trace import Trace
     from napari_l2gnet.annotating.doubts import ExpectedErrors
     from napari_l2gnet.annotating.preview import Preview
 
@@ -284,7 +284,7 @@ class Annotation:
     def keep_first_answer(self) -> None:
         """Remember the answer of the model that the mask began with, if it covers the whole scan.
         To be called before another answer is adopted."""
-        from l2gnet_core.checkpoint import Model
+        from l2gnet_core.models.checkpoint import Model
 
         version, model = self.version, self.segmentation.model
         if version is self.versions[0] and version.model is None and isinstance(model, Model):
@@ -340,7 +340,7 @@ class Annotation:
 
         Raises InputError if no slice lies between them.
         """
-        from l2gnet_core.interpolation import require_gap
+        from l2gnet_core.interpolation.shapes import require_gap
 
         self.look_for_edits()
         segmentation = self.segmentation
@@ -367,7 +367,7 @@ class Annotation:
     ) -> Generator[None, None, NDArray[Any]]:
         """Fill in an organ (None: all) between slices of a frame, guided by its scan (z,y,x).
         Returns labels (z,y,x)."""
-        from l2gnet_core.guided_interpolation import guided_slices
+        from l2gnet_core.interpolation.guided import guided_slices
 
         segmentation, axis = self.segmentation, self.segmentation.axis
         across = [size for i, size in enumerate(segmentation.grid.spacing) if i != axis]

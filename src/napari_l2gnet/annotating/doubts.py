@@ -71,7 +71,7 @@ def _most_wrong(
     Each voxel counts for its own or the nearest organ. A question if the slice has no organs."""
     from scipy import ndimage
 
-    from l2gnet_core.bounding_box import bounding_box
+    from l2gnet_core.scans.bounding_box import bounding_box
 
     if not mask.any():
         return "organs missing?"

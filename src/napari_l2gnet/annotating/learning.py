@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.card import ModelCard
-from l2gnet_core.catalog import find_model
-from l2gnet_core.labels import plain
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.models.catalog import find_model
 from l2gnet_core.project.events import Answered, FineTuned, Tidying
 from l2gnet_core.project.state import SliceKey
 from l2gnet_core.relay import relayed
-from l2gnet_core.volume import Volume
+from l2gnet_core.scans.labels import plain
+from l2gnet_core.scans.volume import Volume
 from napari_l2gnet.annotating.annotation import Annotation, Lesson, Version
 from napari_l2gnet.jobs.segment_places import ScanFrames, segment_places
 from napari_l2gnet.jobs.session import Session
@@ -28,10 +28,10 @@ from napari_l2gnet.masks.organs import UNMARKED
 from napari_l2gnet.masks.segmentation import Segmentation
 
 if TYPE_CHECKING:
-    from l2gnet_core.checkpoint import Model
-    from l2gnet_core.corrections import Correction
-    from l2gnet_core.finetune_config import FineTuneConfig
-    from l2gnet_core.inspect.trace import Trace
+    from l2gnet_core.finetuning.config import FineTuneConfig
+    from l2gnet_core.models.checkpoint import Model
+    from l2gnet_core.segmenting.corrections import Correction
+    from l2gnet_core.segmenting.trace import Trace
 
 #: At most so many slices measure how well a preview fits the corrections.
 _SLICES_FOR_DICE = 3
@@ -115,9 +115,9 @@ def learn(session: Session, task: Task) -> TaskSteps:
     """Fine-tune, with previews of the slice on screen. If the guard keeps the new model, it then
     segments the whole scan. Yields the answer last, or a verdict against the model."""
     yield TaskProgress("Loading the model")
-    from l2gnet_core.corrections import informative
-    from l2gnet_core.device import choose_device
-    from l2gnet_core.finetune import finetune
+    from l2gnet_core.finetuning.run import finetune
+    from l2gnet_core.network.device import choose_device
+    from l2gnet_core.segmenting.corrections import informative
 
     device, _ = choose_device()
     model = model_of(session, task.version, task.annotation, device)
@@ -180,7 +180,7 @@ def apply(session: Session, task: Task) -> TaskSteps:
     """Get the answer of a version of the model, from memory or by segmenting the scan."""
     version, segmentation = task.version, task.scans[0].segmentation
     yield TaskProgress("Loading the model")
-    from l2gnet_core.device import choose_device
+    from l2gnet_core.network.device import choose_device
 
     device, _ = choose_device()
     model = model_of(session, version, task.annotation, device)
@@ -224,7 +224,7 @@ def model_of(session: Session, version: Version, annotation: Annotation, device:
 
 def card_of(version: Version, annotation: Annotation) -> ModelCard:
     """The card of a version's model. Raises InputError if it cannot be found."""
-    from l2gnet_core.checkpoint import read_card
+    from l2gnet_core.models.checkpoint import read_card
 
     if (model := _in_memory(version, annotation)) is not None:
         return model.card
@@ -232,7 +232,7 @@ def card_of(version: Version, annotation: Annotation) -> ModelCard:
 
 
 def _in_memory(version: Version, annotation: Annotation) -> Model | None:
-    from l2gnet_core.checkpoint import Model
+    from l2gnet_core.models.checkpoint import Model
 
     answered = annotation.segmentation.model
     # The file of the original may have been overwritten since.
@@ -260,7 +260,7 @@ def tidied(
 
 
 def _correction(scan: ScanFrames, lesson: Lesson, number: int) -> Correction:
-    from l2gnet_core.corrections import Correction
+    from l2gnet_core.segmenting.corrections import Correction
 
     frame, told = scan.frame(lesson.frame), lesson.labels
     return Correction(
@@ -277,7 +277,7 @@ def _correction(scan: ScanFrames, lesson: Lesson, number: int) -> Correction:
 
 
 def _config(task: Task, model: Model, corrections: Sequence[Correction]) -> FineTuneConfig:
-    from l2gnet_core.finetune_config import settings
+    from l2gnet_core.finetuning.config import settings
 
     held = set().union(*(correction.structures for correction in corrections))
     known = model.card.labels.names
@@ -292,7 +292,7 @@ def _config(task: Task, model: Model, corrections: Sequence[Correction]) -> Fine
 
 def _main_share(corrections: Sequence[Correction], config: FineTuneConfig) -> float:
     """Share of a fine-tuning that the main run takes; the rest checks it on slices left out."""
-    from l2gnet_core.cross_validation import folds
+    from l2gnet_core.finetuning.cross_validation import folds
 
     return 1 / (1 + config.fold_share * len(folds(corrections, config)))
 
@@ -305,7 +305,7 @@ def _predicted(
     device: str,
     moment: TaskProgress,
 ) -> TaskSteps:
-    from l2gnet_core.predict import predict_slices
+    from l2gnet_core.segmenting.predict import predict_slices
 
     pixels, field = scan.frame(frame), scan.field(frame, model.card)
     for result in predict_slices(model, pixels, scan.volume, scan.axis, order, device, field=field):
@@ -319,7 +319,7 @@ def _fit(
     model: Model, corrections: Sequence[Correction], device: str, moment: TaskProgress
 ) -> Generator[TaskProgress, None, float | None]:
     """Mean Dice of a model on some of the slices that it learns from; None if nothing counts."""
-    from l2gnet_core.cross_validation import left_out_counts, pooled_dice
+    from l2gnet_core.finetuning.cross_validation import left_out_counts, pooled_dice
 
     some = [correction.slices[:_SLICES_FOR_DICE] for correction in corrections[:1]]
     check = left_out_counts(model, corrections[:1], some, device)
@@ -338,7 +338,7 @@ def _segmented(
 ) -> TaskSteps:
     """Segment the whole scan, outward from the slice on screen, and tidy it as chosen for the mask.
     begun: the share of the task that is done already."""
-    from l2gnet_core.predict import outward
+    from l2gnet_core.segmenting.predict import outward
 
     segmentation = task.scans[0].segmentation
     count, total = segmentation.shown.shape[1 + scan.axis], len(segmentation.places)

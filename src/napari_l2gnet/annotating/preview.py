@@ -13,8 +13,8 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QCursor
 from qtpy.QtWidgets import QApplication
 
-from l2gnet_core.labels import OVER
 from l2gnet_core.project.state import SliceKey
+from l2gnet_core.scans.labels import OVER
 from napari_l2gnet.annotating.annotation import Annotation
 from napari_l2gnet.masks.layer import OPACITY, MaskLayer
 from napari_l2gnet.scans.layers import draw, stay_on, transform_of

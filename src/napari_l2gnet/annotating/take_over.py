@@ -12,8 +12,8 @@ from napari.layers import Image, Labels, Layer
 from numpy.typing import NDArray
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.labels import LabelSet, plain
 from l2gnet_core.project.state import SliceKey
+from l2gnet_core.scans.labels import LabelSet, plain
 from napari_l2gnet.annotating.preview import PREVIEW_KEY
 from napari_l2gnet.masks.layer import IMAGE_KEY, SEGMENTATION_KEY, MaskLayer
 from napari_l2gnet.masks.organs import LARGEST_ID, UNMARKED

@@ -10,7 +10,7 @@ import numpy as np
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.project.state import SliceKey
-from l2gnet_core.volume import Volume
+from l2gnet_core.scans.volume import Volume
 from napari_l2gnet.annotating.annotation import Annotation, Version
 from napari_l2gnet.annotating.learning import Task, TaughtScan, card_of
 from napari_l2gnet.masks.layer import IMAGE_KEY, MODEL_KEY, MaskLayer

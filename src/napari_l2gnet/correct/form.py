@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from l2gnet_core.labels import LabelSet
+from l2gnet_core.scans.labels import LabelSet
 from napari_l2gnet.annotating.preview import AFTER, BEFORE, CHANGES
 from napari_l2gnet.correct.curve import Curve
 from napari_l2gnet.correct.slice_queue import SliceQueue

@@ -7,7 +7,7 @@ from typing import Any
 from qtpy.QtCore import QObject, Signal
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.labels import Label, LabelSet, hex_color
+from l2gnet_core.scans.labels import Label, LabelSet, hex_color
 from napari_l2gnet.annotating.annotation import Annotation
 from napari_l2gnet.annotating.learning import card_of
 from napari_l2gnet.correct.form import CorrectForm

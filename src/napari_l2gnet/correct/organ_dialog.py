@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
 )
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.labels import Label
+from l2gnet_core.scans.labels import Label
 
 
 class OrganDialog(QDialog):

@@ -8,10 +8,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from l2gnet_core.cleanup import CleanUp
-from l2gnet_core.labels import LabelSet
 from l2gnet_core.project.events import Answered, Discarded, FineTuned, Interpolated
 from l2gnet_core.project.state import SliceKey
+from l2gnet_core.scans.cleanup import CleanUp
+from l2gnet_core.scans.labels import LabelSet
 from napari_l2gnet.annotating.annotation import Annotation, Version
 from napari_l2gnet.annotating.learning import TaskProgress, card_of, tidied
 from napari_l2gnet.annotating.preview import AFTER, BEFORE

@@ -11,7 +11,7 @@ import numpy as np
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from l2gnet_core.labels import LabelSet
+from l2gnet_core.scans.labels import LabelSet
 from napari_l2gnet.annotating import learning
 from napari_l2gnet.annotating.annotation import Annotation, Kind, Proposal, Version
 from napari_l2gnet.annotating.learning import Task, TaskProgress
@@ -29,7 +29,7 @@ from napari_l2gnet.jobs.worker import Job
 from napari_l2gnet.masks.layer import MaskLayer
 
 if TYPE_CHECKING:
-    from l2gnet_core.volume import Volume
+    from l2gnet_core.scans.volume import Volume
 
 
 class CorrectRun(QObject):

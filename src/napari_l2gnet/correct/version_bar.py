@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QFileDialog
 
-from l2gnet_core.catalog import user_folder
 from l2gnet_core.errors import InputError
+from l2gnet_core.models.catalog import user_folder
 from napari_l2gnet.annotating.annotation import Annotation, Version
 from napari_l2gnet.annotating.learning import model_of
 from napari_l2gnet.correct.form import CorrectForm
@@ -19,7 +19,7 @@ from napari_l2gnet.masks.layer import MaskLayer
 from napari_l2gnet.masks.organs import as_called_in, with_organs_of
 
 if TYPE_CHECKING:
-    from l2gnet_core.checkpoint import Model
+    from l2gnet_core.models.checkpoint import Model
 
 _FILTER = "Models (*.safetensors)"
 
@@ -110,7 +110,7 @@ class VersionBar(QObject):
         annotation, mask = self._annotation, self._mask
         if annotation is None or mask is None or annotation.job:
             return
-        from l2gnet_core.checkpoint import read_card
+        from l2gnet_core.models.checkpoint import read_card
 
         try:
             mine = annotation.segmentation.card.labels

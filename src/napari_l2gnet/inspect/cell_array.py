@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.inspect.cells import CellGrid
+from l2gnet_core.segmenting.cells import CellGrid
 
 
 class CellArray:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.labels import hex_color
+from l2gnet_core.scans.labels import hex_color
 from napari_l2gnet.inspect.inspection import Inspection
 from napari_l2gnet.inspect.parts import Part
 

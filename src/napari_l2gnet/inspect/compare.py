@@ -17,8 +17,8 @@ from napari_l2gnet.masks.layer import IMAGE_KEY, SEGMENTATION_KEY, MaskLayer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from l2gnet_core.card import CodeStatistics, ModelCard
-    from l2gnet_core.inspect.trace import Trace
+    from l2gnet_core.models.card import CodeStatistics, ModelCard
+    from l2gnet_core.segmenting.trace import Trace
     from napari_l2gnet.inspect.widget import InspectWidget
 
 

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.config import WITH_CODES
+from l2gnet_core.network.config import WITH_CODES
 from napari_l2gnet.annotating.tasks import annotation_of
 from napari_l2gnet.inspect.parts import DoubtMap, Part, Usage
 from napari_l2gnet.jobs import warm_up
 from napari_l2gnet.scans.layers import frame_of
 
 if TYPE_CHECKING:
-    from l2gnet_core.card import ModelCard
     from l2gnet_core.inspect.plans import Partner
     from l2gnet_core.inspect.populations import Unlikeness
     from l2gnet_core.inspect.similar import Region
-    from l2gnet_core.inspect.trace import Trace
     from l2gnet_core.inspect.uncertainty import SliceDoubt
-    from l2gnet_core.volume import Volume
+    from l2gnet_core.models.card import ModelCard
+    from l2gnet_core.scans.volume import Volume
+    from l2gnet_core.segmenting.trace import Trace
     from napari_l2gnet.masks.layer import MaskLayer
 
 INSPECTIONS_KEY = "l2gnet_inspections"

@@ -18,8 +18,8 @@ from napari_l2gnet.masks.layer import MaskLayer
 from napari_l2gnet.scans.layers import GRID_KEY, VIEW_KEY, draw, stay_on, transform_of
 
 if TYPE_CHECKING:
-    from l2gnet_core.inspect.cells import Box
     from l2gnet_core.inspect.similar import Region
+    from l2gnet_core.segmenting.cells import Box
 
 CODES_OF_KEY = "l2gnet_codes_of"
 #: Layers that come and go with the widget; marks belong to a person and stay.

@@ -10,7 +10,7 @@ from napari_l2gnet.jobs.segment_places import ScanFrames, segment_places
 from napari_l2gnet.jobs.session import Session
 
 if TYPE_CHECKING:
-    from l2gnet_core.inspect.trace import Trace
+    from l2gnet_core.segmenting.trace import Trace
 
 
 def look_again(session: Session, task: Task) -> Generator[str | Trace, None, None]:
@@ -20,9 +20,9 @@ def look_again(session: Session, task: Task) -> Generator[str | Trace, None, Non
     its own. Raises InputError if the model cannot be found.
     """
     yield "Loading the model"
-    from l2gnet_core.device import choose_device
-    from l2gnet_core.inspect.trace import empty_trace
-    from l2gnet_core.predict import outward
+    from l2gnet_core.network.device import choose_device
+    from l2gnet_core.segmenting.predict import outward
+    from l2gnet_core.segmenting.trace import empty_trace
 
     device, _ = choose_device()
     model = model_of(session, task.version, task.annotation, device)

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from l2gnet_core.card import ModelCard
+from l2gnet_core.models.card import ModelCard
 from l2gnet_core.project.state import SliceKey
-from l2gnet_core.volume import Volume
+from l2gnet_core.scans.volume import Volume
 from napari_l2gnet.jobs.time_left import TimeLeft
 from napari_l2gnet.scans.layers import frame_of
 
 if TYPE_CHECKING:
-    from l2gnet_core.checkpoint import Model
-    from l2gnet_core.inspect.trace import Trace
-    from l2gnet_core.slice_view import Field
+    from l2gnet_core.models.checkpoint import Model
+    from l2gnet_core.segmenting.slice_view import Field
+    from l2gnet_core.segmenting.trace import Trace
 
 
 class ScanFrames:
@@ -39,7 +39,7 @@ class ScanFrames:
 
     def field(self, frame: int, card: ModelCard) -> Field:
         """The part of a frame that a model is shown. Searching a large scan for it takes long."""
-        from l2gnet_core.slice_view import field_of
+        from l2gnet_core.segmenting.slice_view import field_of
 
         key = frame, card.oriented
         if key not in self._fields:
@@ -88,7 +88,7 @@ def segment_places(
     scan. slice_seconds: that a slice took before, if that is known. Raises InputError for what
     cannot be segmented.
     """
-    from l2gnet_core.predict import predict_slices
+    from l2gnet_core.segmenting.predict import predict_slices
 
     done, time_left = 0, TimeLeft(total, slice_seconds)
     left = time_left.after(0)
@@ -120,8 +120,8 @@ def segment_places(
 
 def _trace(model: Model, scan: ScanFrames, frame: int, before: Trace | None) -> Trace | None:
     """The trace that goes on with what was seen of a frame; None for models without codes."""
-    from l2gnet_core.config import WITH_CODES
-    from l2gnet_core.inspect.trace import empty_trace
+    from l2gnet_core.network.config import WITH_CODES
+    from l2gnet_core.segmenting.trace import empty_trace
 
     if model.network.config.architecture not in WITH_CODES:
         return None

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 from psygnal import Signal
 
-from l2gnet_core.catalog import find_model, models
-from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError
+from l2gnet_core.models.catalog import find_model, models
 from l2gnet_core.project.events import Tidying
 from l2gnet_core.project.state import SliceKey
-from l2gnet_core.volume import Volume
+from l2gnet_core.scans.cleanup import CleanUp
+from l2gnet_core.scans.volume import Volume
 from napari_l2gnet.jobs.segment_places import ScanFrames, segment_places
 from napari_l2gnet.jobs.time_left import in_words
 from napari_l2gnet.masks.segmentation import Segmentation
 from napari_l2gnet.scans.file_suffix import ended
 
 if TYPE_CHECKING:
-    from l2gnet_core.checkpoint import Model
-    from l2gnet_core.inspect.trace import Trace
+    from l2gnet_core.models.checkpoint import Model
+    from l2gnet_core.segmenting.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ class Session:
         Raises InputError for what cannot be segmented.
         """
         yield SegmentProgress("Loading the model")
-        from l2gnet_core.device import choose_device
-        from l2gnet_core.suitability import mismatches
+        from l2gnet_core.network.device import choose_device
+        from l2gnet_core.segmenting.suitability import mismatches
 
         device, _ = choose_device()
         model = self.load(find_model(request.model), device)
@@ -136,7 +136,7 @@ class Session:
 
     def load(self, path: Path, device: str) -> Model:
         """A model from its file, or from memory as long as the file stays the same."""
-        from l2gnet_core.checkpoint import find_model_file, load_model
+        from l2gnet_core.models.checkpoint import find_model_file, load_model
 
         file = find_model_file(path).resolve()
         state = file.stat()
@@ -151,7 +151,7 @@ class Session:
         Raises InputError for the name of a bundled model, for a name without .safetensors if the
         file with that suffix exists, and for files that cannot be written.
         """
-        from l2gnet_core.checkpoint import save_model
+        from l2gnet_core.models.checkpoint import save_model
 
         if path.suffix != ".safetensors":  # the catalog lists this spelling only
             path = ended(path, (), ".safetensors")

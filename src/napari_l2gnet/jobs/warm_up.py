@@ -46,7 +46,7 @@ def fine_tuning() -> Generator[None, None, None]:
     yield
     interpolation()
     yield
-    import l2gnet_core.finetune  # noqa: F401
+    import l2gnet_core.finetuning.run  # noqa: F401
 
     yield
     # The first step of an optimiser imports more than all of the above.

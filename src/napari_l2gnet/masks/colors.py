@@ -7,7 +7,7 @@ from typing import Any
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 
-from l2gnet_core.labels import LabelSet
+from l2gnet_core.scans.labels import LabelSet
 from napari_l2gnet.scans.layers import LABELS_KEY, label_arguments
 
 

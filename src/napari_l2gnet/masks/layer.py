@@ -13,10 +13,10 @@ import numpy as np
 from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
-from l2gnet_core.card import ModelCard
-from l2gnet_core.labels import Label, LabelSet, plain
+from l2gnet_core.models.card import ModelCard
 from l2gnet_core.project.state import SliceKey
-from l2gnet_core.volume import Grid
+from l2gnet_core.scans.labels import Label, LabelSet, plain
+from l2gnet_core.scans.volume import Grid
 from napari_l2gnet.masks import colors as mask_colors
 from napari_l2gnet.masks.napari_history import (
     allow_no_direction,
@@ -38,9 +38,9 @@ from napari_l2gnet.scans.layers import (
 from napari_l2gnet.scans.orientation import ORIENTATION_KEY
 
 if TYPE_CHECKING:
-    from l2gnet_core.checkpoint import Model
-    from l2gnet_core.cleanup import CleanUp
-    from l2gnet_core.inspect.trace import Trace
+    from l2gnet_core.models.checkpoint import Model
+    from l2gnet_core.scans.cleanup import CleanUp
+    from l2gnet_core.segmenting.trace import Trace
     from napari_l2gnet.masks.undo import Adoption
 
 SEGMENTATION_KEY = "l2gnet_segmentation"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from l2gnet_core.card import ModelCard
 from l2gnet_core.errors import InputError
-from l2gnet_core.labels import Label, LabelSet, own_colors, plain
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.scans.labels import Label, LabelSet, own_colors, plain
 
 #: The id of voxels whose label is unknown; no organ may have it.
 UNMARKED = 65535

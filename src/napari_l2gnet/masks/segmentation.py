@@ -11,20 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from psygnal import Signal
 
-from l2gnet_core.card import ModelCard
 from l2gnet_core.errors import InputError
-from l2gnet_core.labels import Label, LabelSet
+from l2gnet_core.models.card import ModelCard
 from l2gnet_core.project.state import ModelId, ProjectState, SliceKey, SliceState, slice_of
-from l2gnet_core.volume import Grid
+from l2gnet_core.scans.labels import Label, LabelSet
+from l2gnet_core.scans.volume import Grid
 from napari_l2gnet.masks.organs import LARGEST_ID, with_labels
 from napari_l2gnet.masks.reviews import Reviews
 from napari_l2gnet.masks.slice_counts import SliceCounts
 from napari_l2gnet.masks.undo import UndoHistory
 
 if TYPE_CHECKING:
-    from l2gnet_core.checkpoint import Model
-    from l2gnet_core.inspect.trace import Trace
+    from l2gnet_core.models.checkpoint import Model
     from l2gnet_core.project.events import Event
+    from l2gnet_core.segmenting.trace import Trace
     from napari_l2gnet.masks.undo import Adoption
 
 #: Voxels whose slices are looked up at once: index arrays for a whole scan would fill the memory.

@@ -11,15 +11,15 @@ from weakref import ref
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.project.array_delta import ArrayDelta
 from l2gnet_core.project.events import Stepped
 from l2gnet_core.project.state import ModelId, SliceKey
+from l2gnet_core.scans.cleanup import CleanUp
 from napari_l2gnet.masks.reviews import WithdrawnReviews
 
 if TYPE_CHECKING:
-    from l2gnet_core.checkpoint import Model
-    from l2gnet_core.inspect.trace import Trace
+    from l2gnet_core.models.checkpoint import Model
+    from l2gnet_core.segmenting.trace import Trace
     from napari_l2gnet.masks.segmentation import Segmentation
 
 #: Steps that can be undone: as many as napari's Labels layers keep.

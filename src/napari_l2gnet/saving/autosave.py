@@ -16,9 +16,9 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QMainWindow, QWidget
 
 from l2gnet_core.errors import InputError, OutputError
-from l2gnet_core.labels import LabelSet
 from l2gnet_core.project.folder import ProjectFolder
-from l2gnet_core.volume import Volume
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.volume import Volume
 from napari_l2gnet.annotating.tasks import annotation_of
 from napari_l2gnet.jobs.worker import Job
 from napari_l2gnet.masks.layer import MaskLayer

@@ -27,7 +27,7 @@ from l2gnet_core.project.folder import (
 from l2gnet_core.project.history import History
 from l2gnet_core.project.scans import identify
 from l2gnet_core.project.state import ModelId, ProjectState, SliceKey, slice_of
-from l2gnet_core.volume import Volume
+from l2gnet_core.scans.volume import Volume
 from napari_l2gnet.annotating.annotation import Version
 from napari_l2gnet.annotating.tasks import annotation_of
 from napari_l2gnet.jobs.worker import Job

@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from l2gnet_core.labels import LabelSet
 from l2gnet_core.project.events import Answered, Event, Reviewed, Stepped, Tidied
 from l2gnet_core.project.folder import ProjectFolder
 from l2gnet_core.project.models import id_of
 from l2gnet_core.project.scans import ScanId, identify
 from l2gnet_core.project.state import ModelId, ProjectState, SliceKey, SliceState
-from l2gnet_core.volume import Volume
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.volume import Volume
 from napari_l2gnet.masks.segmentation import Segmentation
 
 if TYPE_CHECKING:
-    from l2gnet_core.checkpoint import Model
+    from l2gnet_core.models.checkpoint import Model
 
 #: Voxels of painted slices in a batch: about a second of writing, so that a stroke made meanwhile
 #: does not wait for the rest of a scan that was filled at once.

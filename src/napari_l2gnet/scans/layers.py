@@ -20,10 +20,10 @@ import numpy.typing as npt
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.files.values import plain_values
-from l2gnet_core.intensities import intensity_window, is_ct
-from l2gnet_core.labels import LabelSet
-from l2gnet_core.suitability import NoVoxelSize
-from l2gnet_core.volume import AXIS_LETTERS, Grid, Volume
+from l2gnet_core.preprocessing.intensities import intensity_window, is_ct
+from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.volume import AXIS_LETTERS, Grid, Volume
+from l2gnet_core.segmenting.suitability import NoVoxelSize
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer

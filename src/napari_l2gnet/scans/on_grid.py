@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from l2gnet_core.storage_order import Fit, fit_on
+from l2gnet_core.scans.storage_order import Fit, fit_on
 from napari_l2gnet.scans.layers import filed_grid, lie_on_each_other
 
 

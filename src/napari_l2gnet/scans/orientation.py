@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from napari.layers import Layer
 
-from l2gnet_core.card import ModelCard
-from l2gnet_core.volume import GridOrVolume, oriented_as
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.scans.volume import GridOrVolume, oriented_as
 
 ORIENTATION_KEY = "l2gnet_orientation"
 

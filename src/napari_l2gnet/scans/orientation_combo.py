@@ -7,7 +7,7 @@ from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QComboBox
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.volume import Volume, parse_orientation
+from l2gnet_core.scans.volume import Volume, parse_orientation
 from napari_l2gnet.scans.orientation import give_orientation, given_orientation
 
 #: Usual orientations: letters of columns, rows and slices, and which formats store scans so.

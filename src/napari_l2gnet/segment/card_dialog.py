@@ -6,7 +6,7 @@ from html import escape
 
 from qtpy.QtWidgets import QDialog, QDialogButtonBox, QTextBrowser, QVBoxLayout, QWidget
 
-from l2gnet_core.card import ModelCard
+from l2gnet_core.models.card import ModelCard
 
 
 class CardDialog(QDialog):

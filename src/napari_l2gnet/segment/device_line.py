@@ -40,6 +40,6 @@ class DeviceLine(QLabel):
 
 def _steps() -> Generator[str, None, None]:
     warm_up.labels_layer()
-    from l2gnet_core.device import choose_device
+    from l2gnet_core.network.device import choose_device
 
     yield choose_device("auto")[1]

@@ -20,8 +20,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from l2gnet_core.cleanup import CleanUp
-from l2gnet_core.volume import Volume
+from l2gnet_core.scans.cleanup import CleanUp
+from l2gnet_core.scans.volume import Volume
 from napari_l2gnet.saving.mask_saving import TIP as SAVING_TIP
 from napari_l2gnet.saving.resume import ResumeOffer
 from napari_l2gnet.scans.orientation_combo import OrientationCombo, orientation_tip

@@ -9,7 +9,7 @@ import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QLabel
 
-from l2gnet_core.labels import LabelSet
+from l2gnet_core.scans.labels import LabelSet
 from napari_l2gnet.masks.layer import IMAGE_KEY, MaskLayer
 from napari_l2gnet.scans.layers import transform_of
 from napari_l2gnet.widgets.organ_table import OrganTable

@@ -7,8 +7,8 @@ from pathlib import Path
 from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QComboBox
 
-from l2gnet_core.card import ModelCard
-from l2gnet_core.catalog import DEFAULT_MODEL, CatalogEntry, models, user_folder
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.models.catalog import DEFAULT_MODEL, CatalogEntry, models, user_folder
 
 
 class ModelCombo(QComboBox):

@@ -11,7 +11,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from l2gnet_core.project.events import Answered, Tidied
 from l2gnet_core.project.state import SliceKey
-from l2gnet_core.suitability import doubts
+from l2gnet_core.segmenting.suitability import doubts
 from napari_l2gnet.annotating.tasks import annotation_of
 from napari_l2gnet.jobs.session import Request, SegmentProgress, Session
 from napari_l2gnet.jobs.worker import Job
@@ -19,7 +19,7 @@ from napari_l2gnet.masks.layer import MaskLayer
 from napari_l2gnet.widgets.docked import always
 
 if TYPE_CHECKING:
-    from l2gnet_core.cleanup import CleanUp
+    from l2gnet_core.scans.cleanup import CleanUp
 
 #: Sentences about a series: more of them would leave no room for the table.
 _MOST_DOUBTS = 4

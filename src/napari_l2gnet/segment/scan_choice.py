@@ -8,8 +8,8 @@ from napari.layers import Image
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.project.state import SliceKey
-from l2gnet_core.suitability import mismatches
-from l2gnet_core.volume import Volume, slicing_axis
+from l2gnet_core.scans.volume import Volume, slicing_axis
+from l2gnet_core.segmenting.suitability import mismatches
 from napari_l2gnet.scans.layers import axis_name, layer_message, volume_of
 from napari_l2gnet.scans.orientation import as_given, is_asked_for
 from napari_l2gnet.segment.form import RANGE, THIS_SLICE, SegmentForm

@@ -11,9 +11,9 @@ import napari
 from napari.layers import Image
 from qtpy.QtCore import QTimer, Signal
 
-from l2gnet_core.card import ModelCard
-from l2gnet_core.cleanup import CleanUp
 from l2gnet_core.errors import InputError
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.scans.cleanup import CleanUp
 from napari_l2gnet.annotating.annotation import Annotation
 from napari_l2gnet.annotating.take_over import holds_labels
 from napari_l2gnet.annotating.tasks import annotation_of

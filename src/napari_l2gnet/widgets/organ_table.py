@@ -16,7 +16,7 @@ from qtpy.QtWidgets import (
     QToolButton,
 )
 
-from l2gnet_core.labels import Label, LabelSet
+from l2gnet_core.scans.labels import Label, LabelSet
 
 COLOR, NAME, VOXELS, VOLUME, GO = range(5)
 _ID = Qt.ItemDataRole.UserRole

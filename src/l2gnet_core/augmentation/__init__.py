@@ -1,0 +1,1 @@
+"""Random views of the slices that a network learns from."""

@@ -1,0 +1,1 @@
+"""The commands of `l2gnet`."""

@@ -1,0 +1,1 @@
+"""Datasets: finding, checking and splitting their cases, and reading them for training."""

@@ -1,0 +1,196 @@
+"""Fine-tuning from files: what `l2gnet finetune` reads, writes and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from l2gnet_core.datasets.split import SPLIT_FILE
+from l2gnet_core.errors import InputError, OutputError
+from l2gnet_core.files import read_any, read_volume
+from l2gnet_core.finetuning.run import FineTuneResult
+from l2gnet_core.models.card import ModelCard
+from l2gnet_core.models.checkpoint import MODEL_FILE, STATE_FILE, save_model
+from l2gnet_core.scans.storage_order import in_order_of
+from l2gnet_core.scans.volume import (
+    HEADERS_ROUND,
+    Volume,
+    distance_apart,
+    oriented_as,
+    slicing_axis,
+)
+from l2gnet_core.segmenting.corrections import Correction, image_numbers
+
+_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class CorrectedFiles:
+    """A scan, its labels, and the corrected slices, by index along the slicing axis of the array as
+    the scan's file stores it."""
+
+    image: Path
+    labels: Path
+    slices: tuple[int, ...]
+
+
+def parse_slices(text: str) -> tuple[int, ...]:
+    """Slices from "3,7,11". Raises InputError for anything else."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(
+            f"Expected slices as numbers with commas between, as in 3,7,11, but got '{text}'."
+        ) from error
+
+
+def parse_names(text: str) -> dict[int, str]:
+    """Names by id from "4=spleen,5=left kidney". Raises InputError for anything else."""
+    names = {}
+    for part in text.split(","):
+        id, _, name = (word.strip() for word in part.partition("="))
+        if not id.isdecimal() or not 1 <= int(id) <= 65535 or not name or int(id) in names:
+            raise InputError(
+                f"Expected a name for each id once, as in 4=spleen,5=left kidney, but got '{text}'."
+            )
+        names[int(id)] = name
+    return names
+
+
+def model_file_to_write(output: Path) -> Path:
+    """The file for a model: `output` if its suffix is .safetensors, else a file in that folder.
+
+    Raises InputError if a model cannot be written there, or if one is there already: old weights
+    are never overwritten.
+    """
+    file = output if output.suffix == _SUFFIX else output / MODEL_FILE
+    if file.is_dir() or (file.parent.exists() and not file.parent.is_dir()):
+        raise InputError(
+            f"Expected a file called {_SUFFIX} or a folder for the model, but {output} is neither; "
+            "choose another output."
+        )
+    if any((file.parent / name).exists() for name in (STATE_FILE, SPLIT_FILE)):
+        raise InputError(
+            f"Expected another place than a training run's, but {file.parent} is one, with its own "
+            "model; choose another output."
+        )
+    if file.exists():
+        raise _taken(output)
+    return file
+
+
+def _taken(output: Path) -> InputError:
+    return InputError(
+        f"Expected a new place for the model, but {output} holds one already; choose another "
+        "output, or move that one away."
+    )
+
+
+def read_correction(
+    files: CorrectedFiles,
+    card: ModelCard,
+    axis: int | None = None,
+    unmarked: int | None = None,
+    orientation: str | None = None,
+    frame: int | None = None,
+) -> tuple[Correction, dict[int, str]]:
+    """A correction from files, and the names in the label file of ids that the model does not have.
+
+    axis: slicing axis of the stored array, instead of the card's rule. unmarked: id of voxels that
+    are unknown. orientation: letters for a scan whose file gives none. frame: the corrected one of
+    a time series, from 0; the labels are of every frame, or of this one. Raises InputError for
+    files that do not belong together.
+    """
+    volume = read_volume(files.image)
+    count = len(list(volume.frames))
+    if frame is None and count > 1:
+        raise InputError(
+            f"Expected one scan, but {files.image.name} is a series of {count}; name the corrected "
+            "frame with --frame."
+        )
+    frame = frame or 0
+    if frame >= count:
+        raise InputError(
+            f"Expected a frame between 0 and {count - 1} of {files.image.name}, but got {frame}."
+        )
+    scan = _frame(volume, frame)
+    # Not `read_labels`, which would refuse odd values in slices that were not corrected.
+    labels, text = read_any(files.labels, mask=True)
+    labelled = len(list(labels.frames))
+    if labelled not in (1, count):
+        whole = "one frame" if count == 1 else f"{count} frames, or of one of them"
+        raise InputError(
+            f"Expected labels of {files.image.name}'s {whole}, but {files.labels.name} has "
+            f"{labelled}; save those of the corrected frame."
+        )
+    labels = in_order_of(scan.grid, _frame(labels, frame if labelled > 1 else 0))
+    apart = distance_apart(scan, labels) if scan.shape == labels.shape else 0.0
+    if apart > HEADERS_ROUND:
+        raise InputError(
+            f"Expected {files.labels.name} where {files.image.name} is, but they lie up to "
+            f"{apart:.1f} mm apart; resample the labels onto the scan's grid."
+        )
+    grid = oriented_as(scan.grid, orientation) if orientation else scan.grid
+    along = slicing_axis(grid, card.slicing, axis)
+    try:
+        correction = Correction(
+            scan.data,
+            grid,
+            along,
+            labels.data,
+            files.slices,
+            unmarked=unmarked,
+            image=files.image.resolve(),
+        )
+    except InputError as error:
+        raise InputError(f"{files.labels.name}: {error}") from error
+    new = correction.structures - set(card.labels.names)
+    return correction, {id: name for id, name in text.names.items() if id in new}
+
+
+def _frame(volume: Volume, frame: int) -> Volume:
+    """One frame (z,y,x) of a time series; a scan is its own frame 0."""
+    data = volume.data[frame] if volume.data.ndim == 4 else volume.data
+    return volume.grid.frame.volume(data, volume.warnings)
+
+
+def write_result(result: FineTuneResult, file: Path) -> None:
+    """Write the resulting model atomically, and make its folder.
+
+    Raises InputError if another process has written a model there meanwhile, and OutputError.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # An empty file claims the name: of two concurrent writers one must fail.
+        file.touch(exist_ok=False)
+    except FileExistsError as error:
+        raise _taken(file) from error
+    except OSError as error:
+        raise OutputError(f"{file} cannot be written: {error.strerror or error}.") from error
+    try:
+        save_model(file, result.model.network, result.model.card)
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
+
+
+def report(
+    result: FineTuneResult,
+    output: Path,
+    known: Mapping[int, str],
+    corrections: Sequence[Correction],
+) -> dict[str, Any]:
+    """What `--json` prints: whether the new model was kept, and why."""
+    card = result.model.card
+    return {
+        "model": card.name,
+        "output": str(output),
+        **result.verdict.to_json(),
+        "scans": len(set(image_numbers(corrections))),
+        "labels": {label.id: label.name for label in card.labels},
+        "new": [label.id for label in card.labels if label.id not in known],
+        "steps": result.steps,
+        "seconds": round(result.seconds, 3),
+    }

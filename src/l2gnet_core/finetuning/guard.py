@@ -1,0 +1,276 @@
+"""Does a fine-tuned model help, and does it still know what it knew?
+
+Nothing here was learnt from: slices are left out in turn, phantoms have seeds of their own, and the
+usual frequencies of codes come from the model's training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from l2gnet_core.finetuning.correction_views import CorrectedScan
+from l2gnet_core.network.model import SegmentationNetwork
+from l2gnet_core.preprocessing.appearance import Appearance
+from l2gnet_core.preprocessing.images import neighbours, pad_to_multiple
+
+#: Slices of each scan in which codes are counted, about.
+_SLICES_FOR_CODES = 8
+#: A slice whose Dice changes by no more than this is neither better nor worse.
+_UNCHANGED = 0.005
+#: Smaller changes of a Dice are not mentioned.
+_UNTOLD = 0.0005
+#: Smaller changes of the mean Dice are called unclear: gains of short test runs tell little of the
+#: other slices (docs/benchmarks.md).
+_CLEAR = 0.01
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a fine-tuned model must achieve, and may lose, to be kept. All from 0 to 1.
+
+    least_gain: rise of the mean Dice on slices left out; a negative one allows a fall.
+    most_structure_loss: fall of the Dice of any structure there. most_forgotten: fall of the mean
+    Dice on the drawn heart. most_code_drift: rise of the distance between the codes' frequencies in
+    the scans and those in training. most_worse: share of the groups of slices left out that get
+    worse. most_lost: for a structure that nobody painted, share of the old model's answer in the
+    corrected slices that is missing in the new one's.
+    """
+
+    least_gain: float = 0.001
+    most_structure_loss: float = 0.02
+    most_forgotten: float = 0.1
+    most_code_drift: float = 0.15
+    most_worse: float = 0.5
+    most_lost: float = 0.3
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """Dice before and after by structure name, pooled over the corrected slices, each by a model
+    that did not learn from it; empty with a single slice. parts: mean Dice before and after of each
+    group of slices that were left out together."""
+
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    parts: tuple[tuple[float, float], ...] = ()
+
+    def means(self) -> tuple[float, float]:
+        """Mean Dice before and after."""
+        before, after = (sum(dice.values()) / len(dice) for dice in (self.before, self.after))
+        return before, after
+
+    def gain(self) -> float:
+        """Rise of the mean Dice as it is printed, to three digits; 0 if printed as unchanged."""
+        return _told_gain(*self.means())
+
+    @property
+    def clear(self) -> bool:
+        """Is the rise or fall large enough to be called one?"""
+        return abs(self.gain()) >= _CLEAR
+
+    def share_worse(self) -> float:
+        """Share of the groups that got worse."""
+        worse = sum(before - after > _UNCHANGED for before, after in self.parts)
+        return worse / max(1, len(self.parts))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a fine-tuned model in comparison with the old one.
+
+    mix: the share of the new weights in it. slices: how many were corrected. heart: mean Dice on
+    the drawn heart before and after, None if the old model does not know it. codes: distance of the
+    codes' frequencies from those in training, before and after, None without codes. appearance: the
+    new one in which scans are shown to it, None if unchanged; alike: only scans that look like the
+    corrected ones. lost: by name of structures that nobody painted, the share that the new model no
+    longer finds. anew: the old model hardly knew the scan, so the new one was not kept near it.
+    """
+
+    mix: float
+    slices: int
+    dice: Improvement
+    heart: tuple[float, float] | None
+    codes: tuple[float, float] | None
+    appearance: Appearance | None = None
+    lost: Mapping[str, float] = field(default_factory=dict)
+    alike: bool = False
+    anew: bool = False
+
+    @property
+    def nothing_new(self) -> bool:
+        """Is the new model the same as the old one?"""
+        return self.mix == 0 and self.appearance is None
+
+    @property
+    def adapted(self) -> list[str]:
+        """Sentences on how the model was adapted to the scan beyond its weights."""
+        found = []
+        if self.anew:
+            found.append(
+                "The old model hardly knew this scan, so the new one learnt it again from your "
+                "slices alone."
+            )
+        if self.appearance is not None:
+            which = "scans that look like these" if self.alike else "slices"
+            found.append(f"From now on, the model sees {which} {self.appearance}.")
+        return found
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a fine-tuned model was kept, why in one sentence, and on what evidence."""
+
+    kept: bool
+    reason: str
+    evidence: Evidence
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, rounded to four digits."""
+        values: dict[str, Any] = _rounded(asdict(self))
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Verdict:
+        """Read what `to_json` wrote."""
+        evidence = values["evidence"]
+
+        def pair(value: Any) -> tuple[float, float] | None:
+            return None if value is None else (float(value[0]), float(value[1]))
+
+        found = Evidence(
+            mix=evidence["mix"],
+            slices=evidence["slices"],
+            dice=Improvement(
+                evidence["dice"]["before"],
+                evidence["dice"]["after"],
+                # Verdicts of earlier versions have none.
+                tuple((before, after) for before, after in evidence["dice"].get("parts", ())),
+            ),
+            heart=pair(evidence["heart"]),
+            codes=pair(evidence["codes"]),
+            appearance=Appearance(**evidence["appearance"]) if evidence.get("appearance") else None,
+            lost=evidence.get("lost", {}),
+            alike=evidence.get("alike", False),
+            anew=evidence.get("anew", False),
+        )
+        return cls(values["kept"], values["reason"], found)
+
+
+def judged(limits: Limits, evidence: Evidence, known: Sequence[str]) -> Verdict:
+    """The verdict on the evidence. known: names of the old model's structures."""
+    objection = _objection(limits, evidence, known)
+    if objection is not None:
+        return Verdict(False, f"{objection}. The old model is kept.", evidence)
+    if evidence.dice.before:
+        before, after = evidence.dice.means()
+        rise = _rise(before, after)
+        if not evidence.dice.clear:
+            said = f"slices left out of training showed no clear change (mean Dice {rise})"
+        elif after > before:
+            said = f"the mean Dice on slices left out of training rose {rise}"
+        else:
+            said = f"most slices left out of training got no worse, but the mean Dice went {rise}"
+        reason = f"Kept: in short test runs, {said}."
+    else:
+        reason = (
+            "Kept on weak evidence: a single corrected slice cannot show whether the other slices "
+            "got better. Correct a second slice to find out."
+        )
+    return Verdict(True, " ".join([reason, *evidence.adapted]), evidence)
+
+
+def _objection(limits: Limits, evidence: Evidence, known: Sequence[str]) -> str | None:
+    dice, heart, codes = evidence.dice, evidence.heart, evidence.codes
+    if dice.before:
+        before, after = dice.means()
+        # If the old model is already right, no fall is allowed.
+        right = before > 1 - _UNCHANGED and after <= before
+        if evidence.nothing_new or right or after - before < limits.least_gain:
+            helped = "hardly helped" if dice.gain() > 0 and evidence.mix else "did not help"
+            return (
+                f"In short test runs, fine-tuning {helped} on slices left out of training (mean "
+                f"Dice {_rise(before, after)})"
+            )
+        falls = {
+            name: dice.before[name] - dice.after[name] for name in known if name in dice.before
+        }
+        if dice.share_worse() > limits.most_worse:
+            return (
+                "In short test runs, fine-tuning made most slices left out of training worse (mean "
+                f"Dice {_rise(before, after)})"
+            )
+        worst = max(falls, key=lambda name: falls[name], default="")
+        if worst and falls[worst] > limits.most_structure_loss:
+            return (
+                f"In short test runs, fine-tuning made the {worst} worse on slices left out of "
+                f"learning (Dice {_rise(dice.before[worst], dice.after[worst])})"
+            )
+    elif evidence.nothing_new:
+        return "The settings use none of the new weights"
+    gone = max(evidence.lost, key=lambda name: evidence.lost[name], default="")
+    if gone and evidence.lost[gone] > limits.most_lost:
+        return (
+            f"Fine-tuning lost the {gone}, which nobody painted: in the corrected slices, "
+            f"{evidence.lost[gone]:.0%} of what the old model found of it is missing"
+        )
+    if heart and heart[0] - heart[1] > limits.most_forgotten:
+        return (
+            f"Fine-tuning made the model forget: on the drawn test heart, the mean Dice fell "
+            f"{_rise(*heart)}"
+        )
+    if codes and codes[1] - codes[0] > limits.most_code_drift:
+        return (
+            "Fine-tuning made the model use its codes too differently from training (distance "
+            f"{_rise(*codes)})"
+        )
+    return None
+
+
+def _rise(before: float, after: float) -> str:
+    if not _told_gain(before, after):
+        return f"unchanged at {before:.3f}"
+    return f"from {before:.3f} to {after:.3f}"
+
+
+def _told_gain(before: float, after: float) -> float:
+    """The difference of two numbers as they are printed, so that all three agree."""
+    if abs(after - before) < _UNTOLD:
+        return 0.0
+    return round(round(after, 3) - round(before, 3), 3)
+
+
+def code_distance(
+    network: SegmentationNetwork, scans: Sequence[CorrectedScan]
+) -> Generator[None, None, float | None]:
+    """Total variation, 0 to 1, between how often codes occur in the scans and in training; None
+    without codes."""
+    book = network.codebook
+    if book is None:
+        return None
+    device = book.counts.device
+    found = torch.zeros(len(book.counts), dtype=torch.float64)
+    for scan in scans:
+        total = len(scan.image)
+        apart = max(1, total // _SLICES_FOR_CODES)
+        for place in range(apart // 2, total, apart):
+            around = neighbours([place], total, network.config.in_channels, scan.step)
+            seen = pad_to_multiple(scan.image[around].float().to(device), network.config.stride)
+            with torch.inference_mode():
+                # The decoder is left out: it takes most of the time.
+                codes = network.bottleneck(network.encoder(seen)[-1]).codes
+            found += torch.bincount(codes.flatten().cpu(), minlength=len(found))
+            yield
+    usual = book.counts.double().cpu()
+    return float((found / found.sum() - usual / usual.sum()).abs().sum() / 2)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, Mapping):
+        return {key: _rounded(part) for key, part in value.items()}
+    return [_rounded(part) for part in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,1 @@
+"""Masks between annotated slices."""

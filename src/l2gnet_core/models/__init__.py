@@ -1,0 +1,1 @@
+"""Models on disk: their files, their cards, and which ones are there."""

@@ -1,0 +1,213 @@
+"""Score predictions against references: a pair of files, or two folders."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from l2gnet_core.datasets.cases import FIRST_CHANNEL, some
+from l2gnet_core.errors import InputError
+from l2gnet_core.files import LabelFile, by_stem, read_labels, scans_in, stem_of
+from l2gnet_core.scans.labels import plain
+from l2gnet_core.scans.storage_order import in_order_of
+from l2gnet_core.scans.volume import HEADERS_ROUND, Volume, distance_apart
+from l2gnet_core.scores.metrics import Agreement, agreement_per_label
+
+#: Name of the mean over structures in a table of structures.
+MEAN = "mean"
+#: Number of ids that only one of two masks may have before it is suspected to be a scan.
+_MOST_ALONE = 10
+
+
+@dataclass(frozen=True)
+class CaseScores:
+    """Agreement by structure name for one case. unit: of distances, "mm" or "pixel". warnings: of
+    reading and comparing the two files."""
+
+    case: str
+    structures: dict[str, Agreement]
+    unit: str
+    warnings: tuple[str, ...] = ()
+
+
+def pair_files(predictions: Path, references: Path) -> list[tuple[Path, Path]]:
+    """Pairs (prediction, reference): the two files, or files of equal names in the two folders.
+
+    Raises InputError for missing paths, and unless each reference has exactly one prediction.
+    """
+    for path in (predictions, references):
+        if not path.exists():
+            raise InputError(f"There is no file or folder {path}.")
+    if predictions.is_file() and references.is_file():
+        return [(predictions, references)]
+    if not (predictions.is_dir() and references.is_dir()):
+        raise InputError(
+            f"Expected two mask files or two folders of them, but got {predictions} and "
+            f"{references}; give two of the same kind."
+        )
+    found, wanted = _matched(predictions, references)
+    missing = [name for name in wanted if name not in found]
+    if missing or not wanted:
+        lacking = f"no prediction for {missing[0]}" if missing else f"no masks in {references}"
+        raise InputError(
+            f"Expected a prediction for every reference, but there is {lacking}; "
+            "files are matched by name."
+        )
+    return [(found[name], path) for name, path in wanted.items()]
+
+
+def without_reference(predictions: Path, references: Path) -> list[str]:
+    """Names of predictions without a reference, which `pair_files` leaves out."""
+    if not predictions.is_dir():
+        return []
+    found, wanted = _matched(predictions, references)
+    return sorted(found.keys() - wanted.keys())
+
+
+def _matched(predictions: Path, references: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Predictions and references by name; files that belong together have the same name."""
+    found, wanted = _one_each(predictions), _one_each(references)
+    for name in wanted.keys() - found.keys():
+        # nnU-Net appends a channel to the names of images, and so of masks named after them, but
+        # not to those of labels.
+        if name + FIRST_CHANNEL in found:
+            found[name] = found.pop(name + FIRST_CHANNEL)
+    return found, wanted
+
+
+def _one_each(folder: Path) -> dict[str, Path]:
+    """The masks of a folder by stem. Raises InputError for two of one stem."""
+    found, clashes = by_stem(scans_in(folder))
+    for first, other in clashes:
+        raise InputError(
+            f"Expected one mask of each name in {folder}, but there are {first.name} and "
+            f"{other.name}; take one of them away."
+        )
+    return found
+
+
+def evaluate(pairs: list[tuple[Path, Path]], tolerance: float) -> Iterator[CaseScores]:
+    """Score pairs of files (prediction, reference), which may differ in storage order.
+
+    tolerance: of the surface Dice in mm, or in pixels if neither file states a voxel size. Time
+    series are scored frame by frame, as cases "name[0]", "name[1]", …. Raises InputError if the
+    masks of a pair differ in shape or place, or have one structure under different ids.
+    """
+    for prediction_file, reference_file in pairs:
+        prediction, reference = read_labels(prediction_file), read_labels(reference_file)
+        b = reference.volume
+        a = in_order_of(b.grid, prediction.volume)
+        if a.data.shape != b.data.shape:
+            raise InputError(
+                f"Expected masks of one shape, but {prediction_file.name} is {a.data.shape} and "
+                f"its reference {b.data.shape}; compare masks on the same grid."
+            )
+        apart = distance_apart(a, b)
+        if apart > HEADERS_ROUND:
+            raise InputError(
+                f"Expected masks in one place, but the affine of {prediction_file.name} puts it up "
+                f"to {apart:.1f} mm from its reference; resample one onto the other's grid."
+            )
+        names = reference.names or prediction.names
+        _require_same_names(prediction_file, prediction.names, reference.names)
+        mine, theirs = _ids(a.data), _ids(b.data)
+        ids = sorted(mine | theirs)
+        odd = [
+            *_differing_names(prediction.names, reference.names, ids),
+            *_ids_of_a_scan("prediction", prediction, mine - theirs, len(mine)),
+            *_ids_of_a_scan("reference", reference, theirs - mine, len(theirs)),
+        ]
+        a = replace(a, warnings=(*a.warnings, *odd))
+        yield from scored(stem_of(reference_file), a, b, _named(names, ids), tolerance)
+
+
+def scored(
+    case: str, prediction: Volume, reference: Volume, names: Mapping[int, str], tolerance: float
+) -> Iterator[CaseScores]:
+    """Score two masks on one grid, (z,y,x) or (t,z,y,x), for the structures in `names` by id.
+
+    Frames of a series are cases "case[0]", "case[1]", …. tolerance: as in `evaluate`.
+    """
+    # One of the two, such as a TIFF, may lack the voxel size.
+    sized = reference if reference.units == "mm" or prediction.units != "mm" else prediction
+    names = {id: f"{name} ({id})" if name == MEAN else name for id, name in names.items()}
+    warnings = [*prediction.warnings, *reference.warnings]
+    if sized.units != "mm":
+        warnings.append("no voxel size is given: distances are in pixels")
+    frames = list(zip(prediction.frames, reference.frames, strict=True))
+    for index, (one, two) in enumerate(frames):
+        suffix = f"[{index}]" if len(frames) > 1 else ""
+        scores = agreement_per_label(one, two, names, sized.spacing, tolerance)
+        told = tuple(warnings if index == 0 else ())
+        yield CaseScores(case + suffix, scores, sized.units, told)
+
+
+def _require_same_names(file: Path, mine: Mapping[int, str], theirs: Mapping[int, str]) -> None:
+    """Raise InputError if a structure has one id in the prediction and another in the reference."""
+    for id, name in mine.items():
+        others = [other for other, its in theirs.items() if its.casefold() == name.casefold()]
+        if others and id not in others:
+            raise InputError(
+                f"Expected structures with the same ids in both masks, but {name} is {id} in "
+                f"{file.name} and {others[0]} in its reference; give it one id in both."
+            )
+
+
+def _differing_names(
+    mine: Mapping[int, str], theirs: Mapping[int, str], ids: Sequence[int]
+) -> list[str]:
+    """A sentence if the prediction (mine) and the reference name an id differently; else none."""
+    differing = [
+        f"{id} is {mine[id]} in the prediction and {theirs[id]} in the reference"
+        for id in ids
+        if id in mine and id in theirs and plain(mine[id]) != plain(theirs[id])
+    ]
+    return [f"scored by id, though the names differ: {some(differing)}"] if differing else []
+
+
+def _ids_of_a_scan(what: str, mask: LabelFile, alone: set[int], count: int) -> list[str]:
+    """A sentence if a mask may be a scan of 8 bits: most of its ids (`alone` of `count`) are not in
+    the other mask, and it has no names."""
+    if mask.names or len(alone) <= max(_MOST_ALONE, count / 2):
+        return []
+    return [
+        f"{len(alone)} of the {count} ids in the {what} are in it alone, and it names none: if it "
+        "is a scan, give its mask"
+    ]
+
+
+def _named(names: Mapping[int, str], ids: Sequence[int]) -> dict[int, str]:
+    """Unique names by id, because scores are kept by name."""
+    plain = {id: names.get(id, f"label {id}") for id in ids}
+    often = Counter(plain.values())
+    return {id: f"{name} ({id})" if often[name] > 1 else name for id, name in plain.items()}
+
+
+def _ids(data: Any) -> set[int]:
+    """All ids but that of background."""
+    import numpy as np
+
+    return {int(value) for value in np.unique(data)} - {0}
+
+
+def summary(cases: list[CaseScores]) -> dict[str, dict[str, float]]:
+    """Mean of each measure by structure, over the cases that have it; and over structures, as
+    `MEAN`."""
+    names = list(dict.fromkeys(name for case in cases for name in case.structures))
+    table = {
+        name: _mean([case.structures[name] for case in cases if name in case.structures])
+        for name in names
+    }
+    if table:
+        measures = next(iter(table.values()))
+        table[MEAN] = {key: fmean(row[key] for row in table.values()) for key in measures}
+    return table
+
+
+def _mean(scores: list[Agreement]) -> dict[str, float]:
+    rows = [asdict(score) for score in scores]
+    return {key: fmean(row[key] for row in rows) for key in rows[0]}
