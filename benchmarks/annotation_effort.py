@@ -39,9 +39,8 @@ from _rivals import METHODS
 from _shifts import BASES, SHARED, START, STUDIES, domains, training_dataset
 
 from l2gnet_core.augmentation.views import Augmentation
-from l2gnet_core.datasets.split import SPLIT_FILE
 from l2gnet_core.models.catalog import find_model
-from l2gnet_core.models.checkpoint import load_model
+from l2gnet_core.models.checkpoint import SPLIT_FILE, load_model
 from l2gnet_core.training.loop import TrainingConfig
 from l2gnet_core.training.run import train_dataset
 from l2gnet_core.training.run_folder import RunSettings

@@ -26,10 +26,11 @@ from torch import nn
 from l2gnet_core.augmentation.sampling import Sampler, TrainingCase
 from l2gnet_core.augmentation.views import Augmentation
 from l2gnet_core.network.config import preset
+from l2gnet_core.network.device import precision
 from l2gnet_core.network.model import build
 from l2gnet_core.preprocessing.intensities import intensity_window, normalise
 from l2gnet_core.scans.phantom import cardiac_phantom
-from l2gnet_core.training.loop import Trainer, TrainingConfig, make_fabric, precision
+from l2gnet_core.training.loop import Trainer, TrainingConfig, make_fabric
 
 CLASSES, BATCH = 4, 8
 WIDTHS = preset("small", CLASSES).widths

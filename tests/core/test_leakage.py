@@ -13,10 +13,10 @@ import pytest
 from l2gnet_core.augmentation.views import Augmentation
 from l2gnet_core.datasets.leakage import inherited_split, require_kept_apart, start_messages
 from l2gnet_core.datasets.loading import open_dataset
-from l2gnet_core.datasets.split import SPLIT_FILE, Split
+from l2gnet_core.datasets.split import Split
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_volume
-from l2gnet_core.models.checkpoint import load_model, read_card, save_model
+from l2gnet_core.models.checkpoint import SPLIT_FILE, load_model, read_card, save_model
 from l2gnet_core.scans.fingerprint import SCANS, fingerprint, fingerprints
 from l2gnet_core.scans.labels import LabelSet
 from l2gnet_core.training.loop import TrainingConfig

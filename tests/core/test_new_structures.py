@@ -16,14 +16,14 @@ from l2gnet_core.finetuning.correction_views import CorrectedScan
 from l2gnet_core.finetuning.cross_validation import slice_counts, unpainted_answers
 from l2gnet_core.finetuning.guard import Limits
 from l2gnet_core.finetuning.head_initialisation import filled_in, fit_heads
-from l2gnet_core.finetuning.new_structures import taught_labels, widened, with_room_for
+from l2gnet_core.finetuning.new_structures import taught_labels, with_room_for
 from l2gnet_core.finetuning.run import finetune
 from l2gnet_core.interpolation.shapes import interpolate_slices
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.models.weights import mixed, weights_hash
 from l2gnet_core.network.config import preset
-from l2gnet_core.network.model import build
+from l2gnet_core.network.model import build, widened
 from l2gnet_core.scans.cleanup import CleanUp, tidy
 from l2gnet_core.scans.labels import LabelSet
 from l2gnet_core.scans.volume import Grid
@@ -74,9 +74,6 @@ def test_old_logits_stay_and_new_classes_are_answered_nowhere(model):
 
 
 def test_coarser_outputs_get_room_too(seeded):
-    from l2gnet_core.network.config import preset
-    from l2gnet_core.network.model import build
-
     wide = widened(build(preset("tiny", 3, supervised=2)), [0, 1, 2, None]).train()
     output = wide(torch.randn(1, 1, 32, 32))
     assert [logits.shape[1] for logits in (output.logits, *output.coarser)] == [4, 4, 4]

@@ -25,11 +25,17 @@ from safetensors.torch import load_file
 from l2gnet_core.augmentation.sampling import Sampler, TrainingCase
 from l2gnet_core.augmentation.views import Augmentation
 from l2gnet_core.datasets.loading import open_dataset
-from l2gnet_core.datasets.split import SPLIT_FILE
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files import read_volume
 from l2gnet_core.models.card import ModelCard
-from l2gnet_core.models.checkpoint import MODEL_FILE, STATE_FILE, load_model, read_card, save_model
+from l2gnet_core.models.checkpoint import (
+    MODEL_FILE,
+    SPLIT_FILE,
+    STATE_FILE,
+    load_model,
+    read_card,
+    save_model,
+)
 from l2gnet_core.network.config import preset
 from l2gnet_core.network.losses import segmentation_loss
 from l2gnet_core.network.model import build

@@ -14,11 +14,10 @@ import torch
 
 from l2gnet_core.datasets.cases import PARTS, Case, Part, Patients, some
 from l2gnet_core.errors import InputError
+from l2gnet_core.models.checkpoint import SPLIT_FILE
 
 if TYPE_CHECKING:
     from l2gnet_core.datasets.loading import Dataset
-
-SPLIT_FILE = "split.json"
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from l2gnet_core.datasets.split import SPLIT_FILE
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files import read_any, read_volume
 from l2gnet_core.finetuning.run import FineTuneResult
 from l2gnet_core.models.card import ModelCard
-from l2gnet_core.models.checkpoint import MODEL_FILE, STATE_FILE, save_model
+from l2gnet_core.models.checkpoint import MODEL_FILE, SPLIT_FILE, STATE_FILE, save_model
 from l2gnet_core.scans.storage_order import in_order_of
 from l2gnet_core.scans.volume import (
     HEADERS_ROUND,

@@ -1,8 +1,8 @@
 """A head start for new structures: labels interpolated between painted slices, and fitted weights
 of the last layer.
 
-`new_structures.widened` starts with new classes that are answered nowhere; from there, a few dozen
-small steps of learning do not find them.
+`l2gnet_core.network.model.widened` starts with new classes that are answered nowhere; from there, a
+few dozen small steps of learning do not find them.
 """
 
 from __future__ import annotations

@@ -21,10 +21,10 @@ from l2gnet_core.finetuning.cross_validation import Check
 from l2gnet_core.finetuning.head_initialisation import filled_in, fit_heads
 from l2gnet_core.finetuning.rehearsal import replayed_hearts
 from l2gnet_core.models.checkpoint import Model
+from l2gnet_core.network.device import memory_format, precision
 from l2gnet_core.network.losses import as_background, distillation_loss, segmentation_loss
 from l2gnet_core.network.model import SegmentationNetwork
 from l2gnet_core.preprocessing.appearance import Appearance
-from l2gnet_core.training.loop import memory_format, precision
 
 #: Steps of warm-up: AdamW's first gradients set the scale of all later ones.
 _WARM_UP = 4

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import torch
-from torch import nn
-
 from l2gnet_core.errors import InputError
 from l2gnet_core.models.checkpoint import Model
-from l2gnet_core.network.model import SegmentationNetwork
+from l2gnet_core.network.model import widened
 from l2gnet_core.scans.labels import LabelSet, plain
 from l2gnet_core.segmenting.corrections import Correction
-
-#: By how much a new structure's logit starts below the background's: it is answered nowhere at
-#: first, and the probabilities of the others change by less than 2 %.
-_BELOW_BACKGROUND = 4.0
 
 
 def with_room_for(model: Model, labels: LabelSet) -> tuple[Model, list[bool]]:
@@ -27,43 +19,6 @@ def with_room_for(model: Model, labels: LabelSet) -> tuple[Model, list[bool]]:
     classes = [0, *(old.get(label.id) for label in labels)]
     network = widened(model.network, classes).eval()
     return Model(network, replace(model.card, labels=labels)), [row is None for row in classes]
-
-
-def widened(network: SegmentationNetwork, classes: Sequence[int | None]) -> SegmentationNetwork:
-    """A copy whose class i answers as class classes[i] did, bit for bit; None stands for a new one.
-
-    classes: the first is the background, 0. New classes start with the background's weights, only
-    less likely (as in Cermelli et al., "Modeling the Background for Incremental Learning in
-    Semantic Segmentation", CVPR 2020).
-    """
-    network = copy.deepcopy(network)
-    decoder = network.decoder
-    rows = [row or 0 for row in classes]
-    fresh = torch.tensor([row is None for row in classes])
-    for head in (decoder.head, *decoder.coarser_heads):
-        assert isinstance(head, nn.Conv2d)
-        assert head.bias is not None
-        head.weight = nn.Parameter(head.weight.detach()[rows].clone())
-        bias = head.bias.detach()[rows].clone()
-        bias[fresh] -= _BELOW_BACKGROUND
-        head.bias = nn.Parameter(bias)
-        head.out_channels = len(rows)
-    network.config = replace(network.config, classes=len(rows))
-    return network
-
-
-def classes_by_name(known: LabelSet, labels: LabelSet) -> list[int] | None:
-    """For the background and each label, the class of a model that knows other labels.
-
-    Labels are matched by name or, in a dataset without names, by id. None if the model lacks one.
-    """
-    by_name = {plain(label.name): number for number, label in enumerate(known, 1)}
-    by_id = {f"structure {label.id}": number for number, label in enumerate(known, 1)}
-    names = [plain(label.name) for label in labels]
-    for found in (by_name, by_id):
-        if found.keys() >= set(names):
-            return [0, *(found[name] for name in names)]
-    return None
 
 
 def taught_labels(

@@ -5,11 +5,8 @@ A model's file holds no patients' scans, but every installation can draw the sam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from l2gnet_core.finetuning.appearance_search import seen_as
@@ -18,7 +15,7 @@ from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.preprocessing.appearance import PLAIN
 from l2gnet_core.preprocessing.intensities import intensity_window, normalise
-from l2gnet_core.scans.phantom import DRAWN, cardiac_phantom
+from l2gnet_core.scans.phantom import DRAWN, cardiac_phantom, drawn_as
 from l2gnet_core.scans.volume import Grid
 from l2gnet_core.segmenting.predict import predict_slices
 
@@ -46,14 +43,6 @@ def replayed_hearts(card: ModelCard, count: int = 3) -> list[Tensor]:
     shape = (_SLICES, width, width)
     drawn = [cardiac_phantom(FIRST_REPLAYED + i, i % 3 / 2, shape).image for i in range(count)]
     return [torch.from_numpy(normalise(image, intensity_window(image))).half() for image in drawn]
-
-
-def drawn_as(numbers: Mapping[str, int]) -> NDArray[np.uint16]:
-    """Lookup table from labels of a drawn heart to `numbers`, given by structure name."""
-    lookup = np.zeros(max(DRAWN.values()) + 1, np.uint16)
-    for name, label in DRAWN.items():
-        lookup[label] = numbers[name]
-    return lookup
 
 
 def heart_dice(model: Model, device: str) -> Check:

@@ -24,6 +24,8 @@ FORMAT = "l2gnet-1"
 MODEL_FILE = "model.safetensors"
 #: State of a training run for resuming it; it is written before the model.
 STATE_FILE = "state.pt"
+#: The patients of a training run, by part.
+SPLIT_FILE = "split.json"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
-"""The device to compute on."""
+"""The device to compute on, and the number and memory formats that suit it in training."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 
@@ -23,3 +25,19 @@ def choose_device(wanted: str = "auto") -> tuple[str, str]:
     if wanted == "cuda":
         raise InputError(f"Expected a CUDA device, but {why}; choose cpu.")
     return "cpu", f"CPU: {why}"
+
+
+def precision(device: str) -> Literal["bf16-mixed", "32-true"]:
+    """bfloat16 if the hardware computes in it; emulation is ten times slower than float32."""
+    if device == "cuda":
+        native = torch.cuda.is_bf16_supported()
+    else:
+        # This function is private, and missing in some versions of PyTorch.
+        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return "bf16-mixed" if native else "32-true"
+
+
+def memory_format(device: str) -> torch.memory_format:
+    """Memory format of images in training: channels last on a GPU. On a CPU that makes a training
+    step slower, by 6 % in float32 and by a factor in bfloat16, although inference is faster."""
+    return torch.channels_last if device == "cuda" else torch.contiguous_format

@@ -1,9 +1,12 @@
-"""The network: encoder, bottleneck and decoder, and the type of its output."""
+"""The network: encoder, bottleneck and decoder, the type of its output, room for more classes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from l2gnet_core.network.bottlenecks import CodesWithTransport, Quantising, build_bottleneck
@@ -11,6 +14,10 @@ from l2gnet_core.network.config import NetworkConfig
 from l2gnet_core.network.encoder_decoder import Decoder, Encoder
 from l2gnet_core.network.quantizer import Codebook
 from l2gnet_core.network.transport import TransportPlan
+
+#: By how much a new structure's logit starts below the background's: it is answered nowhere at
+#: first, and the probabilities of the others change by less than 2 %.
+_BELOW_BACKGROUND = 4.0
 
 
 @dataclass(frozen=True)
@@ -80,3 +87,26 @@ class SegmentationNetwork(nn.Module):
 def build(config: NetworkConfig) -> SegmentationNetwork:
     """A network with fresh weights, in training mode."""
     return SegmentationNetwork(config)
+
+
+def widened(network: SegmentationNetwork, classes: Sequence[int | None]) -> SegmentationNetwork:
+    """A copy whose class i answers as class classes[i] did, bit for bit; None stands for a new one.
+
+    classes: the first is the background, 0. New classes start with the background's weights, only
+    less likely (as in Cermelli et al., "Modeling the Background for Incremental Learning in
+    Semantic Segmentation", CVPR 2020).
+    """
+    network = copy.deepcopy(network)
+    decoder = network.decoder
+    rows = [row or 0 for row in classes]
+    fresh = torch.tensor([row is None for row in classes])
+    for head in (decoder.head, *decoder.coarser_heads):
+        assert isinstance(head, nn.Conv2d)
+        assert head.bias is not None
+        head.weight = nn.Parameter(head.weight.detach()[rows].clone())
+        bias = head.bias.detach()[rows].clone()
+        bias[fresh] -= _BELOW_BACKGROUND
+        head.bias = nn.Parameter(bias)
+        head.out_channels = len(rows)
+    network.config = replace(network.config, classes=len(rows))
+    return network

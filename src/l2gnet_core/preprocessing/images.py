@@ -1,4 +1,4 @@
-"""From stored intensities to what the network sees; shared by training and inference."""
+"""Images as a network sees them: size, sharpness, neighbours; shared by training and inference."""
 
 from __future__ import annotations
 

@@ -77,6 +77,20 @@ class LabelSet:
         return {label.id: label.color for label in self.labels}
 
 
+def classes_by_name(known: LabelSet, labels: LabelSet) -> list[int] | None:
+    """For the background and each label, the class of a model that knows other labels.
+
+    Labels are matched by name or, in a dataset without names, by id. None if the model lacks one.
+    """
+    by_name = {plain(label.name): number for number, label in enumerate(known, 1)}
+    by_id = {f"structure {label.id}": number for number, label in enumerate(known, 1)}
+    names = [plain(label.name) for label in labels]
+    for found in (by_name, by_id):
+        if found.keys() >= set(names):
+            return [0, *(found[name] for name in names)]
+    return None
+
+
 def _own_color(id: int) -> str:
     # Further colours are computed only when needed, because that is slow.
     return PALETTE[id - 1] if id <= len(PALETTE) else own_colors()[(id - 1) % _COLORS]

@@ -8,6 +8,7 @@ Greys are in arbitrary units. Along the long axis, u is 0 at the valve plane and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import cos, exp, radians, sin, sqrt
 from typing import Any, NamedTuple, TypeAlias
 
@@ -317,3 +318,11 @@ def cardiac_cine(
     """Images and labels (t,z,y,x) in evenly spaced phases from end-diastole to end-systole."""
     run = [cardiac_phantom(seed, t, shape) for t in np.linspace(0.0, 1.0, frames).tolist()]
     return np.stack([p.image for p in run]), np.stack([p.labels for p in run])
+
+
+def drawn_as(numbers: Mapping[str, int]) -> NDArray[np.uint16]:
+    """Lookup table from labels of a drawn heart to `numbers`, given by structure name."""
+    lookup = np.zeros(max(DRAWN.values()) + 1, np.uint16)
+    for name, label in DRAWN.items():
+        lookup[label] = numbers[name]
+    return lookup

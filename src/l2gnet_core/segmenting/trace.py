@@ -1,4 +1,4 @@
-"""A record of what a network saw of a scan, from which all other modules here compute."""
+"""A record of what a network saw of a scan, from which `l2gnet_core.inspect` computes."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from l2gnet_core.files.atomic import replace_bytes
 from l2gnet_core.inspect.codes import perplexity
 from l2gnet_core.models.checkpoint import STATE_FILE
 from l2gnet_core.network.config import NetworkConfig, differences
+from l2gnet_core.network.device import memory_format, precision
 from l2gnet_core.network.losses import segmentation_loss
 from l2gnet_core.network.model import NetworkOutput, SegmentationNetwork
 from l2gnet_core.preprocessing.images import neighbours, pad_to_multiple
@@ -94,22 +95,6 @@ class Progress:
     perplexity: float | None
     dice: tuple[float, ...] | None = None
     best: bool = False
-
-
-def precision(device: str) -> Literal["bf16-mixed", "32-true"]:
-    """bfloat16 if the hardware computes in it; emulation is ten times slower than float32."""
-    if device == "cuda":
-        native = torch.cuda.is_bf16_supported()
-    else:
-        # This function is private, and missing in some versions of PyTorch.
-        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return "bf16-mixed" if native else "32-true"
-
-
-def memory_format(device: str) -> torch.memory_format:
-    """Memory format of images in training: channels last on a GPU. On a CPU that makes a training
-    step slower, by 6 % in float32 and by a factor in bfloat16, although inference is faster."""
-    return torch.channels_last if device == "cuda" else torch.contiguous_format
 
 
 def saved_state(folder: Path) -> dict[str, Any] | None:

@@ -16,14 +16,13 @@ from l2gnet_core.augmentation.views import Augmentation, keeping_sides
 from l2gnet_core.datasets.cases import Part, some
 from l2gnet_core.datasets.leakage import start_messages
 from l2gnet_core.datasets.loading import Dataset, load_frames, median_spacing
-from l2gnet_core.datasets.split import SPLIT_FILE, Split
+from l2gnet_core.datasets.split import Split
 from l2gnet_core.errors import InputError, memory_is_short
-from l2gnet_core.finetuning.new_structures import classes_by_name, widened
-from l2gnet_core.finetuning.rehearsal import drawn_as
 from l2gnet_core.inspect.populations import code_statistics
 from l2gnet_core.models.card import CodeStatistics, ModelCard
 from l2gnet_core.models.checkpoint import (
     MODEL_FILE,
+    SPLIT_FILE,
     STATE_FILE,
     Model,
     find_model_file,
@@ -32,11 +31,11 @@ from l2gnet_core.models.checkpoint import (
     save_model,
 )
 from l2gnet_core.network.config import WITH_CODES, NetworkConfig, preset
-from l2gnet_core.network.model import SegmentationNetwork, build
+from l2gnet_core.network.model import SegmentationNetwork, build, widened
 from l2gnet_core.preprocessing.images import neighbours, pad_to_multiple
 from l2gnet_core.preprocessing.intensities import intensity_window, normalise
-from l2gnet_core.scans.labels import LabelSet
-from l2gnet_core.scans.phantom import DRAWN, cardiac_phantom
+from l2gnet_core.scans.labels import LabelSet, classes_by_name
+from l2gnet_core.scans.phantom import DRAWN, cardiac_phantom, drawn_as
 from l2gnet_core.segmenting.trace import code_vectors
 from l2gnet_core.training.log import TrainingLog
 from l2gnet_core.training.loop import (

@@ -13,11 +13,17 @@ from filelock import FileLock, Timeout
 
 from l2gnet_core.datasets.leakage import inherited_split, require_kept_apart
 from l2gnet_core.datasets.loading import Dataset
-from l2gnet_core.datasets.split import SPLIT_FILE, Split, checked_split, read_split, split_patients
+from l2gnet_core.datasets.split import Split, checked_split, read_split, split_patients
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files.atomic import replace_bytes
 from l2gnet_core.models.card import ModelCard
-from l2gnet_core.models.checkpoint import MODEL_FILE, STATE_FILE, find_model_file, read_card
+from l2gnet_core.models.checkpoint import (
+    MODEL_FILE,
+    SPLIT_FILE,
+    STATE_FILE,
+    find_model_file,
+    read_card,
+)
 
 CHOICES_FILE = "settings.json"
 VIEW_FILE = "view.json"
