@@ -1,15 +1,15 @@
 """Three corrected slices of a scan unlike the training scans: what happens to the other slices.
 
     python benchmarks/finetuning.py [--steps N | --seconds S] [--patients N] [--threads N]
-        [--shifts NAME …]
+        [--shifts NAME …] [--part tuning | test]
 
-The model is `cardiac-cine`. The scans are of patients in its card's tuning part, never of its test
-part, one frame each. They are made darker and noisier in two strengths, or shown with light and
-dark exchanged, which the model does not know at all. Three evenly spaced slices that hold a
-structure are corrected with the true labels. Dice is pooled over all other slices and averaged over
-the structures. Predictions are those of `l2gnet segment`, without tidying. The rivals are the model
-as it is, naive fine-tuning of all weights, the same with the weights half mixed with the old ones,
-and shape interpolation between the corrected slices.
+The model is `cardiac-cine`. The scans are of patients in its card's tuning part (or, to report, its
+test part), one frame each. They are made darker and noisier in two strengths, or shown with light
+and dark exchanged or with black blood, which the model does not know at all. Three evenly spaced
+slices that hold a structure are corrected with the true labels. Dice is pooled over all other
+slices and averaged over the structures. Predictions are those of `l2gnet segment`, without tidying.
+The rivals are the model as it is, naive fine-tuning of all weights, the same with the weights half
+mixed with the old ones, and shape interpolation between the corrected slices.
 """
 
 from __future__ import annotations
@@ -55,6 +55,9 @@ SHIFTS: dict[str, Callable[[Array], Array]] = {
     "some": partial(shifted, gamma=1.6, noise=0.05),
     "much": partial(shifted, gamma=2.2, noise=0.08),
     "exchanged": lambda image: np.interp(image, (0, 0.08, 0.15, 1), (0, 0, 0.95, 0.05)),
+    "black blood": lambda image: np.interp(
+        image, (0, 0.1, 0.25, 0.5, 0.7, 1), (0, 0.15, 0.5, 0.35, 0.1, 0.05)
+    ),
 }
 
 
@@ -93,13 +96,14 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--shifts", nargs="*", choices=SHIFTS, default=list(SHIFTS))
+    parser.add_argument("--part", choices=["tuning", "test"], default="tuning")
     parser.add_argument("--data", type=Path, default=BESIDE)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     limit = {"steps": options.steps, "seconds": None if options.steps else options.seconds}
     model = load_model(find_model("cardiac-cine"))
     config = replace(SCAN, **limit)
-    for patient in model.card.split["tuning"][: options.patients]:
+    for patient in model.card.split[options.part][: options.patients]:
         file = min((options.data / "images").glob(f"{patient}_*"))
         volume = read_volume(file)
         truth = read_labels(options.data / "labels" / file.name).volume.data

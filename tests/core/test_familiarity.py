@@ -45,16 +45,23 @@ def test_what_is_found_nowhere_is_hardly_known(heart_model, heart, elsewhere):
     assert not asked(heart_model, known, other)
 
 
-def test_names_do_not_count(heart_model, heart):
+def test_structures_under_other_names_are_not_known(heart_model, heart):
     swapped = np.array([0, 3, 1, 2], np.uint8)[heart.labels]
-    assert not asked(heart_model, correct(heart.image, swapped))
+    assert asked(heart_model, correct(heart.image, swapped))
 
 
 def test_corrected_slices_may_be_the_worst_of_a_scan(heart_model, heart):
-    labels = heart.labels.copy()
-    labels[[1, 4]] = np.roll(labels[[1, 4]], (0, 14), (1, 2))
-    # The model's answers overlap the labels by less than two fifths.
-    assert not asked(heart_model, correct(heart.image, labels))
+    image = heart.image.copy()
+    image[[1, 4]] = 0
+    assert not asked(heart_model, correct(image, heart.labels))
+
+
+def test_structures_that_nobody_painted_must_not_be_lost(heart_model, heart):
+    """The model has one structure under another name, and the others right."""
+    labels = np.where(heart.labels == 1, 2, 0).astype(np.uint8)
+    assert asked(heart_model, correct(heart.image, labels))
+    strokes = np.where(labels, labels, 4)
+    assert not asked(heart_model, correct(heart.image, strokes, unmarked=4))
 
 
 @pytest.mark.parametrize("slices", [(0, 1, 2, 3, 4, 5), (1, 4)])

@@ -62,27 +62,33 @@ def left_out_counts(
 
 
 def slice_counts(model: Model, correction: Correction, slices: Sequence[int], device: str) -> Check:
-    """Counts of corrected slices, by slice.
-
-    Unmarked voxels do not count. Structures that none of the scan's corrected slices holds do not
-    count either, nor do those that nobody checked in a slice: nobody said where they are.
-    """
+    """Counts (`answer_counts`) of corrected slices, by slice."""
     ids = [label.id for label in model.card.labels]
-    unknown = np.array([id not in correction.structures for id in ids])
     found: dict[int, Counts] = {}
     for done in answers(model, correction, slices, device):
         if done is not None:
-            truth = correction.pictures[correction.slices.index(done.index)]
-            said = done.labels
-            if correction.unmarked is not None:
-                # A plain number could wrap around in the 8 bits of an answer.
-                unmarked = np.uint16(correction.unmarked)
-                said = np.where(truth == unmarked, unmarked, said)
-            found[done.index] = compared(said, truth, ids)
-            checked = correction.checked.get(done.index, ids)
-            found[done.index][unknown | ~np.isin(ids, list(checked))] = 0
+            found[done.index] = answer_counts(done.labels, correction, done.index, ids)
         yield
     return found
+
+
+def answer_counts(
+    said: NDArray[Any], correction: Correction, index: int, ids: Sequence[int]
+) -> Counts:
+    """Counts of an answer (H,W) by the labels of the corrected slice `index`.
+
+    Unmarked voxels do not count. Structures that none of the scan's corrected slices holds do not
+    count either, nor do those that nobody checked in the slice: nobody said where they are.
+    """
+    truth = correction.pictures[correction.slices.index(index)]
+    if correction.unmarked is not None:
+        # A plain number could wrap around in the 8 bits of an answer.
+        unmarked = np.uint16(correction.unmarked)
+        said = np.where(truth == unmarked, unmarked, said)
+    counts = compared(said, truth, ids)
+    checked = correction.structures.intersection(correction.checked.get(index, ids))
+    counts[~np.isin(ids, list(checked))] = 0
+    return counts
 
 
 def unpainted_answers(model: Model, corrections: Sequence[Correction], device: str) -> Check:
