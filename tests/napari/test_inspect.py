@@ -231,7 +231,7 @@ def test_a_code_that_is_elsewhere_is_gone_to(opened: Made, qtbot: Any) -> None:
     viewer.dims.set_point(0, 0)
     settle(qtbot, widget)
     widget.choose([7])
-    assert widget.index == 3
+    assert widget.state.look.index == 3
 
 
 def test_references_lie_over_the_image(opened: Made, qtbot: Any) -> None:
@@ -291,7 +291,7 @@ def test_doubt_lies_over_the_image_and_ranks_the_slices(opened: Made, qtbot: Any
     assert heads == ["slice", "rank", "voxels expected wrong"]
     assert {len(row) for row in rows} == {3}
     widget.views.slice_picked.emit(3)
-    assert widget.index == 3
+    assert widget.state.look.index == 3
 
 
 def test_neighbours_that_say_otherwise_are_where_the_mistake_is(opened: Made, qtbot: Any) -> None:

@@ -57,7 +57,7 @@ def test_unsure_places_are_stepped_through_the_worst_first(opened: Made, qtbot: 
     choose(widget.views.kind, "softmax")
     widget.unsure.click()
     settle(qtbot, widget)
-    assert widget.index == 2
+    assert widget.state.look.index == 2
     assert widget.place.text().startswith("unsure place 1 of ")
     assert widget.place.text().endswith("slice 2")
     assert widget.shown.currentData() == DOUBT
@@ -71,9 +71,9 @@ def test_unsure_places_are_stepped_through_the_worst_first(opened: Made, qtbot: 
     viewer.dims.ndisplay = 3
     widget.unsure.click()
     assert viewer.dims.ndisplay == 2
-    assert widget.index == 1
+    assert widget.state.look.index == 1
     widget.back.click()
-    assert widget.index == 2
+    assert widget.state.look.index == 2
     wanted = unsure_regions(trace.entropy.astype(np.float32), mask.segmentation.raw[0], 0)
     assert len(widget.places.found) == len(wanted)
 
@@ -102,7 +102,7 @@ def test_find_more_like_what_was_marked_or_painted(opened: Made, qtbot: Any, how
     wanted = find_similar(mask.segmentation.traces[0], raw, where, scan_of(mask).data)
     found = widget.places.found
     assert [(one.index, one.box) for one in found] == [(one.index, one.box) for one in wanted]
-    assert widget.index == found[0].index
+    assert widget.state.look.index == found[0].index
     assert widget.place.text().startswith("place like this 1 of")
     widget.forward.click()
     assert widget.place.text().startswith(f"place like this {min(2, len(found))} of")
@@ -485,7 +485,7 @@ def test_a_model_that_was_taught_an_organ_is_compared_with_the_one_before(
     # The same organ under another name is the same organ.
     names[1] = "RV"
     after.segmentation.card = replace(after.segmentation.card, labels=LabelSet.from_names(names))
-    assert widget.against.comparison.theirs(widget.part) == widget.part
+    assert widget.against.comparison.theirs(widget.state.part) == widget.state.part
 
 
 def test_a_run_that_has_just_begun_and_other_scans_can_be_compared_with(
@@ -594,7 +594,7 @@ def test_an_organ_is_not_assigned_to_itself(opened: Made, qtbot: Any) -> None:
     choose(widget.extent, EVERYWHERE)
     choose(
         widget.target,
-        widget.inspection.ids[widget.inspection.usage(widget.part).shares(code)[0][0]],
+        widget.inspection.ids[widget.inspection.usage(widget.state.part).shares(code)[0][0]],
     )
     widget.preview.click()
     settle(qtbot, widget)

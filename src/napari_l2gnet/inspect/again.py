@@ -49,9 +49,9 @@ class LookingAgain(QObject):
         """Run the version of the model that the mask shows: on the frame on screen, then on other
         frames without a trace."""
         widget = self._widget
-        if widget.layers is None:
+        if widget.state.layers is None:
             return
-        mask = widget.layers.mask
+        mask = widget.state.layers.mask
         annotation, segmentation = annotation_of(mask), mask.segmentation
         if annotation.job:
             widget.show_message(f"Wait until this is done: {annotation.job.lower()}.")
@@ -82,7 +82,7 @@ class LookingAgain(QObject):
                 if old is None or not old.seen.any():
                     segmentation.traces[frame] = trace
             self._look_on(mask, task, frames - {frame})
-            if self._widget.inspection is None:
+            if self._widget.state.inspection is None:
                 self._widget.reading.read()
             # The slices to check can be ranked now.
             mask.layer.refresh()

@@ -40,25 +40,29 @@ class Clicks(QObject):
 
     def lay_tools_down(self, looking: bool) -> None:
         """Leave the painting mode when clicks are to choose codes."""
-        if looking and self._widget.layers is not None:
-            self._widget.layers.mask.layer.mode = "pan_zoom"
+        if looking and self._widget.state.layers is not None:
+            self._widget.state.layers.mask.layer.mode = "pan_zoom"
 
     def look_at(self, position: Sequence[float]) -> None:
         """Choose the code at a position in the world, as a click does."""
         widget = self._widget
-        if widget.layers is None or widget.inspection is None or not widget.is_current:
+        if (
+            widget.state.layers is None
+            or widget.state.inspection is None
+            or not widget.state.is_current
+        ):
             return
         if widget.tell_unseen(why_all_unseen):
             return
-        voxel = widget.layers.mask.voxel_at(position)
-        if voxel is None or voxel[0] != widget.inspection.frame:
+        voxel = widget.state.layers.mask.voxel_at(position)
+        if voxel is None or voxel[0] != widget.state.inspection.frame:
             return
-        if not widget.inspection.trace.cells.sees(voxel[1:]):
+        if not widget.state.inspection.trace.cells.sees(voxel[1:]):
             widget.show_message(
                 "There is no code here: empty margins of scans are not shown to the model."
             )
             return
-        code = widget.inspection.code_at(voxel[1:])
+        code = widget.state.inspection.code_at(voxel[1:])
         if code is None:
             widget.show_message("This slice is not segmented: the model has not seen it.")
             return
@@ -72,7 +76,7 @@ class Clicks(QObject):
             not (widget.click.isChecked() and widget.click.isEnabled())
             or event.button != 1
             or event.modifiers
-            or (widget.is_aside and mode != "pan_zoom")
+            or (widget.state.is_aside and mode != "pan_zoom")
         ):
             return
         pressed = np.array(event.pos)
@@ -83,7 +87,7 @@ class Clicks(QObject):
             yield
         if mode != "pan_zoom":
             # In the layer of marks, a click is meant to paint.
-            if widget.layers is not None and active is widget.layers.mask.layer:
+            if widget.state.layers is not None and active is widget.state.layers.mask.layer:
                 tool = _TOOLS.get(mode, "A tool is on.")
                 widget.show_message(f"{tool} Press 6, then click to look.")
         elif viewer.dims.ndisplay == 2:

@@ -248,8 +248,10 @@ class Against(QObject):
     def fill(self) -> None:
         """Fill the list; the choice stays if it can."""
         widget, found = self._widget, []
-        if widget.layers is not None:
-            found = comparable(widget.viewer, widget.layers.mask, widget.layers.mask.here[0])
+        if widget.state.layers is not None:
+            found = comparable(
+                widget.viewer, widget.state.layers.mask, widget.state.layers.mask.here[0]
+            )
         combo, before = widget.compare, self.chosen
         with QSignalBlocker(combo):
             combo.clear()
@@ -257,7 +259,7 @@ class Against(QObject):
             for other in found:
                 combo.addItem(other.name, other)
             kept = next((n for n, other in enumerate(found, 1) if other.same_as(before)), 0)
-            mine = None if widget.layers is None else widget.layers.mask.segmentation
+            mine = None if widget.state.layers is None else widget.state.layers.mask.segmentation
             if self.wanted is not None and self.wanted.source is not mine:
                 # A deleted mask must leave memory.
                 self.wanted = next((one for one in found if one.same_as(self.wanted)), None)
@@ -301,12 +303,19 @@ class Against(QObject):
         widget, chosen = self._widget, self.chosen
         self.comparison, self.pending = None, False
         widget.show_message("")
-        if widget.inspection is None or not widget.inspection.is_current or chosen is None:
+        if (
+            widget.state.inspection is None
+            or not widget.state.inspection.is_current
+            or chosen is None
+        ):
             self.changed.emit()
             return
-        frame = widget.inspection.frame if chosen.frame is None else chosen.frame
+        frame = widget.state.inspection.frame if chosen.frame is None else chosen.frame
         comparison = Comparison(
-            widget.inspection, Inspection(chosen.source, frame), chosen.name, chosen.frame is None
+            widget.state.inspection,
+            Inspection(chosen.source, frame),
+            chosen.name,
+            chosen.frame is None,
         )
         if comparison.refusal:
             widget.show_message(comparison.refusal)
@@ -316,8 +325,8 @@ class Against(QObject):
         def show(_: Any) -> None:
             self.pending = False
             self.comparison = comparison if comparison.same_codes else None
-            widget.show_message(comparison.said(widget.part))
+            widget.show_message(comparison.said(widget.state.part))
             self.changed.emit()
 
         self.pending = True
-        widget.jobs.run(comparison.prepare(widget.part), show)
+        widget.jobs.run(comparison.prepare(widget.state.part), show)

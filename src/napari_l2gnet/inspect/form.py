@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_l2gnet.inspect.state import SLICE, VOLUME
 from napari_l2gnet.inspect.views import InspectViews
 from napari_l2gnet.masks.layer import SEGMENTATION_KEY
 from napari_l2gnet.widgets.docked import DockedWidget, research_line
@@ -239,8 +240,8 @@ class InspectForm(DockedWidget):
         before = self.of.currentData()
         with QSignalBlocker(self.of):
             self.of.clear()
-            self.of.addItem("volume", "volume")
-            self.of.addItem("this slice", "slice")
+            self.of.addItem("volume", VOLUME)
+            self.of.addItem("this slice", SLICE)
             for column, name in enumerate(names):
                 if column:
                     self.of.addItem(name, column)

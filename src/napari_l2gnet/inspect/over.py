@@ -44,8 +44,8 @@ class Over(QObject):
         """Draw what is chosen, or later if the widget is behind another tab: runs would wait for
         layers that are not seen."""
         widget, shown = self._widget, self._widget.shown.currentData()
-        inspection, layers = widget.inspection, widget.layers
-        self._waits = widget.is_aside
+        inspection, layers = widget.state.inspection, widget.state.layers
+        self._waits = widget.state.is_aside
         if inspection is None or layers is None or self._waits:
             return
         view, comparison = "", widget.against.comparison
@@ -60,8 +60,8 @@ class Over(QObject):
         elif shown == CHANGED and comparison is not None:
             self._show_changed(comparison)
             view = "heat"
-        elif shown == HEARD and widget.codes and inspection.has_plans:
-            code = widget.codes[0]
+        elif shown == HEARD and widget.state.codes and inspection.has_plans:
+            code = widget.state.codes[0]
             self._heat(f"sources of code {code + 1}", lambda index: inspection.heard(index, code))
             view = "heat"
         elif shown == REFERENCE and widget.views.reference is not None:
@@ -87,22 +87,22 @@ class Over(QObject):
         values: the cells of a slice by its index.
         """
         widget = self._widget
-        assert widget.inspection is not None
-        assert widget.layers is not None
-        frame = widget.inspection.frame
+        assert widget.state.inspection is not None
+        assert widget.state.layers is not None
+        frame = widget.state.inspection.frame
 
         def cells(of: int, index: int) -> Any:
             found = values(index)
             return found if of == frame else np.zeros_like(found)
 
         # Not the maximum: a single cell, often in an empty corner, would leave all others dark.
-        top = float(np.percentile(values(widget.index), 98))
-        widget.layers.show_heat(name, widget.inspection, cells, (1, top))
+        top = float(np.percentile(values(widget.state.look.index), 98))
+        widget.state.layers.show_heat(name, widget.state.inspection, cells, (1, top))
 
     def _show_changed(self, comparison: Comparison) -> None:
         """Draw the cells with different codes on the two sides."""
         widget, one, other = self._widget, comparison.one.trace, comparison.other.trace
-        assert widget.layers is not None
+        assert widget.state.layers is not None
 
         def changed(frame: int, index: int) -> Any:
             both = one.seen[index] and other.seen[index] and frame == comparison.one.frame
@@ -110,7 +110,7 @@ class Over(QObject):
             return differs.astype(np.float32)
 
         name = f"cells changed from {comparison.name}"
-        widget.layers.show_heat(name, comparison.one, changed, (0, 1))
+        widget.state.layers.show_heat(name, comparison.one, changed, (0, 1))
 
     def _on_comparison(self) -> None:
         self.update_controls()
@@ -124,7 +124,7 @@ class Over(QObject):
 
     def _why_not(self, shown: str) -> str:
         """Why something cannot be shown, in a sentence; "" if it can."""
-        inspection, comparison = self._widget.inspection, self._widget.against.comparison
+        inspection, comparison = self._widget.state.inspection, self._widget.against.comparison
         if shown in (HEARD, REFERENCE):
             no_plans = inspection is not None and not inspection.refusal
             no_plans = no_plans and not inspection.has_plans
@@ -137,7 +137,7 @@ class Over(QObject):
 
     def study(self, then: Callable[[], None]) -> None:
         """Find doubt of the chosen kind, in a thread if it is not known yet; then call `then`."""
-        inspection, kind = self._widget.inspection, self._widget.views.kind.currentData()
+        inspection, kind = self._widget.state.inspection, self._widget.views.kind.currentData()
         if inspection is None or kind is None:
             return
         if inspection.doubt(kind) is not None:
@@ -147,37 +147,37 @@ class Over(QObject):
 
     def _show_doubt(self) -> None:
         widget = self._widget
-        self._waits = widget.is_aside
+        self._waits = widget.state.is_aside
         if self._waits:
             return
-        assert widget.inspection is not None
-        assert widget.layers is not None
-        doubt = widget.inspection.doubt(widget.views.kind.currentData())
+        assert widget.state.inspection is not None
+        assert widget.state.layers is not None
+        doubt = widget.state.inspection.doubt(widget.views.kind.currentData())
         assert doubt is not None
         if widget.views.currentIndex() == SLICES:
             widget.views.draw()
         if widget.shown.currentData() == DOUBT:
             name = f"doubt: {widget.views.kind.currentText().lower()}"
-            widget.layers.show_heat(name, widget.inspection, doubt.values, doubt.limits)
-            widget.layers.show_only("heat")
+            widget.state.layers.show_heat(name, widget.state.inspection, doubt.values, doubt.limits)
+            widget.state.layers.show_only("heat")
 
     def show_tab(self, tab: int) -> None:
         """Draw the picture that belongs to a tab."""
         widget = self._widget
-        if widget.inspection is None or widget.views.words is None:
+        if widget.state.inspection is None or widget.views.words is None:
             return
         if tab == REFERENCES and widget.views.reference is None:
-            code = widget.codes[0] if widget.codes else None
+            code = widget.state.codes[0] if widget.state.codes else None
             self.show_reference(int(widget.views.words.sent(code).argmax()))
         elif tab in (REFERENCES, SLICES):
             self.show(REFERENCE if tab == REFERENCES else DOUBT)
         else:
-            self.show(HEARD if widget.codes and widget.inspection.has_plans else CODES)
+            self.show(HEARD if widget.state.codes and widget.state.inspection.has_plans else CODES)
 
     def show_reference(self, reference: int) -> None:
         """Draw which cells send their mass to a reference."""
         self._widget.views.reference = reference
-        self._widget.views.choose(self._widget.codes)
+        self._widget.views.choose(self._widget.state.codes)
         self.show(REFERENCE)
 
     def _on_kind(self) -> None:

@@ -14,6 +14,7 @@ from napari_l2gnet.annotating.preview import shows_proposal
 from napari_l2gnet.annotating.tasks import annotation_of, scan_of
 from napari_l2gnet.inspect.form import DOUBT, NOTHING, PIECE
 from napari_l2gnet.inspect.inspection import Inspection
+from napari_l2gnet.inspect.state import SLICE
 from napari_l2gnet.widgets.visibility import why_unseen
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Places(QObject):
             self._widget.over.study(self._start_unsure)
 
     def _start_unsure(self) -> None:
-        inspection = self._widget.inspection
+        inspection = self._widget.state.inspection
         assert inspection is not None
         doubt = inspection.doubt(self._widget.views.kind.currentData())
         assert doubt is not None
@@ -65,15 +66,15 @@ class Places(QObject):
 
     def _decided(self, region: Region, frame: int) -> bool:
         """Has a person accepted the slice of a region, or painted most of it?"""
-        assert self._widget.layers is not None
-        segmentation = self._widget.layers.mask.segmentation
+        assert self._widget.state.layers is not None
+        segmentation = self._widget.state.layers.mask.segmentation
         if (frame, region.index) in segmentation.reviewed:
             return True
         theirs = segmentation.by_person_in((frame, *region.box))
         return bool(theirs[region.voxels].mean() > 0.5)
 
     def _start(self, what: str, found: Sequence[Region], nothing: str, about: str = "") -> None:
-        inspection = self._widget.inspection
+        inspection = self._widget.state.inspection
         assert inspection is not None
         self.forget()
         # Places that a person accepted or painted are settled.
@@ -95,7 +96,7 @@ class Places(QObject):
 
     def step(self, by: int) -> None:
         """Go on in the list, or back (by < 0), to a place that no person has settled."""
-        layers, inspection = self._widget.layers, self._widget.inspection
+        layers, inspection = self._widget.state.layers, self._widget.state.inspection
         if layers is None or inspection is None or not self.found:
             return
         count = len(self.found)
@@ -119,8 +120,8 @@ class Places(QObject):
 
     def mark(self) -> None:
         """Let the user paint on a mistake; the marks of the last search are removed."""
-        if self._widget.layers is not None:
-            marks = self._widget.layers.marks()
+        if self._widget.state.layers is not None:
+            marks = self._widget.state.layers.marks()
             if self._searched is not None and np.array_equal(marks.data != 0, self._searched):
                 marks.data = np.zeros_like(marks.data)
             self._widget.show_message(
@@ -129,8 +130,8 @@ class Places(QObject):
 
     def find_similar(self) -> None:
         """Find places like the marked voxels, or those painted in the mask on this slice."""
-        widget, inspection = self._widget, self._widget.inspection
-        if widget.layers is None or inspection is None:
+        widget, inspection = self._widget, self._widget.state.inspection
+        if widget.state.layers is None or inspection is None:
             return
         marked, what = self._marked(inspection)
         if not marked.any():
@@ -140,12 +141,12 @@ class Places(QObject):
             )
             return
         try:
-            scan = scan_of(widget.layers.mask)
+            scan = scan_of(widget.state.layers.mask)
         except InputError as error:
             widget.show_message(str(error), bad=True)
             return
         # The next click chooses a code and does not paint.
-        marks = widget.layers.find("marks")
+        marks = widget.state.layers.find("marks")
         if marks is not None:
             marks.mode = "pan_zoom"
 
@@ -164,13 +165,13 @@ class Places(QObject):
         painted in the mask on this slice.
         """
         widget = self._widget
-        assert widget.layers is not None
-        segmentation, index = widget.layers.mask.segmentation, widget.index
+        assert widget.state.layers is not None
+        segmentation, index = widget.state.layers.mask.segmentation, widget.state.look.index
         box = [slice(None)] * 3
         box[segmentation.axis] = slice(index, index + 1)
         slice_here = (box[0], box[1], box[2])
         painted = segmentation.by_person_in((inspection.frame, *slice_here))
-        layer = widget.layers.find("marks")
+        layer = widget.state.layers.find("marks")
         if layer is not None:
             every = np.asarray(layer.data) != 0
             marks = every.reshape(segmentation.shown.shape)[inspection.frame]
@@ -227,7 +228,9 @@ class Assigning(QObject):
     def _tell_unseen(self) -> bool:
         """Say so if the voxels that would change are not seen; returns whether that is so."""
         widget = self._widget
-        if widget.layers is not None and shows_proposal(annotation_of(widget.layers.mask)):
+        if widget.state.layers is not None and shows_proposal(
+            annotation_of(widget.state.layers.mask)
+        ):
             widget.show_message(
                 "The preview of fine-tuning is shown, not the mask: accept or discard it, or press "
                 "Before."
@@ -238,7 +241,7 @@ class Assigning(QObject):
     def _on_choice(self) -> None:
         if self.pending is not None:
             self.forget()
-            self._widget.choose(self._widget.codes, self._widget.voxel)
+            self._widget.choose(self._widget.state.codes, self._widget.state.voxel)
         self._widget.update_controls()
 
     def forget(self) -> None:
@@ -247,16 +250,21 @@ class Assigning(QObject):
 
     def preview(self) -> None:
         """Light up and count what would change."""
-        widget, inspection = self._widget, self._widget.inspection
-        if inspection is None or widget.layers is None or not widget.codes or self._tell_unseen():
+        widget, inspection = self._widget, self._widget.state.inspection
+        if (
+            inspection is None
+            or widget.state.layers is None
+            or not widget.state.codes
+            or self._tell_unseen()
+        ):
             return
-        segmentation = widget.layers.mask.segmentation
-        frame, code = inspection.frame, widget.codes[0]
+        segmentation = widget.state.layers.mask.segmentation
+        frame, code = inspection.frame, widget.state.codes[0]
         shown, axis = segmentation.shown[frame], segmentation.axis
-        voxel = None if widget.voxel is None else widget.voxel[1:]
+        voxel = None if widget.state.voxel is None else widget.state.voxel[1:]
         piece = widget.extent.currentData() == PIECE
         if voxel is None:
-            shares = inspection.usage(widget.part).shares(code)
+            shares = inspection.usage(widget.state.part).shares(code)
             organ = inspection.ids[shares[0][0]] if shares else 0
         else:
             organ = int(shown[voxel])
@@ -264,8 +272,8 @@ class Assigning(QObject):
             widget.show_message(_same(widget.target.currentText()))
             return
         index = None
-        if widget.of.currentData() == "slice":
-            index = widget.index if voxel is None else voxel[axis]
+        if widget.state.of == SLICE:
+            index = widget.state.look.index if voxel is None else voxel[axis]
 
         def find() -> Generator[Any, None, None]:
             from l2gnet_core.inspect.places import voxels_of_code
@@ -281,9 +289,9 @@ class Assigning(QObject):
 
     def _show(self, result: tuple[NDArray[np.intp], int, int]) -> None:
         widget, (voxels, theirs, organ) = self._widget, result
-        inspection = widget.inspection
+        inspection = widget.state.inspection
         assert inspection is not None
-        assert widget.layers is not None
+        assert widget.state.layers is not None
         names = dict(zip(inspection.ids, inspection.names, strict=True))
         target = widget.target.currentText()
         stay = f" {_count(theirs)} that you painted or accepted stay unchanged." if theirs else ""
@@ -291,7 +299,7 @@ class Assigning(QObject):
             widget.show_message(f"No voxel would change.{stay}")
             return
         widget.over.show(NOTHING)
-        widget.layers.light_voxels(inspection.frame, voxels)
+        widget.state.layers.light_voxels(inspection.frame, voxels)
         self.pending = voxels, organ
         along = np.unravel_index(voxels, inspection.mask.shape)[inspection.source.axis]
         slices = np.unique(along)
@@ -303,23 +311,23 @@ class Assigning(QObject):
 
     def apply(self) -> None:
         """Make the change as one undoable step."""
-        widget, inspection = self._widget, self._widget.inspection
+        widget, inspection = self._widget, self._widget.state.inspection
         if (
             self.pending is None
             or inspection is None
-            or widget.layers is None
+            or widget.state.layers is None
             or self._tell_unseen()
         ):
             return
-        (voxels, organ), layer = self.pending, widget.layers.mask.layer
+        (voxels, organ), layer = self.pending, widget.state.layers.mask.layer
         self.pending = None
-        segmentation = widget.layers.mask.segmentation
+        segmentation = widget.state.layers.mask.segmentation
         shown = segmentation.shown
         flat = voxels + inspection.frame * shown[0].size
         # Without voxels that were painted or accepted since the preview.
         flat = flat[(shown.flat[flat] == organ) & ~segmentation.decided().flat[flat]]
         if not len(flat):
-            widget.layers.darken()
+            widget.state.layers.darken()
             widget.show_message(
                 "No voxel is left to change: all were changed or accepted after the preview."
             )
@@ -327,7 +335,7 @@ class Assigning(QObject):
             return
         where = np.unravel_index(flat, layer.data.shape)
         layer.data_setitem(where, widget.target.currentData())
-        widget.layers.darken()
+        widget.state.layers.darken()
         # Ctrl-Z acts on the selected layer.
         widget.viewer.layers.selection.active = layer
         widget.show_message(
@@ -339,17 +347,17 @@ class Assigning(QObject):
     def update_controls(self, reason: str, busy: bool) -> None:
         """Enable what can be done now."""
         widget = self._widget
-        no_code = "" if widget.codes else "Click a voxel of the mistake first."
+        no_code = "" if widget.state.codes else "Click a voxel of the mistake first."
         piece = widget.extent.currentData() == PIECE
-        if not no_code and piece and widget.voxel is None:
+        if not no_code and piece and widget.state.voxel is None:
             no_code = "Click a voxel to choose which piece, or choose everywhere."
         same = ""
-        if widget.layers is not None and widget.voxel is not None:
-            now = int(widget.layers.mask.segmentation.shown[widget.voxel])
+        if widget.state.layers is not None and widget.state.voxel is not None:
+            now = int(widget.state.layers.mask.segmentation.shown[widget.state.voxel])
             if now == widget.target.currentData():
                 same = _same(widget.target.currentText())
         lost = ""
-        if widget.layers is not None and not widget.layers.mask.connected:
+        if widget.state.layers is not None and not widget.state.layers.mask.connected:
             lost = "The data of the mask's layer were replaced: segment again for a new mask."
         for control in (widget.target, widget.extent):
             widget.allow(control, reason)

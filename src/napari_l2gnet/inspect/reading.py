@@ -32,10 +32,6 @@ class Reading(QObject):
         self._widget = widget
         #: Why there is nothing to see, in a sentence; "" if there is.
         self.refusal = ""
-        #: Do the charts show the inspection?
-        self.drawn = False
-        #: Codes to choose again once another frame, or more of it, is read.
-        self._wanted: list[int] = []
         # Runs go on while one looks: what they add is read when they pause.
         self._changing = QTimer(self, interval=_QUIET, singleShot=True)
         self._changing.timeout.connect(self._read_again)
@@ -64,23 +60,26 @@ class Reading(QObject):
         self.refusal = "Press Segment first: there is no mask to inspect yet."
         widget.again.hide()
         widget.go_on.hide()
-        if widget.layers is not None:
-            widget.inspection = inspection_of(widget.layers.mask, widget.layers.mask.here[0])
-            self.refusal = widget.inspection.refusal
-            if self.refusal and widget.inspection.forgotten:
-                self.refusal = widget.looking.offer(widget.layers.mask, widget.inspection)
+        if widget.state.layers is not None:
+            widget.state.inspection = inspection_of(
+                widget.state.layers.mask, widget.state.layers.mask.here[0]
+            )
+            self.refusal = widget.state.inspection.refusal
+            if self.refusal and widget.state.inspection.forgotten:
+                self.refusal = widget.looking.offer(
+                    widget.state.layers.mask, widget.state.inspection
+                )
         widget.told.setText(escape(self.refusal))
         widget.views.setVisible(not self.refusal)
         widget.nothing.setVisible(bool(self.refusal))
-        if self.refusal or widget.inspection is None:
-            widget.inspection = None
-            if widget.layers is not None:
+        if self.refusal or widget.state.inspection is None:
+            widget.state.inspection = None
+            if widget.state.layers is not None:
                 # Hidden, not removed: adding them again at the next frame would take long.
-                widget.layers.set_aside(True)
+                widget.state.layers.set_aside(True)
             widget.update_controls()
-            widget.ready.emit()
             return
-        inspection, kind = widget.inspection, self._doubt_looked_at()
+        inspection, kind = widget.state.inspection, self._doubt_looked_at()
 
         def reading() -> Generator[str, None, None]:
             if not inspection.is_current:
@@ -88,7 +87,7 @@ class Reading(QObject):
             if kind and inspection.doubt(kind) is None:
                 yield from inspection.study(kind)
 
-        if widget.is_current and (not kind or inspection.doubt(kind) is not None):
+        if widget.state.is_current and (not kind or inspection.doubt(kind) is not None):
             self._show()
         else:
             widget.jobs.run(reading(), lambda _: self._show())
@@ -96,21 +95,18 @@ class Reading(QObject):
     def _follow_mask(self) -> None:
         """Take the chosen mask; codes stay chosen where it is the same one."""
         widget, layer = self._widget, self._widget.mask_combo.layer
-        if widget.layers is None or widget.layers.mask.layer is not layer:
-            if widget.layers is not None:
-                widget.layers.remove()
+        if widget.state.layers is None or widget.state.layers.mask.layer is not layer:
+            if widget.state.layers is not None:
+                widget.state.layers.remove()
             widget.follow(None if layer is None else MaskLayer(widget.viewer, layer))
             widget.looking.jobs.cancel()
-            self._wanted, widget.against.wanted = [], None
-        elif widget.codes:
-            self._wanted = widget.codes
+            widget.against.wanted = None
 
     def _clear(self) -> None:
         """Forget what has been read."""
         widget = self._widget
         widget.jobs.cancel()
-        widget.codes, widget.voxel, widget.inspection = [], None, None
-        self.drawn = False
+        widget.state.forget()
         for part in (widget.places, widget.assigning, widget.against):
             part.forget()
         widget.views.show_inspection(None)
@@ -120,36 +116,39 @@ class Reading(QObject):
     def _doubt_looked_at(self) -> str:
         """The kind of doubt that is drawn and stays drawn; "" if none is."""
         widget = self._widget
-        if widget.inspection is None or not (
+        if widget.state.inspection is None or not (
             widget.views.currentIndex() == SLICES or widget.shown.currentData() == DOUBT
         ):
             return ""
-        kinds, chosen = list(widget.inspection.kinds().values()), widget.views.kind.currentData()
+        kinds, chosen = (
+            list(widget.state.inspection.kinds().values()),
+            widget.views.kind.currentData(),
+        )
         return chosen if chosen in kinds else kinds[0]
 
     def _show(self) -> None:
         """Draw what was read."""
         widget = self._widget
-        assert widget.inspection is not None
-        assert widget.layers is not None
-        self.drawn = True
-        widget.show_parts(widget.inspection.names)
-        widget.views.colors = widget.layers.mask.colors()
-        widget.views.show_inspection(widget.inspection)
-        widget.assigning.offer(widget.inspection)
-        widget.layers.outline(widget.outline.isChecked())
-        widget.layers.renew(widget.inspection)
-        widget.layers.set_aside(widget.is_aside)
+        assert widget.state.inspection is not None
+        assert widget.state.layers is not None
+        widget.state.drawn = True
+        widget.show_parts(widget.state.inspection.names)
+        widget.views.colors = widget.state.layers.mask.colors()
+        widget.views.show_inspection(widget.state.inspection)
+        widget.assigning.offer(widget.state.inspection)
+        widget.state.layers.outline(widget.outline.isChecked())
+        widget.state.layers.renew(widget.state.inspection)
+        widget.state.layers.set_aside(widget.state.is_aside)
         self._making.start()
         widget.over.show(DOUBT if self._doubt_looked_at() else CODES)
-        codes, self._wanted = self._wanted, []
+        codes, widget.state.wanted = widget.state.wanted, []
         widget.show_part()
         if codes:
             widget.choose(codes, go=False)
         if widget.views.currentIndex() == REFERENCES:
             widget.over.show_tab(REFERENCES)
         widget.against.choose_wanted()
-        unlike = widget.inspection.unlike
+        unlike = widget.state.inspection.unlike
         if (
             widget.against.chosen is None
             and unlike is not None
@@ -159,8 +158,7 @@ class Reading(QObject):
                 "This scan is unlike those that the model learnt from: check the mask with care."
             )
         widget.update_controls()
-        widget.ready.emit()
-        if not widget.is_current:
+        if not widget.state.is_current:
             # No event tells of slices that came off screen while the others were read.
             self._changing.start()
 
@@ -168,17 +166,22 @@ class Reading(QObject):
         """Make the next layer that a click will need."""
         widget = self._widget
         # No click needs a layer while another tab is in front.
-        if widget.layers is None or widget.inspection is None or not self.drawn or widget.is_aside:
+        if (
+            widget.state.layers is None
+            or widget.state.inspection is None
+            or not widget.state.drawn
+            or widget.state.is_aside
+        ):
             return
         # A new run may have begun, or another frame may be on screen.
-        if widget.is_gone or widget.inspection.refusal:
+        if widget.state.is_gone or widget.state.inspection.refusal:
             return
-        if widget.layers.make_next(widget.inspection):
+        if widget.state.layers.make_next(widget.state.inspection):
             self._making.start()
 
     def _read_again(self) -> None:
         widget = self._widget
-        if widget.is_current:
+        if widget.state.is_current:
             return
         if widget.jobs.busy:
             # The job under way may read what was there before the change.
@@ -192,10 +195,12 @@ class Reading(QObject):
         widget.jobs.cancel()
         widget.looking.jobs.cancel()
         self._changing.stop()
-        if widget.inspection is None:
+        if widget.state.inspection is None:
             self.read()
         # Everything may be read already but not drawn yet.
-        if widget.inspection is not None and not (widget.is_current and self.drawn):
+        if widget.state.inspection is not None and not (
+            widget.state.is_current and widget.state.drawn
+        ):
             self.refusal = "Stopped: press Go on to read what the model saw."
             widget.told.setText(self.refusal)
             widget.go_on.show()

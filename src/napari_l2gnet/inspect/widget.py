@@ -12,7 +12,7 @@ from typing import Any
 import napari
 import numpy as np
 from napari.utils.theme import get_theme
-from qtpy.QtCore import QTimer, Signal
+from qtpy.QtCore import QTimer
 
 from l2gnet_core.errors import InputError
 from napari_l2gnet.annotating.tasks import annotation_of
@@ -24,9 +24,9 @@ from napari_l2gnet.inspect.form import CODES, HEARD, NOTHING, REFERENCE, Inspect
 from napari_l2gnet.inspect.inspection import Inspection
 from napari_l2gnet.inspect.layers import InspectLayers
 from napari_l2gnet.inspect.over import Over
-from napari_l2gnet.inspect.parts import Part
 from napari_l2gnet.inspect.places import Assigning, Places
 from napari_l2gnet.inspect.reading import Reading
+from napari_l2gnet.inspect.state import SLICE, InspectState, Look
 from napari_l2gnet.inspect.words import SLICES
 from napari_l2gnet.jobs.worker import LatestJob
 from napari_l2gnet.masks.layer import MaskLayer
@@ -38,16 +38,9 @@ from napari_l2gnet.widgets.visibility import bring_into_view, hidden_message
 class InspectWidget(InspectForm):
     """Click a voxel or a chart: see what the model saw and where it is unsure, and correct it."""
 
-    #: Everything about the chosen mask is drawn, or the reason why not is shown.
-    ready = Signal()
-
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer)
-        self.layers: InspectLayers | None = None
-        self.inspection: Inspection | None = None
-        self.codes: list[int] = []
-        #: (frame,z,y,x) of the click that chose the code; None if a chart was clicked.
-        self.voxel: tuple[int, int, int, int] | None = None
+        self.state = InspectState()
         self.jobs = LatestJob(self)
         self.looking = LookingAgain(self)
         self.clicks = Clicks(self)
@@ -56,8 +49,7 @@ class InspectWidget(InspectForm):
         self.places = Places(self)
         self.assigning = Assigning(self)
         self.reading = Reading(self)
-        #: Is the widget out of sight?
-        self.is_aside = self._behind = False
+        self._behind = False
         # Steps of the slider are handled together: only the last is drawn.
         self._moving = QTimer(self, interval=0, singleShot=True)
         # Waits until all layers that are removed together are gone.
@@ -117,11 +109,11 @@ class InspectWidget(InspectForm):
 
     def _on_seen(self, seen: bool) -> None:
         """Hide the layers while the widget is out of sight, and show them again."""
-        came, self.is_aside = seen and self._behind, not seen
+        came, self.state.is_aside = seen and self._behind, not seen
         # A minimised window or floating dock does not count: the user did not change the tab.
         self._behind = not seen and self.is_behind
-        if self.layers is not None and self.layers.mask.layer in self.viewer.layers:
-            self.layers.set_aside(self.is_aside or self.inspection is None)
+        if self.layers is not None and not self.state.is_gone:
+            self.layers.set_aside(self.state.is_aside or self.inspection is None)
             self.clicks.lay_tools_down(came and self.click.isChecked())
             self.over.catch_up()
             self.reading.make_layers()
@@ -144,23 +136,19 @@ class InspectWidget(InspectForm):
     # ------------------------------------------------------------------ mask and part
 
     @property
-    def part(self) -> Part:
-        """What the numbers are about."""
-        of = self.of.currentData()
-        if of == "slice":
-            return Part(index=self.index)
-        return Part(column=of) if isinstance(of, int) else Part()
+    def layers(self) -> InspectLayers | None:
+        """The layers of the chosen mask; None without one."""
+        return self.state.layers
 
     @property
-    def index(self) -> int:
-        """The slice on screen, along the slicing axis."""
-        assert self.layers is not None
-        return self.layers.mask.here[1 + self.layers.mask.segmentation.axis]
+    def inspection(self) -> Inspection | None:
+        """What the model saw of the frame on screen; None if there is nothing to see."""
+        return self.state.inspection
 
     @property
-    def is_current(self) -> bool:
-        """Is everything that the model saw prepared?"""
-        return self.inspection is not None and self.inspection.is_current
+    def codes(self) -> list[int]:
+        """The chosen codes."""
+        return self.state.codes
 
     def follow(self, mask: MaskLayer | None) -> None:
         """Look into this mask from now on."""
@@ -171,10 +159,10 @@ class InspectWidget(InspectForm):
                 event.disconnect(self._on_data)
             events.colormap.disconnect(self._on_colors)
             self.layers.outline(False)
-        self.layers = None if mask is None else InspectLayers(self.viewer, mask)
+        self.state.take(None if mask is None else InspectLayers(self.viewer, mask))
         self.beware_unsaved(None if mask is None else annotation_of(mask))
         if self.layers is not None:
-            self.layers.set_aside(self.is_aside)
+            self.layers.set_aside(self.state.is_aside)
         if mask is not None:
             events = mask.layer.events
             for event in (events.set_data, events.features):
@@ -183,25 +171,28 @@ class InspectWidget(InspectForm):
 
     def draw(self) -> None:
         """Draw the charts of the chosen part, and describe the chosen codes."""
-        if self.inspection is None or not self.is_current:
+        look, part = self.state.look, self.state.part
+        if look is None or not self.state.is_current:
             return
-        self.views.index = self.index
-        self.views.show_part(self.inspection, self.part, self.against.usage(self.part))
+        self.views.index = look.index
+        self.views.show_part(look.inspection, part, self.against.usage(part))
         self._tell()
 
     def show_part(self) -> None:
         """Draw another part of the scan, or compare it first."""
+        self.state.of = self.of.currentData()
         if self.inspection is None:
             return
         if self.assigning.pending is not None:
             # The voxels lit by the preview are not those that would change now.
-            self.choose(self.codes, self.voxel, go=False)
+            self.choose(self.codes, self.state.voxel, go=False)
         if self.against.pending:
             self.against.compare()
             return
+        part = self.state.part
         if self.against.comparison is not None:
-            self.show_message(self.against.comparison.said(self.part))
-        sides = ((self.inspection, self.part), self.against.side(self.part))
+            self.show_message(self.against.comparison.said(part))
+        sides = ((self.inspection, part), self.against.side(part))
         wanted = [side for side in sides if side is not None]
 
         def relate() -> Generator[str, None, None]:
@@ -221,15 +212,15 @@ class InspectWidget(InspectForm):
 
     def _on_moved(self) -> None:
         """Another slice or frame is on screen."""
-        if self.layers is None or self.layers.mask.layer not in self.viewer.layers:
+        layers, look = self.layers, self.state.look
+        if layers is None or self.state.is_gone:
             return
-        frame = self.layers.mask.here[0]
-        if self.inspection is None or self.inspection.frame != frame:
-            if len(self.layers.mask.segmentation.shown) > 1:
+        if look is None or look.inspection.frame != layers.mask.here[0]:
+            if len(layers.mask.segmentation.shown) > 1:
                 self.reading.read()
-        elif self.is_current:
-            self.views.index = self.index
-            if self.of.currentData() == "slice":
+        elif self.state.is_current:
+            self.views.index = look.index
+            if self.state.of == SLICE:
                 self.draw()
             elif self.views.currentIndex() == SLICES:
                 self.views.choose(self.codes)
@@ -237,15 +228,15 @@ class InspectWidget(InspectForm):
                 self.over.draw()
 
     def _on_colors(self, _: Any = None) -> None:
-        if self.layers is not None and self.inspection is not None:
-            self.views.colors = self.layers.mask.colors()
+        if (look := self.state.look) is not None:
+            self.views.colors = look.layers.mask.colors()
             self.draw()
 
     def _on_data(self, _: Any = None) -> None:
         # Emitted at every redraw of the mask: slices or organs may have been added, or undo may
         # have made the message wrong.
         self.drop_message()
-        if not self.is_current:
+        if not self.state.is_current:
             self.reading.read_soon()
 
     def _on_active(self, _: Any = None) -> None:
@@ -256,13 +247,8 @@ class InspectWidget(InspectForm):
         if active is not self.mask_combo.layer and active in self.mask_combo:
             self.mask_combo.choose(active)
 
-    @property
-    def is_gone(self) -> bool:
-        """Has the chosen mask been removed?"""
-        return self.layers is not None and self.layers.mask.layer not in self.viewer.layers
-
     def _on_chosen(self) -> None:
-        if self.is_gone:
+        if self.state.is_gone:
             self._leaving.start()
         else:
             self.reading.read()
@@ -283,7 +269,7 @@ class InspectWidget(InspectForm):
 
     def _on_left(self) -> None:
         """Layers were removed: if the mask was, read another one."""
-        if self.is_gone:
+        if self.state.is_gone:
             self.reading.read()
         self.against.follow()
 
@@ -320,43 +306,43 @@ class InspectWidget(InspectForm):
 
         voxel: (frame,z,y,x) of the click, None without one. go: also go to a slice with the code.
         """
-        if self.inspection is None or self.layers is None:
+        if (look := self.state.look) is None:
             return
-        self.codes, self.voxel = list(dict.fromkeys(codes)), voxel
+        codes = self.state.codes = list(dict.fromkeys(codes))
+        self.state.voxel = voxel
         self.assigning.forget()
         self.show_message("")
-        if self.codes:
+        if codes:
             if go and voxel is None:
                 self.bring_into_view()
-            here = self.inspection.trace.codes[self.index]
-            if go and voxel is None and not np.isin(here, self.codes[:1]).any():
-                self._to_slice(self.inspection.busiest_slice(self.codes[:1]))
-            self.layers.light_cells(self.inspection.frame, self.inspection, self.codes)
-            if self.shown.currentData() in (CODES, NOTHING) and self.inspection.has_plans:
+                if not np.isin(look.inspection.trace.codes[look.index], codes[:1]).any():
+                    self._to_slice(look, look.inspection.busiest_slice(codes[:1]))
+            look.layers.light_cells(look.inspection.frame, look.inspection, codes)
+            if self.shown.currentData() in (CODES, NOTHING) and look.inspection.has_plans:
                 self.show_shown(HEARD)
         else:
-            self.layers.darken()
+            look.layers.darken()
             if self.shown.currentData() == HEARD:
                 self.show_shown(CODES)
         if self.shown.currentData() in (HEARD, CODES):
             self.over.draw()
-        self.views.choose(self.codes)
+        self.views.choose(codes)
         self._tell()
         self.update_controls()
 
-    def _to_slice(self, index: int) -> None:
-        assert self.layers is not None
-        frame, *voxel = self.layers.mask.here
-        voxel[self.layers.mask.segmentation.axis] = index
-        self.layers.mask.go_to_voxel(frame, voxel)
+    def _to_slice(self, look: Look, index: int) -> None:
+        frame, *voxel = look.layers.mask.here
+        voxel[look.layers.mask.segmentation.axis] = index
+        look.layers.mask.go_to_voxel(frame, voxel)
 
     def _on_slice_picked(self, index: int) -> None:
-        self._to_slice(index)
-        self.bring_into_view()
+        if (look := self.state.look) is not None:
+            self._to_slice(look, index)
+            self.bring_into_view()
 
     def _on_outline(self, on: bool) -> None:
-        if self.layers is not None and self.inspection is not None:
-            self.layers.outline(on)
+        if (look := self.state.look) is not None:
+            look.layers.outline(on)
 
     def _tell(self) -> None:
         """Describe the chosen codes."""
@@ -388,7 +374,7 @@ class InspectWidget(InspectForm):
         self.bar.setVisible(busy or looking)
         self.cancel.setVisible(busy or looking)
         reason = self.reading.refusal or (
-            "" if self.is_current else "What the model saw is being read."
+            "" if self.state.is_current else "What the model saw is being read."
         )
         self.views.setEnabled(not reason)
         for control in (self.of, self.shown, self.click, self.outline, self.png, self.csv):
