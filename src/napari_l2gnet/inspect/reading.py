@@ -100,7 +100,7 @@ class Reading(QObject):
                 widget.state.layers.remove()
             widget.follow(None if layer is None else MaskLayer(widget.viewer, layer))
             widget.looking.jobs.cancel()
-            widget.against.wanted = None
+            widget.against.forget_wanted()
 
     def _clear(self) -> None:
         """Forget what has been read."""

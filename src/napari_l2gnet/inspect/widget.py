@@ -42,9 +42,18 @@ class InspectWidget(InspectForm):
         super().__init__(napari_viewer)
         self.state = InspectState()
         self.jobs = LatestJob(self)
-        self.looking = LookingAgain(self)
-        self.clicks = Clicks(self)
-        self.against = Against(self)
+        self.looking = LookingAgain(self.state, self.again, self.bar, self.show_message)
+        self.clicks = Clicks(
+            self.state, self.viewer, self.click, self.show_message, self.tell_unseen
+        )
+        self.against = Against(
+            self.state,
+            self.viewer,
+            self.compare,
+            self.compare_label,
+            self.jobs,
+            self.show_message,
+        )
         self.over = Over(self)
         self.places = Places(self)
         self.assigning = Assigning(self)
@@ -65,6 +74,9 @@ class InspectWidget(InspectForm):
         self.jobs.changed.connect(self.update_controls)
         self.jobs.progress.connect(self.bar.setFormat)
         self.jobs.failed.connect(lambda text: self.show_message(text, bad=True))
+        self.looking.jobs.changed.connect(self.update_controls)
+        self.looking.changed.connect(self.reading.read)
+        self.clicks.picked.connect(lambda code, voxel: self.choose([code], voxel))
         self.against.changed.connect(self.draw)
         self.seen.connect(self._on_seen)
         self.mask_combo.chosen.connect(self._on_chosen)
