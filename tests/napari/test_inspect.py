@@ -437,7 +437,7 @@ def test_codes_without_organs_are_no_organ_s(opened: Made, qtbot: Any) -> None:
     widget.inspection._state = ()
     widget.reading.read()
     settle(qtbot, widget)
-    widget._to_slice(1)
+    widget.views.slice_picked.emit(1)
     widget.of.setCurrentIndex(widget.of.findData("slice"))
     settle(qtbot, widget)
     widget.views.setCurrentIndex(PLAN)

@@ -247,19 +247,6 @@ class InspectForm(DockedWidget):
                     self.of.addItem(name, column)
             self.of.setCurrentIndex(max(0, self.of.findData(before)))
 
-    def show_shown(self, key: str) -> None:
-        """Choose what lies over the image; emits no signal."""
-        with QSignalBlocker(self.shown):
-            self.shown.setCurrentIndex(self.shown.findData(key))
-
-    def allow_shown(self, key: str, reason_against: str) -> None:
-        """Enable an entry of what can lie over the image, or disable it with the reason as its
-        tooltip."""
-        place = self.shown.findData(key)
-        item = self.shown.model().item(place)
-        item.setEnabled(not reason_against)
-        item.setToolTip(reason_against)
-
 
 def _combo(tip: str) -> QComboBox:
     combo = QComboBox()

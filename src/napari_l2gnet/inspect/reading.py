@@ -10,7 +10,7 @@ from qtpy.QtCore import QObject, QTimer
 
 from napari_l2gnet.inspect.form import CODES, DOUBT
 from napari_l2gnet.inspect.inspection import inspection_of
-from napari_l2gnet.inspect.words import REFERENCES, SLICES
+from napari_l2gnet.inspect.words import REFERENCES
 from napari_l2gnet.masks.layer import MaskLayer
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Reading(QObject):
                 widget.state.layers.set_aside(True)
             widget.update_controls()
             return
-        inspection, kind = widget.state.inspection, self._doubt_looked_at()
+        inspection, kind = widget.state.inspection, widget.over.kind_drawn()
 
         def reading() -> Generator[str, None, None]:
             if not inspection.is_current:
@@ -113,19 +113,6 @@ class Reading(QObject):
         widget.show_message("")
         widget.against.follow()
 
-    def _doubt_looked_at(self) -> str:
-        """The kind of doubt that is drawn and stays drawn; "" if none is."""
-        widget = self._widget
-        if widget.state.inspection is None or not (
-            widget.views.currentIndex() == SLICES or widget.shown.currentData() == DOUBT
-        ):
-            return ""
-        kinds, chosen = (
-            list(widget.state.inspection.kinds().values()),
-            widget.views.kind.currentData(),
-        )
-        return chosen if chosen in kinds else kinds[0]
-
     def _show(self) -> None:
         """Draw what was read."""
         widget = self._widget
@@ -140,7 +127,7 @@ class Reading(QObject):
         widget.state.layers.renew(widget.state.inspection)
         widget.state.layers.set_aside(widget.state.is_aside)
         self._making.start()
-        widget.over.show(DOUBT if self._doubt_looked_at() else CODES)
+        widget.over.show(DOUBT if widget.over.kind_drawn() else CODES)
         codes, widget.state.wanted = widget.state.wanted, []
         widget.show_part()
         if codes:

@@ -237,6 +237,11 @@ class InspectViews(QTabWidget):
         else:
             self.charts[view].choose([self.index] if view == SLICES else self.chosen)
 
+    def choose_reference(self, reference: int) -> None:
+        """Mark a reference in its tab."""
+        self.reference = reference
+        self.choose(self.chosen)
+
     def _colors(self, words: Words) -> list[str]:
         labels = words.inspection.source.card.labels
         return [PLAIN, *(self.colors.get(one.id, (one.color, True))[0] for one in labels)]

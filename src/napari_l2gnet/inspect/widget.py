@@ -20,7 +20,7 @@ from napari_l2gnet.inspect.again import LookingAgain
 from napari_l2gnet.inspect.click import Clicks
 from napari_l2gnet.inspect.compare import Against
 from napari_l2gnet.inspect.export import ask_file, save_picture, save_table
-from napari_l2gnet.inspect.form import CODES, HEARD, NOTHING, REFERENCE, InspectForm
+from napari_l2gnet.inspect.form import InspectForm
 from napari_l2gnet.inspect.inspection import Inspection
 from napari_l2gnet.inspect.layers import InspectLayers
 from napari_l2gnet.inspect.over import Over
@@ -54,9 +54,11 @@ class InspectWidget(InspectForm):
             self.jobs,
             self.show_message,
         )
-        self.over = Over(self)
-        self.places = Places(self)
-        self.assigning = Assigning(self)
+        self.over = Over(
+            self.state, self.shown, self.views, self.against, self.jobs, self.show_message
+        )
+        self.places = Places(self.state, self, self.over, self.jobs, self.bring_into_view)
+        self.assigning = Assigning(self.state, self, self.over, self.jobs, self.tell_unseen)
         self.reading = Reading(self)
         self._behind = False
         # Steps of the slider are handled together: only the last is drawn.
@@ -78,6 +80,9 @@ class InspectWidget(InspectForm):
         self.looking.changed.connect(self.reading.read)
         self.clicks.picked.connect(lambda code, voxel: self.choose([code], voxel))
         self.against.changed.connect(self.draw)
+        self.places.changed.connect(self.update_controls)
+        self.assigning.changed.connect(self.update_controls)
+        self.assigning.dropped.connect(lambda: self.choose(self.codes, self.state.voxel))
         self.seen.connect(self._on_seen)
         self.mask_combo.chosen.connect(self._on_chosen)
         self.mask_combo.activated.connect(lambda _: self._on_picked())
@@ -87,6 +92,7 @@ class InspectWidget(InspectForm):
         self.outline.toggled.connect(self._on_outline)
         self.cancel.clicked.connect(self.reading.cancel)
         self.views.codes_picked.connect(self.choose)
+        self.views.kind_chosen.connect(self._on_kind)
         self.views.slice_picked.connect(self._on_slice_picked)
         for button, suffix in ((self.png, ".png"), (self.csv, ".csv")):
             button.clicked.connect(lambda _, suffix=suffix: ask_file(self, suffix, self.save))
@@ -236,8 +242,13 @@ class InspectWidget(InspectForm):
                 self.draw()
             elif self.views.currentIndex() == SLICES:
                 self.views.choose(self.codes)
-            if self.shown.currentData() in (HEARD, REFERENCE):
-                self.over.draw()
+            self.over.draw_slice()
+
+    def _on_kind(self) -> None:
+        """Another kind of doubt is chosen."""
+        self.places.forget()
+        self.update_controls()
+        self.over.draw_kind()
 
     def _on_colors(self, _: Any = None) -> None:
         if (look := self.state.look) is not None:
@@ -270,7 +281,7 @@ class InspectWidget(InspectForm):
         self.viewer.layers.selection.active = self.mask_combo.layer
         self.bring_into_view(alone=True)
         # Its layers may have been hidden together with it.
-        if self.reading.drawn:
+        if self.state.drawn:
             self.over.draw()
 
     def _on_others(self, _: Any = None) -> None:
@@ -330,14 +341,9 @@ class InspectWidget(InspectForm):
                 if not np.isin(look.inspection.trace.codes[look.index], codes[:1]).any():
                     self._to_slice(look, look.inspection.busiest_slice(codes[:1]))
             look.layers.light_cells(look.inspection.frame, look.inspection, codes)
-            if self.shown.currentData() in (CODES, NOTHING) and look.inspection.has_plans:
-                self.show_shown(HEARD)
         else:
             look.layers.darken()
-            if self.shown.currentData() == HEARD:
-                self.show_shown(CODES)
-        if self.shown.currentData() in (HEARD, CODES):
-            self.over.draw()
+        self.over.draw_codes()
         self.views.choose(codes)
         self._tell()
         self.update_controls()
