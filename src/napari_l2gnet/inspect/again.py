@@ -21,9 +21,10 @@ from napari_l2gnet.masks.layer import MaskLayer
 
 
 class LookingAgain(QObject):
-    """Offers to look again and does so, frame by frame; frames that are read can be inspected."""
+    """Offers to run the model again, and runs it frame by frame; finished frames can be inspected
+    meanwhile."""
 
-    #: Looking has begun or failed, or the first frame is done: read the frame on screen.
+    #: A run has begun or failed, or its first frame is done: the frame on screen is to be read.
     changed = Signal()
 
     def __init__(
@@ -53,6 +54,10 @@ class LookingAgain(QObject):
             f"{inspection.refusal} Press Look again to run the model once more; the mask does not "
             "change."
         )
+
+    def withdraw(self) -> None:
+        """Hide the offer."""
+        self._button.hide()
 
     def _start(self) -> None:
         """Run the version of the model that the mask shows: on the frame on screen, then on other

@@ -289,15 +289,13 @@ class Against(QObject):
         side = self.side(part)
         return None if side is None else side[0].usage(side[1])
 
-    def forget(self) -> None:
-        """Drop the comparison: another mask is read."""
+    def forget(self, wanted: bool) -> None:
+        """Drop the comparison: the mask is read anew. wanted: also what a person chose."""
         self.comparison, self.pending = None, False
+        if wanted:
+            self._wanted = None
         with QSignalBlocker(self._combo):
             self._combo.setCurrentIndex(0)
-
-    def forget_wanted(self) -> None:
-        """Drop a person's choice: another mask is chosen."""
-        self._wanted = None
 
     def choose_wanted(self) -> None:
         """Compare again with what a person chose, if it is in the list."""

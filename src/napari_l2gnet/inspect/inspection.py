@@ -34,6 +34,8 @@ DOUBTS = {
     "Spread of the plan": "plan",
     "Neighbouring slices": "neighbours",
 }
+#: Percent of the training scans that must be nearer to the others than a scan that is warned about.
+_UNLIKE_PERCENTILE = 97.5
 
 
 class Source(Protocol):
@@ -116,6 +118,11 @@ class Inspection:
         """Is everything prepared, and has nothing been segmented since, by any version of the
         model?"""
         return not self.refusal and self._state == self._state_now()
+
+    @property
+    def is_unlike(self) -> bool:
+        """Is the whole scan unlike those that the model learnt from?"""
+        return self.unlike is not None and (self.unlike.percentile or 0) >= _UNLIKE_PERCENTILE
 
     def _state_now(self) -> tuple[Any, ...]:
         trace = self.trace

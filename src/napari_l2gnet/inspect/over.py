@@ -1,4 +1,4 @@
-"""Draws the code map, what a code hears, references or doubt over the image, in Inspect."""
+"""Draws the code map, the sources of a code, references or doubt over the image, in Inspect."""
 
 from __future__ import annotations
 

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from napari_l2gnet.inspect.inspection import Inspection
     from napari_l2gnet.inspect.layers import InspectLayers
 
-#: The chosen part of the scan; any other one is an organ, by its column in the tables.
+#: Parts of a scan to choose, besides organs.
 VOLUME, SLICE = "volume", "slice"
 
 
 @dataclass(frozen=True)
 class Look:
-    """A frame of a mask with a trace of its model, and the layers that show it."""
+    """What is looked at: what a model saw of a frame, and the layers that draw it."""
 
     layers: InspectLayers
     inspection: Inspection
@@ -30,17 +30,18 @@ class Look:
 
 @dataclass(eq=False)
 class InspectState:
-    """The chosen mask, what its model saw of the frame on screen, and what is chosen of it.
+    """The chosen mask, what its model saw of the frame on screen, and the chosen part and codes.
 
-    Only the widget and `Reading` write to it.
+    `Reading` writes the first three, the widget the others.
     """
 
-    #: Of the chosen mask; None without one.
+    #: The layers of the chosen mask; None without a mask.
     layers: InspectLayers | None = None
-    #: None if there is nothing to see.
+    #: What the model saw of the frame on screen; None if there is nothing to see.
     inspection: Inspection | None = None
     #: Do the charts show the inspection?
     drawn: bool = False
+    #: The part that the numbers are about: VOLUME, SLICE or an organ's column of the tables.
     of: str | int = VOLUME
     codes: list[int] = field(default_factory=list)
     #: (frame,z,y,x) of the click that chose the code; None if a chart was clicked.
@@ -59,7 +60,7 @@ class InspectState:
 
     @property
     def part(self) -> Part:
-        """What the numbers are about."""
+        """The part that the numbers are about."""
         if self.of == SLICE and self.look is not None:
             return Part(index=self.look.index)
         return Part(column=self.of) if isinstance(self.of, int) else Part()

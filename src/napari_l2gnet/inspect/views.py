@@ -1,4 +1,4 @@
-"""The tabs of the Inspect widget: what each chart draws; its texts are in `inspect_words`."""
+"""The tabs of the Inspect widget: what each chart draws; its texts are in `words`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The Inspect widget: controls and connections.
+"""The Inspect widget: connects its helpers, and redraws when one says that something changed.
 
-The numbers come from `inspection`, which `inspect_reading` prepares.
+`InspectState` is what is looked at. Each helper works with it and with what its constructor names.
 """
 
 from __future__ import annotations
@@ -15,19 +15,18 @@ from napari.utils.theme import get_theme
 from qtpy.QtCore import QTimer
 
 from l2gnet_core.errors import InputError
-from napari_l2gnet.annotating.tasks import annotation_of
 from napari_l2gnet.inspect.again import LookingAgain
 from napari_l2gnet.inspect.click import Clicks
 from napari_l2gnet.inspect.compare import Against
 from napari_l2gnet.inspect.export import ask_file, save_picture, save_table
-from napari_l2gnet.inspect.form import InspectForm
+from napari_l2gnet.inspect.form import CODES, DOUBT, InspectForm
 from napari_l2gnet.inspect.inspection import Inspection
 from napari_l2gnet.inspect.layers import InspectLayers
 from napari_l2gnet.inspect.over import Over
 from napari_l2gnet.inspect.places import Assigning, Places
 from napari_l2gnet.inspect.reading import Reading
 from napari_l2gnet.inspect.state import SLICE, InspectState, Look
-from napari_l2gnet.inspect.words import SLICES
+from napari_l2gnet.inspect.words import REFERENCES, SLICES
 from napari_l2gnet.jobs.worker import LatestJob
 from napari_l2gnet.masks.layer import MaskLayer
 from napari_l2gnet.scans.file_suffix import ended
@@ -47,19 +46,14 @@ class InspectWidget(InspectForm):
             self.state, self.viewer, self.click, self.show_message, self.tell_unseen
         )
         self.against = Against(
-            self.state,
-            self.viewer,
-            self.compare,
-            self.compare_label,
-            self.jobs,
-            self.show_message,
+            self.state, self.viewer, self.compare, self.compare_label, self.jobs, self.show_message
         )
         self.over = Over(
             self.state, self.shown, self.views, self.against, self.jobs, self.show_message
         )
         self.places = Places(self.state, self, self.over, self.jobs, self.bring_into_view)
         self.assigning = Assigning(self.state, self, self.over, self.jobs, self.tell_unseen)
-        self.reading = Reading(self)
+        self.reading = Reading(self.state, self, self.jobs, self.looking, self.over)
         self._behind = False
         # Steps of the slider are handled together: only the last is drawn.
         self._moving = QTimer(self, interval=0, singleShot=True)
@@ -78,6 +72,10 @@ class InspectWidget(InspectForm):
         self.jobs.failed.connect(lambda text: self.show_message(text, bad=True))
         self.looking.jobs.changed.connect(self.update_controls)
         self.looking.changed.connect(self.reading.read)
+        self.reading.begun.connect(self._on_begun)
+        self.reading.recolored.connect(self._on_colors)
+        self.reading.done.connect(self._on_read)
+        self.reading.refused.connect(self.update_controls)
         self.clicks.picked.connect(lambda code, voxel: self.choose([code], voxel))
         self.against.changed.connect(self.draw)
         self.places.changed.connect(self.update_controls)
@@ -113,13 +111,10 @@ class InspectWidget(InspectForm):
         """Disconnect from the viewer; hide the layers, which the user may remove."""
         self.jobs.cancel()
         self.looking.jobs.cancel()
-        if self.layers is not None:
-            self.layers.set_aside(True)
-        self.follow(None)
+        self.reading.let_go()
         self.against.let_go()
         self._moving.stop()
         self._leaving.stop()
-        self.reading.stop()
         self.mask_combo.disconnect_layers()
         self.clicks.let_go()
         for emitter, act in self._viewer_events():
@@ -135,11 +130,6 @@ class InspectWidget(InspectForm):
             self.clicks.lay_tools_down(came and self.click.isChecked())
             self.over.catch_up()
             self.reading.make_layers()
-
-    def warn_beside(self, warning: str) -> None:
-        """Show a warning below what is said now."""
-        text, *_, holds = self._told
-        self.show_message(text, beware=[warning], holds=holds)
 
     def tell_again(self) -> None:
         """Drop the message if it does not hold any more."""
@@ -168,24 +158,41 @@ class InspectWidget(InspectForm):
         """The chosen codes."""
         return self.state.codes
 
-    def follow(self, mask: MaskLayer | None) -> None:
-        """Look into this mask from now on."""
-        if self.layers is not None:
-            # Also for a removed layer: undo may bring it back.
-            events = self.layers.mask.layer.events
-            for event in (events.set_data, events.features):
-                event.disconnect(self._on_data)
-            events.colormap.disconnect(self._on_colors)
-            self.layers.outline(False)
-        self.state.take(None if mask is None else InspectLayers(self.viewer, mask))
-        self.beware_unsaved(None if mask is None else annotation_of(mask))
-        if self.layers is not None:
-            self.layers.set_aside(self.state.is_aside)
-        if mask is not None:
-            events = mask.layer.events
-            for event in (events.set_data, events.features):
-                event.connect(self._on_data)
-            events.colormap.connect(self._on_colors)
+    def _on_begun(self, another: bool) -> None:
+        """Clear what is drawn."""
+        self.places.forget()
+        self.assigning.forget()
+        self.against.forget(wanted=another)
+        self.views.show_inspection(None)
+        self.show_message("")
+        self.against.follow()
+
+    def _on_read(self) -> None:
+        """Draw everything that was read."""
+        if (look := self.state.look) is None:
+            return
+        self.show_parts(look.inspection.names)
+        self.views.colors = look.layers.mask.colors()
+        self.views.show_inspection(look.inspection)
+        self.assigning.offer(look.inspection)
+        look.layers.outline(self.outline.isChecked())
+        look.layers.renew(look.inspection)
+        look.layers.set_aside(self.state.is_aside)
+        self.over.show(DOUBT if self.over.kind_drawn() else CODES)
+        codes, self.state.wanted = self.state.wanted, []
+        self.show_part()
+        if codes:
+            self.choose(codes, go=False)
+        if self.views.currentIndex() == REFERENCES:
+            self.over.show_tab(REFERENCES)
+        self.against.choose_wanted()
+        if self.against.chosen is None and look.inspection.is_unlike:
+            text, *_, holds = self._told
+            warning = (
+                "This scan is unlike those that the model learnt from: check the mask with care."
+            )
+            self.show_message(text, beware=[warning], holds=holds)
+        self.update_controls()
 
     def draw(self) -> None:
         """Draw the charts of the chosen part, and describe the chosen codes."""
@@ -244,23 +251,10 @@ class InspectWidget(InspectForm):
                 self.views.choose(self.codes)
             self.over.draw_slice()
 
-    def _on_kind(self) -> None:
-        """Another kind of doubt is chosen."""
-        self.places.forget()
-        self.update_controls()
-        self.over.draw_kind()
-
-    def _on_colors(self, _: Any = None) -> None:
+    def _on_colors(self) -> None:
         if (look := self.state.look) is not None:
             self.views.colors = look.layers.mask.colors()
             self.draw()
-
-    def _on_data(self, _: Any = None) -> None:
-        # Emitted at every redraw of the mask: slices or organs may have been added, or undo may
-        # have made the message wrong.
-        self.drop_message()
-        if not self.state.is_current:
-            self.reading.read_soon()
 
     def _on_active(self, _: Any = None) -> None:
         if self.layers is not None and self.layers.inserting:
@@ -358,6 +352,12 @@ class InspectWidget(InspectForm):
             self._to_slice(look, index)
             self.bring_into_view()
 
+    def _on_kind(self) -> None:
+        """Another kind of doubt is chosen."""
+        self.places.forget()
+        self.update_controls()
+        self.over.draw_kind()
+
     def _on_outline(self, on: bool) -> None:
         if (look := self.state.look) is not None:
             look.layers.outline(on)
@@ -395,9 +395,10 @@ class InspectWidget(InspectForm):
             "" if self.state.is_current else "What the model saw is being read."
         )
         self.views.setEnabled(not reason)
-        for control in (self.of, self.shown, self.click, self.outline, self.png, self.csv):
+        for control in (self.of, self.shown, self.compare, self.click, self.outline):
             self.allow(control, reason)
-        self.allow(self.compare, reason)
+        for control in (self.png, self.csv):
+            self.allow(control, reason)
         self.allow(self.again, "The model is being run again." if looking else "")
         self.over.update_controls()
         self.allow(self.mask_combo, "" if self.mask_combo.count() else self.reading.refusal)
