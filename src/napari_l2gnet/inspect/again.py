@@ -59,6 +59,10 @@ class LookingAgain(QObject):
         """Hide the offer."""
         self._button.hide()
 
+    def cancel(self) -> None:
+        """Stop the run; what is finished is kept."""
+        self.jobs.cancel()
+
     def _start(self) -> None:
         """Run the version of the model that the mask shows: on the frame on screen, then on other
         frames without a trace."""

@@ -142,7 +142,7 @@ class Reading(QObject):
             if layers is not None:
                 layers.remove()
             self.follow(None if layer is None else MaskLayer(self._form.viewer, layer))
-            self._looking.jobs.cancel()
+            self._looking.cancel()
         self._jobs.cancel()
         self._state.forget()
         self.begun.emit(another)
@@ -180,7 +180,7 @@ class Reading(QObject):
         """Stop what is under way; the rest can be read later."""
         state = self._state
         self._jobs.cancel()
-        self._looking.jobs.cancel()
+        self._looking.cancel()
         self._changing.stop()
         if state.inspection is None:
             self.read()

@@ -16,6 +16,7 @@ from qtpy.QtCore import QTimer
 
 from l2gnet_core.errors import InputError
 from napari_l2gnet.inspect.again import LookingAgain
+from napari_l2gnet.inspect.assigning import Assigning
 from napari_l2gnet.inspect.click import Clicks
 from napari_l2gnet.inspect.compare import Against
 from napari_l2gnet.inspect.export import ask_file, save_picture, save_table
@@ -23,7 +24,7 @@ from napari_l2gnet.inspect.form import CODES, DOUBT, InspectForm
 from napari_l2gnet.inspect.inspection import Inspection
 from napari_l2gnet.inspect.layers import InspectLayers
 from napari_l2gnet.inspect.over import Over
-from napari_l2gnet.inspect.places import Assigning, Places
+from napari_l2gnet.inspect.places import Places
 from napari_l2gnet.inspect.reading import Reading
 from napari_l2gnet.inspect.state import SLICE, InspectState, Look
 from napari_l2gnet.inspect.words import REFERENCES, SLICES
@@ -110,7 +111,7 @@ class InspectWidget(InspectForm):
     def let_go(self) -> None:
         """Disconnect from the viewer; hide the layers, which the user may remove."""
         self.jobs.cancel()
-        self.looking.jobs.cancel()
+        self.looking.cancel()
         self.reading.let_go()
         self.against.let_go()
         self._moving.stop()
