@@ -184,7 +184,8 @@ class Inspection:
                 table[:, others] = 0
         if not self.has_plans:
             return Usage(table, None)
-        # A slice hears only of itself: with weights on one side, its plan stays symmetric.
+        # Cells receive only from their own slice: with weights on one side, its plan stays
+        # symmetric.
         return Usage(table, code_plan(trace, receiving=weights))
 
     def positions(self) -> NDArray[np.float64]:
@@ -203,7 +204,7 @@ class Inspection:
         return found
 
     def partners(self, part: Part, code: int, most: int = 4) -> list[Partner]:
-        """The codes that a code hears more of than by chance; [] without transport."""
+        """The codes from which a code receives more than by chance; [] without transport."""
         from l2gnet_core.inspect.plans import partners
 
         plan = self.usage(part).plan
@@ -219,7 +220,7 @@ class Inspection:
         return int(np.isin(self.trace.codes, codes).sum((1, 2)).argmax())
 
     def heard(self, index: int, code: int) -> NDArray[np.float32]:
-        """(h,w): how much a code hears of each cell of a slice, 1 = as much as of any cell."""
+        """(h,w): how much a code receives from each cell of a slice, 1 = an even share."""
         from l2gnet_core.inspect.plans import sources_map
 
         shares = sources_map(self.trace, index, code)
