@@ -31,8 +31,11 @@ def made_up_trace(
     zoom: int = 1,
     margin: int = 0,
 ) -> Trace:
-    """Codes by chance in every cell, and rows of a plan that is none but has its form. The model is
-    shown slices so many times as large, without so many voxels at each edge."""
+    """A trace with random codes in every cell and random rows of a plan.
+
+    zoom: how many times as large the model is shown slices. margin: voxels at each edge that it is
+    not shown.
+    """
     from l2gnet_core.segmenting.cells import cell_grid
     from l2gnet_core.segmenting.slice_view import SliceView
 

@@ -71,7 +71,7 @@ def test_opening_it_after_a_segmentation_recomputes_nothing(
     for key in ours:
         np.testing.assert_array_equal(ours[key], its[key], err_msg=key)
     assert "codes occur" in widget.told.text()
-    # Closed and opened again it finds what it had worked out.
+    # Opened again, it finds the inspection that it had prepared.
     inspection = widget.inspection
     widget.close()
     again = inspect(qtbot, viewer)
@@ -125,7 +125,7 @@ def test_a_click_lights_up_the_code_everywhere(opened: Made, qtbot: Any) -> None
     here = int(viewer.dims.point[0] / 8)
     wanted = sources_map(trace, here, code) * trace.codes[0].size
     np.testing.assert_allclose(heat.data[here], trace.cells.on_slice(wanted), rtol=1e-5)
-    # Looking changes nothing, and what was selected stays so.
+    # Neither the mask nor the selection changes.
     np.testing.assert_array_equal(mask.layer.data, before)
     assert viewer.layers.selection.active is mask.layer
     widget.clear.click()
@@ -153,12 +153,12 @@ def test_a_click_looks_where_nothing_is_painted_or_dragged(opened: Made, qtbot: 
     widget.click.click()
     click(viewer, world(mask, 1, 20, 20))
     assert widget.codes == []
-    # Whoever begins to look means to paint no more.
+    # Switching it on puts the brush away.
     mask.layer.mode = "paint"
     widget.click.click()
     assert mask.layer.mode == "pan_zoom"
     mask.layer.mode = "paint"
-    # Nobody comes to look because the window is there again.
+    # A window that is shown again does not: the user did not change the tab.
     widget.seen.emit(False)
     widget.seen.emit(True)
     assert mask.layer.mode == "paint"
@@ -231,7 +231,7 @@ def test_a_code_that_is_elsewhere_is_gone_to(opened: Made, qtbot: Any) -> None:
     viewer.dims.set_point(0, 0)
     settle(qtbot, widget)
     widget.choose([7])
-    assert widget.index == 3
+    assert widget.state.look.index == 3
 
 
 def test_references_lie_over_the_image(opened: Made, qtbot: Any) -> None:
@@ -271,7 +271,7 @@ def test_doubt_lies_over_the_image_and_ranks_the_slices(opened: Made, qtbot: Any
         settle(qtbot, widget)
         heat = widget.layers.find("heat")
         kind = widget.views.kind.currentData()
-        # Slices that agree speak for each other, at borders, too.
+        # Neighbouring slices that agree leave no doubt, also at borders.
         expected = np.zeros_like(raw) if kind == "neighbours" else maps[kind]
         np.testing.assert_allclose(np.asarray(heat.data), expected, atol=1e-3, err_msg=kind)
         assert heat.name == f"doubt: {widget.views.kind.currentText().lower()}"
@@ -282,7 +282,7 @@ def test_doubt_lies_over_the_image_and_ranks_the_slices(opened: Made, qtbot: Any
         ranking[0].index
     )
     assert widget.views.table()[0][3:] == ["expected Dice"]
-    # Fitted to hearts, of other structures it would not hold.
+    # The expected Dice was fitted to hearts and is not valid for other structures.
     names = LabelSet.from_names({1: "liver", 2: "spleen", 3: "kidney"})
     mask.segmentation.card = replace(mask.segmentation.card, labels=names)
     assert f"About {ranking[0].voxels:.0f} voxels" in widget.views.slices.tell(ranking[0].index)
@@ -291,7 +291,7 @@ def test_doubt_lies_over_the_image_and_ranks_the_slices(opened: Made, qtbot: Any
     assert heads == ["slice", "rank", "voxels expected wrong"]
     assert {len(row) for row in rows} == {3}
     widget.views.slice_picked.emit(3)
-    assert widget.index == 3
+    assert widget.state.look.index == 3
 
 
 def test_neighbours_that_say_otherwise_are_where_the_mistake_is(opened: Made, qtbot: Any) -> None:
@@ -349,7 +349,7 @@ def test_every_view_is_saved_as_picture_and_table(
     rows = {USAGE: 12, PLAN: 12, SCATTER: 12, REFERENCES: 8, SLICES: 4}[view]
     assert len(lines) == 1 + rows
     assert len({line.count(",") for line in lines}) == 1
-    # A name without its ending, of a file about which the dialog has not asked.
+    # The dialog did not ask about the file, because the name lacked its ending.
     widget.save(tmp_path / "view", ".csv")
     assert "view.csv exists already" in widget.message.text()
     widget.save(tmp_path / "view", ".png")
@@ -377,7 +377,7 @@ def test_a_mask_without_a_look_gets_a_sentence_until_it_has_one(
     viewer = make_napari_viewer()
     mask = inspectable(viewer)
     trace = mask.segmentation.traces.pop(0)
-    # As after resuming what a fine-tuned model answered.
+    # As after resuming work with the answer of a fine-tuned model.
     annotation = annotation_of(mask)
     annotation.resume([*annotation.versions, Version("v1", "project", 0)], 1)
     widget = inspect(qtbot, viewer)
@@ -398,7 +398,7 @@ def test_a_corrected_mask_is_looked_at_again_and_stays_as_it_is(
     run(qtbot, segment)
     mask = segment.current_mask.segmentation
     segment.current_mask.layer.data_setitem(tuple(np.array([[1, 1], [20, 20], [30, 31]])), 3)
-    # As after resuming: what a person painted is there, what the model saw is not.
+    # As after resuming: the mask is there, the trace is not.
     (first,) = mask.traces.values()
     mask.traces.clear()
     labels, raw = mask.shown.copy(), mask.raw.copy()
@@ -437,7 +437,7 @@ def test_codes_without_organs_are_no_organ_s(opened: Made, qtbot: Any) -> None:
     widget.inspection._state = ()
     widget.reading.read()
     settle(qtbot, widget)
-    widget._to_slice(1)
+    widget.views.slice_picked.emit(1)
     widget.of.setCurrentIndex(widget.of.findData("slice"))
     settle(qtbot, widget)
     widget.views.setCurrentIndex(PLAN)
@@ -456,7 +456,7 @@ def test_organs_smaller_than_cells_have_bars_and_codes(opened: Made, qtbot: Any)
     code = int(mask.segmentation.traces[0].codes[1, 1, 1])
     assert words.usage.table[code, 2] < 0.1 * words.usage.table[code].sum()
     assert words.main_organ(code) == 2
-    # All of the organ lies there: its bar is not a stripe at the foot of the background's.
+    # The bar shows the organ alone, not as a stripe below the background's.
     assert words.bar(code) == 100
     assert widget.views.usage._top == pytest.approx(100, rel=0.2)
     assert "It holds 100 % of the organs in this volume" in widget.views.usage.tell(code)
@@ -608,7 +608,7 @@ def test_deleted_layers_come_back_and_closing_is_safe(opened: Made, qtbot: Any) 
 
 def test_another_version_of_the_model_is_noticed(opened: Made, qtbot: Any) -> None:
     viewer, mask, widget = opened
-    # As after fine-tuning: as many slices seen, by a model that learnt.
+    # As after fine-tuning: as many slices are seen, by another version of the model.
     trace = made_up_trace((4, 64, 80), 12, 8, np.random.default_rng(9))
     mask.segmentation.traces = {0: trace}
     mask.layer.refresh()
@@ -628,7 +628,7 @@ def test_a_version_that_sees_slices_larger_has_smaller_cells(opened: Made, qtbot
     trace = made_up_trace((4, 64, 80), 12, 8, np.random.default_rng(9), zoom=2)
     mask.segmentation.traces = {0: trace}
     mask.layer.refresh()
-    # Before it is known what the new cells mean: nothing, and no mistake.
+    # Until the new cells are read, the layer shows nothing and raises nothing.
     codes = widget.layers.find("codes")
     codes.visible = True
     codes.refresh()
@@ -639,13 +639,13 @@ def test_a_version_that_sees_slices_larger_has_smaller_cells(opened: Made, qtbot
     assert widget.codes == [int(trace.codes[2, 3, 5])]
     widget.over.show(HEARD)
     heat = np.asarray(widget.layers.find("heat").data)
-    # All voxels of a cell are alike, and not those of four.
+    # Each cell has one value, and the four cells in a former cell differ.
     assert (heat[2, :8, :8] == heat[2, 0, 0]).all()
     assert len(np.unique(heat[2, ::8, ::8])) > 4
 
 
 def renew_trace(mask: Any, seed: int) -> Any:
-    """As another version of the model, or a run, leaves it."""
+    """Replace the trace, as another version of the model or a run does."""
     trace = made_up_trace(mask.layer.data.shape, 12, 8, np.random.default_rng(seed))
     mask.segmentation.traces[0] = trace
     mask.layer.refresh()
@@ -690,14 +690,14 @@ def test_what_was_cancelled_or_changed_meanwhile_can_be_read_on(opened: Made, qt
             trace.added += 1
 
     widget.jobs.progress.connect(add)
-    # It may have been read to its end before it was stopped.
+    # Reading may have ended before it was stopped.
     trace.added = begun = trace.added + 1
     widget.go_on.click()
     qtbot.waitUntil(lambda: trace.added > begun and widget.inspection.is_current, timeout=10_000)
     settle(qtbot, widget)
     assert widget.views.isEnabled()
     assert widget.go_on.isHidden()
-    # Also where all was read to its end, and is not drawn yet.
+    # Also if all is read but not drawn yet.
     renew_trace(mask, 2)
     widget.reading.read()
     until = time.monotonic() + 10
@@ -718,16 +718,16 @@ def test_the_mask_that_is_worked_on_is_looked_into(opened: Made, qtbot: Any) -> 
     viewer.layers.selection.active = mask.layer
     settle(qtbot, widget)
     assert widget.layers.mask.layer is mask.layer
-    # So is one that is chosen in the list, whichever was active.
+    # Also a mask chosen in the list, whichever layer was active.
     for chosen in (second.layer, mask.layer):
         widget.mask_combo.choose(chosen)
         widget.mask_combo.activated.emit(widget.mask_combo.currentIndex())
         settle(qtbot, widget)
         assert widget.layers.mask.layer is chosen
         assert viewer.layers.selection.active is chosen
-        # Those of the other one are gone. They come one by one.
+        # Only this mask's layers are left; they are made one by one.
         qtbot.waitUntil(lambda: sum(VIEW_KEY in layer.metadata for layer in viewer.layers) == 3)
-    # An image says nothing of masks.
+    # Selecting an image does not change the mask.
     viewer.layers.selection.active = viewer.layers["scan"]
     assert widget.layers.mask.layer is mask.layer
     mask.layer.visible = mask.layer.metadata[IMAGE_KEY].visible = False

@@ -57,7 +57,7 @@ def test_unsure_places_are_stepped_through_the_worst_first(opened: Made, qtbot: 
     choose(widget.views.kind, "softmax")
     widget.unsure.click()
     settle(qtbot, widget)
-    assert widget.index == 2
+    assert widget.state.look.index == 2
     assert widget.place.text().startswith("unsure place 1 of ")
     assert widget.place.text().endswith("slice 2")
     assert widget.shown.currentData() == DOUBT
@@ -67,13 +67,13 @@ def test_unsure_places_are_stepped_through_the_worst_first(opened: Made, qtbot: 
     center = viewer.scene.camera.center
     assert abs(center[1] / 1.5 - 30) < 8
     assert abs(center[2] / 1.5 - 50) < 8
-    # In 3-D nothing could be clicked there.
+    # In the 3-D view, nothing could be clicked there.
     viewer.dims.ndisplay = 3
     widget.unsure.click()
     assert viewer.dims.ndisplay == 2
-    assert widget.index == 1
+    assert widget.state.look.index == 1
     widget.back.click()
-    assert widget.index == 2
+    assert widget.state.look.index == 2
     wanted = unsure_regions(trace.entropy.astype(np.float32), mask.segmentation.raw[0], 0)
     assert len(widget.places.found) == len(wanted)
 
@@ -102,7 +102,7 @@ def test_find_more_like_what_was_marked_or_painted(opened: Made, qtbot: Any, how
     wanted = find_similar(mask.segmentation.traces[0], raw, where, scan_of(mask).data)
     found = widget.places.found
     assert [(one.index, one.box) for one in found] == [(one.index, one.box) for one in wanted]
-    assert widget.index == found[0].index
+    assert widget.state.look.index == found[0].index
     assert widget.place.text().startswith("place like this 1 of")
     widget.forward.click()
     assert widget.place.text().startswith(f"place like this {min(2, len(found))} of")
@@ -194,7 +194,7 @@ def test_voxels_are_assigned_with_preview_in_one_step(
     mask.layer.undo()
     np.testing.assert_array_equal(mask.layer.data, before)
     assert not mask.segmentation.touched()
-    # Nothing is promised that is done already.
+    # The message about Ctrl-Z is gone once it is used.
     assert not widget.message.text()
 
 
@@ -205,16 +205,16 @@ def test_nothing_is_looked_into_or_assigned_that_is_not_to_be_seen(
     first, second = inspectable(viewer), inspectable(viewer, seed=1, name="second")
     other = viewer.layers["scan [1]"]
     widget = inspect(qtbot, viewer)
-    # As selected in the list of layers: what is on screen stays so.
+    # Selecting a mask in the list of layers does not change what is visible.
     viewer.layers.selection.active = first.layer
     settle(qtbot, widget)
     click(viewer, world(first, 1, 33, 41))
     assert widget.codes == []
     assert '"scan [1]" lies over "scan · made up": choose' in unescape(widget.message.text())
-    other.opacity = 0.5  # whoever looks through it sees the mask
+    other.opacity = 0.5  # the mask is seen through it
     qtbot.waitUntil(lambda: not widget.message.text())
     other.opacity = 1
-    # A chart that leads to a slice, and a step to a place, lead to where they are seen.
+    # A click in the chart of slices and a step to a place bring the mask into view.
     for go in (lambda: widget.views.slice_picked.emit(2), widget.unsure.click):
         go()
         settle(qtbot, widget)
@@ -252,7 +252,7 @@ def test_what_a_person_painted_stays(opened: Made, qtbot: Any) -> None:
     settle(qtbot, widget)
     voxel = (1, 33, 41)
     painted = (np.array([1, 1]), np.array([33, 34]), np.array([42, 42]))
-    # Back and forth: a person said that these are the left ventricle.
+    # Painted back and forth: the person chose the left ventricle.
     mask.layer.data_setitem(painted, 2)
     mask.layer.data_setitem(painted, 3)
     click(viewer, world(mask, *voxel))
@@ -287,7 +287,7 @@ def test_assigning_says_what_is_missing(opened: Made, qtbot: Any) -> None:
     widget.preview.click()
     settle(qtbot, widget)
     assert widget.apply.isEnabled()
-    # Another choice: what was shown is not what would be done.
+    # Another organ: the preview no longer holds.
     choose(widget.target, 2)
     assert not widget.apply.isEnabled()
     assert not (np.asarray(widget.layers.find("lit").data) == 4).any()
@@ -384,7 +384,7 @@ def test_codes_that_are_gone_are_shown_and_a_comparison_outlasts_another_choice(
     trace.codes[trace.codes == 3] = 4
     widget = inspect(qtbot, viewer)
     widget.compare.setCurrentIndex(1)
-    # Another choice before the first is worked out.
+    # Another part, before the comparison is ready.
     choose(widget.of, "slice")
     settle(qtbot, widget)
     assert widget.against.comparison is not None
@@ -440,7 +440,7 @@ def test_an_earlier_version_of_the_model_is_compared(
     shares = [words.bar_before(code) for code in range(12)]
     np.testing.assert_allclose(shares, 100 * before)
     assert "Compared with version original, the codes" in widget.message.text()
-    # The list is filled anew with every layer: the choice stays.
+    # Each new layer fills the list anew: the choice stays.
     viewer.add_image(np.zeros((4, 4)))
     assert widget.compare.currentIndex() == 1
     mask.layer.undo()
@@ -485,7 +485,7 @@ def test_a_model_that_was_taught_an_organ_is_compared_with_the_one_before(
     # The same organ under another name is the same organ.
     names[1] = "RV"
     after.segmentation.card = replace(after.segmentation.card, labels=LabelSet.from_names(names))
-    assert widget.against.comparison.theirs(widget.part) == widget.part
+    assert widget.against.comparison.theirs(widget.state.part) == widget.state.part
 
 
 def test_a_run_that_has_just_begun_and_other_scans_can_be_compared_with(
@@ -542,23 +542,23 @@ def test_what_is_chosen_stays_from_frame_to_frame(
     viewer.dims.set_current_step(0, 1)
     settle(qtbot, widget)
     assert widget.codes == [code]
-    # Not with itself.
+    # A frame is not compared with itself.
     assert widget.compare.itemText(1) == "frame 0"
     assert widget.against.comparison is None
     viewer.dims.set_current_step(0, 0)
     settle(qtbot, widget)
     assert widget.codes == [code]
     assert widget.against.comparison.other.trace is mask.traces[1]
-    # As after resuming: all frames are looked at again, the one on screen first.
+    # As after resuming: the model is run again on all frames, first on the one on screen.
     first, drawn = mask.traces.copy(), widget.layers.find("codes")
     if heat := widget.layers.find("heat"):
         viewer.layers.remove(heat)
     mask.traces.clear()
-    # Layers that are yet to be made wait for something to look at.
+    # Without a trace, no further layer is made.
     widget.reading.make_next()
     segment.current_mask.layer.refresh()
     qtbot.waitUntil(lambda: not widget.again.isHidden())
-    # Layers that came and went with each such frame took seconds.
+    # The layers are hidden, not removed: adding them again would take seconds.
     assert widget.layers.find("codes") is drawn
     assert not any(one.visible for one in viewer.layers if VIEW_KEY in one.metadata)
     assert segment.current_mask.layer.contour == 0
@@ -571,11 +571,11 @@ def test_what_is_chosen_stays_from_frame_to_frame(
     settle(qtbot, widget)
     assert looked == [1, 2]
     assert segment.current_mask.layer.contour > 0
-    assert widget.layers.find("heat").visible  # what the code hears
+    assert widget.layers.find("heat").visible  # the sources of the code
     assert widget.inspection.frame == 0
     for frame, trace in first.items():
         np.testing.assert_array_equal(mask.traces[frame].codes, trace.codes)
-    # Cancel leaves what has been looked at, and offers the rest.
+    # After Cancel, finished frames stay, and the others are offered again.
     mask.traces.clear()
     widget.reading.read()
     widget.again.click()
@@ -594,13 +594,13 @@ def test_an_organ_is_not_assigned_to_itself(opened: Made, qtbot: Any) -> None:
     choose(widget.extent, EVERYWHERE)
     choose(
         widget.target,
-        widget.inspection.ids[widget.inspection.usage(widget.part).shares(code)[0][0]],
+        widget.inspection.ids[widget.inspection.usage(widget.state.part).shares(code)[0][0]],
     )
     widget.preview.click()
     settle(qtbot, widget)
     assert "already: choose another organ" in widget.message.text()
     assert not widget.apply.isEnabled()
-    # What is accepted between the preview and the press stays, and nothing is said to be undoable.
+    # Slices accepted after the preview stay, and the message does not mention Ctrl-Z.
     choose(widget.target, 3)
     widget.preview.click()
     settle(qtbot, widget)
@@ -628,6 +628,21 @@ def test_another_part_takes_the_preview_back(opened: Made, qtbot: Any) -> None:
     assert "would change" not in widget.message.text()
 
 
+def test_another_choice_during_the_search_leaves_no_preview(opened: Made, qtbot: Any) -> None:
+    viewer, mask, widget = opened
+    viewer.dims.set_point(0, 8)
+    settle(qtbot, widget)
+    click(viewer, world(mask, 1, 33, 41))
+    choose(widget.target, 1)
+    for other in (lambda: choose(widget.target, 2), lambda: click(viewer, world(mask, 1, 5, 5))):
+        widget.preview.click()
+        assert widget.jobs.busy
+        other()
+        settle(qtbot, widget)
+        assert not widget.apply.isEnabled()
+        assert "would change" not in widget.message.text()
+
+
 def test_unsure_places_that_a_person_decided_on_are_left_out(opened: Made, qtbot: Any) -> None:
     _viewer, mask, widget = opened
     widget.unsure.click()
@@ -644,7 +659,7 @@ def test_unsure_places_that_a_person_decided_on_are_left_out(opened: Made, qtbot
     left = [one for one in every if one.index != every[0].index and one is not painted]
     assert widget.places.found == left
     assert f"{len(every) - len(left)} places that you accepted or painted" in widget.message.text()
-    # What is accepted on the way is left out from then on.
+    # Places accepted meanwhile are skipped.
     mask.segmentation.reviewed.add((0, left[1].index))
     for _ in left:
         widget.unsure.click()
@@ -693,14 +708,14 @@ def test_a_new_mistake_is_searched_for_without_the_last_one(opened: Made, qtbot:
     widget.similar.click()
     settle(qtbot, widget)
     assert "like what you marked." in widget.message.text()
-    # Painted in the mask since: that is meant.
+    # Strokes in the mask after the search count instead of the marks.
     viewer.dims.set_point(0, 16)
     settle(qtbot, widget)
     mask.layer.data_setitem(tuple(np.array([[2, 2], [20, 20], [30, 31]])), 3)
     widget.similar.click()
     settle(qtbot, widget)
     assert "like what you painted in the mask on slice 2." in widget.message.text()
-    # Another mark begins with an empty layer, and counts again.
+    # Mark one empties the layer, and new marks count again.
     widget.mark.click()
     assert not marks.data.any()
     marks.data_setitem(tuple(np.array([[1], [10], [10]])), 1)

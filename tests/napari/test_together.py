@@ -773,8 +773,8 @@ def test_all_layers_can_be_deleted_at_once(
     inspectable(viewer, seed=1)
     widget = inspect(qtbot, viewer)
     widget.choose([0])
-    looked, follow = [], widget.follow
-    monkeypatch.setattr(widget, "follow", lambda mask: (looked.append(mask), follow(mask)))
+    looked, follow = [], widget.reading.follow
+    monkeypatch.setattr(widget.reading, "follow", lambda mask: (looked.append(mask), follow(mask)))
     viewer.layers.clear()
     assert len(viewer.layers) == 0
     # What is left is looked into once, when all are gone.

@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, Signal
+from qtpy.QtWidgets import QProgressBar, QPushButton
 
 from l2gnet_core.errors import InputError
 from napari_l2gnet.annotating.learning import Task
 from napari_l2gnet.annotating.tasks import annotation_of, application
 from napari_l2gnet.inspect.inspection import Inspection
 from napari_l2gnet.inspect.look_again import look_again
+from napari_l2gnet.inspect.state import InspectState
 from napari_l2gnet.jobs.session import shared_session
 from napari_l2gnet.jobs.worker import LatestJob
 from napari_l2gnet.masks.layer import MaskLayer
 
-if TYPE_CHECKING:
-    from napari_l2gnet.inspect.widget import InspectWidget
-
 
 class LookingAgain(QObject):
-    """Offers to look again and does so, frame by frame; frames that are read can be inspected."""
+    """Offers to run the model again, and runs it frame by frame; finished frames can be inspected
+    meanwhile."""
 
-    def __init__(self, widget: InspectWidget) -> None:
-        super().__init__(widget)
+    #: A run has begun or failed, or its first frame is done: the frame on screen is to be read.
+    changed = Signal()
+
+    def __init__(
+        self,
+        state: InspectState,
+        button: QPushButton,
+        bar: QProgressBar,
+        show_message: Callable[..., None],
+    ) -> None:
+        super().__init__(button)
         self.jobs = LatestJob(self)
-        self._widget = widget
+        self._state, self._button, self._bar = state, button, bar
+        self._show_message = show_message
         self._frames_left = 0
-        widget.again.clicked.connect(self._start)
-        self.jobs.changed.connect(widget.update_controls)
+        button.clicked.connect(self._start)
         self.jobs.progress.connect(self._on_progress)
         self.jobs.failed.connect(self._on_failed)
 
@@ -39,31 +49,38 @@ class LookingAgain(QObject):
             return "Press Segment first: no slice is segmented here yet."
         if self.jobs.busy:
             return f"{inspection.refusal} The model is being run again."
-        self._widget.again.show()
+        self._button.show()
         return (
             f"{inspection.refusal} Press Look again to run the model once more; the mask does not "
             "change."
         )
 
+    def withdraw(self) -> None:
+        """Hide the offer."""
+        self._button.hide()
+
+    def cancel(self) -> None:
+        """Stop the run; what is finished is kept."""
+        self.jobs.cancel()
+
     def _start(self) -> None:
         """Run the version of the model that the mask shows: on the frame on screen, then on other
         frames without a trace."""
-        widget = self._widget
-        if widget.layers is None:
+        if self._state.layers is None:
             return
-        mask = widget.layers.mask
+        mask = self._state.layers.mask
         annotation, segmentation = annotation_of(mask), mask.segmentation
         if annotation.job:
-            widget.show_message(f"Wait until this is done: {annotation.job.lower()}.")
+            self._show_message(f"Wait until this is done: {annotation.job.lower()}.")
             return
         frames = {frame for frame, _ in segmentation.finished}
         frames = {frame for frame in frames if Inspection(segmentation, frame).forgotten}
         try:
             self._look_on(mask, application(mask, annotation.version), frames)
         except InputError as error:
-            widget.show_message(str(error), bad=True)
+            self._show_message(str(error), bad=True)
             return
-        widget.reading.read()
+        self.changed.emit()
 
     def _look_on(self, mask: MaskLayer, task: Task, frames: set[int]) -> None:
         """Look at the frame that is nearest to the one on screen, then at the others."""
@@ -82,8 +99,8 @@ class LookingAgain(QObject):
                 if old is None or not old.seen.any():
                     segmentation.traces[frame] = trace
             self._look_on(mask, task, frames - {frame})
-            if self._widget.inspection is None:
-                self._widget.reading.read()
+            if self._state.inspection is None:
+                self.changed.emit()
             # The slices to check can be ranked now.
             mask.layer.refresh()
 
@@ -92,8 +109,9 @@ class LookingAgain(QObject):
     def _on_progress(self, text: str) -> None:
         left = self._frames_left
         more = f" · {left} frame{'s' * (left != 1)} left" if left else ""
-        self._widget.bar.setFormat(text + more)
+        self._bar.setFormat(text + more)
 
     def _on_failed(self, text: str) -> None:
-        self._widget.reading.read()
-        self._widget.show_message(text, bad=True)
+        # First, because reading clears the message.
+        self.changed.emit()
+        self._show_message(text, bad=True)

@@ -1,4 +1,4 @@
-"""Charts that say what is under the mouse and emit what was clicked; they know no codes."""
+"""Charts that say what is under the mouse and emit what was clicked, whatever they show."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Chart(pg.PlotWidget):
         plot.hideButtons()
         plot.setMouseEnabled(False, False)
         for side in ("left", "bottom"):
-            # No SI prefixes. Set before there is a label: later it would bring them about.
+            # No SI prefixes. Set before the axis has a label: a later call would add them.
             plot.getAxis(side).enableAutoSIPrefix(False)
         self.setMinimumHeight(170)
         self._text = "w"

@@ -20,8 +20,8 @@ def codes_of(inspection: Inspection) -> Callable[[int, int], NDArray[np.uint16]]
 
     def codes(frame: int, index: int) -> NDArray[np.uint16]:
         # 0 is "nothing" in a Labels layer, so codes count from 1.
-        # A version that sees slices at another size has other cells, and so has a frame with other
-        # margins: nothing is shown until the layer gets its cells.
+        # Another version of the model, or a frame with other margins, may have other cells: nothing
+        # is shown until the layer gets those.
         if frame not in source.traces or not cells.fits(source.traces[frame].cells):
             return np.zeros(cells.size, np.uint16)
         return (source.traces[frame].codes[index] + 1).astype(np.uint16)
@@ -31,7 +31,6 @@ def codes_of(inspection: Inspection) -> Callable[[int, int], NDArray[np.uint16]]
 
 def code_arguments(inspection: Inspection) -> dict[str, Any]:
     """Colormap and features of the code map; features are what the status bar says."""
-
     from l2gnet_core.inspect.codes import code_colors
 
     usage = inspection.usage(Part())

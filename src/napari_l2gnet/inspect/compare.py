@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import napari
 import numpy as np
 from qtpy.QtCore import QObject, QSignalBlocker, QTimer, Signal
+from qtpy.QtWidgets import QComboBox, QWidget
 
 from napari_l2gnet.annotating.annotation import ANNOTATION_KEY
 from napari_l2gnet.inspect.inspection import Inspection, Source
 from napari_l2gnet.inspect.parts import Part, Usage
+from napari_l2gnet.inspect.state import InspectState
+from napari_l2gnet.jobs.worker import LatestJob
 from napari_l2gnet.masks.layer import IMAGE_KEY, SEGMENTATION_KEY, MaskLayer
 
 if TYPE_CHECKING:
@@ -19,7 +23,6 @@ if TYPE_CHECKING:
 
     from l2gnet_core.models.card import CodeStatistics, ModelCard
     from l2gnet_core.segmenting.trace import Trace
-    from napari_l2gnet.inspect.widget import InspectWidget
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,32 +208,40 @@ class Against(QObject):
     #: There is another comparison, or none any more.
     changed = Signal()
 
-    def __init__(self, widget: InspectWidget) -> None:
-        super().__init__(widget)
+    def __init__(
+        self,
+        state: InspectState,
+        viewer: napari.Viewer,
+        combo: QComboBox,
+        label: QWidget,
+        jobs: LatestJob,
+        show_message: Callable[..., None],
+    ) -> None:
+        super().__init__(combo)
         #: None if nothing is compared, or codes cannot be compared one by one.
         self.comparison: Comparison | None = None
-        #: The choice of a person. The list lacks it while it is the frame on screen.
-        self.wanted: Other | None = None
-        self._widget = widget
         #: Is a comparison under way? Another job would cancel it.
         self.pending = False
+        self._state, self._viewer, self._combo, self._label = state, viewer, combo, label
+        self._jobs, self._show_message = jobs, show_message
+        #: The choice of a person. The list lacks it while it is the frame on screen.
+        self._wanted: Other | None = None
         self._watched: list[Any] = []
         # Masks of runs under way have a trace after their first slice: list them, too.
         self._filling = QTimer(self, interval=400, singleShot=True)
         self._filling.timeout.connect(self.fill)
-        widget.compare.currentIndexChanged.connect(lambda _: self._on_chosen())
+        combo.currentIndexChanged.connect(lambda _: self._on_chosen())
 
     @property
     def chosen(self) -> Other | None:
         """The choice in the list."""
-        chosen: Other | None = self._widget.compare.currentData()
+        chosen: Other | None = self._combo.currentData()
         return chosen
 
     def follow(self) -> None:
         """Follow the masks in the viewer."""
         self.let_go()
-        layers = self._widget.viewer.layers
-        self._watched = [one for one in layers if SEGMENTATION_KEY in one.metadata]
+        self._watched = [one for one in self._viewer.layers if SEGMENTATION_KEY in one.metadata]
         for layer in self._watched:
             layer.events.set_data.connect(self._fill_soon)
         self.fill()
@@ -247,22 +258,22 @@ class Against(QObject):
 
     def fill(self) -> None:
         """Fill the list; the choice stays if it can."""
-        widget, found = self._widget, []
-        if widget.layers is not None:
-            found = comparable(widget.viewer, widget.layers.mask, widget.layers.mask.here[0])
-        combo, before = widget.compare, self.chosen
+        layers, found = self._state.layers, []
+        if layers is not None:
+            found = comparable(self._viewer, layers.mask, layers.mask.here[0])
+        combo, before = self._combo, self.chosen
         with QSignalBlocker(combo):
             combo.clear()
             combo.addItem("–", None)
             for other in found:
                 combo.addItem(other.name, other)
             kept = next((n for n, other in enumerate(found, 1) if other.same_as(before)), 0)
-            mine = None if widget.layers is None else widget.layers.mask.segmentation
-            if self.wanted is not None and self.wanted.source is not mine:
+            mine = None if layers is None else layers.mask.segmentation
+            if self._wanted is not None and self._wanted.source is not mine:
                 # A deleted mask must leave memory.
-                self.wanted = next((one for one in found if one.same_as(self.wanted)), None)
+                self._wanted = next((one for one in found if one.same_as(self._wanted)), None)
             combo.setCurrentIndex(kept)
-        for part in (combo, widget.compare_label):
+        for part in (combo, self._label):
             part.setVisible(bool(found))
         if kept == 0 and self.comparison is not None:
             self.compare()
@@ -278,46 +289,47 @@ class Against(QObject):
         side = self.side(part)
         return None if side is None else side[0].usage(side[1])
 
-    def forget(self) -> None:
-        """Drop the comparison: another mask is read."""
+    def forget(self, wanted: bool) -> None:
+        """Drop the comparison: the mask is read anew. wanted: also what a person chose."""
         self.comparison, self.pending = None, False
-        with QSignalBlocker(self._widget.compare):
-            self._widget.compare.setCurrentIndex(0)
+        if wanted:
+            self._wanted = None
+        with QSignalBlocker(self._combo):
+            self._combo.setCurrentIndex(0)
 
     def choose_wanted(self) -> None:
         """Compare again with what a person chose, if it is in the list."""
-        combo = self._widget.compare
-        for place in range(combo.count()):
-            listed = combo.itemData(place)
-            if listed is not None and listed.same_as(self.wanted):
-                combo.setCurrentIndex(place)
+        for place in range(self._combo.count()):
+            listed = self._combo.itemData(place)
+            if listed is not None and listed.same_as(self._wanted):
+                self._combo.setCurrentIndex(place)
 
     def _on_chosen(self) -> None:
-        self.wanted = self.chosen
+        self._wanted = self.chosen
         self.compare()
 
     def compare(self) -> None:
         """Compare with what is chosen in the list."""
-        widget, chosen = self._widget, self.chosen
+        inspection, chosen = self._state.inspection, self.chosen
         self.comparison, self.pending = None, False
-        widget.show_message("")
-        if widget.inspection is None or not widget.inspection.is_current or chosen is None:
+        self._show_message("")
+        if inspection is None or not inspection.is_current or chosen is None:
             self.changed.emit()
             return
-        frame = widget.inspection.frame if chosen.frame is None else chosen.frame
+        frame = inspection.frame if chosen.frame is None else chosen.frame
         comparison = Comparison(
-            widget.inspection, Inspection(chosen.source, frame), chosen.name, chosen.frame is None
+            inspection, Inspection(chosen.source, frame), chosen.name, chosen.frame is None
         )
         if comparison.refusal:
-            widget.show_message(comparison.refusal)
+            self._show_message(comparison.refusal)
             self.changed.emit()
             return
 
         def show(_: Any) -> None:
             self.pending = False
             self.comparison = comparison if comparison.same_codes else None
-            widget.show_message(comparison.said(widget.part))
+            self._show_message(comparison.said(self._state.part))
             self.changed.emit()
 
         self.pending = True
-        widget.jobs.run(comparison.prepare(widget.part), show)
+        self._jobs.run(comparison.prepare(self._state.part), show)

@@ -1,4 +1,4 @@
-"""The controls of the Inspect widget and how they are laid out; what they do is in `inspect`."""
+"""The controls of the Inspect widget and how they are laid out; what they do is in `widget`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_l2gnet.inspect.state import SLICE, VOLUME
 from napari_l2gnet.inspect.views import InspectViews
 from napari_l2gnet.masks.layer import SEGMENTATION_KEY
 from napari_l2gnet.widgets.docked import DockedWidget, research_line
@@ -239,25 +240,12 @@ class InspectForm(DockedWidget):
         before = self.of.currentData()
         with QSignalBlocker(self.of):
             self.of.clear()
-            self.of.addItem("volume", "volume")
-            self.of.addItem("this slice", "slice")
+            self.of.addItem("volume", VOLUME)
+            self.of.addItem("this slice", SLICE)
             for column, name in enumerate(names):
                 if column:
                     self.of.addItem(name, column)
             self.of.setCurrentIndex(max(0, self.of.findData(before)))
-
-    def show_shown(self, key: str) -> None:
-        """Choose what lies over the image; emits no signal."""
-        with QSignalBlocker(self.shown):
-            self.shown.setCurrentIndex(self.shown.findData(key))
-
-    def allow_shown(self, key: str, reason_against: str) -> None:
-        """Enable an entry of what can lie over the image, or disable it with the reason as its
-        tooltip."""
-        place = self.shown.findData(key)
-        item = self.shown.model().item(place)
-        item.setEnabled(not reason_against)
-        item.setToolTip(reason_against)
 
 
 def _combo(tip: str) -> QComboBox:

@@ -34,6 +34,8 @@ DOUBTS = {
     "Spread of the plan": "plan",
     "Neighbouring slices": "neighbours",
 }
+#: Percent of the training scans that must be nearer to the others than a scan that is warned about.
+_UNLIKE_PERCENTILE = 97.5
 
 
 class Source(Protocol):
@@ -117,6 +119,11 @@ class Inspection:
         model?"""
         return not self.refusal and self._state == self._state_now()
 
+    @property
+    def is_unlike(self) -> bool:
+        """Is the whole scan unlike those that the model learnt from?"""
+        return self.unlike is not None and (self.unlike.percentile or 0) >= _UNLIKE_PERCENTILE
+
     def _state_now(self) -> tuple[Any, ...]:
         trace = self.trace
         return trace, trace.added, int(np.count_nonzero(trace.seen)), *self.ids, *self.names
@@ -177,7 +184,8 @@ class Inspection:
                 table[:, others] = 0
         if not self.has_plans:
             return Usage(table, None)
-        # A slice hears only of itself: with weights on one side, its plan stays symmetric.
+        # Cells receive only from their own slice: with weights on one side, its plan stays
+        # symmetric.
         return Usage(table, code_plan(trace, receiving=weights))
 
     def positions(self) -> NDArray[np.float64]:
@@ -196,7 +204,7 @@ class Inspection:
         return found
 
     def partners(self, part: Part, code: int, most: int = 4) -> list[Partner]:
-        """The codes that a code hears more of than by chance; [] without transport."""
+        """The codes from which a code receives more than by chance; [] without transport."""
         from l2gnet_core.inspect.plans import partners
 
         plan = self.usage(part).plan
@@ -212,7 +220,7 @@ class Inspection:
         return int(np.isin(self.trace.codes, codes).sum((1, 2)).argmax())
 
     def heard(self, index: int, code: int) -> NDArray[np.float32]:
-        """(h,w): how much a code hears of each cell of a slice, 1 = as much as of any cell."""
+        """(h,w): how much a code receives from each cell of a slice, 1 = an even share."""
         from l2gnet_core.inspect.plans import sources_map
 
         shares = sources_map(self.trace, index, code)

@@ -39,9 +39,7 @@ _GLOW = [
     [0.95, 0.40, 0.10, 0.50],
     [1.00, 0.95, 0.50, 0.60],
 ]
-
-
-#: Of a heat map's limits.
+#: The smallest difference between the limits of a heat map.
 _LEAST_RANGE = 0.01
 
 

@@ -1,19 +1,21 @@
-"""Draws the code map, what a code hears, references or doubt over the image, in Inspect."""
+"""Draws the code map, the sources of a code, references or doubt over the image, in Inspect."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, QSignalBlocker
+from qtpy.QtWidgets import QComboBox
 
-from napari_l2gnet.inspect.form import CHANGED, CODES, DOUBT, HEARD, OTHER_CODES, REFERENCE
+from napari_l2gnet.inspect.compare import Against, Comparison
+from napari_l2gnet.inspect.form import CHANGED, CODES, DOUBT, HEARD, NOTHING, OTHER_CODES, REFERENCE
+from napari_l2gnet.inspect.parts import DoubtMap
+from napari_l2gnet.inspect.state import InspectState, Look
+from napari_l2gnet.inspect.views import InspectViews
 from napari_l2gnet.inspect.words import REFERENCES, SLICES
-
-if TYPE_CHECKING:
-    from napari_l2gnet.inspect.compare import Comparison
-    from napari_l2gnet.inspect.widget import InspectWidget
+from napari_l2gnet.jobs.worker import LatestJob
 
 _HINTS = {
     HEARD: "Choose a code first, to see its sources of information: click a voxel or a chart.",
@@ -24,85 +26,119 @@ _HINTS = {
 class Over(QObject):
     """Draws one picture at a time, as chosen by the list or the tab on top."""
 
-    def __init__(self, widget: InspectWidget) -> None:
-        super().__init__(widget)
-        self._widget = widget
+    def __init__(
+        self,
+        state: InspectState,
+        combo: QComboBox,
+        views: InspectViews,
+        against: Against,
+        jobs: LatestJob,
+        show_message: Callable[..., None],
+    ) -> None:
+        super().__init__(combo)
+        self._state, self._combo, self._views, self._against = state, combo, views, against
+        self._jobs, self._show_message = jobs, show_message
         # Must something be drawn once the widget is in front again?
         self._waits = False
-        widget.shown.currentIndexChanged.connect(lambda _: self.draw())
-        widget.views.currentChanged.connect(self.show_tab)
-        widget.views.reference_picked.connect(self.show_reference)
-        widget.views.kind_chosen.connect(self._on_kind)
-        widget.against.changed.connect(self._on_comparison)
+        combo.currentIndexChanged.connect(lambda _: self.draw())
+        views.currentChanged.connect(self.show_tab)
+        views.reference_picked.connect(self.show_reference)
+        against.changed.connect(self._on_comparison)
+
+    @property
+    def _shown(self) -> str:
+        return str(self._combo.currentData())
+
+    def _choose(self, shown: str) -> None:
+        """Choose in the list what lies over the image, without drawing it."""
+        with QSignalBlocker(self._combo):
+            self._combo.setCurrentIndex(self._combo.findData(shown))
 
     def show(self, shown: str) -> None:
         """Choose what lies over the image, and draw it."""
-        self._widget.show_shown(shown)
+        self._choose(shown)
         self.draw()
 
     def draw(self) -> None:
         """Draw what is chosen, or later if the widget is behind another tab: runs would wait for
         layers that are not seen."""
-        widget, shown = self._widget, self._widget.shown.currentData()
-        inspection, layers = widget.inspection, widget.layers
-        self._waits = widget.is_aside
-        if inspection is None or layers is None or self._waits:
+        look, shown = self._state.look, self._shown
+        self._waits = self._state.is_aside
+        if look is None or self._waits:
             return
-        view, comparison = "", widget.against.comparison
+        inspection, codes, reference = look.inspection, self._state.codes, self._views.reference
+        view, comparison = "heat", self._against.comparison
         if comparison is not None and not comparison.same_cells:
             comparison = None  # its cells do not lie on the image
         if shown == CODES:
-            layers.show_codes(inspection)
+            look.layers.show_codes(inspection)
             view = "codes"
         elif shown == OTHER_CODES and comparison is not None:
-            layers.show_codes(comparison.other, f"code map of {comparison.name}")
+            look.layers.show_codes(comparison.other, f"code map of {comparison.name}")
             view = "codes"
         elif shown == CHANGED and comparison is not None:
-            self._show_changed(comparison)
-            view = "heat"
-        elif shown == HEARD and widget.codes and inspection.has_plans:
-            code = widget.codes[0]
-            self._heat(f"sources of code {code + 1}", lambda index: inspection.heard(index, code))
-            view = "heat"
-        elif shown == REFERENCE and widget.views.reference is not None:
-            reference = widget.views.reference
+            self._show_changed(look, comparison)
+        elif shown == HEARD and codes and inspection.has_plans:
+            name, code = f"sources of code {codes[0] + 1}", codes[0]
+            self._heat(look, name, lambda index: inspection.heard(index, code))
+        elif shown == REFERENCE and reference is not None:
             name = f"mass sent to reference {reference + 1}"
-            self._heat(name, lambda index: inspection.sent(index, reference))
-            view = "heat"
+            self._heat(look, name, lambda index: inspection.sent(index, reference))
         elif shown == DOUBT:
             self.study(self._show_doubt)
             return
-        layers.show_only(view)
+        else:
+            view = ""
+        look.layers.show_only(view)
         if not view:
-            widget.show_message(_HINTS.get(shown, ""))
+            self._show_message(_HINTS.get(shown, ""))
+
+    def draw_codes(self) -> None:
+        """Draw what belongs to the chosen codes, or to none, unless something else is shown."""
+        look, shown = self._state.look, self._shown
+        if not self._state.codes:
+            if shown == HEARD:
+                self._choose(CODES)
+        elif shown in (CODES, NOTHING) and look is not None and look.inspection.has_plans:
+            self._choose(HEARD)
+        if self._shown in (HEARD, CODES):
+            self.draw()
+
+    def draw_slice(self) -> None:
+        """Draw what depends on the slice on screen."""
+        if self._shown in (HEARD, REFERENCE):
+            self.draw()
+
+    def draw_kind(self) -> None:
+        """Draw another kind of doubt."""
+        if self._views.currentIndex() == SLICES:
+            self._choose(DOUBT)
+        if self._shown == DOUBT:
+            self.draw()
 
     def catch_up(self) -> None:
         """Draw what was not drawn while the widget was behind another tab."""
         if self._waits:
             self.draw()
 
-    def _heat(self, name: str, values: Callable[[int], Any]) -> None:
+    def _heat(self, look: Look, name: str, values: Callable[[int], Any]) -> None:
         """Draw cells (h,w) of every slice, from 1 (an even share) to nearly the largest on screen.
 
         values: the cells of a slice by its index.
         """
-        widget = self._widget
-        assert widget.inspection is not None
-        assert widget.layers is not None
-        frame = widget.inspection.frame
+        frame = look.inspection.frame
 
         def cells(of: int, index: int) -> Any:
             found = values(index)
             return found if of == frame else np.zeros_like(found)
 
         # Not the maximum: a single cell, often in an empty corner, would leave all others dark.
-        top = float(np.percentile(values(widget.index), 98))
-        widget.layers.show_heat(name, widget.inspection, cells, (1, top))
+        top = float(np.percentile(values(look.index), 98))
+        look.layers.show_heat(name, look.inspection, cells, (1, top))
 
-    def _show_changed(self, comparison: Comparison) -> None:
+    def _show_changed(self, look: Look, comparison: Comparison) -> None:
         """Draw the cells with different codes on the two sides."""
-        widget, one, other = self._widget, comparison.one.trace, comparison.other.trace
-        assert widget.layers is not None
+        one, other = comparison.one.trace, comparison.other.trace
 
         def changed(frame: int, index: int) -> Any:
             both = one.seen[index] and other.seen[index] and frame == comparison.one.frame
@@ -110,21 +146,26 @@ class Over(QObject):
             return differs.astype(np.float32)
 
         name = f"cells changed from {comparison.name}"
-        widget.layers.show_heat(name, comparison.one, changed, (0, 1))
+        look.layers.show_heat(name, comparison.one, changed, (0, 1))
 
     def _on_comparison(self) -> None:
         self.update_controls()
-        if self._widget.shown.currentData() in (OTHER_CODES, CHANGED):
-            self.show(CODES if self._why_not(OTHER_CODES) else self._widget.shown.currentData())
+        if self._shown in (OTHER_CODES, CHANGED):
+            self.show(CODES if self._why_not(OTHER_CODES) else self._shown)
 
     def update_controls(self) -> None:
         """Enable what this model, and what it is compared with, have to show."""
-        for key in (HEARD, REFERENCE, OTHER_CODES, CHANGED):
-            self._widget.allow_shown(key, self._why_not(key))
+        for shown in (HEARD, REFERENCE, OTHER_CODES, CHANGED):
+            item, reason = (
+                self._combo.model().item(self._combo.findData(shown)),
+                self._why_not(shown),
+            )
+            item.setEnabled(not reason)
+            item.setToolTip(reason)
 
     def _why_not(self, shown: str) -> str:
         """Why something cannot be shown, in a sentence; "" if it can."""
-        inspection, comparison = self._widget.inspection, self._widget.against.comparison
+        inspection, comparison = self._state.inspection, self._against.comparison
         if shown in (HEARD, REFERENCE):
             no_plans = inspection is not None and not inspection.refusal
             no_plans = no_plans and not inspection.has_plans
@@ -135,55 +176,54 @@ class Over(QObject):
             return "The cells of the two do not cover the same voxels."
         return ""
 
-    def study(self, then: Callable[[], None]) -> None:
-        """Find doubt of the chosen kind, in a thread if it is not known yet; then call `then`."""
-        inspection, kind = self._widget.inspection, self._widget.views.kind.currentData()
+    def kind_drawn(self) -> str:
+        """The kind of doubt that is drawn and stays drawn; "" if none is."""
+        inspection = self._state.inspection
+        if inspection is None or (self._views.currentIndex() != SLICES and self._shown != DOUBT):
+            return ""
+        kinds, chosen = list(inspection.kinds().values()), self._views.kind.currentData()
+        return chosen if chosen in kinds else kinds[0]
+
+    def study(self, then: Callable[[DoubtMap], None]) -> None:
+        """Find doubt of the chosen kind, in a thread if it is not known yet, and hand it over."""
+        inspection, kind = self._state.inspection, self._views.kind.currentData()
         if inspection is None or kind is None:
             return
-        if inspection.doubt(kind) is not None:
-            then()
-        else:
-            self._widget.jobs.run(inspection.study(kind), lambda _: then())
 
-    def _show_doubt(self) -> None:
-        widget = self._widget
-        self._waits = widget.is_aside
-        if self._waits:
+        def hand_over(_: Any = None) -> None:
+            if (doubt := inspection.doubt(kind)) is not None:
+                then(doubt)
+
+        if inspection.doubt(kind) is not None:
+            hand_over()
+        else:
+            self._jobs.run(inspection.study(kind), hand_over)
+
+    def _show_doubt(self, doubt: DoubtMap) -> None:
+        look = self._state.look
+        self._waits = self._state.is_aside
+        if look is None or self._waits:
             return
-        assert widget.inspection is not None
-        assert widget.layers is not None
-        doubt = widget.inspection.doubt(widget.views.kind.currentData())
-        assert doubt is not None
-        if widget.views.currentIndex() == SLICES:
-            widget.views.draw()
-        if widget.shown.currentData() == DOUBT:
-            name = f"doubt: {widget.views.kind.currentText().lower()}"
-            widget.layers.show_heat(name, widget.inspection, doubt.values, doubt.limits)
-            widget.layers.show_only("heat")
+        if self._views.currentIndex() == SLICES:
+            self._views.draw()
+        if self._shown == DOUBT:
+            name = f"doubt: {self._views.kind.currentText().lower()}"
+            look.layers.show_heat(name, look.inspection, doubt.values, doubt.limits)
+            look.layers.show_only("heat")
 
     def show_tab(self, tab: int) -> None:
         """Draw the picture that belongs to a tab."""
-        widget = self._widget
-        if widget.inspection is None or widget.views.words is None:
+        inspection, words, codes = self._state.inspection, self._views.words, self._state.codes
+        if inspection is None or words is None:
             return
-        if tab == REFERENCES and widget.views.reference is None:
-            code = widget.codes[0] if widget.codes else None
-            self.show_reference(int(widget.views.words.sent(code).argmax()))
+        if tab == REFERENCES and self._views.reference is None:
+            self.show_reference(int(words.sent(codes[0] if codes else None).argmax()))
         elif tab in (REFERENCES, SLICES):
             self.show(REFERENCE if tab == REFERENCES else DOUBT)
         else:
-            self.show(HEARD if widget.codes and widget.inspection.has_plans else CODES)
+            self.show(HEARD if codes and inspection.has_plans else CODES)
 
     def show_reference(self, reference: int) -> None:
         """Draw which cells send their mass to a reference."""
-        self._widget.views.reference = reference
-        self._widget.views.choose(self._widget.codes)
+        self._views.choose_reference(reference)
         self.show(REFERENCE)
-
-    def _on_kind(self) -> None:
-        self._widget.places.forget()
-        self._widget.update_controls()
-        if self._widget.views.currentIndex() == SLICES:
-            self._widget.show_shown(DOUBT)
-        if self._widget.shown.currentData() == DOUBT:
-            self.draw()

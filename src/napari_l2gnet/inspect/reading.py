@@ -1,86 +1,127 @@
-"""Reading, in Inspect, what the model of a mask saw, and bringing all that is drawn up to date."""
+"""Follows the chosen mask, in Inspect, and reads what its model saw of the frame on screen."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from html import escape
-from typing import TYPE_CHECKING
+from typing import Any
 
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_l2gnet.inspect.form import CODES, DOUBT
+from napari_l2gnet.annotating.tasks import annotation_of
+from napari_l2gnet.inspect.again import LookingAgain
+from napari_l2gnet.inspect.form import InspectForm
 from napari_l2gnet.inspect.inspection import inspection_of
-from napari_l2gnet.inspect.words import REFERENCES, SLICES
+from napari_l2gnet.inspect.layers import InspectLayers
+from napari_l2gnet.inspect.over import Over
+from napari_l2gnet.inspect.state import InspectState
+from napari_l2gnet.jobs.worker import LatestJob
 from napari_l2gnet.masks.layer import MaskLayer
-
-if TYPE_CHECKING:
-    from napari_l2gnet.inspect.widget import InspectWidget
 
 #: Milliseconds without news after which slices that a run has added are read.
 _QUIET = 400
-#: Percent of the training scans that must be nearer to the others than a scan that is warned about.
-_UNLIKE_PERCENTILE = 97.5
 #: Milliseconds between making two layers.
 _BETWEEN_LAYERS = 50
 
 
 class Reading(QObject):
-    """Reads the chosen mask in a thread and then draws it; reads again what is added later."""
+    """Reads the chosen mask in a thread, and reads again what is added later."""
 
-    def __init__(self, widget: InspectWidget) -> None:
-        super().__init__(widget)
-        self._widget = widget
+    #: What is drawn is out of date. Emits whether another mask is chosen.
+    begun = Signal(bool)
+    #: Everything is read and can be drawn.
+    done = Signal()
+    #: There is nothing to see, or reading was stopped: `refusal` says why.
+    refused = Signal()
+    #: The mask has other colours.
+    recolored = Signal()
+
+    def __init__(
+        self,
+        state: InspectState,
+        form: InspectForm,
+        jobs: LatestJob,
+        looking: LookingAgain,
+        over: Over,
+    ) -> None:
+        super().__init__(form)
+        self._state, self._form, self._jobs = state, form, jobs
+        self._looking, self._over = looking, over
         #: Why there is nothing to see, in a sentence; "" if there is.
         self.refusal = ""
-        #: Do the charts show the inspection?
-        self.drawn = False
-        #: Codes to choose again once another frame, or more of it, is read.
-        self._wanted: list[int] = []
-        # Runs go on while one looks: what they add is read when they pause.
+        # A run may add slices while the widget is open: they are read when the run pauses.
         self._changing = QTimer(self, interval=_QUIET, singleShot=True)
         self._changing.timeout.connect(self._read_again)
         # Layers that a click will need are made one by one; the window draws in between.
         self._making = QTimer(self, interval=_BETWEEN_LAYERS, singleShot=True)
         self._making.timeout.connect(self.make_next)
 
-    def stop(self) -> None:
-        """Read and make nothing any more."""
+    def let_go(self) -> None:
+        """Hide the layers and disconnect from the mask; read and make nothing any more."""
+        if self._state.layers is not None:
+            self._state.layers.set_aside(True)
+        self.follow(None)
         self._changing.stop()
         self._making.stop()
 
-    def read_soon(self) -> None:
-        """Read once nothing is added for a moment."""
-        self._changing.start()
+    def follow(self, mask: MaskLayer | None) -> None:
+        """Look into this mask from now on."""
+        layers, viewer = self._state.layers, self._form.viewer
+        if layers is not None:
+            # Also for a removed layer: undo may bring it back.
+            events = layers.mask.layer.events
+            for event in (events.set_data, events.features):
+                event.disconnect(self._on_data)
+            events.colormap.disconnect(self._on_colors)
+            layers.outline(False)
+        layers = None if mask is None else InspectLayers(viewer, mask)
+        self._state.take(layers)
+        self._form.beware_unsaved(None if mask is None else annotation_of(mask))
+        if layers is not None:
+            layers.set_aside(self._state.is_aside)
+            events = layers.mask.layer.events
+            for event in (events.set_data, events.features):
+                event.connect(self._on_data)
+            events.colormap.connect(self._on_colors)
+
+    def _on_data(self, _: Any = None) -> None:
+        # Emitted at every redraw of the mask: slices or organs may have been added, or undo may
+        # have made the message wrong.
+        self._form.drop_message()
+        if not self._state.is_current:
+            self._changing.start()
+
+    def _on_colors(self, _: Any = None) -> None:
+        self.recolored.emit()
 
     def make_layers(self) -> None:
         """Make the layers that a click will need, one by one."""
         self._making.start()
 
     def read(self) -> None:
-        """Read what the model of the chosen mask saw of the frame on screen, and draw it."""
-        widget = self._widget
-        self._follow_mask()
-        self._clear()
+        """Read what the model of the chosen mask saw of the frame on screen."""
+        self._take_mask()
+        state, form, layers = self._state, self._form, self._state.layers
         self.refusal = "Press Segment first: there is no mask to inspect yet."
-        widget.again.hide()
-        widget.go_on.hide()
-        if widget.layers is not None:
-            widget.inspection = inspection_of(widget.layers.mask, widget.layers.mask.here[0])
-            self.refusal = widget.inspection.refusal
-            if self.refusal and widget.inspection.forgotten:
-                self.refusal = widget.looking.offer(widget.layers.mask, widget.inspection)
-        widget.told.setText(escape(self.refusal))
-        widget.views.setVisible(not self.refusal)
-        widget.nothing.setVisible(bool(self.refusal))
-        if self.refusal or widget.inspection is None:
-            widget.inspection = None
-            if widget.layers is not None:
+        self._looking.withdraw()
+        form.go_on.hide()
+        if layers is not None:
+            inspection = inspection_of(layers.mask, layers.mask.here[0])
+            self.refusal = inspection.refusal
+            if not self.refusal:
+                state.inspection = inspection
+            elif inspection.forgotten:
+                self.refusal = self._looking.offer(layers.mask, inspection)
+        form.told.setText(escape(self.refusal))
+        form.views.setVisible(not self.refusal)
+        form.nothing.setVisible(bool(self.refusal))
+        if (look := state.look) is None:
+            if layers is not None:
                 # Hidden, not removed: adding them again at the next frame would take long.
-                widget.layers.set_aside(True)
-            widget.update_controls()
-            widget.ready.emit()
+                layers.set_aside(True)
+            self.refused.emit()
             return
-        inspection, kind = widget.inspection, self._doubt_looked_at()
+        inspection, kind = look.inspection, self._over.kind_drawn()
 
         def reading() -> Generator[str, None, None]:
             if not inspection.is_current:
@@ -88,99 +129,48 @@ class Reading(QObject):
             if kind and inspection.doubt(kind) is None:
                 yield from inspection.study(kind)
 
-        if widget.is_current and (not kind or inspection.doubt(kind) is not None):
-            self._show()
+        if inspection.is_current and (not kind or inspection.doubt(kind) is not None):
+            self._end()
         else:
-            widget.jobs.run(reading(), lambda _: self._show())
+            self._jobs.run(reading(), lambda _: self._end())
 
-    def _follow_mask(self) -> None:
-        """Take the chosen mask; codes stay chosen where it is the same one."""
-        widget, layer = self._widget, self._widget.mask_combo.layer
-        if widget.layers is None or widget.layers.mask.layer is not layer:
-            if widget.layers is not None:
-                widget.layers.remove()
-            widget.follow(None if layer is None else MaskLayer(widget.viewer, layer))
-            widget.looking.jobs.cancel()
-            self._wanted, widget.against.wanted = [], None
-        elif widget.codes:
-            self._wanted = widget.codes
+    def _take_mask(self) -> None:
+        """Take the chosen mask, and forget what was read of it or of another one."""
+        layers, layer = self._state.layers, self._form.mask_combo.layer
+        another = layers is None or layers.mask.layer is not layer
+        if another:
+            if layers is not None:
+                layers.remove()
+            self.follow(None if layer is None else MaskLayer(self._form.viewer, layer))
+            self._looking.cancel()
+        self._jobs.cancel()
+        self._state.forget()
+        self.begun.emit(another)
 
-    def _clear(self) -> None:
-        """Forget what has been read."""
-        widget = self._widget
-        widget.jobs.cancel()
-        widget.codes, widget.voxel, widget.inspection = [], None, None
-        self.drawn = False
-        for part in (widget.places, widget.assigning, widget.against):
-            part.forget()
-        widget.views.show_inspection(None)
-        widget.show_message("")
-        widget.against.follow()
-
-    def _doubt_looked_at(self) -> str:
-        """The kind of doubt that is drawn and stays drawn; "" if none is."""
-        widget = self._widget
-        if widget.inspection is None or not (
-            widget.views.currentIndex() == SLICES or widget.shown.currentData() == DOUBT
-        ):
-            return ""
-        kinds, chosen = list(widget.inspection.kinds().values()), widget.views.kind.currentData()
-        return chosen if chosen in kinds else kinds[0]
-
-    def _show(self) -> None:
-        """Draw what was read."""
-        widget = self._widget
-        assert widget.inspection is not None
-        assert widget.layers is not None
-        self.drawn = True
-        widget.show_parts(widget.inspection.names)
-        widget.views.colors = widget.layers.mask.colors()
-        widget.views.show_inspection(widget.inspection)
-        widget.assigning.offer(widget.inspection)
-        widget.layers.outline(widget.outline.isChecked())
-        widget.layers.renew(widget.inspection)
-        widget.layers.set_aside(widget.is_aside)
+    def _end(self) -> None:
+        self._state.drawn = True
         self._making.start()
-        widget.over.show(DOUBT if self._doubt_looked_at() else CODES)
-        codes, self._wanted = self._wanted, []
-        widget.show_part()
-        if codes:
-            widget.choose(codes, go=False)
-        if widget.views.currentIndex() == REFERENCES:
-            widget.over.show_tab(REFERENCES)
-        widget.against.choose_wanted()
-        unlike = widget.inspection.unlike
-        if (
-            widget.against.chosen is None
-            and unlike is not None
-            and (unlike.percentile or 0) >= 97.5
-        ):
-            widget.warn_beside(
-                "This scan is unlike those that the model learnt from: check the mask with care."
-            )
-        widget.update_controls()
-        widget.ready.emit()
-        if not widget.is_current:
-            # No event tells of slices that came off screen while the others were read.
+        self.done.emit()
+        if not self._state.is_current:
+            # Slices that a run adds off screen emit no event.
             self._changing.start()
 
     def make_next(self) -> None:
         """Make the next layer that a click will need."""
-        widget = self._widget
+        look = self._state.look
         # No click needs a layer while another tab is in front.
-        if widget.layers is None or widget.inspection is None or not self.drawn or widget.is_aside:
+        if look is None or not self._state.drawn or self._state.is_aside:
             return
         # A new run may have begun, or another frame may be on screen.
-        if widget.is_gone or widget.inspection.refusal:
+        if self._state.is_gone or look.inspection.refusal:
             return
-        if widget.layers.make_next(widget.inspection):
+        if look.layers.make_next(look.inspection):
             self._making.start()
 
     def _read_again(self) -> None:
-        widget = self._widget
-        if widget.is_current:
+        if self._state.is_current:
             return
-        if widget.jobs.busy:
+        if self._jobs.busy:
             # The job under way may read what was there before the change.
             self._changing.start()
         else:
@@ -188,15 +178,15 @@ class Reading(QObject):
 
     def cancel(self) -> None:
         """Stop what is under way; the rest can be read later."""
-        widget = self._widget
-        widget.jobs.cancel()
-        widget.looking.jobs.cancel()
+        state = self._state
+        self._jobs.cancel()
+        self._looking.cancel()
         self._changing.stop()
-        if widget.inspection is None:
+        if state.inspection is None:
             self.read()
         # Everything may be read already but not drawn yet.
-        if widget.inspection is not None and not (widget.is_current and self.drawn):
+        if state.inspection is not None and not (state.is_current and state.drawn):
             self.refusal = "Stopped: press Go on to read what the model saw."
-            widget.told.setText(self.refusal)
-            widget.go_on.show()
-            widget.update_controls()
+            self._form.told.setText(self.refusal)
+            self._form.go_on.show()
+            self.refused.emit()

@@ -1,4 +1,4 @@
-"""The tabs of the Inspect widget: what each chart draws; its texts are in `inspect_words`."""
+"""The tabs of the Inspect widget: what each chart draws; its texts are in `words`."""
 
 from __future__ import annotations
 
@@ -236,6 +236,11 @@ class InspectViews(QTabWidget):
             self.references.choose([] if self.reference is None else [self.reference])
         else:
             self.charts[view].choose([self.index] if view == SLICES else self.chosen)
+
+    def choose_reference(self, reference: int) -> None:
+        """Mark a reference in its tab."""
+        self.reference = reference
+        self.choose(self.chosen)
 
     def _colors(self, words: Words) -> list[str]:
         labels = words.inspection.source.card.labels

@@ -1,6 +1,6 @@
-"""The Inspect widget: controls and connections.
+"""The Inspect widget: connects its helpers, and redraws when one says that something changed.
 
-The numbers come from `inspection`, which `inspect_reading` prepares.
+`InspectState` is what is looked at. Each helper works with it and with what its constructor names.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from typing import Any
 import napari
 import numpy as np
 from napari.utils.theme import get_theme
-from qtpy.QtCore import QTimer, Signal
+from qtpy.QtCore import QTimer
 
 from l2gnet_core.errors import InputError
-from napari_l2gnet.annotating.tasks import annotation_of
 from napari_l2gnet.inspect.again import LookingAgain
+from napari_l2gnet.inspect.assigning import Assigning
 from napari_l2gnet.inspect.click import Clicks
 from napari_l2gnet.inspect.compare import Against
 from napari_l2gnet.inspect.export import ask_file, save_picture, save_table
-from napari_l2gnet.inspect.form import CODES, HEARD, NOTHING, REFERENCE, InspectForm
+from napari_l2gnet.inspect.form import CODES, DOUBT, InspectForm
 from napari_l2gnet.inspect.inspection import Inspection
 from napari_l2gnet.inspect.layers import InspectLayers
 from napari_l2gnet.inspect.over import Over
-from napari_l2gnet.inspect.parts import Part
-from napari_l2gnet.inspect.places import Assigning, Places
+from napari_l2gnet.inspect.places import Places
 from napari_l2gnet.inspect.reading import Reading
-from napari_l2gnet.inspect.words import SLICES
+from napari_l2gnet.inspect.state import SLICE, InspectState, Look
+from napari_l2gnet.inspect.words import REFERENCES, SLICES
 from napari_l2gnet.jobs.worker import LatestJob
 from napari_l2gnet.masks.layer import MaskLayer
 from napari_l2gnet.scans.file_suffix import ended
@@ -38,26 +38,24 @@ from napari_l2gnet.widgets.visibility import bring_into_view, hidden_message
 class InspectWidget(InspectForm):
     """Click a voxel or a chart: see what the model saw and where it is unsure, and correct it."""
 
-    #: Everything about the chosen mask is drawn, or the reason why not is shown.
-    ready = Signal()
-
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__(napari_viewer)
-        self.layers: InspectLayers | None = None
-        self.inspection: Inspection | None = None
-        self.codes: list[int] = []
-        #: (frame,z,y,x) of the click that chose the code; None if a chart was clicked.
-        self.voxel: tuple[int, int, int, int] | None = None
+        self.state = InspectState()
         self.jobs = LatestJob(self)
-        self.looking = LookingAgain(self)
-        self.clicks = Clicks(self)
-        self.against = Against(self)
-        self.over = Over(self)
-        self.places = Places(self)
-        self.assigning = Assigning(self)
-        self.reading = Reading(self)
-        #: Is the widget out of sight?
-        self.is_aside = self._behind = False
+        self.looking = LookingAgain(self.state, self.again, self.bar, self.show_message)
+        self.clicks = Clicks(
+            self.state, self.viewer, self.click, self.show_message, self.tell_unseen
+        )
+        self.against = Against(
+            self.state, self.viewer, self.compare, self.compare_label, self.jobs, self.show_message
+        )
+        self.over = Over(
+            self.state, self.shown, self.views, self.against, self.jobs, self.show_message
+        )
+        self.places = Places(self.state, self, self.over, self.jobs, self.bring_into_view)
+        self.assigning = Assigning(self.state, self, self.over, self.jobs, self.tell_unseen)
+        self.reading = Reading(self.state, self, self.jobs, self.looking, self.over)
+        self._behind = False
         # Steps of the slider are handled together: only the last is drawn.
         self._moving = QTimer(self, interval=0, singleShot=True)
         # Waits until all layers that are removed together are gone.
@@ -73,7 +71,17 @@ class InspectWidget(InspectForm):
         self.jobs.changed.connect(self.update_controls)
         self.jobs.progress.connect(self.bar.setFormat)
         self.jobs.failed.connect(lambda text: self.show_message(text, bad=True))
+        self.looking.jobs.changed.connect(self.update_controls)
+        self.looking.changed.connect(self.reading.read)
+        self.reading.begun.connect(self._on_begun)
+        self.reading.recolored.connect(self._on_colors)
+        self.reading.done.connect(self._on_read)
+        self.reading.refused.connect(self.update_controls)
+        self.clicks.picked.connect(lambda code, voxel: self.choose([code], voxel))
         self.against.changed.connect(self.draw)
+        self.places.changed.connect(self.update_controls)
+        self.assigning.changed.connect(self.update_controls)
+        self.assigning.dropped.connect(lambda: self.choose(self.codes, self.state.voxel, go=False))
         self.seen.connect(self._on_seen)
         self.mask_combo.chosen.connect(self._on_chosen)
         self.mask_combo.activated.connect(lambda _: self._on_picked())
@@ -83,6 +91,7 @@ class InspectWidget(InspectForm):
         self.outline.toggled.connect(self._on_outline)
         self.cancel.clicked.connect(self.reading.cancel)
         self.views.codes_picked.connect(self.choose)
+        self.views.kind_chosen.connect(self._on_kind)
         self.views.slice_picked.connect(self._on_slice_picked)
         for button, suffix in ((self.png, ".png"), (self.csv, ".csv")):
             button.clicked.connect(lambda _, suffix=suffix: ask_file(self, suffix, self.save))
@@ -102,14 +111,11 @@ class InspectWidget(InspectForm):
     def let_go(self) -> None:
         """Disconnect from the viewer; hide the layers, which the user may remove."""
         self.jobs.cancel()
-        self.looking.jobs.cancel()
-        if self.layers is not None:
-            self.layers.set_aside(True)
-        self.follow(None)
+        self.looking.cancel()
+        self.reading.let_go()
         self.against.let_go()
         self._moving.stop()
         self._leaving.stop()
-        self.reading.stop()
         self.mask_combo.disconnect_layers()
         self.clicks.let_go()
         for emitter, act in self._viewer_events():
@@ -117,19 +123,14 @@ class InspectWidget(InspectForm):
 
     def _on_seen(self, seen: bool) -> None:
         """Hide the layers while the widget is out of sight, and show them again."""
-        came, self.is_aside = seen and self._behind, not seen
+        came, self.state.is_aside = seen and self._behind, not seen
         # A minimised window or floating dock does not count: the user did not change the tab.
         self._behind = not seen and self.is_behind
-        if self.layers is not None and self.layers.mask.layer in self.viewer.layers:
-            self.layers.set_aside(self.is_aside or self.inspection is None)
+        if self.layers is not None and not self.state.is_gone:
+            self.layers.set_aside(self.state.is_aside or self.inspection is None)
             self.clicks.lay_tools_down(came and self.click.isChecked())
             self.over.catch_up()
             self.reading.make_layers()
-
-    def warn_beside(self, warning: str) -> None:
-        """Show a warning below what is said now."""
-        text, *_, holds = self._told
-        self.show_message(text, beware=[warning], holds=holds)
 
     def tell_again(self) -> None:
         """Drop the message if it does not hold any more."""
@@ -144,64 +145,78 @@ class InspectWidget(InspectForm):
     # ------------------------------------------------------------------ mask and part
 
     @property
-    def part(self) -> Part:
-        """What the numbers are about."""
-        of = self.of.currentData()
-        if of == "slice":
-            return Part(index=self.index)
-        return Part(column=of) if isinstance(of, int) else Part()
+    def layers(self) -> InspectLayers | None:
+        """The layers of the chosen mask; None without one."""
+        return self.state.layers
 
     @property
-    def index(self) -> int:
-        """The slice on screen, along the slicing axis."""
-        assert self.layers is not None
-        return self.layers.mask.here[1 + self.layers.mask.segmentation.axis]
+    def inspection(self) -> Inspection | None:
+        """What the model saw of the frame on screen; None if there is nothing to see."""
+        return self.state.inspection
 
     @property
-    def is_current(self) -> bool:
-        """Is everything that the model saw prepared?"""
-        return self.inspection is not None and self.inspection.is_current
+    def codes(self) -> list[int]:
+        """The chosen codes."""
+        return self.state.codes
 
-    def follow(self, mask: MaskLayer | None) -> None:
-        """Look into this mask from now on."""
-        if self.layers is not None:
-            # Also for a removed layer: undo may bring it back.
-            events = self.layers.mask.layer.events
-            for event in (events.set_data, events.features):
-                event.disconnect(self._on_data)
-            events.colormap.disconnect(self._on_colors)
-            self.layers.outline(False)
-        self.layers = None if mask is None else InspectLayers(self.viewer, mask)
-        self.beware_unsaved(None if mask is None else annotation_of(mask))
-        if self.layers is not None:
-            self.layers.set_aside(self.is_aside)
-        if mask is not None:
-            events = mask.layer.events
-            for event in (events.set_data, events.features):
-                event.connect(self._on_data)
-            events.colormap.connect(self._on_colors)
+    def _on_begun(self, another: bool) -> None:
+        """Clear what is drawn."""
+        self.places.forget()
+        self.assigning.forget()
+        self.against.forget(wanted=another)
+        self.views.show_inspection(None)
+        self.show_message("")
+        self.against.follow()
+
+    def _on_read(self) -> None:
+        """Draw everything that was read."""
+        if (look := self.state.look) is None:
+            return
+        self.show_parts(look.inspection.names)
+        self.views.colors = look.layers.mask.colors()
+        self.views.show_inspection(look.inspection)
+        self.assigning.offer(look.inspection)
+        look.layers.outline(self.outline.isChecked())
+        look.layers.renew(look.inspection)
+        look.layers.set_aside(self.state.is_aside)
+        self.over.show(DOUBT if self.over.kind_drawn() else CODES)
+        codes, self.state.wanted = self.state.wanted, []
+        self.show_part()
+        if codes:
+            self.choose(codes, go=False)
+        if self.views.currentIndex() == REFERENCES:
+            self.over.show_tab(REFERENCES)
+        self.against.choose_wanted()
+        if self.against.chosen is None and look.inspection.is_unlike:
+            text, *_, holds = self._told
+            warning = (
+                "This scan is unlike those that the model learnt from: check the mask with care."
+            )
+            self.show_message(text, beware=[warning], holds=holds)
+        self.update_controls()
 
     def draw(self) -> None:
         """Draw the charts of the chosen part, and describe the chosen codes."""
-        if self.inspection is None or not self.is_current:
+        look, part = self.state.look, self.state.part
+        if look is None or not self.state.is_current:
             return
-        self.views.index = self.index
-        self.views.show_part(self.inspection, self.part, self.against.usage(self.part))
+        self.views.index = look.index
+        self.views.show_part(look.inspection, part, self.against.usage(part))
         self._tell()
 
     def show_part(self) -> None:
         """Draw another part of the scan, or compare it first."""
+        self.state.of = self.of.currentData()
         if self.inspection is None:
             return
-        if self.assigning.pending is not None:
-            # The voxels lit by the preview are not those that would change now.
-            self.choose(self.codes, self.voxel, go=False)
+        self.assigning.drop()
         if self.against.pending:
             self.against.compare()
             return
+        part = self.state.part
         if self.against.comparison is not None:
-            self.show_message(self.against.comparison.said(self.part))
-        sides = ((self.inspection, self.part), self.against.side(self.part))
+            self.show_message(self.against.comparison.said(part))
+        sides = ((self.inspection, part), self.against.side(part))
         wanted = [side for side in sides if side is not None]
 
         def relate() -> Generator[str, None, None]:
@@ -221,32 +236,24 @@ class InspectWidget(InspectForm):
 
     def _on_moved(self) -> None:
         """Another slice or frame is on screen."""
-        if self.layers is None or self.layers.mask.layer not in self.viewer.layers:
+        layers, look = self.layers, self.state.look
+        if layers is None or self.state.is_gone:
             return
-        frame = self.layers.mask.here[0]
-        if self.inspection is None or self.inspection.frame != frame:
-            if len(self.layers.mask.segmentation.shown) > 1:
+        if look is None or look.inspection.frame != layers.mask.here[0]:
+            if len(layers.mask.segmentation.shown) > 1:
                 self.reading.read()
-        elif self.is_current:
-            self.views.index = self.index
-            if self.of.currentData() == "slice":
+        elif self.state.is_current:
+            self.views.index = look.index
+            if self.state.of == SLICE:
                 self.draw()
             elif self.views.currentIndex() == SLICES:
                 self.views.choose(self.codes)
-            if self.shown.currentData() in (HEARD, REFERENCE):
-                self.over.draw()
+            self.over.draw_slice()
 
-    def _on_colors(self, _: Any = None) -> None:
-        if self.layers is not None and self.inspection is not None:
-            self.views.colors = self.layers.mask.colors()
+    def _on_colors(self) -> None:
+        if (look := self.state.look) is not None:
+            self.views.colors = look.layers.mask.colors()
             self.draw()
-
-    def _on_data(self, _: Any = None) -> None:
-        # Emitted at every redraw of the mask: slices or organs may have been added, or undo may
-        # have made the message wrong.
-        self.drop_message()
-        if not self.is_current:
-            self.reading.read_soon()
 
     def _on_active(self, _: Any = None) -> None:
         if self.layers is not None and self.layers.inserting:
@@ -256,13 +263,8 @@ class InspectWidget(InspectForm):
         if active is not self.mask_combo.layer and active in self.mask_combo:
             self.mask_combo.choose(active)
 
-    @property
-    def is_gone(self) -> bool:
-        """Has the chosen mask been removed?"""
-        return self.layers is not None and self.layers.mask.layer not in self.viewer.layers
-
     def _on_chosen(self) -> None:
-        if self.is_gone:
+        if self.state.is_gone:
             self._leaving.start()
         else:
             self.reading.read()
@@ -272,7 +274,7 @@ class InspectWidget(InspectForm):
         self.viewer.layers.selection.active = self.mask_combo.layer
         self.bring_into_view(alone=True)
         # Its layers may have been hidden together with it.
-        if self.reading.drawn:
+        if self.state.drawn:
             self.over.draw()
 
     def _on_others(self, _: Any = None) -> None:
@@ -283,7 +285,7 @@ class InspectWidget(InspectForm):
 
     def _on_left(self) -> None:
         """Layers were removed: if the mask was, read another one."""
-        if self.is_gone:
+        if self.state.is_gone:
             self.reading.read()
         self.against.follow()
 
@@ -320,43 +322,44 @@ class InspectWidget(InspectForm):
 
         voxel: (frame,z,y,x) of the click, None without one. go: also go to a slice with the code.
         """
-        if self.inspection is None or self.layers is None:
+        if (look := self.state.look) is None:
             return
-        self.codes, self.voxel = list(dict.fromkeys(codes)), voxel
+        codes = self.state.codes = list(dict.fromkeys(codes))
+        self.state.voxel = voxel
         self.assigning.forget()
         self.show_message("")
-        if self.codes:
+        if codes:
             if go and voxel is None:
                 self.bring_into_view()
-            here = self.inspection.trace.codes[self.index]
-            if go and voxel is None and not np.isin(here, self.codes[:1]).any():
-                self._to_slice(self.inspection.busiest_slice(self.codes[:1]))
-            self.layers.light_cells(self.inspection.frame, self.inspection, self.codes)
-            if self.shown.currentData() in (CODES, NOTHING) and self.inspection.has_plans:
-                self.show_shown(HEARD)
+                if not np.isin(look.inspection.trace.codes[look.index], codes[:1]).any():
+                    self._to_slice(look, look.inspection.busiest_slice(codes[:1]))
+            look.layers.light_cells(look.inspection.frame, look.inspection, codes)
         else:
-            self.layers.darken()
-            if self.shown.currentData() == HEARD:
-                self.show_shown(CODES)
-        if self.shown.currentData() in (HEARD, CODES):
-            self.over.draw()
-        self.views.choose(self.codes)
+            look.layers.darken()
+        self.over.draw_codes()
+        self.views.choose(codes)
         self._tell()
         self.update_controls()
 
-    def _to_slice(self, index: int) -> None:
-        assert self.layers is not None
-        frame, *voxel = self.layers.mask.here
-        voxel[self.layers.mask.segmentation.axis] = index
-        self.layers.mask.go_to_voxel(frame, voxel)
+    def _to_slice(self, look: Look, index: int) -> None:
+        frame, *voxel = look.layers.mask.here
+        voxel[look.layers.mask.segmentation.axis] = index
+        look.layers.mask.go_to_voxel(frame, voxel)
 
     def _on_slice_picked(self, index: int) -> None:
-        self._to_slice(index)
-        self.bring_into_view()
+        if (look := self.state.look) is not None:
+            self._to_slice(look, index)
+            self.bring_into_view()
+
+    def _on_kind(self) -> None:
+        """Another kind of doubt is chosen."""
+        self.places.forget()
+        self.update_controls()
+        self.over.draw_kind()
 
     def _on_outline(self, on: bool) -> None:
-        if self.layers is not None and self.inspection is not None:
-            self.layers.outline(on)
+        if (look := self.state.look) is not None:
+            look.layers.outline(on)
 
     def _tell(self) -> None:
         """Describe the chosen codes."""
@@ -388,12 +391,13 @@ class InspectWidget(InspectForm):
         self.bar.setVisible(busy or looking)
         self.cancel.setVisible(busy or looking)
         reason = self.reading.refusal or (
-            "" if self.is_current else "What the model saw is being read."
+            "" if self.state.is_current else "What the model saw is being read."
         )
         self.views.setEnabled(not reason)
-        for control in (self.of, self.shown, self.click, self.outline, self.png, self.csv):
+        for control in (self.of, self.shown, self.compare, self.click, self.outline):
             self.allow(control, reason)
-        self.allow(self.compare, reason)
+        for control in (self.png, self.csv):
+            self.allow(control, reason)
         self.allow(self.again, "The model is being run again." if looking else "")
         self.over.update_controls()
         self.allow(self.mask_combo, "" if self.mask_combo.count() else self.reading.refusal)
