@@ -46,7 +46,7 @@ def test_the_demo_leaves_a_picture_a_mask_and_a_table(tmp_path: Path, qapp: Any)
     # qapp: the display that pytest-xvfb starts is there by then.
     l2gnet("demo", "--headless", tmp_path)
     mask = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj).T
-    _, truth = cardiac_cine(0, frames=2)
+    truth = cardiac_cine(0, frames=2).labels
     assert mask.shape == truth.shape
     dice = [
         2 * ((mask == i) & (truth == i)).sum() / ((mask == i).sum() + (truth == i).sum())

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from l2gnet_core.scans.phantom import cardiac_cine, cardiac_phantom
+from l2gnet_core.scans.phantom import cardiac_cine
 from l2gnet_core.scans.volume import Volume, default_affine
 from napari_l2gnet.scans.layers import to_layer_data
 
@@ -16,11 +14,10 @@ if TYPE_CHECKING:
 
 def phantom_volume() -> Volume:
     """Two frames, end-diastole and end-systole, of a drawn heart: (2,z,y,x)."""
-    image, _ = cardiac_cine(frames=2)
-    spacing = cardiac_phantom().spacing
+    drawn = cardiac_cine(frames=2)
     return Volume(
-        np.asarray(image),
-        affine=default_affine(spacing),
+        drawn.image,
+        affine=default_affine(drawn.spacing),
         units="mm",
         name="cardiac phantom",
     )

@@ -120,13 +120,14 @@ def test_other_shapes(shape: tuple[int, int, int]) -> None:
 
 
 def test_cine() -> None:
-    image, labels = cardiac_cine(2, 3, (6, 128, 128))
+    image, labels, spacing = cardiac_cine(2, 3, (6, 128, 128))
     assert image.shape == labels.shape == (3, 6, 128, 128)
     assert image.dtype == labels.dtype == np.uint8
     volume = [_count(frame, LEFT_VENTRICLE) for frame in labels]
     assert volume[0] > volume[1] > volume[2]
-    ends = cardiac_cine(2, shape=(6, 128, 128))[1]
+    ends = cardiac_cine(2, shape=(6, 128, 128)).labels
     assert np.array_equal(ends, labels[[0, 2]])
+    assert spacing == cardiac_phantom(2, 0.0, (6, 128, 128)).spacing
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ _LEAST_RIGHT_VENTRICLE = 25
 
 
 class Phantom(NamedTuple):
-    """One frame: image and labels (z, y, x), spacing (z, y, x) in mm."""
+    """image and labels: (z,y,x), or (t,z,y,x) of a series. spacing: (z,y,x) in mm."""
 
     image: Bytes
     labels: Bytes
@@ -314,10 +314,11 @@ def cardiac_phantom(
 
 def cardiac_cine(
     seed: int = 0, frames: int = 2, shape: tuple[int, int, int] = (10, 224, 224)
-) -> tuple[Bytes, Bytes]:
-    """Images and labels (t,z,y,x) in evenly spaced phases from end-diastole to end-systole."""
+) -> Phantom:
+    """A series (t,z,y,x) in evenly spaced phases from end-diastole to end-systole."""
     run = [cardiac_phantom(seed, t, shape) for t in np.linspace(0.0, 1.0, frames).tolist()]
-    return np.stack([p.image for p in run]), np.stack([p.labels for p in run])
+    image, labels = np.stack([p.image for p in run]), np.stack([p.labels for p in run])
+    return Phantom(image, labels, run[0].spacing)
 
 
 def drawn_as(numbers: Mapping[str, int]) -> NDArray[np.uint16]:
