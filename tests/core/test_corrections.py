@@ -206,8 +206,16 @@ def test_old_answers_are_asked_for_on_other_slices_and_other_images():
 
 def test_background_alone_tells_nothing_but_spoils_nothing_either(one_sentence):
     full, empty = correction(), correction(np.zeros(SHAPE, np.uint8))
-    assert informative([empty, full]) == [full]
-    for nothing, said in (([empty], "background alone"), ([], "nothing is corrected")):
+    erased = np.full(SHAPE, 9, np.uint8)
+    erased[..., 2] = 0
+    erased = correction(erased, unmarked=9)
+    assert erased.partly_labelled == set(erased.slices)
+    assert informative([empty, full, erased]) == [full]
+    for nothing, said in (
+        ([empty], "every one of them holds background alone; correct a slice"),
+        ([erased, empty], "only background is marked; mark structures, too"),
+        ([], "nothing is corrected"),
+    ):
         with pytest.raises(InputError, match=said) as caught:
             informative(nothing)
         one_sentence(caught.value)

@@ -570,9 +570,9 @@ def test_there_is_one_annotation_of_a_mask_and_a_duplicate_layer_has_its_own_mas
     assert Annotation.of(metadata, mask.segmentation, "model") is annotation
 
 
-def learnt(dice: Improvement, kind: str = "scan") -> Any:
-    """The message about a fine-tuning that taught a cyst."""
-    verdict = Verdict(True, "Kept.", Evidence(1.0, 5, dice, None, None))
+def learnt(dice: Improvement, kind: str = "scan", **evidence: Any) -> Any:
+    """A fine-tuning that taught a cyst."""
+    verdict = Verdict(True, "Kept.", Evidence(1.0, 5, dice, None, None, **evidence))
 
     def model(names: dict[int, str]) -> Any:
         return SimpleNamespace(card=SimpleNamespace(labels=LabelSet.from_names(names)))
@@ -642,6 +642,12 @@ def test_the_words_of_a_verdict_claim_no_more_than_its_numbers_tell(
     words = verdict_message(learnt(Improvement({"liver": 0.8711}, {"liver": after})))
     assert said in words
     assert "in short test runs, not with the model of this preview" in words
+    strokes = verdict_message(learnt(Improvement({"liver": 0.8711}, {"liver": after}), partly=True))
+    where = "what you marked in slices left out of training"
+    said = said.replace("No worse on most", "Lower on").replace(
+        "slices left out of training", where
+    )
+    assert said in strokes
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from l2gnet_core.finetuning.cross_validation import Check, Counts, Fold, mean_dice, slice_counts
+from l2gnet_core.finetuning.old_answers import only_mistakes
 from l2gnet_core.finetuning.slice_consistency import unsteadiness
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.preprocessing.appearance import Appearance, steps_from
@@ -58,6 +59,8 @@ class AppearanceSearch:
         self._device = device
         self._time_is_up = time_is_up
         self._counts: dict[tuple[Appearance, Judge], Counts] = {}
+        #: For each correction the slices that cannot judge.
+        self._silent: list[set[int]] = [set() for _ in corrections]
 
     def agreed(self, folds: Sequence[Fold]) -> Check:
         """The best appearance by all corrected slices, then the best without each fold's slices.
@@ -70,8 +73,12 @@ class AppearanceSearch:
         known = set(self._model.card.labels.names)
         if not any(known & correction.structures for correction in self._corrections):
             return (self._own,) * runs
+        for correction, silent in zip(self._corrections, self._silent, strict=True):
+            silent |= yield from only_mistakes(self._model, correction, self._device)
         nothing: Fold = [() for _ in self._corrections]
         everywhere = self._judges(nothing)
+        if not everywhere:
+            return (self._own,) * runs
         best = yield from self.best(nothing)
         if best == self._own:
             return (self._own,) * runs
@@ -94,6 +101,8 @@ class AppearanceSearch:
         another is clearly better."""
         judges = self._judges(left_out)
         best = self._own
+        if not judges:
+            return best
         top = yield from self._dice(best, judges)
         worse: set[str] = set()
         for _ in range(_MOST_STEPS):
@@ -120,10 +129,12 @@ class AppearanceSearch:
         return best
 
     def _judges(self, left_out: Fold) -> list[Judge]:
-        """Some of the corrected slices that are not left out."""
+        """Some of the corrected slices that can judge and are not left out."""
         scans = [
-            [(i, s) for s in correction.slices if s not in left_out[i]]
-            for i, correction in enumerate(self._corrections)
+            [(i, s) for s in correction.slices if s not in left_out[i] and s not in silent]
+            for i, (correction, silent) in enumerate(
+                zip(self._corrections, self._silent, strict=True)
+            )
         ]
         few = _evenly([scan for scan in scans if scan], _MOST_SCANS)
         return [judge for scan in few for judge in _evenly(scan, _MOST_SLICES)]

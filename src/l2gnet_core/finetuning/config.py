@@ -57,6 +57,9 @@ class FineTuneConfig:
         the model. A project's model is shown only similar scans in it.
     learns_anew: drop the constraints (`unconstrained`) if the model hardly knows the scan; for
         `kind` "scan" alone.
+    keeps_unmarked: in slices that are labelled in part, learn a little of the old model's answers
+        where nothing is marked (`old_answers`); not beside new structures, nor if the model learns
+        the scan anew.
     views: random changes of the slices that are learnt from.
     limits: what the guard allows.
     names: of new structures, by id.
@@ -79,6 +82,7 @@ class FineTuneConfig:
     fold_share: float = 0.3
     adapts_appearance: bool = True
     learns_anew: bool = True
+    keeps_unmarked: bool = True
     views: Augmentation = MILD
     limits: Limits = field(default_factory=Limits)
     names: Mapping[int, str] = field(default_factory=dict)
@@ -99,6 +103,7 @@ class FineTuneConfig:
                 # Settings of earlier versions lack these.
                 "adapts_appearance": False,
                 "learns_anew": False,
+                "keeps_unmarked": False,
                 **values,
                 "mixes": _tuples(values["mixes"]),
                 "views": Augmentation(**{n: _tuples(v) for n, v in values["views"].items()}),

@@ -27,11 +27,7 @@ def hardly_known(model: Model, corrections: Sequence[Correction], device: str) -
     ids = [label.id for label in model.card.labels]
     here, beside = (np.zeros((len(ids), 3), np.int64) for _ in range(2))
     for correction in corrections:
-        complete = {
-            index
-            for index, picture in zip(correction.slices, correction.pictures, strict=True)
-            if not (picture == correction.unmarked).any()
-        }
+        complete = set(correction.slices) - correction.partly_labelled
         near = {at for index in complete for at in (index - 1, index, index + 1)}
         count = correction.scan.shape[correction.axis]
         for done in answers(model, correction, sorted(near & set(range(count))), device):

@@ -88,6 +88,7 @@ class Evidence:
     new one in which scans are shown to it, None if unchanged; alike: only scans that look like the
     corrected ones. lost: by name of structures that nobody painted, the share that the new model no
     longer finds. anew: the old model hardly knew the scan, so the new one was not kept near it.
+    partly: some corrected slices are labelled in part; Dice is that of their marked voxels alone.
     """
 
     mix: float
@@ -99,6 +100,13 @@ class Evidence:
     lost: Mapping[str, float] = field(default_factory=dict)
     alike: bool = False
     anew: bool = False
+    partly: bool = False
+
+    @property
+    def judged_on(self) -> str:
+        """Of what Dice is, in words."""
+        left_out = "slices left out of training"
+        return f"what you marked in {left_out}" if self.partly else left_out
 
     @property
     def nothing_new(self) -> bool:
@@ -156,6 +164,7 @@ class Verdict:
             lost=evidence.get("lost", {}),
             alike=evidence.get("alike", False),
             anew=evidence.get("anew", False),
+            partly=evidence.get("partly", False),
         )
         return cls(values["kept"], values["reason"], found)
 
@@ -167,11 +176,11 @@ def judged(limits: Limits, evidence: Evidence, known: Sequence[str]) -> Verdict:
         return Verdict(False, f"{objection}. The old model is kept.", evidence)
     if evidence.dice.before:
         before, after = evidence.dice.means()
-        rise = _rise(before, after)
+        rise, where = _rise(before, after), evidence.judged_on
         if not evidence.dice.clear:
-            said = f"slices left out of training showed no clear change (mean Dice {rise})"
+            said = f"{where} showed no clear change (mean Dice {rise})"
         elif after > before:
-            said = f"the mean Dice on slices left out of training rose {rise}"
+            said = f"the mean Dice on {where} rose {rise}"
         else:
             said = f"most slices left out of training got no worse, but the mean Dice went {rise}"
         reason = f"Kept: in short test runs, {said}."
@@ -192,8 +201,8 @@ def _objection(limits: Limits, evidence: Evidence, known: Sequence[str]) -> str 
         if evidence.nothing_new or right or after - before < limits.least_gain:
             helped = "hardly helped" if dice.gain() > 0 and evidence.mix else "did not help"
             return (
-                f"In short test runs, fine-tuning {helped} on slices left out of training (mean "
-                f"Dice {_rise(before, after)})"
+                f"In short test runs, fine-tuning {helped} on {evidence.judged_on} (mean Dice "
+                f"{_rise(before, after)})"
             )
         falls = {
             name: dice.before[name] - dice.after[name] for name in known if name in dice.before

@@ -32,6 +32,7 @@ from l2gnet_core.finetuning.familiarity import hardly_known
 from l2gnet_core.finetuning.guard import Evidence, Improvement, Verdict, code_distance, judged
 from l2gnet_core.finetuning.learner import Clock, Learner, LearningStep, Pace
 from l2gnet_core.finetuning.new_structures import taught_labels, with_room_for
+from l2gnet_core.finetuning.old_answers import with_old_answers
 from l2gnet_core.finetuning.rehearsal import KNOWN, heart_dice
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import Model
@@ -151,6 +152,8 @@ class _FineTuning:
         self.base, self.new = with_room_for(model, labels)
         self.base.network.to(device)
         self.corrections = corrections
+        #: The corrections as they teach, with old answers where nobody marked anything.
+        self.taught = corrections
         #: One correction of each image.
         self.images = list(dict(zip(image_numbers(corrections), corrections, strict=True)).values())
         self.config = config
@@ -177,6 +180,9 @@ class _FineTuning:
         if (yield from self._hardly_known(base)):
             self.config, self.anew = unconstrained(self.config), True
             self.learner = Learner(self.base, self.new, self.config, self.device)
+        elif self.config.keeps_unmarked and not any(self.new):
+            # Of new structures the old model says that they are background.
+            self.taught = yield from self._with_old_answers(base)
         learnt = yield from self._learnt(0, base, self._seen(appearance, self._nothing))
         began = self.clock.seconds
         before = yield from self._knowledge(self.base)
@@ -259,7 +265,14 @@ class _FineTuning:
             lost=lost,
             alike=self.config.kind == "project",
             anew=self.anew,
+            partly=any(one.partly_labelled for one in self.corrections),
         )
+
+    def _with_old_answers(self, base: Model) -> Moments:
+        taught = []
+        for one in self.corrections:
+            taught.append((yield from self._checked(with_old_answers(base, one, self.device))))
+        return taught
 
     def _hardly_known(self, base: Model) -> Moments:
         if not self.config.learns_anew or any(self.new):
@@ -318,7 +331,7 @@ class _FineTuning:
             card = self._base_in(appearance).card
             # Scans can be large: keep those of one appearance at a time.
             self._scans = {}
-            self._scans[appearance] = [CorrectedScan.of(one, card) for one in self.corrections]
+            self._scans[appearance] = [CorrectedScan.of(one, card) for one in self.taught]
         kept = [
             [k for k, index in enumerate(correction.slices) if index not in slices]
             for correction, slices in zip(self.corrections, fold, strict=True)

@@ -128,6 +128,12 @@ class Correction:
             found |= there.intersection(self.checked.get(index, there))
         return found
 
+    @cached_property
+    def partly_labelled(self) -> set[int]:
+        """The corrected slices with unmarked voxels."""
+        pictures = zip(self.slices, self.pictures, strict=True)
+        return {index for index, picture in pictures if (picture == self.unmarked).any()}
+
     @property
     def background(self) -> bool:
         """Is any voxel of the corrected slices marked as background?"""
@@ -175,11 +181,13 @@ def informative(corrections: Sequence[Correction]) -> list[Correction]:
     """
     found = [correction for correction in corrections if correction.structures]
     if not found:
-        got = "holds background alone" if corrections else "is corrected"
-        which = "nothing" if not corrections else "every one of them"
+        got = "every one of them holds background alone" if corrections else "nothing is corrected"
+        what_to_do = "correct a slice that holds one"
+        if any(correction.partly_labelled for correction in corrections):
+            got = "only background is marked"
+            what_to_do = "mark structures, too, or correct slices completely"
         raise InputError(
-            f"Expected a structure in at least one corrected slice, but {which} {got}; correct a "
-            "slice that holds one."
+            f"Expected a structure in at least one corrected slice, but {got}; {what_to_do}."
         )
     return found
 

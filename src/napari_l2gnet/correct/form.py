@@ -109,8 +109,8 @@ class CorrectForm(DockedWidget):
         self.painted.addItem("only what I painted counts", False)
         self.painted.addItem("painted slices are complete", True)
         self.painted.setToolTip(
-            "In slices that you painted on but did not accept: learn only from your strokes,\n"
-            "or from everything that the mask shows there"
+            "In slices that you painted on but did not accept: learn from your strokes, and very\n"
+            "little from the model's answer around them, or from everything that the mask shows"
         )
         self.start = QPushButton("Fine-tune")
         self.start.setStyleSheet("QPushButton { font-weight: bold; padding: 7px; }")

@@ -174,13 +174,14 @@ def verdict_message(learnt: FineTuned) -> str:
         return verdict.reason
     (before, after), gain = dice.means(), dice.gain()
     if dice.clear:
-        where = "Better on" if gain > 0 else "No worse on most"
+        fallen = "Lower on" if verdict.evidence.partly else "No worse on most"
+        where = "Better on" if gain > 0 else fallen
         change = f"{gain:+.3f} Dice ({before:.3f} to {after:.3f})"
     else:
         where = "No clear change on"
         change = f"{before:.3f} to {after:.3f} Dice" if gain else f"{before:.3f} Dice"
     sentences = [
-        f"{where} slices left out of training: {change}.",
+        f"{where} {verdict.evidence.judged_on}: {change}.",
         "This was measured in short test runs, not with the model of this preview, and says little "
         "about other slices.",
         *verdict.evidence.adapted,
