@@ -76,7 +76,8 @@ def correct(slices=(0, 2, 5), ids=(1, 2, 3), seed=0, **more) -> Correction:
         (True, "Kept", {"heart": None, "codes": None}),
         (False, "use its codes too differently", {"codes": (0.4, 0.7)}),
         (True, "Kept", {"codes": (0.7, 0.4)}),
-        (True, "weak evidence", {"dice": Improvement({}, {})}),
+        (True, "a single corrected slice", {"dice": Improvement({}, {})}),
+        (True, "only background is marked", {"dice": Improvement({}, {}), "partly": True}),
         (False, "forget", {"dice": Improvement({}, {}), "heart": (0.9, 0.7)}),
         (False, "none of the new", {"dice": Improvement({}, {}), "mix": 0.0}),
         # A new structure cannot have been better before.

@@ -104,3 +104,14 @@ def test_strokes_on_mistakes_do_not_judge_how_the_scan_is_shown(heart_model, hea
     search = AppearanceSearch(heart_model, [alone], "cpu")
     assert ended(search.agreed([])) == (heart_model.card.appearance,)
     assert search._counts == {}
+
+
+def test_what_is_only_erased_teaches(heart_model, heart, said):
+    erased = np.full(SHAPE, UNMARKED, np.uint8)
+    erased[10:30, 3] = erased[10:30, 1] = 0
+    correction = Correction(heart[0], Grid(SHAPE), AXIS, erased, (1, 3), UNMARKED)
+    config = replace(SCAN, seconds=None, steps=2, views=replace(SCAN.views, size=64))
+    *_, last = finetune(heart_model, [correction], config)
+    assert last.result.verdict.kept
+    assert "only background is marked" in last.result.verdict.reason
+    assert weights_hash(last.result.model.network) != weights_hash(heart_model.network)

@@ -184,6 +184,11 @@ def judged(limits: Limits, evidence: Evidence, known: Sequence[str]) -> Verdict:
         else:
             said = f"most slices left out of training got no worse, but the mean Dice went {rise}"
         reason = f"Kept: in short test runs, {said}."
+    elif evidence.partly and evidence.slices > 1:
+        reason = (
+            "Kept on weak evidence: only background is marked, so no Dice could be compared. Look "
+            "at the other slices."
+        )
     else:
         reason = (
             "Kept on weak evidence: a single corrected slice cannot show whether the other slices "

@@ -175,19 +175,18 @@ class Correction:
 
 
 def informative(corrections: Sequence[Correction]) -> list[Correction]:
-    """The corrections that hold a structure; the others do not say which structures are absent.
+    """The corrections that hold a structure or are labelled in part, as where somebody erased; the
+    others do not say which structures are absent.
 
     Raises InputError if there are none.
     """
-    found = [correction for correction in corrections if correction.structures]
+    found = [one for one in corrections if one.structures or one.partly_labelled]
     if not found:
-        got = "every one of them holds background alone" if corrections else "nothing is corrected"
-        what_to_do = "correct a slice that holds one"
-        if any(correction.partly_labelled for correction in corrections):
-            got = "only background is marked"
-            what_to_do = "mark structures, too, or correct slices completely"
+        got = "holds background alone" if corrections else "is corrected"
+        which = "nothing" if not corrections else "every one of them"
         raise InputError(
-            f"Expected a structure in at least one corrected slice, but {got}; {what_to_do}."
+            f"Expected a structure in at least one corrected slice, but {which} {got}; correct a "
+            "slice that holds one."
         )
     return found
 
