@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -43,7 +41,7 @@ def with_old_answers(model: Model, correction: Correction, device: str) -> Check
             share = _WEIGHT_OF_MISTAKES if _mistaken(picture, done.labels, unmarked) else _WEIGHT
             weight[open_] = share * weight[picture != unmarked].mean()
         yield
-    return replace(correction, labels=labels, weights=weights)
+    return correction.with_labels(labels, weights)
 
 
 def only_mistakes(model: Model, correction: Correction, device: str) -> Check:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -153,6 +153,12 @@ class Correction:
     def appearance_in(self, card: ModelCard) -> Appearance:
         """The appearance in which a model of this card is shown the scan."""
         return card.appearance_of(self.view(card).stack(self.scan), self.window(card))
+
+    def with_labels(self, labels: NDArray[Any], weights: NDArray[Any]) -> Correction:
+        """The same slices of the same scan, which is not read again, with other labels."""
+        other = replace(self, labels=labels, weights=weights)
+        other._fields.update(self._fields)
+        return other
 
     def profile(self, card: ModelCard) -> Profile:
         """How the scan looks before a model's appearance changes it."""
