@@ -132,8 +132,8 @@ def main() -> None:
 
 def corrected(
     model: Model, scan: Array, volume: Volume, truth: Array, marks: str, scribbles: Array | None
-) -> Correction:
-    """What the annotator corrects or marks."""
+) -> Correction | None:
+    """What the annotator corrects or marks; None if no structure is marked."""
     axis = slicing_axis(volume, model.card.slicing)
     if marks == "slices":
         slices = evenly(holding(truth, axis, list(model.card.labels.names)), 3)
@@ -141,7 +141,8 @@ def corrected(
     said, proposed = doubted(model, scan, volume, axis)
     labels = strokes(said, truth, axis, proposed[:3]) if scribbles is None else scribbles
     slices = [i for i in proposed[:3] if (np.take(labels, i, axis) != UNMARKED).any()]
-    return Correction(scan, volume, axis, labels, tuple(slices), UNMARKED)
+    correction = Correction(scan, volume, axis, labels, tuple(slices), UNMARKED) if slices else None
+    return correction if correction is not None and correction.structures else None
 
 
 def strokes(said: Array, truth: Array, axis: int, slices: Sequence[int]) -> Array:
@@ -170,7 +171,7 @@ def compare(
     """Print the Dice of the untouched slices, and the seconds."""
     names = model.card.labels.names
     correction = corrected(model, scan, volume, truth, marks, scribbles)
-    if not correction.structures:
+    if correction is None:
         print("  no structure is marked")
         return
     axis = correction.axis

@@ -62,6 +62,13 @@ def test_without_slices_beside_or_structures_nobody_can_tell(heart_model, heart,
     assert not asked(heart_model, correct(elsewhere, labels, slices))
 
 
+def test_structures_that_nobody_painted_must_not_be_lost(heart_model, heart):
+    """The person paints one structure under another name; the model has the others right."""
+    labels = np.where(heart.labels == 1, 2, 0).astype(np.uint8)
+    assert not asked(heart_model, correct(heart.image, labels))
+    assert asked(heart_model, correct(np.roll(heart.image, 20, 1) * 0, labels))
+
+
 def test_strokes_do_not_tell(heart_model, heart, elsewhere):
     """They lie where the model is wrong: here, where it names the myocardium another way."""
     strokes = np.full(SHAPE, 4, np.uint8)

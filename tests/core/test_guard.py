@@ -77,7 +77,7 @@ def correct(slices=(0, 2, 5), ids=(1, 2, 3), seed=0, **more) -> Correction:
         (False, "use its codes too differently", {"codes": (0.4, 0.7)}),
         (True, "Kept", {"codes": (0.7, 0.4)}),
         (True, "a single corrected slice", {"dice": Improvement({}, {})}),
-        (True, "only background is marked", {"dice": Improvement({}, {}), "partly": True}),
+        (True, "only background is marked", {"dice": Improvement({}, {}, ((0.0, 0.0),) * 2)}),
         (False, "forget", {"dice": Improvement({}, {}), "heart": (0.9, 0.7)}),
         (False, "none of the new", {"dice": Improvement({}, {}), "mix": 0.0}),
         # A new structure cannot have been better before.

@@ -159,7 +159,7 @@ def test_what_is_absent_from_a_correction_is_not_unlearnt(model):
     labels[0] = 1  # in a slice that is not corrected
     config = replace(
         SCAN, seconds=None, steps=20, learning_rate=3e-2, folds=0, cautious_mix=1.0, pull=0.0,
-        views=replace(SCAN.views, size=48), limits=Limits(-1, 1, 1, 1, 1),
+        views=replace(SCAN.views, size=48), limits=Limits(-1, 1, 1, 1, 1), learns_anew=False,
     )  # fmt: skip
     everywhere = make_say(model, 1)
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from l2gnet_core.finetuning.cross_validation import Check, Counts, Fold, mean_dice, slice_counts
-from l2gnet_core.finetuning.old_answers import only_mistakes
 from l2gnet_core.finetuning.slice_consistency import unsteadiness
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.preprocessing.appearance import Appearance, steps_from
@@ -60,7 +59,7 @@ class AppearanceSearch:
         self._time_is_up = time_is_up
         self._counts: dict[tuple[Appearance, Judge], Counts] = {}
         #: For each correction the slices that cannot judge.
-        self._silent: list[set[int]] = [set() for _ in corrections]
+        self.silent: Sequence[set[int]] = [set() for _ in corrections]
 
     def agreed(self, folds: Sequence[Fold]) -> Check:
         """The best appearance by all corrected slices, then the best without each fold's slices.
@@ -73,8 +72,6 @@ class AppearanceSearch:
         known = set(self._model.card.labels.names)
         if not any(known & correction.structures for correction in self._corrections):
             return (self._own,) * runs
-        for correction, silent in zip(self._corrections, self._silent, strict=True):
-            silent |= yield from only_mistakes(self._model, correction, self._device)
         nothing: Fold = [() for _ in self._corrections]
         everywhere = self._judges(nothing)
         if not everywhere:
@@ -133,7 +130,7 @@ class AppearanceSearch:
         scans = [
             [(i, s) for s in correction.slices if s not in left_out[i] and s not in silent]
             for i, (correction, silent) in enumerate(
-                zip(self._corrections, self._silent, strict=True)
+                zip(self._corrections, self.silent, strict=True)
             )
         ]
         few = _evenly([scan for scan in scans if scan], _MOST_SCANS)
@@ -164,7 +161,11 @@ class AppearanceSearch:
     def _steadies(self, appearance: Appearance) -> Check:
         """Do structures change less from slice to slice in whole scans? Scans that are corrected
         throughout have no other slices to ask about."""
-        partly = [c for c in self._corrections if len(c.slices) < c.scan.shape[c.axis]]
+        partly = [
+            one
+            for one in self._corrections
+            if one.structures and len(one.slices) < one.scan.shape[one.axis]
+        ]
         if not partly:
             return True
         partly = partly[:: -(-len(partly) // _MOST_STEADIED)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,13 +24,30 @@ UNKNOWN = 255
 
 
 @dataclass(frozen=True, eq=False)
+class OldAnswer:
+    """What a slice that is labelled in part teaches beside its marks.
+
+    where: (H,W), the pixels whose label is that of `labels`, (H,W). weight: of such a pixel, where
+    a marked one of the slice counts 1. told: ids of the structures of which the slice now says
+    where they are not, by these labels or because they were erased.
+    """
+
+    where: NDArray[np.bool_]
+    labels: NDArray[np.generic]
+    weight: float
+    told: frozenset[int]
+
+
+@dataclass(frozen=True, eq=False)
 class CorrectedScan:
     """A scan at the network's size.
 
     image: (n,H,W) float16 in [0,1]. places: indices of its k corrected slices. classes: (k,H,W)
     uint8, UNKNOWN where unmarked. weights: (k,H,W). absent: (classes,), which classes none of the
-    corrected slices holds; that does not say that the scan has none of them. step: distance in
-    slices between neighbours that the network sees together.
+    corrected slices holds; that does not say that the scan has none of them. held, told:
+    (k,classes), which classes a person marked in each slice, and of which the slice says where they
+    are not, whether they are marked or not. step: distance in slices between neighbours that the
+    network sees together.
     """
 
     image: Tensor
@@ -38,12 +55,16 @@ class CorrectedScan:
     classes: Tensor
     weights: Tensor
     absent: Tensor
+    held: Tensor
+    told: Tensor
     step: int = 1
 
     @classmethod
-    def of(cls, correction: Correction, card: ModelCard) -> CorrectedScan:
+    def of(
+        cls, correction: Correction, card: ModelCard, old: Mapping[int, OldAnswer] | None = None
+    ) -> CorrectedScan:
         """A corrected scan as a model of this card sees it; the card's labels must have every id
-        that the corrected slices hold."""
+        that the corrected slices hold. old: what slices teach beside their marks."""
         view, window = correction.view(card), correction.window(card)
 
         def shown(picture: NDArray[Any]) -> Tensor:
@@ -59,17 +80,31 @@ class CorrectedScan:
         ids = [label.id for label in card.labels]
         lookup = np.zeros(65536, np.uint8)
         lookup[ids] = np.arange(1, len(ids) + 1)
+        marked = lookup.copy()
         if correction.unmarked is not None:
-            lookup[correction.unmarked] = UNKNOWN
-        classes = torch.cat([shown(lookup[picture]) for picture in correction.pictures])
-        weights = torch.cat([shown(weights) for weights in correction.picture_weights])
+            marked[correction.unmarked] = UNKNOWN
+        classes, weights, held, told = [], [], [], []
+        for index, weight in zip(correction.slices, correction.picture_weights, strict=True):
+            picture = marked[correction.picture(index)]
+            held.append(np.isin(range(len(ids) + 1), picture))
+            beside = (old or {}).get(index)
+            told.append([beside is not None and id in beside.told for id in (0, *ids)])
+            if beside is not None:
+                weight = np.where(
+                    beside.where, beside.weight * weight[picture != UNKNOWN].mean(), weight
+                ).astype(np.float32)
+                picture = np.where(beside.where, lookup[beside.labels], picture)
+            classes.append(shown(picture))
+            weights.append(shown(weight))
         return cls(
             # One slice at a time: a large scan in float32 may not fit into memory.
             image=torch.cat([seen(picture).half() for picture in slices]),
             places=tuple(view.place(index) for index in correction.slices),
-            classes=resized_classes(classes, view.size),
-            weights=resized(weights[None], view.size)[0],
+            classes=resized_classes(torch.cat(classes), view.size),
+            weights=resized(torch.cat(weights)[None], view.size)[0],
             absent=torch.tensor([False, *(id not in correction.structures for id in ids)]),
+            held=torch.from_numpy(np.array(held)),
+            told=torch.tensor(told),
             step=view.step,
         )
 
@@ -81,14 +116,23 @@ class CorrectedScan:
     def only(self, kept: Sequence[int]) -> CorrectedScan:
         """The same scan with only these corrected slices, counted from 0 to k − 1; the others count
         as untouched."""
-        classes = self.classes[list(kept)]
-        held = torch.bincount(classes.flatten().long(), minlength=UNKNOWN + 1) > 0
-        absent = ~held[: len(self.absent)]
+        some = list(kept)
+        absent = ~self.held[some].any(0)
         absent[0] = False
-        places = tuple(self.places[k] for k in kept)
         return replace(
-            self, places=places, classes=classes, weights=self.weights[list(kept)], absent=absent
+            self,
+            places=tuple(self.places[k] for k in some),
+            classes=self.classes[some],
+            weights=self.weights[some],
+            absent=absent,
+            held=self.held[some],
+            told=self.told[some],
         )
+
+    @property
+    def teaches(self) -> bool:
+        """Does any slice say where a structure is, or where it is not?"""
+        return bool(self.told.any()) or not bool(self.absent[1:].all())
 
 
 @dataclass(frozen=True)
@@ -136,7 +180,7 @@ class CorrectionSampler:
             image = self._with_neighbours(rng, scan.image, scan.places[k], scan.step)
             classes = scan.classes[k]
             drawn.append(_weighted(image, classes, scan.weights[k], self._centre(rng, classes)))
-            absent.append(scan.absent)
+            absent.append(scan.absent & ~scan.told[k])
         return self._views(drawn, rngs, torch.stack(absent), size, device)
 
     def untouched(self, step: int, count: int, size: int, device: str) -> Views | None:

@@ -80,7 +80,7 @@ def answer_counts(
     Unmarked voxels do not count. Structures that none of the scan's corrected slices holds do not
     count either, nor do those that nobody checked in the slice: nobody said where they are.
     """
-    truth = correction.pictures[correction.slices.index(index)]
+    truth = correction.picture(index)
     if correction.unmarked is not None:
         # A plain number could wrap around in the 8 bits of an answer.
         unmarked = np.uint16(correction.unmarked)
@@ -103,7 +103,7 @@ def unpainted_answers(model: Model, corrections: Sequence[Correction], device: s
         said: dict[int, NDArray[Any]] = {}
         for done in answers(model, correction, correction.slices, device):
             if done is not None:
-                truth = correction.pictures[correction.slices.index(done.index)]
+                truth = correction.picture(done.index)
                 painted = truth != 0
                 if correction.unmarked is not None:
                     painted &= truth != np.uint16(correction.unmarked)

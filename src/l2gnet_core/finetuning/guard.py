@@ -109,6 +109,11 @@ class Evidence:
         return f"what you marked in {left_out}" if self.partly else left_out
 
     @property
+    def most_judged_on(self) -> str:
+        """Most of that, in words."""
+        return f"most {'of ' if self.partly else ''}{self.judged_on}"
+
+    @property
     def nothing_new(self) -> bool:
         """Is the new model the same as the old one?"""
         return self.mix == 0 and self.appearance is None
@@ -182,9 +187,10 @@ def judged(limits: Limits, evidence: Evidence, known: Sequence[str]) -> Verdict:
         elif after > before:
             said = f"the mean Dice on {where} rose {rise}"
         else:
-            said = f"most slices left out of training got no worse, but the mean Dice went {rise}"
+            said = f"{evidence.most_judged_on} got no worse, but the mean Dice went {rise}"
         reason = f"Kept: in short test runs, {said}."
-    elif evidence.partly and evidence.slices > 1:
+    elif evidence.dice.parts:
+        # Slices were left out, but none of them shows a structure.
         reason = (
             "Kept on weak evidence: only background is marked, so no Dice could be compared. Look "
             "at the other slices."
@@ -214,8 +220,8 @@ def _objection(limits: Limits, evidence: Evidence, known: Sequence[str]) -> str 
         }
         if dice.share_worse() > limits.most_worse:
             return (
-                "In short test runs, fine-tuning made most slices left out of training worse (mean "
-                f"Dice {_rise(before, after)})"
+                f"In short test runs, fine-tuning made {evidence.most_judged_on} worse (mean Dice "
+                f"{_rise(before, after)})"
             )
         worst = max(falls, key=lambda name: falls[name], default="")
         if worst and falls[worst] > limits.most_structure_loss:

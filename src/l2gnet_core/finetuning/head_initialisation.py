@@ -54,6 +54,8 @@ def filled_in(scan: CorrectedScan, new: Tensor) -> CorrectedScan | None:
         classes=torch.from_numpy(classes),
         weights=torch.from_numpy(np.where(inside, np.float32(_WEIGHT), np.float32(0))),
         absent=absent,
+        held=torch.zeros(len(between), len(new), dtype=torch.bool),
+        told=torch.zeros(len(between), len(new), dtype=torch.bool),
     )
 
 

@@ -1,11 +1,14 @@
-"""What a model has said where nobody marked anything, in slices that are labelled in part."""
+"""What a model says where nobody marked anything, in slices that are labelled in part."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from l2gnet_core.finetuning.correction_views import OldAnswer
 from l2gnet_core.finetuning.cross_validation import Check, answers
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.segmenting.corrections import Correction
@@ -16,61 +19,67 @@ from l2gnet_core.segmenting.corrections import Correction
 _WEIGHT, _WEIGHT_OF_MISTAKES = 0.05, 0.25
 #: Pixels around a mistake within which the old answer is not trusted either.
 _DISPUTED = 6
+#: The most slices whose answers are computed, because they take time from learning.
+_MOST_SLICES = 24
+
+#: Answers (H,W) by slice.
+Answers = Mapping[int, NDArray[np.generic]]
 
 
-def with_old_answers(model: Model, correction: Correction, device: str) -> Check:
-    """The correction, with the model's answers at a small weight in the unmarked voxels of slices
-    that are labelled in part; `correction` itself if there are none.
-
-    People mark what is wrong. Learnt alone, a few strokes on mistakes change everything else, too.
-    """
-    if not correction.partly_labelled:
-        return correction
-    unmarked = correction.unmarked
-    # np.zeros costs no memory for slices that are not written to.
-    labels, weights = (np.zeros(correction.scan.shape, kind) for kind in (np.uint16, np.float32))
-    into, weighing = (np.moveaxis(array, correction.axis, 0) for array in (labels, weights))
-    pictures = dict(zip(correction.slices, correction.pictures, strict=True))
-    for (index, picture), weight in zip(pictures.items(), correction.picture_weights, strict=True):
-        into[index], weighing[index] = picture, weight
-    for done in answers(model, correction, sorted(correction.partly_labelled), device):
-        if done is not None:
-            picture, weight = pictures[done.index], weighing[done.index]
-            open_ = (picture == unmarked) & ~_disputed(picture, done.labels, unmarked)
-            into[done.index][open_] = done.labels[open_]
-            share = _WEIGHT_OF_MISTAKES if _mistaken(picture, done.labels, unmarked) else _WEIGHT
-            weight[open_] = share * weight[picture != unmarked].mean()
-        yield
-    return correction.with_labels(labels, weights)
+def old_answers(model: Model, corrections: Sequence[Correction], device: str) -> Check:
+    """For each correction a model's `Answers` for slices that are labelled in part, evenly spaced
+    if there are many."""
+    partly = [(n, i) for n, one in enumerate(corrections) for i in sorted(one.partly_labelled)]
+    chosen = partly[:: max(1, -(-len(partly) // _MOST_SLICES))]
+    found: list[dict[int, NDArray[np.generic]]] = [{} for _ in corrections]
+    for number, correction in enumerate(corrections):
+        slices = [index for n, index in chosen if n == number]
+        for done in answers(model, correction, slices, device):
+            if done is not None:
+                found[number][done.index] = done.labels
+            yield
+    return found
 
 
-def only_mistakes(model: Model, correction: Correction, device: str) -> Check:
-    """The slices labelled in part where the model is wrong in most marked voxels.
+def only_mistakes(correction: Correction, said: Answers) -> set[int]:
+    """The slices in which a model is wrong in most marked pixels.
 
     Whatever changes the answers there looks better, so that such slices cannot tell how a scan
     should be shown.
     """
-    found = set()
-    pictures = dict(zip(correction.slices, correction.pictures, strict=True))
-    for done in answers(model, correction, sorted(correction.partly_labelled), device):
-        if done is not None and _mistaken(pictures[done.index], done.labels, correction.unmarked):
-            found.add(done.index)
-        yield
+    return {index for index in said if _mistaken(correction, index, said[index])}
+
+
+def beside_marks(correction: Correction, said: Answers) -> dict[int, OldAnswer]:
+    """What slices that are labelled in part teach beside their marks.
+
+    People mark what is wrong. Learnt alone, a few strokes on mistakes change everything else, too.
+    Unmarked pixels of weight 0 stay unknown.
+    """
+    weights = dict(zip(correction.slices, correction.picture_weights, strict=True))
+    found = {}
+    for index, labels in said.items():
+        picture = correction.picture(index)
+        where = (picture == correction.unmarked) & (weights[index] > 0)
+        where &= ~_disputed(correction, index, labels)
+        erased = labels[(picture == 0) & (picture != correction.unmarked)]
+        told = {int(id) for id in np.unique(np.concatenate([labels[where], erased]))} - {0}
+        mistaken = _mistaken(correction, index, labels)
+        weight = _WEIGHT_OF_MISTAKES if mistaken else _WEIGHT
+        found[index] = OldAnswer(where, labels, weight, frozenset(told))
     return found
 
 
-def _mistaken(
-    picture: NDArray[np.generic], said: NDArray[np.generic], unmarked: int | None
-) -> bool:
+def _mistaken(correction: Correction, index: int, said: NDArray[np.generic]) -> bool:
     """Is the answer wrong in most marked pixels?"""
-    return bool((said == picture)[picture != unmarked].mean() < 0.5)
+    picture = correction.picture(index)
+    return bool((said == picture)[picture != correction.unmarked].mean() < 0.5)
 
 
-def _disputed(
-    picture: NDArray[np.generic], said: NDArray[np.generic], unmarked: int | None
-) -> NDArray[np.bool_]:
+def _disputed(correction: Correction, index: int, said: NDArray[np.generic]) -> NDArray[np.bool_]:
     """Pixels near marks that contradict the answer."""
-    wrong: NDArray[np.bool_] = (picture != unmarked) & (picture != said)
+    picture = correction.picture(index)
+    wrong: NDArray[np.bool_] = (picture != correction.unmarked) & (picture != said)
     if not wrong.any():
         return wrong
     return np.asarray(ndimage.distance_transform_edt(~wrong) <= _DISPUTED)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from l2gnet_core.errors import InputError, memory_is_short
 from l2gnet_core.finetuning.appearance_search import AppearanceSearch, seen_as
 from l2gnet_core.finetuning.config import SCAN, FineTuneConfig, unconstrained
-from l2gnet_core.finetuning.correction_views import CorrectedScan
+from l2gnet_core.finetuning.correction_views import CorrectedScan, OldAnswer
 from l2gnet_core.finetuning.cross_validation import (
     Check,
     Fold,
@@ -32,7 +32,7 @@ from l2gnet_core.finetuning.familiarity import hardly_known
 from l2gnet_core.finetuning.guard import Evidence, Improvement, Verdict, code_distance, judged
 from l2gnet_core.finetuning.learner import Clock, Learner, LearningStep, Pace
 from l2gnet_core.finetuning.new_structures import taught_labels, with_room_for
-from l2gnet_core.finetuning.old_answers import with_old_answers
+from l2gnet_core.finetuning.old_answers import beside_marks, old_answers, only_mistakes
 from l2gnet_core.finetuning.rehearsal import KNOWN, heart_dice
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import Model
@@ -113,7 +113,7 @@ def finetune(
     for a device that does not exist, and if memory does not suffice.
     """
     device, _ = choose_device(device)
-    corrections = informative(corrections)
+    corrections = informative(corrections, erased=config.keeps_unmarked)
     try:
         yield from _FineTuning(model, corrections, config, device, pace).run()
         return
@@ -152,8 +152,8 @@ class _FineTuning:
         self.base, self.new = with_room_for(model, labels)
         self.base.network.to(device)
         self.corrections = corrections
-        #: The corrections as they teach, with old answers where nobody marked anything.
-        self.taught = corrections
+        #: For each correction what its slices teach beside their marks.
+        self.beside: list[dict[int, OldAnswer]] = [{} for _ in corrections]
         #: One correction of each image.
         self.images = list(dict(zip(image_numbers(corrections), corrections, strict=True)).values())
         self.config = config
@@ -173,6 +173,9 @@ class _FineTuning:
 
     def run(self) -> Iterator[FineTuneProgress]:
         """All runs and checks, in the order in which there is something to look at soonest."""
+        said = yield from self._checked(old_answers(self.base, self.corrections, self.device))
+        pairs = zip(self.corrections, said, strict=True)
+        self.search.silent = [only_mistakes(*pair) for pair in pairs]
         appearance, *without = yield from self._appearances()
         base = self._base_in(appearance)
         if self._changed(appearance):
@@ -182,7 +185,9 @@ class _FineTuning:
             self.learner = Learner(self.base, self.new, self.config, self.device)
         elif self.config.keeps_unmarked and not any(self.new):
             # Of new structures the old model says that they are background.
-            self.taught = yield from self._with_old_answers(base)
+            if self._changed(appearance):
+                said = yield from self._checked(old_answers(base, self.corrections, self.device))
+            self.beside = [beside_marks(*pair) for pair in zip(self.corrections, said, strict=True)]
         learnt = yield from self._learnt(0, base, self._seen(appearance, self._nothing))
         began = self.clock.seconds
         before = yield from self._knowledge(self.base)
@@ -268,12 +273,6 @@ class _FineTuning:
             partly=any(one.partly_labelled for one in self.corrections),
         )
 
-    def _with_old_answers(self, base: Model) -> Moments:
-        taught = []
-        for one in self.corrections:
-            taught.append((yield from self._checked(with_old_answers(base, one, self.device))))
-        return taught
-
     def _hardly_known(self, base: Model) -> Moments:
         if not self.config.learns_anew or any(self.new):
             return False
@@ -331,13 +330,15 @@ class _FineTuning:
             card = self._base_in(appearance).card
             # Scans can be large: keep those of one appearance at a time.
             self._scans = {}
-            self._scans[appearance] = [CorrectedScan.of(one, card) for one in self.taught]
+            pairs = zip(self.corrections, self.beside, strict=True)
+            self._scans[appearance] = [CorrectedScan.of(one, card, old) for one, old in pairs]
         kept = [
             [k for k, index in enumerate(correction.slices) if index not in slices]
             for correction, slices in zip(self.corrections, fold, strict=True)
         ]
         scans = zip(self._scans[appearance], kept, strict=True)
-        return [scan.only(some) for scan, some in scans if some]
+        left = [scan.only(some) for scan, some in scans if some]
+        return [scan for scan in left if scan.teaches] or left
 
     def _left_out(self, model: Model, fold: Fold) -> Moments:
         return self._checked(left_out_counts(model, self.corrections, fold, self.device))

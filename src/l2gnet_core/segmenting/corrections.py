@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -106,6 +106,10 @@ class Correction:
             for index in self.slices
         )
 
+    def picture(self, index: int) -> NDArray[Any]:
+        """Labels of one corrected slice."""
+        return self.pictures[self.slices.index(index)]
+
     @cached_property
     def picture_weights(self) -> tuple[NDArray[Any], ...]:
         """How much the voxels of the corrected slices count, copied as `pictures` are."""
@@ -154,12 +158,6 @@ class Correction:
         """The appearance in which a model of this card is shown the scan."""
         return card.appearance_of(self.view(card).stack(self.scan), self.window(card))
 
-    def with_labels(self, labels: NDArray[Any], weights: NDArray[Any]) -> Correction:
-        """The same slices of the same scan, which is not read again, with other labels."""
-        other = replace(self, labels=labels, weights=weights)
-        other._fields.update(self._fields)
-        return other
-
     def profile(self, card: ModelCard) -> Profile:
         """How the scan looks before a model's appearance changes it."""
         return scan_profile(self.view(card).stack(self.scan), self.window(card))
@@ -180,13 +178,13 @@ class Correction:
         return picture
 
 
-def informative(corrections: Sequence[Correction]) -> list[Correction]:
-    """The corrections that hold a structure or are labelled in part, as where somebody erased; the
-    others do not say which structures are absent.
+def informative(corrections: Sequence[Correction], erased: bool = True) -> list[Correction]:
+    """The corrections that hold a structure; the others do not say which structures are absent.
+    erased: also those that are labelled in part, as where somebody only erased.
 
     Raises InputError if there are none.
     """
-    found = [one for one in corrections if one.structures or one.partly_labelled]
+    found = [one for one in corrections if one.structures or (erased and one.partly_labelled)]
     if not found:
         got = "holds background alone" if corrections else "is corrected"
         which = "nothing" if not corrections else "every one of them"

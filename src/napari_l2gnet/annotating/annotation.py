@@ -249,6 +249,9 @@ class Annotation:
                 slices.append(index)
                 np.moveaxis(labels, segmentation.axis, 0)[index] = told
                 weight = np.where(by_person, PAINTED_WEIGHT, 1.0)
+                if place in unreviewed_organs:
+                    # The model's old answer there may be what the person erased.
+                    weight[told == UNMARKED] = 0
                 np.moveaxis(weights, segmentation.axis, 0)[index] = weight
             if slices:
                 lessons.append(Lesson(frame, tuple(slices), labels, weights, checked))
