@@ -48,7 +48,9 @@ def strokes(said) -> np.ndarray:
     """One stroke that contradicts the answer, and one that repeats it."""
     drawn = np.full_like(said, UNMARKED)
     drawn[20:24, 20:24] = (said[20:24, 20:24] + 1) % 4
-    drawn[50:54, 50:54] = said[50:54, 50:54]
+    rows, columns = np.nonzero(said[32:])
+    assert len(rows) >= 40
+    drawn[32:][rows[-40:], columns[-40:]] = said[32:][rows[-40:], columns[-40:]]
     return drawn
 
 
@@ -80,7 +82,7 @@ def test_old_answers_count_little_and_not_near_mistakes(heart_model, heart, said
     np.testing.assert_array_equal(scan.classes[0], heart[1][:, 1])
     assert (scan.weights[0] == 3).all()
     # Old answers count more beside strokes on mistakes alone.
-    strokes[50:54, 50:54] = UNMARKED
+    strokes[32:] = UNMARKED
     np.testing.assert_allclose(
         taught(heart_model, marked(heart, strokes)).weights[1].numpy()[rest], 0.25, rtol=1e-6
     )
@@ -141,8 +143,17 @@ def test_a_fine_tuning_learns_them_unless_it_is_an_earlier_one(heart_model, hear
 
 def test_strokes_on_mistakes_do_not_judge_how_the_scan_is_shown(heart_model, heart, said, strokes):
     on_mistakes = strokes.copy()
-    on_mistakes[50:54, 50:54] = UNMARKED
-    for drawn, mistakes in ((strokes, set()), (on_mistakes, {3}), (heart[1][:, 3], set())):
+    on_mistakes[32:] = UNMARKED
+    # A wide brush passes over background that the model has right.
+    wide = on_mistakes.copy()
+    wide[(said == 0) & (on_mistakes == UNMARKED)] = 0
+    assert (wide == said)[wide != UNMARKED].mean() > 0.9
+    for drawn, mistakes in (
+        (strokes, set()),
+        (on_mistakes, {3}),
+        (wide, {3}),
+        (heart[1][:, 3], set()),
+    ):
         correction = marked(heart, drawn)
         (answers,) = ended(old_answers(heart_model, [correction], "cpu"))
         assert only_mistakes(correction, answers) == mistakes

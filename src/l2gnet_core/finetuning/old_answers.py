@@ -71,9 +71,11 @@ def beside_marks(correction: Correction, said: Answers) -> dict[int, OldAnswer]:
 
 
 def _mistaken(correction: Correction, index: int, said: NDArray[np.generic]) -> bool:
-    """Is the answer wrong in most marked pixels?"""
+    """Is the answer wrong in most marked pixels? Without those that are background in both: a wide
+    brush that erases a speck passes over many."""
     picture = correction.picture(index)
-    return bool((said == picture)[picture != correction.unmarked].mean() < 0.5)
+    counts = (picture != correction.unmarked) & ((picture != 0) | (said != 0))
+    return bool(counts.any()) and bool((said == picture)[counts].mean() < 0.5)
 
 
 def _disputed(correction: Correction, index: int, said: NDArray[np.generic]) -> NDArray[np.bool_]:
