@@ -27,7 +27,7 @@ from statistics import fmean
 
 import numpy as np
 import torch
-from _annotator import doubted, evenly, holding
+from _annotator import doubted, holding
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -136,8 +136,9 @@ def corrected(
     """What the annotator corrects or marks; None if no structure is marked."""
     axis = slicing_axis(volume, model.card.slicing)
     if marks == "slices":
-        slices = evenly(holding(truth, axis, list(model.card.labels.names)), 3)
-        return Correction(scan, volume, axis, truth, tuple(slices))
+        held = np.array(holding(truth, axis, list(model.card.labels.names)))
+        middles = np.round(np.quantile(range(len(held)), (1 / 6, 1 / 2, 5 / 6))).astype(int)
+        return Correction(scan, volume, axis, truth, tuple(held[middles].tolist()))
     said, proposed = doubted(model, scan, volume, axis)
     labels = strokes(said, truth, axis, proposed[:3]) if scribbles is None else scribbles
     slices = [i for i in proposed[:3] if (np.take(labels, i, axis) != UNMARKED).any()]
