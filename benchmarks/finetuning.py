@@ -27,7 +27,7 @@ from statistics import fmean
 
 import numpy as np
 import torch
-from _annotator import doubted, holding
+from _annotator import doubted, holding, segmented
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -42,7 +42,6 @@ from l2gnet_core.models.checkpoint import Model, load_model
 from l2gnet_core.preprocessing.intensities import intensity_window, normalise
 from l2gnet_core.scans.volume import Volume, slicing_axis
 from l2gnet_core.segmenting.corrections import Correction
-from l2gnet_core.segmenting.predict import predict_slices
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "acdc"
 UNGUARDED = Limits(-1, 1, 1, 1, 1)
@@ -77,15 +76,6 @@ def variants(config: FineTuneConfig, marks: str) -> dict[str, FineTuneConfig]:
     alone = replace(config, adapts_appearance=False, learns_anew=False, folds=0, limits=UNGUARDED)
     naive = replace(alone, pull=0.0, replay=0, cautious_mix=1.0)
     return {"guarded": config, "naive": naive, "naive, half": replace(naive, cautious_mix=0.5)}
-
-
-def mask(model: Model, scan: Array, volume: Volume, axis: int) -> Array:
-    """The model's mask of a scan."""
-    result = np.zeros(scan.shape, np.uint8)
-    for done in predict_slices(model, scan, volume, axis):
-        if done is not None:
-            np.moveaxis(result, axis, 0)[done.index] = done.labels
-    return result
 
 
 def dice(said: Array, truth: Array, axis: int, slices: list[int], names: dict[int, str]) -> float:
@@ -182,12 +172,12 @@ def compare(
         return f"{dice(said, truth, axis, others, names):.4f}"
 
     print(f"  slices {correction.slices} of {scan.shape[axis]}")
-    print(f"  as it is       {score(mask(model, scan, volume, axis))}")
+    print(f"  as it is       {score(segmented(model, scan, volume, axis))}")
     if marks == "slices":
         print(f"  interpolation  {score(interpolate_slices(truth, correction.slices, axis))}")
     for name, variant in variants(config, marks).items():
         result = tuned(model, correction, variant)
-        found = score(mask(result.model, scan, volume, axis))
+        found = score(segmented(result.model, scan, volume, axis))
         print(f"  {name:14} {found}  {result.seconds:5.1f} s", flush=True)
         if variant is config:
             evidence = result.verdict.evidence
