@@ -5,8 +5,8 @@
 Prints Dice of the patients in the card's test split, HD95 in plane per slice, and seconds per
 volume. The same scans are also segmented as other scanners might have stored them:
 
-- MRI: with noise around, with darker dark tissue, coarser, noisier, and brighter towards a surface
-  coil;
+- MRI: with noise around, with darker dark tissue, coarser, with few large pixels, noisier, and
+  brighter towards a surface coil;
 - abdomens: as other sequences show them;
 - CT: with noisy air, with a marker value outside of the reconstruction circle, and with a table;
 - hearts: turned, mirrored and scaled in plane, and ten drawn phantoms.
@@ -43,6 +43,8 @@ from l2gnet_core.scores.metrics import agreement
 
 Array = NDArray[np.generic]
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+#: How many times as many pixels along a side "few pixels" have.
+FEW = 0.4
 
 
 def scaled(factor: float) -> Callable[[Array, int], Array]:
@@ -52,6 +54,13 @@ def scaled(factor: float) -> Callable[[Array, int], Array]:
         return ndimage.zoom(array, (factor, factor, 1), order=order, mode="nearest")
 
     return scale
+
+
+def few_pixels(array: Array, order: int) -> Array:
+    """An array (x,y,z) at a coarse in-plane matrix; pixels average what they cover."""
+    if order > 0:
+        array = ndimage.gaussian_filter(array.astype(np.float32), (0.4 / FEW, 0.4 / FEW, 0))
+    return scaled(FEW)(array, order)
 
 
 def noise_around(array: Array, order: int) -> Array:
@@ -122,7 +131,7 @@ def curved(*points: tuple[float, float]) -> Callable[[Array, int], Array]:
     return curve
 
 
-AS_STORED = "as stored"
+AS_STORED, FEW_PIXELS = "as stored", "few pixels"
 VIEWS: dict[str, Callable[[Array, int], Array]] = {
     AS_STORED: lambda a, _: a,
     "turned 90°": lambda a, _: np.rot90(a, 1),
@@ -135,6 +144,7 @@ VIEWS: dict[str, Callable[[Array, int], Array]] = {
     "noise around": noise_around,
     "contrast": looking("contrast", 2.2),
     "coarse": looking("resolution", 3.0),
+    FEW_PIXELS: few_pixels,
     "noise": looking("noise", 0.08),
     "surface coil": looking("bias", 1.0),
     # Air is dark in all. In the last two, fat is not suppressed; fluid is dark, then bright.
@@ -146,7 +156,7 @@ VIEWS: dict[str, Callable[[Array, int], Array]] = {
     "on a table": on_table,
 }
 #: MR scanners differ in how they show the same tissue.
-OF_MR = ("contrast", "coarse", "noise", "surface coil")
+OF_MR = ("contrast", "coarse", FEW_PIXELS, "noise", "surface coil")
 OF_SEQUENCES = ("exchanged", "bright fat", "fat and fluid")
 OF_CT = ("noisy air", "circle", "on a table")
 
@@ -206,6 +216,17 @@ def scans_of(data: Path, patients: set[str], slicing: str) -> dict[str, Scan]:
                 2 - slicing_axis(volume, slicing),
             )
     return found
+
+
+def viewed(scan: Scan, title: str) -> Scan:
+    """A scan as another scanner might have stored it. "few pixels" are said to be larger; what is
+    scaled otherwise has the same voxel size."""
+    view = VIEWS[title]
+    images = view(scan.image, 1), view(scan.labels, 0)
+    larger = 1 / FEW if title == FEW_PIXELS else 1.0
+    x, y, z = scan.spacing
+    affine = scan.affine @ np.diag([larger, larger, 1, 1])
+    return Scan(*images, affine, (larger * x, larger * y, z), scan.through)
 
 
 def elsewhere(image: str, labels: str, names: dict[int, str]) -> dict[str, Scan]:
@@ -301,14 +322,7 @@ def main() -> None:
         found = scans_of(data, patients, card.slicing)
         print(f"{len(patients)} patients, {len(found)} volumes of {options.part}")
         for title in views:
-            view = VIEWS[title]
-            masks = measure(
-                title,
-                {
-                    name: Scan(view(s.image, 1), view(s.labels, 0), s.affine, s.spacing, s.through)
-                    for name, s in found.items()
-                },
-            )
+            masks = measure(title, {name: viewed(scan, title) for name, scan in found.items()})
             for id, name in zip(ids, names, strict=True) if title == AS_STORED else ():
                 apart = [d for n in masks for d in slice_hd95(masks[n], found[n], id, sheet.unit)]
                 results[title][f"HD95 {name}"] = fmean(apart)

@@ -23,7 +23,7 @@ from l2gnet_core.segmenting import predict
 from l2gnet_core.segmenting.corrections import Correction
 from l2gnet_core.segmenting.files import segmented
 from l2gnet_core.segmenting.predict import label_lookup, outward, predict_slices
-from l2gnet_core.segmenting.slice_view import usual_size
+from l2gnet_core.segmenting.slice_view import slice_view, usual_size
 from l2gnet_core.segmenting.trace import empty_trace
 
 
@@ -335,6 +335,22 @@ def test_between_the_views_of_a_slice_there_is_a_moment_to_stop(make_model, scan
 def test_slices_of_unusual_size_are_brought_to_a_usual_one(make_model, side, seen):
     assert usual_size(make_model().card, *side) == side
     assert usual_size(make_model(sides=(200, 300)).card, *side) == seen
+
+
+@pytest.mark.parametrize(
+    ("units", "pixel", "seen"),
+    [
+        ("mm", 3.0, (219, 250)),
+        ("mm", 2.0, (210, 240)),
+        ("mm", 1.5, (158, 180)),
+        ("pixel", 3.0, (158, 180)),
+    ],
+)
+def test_only_large_pixels_are_enlarged_by_more_than_half(make_model, units, pixel, seen):
+    card = make_model(sides=(200, 300)).card
+    affine = np.diag([pixel, pixel, 9, 1])
+    grid = Grid(affine=affine, units=units, shape=(20, 105, 120))
+    assert slice_view(card, grid, 0).size == seen
 
 
 def test_a_resized_scan_gets_a_mask_of_its_own_size(make_model):

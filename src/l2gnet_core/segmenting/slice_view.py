@@ -30,8 +30,9 @@ from l2gnet_core.models.card import ModelCard
 from l2gnet_core.preprocessing.intensities import cells_of_tissue, intensity_window, is_ct, is_empty
 from l2gnet_core.scans.volume import AXIS_LETTERS, Grid, Volume
 
-#: Largest factor by which slices are enlarged if only their size in pixels is known.
-MOST_ENLARGED = 1.5
+#: Largest factor by which slices are enlarged for a model without a voxel size of its own; larger
+#: pixels are enlarged until they have this size in mm.
+MOST_ENLARGED, FINEST_PIXEL = 1.5, 1.0
 #: Fewest pixels along a side that are left when margins are cut, if the scan has as many.
 LEAST_SEEN = 64
 #: Most pixels to which a side is enlarged, so that a wrong voxel size does not exhaust the memory.
@@ -145,9 +146,10 @@ def slice_view(
     if scan is not None:
         margins = _margins(_flipped(scan.transpose(axes), flipped))
     height, width = (side - sum(cut) for side, cut in zip((height, width), margins, strict=True))
-    size, step = usual_size(card, height, width), 1
-    if card.spacing is not None and grid.units == "mm":
-        between, *pixel = (grid.spacing[a] for a in axes)
+    between, *pixel = (grid.spacing[a] for a in axes)
+    real = grid.units == "mm"
+    size, step = usual_size(card, height, width, max(pixel) if real else None), 1
+    if card.spacing is not None and real:
         size = (
             _resampled_side(height, pixel[0], card.spacing[1]),
             _resampled_side(width, pixel[1], card.spacing[2]),
@@ -157,17 +159,21 @@ def slice_view(
     return SliceView(axes, flipped, shape=(n, height, width), size=seen, step=step, margins=margins)
 
 
-def usual_size(card: ModelCard, height: int, width: int) -> tuple[int, int]:
-    """Size at which slices of (height, width) are seen if the voxel size does not count.
+def usual_size(
+    card: ModelCard, height: int, width: int, pixel: float | None = None
+) -> tuple[int, int]:
+    """Size at which slices of (height, width) are seen if the model has no voxel size of its own.
 
     Scans of a kind show much the same field of view, so the size of a slice in pixels tells the
     size of the organs in it, also if the voxel size is unknown. A slice is enlarged by half at
-    most, since a small one may show a detail.
+    most, since a small one may show a detail, unless its pixels are large. pixel: their length in
+    mm, None if unknown.
     """
     longer = max(height, width)
     if card.sides is None or card.sides[0] <= longer <= card.sides[1]:
         return height, width
-    factor = min(MOST_ENLARGED, sum(card.sides) / 2 / longer)
+    most = max(MOST_ENLARGED, (pixel or 0) / FINEST_PIXEL)
+    factor = min(most, sum(card.sides) / 2 / longer)
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
