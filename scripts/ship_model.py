@@ -2,7 +2,8 @@
 
     python scripts/ship_model.py RUN docs/cards/NAME.toml [--scores FILE] [--data DATASET]
 
-FILE is what `benchmarks/shipped.py MODEL --json FILE` wrote for the run. With DATASET, the codes
+RUN may also be a bundled model, to change its card. FILE is what `benchmarks/shipped.py MODEL
+--json FILE` wrote for the run; without it the scores stay as they are. With DATASET, the codes
 of the training scans are counted as networks see them with this card, at the size to which its
 `sides` bring them.
 """
@@ -42,9 +43,10 @@ def main() -> None:
         expects=Expectations.from_json(written.pop("expects")),
         sides=tuple(written.pop("sides")) if "sides" in written else None,
         weaknesses=tuple(written.pop("weaknesses")),
-        scores=_scores(options.scores, model.card.labels),
         **written,
     )
+    if options.scores is not None:
+        card = replace(card, scores=_scores(options.scores, model.card.labels))
     if options.data is not None:
         card = replace(card, codes=_codes(model, card, options.data))
     BUNDLED_FOLDER.mkdir(exist_ok=True)
@@ -60,9 +62,7 @@ def _codes(model: Model, card: ModelCard, data: Path) -> CodeStatistics:
     return statistics_of(model.network, frames)
 
 
-def _scores(file: Path | None, labels: LabelSet) -> dict[str, dict[str, float]]:
-    if file is None:
-        return {}
+def _scores(file: Path, labels: LabelSet) -> dict[str, dict[str, float]]:
     found = json.loads(file.read_text())["as stored"]
     return {
         name: {"dice": round(found[name], 4), "hd95": round(found[f"HD95 {name}"], 2)}

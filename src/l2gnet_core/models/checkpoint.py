@@ -171,9 +171,7 @@ def load_model(path: str | os.PathLike[str], device: str = "cpu") -> Model:
             f"Expected the weights of a whole model in {file}, but they are damaged or incomplete; "
             "copy or download the file again."
         ) from error
-    # Files of earlier versions have no hash.
-    saved = _read_metadata(file).get("weights_sha256")
-    if saved is not None and tensors_hash(tensors) != saved:
+    if tensors_hash(tensors) != _read_metadata(file).get("weights_sha256"):
         raise InputError(
             f"Expected the weights in {file} as they were saved, but some of them are others; copy "
             "or download the file again."
