@@ -116,7 +116,8 @@ def doubted(model: Model, scan: Array, grid: Volume | Grid, axis: int) -> tuple[
     """The mask of a scan by a model, untidied, and its slices in the order of the queue."""
     trace = empty_trace(model, grid, axis, scan)
     mask = np.zeros(scan.shape, np.uint8)
-    for done in predict_slices(model, scan, grid, axis, trace=trace):
+    for done in predict_slices(model, scan, grid, axis, traced=True):
         if done is not None:
             np.moveaxis(mask, axis, 0)[done.index] = done.labels
+            trace.add(done.index, done.trace)
     return mask, [doubt.index for doubt in ranked_slices(trace, mask)]

@@ -63,9 +63,10 @@ def seen(model: Model, file: Path, way: str, cache: Path | None) -> Seen:
             mask = arrays["mask"]
     else:
         mask = np.zeros(scan.shape, np.uint8)
-        for done in predict_slices(model, scan, volume, axis, trace=trace):
+        for done in predict_slices(model, scan, volume, axis, traced=True):
             if done is not None:
                 mask[done.index] = done.labels
+                trace.add(done.index, done.trace)
         if kept:
             kept.parent.mkdir(parents=True, exist_ok=True)
             np.savez(kept, mask=mask, **{name: getattr(trace, name) for name in KEPT})

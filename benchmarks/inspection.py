@@ -99,8 +99,9 @@ def cost(model: Model, data: Path, turns: int = 5) -> None:
         started = time.process_time()
         trace = empty_trace(model, volume, axis, volume.data)
         trace.add = partial(timed, trace.add)
-        for _ in predict.predict_slices(model, volume.data, volume, axis, trace=trace):
-            pass
+        for done in predict.predict_slices(model, volume.data, volume, axis, traced=True):
+            if done is not None:
+                trace.add(done.index, done.trace)
         total = time.process_time() - started
         shares.append(sum(spent) / (total - sum(spent)))
     predict.slice_traces = original

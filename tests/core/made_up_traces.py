@@ -19,12 +19,13 @@ from l2gnet_core.segmenting.trace import SliceTrace, Trace
 STRIDE = 16
 
 
-def whole_trace(model: Model, scan, grid, axis, trace: Trace) -> np.ndarray:
-    """Fill a trace by segmenting all of a scan; returns the mask."""
+def whole_trace(model: Model, scan, grid, axis, trace: Trace, order=None) -> np.ndarray:
+    """Fill a trace by segmenting all of a scan, or some slices of it; returns the mask."""
     mask = np.zeros(scan.shape, np.uint8)
-    for done in predict_slices(model, scan, grid, axis, trace=trace):
+    for done in predict_slices(model, scan, grid, axis, order, traced=True):
         if done is not None:
             np.moveaxis(mask, axis, 0)[done.index] = done.labels
+            trace.add(done.index, done.trace)
     return mask
 
 

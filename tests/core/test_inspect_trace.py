@@ -31,7 +31,7 @@ from l2gnet_core.scans.volume import Grid
 from l2gnet_core.segmenting.cells import cell_grid
 from l2gnet_core.segmenting.predict import predict_slices
 from l2gnet_core.segmenting.slice_view import SliceView, slice_view
-from l2gnet_core.segmenting.trace import Trace, empty_trace
+from l2gnet_core.segmenting.trace import SliceTrace, Trace, empty_trace
 
 LABELS = LabelSet.from_names({1: "left", 2: "right"})
 
@@ -219,10 +219,28 @@ def test_slices_can_come_in_any_order_and_twice(model_of, scan):
     whole, parts = empty_trace(model, grid, 1, scan), empty_trace(model, grid, 1, scan)
     whole_trace(model, scan, grid, 1, whole)
     for order in ([40, 3], range(41)):
-        list(predict_slices(model, scan, grid, 1, order, trace=parts))
+        whole_trace(model, scan, grid, 1, parts, order)
     np.testing.assert_array_equal(parts.seen, whole.seen)
     assert (parts.codes == whole.codes).mean() > 0.99  # sums in batches of other sizes
     np.testing.assert_allclose(parts.frequencies().sum(1), 1)
+
+
+def test_what_is_computed_while_a_slice_is_added_is_out_of_date(monkeypatch):
+    trace, other = made_up(0), made_up(1)
+    drawn = SliceTrace(other.codes[1], other.error[1], other.entropy[1], None, None)
+    written = []
+
+    class Watched(np.ndarray):
+        def __setitem__(self, key, value) -> None:
+            written.append(trace.added)
+            super().__setitem__(key, value)
+
+    for name in ("error", "entropy", "codes"):
+        monkeypatch.setattr(trace, name, getattr(trace, name).view(Watched))
+    before = trace.added
+    trace.add(1, drawn)
+    assert written == [before] * 3
+    assert trace.added == before + 1
 
 
 def test_a_click_is_answered_at_once():

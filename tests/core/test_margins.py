@@ -10,6 +10,7 @@ import torch
 from generators import ended
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made_up_traces import whole_trace
 from scipy.ndimage import gaussian_filter
 from test_volume import ORIENTATIONS, oriented_affine
 
@@ -77,9 +78,7 @@ def test_empty_margins_change_nothing(make_model, axis, codes, oriented, cuts, v
     def seen(scan):
         grid = Grid(scan.shape, affine=oriented_affine(codes, (1.0, 1.0, 1.0)), oriented=True)
         trace = empty_trace(model, grid, axis, scan)
-        found = list(predict_slices(model, scan, grid, axis, trace=trace))
-        labels = {done.index: done.labels for done in found if done is not None}
-        return trace, np.stack([labels[index] for index in range(3)], axis)
+        return trace, whole_trace(model, scan, grid, axis, trace)
 
     (alone, mask), (trace, of_padded) = seen(scan), seen(padded)
     np.testing.assert_array_equal(of_padded, np.pad(mask, padding))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up_traces import whole_trace
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetuning.correction_views import CorrectedScan
@@ -85,6 +86,14 @@ def test_every_slice_comes_once_in_its_own_size_with_the_cards_ids(model, scan):
     found = set(np.unique([slice.labels for slice in done]))
     assert found <= {0, 1, 2, 3}
     assert len(found) > 1  # the tests here need an untrained model with several answers
+
+
+def test_what_the_network_saw_comes_with_each_slice(model, scan):
+    slices = [*sliced(model, scan, 1, [3, 7], traced=True), *sliced(model, scan, 1, [7])]
+    alone = next(sliced(model, scan, 1, [3], traced=True)).trace
+    np.testing.assert_array_equal(slices[0].trace.codes, alone.codes)
+    assert (slices[0].trace.entropy != slices[1].trace.entropy).any()
+    assert slices[2].trace is None
 
 
 def test_slices_come_in_the_order_wanted(model, scan):
@@ -199,7 +208,7 @@ def test_a_slice_that_holds_nothing_gets_nothing_of_its_neighbours(make_model, s
     model, gap = make_model(in_channels=3), scan.copy()
     gap[1] = value
     trace = empty_trace(model, Grid(scan.shape), 0, gap)
-    mask = whole(model, gap, trace=trace)
+    mask = whole_trace(model, gap, Grid(scan.shape), 0, trace)
     assert whole(model, scan)[1].any()
     assert not mask[1].any()
     assert mask[0].any()

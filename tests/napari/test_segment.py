@@ -82,6 +82,9 @@ def test_cancel_keeps_what_is_finished_and_a_second_run_completes(
     assert 2 <= len(finished) < 6
     kept = widget.current_mask.layer.data.copy()
     assert all(kept[index].any() for _, index in finished)
+    # What the model saw of the others was computed with these, but they hold no answer.
+    (trace,) = widget.current_mask.segmentation.traces.values()
+    assert np.flatnonzero(trace.seen).tolist() == sorted(index for _, index in finished)
     assert f"{len(finished)} of 6 slices are segmented and kept" in widget.message.text()
     layer = widget.current_mask.layer
     told = f"{len(finished)} of 6 slices"

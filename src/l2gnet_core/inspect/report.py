@@ -76,10 +76,12 @@ def inspect_file(
     yield InspectProgress(0.0, tuple(warnings))
     mask = np.zeros(scan.shape, label_lookup(model.card).dtype)
     done = 0
-    for slice in predict_slices(model, scan, seen_grid, along, device=device, trace=trace):
+    for slice in predict_slices(model, scan, seen_grid, along, device=device, traced=True):
         if slice is None:
             continue
         np.moveaxis(mask, along, 0)[slice.index] = slice.labels
+        assert slice.trace is not None
+        trace.add(slice.index, slice.trace)
         done += 1
         notice = () if slice.notice is None else (slice.notice,)
         yield InspectProgress(0.8 * done / trace.cells.count, notice)

@@ -24,7 +24,7 @@ from l2gnet_core.preprocessing.intensities import normalise
 from l2gnet_core.scans.laterality import mirror_pairs
 from l2gnet_core.scans.volume import Grid, Volume
 from l2gnet_core.segmenting.slice_view import Field, SliceView, field_of, slice_view
-from l2gnet_core.segmenting.trace import Trace, slice_traces
+from l2gnet_core.segmenting.trace import SliceTrace, slice_traces
 
 #: Pixels per forward pass. On a laptop's CPU a pass then takes well under a second, within which a
 #: cancel must take effect; a GPU needs more to be busy.
@@ -34,12 +34,14 @@ BATCH_PIXELS = {"cpu": 2 * 256 * 256, "cuda": 32 * 256 * 256}
 @dataclass(frozen=True)
 class SlicePrediction:
     """One finished slice: labels (H,W) of label ids, its index along the slicing axis, the device
-    that computed it, and a sentence if that device is not the one asked for."""
+    that computed it, and a sentence if that device is not the one asked for. trace: what the
+    network saw of it, if that was asked for."""
 
     index: int
     labels: NDArray[np.uint8] | NDArray[np.uint16]
     device: str
     notice: str | None = None
+    trace: SliceTrace | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def predict_slices(
     axis: int,
     order: Sequence[int] | None = None,
     device: str = "cpu",
-    trace: Trace | None = None,
+    traced: bool = False,
     field: Field | None = None,
 ) -> Iterator[SlicePrediction | None]:
     """Segment slices of a scan (z,y,x) along `axis`, yielding each when it is done.
@@ -101,7 +103,8 @@ def predict_slices(
     order: the slices, in the order in which they are wanted; all of them by default. Intensities
         are scaled by all of the scan that is shown, so a slice alone comes out as among others.
     device: as in `l2gnet_core.network.device.choose_device`.
-    trace: receives what the network saw (`l2gnet_core.segmenting.trace.empty_trace`).
+    traced: give what the network saw of each slice, too, for `Trace.add`; the network must have
+        codes. `l2gnet_core.segmenting.trace.empty_trace` is a trace of the whole scan.
     field: that of the scan, if it is known: finding it reads the whole scan.
 
     Raises InputError for a scan of unknown orientation if the model needs it, for complex numbers,
@@ -143,15 +146,14 @@ def predict_slices(
         waiting = waiting[batch:]
         assert answer is not None
         answer = _with_background(answer, shown.blank(indices), shown.views)
-        if trace is not None:
-            shares = answer.probabilities / shown.views
-            for index, one in zip(indices, slice_traces(answer.upright, shares, view), strict=True):
-                trace.add(index, one)
+        traces: list[SliceTrace] | list[None] = [None] * len(indices)
+        if traced:
+            traces = slice_traces(answer.upright, answer.probabilities / shown.views, view)
         classes = answer.classes.numpy()
         # Free the GPU's memory while the caller is busy.
         del answer
-        for index, labels in zip(indices, classes, strict=True):
-            yield SlicePrediction(index, lookup[view.whole(labels)], device, notice)
+        for index, labels, trace in zip(indices, classes, traces, strict=True):
+            yield SlicePrediction(index, lookup[view.whole(labels)], device, notice, trace)
             notice = None
 
 

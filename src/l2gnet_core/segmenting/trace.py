@@ -78,7 +78,8 @@ def slice_traces(output: NetworkOutput, probabilities: Tensor, view: SliceView) 
 
 @dataclass(eq=False)
 class Trace:
-    """What a network saw of a scan; slices are added in any order.
+    """What a network saw of a scan. Slices are added in any order, each by whoever takes in the
+    answer for it, so that the slices seen are those that hold an answer.
 
     cells: the cells of the scan. vectors: (K,d), the codebook. references: (R,d), None without
     transport. codes: (n,h,w) int16, −1 in slices not seen yet. error: (n,h,w). entropy: (n,H,W).
@@ -108,13 +109,15 @@ class Trace:
 
     def add(self, index: int, trace: SliceTrace) -> None:
         """Add what was seen of slice `index` of the scan."""
-        self.added += 1
-        self.codes[index] = trace.codes
         self.error[index] = trace.error
         self.entropy[index] = trace.entropy
         if self.plan_rows is not None and trace.row_codes is not None:
             self.plan_rows[index] = 0
             self.plan_rows[index, trace.row_codes] = trace.rows
+        # By its codes a slice counts as seen. The number comes last: what another thread computes
+        # meanwhile is out of date.
+        self.codes[index] = trace.codes
+        self.added += 1
 
     @property
     def seen(self) -> NDArray[np.bool_]:

@@ -35,5 +35,7 @@ def look_again(session: Session, task: Task) -> Generator[str | Trace, None, Non
     for step in segment_places(
         model, scan, [(frame, order)], len(order), device, traces={frame: trace}
     ):
+        if step.place is not None and step.slice_trace is not None:
+            trace.add(step.place[1], step.slice_trace)
         yield f"Running the model · slice {step.done} of {len(order)}"
     yield trace

@@ -136,8 +136,11 @@ class Run(QObject):
             self._places.append(step.place)
             if step.place in self.mask.segmentation.reviewed:
                 self._spared.add(step.place)
-            put = self.mask.put_tidied if step.tidied else self.mask.put
-            put(step.place, step.labels)
+            assert step.labels is not None
+            if step.tidied:
+                self.mask.put_tidied(step.place, step.labels)
+            else:
+                self.mask.put(step.place, step.labels, step.trace)
         self.stepped.emit(step)
 
     def _on_answering(self) -> None:
