@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,14 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import Parameter
 
 from l2gnet_core.errors import InputError, memory_is_short
 from l2gnet_core.files.values import plain_values
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import Model
-from l2gnet_core.network.device import choose_device
-from l2gnet_core.network.model import NetworkOutput, SegmentationNetwork
+from l2gnet_core.network.device import choose_device, on_device
+from l2gnet_core.network.model import NetworkOutput
 from l2gnet_core.preprocessing.appearance import Appearance
 from l2gnet_core.preprocessing.images import as_seen, neighbours, pad_to_multiple, resized
 from l2gnet_core.preprocessing.intensities import normalise
@@ -102,7 +100,8 @@ def predict_slices(
     grid: of the scan, or of the series that it is a frame of; labels come back on it.
     order: the slices, in the order in which they are wanted; all of them by default. Intensities
         are scaled by all of the scan that is shown, so a slice alone comes out as among others.
-    device: as in `l2gnet_core.network.device.choose_device`.
+    device: as in `l2gnet_core.network.device.choose_device`. The model stays where it is; if that
+        is elsewhere, a copy computes.
     traced: give what the network saw of each slice, too, for `Trace.add`; the network must have
         codes. `l2gnet_core.segmenting.trace.empty_trace` is a trace of the whole scan.
     field: that of the scan, if it is known: finding it reads the whole scan.
@@ -118,12 +117,14 @@ def predict_slices(
     height, width = view.size
     largest = max(height * width, view.shape[1] * view.shape[2])
     batch = max(1, BATCH_PIXELS[device] // largest)
+    placed: Model | None = None
     notice = None
     while waiting:
         indices = waiting[:batch]
         try:
+            placed = placed or replace(model, network=on_device(model.network, device))
             images = shown.images(indices, model.network.config.in_channels)
-            for answer in _answers(model, images, shown, device):
+            for answer in _answers(placed, images, shown, device):
                 if answer is None:
                     yield None
         except torch.cuda.OutOfMemoryError:  # PyTorch 2.4 has no torch.OutOfMemoryError
@@ -131,7 +132,7 @@ def predict_slices(
                 batch //= 2
                 notice = f"GPU memory is short: going on with smaller batches ({batch})"
             elif device != "cpu":
-                device, model = "cpu", replace(model, network=_on_cpu(model.network))
+                device, placed = "cpu", None
                 notice = "GPU memory does not suffice: going on with the CPU"
             else:
                 raise
@@ -171,21 +172,12 @@ def _shown(
     return _ShownScan(view, slices, window, appearance, _view_count(card, grid, axis))
 
 
-def _on_cpu(network: SegmentationNetwork) -> SegmentationNetwork:
-    """A copy on the CPU: another job may still use the network itself on the GPU."""
-    tensors = [*network.parameters(), *network.buffers()]
-    # `deepcopy` alone would copy them on the GPU first, whose memory is short.
-    here = {id(one): one.detach().to("cpu", copy=True) for one in tensors}
-    for one in network.parameters():
-        here[id(one)] = Parameter(here[id(one)], one.requires_grad)
-    return copy.deepcopy(network, here)
-
-
 def _answers(
     model: Model, images: Tensor, shown: _ShownScan, device: str
 ) -> Iterator[_Answer | None]:
-    """The answer for images (B,C,H,W) of a scan, after a None for each pass but the last."""
-    network = model.network.to(device)
+    """The answer for images (B,C,H,W) of a scan, after a None for each pass but the last. The model
+    is on the device."""
+    network = model.network
     size = shown.view.size
     seen = as_seen(images.to(device), size, shown.appearance)
     padded = pad_to_multiple(seen, network.config.stride)
