@@ -22,6 +22,7 @@ from l2gnet_core.scans.volume import Grid, Volume
 from l2gnet_core.segmenting.corrections import Correction
 from l2gnet_core.segmenting.files import SegmentJob, plan_jobs, segment_file, segmented
 from l2gnet_core.segmenting.predict import predict_slices
+from l2gnet_core.segmenting.slice_view import field_of
 from l2gnet_core.segmenting.suitability import NoVoxelSize, doubts, mismatches, voxel_counts
 
 
@@ -231,9 +232,11 @@ def test_arrays_that_are_not_plain_are_segmented_as_files_of_them_are(make_model
     assert np.array_equal(found.masks, wanted.masks)
     assert not wanted.warnings
     assert any("not finite numbers" in warning for warning in found.warnings)
-    slices = predict_slices(model, odd, Grid(odd.shape), axis)
-    alone = np.stack([done.labels for done in slices], axis)
-    assert np.array_equal(alone, segmented(Volume(plain), model, "cpu", axis, raw=True).masks[0])
+    grid, raw = Grid(odd.shape), segmented(Volume(plain), model, "cpu", axis, raw=True).masks[0]
+    for known in (None, field_of(model.card, grid, axis, plain)):
+        slices = predict_slices(model, odd, grid, axis, field=known)
+        alone = np.stack([done.labels for done in slices], axis)
+        assert np.array_equal(alone, raw)
 
 
 def test_arrays_of_no_real_numbers_are_refused(make_model, scan, one_sentence):

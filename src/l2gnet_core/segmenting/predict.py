@@ -162,9 +162,9 @@ def _shown(
     card: ModelCard, scan: NDArray[np.generic], grid: Volume | Grid, axis: int, field: Field | None
 ) -> _ShownScan:
     """How a model is shown a scan (z,y,x); `field` is found if it is None."""
+    # Readers make scans plain; arrays from elsewhere may hold anything.
+    scan = plain_values(grid.name or "The scan", scan, [])
     if field is None:
-        # Readers make scans plain; arrays from elsewhere may hold anything.
-        scan = plain_values(grid.name or "The scan", scan, [])
         field = field_of(card, grid, axis, scan)
     view = slice_view(card, grid, axis, margins=field.margins)
     slices, window = view.stack(scan), card.seen_window(field.window, field.ct)
