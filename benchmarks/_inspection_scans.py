@@ -14,6 +14,7 @@ from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.preprocessing.intensities import intensity_window, normalise
 from l2gnet_core.scans.volume import slicing_axis
 from l2gnet_core.segmenting.predict import predict_slices
+from l2gnet_core.segmenting.slice_view import field_of
 from l2gnet_core.segmenting.trace import Trace, empty_trace
 
 Array = NDArray[np.generic]
@@ -54,7 +55,8 @@ def seen(model: Model, file: Path, way: str, cache: Path | None) -> Seen:
     scan = volume.data
     if way != "clean":
         scan = CORRUPTIONS[way](normalise(scan, intensity_window(scan))).clip(0, 1)
-    trace = empty_trace(model, volume, axis, scan)
+    field = field_of(model.card, volume, axis, scan)
+    trace = empty_trace(model, volume, axis, field)
     kept = cache and cache / f"{file.name.split('.')[0]}_{way.replace(' ', '-')}.npz"
     if kept and kept.is_file():
         with np.load(kept) as arrays:
@@ -63,7 +65,7 @@ def seen(model: Model, file: Path, way: str, cache: Path | None) -> Seen:
             mask = arrays["mask"]
     else:
         mask = np.zeros(scan.shape, np.uint8)
-        for done in predict_slices(model, scan, volume, axis, traced=True):
+        for done in predict_slices(model, scan, volume, axis, traced=True, field=field):
             if done is not None:
                 mask[done.index] = done.labels
                 trace.add(done.index, done.trace)

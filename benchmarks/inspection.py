@@ -45,6 +45,7 @@ from l2gnet_core.models.catalog import find_model
 from l2gnet_core.models.checkpoint import Model, load_model
 from l2gnet_core.scans.volume import slicing_axis
 from l2gnet_core.segmenting import predict
+from l2gnet_core.segmenting.slice_view import field_of
 from l2gnet_core.segmenting.trace import empty_trace
 
 HERE = Path(__file__).resolve().parent
@@ -97,9 +98,12 @@ def cost(model: Model, data: Path, turns: int = 5) -> None:
     for _ in range(turns):
         spent.clear()
         started = time.process_time()
-        trace = empty_trace(model, volume, axis, volume.data)
+        field = field_of(model.card, volume, axis, volume.data)
+        trace = empty_trace(model, volume, axis, field)
         trace.add = partial(timed, trace.add)
-        for done in predict.predict_slices(model, volume.data, volume, axis, traced=True):
+        for done in predict.predict_slices(
+            model, volume.data, volume, axis, traced=True, field=field
+        ):
             if done is not None:
                 trace.add(done.index, done.trace)
         total = time.process_time() - started

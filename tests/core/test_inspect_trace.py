@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up_traces import STRIDE, BlockMeans, made_up, whole_trace
+from made_up_traces import STRIDE, BlockMeans, made_up, new_trace, whole_trace
 from plan_numbers import code_to_code
 from scipy.stats import entropy
 from test_volume import ORIENTATIONS, oriented_affine
@@ -31,7 +31,7 @@ from l2gnet_core.scans.volume import Grid
 from l2gnet_core.segmenting.cells import cell_grid
 from l2gnet_core.segmenting.predict import predict_slices
 from l2gnet_core.segmenting.slice_view import SliceView, slice_view
-from l2gnet_core.segmenting.trace import SliceTrace, Trace, empty_trace
+from l2gnet_core.segmenting.trace import SliceTrace, Trace
 
 LABELS = LabelSet.from_names({1: "left", 2: "right"})
 
@@ -177,10 +177,10 @@ def test_a_look_holds_what_the_network_says(model_of, scan, architecture, one_se
     model, grid = model_of(architecture), Grid(scan.shape)
     if architecture not in WITH_CODES:
         with pytest.raises(InputError, match=architecture) as error:
-            empty_trace(model, grid, 0, scan)
+            new_trace(model, scan, grid, 0)
         one_sentence(error.value)
         return
-    trace = empty_trace(model, grid, 0, scan)
+    trace = new_trace(model, scan, grid, 0)
     assert not trace.seen.any()
     mask = whole_trace(model, scan, grid, 0, trace)
     assert trace.seen.all()
@@ -216,7 +216,7 @@ def test_a_look_holds_what_the_network_says(model_of, scan, architecture, one_se
 
 def test_slices_can_come_in_any_order_and_twice(model_of, scan):
     model, grid = model_of("l2gnet"), Grid(scan.shape)
-    whole, parts = empty_trace(model, grid, 1, scan), empty_trace(model, grid, 1, scan)
+    whole, parts = new_trace(model, scan, grid, 1), new_trace(model, scan, grid, 1)
     whole_trace(model, scan, grid, 1, whole)
     for order in ([40, 3], range(41)):
         whole_trace(model, scan, grid, 1, parts, order)

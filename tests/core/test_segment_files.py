@@ -317,24 +317,29 @@ def values(low: float, high: float) -> np.ndarray:
     return scan if low > -1000 else np.where(scan < high / 2, low, scan / 4)
 
 
+def all_mismatches(of: ModelCard, grid: Grid, axis: int, scan: np.ndarray) -> list[str]:
+    """Those of the intensities, too."""
+    return mismatches(of, grid, axis, field_of(of, grid, axis, scan))
+
+
 HEART = {"modality": "MR", "pixel": (0.7, 2.5), "slice": (4.0, 12.0)}
 
 
 def test_a_fitting_scan_raises_no_eyebrow():
-    assert mismatches(card(**HEART), volume(), 0, values(0, 500)) == []
-    assert mismatches(card(), volume((0.1, 90, 90)), 0, values(-1000, 500)) == []
+    assert all_mismatches(card(**HEART), volume(), 0, values(0, 500)) == []
+    assert all_mismatches(card(), volume((0.1, 90, 90)), 0, values(-1000, 500)) == []
     for ends in ((-1000, 500), (0, 1500)):  # as measured, and with 1024 added
-        assert mismatches(card(modality="CT"), volume(), 0, values(*ends)) == []
+        assert all_mismatches(card(modality="CT"), volume(), 0, values(*ends)) == []
 
 
 def test_padding_says_nothing_of_the_scanner():
     rng = np.random.default_rng(0)
     scan = np.pad(rng.uniform(0, 500, (4, 70, 70)), ((0, 0), (300, 300), (300, 300)))
     grid = Grid(scan.shape, affine=np.diag([1.5, 1.5, 8, 1]), units="mm")
-    assert mismatches(card(**HEART), grid, 0, scan) == []
+    assert all_mismatches(card(**HEART), grid, 0, scan) == []
     # Values outside of a field of view, or of air, do not make a CT.
     scan[scan == 0] = -2000
-    assert mismatches(card(**HEART), grid, 0, scan) == []
+    assert all_mismatches(card(**HEART), grid, 0, scan) == []
 
 
 @pytest.mark.parametrize(
@@ -350,7 +355,7 @@ def test_padding_says_nothing_of_the_scanner():
     ],
 )
 def test_a_scan_of_another_kind_is_named(expects, grid, axis, ends, says, one_sentence):
-    (sentence,) = mismatches(card(**expects), grid, axis, values(*ends))
+    (sentence,) = all_mismatches(card(**expects), grid, axis, values(*ends))
     assert says in sentence
     one_sentence(ValueError(sentence))
 
@@ -374,7 +379,7 @@ def test_a_flat_image_of_no_thickness_has_no_slices_apart_and_no_ml():
 
 
 def test_the_wrong_slicing_axis_shows_in_pixels_and_slices():
-    found = mismatches(card(**HEART), volume(), 2, values(0, 500))
+    found = all_mismatches(card(**HEART), volume(), 2, values(0, 500))
     assert len(found) == 2
 
 

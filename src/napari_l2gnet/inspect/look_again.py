@@ -31,7 +31,7 @@ def look_again(session: Session, task: Task) -> Generator[str | Trace, None, Non
     count = segmentation.shown.shape[1 + segmentation.axis]
     order = [index for index in outward(here, count) if index in segmented]
     scan = ScanFrames(task.scans[0].volume, segmentation.axis)
-    trace = empty_trace(model, scan.volume, scan.axis, scan.frame(frame))
+    trace = empty_trace(model, scan.volume, scan.axis, scan.field(frame, model.card))
     for step in segment_places(
         model, scan, [(frame, order)], len(order), device, traces={frame: trace}
     ):

@@ -129,7 +129,7 @@ def _trace(model: Model, scan: ScanFrames, frame: int, before: Trace | None) -> 
 
     if model.network.config.architecture not in WITH_CODES:
         return None
-    empty = empty_trace(model, scan.volume, scan.axis, scan.frame(frame))
+    empty = empty_trace(model, scan.volume, scan.axis, scan.field(frame, model.card))
     # The layer may have been changed in place since: what was seen lies elsewhere. So may the
     # model's file: what was seen means something else.
     if before is not None and before.cells.fits(empty.cells) and before.same_codes(empty):

@@ -107,8 +107,8 @@ class Session:
                 continue
             warnings = [step.notice] if step.notice else scan.warnings.pop(step.frame, [])
             if not checked:
-                checked, pixels = True, scan.frame(step.frame)
-                warnings += mismatches(model.card, request.volume, request.axis, pixels)
+                checked, seen = True, scan.field(step.frame, model.card)
+                warnings += mismatches(model.card, request.volume, request.axis, seen)
             yield SegmentProgress(
                 "Segmenting",
                 step.done,
