@@ -255,7 +255,7 @@ def test_ids_above_255_need_two_bytes(make_model, scan):
 
 def test_batches_hold_as_many_slices_as_the_device_likes(model, scan, calls, monkeypatch):
     monkeypatch.setitem(predict.BATCH_PIXELS, "cpu", 2 * 41 * 53)
-    list(sliced(model, scan, 0))
+    assert [done.ahead for done in sliced(model, scan, 0)] == [1, 0, 0]
     assert calls == [2, 1]
     calls.clear()
     monkeypatch.setitem(predict.BATCH_PIXELS, "cpu", 1)

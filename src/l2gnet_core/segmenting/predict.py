@@ -33,13 +33,15 @@ BATCH_PIXELS = {"cpu": 2 * 256 * 256, "cuda": 32 * 256 * 256}
 class SlicePrediction:
     """One finished slice: labels (H,W) of label ids, its index along the slicing axis, the device
     that computed it, and a sentence if that device is not the one asked for. trace: what the
-    network saw of it, if that was asked for."""
+    network saw of it, if that was asked for. ahead: how many more slices were computed with it, and
+    follow at once."""
 
     index: int
     labels: NDArray[np.uint8] | NDArray[np.uint16]
     device: str
     notice: str | None = None
     trace: SliceTrace | None = None
+    ahead: int = 0
 
 
 @dataclass(frozen=True)
@@ -153,8 +155,10 @@ def predict_slices(
         classes = answer.classes.numpy()
         # Free the GPU's memory while the caller is busy.
         del answer
-        for index, labels, trace in zip(indices, classes, traces, strict=True):
-            yield SlicePrediction(index, lookup[view.whole(labels)], device, notice, trace)
+        ahead = range(len(indices))[::-1]
+        for index, one, trace, more in zip(indices, classes, traces, ahead, strict=True):
+            labels = lookup[view.whole(one)]
+            yield SlicePrediction(index, labels, device, notice, trace, more)
             notice = None
 
 

@@ -93,26 +93,24 @@ def segment_places(
     from l2gnet_core.segmenting.predict import predict_slices
 
     done, time_left = 0, TimeLeft(total, slice_seconds)
-    left = time_left.after(0)
     for frame, indices in frames:
-        yield PlaceProgress(frame, done, left, time_left.each, reading=True)
+        yield PlaceProgress(frame, done, time_left.after(done), time_left.each, reading=True)
         pixels = scan.frame(frame)
         trace = _trace(model, scan, frame, (traces or {}).get(frame))
-        yield PlaceProgress(frame, done, left, time_left.each, trace=trace)
+        yield PlaceProgress(frame, done, time_left.after(done), time_left.each, trace=trace)
         field = scan.field(frame, model.card)
         traced = trace is not None
         for result in predict_slices(
             model, pixels, scan.volume, scan.axis, indices, device, traced, field
         ):
             if result is None:
-                yield PlaceProgress(frame, done, left, time_left.each)
+                yield PlaceProgress(frame, done, time_left.after(done), time_left.each)
                 continue
             done += 1
-            left = time_left.after(done)
             yield PlaceProgress(
                 frame,
                 done,
-                left,
+                time_left.after(done + result.ahead),
                 time_left.each,
                 place=(frame, result.index),
                 labels=result.labels,

@@ -50,14 +50,15 @@ class SegmentProgress:
     """Progress of segmenting or tidying: a message, and the slice that is done.
 
     labels: (rows, columns) of the slice at `place`, tidied or raw. trace: what the model saw of
-    that slice. traces: by frame, those to add it to from now on. model, device, tidying: given once
-    a run.
+    that slice. traces: by frame, those to add it to from now on. slice_seconds: that a slice takes,
+    once that is known. model, device, tidying: given once a run.
     """
 
     message: str
     done: int = 0
     total: int = 0
     seconds_left: float | None = None
+    slice_seconds: float | None = None
     place: SliceKey | None = None
     labels: NDArray[Any] | None = None
     tidied: bool = False
@@ -114,6 +115,7 @@ class Session:
                 step.done,
                 total,
                 step.seconds_left,
+                step.slice_seconds,
                 step.place,
                 step.labels,
                 trace=step.slice_trace,

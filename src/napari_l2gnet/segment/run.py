@@ -130,9 +130,8 @@ class Run(QObject):
             assert step.labels is not None
             self._slices[step.place] = step.labels
         elif step.place is not None:
-            if step.seconds_left:
-                each = step.seconds_left / (step.total - step.done)
-                self.mask.segmentation.slice_seconds = each
+            if step.slice_seconds is not None:
+                self.mask.segmentation.slice_seconds = step.slice_seconds
             self._places.append(step.place)
             if step.place in self.mask.segmentation.reviewed:
                 self._spared.add(step.place)
