@@ -13,7 +13,7 @@ from l2gnet_core.files import read_labels, read_volume
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.preprocessing.intensities import intensity_window, normalise
 from l2gnet_core.scans.volume import slicing_axis
-from l2gnet_core.segmenting.predict import predict_slices
+from l2gnet_core.segmenting.predict import segment
 from l2gnet_core.segmenting.slice_view import field_of
 from l2gnet_core.segmenting.trace import Trace, empty_trace
 
@@ -64,11 +64,7 @@ def seen(model: Model, file: Path, way: str, cache: Path | None) -> Seen:
                 getattr(trace, name)[...] = arrays[name]
             mask = arrays["mask"]
     else:
-        mask = np.zeros(scan.shape, np.uint8)
-        for done in predict_slices(model, scan, volume, axis, traced=True, field=field):
-            if done is not None:
-                mask[done.index] = done.labels
-                trace.add(done.index, done.trace)
+        mask = segment(model, scan, volume, axis, field=field, trace=trace)
         if kept:
             kept.parent.mkdir(parents=True, exist_ok=True)
             np.savez(kept, mask=mask, **{name: getattr(trace, name) for name in KEPT})

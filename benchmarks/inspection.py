@@ -101,11 +101,7 @@ def cost(model: Model, data: Path, turns: int = 5) -> None:
         field = field_of(model.card, volume, axis, volume.data)
         trace = empty_trace(model, volume, axis, field)
         trace.add = partial(timed, trace.add)
-        for done in predict.predict_slices(
-            model, volume.data, volume, axis, traced=True, field=field
-        ):
-            if done is not None:
-                trace.add(done.index, done.trace)
+        predict.segment(model, volume.data, volume, axis, field=field, trace=trace)
         total = time.process_time() - started
         shares.append(sum(spent) / (total - sum(spent)))
     predict.slice_traces = original

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import nibabel as nib
 import numpy as np
 import pytest
-from made_up_traces import new_trace, whole_trace
+from made_up_traces import new_trace
 from matplotlib.image import imread
 
 from l2gnet_core.inspect.codes import code_colors
@@ -21,6 +21,7 @@ from l2gnet_core.network.model import build
 from l2gnet_core.scans.labels import LabelSet
 from l2gnet_core.scans.phantom import DRAWN
 from l2gnet_core.scans.volume import Grid
+from l2gnet_core.segmenting.predict import segment
 
 NAMES = LabelSet.from_names({1: "<script>alert(1)</script>", 2: "a & $b$", 5: "_c"})
 
@@ -78,7 +79,7 @@ def test_the_folder_holds_a_page_pictures_tables_and_maps(
     assert "%" not in err
 
     trace = new_trace(model, scan, Grid(scan.shape), 0)
-    mask = whole_trace(model, scan, Grid(scan.shape), 0, trace)
+    mask = segment(model, scan, Grid(scan.shape), 0, trace=trace)
 
     stored = nib.load(secret)
     maps = sorted(one.name for one in out.glob("*.nii.gz"))

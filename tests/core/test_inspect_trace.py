@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up_traces import STRIDE, BlockMeans, made_up, new_trace, whole_trace
+from made_up_traces import STRIDE, BlockMeans, made_up, new_trace
 from plan_numbers import code_to_code
 from scipy.stats import entropy
 from test_volume import ORIENTATIONS, oriented_affine
@@ -29,7 +29,7 @@ from l2gnet_core.preprocessing.intensities import intensity_window, normalise
 from l2gnet_core.scans.labels import LabelSet
 from l2gnet_core.scans.volume import Grid
 from l2gnet_core.segmenting.cells import cell_grid
-from l2gnet_core.segmenting.predict import predict_slices
+from l2gnet_core.segmenting.predict import predict_slices, segment
 from l2gnet_core.segmenting.slice_view import SliceView, slice_view
 from l2gnet_core.segmenting.trace import SliceTrace, Trace
 
@@ -146,7 +146,7 @@ def test_cells_lie_half_a_cell_from_their_corner(codes, axis, variant):
         model = Model(BlockMeans(), ModelCard(name="m", labels=LABELS, **VARIANTS[variant]))
         view = slice_view(model.card, grid, axis, scan)
         trace = Trace(cell_grid(view, STRIDE), np.zeros((1, 2), np.float32))
-        whole_trace(model, scan, grid, axis, trace)
+        segment(model, scan, grid, axis, trace=trace)
         low, high = intensity_window(view.stack(scan))
         values = trace.cells.in_scan_order(trace.error) * (high - low) + low
         expected = (
@@ -182,7 +182,7 @@ def test_a_look_holds_what_the_network_says(model_of, scan, architecture, one_se
         return
     trace = new_trace(model, scan, grid, 0)
     assert not trace.seen.any()
-    mask = whole_trace(model, scan, grid, 0, trace)
+    mask = segment(model, scan, grid, 0, trace=trace)
     assert trace.seen.all()
     plain = [done.labels for done in predict_slices(model, scan, grid, 0)]
     np.testing.assert_array_equal(mask, np.stack(plain))
@@ -217,9 +217,10 @@ def test_a_look_holds_what_the_network_says(model_of, scan, architecture, one_se
 def test_slices_can_come_in_any_order_and_twice(model_of, scan):
     model, grid = model_of("l2gnet"), Grid(scan.shape)
     whole, parts = new_trace(model, scan, grid, 1), new_trace(model, scan, grid, 1)
-    whole_trace(model, scan, grid, 1, whole)
+    segment(model, scan, grid, 1, trace=whole)
     for order in ([40, 3], range(41)):
-        whole_trace(model, scan, grid, 1, parts, order)
+        for done in predict_slices(model, scan, grid, 1, order, traced=True):
+            parts.add(done.index, done.trace)
     np.testing.assert_array_equal(parts.seen, whole.seen)
     assert (parts.codes == whole.codes).mean() > 0.99  # sums in batches of other sizes
     np.testing.assert_allclose(parts.frequencies().sum(1), 1)

@@ -10,7 +10,7 @@ import torch
 from generators import ended
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_up_traces import new_trace, whole_trace
+from made_up_traces import new_trace
 from scipy.ndimage import gaussian_filter
 from test_volume import ORIENTATIONS, oriented_affine
 
@@ -27,7 +27,7 @@ from l2gnet_core.scans.labels import LabelSet
 from l2gnet_core.scans.volume import Grid
 from l2gnet_core.segmenting import slice_view as slice_view_module
 from l2gnet_core.segmenting.corrections import Correction
-from l2gnet_core.segmenting.predict import predict_slices
+from l2gnet_core.segmenting.predict import predict_slices, segment
 from l2gnet_core.segmenting.slice_view import LEAST_SEEN, slice_view
 
 SIDES = LabelSet.from_names({1: "right", 2: "left"})
@@ -77,7 +77,7 @@ def test_empty_margins_change_nothing(make_model, axis, codes, oriented, cuts, v
     def seen(scan):
         grid = Grid(scan.shape, affine=oriented_affine(codes, (1.0, 1.0, 1.0)), oriented=True)
         trace = new_trace(model, scan, grid, axis)
-        return trace, whole_trace(model, scan, grid, axis, trace)
+        return trace, segment(model, scan, grid, axis, trace=trace)
 
     (alone, mask), (trace, of_padded) = seen(scan), seen(padded)
     np.testing.assert_array_equal(of_padded, np.pad(mask, padding))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up_traces import new_trace, whole_trace
+from made_up_traces import new_trace
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetuning.config import SCAN
@@ -26,7 +26,7 @@ from l2gnet_core.scans.volume import Grid, Volume
 from l2gnet_core.segmenting import predict
 from l2gnet_core.segmenting.corrections import Correction
 from l2gnet_core.segmenting.files import segmented
-from l2gnet_core.segmenting.predict import label_lookup, outward, predict_slices
+from l2gnet_core.segmenting.predict import label_lookup, outward, predict_slices, segment
 from l2gnet_core.segmenting.slice_view import slice_view, usual_size
 
 
@@ -210,7 +210,7 @@ def test_a_slice_that_holds_nothing_gets_nothing_of_its_neighbours(make_model, s
     model, gap = make_model(in_channels=3), scan.copy()
     gap[1] = value
     trace = new_trace(model, gap, Grid(scan.shape), 0)
-    mask = whole_trace(model, gap, Grid(scan.shape), 0, trace)
+    mask = segment(model, gap, Grid(scan.shape), 0, trace=trace)
     assert whole(model, scan)[1].any()
     assert not mask[1].any()
     assert mask[0].any()

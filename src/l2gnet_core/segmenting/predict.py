@@ -22,7 +22,7 @@ from l2gnet_core.preprocessing.intensities import normalise
 from l2gnet_core.scans.laterality import mirror_pairs
 from l2gnet_core.scans.volume import Grid, Volume
 from l2gnet_core.segmenting.slice_view import Field, SliceView, field_of, slice_view
-from l2gnet_core.segmenting.trace import SliceTrace, slice_traces
+from l2gnet_core.segmenting.trace import SliceTrace, Trace, slice_traces
 
 #: Pixels per forward pass. On a laptop's CPU a pass then takes well under a second, within which a
 #: cancel must take effect; a GPU needs more to be busy.
@@ -160,6 +160,34 @@ def predict_slices(
             labels = lookup[view.whole(one)]
             yield SlicePrediction(index, labels, device, notice, trace, more)
             notice = None
+
+
+def segment(
+    model: Model,
+    scan: NDArray[np.generic],
+    grid: Volume | Grid,
+    axis: int,
+    *,
+    device: str = "cpu",
+    field: Field | None = None,
+    trace: Trace | None = None,
+    warnings: list[str] | None = None,
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """The mask (z,y,x) of a scan, untidied. The other arguments are those of `predict_slices`.
+
+    trace: of the scan, which takes in what the network saw. warnings: notices are added to it.
+    """
+    mask = np.zeros(scan.shape, label_lookup(model.card).dtype)
+    target, traced = np.moveaxis(mask, axis, 0), trace is not None
+    for done in predict_slices(model, scan, grid, axis, None, device, traced, field):
+        if done is None:
+            continue
+        target[done.index] = done.labels
+        if trace is not None and done.trace is not None:
+            trace.add(done.index, done.trace)
+        if warnings is not None and done.notice:
+            warnings.append(done.notice)
+    return mask
 
 
 def _shown(
