@@ -16,12 +16,11 @@ from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.network.device import choose_device, on_device
 from l2gnet_core.network.model import NetworkOutput
-from l2gnet_core.preprocessing.appearance import Appearance
 from l2gnet_core.preprocessing.images import as_seen, neighbours, pad_to_multiple, resized
 from l2gnet_core.preprocessing.intensities import normalise
 from l2gnet_core.scans.laterality import mirror_pairs
 from l2gnet_core.scans.volume import Grid, Volume
-from l2gnet_core.segmenting.slice_view import Field, SliceView, field_of, slice_view
+from l2gnet_core.segmenting.slice_view import Field, ShownScan, field_of, shown_scan
 from l2gnet_core.segmenting.trace import SliceTrace, Trace, slice_traces
 
 #: Pixels per forward pass. On a laptop's CPU a pass then takes well under a second, within which a
@@ -42,29 +41,6 @@ class SlicePrediction:
     notice: str | None = None
     trace: SliceTrace | None = None
     ahead: int = 0
-
-
-@dataclass(frozen=True)
-class _ShownScan:
-    """A scan as a model is shown it: the slices (n,H,W) of its stack, the intensities that become 0
-    and 1, and the number of turned or mirrored views over which answers are averaged."""
-
-    view: SliceView
-    slices: NDArray[np.generic]
-    window: tuple[float, float]
-    appearance: Appearance
-    views: int
-
-    def images(self, indices: Sequence[int], channels: int) -> Tensor:
-        """Some slices of the stored axis with their neighbours, (k,channels,H,W) in [0,1]."""
-        places = [self.view.place(index) for index in indices]
-        seen = self.slices[neighbours(places, len(self.slices), channels, self.view.step)]
-        return torch.from_numpy(normalise(seen, self.window))
-
-    def blank(self, indices: Sequence[int]) -> Tensor:
-        """(B,): which of these slices have one value throughout, as padded and lost ones do."""
-        seen = (self.slices[self.view.place(index)] for index in indices)
-        return torch.tensor([bool(one.min() == one.max()) for one in seen])
 
 
 @dataclass(frozen=True)
@@ -113,8 +89,11 @@ def predict_slices(
     """
     device, _ = choose_device(device)
     lookup = label_lookup(model.card)
-    shown = _shown(model.card, scan, grid, axis, field)
-    view = shown.view
+    # Readers make scans plain; arrays from elsewhere may hold anything.
+    scan = plain_values(grid.name or "The scan", scan, [])
+    field = field or field_of(model.card, grid, axis, scan)
+    shown = shown_scan(model.card, scan, grid, axis, field)
+    view, views = shown.view, _view_count(model.card, grid, axis)
     waiting = list(range(len(shown.slices)) if order is None else order)
     height, width = view.size
     largest = max(height * width, view.shape[1] * view.shape[2])
@@ -125,8 +104,8 @@ def predict_slices(
         indices = waiting[:batch]
         try:
             placed = placed or replace(model, network=on_device(model.network, device))
-            images = shown.images(indices, model.network.config.in_channels)
-            for answer in _answers(placed, images, shown, device):
+            images = _images(shown, indices, model.network.config.in_channels)
+            for answer in _answers(placed, images, shown, views, device):
                 if answer is None:
                     yield None
         except torch.cuda.OutOfMemoryError:  # PyTorch 2.4 has no torch.OutOfMemoryError
@@ -148,10 +127,10 @@ def predict_slices(
             ) from error
         waiting = waiting[batch:]
         assert answer is not None
-        answer = _with_background(answer, shown.blank(indices), shown.views)
+        answer = _with_background(answer, _blank(shown, indices), views)
         traces: list[SliceTrace] | list[None] = [None] * len(indices)
         if traced:
-            traces = slice_traces(answer.upright, answer.probabilities / shown.views, view)
+            traces = slice_traces(answer.upright, answer.probabilities / views, view)
         classes = answer.classes.numpy()
         # Free the GPU's memory while the caller is busy.
         del answer
@@ -190,25 +169,24 @@ def segment(
     return mask
 
 
-def _shown(
-    card: ModelCard, scan: NDArray[np.generic], grid: Volume | Grid, axis: int, field: Field | None
-) -> _ShownScan:
-    """How a model is shown a scan (z,y,x); `field` is found if it is None."""
-    # Readers make scans plain; arrays from elsewhere may hold anything.
-    scan = plain_values(grid.name or "The scan", scan, [])
-    if field is None:
-        field = field_of(card, grid, axis, scan)
-    view = slice_view(card, grid, axis, margins=field.margins)
-    slices, window = view.stack(scan), card.seen_window(field.window, field.ct)
-    appearance = card.appearance_of(slices, window)
-    return _ShownScan(view, slices, window, appearance, _view_count(card, grid, axis))
+def _images(shown: ShownScan, indices: Sequence[int], channels: int) -> Tensor:
+    """Some slices of the stored axis with their neighbours, (k,channels,H,W) in [0,1]."""
+    places = [shown.view.place(index) for index in indices]
+    seen = shown.slices[neighbours(places, len(shown.slices), channels, shown.view.step)]
+    return torch.from_numpy(normalise(seen, shown.window))
+
+
+def _blank(shown: ShownScan, indices: Sequence[int]) -> Tensor:
+    """(B,): which of these slices have one value throughout, as padded and lost ones do."""
+    seen = (shown.slices[shown.view.place(index)] for index in indices)
+    return torch.tensor([bool(one.min() == one.max()) for one in seen])
 
 
 def _answers(
-    model: Model, images: Tensor, shown: _ShownScan, device: str
+    model: Model, images: Tensor, shown: ShownScan, views: int, device: str
 ) -> Iterator[_Answer | None]:
     """The answer for images (B,C,H,W) of a scan, after a None for each pass but the last. The model
-    is on the device."""
+    is on the device. views: turned or mirrored ones, over which answers are averaged."""
     network = model.network
     size = shown.view.size
     seen = as_seen(images.to(device), size, shown.appearance)
@@ -216,7 +194,7 @@ def _answers(
     padded = padded.contiguous(memory_format=torch.channels_last)
     total: Tensor | None = None
     upright: NetworkOutput | None = None
-    for number in range(shown.views):
+    for number in range(views):
         if total is not None:
             yield None
         # Entered for each pass: across a yield these modes would leak into the caller.
