@@ -13,7 +13,8 @@ from l2gnet_core.finetuning.cross_validation import compared
 from l2gnet_core.inspect.uncertainty import ranked_slices
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.scans.volume import Grid, Volume
-from l2gnet_core.segmenting.predict import predict_slices
+from l2gnet_core.segmenting.predict import segment
+from l2gnet_core.segmenting.slice_view import field_of
 from l2gnet_core.segmenting.trace import empty_trace
 
 Array = NDArray[np.generic]
@@ -103,20 +104,9 @@ def taught_and_judged(
     return taught[:count], [volume for volume, who in patients.items() if who not in teaching]
 
 
-def segmented(model: Model, scan: Array, grid: Volume | Grid, axis: int) -> Array:
-    """The mask of a scan by a model, untidied."""
-    mask = np.zeros(scan.shape, np.uint8)
-    for done in predict_slices(model, scan, grid, axis):
-        if done is not None:
-            np.moveaxis(mask, axis, 0)[done.index] = done.labels
-    return mask
-
-
 def doubted(model: Model, scan: Array, grid: Volume | Grid, axis: int) -> tuple[Array, list[int]]:
     """The mask of a scan by a model, untidied, and its slices in the order of the queue."""
-    trace = empty_trace(model, grid, axis, scan)
-    mask = np.zeros(scan.shape, np.uint8)
-    for done in predict_slices(model, scan, grid, axis, trace=trace):
-        if done is not None:
-            np.moveaxis(mask, axis, 0)[done.index] = done.labels
+    field = field_of(model.card, grid, axis, scan)
+    trace = empty_trace(model, grid, axis, field)
+    mask = segment(model, scan, grid, axis, field=field, trace=trace)
     return mask, [doubt.index for doubt in ranked_slices(trace, mask)]

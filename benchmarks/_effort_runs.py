@@ -17,7 +17,6 @@ from _annotator import (
     mean,
     recovered,
     rounds,
-    segmented,
     taught_and_judged,
 )
 from _effort_results import Bench, base_model, finished, keep, rounded, trained
@@ -36,6 +35,7 @@ from l2gnet_core.finetuning.config import FineTuneConfig
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.models.weights import mixed
 from l2gnet_core.segmenting.corrections import Correction
+from l2gnet_core.segmenting.predict import segment
 
 #: How many slices of a new organ are painted; do they include its first and last slice?
 PAINTED, PICKS = 5, {"evenly": False, "ends": True}
@@ -75,7 +75,7 @@ def task_of(bench: Bench, domain: Domain, variant: Variant, sample: Sample) -> T
     if domain.organ is not None:
         names = {domain.organ: STUDIES[sample.study].names[domain.organ]}
     scan = read(sample, model.card, bench.data)
-    mask = segmented(model, scan.scan, scan.grid, scan.axis)
+    mask = segment(model, scan.scan, scan.grid, scan.axis)
     limit = bench.limited("scan" if domain.organ is None else "organ")
     return Task(model, scan, names, variant, mask, limit)
 
@@ -257,7 +257,7 @@ def whole_correction(scan: Scan) -> Correction:
 def whole_dice(bench: Bench, model: Model, sample: Sample) -> dict[str, float]:
     """Dice of a scan as a model segments it."""
     scan = read(sample, model.card, bench.data)
-    mask = segmented(model, scan.scan, scan.grid, scan.axis)
+    mask = segment(model, scan.scan, scan.grid, scan.axis)
     return dice(mask, scan.truth, scan.axis, model.card.labels.names)
 
 

@@ -13,7 +13,8 @@ from l2gnet_core.files import read_labels, read_volume
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.preprocessing.intensities import intensity_window, normalise
 from l2gnet_core.scans.volume import slicing_axis
-from l2gnet_core.segmenting.predict import predict_slices
+from l2gnet_core.segmenting.predict import segment
+from l2gnet_core.segmenting.slice_view import field_of
 from l2gnet_core.segmenting.trace import Trace, empty_trace
 
 Array = NDArray[np.generic]
@@ -54,7 +55,8 @@ def seen(model: Model, file: Path, way: str, cache: Path | None) -> Seen:
     scan = volume.data
     if way != "clean":
         scan = CORRUPTIONS[way](normalise(scan, intensity_window(scan))).clip(0, 1)
-    trace = empty_trace(model, volume, axis, scan)
+    field = field_of(model.card, volume, axis, scan)
+    trace = empty_trace(model, volume, axis, field)
     kept = cache and cache / f"{file.name.split('.')[0]}_{way.replace(' ', '-')}.npz"
     if kept and kept.is_file():
         with np.load(kept) as arrays:
@@ -62,10 +64,7 @@ def seen(model: Model, file: Path, way: str, cache: Path | None) -> Seen:
                 getattr(trace, name)[...] = arrays[name]
             mask = arrays["mask"]
     else:
-        mask = np.zeros(scan.shape, np.uint8)
-        for done in predict_slices(model, scan, volume, axis, trace=trace):
-            if done is not None:
-                mask[done.index] = done.labels
+        mask = segment(model, scan, volume, axis, field=field, trace=trace)
         if kept:
             kept.parent.mkdir(parents=True, exist_ok=True)
             np.savez(kept, mask=mask, **{name: getattr(trace, name) for name in KEPT})

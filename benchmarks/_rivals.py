@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _annotator import doubted, segmented
+from _annotator import doubted
 from _finetune_variants import UNGUARDED, Variant, finetuned
 from _shifts import UNMARKED, Scan
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from l2gnet_core.models.weights import mixed
 from l2gnet_core.network.model import build
 from l2gnet_core.preprocessing.intensities import intensity_window, normalise
 from l2gnet_core.segmenting.corrections import Correction
+from l2gnet_core.segmenting.predict import segment
 
 Array = NDArray[np.generic]
 #: The most pixels that a random forest learns from.
@@ -115,7 +116,7 @@ class Task:
 
     def answer(self, model: Model, seconds: float, **more: Any) -> Answer:
         scan = self.scan
-        return Answer(segmented(model, scan.scan, scan.grid, scan.axis), seconds, more=more)
+        return Answer(segment(model, scan.scan, scan.grid, scan.axis), seconds, more=more)
 
 
 def ours(task: Task, slices: Sequence[int], scribbled: bool = False) -> Answer:

@@ -27,7 +27,7 @@ from statistics import fmean
 
 import numpy as np
 import torch
-from _annotator import doubted, holding, segmented
+from _annotator import doubted, holding
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -42,6 +42,7 @@ from l2gnet_core.models.checkpoint import Model, load_model
 from l2gnet_core.preprocessing.intensities import intensity_window, normalise
 from l2gnet_core.scans.volume import Volume, slicing_axis
 from l2gnet_core.segmenting.corrections import Correction
+from l2gnet_core.segmenting.predict import segment
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "acdc"
 UNGUARDED = Limits(-1, 1, 1, 1, 1)
@@ -172,12 +173,12 @@ def compare(
         return f"{dice(said, truth, axis, others, names):.4f}"
 
     print(f"  slices {correction.slices} of {scan.shape[axis]}")
-    print(f"  as it is       {score(segmented(model, scan, volume, axis))}")
+    print(f"  as it is       {score(segment(model, scan, volume, axis))}")
     if marks == "slices":
         print(f"  interpolation  {score(interpolate_slices(truth, correction.slices, axis))}")
     for name, variant in variants(config, marks).items():
         result = tuned(model, correction, variant)
-        found = score(segmented(result.model, scan, volume, axis))
+        found = score(segment(result.model, scan, volume, axis))
         print(f"  {name:14} {found}  {result.seconds:5.1f} s", flush=True)
         if variant is config:
             evidence = result.verdict.evidence

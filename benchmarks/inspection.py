@@ -45,6 +45,7 @@ from l2gnet_core.models.catalog import find_model
 from l2gnet_core.models.checkpoint import Model, load_model
 from l2gnet_core.scans.volume import slicing_axis
 from l2gnet_core.segmenting import predict
+from l2gnet_core.segmenting.slice_view import field_of
 from l2gnet_core.segmenting.trace import empty_trace
 
 HERE = Path(__file__).resolve().parent
@@ -97,10 +98,10 @@ def cost(model: Model, data: Path, turns: int = 5) -> None:
     for _ in range(turns):
         spent.clear()
         started = time.process_time()
-        trace = empty_trace(model, volume, axis, volume.data)
+        field = field_of(model.card, volume, axis, volume.data)
+        trace = empty_trace(model, volume, axis, field)
         trace.add = partial(timed, trace.add)
-        for _ in predict.predict_slices(model, volume.data, volume, axis, trace=trace):
-            pass
+        predict.segment(model, volume.data, volume, axis, field=field, trace=trace)
         total = time.process_time() - started
         shares.append(sum(spent) / (total - sum(spent)))
     predict.slice_traces = original

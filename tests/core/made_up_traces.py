@@ -12,20 +12,15 @@ from l2gnet_core.network.config import preset
 from l2gnet_core.network.model import NetworkOutput
 from l2gnet_core.network.transport import transport_codes
 from l2gnet_core.segmenting.cells import cell_grid
-from l2gnet_core.segmenting.predict import predict_slices
-from l2gnet_core.segmenting.slice_view import SliceView
-from l2gnet_core.segmenting.trace import SliceTrace, Trace
+from l2gnet_core.segmenting.slice_view import SliceView, field_of
+from l2gnet_core.segmenting.trace import SliceTrace, Trace, empty_trace
 
 STRIDE = 16
 
 
-def whole_trace(model: Model, scan, grid, axis, trace: Trace) -> np.ndarray:
-    """Fill a trace by segmenting all of a scan; returns the mask."""
-    mask = np.zeros(scan.shape, np.uint8)
-    for done in predict_slices(model, scan, grid, axis, trace=trace):
-        if done is not None:
-            np.moveaxis(mask, axis, 0)[done.index] = done.labels
-    return mask
+def new_trace(model: Model, scan, grid, axis) -> Trace:
+    """An empty trace of a scan."""
+    return empty_trace(model, grid, axis, field_of(model.card, grid, axis, scan))
 
 
 class BlockMeans(torch.nn.Module):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up_traces import whole_trace
+from made_up_traces import new_trace
 
 from l2gnet_core.inspect.places import unsure_regions
 from l2gnet_core.inspect.plans import code_plan, partners
@@ -17,7 +17,7 @@ from l2gnet_core.models.catalog import find_model
 from l2gnet_core.models.checkpoint import load_model
 from l2gnet_core.scans.phantom import DRAWN, LEFT_VENTRICLE, cardiac_phantom
 from l2gnet_core.scans.volume import Grid
-from l2gnet_core.segmenting.trace import empty_trace
+from l2gnet_core.segmenting.predict import segment
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "inspect.md"
 
@@ -34,8 +34,8 @@ def test_the_walk_through_the_sample_is_of_the_bundled_model():
     assert model.card.labels.names == {label: name for name, label in DRAWN.items()}
     # The second frame of the sample.
     scan, truth, _ = cardiac_phantom(0, phase=1.0)
-    trace = empty_trace(model, Grid(scan.shape), 0, scan)
-    mask = whole_trace(model, scan, Grid(scan.shape), 0, trace)
+    trace = new_trace(model, scan, Grid(scan.shape), 0)
+    mask = segment(model, scan, Grid(scan.shape), 0, trace=trace)
 
     doubt = uncertainty_maps(trace, mask, ["combined"])["combined"]
     first = told(r"second frame, slices (\d), (\d) and (\d) stand out")

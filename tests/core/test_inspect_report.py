@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import nibabel as nib
 import numpy as np
 import pytest
+from made_up_traces import new_trace
 from matplotlib.image import imread
 
 from l2gnet_core.inspect.codes import code_colors
@@ -20,8 +21,7 @@ from l2gnet_core.network.model import build
 from l2gnet_core.scans.labels import LabelSet
 from l2gnet_core.scans.phantom import DRAWN
 from l2gnet_core.scans.volume import Grid
-from l2gnet_core.segmenting.predict import predict_slices
-from l2gnet_core.segmenting.trace import empty_trace
+from l2gnet_core.segmenting.predict import segment
 
 NAMES = LabelSet.from_names({1: "<script>alert(1)</script>", 2: "a & $b$", 5: "_c"})
 
@@ -78,10 +78,8 @@ def test_the_folder_holds_a_page_pictures_tables_and_maps(
     assert (code, text) == (0, "")
     assert "%" not in err
 
-    trace = empty_trace(model, Grid(scan.shape), 0, scan)
-    mask = np.zeros(scan.shape, np.uint8)
-    for done in predict_slices(model, scan, Grid(scan.shape), 0, trace=trace):
-        mask[done.index] = done.labels
+    trace = new_trace(model, scan, Grid(scan.shape), 0)
+    mask = segment(model, scan, Grid(scan.shape), 0, trace=trace)
 
     stored = nib.load(secret)
     maps = sorted(one.name for one in out.glob("*.nii.gz"))

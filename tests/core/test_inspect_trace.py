@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up_traces import STRIDE, BlockMeans, made_up, whole_trace
+from made_up_traces import STRIDE, BlockMeans, made_up, new_trace
 from plan_numbers import code_to_code
 from scipy.stats import entropy
 from test_volume import ORIENTATIONS, oriented_affine
@@ -29,9 +29,9 @@ from l2gnet_core.preprocessing.intensities import intensity_window, normalise
 from l2gnet_core.scans.labels import LabelSet
 from l2gnet_core.scans.volume import Grid
 from l2gnet_core.segmenting.cells import cell_grid
-from l2gnet_core.segmenting.predict import predict_slices
+from l2gnet_core.segmenting.predict import predict_slices, segment
 from l2gnet_core.segmenting.slice_view import SliceView, slice_view
-from l2gnet_core.segmenting.trace import Trace, empty_trace
+from l2gnet_core.segmenting.trace import SliceTrace, Trace
 
 LABELS = LabelSet.from_names({1: "left", 2: "right"})
 
@@ -146,7 +146,7 @@ def test_cells_lie_half_a_cell_from_their_corner(codes, axis, variant):
         model = Model(BlockMeans(), ModelCard(name="m", labels=LABELS, **VARIANTS[variant]))
         view = slice_view(model.card, grid, axis, scan)
         trace = Trace(cell_grid(view, STRIDE), np.zeros((1, 2), np.float32))
-        whole_trace(model, scan, grid, axis, trace)
+        segment(model, scan, grid, axis, trace=trace)
         low, high = intensity_window(view.stack(scan))
         values = trace.cells.in_scan_order(trace.error) * (high - low) + low
         expected = (
@@ -177,12 +177,12 @@ def test_a_look_holds_what_the_network_says(model_of, scan, architecture, one_se
     model, grid = model_of(architecture), Grid(scan.shape)
     if architecture not in WITH_CODES:
         with pytest.raises(InputError, match=architecture) as error:
-            empty_trace(model, grid, 0, scan)
+            new_trace(model, scan, grid, 0)
         one_sentence(error.value)
         return
-    trace = empty_trace(model, grid, 0, scan)
+    trace = new_trace(model, scan, grid, 0)
     assert not trace.seen.any()
-    mask = whole_trace(model, scan, grid, 0, trace)
+    mask = segment(model, scan, grid, 0, trace=trace)
     assert trace.seen.all()
     plain = [done.labels for done in predict_slices(model, scan, grid, 0)]
     np.testing.assert_array_equal(mask, np.stack(plain))
@@ -216,13 +216,32 @@ def test_a_look_holds_what_the_network_says(model_of, scan, architecture, one_se
 
 def test_slices_can_come_in_any_order_and_twice(model_of, scan):
     model, grid = model_of("l2gnet"), Grid(scan.shape)
-    whole, parts = empty_trace(model, grid, 1, scan), empty_trace(model, grid, 1, scan)
-    whole_trace(model, scan, grid, 1, whole)
+    whole, parts = new_trace(model, scan, grid, 1), new_trace(model, scan, grid, 1)
+    segment(model, scan, grid, 1, trace=whole)
     for order in ([40, 3], range(41)):
-        list(predict_slices(model, scan, grid, 1, order, trace=parts))
+        for done in predict_slices(model, scan, grid, 1, order, traced=True):
+            parts.add(done.index, done.trace)
     np.testing.assert_array_equal(parts.seen, whole.seen)
     assert (parts.codes == whole.codes).mean() > 0.99  # sums in batches of other sizes
     np.testing.assert_allclose(parts.frequencies().sum(1), 1)
+
+
+def test_what_is_computed_while_a_slice_is_added_is_out_of_date(monkeypatch):
+    trace, other = made_up(0), made_up(1)
+    drawn = SliceTrace(other.codes[1], other.error[1], other.entropy[1], None, None)
+    written = []
+
+    class Watched(np.ndarray):
+        def __setitem__(self, key, value) -> None:
+            written.append(trace.added)
+            super().__setitem__(key, value)
+
+    for name in ("error", "entropy", "codes"):
+        monkeypatch.setattr(trace, name, getattr(trace, name).view(Watched))
+    before = trace.added
+    trace.add(1, drawn)
+    assert written == [before] * 3
+    assert trace.added == before + 1
 
 
 def test_a_click_is_answered_at_once():

@@ -10,6 +10,7 @@ import torch
 from generators import ended
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made_up_traces import new_trace
 from scipy.ndimage import gaussian_filter
 from test_volume import ORIENTATIONS, oriented_affine
 
@@ -26,9 +27,8 @@ from l2gnet_core.scans.labels import LabelSet
 from l2gnet_core.scans.volume import Grid
 from l2gnet_core.segmenting import slice_view as slice_view_module
 from l2gnet_core.segmenting.corrections import Correction
-from l2gnet_core.segmenting.predict import predict_slices
+from l2gnet_core.segmenting.predict import predict_slices, segment
 from l2gnet_core.segmenting.slice_view import LEAST_SEEN, slice_view
-from l2gnet_core.segmenting.trace import empty_trace
 
 SIDES = LabelSet.from_names({1: "right", 2: "left"})
 
@@ -76,10 +76,8 @@ def test_empty_margins_change_nothing(make_model, axis, codes, oriented, cuts, v
 
     def seen(scan):
         grid = Grid(scan.shape, affine=oriented_affine(codes, (1.0, 1.0, 1.0)), oriented=True)
-        trace = empty_trace(model, grid, axis, scan)
-        found = list(predict_slices(model, scan, grid, axis, trace=trace))
-        labels = {done.index: done.labels for done in found if done is not None}
-        return trace, np.stack([labels[index] for index in range(3)], axis)
+        trace = new_trace(model, scan, grid, axis)
+        return trace, segment(model, scan, grid, axis, trace=trace)
 
     (alone, mask), (trace, of_padded) = seen(scan), seen(padded)
     np.testing.assert_array_equal(of_padded, np.pad(mask, padding))

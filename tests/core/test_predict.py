@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up_traces import new_trace
 
 from l2gnet_core.errors import InputError
+from l2gnet_core.finetuning.config import SCAN
 from l2gnet_core.finetuning.correction_views import CorrectedScan
 from l2gnet_core.finetuning.run import finetune
 from l2gnet_core.models.card import Expectations
 from l2gnet_core.models.checkpoint import load_model
-from l2gnet_core.network.device import choose_device
+from l2gnet_core.network.device import choose_device, on_device
 from l2gnet_core.preprocessing.images import pad_to_multiple
 from l2gnet_core.preprocessing.intensities import intensity_window, is_ct, normalise
 from l2gnet_core.scans.labels import LabelSet
@@ -22,9 +26,8 @@ from l2gnet_core.scans.volume import Grid, Volume
 from l2gnet_core.segmenting import predict
 from l2gnet_core.segmenting.corrections import Correction
 from l2gnet_core.segmenting.files import segmented
-from l2gnet_core.segmenting.predict import label_lookup, outward, predict_slices
+from l2gnet_core.segmenting.predict import label_lookup, outward, predict_slices, segment
 from l2gnet_core.segmenting.slice_view import slice_view, usual_size
-from l2gnet_core.segmenting.trace import empty_trace
 
 
 @pytest.fixture
@@ -85,6 +88,14 @@ def test_every_slice_comes_once_in_its_own_size_with_the_cards_ids(model, scan):
     found = set(np.unique([slice.labels for slice in done]))
     assert found <= {0, 1, 2, 3}
     assert len(found) > 1  # the tests here need an untrained model with several answers
+
+
+def test_what_the_network_saw_comes_with_each_slice(model, scan):
+    slices = [*sliced(model, scan, 1, [3, 7], traced=True), *sliced(model, scan, 1, [7])]
+    alone = next(sliced(model, scan, 1, [3], traced=True)).trace
+    np.testing.assert_array_equal(slices[0].trace.codes, alone.codes)
+    assert (slices[0].trace.entropy != slices[1].trace.entropy).any()
+    assert slices[2].trace is None
 
 
 def test_slices_come_in_the_order_wanted(model, scan):
@@ -198,8 +209,8 @@ def test_a_constant_scan_holds_nothing(model):
 def test_a_slice_that_holds_nothing_gets_nothing_of_its_neighbours(make_model, scan, value):
     model, gap = make_model(in_channels=3), scan.copy()
     gap[1] = value
-    trace = empty_trace(model, Grid(scan.shape), 0, gap)
-    mask = whole(model, gap, trace=trace)
+    trace = new_trace(model, gap, Grid(scan.shape), 0)
+    mask = segment(model, gap, Grid(scan.shape), 0, trace=trace)
     assert whole(model, scan)[1].any()
     assert not mask[1].any()
     assert mask[0].any()
@@ -244,7 +255,7 @@ def test_ids_above_255_need_two_bytes(make_model, scan):
 
 def test_batches_hold_as_many_slices_as_the_device_likes(model, scan, calls, monkeypatch):
     monkeypatch.setitem(predict.BATCH_PIXELS, "cpu", 2 * 41 * 53)
-    list(sliced(model, scan, 0))
+    assert [done.ahead for done in sliced(model, scan, 0)] == [1, 0, 0]
     assert calls == [2, 1]
     calls.clear()
     monkeypatch.setitem(predict.BATCH_PIXELS, "cpu", 1)
@@ -274,24 +285,44 @@ def test_when_memory_is_short_smaller_batches_do(model, scan, monkeypatch):
 
 
 def test_when_the_gpu_does_not_suffice_the_cpu_does(model, scan, monkeypatch, pretended_gpu):
-    wanted, compute = whole(model, scan), predict._answers
+    wanted, place = whole(model, scan), predict.on_device
 
-    def no_gpu(model, images, shown, device):
+    def no_gpu(network, device):
         if device == "cuda":
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-        used.append(model.network)
-        return compute(model, images, shown, device)
+        return place(network, device)
 
-    used = []
-    monkeypatch.setattr(predict, "_answers", no_gpu)
+    monkeypatch.setattr(predict, "on_device", no_gpu)
     done = list(sliced(model, scan, 0, device="cuda"))
     assert [slice.device for slice in done] == ["cpu"] * 3
     assert "CPU" in done[0].notice
     assert agree(np.stack([slice.labels for slice in done]), wanted)
-    # The network itself stays on its device, where other jobs may use it.
-    (copy,) = set(used)
-    theirs = {one.data_ptr() for one in model.network.state_dict().values()}
-    assert not theirs & {one.data_ptr() for one in copy.state_dict().values()}
+
+
+def test_a_network_is_copied_to_another_device_and_stays_on_its_own(model):
+    assert on_device(model.network, "cpu") is model.network
+    # A device without memory, which any machine has.
+    there = on_device(model.network.requires_grad_(False), "meta")
+    tensors = [(*net.parameters(), *net.buffers()) for net in (model.network, there)]
+    for own, copied in zip(*tensors, strict=True):
+        assert (own.device.type, copied.device.type) == ("cpu", "meta")
+        assert (copied.stride(), copied.requires_grad) == (own.stride(), False)
+
+
+def test_whatever_is_computed_with_a_model_it_is_not_moved(model, scan, monkeypatch):
+    moved, move = [], torch.nn.Module.to
+
+    def noted(self, *where, **how):
+        moved.append(self)
+        return move(self, *where, **how)
+
+    monkeypatch.setattr(torch.nn.Module, "to", noted)
+    whole(model, scan)
+    labels = np.where(scan > scan.mean(), 1, 0).astype(np.uint8)
+    correction = Correction(scan, Grid(scan.shape), 0, labels, (1,))
+    for _ in finetune(model, [correction], replace(SCAN, seconds=None, steps=1)):
+        pass
+    assert model.network not in moved
 
 
 def test_when_nothing_suffices_the_error_is_passed_on(model, scan, monkeypatch):

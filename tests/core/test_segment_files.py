@@ -22,6 +22,7 @@ from l2gnet_core.scans.volume import Grid, Volume
 from l2gnet_core.segmenting.corrections import Correction
 from l2gnet_core.segmenting.files import SegmentJob, plan_jobs, segment_file, segmented
 from l2gnet_core.segmenting.predict import predict_slices
+from l2gnet_core.segmenting.slice_view import field_of
 from l2gnet_core.segmenting.suitability import NoVoxelSize, doubts, mismatches, voxel_counts
 
 
@@ -231,9 +232,11 @@ def test_arrays_that_are_not_plain_are_segmented_as_files_of_them_are(make_model
     assert np.array_equal(found.masks, wanted.masks)
     assert not wanted.warnings
     assert any("not finite numbers" in warning for warning in found.warnings)
-    slices = predict_slices(model, odd, Grid(odd.shape), axis)
-    alone = np.stack([done.labels for done in slices], axis)
-    assert np.array_equal(alone, segmented(Volume(plain), model, "cpu", axis, raw=True).masks[0])
+    grid, raw = Grid(odd.shape), segmented(Volume(plain), model, "cpu", axis, raw=True).masks[0]
+    for known in (None, field_of(model.card, grid, axis, plain)):
+        slices = predict_slices(model, odd, grid, axis, field=known)
+        alone = np.stack([done.labels for done in slices], axis)
+        assert np.array_equal(alone, raw)
 
 
 def test_arrays_of_no_real_numbers_are_refused(make_model, scan, one_sentence):
@@ -314,24 +317,29 @@ def values(low: float, high: float) -> np.ndarray:
     return scan if low > -1000 else np.where(scan < high / 2, low, scan / 4)
 
 
+def all_mismatches(of: ModelCard, grid: Grid, axis: int, scan: np.ndarray) -> list[str]:
+    """Those of the intensities, too."""
+    return mismatches(of, grid, axis, field_of(of, grid, axis, scan))
+
+
 HEART = {"modality": "MR", "pixel": (0.7, 2.5), "slice": (4.0, 12.0)}
 
 
 def test_a_fitting_scan_raises_no_eyebrow():
-    assert mismatches(card(**HEART), volume(), 0, values(0, 500)) == []
-    assert mismatches(card(), volume((0.1, 90, 90)), 0, values(-1000, 500)) == []
+    assert all_mismatches(card(**HEART), volume(), 0, values(0, 500)) == []
+    assert all_mismatches(card(), volume((0.1, 90, 90)), 0, values(-1000, 500)) == []
     for ends in ((-1000, 500), (0, 1500)):  # as measured, and with 1024 added
-        assert mismatches(card(modality="CT"), volume(), 0, values(*ends)) == []
+        assert all_mismatches(card(modality="CT"), volume(), 0, values(*ends)) == []
 
 
 def test_padding_says_nothing_of_the_scanner():
     rng = np.random.default_rng(0)
     scan = np.pad(rng.uniform(0, 500, (4, 70, 70)), ((0, 0), (300, 300), (300, 300)))
     grid = Grid(scan.shape, affine=np.diag([1.5, 1.5, 8, 1]), units="mm")
-    assert mismatches(card(**HEART), grid, 0, scan) == []
+    assert all_mismatches(card(**HEART), grid, 0, scan) == []
     # Values outside of a field of view, or of air, do not make a CT.
     scan[scan == 0] = -2000
-    assert mismatches(card(**HEART), grid, 0, scan) == []
+    assert all_mismatches(card(**HEART), grid, 0, scan) == []
 
 
 @pytest.mark.parametrize(
@@ -347,7 +355,7 @@ def test_padding_says_nothing_of_the_scanner():
     ],
 )
 def test_a_scan_of_another_kind_is_named(expects, grid, axis, ends, says, one_sentence):
-    (sentence,) = mismatches(card(**expects), grid, axis, values(*ends))
+    (sentence,) = all_mismatches(card(**expects), grid, axis, values(*ends))
     assert says in sentence
     one_sentence(ValueError(sentence))
 
@@ -371,7 +379,7 @@ def test_a_flat_image_of_no_thickness_has_no_slices_apart_and_no_ml():
 
 
 def test_the_wrong_slicing_axis_shows_in_pixels_and_slices():
-    found = mismatches(card(**HEART), volume(), 2, values(0, 500))
+    found = all_mismatches(card(**HEART), volume(), 2, values(0, 500))
     assert len(found) == 2
 
 

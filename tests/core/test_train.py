@@ -19,6 +19,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from made_up_traces import new_trace
 from matplotlib.image import imread
 from safetensors.torch import load_file
 
@@ -42,8 +43,7 @@ from l2gnet_core.network.model import build
 from l2gnet_core.scans.labels import LabelSet
 from l2gnet_core.scans.phantom import LEFT_VENTRICLE, MYOCARDIUM, RIGHT_VENTRICLE, cardiac_phantom
 from l2gnet_core.scores.held_out import names_to_score
-from l2gnet_core.segmenting.predict import predict_slices
-from l2gnet_core.segmenting.trace import empty_trace
+from l2gnet_core.segmenting.predict import segment
 from l2gnet_core.training.log import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER, TrainingLog
 from l2gnet_core.training.loop import (
     Progress,
@@ -796,8 +796,8 @@ def test_a_finished_run_knows_the_codes_of_its_training_scans(dataset, tmp_path,
     counts = np.zeros(32, int)
     for patient in model.card.split["train"]:
         scan = read_volume(dataset / "images" / f"{patient}_frame01.nii.gz")
-        trace = empty_trace(model, scan, 0, scan.data)
-        list(predict_slices(model, scan.data, scan, 0, trace=trace))
+        trace = new_trace(model, scan.data, scan, 0)
+        segment(model, scan.data, scan, 0, trace=trace)
         counts += np.bincount(trace.codes.ravel(), minlength=32)
     # Half precision and other batches may move a token to another code.
     assert np.abs(counts - known.counts).sum() <= 0.05 * counts.sum()

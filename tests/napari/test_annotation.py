@@ -85,6 +85,8 @@ def test_an_answer_leaves_strokes_and_reviewed_slices_alone_and_is_undone_in_one
     count = mask.adopt(new, new, 1)
     kept = mine[0].copy()
     kept[2] = True
+    # The model's own answer is the new one everywhere.
+    assert not segmentation.raw.any()
     np.testing.assert_array_equal(layer.data, np.where(kept, before, 0))
     assert count == (~kept).sum()
     np.testing.assert_array_equal(segmentation.by_person(), mine)
@@ -92,6 +94,7 @@ def test_an_answer_leaves_strokes_and_reviewed_slices_alone_and_is_undone_in_one
     layer.undo()
     np.testing.assert_array_equal(layer.data, before)
     np.testing.assert_array_equal(segmentation.by_person(), mine)
+    assert (segmentation.raw == 1).all()
     assert segmentation.version == 0
     layer.redo()
     np.testing.assert_array_equal(layer.data, np.where(kept, before, 0))
@@ -265,6 +268,8 @@ def test_a_new_run_never_writes_into_a_mask_that_is_reviewed_or_of_another_versi
     assert not mask.can_take(image, grid, CARD, 0)
     mask.put((0, 1), full(2))
     assert (mask.layer.data[1] == 1).all()
+    # But that is the model's answer now, and what it saw belongs to it.
+    assert (mask.segmentation.raw[0, 1] == 2).all()
     annotation.review((0, 1), accepted=False)
     mask.segmentation.count()
     mask.put((0, 1), full(1))
@@ -671,7 +676,8 @@ def test_an_answer_changes_what_no_person_decided_however_the_model_cuts(axis: i
     adoption = segmentation.undo_history.adoption(answer, raw, 1)
     for delta, old, new, where in (
         (adoption.answer, segmentation.answer, answer, free),
-        (adoption.raw, segmentation.raw, raw, free),
+        # The model's own answer, which is not shown, is the new one everywhere.
+        (adoption.raw, segmentation.raw, raw, np.True_),
         (adoption.shown, segmentation.shown, answer, free & ~theirs),
     ):
         expected, before = np.where(where, new, old), old.copy()

@@ -21,7 +21,10 @@ from qtpy.QtWidgets import (
 )
 
 from l2gnet_core.models.card import Expectations
+from l2gnet_core.scans.volume import Grid
+from l2gnet_core.segmenting import slice_view
 from napari_l2gnet.inspect.inspection import inspection_of
+from napari_l2gnet.jobs.session import Request, Session
 from napari_l2gnet.scans.layers import VIEW_KEY, transform_of
 from napari_l2gnet.segment.form import RANGE, THIS_SLICE
 from napari_l2gnet.segment.what_to_segment import outward, place_shown
@@ -82,6 +85,9 @@ def test_cancel_keeps_what_is_finished_and_a_second_run_completes(
     assert 2 <= len(finished) < 6
     kept = widget.current_mask.layer.data.copy()
     assert all(kept[index].any() for _, index in finished)
+    # What the model saw of the others was computed with these, but they hold no answer.
+    (trace,) = widget.current_mask.segmentation.traces.values()
+    assert np.flatnonzero(trace.seen).tolist() == sorted(index for _, index in finished)
     assert f"{len(finished)} of 6 slices are segmented and kept" in widget.message.text()
     layer = widget.current_mask.layer
     told = f"{len(finished)} of 6 slices"
@@ -638,6 +644,17 @@ def test_what_the_model_saw_is_kept_with_the_mask(
     widget.region.setCurrentIndex(0)
     run(qtbot, widget)
     assert segmentation.traces[frame].seen.all()
+
+
+def test_a_scan_is_searched_for_margins_once(
+    user_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched, margins = [], slice_view._margins
+    monkeypatch.setattr(slice_view, "_margins", lambda one: searched.append(1) or margins(one))
+    volume = Grid((3, 24, 24)).volume(np.random.default_rng(0).random((3, 24, 24)))
+    *_, last = Session().segment(Request(volume, "scribbler", [(0, 1)], 0))
+    assert last.trace is not None
+    assert len(searched) == 1
 
 
 def test_models_that_came_and_went_since_are_known_when_the_list_opens(

@@ -37,7 +37,7 @@ from l2gnet_core.finetuning.rehearsal import KNOWN, heart_dice
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.models.weights import mixed_model, model_hash
-from l2gnet_core.network.device import choose_device
+from l2gnet_core.network.device import choose_device, on_device
 from l2gnet_core.preprocessing.appearance import Appearance
 from l2gnet_core.preprocessing.scan_kind import KindAppearance, ScanKind
 from l2gnet_core.relay import relayed
@@ -149,8 +149,8 @@ class _FineTuning:
         self.own = shown.pop() if self.one_appearance else model.card.appearance
         if self.one_appearance:
             model = seen_as(model, self.own)
+        model = replace(model, network=on_device(model.network, device))
         self.base, self.new = with_room_for(model, labels)
-        self.base.network.to(device)
         self.corrections = corrections
         #: For each correction what its slices teach beside their marks.
         self.beside: list[dict[int, OldAnswer]] = [{} for _ in corrections]

@@ -20,6 +20,7 @@ from l2gnet_core.inspect.uncertainty import kinds_of_doubt, uncertainty_maps
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.scans.volume import Grid, oriented_as, slicing_axis
 from l2gnet_core.segmenting.predict import label_lookup, predict_slices
+from l2gnet_core.segmenting.slice_view import field_of
 from l2gnet_core.segmenting.suitability import mismatches
 from l2gnet_core.segmenting.trace import empty_trace
 
@@ -71,15 +72,20 @@ def inspect_file(
     grid = volume.grid.frame
     seen_grid = oriented_as(grid, orientation) if orientation else grid
     along = slicing_axis(seen_grid, model.card.slicing, axis)
-    trace = empty_trace(model, seen_grid, along, scan)
-    warnings += mismatches(model.card, seen_grid, along, scan)
+    field = field_of(model.card, seen_grid, along, scan)
+    trace = empty_trace(model, seen_grid, along, field)
+    warnings += mismatches(model.card, seen_grid, along, field)
     yield InspectProgress(0.0, tuple(warnings))
     mask = np.zeros(scan.shape, label_lookup(model.card).dtype)
     done = 0
-    for slice in predict_slices(model, scan, seen_grid, along, device=device, trace=trace):
+    for slice in predict_slices(
+        model, scan, seen_grid, along, device=device, traced=True, field=field
+    ):
         if slice is None:
             continue
         np.moveaxis(mask, along, 0)[slice.index] = slice.labels
+        assert slice.trace is not None
+        trace.add(slice.index, slice.trace)
         done += 1
         notice = () if slice.notice is None else (slice.notice,)
         yield InspectProgress(0.8 * done / trace.cells.count, notice)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import copy
+from typing import Literal, TypeVar
 
 import torch
+from torch.nn import Module, Parameter
 
 from l2gnet_core.errors import InputError
+
+Network = TypeVar("Network", bound=Module)
 
 
 def choose_device(wanted: str = "auto") -> tuple[str, str]:
@@ -25,6 +29,19 @@ def choose_device(wanted: str = "auto") -> tuple[str, str]:
     if wanted == "cuda":
         raise InputError(f"Expected a CUDA device, but {why}; choose cpu.")
     return "cpu", f"CPU: {why}"
+
+
+def on_device(network: Network, device: str) -> Network:
+    """A network on a device ("cpu" or "cuda"): itself if it is there, else a copy. It is not moved,
+    as another job may use it where it is."""
+    tensors = [*network.parameters(), *network.buffers()]
+    if all(one.device.type == device for one in tensors):
+        return network
+    # `deepcopy` alone would copy them where they are first, and memory may be short there.
+    there = {id(one): one.detach().to(device, copy=True) for one in tensors}
+    for one in network.parameters():
+        there[id(one)] = Parameter(there[id(one)], one.requires_grad)
+    return copy.deepcopy(network, there)
 
 
 def precision(device: str) -> Literal["bf16-mixed", "32-true"]:

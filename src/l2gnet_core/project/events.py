@@ -68,7 +68,8 @@ class Answered:
         another version.
     places: slices in the order of segmenting.
     tidying: of all places, before some are spared; None for an untidied answer.
-    spared: slices that keep the answer they had, such as reviewed ones.
+    spared: slices that keep the answer that they show, such as reviewed ones; the raw one is taken
+        in.
     remembered: the answer is the model's last one, for all slices, without segmenting again.
     undoable: did what is shown change? If not, there is nothing to undo.
     filled: slices that keep interpolated labels of organs that the model hardly knows, as in

@@ -324,14 +324,15 @@ class _Again:
             everywhere = np.ndindex(self.state.shape[0], self.state.shape[1 + self.state.axis])
             places = [(frame, index) for frame, index in everywhere]
         else:
-            # Spared slices are segmented too, because batches and tidying depend on them.
+            # Spared slices are segmented too, because batches and tidying depend on them. They
+            # keep only what they show.
             raw = self._raw.copy()
             yield from self._segment(entry.model, places, raw)
             if not entry.first:
                 self._said[entry.model.sha256] = raw
         answer = entry.tidying.whole(raw, self.state.axis) if entry.tidying else raw
         taken = set(places) - set(entry.spared)
-        self._put(self._raw, raw, taken)
+        self._put(self._raw, raw, places)
         self._put(self.answer, answer, taken)
         self._fill(entry.filled)
         if entry.undoable:

@@ -16,9 +16,9 @@ from l2gnet_core.files import as_labels
 from l2gnet_core.files.values import plain_values
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.preprocessing.appearance import Appearance
-from l2gnet_core.preprocessing.scan_kind import Profile, scan_profile
+from l2gnet_core.preprocessing.scan_kind import Profile
 from l2gnet_core.scans.volume import Grid, Volume
-from l2gnet_core.segmenting.slice_view import Field, SliceView, field_of, slice_view
+from l2gnet_core.segmenting.slice_view import Field, ShownScan, SliceView, field_of, shown_scan
 
 #: The largest weight of a voxel: weights are transformed with images in float16.
 MOST_WEIGHT = 65504
@@ -154,22 +154,25 @@ class Correction:
         """By `card.oriented`."""
         return {}
 
+    def shown(self, card: ModelCard) -> ShownScan:
+        """How a model of this card is shown the scan."""
+        return shown_scan(card, self.scan, self.grid, self.axis, self.field(card))
+
     def appearance_in(self, card: ModelCard) -> Appearance:
         """The appearance in which a model of this card is shown the scan."""
-        return card.appearance_of(self.view(card).stack(self.scan), self.window(card))
+        return self.shown(card).appearance
 
     def profile(self, card: ModelCard) -> Profile:
         """How the scan looks before a model's appearance changes it."""
-        return scan_profile(self.view(card).stack(self.scan), self.window(card))
+        return self.shown(card).profile
 
     def window(self, card: ModelCard) -> tuple[float, float]:
         """The two intensities that become 0 and 1 for a model of this card."""
-        field = self.field(card)
-        return card.seen_window(field.window, field.ct)
+        return self.shown(card).window
 
     def view(self, card: ModelCard) -> SliceView:
         """The view that a model of this card has of the scan."""
-        return slice_view(card, self.grid, self.axis, margins=self.field(card).margins)
+        return self.shown(card).view
 
     def _slice(self, array: NDArray[Any], index: int) -> NDArray[Any]:
         place: list[Any] = [slice(None)] * 3

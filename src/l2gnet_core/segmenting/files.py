@@ -33,7 +33,8 @@ from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.scans.cleanup import CleanUp, tidy, tidy_around
 from l2gnet_core.scans.volume import Volume, oriented_as, slicing_axis
 from l2gnet_core.segmenting.corrections import Correction
-from l2gnet_core.segmenting.predict import label_lookup, predict_slices
+from l2gnet_core.segmenting.predict import segment
+from l2gnet_core.segmenting.slice_view import field_of
 from l2gnet_core.segmenting.suitability import doubts, mismatches, voxel_counts
 
 
@@ -203,16 +204,10 @@ def segmented(
     for index, stored in enumerate(volume.frames):
         # Readers make scans plain; arrays from elsewhere may hold anything.
         frame = plain_values(volume.name or "The scan", stored, warnings)
+        field = field_of(model.card, grid, along, frame)
         if index == 0:
-            warnings += mismatches(model.card, grid, along, frame)
-        mask = np.zeros(frame.shape, label_lookup(model.card).dtype)
-        target = np.moveaxis(mask, along, 0)
-        for done in predict_slices(model, frame, grid, along, device=device):
-            if done is None:
-                continue
-            target[done.index] = done.labels
-            if done.notice:
-                warnings.append(done.notice)
+            warnings += mismatches(model.card, grid, along, field)
+        mask = segment(model, frame, grid, along, device=device, field=field, warnings=warnings)
         choices = CleanUp() if raw else model.card.clean_up
         if correction and index == corrected_frame:
             masks.append(_around(correction, mask, choices))

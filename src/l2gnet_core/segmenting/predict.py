@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,21 +9,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import Parameter
 
 from l2gnet_core.errors import InputError, memory_is_short
 from l2gnet_core.files.values import plain_values
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import Model
-from l2gnet_core.network.device import choose_device
-from l2gnet_core.network.model import NetworkOutput, SegmentationNetwork
-from l2gnet_core.preprocessing.appearance import Appearance
+from l2gnet_core.network.device import choose_device, on_device
+from l2gnet_core.network.model import NetworkOutput
 from l2gnet_core.preprocessing.images import as_seen, neighbours, pad_to_multiple, resized
 from l2gnet_core.preprocessing.intensities import normalise
 from l2gnet_core.scans.laterality import mirror_pairs
 from l2gnet_core.scans.volume import Grid, Volume
-from l2gnet_core.segmenting.slice_view import Field, SliceView, field_of, slice_view
-from l2gnet_core.segmenting.trace import Trace, slice_traces
+from l2gnet_core.segmenting.slice_view import Field, ShownScan, field_of, shown_scan
+from l2gnet_core.segmenting.trace import SliceTrace, Trace, slice_traces
 
 #: Pixels per forward pass. On a laptop's CPU a pass then takes well under a second, within which a
 #: cancel must take effect; a GPU needs more to be busy.
@@ -34,35 +31,16 @@ BATCH_PIXELS = {"cpu": 2 * 256 * 256, "cuda": 32 * 256 * 256}
 @dataclass(frozen=True)
 class SlicePrediction:
     """One finished slice: labels (H,W) of label ids, its index along the slicing axis, the device
-    that computed it, and a sentence if that device is not the one asked for."""
+    that computed it, and a sentence if that device is not the one asked for. trace: what the
+    network saw of it, if that was asked for. ahead: how many more slices were computed with it, and
+    follow at once."""
 
     index: int
     labels: NDArray[np.uint8] | NDArray[np.uint16]
     device: str
     notice: str | None = None
-
-
-@dataclass(frozen=True)
-class _ShownScan:
-    """A scan as a model is shown it: the slices (n,H,W) of its stack, the intensities that become 0
-    and 1, and the number of turned or mirrored views over which answers are averaged."""
-
-    view: SliceView
-    slices: NDArray[np.generic]
-    window: tuple[float, float]
-    appearance: Appearance
-    views: int
-
-    def images(self, indices: Sequence[int], channels: int) -> Tensor:
-        """Some slices of the stored axis with their neighbours, (k,channels,H,W) in [0,1]."""
-        places = [self.view.place(index) for index in indices]
-        seen = self.slices[neighbours(places, len(self.slices), channels, self.view.step)]
-        return torch.from_numpy(normalise(seen, self.window))
-
-    def blank(self, indices: Sequence[int]) -> Tensor:
-        """(B,): which of these slices have one value throughout, as padded and lost ones do."""
-        seen = (self.slices[self.view.place(index)] for index in indices)
-        return torch.tensor([bool(one.min() == one.max()) for one in seen])
+    trace: SliceTrace | None = None
+    ahead: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,7 +65,7 @@ def predict_slices(
     axis: int,
     order: Sequence[int] | None = None,
     device: str = "cpu",
-    trace: Trace | None = None,
+    traced: bool = False,
     field: Field | None = None,
 ) -> Iterator[SlicePrediction | None]:
     """Segment slices of a scan (z,y,x) along `axis`, yielding each when it is done.
@@ -100,8 +78,10 @@ def predict_slices(
     grid: of the scan, or of the series that it is a frame of; labels come back on it.
     order: the slices, in the order in which they are wanted; all of them by default. Intensities
         are scaled by all of the scan that is shown, so a slice alone comes out as among others.
-    device: as in `l2gnet_core.network.device.choose_device`.
-    trace: receives what the network saw (`l2gnet_core.segmenting.trace.empty_trace`).
+    device: as in `l2gnet_core.network.device.choose_device`. The model stays where it is; if that
+        is elsewhere, a copy computes.
+    traced: give what the network saw of each slice, too, for `Trace.add`; the network must have
+        codes. `l2gnet_core.segmenting.trace.empty_trace` is a trace of the whole scan.
     field: that of the scan, if it is known: finding it reads the whole scan.
 
     Raises InputError for a scan of unknown orientation if the model needs it, for complex numbers,
@@ -109,18 +89,23 @@ def predict_slices(
     """
     device, _ = choose_device(device)
     lookup = label_lookup(model.card)
-    shown = _shown(model.card, scan, grid, axis, field)
-    view = shown.view
+    # Readers make scans plain; arrays from elsewhere may hold anything.
+    scan = plain_values(grid.name or "The scan", scan, [])
+    field = field or field_of(model.card, grid, axis, scan)
+    shown = shown_scan(model.card, scan, grid, axis, field)
+    view, views = shown.view, _view_count(model.card, grid, axis)
     waiting = list(range(len(shown.slices)) if order is None else order)
     height, width = view.size
     largest = max(height * width, view.shape[1] * view.shape[2])
     batch = max(1, BATCH_PIXELS[device] // largest)
+    placed: Model | None = None
     notice = None
     while waiting:
         indices = waiting[:batch]
         try:
-            images = shown.images(indices, model.network.config.in_channels)
-            for answer in _answers(model, images, shown, device):
+            placed = placed or replace(model, network=on_device(model.network, device))
+            images = _images(shown, indices, model.network.config.in_channels)
+            for answer in _answers(placed, images, shown, views, device):
                 if answer is None:
                     yield None
         except torch.cuda.OutOfMemoryError:  # PyTorch 2.4 has no torch.OutOfMemoryError
@@ -128,7 +113,7 @@ def predict_slices(
                 batch //= 2
                 notice = f"GPU memory is short: going on with smaller batches ({batch})"
             elif device != "cpu":
-                device, model = "cpu", replace(model, network=_on_cpu(model.network))
+                device, placed = "cpu", None
                 notice = "GPU memory does not suffice: going on with the CPU"
             else:
                 raise
@@ -142,55 +127,74 @@ def predict_slices(
             ) from error
         waiting = waiting[batch:]
         assert answer is not None
-        answer = _with_background(answer, shown.blank(indices), shown.views)
-        if trace is not None:
-            shares = answer.probabilities / shown.views
-            for index, one in zip(indices, slice_traces(answer.upright, shares, view), strict=True):
-                trace.add(index, one)
+        answer = _with_background(answer, _blank(shown, indices), views)
+        traces: list[SliceTrace] | list[None] = [None] * len(indices)
+        if traced:
+            traces = slice_traces(answer.upright, answer.probabilities / views, view)
         classes = answer.classes.numpy()
         # Free the GPU's memory while the caller is busy.
         del answer
-        for index, labels in zip(indices, classes, strict=True):
-            yield SlicePrediction(index, lookup[view.whole(labels)], device, notice)
+        ahead = range(len(indices))[::-1]
+        for index, one, trace, more in zip(indices, classes, traces, ahead, strict=True):
+            labels = lookup[view.whole(one)]
+            yield SlicePrediction(index, labels, device, notice, trace, more)
             notice = None
 
 
-def _shown(
-    card: ModelCard, scan: NDArray[np.generic], grid: Volume | Grid, axis: int, field: Field | None
-) -> _ShownScan:
-    """How a model is shown a scan (z,y,x); `field` is found if it is None."""
-    if field is None:
-        # Readers make scans plain; arrays from elsewhere may hold anything.
-        scan = plain_values(grid.name or "The scan", scan, [])
-        field = field_of(card, grid, axis, scan)
-    view = slice_view(card, grid, axis, margins=field.margins)
-    slices, window = view.stack(scan), card.seen_window(field.window, field.ct)
-    appearance = card.appearance_of(slices, window)
-    return _ShownScan(view, slices, window, appearance, _view_count(card, grid, axis))
+def segment(
+    model: Model,
+    scan: NDArray[np.generic],
+    grid: Volume | Grid,
+    axis: int,
+    *,
+    device: str = "cpu",
+    field: Field | None = None,
+    trace: Trace | None = None,
+    warnings: list[str] | None = None,
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """The mask (z,y,x) of a scan, untidied. The other arguments are those of `predict_slices`.
+
+    trace: of the scan, which takes in what the network saw. warnings: notices are added to it.
+    """
+    mask = np.zeros(scan.shape, label_lookup(model.card).dtype)
+    target, traced = np.moveaxis(mask, axis, 0), trace is not None
+    for done in predict_slices(model, scan, grid, axis, None, device, traced, field):
+        if done is None:
+            continue
+        target[done.index] = done.labels
+        if trace is not None and done.trace is not None:
+            trace.add(done.index, done.trace)
+        if warnings is not None and done.notice:
+            warnings.append(done.notice)
+    return mask
 
 
-def _on_cpu(network: SegmentationNetwork) -> SegmentationNetwork:
-    """A copy on the CPU: another job may still use the network itself on the GPU."""
-    tensors = [*network.parameters(), *network.buffers()]
-    # `deepcopy` alone would copy them on the GPU first, whose memory is short.
-    here = {id(one): one.detach().to("cpu", copy=True) for one in tensors}
-    for one in network.parameters():
-        here[id(one)] = Parameter(here[id(one)], one.requires_grad)
-    return copy.deepcopy(network, here)
+def _images(shown: ShownScan, indices: Sequence[int], channels: int) -> Tensor:
+    """Some slices of the stored axis with their neighbours, (k,channels,H,W) in [0,1]."""
+    places = [shown.view.place(index) for index in indices]
+    seen = shown.slices[neighbours(places, len(shown.slices), channels, shown.view.step)]
+    return torch.from_numpy(normalise(seen, shown.window))
+
+
+def _blank(shown: ShownScan, indices: Sequence[int]) -> Tensor:
+    """(B,): which of these slices have one value throughout, as padded and lost ones do."""
+    seen = (shown.slices[shown.view.place(index)] for index in indices)
+    return torch.tensor([bool(one.min() == one.max()) for one in seen])
 
 
 def _answers(
-    model: Model, images: Tensor, shown: _ShownScan, device: str
+    model: Model, images: Tensor, shown: ShownScan, views: int, device: str
 ) -> Iterator[_Answer | None]:
-    """The answer for images (B,C,H,W) of a scan, after a None for each pass but the last."""
-    network = model.network.to(device)
+    """The answer for images (B,C,H,W) of a scan, after a None for each pass but the last. The model
+    is on the device. views: turned or mirrored ones, over which answers are averaged."""
+    network = model.network
     size = shown.view.size
     seen = as_seen(images.to(device), size, shown.appearance)
     padded = pad_to_multiple(seen, network.config.stride)
     padded = padded.contiguous(memory_format=torch.channels_last)
     total: Tensor | None = None
     upright: NetworkOutput | None = None
-    for number in range(shown.views):
+    for number in range(views):
         if total is not None:
             yield None
         # Entered for each pass: across a yield these modes would leak into the caller.

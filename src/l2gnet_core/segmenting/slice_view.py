@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,9 @@ from numpy.typing import NDArray
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.models.card import ModelCard
+from l2gnet_core.preprocessing.appearance import Appearance
 from l2gnet_core.preprocessing.intensities import cells_of_tissue, intensity_window, is_ct, is_empty
+from l2gnet_core.preprocessing.scan_kind import Profile, scan_profile
 from l2gnet_core.scans.volume import AXIS_LETTERS, Grid, Volume
 
 #: Largest factor by which slices are enlarged for a model without a voxel size of its own; larger
@@ -102,6 +104,35 @@ class SliceView:
         them; without copying, and without the margins."""
         picture = _flipped(picture, self.flipped[1:])
         return picture.T if self.axes[1] > self.axes[2] else picture
+
+
+@dataclass(frozen=True, eq=False)
+class ShownScan:
+    """A scan as a model of this card is shown it: the slices (n,H,W) of its stack, as they are
+    stored, and the two intensities that become 0 and 1 (`window`)."""
+
+    card: ModelCard
+    view: SliceView
+    slices: NDArray[Any]
+    window: tuple[float, float]
+
+    @cached_property
+    def appearance(self) -> Appearance:
+        """The appearance in which the model is shown the slices."""
+        return self.card.appearance_of(self.slices, self.window)
+
+    @property
+    def profile(self) -> Profile:
+        """How the scan looks before an appearance changes it."""
+        return scan_profile(self.slices, self.window)
+
+
+def shown_scan(
+    card: ModelCard, scan: NDArray[Any], grid: Volume | Grid, axis: int, field: Field
+) -> ShownScan:
+    """How a model of this card is shown a scan (z,y,x) along `axis`. field: its `field_of`."""
+    view = slice_view(card, grid, axis, margins=field.margins)
+    return ShownScan(card, view, view.stack(scan), card.seen_window(field.window, field.ct))
 
 
 def field_of(card: ModelCard, grid: Volume | Grid, axis: int, scan: NDArray[Any]) -> Field:

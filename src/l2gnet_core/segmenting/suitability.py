@@ -9,14 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2gnet_core.models.card import ModelCard
-from l2gnet_core.preprocessing.intensities import (
-    SOFT_TISSUE_OF_CT,
-    TISSUE_OF_CT,
-    intensity_window,
-    is_ct,
-)
+from l2gnet_core.preprocessing.intensities import SOFT_TISSUE_OF_CT, TISSUE_OF_CT
 from l2gnet_core.scans.volume import Grid, Volume
-from l2gnet_core.segmenting.slice_view import slice_view
+from l2gnet_core.segmenting.slice_view import Field
 
 #: A CT with 1024 added has muscle at about 1070, and bone above.
 _TISSUE_OF_SHIFTED_CT = 1000
@@ -39,18 +34,16 @@ class NoVoxelSize(str):
 
 
 def mismatches(
-    card: ModelCard, grid: Volume | Grid, axis: int, scan: NDArray[np.generic] | None = None
+    card: ModelCard, grid: Volume | Grid, axis: int, field: Field | None = None
 ) -> list[str]:
     """Differences between a scan and the model's training data, before segmenting it.
 
-    axis: the slicing axis of (z,y,x). scan: (z,y,x), if it has been read; else intensities are not
-    checked. Raises InputError if the model cannot see such a scan.
+    axis: the slicing axis of (z,y,x). field: of the scan, if that has been read; else intensities
+    are not checked.
     """
     found: list[str] = []
-    if scan is not None:
-        # Without empty margins: padding says nothing about the scanner.
-        seen = slice_view(card, grid, axis, scan).stack(scan)
-        found = _intensity_mismatches(card, intensity_window(seen), is_ct(seen))
+    if field is not None:
+        found = _intensity_mismatches(card, field.window, field.ct)
     expects = card.expects
     if grid.units != "mm":
         if card.spacing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from l2gnet_core.errors import InputError
 from l2gnet_core.network.config import WITH_CODES
 from l2gnet_core.segmenting.cells import CellGrid, cell_grid
-from l2gnet_core.segmenting.slice_view import SliceView, slice_view
+from l2gnet_core.segmenting.slice_view import Field, SliceView, slice_view
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +78,8 @@ def slice_traces(output: NetworkOutput, probabilities: Tensor, view: SliceView) 
 
 @dataclass(eq=False)
 class Trace:
-    """What a network saw of a scan; slices are added in any order.
+    """What a network saw of a scan. Slices are added in any order, each by whoever takes in the
+    answer for it, so that the slices seen are those that hold an answer.
 
     cells: the cells of the scan. vectors: (K,d), the codebook. references: (R,d), None without
     transport. codes: (n,h,w) int16, −1 in slices not seen yet. error: (n,h,w). entropy: (n,H,W).
@@ -108,13 +109,15 @@ class Trace:
 
     def add(self, index: int, trace: SliceTrace) -> None:
         """Add what was seen of slice `index` of the scan."""
-        self.added += 1
-        self.codes[index] = trace.codes
         self.error[index] = trace.error
         self.entropy[index] = trace.entropy
         if self.plan_rows is not None and trace.row_codes is not None:
             self.plan_rows[index] = 0
             self.plan_rows[index, trace.row_codes] = trace.rows
+        # By its codes a slice counts as seen. The number comes last: what another thread computes
+        # meanwhile is out of date.
+        self.codes[index] = trace.codes
+        self.added += 1
 
     @property
     def seen(self) -> NDArray[np.bool_]:
@@ -146,17 +149,17 @@ class Trace:
         return np.asarray(counts / self.codes[0].size)
 
 
-def empty_trace(model: Model, grid: Volume | Grid, axis: int, scan: NDArray[Any]) -> Trace:
-    """An empty trace for what a model will see of a scan (z,y,x) along `axis`.
+def empty_trace(model: Model, grid: Volume | Grid, axis: int, field: Field) -> Trace:
+    """An empty trace for what a model will see along `axis` of a scan with this `field_of`.
 
     Raises InputError if the model has no codes, or cannot see this scan.
     """
     network = model.network
     check_codes(network.config)
-    cells = cell_grid(slice_view(model.card, grid, axis, scan), network.config.stride)
+    view = slice_view(model.card, grid, axis, margins=field.margins)
     reference = network.reference
     return Trace(
-        cells,
+        cell_grid(view, network.config.stride),
         code_vectors(network),
         None if reference is None else reference.detach().float().cpu().numpy(),
     )

@@ -358,6 +358,8 @@ def _segmented(
         if step.place is not None:
             places.append(step.place)
             segmentation.slice_of(raw, step.place)[...] = step.labels
+            if step.slice_trace is not None:
+                traces[step.frame].add(step.place[1], step.slice_trace)
         yield TaskProgress(
             "Segmenting",
             begun + (1 - begun) * step.done / total,

@@ -31,9 +31,11 @@ def look_again(session: Session, task: Task) -> Generator[str | Trace, None, Non
     count = segmentation.shown.shape[1 + segmentation.axis]
     order = [index for index in outward(here, count) if index in segmented]
     scan = ScanFrames(task.scans[0].volume, segmentation.axis)
-    trace = empty_trace(model, scan.volume, scan.axis, scan.frame(frame))
+    trace = empty_trace(model, scan.volume, scan.axis, scan.field(frame, model.card))
     for step in segment_places(
         model, scan, [(frame, order)], len(order), device, traces={frame: trace}
     ):
+        if step.place is not None and step.slice_trace is not None:
+            trace.add(step.place[1], step.slice_trace)
         yield f"Running the model · slice {step.done} of {len(order)}"
     yield trace

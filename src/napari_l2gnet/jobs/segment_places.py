@@ -17,7 +17,7 @@ from napari_l2gnet.scans.layers import frame_of
 if TYPE_CHECKING:
     from l2gnet_core.models.checkpoint import Model
     from l2gnet_core.segmenting.slice_view import Field
-    from l2gnet_core.segmenting.trace import Trace
+    from l2gnet_core.segmenting.trace import SliceTrace, Trace
 
 
 class ScanFrames:
@@ -55,9 +55,9 @@ class ScanFrames:
 class PlaceProgress:
     """Progress of `segment_places`: how many slices are done, and how long the others will take.
 
-    frame: the one at work; reading: it is about to be read. trace: the one that takes in what the
-    model sees of the frame, when it begins. place, labels: a slice that is done, and notice what
-    is to be said of it, in a sentence. slice_seconds: that a slice takes.
+    frame: the one at work; reading: it is about to be read. trace: of the frame, when it begins,
+    to add `slice_trace` to: what the model saw of the slice at `place`. place, labels: a slice that
+    is done, and notice what is to be said of it, in a sentence. slice_seconds: that a slice takes.
     """
 
     frame: int
@@ -68,6 +68,7 @@ class PlaceProgress:
     trace: Trace | None = None
     place: SliceKey | None = None
     labels: NDArray[Any] | None = None
+    slice_trace: SliceTrace | None = None
     notice: str = ""
 
 
@@ -81,7 +82,8 @@ def segment_places(
     traces: Mapping[int, Trace] | None = None,
     slice_seconds: float | None = None,
 ) -> Iterator[PlaceProgress]:
-    """Segment slices in their order; can be stopped at each yield.
+    """Segment slices in their order; can be stopped at each yield. Writes nothing: whoever takes in
+    the labels of a slice takes in its trace, too.
 
     frames: the frames, each with the slices of it to segment. total: how many slices these are.
     traces: by frame, what the model saw before; one is continued if it still fits the model and the
@@ -91,28 +93,28 @@ def segment_places(
     from l2gnet_core.segmenting.predict import predict_slices
 
     done, time_left = 0, TimeLeft(total, slice_seconds)
-    left = time_left.after(0)
     for frame, indices in frames:
-        yield PlaceProgress(frame, done, left, time_left.each, reading=True)
+        yield PlaceProgress(frame, done, time_left.after(done), time_left.each, reading=True)
         pixels = scan.frame(frame)
         trace = _trace(model, scan, frame, (traces or {}).get(frame))
-        yield PlaceProgress(frame, done, left, time_left.each, trace=trace)
+        yield PlaceProgress(frame, done, time_left.after(done), time_left.each, trace=trace)
         field = scan.field(frame, model.card)
+        traced = trace is not None
         for result in predict_slices(
-            model, pixels, scan.volume, scan.axis, indices, device, trace, field
+            model, pixels, scan.volume, scan.axis, indices, device, traced, field
         ):
             if result is None:
-                yield PlaceProgress(frame, done, left, time_left.each)
+                yield PlaceProgress(frame, done, time_left.after(done), time_left.each)
                 continue
             done += 1
-            left = time_left.after(done)
             yield PlaceProgress(
                 frame,
                 done,
-                left,
+                time_left.after(done + result.ahead),
                 time_left.each,
                 place=(frame, result.index),
                 labels=result.labels,
+                slice_trace=result.trace,
                 notice=result.notice or "",
             )
         scan.forget(frame)
@@ -125,7 +127,7 @@ def _trace(model: Model, scan: ScanFrames, frame: int, before: Trace | None) -> 
 
     if model.network.config.architecture not in WITH_CODES:
         return None
-    empty = empty_trace(model, scan.volume, scan.axis, scan.frame(frame))
+    empty = empty_trace(model, scan.volume, scan.axis, scan.field(frame, model.card))
     # The layer may have been changed in place since: what was seen lies elsewhere. So may the
     # model's file: what was seen means something else.
     if before is not None and before.cells.fits(empty.cells) and before.same_codes(empty):

@@ -27,7 +27,7 @@ from napari_l2gnet.scans.file_suffix import ended
 
 if TYPE_CHECKING:
     from l2gnet_core.models.checkpoint import Model
-    from l2gnet_core.segmenting.trace import Trace
+    from l2gnet_core.segmenting.trace import SliceTrace, Trace
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,20 @@ class Request:
 class SegmentProgress:
     """Progress of segmenting or tidying: a message, and the slice that is done.
 
-    labels: (rows, columns) of the slice at `place`, tidied or raw. traces: by frame, those that
-    take in what the model sees from now on. model, device, tidying: given once a run.
+    labels: (rows, columns) of the slice at `place`, tidied or raw. trace: what the model saw of
+    that slice. traces: by frame, those to add it to from now on. slice_seconds: that a slice takes,
+    once that is known. model, device, tidying: given once a run.
     """
 
     message: str
     done: int = 0
     total: int = 0
     seconds_left: float | None = None
+    slice_seconds: float | None = None
     place: SliceKey | None = None
     labels: NDArray[Any] | None = None
     tidied: bool = False
+    trace: SliceTrace | None = None
     traces: Mapping[int, Trace] = field(default_factory=dict)
     model: Model | None = None
     device: str = ""
@@ -105,15 +108,17 @@ class Session:
                 continue
             warnings = [step.notice] if step.notice else scan.warnings.pop(step.frame, [])
             if not checked:
-                checked, pixels = True, scan.frame(step.frame)
-                warnings += mismatches(model.card, request.volume, request.axis, pixels)
+                checked, seen = True, scan.field(step.frame, model.card)
+                warnings += mismatches(model.card, request.volume, request.axis, seen)
             yield SegmentProgress(
                 "Segmenting",
                 step.done,
                 total,
                 step.seconds_left,
+                step.slice_seconds,
                 step.place,
                 step.labels,
+                trace=step.slice_trace,
                 traces={} if step.trace is None else {step.frame: step.trace},
                 warnings=warnings,
             )

@@ -40,7 +40,7 @@ from napari_l2gnet.scans.orientation import ORIENTATION_KEY
 if TYPE_CHECKING:
     from l2gnet_core.models.checkpoint import Model
     from l2gnet_core.scans.cleanup import CleanUp
-    from l2gnet_core.segmenting.trace import Trace
+    from l2gnet_core.segmenting.trace import SliceTrace, Trace
     from napari_l2gnet.masks.undo import Adoption
 
 SEGMENTATION_KEY = "l2gnet_segmentation"
@@ -170,9 +170,9 @@ class MaskLayer(MaskView):
         mine = self.segmentation
         return bool(mine.reviewed) or mine.version != 0 or mine.touched()
 
-    def put(self, place: SliceKey, labels: NDArray[Any]) -> None:
+    def put(self, place: SliceKey, labels: NDArray[Any], trace: SliceTrace | None = None) -> None:
         """Take a predicted slice in and draw it if it is on screen."""
-        self.segmentation.put(place, labels)
+        self.segmentation.put(place, labels, trace)
         self._redraw(place)
 
     def put_tidied(self, place: SliceKey, labels: NDArray[Any]) -> None:

@@ -24,7 +24,7 @@ from napari_l2gnet.masks.undo import UndoHistory
 if TYPE_CHECKING:
     from l2gnet_core.models.checkpoint import Model
     from l2gnet_core.project.events import Event
-    from l2gnet_core.segmenting.trace import Trace
+    from l2gnet_core.segmenting.trace import SliceTrace, Trace
     from napari_l2gnet.masks.undo import Adoption
 
 #: Voxels whose slices are looked up at once: index arrays for a whole scan would fill the memory.
@@ -35,17 +35,16 @@ class Segmentation:
     """A mask that is worked on: the model's answer, what is shown, and which voxels are a person's.
 
     All arrays are (t,z,y,x). `shown` is what the Labels layer draws and a person paints on. `raw`
-    is the model's own answer. `answer` is the one to show where no person decided, raw or tidied.
-    `stroked` marks voxels under strokes that are not undone. Scripts write without strokes: voxels
-    in which `shown` differs from `known` are a person's, too. Answers are written neither into a
-    person's voxels nor into `reviewed` slices.
+    is the model's own answer, wherever it gave one. `answer` is the one to show where no person
+    decided, raw or tidied. `stroked` marks voxels under strokes that are not undone. Scripts write
+    without strokes: voxels in which `shown` differs from `known` are a person's, too. Answers are
+    shown neither in a person's voxels nor in `reviewed` slices.
 
     `answering` is emitted before an answer is adopted, or its adoption undone or redone; `saving`
     before a save, for whoever still has to add to `events`; `choosing` after `clean_up` changed
     with an answer.
 
     Only the GUI's thread writes to it. Jobs read it in their threads and hand over what comes out.
-    The one exception is a trace: the run under way adds slices to it in its own thread.
     """
 
     answering = Signal()
@@ -68,7 +67,8 @@ class Segmentation:
         self.finished: set[SliceKey] = set()
         #: Seconds that a slice took when the scan was last segmented; None if that is not known.
         self.slice_seconds: float | None = None
-        #: By frame: what the model saw, if it has codes.
+        #: By frame: what the model saw of the slices of which `raw` holds its answer, if it has
+        #: codes.
         self.traces: dict[int, Trace] = {}
         self.reviews = Reviews(card.labels.names)
         #: Organs that a person removed, by id, with the slices whose review covered them.
@@ -200,13 +200,19 @@ class Segmentation:
 
     # ------------------------------------------------------------------ the model's answer
 
-    def put(self, place: SliceKey, labels: NDArray[Any]) -> None:
-        """Take a predicted slice in, except where a person painted or reviewed."""
+    def put(self, place: SliceKey, labels: NDArray[Any], trace: SliceTrace | None = None) -> None:
+        """Take a predicted slice in, and show it except where a person painted or reviewed.
+
+        trace: what the model saw of it; then `traces` has one of the frame.
+        """
+        self.slice_of(self.raw, place)[...] = labels
+        if trace is not None:
+            self.traces[place[0]].add(place[1], trace)
         self.answered.add(place)
-        # A reviewed slice takes no answer, and is not finished: undo would have none to go back to.
+        # A reviewed slice does not show it, and is not finished: undo would have no answer to go
+        # back to.
         if place not in self.reviewed:
             self.finished.add(place)
-            self.slice_of(self.raw, place)[...] = labels
             self.put_tidied(place, labels)
 
     def put_tidied(self, place: SliceKey, labels: NDArray[Any]) -> None:

@@ -202,9 +202,10 @@ class UndoHistory:
     ) -> Adoption:
         """The step that adopts a new answer (t,z,y,x) where no person decided. Nothing changes yet.
 
-        raw: the answer before tidying, (t,z,y,x). version: number of the model version that gave
-        it. traces: what the model saw, by frame; None if that stays. model: None if it stays.
-        clean_up: how the mask is to be tidied from then on; None if that stays.
+        raw: the answer before tidying, (t,z,y,x), which is taken in everywhere. version: number of
+        the model version that gave it. traces: what the model saw, by frame; None if that stays.
+        model: None if it stays. clean_up: how the mask is to be tidied from then on; None if that
+        stays.
         """
         mask = self._mask
 
@@ -217,7 +218,7 @@ class UndoHistory:
         return Adoption(
             shown=ArrayDelta.between(mask.shown, answer, open_to_show),
             answer=ArrayDelta.between(mask.answer, answer, open_to_answers),
-            raw=ArrayDelta.between(mask.raw, raw, open_to_answers),
+            raw=ArrayDelta.between(mask.raw, raw),
             version=(mask.version, version),
             model=(mask.model, model or mask.model),
             traces=(mask.traces, mask.traces if traces is None else traces),

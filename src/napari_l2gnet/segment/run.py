@@ -130,14 +130,16 @@ class Run(QObject):
             assert step.labels is not None
             self._slices[step.place] = step.labels
         elif step.place is not None:
-            if step.seconds_left:
-                each = step.seconds_left / (step.total - step.done)
-                self.mask.segmentation.slice_seconds = each
+            if step.slice_seconds is not None:
+                self.mask.segmentation.slice_seconds = step.slice_seconds
             self._places.append(step.place)
             if step.place in self.mask.segmentation.reviewed:
                 self._spared.add(step.place)
-            put = self.mask.put_tidied if step.tidied else self.mask.put
-            put(step.place, step.labels)
+            assert step.labels is not None
+            if step.tidied:
+                self.mask.put_tidied(step.place, step.labels)
+            else:
+                self.mask.put(step.place, step.labels, step.trace)
         self.stepped.emit(step)
 
     def _on_answering(self) -> None:
