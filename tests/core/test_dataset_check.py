@@ -143,6 +143,10 @@ def an_id_below_zero(folder: Path) -> None:
     (folder / "dataset.json").write_text('{"labels": {"one": 1, "two": 2, "three": -1}}')
 
 
+def a_structure_as_background(folder: Path) -> None:
+    (folder / "dataset.json").write_text('{"labels": {"zero": 0, "one": 1, "two": 2}}')
+
+
 def an_id_too_large(folder: Path) -> None:
     (folder / "dataset.json").write_text('{"labels": {"one": 1, "two": 2, "three": 70000}}')
 
@@ -158,6 +162,7 @@ def an_id_too_large(folder: Path) -> None:
         (labels_for_a_scan, "both hold the same values"),
         (nothing_labelled, "no label file holds 1 one, 2 two"),
         (an_id_below_zero, "ids from 1 to 65535, but that of three is -1"),
+        (a_structure_as_background, "ids from 1 to 65535, but that of zero is 0"),
         (an_id_too_large, "ids from 1 to 65535, but that of three is 70000"),
         (fractions, "holds fractions"),
         (no_label_file, "labels for every scan, but patient1.nii.gz has none"),
@@ -391,6 +396,13 @@ def test_a_sound_dataset_has_nothing_to_find(dataset, capsys):
     out, err = capsys.readouterr()
     assert out == "4 scans of 4 patients: 0 errors, 0 warnings, 0 notes\n"
     assert err == ""
+
+
+@pytest.mark.parametrize("name", ["Background", " BG", "0 background", "Clear Label"])
+def test_background_may_have_a_name(dataset, name):
+    names = {name: 0, "one": 1, "two": 2}
+    (dataset / "dataset.json").write_text(json.dumps({"labels": names}))
+    assert findings(dataset) == []
 
 
 def test_without_names_structures_go_by_their_ids(dataset, capsys):
