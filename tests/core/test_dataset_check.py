@@ -509,7 +509,8 @@ def test_each_structure_has_an_id_and_a_name_of_its_own(tmp_path, one_sentence, 
 
 
 @pytest.mark.parametrize(
-    "labels", ['{"liver": 1}', '{"1": "liver"}', '{"liver": "1"}', '{" liver\\n": 1}']
+    "labels",
+    ['{"liver": 1}', '{"1": "liver"}', '{"liver": "1"}', '{" liver\\n": 1}', '{"liver": [1]}'],
 )
 def test_ids_may_stand_on_either_side(tmp_path, labels):
     (tmp_path / "dataset.json").write_text(f'{{"labels": {labels}}}')

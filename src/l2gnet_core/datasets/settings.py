@@ -86,6 +86,9 @@ def _names(labels: Mapping[str, Any]) -> dict[int, str]:
 
 
 def _whole(id: Any, name: str) -> int:
+    # nnU-Net may write a single id as a region of one.
+    if isinstance(id, list) and len(id) == 1:
+        id = id[0]
     if isinstance(id, list):
         raise _Fault(
             "one id for each structure",
