@@ -181,7 +181,7 @@ def report(
     known: Mapping[int, str],
     corrections: Sequence[Correction],
 ) -> dict[str, Any]:
-    """What `--json` prints: whether the new model was kept, and why."""
+    """What `--json` prints: whether the new model was kept, and why. steps: of the main run."""
     card = result.model.card
     return {
         "model": card.name,
@@ -190,6 +190,6 @@ def report(
         "scans": len(set(image_numbers(corrections))),
         "labels": {label.id: label.name for label in card.labels},
         "new": [label.id for label in card.labels if label.id not in known],
-        "steps": result.steps,
+        "steps": len(result.pace.shares[0]),
         "seconds": round(result.seconds, 3),
     }
