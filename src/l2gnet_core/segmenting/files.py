@@ -186,9 +186,16 @@ def segmented(
     """Segment a scan frame by frame; the arguments after `device` are those of `segment_file`.
     Voxels that are no finite numbers count as the lowest of their frame, and a warning says so.
 
-    Raises InputError for a scan that lacks what the model needs, such as an orientation, for
-    complex numbers, and for a device that does not exist.
+    Raises InputError for a scan that lacks what the model needs, such as an orientation, for a
+    corrected frame that it does not have, for complex numbers, and for a device that does not
+    exist.
     """
+    count = volume.shape[0] if len(volume.shape) == 4 else 1
+    if correction and not 0 <= corrected_frame < count:
+        raise InputError(
+            f"Expected a corrected frame between 0 and {count - 1} of "
+            f"{volume.name or 'this scan'}, but got {corrected_frame}."
+        )
     # For the model only: the mask is written with the image's own header.
     grid = oriented_as(volume.grid, orientation) if orientation else volume.grid
     along = slicing_axis(grid, model.card.slicing, axis)
