@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unicodedata import normalize
 from unittest.mock import Mock
 
 import nibabel as nib
@@ -309,8 +310,11 @@ def test_evaluate_refuses_what_cannot_be_compared(refused, two_folders, save_sca
     predictions, references = two_folders
     small = save_scan(predictions / "small.nii", np.zeros((2, 20, 19), np.uint8))
     assert "shape" in refused("evaluate", small, references / "a.nii.gz")
-    (predictions / "b.nii.gz").unlink()
-    assert "no prediction for b" in refused("evaluate", predictions, references)
+    (predictions / "b.nii.gz").rename(predictions / "B.nii.gz")
+    told = refused("evaluate", predictions, references)
+    assert "no prediction for b (B differs in upper and lower case)" in told
+    (predictions / "B.nii.gz").unlink()
+    assert "no prediction for b;" in refused("evaluate", predictions, references)
 
 
 def test_evaluate_says_what_it_leaves_out_and_what_is_odd(
@@ -404,6 +408,14 @@ def test_masks_of_images_that_are_numbered_by_channel_are_found(l2gnet, two_fold
     code, out, err = l2gnet("evaluate", predictions, references, "--json")
     assert (code, err) == (0, "")
     assert set(json.loads(out)["cases"]) == {"a", "b"}
+
+
+def test_names_that_look_the_same_are_one(l2gnet, two_folders):
+    for folder, form in zip(two_folders, ("NFC", "NFD"), strict=True):
+        (folder / "a.nii.gz").rename(folder / normalize(form, "ä.nii.gz"))
+    code, out, err = l2gnet("evaluate", *two_folders, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["cases"].keys() == {"ä", "b"}
 
 
 def test_structures_with_other_ids_are_not_compared(tmp_path):

@@ -82,6 +82,11 @@ def no_label_file(folder: Path) -> None:
     (folder / "labels" / "patient1.nii.gz").unlink()
 
 
+def labels_in_capitals(folder: Path) -> None:
+    file = folder / "labels" / "patient1.nii.gz"
+    file.rename(file.with_name("Patient1.nii.gz"))
+
+
 def no_scan(folder: Path) -> None:
     (folder / "images" / "patient1.nii.gz").unlink()
 
@@ -166,6 +171,7 @@ def an_id_too_large(folder: Path) -> None:
         (an_id_too_large, "ids from 1 to 65535, but that of three is 70000"),
         (fractions, "holds fractions"),
         (no_label_file, "labels for every scan, but patient1.nii.gz has none"),
+        (labels_in_capitals, "patient1.nii.gz and Patient1.nii.gz differ in upper and lower case"),
         (no_scan, "scan for every label file, but patient1.nii.gz has none"),
         (two_of_a_name, "one file of a name.*patient1.nii and patient1.nii.gz"),
         (no_bytes, "empty"),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from l2gnet_core.errors import InputError
 
@@ -34,7 +35,11 @@ def read_settings(file: Path) -> DatasetSettings:
         # Some editors on Windows write a byte order mark.
         settings = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
         names = _names(settings.get("labels", {}))
-        patients = {str(scan): str(who) for scan, who in settings.get("patients", {}).items()}
+        # Scans are called by names of the form NFC; see `l2gnet_core.files.stem_of`.
+        patients = {
+            normalize("NFC", scan): normalize("NFC", str(who))
+            for scan, who in settings.get("patients", {}).items()
+        }
         return DatasetSettings(names, str(settings.get("description", "")), patients)
     except _Fault as fault:
         raise InputError(f"Expected {fault.args[0]} in {file}, but {fault.args[1]}.") from fault
