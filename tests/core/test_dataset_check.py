@@ -271,6 +271,12 @@ def labels_in_an_empty_margin(folder: Path) -> None:
         replace_file(path, padded)
 
 
+def nnunet_with_two_channels(folder: Path) -> None:
+    to_nnunet(folder)
+    settings = folder / "dataset.json"
+    settings.write_text(settings.read_text().replace('"0": "MRI"', '"0": "T1", "1": "T2"'))
+
+
 def two_patients(folder: Path) -> None:
     for part in ("images", "labels"):
         for patient in (2, 3):
@@ -289,6 +295,7 @@ WARNINGS = [
     (one_time_series, r"3 a single frame, 1 a time series \(patient1\)"),
     (some_voxels_not_finite, "5 voxels that are not finite"),
     (labels_in_an_empty_margin, r"6 of \d+ labelled voxels lie in rows or columns at the edge"),
+    (nnunet_with_two_channels, r"2 channels \(T1, T2\), but a model sees one"),
     (two_patients, "at least 3 patients"),
 ]
 

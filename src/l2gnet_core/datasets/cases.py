@@ -16,6 +16,7 @@ from l2gnet_core.files import (
     read_labels,
     read_volume,
     scans_in,
+    stem_of,
     suffix_of,
 )
 from l2gnet_core.files.arrays import ArrayFiles, array_scans
@@ -182,6 +183,12 @@ LAYOUTS = (
     Layout("imagesTr", "labelsTr", FIRST_CHANNEL),
     Layout("imagesTs", "labelsTs", FIRST_CHANNEL, "test"),
 )
+
+
+def is_first_channel(case: Case) -> bool:
+    """Is the scan in a file that nnU-Net names as the first channel?"""
+    files = case.files
+    return isinstance(files, FilePair) and stem_of(files.image) == case.name + FIRST_CHANNEL
 
 
 def find_cases(folder: Path) -> tuple[list[Case], list[Finding]]:

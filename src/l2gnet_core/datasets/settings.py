@@ -15,11 +15,12 @@ from l2gnet_core.errors import InputError
 @dataclass(frozen=True)
 class DatasetSettings:
     """The content of dataset.json. names: structure by id. patients: patient by scan, for scans
-    whose file names do not contain the patient."""
+    whose file names do not contain the patient. channels: of nnU-Net's scans, by name."""
 
     names: Mapping[int, str] = field(default_factory=dict)
     description: str = ""
     patients: Mapping[str, str] = field(default_factory=dict)
+    channels: tuple[str, ...] = ()
 
 
 def read_settings(file: Path) -> DatasetSettings:
@@ -40,7 +41,10 @@ def read_settings(file: Path) -> DatasetSettings:
             normalize("NFC", scan): normalize("NFC", str(who))
             for scan, who in settings.get("patients", {}).items()
         }
-        return DatasetSettings(names, str(settings.get("description", "")), patients)
+        # "modality" in the Decathlon and in nnU-Net's first version.
+        named = settings.get("channel_names", settings.get("modality"))
+        channels = tuple(map(str, named.values())) if isinstance(named, dict) else ()
+        return DatasetSettings(names, str(settings.get("description", "")), patients, channels)
     except _Fault as fault:
         raise InputError(f"Expected {fault.args[0]} in {file}, but {fault.args[1]}.") from fault
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
