@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from l2gnet_core.cli import main
 from l2gnet_core.datasets.cases import Finding
@@ -401,6 +402,18 @@ def test_training_says_the_warnings_before_it_goes_on(dataset, tmp_path, capsys)
         assert stopped.value.code == 2
         said = "".join(capsys.readouterr())
         assert "patient1 in train and patient3 in test share an identical scan" in said
+
+
+@pytest.mark.parametrize(("rank", "lines"), [(0, 1), (1, 0)])
+def test_of_several_processes_one_says_the_warnings(
+    dataset, tmp_path, capsys, monkeypatch, rank, lines
+):
+    empty_labels(dataset)
+    monkeypatch.setattr(rank_zero_only, "rank", rank)  # Fabric sets it.
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    monkeypatch.setattr("l2gnet_core.training.run.train_dataset", lambda *_, **__: (_ for _ in ()))
+    main(["train", str(dataset), "-o", str(tmp_path / "run"), "--devices", "2", "--device", "cpu"])
+    assert capsys.readouterr().err.count("The labels are empty") == lines
 
 
 def test_a_sound_dataset_has_nothing_to_find(dataset, capsys):

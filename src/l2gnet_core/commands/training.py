@@ -151,6 +151,7 @@ def train(
     from l2gnet_core.datasets.loading import dataset_of
     from l2gnet_core.files.atomic import require_writable
     from l2gnet_core.network.device import choose_device
+    from l2gnet_core.training.loop import make_fabric
     from l2gnet_core.training.run import train_dataset
     from l2gnet_core.training.run_folder import RunSettings
 
@@ -164,7 +165,9 @@ def train(
     require_writable(output)
     survey = examined(dataset)
     opened = dataset_of(survey)
-    _tell_warnings(survey, choices.oriented)
+    # Each process runs the whole command, and the first one speaks for all.
+    if make_fabric(chosen_device, devices, nodes).is_global_zero:
+        _tell_warnings(survey, choices.oriented)
     settings = RunSettings(
         dataset=opened,
         folder=output,
