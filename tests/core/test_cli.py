@@ -775,6 +775,11 @@ def test_a_run_needs_a_folder(refused, make_dataset, monkeypatch):
     inside = data / "dataset.json" / "run"
     assert f"can be written to, but {inside} is none" in refused("train", data, "-o", inside)
     assert "is a file; choose" in refused("train", data, "-o", data / "dataset.json")
+    (data / "train_npz").mkdir()
+    np.savez(data / "train_npz" / "case1.npz", image=np.zeros((2, 2)))
+    for folder in ("images", "labels", "train_npz"):
+        told = refused("train", data, "-o", data / folder / "run")
+        assert f"another place than that of scans and labels, but {data / folder / 'run'}" in told
 
 
 def test_the_command_in_a_process_of_its_own(run_python, image, tmp_path):

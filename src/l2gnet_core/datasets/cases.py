@@ -185,6 +185,13 @@ LAYOUTS = (
 )
 
 
+def scan_folders(dataset: Path) -> list[Path]:
+    """The folders inside a dataset's that hold its scans and labels; none if it is no folder."""
+    named = {name for layout in LAYOUTS for name in (layout.images, layout.labels)}
+    inside = [path for path in dataset.iterdir() if path.is_dir()] if dataset.is_dir() else []
+    return [path for path in inside if path.name in named or array_scans(path)[0]]
+
+
 def is_first_channel(case: Case) -> bool:
     """Is the scan in a file that nnU-Net names as the first channel?"""
     files = case.files
