@@ -34,7 +34,12 @@ from l2gnet_core.scans.cleanup import CleanUp, tidy, tidy_around
 from l2gnet_core.scans.volume import Volume, oriented_as, slicing_axis
 from l2gnet_core.segmenting.corrections import Correction
 from l2gnet_core.segmenting.predict import label_lookup, predict_slices
-from l2gnet_core.segmenting.suitability import doubts, mismatches, voxel_counts
+from l2gnet_core.segmenting.suitability import (
+    doubts,
+    mismatches,
+    voxel_counts,
+    with_mismatches,
+)
 
 
 @dataclass(frozen=True)
@@ -211,7 +216,7 @@ def segmented(
         # Readers make scans plain; arrays from elsewhere may hold anything.
         frame = plain_values(volume.name or "The scan", stored, warnings)
         if index == 0:
-            warnings += mismatches(model.card, grid, along, frame)
+            warnings = with_mismatches(warnings, mismatches(model.card, grid, along, frame))
         mask = np.zeros(frame.shape, label_lookup(model.card).dtype)
         target = np.moveaxis(mask, along, 0)
         for done in predict_slices(model, frame, grid, along, device=device):

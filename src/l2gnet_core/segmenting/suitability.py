@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from l2gnet_core.preprocessing.intensities import (
     intensity_window,
     is_ct,
 )
-from l2gnet_core.scans.volume import Grid, Volume
+from l2gnet_core.scans.volume import Grid, NoSizeStated, Volume
 from l2gnet_core.segmenting.slice_view import slice_view
 
 #: A CT with 1024 added has muscle at about 1070, and bone above.
@@ -83,6 +83,13 @@ def mismatches(
             f"{usual[1]:g} mm. Check the slicing axis."
         )
     return found
+
+
+def with_mismatches(read: Iterable[str], found: list[str]) -> list[str]:
+    """Warnings of a file's reader and, from `mismatches`, of its scan, each of them once: what
+    follows from a missing voxel size says that there is none."""
+    told = any(isinstance(one, NoVoxelSize) for one in found)
+    return [one for one in read if not (told and isinstance(one, NoSizeStated))] + found
 
 
 def _intensity_mismatches(card: ModelCard, window: tuple[float, float], ct: bool) -> list[str]:
