@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import tifffile
 
+import l2gnet_core
 from l2gnet_core.commands import parts
 from l2gnet_core.commands.parts import ProgressBar
 from l2gnet_core.commands.training import _row
@@ -593,6 +595,18 @@ def test_the_example_in_the_readme_runs(model_file, save_scan, tmp_path, monkeyp
     np.testing.assert_array_equal(correction.pictures, labels[list(correction.slices)])
     assert read_labels(tmp_path / "mask.nii.gz").names[2] == "myocardium"
     assert load_model(tmp_path / "mine.safetensors").card.labels.names[2] == "myocardium"
+
+
+@pytest.mark.parametrize("name", l2gnet_core.__all__)
+def test_the_package_offers_what_its_modules_have(name):
+    offered = getattr(l2gnet_core, name)
+    assert offered is getattr(sys.modules[offered.__module__], name)
+    assert name in dir(l2gnet_core)
+
+
+def test_the_package_has_no_other_names():
+    with pytest.raises(AttributeError, match="no attribute 'segment_all'"):
+        _ = l2gnet_core.segment_all
 
 
 def test_a_folder_of_models_that_is_not_there_is_said_once(l2gnet, tmp_path, monkeypatch):
