@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unicodedata import normalize
 from unittest.mock import Mock
 
 import nibabel as nib
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 import tifffile
 
+import l2gnet_core
 from l2gnet_core.commands import parts
 from l2gnet_core.commands.parts import ProgressBar
 from l2gnet_core.commands.training import _row
@@ -309,8 +312,11 @@ def test_evaluate_refuses_what_cannot_be_compared(refused, two_folders, save_sca
     predictions, references = two_folders
     small = save_scan(predictions / "small.nii", np.zeros((2, 20, 19), np.uint8))
     assert "shape" in refused("evaluate", small, references / "a.nii.gz")
-    (predictions / "b.nii.gz").unlink()
-    assert "no prediction for b" in refused("evaluate", predictions, references)
+    (predictions / "b.nii.gz").rename(predictions / "B.nii.gz")
+    told = refused("evaluate", predictions, references)
+    assert "no prediction for b (B differs in upper and lower case)" in told
+    (predictions / "B.nii.gz").unlink()
+    assert "no prediction for b;" in refused("evaluate", predictions, references)
 
 
 def test_evaluate_says_what_it_leaves_out_and_what_is_odd(
@@ -404,6 +410,14 @@ def test_masks_of_images_that_are_numbered_by_channel_are_found(l2gnet, two_fold
     code, out, err = l2gnet("evaluate", predictions, references, "--json")
     assert (code, err) == (0, "")
     assert set(json.loads(out)["cases"]) == {"a", "b"}
+
+
+def test_names_that_look_the_same_are_one(l2gnet, two_folders):
+    for folder, form in zip(two_folders, ("NFC", "NFD"), strict=True):
+        (folder / "a.nii.gz").rename(folder / normalize(form, "ä.nii.gz"))
+    code, out, err = l2gnet("evaluate", *two_folders, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["cases"].keys() == {"ä", "b"}
 
 
 def test_structures_with_other_ids_are_not_compared(tmp_path):
@@ -582,6 +596,18 @@ def test_the_example_in_the_readme_runs(model_file, save_scan, tmp_path, monkeyp
     np.testing.assert_array_equal(correction.pictures, labels[list(correction.slices)])
     assert read_labels(tmp_path / "mask.nii.gz").names[2] == "myocardium"
     assert load_model(tmp_path / "mine.safetensors").card.labels.names[2] == "myocardium"
+
+
+@pytest.mark.parametrize("name", l2gnet_core.__all__)
+def test_the_package_offers_what_its_modules_have(name):
+    offered = getattr(l2gnet_core, name)
+    assert offered is getattr(sys.modules[offered.__module__], name)
+    assert name in dir(l2gnet_core)
+
+
+def test_the_package_has_no_other_names():
+    with pytest.raises(AttributeError, match="no attribute 'segment_all'"):
+        _ = l2gnet_core.segment_all
 
 
 def test_a_folder_of_models_that_is_not_there_is_said_once(l2gnet, tmp_path, monkeypatch):
@@ -764,6 +790,11 @@ def test_a_run_needs_a_folder(refused, make_dataset, monkeypatch):
     inside = data / "dataset.json" / "run"
     assert f"can be written to, but {inside} is none" in refused("train", data, "-o", inside)
     assert "is a file; choose" in refused("train", data, "-o", data / "dataset.json")
+    (data / "train_npz").mkdir()
+    np.savez(data / "train_npz" / "case1.npz", image=np.zeros((2, 2)))
+    for folder in ("images", "labels", "train_npz"):
+        told = refused("train", data, "-o", data / folder / "run")
+        assert f"another place than that of scans and labels, but {data / folder / 'run'}" in told
 
 
 def test_the_command_in_a_process_of_its_own(run_python, image, tmp_path):

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from l2gnet_core.commands import parts
+from l2gnet_core.errors import InputError
 from l2gnet_core.files import read_volume, write_labels
 from l2gnet_core.finetuning import config as settings
+from l2gnet_core.finetuning.files import CorrectedFiles, read_correction
 from l2gnet_core.finetuning.guard import Limits
 from l2gnet_core.finetuning.run import finetune
 from l2gnet_core.models.checkpoint import MODEL_FILE, load_model, save_model
@@ -135,7 +137,7 @@ def test_what_was_kept_is_told_and_can_be_used(
     assert report["evidence"]["mix"] == 1.0
     assert report["evidence"]["dice"]["before"].keys() == report["evidence"]["dice"]["after"].keys()
     assert report["new"] == []
-    assert report["steps"] == 2 + 2 * 1
+    assert report["steps"] == 2
     old, new = load_model(model_file), load_model(out)
     assert report["model"] == new.card.name != old.card.name
     (entry,) = new.card.history
@@ -262,6 +264,16 @@ def test_a_frame_of_a_series_is_learnt_from(run, files, labels, save_scan, tmp_p
     assert len(told["mask"]["labels"][0]["voxels"]) == 3
     run(out=tmp_path / "alone")
     assert written(tmp_path / "of frame")[0] == written(tmp_path / "alone")[0]
+
+
+def test_paths_may_be_text_and_frames_count_from_the_first(files, save_scan, model_file, tmp_path):
+    card = load_model(model_file).card
+    series = save_scan(tmp_path / "cine.nii.gz", np.stack([read_volume(files[0]).data] * 2))
+    as_text = CorrectedFiles(str(series), str(files[1]), slices=[1, 3])
+    correction, _ = read_correction(as_text, card, frame=1)
+    assert (correction.slices, correction.image) == ((1, 3), series.resolve())
+    with pytest.raises(InputError, match="between 0 and 1 of cine"):
+        read_correction(as_text, card, frame=-1)
 
 
 def test_several_scans_make_a_model_for_scans_to_come(run, files, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unicodedata import normalize
 
 import nibabel as nib
 import numpy as np
@@ -117,6 +118,14 @@ def test_names_of_structures_come_from_dataset_json(make_dataset):
     assert dataset.description == "Hearts"
     (folder / "dataset.json").unlink()
     assert open_dataset(folder).labels.names == {1: "structure 1", 2: "structure 2"}
+
+
+def test_names_that_look_the_same_are_one(make_dataset):
+    composed, decomposed = normalize("NFC", "pät_1"), normalize("NFD", "pät_1")
+    folder = make_dataset([decomposed, "b"], settings={"patients": {decomposed: "p7"}})
+    file = folder / "labels" / f"{decomposed}.nii.gz"
+    file.rename(file.with_name(f"{composed}.nii.gz"))
+    assert patients(open_dataset(folder)) == {composed: "p7", "b": "b"}
 
 
 def test_what_desktops_leave_in_folders_is_no_scan(make_dataset):

@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from l2gnet_core.cli import main
 from l2gnet_core.datasets.cases import Finding
@@ -82,6 +83,11 @@ def no_label_file(folder: Path) -> None:
     (folder / "labels" / "patient1.nii.gz").unlink()
 
 
+def labels_in_capitals(folder: Path) -> None:
+    file = folder / "labels" / "patient1.nii.gz"
+    file.rename(file.with_name("Patient1.nii.gz"))
+
+
 def no_scan(folder: Path) -> None:
     (folder / "images" / "patient1.nii.gz").unlink()
 
@@ -143,6 +149,10 @@ def an_id_below_zero(folder: Path) -> None:
     (folder / "dataset.json").write_text('{"labels": {"one": 1, "two": 2, "three": -1}}')
 
 
+def a_structure_as_background(folder: Path) -> None:
+    (folder / "dataset.json").write_text('{"labels": {"zero": 0, "one": 1, "two": 2}}')
+
+
 def an_id_too_large(folder: Path) -> None:
     (folder / "dataset.json").write_text('{"labels": {"one": 1, "two": 2, "three": 70000}}')
 
@@ -158,9 +168,11 @@ def an_id_too_large(folder: Path) -> None:
         (labels_for_a_scan, "both hold the same values"),
         (nothing_labelled, "no label file holds 1 one, 2 two"),
         (an_id_below_zero, "ids from 1 to 65535, but that of three is -1"),
+        (a_structure_as_background, "ids from 1 to 65535, but that of zero is 0"),
         (an_id_too_large, "ids from 1 to 65535, but that of three is 70000"),
         (fractions, "holds fractions"),
         (no_label_file, "labels for every scan, but patient1.nii.gz has none"),
+        (labels_in_capitals, "patient1.nii.gz and Patient1.nii.gz differ in upper and lower case"),
         (no_scan, "scan for every label file, but patient1.nii.gz has none"),
         (two_of_a_name, "one file of a name.*patient1.nii and patient1.nii.gz"),
         (no_bytes, "empty"),
@@ -260,6 +272,12 @@ def labels_in_an_empty_margin(folder: Path) -> None:
         replace_file(path, padded)
 
 
+def nnunet_with_two_channels(folder: Path) -> None:
+    to_nnunet(folder)
+    settings = folder / "dataset.json"
+    settings.write_text(settings.read_text().replace('"0": "MRI"', '"0": "T1", "1": "T2"'))
+
+
 def two_patients(folder: Path) -> None:
     for part in ("images", "labels"):
         for patient in (2, 3):
@@ -278,6 +296,7 @@ WARNINGS = [
     (one_time_series, r"3 a single frame, 1 a time series \(patient1\)"),
     (some_voxels_not_finite, "5 voxels that are not finite"),
     (labels_in_an_empty_margin, r"6 of \d+ labelled voxels lie in rows or columns at the edge"),
+    (nnunet_with_two_channels, r"2 channels \(T1, T2\), but a model sees one"),
     (two_patients, "at least 3 patients"),
 ]
 
@@ -385,12 +404,31 @@ def test_training_says_the_warnings_before_it_goes_on(dataset, tmp_path, capsys)
         assert "patient1 in train and patient3 in test share an identical scan" in said
 
 
+@pytest.mark.parametrize(("rank", "lines"), [(0, 1), (1, 0)])
+def test_of_several_processes_one_says_the_warnings(
+    dataset, tmp_path, capsys, monkeypatch, rank, lines
+):
+    empty_labels(dataset)
+    monkeypatch.setattr(rank_zero_only, "rank", rank)  # Fabric sets it.
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    monkeypatch.setattr("l2gnet_core.training.run.train_dataset", lambda *_, **__: (_ for _ in ()))
+    main(["train", str(dataset), "-o", str(tmp_path / "run"), "--devices", "2", "--device", "cpu"])
+    assert capsys.readouterr().err.count("The labels are empty") == lines
+
+
 def test_a_sound_dataset_has_nothing_to_find(dataset, capsys):
     assert findings(dataset) == []
     main(["check", str(dataset)])
     out, err = capsys.readouterr()
     assert out == "4 scans of 4 patients: 0 errors, 0 warnings, 0 notes\n"
     assert err == ""
+
+
+@pytest.mark.parametrize("name", ["Background", " BG", "0 background", "Clear Label"])
+def test_background_may_have_a_name(dataset, name):
+    names = {name: 0, "one": 1, "two": 2}
+    (dataset / "dataset.json").write_text(json.dumps({"labels": names}))
+    assert findings(dataset) == []
 
 
 def test_without_names_structures_go_by_their_ids(dataset, capsys):
@@ -497,7 +535,8 @@ def test_each_structure_has_an_id_and_a_name_of_its_own(tmp_path, one_sentence, 
 
 
 @pytest.mark.parametrize(
-    "labels", ['{"liver": 1}', '{"1": "liver"}', '{"liver": "1"}', '{" liver\\n": 1}']
+    "labels",
+    ['{"liver": 1}', '{"1": "liver"}', '{"liver": "1"}', '{" liver\\n": 1}', '{"liver": [1]}'],
 )
 def test_ids_may_stand_on_either_side(tmp_path, labels):
     (tmp_path / "dataset.json").write_text(f'{{"labels": {labels}}}')

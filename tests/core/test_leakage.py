@@ -64,6 +64,9 @@ def test_a_fingerprint_is_of_voxels_whatever_their_type():
     assert fingerprint(scan) == fingerprint(np.asfortranarray(scan))
     assert fingerprint(scan) != fingerprint(scan.reshape(2, 4, 3))
     assert fingerprint(scan) != fingerprint(scan + 1)
+    # No warning of numbers beyond float32, which are not all alike.
+    scales = (0, 1, 1e39, 2e39, -2e39, 1e305)
+    assert len({mark for scale in scales for mark in fingerprints(scan * scale)}) == 2 * len(scales)
 
 
 def test_whom_a_model_was_fine_tuned_on_is_learned_from(dataset, model):

@@ -20,7 +20,7 @@ from test_volume import ORIENTATIONS, oriented_affine
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files import read_any, read_labels, read_volume, write_labels
 from l2gnet_core.files.nifti import write_map
-from l2gnet_core.scans.volume import Volume, default_affine
+from l2gnet_core.scans.volume import NoSizeStated, Volume, default_affine
 
 ODD = Path(__file__).parents[3] / "shared" / "data" / "odd_formats"
 shared = pytest.mark.shared
@@ -235,6 +235,15 @@ def test_a_mask_that_was_edited_as_floats_is_one_still(dtype, top, tmp_path):
         read_labels(tmp_path / "p.nii.gz")
 
 
+@pytest.mark.parametrize("slope", [1 / 255, 0.01, 1e-6])
+def test_labels_in_steps_of_a_small_slope_are_not_taken_for_none(slope, tmp_path):
+    image = nib.Nifti1Image(some_labels((5, 6, 7), top=4).astype(np.int16), np.eye(4))
+    image.header.set_slope_inter(slope, 0)
+    nib.save(image, tmp_path / "m.nii")
+    with pytest.raises(InputError, match="holds fractions where whole label numbers are expected"):
+        read_labels(tmp_path / "m.nii")
+
+
 def test_colour_becomes_brightness_and_says_so(tmp_path):
     data = np.zeros((4, 4, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     data["G"] = 100
@@ -347,7 +356,7 @@ def test_a_header_without_a_voxel_size_gives_none(qform, missing, tmp_path):
     )
     assert (scan.units, scan.has_ml, scan.oriented) == ("pixel", False, qform == 1)
     assert scan.spacing == (8, 2, 1)
-    [warning] = [one for one in scan.warnings if "voxel size" in one]
+    [warning] = [one for one in scan.warnings if isinstance(one, NoSizeStated)]
     assert warning.startswith("i.nii")
     again = read_volume(write_labels(tmp_path / "m.nii", np.zeros(scan.shape), scan))
     assert again.units == "pixel"

@@ -453,6 +453,8 @@ def test_bad_input_is_one_sentence(refused, volume, make_model, save_scan, scan,
     taken = save_scan(tmp_path / "scans" / "mask.nii.gz", scan)
     for place in (taken, taken.parent):
         assert "no mask that l2gnet wrote" in refused("replay", path, "-o", place)
+    for place in (path, path / "slices", path / "new" / "mask.nii"):
+        assert "another place than that of the project" in refused("replay", path, "-o", place)
     (entry,) = (path / "history.jsonl").read_text().splitlines()
     (path / "history.jsonl").write_text(json.dumps({**json.loads(entry), "what": "dreamt"}) + "\n")
     assert "entry 1 (dreamt)" in refused("replay", path, "-o", out)

@@ -18,7 +18,7 @@ from l2gnet_core.files import format_of, read_labels, write_labels
 from l2gnet_core.models.card import Expectations, ModelCard
 from l2gnet_core.scans.cleanup import CleanUp, keep_largest_component, tidy
 from l2gnet_core.scans.labels import LabelSet
-from l2gnet_core.scans.volume import Grid, Volume
+from l2gnet_core.scans.volume import Grid, NoSizeStated, Volume
 from l2gnet_core.segmenting.corrections import Correction
 from l2gnet_core.segmenting.files import SegmentJob, plan_jobs, segment_file, segmented
 from l2gnet_core.segmenting.predict import predict_slices
@@ -220,6 +220,9 @@ def test_what_a_person_says_stays_also_of_structures_that_the_model_does_not_hav
     assert np.array_equal(mask[1], labels[1])
     assert not (mask == 9).any()
     assert any("does not have id 7" in warning for warning in report["warnings"])
+    for frame in (-1, 1):
+        with pytest.raises(InputError, match=f"between 0 and 0 of this scan, but got {frame}"):
+            segmented(Volume(scan), make_model(), "cpu", None, False, None, correction, frame)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -287,6 +290,14 @@ def test_without_a_voxel_size_there_are_no_millilitres(make_model, scan, tmp_pat
     report = segment_file(SegmentJob(tmp_path / "a.tif", tmp_path / "none.tif"), model, "cpu")
     assert report["warnings"][-1].startswith("No right ventricle, myocardium, left ventricle found")
     assert read_labels(tmp_path / "m.tif").volume.data.shape == scan.shape
+
+
+def test_a_missing_voxel_size_is_told_once(make_model, scan):
+    volume = Volume(scan, warnings=(NoSizeStated("a.nii states no voxel size."),))
+    expects = Expectations("MR", (0.7, 2.5))
+    for model, says in ((make_model(), "states no"), (make_model(expects=expects), "gives no")):
+        [told] = segmented(volume, model, "cpu").warnings
+        assert f"{says} voxel size" in told
 
 
 def test_ids_above_255_are_written_as_they_are(make_model, save_scan, scan, tmp_path):

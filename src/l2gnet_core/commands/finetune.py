@@ -187,7 +187,7 @@ def _mask_job(image: Path, mask: Path, files: Sequence[CorrectedFiles]) -> Segme
     from l2gnet_core.segmenting.files import plan_jobs
 
     job = plan_jobs([image], mask)[0]
-    if job.mask.resolve() in {one.labels.resolve() for one in files}:
+    if job.mask.resolve() in {Path(one.labels).resolve() for one in files}:
         raise InputError(
             f"Expected another place for the mask than {job.mask}, which holds the corrected "
             "labels; choose another output."

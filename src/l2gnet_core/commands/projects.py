@@ -38,12 +38,13 @@ def replay(project: str, output: Path, device: str, as_json: bool) -> None:
 
     # Quick checks come before the import of PyTorch.
     opened = open_project(project)
-    from l2gnet_core.files.atomic import require_writable
+    from l2gnet_core.files.atomic import require_outside, require_writable
     from l2gnet_core.network.device import choose_device
     from l2gnet_core.project.replay import mask_file, write_replay
     from l2gnet_core.project.replay import replay as do_again
 
     file = mask_file(output)
+    require_outside([opened.path], file, "the project")
     chosen = choose_device(device)[0]
     require_writable(file.parent)
     with ProgressBar(1.0, "Replaying") as bar:

@@ -148,9 +148,11 @@ def train(
     """
     if options["minutes"] is not None and options["epochs"] is not None:
         raise InputError("Expected --minutes or --epochs, but got both; give one of them.")
+    from l2gnet_core.datasets.cases import scan_folders
     from l2gnet_core.datasets.loading import dataset_of
-    from l2gnet_core.files.atomic import require_writable
+    from l2gnet_core.files.atomic import require_outside, require_writable
     from l2gnet_core.network.device import choose_device
+    from l2gnet_core.training.loop import make_fabric
     from l2gnet_core.training.run import train_dataset
     from l2gnet_core.training.run_folder import RunSettings
 
@@ -159,12 +161,15 @@ def train(
             f"Expected a folder for the run, but {output} is a file; choose another output."
         )
     # Quick checks come before the files are read.
+    require_outside(scan_folders(dataset), output, "scans and labels")
     choices, model = _resolved(context, options, output, resume)
     chosen_device = choose_device(device)[0]
     require_writable(output)
     survey = examined(dataset)
     opened = dataset_of(survey)
-    _tell_warnings(survey, choices.oriented)
+    # Each process runs the whole command, and the first one speaks for all.
+    if make_fabric(chosen_device, devices, nodes).is_global_zero:
+        _tell_warnings(survey, choices.oriented)
     settings = RunSettings(
         dataset=opened,
         folder=output,

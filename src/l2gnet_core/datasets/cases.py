@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import by_stem, read_labels, read_volume, scans_in, suffix_of
+from l2gnet_core.files import (
+    but_for_case,
+    by_stem,
+    read_labels,
+    read_volume,
+    scans_in,
+    stem_of,
+    suffix_of,
+)
 from l2gnet_core.files.arrays import ArrayFiles, array_scans
 from l2gnet_core.scans.storage_order import in_order_of
 from l2gnet_core.scans.volume import Grid, Volume
@@ -177,6 +185,19 @@ LAYOUTS = (
 )
 
 
+def scan_folders(dataset: Path) -> list[Path]:
+    """The folders inside a dataset's that hold its scans and labels; none if it is no folder."""
+    named = {name for layout in LAYOUTS for name in (layout.images, layout.labels)}
+    inside = [path for path in dataset.iterdir() if path.is_dir()] if dataset.is_dir() else []
+    return [path for path in inside if path.name in named or array_scans(path)[0]]
+
+
+def is_first_channel(case: Case) -> bool:
+    """Is the scan in a file that nnU-Net names as the first channel?"""
+    files = case.files
+    return isinstance(files, FilePair) and stem_of(files.image) == case.name + FIRST_CHANNEL
+
+
 def find_cases(folder: Path) -> tuple[list[Case], list[Finding]]:
     """The cases of a dataset folder, sorted by name, and what is wrong with its files.
 
@@ -246,7 +267,8 @@ def _pairs(folder: Path, layout: Layout, scans: list[Path]) -> tuple[list[Case],
         for place, clashes in ((images, twice), (labels, labelled_twice))
         for first, other in clashes
     ]
-    cases = []
+    cases: list[Case] = []
+    told: set[str] = set()
     for stem, path in scan_files.items():
         name = stem
         # The Medical Segmentation Decathlon has nnU-Net's folders, but no channel suffixes.
@@ -258,6 +280,13 @@ def _pairs(folder: Path, layout: Layout, scans: list[Path]) -> tuple[list[Case],
                     f"{path.name} is of another; take the other channels out."
                 )
                 continue
+        if name not in label_files and (other := but_for_case(name, label_files)):
+            told.add(other)
+            problems.append(
+                f"Expected labels for every scan under its own name, but {path.name} and "
+                f"{label_files[other].name} differ in upper and lower case; rename one of them."
+            )
+            continue
         if name not in label_files:
             problems.append(
                 f"Expected labels for every scan, but {path.name} has none in {labels}; "
@@ -266,6 +295,8 @@ def _pairs(folder: Path, layout: Layout, scans: list[Path]) -> tuple[list[Case],
             continue
         cases.append(Case.named(name, FilePair(path, label_files.pop(name)), layout.part))
     for name, path in label_files.items():
+        if name in told:
+            continue
         # Where there are files, subfolders are not searched for DICOM series.
         if (images / name).is_dir():
             problems.append(

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from l2gnet_core.datasets.cases import Case, Finding, Patients, find_cases, some
+from l2gnet_core.datasets.cases import (
+    Case,
+    Finding,
+    Patients,
+    find_cases,
+    is_first_channel,
+    some,
+)
 from l2gnet_core.datasets.compare import Examined, compare, same_patients
 from l2gnet_core.datasets.settings import read_settings
 from l2gnet_core.datasets.split import read_split, split_problems
@@ -43,6 +50,13 @@ class Survey:
             sentence = (
                 f"dataset.json gives a patient to {some(strangers)}, but no scan is called so; "
                 "write names as the files have them, without .nii.gz."
+            )
+            self.findings.append(Finding("warning", "", sentence))
+        if len(settings.channels) > 1 and any(is_first_channel(case) for case in self.cases):
+            sentence = (
+                f"dataset.json names {len(settings.channels)} channels "
+                f"({some(list(settings.channels))}), but a model sees one: only the first is "
+                "learnt from."
             )
             self.findings.append(Finding("warning", "", sentence))
         self._examined: list[Examined] = []

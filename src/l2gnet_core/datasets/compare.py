@@ -10,11 +10,14 @@ from itertools import combinations
 import numpy as np
 
 from l2gnet_core.datasets.cases import Case, Finding, Patients, some
+from l2gnet_core.scans.labels import plain
 from l2gnet_core.scans.volume import Grid
 
 #: A voxel size is odd if it differs from the usual one by more than this factor. Datasets do mix
 #: slices of 1 and 3 mm; confusing centimetres with millimetres is a factor of 10.
 _ODD_SIZE = 5.0
+#: What datasets call id 0, besides names with the word background in them.
+_BACKGROUND = {"bg", "clear label", "none", "nothing", "unlabeled", "unlabelled", "void"}
 
 
 @dataclass(frozen=True)
@@ -146,13 +149,13 @@ def _structures(examined: list[Examined], names: Mapping[int, str]) -> Iterator[
             f"Expected 1 to 254 structures, but there are {len(ids)}; correct the labels or "
             "dataset.json.",
         )
-    for id in ids:
-        if not 0 < id <= 65535:
+    for id, name in sorted(names.items()):
+        if not 0 < id <= 65535 and not (id == 0 and _is_background(name)):
             yield Finding(
                 "error",
                 "",
-                f"Expected ids from 1 to 65535, but that of {names[id]} is {id}; correct the "
-                "labels or dataset.json.",
+                f"Expected ids from 1 to 65535, but that of {name} is {id}; correct the labels or "
+                "dataset.json.",
             )
     found = Counter(id for one in examined for id in one.voxels)
     missing = [f"{id} {names[id]}" for id in ids if not found[id]]
@@ -170,6 +173,10 @@ def _structures(examined: list[Examined], names: Mapping[int, str]) -> Iterator[
             f"No label file holds {some(missing)}: no model will have "
             f"{'it' if len(missing) == 1 else 'them'}; check dataset.json.",
         )
+
+
+def _is_background(name: str) -> bool:
+    return "background" in plain(name) or plain(name) in _BACKGROUND
 
 
 def _odd_grids(examined: list[Examined]) -> Iterator[Finding]:

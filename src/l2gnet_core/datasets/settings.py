@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from l2gnet_core.errors import InputError
 
@@ -14,11 +15,12 @@ from l2gnet_core.errors import InputError
 @dataclass(frozen=True)
 class DatasetSettings:
     """The content of dataset.json. names: structure by id. patients: patient by scan, for scans
-    whose file names do not contain the patient."""
+    whose file names do not contain the patient. channels: of nnU-Net's scans, by name."""
 
     names: Mapping[int, str] = field(default_factory=dict)
     description: str = ""
     patients: Mapping[str, str] = field(default_factory=dict)
+    channels: tuple[str, ...] = ()
 
 
 def read_settings(file: Path) -> DatasetSettings:
@@ -34,8 +36,15 @@ def read_settings(file: Path) -> DatasetSettings:
         # Some editors on Windows write a byte order mark.
         settings = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
         names = _names(settings.get("labels", {}))
-        patients = {str(scan): str(who) for scan, who in settings.get("patients", {}).items()}
-        return DatasetSettings(names, str(settings.get("description", "")), patients)
+        # Scans are called by names of the form NFC; see `l2gnet_core.files.stem_of`.
+        patients = {
+            normalize("NFC", scan): normalize("NFC", str(who))
+            for scan, who in settings.get("patients", {}).items()
+        }
+        # "modality" in the Decathlon and in nnU-Net's first version.
+        named = settings.get("channel_names", settings.get("modality"))
+        channels = tuple(map(str, named.values())) if isinstance(named, dict) else ()
+        return DatasetSettings(names, str(settings.get("description", "")), patients, channels)
     except _Fault as fault:
         raise InputError(f"Expected {fault.args[0]} in {file}, but {fault.args[1]}.") from fault
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -86,6 +95,9 @@ def _names(labels: Mapping[str, Any]) -> dict[int, str]:
 
 
 def _whole(id: Any, name: str) -> int:
+    # nnU-Net may write a single id as a region of one.
+    if isinstance(id, list) and len(id) == 1:
+        id = id[0]
     if isinstance(id, list):
         raise _Fault(
             "one id for each structure",

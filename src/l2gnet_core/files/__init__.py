@@ -4,7 +4,7 @@
 scans of a folder.
 """
 
-from l2gnet_core.files.folders import by_stem, scans_in
+from l2gnet_core.files.folders import but_for_case, by_stem, scans_in
 from l2gnet_core.files.formats import (
     DICOM,
     FORMATS,
@@ -32,6 +32,7 @@ __all__ = [
     "LabelFile",
     "LabelText",
     "as_labels",
+    "but_for_case",
     "by_stem",
     "format_of",
     "is_supported",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -79,6 +79,17 @@ def require_writable(folder: Path) -> None:
             f"Expected a folder that can be written to, but {folder} is none "
             f"({error.strerror or error}); choose another output."
         ) from error
+
+
+def require_outside(folders: Iterable[Path], output: Path, what: str) -> None:
+    """Raise InputError if an output is one of these folders, or in one. what: they hold."""
+    target = output.resolve()
+    for folder in folders:
+        if folder.resolve() in (target, *target.parents):
+            raise InputError(
+                f"Expected another place than that of {what}, but {output} is in {folder}; choose "
+                "another output."
+            )
 
 
 def _sync_folder(folder: Path) -> None:

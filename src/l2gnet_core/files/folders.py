@@ -61,3 +61,8 @@ def by_stem(paths: Iterable[Path]) -> tuple[dict[str, Path], list[tuple[Path, Pa
         if first is not path:
             clashes.append((first, path))
     return files, clashes
+
+
+def but_for_case(name: str, names: Iterable[str]) -> str | None:
+    """The first of some names that differs from a name in upper and lower case alone."""
+    return next((one for one in names if one.casefold() == name.casefold()), None)

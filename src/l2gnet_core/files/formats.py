@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
+from unicodedata import normalize
 
 import numpy.typing as npt
 
@@ -111,12 +112,15 @@ def suffix_of(path: str | os.PathLike[str]) -> str:
 
 
 def stem_of(path: Path) -> str:
-    """The file's name without its known suffix: scans are called by it, and matched with masks."""
+    """The file's name without its known suffix: scans are called by it, and matched with masks.
+
+    Names that look the same are the same: an accent may be stored as part of its letter, or after
+    it, as by macOS (Unicode's forms NFC and NFD); here it is part of the letter.
+    """
     suffix = suffix_of(path)
-    if path.is_dir() or suffix not in _KNOWN:
-        # The last part of a DICOM UID ("1.2.840") is no suffix.
-        return path.name
-    return path.name[: len(path.name) - len(suffix)]
+    # The last part of a DICOM UID ("1.2.840") is no suffix.
+    bare = path.is_dir() or suffix not in _KNOWN
+    return normalize("NFC", path.name if bare else path.name[: len(path.name) - len(suffix)])
 
 
 def format_of(path: Path) -> Format | None:

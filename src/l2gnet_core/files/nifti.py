@@ -29,8 +29,8 @@ from l2gnet_core.scans.volume import Grid, Volume, as_read_back
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 16 << 20
-# Rounding error, besides half a step, of whole numbers that were stored in steps of a slope.
-_ROUNDING = 0.01
+# Relative rounding error of values that were computed with a slope and an intercept, float32 both.
+_ROUNDING = 4 * float(np.finfo(np.float32).eps)
 # With steps of this size or more, rounding could turn one label into another.
 _LARGE_SLOPE = 0.1
 # Masks compress well at any level; above 3 it only takes longer.
@@ -169,11 +169,14 @@ def _real_values(
     if stored.dtype.kind in "iuf" and slope is not None and (slope, inter or 0) != (1, 0):
         # The 24 bits of float32 are more than any scanner measures.
         kind = np.dtype(np.float64 if stored.dtype.itemsize == 8 else np.float32)
+        step = abs(slope) if stored.dtype.kind in "iu" else 0.0
         stored = stored.astype(kind) * kind.type(slope) + kind.type(inter or 0.0)
         if mask and abs(slope) < _LARGE_SLOPE:
             # nibabel stores a mask of floats with a slope if its header says integers.
             whole = np.rint(stored)
-            if np.abs(stored - whole).max() <= abs(slope) / 2 + _ROUNDING:
+            # The step nearest to a label is that label; others lie between labels.
+            error = _ROUNDING * (np.abs(stored).max() + abs(inter or 0.0))
+            if np.abs(stored - whole).max() <= step / 2 + error:
                 stored = whole
     return plain_values(name, stored, warnings, mask)
 

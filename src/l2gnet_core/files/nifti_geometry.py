@@ -11,7 +11,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.spm2analyze import Spm2AnalyzeHeader
 
 from l2gnet_core.files.labeltext import LabelText
-from l2gnet_core.scans.volume import Geometry
+from l2gnet_core.scans.volume import Geometry, NoSizeStated
 
 _MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _UNIT_NAMES = {1: "metres", 3: "micrometres"}
@@ -46,7 +46,8 @@ def geometry(path: Path, header: Any, text: LabelText, warnings: list[str]) -> G
     # An axis of one voxel may be one that the image does not have.
     flat = np.array((*header.get_data_shape()[:3], 1, 1)[:3]) == 1
     if unsized := bool((missing & ~flat).any()):
-        warnings.append(f"{name} states no voxel size: it counts in pixels, without mL.")
+        sentence = f"{name} states no voxel size: it counts in pixels, without mL."
+        warnings.append(NoSizeStated(sentence))
     # Many writers leave out the unit and mean mm. Without unit, position and voxel size, the file
     # states nothing physical.
     unstated = unit == 0 and not counts and set(np.abs(np.diag(affine)[:3])) == {1.0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,8 @@ class CorrectedFiles:
     """A scan, its labels, and the corrected slices, by index along the slicing axis of the array as
     the scan's file stores it."""
 
-    image: Path
-    labels: Path
+    image: str | os.PathLike[str]
+    labels: str | os.PathLike[str]
     slices: tuple[int, ...]
 
 
@@ -102,33 +103,34 @@ def read_correction(
     a time series, from 0; the labels are of every frame, or of this one. Raises InputError for
     files that do not belong together.
     """
-    volume = read_volume(files.image)
+    image, labels_file = Path(files.image), Path(files.labels)
+    volume = read_volume(image)
     count = len(list(volume.frames))
     if frame is None and count > 1:
         raise InputError(
-            f"Expected one scan, but {files.image.name} is a series of {count}; name the corrected "
+            f"Expected one scan, but {image.name} is a series of {count}; name the corrected "
             "frame with --frame."
         )
     frame = frame or 0
-    if frame >= count:
+    if not 0 <= frame < count:
         raise InputError(
-            f"Expected a frame between 0 and {count - 1} of {files.image.name}, but got {frame}."
+            f"Expected a frame between 0 and {count - 1} of {image.name}, but got {frame}."
         )
     scan = _frame(volume, frame)
     # Not `read_labels`, which would refuse odd values in slices that were not corrected.
-    labels, text = read_any(files.labels, mask=True)
+    labels, text = read_any(labels_file, mask=True)
     labelled = len(list(labels.frames))
     if labelled not in (1, count):
         whole = "one frame" if count == 1 else f"{count} frames, or of one of them"
         raise InputError(
-            f"Expected labels of {files.image.name}'s {whole}, but {files.labels.name} has "
+            f"Expected labels of {image.name}'s {whole}, but {labels_file.name} has "
             f"{labelled}; save those of the corrected frame."
         )
     labels = in_order_of(scan.grid, _frame(labels, frame if labelled > 1 else 0))
     apart = distance_apart(scan, labels) if scan.shape == labels.shape else 0.0
     if apart > HEADERS_ROUND:
         raise InputError(
-            f"Expected {files.labels.name} where {files.image.name} is, but they lie up to "
+            f"Expected {labels_file.name} where {image.name} is, but they lie up to "
             f"{apart:.1f} mm apart; resample the labels onto the scan's grid."
         )
     grid = oriented_as(scan.grid, orientation) if orientation else scan.grid
@@ -141,10 +143,10 @@ def read_correction(
             labels.data,
             files.slices,
             unmarked=unmarked,
-            image=files.image.resolve(),
+            image=image.resolve(),
         )
     except InputError as error:
-        raise InputError(f"{files.labels.name}: {error}") from error
+        raise InputError(f"{labels_file.name}: {error}") from error
     new = correction.structures - set(card.labels.names)
     return correction, {id: name for id, name in text.names.items() if id in new}
 
@@ -181,7 +183,7 @@ def report(
     known: Mapping[int, str],
     corrections: Sequence[Correction],
 ) -> dict[str, Any]:
-    """What `--json` prints: whether the new model was kept, and why."""
+    """What `--json` prints: whether the new model was kept, and why. steps: of the main run."""
     card = result.model.card
     return {
         "model": card.name,
@@ -190,6 +192,6 @@ def report(
         "scans": len(set(image_numbers(corrections))),
         "labels": {label.id: label.name for label in card.labels},
         "new": [label.id for label in card.labels if label.id not in known],
-        "steps": result.steps,
+        "steps": len(result.pace.shares[0]),
         "seconds": round(result.seconds, 3),
     }

@@ -21,7 +21,7 @@ from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.scans.volume import Grid, oriented_as, slicing_axis
 from l2gnet_core.segmenting.predict import label_lookup, predict_slices
 from l2gnet_core.segmenting.slice_view import field_of
-from l2gnet_core.segmenting.suitability import mismatches
+from l2gnet_core.segmenting.suitability import mismatches, with_mismatches
 from l2gnet_core.segmenting.trace import empty_trace
 
 PAGE_FILE = "index.html"
@@ -74,8 +74,8 @@ def inspect_file(
     along = slicing_axis(seen_grid, model.card.slicing, axis)
     field = field_of(model.card, seen_grid, along, scan)
     trace = empty_trace(model, seen_grid, along, field)
-    warnings += mismatches(model.card, seen_grid, along, field)
-    yield InspectProgress(0.0, tuple(warnings))
+    found = mismatches(model.card, seen_grid, along, field)
+    yield InspectProgress(0.0, tuple(with_mismatches(warnings, found)))
     mask = np.zeros(scan.shape, label_lookup(model.card).dtype)
     done = 0
     for slice in predict_slices(

@@ -22,7 +22,7 @@ def fingerprint(array: NDArray[Any]) -> str:
     state = hashlib.sha256(repr(array.shape).encode())
     # In parts, because scans can be large.
     for part in array:
-        state.update(np.ascontiguousarray(part, dtype=np.float32).data)
+        state.update(_single(part).data)
     return state.hexdigest()
 
 
@@ -59,10 +59,18 @@ def order_free_fingerprint(array: NDArray[Any], labels: NDArray[Any] | None = No
     return hashlib.sha256(repr(known).encode()).hexdigest()
 
 
+def _single(part: NDArray[Any]) -> NDArray[np.float32]:
+    """Values as float32, in C order; for those beyond its range their eighth root, so that they
+    stay finite and different."""
+    if part.dtype == np.float64 and (large := np.abs(part) > np.finfo(np.float32).max).any():
+        part = np.where(large, np.copysign(np.abs(part) ** 0.125, part), part)
+    return np.ascontiguousarray(part, dtype=np.float32)
+
+
 def _mixed(part: NDArray[Any], labels: NDArray[Any] | None) -> NDArray[np.uint64]:
     """A random-looking odd number for each value (and label) of a part of an array."""
     # Adding 0 makes -0.0 equal to 0.0.
-    bits = (part.astype(np.float32, order="C") + np.float32(0)).view(np.uint32)
+    bits = (_single(part) + np.float32(0)).view(np.uint32)
     mixed = bits.astype(np.uint64)
     if labels is not None:
         mixed |= labels.astype(np.uint64) << np.uint64(32)

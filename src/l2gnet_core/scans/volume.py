@@ -23,6 +23,10 @@ HEADERS_ROUND = 0.1
 _ITK_SIGNS = (-1.0, -1.0, 1.0)
 
 
+class NoSizeStated(str):
+    """A reader's warning that a file states no voxel size."""
+
+
 def default_affine(
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> npt.NDArray[np.float64]:

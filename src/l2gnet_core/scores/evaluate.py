@@ -11,7 +11,14 @@ from typing import Any
 
 from l2gnet_core.datasets.cases import FIRST_CHANNEL, some
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import LabelFile, by_stem, read_labels, scans_in, stem_of
+from l2gnet_core.files import (
+    LabelFile,
+    but_for_case,
+    by_stem,
+    read_labels,
+    scans_in,
+    stem_of,
+)
 from l2gnet_core.scans.labels import plain
 from l2gnet_core.scans.storage_order import in_order_of
 from l2gnet_core.scans.volume import HEADERS_ROUND, Volume, distance_apart
@@ -53,6 +60,8 @@ def pair_files(predictions: Path, references: Path) -> list[tuple[Path, Path]]:
     missing = [name for name in wanted if name not in found]
     if missing or not wanted:
         lacking = f"no prediction for {missing[0]}" if missing else f"no masks in {references}"
+        if missing and (other := but_for_case(missing[0], found)):
+            lacking += f" ({other} differs in upper and lower case)"
         raise InputError(
             f"Expected a prediction for every reference, but there is {lacking}; "
             "files are matched by name."

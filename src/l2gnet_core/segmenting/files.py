@@ -35,7 +35,12 @@ from l2gnet_core.scans.volume import Volume, oriented_as, slicing_axis
 from l2gnet_core.segmenting.corrections import Correction
 from l2gnet_core.segmenting.predict import segment
 from l2gnet_core.segmenting.slice_view import field_of
-from l2gnet_core.segmenting.suitability import doubts, mismatches, voxel_counts
+from l2gnet_core.segmenting.suitability import (
+    doubts,
+    mismatches,
+    voxel_counts,
+    with_mismatches,
+)
 
 
 @dataclass(frozen=True)
@@ -187,9 +192,16 @@ def segmented(
     """Segment a scan frame by frame; the arguments after `device` are those of `segment_file`.
     Voxels that are no finite numbers count as the lowest of their frame, and a warning says so.
 
-    Raises InputError for a scan that lacks what the model needs, such as an orientation, for
-    complex numbers, and for a device that does not exist.
+    Raises InputError for a scan that lacks what the model needs, such as an orientation, for a
+    corrected frame that it does not have, for complex numbers, and for a device that does not
+    exist.
     """
+    count = volume.shape[0] if len(volume.shape) == 4 else 1
+    if correction and not 0 <= corrected_frame < count:
+        raise InputError(
+            f"Expected a corrected frame between 0 and {count - 1} of "
+            f"{volume.name or 'this scan'}, but got {corrected_frame}."
+        )
     # For the model only: the mask is written with the image's own header.
     grid = oriented_as(volume.grid, orientation) if orientation else volume.grid
     along = slicing_axis(grid, model.card.slicing, axis)
@@ -206,7 +218,7 @@ def segmented(
         frame = plain_values(volume.name or "The scan", stored, warnings)
         field = field_of(model.card, grid, along, frame)
         if index == 0:
-            warnings += mismatches(model.card, grid, along, field)
+            warnings = with_mismatches(warnings, mismatches(model.card, grid, along, field))
         mask = segment(model, frame, grid, along, device=device, field=field, warnings=warnings)
         choices = CleanUp() if raw else model.card.clean_up
         if correction and index == corrected_frame:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.preprocessing.intensities import SOFT_TISSUE_OF_CT, TISSUE_OF_CT
-from l2gnet_core.scans.volume import Grid, Volume
+from l2gnet_core.scans.volume import Grid, NoSizeStated, Volume
 from l2gnet_core.segmenting.slice_view import Field
 
 #: A CT with 1024 added has muscle at about 1070, and bone above.
@@ -76,6 +76,13 @@ def mismatches(
             f"{usual[1]:g} mm. Check the slicing axis."
         )
     return found
+
+
+def with_mismatches(read: Iterable[str], found: list[str]) -> list[str]:
+    """Warnings of a file's reader and, from `mismatches`, of its scan, each of them once: what
+    follows from a missing voxel size says that there is none."""
+    told = any(isinstance(one, NoVoxelSize) for one in found)
+    return [one for one in read if not (told and isinstance(one, NoSizeStated))] + found
 
 
 def _intensity_mismatches(card: ModelCard, window: tuple[float, float], ct: bool) -> list[str]:
