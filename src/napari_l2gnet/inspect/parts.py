@@ -47,7 +47,7 @@ class Usage:
         ]
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class DoubtMap:
     """One kind of doubt.
 
