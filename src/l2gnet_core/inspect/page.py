@@ -8,7 +8,7 @@ from html import escape
 
 import numpy as np
 
-from l2gnet_core.inspect.codes import dead_codes, perplexity, purity
+from l2gnet_core.inspect.codes import dead_codes, perplexity, purity, structure_shares
 from l2gnet_core.inspect.findings import Findings
 from l2gnet_core.inspect.plans import column_residual, partners, times_chance
 
@@ -71,7 +71,7 @@ def _unlike(findings: Findings) -> str:
     told += (
         f". Of those scans, {known.percentile:.0f} % are nearer to the scans of the other patients."
     )
-    if known.percentile >= 97.5:
+    if known.is_large:
         told += " <b>This scan is unlike what the model knows: check its answer with care.</b>"
     return told
 
@@ -117,11 +117,9 @@ def _codes(findings: Findings, picture: bytes) -> str:
     pure = purity(table)
     rows = []
     for code in telling[:MOST_CODES]:
-        voxels = max(1, int(table[code].sum()))
         shares = [
-            f"{escape(findings.names[column])} {100 * table[code, column] / voxels:.0f} %"
-            for column in np.argsort(-table[code], kind="stable").tolist()
-            if table[code, column] >= 0.005 * voxels
+            f"{escape(findings.names[column])} {100 * share:.0f} %"
+            for column, share in structure_shares(table[code])
         ]
         row = [
             str(code + 1),

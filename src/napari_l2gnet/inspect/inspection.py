@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,8 +34,6 @@ DOUBTS = {
     "Spread of the plan": "plan",
     "Neighbouring slices": "neighbours",
 }
-#: Percent of the training scans that must be nearer to the others than a scan that is warned about.
-_UNLIKE_PERCENTILE = 97.5
 
 
 class Source(Protocol):
@@ -137,8 +135,7 @@ class Inspection:
     @property
     def is_unlike(self) -> bool:
         """Is the whole scan unlike those that the model learnt from?"""
-        unlike = self.found.unlike
-        return unlike is not None and (unlike.percentile or 0) >= _UNLIKE_PERCENTILE
+        return self.found.unlike is not None and self.found.unlike.is_large
 
     def _state_now(self) -> tuple[Any, ...]:
         trace = self.trace
@@ -283,7 +280,7 @@ class Inspection:
 
     def study(self, kind: str, found: Findings) -> Generator[str, None, Findings]:
         """Find where the model is unsure, and rank the slices; returns the findings with that."""
-        from l2gnet_core.inspect.places import MOST, unsure_in_slice
+        from l2gnet_core.inspect.places import MOST, unsure_by_slice
         from l2gnet_core.inspect.similar import highest
         from l2gnet_core.inspect.uncertainty import (
             expected_wrong,
@@ -299,20 +296,24 @@ class Inspection:
         wanted = {kind} if ranking else {kind, "combined"}
         # float16 takes half of the memory and resolves more than the screen.
         on_voxels = np.empty(slices.shape, np.float16)
-        everywhere = not mask.any()
         wrong, places = np.zeros(len(slices)), []
-        for index, maps in enumerate(slice_maps(trace, mask, wanted)):
+
+        def values_by_slice() -> Iterator[NDArray[np.float32]]:
+            for index, maps in enumerate(slice_maps(trace, mask, wanted)):
+                if not ranking:
+                    near = near_borders(slices, index)
+                    wrong[index] = expected_wrong(maps["combined"], near)
+                values = maps[kind]
+                if kind == "neighbours":
+                    # At a correct border it is about 0.5: only higher values speak against it.
+                    values = np.maximum(0, 2 * values - 1)
+                if kind in ("combined", "neighbours"):
+                    on_voxels[index] = values
+                yield values
+
+        for index, here in enumerate(unsure_by_slice(values_by_slice(), mask, axis)):
             yield f"Computing doubt · slice {index + 1} of {len(slices)}"
-            near = near_borders(slices, index)
-            if not ranking:
-                wrong[index] = expected_wrong(maps["combined"], near)
-            values = maps[kind]
-            if kind == "neighbours":
-                # At a correct border it is about 0.5: only higher values speak against the answer.
-                values = np.maximum(0, 2 * values - 1)
-            if kind in ("combined", "neighbours"):
-                on_voxels[index] = values
-            places += unsure_in_slice(index, values, near | everywhere, axis)
+            places += here
         if not ranking:
             ranked = ranked_by(wrong, slices, trace.seen)
             ranking = tuple(one for one in ranked if trace.seen[one.index])
