@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -14,6 +15,7 @@ from l2gnet_core.models.catalog import models
 from l2gnet_core.models.checkpoint import load_model
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = [ROOT / "src" / name for name in ("l2gnet_core", "napari_l2gnet")]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
@@ -44,11 +46,24 @@ def test_every_command_is_in_the_readme() -> None:
 
 
 def test_every_module_has_its_place_in_the_house() -> None:
-    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`(\w+)`", page))
-    packages = [ROOT / "src" / name for name in ("l2gnet_core", "napari_l2gnet")]
-    modules = {file.stem for package in packages for file in package.rglob("[!_]*.py")}
-    assert modules - named == set()
+    page, named = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), list[str]()
+    for section in re.split(r"^## ", page, flags=re.MULTILINE)[1:]:
+        package = section.splitlines()[0].strip("`")
+        for what, where in re.findall(r"^\| (.+) \| (.+) \|$", section, re.MULTILINE):
+            inside = re.match(r"`(\w+)/`", what)
+            folder = f"{package}/{inside[1]}" if inside else package
+            named += [f"{folder}/{module}" for module in re.findall(r"`(\w+)`", where)]
+    modules = [file for package in PACKAGES for file in package.rglob("[!_]*.py")]
+    there = [file.relative_to(ROOT / "src").with_suffix("").as_posix() for file in modules]
+    assert sorted(named) == sorted(there)
+
+
+def test_what_a_module_says_is_in_another_one_is_there() -> None:
+    for file in (file for package in PACKAGES for file in package.rglob("*.py")):
+        told = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        for names in re.findall(r"\b(?:is|are) in (`[^.]+)", told):
+            for name in re.findall(r"`(\w+)`", names):
+                assert (file.parent / f"{name}.py").is_file(), f"{file.name}: {name}"
 
 
 @pytest.mark.parametrize(

@@ -13,19 +13,24 @@ from magicgui.widgets import CheckBox, ComboBox, Container, Label, PushButton
 from napari.layers import Image, Labels
 from napari.utils.notifications import show_error
 from numpy.typing import NDArray
+from qtpy.QtWidgets import QHBoxLayout
 
 from l2gnet_core.errors import InputError
+from l2gnet_core.relay import relayed
+from napari_l2gnet.annotating.learning import TaskProgress
 from napari_l2gnet.annotating.preview import PREVIEW_KEY
 from napari_l2gnet.jobs import warm_up
+from napari_l2gnet.jobs.time_left import with_time_left
 from napari_l2gnet.jobs.worker import Job, LatestJob
 from napari_l2gnet.masks.layer import SEGMENTATION_KEY, reference
 from napari_l2gnet.scans.layers import VIEW_KEY, lie_on_each_other, shown_index
+from napari_l2gnet.widgets.progress_bar import ProgressBar
 
 _NO_MASK = (
     "Add a Labels layer and paint an organ in two slices. For a mask made with Segment, use "
     "Correct & fine-tune."
 )
-_BUSY = "Interpolating…"
+_FILLING = "Interpolating"
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,20 @@ class InterpolateWidget(Container):
             tooltip="Fill only the label that the brush paints. Other labels stay as they are",
         )
         self.fill = PushButton(text="Interpolate between slices")
+        self.cancel = PushButton(text="Cancel", tooltip="Stop. The mask stays unchanged")
+        self.bar = ProgressBar()
+        self.bar.setRange(0, 1000)
         self.message = Label()
         # Sentences must not push the dock wider.
         self.message.native.setWordWrap(True)
-        super().__init__(widgets=[self.mask, self.image, self.selected, self.fill, self.message])
+        super().__init__(widgets=[self.mask, self.image, self.selected, self.message])
+        buttons, layout = QHBoxLayout(), self.native.layout()
+        buttons.addWidget(self.fill.native, 3)
+        buttons.addWidget(self.cancel.native, 1)
+        layout.insertLayout(layout.count() - 1, buttons)
+        layout.insertWidget(layout.count() - 1, self.bar)
         self.job = LatestJob(self.native)
+        self.job.yielded.connect(self._on_step)
         self.job.failed.connect(self._refuse)
         self.job.changed.connect(self._update)
         #: Does the message say why the button is disabled?
@@ -72,6 +86,7 @@ class InterpolateWidget(Container):
         #: Where the message is about the last filling: is that still there?
         self._is_there: Callable[[], bool] | None = None
         self.fill.changed.connect(self.interpolate)
+        self.cancel.changed.connect(self._cancel)
         self.mask.changed.connect(self._on_mask)
         self._on_mask()
         self._import()
@@ -123,7 +138,9 @@ class InterpolateWidget(Container):
     def _update(self, _: Any = None) -> None:
         missing, busy = self.mask.value is None, self.job.busy
         self.fill.enabled = not missing and not busy
-        now = _NO_MASK if missing else _BUSY if busy else ""
+        self.cancel.enabled = busy
+        self.bar.setVisible(busy)
+        now = _NO_MASK if missing else ""
         # The outcome of the last press stays to be read.
         if now or self._says_why:
             self._say(now)
@@ -152,7 +169,19 @@ class InterpolateWidget(Container):
         # Read in the thread, as it may be on disk.
         scan = None if image is None else lambda: np.asarray(image.data[frame])
         steps = _interpolating(labels, scan, painted, axis, (across[0], across[1]), organ)
+        self._say("")
+        self.bar.setValue(0)
+        self.bar.setFormat(_FILLING)
         self.job.run(steps, lambda filled: self._take(layer, frame, filled, painted))
+
+    def _on_step(self, moment: TaskProgress | _Filled) -> None:
+        if isinstance(moment, TaskProgress):
+            self.bar.setValue(round(1000 * moment.done))
+            self.bar.setFormat(str(moment))
+
+    def _cancel(self) -> None:
+        self.job.cancel()
+        self._say("Cancelled: the mask is unchanged. What you painted stays.")
 
     def _take(
         self, layer: Labels, frame: tuple[int, ...], filled: _Filled, painted: list[int]
@@ -239,15 +268,19 @@ def _interpolating(
     axis: int,
     pixel: tuple[float, float],
     organ: int | None,
-) -> Generator[_Filled | None, None, None]:
-    """Fill in labels (z,y,x). Yields None wherever it can be stopped, then the result."""
+) -> Generator[TaskProgress | _Filled, None, None]:
+    """Fill in labels (z,y,x). Yields how far it is, then the result."""
     from l2gnet_core.interpolation.guided import guided_slices
-    from l2gnet_core.interpolation.shapes import interpolate_slices
+    from l2gnet_core.interpolation.shapes import shape_steps
 
+    yield TaskProgress(_FILLING)
     if scan is None:
-        filled = interpolate_slices(labels, painted, axis, pixel, organ)
+        filled, count = np.zeros_like(labels), painted[-1] - painted[0] + 1 - len(painted)
+        for done in shape_steps(filled, labels, painted, axis, pixel, organ):
+            yield TaskProgress(_FILLING, done / count)
     else:
-        filled = yield from guided_slices(scan(), labels, painted, axis, pixel, organ)
+        steps = with_time_left(guided_slices(scan(), labels, painted, axis, pixel, organ))
+        filled = yield from relayed(steps, lambda moment: TaskProgress(_FILLING, *moment))
     np.moveaxis(filled, axis, 0)[painted] = 0
     places = np.nonzero(filled)
     yield _Filled(places, filled[places])

@@ -76,9 +76,41 @@ def test_slices_are_asked_about_together_and_come_out_as_alone(monkeypatch):
     together = guided(*snake(), ANNOTATED)
     # One call for each structure: one for each of many slices would take minutes.
     assert len(asked) == 2
-    monkeypatch.setattr("l2gnet_core.interpolation.guided._AT_ONCE", 1)
+    monkeypatch.setattr("l2gnet_core.interpolation.guided._AT_ONCE", 1500)
     assert np.array_equal(guided(*snake(), ANNOTATED), together)
-    assert len(asked) == 2 + 2 * 8
+    assert len(asked) > 2 + 8
+    assert max(asked[2:]) <= 1500
+
+
+def test_it_tells_how_far_it_is_and_can_be_stopped_soon(monkeypatch):
+    calls, grown, told = [], [], []
+    fit, predict = ExtraTreesClassifier.fit, ExtraTreesClassifier.predict_proba
+
+    def grow(forest, *given):
+        calls.append(fit)
+        grown.append(len(fit(forest, *given).estimators_))
+
+    def answer(forest, features):
+        calls.append(predict)
+        return predict(forest, features)
+
+    monkeypatch.setattr(ExtraTreesClassifier, "fit", grow)
+    monkeypatch.setattr(ExtraTreesClassifier, "predict_proba", answer)
+    for moment in guided_slices(*snake(), ANNOTATED):
+        told.append(moment)
+        # Growing and asking a forest take most of the time: never both before it can be stopped.
+        assert len(calls) <= 1
+        calls.clear()
+    assert grown == 2 * list(range(5, 101, 5))
+    done, total = (list(each) for each in zip(*told, strict=True))
+    assert done == sorted(done)
+    assert done[0] == 0
+    assert done[-1] == total[-1]
+    # Twenty times five trees, and eight slices, for each of two structures.
+    assert set(total) == {2 * (20 + 8)}
+    # Shapes alone.
+    told = list(guided_slices(*snake(), [2, 7]))
+    assert set(told) == {(count, 4) for count in range(5)}
 
 
 def test_nothing_but_the_annotated_slices_is_read():

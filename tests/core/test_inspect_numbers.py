@@ -21,6 +21,7 @@ from l2gnet_core.inspect.codes import (
     organ_table,
     perplexity,
     purity,
+    structure_shares,
 )
 from l2gnet_core.inspect.plans import (
     MORE,
@@ -194,6 +195,11 @@ def test_tables_count_codes_and_voxels(seed):
     assert perplexity(np.zeros(4, int)) == 0
 
 
+def test_shares_of_structures_come_largest_first_and_without_specks():
+    assert structure_shares(np.array([5, 0, 990, 4])) == [(2, 990 / 999), (0, 5 / 999)]
+    assert structure_shares(np.zeros(3, np.int64)) == []
+
+
 @quick
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=60))
 def test_perplexity_lies_between_one_and_the_codes_that_occur(codes):
@@ -292,7 +298,11 @@ def test_a_scan_is_placed_among_the_training_patients():
     unlike = unlikeness(trace, known)
     assert like.distance < unlike.distance
     assert unlike.percentile == 100
-    assert unlikeness(trace, CodeStatistics(known.counts)).percentile is None
+    assert unlike.is_large
+    assert not replace(unlike, percentile=97.0).is_large
+    without = unlikeness(trace, CodeStatistics(known.counts))
+    assert without.percentile is None
+    assert not without.is_large
     # One patient has no others to compare with.
     assert code_statistics(scans[:2], trace.vectors).distances == ()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import nibabel as nib
@@ -13,6 +14,7 @@ from made_up_traces import new_trace
 from matplotlib.image import imread
 
 from l2gnet_core.inspect.codes import code_colors
+from l2gnet_core.inspect.page import _table
 from l2gnet_core.inspect.report import FILES
 from l2gnet_core.models.card import CodeStatistics
 from l2gnet_core.models.checkpoint import save_model
@@ -23,7 +25,7 @@ from l2gnet_core.scans.phantom import DRAWN
 from l2gnet_core.scans.volume import Grid
 from l2gnet_core.segmenting.predict import segment
 
-NAMES = LabelSet.from_names({1: "<script>alert(1)</script>", 2: "a & $b$", 5: "_c"})
+NAMES = LabelSet.from_names({1: '<script>alert("1")</script>', 2: "a & $b$", 5: "_c"})
 
 
 class Reader(HTMLParser):
@@ -57,11 +59,11 @@ def png_size(content: bytes) -> tuple[int, int]:
 def named(make_model, tmp_path):
     """A model with names that contain markup."""
     model = make_model(NAMES, codes=CodeStatistics((1,) * 32, (0.01, 0.02)))
-    card = model.card
-    path = tmp_path / "models" / "named.safetensors"
+    card = replace(model.card, name='<b>"tiny"&', data='<i>"&', licence="<u>&")
+    path = tmp_path / "models" / "<b>&named.safetensors"
     path.parent.mkdir()
     save_model(path, model.network, card)
-    return model, path
+    return replace(model, card=card), path
 
 
 def test_the_folder_holds_a_page_pictures_tables_and_maps(
@@ -121,7 +123,7 @@ def test_the_folder_holds_a_page_pictures_tables_and_maps(
             np.testing.assert_array_equal(rows[tuple(cell)], trace.plan_rows[z, code])
 
     told = json.loads((out / "inspect.json").read_text())
-    assert told["model"] == "tiny"
+    assert told["model"] == '<b>"tiny"&'
     assert sum(row["cells"] for row in told["usage"]) == trace.codes.size
     assert len(told["usage"]) + len(told["unused_codes"]) == told["codes"] == 32
     assert sorted(one["slice"] for one in told["check_first"]) == [0, 1, 2]
@@ -142,9 +144,13 @@ def test_the_folder_holds_a_page_pictures_tables_and_maps(
     assert page.tags.count("img") == 4
     assert "script" not in page.tags
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
-    assert "<script>alert(1)</script>" in "".join(page.text)
-    assert "http" not in "".join(page.text)
-    assert "Dice" not in "".join(page.text)
+    text = "".join(page.text)
+    # In the legend, the table of codes, and twice in the table of structures.
+    assert text.count('<script>alert("1")</script>') >= 4
+    assert 'What <b>"tiny"& saw' in text
+    assert 'seen by the model <b>"tiny"& (l2gnet)' in text
+    assert "http" not in text
+    assert "Dice" not in text
     for name in ("slices", "usage", "plan", "references"):
         width, height = png_size((out / f"{name}.png").read_bytes())
         assert 500 < width < 1600
@@ -154,6 +160,15 @@ def test_the_folder_holds_a_page_pictures_tables_and_maps(
         assert (drawn == code_colors(trace.vectors)[code]).all(-1).any()
     for file in out.iterdir():
         assert b"Jane_Doe" not in file.read_bytes()
+
+
+def test_tables_escape_what_they_hold():
+    rows = [['&"', "<b>"], ["1", "2"]]
+    assert _table(["<i>", "receives from"], rows) == (
+        "<table><tr><th>&lt;i&gt;</th><th class=text>receives from</th></tr>"
+        "<tr><td>&amp;&quot;</td><td class=text>&lt;b&gt;</td></tr>"
+        "<tr><td>1</td><td class=text>2</td></tr></table>"
+    )
 
 
 def test_dice_is_expected_of_hearts_alone(l2gnet, image, make_model, tmp_path, monkeypatch):

@@ -52,6 +52,7 @@ from l2gnet_core.training.loop import (
     _moving_average,
     make_fabric,
     precision,
+    require_shareable,
 )
 from l2gnet_core.training.run import (
     FIRST_TRAINING_PHANTOM,
@@ -671,17 +672,41 @@ def test_a_pytorch_that_does_not_know_its_processor_trains_in_float32(monkeypatc
     assert precision("cpu") == "32-true"
 
 
-@pytest.mark.parametrize("batch", [4, 6, 8, 12])
-@pytest.mark.parametrize("processes", [1, 2, 4, 8])
-def test_processes_draw_together_what_one_draws(tmp_path, batch, processes):
-    training = TrainingConfig(epochs=1, batch=batch, large_from=0.5, large=1.5)
+@pytest.mark.parametrize(("batch", "late"), [(4, 2), (6, 3), (8, 4), (18, 8)])
+@pytest.mark.parametrize("processes", [1, 2, 3, 4, 8])
+def test_processes_draw_together_what_one_draws(tmp_path, batch, late, processes, one_sentence):
+    training = TrainingConfig(epochs=1, batch=batch, large_from=0.6)
     trainer = Trainer(build(preset("tiny", 3)), training, tmp_path, make_fabric())
-    alone = len(trainer._batch(sampler(range(2)), 0.9)[0])
-    trainer.fabric = SimpleNamespace(
-        world_size=processes, global_rank=0, device=trainer.fabric.device
-    )
-    share = len(trainer._batch(sampler(range(2)), 0.9)[0])
-    assert share == max(1, round(alone / processes))
+    scans, stride = sampler(range(2)), trainer.network.config.stride
+    drawn = {done: trainer._batch(scans, done)[0] for done in (0.0, 0.9)}
+    assert [len(images) for images in drawn.values()] == [batch, late]
+    if batch % processes or late % processes:
+        with pytest.raises(InputError, match=f"that {processes} devices can share") as error:
+            require_shareable(training, scans, stride, processes)
+        one_sentence(error.value)
+        return
+    require_shareable(training, scans, stride, processes)
+    for done, images in drawn.items():
+        shares = []
+        for rank in range(processes):
+            trainer.fabric = SimpleNamespace(
+                world_size=processes, global_rank=rank, device=trainer.fabric.device
+            )
+            shares.append(trainer._batch(scans, done)[0])
+        # Views are computed together, in another order of sums.
+        assert torch.allclose(torch.cat(shares), images, atol=1e-5)
+
+
+def test_devices_that_cannot_share_the_batches_are_refused_before_training(
+    dataset, tmp_path, one_sentence
+):
+    for batch, near_the_end in ((3, False), (6, True)):
+        with pytest.raises(InputError, match="2 devices can share evenly") as error:
+            run(dataset, tmp_path / "run", replace(SHORT, batch=batch), devices=2)
+        one_sentence(error.value)
+        assert ("and 3 near the end" in str(error.value)) == near_the_end
+    # Without larger views, batches stay.
+    require_shareable(replace(SHORT, batch=6, large_from=1.0), sampler(range(2)), 16, 2)
 
 
 def test_what_begins_with_an_older_model_is_normalised_as_that_is(dataset, tmp_path):

@@ -474,7 +474,9 @@ def test_an_answer_that_is_undone_while_interpolation_computes_stays_undone() ->
     for index in (0, 4):
         mask.layer.data_setitem(square(index), 2)
     volume = mask.segmentation.grid.volume(np.zeros(SHAPE, np.float32))
-    *_, moment = interpolate(annotation, volume, 0, annotation.between(0, 2), 2)
+    *moments, moment = interpolate(annotation, volume, 0, annotation.between(0, 2), 2)
+    # The bar moves.
+    assert {round(3 * one.done) for one in moments} == {0, 1, 2, 3}
     for _ in range(3):
         mask.layer.undo()
     fill_in(mask, moment.filled, 2)

@@ -14,7 +14,7 @@ from l2gnet_core.scans.labels import LabelSet
 from l2gnet_core.scans.volume import Grid
 from l2gnet_core.segmenting.cells import cell_grid
 from l2gnet_core.segmenting.slice_view import SliceView, slice_view
-from napari_l2gnet.inspect.cell_array import CellArray, Lit
+from napari_l2gnet.inspect.cell_array import CellArray, Lit, OneFrame
 
 
 @settings(max_examples=60, deadline=None)
@@ -67,6 +67,25 @@ def test_what_is_lit_in_a_box_indexes_like_the_whole_array(data: Any, axes: int)
     np.testing.assert_array_equal(lit[..., last], whole[..., last])
     lit.darken()
     assert not np.asarray(lit).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_what_is_in_one_frame_indexes_like_the_whole_array(data: Any) -> None:
+    shape = data.draw(st.tuples(*[st.integers(1, 6)] * 4))
+    frame, values = data.draw(st.integers(0, shape[0] - 1)), np.random.default_rng(0).random(shape)
+    whole = np.where(np.arange(shape[0])[:, None, None, None] == frame, values[frame], 0)
+    array = OneFrame(values[frame], frame, shape)
+    np.testing.assert_array_equal(np.asarray(array), whole)
+
+    def key(size: int) -> Any:
+        return data.draw(st.one_of(st.integers(-size, size - 1), st.slices(size)))
+
+    keys = tuple(key(size) for size in shape[: data.draw(st.integers(1, 4))])
+    np.testing.assert_array_equal(array[keys], whole[keys])
+    last = key(shape[-1])
+    np.testing.assert_array_equal(array[..., last], whole[..., last])
+    np.testing.assert_array_equal(array[keys[0], ..., last], whole[keys[0], ..., last])
 
 
 def test_a_flat_image() -> None:

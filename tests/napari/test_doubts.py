@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from generators import ended
 from inspecting import NAMES, made_up_trace
 from scipy.ndimage import distance_transform_edt
 
@@ -17,7 +18,7 @@ from l2gnet_core.models.card import ModelCard
 from l2gnet_core.scans.labels import LabelSet
 from l2gnet_core.scans.volume import Grid, Volume
 from napari_l2gnet.annotating.doubts import doubtful_slices
-from napari_l2gnet.inspect.inspection import DOUBTS, Inspection
+from napari_l2gnet.inspect.inspection import DOUBTS, Findings, Inspection
 from napari_l2gnet.masks.segmentation import Segmentation
 
 SHAPE = (60, 96, 80)
@@ -49,7 +50,7 @@ def run(steps: Generator[Any, None, None]) -> tuple[list[Any], int]:
 def steps_of(kind: str) -> Callable[[Segmentation], Generator[Any, None, None]]:
     if kind == "ranking":
         return doubtful_slices
-    return lambda segmented: Inspection(segmented, 0).study(kind)
+    return lambda segmented: Inspection(segmented, 0).study(kind, Findings())
 
 
 @pytest.mark.parametrize("kind", ["ranking", *DOUBTS.values()])
@@ -71,10 +72,8 @@ def test_the_ranking_is_that_of_the_whole_scan(segmented: Segmentation) -> None:
     whole = ranked_slices(trace, raw)
     expected = {(0, one.index): one.voxels for one in whole if one.index != 5}
     assert {place: one.expected for place, one in doubts.items()} == expected
-    inspection = Inspection(segmented, 0)
-    for _ in inspection.study("neighbours"):
-        assert not inspection.ranking
-    assert inspection.ranking == [one for one in whole if one.index != 5]
+    found = ended(Inspection(segmented, 0).study("neighbours", Findings()))
+    assert found.ranking == tuple(one for one in whole if one.index != 5)
 
 
 def test_the_organ_with_most_voxels_expected_wrong_is_named(segmented: Segmentation) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import time
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from gui import PLUGIN, open_scan, run
 from inspecting import NAMES, click, code_map, inspect, inspectable, made_up_trace, settle, world
-from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtCore import QPoint, QPointF, Qt, QThreadPool
 from qtpy.QtWidgets import QAbstractButton, QComboBox
 
-from l2gnet_core.inspect.codes import code_colors
+from l2gnet_core.inspect.codes import code_colors, organ_table
 from l2gnet_core.inspect.plans import code_plan, partners, sources_map
 from l2gnet_core.inspect.uncertainty import ranked_slices, uncertainty_maps
 from l2gnet_core.models.card import CodeStatistics
@@ -26,6 +26,7 @@ from napari_l2gnet.annotating.annotation import Version
 from napari_l2gnet.annotating.tasks import annotation_of
 from napari_l2gnet.inspect.charts import Chart
 from napari_l2gnet.inspect.form import CODES, DOUBT, HEARD, NOTHING, REFERENCE
+from napari_l2gnet.inspect.inspection import Findings
 from napari_l2gnet.inspect.parts import Part
 from napari_l2gnet.inspect.words import PLAN, REFERENCES, SCATTER, SLICES, USAGE, Words
 from napari_l2gnet.masks.layer import IMAGE_KEY
@@ -276,7 +277,7 @@ def test_doubt_lies_over_the_image_and_ranks_the_slices(opened: Made, qtbot: Any
         np.testing.assert_allclose(np.asarray(heat.data), expected, atol=1e-3, err_msg=kind)
         assert heat.name == f"doubt: {widget.views.kind.currentText().lower()}"
     ranking = ranked_slices(trace, raw)
-    assert [one.index for one in widget.inspection.ranking] == [one.index for one in ranking]
+    assert [one.index for one in widget.inspection.found.ranking] == [one.index for one in ranking]
     assert "number 1 of 4" in widget.views.slices.tell(ranking[0].index)
     assert f"expected Dice is {1 - ranking[0].expected:.2f}." in widget.views.slices.tell(
         ranking[0].index
@@ -297,7 +298,7 @@ def test_doubt_lies_over_the_image_and_ranks_the_slices(opened: Made, qtbot: Any
 def test_neighbours_that_say_otherwise_are_where_the_mistake_is(opened: Made, qtbot: Any) -> None:
     _viewer, mask, widget = opened
     mask.segmentation.raw[0, 2, 4:20, 4:20] = 1
-    widget.inspection._state = ()
+    widget.inspection.found = Findings()
     widget.reading.read()
     widget.views.setCurrentIndex(SLICES)
     widget.views.kind.setCurrentIndex(widget.views.kind.findData("neighbours"))
@@ -434,7 +435,7 @@ def test_a_code_is_what_its_voxels_are_in_the_volume(opened: Made, qtbot: Any) -
 def test_codes_without_organs_are_no_organ_s(opened: Made, qtbot: Any) -> None:
     _viewer, mask, widget = opened
     mask.segmentation.raw[0, 1] = 0
-    widget.inspection._state = ()
+    widget.inspection.found = Findings()
     widget.reading.read()
     settle(qtbot, widget)
     widget.views.slice_picked.emit(1)
@@ -449,7 +450,7 @@ def test_organs_smaller_than_cells_have_bars_and_codes(opened: Made, qtbot: Any)
     _viewer, mask, widget = opened
     mask.segmentation.raw[...] = 0
     mask.segmentation.raw[0, 1, 20:23, 20:23] = 2
-    widget.inspection._state = ()
+    widget.inspection.found = Findings()
     widget.reading.read()
     settle(qtbot, widget)
     words = widget.views.words
@@ -488,7 +489,7 @@ def test_part_of_a_scan_is_not_called_unlike(
     mask.segmentation.traces[0].codes[2] = -1
     widget.reading.read()
     settle(qtbot, widget)
-    assert widget.inspection.unlike is None
+    assert widget.inspection.found.unlike is None
 
 
 def test_codes_without_transport(
@@ -662,7 +663,7 @@ def test_a_tab_stays_drawn_when_another_version_answers(opened: Made, qtbot: Any
         settle(qtbot, widget)
         trace = renew_trace(mask, tab)
         qtbot.waitUntil(
-            lambda trace=trace: widget.inspection._state[:1] == (trace,), timeout=10_000
+            lambda trace=trace: widget.inspection.found.state[:1] == (trace,), timeout=10_000
         )
         settle(qtbot, widget)
         assert widget.shown.currentData() == shown
@@ -670,7 +671,7 @@ def test_a_tab_stays_drawn_when_another_version_answers(opened: Made, qtbot: Any
         assert heat.visible
         assert heat.name.startswith(name)
         assert not widget.layers.find("codes").visible
-        assert bool(widget.inspection.ranking) == (tab == SLICES)
+        assert bool(widget.inspection.found.ranking) == (tab == SLICES)
 
 
 def test_what_was_cancelled_or_changed_meanwhile_can_be_read_on(opened: Made, qtbot: Any) -> None:
@@ -697,17 +698,43 @@ def test_what_was_cancelled_or_changed_meanwhile_can_be_read_on(opened: Made, qt
     settle(qtbot, widget)
     assert widget.views.isEnabled()
     assert widget.go_on.isHidden()
-    # Also if all is read but not drawn yet.
+    # Also if all is computed but not taken yet.
     renew_trace(mask, 2)
     widget.reading.read()
-    until = time.monotonic() + 10
-    while not widget.inspection.is_current and time.monotonic() < until:
-        time.sleep(0.01)
-    assert widget.inspection.is_current
+    assert QThreadPool.globalInstance().waitForDone(10_000)
     widget.cancel.click()
     assert "Stopped: press Go on" in widget.told.text()
     widget.go_on.click()
+    settle(qtbot, widget)
     assert widget.views.isEnabled()
+
+
+def test_a_cancelled_thread_overwrites_nothing(
+    opened: Made, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _viewer, mask, widget = opened
+    trace, inside, go_on = mask.segmentation.traces[0], threading.Event(), threading.Event()
+
+    def slow_at_first(*arguments: Any) -> Any:
+        found = organ_table(*arguments)
+        if not inside.is_set():
+            inside.set()
+            assert go_on.wait(10)
+        return found
+
+    monkeypatch.setattr("l2gnet_core.inspect.codes.organ_table", slow_at_first)
+    codes = trace.codes.copy()
+    trace.codes[2:] = -1
+    widget.reading.read()
+    assert inside.wait(10)
+    # A run adds the other slices.
+    trace.codes[...] = codes
+    widget.reading.read()
+    settle(qtbot, widget)
+    go_on.set()
+    assert QThreadPool.globalInstance().waitForDone(10_000)
+    assert widget.inspection.is_current
+    assert widget.inspection.usage(Part()).table.sum() == mask.layer.data.size
 
 
 def test_the_mask_that_is_worked_on_is_looked_into(opened: Made, qtbot: Any) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Generator
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import pytest
 from gui import PLUGIN, open_scan, run
+from qtpy.QtCore import QThreadPool
 
 from l2gnet_core.interpolation.shapes import interpolate_slices
 from napari_l2gnet.interpolate import InterpolateWidget
@@ -132,6 +134,40 @@ def test_strokes_made_meanwhile_stay(tool, qtbot):
         mask.data_setitem((np.array([4]), np.array([8]), np.array([8])), 7)
     assert mask.data[4, 8, 8] == 7
     assert (mask.data[4] == 3).any()
+
+
+def test_it_tells_how_far_it_is_and_cancel_leaves_the_mask_as_it_was(tool, qtbot, monkeypatch):
+    viewer, widget = tool
+    go_on = threading.Event()
+
+    def slow(*_: Any) -> Generator[tuple[int, int], None, np.ndarray]:
+        for done in range(8):
+            yield done, 9
+        assert go_on.wait(10)
+        yield 8, 9
+        return np.ones((9, 20, 30), np.uint16)
+
+    monkeypatch.setattr("l2gnet_core.interpolation.guided.guided_slices", slow)
+    viewer.add_image(np.zeros((9, 20, 30)))
+    mask = viewer.add_labels(painted())
+    before = mask.data.copy()
+    assert widget.bar.isHidden()
+    assert not widget.cancel.enabled
+    widget.fill.native.click()
+    assert not widget.bar.isHidden()
+    assert not widget.fill.enabled
+    qtbot.waitUntil(lambda: widget.bar.value() == round(1000 * 7 / 9))
+    assert widget.bar.format().startswith("Interpolating")
+    widget.cancel.native.click()
+    assert widget.message.value == "Cancelled: the mask is unchanged. What you painted stays."
+    assert widget.bar.isHidden()
+    assert not widget.cancel.enabled
+    assert widget.fill.enabled
+    go_on.set()
+    assert QThreadPool.globalInstance().waitForDone(10_000)
+    qtbot.wait(50)
+    assert np.array_equal(mask.data, before)
+    assert widget.message.value.startswith("Cancelled")
 
 
 def test_what_cannot_be_interpolated_is_said_in_a_sentence(tool):

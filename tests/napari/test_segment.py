@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import NAMES, save_untrained
+from generators import ended
 from gui import PLUGIN, open_scan, run, slow_down
 from qtpy.QtWidgets import (
     QAbstractButton,
@@ -165,7 +166,7 @@ def test_a_model_file_that_is_written_over_gets_a_mask_of_its_own(
     first = widget.current_mask
     trace = first.segmentation.traces[0]
     inspection = inspection_of(first, 0)
-    assert list(inspection.prepare())
+    inspection.found = ended(inspection.prepare())
     assert inspection.is_current
     # Other weights, the same organs: what was seen by the others' codes is forgotten.
     save_untrained(user_models, "scribbler", 1, expects=widget.card.expects)
@@ -177,7 +178,7 @@ def test_a_model_file_that_is_written_over_gets_a_mask_of_its_own(
     assert again.seen.sum() == 1
     assert not inspection.is_current
     # The same weights once more: what was worked out of the slice is worked out again.
-    assert list(inspection.prepare())
+    inspection.found = ended(inspection.prepare())
     run(qtbot, widget)
     assert first.segmentation.traces[0] is again
     assert not inspection.is_current

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from generators import ended
 
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.scans.labels import LabelSet
@@ -16,7 +17,7 @@ from l2gnet_core.segmenting import predict
 from l2gnet_core.segmenting.predict import SlicePrediction
 from napari_l2gnet.jobs import time_left
 from napari_l2gnet.jobs.segment_places import ScanFrames, segment_places
-from napari_l2gnet.jobs.time_left import TimeLeft, in_words
+from napari_l2gnet.jobs.time_left import TimeLeft, in_words, with_time_left
 
 
 @pytest.fixture
@@ -106,6 +107,20 @@ def test_until_pieces_tell_what_they_took_before_does(clock: list[float]) -> Non
         said.append(left.after(done))
     assert said == [20, 15, 10, 2]
     assert left.each == 2
+
+
+def test_steps_that_count_pieces_tell_their_share_and_the_time_left(clock: list[float]) -> None:
+    def counting() -> Generator[tuple[int, int], None, str]:
+        for done in (0, 0, 1, 2, 3, 4):
+            clock[0] += 2 if done else 50
+            yield done, 4
+        return "mask"
+
+    *_, third, fourth = steps = list(with_time_left(counting()))
+    assert steps[:4] == [(0, None), (0, None), (0.25, None), (0.5, None)]
+    assert third == (0.75, 2)
+    assert fourth == (1, 0)
+    assert ended(with_time_left(counting())) == "mask"
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,17 @@ def purity(table: NDArray[np.int64]) -> NDArray[np.float64]:
     return share
 
 
+def structure_shares(voxels: NDArray[np.int64]) -> list[tuple[int, float]]:
+    """(column, share of the voxels) of the structures of a code, the largest first, nothing under
+    half a percent. voxels: (L,), the code's row of `organ_table`."""
+    total = max(1, int(voxels.sum()))
+    return [
+        (int(column), float(voxels[column] / total))
+        for column in np.argsort(-voxels, kind="stable")
+        if voxels[column] and voxels[column] >= 0.005 * total
+    ]
+
+
 def principal_components(vectors: NDArray[np.floating], most: int) -> NDArray[np.float64]:
     """(K,m): coordinates of codes along the first m ≤ `most` principal components of the codebook.
 

@@ -8,7 +8,7 @@ from html import escape
 
 import numpy as np
 
-from l2gnet_core.inspect.codes import dead_codes, perplexity, purity
+from l2gnet_core.inspect.codes import dead_codes, perplexity, purity, structure_shares
 from l2gnet_core.inspect.findings import Findings
 from l2gnet_core.inspect.plans import column_residual, partners, times_chance
 
@@ -71,7 +71,7 @@ def _unlike(findings: Findings) -> str:
     told += (
         f". Of those scans, {known.percentile:.0f} % are nearer to the scans of the other patients."
     )
-    if known.percentile >= 97.5:
+    if known.is_large:
         told += " <b>This scan is unlike what the model knows: check its answer with care.</b>"
     return told
 
@@ -117,11 +117,9 @@ def _codes(findings: Findings, picture: bytes) -> str:
     pure = purity(table)
     rows = []
     for code in telling[:MOST_CODES]:
-        voxels = max(1, int(table[code].sum()))
         shares = [
-            f"{escape(findings.names[column])} {100 * table[code, column] / voxels:.0f} %"
-            for column in np.argsort(-table[code], kind="stable").tolist()
-            if table[code, column] >= 0.005 * voxels
+            f"{findings.names[column]} {100 * share:.0f} %"
+            for column, share in structure_shares(table[code])
         ]
         row = [
             str(code + 1),
@@ -156,10 +154,7 @@ def _plans(findings: Findings, pictures: Mapping[str, bytes]) -> str:
     assert findings.between is not None
     lift = times_chance(findings.between)
     kept = [column for column in range(len(findings.names)) if findings.between[column].any()]
-    rows = [
-        [escape(findings.names[one]), *(f"{lift[one, column]:.2f}" for column in kept)]
-        for one in kept
-    ]
+    rows = [[findings.names[one], *(f"{lift[one, column]:.2f}" for column in kept)] for one in kept]
     residual = float(np.nanmax(column_residual(findings.trace)))
     return (
         "<h2>Transport between codes</h2><p class=hint>The network sends each cell's mass to its "
@@ -167,7 +162,7 @@ def _plans(findings: Findings, pictures: Mapping[str, bytes]) -> str:
         "mass to the same references exchange information, even if they lie far apart. The table "
         "shows how much information the cells of two structures exchange, compared with chance: "
         "1 = as much as any two cells.</p>"
-        f"{_table(['', *(escape(findings.names[column]) for column in kept)], rows)}"
+        f"{_table(['', *(findings.names[column] for column in kept)], rows)}"
         "<p class=hint>The picture shows the same for pairs of codes that hold voxels of a "
         "structure, grouped by their most frequent structure. Every reference should receive the "
         "same mass; the largest deviation here is "
@@ -190,12 +185,12 @@ def _picture(png: bytes, what: str) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose cells are HTML already."""
+    """A table of plain texts, which are escaped here."""
     text = {n for n, head in enumerate(heads) if head in (_ITS_VOXELS, _PARTNERS)}
 
     def line(cells: Sequence[str], tag: str) -> str:
         inside = (
-            f"<{tag}{' class=text' if n in text else ''}>{cell}</{tag}>"
+            f"<{tag}{' class=text' if n in text else ''}>{escape(cell)}</{tag}>"
             for n, cell in enumerate(cells)
         )
         return f"<tr>{''.join(inside)}</tr>"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,24 +28,28 @@ def unsure_regions(
     pixels; it holds the voxels there with at least half of its largest doubt. Only doubt near
     borders counts (see `near_borders`), or all of it if the mask has no structure.
     """
-    slices, doubts = np.moveaxis(mask, axis, 0), np.moveaxis(uncertainty, axis, 0)
-    everywhere = not mask.any()
-    regions = []
-    for index, doubt in enumerate(doubts):
-        near = np.ones(doubt.shape, bool) if everywhere else near_borders(slices, index)
-        regions += unsure_in_slice(index, doubt, near, axis, most)
-    return highest(regions, most)
+    by_slice = unsure_by_slice(np.moveaxis(uncertainty, axis, 0), mask, axis, most)
+    return highest([region for regions in by_slice for region in regions], most)
 
 
-def unsure_in_slice(
-    index: int,
-    doubt: NDArray[np.floating],
-    near: NDArray[np.bool_],
+def unsure_by_slice(
+    doubts: Iterable[NDArray[np.floating]],
+    mask: NDArray[np.generic],
     axis: int,
     most: int = MOST,
+) -> Iterator[list[Region]]:
+    """`unsure_regions` in steps, at any of which the caller may stop: the places of each slice.
+    doubts: (H,W) of one slice after the other."""
+    slices, everywhere = np.moveaxis(mask, axis, 0), not mask.any()
+    for index, doubt in enumerate(doubts):
+        near = np.ones(doubt.shape, bool) if everywhere else near_borders(slices, index)
+        yield _unsure_in_slice(index, doubt, near, axis, most)
+
+
+def _unsure_in_slice(
+    index: int, doubt: NDArray[np.floating], near: NDArray[np.bool_], axis: int, most: int
 ) -> list[Region]:
-    """`unsure_regions` of slice `index` along `axis`, given its doubt (H,W). near: (H,W), where
-    doubt counts."""
+    """The places in slice `index`. doubt: (H,W). near: (H,W), where doubt counts."""
     from scipy import ndimage
 
     regions: list[Region] = []

@@ -19,6 +19,8 @@ from l2gnet_core.segmenting.trace import Trace
 
 #: Quantiles of the distances of training scans that a card keeps, at most.
 KEPT_DISTANCES = 41
+#: Percent of the training scans that must be nearer to the others than a scan that is warned about.
+LARGE = 97.5
 
 
 def histogram_distance(
@@ -86,6 +88,11 @@ class Unlikeness:
 
     distance: float
     percentile: float | None
+
+    @property
+    def is_large(self) -> bool:
+        """Is the scan farther than nearly all training scans, so that a person should know?"""
+        return self.percentile is not None and self.percentile >= LARGE
 
 
 def unlikeness(trace: Trace, known: CodeStatistics) -> Unlikeness:

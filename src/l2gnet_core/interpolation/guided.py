@@ -7,14 +7,15 @@ true border: each is compared with what the shapes in the other slices would giv
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import math
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from l2gnet_core.interpolation.shapes import interpolate_slices, signed_distances
+from l2gnet_core.interpolation.shapes import annotated, shape_steps, signed_distances
 from l2gnet_core.preprocessing.intensities import intensity_window, normalise
 from l2gnet_core.scans.bounding_box import bounding_box
 
@@ -24,8 +25,12 @@ _BAND = 12
 _BLURS, _EDGES = (1.0, 2.0, 4.0, 8.0), (1.0, 2.0, 4.0)
 #: Fewest slices with a structure that allow a comparison, and most pixels to learn from.
 _FEWEST, _MOST_PIXELS = 3, 60_000
-#: Pixels that a forest predicts at once: each call takes a tenth of a second by itself.
-_AT_ONCE = 60_000
+#: Trees of a forest. A few grow at once, which takes about as long as a slice between annotated
+#: ones.
+_TREES, _GROWN_AT_ONCE = 100, 5
+#: Pixels that a forest predicts at once, at most: they take 0.3 s on one core. Each call takes some
+#: time by itself, so slices with few pixels are predicted together.
+_AT_ONCE = 30_000
 #: Sigma in pixels by which the chance to be inside is blurred, so that borders are smooth.
 _SMOOTH = 1.0
 #: Added to the distance, in slices, if only one side has an annotated slice.
@@ -33,8 +38,9 @@ _ONE_SIDED = 10.0
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
-#: Yields None wherever the caller may stop it; returns the mask.
-Steps = Generator[None, None, Array]
+#: Yields (done, total) pieces of work, all about as long, wherever the caller may stop it; returns
+#: the mask.
+Steps = Generator[tuple[int, int], None, Array]
 
 
 def guided_slices(
@@ -52,42 +58,58 @@ def guided_slices(
     fewer than three slices. Random forests (extremely randomised trees: Geurts et al., Machine
     Learning 2006) with a fixed seed tell inside from outside.
     """
-    result = interpolate_slices(labels, slices, axis, pixel, only)
-    yield
+    known = annotated(slices, labels.shape[axis])
+    between = sorted(set(range(known[0], known[-1])) - set(known))
+    result = np.zeros_like(labels)
     filled, painted = np.moveaxis(result, axis, 0), np.moveaxis(labels, axis, 0)
-    stack, known = np.moveaxis(scan, axis, 0), sorted(set(slices))
-    held = sorted({int(id) for k in known for id in np.unique(filled[k])} - {0})
-    window = intensity_window(scan)
-    found: dict[int, tuple[_Shapes, dict[int, Floats]]] = {}
-    for id in held:
-        shapes = _Shapes(painted == id, known, pixel)
-        if shapes.comparable:
-            found[id] = shapes, (yield from _chances(stack, shapes, window))
-    for index in set(range(known[0], known[-1])) - set(known):
+    held = {int(id) for k in known for id in np.unique(painted[k])} - {0}
+    shown = sorted(held if only is None else held & {only})
+    structures = {id: _Shapes({k: painted[k] == id for k in known}, pixel) for id in shown}
+    structures = {id: shapes for id, shapes in structures.items() if shapes.comparable}
+    total = sum(shapes.pieces for shapes in structures.values()) or len(between)
+    for count in shape_steps(result, labels, slices, axis, pixel, only):
+        # Beside the forests, shapes take hardly any time.
+        yield 0 if structures else count, total
+    stack, window = np.moveaxis(scan, axis, 0), intensity_window(scan)
+    chances: dict[int, dict[int, Floats]] = {}
+    before = 0
+    for id, shapes in structures.items():
+        chances[id] = {}
+        for done in _chances(stack, shapes, window, chances[id]):
+            yield before + done, total
+        before += shapes.pieces
+    for index in between if structures else ():
         picture = filled[index]
-        picture[np.isin(picture, list(found))] = 0
+        picture[np.isin(picture, list(structures))] = 0
         best = np.full(picture.shape, np.float32(0.5))
-        for id, (shapes, chances) in found.items():
-            if index in chances:
-                chance, so_far = chances[index], best[shapes.box]
+        for id, shapes in structures.items():
+            if index in chances[id]:
+                chance = ndimage.gaussian_filter(chances[id][index], _SMOOTH)
+                so_far = best[shapes.box]
                 picture[shapes.box][chance > so_far] = id
                 np.maximum(chance, so_far, out=so_far)
+        yield total, total
     return result
 
 
 class _Shapes:
     """One structure in the annotated slices of a mask.
 
-    inside: (n,H,W). known: indices of the annotated slices. pixel: its size along H and W.
+    inside: (H,W), by the indices of the annotated slices, in ascending order. pixel: its size along
+    H and W.
     """
 
-    def __init__(self, inside: Array, known: Sequence[int], pixel: tuple[float, float]) -> None:
-        holding = [k for k in known if inside[k].any()]
-        first = max((k for k in known if k < holding[0]), default=holding[0])
-        last = min((k for k in known if k > holding[-1]), default=holding[-1])
-        self.known = [k for k in known if first <= k <= last]
+    def __init__(self, inside: Mapping[int, NDArray[np.bool_]], pixel: tuple[float, float]) -> None:
+        holding = [k for k in inside if inside[k].any()]
+        first = max((k for k in inside if k < holding[0]), default=holding[0])
+        last = min((k for k in inside if k > holding[-1]), default=holding[-1])
+        self.known = [k for k in inside if first <= k <= last]
+        #: Slices between those.
+        self.between = sorted(set(range(first, last)).difference(self.known))
         self.comparable = len(holding) >= _FEWEST
-        anywhere = np.asarray(inside[self.known].any(0))
+        #: Pieces of work of `_chances`.
+        self.pieces = _TREES // _GROWN_AT_ONCE + len(self.between)
+        anywhere = np.any([inside[k] for k in self.known], 0)
         box = bounding_box(anywhere, _BAND + 2 * int(max(_BLURS)))
         assert box is not None
         self.box = box
@@ -97,7 +119,7 @@ class _Shapes:
 
     def truth(self, index: int) -> NDArray[np.bool_]:
         """The structure in an annotated slice."""
-        return np.asarray(self._inside[index][self.box])
+        return self._inside[index][self.box]
 
     def guess(self, index: int) -> tuple[Floats, float]:
         """Signed distance (H,W) to the border that the other annotated slices suggest, positive
@@ -115,9 +137,10 @@ class _Shapes:
 
 
 def _chances(
-    stack: Array, shapes: _Shapes, window: tuple[float, float]
-) -> Generator[None, None, dict[int, Floats]]:
-    """For each slice between annotated ones, the chance (H,W) that a pixel of the box is inside."""
+    stack: Array, shapes: _Shapes, window: tuple[float, float], chances: dict[int, Floats]
+) -> Iterator[int]:
+    """Find for each slice between annotated ones the chance (H,W) that a pixel of the box is
+    inside. Yields how many pieces of work are done."""
     from sklearn.ensemble import ExtraTreesClassifier
 
     def seen(index: int) -> tuple[NDArray[np.bool_], Floats, Floats]:
@@ -134,37 +157,43 @@ def _chances(
         band, features, _ = seen(index)
         told.append(features)
         answers.append(shapes.truth(index)[band])
-        yield
+        yield 0
     features, inside = np.concatenate(told), np.concatenate(answers)
     every = max(1, len(inside) // _MOST_PIXELS)
-    forest = ExtraTreesClassifier(100, min_samples_leaf=5, n_jobs=-1, random_state=0)
-    forest.fit(features[::every], inside[::every])
-    yield
-    chances: dict[int, Floats] = {}
+    forest = ExtraTreesClassifier(min_samples_leaf=5, n_jobs=-1, random_state=0, warm_start=True)
+    done = 0
+    for trees in range(_GROWN_AT_ONCE, _TREES + 1, _GROWN_AT_ONCE):
+        forest.set_params(n_estimators=trees).fit(features[::every], inside[::every])
+        done += 1
+        yield done
     asked: list[tuple[int, NDArray[np.bool_], Floats]] = []
-    between = sorted(set(range(shapes.known[0], shapes.known[-1])).difference(shapes.known))
-    for index in between:
+    for index in shapes.between:
         band, features, guess = seen(index)
         chances[index] = (guess > 0).astype(np.float32)
         asked.append((index, band, features))
-        if index == between[-1] or sum(len(one) for *_, one in asked) >= _AT_ONCE:
+        if index == shapes.between[-1] or sum(len(one) for *_, one in asked) >= _AT_ONCE:
             if len(forest.classes_) > 1:
-                _answer(forest, asked, chances)
+                for _ in _answer(forest, asked, chances):
+                    yield done
             asked = []
-        yield
-    return {index: ndimage.gaussian_filter(chance, _SMOOTH) for index, chance in chances.items()}
+        done += 1
+        yield done
 
 
 def _answer(
     forest: Any,
     asked: Sequence[tuple[int, NDArray[np.bool_], Floats]],
     chances: dict[int, Floats],
-) -> None:
-    """Write a forest's predictions for the bands of some slices into their chances."""
+) -> Iterator[None]:
+    """Write a forest's predictions for the bands of some slices into their chances, in steps."""
     features = np.concatenate([one for *_, one in asked])
     if not len(features):
         return
-    answers, start = forest.predict_proba(features)[:, 1], 0
+    told = []
+    for some in np.array_split(features, math.ceil(len(features) / _AT_ONCE)):
+        told.append(forest.predict_proba(some)[:, 1])
+        yield
+    answers, start = np.concatenate(told), 0
     for index, band, one in asked:
         chances[index][band] = answers[start : start + len(one)]
         start += len(one)

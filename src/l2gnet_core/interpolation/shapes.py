@@ -6,7 +6,7 @@ IEEE TMI 1990): signed distances to the border change linearly from slice to sli
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -33,24 +33,48 @@ def interpolate_slices(
 
     Raises InputError for slices that do not exist.
     """
-    count = labels.shape[axis]
+    result = np.zeros_like(labels)
+    for _ in shape_steps(result, labels, slices, axis, pixel, only):
+        pass
+    return result
+
+
+def shape_steps(
+    result: NDArray[Any],
+    labels: NDArray[Any],
+    slices: Sequence[int],
+    axis: int = 0,
+    pixel: tuple[float, float] = (1.0, 1.0),
+    only: int | None = None,
+) -> Iterator[int]:
+    """`interpolate_slices` into `result`, a mask (z,y,x) of zeros, in steps at any of which the
+    caller may stop. Yields how many slices between annotated ones are filled."""
+    known = annotated(slices, labels.shape[axis])
+    stack, filled = np.moveaxis(labels, axis, 0), np.moveaxis(result, axis, 0)
+    for index in known:
+        seen = stack[index]
+        filled[index] = seen if only is None else np.where(seen == only, seen, 0)
+    done = 0
+    for first, last in pairwise(known):
+        if last - first > 1:
+            shapes = _Between(filled[first], filled[last])
+            for _ in shapes.measure(pixel):
+                yield done
+            for index in range(first + 1, last):
+                filled[index] = shapes.at((index - first) / (last - first))
+                done += 1
+                yield done
+
+
+def annotated(slices: Sequence[int], count: int) -> list[int]:
+    """The annotated slices of `count`, sorted. Raises InputError for slices that do not exist."""
     known = sorted(set(slices))
     if not known or known[0] < 0 or known[-1] >= count:
         raise InputError(
             f"Expected annotated slices between 0 and {count - 1}, but got "
             f"{', '.join(map(str, known)) or 'none'}; name those to interpolate between."
         )
-    result = np.zeros_like(labels)
-    stack, filled = np.moveaxis(labels, axis, 0), np.moveaxis(result, axis, 0)
-    for index in known:
-        seen = stack[index]
-        filled[index] = seen if only is None else np.where(seen == only, seen, 0)
-    for first, last in pairwise(known):
-        if last - first > 1:
-            shapes = _Between(filled[first], filled[last], pixel)
-            for index in range(first + 1, last):
-                filled[index] = shapes.at((index - first) / (last - first))
-    return result
+    return known
 
 
 def require_gap(slices: Sequence[int], name: str, remedy: str) -> None:
@@ -66,18 +90,25 @@ def require_gap(slices: Sequence[int], name: str, remedy: str) -> None:
 
 
 class _Between:
-    """Interpolation between two annotated slices (H,W)."""
+    """Interpolation between two annotated slices (H,W), which are measured first."""
 
-    def __init__(self, first: NDArray[Any], last: NDArray[Any], pixel: tuple[float, float]) -> None:
+    def __init__(self, first: NDArray[Any], last: NDArray[Any]) -> None:
         self._shape = first.shape
         self._ids = np.union1d(first[first > 0], last[last > 0])
         # Only the box around both is computed: distance transforms take most of the time.
         boxes = ndimage.find_objects(((first > 0) | (last > 0)).astype(np.uint8))
         self._box = boxes[0] if boxes else (slice(0), slice(0))
-        first, last = first[self._box], last[self._box]
+        self._first, self._last = first[self._box], last[self._box]
+
+    def measure(self, pixel: tuple[float, float]) -> Iterator[None]:
+        """Find the distances to the borders, a structure in each step."""
+        first, last = self._first, self._last
         # The union of all structures is interpolated, too: it leaves no gaps between neighbours.
         self._any = signed_distances(first > 0, last > 0, pixel)
-        self._each = [signed_distances(first == id, last == id, pixel) for id in self._ids]
+        self._each = []
+        for id in self._ids:
+            yield
+            self._each.append(signed_distances(first == id, last == id, pixel))
 
     def at(self, share: float) -> NDArray[Any]:
         """Ids (H,W) at a share of the way, 0 (first slice) to 1 (last)."""

@@ -44,8 +44,9 @@ _WRONG_STATE = (RuntimeError, KeyError, TypeError, ValueError, AttributeError)
 class TrainingConfig:
     """How long and how to train.
 
-    epochs, steps, minutes: exactly one is set. An epoch draws as many slices as there are. Minutes
-    count training time only, and go on counting after a resume.
+    epochs, steps, minutes: exactly one is set. An epoch is as many steps as draw, at first, as many
+    slices as there are; the steps stay as many when batches become smaller. Minutes count training
+    time only, and go on counting after a resume.
     batch: slices of a step, over all processes.
     warm_up: share of the run in which the learning rate rises.
     averaging: largest decay of the moving average of weights.
@@ -160,6 +161,36 @@ def require_startable(given: NetworkConfig, wanted: NetworkConfig) -> None:
             "Expected a model of the same architecture, preset and number of structures, and no "
             f"more slices, to start from, but it has {differences(given, wanted)}; ask for what it "
             "has, or begin with another model."
+        )
+
+
+def step_views(
+    training: TrainingConfig, sampler: Sampler, stride: int, done: float
+) -> tuple[int, int]:
+    """How many slices a step draws over all processes, however many there are, and the width of
+    their views in pixels. done: share of the run, 0 to 1."""
+    size = sampler.view_size(stride)
+    if done < training.large_from:
+        return training.batch, size
+    large = sampler.view_size(stride, training.large)
+    return max(1, round(training.batch * (size / large) ** 2)), large
+
+
+def require_shareable(
+    training: TrainingConfig, sampler: Sampler, stride: int, processes: int
+) -> None:
+    """Raise InputError unless processes can share each batch of a run evenly."""
+    batches = [
+        step_views(training, sampler, stride, done)[0]
+        for done in (0.0, training.large_from)
+        if done < 1
+    ]
+    if any(batch % processes for batch in batches):
+        last = f", and {batches[-1]} near the end" if len(set(batches)) > 1 else ""
+        raise InputError(
+            f"Expected batches that {processes} devices can share evenly, but steps draw "
+            f"{batches[0]} slices{last}; take a number of devices that divides "
+            f"{math.gcd(*batches)}, or another --batch."
         )
 
 
@@ -324,13 +355,8 @@ class Trainer:
         """This process's part of a step: images (B,C,S,S) float32, targets (B,S,S) long."""
         if done >= self.training.mild_from:
             sampler = sampler.milder()
-        stride, processes = self.network.config.stride, self.fabric.world_size
-        size, together = sampler.view_size(stride), self.training.batch
-        if done >= self.training.large_from:
-            small, size = size, sampler.view_size(stride, self.training.large)
-            together = round(together * (small / size) ** 2)
-        # The batch of a single process, rounded to equal parts.
-        count = max(1, round(together / processes))
+        together, size = step_views(self.training, sampler, self.network.config.stride, done)
+        count = together // self.fabric.world_size
         first = self.fabric.global_rank * count
         images, targets = sampler.batch(
             self.step, range(first, first + count), size, self.fabric.device

@@ -43,6 +43,7 @@ from l2gnet_core.training.loop import (
     Trainer,
     TrainingConfig,
     make_fabric,
+    require_shareable,
     require_startable,
     saved_state,
 )
@@ -158,6 +159,8 @@ def _trained(
 ) -> Iterator[Progress]:
     """What `train_dataset` yields; the run folder is usable and locked."""
     run = _prepared(settings, training, augmentation, tell if fabric.is_global_zero else _nobody)
+    processes = settings.devices * settings.nodes
+    require_shareable(training, run.sampler, run.config.stride, processes)
     trainer = _trainer(run, settings, training, fabric)
     if fabric.is_global_zero:
         keep_beginning(settings, run.split, run.card, choices)

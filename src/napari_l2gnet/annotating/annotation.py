@@ -367,9 +367,9 @@ class Annotation:
 
     def interpolating(
         self, scan: NDArray[Any], frame: int, slices: Sequence[int], organ: int | None
-    ) -> Generator[None, None, NDArray[Any]]:
+    ) -> Generator[tuple[int, int], None, NDArray[Any]]:
         """Fill in an organ (None: all) between slices of a frame, guided by its scan (z,y,x).
-        Returns labels (z,y,x)."""
+        Yields (done, total) pieces of work; returns labels (z,y,x)."""
         from l2gnet_core.interpolation.guided import guided_slices
 
         segmentation, axis = self.segmentation, self.segmentation.axis

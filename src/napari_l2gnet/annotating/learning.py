@@ -23,7 +23,7 @@ from l2gnet_core.scans.volume import Volume
 from napari_l2gnet.annotating.annotation import Annotation, Lesson, Version
 from napari_l2gnet.jobs.segment_places import ScanFrames, segment_places
 from napari_l2gnet.jobs.session import Session
-from napari_l2gnet.jobs.time_left import in_words
+from napari_l2gnet.jobs.time_left import in_words, with_time_left
 from napari_l2gnet.masks.organs import UNMARKED
 from napari_l2gnet.masks.segmentation import Segmentation
 
@@ -208,8 +208,8 @@ def interpolate(
     yield TaskProgress("Interpolating")
     segmentation = annotation.segmentation
     scan = ScanFrames(volume, segmentation.axis).frame(frame)
-    steps = annotation.interpolating(scan, frame, slices, organ)
-    labels = yield from relayed(steps, lambda _: TaskProgress("Interpolating"))
+    steps = with_time_left(annotation.interpolating(scan, frame, slices, organ))
+    labels = yield from relayed(steps, lambda moment: TaskProgress("Interpolating", *moment))
     stack = np.moveaxis(labels, segmentation.axis, 0)
     between = [index for index in range(slices[0], slices[-1]) if index not in slices]
     yield TaskProgress("Done", 1.0, filled={(frame, index): stack[index] for index in between})

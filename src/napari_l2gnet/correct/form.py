@@ -1,4 +1,4 @@
-"""The controls of the Correct & fine-tune widget; what they do is in `correct`."""
+"""The controls of the Correct & fine-tune widget; what they do is in `widget`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The Correct & fine-tune widget: controls and connections.
 
-What they do is in `slice_review`, `organ_bar`, `version_bar`, `correct_run`, `proposals` and
-`correct_notes`.
+What they do is in `slice_review`, `organ_bar`, `version_bar`, `run`, `proposals` and `notes`.
 """
 
 from __future__ import annotations

@@ -75,7 +75,8 @@ class OneFrame:
         return self[:].astype(dtype or self.dtype, copy=False)
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        time, *rest = key if isinstance(key, tuple) else (key,)
+        """As NumPy's, for integers, slices and one ellipsis."""
+        time, *rest = _of_axes(key, self.ndim)
         part = np.asarray(self._values[tuple(rest)])
         frames = np.arange(self.shape[0])[time]
         return np.where((frames == self._frame).reshape(frames.shape + (1,) * part.ndim), part, 0)
@@ -138,9 +139,14 @@ class _InBox:
 def _picked(key: Any, shape: tuple[int, ...]) -> list[NDArray[np.intp]]:
     """Indices along each axis, or the one index, that a key of integers, slices and one ellipsis
     picks from an array."""
+    keys = _of_axes(key, len(shape))
+    return [np.asarray(np.arange(n)[k]) for n, k in zip(shape, keys, strict=True)]
+
+
+def _of_axes(key: Any, axes: int) -> list[Any]:
+    """The integer or slice for each axis in a key of integers, slices and one ellipsis."""
     keys = list(key) if isinstance(key, tuple) else [key]
     if any(k is Ellipsis for k in keys):
         at = next(n for n, k in enumerate(keys) if k is Ellipsis)
-        keys[at : at + 1] = [slice(None)] * (len(shape) - len(keys) + 1)
-    keys += [slice(None)] * (len(shape) - len(keys))
-    return [np.asarray(np.arange(n)[k]) for n, k in zip(shape, keys, strict=True)]
+        keys[at : at + 1] = [slice(None)] * (axes - len(keys) + 1)
+    return keys + [slice(None)] * (axes - len(keys))

@@ -12,7 +12,7 @@ from qtpy.QtCore import QObject, QSignalBlocker, QTimer, Signal
 from qtpy.QtWidgets import QComboBox, QWidget
 
 from napari_l2gnet.annotating.annotation import ANNOTATION_KEY
-from napari_l2gnet.inspect.inspection import Inspection, Source
+from napari_l2gnet.inspect.inspection import Findings, Inspection, Source
 from napari_l2gnet.inspect.parts import Part, Usage
 from napari_l2gnet.inspect.state import InspectState
 from napari_l2gnet.jobs.worker import LatestJob
@@ -136,18 +136,26 @@ class Comparison:
         renamed = place is not None and other.names[place] not in one.names
         return replace(part, column=place) if renamed else None
 
-    def prepare(self, part: Part) -> Generator[str, None, None]:
-        """Prepare both sides, and find the distance between them."""
+    def prepare(self, part: Part) -> Generator[str | Findings, None, None]:
+        """Prepare both sides, and find the distance between them.
+
+        Yields messages, then the findings of `one`, which others look at, too. The other side and
+        the comparison itself are not to be used before that.
+        """
         if not self.other.is_current:
-            yield from self.other.prepare()
+            self.other.found = yield from self.other.prepare()
         yield "Comparing the codes"
+        found, theirs = self.one.relate(part), self.theirs(part)
+        if self.same_codes and theirs is not None:
+            self.other.usage(theirs)
+        self._measure()
+        yield found
+
+    def _measure(self) -> None:
+        """Find the distance between the two sides, and put it into words."""
         from l2gnet_core.inspect.codes import code_counts
         from l2gnet_core.inspect.populations import histogram_distance
 
-        self.one.usage(part)
-        theirs = self.theirs(part)
-        if self.same_codes and theirs is not None:
-            self.other.usage(theirs)
         one, other = self.one.trace, self.other.trace
         if one.vectors.shape[1] != other.vectors.shape[1]:
             self.words = f"{self.name} cannot be compared: its codes are vectors of another length."
@@ -325,7 +333,8 @@ class Against(QObject):
             self.changed.emit()
             return
 
-        def show(_: Any) -> None:
+        def show(found: Findings) -> None:
+            inspection.found = found
             self.pending = False
             self.comparison = comparison if comparison.same_codes else None
             self._show_message(comparison.said(self._state.part))

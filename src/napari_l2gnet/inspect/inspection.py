@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -34,8 +34,6 @@ DOUBTS = {
     "Spread of the plan": "plan",
     "Neighbouring slices": "neighbours",
 }
-#: Percent of the training scans that must be nearer to the others than a scan that is warned about.
-_UNLIKE_PERCENTILE = 97.5
 
 
 class Source(Protocol):
@@ -50,24 +48,39 @@ class Source(Protocol):
     traces: dict[int, Trace]
 
 
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What follows from what a model saw of a frame, as far as it is computed.
+
+    Nothing in it changes: a thread computes other findings, and the window's thread puts them in
+    the place of the old ones. So a cancelled thread, which may still compute, spoils nothing.
+
+    state: what it was computed from. voxels: of each structure in each cell (n,h,w,L). usages: by
+    part. doubts: by kind. ranking: of the slices seen, once doubts were looked for.
+    """
+
+    state: tuple[Any, ...] = ()
+    voxels: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 0, 0, 0), np.int32))
+    unlike: Unlikeness | None = None
+    usages: Mapping[Part, Usage] = field(default_factory=dict)
+    doubts: Mapping[str, DoubtMap] = field(default_factory=dict)
+    ranking: tuple[SliceDoubt, ...] = ()
+
+
 @dataclass(eq=False)
 class Inspection:
     """What a model saw of one frame, and all that follows from it.
 
-    Long computations are generators that yield what they are doing, to be run in a thread; their
-    results are kept. Everything is about the model's own answer, before tidying and painting.
+    Long computations are generators that yield what they are doing, to be run in a thread. They
+    leave the inspection as it is: who runs them keeps what they find as `found`, in the window's
+    thread. Everything is about the model's own answer, before tidying and painting.
     """
 
     source: Source
     frame: int
     #: The model's name; "" for the name in its card.
     version: str = field(default="", kw_only=True)
-    voxels: NDArray[np.int32] = field(init=False)
-    ranking: list[SliceDoubt] = field(default_factory=list, init=False)
-    unlike: Unlikeness | None = field(default=None, init=False)
-    _state: tuple[Any, ...] = field(default=(), init=False)
-    _usage: dict[Part, Usage] = field(default_factory=dict, init=False)
-    _doubts: dict[str, DoubtMap] = field(default_factory=dict, init=False)
+    found: Findings = field(default_factory=Findings, init=False)
 
     @property
     def names(self) -> list[str]:
@@ -117,12 +130,12 @@ class Inspection:
     def is_current(self) -> bool:
         """Is everything prepared, and has nothing been segmented since, by any version of the
         model?"""
-        return not self.refusal and self._state == self._state_now()
+        return not self.refusal and self.found.state == self._state_now()
 
     @property
     def is_unlike(self) -> bool:
         """Is the whole scan unlike those that the model learnt from?"""
-        return self.unlike is not None and (self.unlike.percentile or 0) >= _UNLIKE_PERCENTILE
+        return self.found.unlike is not None and self.found.unlike.is_large
 
     def _state_now(self) -> tuple[Any, ...]:
         trace = self.trace
@@ -130,40 +143,43 @@ class Inspection:
 
     # ------------------------------------------------------------------ codes
 
-    def prepare(self) -> Generator[str, None, None]:
-        """Compute what all views of the volume need."""
+    def prepare(self) -> Generator[str, None, Findings]:
+        """Compute what all views of the volume need; returns these findings."""
         yield "Counting codes"
         warm_up.inspection()
         from l2gnet_core.inspect.populations import unlikeness
 
         state = self._state_now()
         trace = self.trace
-        self._usage, self._doubts, self.ranking = {}, {}, []
-        self.voxels = trace.cells.counts(self.mask, self.ids)
+        voxels = trace.cells.counts(self.mask, self.ids)
         yield "Computing code relations"
-        self.usage(Part())
-        known = self.source.card.codes
-        self.unlike = None
+        usage = self._find_usage(Part(), voxels)
+        known, unlike = self.source.card.codes, None
         # A part of any scan uses other codes than a whole scan: compare whole ones only.
         if known is not None and len(known.counts) == len(trace.vectors) and trace.seen.all():
             yield "Comparing with the training scans"
-            self.unlike = unlikeness(trace, known)
-        self._state = state
+            unlike = unlikeness(trace, known)
+        return Findings(state, voxels, unlike, {Part(): usage})
 
     def usage(self, part: Part) -> Usage:
-        """The usage of a part; kept for the volume, its structures and the last slice."""
-        if part not in self._usage:
-            found = self._find_usage(part)
-            if part.index is not None:
-                self._usage = {p: u for p, u in self._usage.items() if p.index is None}
-            self._usage[part] = found
-        return self._usage[part]
+        """The usage of a part, which is kept; for the window's thread."""
+        self.found = self.relate(part)
+        return self.found.usages[part]
+
+    def relate(self, part: Part) -> Findings:
+        """The findings with the usage of a part; they hold it for the volume, its structures and
+        the last slice."""
+        found = self.found
+        if part in found.usages:
+            return found
+        kept = {p: u for p, u in found.usages.items() if part.index is None or p.index is None}
+        return replace(found, usages={**kept, part: self._find_usage(part, found.voxels)})
 
     def has_usage(self, part: Part) -> bool:
         """Is the usage of a part known, or computed at once?"""
-        return part in self._usage or part.index is not None
+        return part in self.found.usages or part.index is not None
 
-    def _find_usage(self, part: Part) -> Usage:
+    def _find_usage(self, part: Part, voxels: NDArray[np.int32]) -> Usage:
         from l2gnet_core.inspect.codes import organ_table
         from l2gnet_core.inspect.plans import code_plan
 
@@ -172,14 +188,14 @@ class Inspection:
         if part.index is not None:
             table = np.zeros((codes, len(self.names)), np.int64)
             if trace.seen[part.index]:
-                of_slice = self.voxels[part.index].reshape(-1, len(self.names))
+                of_slice = voxels[part.index].reshape(-1, len(self.names))
                 np.add.at(table, trace.codes[part.index].ravel(), of_slice)
             weights = np.zeros(trace.codes.shape, np.float32)
             weights[part.index] = 1
         else:
-            table = organ_table(trace, self.voxels)
+            table = organ_table(trace, voxels)
             if part.column is not None:
-                weights = self.voxels[..., part.column] / np.maximum(self.voxels.sum(-1), 1)
+                weights = voxels[..., part.column] / np.maximum(voxels.sum(-1), 1)
                 others = np.arange(len(self.names)) != part.column
                 table[:, others] = 0
         if not self.has_plans:
@@ -241,7 +257,8 @@ class Inspection:
         if part.index is not None:
             weights = weights * (np.arange(len(weights)) == part.index)[:, None]
         if part.column is not None:
-            share = self.voxels[..., part.column] / np.maximum(self.voxels.sum(-1), 1)
+            voxels = self.found.voxels
+            share = voxels[..., part.column] / np.maximum(voxels.sum(-1), 1)
             weights = np.zeros_like(weights)
             for index in np.flatnonzero(trace.seen):
                 np.add.at(weights[index], trace.codes[index].ravel(), share[index].ravel())
@@ -255,15 +272,15 @@ class Inspection:
 
     def doubt(self, kind: str) -> DoubtMap | None:
         """One kind of doubt; None if it has not been studied."""
-        return self._doubts.get(kind)
+        return self.found.doubts.get(kind)
 
     def kinds(self) -> dict[str, str]:
         """The kinds of doubt that this model has, by their names in the window."""
         return {name: kind for name, kind in DOUBTS.items() if kind != "plan" or self.has_plans}
 
-    def study(self, kind: str) -> Generator[str, None, None]:
-        """Find where the model is unsure, and rank the slices."""
-        from l2gnet_core.inspect.places import MOST, unsure_in_slice
+    def study(self, kind: str, found: Findings) -> Generator[str, None, Findings]:
+        """Find where the model is unsure, and rank the slices; returns the findings with that."""
+        from l2gnet_core.inspect.places import MOST, unsure_by_slice
         from l2gnet_core.inspect.similar import highest
         from l2gnet_core.inspect.uncertainty import (
             expected_wrong,
@@ -273,30 +290,33 @@ class Inspection:
             slice_maps,
         )
 
-        if kind in self._doubts:
-            return
         trace, mask, axis = self.trace, self.mask, self.trace.cells.axis
         slices = np.moveaxis(mask, axis, 0)
-        wanted = {kind} if self.ranking else {kind, "combined"}
+        ranking = found.ranking
+        wanted = {kind} if ranking else {kind, "combined"}
         # float16 takes half of the memory and resolves more than the screen.
         on_voxels = np.empty(slices.shape, np.float16)
-        everywhere = not mask.any()
         wrong, places = np.zeros(len(slices)), []
-        for index, maps in enumerate(slice_maps(trace, mask, wanted)):
+
+        def values_by_slice() -> Iterator[NDArray[np.float32]]:
+            for index, maps in enumerate(slice_maps(trace, mask, wanted)):
+                if not ranking:
+                    near = near_borders(slices, index)
+                    wrong[index] = expected_wrong(maps["combined"], near)
+                values = maps[kind]
+                if kind == "neighbours":
+                    # At a correct border it is about 0.5: only higher values speak against it.
+                    values = np.maximum(0, 2 * values - 1)
+                if kind in ("combined", "neighbours"):
+                    on_voxels[index] = values
+                yield values
+
+        for index, here in enumerate(unsure_by_slice(values_by_slice(), mask, axis)):
             yield f"Computing doubt · slice {index + 1} of {len(slices)}"
-            near = near_borders(slices, index)
-            if not self.ranking:
-                wrong[index] = expected_wrong(maps["combined"], near)
-            values = maps[kind]
-            if kind == "neighbours":
-                # At a correct border it is about 0.5: only higher values speak against the answer.
-                values = np.maximum(0, 2 * values - 1)
-            if kind in ("combined", "neighbours"):
-                on_voxels[index] = values
-            places += unsure_in_slice(index, values, near | everywhere, axis)
-        if not self.ranking:
-            ranking = ranked_by(wrong, slices, trace.seen)
-            self.ranking = [one for one in ranking if trace.seen[one.index]]
+            places += here
+        if not ranking:
+            ranked = ranked_by(wrong, slices, trace.seen)
+            ranking = tuple(one for one in ranked if trace.seen[one.index])
         places = [place for place in highest(places, MOST) if trace.seen[place.index]]
         kept: Any
         # At most 0.5: as likely wrong as right.
@@ -310,7 +330,8 @@ class Inspection:
             kept = self._of_frame(cells)
         else:
             kept = np.moveaxis(on_voxels, 0, axis)
-        self._doubts[kind] = DoubtMap(kept, limits, places)
+        doubts = {**found.doubts, kind: DoubtMap(kept, limits, places)}
+        return replace(found, doubts=doubts, ranking=ranking)
 
     def _of_frame(self, cells: NDArray[Any]) -> Callable[[int, int], NDArray[Any]]:
         """Cells (n,h,w) of this frame as a function of frame and index; zero in other frames."""

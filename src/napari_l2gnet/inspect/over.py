@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QComboBox
 
 from napari_l2gnet.inspect.compare import Against, Comparison
 from napari_l2gnet.inspect.form import CHANGED, CODES, DOUBT, HEARD, NOTHING, OTHER_CODES, REFERENCE
+from napari_l2gnet.inspect.inspection import Findings
 from napari_l2gnet.inspect.parts import DoubtMap
 from napari_l2gnet.inspect.state import InspectState, Look
 from napari_l2gnet.inspect.views import InspectViews
@@ -190,14 +191,17 @@ class Over(QObject):
         if inspection is None or kind is None:
             return
 
-        def hand_over(_: Any = None) -> None:
-            if (doubt := inspection.doubt(kind)) is not None:
-                then(doubt)
+        def studying() -> Generator[str | Findings, None, None]:
+            yield (yield from inspection.study(kind, inspection.found))
 
-        if inspection.doubt(kind) is not None:
-            hand_over()
+        def hand_over(found: Findings) -> None:
+            inspection.found = found
+            then(found.doubts[kind])
+
+        if (doubt := inspection.doubt(kind)) is not None:
+            then(doubt)
         else:
-            self._jobs.run(inspection.study(kind), hand_over)
+            self._jobs.run(studying(), hand_over)
 
     def _show_doubt(self, doubt: DoubtMap) -> None:
         look = self._state.look

@@ -38,16 +38,12 @@ class Usage:
 
     def shares(self, code: int) -> list[tuple[int, float]]:
         """(column, share of the code's voxels), the largest first, nothing under half a percent."""
-        row = self.table[code]
-        total = max(1, int(row.sum()))
-        return [
-            (int(column), float(row[column] / total))
-            for column in np.argsort(-row, kind="stable")
-            if row[column] >= 0.005 * total and row[column]
-        ]
+        from l2gnet_core.inspect.codes import structure_shares
+
+        return structure_shares(self.table[code])
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class DoubtMap:
     """One kind of doubt.
 

@@ -11,7 +11,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_l2gnet.annotating.tasks import annotation_of
 from napari_l2gnet.inspect.again import LookingAgain
 from napari_l2gnet.inspect.form import InspectForm
-from napari_l2gnet.inspect.inspection import inspection_of
+from napari_l2gnet.inspect.inspection import Findings, inspection_of
 from napari_l2gnet.inspect.layers import InspectLayers
 from napari_l2gnet.inspect.over import Over
 from napari_l2gnet.inspect.state import InspectState
@@ -123,16 +123,22 @@ class Reading(QObject):
             return
         inspection, kind = look.inspection, self._over.kind_drawn()
 
-        def reading() -> Generator[str, None, None]:
+        def reading() -> Generator[str | Findings, None, None]:
+            found = inspection.found
             if not inspection.is_current:
-                yield from inspection.prepare()
-            if kind and inspection.doubt(kind) is None:
-                yield from inspection.study(kind)
+                found = yield from inspection.prepare()
+            if kind and kind not in found.doubts:
+                found = yield from inspection.study(kind, found)
+            yield found
+
+        def end(found: Findings) -> None:
+            inspection.found = found
+            self._end()
 
         if inspection.is_current and (not kind or inspection.doubt(kind) is not None):
             self._end()
         else:
-            self._jobs.run(reading(), lambda _: self._end())
+            self._jobs.run(reading(), end)
 
     def _take_mask(self) -> None:
         """Take the chosen mask, and forget what was read of it or of another one."""

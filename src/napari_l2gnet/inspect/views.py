@@ -294,7 +294,7 @@ class InspectViews(QTabWidget):
         self.references.label("references", f"{of}: excess over an even share")
 
     def _draw_slices(self, words: Words) -> None:
-        height = {one.index: one.voxels for one in words.inspection.ranking}
+        height = {one.index: one.voxels for one in words.inspection.found.ranking}
         keys = sorted(height)
         parts = np.array([[height[key]] for key in keys]).reshape(-1, 1)
         every = max(1, len(keys) // 10)

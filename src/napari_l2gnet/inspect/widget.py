@@ -21,7 +21,7 @@ from napari_l2gnet.inspect.click import Clicks
 from napari_l2gnet.inspect.compare import Against
 from napari_l2gnet.inspect.export import ask_file, save_picture, save_table
 from napari_l2gnet.inspect.form import CODES, DOUBT, InspectForm
-from napari_l2gnet.inspect.inspection import Inspection
+from napari_l2gnet.inspect.inspection import Findings, Inspection
 from napari_l2gnet.inspect.layers import InspectLayers
 from napari_l2gnet.inspect.over import Over
 from napari_l2gnet.inspect.places import Places
@@ -219,15 +219,22 @@ class InspectWidget(InspectForm):
         sides = ((self.inspection, part), self.against.side(part))
         wanted = [side for side in sides if side is not None]
 
-        def relate() -> Generator[str, None, None]:
+        def relate() -> Generator[str | list[Findings], None, None]:
+            found = []
             for one, part in wanted:
                 yield "Computing code relations"
-                one.usage(part)
+                found.append(one.relate(part))
+            yield found
+
+        def draw(found: list[Findings]) -> None:
+            for (one, _), findings in zip(wanted, found, strict=True):
+                one.found = findings
+            self.draw()
 
         if all(one.has_usage(part) for one, part in wanted):
             self.draw()
         else:
-            self.jobs.run(relate(), lambda _: self.draw())
+            self.jobs.run(relate(), draw)
 
     # ------------------------------------------------------------------ what the viewer tells
 

@@ -216,7 +216,7 @@ class Words:
 
     def tell_slice(self, index: int) -> str:
         """Describe a slice's place among all slices to check."""
-        order = {one.index: one for one in self.inspection.ranking}
+        order = {one.index: one for one in self.inspection.found.ranking}
         rank, one = list(order).index(index) + 1, order[index]
         dice = f"\nThe expected Dice is {1 - one.expected:.2f}." if self._expects_dice else ""
         return (
@@ -281,7 +281,7 @@ class Words:
         ]
 
     def _slices(self) -> Table:
-        heads, ranking = ["slice", "rank", "voxels expected wrong"], self.inspection.ranking
+        heads, ranking = ["slice", "rank", "voxels expected wrong"], self.inspection.found.ranking
         rows: list[list[Any]] = [
             [one.index, rank, round(one.voxels, 2)] for rank, one in enumerate(ranking, 1)
         ]

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
+from typing import TypeVar
 
+from l2gnet_core.relay import relayed
+
+Result = TypeVar("Result")
 #: Pieces that must be done after the first ones before their times give an estimate.
 _ENOUGH = 2
 
@@ -48,6 +53,22 @@ class TimeLeft:
         # What comes after the pieces at work, about as many as the last time, is left at least.
         gone = min(now - since, self.each * self._together)
         return max(0.0, self.each * (self._total - done) - gone)
+
+
+def with_time_left(
+    steps: Generator[tuple[int, int], None, Result],
+) -> Generator[tuple[float, float | None], None, Result]:
+    """Run steps that yield (done, total) pieces of work; yields the share that is done, 0 to 1, and
+    the seconds left instead. Returns what they return."""
+    left: TimeLeft | None = None
+
+    def told(moment: tuple[int, int]) -> tuple[float, float | None]:
+        nonlocal left
+        done, total = moment
+        left = left or TimeLeft(total)
+        return done / max(1, total), left.after(done)
+
+    return (yield from relayed(steps, told))
 
 
 def in_words(seconds: float | None) -> str:

@@ -160,6 +160,8 @@ class LatestJob(QObject):
 
     #: A job began or ended.
     changed = Signal()
+    #: What the job yields.
+    yielded = Signal(object)
     #: A sentence about what the job is doing.
     progress = Signal(str)
     failed = Signal(str)
@@ -183,6 +185,7 @@ class LatestJob(QObject):
 
         def take(item: Any) -> None:
             last[0] = item
+            self.yielded.emit(item)
             if isinstance(item, str):
                 self.progress.emit(item)
 

@@ -1,4 +1,4 @@
-"""The controls of the Segment widget and how they are laid out; what they do is in `segment`."""
+"""The controls of the Segment widget and how they are laid out; what they do is in `widget`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The Segment widget: controls and connections.
 
-What they do is in `scan_choice`, `run`, `mask_table` and `segment_notes`.
+What they do is in `scan_choice`, `run`, `mask_table` and `notes`.
 """
 
 from __future__ import annotations
