@@ -1,4 +1,4 @@
-"""One long piece of work inside another: its moments, told in the outer one's words."""
+"""Long work that can be stopped: its type, and one piece of it inside another."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import TypeVar
 Inner = TypeVar("Inner")
 Outer = TypeVar("Outer")
 Result = TypeVar("Result")
+
+#: Yields None wherever the caller may stop it; returns its result.
+Stoppable = Generator[None, None, Result]
 
 
 def relayed(

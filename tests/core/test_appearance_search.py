@@ -367,7 +367,7 @@ def test_unsteadiness_by_hand(make_model, monkeypatch):
         assert order == [1]
         yield SlicePrediction(1, np.zeros((32, 32), np.uint8), device)
 
-    monkeypatch.setattr("l2gnet_core.finetuning.cross_validation.predict_slices", background)
+    monkeypatch.setattr("l2gnet_core.finetuning.overlap.predict_slices", background)
     partly = replace(correction, unmarked=2)
     assert ended(unsteadiness(make_model(), partly, "cpu")) == pytest.approx(20 / 12)
 
@@ -379,7 +379,7 @@ def test_few_slices_of_a_large_scan_are_looked_at(make_model, monkeypatch):
         asked.extend(order)
         return iter(())
 
-    monkeypatch.setattr("l2gnet_core.finetuning.cross_validation.predict_slices", predicted)
+    monkeypatch.setattr("l2gnet_core.finetuning.overlap.predict_slices", predicted)
     labels = np.ones((100, 512, 8), np.uint8)
     with pytest.raises(KeyError):
         ended(unsteadiness(make_model(), correct(labels * 1.0, labels, (50,)), "cpu"))

@@ -12,9 +12,9 @@ import torch
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetuning import run as core
 from l2gnet_core.finetuning.config import PROJECT, SCAN, FineTuneConfig
-from l2gnet_core.finetuning.cross_validation import compared, pooled_dice
 from l2gnet_core.finetuning.guard import Limits
 from l2gnet_core.finetuning.learner import Clock, Pace
+from l2gnet_core.finetuning.overlap import compared, pooled_dice
 from l2gnet_core.finetuning.run import FineTuneResult, finetune
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import MODEL_FILE, Model, load_model, save_model

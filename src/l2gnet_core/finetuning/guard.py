@@ -6,7 +6,7 @@ usual frequencies of codes come from the model's training.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from l2gnet_core.finetuning.correction_views import CorrectedScan
 from l2gnet_core.network.model import SegmentationNetwork
 from l2gnet_core.preprocessing.appearance import Appearance
 from l2gnet_core.preprocessing.images import neighbours, pad_to_multiple
+from l2gnet_core.relay import Stoppable
 
 #: Slices of each scan in which codes are counted, about.
 _SLICES_FOR_CODES = 8
@@ -265,7 +266,7 @@ def _told_gain(before: float, after: float) -> float:
 
 def code_distance(
     network: SegmentationNetwork, scans: Sequence[CorrectedScan]
-) -> Generator[None, None, float | None]:
+) -> Stoppable[float | None]:
     """Total variation, 0 to 1, between how often codes occur in the scans and in training; None
     without codes."""
     book = network.codebook

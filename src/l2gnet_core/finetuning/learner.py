@@ -17,7 +17,6 @@ from l2gnet_core.augmentation.views import keeping_sides
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetuning.config import FineTuneConfig
 from l2gnet_core.finetuning.correction_views import CorrectedScan, CorrectionSampler, Views
-from l2gnet_core.finetuning.cross_validation import Check
 from l2gnet_core.finetuning.head_initialisation import filled_in, fit_heads
 from l2gnet_core.finetuning.rehearsal import replayed_hearts
 from l2gnet_core.models.checkpoint import Model
@@ -25,6 +24,7 @@ from l2gnet_core.network.device import memory_format, precision
 from l2gnet_core.network.losses import as_background, distillation_loss, segmentation_loss
 from l2gnet_core.network.model import SegmentationNetwork
 from l2gnet_core.preprocessing.appearance import Appearance
+from l2gnet_core.relay import Stoppable
 
 #: Steps of warm-up: AdamW's first gradients set the scale of all later ones.
 _WARM_UP = 4
@@ -108,7 +108,9 @@ class Clock:
         """What `done` and `searched` have returned so far."""
         return Pace(tuple(map(tuple, self._made)), self._appearances)
 
-    def searched(self, search: Check) -> Check:
+    def searched(
+        self, search: Stoppable[tuple[Appearance, ...]]
+    ) -> Stoppable[tuple[Appearance, ...]]:
         """The appearances in which the runs are shown the scans: those of the given pace, else the
         result of the search."""
         found = self._given.appearances if self._given is not None else (yield from search)

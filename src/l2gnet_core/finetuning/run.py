@@ -19,28 +19,24 @@ from l2gnet_core.errors import InputError, memory_is_short
 from l2gnet_core.finetuning.appearance_search import AppearanceSearch, seen_as
 from l2gnet_core.finetuning.config import SCAN, FineTuneConfig, unconstrained
 from l2gnet_core.finetuning.correction_views import CorrectedScan, OldAnswer
-from l2gnet_core.finetuning.cross_validation import (
-    Check,
-    Fold,
-    best_mix,
-    folds,
-    left_out_counts,
-    lost_shares,
-    unpainted_answers,
-)
+from l2gnet_core.finetuning.cross_validation import best_mix, left_out_counts
 from l2gnet_core.finetuning.familiarity import hardly_known
+from l2gnet_core.finetuning.folds import Fold, folds
 from l2gnet_core.finetuning.guard import Evidence, Improvement, Verdict, code_distance, judged
 from l2gnet_core.finetuning.learner import Clock, Learner, LearningStep, Pace
+from l2gnet_core.finetuning.lost_structures import lost_shares, unpainted_answers
 from l2gnet_core.finetuning.new_structures import taught_labels, with_room_for
 from l2gnet_core.finetuning.old_answers import beside_marks, old_answers, only_mistakes
+from l2gnet_core.finetuning.overlap import Counts
 from l2gnet_core.finetuning.rehearsal import KNOWN, heart_dice
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.models.weights import mixed_model, model_hash
 from l2gnet_core.network.device import choose_device
+from l2gnet_core.network.model import SegmentationNetwork
 from l2gnet_core.preprocessing.appearance import Appearance
 from l2gnet_core.preprocessing.scan_kind import KindAppearance, ScanKind
-from l2gnet_core.relay import relayed
+from l2gnet_core.relay import Result, Stoppable, relayed
 from l2gnet_core.scans.fingerprint import SCANS, fingerprints
 from l2gnet_core.segmenting.corrections import Correction, image_numbers, informative
 
@@ -81,7 +77,7 @@ class FineTuneProgress:
     result: FineTuneResult | None = None
 
 
-Moments = Generator[FineTuneProgress, None, Any]
+Moments = Generator[FineTuneProgress, None, Result]
 
 
 @dataclass(frozen=True)
@@ -216,7 +212,7 @@ class _FineTuning:
         )
         yield FineTuneProgress(self.step, 1.0, result.seconds, 0.0, result=result)
 
-    def _knowledge(self, model: Model) -> Moments:
+    def _knowledge(self, model: Model) -> Moments[_Knowledge]:
         """A model's `_Knowledge`."""
         heart = yield from self._checked(heart_dice(model, self.device))
         codes = yield from self._checked(self._code_distance(model))
@@ -224,7 +220,7 @@ class _FineTuning:
 
     def _cross_validated(
         self, mixes: Sequence[float], appearances: Sequence[Appearance], memory: float
-    ) -> Moments:
+    ) -> Moments[list[list[Counts]]]:
         """Counts (`left_out_counts`) of each fold, by the old model and by each mix of it with what
         the fold's test run learns.
 
@@ -249,7 +245,9 @@ class _FineTuning:
             self.clock.reserved -= per_fold
         return counts
 
-    def _evidence(self, model: Model, mix: float, dice: Improvement, before: _Knowledge) -> Moments:
+    def _evidence(
+        self, model: Model, mix: float, dice: Improvement, before: _Knowledge
+    ) -> Moments[Evidence]:
         """What the guard is told of a new model beside the old one."""
         changed = self._changed(model.card.appearance)
         heart, codes, lost = before.heart, before.codes, {}
@@ -273,12 +271,12 @@ class _FineTuning:
             partly=any(one.partly_labelled for one in self.corrections),
         )
 
-    def _hardly_known(self, base: Model) -> Moments:
+    def _hardly_known(self, base: Model) -> Moments[bool]:
         if not self.config.learns_anew or any(self.new):
             return False
         return (yield from self._checked(hardly_known(base, self.corrections, self.device)))
 
-    def _search(self) -> Check:
+    def _search(self) -> Stoppable[tuple[Appearance, ...]]:
         """The appearances for all runs: those that the search finds, or the old one.
 
         For a project there is a search only if its scans are of one narrow kind, by which further
@@ -304,13 +302,15 @@ class _FineTuning:
         """Does an appearance differ from the old model's?"""
         return appearance != self.own
 
-    def _appearances(self) -> Moments:
+    def _appearances(self) -> Moments[tuple[Appearance, ...]]:
         """The appearances in which the runs are shown the scans, the main run's first."""
         if not self.config.adapts_appearance:
             return (self.own,) * (1 + len(self.folds))
         return (yield from self._checked(self.clock.searched(self._search())))
 
-    def _learnt(self, run: int, base: Model, scans: Sequence[CorrectedScan]) -> Moments:
+    def _learnt(
+        self, run: int, base: Model, scans: Sequence[CorrectedScan]
+    ) -> Moments[SegmentationNetwork]:
         """The network at the end of a run; the main run, number 0, yields previews."""
         due = list(_PREVIEWS) if run == 0 else []
 
@@ -340,20 +340,20 @@ class _FineTuning:
         left = [scan.only(some) for scan, some in scans if some]
         return [scan for scan in left if scan.teaches] or left
 
-    def _left_out(self, model: Model, fold: Fold) -> Moments:
+    def _left_out(self, model: Model, fold: Fold) -> Moments[Counts]:
         return self._checked(left_out_counts(model, self.corrections, fold, self.device))
 
-    def _checked(self, check: Check) -> Moments:
+    def _checked(self, check: Stoppable[Result]) -> Moments[Result]:
         """The result of a check, with a progress at each of its pauses."""
         return relayed(check, lambda _: self._progress(1.0 if self.step else 0.0))
 
-    def _unpainted(self, model: Model) -> Moments:
+    def _unpainted(self, model: Model) -> Moments[list[NDArray[Any]]]:
         """A model's answers for structures that nobody painted; empty if the limits allow any."""
         if self.config.limits.most_lost >= 1:
             return []
         return (yield from self._checked(unpainted_answers(model, self.corrections, self.device)))
 
-    def _code_distance(self, model: Model) -> Check:
+    def _code_distance(self, model: Model) -> Stoppable[float | None]:
         scans = self._seen(model.card.appearance, self._nothing)
         return code_distance(model.network, scans)
 

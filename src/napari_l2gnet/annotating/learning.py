@@ -292,7 +292,7 @@ def _config(task: Task, model: Model, corrections: Sequence[Correction]) -> Fine
 
 def _main_share(corrections: Sequence[Correction], config: FineTuneConfig) -> float:
     """Share of a fine-tuning that the main run takes; the rest checks it on slices left out."""
-    from l2gnet_core.finetuning.cross_validation import folds
+    from l2gnet_core.finetuning.folds import folds
 
     return 1 / (1 + config.fold_share * len(folds(corrections, config)))
 
@@ -319,7 +319,8 @@ def _fit(
     model: Model, corrections: Sequence[Correction], device: str, moment: TaskProgress
 ) -> Generator[TaskProgress, None, float | None]:
     """Mean Dice of a model on some of the slices that it learns from; None if nothing counts."""
-    from l2gnet_core.finetuning.cross_validation import left_out_counts, pooled_dice
+    from l2gnet_core.finetuning.cross_validation import left_out_counts
+    from l2gnet_core.finetuning.overlap import pooled_dice
 
     some = [correction.slices[:_SLICES_FOR_DICE] for correction in corrections[:1]]
     check = left_out_counts(model, corrections[:1], some, device)
