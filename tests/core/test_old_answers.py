@@ -161,8 +161,7 @@ def test_strokes_on_mistakes_do_not_judge_how_the_scan_is_shown(heart_model, hea
     labels = np.full(SHAPE, UNMARKED, np.uint8)
     labels[:, 3] = on_mistakes
     alone = Correction(heart[0], Grid(SHAPE), AXIS, labels, (3,), UNMARKED)
-    search = AppearanceSearch(heart_model, [alone], "cpu")
-    search.silent = [{3}]
+    search = AppearanceSearch(heart_model, [alone], "cpu", silent=[{3}])
     assert ended(search.agreed([])) == (heart_model.card.appearance,)
     assert search._counts == {}
 

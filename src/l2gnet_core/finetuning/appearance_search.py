@@ -47,9 +47,11 @@ class AppearanceSearch:
         device: str,
         time_is_up: Callable[[], bool] = lambda: False,
         zooms: bool = True,
+        silent: Sequence[set[int]] | None = None,
     ) -> None:
         """zooms: may slices be magnified, too? Not for further scans: the size of organs depends on
-        the patient, not on the scanner."""
+        the patient, not on the scanner. silent: for each correction the slices that cannot judge;
+        None if all can."""
         self._model = model
         self._zooms = zooms
         self._own = model.card.appearance
@@ -60,8 +62,7 @@ class AppearanceSearch:
         self._device = device
         self._time_is_up = time_is_up
         self._counts: dict[tuple[Appearance, Judge], Counts] = {}
-        #: For each correction the slices that cannot judge.
-        self.silent: Sequence[set[int]] = [set() for _ in corrections]
+        self._silent = silent or [set() for _ in corrections]
 
     def agreed(self, folds: Sequence[Fold]) -> Stoppable[tuple[Appearance, ...]]:
         """The best appearance by all corrected slices, then the best without each fold's slices.
@@ -132,7 +133,7 @@ class AppearanceSearch:
         scans = [
             [(i, s) for s in correction.slices if s not in left_out[i] and s not in silent]
             for i, (correction, silent) in enumerate(
-                zip(self._corrections, self.silent, strict=True)
+                zip(self._corrections, self._silent, strict=True)
             )
         ]
         few = _evenly([scan for scan in scans if scan], _MOST_SCANS)

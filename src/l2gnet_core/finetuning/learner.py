@@ -104,6 +104,11 @@ class Clock:
         return share
 
     @property
+    def steps(self) -> int:
+        """Steps made so far, in all runs."""
+        return sum(map(len, self._made))
+
+    @property
     def pace(self) -> Pace:
         """What `done` and `searched` have returned so far."""
         return Pace(tuple(map(tuple, self._made)), self._appearances)
