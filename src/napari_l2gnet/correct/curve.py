@@ -70,12 +70,19 @@ class Curve(QWidget):
         if self._plot is not None:
             self._draw()
 
-    def add(self, step: int, loss: float | None, dice: float | None) -> None:
-        """Add a point to one or both curves."""
-        for value, (steps, values) in ((loss, self._loss), (dice, self._dice)):
-            if value is not None and not (steps and steps[-1] == step):
-                steps.append(step)
-                values.append(value)
+    def add_loss(self, step: int, loss: float) -> None:
+        """Add the loss of a step."""
+        self._add(self._loss, step, loss)
+
+    def add_dice(self, step: int, dice: float) -> None:
+        """Add the Dice of the preview after a step."""
+        self._add(self._dice, step, dice)
+
+    def _add(self, points: tuple[list[float], list[float]], step: int, value: float) -> None:
+        steps, values = points
+        if not steps or steps[-1] != step:
+            steps.append(step)
+            values.append(value)
         self.prepare()
         self._draw()
 
