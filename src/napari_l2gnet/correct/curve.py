@@ -21,10 +21,10 @@ class Curve(QWidget):
         self._plot: Any = None
         self._loss: tuple[list[float], list[float]] = ([], [])
         self._dice: tuple[list[float], list[float]] = ([], [])
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(0)
-        layout.addWidget(
+        self._column = QVBoxLayout(self)
+        self._column.setContentsMargins(0, 0, 0, 0)
+        self._column.setSpacing(0)
+        self._column.addWidget(
             QLabel(
                 f'<span style="color:{LOSS}">—</span> loss &nbsp; '
                 f'<span style="color:{DICE}">•</span> Dice of the preview on learnt slices'
@@ -61,7 +61,7 @@ class Curve(QWidget):
                 symbolPen=None,
             ),
         )
-        self.layout().addWidget(self._plot)
+        self._column.addWidget(self._plot)
         self._paint()
 
     def clear(self) -> None:

@@ -81,10 +81,10 @@ class CorrectWidget(CorrectForm):
         self.review.looked.connect(self._show_all)
         for one in (self.review, self.taking_over):
             one.said.connect(lambda text, holds: self.notes.say(text, holds=holds))
-        for one in (self.organs, self.versions):
-            one.said.connect(self.notes.say)
-        for one in (self.organs, self.versions, self.taking_over):
-            one.refused.connect(self.notes.refuse)
+        for bar in (self.organs, self.versions):
+            bar.said.connect(self.notes.say)
+        for part in (self.organs, self.versions, self.taking_over):
+            part.refused.connect(self.notes.refuse)
         self.organs.chosen.connect(self._update_controls)
         self.organs.removed.connect(lambda text, holds: self.notes.say(text, holds=holds))
         self.interpolate.clicked.connect(self.interpolate_organ)
@@ -247,8 +247,8 @@ class CorrectWidget(CorrectForm):
         all_organs = "" if self.organ.currentData() is not None else "Choose one organ first."
         self.allow(self.edit_organ, none or busy or all_organs or no_organ)
         self.allow(self.interpolate, none or busy or no_organ)
-        for control in (self.kind, self.seconds, self.painted):
-            self.allow(control, none or busy)
+        for setting in (self.kind, self.seconds, self.painted):
+            self.allow(setting, none or busy)
         self.start.setText(f"Fine-tune on {taught} slice{'s' * (taught != 1)}")
         self.allow(self.cancel, "" if self.running else "Nothing is running.")
         self.bar.setVisible(self.running)
@@ -317,7 +317,8 @@ class CorrectWidget(CorrectForm):
         annotation, mask = self.annotation, self.current_mask
         if not self._free or annotation is None or mask is None:
             return
-        version, brought = annotation.versions[number], ()
+        version = annotation.versions[number]
+        brought: tuple[int, ...] = ()
         try:
             task = application(mask, version)
             # A loaded version has already brought its organs, or was refused.
