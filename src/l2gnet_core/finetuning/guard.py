@@ -161,16 +161,15 @@ class Verdict:
             dice=Improvement(
                 evidence["dice"]["before"],
                 evidence["dice"]["after"],
-                # Verdicts of earlier versions have none.
-                tuple((before, after) for before, after in evidence["dice"].get("parts", ())),
+                tuple((before, after) for before, after in evidence["dice"]["parts"]),
             ),
             heart=pair(evidence["heart"]),
             codes=pair(evidence["codes"]),
-            appearance=Appearance(**evidence["appearance"]) if evidence.get("appearance") else None,
-            lost=evidence.get("lost", {}),
-            alike=evidence.get("alike", False),
-            anew=evidence.get("anew", False),
-            partly=evidence.get("partly", False),
+            appearance=Appearance(**evidence["appearance"]) if evidence["appearance"] else None,
+            lost=evidence["lost"],
+            alike=evidence["alike"],
+            anew=evidence["anew"],
+            partly=evidence["partly"],
         )
         return cls(values["kept"], values["reason"], found)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,12 +47,10 @@ class Pace:
     appearances: tuple[Appearance, ...] = ()
 
     @classmethod
-    def from_json(cls, values: Any) -> Pace:
-        """Read what `asdict` gave. Earlier versions saved the shares alone."""
-        if not isinstance(values, dict):
-            values = {"shares": values}
+    def from_json(cls, values: Mapping[str, Any]) -> Pace:
+        """Read what `asdict` gave: JSON has no tuples."""
         shares = tuple(tuple(run) for run in values["shares"])
-        return cls(shares, tuple(Appearance(**one) for one in values.get("appearances", ())))
+        return cls(shares, tuple(Appearance(**one) for one in values["appearances"]))
 
 
 class Clock:
