@@ -14,11 +14,11 @@ Stoppable = Generator[None, None, Result]
 
 
 def relayed(
-    steps: Generator[Inner, None, Result], told: Callable[[Inner], Outer]
+    steps: Generator[Inner, None, Result], translate: Callable[[Inner], Outer]
 ) -> Generator[Outer, None, Result]:
-    """Run a generator to its end and yield `told(moment)` for each moment that it yields.
+    """Run a generator to its end and yield `translate(moment)` for each moment that it yields.
 
-    Returns what the generator returns: `result = yield from relayed(steps, told)`.
+    Returns what the generator returns: `result = yield from relayed(steps, translate)`.
     """
     while True:
         try:
@@ -26,4 +26,4 @@ def relayed(
         except StopIteration as end:
             result: Result = end.value
             return result
-        yield told(moment)
+        yield translate(moment)

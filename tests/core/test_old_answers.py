@@ -113,8 +113,8 @@ def test_what_a_slice_does_not_show_stays_open_in_the_others(heart_model, heart,
     correction = Correction(heart[0], Grid(SHAPE), AXIS, one, (1, 3), UNMARKED)
     scan = taught(heart_model, correction)
     assert scan.absent.tolist() == [False, True, False, True]
-    assert not scan.told[0].any()
-    assert scan.told[1, [1, 3]].all()
+    assert not scan.supervised[0].any()
+    assert scan.supervised[1, [1, 3]].all()
 
 
 def test_no_more_than_a_few_slices_are_predicted(heart_model):

@@ -66,7 +66,7 @@ class Improvement:
 
     def gain(self) -> float:
         """Rise of the mean Dice as it is printed, to three digits; 0 if printed as unchanged."""
-        return _told_gain(*self.means())
+        return _printed_gain(*self.means())
 
     @property
     def clear(self) -> bool:
@@ -251,12 +251,12 @@ def _objection(limits: Limits, evidence: Evidence, known: Sequence[str]) -> str 
 
 
 def _rise(before: float, after: float) -> str:
-    if not _told_gain(before, after):
+    if not _printed_gain(before, after):
         return f"unchanged at {before:.3f}"
     return f"from {before:.3f} to {after:.3f}"
 
 
-def _told_gain(before: float, after: float) -> float:
+def _printed_gain(before: float, after: float) -> float:
     """The difference of two numbers as they are printed, so that all three agree."""
     if abs(after - before) < _UNTOLD:
         return 0.0

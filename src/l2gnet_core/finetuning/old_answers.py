@@ -66,10 +66,10 @@ def beside_marks(correction: Correction, said: Answers) -> dict[int, OldAnswer]:
         where = (picture == correction.unmarked) & (weights[index] > 0)
         where &= ~_disputed(correction, index, labels)
         erased = labels[(picture == 0) & (picture != correction.unmarked)]
-        told = {int(id) for id in np.unique(np.concatenate([labels[where], erased]))} - {0}
+        supervised = {int(id) for id in np.unique(np.concatenate([labels[where], erased]))} - {0}
         mistaken = _mistaken(correction, index, labels)
         weight = _WEIGHT_OF_MISTAKES if mistaken else _WEIGHT
-        found[index] = OldAnswer(where, labels, weight, frozenset(told))
+        found[index] = OldAnswer(where, labels, weight, frozenset(supervised))
     return found
 
 

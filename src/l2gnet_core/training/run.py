@@ -48,9 +48,9 @@ from l2gnet_core.training.loop import (
 )
 from l2gnet_core.training.run_folder import (
     RunSettings,
-    held,
     history_of,
     keep_beginning,
+    locked,
     read_or_make_split,
     require_same_view,
     require_usable,
@@ -99,7 +99,7 @@ def train_dataset(
     _require_possible(settings, training)
     fabric = make_fabric(settings.device, settings.devices, settings.nodes)
     try:
-        with held(settings.folder) if fabric.is_global_zero else nullcontext():
+        with locked(settings.folder) if fabric.is_global_zero else nullcontext():
             yield from _trained(
                 settings, training, augmentation, choices=choices, tell=tell, fabric=fabric
             )

@@ -233,19 +233,19 @@ class Annotation:
                 taught_new = any(id not in structures for id in painted)
                 vouched = painted_is_complete or place in segmentation.reviewed
                 complete = vouched or taught_new
-                told = shown if complete else np.where(by_person, shown, np.uint16(UNMARKED))
+                target = shown if complete else np.where(by_person, shown, np.uint16(UNMARKED))
                 if taught_new and not vouched:
                     checked[index] = painted
                 if place in unreviewed_organs:
-                    told = np.where(shown == 0, np.uint16(UNMARKED), told)
-                if (told == UNMARKED).all():
+                    target = np.where(shown == 0, np.uint16(UNMARKED), target)
+                if (target == UNMARKED).all():
                     continue
                 slices.append(index)
-                np.moveaxis(labels, segmentation.axis, 0)[index] = told
+                np.moveaxis(labels, segmentation.axis, 0)[index] = target
                 weight = np.where(by_person, PAINTED_WEIGHT, 1.0)
                 if place in unreviewed_organs:
                     # The model's old answer there may be what the person erased.
-                    weight[told == UNMARKED] = 0
+                    weight[target == UNMARKED] = 0
                 np.moveaxis(weights, segmentation.axis, 0)[index] = weight
             if slices:
                 lessons.append(Lesson(frame, tuple(slices), labels, weights, checked))

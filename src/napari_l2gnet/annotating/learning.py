@@ -235,12 +235,11 @@ def tidied(
 def _correction(scan: ScanFrames, lesson: Lesson, number: int) -> Correction:
     from l2gnet_core.segmenting.corrections import Correction
 
-    frame, told = scan.frame(lesson.frame), lesson.labels
     return Correction(
-        frame,
+        scan.frame(lesson.frame),
         scan.volume,
         scan.axis,
-        told,
+        lesson.labels,
         lesson.slices,
         unmarked=UNMARKED,
         weights=lesson.weights,
@@ -252,9 +251,9 @@ def _correction(scan: ScanFrames, lesson: Lesson, number: int) -> Correction:
 def _config(task: Task, model: Model, corrections: Sequence[Correction]) -> FineTuneConfig:
     from l2gnet_core.finetuning.config import settings
 
-    held = set().union(*(correction.structures for correction in corrections))
+    taught = set().union(*(correction.structures for correction in corrections))
     known = model.card.labels.names
-    new = held - set(known)
+    new = taught - set(known)
     # A new organ may have the old name of a renamed one. The model keeps its own names, by which it
     # is checked on drawn hearts, and names such an organ by its id until it is saved.
     taken = {plain(name) for name in known.values()}
