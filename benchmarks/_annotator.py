@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.finetuning.cross_validation import compared
+from l2gnet_core.finetuning.overlap import compared
 from l2gnet_core.inspect.uncertainty import ranked_slices
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.scans.volume import Grid, Volume

@@ -33,8 +33,8 @@ from scipy import ndimage
 
 from l2gnet_core.files import read_labels, read_volume
 from l2gnet_core.finetuning.config import SCAN, FineTuneConfig
-from l2gnet_core.finetuning.cross_validation import compared, pooled_dice
 from l2gnet_core.finetuning.guard import Limits
+from l2gnet_core.finetuning.overlap import compared, pooled_dice
 from l2gnet_core.finetuning.run import FineTuneResult, finetune
 from l2gnet_core.interpolation.shapes import interpolate_slices
 from l2gnet_core.models.catalog import find_model

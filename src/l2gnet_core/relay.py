@@ -1,4 +1,4 @@
-"""One long piece of work inside another: its moments, told in the outer one's words."""
+"""Long work that can be stopped: its type, and one piece of it inside another."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ Inner = TypeVar("Inner")
 Outer = TypeVar("Outer")
 Result = TypeVar("Result")
 
+#: Yields None wherever the caller may stop it; returns its result.
+Stoppable = Generator[None, None, Result]
+
 
 def relayed(
-    steps: Generator[Inner, None, Result], told: Callable[[Inner], Outer]
+    steps: Generator[Inner, None, Result], translate: Callable[[Inner], Outer]
 ) -> Generator[Outer, None, Result]:
-    """Run a generator to its end and yield `told(moment)` for each moment that it yields.
+    """Run a generator to its end and yield `translate(moment)` for each moment that it yields.
 
-    Returns what the generator returns: `result = yield from relayed(steps, told)`.
+    Returns what the generator returns: `result = yield from relayed(steps, translate)`.
     """
     while True:
         try:
@@ -23,4 +26,4 @@ def relayed(
         except StopIteration as end:
             result: Result = end.value
             return result
-        yield told(moment)
+        yield translate(moment)

@@ -12,7 +12,7 @@ from generators import ended
 from scipy import ndimage
 
 from l2gnet_core.finetuning.appearance_search import AppearanceSearch, Judge, seen_as
-from l2gnet_core.finetuning.config import PROJECT, SCAN, FineTuneConfig
+from l2gnet_core.finetuning.config import PROJECT, SCAN
 from l2gnet_core.finetuning.guard import Limits, Verdict
 from l2gnet_core.finetuning.learner import Pace
 from l2gnet_core.finetuning.run import finetune
@@ -113,8 +113,6 @@ def test_cards_keep_it(make_model):
     card = make_model(appearance=Appearance(0.6, 1.0, 1.4)).card
     values = json.loads(json.dumps(card.to_json()))
     assert ModelCard.from_json(values) == card
-    del values["appearance"]
-    assert ModelCard.from_json(values).appearance == PLAIN
 
 
 def test_labels_of_magnified_slices_lie_on_the_scan(heart_model, phantom):
@@ -328,16 +326,6 @@ def test_it_is_found_again_by_its_pace(heart_model, phantom):
     assert again.model.card == first.model.card
 
 
-def test_what_was_learnt_before_there_were_appearances(heart_model, phantom):
-    correction = correct(dark(phantom), phantom.labels)
-    first = last(heart_model, [correction], replace(SHORT, adapts_appearance=False))
-    values = json.loads(json.dumps(SHORT.to_json()))
-    del values["adapts_appearance"]
-    pace = Pace.from_json(json.loads(json.dumps(first.pace.shares)))
-    again = last(heart_model, [correction], FineTuneConfig.from_json(values), pace=pace)
-    assert again.model.card == first.model.card
-
-
 def test_what_leads_astray_elsewhere_is_not_taken(heart_model, phantom, monkeypatch):
     correction = correct(dark(phantom), phantom.labels)
     search = AppearanceSearch(heart_model, [correction], "cpu")
@@ -367,7 +355,7 @@ def test_unsteadiness_by_hand(make_model, monkeypatch):
         assert order == [1]
         yield SlicePrediction(1, np.zeros((32, 32), np.uint8), device)
 
-    monkeypatch.setattr("l2gnet_core.finetuning.cross_validation.predict_slices", background)
+    monkeypatch.setattr("l2gnet_core.finetuning.overlap.predict_slices", background)
     partly = replace(correction, unmarked=2)
     assert ended(unsteadiness(make_model(), partly, "cpu")) == pytest.approx(20 / 12)
 
@@ -379,7 +367,7 @@ def test_few_slices_of_a_large_scan_are_looked_at(make_model, monkeypatch):
         asked.extend(order)
         return iter(())
 
-    monkeypatch.setattr("l2gnet_core.finetuning.cross_validation.predict_slices", predicted)
+    monkeypatch.setattr("l2gnet_core.finetuning.overlap.predict_slices", predicted)
     labels = np.ones((100, 512, 8), np.uint8)
     with pytest.raises(KeyError):
         ended(unsteadiness(make_model(), correct(labels * 1.0, labels, (50,)), "cpu"))

@@ -10,7 +10,7 @@ import torch
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import load_model, save_model
 from l2gnet_core.network.bottlenecks import positions
-from l2gnet_core.network.config import ARCHITECTURES, WITH_CODES, NetworkConfig, preset
+from l2gnet_core.network.config import ARCHITECTURES, WITH_CODES, preset
 from l2gnet_core.network.encoder_decoder import AttentionGate
 from l2gnet_core.network.losses import segmentation_loss
 from l2gnet_core.network.model import build
@@ -107,12 +107,6 @@ def test_every_place_of_a_map_has_its_own_position():
     places = positions(torch.zeros(1, 32, 7, 9))
     assert places.shape == (63, 32)
     assert torch.cdist(places, places).add(torch.eye(63) * 9).min() > 0.1
-
-
-def test_old_checkpoints_are_l2gnet():
-    stored = preset("tiny", classes=3).to_json()
-    del stored["architecture"]
-    assert NetworkConfig.from_json(stored).architecture == "l2gnet"
 
 
 def test_an_unknown_architecture_is_refused():

@@ -51,29 +51,11 @@ def test_a_card_survives_json_and_a_file(tmp_path, make_model):
     assert ModelCard.from_json(json.loads(json.dumps(CARD.to_json()))) == CARD
     path = save_model(tmp_path / "heart.safetensors", make_model().network, CARD)
     assert read_card(path) == CARD
-
-
-def test_cards_from_before_clean_up_can_be_read():
-    values = CARD.to_json()
-    del values["clean_up"], values["views"]
-    card = ModelCard.from_json(values)
-    assert (card.views, card.clean_up) == (1, CleanUp())
-
-
-def test_cards_from_before_left_and_right_can_be_read():
-    values = CARD.to_json()
-    del values["oriented"], values["spacing"]
-    card = ModelCard.from_json(values)
-    assert (card.oriented, card.spacing) == (False, None)
-    shipped = read_card(find_model("cardiac-cine"))
-    assert (shipped.oriented, shipped.spacing) == (False, None)
-
-
-def test_cards_from_before_code_statistics_can_be_read():
-    values = CARD.to_json()
-    del values["codes"]
+    values = {**CARD.to_json(), "codes": None}
     assert ModelCard.from_json(values).codes is None
-    assert ModelCard.from_json({**values, "codes": None}).codes is None
+    del values["appearance"]
+    with pytest.raises(KeyError, match="appearance"):
+        ModelCard.from_json(values)
 
 
 @pytest.mark.parametrize("spacing", [[1, 2], [1, 2, 0], [1, -2, 3], [1, 2, "x"], 3, [1, 2, 1e999]])

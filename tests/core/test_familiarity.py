@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from generators import ended
 
-from l2gnet_core.finetuning.config import SCAN, FineTuneConfig, unconstrained
+from l2gnet_core.finetuning.config import SCAN, unconstrained
 from l2gnet_core.finetuning.familiarity import hardly_known
 from l2gnet_core.finetuning.run import finetune
 from l2gnet_core.scans.phantom import cardiac_phantom
@@ -94,8 +94,7 @@ def test_a_scan_that_is_hardly_known_is_learnt_anew(heart_model, heart, elsewher
             (entry,) = last.result.model.card.history
             assert entry["settings"]["pull"] == (SCAN.pull if known else 0.0)
     assert unconstrained(SCAN).limits.most_forgotten == 1
-    # Nor if the settings do not ask for it, as in histories of earlier versions.
-    told = {name: value for name, value in config.to_json().items() if name != "learns_anew"}
-    plain = FineTuneConfig.from_json(told)
+    # Nor if the settings do not ask for it.
+    plain = replace(config, learns_anew=False)
     *_, last = finetune(heart_model, [correct(elsewhere, heart.labels, (1, 2, 4))], plain)
     assert not last.result.verdict.evidence.anew

@@ -12,9 +12,9 @@ import torch
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetuning import run as core
 from l2gnet_core.finetuning.config import PROJECT, SCAN, FineTuneConfig
-from l2gnet_core.finetuning.cross_validation import compared, pooled_dice
 from l2gnet_core.finetuning.guard import Limits
 from l2gnet_core.finetuning.learner import Clock, Pace
+from l2gnet_core.finetuning.overlap import compared, pooled_dice
 from l2gnet_core.finetuning.run import FineTuneResult, finetune
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import MODEL_FILE, Model, load_model, save_model
@@ -239,26 +239,19 @@ def test_when_the_gpu_does_not_suffice_it_begins_again_on_the_cpu(
 ):
     model, corrections = make_model(), [correct(phantom)]
     wanted = tuned(model, corrections)
-    really = core._FineTuning
+    really, full = core._steps, ["cuda"]
 
-    class Short(really):
-        full = "cuda"
+    def short(model, corrections, config, device, pace):
+        for number, progress in enumerate(really(model, corrections, config, "cpu", pace)):
+            if device in full and number == 2:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+            yield progress
 
-        def __init__(self, model, corrections, config, device, pace):
-            self.pretended = device
-            super().__init__(model, corrections, config, "cpu", pace)
-
-        def run(self):
-            for number, progress in enumerate(super().run()):
-                if self.pretended == self.full and number == 2:
-                    raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-                yield progress
-
-    monkeypatch.setattr(core, "_FineTuning", Short)
+    monkeypatch.setattr(core, "_steps", short)
     *_, last = finetune(model, corrections, SHORT, "cuda")
     assert same(last.result.model, wanted.model)
     assert last.result.device == "cpu"
-    Short.full = "cpu"
+    full.append("cpu")
     with pytest.raises(InputError, match="enough memory") as error:
         list(finetune(model, corrections, SHORT, "cpu"))
     one_sentence(error.value)
@@ -303,6 +296,11 @@ def test_progress_only_goes_forward_and_shows_previews(make_model, phantom):
     # A main run of 8 steps and three runs of half its length.
     assert progress[-1].step == sum(p.loss is not None for p in progress) == 8 + 3 * 4
     assert progress[-1].seconds_left == 0
+    steps = [p.phase for p in progress if p.loss is not None]
+    assert steps == ["learning"] * 8 + ["test run"] * 3 * 4
+    phases = [p.phase for p in progress if p.loss is None]
+    before = phases.count("preparing")
+    assert phases == ["preparing"] * before + ["checking"] * (len(phases) - before)
     shown = [p for p in progress if p.preview is not None]
     assert [p.step for p in shown] == [2, 4, 6, 8]
     assert not any(same(p.preview, model) for p in shown)

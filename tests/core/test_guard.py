@@ -14,13 +14,8 @@ from hypothesis import strategies as st
 
 from l2gnet_core.finetuning.config import PROJECT, SCAN
 from l2gnet_core.finetuning.correction_views import CorrectedScan
-from l2gnet_core.finetuning.cross_validation import (
-    best_mix,
-    folds,
-    left_out_counts,
-    lost_shares,
-    pooled_dice,
-)
+from l2gnet_core.finetuning.cross_validation import best_mix, left_out_counts
+from l2gnet_core.finetuning.folds import folds
 from l2gnet_core.finetuning.guard import (
     Evidence,
     Improvement,
@@ -29,6 +24,8 @@ from l2gnet_core.finetuning.guard import (
     code_distance,
     judged,
 )
+from l2gnet_core.finetuning.lost_structures import lost_shares
+from l2gnet_core.finetuning.overlap import pooled_dice
 from l2gnet_core.finetuning.rehearsal import heart_dice, replayed_hearts
 from l2gnet_core.scans.volume import Grid
 from l2gnet_core.segmenting.corrections import Correction

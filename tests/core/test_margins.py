@@ -18,7 +18,7 @@ from l2gnet_core.datasets.cases import Case, FilePair
 from l2gnet_core.datasets.loading import load_frames
 from l2gnet_core.finetuning.appearance_search import seen_as
 from l2gnet_core.finetuning.correction_views import CorrectedScan
-from l2gnet_core.finetuning.cross_validation import compared, slice_counts
+from l2gnet_core.finetuning.overlap import compared, slice_counts
 from l2gnet_core.inspect.uncertainty import uncertainty_maps
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.preprocessing.appearance import Appearance

@@ -116,13 +116,6 @@ def test_channels_are_normalised_alone_or_in_groups(normalisation):
     torch.testing.assert_close(deviation, torch.ones_like(deviation), rtol=1e-4, atol=1e-4)
 
 
-def test_models_from_before_there_was_a_choice_are_normalised_in_groups():
-    values = preset("tiny", 2).to_json()
-    assert NetworkConfig.from_json(values).normalisation == "instance"
-    del values["normalisation"]
-    assert NetworkConfig.from_json(values).normalisation == "group"
-
-
 def test_small_is_small(tmp_path):
     network = build(preset("small", 4))
     assert sum(p.numel() for p in network.parameters()) < 2_150_000

@@ -13,10 +13,11 @@ from generators import ended
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetuning.config import ORGAN, PROJECT, SCAN, settings
 from l2gnet_core.finetuning.correction_views import CorrectedScan
-from l2gnet_core.finetuning.cross_validation import slice_counts, unpainted_answers
 from l2gnet_core.finetuning.guard import Limits
 from l2gnet_core.finetuning.head_initialisation import filled_in, fit_heads
+from l2gnet_core.finetuning.lost_structures import unpainted_answers
 from l2gnet_core.finetuning.new_structures import taught_labels, with_room_for
+from l2gnet_core.finetuning.overlap import slice_counts
 from l2gnet_core.finetuning.run import finetune
 from l2gnet_core.interpolation.shapes import interpolate_slices
 from l2gnet_core.models.card import ModelCard

@@ -10,7 +10,7 @@ import torch
 from generators import ended
 
 from l2gnet_core.finetuning.appearance_search import AppearanceSearch
-from l2gnet_core.finetuning.config import SCAN, FineTuneConfig
+from l2gnet_core.finetuning.config import SCAN
 from l2gnet_core.finetuning.correction_views import UNKNOWN, CorrectedScan
 from l2gnet_core.finetuning.old_answers import beside_marks, old_answers, only_mistakes
 from l2gnet_core.finetuning.run import finetune
@@ -113,8 +113,8 @@ def test_what_a_slice_does_not_show_stays_open_in_the_others(heart_model, heart,
     correction = Correction(heart[0], Grid(SHAPE), AXIS, one, (1, 3), UNMARKED)
     scan = taught(heart_model, correction)
     assert scan.absent.tolist() == [False, True, False, True]
-    assert not scan.told[0].any()
-    assert scan.told[1, [1, 3]].all()
+    assert not scan.supervised[0].any()
+    assert scan.supervised[1, [1, 3]].all()
 
 
 def test_no_more_than_a_few_slices_are_predicted(heart_model):
@@ -127,14 +127,13 @@ def test_no_more_than_a_few_slices_are_predicted(heart_model):
     assert list(said) == list(range(0, 60, 3))
 
 
-def test_a_fine_tuning_learns_them_unless_it_is_an_earlier_one(heart_model, heart, strokes):
+def test_a_fine_tuning_learns_them_unless_its_settings_do_not_ask_for_it(
+    heart_model, heart, strokes
+):
     config = replace(SCAN, seconds=None, steps=1, folds=0, views=replace(SCAN.views, size=64))
     config = replace(config, adapts_appearance=False, learns_anew=False)
-    told = {name: value for name, value in config.to_json().items() if name != "keeps_unmarked"}
-    earlier = FineTuneConfig.from_json(told)
-    assert earlier == replace(config, keeps_unmarked=False)
     hashes = []
-    for one in (config, earlier):
+    for one in (config, replace(config, keeps_unmarked=False)):
         *_, last = finetune(heart_model, [marked(heart, strokes)], one)
         assert last.result.verdict.evidence.partly
         hashes.append(weights_hash(last.result.model.network))
@@ -161,8 +160,7 @@ def test_strokes_on_mistakes_do_not_judge_how_the_scan_is_shown(heart_model, hea
     labels = np.full(SHAPE, UNMARKED, np.uint8)
     labels[:, 3] = on_mistakes
     alone = Correction(heart[0], Grid(SHAPE), AXIS, labels, (3,), UNMARKED)
-    search = AppearanceSearch(heart_model, [alone], "cpu")
-    search.silent = [{3}]
+    search = AppearanceSearch(heart_model, [alone], "cpu", silent=[{3}])
     assert ended(search.agreed([])) == (heart_model.card.appearance,)
     assert search._counts == {}
 

@@ -551,9 +551,7 @@ def test_a_refused_run_leaves_nothing_to_the_next_one(dataset, tmp_path, monkeyp
     assert [path.name for path in (tmp_path / "old").iterdir()] == [LOCK_FILE]
 
 
-def test_what_no_training_patient_has_is_left_out_of_the_model(
-    dataset, save_scan, tmp_path, monkeypatch
-):
+def test_what_no_training_patient_has_is_left_out_of_the_model(dataset, save_scan, tmp_path):
     names = {"ghost": 1, "rim": 4, "core": 300, "speck": 301}
     (dataset / "dataset.json").write_text(json.dumps({"labels": names}))
     patients = [f"patient{number:03}" for number in range(6)]
@@ -579,15 +577,6 @@ def test_what_no_training_patient_has_is_left_out_of_the_model(
     assert load_model(tmp_path / "after").card.labels == model.card.labels
     scored = names_to_score(open_dataset(dataset), model.card)
     assert scored == {4: "rim", 300: "core"}
-    # An older run, which has all structures, is resumed with them.
-    (tmp_path / "before").mkdir()
-    (tmp_path / "before" / SPLIT_FILE).write_text(json.dumps(split))
-    with monkeypatch.context() as patch:
-        learnable = "l2gnet_core.training.run._learnable"
-        patch.setattr(learnable, lambda dataset, *_: dataset.labels)
-        run(dataset, tmp_path / "before", short, stop_after=1)
-    run(dataset, tmp_path / "before", short, resume=True)
-    assert load_model(tmp_path / "before").network.config.classes == 5
 
 
 def test_more_patients_keep_those_apart_that_a_model_has_seen(dataset, save_scan, tmp_path):

@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from l2gnet_core.models.checkpoint import Model
+from l2gnet_core.project.events import Answered
 from napari_l2gnet.annotating.annotation import Annotation, Proposal
 from napari_l2gnet.annotating.preview import AFTER, Preview
+from napari_l2gnet.annotating.task_events import Answer
 from napari_l2gnet.annotating.tasks import annotation_of
 from napari_l2gnet.correct.widget import CorrectWidget
 from napari_l2gnet.masks.layer import MaskLayer
@@ -43,7 +46,9 @@ def propose(mask: MaskLayer) -> Annotation:
     """A finished proposal of right ventricle everywhere, looked at."""
     annotation = annotation_of(mask)
     raw = np.ones_like(mask.segmentation.raw)
-    annotation.propose(Proposal("scan", raw, set(mask.segmentation.places), raw.copy()))
+    answered = Answered("accepted", Model(None, mask.segmentation.card), mask.segmentation.places)
+    answer = Answer(raw, raw.copy(), answered, {})
+    annotation.propose(Proposal("scan", raw, set(mask.segmentation.places), answer=answer))
     annotation.preview = Preview(mask, annotation)
     annotation.preview.show(AFTER)
     return annotation

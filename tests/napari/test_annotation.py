@@ -23,6 +23,7 @@ from l2gnet_core.scans.volume import Grid
 from napari_l2gnet.annotating.annotation import PAINTED_WEIGHT, Annotation, Proposal
 from napari_l2gnet.annotating.doubts import ExpectedErrors
 from napari_l2gnet.annotating.learning import interpolate
+from napari_l2gnet.annotating.task_events import Answer
 from napari_l2gnet.annotating.tasks import fine_tuning
 from napari_l2gnet.correct.proposals import accept, fill_in, verdict_message, weak_organs
 from napari_l2gnet.masks.layer import MaskLayer
@@ -474,12 +475,12 @@ def test_an_answer_that_is_undone_while_interpolation_computes_stays_undone() ->
     for index in (0, 4):
         mask.layer.data_setitem(square(index), 2)
     volume = mask.segmentation.grid.volume(np.zeros(SHAPE, np.float32))
-    *moments, moment = interpolate(annotation, volume, 0, annotation.between(0, 2), 2)
+    *steps, last = interpolate(annotation, volume, 0, annotation.between(0, 2), 2)
     # The bar moves.
-    assert {round(3 * one.done) for one in moments} == {0, 1, 2, 3}
+    assert {round(3 * one.done) for one in steps} == {0, 1, 2, 3}
     for _ in range(3):
         mask.layer.undo()
-    fill_in(mask, moment.filled, 2)
+    fill_in(mask, last.slices, 2)
     expected = np.ones(SHAPE, np.uint8)
     expected[1:4, 2:5, 2:5] = 2
     np.testing.assert_array_equal(mask.layer.data, expected)
@@ -617,8 +618,8 @@ def test_accepting_keeps_what_was_interpolated_of_an_organ_that_is_hardly_learnt
     new[0, :, 0, 0] = 2  # a voxel of the cyst that the model knows, in each slice
     answered = Answered("accepted", told_of.result.model, segmentation.places)
     places = set(segmentation.places)
-    proposal = Proposal("scan", new, places, new, told_of, answered, weak=weak_organs(told_of))
-    annotation.propose(proposal)
+    answer = Answer(new, new, answered, {})
+    annotation.propose(Proposal("scan", new, places, (), told_of, weak_organs(told_of), answer))
     expected = np.where((before == 2) & (dice < 0.8), 2, new[0])
     expected[1:4, 0, 0] = 2 * (dice > 0.8)
     expected[4][square(4)[1:]] = 2

@@ -21,13 +21,16 @@ from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QTableW
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetuning.guard import Evidence, Improvement, Verdict
+from l2gnet_core.finetuning.run import FineTuneProgress
 from l2gnet_core.models.catalog import models
 from l2gnet_core.models.checkpoint import load_model
 from l2gnet_core.models.weights import weights_hash
+from l2gnet_core.project.events import Answered
 from l2gnet_core.scans.labels import Label
 from napari_l2gnet.annotating.annotation import Proposal, Version
-from napari_l2gnet.annotating.learning import TaskProgress, learn, model_of
+from napari_l2gnet.annotating.learning import learn, model_of
 from napari_l2gnet.annotating.preview import AFTER, BEFORE, CHANGES, Preview
+from napari_l2gnet.annotating.task_events import Answer, SliceShown, Step, TaskEvent
 from napari_l2gnet.annotating.tasks import annotation_of, fine_tuning
 from napari_l2gnet.correct.organ_dialog import OrganDialog
 from napari_l2gnet.correct.proposals import bring_organs
@@ -352,7 +355,8 @@ def test_the_verdict_stays_with_its_proposal(correct_widget: Any, qtbot: Any) ->
     model = SimpleNamespace(card=annotation.segmentation.card)
     result = SimpleNamespace(verdict=verdict, model=model)
     learnt: Any = SimpleNamespace(parent=model, config=None, result=result)
-    proposal = Proposal("scan", raw.copy(), {(0, 0)}, raw.copy(), learnt)
+    answer = Answer(raw.copy(), raw.copy(), Answered("accepted", model, []), {})
+    proposal = Proposal("scan", raw.copy(), {(0, 0)}, (), learnt, answer=answer)
     annotation.propose(proposal)
     annotation.preview = Preview(widget.current_mask, annotation)
     annotation.preview.show(AFTER)
@@ -392,20 +396,21 @@ def test_time_left_is_that_of_learning_and_of_the_segmentation_that_follows(
     segmentation = widget.current_mask.segmentation
     assert segmentation.slice_seconds is not None  # from the widget Segment
 
-    def moments(seconds: float, each: float | None) -> list[TaskProgress]:
+    def events(seconds: float, each: float | None) -> list[TaskEvent]:
         segmentation.slice_seconds = each
         task = fine_tuning([widget.current_mask], "scan", seconds, True)
         return list(learn(widget.session, task))
 
-    known = moments(0.1, 100.0)
-    done = [moment.done for moment in known if moment.message.startswith(("L", "C", "S"))]
+    known = events(0.1, 100.0)
+    steps = [event for event in known if isinstance(event, Step)]
+    done = [step.done for step in steps if step.message.startswith(("L", "C", "S"))]
     assert done == sorted(done)
-    learning = [moment for moment in known if moment.message == "Learning"]
-    assert all(600 <= moment.seconds_left < 610 for moment in learning)
+    learning = [step for step in steps if step.message == "Learning"]
+    assert all(600 <= step.seconds_left < 610 for step in learning)
     # It took less this time.
-    *_, last = (moment.slice_seconds for moment in known if moment.slice_seconds is not None)
+    *_, last = (event.slice_seconds for event in known if isinstance(event, SliceShown))
     assert last < 10
-    assert "s left, then segmenting" in " ".join(map(str, moments(1.0, None)))
+    assert "s left, then segmenting" in " ".join(map(str, events(1.0, None)))
 
 
 def test_what_came_of_a_job_and_its_curve_belong_to_their_mask(
@@ -415,7 +420,7 @@ def test_what_came_of_a_job_and_its_curve_belong_to_their_mask(
     mask, ended = widget.current_mask, []
 
     def broken(*_: Any, **__: Any) -> Iterator[Any]:
-        step = SimpleNamespace(done=0, seconds_left=1, step=1, loss=0.5, preview=None, result=None)
+        step = FineTuneProgress("learning", 1, done=0, seconds=0, seconds_left=1, loss=0.5)
         while not ended:
             yield step
             time.sleep(0.01)

@@ -158,12 +158,12 @@ def finetune(
         share = 1.0 if job is None else 0.8
         result = _finetuned(loaded, corrections, config, chosen, bar=bar, share=share)
         write_result(result, file)
-        told = report(result, output, loaded.card.labels.names, corrections)
+        printed = report(result, output, loaded.card.labels.names, corrections)
         if job is not None:
             from l2gnet_core.segmenting.files import segment_file
 
             bar.reach(share, "segmenting")
-            told["mask"] = segment_file(
+            printed["mask"] = segment_file(
                 job,
                 result.model,
                 chosen,
@@ -174,10 +174,10 @@ def finetune(
             )
             bar.reach(1.0, tell=False)
     if job is not None:
-        for warning in told["mask"]["warnings"]:
+        for warning in printed["mask"]["warnings"]:
             click.echo(f"{image.name}: {warning}", err=True)
     if as_json:
-        click.echo(json.dumps(told, indent=1))
+        click.echo(json.dumps(printed, indent=1))
     else:
         click.echo(f"{output}: {result.verdict.reason}")
 

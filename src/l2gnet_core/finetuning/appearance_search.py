@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from l2gnet_core.finetuning.cross_validation import Check, Counts, Fold, mean_dice, slice_counts
+from l2gnet_core.finetuning.folds import Fold
+from l2gnet_core.finetuning.overlap import Counts, mean_dice, slice_counts
 from l2gnet_core.finetuning.slice_consistency import unsteadiness
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.preprocessing.appearance import Appearance, steps_from
+from l2gnet_core.relay import Stoppable
 from l2gnet_core.segmenting.corrections import Correction
 
 #: Mean Dice at which the search ends: for one scan, and for several, as uncorrected ones may look
@@ -45,9 +47,11 @@ class AppearanceSearch:
         device: str,
         time_is_up: Callable[[], bool] = lambda: False,
         zooms: bool = True,
+        silent: Sequence[set[int]] | None = None,
     ) -> None:
         """zooms: may slices be magnified, too? Not for further scans: the size of organs depends on
-        the patient, not on the scanner."""
+        the patient, not on the scanner. silent: for each correction the slices that cannot judge;
+        None if all can."""
         self._model = model
         self._zooms = zooms
         self._own = model.card.appearance
@@ -58,10 +62,9 @@ class AppearanceSearch:
         self._device = device
         self._time_is_up = time_is_up
         self._counts: dict[tuple[Appearance, Judge], Counts] = {}
-        #: For each correction the slices that cannot judge.
-        self.silent: Sequence[set[int]] = [set() for _ in corrections]
+        self._silent = silent or [set() for _ in corrections]
 
-    def agreed(self, folds: Sequence[Fold]) -> Check:
+    def agreed(self, folds: Sequence[Fold]) -> Stoppable[tuple[Appearance, ...]]:
         """The best appearance by all corrected slices, then the best without each fold's slices.
 
         All are the model's own unless the latter score better on the slices that they left out, and
@@ -93,7 +96,7 @@ class AppearanceSearch:
         good = after >= max(before + rise, _LEAST_DICE) and (yield from self._steadies(best))
         return tuple(found) if good else (self._own,) * runs
 
-    def best(self, left_out: Fold) -> Check:
+    def best(self, left_out: Fold) -> Stoppable[Appearance]:
         """The best appearance by the corrected slices that are not left out; the model's own unless
         another is clearly better."""
         judges = self._judges(left_out)
@@ -130,13 +133,13 @@ class AppearanceSearch:
         scans = [
             [(i, s) for s in correction.slices if s not in left_out[i] and s not in silent]
             for i, (correction, silent) in enumerate(
-                zip(self._corrections, self.silent, strict=True)
+                zip(self._corrections, self._silent, strict=True)
             )
         ]
         few = _evenly([scan for scan in scans if scan], _MOST_SCANS)
         return [judge for scan in few for judge in _evenly(scan, _MOST_SLICES)]
 
-    def _judged(self, appearance: Appearance, judges: Sequence[Judge]) -> Check:
+    def _judged(self, appearance: Appearance, judges: Sequence[Judge]) -> Stoppable[list[Counts]]:
         """Counts of each slice."""
         model = seen_as(self._model, appearance)
         for i, correction in enumerate(self._corrections):
@@ -146,10 +149,12 @@ class AppearanceSearch:
                 self._counts.update({(appearance, (i, s)): one for s, one in found.items()})
         return [self._counts[appearance, judge] for judge in judges]
 
-    def _dice(self, appearance: Appearance, judges: Sequence[Judge]) -> Check:
+    def _dice(self, appearance: Appearance, judges: Sequence[Judge]) -> Stoppable[float]:
         return mean_dice(np.sum((yield from self._judged(appearance, judges)), axis=0))
 
-    def _spares(self, one: Appearance, other: Appearance, judges: Sequence[Judge]) -> Check:
+    def _spares(
+        self, one: Appearance, other: Appearance, judges: Sequence[Judge]
+    ) -> Stoppable[bool]:
         """Is no slice or, with several scans, no scan much worse in one appearance than in the
         other?"""
         new = np.array((yield from self._judged(one, judges)))
@@ -158,7 +163,7 @@ class AppearanceSearch:
         pooled = ((new[groups == g].sum(0), old[groups == g].sum(0)) for g in np.unique(groups))
         return all(mean_dice(a) >= mean_dice(b) - _MOST_FALL for a, b in pooled)
 
-    def _steadies(self, appearance: Appearance) -> Check:
+    def _steadies(self, appearance: Appearance) -> Stoppable[bool]:
         """Do structures change less from slice to slice in whole scans? Scans that are corrected
         throughout have no other slices to ask about."""
         partly = [

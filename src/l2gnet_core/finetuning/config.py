@@ -100,14 +100,10 @@ class FineTuneConfig:
         """Inverse of `to_json`, also after JSON, which has no tuples and no numbers as keys."""
         return cls(
             **{
-                # Settings of earlier versions lack these.
-                "adapts_appearance": False,
-                "learns_anew": False,
-                "keeps_unmarked": False,
                 **values,
                 "mixes": _tuples(values["mixes"]),
                 "views": Augmentation(**{n: _tuples(v) for n, v in values["views"].items()}),
-                "limits": Limits(**{"most_worse": 1.0, "most_lost": 1.0, **values["limits"]}),
+                "limits": Limits(**values["limits"]),
                 "names": {int(id): name for id, name in values["names"].items()},
             }
         )

@@ -28,14 +28,14 @@ class OldAnswer:
     """What a slice that is labelled in part teaches beside its marks.
 
     where: (H,W), the pixels whose label is that of `labels`, (H,W). weight: of such a pixel, where
-    a marked one of the slice counts 1. told: ids of the structures of which the slice now says
-    where they are not, by these labels or because they were erased.
+    a marked one of the slice counts 1. supervised: ids of the structures of which the slice now
+    says where they are not, by these labels or because they were erased.
     """
 
     where: NDArray[np.bool_]
     labels: NDArray[np.generic]
     weight: float
-    told: frozenset[int]
+    supervised: frozenset[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +44,10 @@ class CorrectedScan:
 
     image: (n,H,W) float16 in [0,1]. places: indices of its k corrected slices. classes: (k,H,W)
     uint8, UNKNOWN where unmarked. weights: (k,H,W). absent: (classes,), which classes none of the
-    corrected slices holds; that does not say that the scan has none of them. held, told:
-    (k,classes), which classes a person marked in each slice, and of which the slice says where they
-    are not, whether they are marked or not. step: distance in slices between neighbours that the
-    network sees together.
+    corrected slices holds; that does not say that the scan has none of them. present: (k,classes),
+    which classes a person marked in each slice. supervised: (k,classes), of which classes the slice
+    says where they are not, whether they are marked or not. step: distance in slices between
+    neighbours that the network sees together.
     """
 
     image: Tensor
@@ -55,8 +55,8 @@ class CorrectedScan:
     classes: Tensor
     weights: Tensor
     absent: Tensor
-    held: Tensor
-    told: Tensor
+    present: Tensor
+    supervised: Tensor
     step: int = 1
 
     @classmethod
@@ -83,12 +83,12 @@ class CorrectedScan:
         marked = lookup.copy()
         if correction.unmarked is not None:
             marked[correction.unmarked] = UNKNOWN
-        classes, weights, held, told = [], [], [], []
+        classes, weights, present, supervised = [], [], [], []
         for index, weight in zip(correction.slices, correction.picture_weights, strict=True):
             picture = marked[correction.picture(index)]
-            held.append(np.isin(range(len(ids) + 1), picture))
+            present.append(np.isin(range(len(ids) + 1), picture))
             beside = (old or {}).get(index)
-            told.append([beside is not None and id in beside.told for id in (0, *ids)])
+            supervised.append([beside is not None and id in beside.supervised for id in (0, *ids)])
             if beside is not None:
                 weight = np.where(
                     beside.where, beside.weight * weight[picture != UNKNOWN].mean(), weight
@@ -103,8 +103,8 @@ class CorrectedScan:
             classes=resized_classes(torch.cat(classes), view.size),
             weights=resized(torch.cat(weights)[None], view.size)[0],
             absent=torch.tensor([False, *(id not in correction.structures for id in ids)]),
-            held=torch.from_numpy(np.array(held)),
-            told=torch.tensor(told),
+            present=torch.from_numpy(np.array(present)),
+            supervised=torch.tensor(supervised),
             step=view.step,
         )
 
@@ -117,7 +117,7 @@ class CorrectedScan:
         """The same scan with only these corrected slices, counted from 0 to k − 1; the others count
         as untouched."""
         some = list(kept)
-        absent = ~self.held[some].any(0)
+        absent = ~self.present[some].any(0)
         absent[0] = False
         return replace(
             self,
@@ -125,14 +125,14 @@ class CorrectedScan:
             classes=self.classes[some],
             weights=self.weights[some],
             absent=absent,
-            held=self.held[some],
-            told=self.told[some],
+            present=self.present[some],
+            supervised=self.supervised[some],
         )
 
     @property
     def teaches(self) -> bool:
         """Does any slice say where a structure is, or where it is not?"""
-        return bool(self.told.any()) or not bool(self.absent[1:].all())
+        return bool(self.supervised.any()) or not bool(self.absent[1:].all())
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class CorrectionSampler:
             image = self._with_neighbours(rng, scan.image, scan.places[k], scan.step)
             classes = scan.classes[k]
             drawn.append(_weighted(image, classes, scan.weights[k], self._centre(rng, classes)))
-            absent.append(scan.absent & ~scan.told[k])
+            absent.append(scan.absent & ~scan.supervised[k])
         return self._views(drawn, rngs, torch.stack(absent), size, device)
 
     def untouched(self, step: int, count: int, size: int, device: str) -> Views | None:

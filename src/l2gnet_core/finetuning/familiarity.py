@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from l2gnet_core.finetuning.cross_validation import Check, answer_counts, answers, mean_dice
+from l2gnet_core.finetuning.overlap import answer_counts, answers, mean_dice
 from l2gnet_core.models.checkpoint import Model
+from l2gnet_core.relay import Stoppable
 from l2gnet_core.segmenting.corrections import Correction
 
 #: Limits of the Dice averaged over the painted structures: of the answers in the corrected slices,
@@ -20,7 +21,7 @@ _DICE, _DICE_BESIDE = 0.7, 0.35
 _FOUND = 100
 
 
-def hardly_known(model: Model, corrections: Sequence[Correction], device: str) -> Check:
+def hardly_known(model: Model, corrections: Sequence[Correction], device: str) -> Stoppable[bool]:
     """Does a model find too little of a scan to be worth keeping near?
 
     Only completely labelled slices tell: strokes lie where a model is wrong, however good it is
@@ -49,4 +50,4 @@ def hardly_known(model: Model, corrections: Sequence[Correction], device: str) -
     known = np.count_nonzero(found[~painted] >= _FOUND)
     judged = np.count_nonzero(painted)
     dice = [(judged * mean_dice(one) + known) / (judged + known) for one in (here, beside)]
-    return dice[0] < _DICE and dice[1] < _DICE_BESIDE
+    return bool(dice[0] < _DICE and dice[1] < _DICE_BESIDE)

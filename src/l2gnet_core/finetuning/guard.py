@@ -6,7 +6,7 @@ usual frequencies of codes come from the model's training.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from l2gnet_core.finetuning.correction_views import CorrectedScan
 from l2gnet_core.network.model import SegmentationNetwork
 from l2gnet_core.preprocessing.appearance import Appearance
 from l2gnet_core.preprocessing.images import neighbours, pad_to_multiple
+from l2gnet_core.relay import Stoppable
 
 #: Slices of each scan in which codes are counted, about.
 _SLICES_FOR_CODES = 8
@@ -65,7 +66,7 @@ class Improvement:
 
     def gain(self) -> float:
         """Rise of the mean Dice as it is printed, to three digits; 0 if printed as unchanged."""
-        return _told_gain(*self.means())
+        return _printed_gain(*self.means())
 
     @property
     def clear(self) -> bool:
@@ -160,16 +161,15 @@ class Verdict:
             dice=Improvement(
                 evidence["dice"]["before"],
                 evidence["dice"]["after"],
-                # Verdicts of earlier versions have none.
-                tuple((before, after) for before, after in evidence["dice"].get("parts", ())),
+                tuple((before, after) for before, after in evidence["dice"]["parts"]),
             ),
             heart=pair(evidence["heart"]),
             codes=pair(evidence["codes"]),
-            appearance=Appearance(**evidence["appearance"]) if evidence.get("appearance") else None,
-            lost=evidence.get("lost", {}),
-            alike=evidence.get("alike", False),
-            anew=evidence.get("anew", False),
-            partly=evidence.get("partly", False),
+            appearance=Appearance(**evidence["appearance"]) if evidence["appearance"] else None,
+            lost=evidence["lost"],
+            alike=evidence["alike"],
+            anew=evidence["anew"],
+            partly=evidence["partly"],
         )
         return cls(values["kept"], values["reason"], found)
 
@@ -251,12 +251,12 @@ def _objection(limits: Limits, evidence: Evidence, known: Sequence[str]) -> str 
 
 
 def _rise(before: float, after: float) -> str:
-    if not _told_gain(before, after):
+    if not _printed_gain(before, after):
         return f"unchanged at {before:.3f}"
     return f"from {before:.3f} to {after:.3f}"
 
 
-def _told_gain(before: float, after: float) -> float:
+def _printed_gain(before: float, after: float) -> float:
     """The difference of two numbers as they are printed, so that all three agree."""
     if abs(after - before) < _UNTOLD:
         return 0.0
@@ -265,7 +265,7 @@ def _told_gain(before: float, after: float) -> float:
 
 def code_distance(
     network: SegmentationNetwork, scans: Sequence[CorrectedScan]
-) -> Generator[None, None, float | None]:
+) -> Stoppable[float | None]:
     """Total variation, 0 to 1, between how often codes occur in the scans and in training; None
     without codes."""
     book = network.codebook

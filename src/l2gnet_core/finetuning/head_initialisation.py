@@ -37,25 +37,25 @@ def filled_in(scan: CorrectedScan, new: Tensor) -> CorrectedScan | None:
     """
     places = list(scan.places)
     between = [place for place in range(min(places), max(places)) if place not in places]
-    held = [c for c in torch.unique(scan.classes).tolist() if c != UNKNOWN and new[c]]
-    if not between or not held or (scan.classes == UNKNOWN).any():
+    painted = [c for c in torch.unique(scan.classes).tolist() if c != UNKNOWN and new[c]]
+    if not between or not painted or (scan.classes == UNKNOWN).any():
         return None
     volume = np.zeros(scan.image.shape, np.uint8)
-    kept = torch.isin(scan.classes, torch.tensor(held))
+    kept = torch.isin(scan.classes, torch.tensor(painted))
     volume[places] = torch.where(kept, scan.classes, 0).numpy()
     classes = interpolate_slices(volume, places)[between]
     reach = (1, 2 * _UNSURE + 1, 2 * _UNSURE + 1)
     inside = ndimage.minimum_filter(classes, reach) == ndimage.maximum_filter(classes, reach)
     absent = torch.ones_like(new)
-    absent[[0, *held]] = False
+    absent[[0, *painted]] = False
     return replace(
         scan,
         places=tuple(between),
         classes=torch.from_numpy(classes),
         weights=torch.from_numpy(np.where(inside, np.float32(_WEIGHT), np.float32(0))),
         absent=absent,
-        held=torch.zeros(len(between), len(new), dtype=torch.bool),
-        told=torch.zeros(len(between), len(new), dtype=torch.bool),
+        present=torch.zeros(len(between), len(new), dtype=torch.bool),
+        supervised=torch.zeros(len(between), len(new), dtype=torch.bool),
     )
 
 

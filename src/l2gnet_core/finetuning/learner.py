@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,6 @@ from l2gnet_core.augmentation.views import keeping_sides
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetuning.config import FineTuneConfig
 from l2gnet_core.finetuning.correction_views import CorrectedScan, CorrectionSampler, Views
-from l2gnet_core.finetuning.cross_validation import Check
 from l2gnet_core.finetuning.head_initialisation import filled_in, fit_heads
 from l2gnet_core.finetuning.rehearsal import replayed_hearts
 from l2gnet_core.models.checkpoint import Model
@@ -25,6 +24,7 @@ from l2gnet_core.network.device import memory_format, precision
 from l2gnet_core.network.losses import as_background, distillation_loss, segmentation_loss
 from l2gnet_core.network.model import SegmentationNetwork
 from l2gnet_core.preprocessing.appearance import Appearance
+from l2gnet_core.relay import Stoppable
 
 #: Steps of warm-up: AdamW's first gradients set the scale of all later ones.
 _WARM_UP = 4
@@ -47,12 +47,10 @@ class Pace:
     appearances: tuple[Appearance, ...] = ()
 
     @classmethod
-    def from_json(cls, values: Any) -> Pace:
-        """Read what `asdict` gave. Earlier versions saved the shares alone."""
-        if not isinstance(values, dict):
-            values = {"shares": values}
+    def from_json(cls, values: Mapping[str, Any]) -> Pace:
+        """Read what `asdict` gave: JSON has no tuples."""
         shares = tuple(tuple(run) for run in values["shares"])
-        return cls(shares, tuple(Appearance(**one) for one in values.get("appearances", ())))
+        return cls(shares, tuple(Appearance(**one) for one in values["appearances"]))
 
 
 class Clock:
@@ -104,11 +102,18 @@ class Clock:
         return share
 
     @property
+    def steps(self) -> int:
+        """Steps made so far, in all runs."""
+        return sum(map(len, self._made))
+
+    @property
     def pace(self) -> Pace:
         """What `done` and `searched` have returned so far."""
         return Pace(tuple(map(tuple, self._made)), self._appearances)
 
-    def searched(self, search: Check) -> Check:
+    def searched(
+        self, search: Stoppable[tuple[Appearance, ...]]
+    ) -> Stoppable[tuple[Appearance, ...]]:
         """The appearances in which the runs are shown the scans: those of the given pace, else the
         result of the search."""
         found = self._given.appearances if self._given is not None else (yield from search)

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from l2gnet_core.finetuning.correction_views import OldAnswer
-from l2gnet_core.finetuning.cross_validation import Check, answers
+from l2gnet_core.finetuning.overlap import answers
 from l2gnet_core.models.checkpoint import Model
+from l2gnet_core.relay import Stoppable
 from l2gnet_core.segmenting.corrections import Correction
 
 #: How much an unmarked voxel counts, where a marked one of its slice counts 1: in slices with
@@ -26,7 +27,9 @@ _MOST_SLICES = 24
 Answers = Mapping[int, NDArray[np.generic]]
 
 
-def old_answers(model: Model, corrections: Sequence[Correction], device: str) -> Check:
+def old_answers(
+    model: Model, corrections: Sequence[Correction], device: str
+) -> Stoppable[Sequence[Answers]]:
     """For each correction a model's `Answers` for slices that are labelled in part, evenly spaced
     if there are many."""
     partly = [(n, i) for n, one in enumerate(corrections) for i in sorted(one.partly_labelled)]
@@ -63,10 +66,10 @@ def beside_marks(correction: Correction, said: Answers) -> dict[int, OldAnswer]:
         where = (picture == correction.unmarked) & (weights[index] > 0)
         where &= ~_disputed(correction, index, labels)
         erased = labels[(picture == 0) & (picture != correction.unmarked)]
-        told = {int(id) for id in np.unique(np.concatenate([labels[where], erased]))} - {0}
+        supervised = {int(id) for id in np.unique(np.concatenate([labels[where], erased]))} - {0}
         mistaken = _mistaken(correction, index, labels)
         weight = _WEIGHT_OF_MISTAKES if mistaken else _WEIGHT
-        found[index] = OldAnswer(where, labels, weight, frozenset(told))
+        found[index] = OldAnswer(where, labels, weight, frozenset(supervised))
     return found
 
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from l2gnet_core.finetuning.appearance_search import seen_as
-from l2gnet_core.finetuning.cross_validation import Check, Counts, compared, upright
+from l2gnet_core.finetuning.overlap import Counts, compared, upright
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.preprocessing.appearance import PLAIN
 from l2gnet_core.preprocessing.intensities import intensity_window, normalise
+from l2gnet_core.relay import Stoppable
 from l2gnet_core.scans.phantom import DRAWN, cardiac_phantom, drawn_as
 from l2gnet_core.scans.volume import Grid
 from l2gnet_core.segmenting.predict import predict_slices
@@ -45,7 +46,7 @@ def replayed_hearts(card: ModelCard, count: int = 3) -> list[Tensor]:
     return [torch.from_numpy(normalise(image, intensity_window(image))).half() for image in drawn]
 
 
-def heart_dice(model: Model, device: str) -> Check:
+def heart_dice(model: Model, device: str) -> Stoppable[float | None]:
     """Mean Dice on a drawn heart that no model learnt from; None if the model cannot know it.
 
     The heart is shown as it is drawn: the appearance that suits another scan does not matter here.

@@ -8,15 +8,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.finetuning.cross_validation import Check, answers
+from l2gnet_core.finetuning.overlap import answers
 from l2gnet_core.models.checkpoint import Model
+from l2gnet_core.relay import Stoppable
 from l2gnet_core.segmenting.corrections import Correction
 
 #: Slices, evenly spaced over the scan, and pixels that are looked at, at most; and slices at least.
 _MOST_SLICES, _MOST_PIXELS, _FEWEST_SLICES = 12, 12 * 256 * 256, 5
 
 
-def unsteadiness(model: Model, correction: Correction, device: str) -> Check:
+def unsteadiness(model: Model, correction: Correction, device: str) -> Stoppable[float]:
     """Change of a structure's area from slice to slice over the sum of its areas, 0 (none) to 2,
     mean over the structures that the corrected slices hold.
 

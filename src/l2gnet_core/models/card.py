@@ -150,16 +150,15 @@ class ModelCard:
             **{
                 **values,
                 "labels": LabelSet(tuple(Label(**label) for label in values["labels"])),
-                "spacing": _spacing(values.get("spacing")),
-                "sides": tuple(values["sides"]) if values.get("sides") else None,
-                # Cards of earlier versions lack some of these.
-                "appearance": Appearance(**values.get("appearance", {})),
-                "kinds": tuple(map(KindAppearance.from_json, values.get("kinds", ()))),
-                "clean_up": CleanUp.from_json(values.get("clean_up", {})),
+                "spacing": _spacing(values["spacing"]),
+                "sides": tuple(values["sides"]) if values["sides"] else None,
+                "appearance": Appearance(**values["appearance"]),
+                "kinds": tuple(map(KindAppearance.from_json, values["kinds"])),
+                "clean_up": CleanUp.from_json(values["clean_up"]),
                 "expects": Expectations.from_json(values["expects"]),
                 "weaknesses": tuple(values["weaknesses"]),
-                "codes": CodeStatistics.from_json(values["codes"]) if values.get("codes") else None,
-                "history": tuple(values.get("history", ())),
+                "codes": CodeStatistics.from_json(values["codes"]) if values["codes"] else None,
+                "history": tuple(values["history"]),
             }
         )
 

@@ -50,9 +50,7 @@ class NetworkConfig:
     def from_json(cls, values: Mapping[str, Any]) -> NetworkConfig:
         """Inverse of `to_json`. Raises ValueError for values that this version does not know, and
         TypeError or KeyError for fields that it does not have."""
-        # Networks of earlier versions do not name these.
-        first = {"normalisation": "group", "tokens": "plain"}
-        config = cls(**{**first, **values, "widths": tuple(values["widths"])})
+        config = cls(**{**values, "widths": tuple(values["widths"])})
         for name, choices in _CHOICES.items():
             if getattr(config, name) not in choices:
                 raise ValueError(f"{name} is {getattr(config, name)!r}")

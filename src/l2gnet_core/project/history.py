@@ -259,8 +259,7 @@ class History:
             for place, arrays in self._attached_slices(values["painted"]).items():
                 labels = arrays["labels"]
                 painted[place] = SliceState(labels, arrays["by_person"], labels)
-        names = {field.name for field in fields(CleanUp)}
-        choices = CleanUp.from_json({n: values[n] for n in names & values.keys()})
+        choices = CleanUp.from_json({one.name: values[one.name] for one in fields(CleanUp)})
         return Tidying(choices, painted)
 
     def answers(self, entry: Entry) -> dict[SliceKey, dict[str, Any]]:
@@ -269,8 +268,7 @@ class History:
 
     def filled(self, entry: Entry) -> dict[SliceKey, dict[str, Any]]:
         """As `answers`, for the slices of a model's answer that keep interpolated labels."""
-        # Older entries have none.
-        return self._attached_slices(entry["filled"]) if entry.get("filled") else {}
+        return self._attached_slices(entry["filled"]) if entry["filled"] else {}
 
     def _attached_slices(self, file: str) -> dict[SliceKey, dict[str, Any]]:
         found: dict[SliceKey, dict[str, Any]] = {}
@@ -341,9 +339,8 @@ class History:
                     tuple(slices),
                     unmarked=values["unmarked"],
                     weights=weights,
-                    # Older histories neither number the images nor say what was checked.
-                    image=values.get("image"),
-                    checked={int(at): ids for at, ids in values.get("checked", {}).items()},
+                    image=values["image"],
+                    checked={int(at): ids for at, ids in values["checked"].items()},
                 )
             )
         return found

@@ -239,10 +239,8 @@ class _Again:
         if what == "found":
             return self._find(self._checked(history.answers(entry)))
         if what == "tidied":
-            # Older projects have no undoable tidying.
-            undoable = bool(entry.get("undoable"))
             tidying, places = self._tidying(entry["tidying"]), self._places(entry["places"])
-            return self._tidy(tidying, places, undoable)
+            return self._tidy(tidying, places, entry["undoable"])
         if what in ("undone", "redone"):
             if not (self._undo if what == "undone" else self._redo):
                 raise IndexError(what)

@@ -144,8 +144,7 @@ def grid_from_json(values: Mapping[str, Any]) -> Grid:
         units=values["units"],
         stored_axes=(a, b, c),
         oriented=bool(values["oriented"]),
-        # Missing in projects of older versions.
-        thickness_stated=bool(values.get("thickness_stated", True)),
+        thickness_stated=bool(values["thickness_stated"]),
         source=source,
     )
 

@@ -96,12 +96,10 @@ class ProjectState:
             labels=LabelSet(tuple(Label(**label) for label in values["labels"])),
             clean_up=CleanUp.from_json(values["clean_up"]),
             **{name: frozenset(places_from_json(values[name])) for name in _PLACES},
-            # Missing in projects of older versions.
             unreviewed_organs=frozenset(
-                ((int(frame), int(index)), int(label))
-                for frame, index, label in values.get("unsaid", ())
+                ((int(frame), int(index)), int(label)) for frame, index, label in values["unsaid"]
             ),
-            unsettled=frozenset(places_from_json(values.get("unsettled", ()))),
+            unsettled=frozenset(places_from_json(values["unsettled"])),
         )
 
     @property

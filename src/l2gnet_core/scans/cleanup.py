@@ -29,7 +29,7 @@ class CleanUp:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> CleanUp:
         """From the plain values of its fields."""
-        return cls(**{**values, "spared": tuple(values.get("spared", ()))})
+        return cls(**{**values, "spared": tuple(values["spared"])})
 
     def sparing(self, ids: Iterable[int]) -> CleanUp:
         """The same choices, with more structures that keep all their pieces."""

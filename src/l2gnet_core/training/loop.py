@@ -232,6 +232,8 @@ class Trainer:
         self._format = memory_format(fabric.device.type)
         # Missing from the annotations of nn.Module.to.
         self.network.to(fabric.device, memory_format=self._format)  # type: ignore[call-overload]
+        # It copies buffers: codebook vectors are moving averages already, and restarts replace them
+        # abruptly.
         self.average = AveragedModel(
             self.network,
             multi_avg_fn=partial(_moving_average, most=training.averaging),
@@ -281,11 +283,7 @@ class Trainer:
 
     def averaged_network(self) -> SegmentationNetwork:
         """The network to save: the moving average of the weights, with the current codebook."""
-        network = cast(SegmentationNetwork, self.average.module)
-        # Codebook vectors are moving averages already, and restarts replace them abruptly.
-        for target, source in zip(network.buffers(), self.network.buffers(), strict=True):
-            target.copy_(source)
-        return network.eval()
+        return cast(SegmentationNetwork, self.average.module).eval()
 
     def run(self, sampler: Sampler, tuning: Sequence[TrainingCase]) -> Iterator[Progress]:
         """Train until done, yielding after each step. Raises InputError if the loss diverges."""

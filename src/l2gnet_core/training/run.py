@@ -49,9 +49,9 @@ from l2gnet_core.training.loop import (
 )
 from l2gnet_core.training.run_folder import (
     RunSettings,
-    held,
     history_of,
     keep_beginning,
+    locked,
     read_or_make_split,
     require_same_view,
     require_usable,
@@ -100,7 +100,7 @@ def train_dataset(
     _require_possible(settings, training)
     fabric = make_fabric(settings.device, settings.devices, settings.nodes)
     try:
-        with held(settings.folder) if fabric.is_global_zero else nullcontext():
+        with locked(settings.folder) if fabric.is_global_zero else nullcontext():
             yield from _trained(
                 settings, training, augmentation, choices=choices, tell=tell, fabric=fabric
             )
@@ -196,7 +196,7 @@ def _prepared(
     for sentence in _told_of_split(split, settings):
         tell(sentence)
     state = saved_state(settings.folder) if settings.resume else None
-    labels = _labels(dataset, split, training, state, tell)
+    labels = _labels(dataset, split, training, tell)
     card = _begun_card(dataset, labels, split, settings)
     if settings.oriented:
         augmentation = keeping_sides(augmentation, card)
@@ -246,14 +246,10 @@ def _labels(
     dataset: Dataset,
     split: Split,
     training: TrainingConfig,
-    state: Mapping[str, Any] | None,
     tell: Callable[[str], None],
 ) -> LabelSet:
     """The structures of the model; tells which of the dataset's it does not have."""
     labels = _learnable(dataset, split, training)
-    if state is not None and state["config"].classes == len(dataset.labels) + 1:
-        # An older run, which did not leave out structures without training scans.
-        labels = dataset.labels
     # Structures that no scan has are reported with the dataset.
     here = dataset.labels_of(dataset.patients).names
     if away := [here[id] for id in sorted(here.keys() - labels.names.keys())]:

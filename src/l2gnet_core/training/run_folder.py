@@ -84,7 +84,7 @@ def require_usable(settings: RunSettings) -> None:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Lock a run folder, because two runs would mix their states and logs.
 
     Raises InputError if another process trains there, OutputError if nothing can be written.

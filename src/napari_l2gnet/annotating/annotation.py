@@ -19,10 +19,11 @@ from napari_l2gnet.masks.segmentation import Segmentation
 if TYPE_CHECKING:
     from l2gnet_core.finetuning.guard import Verdict
     from l2gnet_core.models.checkpoint import Model
-    from l2gnet_core.project.events import Answered, FineTuned, Tidying
+    from l2gnet_core.project.events import FineTuned, Tidying
     from l2gnet_core.segmenting.trace import Trace
     from napari_l2gnet.annotating.doubts import ExpectedErrors
     from napari_l2gnet.annotating.preview import Preview
+    from napari_l2gnet.annotating.task_events import Answer
 
 ANNOTATION_KEY = "l2gnet_annotation"
 #: Weight of a voxel that a person painted, where one that they only accepted has 1.
@@ -58,26 +59,19 @@ class Version:
 class Proposal:
     """A new answer to look at before it is accepted.
 
-    raw: the answer (t,z,y,x) before tidying, of the slices in `done`. answer: the same tidied, once
-    it is `complete`. learnt: the outcome with the model, None before the guard has seen it.
-    answered: how the model gave the answer. others: annotations of the other masks that it learnt
-    from. weak: ids of organs that it hardly knows: filled-in voxels of these stay.
+    raw: the newest answer (t,z,y,x) before tidying, of the slices in `done`. others: annotations of
+    the other masks that it learnt from. learnt: the outcome with the model, None before the guard
+    has seen it. weak: ids of organs that the model hardly knows: filled-in voxels of these stay.
+    answer: of the whole scan, None before the model that is to be kept has segmented all slices.
     """
 
     kind: Kind
     raw: NDArray[Any]
     done: set[SliceKey] = field(default_factory=set)
-    answer: NDArray[Any] | None = None
-    learnt: FineTuned | None = None
-    answered: Answered | None = None
-    traces: dict[int, Trace] = field(default_factory=dict)
     others: Sequence[Annotation] = ()
+    learnt: FineTuned | None = None
     weak: tuple[int, ...] = ()
-
-    @property
-    def complete(self) -> bool:
-        """Is every slice segmented by the model that is to be kept?"""
-        return self.answer is not None
+    answer: Answer | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,19 +233,19 @@ class Annotation:
                 taught_new = any(id not in structures for id in painted)
                 vouched = painted_is_complete or place in segmentation.reviewed
                 complete = vouched or taught_new
-                told = shown if complete else np.where(by_person, shown, np.uint16(UNMARKED))
+                target = shown if complete else np.where(by_person, shown, np.uint16(UNMARKED))
                 if taught_new and not vouched:
                     checked[index] = painted
                 if place in unreviewed_organs:
-                    told = np.where(shown == 0, np.uint16(UNMARKED), told)
-                if (told == UNMARKED).all():
+                    target = np.where(shown == 0, np.uint16(UNMARKED), target)
+                if (target == UNMARKED).all():
                     continue
                 slices.append(index)
-                np.moveaxis(labels, segmentation.axis, 0)[index] = told
+                np.moveaxis(labels, segmentation.axis, 0)[index] = target
                 weight = np.where(by_person, PAINTED_WEIGHT, 1.0)
                 if place in unreviewed_organs:
                     # The model's old answer there may be what the person erased.
-                    weight[told == UNMARKED] = 0
+                    weight[target == UNMARKED] = 0
                 np.moveaxis(weights, segmentation.axis, 0)[index] = weight
             if slices:
                 lessons.append(Lesson(frame, tuple(slices), labels, weights, checked))

@@ -1,7 +1,7 @@
 """Fine-tuning on a mask's corrections, step by step and with previews. Without Qt.
 
 Every generator here is meant for a thread of its own, can be stopped at each yield, and writes
-nothing into the mask: the GUI's thread takes in what `TaskProgress` carries.
+nothing into the mask: the GUI's thread takes in the events that it yields.
 """
 
 from __future__ import annotations
@@ -17,18 +17,29 @@ from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.catalog import find_model
 from l2gnet_core.project.events import Answered, FineTuned, Tidying
 from l2gnet_core.project.state import SliceKey
-from l2gnet_core.relay import relayed
+from l2gnet_core.relay import Result, relayed
 from l2gnet_core.scans.labels import plain
 from l2gnet_core.scans.volume import Volume
 from napari_l2gnet.annotating.annotation import Annotation, Lesson, Version
+from napari_l2gnet.annotating.task_events import (
+    Answer,
+    Filled,
+    Judged,
+    PreviewBegins,
+    PreviewFits,
+    SliceShown,
+    Step,
+    TaskEvent,
+)
 from napari_l2gnet.jobs.segment_places import ScanFrames, segment_places
 from napari_l2gnet.jobs.session import Session
-from napari_l2gnet.jobs.time_left import in_words, with_time_left
+from napari_l2gnet.jobs.time_left import with_time_left
 from napari_l2gnet.masks.organs import UNMARKED
 from napari_l2gnet.masks.segmentation import Segmentation
 
 if TYPE_CHECKING:
     from l2gnet_core.finetuning.config import FineTuneConfig
+    from l2gnet_core.finetuning.run import Phase
     from l2gnet_core.models.checkpoint import Model
     from l2gnet_core.segmenting.corrections import Correction
     from l2gnet_core.segmenting.trace import Trace
@@ -67,54 +78,13 @@ class Task:
     others: Sequence[Annotation] = ()
 
 
-@dataclass(frozen=True)
-class TaskProgress:
-    """Progress of a task. done: from 0 to 1. then: a further step whose time is unknown, after the
-    seconds left. loss: of the last step. dice: how well a preview fits the corrections that it
-    learns from.
-
-    preview: slices by a new model follow. labels: (rows, columns) of the slice at `place`. learnt:
-    the outcome of a fine-tuning, with the guard's verdict. slice_seconds: that a slice of the scan
-    takes to segment. At the end: raw, answer: of the whole scan, (t,z,y,x), before and after
-    tidying; answered: how the model gave it; traces: what it saw, by frame; filled: the slices
-    that interpolation filled in.
-    """
-
-    message: str
-    done: float = 0.0
-    seconds_left: float | None = None
-    then: str = ""
-    step: int = 0
-    loss: float | None = None
-    dice: float | None = None
-    preview: bool = False
-    place: SliceKey | None = None
-    labels: NDArray[Any] | None = None
-    learnt: FineTuned | None = None
-    raw: NDArray[Any] | None = None
-    answer: NDArray[Any] | None = None
-    answered: Answered | None = None
-    filled: Mapping[SliceKey, NDArray[Any]] = field(default_factory=dict)
-    slice_seconds: float | None = None
-    traces: dict[int, Trace] | None = None
-
-    def __str__(self) -> str:
-        """As in "Learning · step 12 · 8 s left, then segmenting"."""
-        parts = [self.message]
-        if self.step:
-            parts.append(f"step {self.step}")
-        if left := in_words(self.seconds_left):
-            parts.append(f"{left}{self.then and ', then ' + self.then}")
-        return " · ".join(parts)
+TaskSteps = Generator[TaskEvent, None, Result]
 
 
-TaskSteps = Generator[TaskProgress, None, Any]
-
-
-def learn(session: Session, task: Task) -> TaskSteps:
+def learn(session: Session, task: Task) -> TaskSteps[None]:
     """Fine-tune, with previews of the slice on screen. If the guard keeps the new model, it then
     segments the whole scan. Yields the answer last, or a verdict against the model."""
-    yield TaskProgress("Loading the model")
+    yield Step("Loading the model")
     from l2gnet_core.finetuning.run import finetune
     from l2gnet_core.network.device import choose_device
     from l2gnet_core.segmenting.corrections import informative
@@ -126,13 +96,17 @@ def learn(session: Session, task: Task) -> TaskSteps:
     for number, taught in enumerate(task.scans):
         of = scan if number == 0 else ScanFrames(taught.volume, taught.segmentation.axis)
         for lesson in taught.lessons:
-            yield TaskProgress("Reading the scan")
+            yield Step("Reading the scan")
             corrections.append(_correction(of, lesson, number))
     corrections = informative(corrections)
     config = _config(task, model, corrections)
-    main_share = _main_share(corrections, config) + 1e-6
     own = [correction for correction in corrections if correction.grid is scan.volume]
-    further = "size" if config.kind == "scan" else "smoothness"
+    doing: dict[Phase, str] = {
+        "preparing": f"Trying brightness and {'size' if config.kind == 'scan' else 'smoothness'}",
+        "learning": "Learning",
+        "test run": "Checking on slices left out",
+        "checking": "Checking on slices left out",
+    }
     preview: Model | None = None
     shown: set[SliceKey] = set()
     segmentation = task.scans[0].segmentation
@@ -142,44 +116,43 @@ def learn(session: Session, task: Task) -> TaskSteps:
     known = task.seconds / (task.seconds + segmenting)
     share, then = (known, "") if segmenting else (1 - _SHARE_OF_SEGMENTING, "segmenting")
     for progress in finetune(model, corrections, config, device):
-        # Runs that leave slices out report losses, too; the checks after them do not.
-        loss = progress.loss if progress.done <= main_share else None
-        message = "Learning" if loss is not None else "Checking on slices left out"
-        moment = TaskProgress(
-            message if progress.step else f"Trying brightness and {further}",
+        step = Step(
+            doing[progress.phase],
             share * progress.done,
             None if progress.seconds_left is None else progress.seconds_left + segmenting,
             then,
             progress.step,
-            loss,
+            # That of test runs is of other models.
+            progress.loss if progress.phase == "learning" else None,
         )
         if progress.preview is not None:
             preview, shown = progress.preview, set()
-            yield replace(moment, preview=True)
-        yield moment
+            yield PreviewBegins()
+        yield step
         if preview is None or progress.result is not None:
             continue
         # Also after a step without a new preview: another slice may be on screen by now.
         if (here := task.here) not in shown:
             shown.add(here)
-            yield from _predicted(preview, scan, here[0], [here[1]], device, moment)
+            yield from _predicted(preview, scan, here[0], [here[1]], device, step)
         if progress.preview is not None:
-            dice = yield from _fit(preview, own, device, moment)
-            yield replace(moment, dice=dice)
+            yield from _fit(preview, own, device, step)
     result = progress.result
     assert result is not None
     learnt = FineTuned(model, corrections, config, result, result.device)
     if not result.verdict.kept:
-        yield TaskProgress("Kept the old model", 1.0, learnt=learnt)
+        yield Step("Kept the old model", 1.0)
+        yield Judged(learnt)
         return
-    yield TaskProgress("Segmenting", share, segmenting, learnt=learnt)
+    yield Step("Segmenting", share, segmenting)
+    yield Judged(learnt)
     yield from _segmented(result.model, scan, task, "accepted", device, share)
 
 
-def apply(session: Session, task: Task) -> TaskSteps:
+def apply(session: Session, task: Task) -> TaskSteps[None]:
     """Get the answer of a version of the model, from memory or by segmenting the scan."""
     version, segmentation = task.version, task.scans[0].segmentation
-    yield TaskProgress("Loading the model")
+    yield Step("Loading the model")
     from l2gnet_core.network.device import choose_device
 
     device, _ = choose_device()
@@ -203,16 +176,17 @@ def interpolate(
     frame: int,
     slices: Sequence[int],
     organ: int | None,
-) -> TaskSteps:
+) -> TaskSteps[None]:
     """Fill in an organ (None: all) between slices of a frame. Yields the filled slices last."""
-    yield TaskProgress("Interpolating")
+    yield Step("Interpolating")
     segmentation = annotation.segmentation
     scan = ScanFrames(volume, segmentation.axis).frame(frame)
     steps = with_time_left(annotation.interpolating(scan, frame, slices, organ))
-    labels = yield from relayed(steps, lambda moment: TaskProgress("Interpolating", *moment))
+    labels = yield from relayed(steps, lambda moment: Step("Interpolating", *moment))
     stack = np.moveaxis(labels, segmentation.axis, 0)
     between = [index for index in range(slices[0], slices[-1]) if index not in slices]
-    yield TaskProgress("Done", 1.0, filled={(frame, index): stack[index] for index in between})
+    yield Step("Done", 1.0)
+    yield Filled({(frame, index): stack[index] for index in between})
 
 
 def model_of(session: Session, version: Version, annotation: Annotation, device: str) -> Model:
@@ -262,12 +236,11 @@ def tidied(
 def _correction(scan: ScanFrames, lesson: Lesson, number: int) -> Correction:
     from l2gnet_core.segmenting.corrections import Correction
 
-    frame, told = scan.frame(lesson.frame), lesson.labels
     return Correction(
-        frame,
+        scan.frame(lesson.frame),
         scan.volume,
         scan.axis,
-        told,
+        lesson.labels,
         lesson.slices,
         unmarked=UNMARKED,
         weights=lesson.weights,
@@ -279,9 +252,9 @@ def _correction(scan: ScanFrames, lesson: Lesson, number: int) -> Correction:
 def _config(task: Task, model: Model, corrections: Sequence[Correction]) -> FineTuneConfig:
     from l2gnet_core.finetuning.config import settings
 
-    held = set().union(*(correction.structures for correction in corrections))
+    taught = set().union(*(correction.structures for correction in corrections))
     known = model.card.labels.names
-    new = held - set(known)
+    new = taught - set(known)
     # A new organ may have the old name of a renamed one. The model keeps its own names, by which it
     # is checked on drawn hearts, and names such an organ by its id until it is saved.
     taken = {plain(name) for name in known.values()}
@@ -290,42 +263,37 @@ def _config(task: Task, model: Model, corrections: Sequence[Correction]) -> Fine
     return replace(usual, seconds=task.seconds, names=names)
 
 
-def _main_share(corrections: Sequence[Correction], config: FineTuneConfig) -> float:
-    """Share of a fine-tuning that the main run takes; the rest checks it on slices left out."""
-    from l2gnet_core.finetuning.cross_validation import folds
-
-    return 1 / (1 + config.fold_share * len(folds(corrections, config)))
-
-
 def _predicted(
     model: Model,
     scan: ScanFrames,
     frame: int,
     order: Sequence[int],
     device: str,
-    moment: TaskProgress,
-) -> TaskSteps:
+    step: Step,
+) -> TaskSteps[None]:
     from l2gnet_core.segmenting.predict import predict_slices
 
     pixels, field = scan.frame(frame), scan.field(frame, model.card)
     for result in predict_slices(model, pixels, scan.volume, scan.axis, order, device, field=field):
         if result is None:
-            yield moment
+            yield step
         else:
-            yield replace(moment, place=(frame, result.index), labels=result.labels)
+            yield SliceShown((frame, result.index), result.labels)
 
 
 def _fit(
-    model: Model, corrections: Sequence[Correction], device: str, moment: TaskProgress
-) -> Generator[TaskProgress, None, float | None]:
-    """Mean Dice of a model on some of the slices that it learns from; None if nothing counts."""
-    from l2gnet_core.finetuning.cross_validation import left_out_counts, pooled_dice
+    model: Model, corrections: Sequence[Correction], device: str, step: Step
+) -> TaskSteps[None]:
+    """Yield how well a preview fits some of the slices that it learns from, if any counts."""
+    from l2gnet_core.finetuning.cross_validation import left_out_counts
+    from l2gnet_core.finetuning.overlap import pooled_dice
 
     some = [correction.slices[:_SLICES_FOR_DICE] for correction in corrections[:1]]
     check = left_out_counts(model, corrections[:1], some, device)
-    counts = yield from relayed(check, lambda _: moment)
+    counts = yield from relayed(check, lambda _: step)
     dice = pooled_dice(counts, [label.name for label in model.card.labels])
-    return sum(dice.values()) / len(dice) if dice else None
+    if dice:
+        yield PreviewFits(step.step, sum(dice.values()) / len(dice))
 
 
 def _segmented(
@@ -335,7 +303,7 @@ def _segmented(
     what: Literal["accepted", "rolled back"],
     device: str,
     begun: float = 0.0,
-) -> TaskSteps:
+) -> TaskSteps[None]:
     """Segment the whole scan, outward from the slice on screen, and tidy it as chosen for the mask.
     begun: the share of the task that is done already."""
     from l2gnet_core.segmenting.predict import outward
@@ -360,14 +328,9 @@ def _segmented(
             segmentation.slice_of(raw, step.place)[...] = step.labels
             if step.slice_trace is not None:
                 traces[step.frame].add(step.place[1], step.slice_trace)
-        yield TaskProgress(
-            "Segmenting",
-            begun + (1 - begun) * step.done / total,
-            step.seconds_left,
-            place=step.place,
-            labels=step.labels,
-            slice_seconds=step.slice_seconds,
-        )
+        yield Step("Segmenting", begun + (1 - begun) * step.done / total, step.seconds_left)
+        if step.place is not None and step.labels is not None:
+            yield SliceShown(step.place, step.labels, step.slice_seconds)
     answered = Answered(what, model, places, device=device)
     yield from _tidied(segmentation, raw, answered, traces)
 
@@ -378,8 +341,9 @@ def _tidied(
     answered: Answered,
     traces: dict[int, Trace],
     before: Tidying | None = None,
-) -> TaskSteps:
+) -> TaskSteps[None]:
     """Yield a model's answer, tidied as chosen for the mask. before: as in `tidied`."""
-    yield TaskProgress("Tidying", 1.0)
-    answer, answered = tidied(segmentation, raw, answered, before)
-    yield TaskProgress("Done", 1.0, raw=raw, answer=answer, answered=answered, traces=traces)
+    yield Step("Tidying", 1.0)
+    labels, answered = tidied(segmentation, raw, answered, before)
+    yield Step("Done", 1.0)
+    yield Answer(raw, labels, answered, traces)

@@ -98,7 +98,7 @@ class Preview:
         proposal = self.annotation.proposal
         if proposal is None or place not in proposal.done:
             return
-        answer = proposal.raw if proposal.answer is None else proposal.answer
+        answer = proposal.raw if proposal.answer is None else proposal.answer.tidied
         segmentation = self.mask.segmentation
         after = self.annotation.merged(place, answer)
         if AFTER in self._layers:

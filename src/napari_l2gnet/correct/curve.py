@@ -21,10 +21,10 @@ class Curve(QWidget):
         self._plot: Any = None
         self._loss: tuple[list[float], list[float]] = ([], [])
         self._dice: tuple[list[float], list[float]] = ([], [])
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(0)
-        layout.addWidget(
+        self._column = QVBoxLayout(self)
+        self._column.setContentsMargins(0, 0, 0, 0)
+        self._column.setSpacing(0)
+        self._column.addWidget(
             QLabel(
                 f'<span style="color:{LOSS}">—</span> loss &nbsp; '
                 f'<span style="color:{DICE}">•</span> Dice of the preview on learnt slices'
@@ -61,7 +61,7 @@ class Curve(QWidget):
                 symbolPen=None,
             ),
         )
-        self.layout().addWidget(self._plot)
+        self._column.addWidget(self._plot)
         self._paint()
 
     def clear(self) -> None:
@@ -70,12 +70,19 @@ class Curve(QWidget):
         if self._plot is not None:
             self._draw()
 
-    def add(self, step: int, loss: float | None, dice: float | None) -> None:
-        """Add a point to one or both curves."""
-        for value, (steps, values) in ((loss, self._loss), (dice, self._dice)):
-            if value is not None and not (steps and steps[-1] == step):
-                steps.append(step)
-                values.append(value)
+    def add_loss(self, step: int, loss: float) -> None:
+        """Add the loss of a step."""
+        self._add(self._loss, step, loss)
+
+    def add_dice(self, step: int, dice: float) -> None:
+        """Add the Dice of the preview after a step."""
+        self._add(self._dice, step, dice)
+
+    def _add(self, points: tuple[list[float], list[float]], step: int, value: float) -> None:
+        steps, values = points
+        if not steps or steps[-1] != step:
+            steps.append(step)
+            values.append(value)
         self.prepare()
         self._draw()
 

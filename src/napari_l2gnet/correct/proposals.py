@@ -13,8 +13,9 @@ from l2gnet_core.project.state import SliceKey
 from l2gnet_core.scans.cleanup import CleanUp
 from l2gnet_core.scans.labels import LabelSet
 from napari_l2gnet.annotating.annotation import Annotation, Version
-from napari_l2gnet.annotating.learning import TaskProgress, card_of, tidied
+from napari_l2gnet.annotating.learning import card_of, tidied
 from napari_l2gnet.annotating.preview import AFTER, BEFORE
+from napari_l2gnet.annotating.task_events import Answer
 from napari_l2gnet.annotating.tasks import annotation_of
 from napari_l2gnet.masks.layer import MaskLayer
 from napari_l2gnet.masks.organs import as_called_in, with_organs_of
@@ -25,32 +26,28 @@ from napari_l2gnet.masks.segmentation import Segmentation
 _WELL = 0.8
 
 
-def as_chosen(
-    segmentation: Segmentation, answer: NDArray[Any], raw: NDArray[Any], answered: Answered
-) -> tuple[NDArray[Any], Answered]:
+def as_chosen(segmentation: Segmentation, answer: Answer) -> Answer:
     """An answer, tidied again if the choices were changed while it was computed."""
-    tidying = answered.tidying
+    tidying = answer.answered.tidying
     if (tidying.choices if tidying else CleanUp()) == segmentation.clean_up:
-        return answer, answered
-    return tidied(segmentation, raw, answered)
+        return answer
+    labels, answered = tidied(segmentation, answer.raw, answer.answered)
+    return replace(answer, tidied=labels, answered=answered)
 
 
-def take_in(mask: MaskLayer, moment: TaskProgress, number: int) -> int:
+def take_in(mask: MaskLayer, answer: Answer, number: int) -> int:
     """Adopt the answer of a version as one undoable step; returns how many voxels change."""
-    assert moment.answer is not None
-    assert moment.raw is not None
-    assert moment.answered is not None
     annotation_of(mask).keep_first_answer()
-    segmentation, model = mask.segmentation, moment.answered.model
+    segmentation = mask.segmentation
     changed = mask.adopt(
-        moment.answer,
-        moment.raw,
+        answer.tidied,
+        answer.raw,
         number,
-        traces=moment.traces,
+        traces=answer.traces,
         completes=segmentation.places,
-        model=model,
+        model=answer.answered.model,
     )
-    _record(segmentation, moment.answered, changed)
+    _record(segmentation, answer.answered, changed)
     return changed
 
 
@@ -74,12 +71,10 @@ def accept(mask: MaskLayer, annotation: Annotation) -> int:
     """
     proposal = annotation.proposal
     assert proposal is not None
-    learnt, answer, answered = proposal.learnt, proposal.answer, proposal.answered
-    assert learnt is not None
-    assert answered is not None
-    assert answer is not None
-    answer, answered = as_chosen(annotation.segmentation, answer, proposal.raw, answered)
-    answer, raw, filled = _with_filled(annotation, answer, proposal.raw)
+    assert proposal.learnt is not None
+    assert proposal.answer is not None
+    learnt, answer = proposal.learnt, as_chosen(annotation.segmentation, proposal.answer)
+    labels, raw, filled = _with_filled(annotation, answer)
     _clear_proposal(annotation)
     annotation.keep_first_answer()
 
@@ -88,40 +83,42 @@ def accept(mask: MaskLayer, annotation: Annotation) -> int:
         return Version(one.next_name(), proposal.kind, parent, result.model, result.verdict)
 
     version = version_for(annotation)
-    version.raw, version.traces, version.tidying = proposal.raw, proposal.traces, answered.tidying
+    version.raw, version.traces = answer.raw, answer.traces
+    version.tidying = answer.answered.tidying
     number = annotation.add_version(version)
     for other in proposal.others:
         other.segmentation.events.append(learnt)
         other.add_version(version_for(other))
     segmentation = annotation.segmentation
     changed = mask.adopt(
-        answer,
+        labels,
         raw,
         number,
-        traces=proposal.traces,
+        traces=answer.traces,
         completes=segmentation.places,
         model=learnt.result.model,
     )
-    answered = replace(answered, filled=segmentation.answers(filled))
+    answered = replace(answer.answered, filled=segmentation.answers(filled))
     _record(segmentation, answered, changed)
     annotation.changed.emit("versions")
     return changed
 
 
 def _with_filled(
-    annotation: Annotation, answer: NDArray[Any], raw: NDArray[Any]
+    annotation: Annotation, answer: Answer
 ) -> tuple[NDArray[Any], NDArray[Any], list[SliceKey]]:
     """A proposal, tidied and raw (t,z,y,x), with the organs that its model hardly knows as
     interpolation filled them in; and the slices that hold such organs."""
     segmentation, filled = annotation.segmentation, annotation.filled
+    tidied, raw = answer.tidied, answer.raw
     if filled:
-        answer, raw = answer.copy(), raw.copy()
+        tidied, raw = tidied.copy(), raw.copy()
     for place in filled:
-        labels = segmentation.slice_of(answer, place)
+        labels = segmentation.slice_of(tidied, place)
         labels[...] = annotation.with_filled(place, labels)
         # Tidying begins with the raw answer, which must hold the filled-in organs, too.
         segmentation.slice_of(raw, place)[...] = labels
-    return answer, raw, filled
+    return tidied, raw, filled
 
 
 def bring_organs(mask: MaskLayer, annotation: Annotation, version: Version) -> tuple[int, ...]:

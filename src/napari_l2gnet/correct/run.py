@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.utils.notifications import show_error
+from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from l2gnet_core.project.state import SliceKey
 from l2gnet_core.scans.labels import LabelSet
 from napari_l2gnet.annotating import learning
-from napari_l2gnet.annotating.annotation import Annotation, Kind, Proposal, Version
-from napari_l2gnet.annotating.learning import Task, TaskProgress
+from napari_l2gnet.annotating.annotation import Annotation, Proposal, Version
+from napari_l2gnet.annotating.learning import Task, TaskSteps
 from napari_l2gnet.annotating.preview import AFTER, Preview
+from napari_l2gnet.annotating.task_events import (
+    Answer,
+    Filled,
+    Judged,
+    PreviewBegins,
+    SliceShown,
+    TaskEvent,
+)
 from napari_l2gnet.correct.proposals import (
     as_chosen,
     drop_proposal,
@@ -29,6 +38,7 @@ from napari_l2gnet.jobs.worker import Job
 from napari_l2gnet.masks.layer import MaskLayer
 
 if TYPE_CHECKING:
+    from l2gnet_core.project.events import FineTuned
     from l2gnet_core.scans.volume import Volume
 
 
@@ -38,8 +48,8 @@ class CorrectRun(QObject):
     It stays with that mask while the user looks at another one.
     """
 
-    #: A `TaskProgress`, after it is shown.
-    stepped = Signal(object)
+    #: A `TaskEvent`, after it is taken in.
+    taken = Signal(object)
     #: "finished", "cancelled" or "failed", and a sentence; emitted after everything is drawn.
     ended = Signal(str, str)
 
@@ -57,19 +67,18 @@ class CorrectRun(QObject):
         self.text = ""
         #: Is the adopted answer still in the mask?
         self.stands: Callable[[], bool] = lambda: True
-        self._kind: Kind = "scan"
-        self._answer: TaskProgress | None = None
+        #: Adopts what the task has handed over.
+        self._adoption: Callable[[], None] | None = None
         self._loading: Version | None = None
         self._brought: Sequence[int] = ()
         self._abandoned = False
 
     def learn(self, task: Task) -> None:
         """Fine-tune; what comes out is proposed."""
-        self.task, self._kind = task, task.kind
+        self.task = task
         drop_proposal(self.annotation)
-        self._start(
-            "Fine-tuning", learning.learn(self._session, task), self._take_lesson, self._learnt
-        )
+        steps = learning.learn(self._session, task)
+        self._start("Fine-tuning", steps, partial(self._take_lesson, task))
 
     def apply(
         self, task: Task, number: int, brought: Sequence[int] = (), loaded: bool = False
@@ -79,38 +88,27 @@ class CorrectRun(QObject):
         self.task, self._brought = task, brought
         drop_proposal(self.annotation)
 
-        def adopt() -> None:
-            moment = self._answer
-            assert moment is not None
-            assert moment.answered is not None
-            assert moment.answer is not None
-            assert moment.raw is not None
-            answer, answered = as_chosen(
-                self.annotation.segmentation, moment.answer, moment.raw, moment.answered
-            )
-            moment = replace(moment, answer=answer, answered=answered)
-            version.raw, version.traces = moment.raw, moment.traces or {}
-            version.model, version.tidying = answered.model, answered.tidying
-            self._brought = ()
-            self._adopt(partial(take_in, self.mask, moment, number), f"Switched to {version.name}")
+        def take(event: TaskEvent) -> None:
+            if isinstance(event, Answer):
+                self._adoption = partial(self._adopt_version, event, version, number)
 
         version = self.annotation.versions[number]
         if loaded:
             self._loading = version
-        steps = learning.apply(self._session, task)
-        self._start(f"Switching to {version.name}", steps, self._take_answer, adopt)
+        self._start(f"Switching to {version.name}", learning.apply(self._session, task), take)
 
     def interpolate(
         self, volume: Volume, frame: int, slices: tuple[int, ...], organ: int | None
     ) -> None:
         """Fill in an organ (None: all) between slices of a frame of the scan."""
+
+        def take(event: TaskEvent) -> None:
+            if isinstance(event, Filled):
+                adopt = partial(fill_in, self.mask, event.slices, organ)
+                self._adoption = partial(self._adopt, adopt, "Interpolated")
+
         steps = learning.interpolate(self.annotation, volume, frame, slices, organ)
-
-        def adopt() -> None:
-            assert self._answer is not None
-            self._adopt(partial(fill_in, self.mask, self._answer.filled, organ), "Interpolated")
-
-        self._start("Interpolating", steps, self._take_answer, adopt)
+        self._start("Interpolating", steps, take)
 
     def cancel(self) -> None:
         """Stop and undo what was begun."""
@@ -129,77 +127,82 @@ class CorrectRun(QObject):
     def _start(
         self,
         what: str,
-        steps: Generator[TaskProgress, None, None],
-        take: Callable[[TaskProgress], None],
-        then: Callable[[], None],
+        steps: TaskSteps[None],
+        take: Callable[[TaskEvent], None],
     ) -> None:
         self._job = Job(steps, self)
         self._job.yielded.connect(self._note_speed)
         self._job.yielded.connect(take)
-        self._job.yielded.connect(self.stepped)
-        self._job.finished.connect(then)
+        self._job.yielded.connect(self.taken)
+        self._job.finished.connect(self._finish)
         self._job.cancelled.connect(self._cancelled)
         self._job.failed.connect(self._failed)
         self.annotation.tell_job(what)
         self._job.start()
 
-    def _note_speed(self, moment: TaskProgress) -> None:
-        if moment.slice_seconds is not None:
-            self.annotation.segmentation.slice_seconds = moment.slice_seconds
+    def _note_speed(self, event: TaskEvent) -> None:
+        if isinstance(event, SliceShown) and event.slice_seconds is not None:
+            self.annotation.segmentation.slice_seconds = event.slice_seconds
 
-    def _take_lesson(self, moment: TaskProgress) -> None:
-        annotation = self.annotation
+    def _take_lesson(self, task: Task, event: TaskEvent) -> None:
         if not self.mask.connected:
             self.cancel()
             return
-        if moment.preview and annotation.proposal is None:
-            old = annotation.segmentation.raw
-            raw = np.zeros(old.shape, old.dtype)
-            others = self.task.others if self.task is not None else ()
-            annotation.propose(Proposal(self._kind, raw, others=others))
-            annotation.preview = Preview(self.mask, annotation)
-        if moment.learnt is not None:
-            annotation.segmentation.events.append(moment.learnt)
-            verdict = moment.learnt.result.verdict
-            self.text = verdict_message(moment.learnt)
-            if not verdict.kept:
-                drop_proposal(self.annotation)
-            elif annotation.proposal is not None:
-                annotation.proposal.learnt = moment.learnt
-                annotation.proposal.weak = weak_organs(moment.learnt)
-        proposal = annotation.proposal
-        if proposal is None:
-            return
-        if moment.place is not None:
-            assert moment.labels is not None
-            first = not proposal.done
-            annotation.segmentation.slice_of(proposal.raw, moment.place)[...] = moment.labels
-            proposal.done.add(moment.place)
-            self._show(moment, first)
-        if moment.answer is not None:
-            proposal.raw, proposal.answer = moment.raw, moment.answer
-            proposal.answered, proposal.traces = moment.answered, moment.traces or {}
-            proposal.done.update(annotation.segmentation.places)
-            if annotation.preview is not None:
-                annotation.preview.update_all()
+        match event:
+            case PreviewBegins() if self.annotation.proposal is None:
+                old = self.annotation.segmentation.raw
+                raw = np.zeros(old.shape, old.dtype)
+                self.annotation.propose(Proposal(task.kind, raw, others=task.others))
+                self.annotation.preview = Preview(self.mask, self.annotation)
+            case SliceShown(place, labels):
+                self._show(place, labels)
+            case Judged(learnt):
+                self._take_verdict(learnt)
+            case Answer() if (proposal := self.annotation.proposal) is not None:
+                proposal.raw, proposal.answer = event.raw, event
+                proposal.done.update(self.annotation.segmentation.places)
+                if self.annotation.preview is not None:
+                    self.annotation.preview.update_all()
 
-    def _show(self, moment: TaskProgress, first: bool) -> None:
-        preview = self.annotation.preview
-        assert preview is not None
-        assert moment.place is not None
+    def _take_verdict(self, learnt: FineTuned) -> None:
+        annotation = self.annotation
+        annotation.segmentation.events.append(learnt)
+        self.text = verdict_message(learnt)
+        if not learnt.result.verdict.kept:
+            drop_proposal(annotation)
+        elif annotation.proposal is not None:
+            annotation.proposal.learnt = learnt
+            annotation.proposal.weak = weak_organs(learnt)
+
+    def _show(self, place: SliceKey, labels: NDArray[Any]) -> None:
+        """Take a slice into the proposal. The first one is shown instead of the mask."""
+        proposal, preview = self.annotation.proposal, self.annotation.preview
+        if proposal is None or preview is None:
+            return
+        first = not proposal.done
+        self.annotation.segmentation.slice_of(proposal.raw, place)[...] = labels
+        proposal.done.add(place)
         if first:
             preview.show(AFTER)
-        elif moment.place == self.mask.place:
+        elif place == self.mask.place:
             preview.repaint()
         else:
-            preview.update(moment.place)
+            preview.update(place)
 
-    def _learnt(self) -> None:
-        self._end("finished", self.text)
+    def _adopt_version(self, answer: Answer, version: Version, number: int) -> None:
+        answer = as_chosen(self.annotation.segmentation, answer)
+        version.raw, version.traces = answer.raw, answer.traces
+        version.model, version.tidying = answer.answered.model, answer.answered.tidying
+        self._brought = ()
+        self._adopt(partial(take_in, self.mask, answer, number), f"Switched to {version.name}")
 
-    def _take_answer(self, moment: TaskProgress) -> None:
-        if moment.answer is not None or moment.filled:
-            self._answer = moment
+    def _finish(self) -> None:
+        # Not kept: it holds a whole answer.
+        adoption, self._adoption = self._adoption, None
+        if adoption is None:
+            self._end("finished", self.text)
+        else:
+            adoption()
 
     def _adopt(self, adopt: Callable[[], int], text: str) -> None:
         """Adopt an answer as soon as no stroke is under way. adopt: does it, and returns how many

@@ -235,7 +235,7 @@ class SliceReview(QObject):
             if annotation.preview is not None:
                 annotation.preview.repaint()
             if not self._form.in_front:
-                show_info(_told(annotation, mask.place))
+                show_info(_review_message(annotation, mask.place))
 
     def _say(self, text: str, holds: Callable[[], bool]) -> None:
         """Say something in the widget, or as napari does if another tab hides it."""
@@ -282,7 +282,7 @@ class SliceReview(QObject):
         return self.annotation is not None and self.annotation.next_place(None) is None
 
 
-def _told(annotation: Annotation, place: SliceKey) -> str:
+def _review_message(annotation: Annotation, place: SliceKey) -> str:
     """A sentence that a slice was accepted, or that this was taken back."""
     segmentation, (frame, index) = annotation.segmentation, place
     of = f"Frame {frame}, slice {index}" if len(segmentation.shown) > 1 else f"Slice {index}"

@@ -16,9 +16,9 @@ from qtpy.QtCore import Signal
 
 from l2gnet_core.errors import InputError
 from napari_l2gnet.annotating.annotation import Annotation
-from napari_l2gnet.annotating.learning import TaskProgress
 from napari_l2gnet.annotating.preview import BEFORE
 from napari_l2gnet.annotating.take_over import why_none
+from napari_l2gnet.annotating.task_events import Judged, PreviewFits, Step, TaskEvent
 from napari_l2gnet.annotating.tasks import (
     annotation_of,
     application,
@@ -80,10 +80,10 @@ class CorrectWidget(CorrectForm):
         self.review.looked.connect(self._show_all)
         for one in (self.review, self.taking_over):
             one.said.connect(lambda text, holds: self.notes.say(text, holds=holds))
-        for one in (self.organs, self.versions):
-            one.said.connect(self.notes.say)
-        for one in (self.organs, self.versions, self.taking_over):
-            one.refused.connect(self.notes.refuse)
+        for bar in (self.organs, self.versions):
+            bar.said.connect(self.notes.say)
+        for part in (self.organs, self.versions, self.taking_over):
+            part.refused.connect(self.notes.refuse)
         self.organs.chosen.connect(self._update_controls)
         self.organs.removed.connect(lambda text, holds: self.notes.say(text, holds=holds))
         self.interpolate.clicked.connect(self.interpolate_organ)
@@ -246,8 +246,8 @@ class CorrectWidget(CorrectForm):
         all_organs = "" if self.organ.currentData() is not None else "Choose one organ first."
         self.allow(self.edit_organ, none or busy or all_organs or no_organ)
         self.allow(self.interpolate, none or busy or no_organ)
-        for control in (self.kind, self.seconds, self.painted):
-            self.allow(control, none or busy)
+        for setting in (self.kind, self.seconds, self.painted):
+            self.allow(setting, none or busy)
         self.start.setText(f"Fine-tune on {taught} slice{'s' * (taught != 1)}")
         self.allow(self.cancel, "" if self.running else "Nothing is running.")
         self.bar.setVisible(self.running)
@@ -256,7 +256,7 @@ class CorrectWidget(CorrectForm):
         self.show_verdict(verdict_message(proposal.learnt) if proposal and proposal.learnt else "")
         here = annotation is not None and self._curve_of() is annotation
         self.curve.setVisible(here)
-        unfinished = "" if proposal and proposal.complete else "The preview is not finished yet."
+        unfinished = "" if proposal and proposal.answer else "The preview is not finished yet."
         self.allow(self.accept, unfinished or busy)
         self.allow(self.discard, busy)
         waiting = "Accept or discard the preview first." if proposal else ""
@@ -316,7 +316,8 @@ class CorrectWidget(CorrectForm):
         annotation, mask = self.annotation, self.current_mask
         if not self._free or annotation is None or mask is None:
             return
-        version, brought = annotation.versions[number], ()
+        version = annotation.versions[number]
+        brought: tuple[int, ...] = ()
         try:
             task = application(mask, version)
             # A loaded version has already brought its organs, or was refused.
@@ -346,19 +347,23 @@ class CorrectWidget(CorrectForm):
         self._run = CorrectRun(
             self.session, self.current_mask, annotation_of(self.current_mask), self
         )
-        self._run.stepped.connect(self._on_step)
+        self._run.taken.connect(self._on_taken)
         self._run.ended.connect(self._on_end)
         self.bar.setValue(0)
         self.bar.setFormat("")
         return self._run
 
-    def _on_step(self, moment: TaskProgress) -> None:
-        self.bar.setValue(round(1000 * moment.done))
-        self.bar.setFormat(str(moment))
-        if moment.loss is not None or moment.dice is not None:
-            self.curve.add(moment.step, moment.loss, moment.dice)
-        if moment.learnt is not None and self._run is not None:
-            self.notes.say_of(self._run, self._run.text)
+    def _on_taken(self, event: TaskEvent) -> None:
+        match event:
+            case Step():
+                self.bar.setValue(round(1000 * event.done))
+                self.bar.setFormat(str(event))
+                if event.loss is not None:
+                    self.curve.add_loss(event.step, event.loss)
+            case PreviewFits():
+                self.curve.add_dice(event.step, event.dice)
+            case Judged() if self._run is not None:
+                self.notes.say_of(self._run, self._run.text)
 
     def _on_end(self, outcome: str, text: str) -> None:
         if (run := self._run) is None:
@@ -389,7 +394,7 @@ class CorrectWidget(CorrectForm):
         annotation, mask = self.annotation, self.current_mask
         if annotation is None or mask is None or annotation.job:
             return
-        if annotation.proposal is None or not annotation.proposal.complete:
+        if annotation.proposal is None or annotation.proposal.answer is None:
             return
         if mask.stroke_under_way:
             self.notes.say("Finish the brush stroke first.")

@@ -109,7 +109,7 @@ def _versions(history: History) -> tuple[list[Version], dict[ModelId, int], str]
 
 
 def _with_slices(state: ProjectState, saved: frozenset[SliceKey]) -> ProjectState:
-    # After a crash, the state in older projects names slices that were not saved yet.
+    # Slices whose files are missing, as after an incomplete copy, count as not segmented.
     return replace(
         state,
         finished=state.finished & saved,

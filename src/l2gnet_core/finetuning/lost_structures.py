@@ -1,0 +1,59 @@
+"""Structures that nobody painted: does a fine-tuned model still find them in corrected slices?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2gnet_core.finetuning.overlap import answers
+from l2gnet_core.models.checkpoint import Model
+from l2gnet_core.relay import Stoppable
+from l2gnet_core.segmenting.corrections import Correction
+
+#: A structure with fewer voxels than this in all corrected slices does not count as lost.
+_SPECK = 100
+
+
+def unpainted_answers(
+    model: Model, corrections: Sequence[Correction], device: str
+) -> Stoppable[list[NDArray[Any]]]:
+    """A model's answers in the corrected slices of each correction, (n,H,W); 0 where somebody
+    painted, and for structures that somebody checked in any corrected slice of the scan."""
+    found = []
+    for correction in corrections:
+        checked = sorted(correction.checked_structures)
+        if set(model.card.labels.names) <= set(checked):
+            found.append(np.zeros_like(np.stack(correction.pictures)))
+            continue
+        said: dict[int, NDArray[Any]] = {}
+        for done in answers(model, correction, correction.slices, device):
+            if done is not None:
+                truth = correction.picture(done.index)
+                painted = truth != 0
+                if correction.unmarked is not None:
+                    painted &= truth != np.uint16(correction.unmarked)
+                if done.index in correction.checked:
+                    painted &= np.isin(truth, list(correction.checked[done.index]))
+                hidden = painted | np.isin(done.labels, checked)
+                said[done.index] = np.where(hidden, 0, done.labels)
+            yield
+        found.append(np.stack([said[index] for index in correction.slices]))
+    return found
+
+
+def lost_shares(
+    before: Sequence[NDArray[Any]], after: Sequence[NDArray[Any]], names: Mapping[int, str]
+) -> dict[str, float]:
+    """By name, for structures with at least `_SPECK` voxels before: the share of these voxels that
+    are something else after."""
+    lost = {}
+    for id, name in names.items():
+        there = [old == id for old in before]
+        count = sum(int(where.sum()) for where in there)
+        if count >= _SPECK:
+            pairs = zip(there, after, strict=True)
+            lost[name] = sum(int((where & (new != id)).sum()) for where, new in pairs) / count
+    return lost
