@@ -138,6 +138,15 @@ def test_a_name_without_a_suffix_gets_the_chosen_kinds(
     assert saved.read_bytes() == written
 
 
+@pytest.mark.parametrize("name", ["case01.nrrd", "case01.seg.nrrd", "case01.mgz", "case01.png"])
+def test_a_mask_is_not_written_as_another_kind_of_file(
+    segmented: Any, tmp_path: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    answer(monkeypatch, tmp_path / name)
+    assert save(qtbot, segmented).startswith("A mask is saved as one of .nii.gz, .nii, ")
+    assert not list(tmp_path.glob("case01*"))
+
+
 def test_the_scan_itself_is_never_replaced(
     segmented: Any, scan_file: Path, tmp_path: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,7 +128,9 @@ class MaskSaving(QObject):
     @staticmethod
     def _checked(mask: MaskLayer, path: Path, suffix: str) -> Path:
         """The path to write, with its suffix. Raises InputError if the mask cannot go there."""
-        path = ended(path, WRITABLE, suffix)
+        # Writing refuses the suffixes of other kinds of files.
+        if stem_of(path) == path.name:
+            path = ended(path, WRITABLE, suffix)
         scans = (layer for layer in mask.viewer.layers if isinstance(layer, Image))
         if path.resolve() in {file.resolve() for file in map(_file_of, scans) if file is not None}:
             raise InputError(
