@@ -20,12 +20,16 @@ _OPAQUE, _NOTHING = 0.9, 0.05
 
 
 def why_unseen(mask: MaskLayer) -> str:
-    """Why a mask cannot be seen on its scan, in words; "" if it can."""
+    """Why a mask, or the preview that is shown instead, cannot be seen on its scan, in words; "" if
+    it can."""
     layer = mask.layer
-    if not layer.visible:
-        return f'"{layer.name}" is hidden by its eye icon'
-    if layer.opacity < _NOTHING:
-        return f'"{layer.name}" is hidden by its opacity'
+    if not shows_proposal(annotation_of(mask)):
+        if not layer.visible:
+            return f'"{layer.name}" is hidden by its eye icon'
+        if layer.opacity < _NOTHING:
+            return f'"{layer.name}" is hidden by its opacity'
+    if mask.outside:
+        return mask.outside
     if covered := _why_covered(mask):
         return covered
     scan = layer.metadata[IMAGE_KEY]
@@ -50,8 +54,9 @@ def why_all_unseen(mask: MaskLayer) -> str:
     return _why_covered(mask)
 
 
-def bring_into_view(mask: MaskLayer, alone: bool = False) -> list[Image]:
-    """Show a mask on its scan. Returns the images that lay over it and are now hidden.
+def bring_into_view(mask: MaskLayer, alone: bool = False) -> list[Layer]:
+    """Show a mask on its scan. Returns the images and the other masks of the scan that lay over it
+    and are now hidden.
 
     alone: also hide other images of the same voxels below the mask. They may be of the same patient
     or of another one.
@@ -69,20 +74,20 @@ def bring_into_view(mask: MaskLayer, alone: bool = False) -> list[Image]:
     over = _over(mask, alone)
     if scan in over:
         put_below(mask.viewer, scan, [mask])
-    hidden = [image for image in over if image is not scan]
+    hidden = [one for one in over if one is not scan]
     for one in list(layers):
-        if any(_is_of(one, image, layers) for image in hidden):
+        if any(_is_of(one, covering, layers) for covering in hidden):
             draw(one, False)
     if (preview := annotation_of(mask).preview) is not None:
         preview.draw()
     return hidden
 
 
-def hidden_message(mask: MaskLayer, hidden: Sequence[Image]) -> str:
-    """What to say of images that were hidden to show a mask; "" if none were."""
+def hidden_message(mask: MaskLayer, hidden: Sequence[Layer]) -> str:
+    """What to say of layers that were hidden to show a mask; "" if none were."""
     if not hidden:
         return ""
-    names = ", ".join(f'"{image.name}"' for image in hidden)
+    names = ", ".join(f'"{layer.name}"' for layer in hidden)
     was, icons = "was", "its eye icon shows it"
     if len(hidden) > 1:
         was, icons = "were", "their eye icons show them"
@@ -94,7 +99,7 @@ def _why_covered(mask: MaskLayer) -> str:
     return f'"{over[-1].name}" lies over "{mask.layer.name}"' if over else ""
 
 
-def _over(mask: MaskLayer, alone: bool = False) -> list[Image]:
+def _over(mask: MaskLayer, alone: bool = False) -> list[Layer]:
     """Images that cover a mask, or its scan below it."""
     layer, layers = mask.layer, list(mask.viewer.layers)
     if mask.viewer.canvas.grid.enabled or layer not in layers:
@@ -147,8 +152,9 @@ def _overlap(one: Layer, other: Layer, dims: Any) -> bool:
     return is_cut(one, dims) and bool(((low < stop) & (start < high)).all())
 
 
-def _is_of(layer: Layer, image: Image, layers: Sequence[Layer]) -> bool:
-    """Is a layer an image, one of its masks, or a view or preview of those?"""
+def _is_of(layer: Layer, image: Layer, layers: Sequence[Layer]) -> bool:
+    """Is a layer an image or another covering layer, one of its masks, or a view or preview of
+    those?"""
     metadata = layer.metadata
     masks = [one for one in layers if one.metadata.get(IMAGE_KEY) is image]
     drawn = metadata.get(PREVIEW_KEY) or metadata.get(VIEW_KEY, ("", None))[1]
