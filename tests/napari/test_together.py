@@ -195,6 +195,30 @@ def test_a_slice_that_another_scan_covers_is_not_accepted(correct_widget: Make, 
     assert (viewer.layers["scan"].visible, other.visible) == (True, False)
 
 
+def test_a_slice_that_a_newer_mask_of_the_scan_lies_over_is_not_accepted(
+    correct_widget: Make, qtbot: Any
+) -> None:
+    viewer, segment, correct = correct_widget()
+    older = correct.current_mask
+    paint(older, 1)
+    assert run(qtbot, segment) == "finished"
+    newer = segment.current_mask
+    viewer.layers.selection.active = older.layer
+    correct.accept_slice.click()
+    assert not older.segmentation.reviewed
+    assert f'"{newer.layer.name}" lies over "{older.layer.name}": click a slice' in unescape(
+        correct.message.text()
+    )
+    correct.review.go_to((0, 2))
+    assert not newer.layer.visible
+    assert f'"{newer.layer.name}" lay over' in unescape(correct.message.text())
+    propose(newer)
+    assert f'"{viewer.layers[-1].name}" lies over' in correct.review.refusal
+    correct.review.go_to((0, 2))
+    correct.accept_slice.click()
+    assert older.segmentation.reviewed == {(0, 2)}
+
+
 def test_a_preview_is_neither_shown_on_another_scan_nor_accepted_there(
     correct_widget: Make, qtbot: Any
 ) -> None:

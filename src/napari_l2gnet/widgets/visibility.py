@@ -100,7 +100,7 @@ def _why_covered(mask: MaskLayer) -> str:
 
 
 def _over(mask: MaskLayer, alone: bool = False) -> list[Layer]:
-    """Images that cover a mask, or its scan below it."""
+    """Images that cover a mask, or its scan below it, and other masks of the scan over it."""
     layer, layers = mask.layer, list(mask.viewer.layers)
     if mask.viewer.canvas.grid.enabled or layer not in layers:
         return []  # side by side
@@ -109,10 +109,13 @@ def _over(mask: MaskLayer, alone: bool = False) -> list[Layer]:
     return [
         one
         for n, one in enumerate(layers)
-        if n > first
-        and _covers(one)
-        and _overlap(one, layer, mask.viewer.dims)
-        and (alone or n > at or not _is_picture(one, mask))
+        if (n > at and _is_other_mask(one, mask))
+        or (
+            n > first
+            and _covers(one)
+            and _overlap(one, layer, mask.viewer.dims)
+            and (alone or n > at or not _is_picture(one, mask))
+        )
     ]
 
 
@@ -130,6 +133,18 @@ def _is_picture(layer: Layer, mask: MaskLayer) -> bool:
         return True
     own = any(one.metadata.get(IMAGE_KEY) is layer for one in mask.viewer.layers)
     return lie_on_each_other(layer, mask.layer) and not own
+
+
+def _is_other_mask(layer: Layer, mask: MaskLayer) -> bool:
+    """Is a layer another mask of the scan, or its preview, that can be seen?"""
+    if not layer.visible or layer.opacity < _NOTHING:
+        return False
+    drawn = layer.metadata.get(SEGMENTATION_KEY) or layer.metadata.get(PREVIEW_KEY)
+    scan = mask.layer.metadata[IMAGE_KEY]
+    return drawn is not mask.segmentation and any(
+        one.metadata.get(IMAGE_KEY) is scan and one.metadata[SEGMENTATION_KEY] is drawn
+        for one in mask.viewer.layers
+    )
 
 
 def _covers(layer: Layer) -> bool:
