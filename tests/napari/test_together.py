@@ -305,7 +305,6 @@ def test_a_mask_goes_along_where_its_scan_is_moved(
     at = scan.data_to_world(corner)
     for layer in (mask.layer, viewer.layers[-1]):  # the preview lies on the mask
         np.testing.assert_allclose(layer.data_to_world(corner), at)
-    scan.scale = (8, 1.4, 1.4)
     correct.discard_proposal()
     correct.accept_slice.click()
     assert mask.segmentation.reviewed == {mask.place}

@@ -110,7 +110,8 @@ class MaskLayer(MaskView):
             name=f"{image.name} · {card.name}",
             opacity=OPACITY,
             metadata={
-                GRID_KEY: segmentation.grid,
+                # Not the segmentation's: a size set in napari can be set again.
+                GRID_KEY: image.metadata.get(GRID_KEY),
                 LABELS_KEY: labels.names,
                 SEGMENTATION_KEY: segmentation,
                 MODEL_KEY: card.name,
