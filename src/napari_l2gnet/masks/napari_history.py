@@ -63,6 +63,8 @@ def report_edits(mask: MaskLayer) -> None:
             # An answer that is undone may have been the first one of some slices.
             mask.name_coverage()
             layer.refresh()
+            if not layer.visible:
+                layer.events.set_data()  # which a hidden layer does not draw, nor tell of
 
         return replay_and_tell
 
