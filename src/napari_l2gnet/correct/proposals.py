@@ -70,7 +70,7 @@ def fill_in(mask: MaskLayer, filled: Mapping[SliceKey, NDArray[Any]], organ: int
 def accept(mask: MaskLayer, annotation: Annotation) -> int:
     """Adopt a complete proposal as one undoable step, and add its model as a version.
 
-    Returns how many voxels change.
+    Returns how many voxels change. Raises InputError as `bring_organs` does.
     """
     proposal = annotation.proposal
     assert proposal is not None
@@ -78,15 +78,18 @@ def accept(mask: MaskLayer, annotation: Annotation) -> int:
     assert learnt is not None
     assert answered is not None
     assert answer is not None
-    answer, answered = as_chosen(annotation.segmentation, answer, proposal.raw, answered)
-    answer, raw, filled = _with_filled(annotation, answer, proposal.raw)
-    _clear_proposal(annotation)
-    annotation.keep_first_answer()
 
     def version_for(one: Annotation) -> Version:
         parent, result = one.segmentation.version, learnt.result
         return Version(one.next_name(), proposal.kind, parent, result.model, result.verdict)
 
+    if learnt.result.model.card.labels.names.keys() - mask.segmentation.card.labels.names.keys():
+        # Redo may have removed an organ since it was taught.
+        bring_organs(mask, annotation, version_for(annotation))
+    answer, answered = as_chosen(annotation.segmentation, answer, proposal.raw, answered)
+    answer, raw, filled = _with_filled(annotation, answer, proposal.raw)
+    _clear_proposal(annotation)
+    annotation.keep_first_answer()
     version = version_for(annotation)
     version.raw, version.traces, version.tidying = proposal.raw, proposal.traces, answered.tidying
     number = annotation.add_version(version)

@@ -404,7 +404,11 @@ class CorrectWidget(CorrectForm):
                 holds=lambda: why_unseen(mask) == unseen,
             )
             return
-        changed = accept(mask, annotation)
+        try:
+            changed = accept(mask, annotation)
+        except InputError as error:
+            self.notes.refuse(error)
+            return
         self.notes.say(
             f"{annotation.version.name} accepted: {mask.taken_in(changed)}",
             holds=mask.segmentation.undo_history.last_step() if changed else always,
