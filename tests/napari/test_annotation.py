@@ -652,6 +652,14 @@ def test_the_words_of_a_verdict_claim_no_more_than_its_numbers_tell(
     assert said in strokes
 
 
+@pytest.mark.parametrize(("after", "said"), [
+    (0.02, "Hardly anything is learnt yet on what you marked"), (0.3, "Better on what you marked"),
+])  # fmt: skip
+def test_what_is_hardly_learnt_is_not_called_better(after: float, said: str) -> None:
+    strokes = learnt(Improvement({"liver": 0.0}, {"liver": after}), partly=True)
+    assert verdict_message(strokes).startswith(said)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_an_answer_changes_what_no_person_decided_however_the_model_cuts(axis: int) -> None:
     rng, shape = np.random.default_rng(axis), (2, 4, 5, 6)
