@@ -564,8 +564,10 @@ def test_a_removed_organ_becomes_background_and_undo_brings_it_back() -> None:
     # Slices that were accepted before it was removed say where it is.
     assert segmentation.reviewed == {(0, 1), (0, 4)}
     assert segmentation.unreviewed_organs == set()
+    layer.selected_label = 3
     layer.redo()
-    assert mask.remove_organ(3) == 0
+    assert segmentation.card.labels.names == first
+    assert layer.selected_label in first
     # Its name may be another's by then.
     mask.relabel(with_organ(segmentation.card.labels, Label(4, "drei", "#123456")))
     layer.undo()
@@ -656,6 +658,14 @@ def test_the_words_of_a_verdict_claim_no_more_than_its_numbers_tell(
         "slices left out of training", where
     )
     assert said in strokes
+
+
+@pytest.mark.parametrize(("after", "said"), [
+    (0.02, "Hardly anything is learnt yet on what you marked"), (0.3, "Better on what you marked"),
+])  # fmt: skip
+def test_what_is_hardly_learnt_is_not_called_better(after: float, said: str) -> None:
+    strokes = learnt(Improvement({"liver": 0.0}, {"liver": after}), partly=True)
+    assert verdict_message(strokes).startswith(said)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

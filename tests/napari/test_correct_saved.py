@@ -169,6 +169,11 @@ def test_a_new_organ_alone_is_worth_saving_and_so_is_that_it_was_removed(
     assert widget.organ.findText("papillary muscle") >= 0
     qtbot.waitUntil(lambda: "Removed" not in widget.message.text())
     assert 4 in open_project(saved(qtbot, widget)).read_state().labels.names
+    layer.redo()
+    assert widget.organ.findText("papillary muscle") < 0
+    path = saved(qtbot, widget)
+    assert 4 not in open_project(path).read_state().labels.names
+    assert replayed(path, tmp_path, capsys)["equal"]
 
 
 @pytest.mark.parametrize("one_step", [False, True])

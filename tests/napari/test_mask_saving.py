@@ -75,7 +75,7 @@ def test_an_image_of_one_frame_is_segmented_and_its_mask_saved(
     assert mask.any()
     for name in ("mask.nii.gz", "mask.tif"):
         answer(monkeypatch, tmp_path / name)
-        assert save(qtbot, widget) == f"Saved {name}."
+        assert save(qtbot, widget) == f"Saved {name} in {tmp_path}."
         np.testing.assert_array_equal(read_labels(tmp_path / name).volume.data, mask[0])
         assert read_volume(tmp_path / name).spacing == pytest.approx((8, 2, 2))
 
@@ -93,6 +93,29 @@ def test_the_file_is_suggested_beside_the_scan_then_where_the_last_one_went(
     assert beside.parent == scan_file.parent
     assert beside.name.startswith(f"{name}_mask.nii")
     assert then.parent == elsewhere
+
+
+def test_the_second_patients_mask_is_not_suggested_over_the_first_ones(
+    segmented: Any, scan_file: Path, tmp_path: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Scans of many patients often have the same name, each in a folder of its own.
+    second, elsewhere = tmp_path / "second" / scan_file.name, tmp_path / "masks"
+    elsewhere.mkdir()
+    second.parent.mkdir()
+    second.write_bytes(scan_file.read_bytes())
+    beside = segmented.saving.suggested(segmented.current_mask)
+    answer(monkeypatch, beside)
+    assert save(qtbot, segmented) == f"Saved {beside.name}."
+    assert segmented.saving.suggested(segmented.current_mask) == beside
+    answer(monkeypatch, elsewhere / beside.name)
+    first, viewer = segmented.current_mask, segmented.current_mask.viewer
+    open_scan(viewer, second)
+    assert run(qtbot, segmented) == "finished"
+    own = segmented.saving.suggested(segmented.current_mask)
+    assert own == second.parent / beside.name
+    assert save(qtbot, segmented) == f"Saved {beside.name} in {elsewhere}."
+    numbered = elsewhere / beside.name.replace("_mask", "_mask_2")
+    assert segmented.saving.suggested(first) == numbered
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [(0, ".nii.gz"), (1, ".tif")])
@@ -113,6 +136,15 @@ def test_a_name_without_a_suffix_gets_the_chosen_kinds(
     # The dialog has asked about a file of another name.
     assert f"case1.5mm{suffix} exists already" in save(qtbot, segmented)
     assert saved.read_bytes() == written
+
+
+@pytest.mark.parametrize("name", ["case01.nrrd", "case01.seg.nrrd", "case01.mgz", "case01.png"])
+def test_a_mask_is_not_written_as_another_kind_of_file(
+    segmented: Any, tmp_path: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    answer(monkeypatch, tmp_path / name)
+    assert save(qtbot, segmented).startswith("A mask is saved as one of .nii.gz, .nii, ")
+    assert not list(tmp_path.glob("case01*"))
 
 
 def test_the_scan_itself_is_never_replaced(

@@ -84,11 +84,15 @@ def test_volumes_are_told_in_a_unit_that_leaves_something_of_them(
     assert table.rows() == [("nucleus", "2\u202f000", size)]
 
 
-def test_the_sizes_are_by_the_voxels_as_they_are_now(
-    segment_widget: Any, scan_file: Path, qtbot: Any
+@pytest.mark.parametrize("stated", [False, True])
+def test_the_sizes_are_by_the_voxels_of_the_file_or_else_as_they_are_now(
+    segment_widget: Any, scan_file: Path, qtbot: Any, stated: bool
 ) -> None:
     viewer, widget = segment_widget()
     image = open_scan(viewer, scan_file)
+    if not stated:
+        image = viewer.add_image(image.data, scale=(8, 1.4, 1.4), units=("mm",) * 3)
+        widget.image.choose(image)
     run(qtbot, widget)
     layer = widget.current_mask.layer
     qtbot.waitUntil(lambda: told(widget)[0] == (layer.data == 1).sum())
@@ -101,13 +105,14 @@ def test_the_sizes_are_by_the_voxels_as_they_are_now(
 
     assert shown() == ml(1.4 * 1.4 * 8)
     layer.scale = (4, 1.4, 1.4)
-    assert "set the same scale and units" in widget.coverage.text()
+    note = "is no longer aligned" if stated else "set the same scale and units"
+    assert note in widget.coverage.text()
     assert not widget.coverage.isHidden()
     image.scale = (4, 1.4, 1.4)
     assert widget.coverage.isHidden()
-    assert shown() == ml(1.4 * 1.4 * 4)
+    assert shown() == ml(1.4 * 1.4 * (8 if stated else 4))
     image.units = ("cm", "cm", "cm")
-    assert shown() == ml(1.4 * 1.4 * 4 * 1000)
+    assert shown() == ml(1.4 * 1.4 * (8 if stated else 4 * 1000))
 
 
 def test_the_table_follows_a_brush_on_the_slice_on_screen(

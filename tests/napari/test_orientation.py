@@ -409,7 +409,10 @@ def test_the_answer_is_kept_with_the_layer(sided: Any, tiff: Path, qtbot: Any) -
 
 def test_a_voxel_size_set_by_hand_does_not_turn_a_scan_round(sided: Any, tmp_path: Path) -> None:
     viewer, widget = sided()
-    save_nifti(tmp_path / "silent.nii", "RAS", stated=False)
+    # A file that states no size, either: only then does one set by hand count.
+    image = nib.Nifti1Image(noise().T, np.eye(4))
+    image.set_sform(image.affine, 0)
+    nib.save(image, tmp_path / "silent.nii")
     layer = open_scan(viewer, tmp_path / "silent.nii")
     answer(widget, "PIR")
     assert widget.axis.currentText() == "axial, 48 slices (auto)"

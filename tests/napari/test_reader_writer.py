@@ -190,9 +190,19 @@ def test_a_voxel_size_set_by_hand_counts(tmp_path):
     assert (again.units, again.spacing) == ("mm", pytest.approx((5, 0.5, 0.5)))
     layer.units = ("um", "um", "um")
     assert volume_of(layer).spacing == pytest.approx((5e-3, 5e-4, 5e-4))
-    of_file = layer_of(scan())
-    of_file.units = ("um", "um", "um")
-    assert volume_of(of_file).spacing == pytest.approx((3e-3, 2e-3, 1e-3))
+
+
+@pytest.mark.parametrize("codes", ["RAS", "PIL"])
+def test_a_voxel_size_that_a_file_states_counts_whatever_is_set_by_hand(codes):
+    layer = layer_of(scan(codes))
+    filed = volume_of(layer)
+    layer.scale, layer.units = np.multiply(layer.scale, 2), ("um", "um", "um")
+    volume = volume_of(layer)
+    assert (volume.units, volume.oriented) == ("mm", True)
+    np.testing.assert_array_equal(volume.affine, filed.affine)
+    # Of other data than the file's only the layer knows the size.
+    layer.data = layer.data[:-1]
+    assert volume_of(layer).spacing == pytest.approx(np.multiply(filed.spacing, 2e-3))
 
 
 @pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")

@@ -195,6 +195,64 @@ def test_a_slice_that_another_scan_covers_is_not_accepted(correct_widget: Make, 
     assert (viewer.layers["scan"].visible, other.visible) == (True, False)
 
 
+def test_a_slice_that_a_newer_mask_of_the_scan_lies_over_is_not_accepted(
+    correct_widget: Make, qtbot: Any
+) -> None:
+    viewer, segment, correct = correct_widget()
+    older = correct.current_mask
+    paint(older, 1)
+    assert run(qtbot, segment) == "finished"
+    newer = segment.current_mask
+    viewer.layers.selection.active = older.layer
+    correct.accept_slice.click()
+    assert not older.segmentation.reviewed
+    assert f'"{newer.layer.name}" lies over "{older.layer.name}": click a slice' in unescape(
+        correct.message.text()
+    )
+    correct.review.go_to((0, 2))
+    assert not newer.layer.visible
+    assert f'"{newer.layer.name}" lay over' in unescape(correct.message.text())
+    propose(newer)
+    assert f'"{viewer.layers[-1].name}" lies over' in correct.review.refusal
+    correct.review.go_to((0, 2))
+    correct.accept_slice.click()
+    assert older.segmentation.reviewed == {(0, 2)}
+
+
+def test_a_preview_is_neither_shown_on_another_scan_nor_accepted_there(
+    correct_widget: Make, qtbot: Any
+) -> None:
+    viewer, segment, correct = correct_widget()
+    mask = correct.current_mask
+    correct_slice(viewer, correct, 2)
+    mask.layer.visible = False
+    before = another_scan(viewer, segment)
+    with qtbot.waitSignal(correct.run_ended, timeout=60_000):
+        correct.seconds.setValue(2)
+        correct.start.click()
+        assert mask.layer.visible
+        assert not before.visible
+        assert '"another" lay over' in unescape(correct.message.text())
+        meanwhile = another_scan(viewer, segment)
+    assert correct.annotation.proposal.complete
+    # A scan that is opened meanwhile covers the preview as it covers the mask.
+    assert viewer.layers[-1] is meanwhile
+    old, told = mask.layer.data.copy(), f'"{meanwhile.name}" lies over "{mask.layer.name}": '
+    correct.accept.click()
+    np.testing.assert_array_equal(mask.layer.data, old)
+    assert f"{told}click a slice in the table, then accept the preview" in unescape(
+        correct.message.text()
+    )
+    correct.review.go_to((0, 3))
+    another_scan(viewer, segment, translate=(500, 0, 0))
+    viewer.dims.set_point(0, 520)
+    correct.accept.click()
+    assert "is not on screen: the sliders are outside it" in correct.message.text()
+    correct.review.go_to((0, 3))
+    correct.accept.click()
+    assert (mask.layer.data != old).any()
+
+
 def test_overlays_that_are_seen_through_and_series_on_their_side_cover_nothing(
     correct_widget: Make,
 ) -> None:
@@ -247,7 +305,6 @@ def test_a_mask_goes_along_where_its_scan_is_moved(
     at = scan.data_to_world(corner)
     for layer in (mask.layer, viewer.layers[-1]):  # the preview lies on the mask
         np.testing.assert_allclose(layer.data_to_world(corner), at)
-    scan.scale = (8, 1.4, 1.4)
     correct.discard_proposal()
     correct.accept_slice.click()
     assert mask.segmentation.reviewed == {mask.place}

@@ -141,12 +141,14 @@ class Preview:
         )
         stay_on(layer, mask)
         layer.editable = False
+        layers = self.mask.viewer.layers
+        top = max(layers.index(one) for one in (mask, *self._layers.values()))
         self._layers[mode] = layer
         self._stale.update(segmentation.places)
-        layers = self.mask.viewer.layers
         # The mask stays the active layer, so that painting goes on.
         active = layers.selection.active
-        layers.append(layer)
+        # Not on top of all: another scan may have been opened meanwhile, and lies over the mask.
+        layers.insert(top + 1, layer)
         layers.selection.active = active
 
     def _array(self, mode: str) -> Any:

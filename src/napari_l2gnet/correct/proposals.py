@@ -24,6 +24,8 @@ from napari_l2gnet.masks.segmentation import Segmentation
 #: Dice of a new organ on slices left out, below which interpolation does better: that reaches 0.8
 #: to 0.9 on abdominal organs between five painted slices.
 _WELL = 0.8
+#: Mean Dice below which a rise is not called better: most of what was marked is still missed.
+_HARDLY = 0.2
 
 
 def as_chosen(segmentation: Segmentation, answer: Answer) -> Answer:
@@ -67,21 +69,25 @@ def fill_in(mask: MaskLayer, filled: Mapping[SliceKey, NDArray[Any]], organ: int
 def accept(mask: MaskLayer, annotation: Annotation) -> int:
     """Adopt a complete proposal as one undoable step, and add its model as a version.
 
-    Returns how many voxels change.
+    Returns how many voxels change. Raises InputError as `bring_organs` does.
     """
     proposal = annotation.proposal
     assert proposal is not None
     assert proposal.learnt is not None
     assert proposal.answer is not None
-    learnt, answer = proposal.learnt, as_chosen(annotation.segmentation, proposal.answer)
-    labels, raw, filled = _with_filled(annotation, answer)
-    _clear_proposal(annotation)
-    annotation.keep_first_answer()
+    learnt = proposal.learnt
 
     def version_for(one: Annotation) -> Version:
         parent, result = one.segmentation.version, learnt.result
         return Version(one.next_name(), proposal.kind, parent, result.model, result.verdict)
 
+    if learnt.result.model.card.labels.names.keys() - mask.segmentation.card.labels.names.keys():
+        # Redo may have removed an organ since it was taught.
+        bring_organs(mask, annotation, version_for(annotation))
+    answer = as_chosen(annotation.segmentation, proposal.answer)
+    labels, raw, filled = _with_filled(annotation, answer)
+    _clear_proposal(annotation)
+    annotation.keep_first_answer()
     version = version_for(annotation)
     version.raw, version.traces = answer.raw, answer.traces
     version.tidying = answer.answered.tidying
@@ -172,7 +178,8 @@ def verdict_message(learnt: FineTuned) -> str:
     (before, after), gain = dice.means(), dice.gain()
     if dice.clear:
         fallen = "Lower on" if verdict.evidence.partly else "No worse on most"
-        where = "Better on" if gain > 0 else fallen
+        risen = "Better on" if after >= _HARDLY else "Hardly anything is learnt yet on"
+        where = risen if gain > 0 else fallen
         change = f"{gain:+.3f} Dice ({before:.3f} to {after:.3f})"
     else:
         where = "No clear change on"

@@ -47,6 +47,7 @@ from napari_l2gnet.masks.layer import MaskLayer
 from napari_l2gnet.saving.autosave import keep_again
 from napari_l2gnet.saving.mask_saving import MaskSaving
 from napari_l2gnet.widgets.docked import always
+from napari_l2gnet.widgets.visibility import why_unseen
 
 
 class CorrectWidget(CorrectForm):
@@ -296,6 +297,9 @@ class CorrectWidget(CorrectForm):
         if not self._free:
             return
         complete = bool(self.painted.currentData())
+        self.notes.say("")
+        # Over another scan's picture, the preview would pass for that scan's mask.
+        self.review.show_mask(alone=True)
         try:
             task = fine_tuning(
                 self._masks(), self.kind.currentData(), float(self.seconds.value()), complete
@@ -305,7 +309,6 @@ class CorrectWidget(CorrectForm):
             return
         self.curve.clear()
         self._curve_of = ref(task.annotation)
-        self.notes.say("")
         self._new_run().learn(task)
 
     def go_to_version(self, number: int, loaded: bool = False) -> None:
@@ -399,7 +402,17 @@ class CorrectWidget(CorrectForm):
         if mask.stroke_under_way:
             self.notes.say("Finish the brush stroke first.")
             return
-        changed = accept(mask, annotation)
+        if unseen := why_unseen(mask):
+            self.notes.say(
+                f"{unseen}: click a slice in the table, then accept the preview.",
+                holds=lambda: why_unseen(mask) == unseen,
+            )
+            return
+        try:
+            changed = accept(mask, annotation)
+        except InputError as error:
+            self.notes.refuse(error)
+            return
         self.notes.say(
             f"{annotation.version.name} accepted: {mask.taken_in(changed)}",
             holds=mask.segmentation.undo_history.last_step() if changed else always,

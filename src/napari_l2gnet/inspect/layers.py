@@ -128,7 +128,7 @@ class InspectLayers:
         """Add a layer `above` places above the mask; the selection stays."""
         layers = self.viewer.layers
         layer.metadata[VIEW_KEY] = (view, self.mask.segmentation)
-        layer.metadata[GRID_KEY] = self.mask.segmentation.grid
+        layer.metadata[GRID_KEY] = self.mask.layer.metadata.get(GRID_KEY)
         stay_on(layer, self.mask.layer)
         active = layers.selection.active
         at = layers.index(self.mask.layer) + above if self.mask.layer in layers else len(layers)

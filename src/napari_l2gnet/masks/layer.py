@@ -110,7 +110,8 @@ class MaskLayer(MaskView):
             name=f"{image.name} · {card.name}",
             opacity=OPACITY,
             metadata={
-                GRID_KEY: segmentation.grid,
+                # Not the segmentation's: a size set in napari can be set again.
+                GRID_KEY: image.metadata.get(GRID_KEY),
                 LABELS_KEY: labels.names,
                 SEGMENTATION_KEY: segmentation,
                 MODEL_KEY: card.name,
@@ -251,14 +252,27 @@ class MaskLayer(MaskView):
         Returns how many voxels change. The organ returns once undo brings voxels of it back.
         """
         segmentation, layer = self.segmentation, self.layer
-        before = segmentation.card.labels
         voxels = np.flatnonzero(segmentation.shown == id)
         if len(voxels):
             layer.data_setitem(np.unravel_index(voxels, layer.data.shape), 0)
+            segmentation.undo_history.note_removal(id)
+        self.take_out(id)
+        return len(voxels)
+
+    def take_out(self, id: int) -> None:
+        """Take an organ without voxels out of the mask; nothing if it has voxels, or is not there.
+
+        Its voxels may have been taken away by redo, after which a person may paint with it.
+        """
+        segmentation, layer = self.segmentation, self.layer
+        before = segmentation.card.labels
+        if id not in before.names or (segmentation.shown == id).any():
+            return
         organ = Label(id, before.names[id], self.colors()[id][0])
         segmentation.remove_organ(organ)
+        if layer.selected_label == id:
+            layer.selected_label = next(iter(segmentation.card.labels.names))
         mask_colors.relabel(layer, before, segmentation.card.labels)
-        return len(voxels)
 
     def bring_back_organs(self) -> None:
         """Give removed organs back to the mask if undo or redo brought voxels of them back."""

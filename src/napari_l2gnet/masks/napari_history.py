@@ -54,15 +54,18 @@ def report_edits(mask: MaskLayer) -> None:
         if not layer.editable:
             history.clear()  # as the layer does
 
-    def then(replay: Callable[[], None], tell: Callable[[], None]) -> Callable[[], None]:
+    def then(replay: Callable[[], None], tell: Callable[[], int | None]) -> Callable[[], None]:
         def replay_and_tell() -> None:
             replay()
             # First: reviews that are restored cover the organs of the mask.
             mask.bring_back_organs()
-            tell()
+            if (organ := tell()) is not None:
+                mask.take_out(organ)
             # An answer that is undone may have been the first one of some slices.
             mask.name_coverage()
             layer.refresh()
+            if not layer.visible:
+                layer.events.set_data()  # which a hidden layer does not draw, nor tell of
 
         return replay_and_tell
 

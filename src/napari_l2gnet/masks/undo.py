@@ -32,7 +32,7 @@ class Stroke:
 
     before, after: their labels. places: the slices that they are in. free: where the model's answer
     was shown before. made: when, as `Segmentation.edits` counts. reviews: those that the stroke
-    withdrew, of slices that were not on screen.
+    withdrew, of slices that were not on screen. removes: the id of an organ that it removed.
     """
 
     voxels: NDArray[np.intp]
@@ -42,6 +42,7 @@ class Stroke:
     free: NDArray[np.bool_]
     made: int = 0
     reviews: WithdrawnReviews = field(default_factory=WithdrawnReviews)
+    removes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,12 @@ class UndoHistory:
         self._done.append(Stroke(voxels, before, after, places, free, mask.edits, reviews))
         self._undone.clear()
 
+    def note_removal(self, organ: int) -> None:
+        """The last stroke took all voxels of an organ (id) away, which is removed with them."""
+        last = self._done[-1]
+        assert isinstance(last, Stroke)
+        self._done[-1] = replace(last, removes=organ)
+
     def undone(self) -> None:
         """The layer has undone the last step in `shown`.
 
@@ -160,15 +167,16 @@ class UndoHistory:
             np.put(mask.known, free, answer)
             np.put(mask.shown, free, answer)
 
-    def redone(self) -> None:
-        """The layer has redone the last undone step in `shown`."""
+    def redone(self) -> int | None:
+        """The layer has redone the last undone step in `shown`. Returns the id of an organ that
+        this removes."""
         if not self._undone:
-            return
+            return None
         mask, undone = self._mask, self._undone[-1]
         step = undone.step
         if isinstance(step, Adoption):
             if self._differs(step.shown.voxels, step.shown.after):
-                return
+                return None
             self._apply(step)
             mask.events.append(Stepped("redone"))
             # Reviews since the undo do not hold for this answer; those before it do again.
@@ -176,7 +184,7 @@ class UndoHistory:
             mask.reviews.restore(undone.reviews)
         else:
             if self._differs(step.voxels, step.after):
-                return
+                return None
             np.put(mask.stroked, step.voxels, True)
             mask.reviews.invalidate(mask.reviews.since(undone.made, step.places), "redo")
             reviews = mask.reviews.invalidate(step.reviews.places, "redo")
@@ -184,6 +192,7 @@ class UndoHistory:
             step = replace(step, made=mask.edits, reviews=reviews)
         self._undone.pop()
         self._done.append(step)
+        return step.removes if isinstance(step, Stroke) else None
 
     def _differs(self, voxels: NDArray[np.intp], labels: NDArray[Any]) -> bool:
         return not np.array_equal(np.take(self._mask.shown, voxels), labels)

@@ -55,6 +55,11 @@ class MaskView:
         """Why no slice of the mask is on screen, in a sentence; "" if one is."""
         if not self.cut_as_sliced:
             return "The viewer slices the scan along another axis than the model"
+        return self.outside
+
+    @property
+    def outside(self) -> str:
+        """As `off_screen`, but a mask that the viewer cuts along any axis is on screen."""
         if not is_cut(self.layer, self.viewer.dims):
             return f'"{self.layer.name}" is not on screen: the sliders are outside it'
         return ""

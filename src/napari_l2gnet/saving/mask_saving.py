@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from napari.layers import Image
@@ -29,6 +30,8 @@ TIP = "Save as NIfTI or TIFF on the scan's own grid, with names and colours of t
 _NIFTI, _TIFF = "NIfTI (*.nii.gz *.nii)", "TIFF (*.tif *.tiff)"
 #: The suffix that is added to a name without one.
 _SUFFIX = {_NIFTI: ".nii.gz", _TIFF: ".tif"}
+#: Metadata key: the files that a mask was saved as. They alone are offered to be replaced by it.
+_SAVED_KEY = "l2gnet_saved"
 
 
 class MaskSaving(QObject):
@@ -42,7 +45,8 @@ class MaskSaving(QObject):
     def __init__(self, button: QPushButton, mask: Callable[[], MaskLayer | None]) -> None:
         super().__init__(button)
         self._mask = mask
-        # The folder of the last mask: masks of many scans often go into one folder.
+        # Where the last mask went if not beside its scan: masks of many scans often go into one
+        # folder, but none belongs beside another patient's scan.
         self._folder: Path | None = None
         self._job = LatestJob(self)
         self._job.changed.connect(self.changed)
@@ -57,19 +61,18 @@ class MaskSaving(QObject):
         return "The mask is being saved." if self._job.busy else ""
 
     def suggested(self, mask: MaskLayer) -> Path:
-        """A path named after the scan, beside its file or in the folder of the last mask."""
-        image = mask.layer.metadata[IMAGE_KEY]
-        file = _file_of(image)
-        suffix, folder = _SUFFIX[_NIFTI], Path.home()
-        # A DICOM series: names of its files say little, and its folder may hold several series.
-        name = re.sub(r'[\\/:*?"<>|]+', "_", image.name)
-        if file is not None and format_of(file) is DICOM:
-            # Inside the folder of slices, the mask would pass for a scan.
-            folder = (file if file.is_dir() else file.parent).resolve().parent
-        elif file is not None:
-            name, folder = stem_of(file), file.parent
-            suffix = suffix_of(file) if suffix_of(file) in WRITABLE else suffix
-        return (self._folder or folder) / f"{name}_mask{suffix}"
+        """A path named after the scan, beside its file or in the folder of the last mask.
+
+        It is numbered if the file exists and was not saved from this mask.
+        """
+        beside, saved = _beside(mask), mask.layer.metadata.get(_SAVED_KEY, ())
+        suffix = suffix_of(beside)
+        path = (self._folder or beside.parent) / beside.name
+        number = 1
+        while path.exists() and path.resolve() not in saved:
+            number += 1
+            path = path.with_name(f"{beside.name.removesuffix(suffix)}_{number}{suffix}")
+        return path
 
     def ask(self) -> None:
         """Let the user choose a file, and save there."""
@@ -97,7 +100,6 @@ class MaskSaving(QObject):
         except InputError as error:
             self.said.emit(str(error), True)
             return
-        self._folder = path.parent
         data, attributes, _ = mask.layer.as_layer_data_tuple()
         # A copy: the user may go on painting.
         data = np.array(data)
@@ -108,16 +110,27 @@ class MaskSaving(QObject):
         if shows_proposal(annotation_of(mask)):
             beware += " The preview on screen is not accepted, so the mask without it was saved."
 
-        def write() -> Generator[str, None, None]:
+        def write() -> Generator[None, None, None]:
             write_mask(path, data, attributes)
-            yield f"Saved {path.name}.{beware}"
+            yield
 
-        self._job.run(write(), lambda text: self.said.emit(text, False))
+        def tell(_: Any) -> None:
+            elsewhere = path.parent.resolve() != _beside(mask).parent.resolve()
+            self._folder = path.parent if elsewhere else None
+            for layer in mask.viewer.layers:
+                layer.metadata.get(_SAVED_KEY, set()).discard(path.resolve())
+            mask.layer.metadata.setdefault(_SAVED_KEY, set()).add(path.resolve())
+            where = f" in {path.parent}" if elsewhere else ""
+            self.said.emit(f"Saved {path.name}{where}.{beware}", False)
+
+        self._job.run(write(), tell)
 
     @staticmethod
     def _checked(mask: MaskLayer, path: Path, suffix: str) -> Path:
         """The path to write, with its suffix. Raises InputError if the mask cannot go there."""
-        path = ended(path, WRITABLE, suffix)
+        # Writing refuses the suffixes of other kinds of files.
+        if stem_of(path) == path.name:
+            path = ended(path, WRITABLE, suffix)
         scans = (layer for layer in mask.viewer.layers if isinstance(layer, Image))
         if path.resolve() in {file.resolve() for file in map(_file_of, scans) if file is not None}:
             raise InputError(
@@ -125,6 +138,22 @@ class MaskSaving(QObject):
                 "another name."
             )
         return path
+
+
+def _beside(mask: MaskLayer) -> Path:
+    """A path for a mask, named after its scan and beside the scan's file, if it has one."""
+    image = mask.layer.metadata[IMAGE_KEY]
+    file = _file_of(image)
+    suffix, folder = _SUFFIX[_NIFTI], Path.home()
+    # A DICOM series: names of its files say little, and its folder may hold several series.
+    name = re.sub(r'[\\/:*?"<>|]+', "_", image.name)
+    if file is not None and format_of(file) is DICOM:
+        # Inside the folder of slices, the mask would pass for a scan.
+        folder = (file if file.is_dir() else file.parent).resolve().parent
+    elif file is not None:
+        name, folder = stem_of(file), file.parent
+        suffix = suffix_of(file) if suffix_of(file) in WRITABLE else suffix
+    return folder / f"{name}_mask{suffix}"
 
 
 def _file_of(image: Image) -> Path | None:

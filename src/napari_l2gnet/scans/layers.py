@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # In Hounsfield units, as radiologists look at the neck and the abdomen.
 _SOFT_TISSUE = (-160.0, 240.0)
 
+#: Metadata key of the grid of a layer's file.
 GRID_KEY = "l2gnet_volume"
 LABELS_KEY = "l2gnet_labels"
 #: Metadata key of layers that a widget draws over a scan; they are not offered as scans or masks.
@@ -258,8 +259,10 @@ def grid_of(
     name: str,
     metadata: Mapping[str, Any],
 ) -> Grid:
-    """The grid of a layer's array: that in its metadata if it fits, else that of a layer in the
-    viewer with voxels at the same places, else that of the transform.
+    """The grid of a layer's array: that of its file, in its metadata, if it fits, else that of a
+    layer in the viewer with voxels at the same places, else that of the transform.
+
+    A voxel size that the file states counts whatever was set in napari since.
 
     shape: of the layer's array, 2 to 4 axes; a flat image becomes (1, y, x).
     transform: as from transform_of, or a layer's saved state.
@@ -287,8 +290,8 @@ def grid_of(
 def layer_message(text: str, layer: Layer | None) -> str:
     """A warning as it is about a layer.
 
-    A layer may lack a voxel size although its file has one or there is no file: an array, or a
-    layer whose units a person chose. The warning then names the layer, not the file.
+    A layer may lack a voxel size although no file does: an array, or data of another shape than
+    the file's. The warning then names the layer, not the file.
     """
     if layer is None or not isinstance(text, NoVoxelSize):
         return text
@@ -302,14 +305,14 @@ def layer_message(text: str, layer: Layer | None) -> str:
 
 def _shared_grid(shape: tuple[int, ...], transform: Mapping[str, Any]) -> Grid | None:
     """The grid of a layer in the viewer with voxels at the same places; None if there is none."""
-    viewer = napari.current_viewer()
+    viewer, size = napari.current_viewer(), min(3, len(shape))
     for layer in viewer.layers if viewer is not None else ():
         other, grid = transform_of(layer), layer.metadata.get(GRID_KEY)
         if (
             isinstance(grid, Grid)
             and layer.ndim == len(shape)
             and _fits(grid, shape, other)
-            and _fits(grid, shape, transform)
+            and _mm(other["units"], size) == _mm(transform.get("units"), size)
             and np.allclose(_matrix(layer.ndim, other), _matrix(layer.ndim, transform))
         ):
             return grid
@@ -319,12 +322,13 @@ def _shared_grid(shape: tuple[int, ...], transform: Mapping[str, Any]) -> Grid |
 def _fits(grid: Grid, shape: tuple[int, ...], transform: Mapping[str, Any]) -> bool:
     if grid.shape != shape and grid.shape != (1, *shape):
         return False
+    if grid.units == "mm":
+        return True
     # A voxel size set in napari counts more than a file that states none.
     size = min(3, len(shape))
     scale = np.asarray(transform["scale"], dtype=float)[-size:]
-    mm = _mm(transform.get("units"), size)
-    stated = mm is None if grid.units == "pixel" else mm is not None and np.allclose(mm, 1)
-    return bool(stated and np.allclose(scale, grid.spacing[-size:], rtol=1e-4))
+    unset = _mm(transform.get("units"), size) is None
+    return bool(unset and np.allclose(scale, grid.spacing[-size:], rtol=1e-4))
 
 
 def _matrix(ndim: int, transform: Mapping[str, Any]) -> npt.NDArray[np.float64]:

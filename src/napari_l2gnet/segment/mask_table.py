@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QLabel
 
 from l2gnet_core.scans.labels import LabelSet
 from napari_l2gnet.masks.layer import IMAGE_KEY, MaskLayer
-from napari_l2gnet.scans.layers import transform_of
+from napari_l2gnet.scans.layers import GRID_KEY, transform_of
 from napari_l2gnet.widgets.organ_table import OrganTable
 from napari_l2gnet.widgets.visibility import why_beside
 
@@ -124,7 +124,10 @@ class MaskTable(QObject):
         if finished < count and not self.running:
             told.append(f"Partial: {finished} of {count} slices{of} are segmented")
         layer, image = self.mask.layer, self.mask.layer.metadata[IMAGE_KEY]
-        if not np.allclose(layer.scale, image.scale) or layer.units != image.units:
+        sized_in_napari = grid is not layer.metadata.get(GRID_KEY)
+        if sized_in_napari and not (
+            np.allclose(layer.scale, image.scale) and layer.units == image.units
+        ):
             told.append(
                 f'Volumes use the voxel size of "{layer.name}", which differs from that of '
                 f'"{image.name}": set the same scale and units for both.'

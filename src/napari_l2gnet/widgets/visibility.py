@@ -20,12 +20,16 @@ _OPAQUE, _NOTHING = 0.9, 0.05
 
 
 def why_unseen(mask: MaskLayer) -> str:
-    """Why a mask cannot be seen on its scan, in words; "" if it can."""
+    """Why a mask, or the preview that is shown instead, cannot be seen on its scan, in words; "" if
+    it can."""
     layer = mask.layer
-    if not layer.visible:
-        return f'"{layer.name}" is hidden by its eye icon'
-    if layer.opacity < _NOTHING:
-        return f'"{layer.name}" is hidden by its opacity'
+    if not shows_proposal(annotation_of(mask)):
+        if not layer.visible:
+            return f'"{layer.name}" is hidden by its eye icon'
+        if layer.opacity < _NOTHING:
+            return f'"{layer.name}" is hidden by its opacity'
+    if mask.outside:
+        return mask.outside
     if covered := _why_covered(mask):
         return covered
     scan = layer.metadata[IMAGE_KEY]
@@ -50,8 +54,9 @@ def why_all_unseen(mask: MaskLayer) -> str:
     return _why_covered(mask)
 
 
-def bring_into_view(mask: MaskLayer, alone: bool = False) -> list[Image]:
-    """Show a mask on its scan. Returns the images that lay over it and are now hidden.
+def bring_into_view(mask: MaskLayer, alone: bool = False) -> list[Layer]:
+    """Show a mask on its scan. Returns the images and the other masks of the scan that lay over it
+    and are now hidden.
 
     alone: also hide other images of the same voxels below the mask. They may be of the same patient
     or of another one.
@@ -69,20 +74,20 @@ def bring_into_view(mask: MaskLayer, alone: bool = False) -> list[Image]:
     over = _over(mask, alone)
     if scan in over:
         put_below(mask.viewer, scan, [mask])
-    hidden = [image for image in over if image is not scan]
+    hidden = [one for one in over if one is not scan]
     for one in list(layers):
-        if any(_is_of(one, image, layers) for image in hidden):
+        if any(_is_of(one, covering, layers) for covering in hidden):
             draw(one, False)
     if (preview := annotation_of(mask).preview) is not None:
         preview.draw()
     return hidden
 
 
-def hidden_message(mask: MaskLayer, hidden: Sequence[Image]) -> str:
-    """What to say of images that were hidden to show a mask; "" if none were."""
+def hidden_message(mask: MaskLayer, hidden: Sequence[Layer]) -> str:
+    """What to say of layers that were hidden to show a mask; "" if none were."""
     if not hidden:
         return ""
-    names = ", ".join(f'"{image.name}"' for image in hidden)
+    names = ", ".join(f'"{layer.name}"' for layer in hidden)
     was, icons = "was", "its eye icon shows it"
     if len(hidden) > 1:
         was, icons = "were", "their eye icons show them"
@@ -94,8 +99,8 @@ def _why_covered(mask: MaskLayer) -> str:
     return f'"{over[-1].name}" lies over "{mask.layer.name}"' if over else ""
 
 
-def _over(mask: MaskLayer, alone: bool = False) -> list[Image]:
-    """Images that cover a mask, or its scan below it."""
+def _over(mask: MaskLayer, alone: bool = False) -> list[Layer]:
+    """Images that cover a mask, or its scan below it, and other masks of the scan over it."""
     layer, layers = mask.layer, list(mask.viewer.layers)
     if mask.viewer.canvas.grid.enabled or layer not in layers:
         return []  # side by side
@@ -104,10 +109,13 @@ def _over(mask: MaskLayer, alone: bool = False) -> list[Image]:
     return [
         one
         for n, one in enumerate(layers)
-        if n > first
-        and _covers(one)
-        and _overlap(one, layer, mask.viewer.dims)
-        and (alone or n > at or not _is_picture(one, mask))
+        if (n > at and _is_other_mask(one, mask))
+        or (
+            n > first
+            and _covers(one)
+            and _overlap(one, layer, mask.viewer.dims)
+            and (alone or n > at or not _is_picture(one, mask))
+        )
     ]
 
 
@@ -125,6 +133,18 @@ def _is_picture(layer: Layer, mask: MaskLayer) -> bool:
         return True
     own = any(one.metadata.get(IMAGE_KEY) is layer for one in mask.viewer.layers)
     return lie_on_each_other(layer, mask.layer) and not own
+
+
+def _is_other_mask(layer: Layer, mask: MaskLayer) -> bool:
+    """Is a layer another mask of the scan, or its preview, that can be seen?"""
+    if not layer.visible or layer.opacity < _NOTHING:
+        return False
+    drawn = layer.metadata.get(SEGMENTATION_KEY) or layer.metadata.get(PREVIEW_KEY)
+    scan = mask.layer.metadata[IMAGE_KEY]
+    return drawn is not mask.segmentation and any(
+        one.metadata.get(IMAGE_KEY) is scan and one.metadata[SEGMENTATION_KEY] is drawn
+        for one in mask.viewer.layers
+    )
 
 
 def _covers(layer: Layer) -> bool:
@@ -147,8 +167,9 @@ def _overlap(one: Layer, other: Layer, dims: Any) -> bool:
     return is_cut(one, dims) and bool(((low < stop) & (start < high)).all())
 
 
-def _is_of(layer: Layer, image: Image, layers: Sequence[Layer]) -> bool:
-    """Is a layer an image, one of its masks, or a view or preview of those?"""
+def _is_of(layer: Layer, image: Layer, layers: Sequence[Layer]) -> bool:
+    """Is a layer an image or another covering layer, one of its masks, or a view or preview of
+    those?"""
     metadata = layer.metadata
     masks = [one for one in layers if one.metadata.get(IMAGE_KEY) is image]
     drawn = metadata.get(PREVIEW_KEY) or metadata.get(VIEW_KEY, ("", None))[1]
