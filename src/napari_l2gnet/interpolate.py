@@ -17,8 +17,8 @@ from qtpy.QtWidgets import QHBoxLayout
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.relay import relayed
-from napari_l2gnet.annotating.learning import TaskProgress
 from napari_l2gnet.annotating.preview import PREVIEW_KEY
+from napari_l2gnet.annotating.task_events import Step
 from napari_l2gnet.jobs import warm_up
 from napari_l2gnet.jobs.time_left import with_time_left
 from napari_l2gnet.jobs.worker import Job, LatestJob
@@ -174,8 +174,8 @@ class InterpolateWidget(Container):
         self.bar.setFormat(_FILLING)
         self.job.run(steps, lambda filled: self._take(layer, frame, filled, painted))
 
-    def _on_step(self, moment: TaskProgress | _Filled) -> None:
-        if isinstance(moment, TaskProgress):
+    def _on_step(self, moment: Step | _Filled) -> None:
+        if isinstance(moment, Step):
             self.bar.setValue(round(1000 * moment.done))
             self.bar.setFormat(str(moment))
 
@@ -268,19 +268,19 @@ def _interpolating(
     axis: int,
     pixel: tuple[float, float],
     organ: int | None,
-) -> Generator[TaskProgress | _Filled, None, None]:
+) -> Generator[Step | _Filled, None, None]:
     """Fill in labels (z,y,x). Yields how far it is, then the result."""
     from l2gnet_core.interpolation.guided import guided_slices
     from l2gnet_core.interpolation.shapes import shape_steps
 
-    yield TaskProgress(_FILLING)
+    yield Step(_FILLING)
     if scan is None:
         filled, count = np.zeros_like(labels), painted[-1] - painted[0] + 1 - len(painted)
         for done in shape_steps(filled, labels, painted, axis, pixel, organ):
-            yield TaskProgress(_FILLING, done / count)
+            yield Step(_FILLING, done / count)
     else:
         steps = with_time_left(guided_slices(scan(), labels, painted, axis, pixel, organ))
-        filled = yield from relayed(steps, lambda moment: TaskProgress(_FILLING, *moment))
+        filled = yield from relayed(steps, lambda moment: Step(_FILLING, *moment))
     np.moveaxis(filled, axis, 0)[painted] = 0
     places = np.nonzero(filled)
     yield _Filled(places, filled[places])

@@ -234,7 +234,7 @@ def test_a_preview_is_neither_shown_on_another_scan_nor_accepted_there(
         assert not before.visible
         assert '"another" lay over' in unescape(correct.message.text())
         meanwhile = another_scan(viewer, segment)
-    assert correct.annotation.proposal.complete
+    assert correct.annotation.proposal.answer is not None
     # A scan that is opened meanwhile covers the preview as it covers the mask.
     assert viewer.layers[-1] is meanwhile
     old, told = mask.layer.data.copy(), f'"{meanwhile.name}" lies over "{mask.layer.name}": '
