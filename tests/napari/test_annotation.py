@@ -551,6 +551,8 @@ def test_a_removed_organ_becomes_background_and_undo_brings_it_back() -> None:
     before = layer.data.copy()
     assert mask.remove_organ(3) == 18
     assert segmentation.card.labels.names == first
+    # A colour without an organ would be saved as "label 3".
+    assert 3 not in layer.colormap.color_dict
     np.testing.assert_array_equal(layer.data, np.where(before == 3, 0, before))
     # A person's stroke, also in slices that are not on screen.
     assert segmentation.by_person()[before[None] == 3].all()

@@ -35,7 +35,10 @@ def color_organ(layer: Labels, labels: LabelSet, label: int, color: str) -> None
 
 def relabel(layer: Labels, before: LabelSet, labels: LabelSet) -> None:
     """Give a layer other organs. Those whose own colour is as before keep the one on screen."""
-    colors: dict[Any, Any] = dict(_rgba(layer, before))
+    gone = before.names.keys() - labels.names.keys()
+    colors: dict[Any, Any] = {
+        id: color for id, color in _rgba(layer, before).items() if id not in gone
+    }
     for label in labels:
         if before.colors.get(label.id) != label.color:
             colors[label.id] = label.color
