@@ -198,14 +198,16 @@ def _overlap(one: Layer, other: Layer, dims: Any) -> bool:
     return is_cut(one, dims) and bool(((low < stop) & (start < high)).all())
 
 
-def _is_of(layer: Layer, image: Layer, layers: Sequence[Layer]) -> bool:
-    """Is a layer an image or another covering layer, one of its masks, or a view or preview of
-    those?"""
+def _is_of(layer: Layer, covering: Layer, layers: Sequence[Layer]) -> bool:
+    """Is a layer an image, a mask or a preview that covers another mask, a mask of that image, or a
+    view or preview of those?"""
     metadata = layer.metadata
-    masks = [one for one in layers if one.metadata.get(IMAGE_KEY) is image]
+    masks = [one for one in layers if one is covering or one.metadata.get(IMAGE_KEY) is covering]
     drawn = metadata.get(PREVIEW_KEY) or metadata.get(VIEW_KEY, ("", None))[1]
-    return (
-        layer is image
-        or layer in masks
-        or any(one.metadata[SEGMENTATION_KEY] is drawn for one in masks)
+    return layer in masks or (
+        drawn is not None
+        and any(
+            drawn is (one.metadata.get(SEGMENTATION_KEY) or one.metadata.get(PREVIEW_KEY))
+            for one in masks
+        )
     )
