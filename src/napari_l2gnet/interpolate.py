@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 from qtpy.QtWidgets import QHBoxLayout
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.relay import relayed
 from napari_l2gnet.annotating.preview import PREVIEW_KEY
-from napari_l2gnet.annotating.task_events import Step
+from napari_l2gnet.annotating.task_events import Step, as_steps
 from napari_l2gnet.jobs import warm_up
-from napari_l2gnet.jobs.time_left import with_time_left
 from napari_l2gnet.jobs.worker import Job, LatestJob
 from napari_l2gnet.masks.layer import SEGMENTATION_KEY, reference
 from napari_l2gnet.scans.layers import VIEW_KEY, lie_on_each_other, shown_index
@@ -271,16 +269,29 @@ def _interpolating(
 ) -> Generator[Step | _Filled, None, None]:
     """Fill in labels (z,y,x). Yields how far it is, then the result."""
     from l2gnet_core.interpolation.guided import guided_slices
-    from l2gnet_core.interpolation.shapes import shape_steps
 
     yield Step(_FILLING)
     if scan is None:
-        filled, count = np.zeros_like(labels), painted[-1] - painted[0] + 1 - len(painted)
-        for done in shape_steps(filled, labels, painted, axis, pixel, organ):
-            yield Step(_FILLING, done / count)
+        filling = _filling_by_shape(labels, painted, axis, pixel, organ)
     else:
-        steps = with_time_left(guided_slices(scan(), labels, painted, axis, pixel, organ))
-        filled = yield from relayed(steps, lambda moment: Step(_FILLING, *moment))
+        filling = guided_slices(scan(), labels, painted, axis, pixel, organ)
+    filled = yield from as_steps(_FILLING, filling)
     np.moveaxis(filled, axis, 0)[painted] = 0
     places = np.nonzero(filled)
     yield _Filled(places, filled[places])
+
+
+def _filling_by_shape(
+    labels: NDArray[Any],
+    painted: list[int],
+    axis: int,
+    pixel: tuple[float, float],
+    organ: int | None,
+) -> Generator[tuple[int, int], None, NDArray[Any]]:
+    """As `guided_slices`, without a scan."""
+    from l2gnet_core.interpolation.shapes import shape_steps
+
+    filled, total = np.zeros_like(labels), painted[-1] - painted[0] + 1 - len(painted)
+    for done in shape_steps(filled, labels, painted, axis, pixel, organ):
+        yield done, total
+    return filled

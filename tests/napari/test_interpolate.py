@@ -71,7 +71,10 @@ def test_only_the_selected_label_is_filled_and_others_stay(tool, qtbot):
     mask = viewer.add_labels(before.copy())
     mask.selected_label = 3
     widget.selected.value = True
+    steps: list[Any] = []
+    widget.job.yielded.connect(steps.append)
     assert press(qtbot, widget).startswith("Filled 5 slices")
+    assert any(step.seconds_left is not None for step in steps[:-1])
     assert (mask.data[before > 0] == before[before > 0]).all()
     assert mask.data[4, 8, 8] == 3
     assert set(np.unique(mask.data[[2, 3, 5, 6]])) == {0, 3}
