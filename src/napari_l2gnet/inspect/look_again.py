@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def look_again(session: Session, task: Task) -> Generator[str | Trace, None, None]:
-    """Show the segmented slices of the frame on screen to the task's version of the model.
+    """Show the slices of the frame on screen that have an answer to the task's model.
 
     Yields messages, then what the model saw. Writes nothing into the mask; meant for a thread of
     its own. Raises InputError if the model cannot be found.
@@ -27,9 +27,9 @@ def look_again(session: Session, task: Task) -> Generator[str | Trace, None, Non
     device, _ = choose_device()
     model = model_of(session, task.version, task.annotation, device)
     segmentation, (frame, here) = task.scans[0].segmentation, task.here
-    segmented = {index for at, index in segmentation.finished if at == frame}
+    predicted = {index for at, index in segmentation.predicted if at == frame}
     count = segmentation.shown.shape[1 + segmentation.axis]
-    order = [index for index in outward(here, count) if index in segmented]
+    order = [index for index in outward(here, count) if index in predicted]
     scan = ScanFrames(task.scans[0].volume, segmentation.axis)
     trace = empty_trace(model, scan.volume, scan.axis, scan.field(frame, model.card))
     for step in segment_places(
