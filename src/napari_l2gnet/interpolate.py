@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 from qtpy.QtWidgets import QHBoxLayout
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.relay import relayed
 from napari_l2gnet.annotating.preview import PREVIEW_KEY
-from napari_l2gnet.annotating.task_events import Step
+from napari_l2gnet.annotating.task_events import Step, as_steps
 from napari_l2gnet.jobs import warm_up
-from napari_l2gnet.jobs.time_left import with_time_left
 from napari_l2gnet.jobs.worker import Job, LatestJob
 from napari_l2gnet.masks.layer import SEGMENTATION_KEY, reference
 from napari_l2gnet.scans.layers import VIEW_KEY, lie_on_each_other, shown_index
@@ -31,6 +29,8 @@ _NO_MASK = (
     "Correct & fine-tune."
 )
 _FILLING = "Interpolating"
+_WAIT = "Wait until the mask is filled in, or cancel that."
+_STOPS = "Stop. The mask stays unchanged"
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class InterpolateWidget(Container):
             tooltip="Fill only the label that the brush paints. Other labels stay as they are",
         )
         self.fill = PushButton(text="Interpolate between slices")
-        self.cancel = PushButton(text="Cancel", tooltip="Stop. The mask stays unchanged")
+        self.cancel = PushButton(text="Cancel")
         self.bar = ProgressBar()
         self.bar.setRange(0, 1000)
         self.message = Label()
@@ -81,6 +81,8 @@ class InterpolateWidget(Container):
         self.job.yielded.connect(self._on_step)
         self.job.failed.connect(self._refuse)
         self.job.changed.connect(self._update)
+        #: The layer that is or was filled last, and that the message is about.
+        self._layer: Labels | None = None
         #: Does the message say why the button is disabled?
         self._says_why = False
         #: Where the message is about the last filling: is that still there?
@@ -104,6 +106,10 @@ class InterpolateWidget(Container):
     def reset_choices(self, *_: Any) -> None:
         """Read the viewer's layers again; napari calls it when they come, go or are renamed."""
         super().reset_choices()
+        if self._layer is not None and self._layer not in self.viewer.layers:
+            self.job.cancel()
+            self._layer = None
+            self._say("")
         self._update()
 
     def _masks(self, _: Any) -> list[Labels]:
@@ -133,14 +139,16 @@ class InterpolateWidget(Container):
         self.image.reset_choices()
         found = self._images(None)
         self.image.value = found[0] if found else None
+        # It was about another mask.
+        self._say("")
         self._update()
 
     def _update(self, _: Any = None) -> None:
         missing, busy = self.mask.value is None, self.job.busy
-        self.fill.enabled = not missing and not busy
-        self.cancel.enabled = busy
-        self.bar.setVisible(busy)
         now = _NO_MASK if missing else ""
+        _allow(self.fill, now or (_WAIT if busy else ""), "")
+        _allow(self.cancel, "" if busy else "Nothing is running.", _STOPS)
+        self.bar.setVisible(busy)
         # The outcome of the last press stays to be read.
         if now or self._says_why:
             self._say(now)
@@ -169,6 +177,7 @@ class InterpolateWidget(Container):
         # Read in the thread, as it may be on disk.
         scan = None if image is None else lambda: np.asarray(image.data[frame])
         steps = _interpolating(labels, scan, painted, axis, (across[0], across[1]), organ)
+        self._layer = layer
         self._say("")
         self.bar.setValue(0)
         self.bar.setFormat(_FILLING)
@@ -181,7 +190,8 @@ class InterpolateWidget(Container):
 
     def _cancel(self) -> None:
         self.job.cancel()
-        self._say("Cancelled: the mask is unchanged. What you painted stays.")
+        if self._layer is not None:
+            self._say(f'Cancelled: "{self._layer.name}" is unchanged. What you painted stays.')
 
     def _take(
         self, layer: Labels, frame: tuple[int, ...], filled: _Filled, painted: list[int]
@@ -191,12 +201,11 @@ class InterpolateWidget(Container):
         places = [axis[free] for axis in filled.places]
         whole = (*(np.full(len(places[0]), index) for index in frame), *places)
         layer.data_setitem(whole, filled.ids[free])
-        if layer in self.viewer.layers:
-            self.viewer.layers.selection.active = layer  # Ctrl-Z is the active layer's
+        self.viewer.layers.selection.active = layer  # Ctrl-Z is the active layer's
         count = painted[-1] - painted[0] + 1 - len(painted)
         self._say(
-            f"Filled {count} slice{'s' * (count != 1)} between {painted[0]} and {painted[-1]}. "
-            "Ctrl-Z undoes this."
+            f'Filled {count} slice{"s" * (count != 1)} of "{layer.name}" between {painted[0]} and '
+            f"{painted[-1]}. Ctrl-Z undoes this."
         )
         self._is_there = _is_there(layer, whole, filled.ids[free])
         layer.events.set_data.connect(self._on_redrawn)
@@ -209,6 +218,12 @@ class InterpolateWidget(Container):
     def _refuse(self, text: str) -> None:
         self._say(text)
         show_error(text)
+
+
+def _allow(button: PushButton, reason_against: str, tooltip: str) -> None:
+    """Enable a button, or disable it with the reason as its tooltip; "" is no reason."""
+    button.enabled = not reason_against
+    button.tooltip = reason_against or tooltip
 
 
 def _is_there(
@@ -271,16 +286,29 @@ def _interpolating(
 ) -> Generator[Step | _Filled, None, None]:
     """Fill in labels (z,y,x). Yields how far it is, then the result."""
     from l2gnet_core.interpolation.guided import guided_slices
-    from l2gnet_core.interpolation.shapes import shape_steps
 
     yield Step(_FILLING)
     if scan is None:
-        filled, count = np.zeros_like(labels), painted[-1] - painted[0] + 1 - len(painted)
-        for done in shape_steps(filled, labels, painted, axis, pixel, organ):
-            yield Step(_FILLING, done / count)
+        filling = _filling_by_shape(labels, painted, axis, pixel, organ)
     else:
-        steps = with_time_left(guided_slices(scan(), labels, painted, axis, pixel, organ))
-        filled = yield from relayed(steps, lambda moment: Step(_FILLING, *moment))
+        filling = guided_slices(scan(), labels, painted, axis, pixel, organ)
+    filled = yield from as_steps(_FILLING, filling)
     np.moveaxis(filled, axis, 0)[painted] = 0
     places = np.nonzero(filled)
     yield _Filled(places, filled[places])
+
+
+def _filling_by_shape(
+    labels: NDArray[Any],
+    painted: list[int],
+    axis: int,
+    pixel: tuple[float, float],
+    organ: int | None,
+) -> Generator[tuple[int, int], None, NDArray[Any]]:
+    """As `guided_slices`, without a scan."""
+    from l2gnet_core.interpolation.shapes import shape_steps
+
+    filled, total = np.zeros_like(labels), painted[-1] - painted[0] + 1 - len(painted)
+    for done in shape_steps(filled, labels, painted, axis, pixel, organ):
+        yield done, total
+    return filled

@@ -21,6 +21,9 @@ from l2gnet_core.inspect.codes import code_colors, organ_table
 from l2gnet_core.inspect.plans import code_plan, partners, sources_map
 from l2gnet_core.inspect.uncertainty import ranked_slices, uncertainty_maps
 from l2gnet_core.models.card import CodeStatistics
+from l2gnet_core.models.checkpoint import load_model, save_model
+from l2gnet_core.network.config import preset
+from l2gnet_core.network.model import build
 from l2gnet_core.scans.labels import LabelSet
 from napari_l2gnet.annotating.annotation import Version
 from napari_l2gnet.annotating.tasks import annotation_of
@@ -392,13 +395,20 @@ def test_a_mask_without_a_look_gets_a_sentence_until_it_has_one(
 
 
 def test_a_corrected_mask_is_looked_at_again_and_stays_as_it_is(
-    segment_widget: Any, scan_file: Path, qtbot: Any
+    segment_widget: Any,
+    scan_file: Path,
+    tmp_path: Path,
+    qtbot: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     viewer, segment = segment_widget()
     open_scan(viewer, scan_file)
     run(qtbot, segment)
     mask = segment.current_mask.segmentation
     segment.current_mask.layer.data_setitem(tuple(np.array([[1, 1], [20, 20], [30, 31]])), 3)
+    # A slice that was accepted before its answer came has one, and is not finished.
+    mask.reviewed.add((0, 2))
+    mask.finished.remove((0, 2))
     # As after resuming: the mask is there, the trace is not.
     (first,) = mask.traces.values()
     mask.traces.clear()
@@ -415,6 +425,15 @@ def test_a_corrected_mask_is_looked_at_again_and_stays_as_it_is(
     np.testing.assert_array_equal(mask.traces[0].plan_rows, first.plan_rows)
     np.testing.assert_array_equal(mask.shown, labels)
     np.testing.assert_array_equal(mask.raw, raw)
+    # Under the model's name lies one of another architecture by now.
+    network = build(preset("tiny", 4, architecture="unet"))
+    path = save_model(tmp_path / "plain.safetensors", network, mask.card)
+    monkeypatch.setattr("napari_l2gnet.inspect.look_again.model_of", lambda *_: load_model(path))
+    mask.traces.clear()
+    widget.reading.read()
+    widget.again.click()
+    settle(qtbot, widget)
+    assert "Expected a model with codes, but scribbler has none" in widget.message.text()
 
 
 def test_a_code_is_what_its_voxels_are_in_the_volume(opened: Made, qtbot: Any) -> None:

@@ -31,6 +31,7 @@ from napari_l2gnet.inspect.compare import how_far
 from napari_l2gnet.inspect.form import CHANGED, CODES, DOUBT, EVERYWHERE, OTHER_CODES, PIECE
 from napari_l2gnet.inspect.words import PLAN, USAGE
 from napari_l2gnet.scans.layers import VIEW_KEY
+from napari_l2gnet.widgets.visibility import bring_into_view
 
 Made = tuple[Any, Any, Any]
 
@@ -244,6 +245,33 @@ def test_nothing_is_looked_into_or_assigned_that_is_not_to_be_seen(
         settle(qtbot, widget)
         assert (chosen.visible, other.visible) == (True, others)
     assert "and was hidden: its eye icon shows it again" in widget.message.text()
+
+
+def test_below_another_mask_of_the_scan_one_can_look_and_not_assign(
+    make_napari_viewer: Callable[..., Any], qtbot: Any
+) -> None:
+    viewer = make_napari_viewer()
+    older = inspectable(viewer)
+    newer = inspectable(viewer, seed=1, name="newer", image=viewer.layers["scan"])
+    widget = inspect(qtbot, viewer)
+    seen = [one for one in viewer.layers if VIEW_KEY in one.metadata and one.visible]
+    assert seen
+    assert bring_into_view(older) == [newer.layer]
+    # So are the views of the mask that is hidden.
+    assert not any(one.visible for one in seen)
+    newer.layer.visible = True
+    viewer.layers.selection.active = older.layer
+    settle(qtbot, widget)
+    click(viewer, world(older, 1, 33, 41))
+    assert widget.codes
+    choose(widget.target, 0)
+    widget.preview.click()
+    assert '"scan · newer" lies over "scan · made up"' in unescape(widget.message.text())
+    # Where it is empty, it covers nothing.
+    newer.layer.data[1] = 0
+    widget.preview.click()
+    settle(qtbot, widget)
+    assert widget.assigning.pending is not None
 
 
 def test_what_a_person_painted_stays(opened: Made, qtbot: Any) -> None:

@@ -43,6 +43,8 @@ def test_slices_between_painted_ones_are_filled_in_one_step_that_can_be_undone(t
     viewer, widget = tool
     assert not widget.fill.enabled
     assert "paint an organ in two slices" in widget.message.value
+    assert "paint an organ in two slices" in widget.fill.native.toolTip()
+    assert widget.cancel.native.toolTip() == "Nothing is running."
     before = painted()
     mask = viewer.add_labels(before.copy(), name="mine", scale=(8, 1, 2))
     assert widget.mask.value is mask
@@ -50,12 +52,15 @@ def test_slices_between_painted_ones_are_filled_in_one_step_that_can_be_undone(t
     assert not widget.message.value
     viewer.add_image(np.zeros((9, 20, 30)), scale=(8, 1, 2))  # chosen now, where Ctrl-Z looks
 
-    assert press(qtbot, widget) == "Filled 5 slices between 1 and 7. Ctrl-Z undoes this."
+    assert press(qtbot, widget) == (
+        'Filled 5 slices of "mine" between 1 and 7. Ctrl-Z undoes this.'
+    )
     expected = interpolate_slices(before, [1, 7], 0, (1.0, 2.0))
     assert np.array_equal(mask.data, expected)
     assert (mask.data[4] == 3).any()
     assert viewer.layers.selection.active is mask
     viewer.dims.set_point(0, 32)
+    viewer.add_points()
     assert "Ctrl-Z" in widget.message.value
     mask.undo()
     assert np.array_equal(mask.data, before)
@@ -71,7 +76,10 @@ def test_only_the_selected_label_is_filled_and_others_stay(tool, qtbot):
     mask = viewer.add_labels(before.copy())
     mask.selected_label = 3
     widget.selected.value = True
+    steps: list[Any] = []
+    widget.job.yielded.connect(steps.append)
     assert press(qtbot, widget).startswith("Filled 5 slices")
+    assert any(step.seconds_left is not None for step in steps[:-1])
     assert (mask.data[before > 0] == before[before > 0]).all()
     assert mask.data[4, 8, 8] == 3
     assert set(np.unique(mask.data[[2, 3, 5, 6]])) == {0, 3}
@@ -136,8 +144,9 @@ def test_strokes_made_meanwhile_stay(tool, qtbot):
     assert (mask.data[4] == 3).any()
 
 
-def test_it_tells_how_far_it_is_and_cancel_leaves_the_mask_as_it_was(tool, qtbot, monkeypatch):
-    viewer, widget = tool
+@pytest.fixture
+def go_on(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Fillings by an image stop before their last slice until this is set."""
     go_on = threading.Event()
 
     def slow(*_: Any) -> Generator[tuple[int, int], None, np.ndarray]:
@@ -148,18 +157,25 @@ def test_it_tells_how_far_it_is_and_cancel_leaves_the_mask_as_it_was(tool, qtbot
         return np.ones((9, 20, 30), np.uint16)
 
     monkeypatch.setattr("l2gnet_core.interpolation.guided.guided_slices", slow)
+    return go_on
+
+
+def test_it_tells_how_far_it_is_and_cancel_leaves_the_mask_as_it_was(tool, qtbot, go_on):
+    viewer, widget = tool
     viewer.add_image(np.zeros((9, 20, 30)))
-    mask = viewer.add_labels(painted())
+    mask = viewer.add_labels(painted(), name="mine")
     before = mask.data.copy()
     assert widget.bar.isHidden()
     assert not widget.cancel.enabled
     widget.fill.native.click()
     assert not widget.bar.isHidden()
     assert not widget.fill.enabled
+    assert widget.fill.native.toolTip() == "Wait until the mask is filled in, or cancel that."
+    assert widget.cancel.native.toolTip() == "Stop. The mask stays unchanged"
     qtbot.waitUntil(lambda: widget.bar.value() == round(1000 * 7 / 9))
     assert widget.bar.format().startswith("Interpolating")
     widget.cancel.native.click()
-    assert widget.message.value == "Cancelled: the mask is unchanged. What you painted stays."
+    assert widget.message.value == 'Cancelled: "mine" is unchanged. What you painted stays.'
     assert widget.bar.isHidden()
     assert not widget.cancel.enabled
     assert widget.fill.enabled
@@ -168,6 +184,29 @@ def test_it_tells_how_far_it_is_and_cancel_leaves_the_mask_as_it_was(tool, qtbot
     qtbot.wait(50)
     assert np.array_equal(mask.data, before)
     assert widget.message.value.startswith("Cancelled")
+    # Nothing is said of a mask that is not chosen any more.
+    widget.mask.value = viewer.add_labels(painted())
+    assert not widget.message.value
+
+
+def test_a_mask_that_is_deleted_meanwhile_is_left_alone(tool, qtbot, go_on):
+    viewer, widget = tool
+    viewer.add_image(np.zeros((9, 20, 30)))
+    viewer.add_labels(painted(), name="other")
+    mask = viewer.add_labels(painted())
+    widget.mask.value = mask
+    widget.fill.native.click()
+    # Another mask is chosen, and the list of masks stays as it is.
+    widget.mask.value = viewer.layers["other"]
+    assert widget.job.busy
+    viewer.layers.remove(mask)
+    assert not widget.job.busy
+    assert not widget.message.value
+    go_on.set()
+    assert QThreadPool.globalInstance().waitForDone(10_000)
+    qtbot.wait(50)
+    assert np.array_equal(mask.data, painted())
+    assert not widget.message.value
 
 
 def test_what_cannot_be_interpolated_is_said_in_a_sentence(tool):

@@ -209,6 +209,11 @@ def test_a_slice_that_a_newer_mask_of_the_scan_lies_over_is_not_accepted(
     assert f'"{newer.layer.name}" lies over "{older.layer.name}": click a slice' in unescape(
         correct.message.text()
     )
+    shown = newer.layer.data[1].copy()
+    newer.layer.data[1] = 0
+    viewer.dims.set_point(0, older.layer.data_to_world((1, 0, 0))[0])
+    assert not correct.review.refusal
+    newer.layer.data[1] = shown
     correct.review.go_to((0, 2))
     assert not newer.layer.visible
     assert f'"{newer.layer.name}" lay over' in unescape(correct.message.text())

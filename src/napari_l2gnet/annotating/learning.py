@@ -30,10 +30,10 @@ from napari_l2gnet.annotating.task_events import (
     SliceShown,
     Step,
     TaskEvent,
+    as_steps,
 )
 from napari_l2gnet.jobs.segment_places import ScanFrames, segment_places
 from napari_l2gnet.jobs.session import Session
-from napari_l2gnet.jobs.time_left import with_time_left
 from napari_l2gnet.masks.organs import UNMARKED
 from napari_l2gnet.masks.segmentation import Segmentation
 
@@ -181,8 +181,8 @@ def interpolate(
     yield Step("Interpolating")
     segmentation = annotation.segmentation
     scan = ScanFrames(volume, segmentation.axis).frame(frame)
-    steps = with_time_left(annotation.interpolating(scan, frame, slices, organ))
-    labels = yield from relayed(steps, lambda moment: Step("Interpolating", *moment))
+    filling = annotation.interpolating(scan, frame, slices, organ)
+    labels = yield from as_steps("Interpolating", filling)
     stack = np.moveaxis(labels, segmentation.axis, 0)
     between = [index for index in range(slices[0], slices[-1]) if index not in slices]
     yield Step("Done", 1.0)

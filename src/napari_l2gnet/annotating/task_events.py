@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from l2gnet_core.project.events import Answered, FineTuned
 from l2gnet_core.project.state import SliceKey
-from napari_l2gnet.jobs.time_left import in_words
+from l2gnet_core.relay import Result, relayed
+from napari_l2gnet.jobs.time_left import in_words, with_time_left
 
 if TYPE_CHECKING:
     from l2gnet_core.segmenting.trace import Trace
@@ -36,6 +37,14 @@ class Step:
         if left := in_words(self.seconds_left):
             parts.append(f"{left}{self.then and ', then ' + self.then}")
         return " · ".join(parts)
+
+
+def as_steps(
+    message: str, pieces: Generator[tuple[int, int], None, Result]
+) -> Generator[Step, None, Result]:
+    """Run what yields (done, total) pieces of work; yields steps with this message and the time
+    left instead. Returns what it returns."""
+    return relayed(with_time_left(pieces), lambda moment: Step(message, *moment))
 
 
 @dataclass(frozen=True)

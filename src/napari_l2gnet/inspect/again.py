@@ -45,7 +45,7 @@ class LookingAgain(QObject):
 
     def offer(self, mask: MaskLayer, inspection: Inspection) -> str:
         """Offer to look again for an inspection without a trace; returns why there is none."""
-        if not any(frame == inspection.frame for frame, _ in mask.segmentation.finished):
+        if not any(frame == inspection.frame for frame, _ in mask.segmentation.predicted):
             return "Press Segment first: no slice is segmented here yet."
         if self.jobs.busy:
             return f"{inspection.refusal} The model is being run again."
@@ -73,7 +73,7 @@ class LookingAgain(QObject):
         if annotation.job:
             self._show_message(f"Wait until this is done: {annotation.job.lower()}.")
             return
-        frames = {frame for frame, _ in segmentation.finished}
+        frames = {frame for frame, _ in segmentation.predicted}
         frames = {frame for frame in frames if Inspection(segmentation, frame).forgotten}
         try:
             self._look_on(mask, application(mask, annotation.version), frames)

@@ -127,6 +127,13 @@ class Segmentation:
         frames, count = len(self.shown), self.shown.shape[1 + self.axis]
         return [(frame, index) for frame in range(frames) for index in range(count)]
 
+    @property
+    def predicted(self) -> set[SliceKey]:
+        """Slices of which `raw` holds an answer: finished ones, and those accepted before it came.
+        An empty answer of the latter cannot be told from none."""
+        unfinished = self.reviewed - self.finished
+        return self.finished | {at for at in unfinished if self.slice_of(self.raw, at).any()}
+
     def coverage(self, frame: int | None = None) -> tuple[int, int]:
         """How many slices are segmented or accepted, and how many there are, in a frame (None: in
         all frames)."""

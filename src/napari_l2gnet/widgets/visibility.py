@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from napari.layers import Image, Layer
 
 from napari_l2gnet.annotating.preview import PREVIEW_KEY, shows_proposal
 from napari_l2gnet.annotating.tasks import annotation_of
 from napari_l2gnet.masks.layer import IMAGE_KEY, OPACITY, SEGMENTATION_KEY, MaskLayer
 from napari_l2gnet.saving.orphans import put_below
-from napari_l2gnet.scans.layers import VIEW_KEY, draw, is_cut, lay_on, lie_on_each_other, lies_as
+from napari_l2gnet.scans.layers import (
+    VIEW_KEY,
+    draw,
+    is_cut,
+    lay_on,
+    lie_on_each_other,
+    lies_as,
+    shown_index,
+)
 
 #: Blendings that hide the layers below, unless the layer itself is transparent.
 _COVERING = {"opaque", "translucent", "translucent_no_depth"}
@@ -30,7 +39,9 @@ def why_unseen(mask: MaskLayer) -> str:
             return f'"{layer.name}" is hidden by its opacity'
     if mask.outside:
         return mask.outside
-    if covered := _why_covered(mask):
+    # Of several, the last one is named: a mask rather than an image.
+    drawn = [one for one in _masks_over(mask) if _has_voxels(one, mask.viewer.dims)]
+    if covered := _why_covered(mask, [*_images_over(mask), *drawn]):
         return covered
     scan = layer.metadata[IMAGE_KEY]
     if scan in mask.viewer.layers and not _has_picture(mask):
@@ -47,11 +58,14 @@ def why_beside(mask: MaskLayer) -> str:
 
 
 def why_all_unseen(mask: MaskLayer) -> str:
-    """Why neither a mask nor its scan can be seen, in words; "" if either can."""
+    """Why neither a mask nor its scan can be seen, in words; "" if either can.
+
+    Another mask of the scan hides neither from somebody who only looks.
+    """
     layer = mask.layer
     if not (layer.visible and layer.opacity >= _NOTHING) and not _has_picture(mask):
         return f'"{layer.name}" and its scan are hidden'
-    return _why_covered(mask)
+    return _why_covered(mask, _images_over(mask))
 
 
 def bring_into_view(mask: MaskLayer, alone: bool = False) -> list[Layer]:
@@ -71,7 +85,7 @@ def bring_into_view(mask: MaskLayer, alone: bool = False) -> list[Layer]:
         layer.opacity = OPACITY
     if scan in layers and (alone or not _has_picture(mask)):
         draw(scan, True)
-    over = _over(mask, alone)
+    over = sorted([*_images_over(mask, alone), *_masks_over(mask)], key=layers.index)
     if scan in over:
         put_below(mask.viewer, scan, [mask])
     hidden = [one for one in over if one is not scan]
@@ -94,29 +108,46 @@ def hidden_message(mask: MaskLayer, hidden: Sequence[Layer]) -> str:
     return f'{names} lay over "{mask.layer.name}" and {was} hidden: {icons} again.'
 
 
-def _why_covered(mask: MaskLayer) -> str:
-    over = _over(mask)
+def _why_covered(mask: MaskLayer, over: Sequence[Layer]) -> str:
     return f'"{over[-1].name}" lies over "{mask.layer.name}"' if over else ""
 
 
-def _over(mask: MaskLayer, alone: bool = False) -> list[Layer]:
-    """Images that cover a mask, or its scan below it, and other masks of the scan over it."""
+def _images_over(mask: MaskLayer, alone: bool = False) -> list[Layer]:
+    """Images that cover a mask, or its scan below it. alone: as in `bring_into_view`."""
     layer, layers = mask.layer, list(mask.viewer.layers)
-    if mask.viewer.canvas.grid.enabled or layer not in layers:
-        return []  # side by side
+    if not _lies_below(mask):
+        return []
     scan, at = layer.metadata[IMAGE_KEY], layers.index(layer)
     first = min(at, layers.index(scan)) if scan in layers else at
     return [
         one
         for n, one in enumerate(layers)
-        if (n > at and _is_other_mask(one, mask))
-        or (
-            n > first
-            and _covers(one)
-            and _overlap(one, layer, mask.viewer.dims)
-            and (alone or n > at or not _is_picture(one, mask))
-        )
+        if n > first
+        and _covers(one)
+        and _overlap(one, layer, mask.viewer.dims)
+        and (alone or n > at or not _is_picture(one, mask))
     ]
+
+
+def _masks_over(mask: MaskLayer) -> list[Layer]:
+    """Other masks of the scan, and their previews, that lie over a mask in any slice."""
+    if not _lies_below(mask):
+        return []
+    layers = list(mask.viewer.layers)
+    return [one for one in layers[layers.index(mask.layer) + 1 :] if _is_other_mask(one, mask)]
+
+
+def _lies_below(mask: MaskLayer) -> bool:
+    """Can anything lie over a mask, rather than beside it in the grid?"""
+    return mask.layer in mask.viewer.layers and not mask.viewer.canvas.grid.enabled
+
+
+def _has_voxels(layer: Layer, dims: Any) -> bool:
+    """Has a mask voxels in the slice on screen?"""
+    displayed = [axis - dims.ndim + layer.ndim for axis in dims.displayed]
+    at = shown_index(layer, dims.point)
+    shown = tuple(slice(None) if axis in displayed else n for axis, n in enumerate(at))
+    return bool(np.any(layer.data[shown]))
 
 
 def _has_picture(mask: MaskLayer) -> bool:
@@ -167,14 +198,16 @@ def _overlap(one: Layer, other: Layer, dims: Any) -> bool:
     return is_cut(one, dims) and bool(((low < stop) & (start < high)).all())
 
 
-def _is_of(layer: Layer, image: Layer, layers: Sequence[Layer]) -> bool:
-    """Is a layer an image or another covering layer, one of its masks, or a view or preview of
-    those?"""
+def _is_of(layer: Layer, covering: Layer, layers: Sequence[Layer]) -> bool:
+    """Is a layer an image, a mask or a preview that covers another mask, a mask of that image, or a
+    view or preview of those?"""
     metadata = layer.metadata
-    masks = [one for one in layers if one.metadata.get(IMAGE_KEY) is image]
+    masks = [one for one in layers if one is covering or one.metadata.get(IMAGE_KEY) is covering]
     drawn = metadata.get(PREVIEW_KEY) or metadata.get(VIEW_KEY, ("", None))[1]
-    return (
-        layer is image
-        or layer in masks
-        or any(one.metadata[SEGMENTATION_KEY] is drawn for one in masks)
+    return layer in masks or (
+        drawn is not None
+        and any(
+            drawn is (one.metadata.get(SEGMENTATION_KEY) or one.metadata.get(PREVIEW_KEY))
+            for one in masks
+        )
     )
