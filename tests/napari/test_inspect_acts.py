@@ -220,9 +220,9 @@ def test_nothing_is_looked_into_or_assigned_that_is_not_to_be_seen(
         go()
         settle(qtbot, widget)
         assert [one.visible for one in (first.layer, other, second.layer)] == [True, False, False]
-        assert '"scan [1]" lay over' in unescape(widget.message.text())
+        assert '"scan [1]" was hidden' in unescape(widget.message.text())
         other.visible = second.layer.visible = True
-        qtbot.waitUntil(lambda: "lay over" not in widget.message.text())
+        qtbot.waitUntil(lambda: "was hidden" not in widget.message.text())
     other.visible = False
     click(viewer, world(first, 1, 33, 41))
     choose(widget.target, 0)
@@ -244,7 +244,7 @@ def test_nothing_is_looked_into_or_assigned_that_is_not_to_be_seen(
         widget.mask_combo.activated.emit(widget.mask_combo.currentIndex())
         settle(qtbot, widget)
         assert (chosen.visible, other.visible) == (True, others)
-    assert "and was hidden: its eye icon shows it again" in widget.message.text()
+    assert "was hidden: its eye icon shows it again" in widget.message.text()
 
 
 def test_below_another_mask_of_the_scan_one_can_look_and_not_assign(

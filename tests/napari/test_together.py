@@ -177,7 +177,7 @@ def test_a_slice_that_another_scan_covers_is_not_accepted(correct_widget: Make, 
     other.opacity = 1
     correct.next_slice.click()
     assert not other.visible
-    assert "and was hidden: its eye icon shows it again" in correct.message.text()
+    assert "was hidden: its eye icon shows it again" in correct.message.text()
     correct.accept_slice.click()
     assert mask.segmentation.reviewed == {mask.place}
     # It may be another sequence of this patient, which the mask is looked at over.
@@ -203,6 +203,14 @@ def test_a_slice_that_a_newer_mask_of_the_scan_lies_over_is_not_accepted(
     paint(older, 1)
     assert run(qtbot, segment) == "finished"
     newer = segment.current_mask
+    # The new one is shown alone.
+    assert not older.layer.visible
+    assert f'"{older.layer.name}" was hidden' in unescape(segment.message.text())
+    older.layer.visible = True
+    correct.accept_slice.click()
+    assert not newer.segmentation.reviewed
+    through = f'"{older.layer.name}" shows through "{newer.layer.name}": click a slice'
+    assert through in unescape(correct.message.text())
     viewer.layers.selection.active = older.layer
     correct.accept_slice.click()
     assert not older.segmentation.reviewed
@@ -216,7 +224,7 @@ def test_a_slice_that_a_newer_mask_of_the_scan_lies_over_is_not_accepted(
     newer.layer.data[1] = shown
     correct.review.go_to((0, 2))
     assert not newer.layer.visible
-    assert f'"{newer.layer.name}" lay over' in unescape(correct.message.text())
+    assert f'"{newer.layer.name}" was hidden' in unescape(correct.message.text())
     propose(newer)
     assert f'"{viewer.layers[-1].name}" lies over' in correct.review.refusal
     correct.review.go_to((0, 2))
@@ -237,7 +245,7 @@ def test_a_preview_is_neither_shown_on_another_scan_nor_accepted_there(
         correct.start.click()
         assert mask.layer.visible
         assert not before.visible
-        assert '"another" lay over' in unescape(correct.message.text())
+        assert '"another" was hidden' in unescape(correct.message.text())
         meanwhile = another_scan(viewer, segment)
     assert correct.annotation.proposal.answer is not None
     # A scan that is opened meanwhile covers the preview as it covers the mask.
@@ -346,7 +354,7 @@ def test_a_mask_that_is_segmented_or_chosen_comes_into_view_with_its_scan(
     segment.image.choose(scan)
     run(qtbot, segment)
     assert not other.visible
-    assert '"another" lay over' in unescape(segment.message.text())
+    assert '"another" was hidden' in unescape(segment.message.text())
     segment.image.choose(other)
     run(qtbot, segment)
     second = segment.current_mask

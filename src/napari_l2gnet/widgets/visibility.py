@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from napari.layers import Image, Layer
+from napari.layers import Image, Labels, Layer
 
 from napari_l2gnet.annotating.preview import PREVIEW_KEY, shows_proposal
 from napari_l2gnet.annotating.tasks import annotation_of
@@ -40,7 +40,7 @@ def why_unseen(mask: MaskLayer) -> str:
     if mask.outside:
         return mask.outside
     # Of several, the last one is named: a mask rather than an image.
-    drawn = [one for one in _masks_over(mask) if _has_voxels(one, mask.viewer.dims)]
+    drawn = [one for one in _other_masks(mask) if _has_voxels(one, mask.viewer.dims)]
     if covered := _why_covered(mask, [*_images_over(mask), *drawn]):
         return covered
     scan = layer.metadata[IMAGE_KEY]
@@ -69,8 +69,8 @@ def why_all_unseen(mask: MaskLayer) -> str:
 
 
 def bring_into_view(mask: MaskLayer, alone: bool = False) -> list[Layer]:
-    """Show a mask on its scan. Returns the images and the other masks of the scan that lay over it
-    and are now hidden.
+    """Show a mask on its scan. Returns the images that lay over it and the other masks of the scan,
+    which are now hidden.
 
     alone: also hide other images of the same voxels below the mask. They may be of the same patient
     or of another one.
@@ -85,7 +85,7 @@ def bring_into_view(mask: MaskLayer, alone: bool = False) -> list[Layer]:
         layer.opacity = OPACITY
     if scan in layers and (alone or not _has_picture(mask)):
         draw(scan, True)
-    over = sorted([*_images_over(mask, alone), *_masks_over(mask)], key=layers.index)
+    over = sorted([*_images_over(mask, alone), *_other_masks(mask)], key=layers.index)
     if scan in over:
         put_below(mask.viewer, scan, [mask])
     hidden = [one for one in over if one is not scan]
@@ -105,11 +105,16 @@ def hidden_message(mask: MaskLayer, hidden: Sequence[Layer]) -> str:
     was, icons = "was", "its eye icon shows it"
     if len(hidden) > 1:
         was, icons = "were", "their eye icons show them"
-    return f'{names} lay over "{mask.layer.name}" and {was} hidden: {icons} again.'
+    return f'To show "{mask.layer.name}", {names} {was} hidden: {icons} again.'
 
 
 def _why_covered(mask: MaskLayer, over: Sequence[Layer]) -> str:
-    return f'"{over[-1].name}" lies over "{mask.layer.name}"' if over else ""
+    if not over:
+        return ""
+    layers, one = mask.viewer.layers, over[-1]
+    below = isinstance(one, Labels) and layers.index(one) < layers.index(mask.layer)
+    how = "shows through" if below else "lies over"
+    return f'"{one.name}" {how} "{mask.layer.name}"'
 
 
 def _images_over(mask: MaskLayer, alone: bool = False) -> list[Layer]:
@@ -129,12 +134,12 @@ def _images_over(mask: MaskLayer, alone: bool = False) -> list[Layer]:
     ]
 
 
-def _masks_over(mask: MaskLayer) -> list[Layer]:
-    """Other masks of the scan, and their previews, that lie over a mask in any slice."""
+def _other_masks(mask: MaskLayer) -> list[Layer]:
+    """Other masks of the scan, and their previews, that are drawn over a mask or show through where
+    it is empty, in any slice."""
     if not _lies_below(mask):
         return []
-    layers = list(mask.viewer.layers)
-    return [one for one in layers[layers.index(mask.layer) + 1 :] if _is_other_mask(one, mask)]
+    return [one for one in mask.viewer.layers if _is_other_mask(one, mask)]
 
 
 def _lies_below(mask: MaskLayer) -> bool:
