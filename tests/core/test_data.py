@@ -128,6 +128,12 @@ def test_names_that_look_the_same_are_one(make_dataset):
     assert patients(open_dataset(folder)) == {composed: "p7", "b": "b"}
 
 
+def test_structures_whose_names_look_the_same_are_refused(make_dataset):
+    names = {normalize("NFC", "Hörnerv"): 1, normalize("NFD", "hörnerv"): 2}
+    with pytest.raises(InputError, match="a name of its own for each structure"):
+        open_dataset(make_dataset(["a"], settings={"labels": names}))
+
+
 def test_what_desktops_leave_in_folders_is_no_scan(make_dataset):
     folder = make_dataset(["a", "b"])
     (folder / "images" / ".DS_Store").write_bytes(b"x")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -141,6 +142,12 @@ def test_a_file_that_is_no_split_is_refused(tmp_path, text, one_sentence):
     one_sentence(error.value)
     (tmp_path / "split.json").write_text(json.dumps(ALL))
     assert read_split(tmp_path) == read_split(tmp_path / "split.json") == ALL
+
+
+def test_names_of_a_split_may_store_accents_apart(tmp_path):
+    decomposed = normalize("NFD", "pät_1")
+    (tmp_path / "split.json").write_text(json.dumps({**ALL, "train": [decomposed]}))
+    assert read_split(tmp_path)["train"] == [normalize("NFC", decomposed)]
 
 
 def test_names_that_an_earlier_version_gave_are_known_again(make_dataset):
