@@ -143,7 +143,7 @@ class Patients:
     held_out: Mapping[str, Part]
 
     def known(self, name: str) -> str:
-        """The present name of a patient whom an earlier version may have named differently."""
+        """The patient of this name, which may also be that of one of the patient's scans."""
         return name if name in self.names else patient_in(name)
 
 

@@ -121,8 +121,7 @@ def _no_such_run(folder: Path) -> InputError:
     """The error for a run that cannot be resumed."""
     return InputError(
         f"Expected the state of a run with this preset and these labels in {folder / STATE_FILE}, "
-        "but it is another's, an earlier version's or damaged; resume with the first settings, or "
-        "use a new run folder."
+        "but it is another's or damaged; resume with the first settings, or use a new run folder."
     )
 
 
