@@ -42,12 +42,12 @@ _PREVIEWS = (0.15, 0.4, 0.7, 1.0)
 class FineTuneResult:
     """The model to use from now on: the new one or, if the verdict is against it, the old one.
 
-    steps: of all runs. seconds: of all runs and checks, on `device`. pace: repeats it exactly.
+    all_steps: of all runs. seconds: of all runs and checks, on `device`. pace: repeats it exactly.
     """
 
     model: Model
     verdict: Verdict
-    steps: int
+    all_steps: int
     seconds: float
     pace: Pace
     device: str
@@ -144,9 +144,9 @@ def _steps(
     known = [label.name for label in model.card.labels]
     verdict = judged(plan.config.limits, evidence, known)
     result = FineTuneResult(
-        model=with_provenance(new, plan, verdict, clock.steps) if verdict.kept else model,
+        model=with_provenance(new, plan, verdict, clock.pace.main_steps) if verdict.kept else model,
         verdict=verdict,
-        steps=clock.steps,
+        all_steps=clock.steps,
         seconds=clock.seconds,
         pace=clock.pace,
         device=device,
