@@ -31,9 +31,9 @@ from l2gnet_core.network.model import SegmentationNetwork
 from l2gnet_core.relay import Result, Stoppable, relayed
 from l2gnet_core.segmenting.corrections import Correction, informative
 
-#: What a fine-tuning is doing: looking at the scans, the main run, a run without some slices, or a
-#: check of a model.
-Phase = Literal["preparing", "learning", "test run", "checking"]
+#: What a fine-tuning is doing: looking at the scans, the search for an appearance, the main run, a
+#: run without some slices, or a check of a model.
+Phase = Literal["preparing", "searching", "learning", "test run", "checking"]
 #: Shares of the main run after which a preview is shown.
 _PREVIEWS = (0.15, 0.4, 0.7, 1.0)
 
@@ -120,10 +120,11 @@ def _steps(
     setup = Setup.of(model, corrections, config, device)
     clock = Clock(config, len(setup.folds), pace)
     said = yield from _preparing(old_answers(setup.base, corrections, device), clock)
-    appearances = yield from _preparing(appearances_of_runs(setup, said, clock), clock)
+    search = appearances_of_runs(setup, said, clock)
+    appearances = yield from relayed(search, lambda _: _progress("searching", clock, 0.0))
     base = setup.base_in(appearances[0])
     if setup.changes(appearances[0]):
-        yield _progress("preparing", clock, 0.0, preview=base)
+        yield _progress("searching", clock, 0.0, preview=base)
     plan = yield from _preparing(planned(setup, said, appearances), clock)
     scans = LearntScans(plan)
     learner = Learner(setup.base, setup.new, plan.config, device)
