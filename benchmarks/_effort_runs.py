@@ -233,7 +233,7 @@ def run_project(bench: Bench, domain: Domain, variants: Mapping[str, Variant]) -
                 "means": means,
                 "scores": scores,
                 "seconds": result.seconds,
-                "steps": result.steps,
+                "steps": result.all_steps,
                 **result.verdict.to_json(),
             },
         )

@@ -112,7 +112,7 @@ class Task:
         if correction is None:
             return model, 0.0, 0
         result = finetuned(model, [correction], Variant(self.config(config)))
-        return result.model, result.seconds, result.steps
+        return result.model, result.seconds, result.all_steps
 
     def answer(self, model: Model, seconds: float, **more: Any) -> Answer:
         scan = self.scan
@@ -128,7 +128,7 @@ def ours(task: Task, slices: Sequence[int], scribbled: bool = False) -> Answer:
     variant = replace(task.variant, config=task.config(task.variant.config))
     result = finetuned(task.model, [correction], variant)
     mask, proposed = doubted(result.model, scan.scan, scan.grid, scan.axis)
-    more = {"steps": result.steps, **result.verdict.to_json()}
+    more = {"steps": result.all_steps, **result.verdict.to_json()}
     return Answer(mask, result.seconds, proposed, more)
 
 

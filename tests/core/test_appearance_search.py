@@ -189,6 +189,7 @@ def test_fine_tuning_adapts_it_on_good_evidence(heart_model, phantom):
     scan = dark(phantom)
     correction = correct(scan, phantom.labels)
     progress = list(finetune(heart_model, [correction], SHORT))
+    assert progress[0].phase == "searching"
     # There is a preview before the first step.
     first = next(p.preview for p in progress if p.preview is not None)
     assert first.card.appearance.gamma < 1

@@ -543,22 +543,13 @@ def test_a_closed_stderr_does_not_stop_it(run_python, image, model_file, tmp_pat
 
 
 def test_the_example_in_the_docs_runs(make_model, scan):
-    from l2gnet_core.inspect.places import unsure_regions
-    from l2gnet_core.inspect.plans import sources_map
-    from l2gnet_core.inspect.similar import find_similar
     from l2gnet_core.inspect.uncertainty import uncertainty_maps
-    from l2gnet_core.segmenting.predict import segment
-    from l2gnet_core.segmenting.slice_view import field_of
-    from l2gnet_core.segmenting.trace import empty_trace
 
     docs = Path(__file__).parents[2] / "docs" / "inspect.md"
     example = docs.read_text().split("## In Python")[1].split("```python")[1].split("```")[0]
     start, rest = example.split("\nlit = ")
     given = {
-        "model": make_model(), "scan": scan, "grid": Grid(scan.shape), "axis": 0, "index": 1,
-        "empty_trace": empty_trace, "field_of": field_of, "segment": segment,
-        "sources_map": sources_map,
-        "find_similar": find_similar, "unsure_regions": unsure_regions,
+        "model": make_model(), "scan": scan, "grid": Grid(scan.shape), "axis": 0, "index": 1
     }  # fmt: skip
     exec(start, given)
     marked = np.zeros(scan.shape, bool)

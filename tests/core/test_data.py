@@ -128,6 +128,24 @@ def test_names_that_look_the_same_are_one(make_dataset):
     assert patients(open_dataset(folder)) == {composed: "p7", "b": "b"}
 
 
+def test_labels_of_a_scan_are_not_taken_for_those_of_another_in_capitals(make_dataset):
+    folder = make_dataset(["a", "A"])
+    (folder / "images").rename(folder / "imagesTr")
+    (folder / "labels").rename(folder / "labelsTr")
+    for file in (folder / "imagesTr").iterdir():
+        file.rename(file.with_name(f"{file.name[0]}_0000.nii.gz"))
+    (folder / "labelsTr" / "A.nii.gz").unlink()
+    cases, findings = find_cases(folder)
+    assert [case.name for case in cases] == ["a"]
+    assert "labels for every scan, but A_0000.nii.gz has none" in findings[0].sentence
+
+
+def test_structures_whose_names_look_the_same_are_refused(make_dataset):
+    names = {normalize("NFC", "Hörnerv"): 1, normalize("NFD", "hörnerv"): 2}
+    with pytest.raises(InputError, match="a name of its own for each structure"):
+        open_dataset(make_dataset(["a"], settings={"labels": names}))
+
+
 def test_what_desktops_leave_in_folders_is_no_scan(make_dataset):
     folder = make_dataset(["a", "b"])
     (folder / "images" / ".DS_Store").write_bytes(b"x")

@@ -150,7 +150,7 @@ def an_id_below_zero(folder: Path) -> None:
 
 
 def a_structure_as_background(folder: Path) -> None:
-    (folder / "dataset.json").write_text('{"labels": {"zero": 0, "one": 1, "two": 2}}')
+    (folder / "dataset.json").write_text('{"labels": {"air": 0, "one": 1, "two": 2}}')
 
 
 def an_id_too_large(folder: Path) -> None:
@@ -168,7 +168,10 @@ def an_id_too_large(folder: Path) -> None:
         (labels_for_a_scan, "both hold the same values"),
         (nothing_labelled, "no label file holds 1 one, 2 two"),
         (an_id_below_zero, "ids from 1 to 65535, but that of three is -1"),
-        (a_structure_as_background, "ids from 1 to 65535, but that of zero is 0"),
+        (
+            a_structure_as_background,
+            "that of air is 0; call id 0 background, or give air an id from 1",
+        ),
         (an_id_too_large, "ids from 1 to 65535, but that of three is 70000"),
         (fractions, "holds fractions"),
         (no_label_file, "labels for every scan, but patient1.nii.gz has none"),
@@ -424,7 +427,9 @@ def test_a_sound_dataset_has_nothing_to_find(dataset, capsys):
     assert err == ""
 
 
-@pytest.mark.parametrize("name", ["Background", " BG", "0 background", "Clear Label"])
+@pytest.mark.parametrize(
+    "name", ["Background", " BG", "0 background", "Clear Label", "Hintergrund"]
+)
 def test_background_may_have_a_name(dataset, name):
     names = {name: 0, "one": 1, "two": 2}
     (dataset / "dataset.json").write_text(json.dumps({"labels": names}))

@@ -110,6 +110,7 @@ def test_three_slices_help_the_others(heart_model, phantom, tmp_path):
     assert entry["parent"] == "hearts"
     assert entry["parent_sha256"] == weights_hash(heart_model.network)
     assert entry["verdict"]["evidence"]["slices"] == 3
+    assert entry["steps"] == LONGER.steps < result.all_steps
     assert card.name == f"hearts+{weights_hash(result.model.network)[:8]}"
     assert "single scan" in card.weaknesses[-1]
     # A second fine-tuning starts from the first.
@@ -274,12 +275,12 @@ def test_what_was_limited_by_seconds_can_be_done_again_exactly(make_model, phant
     model = make_model(sides=(64, 64))
     config = replace(SHORT, steps=None, seconds=0.5, mixes=(1.0,), cautious_mix=1.0)
     first = tuned(model, correct(phantom), config)
-    assert sum(map(len, first.pace.shares)) == first.steps
+    assert sum(map(len, first.pace.shares)) == first.all_steps
     assert len(first.pace.shares) == 1 + config.folds
     restored = FineTuneConfig.from_json(json.loads(json.dumps(config.to_json())))
     assert restored == config
     *_, again = finetune(model, [correct(phantom)], restored, pace=first.pace)
-    assert again.result.steps == first.steps
+    assert again.result.all_steps == first.all_steps
     assert same(again.result.model, first.model)
     assert not same(first.model, model)
     with pytest.raises(InputError, match="pace of 3 runs"):

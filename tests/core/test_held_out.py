@@ -116,11 +116,6 @@ def test_whom_a_model_was_fine_tuned_on_is_left_out(l2gnet, refused, dataset, mo
     assert "scans of all of them" in refused("evaluate", dataset, "--model", file)
 
 
-def test_a_fine_tuning_that_the_card_does_not_tell_is_warned_of(l2gnet, dataset, model):
-    _, _, err = l2gnet("evaluate", dataset, "--model", model(history=({"parent": "x"},)))
-    assert "the scores are too good" in err
-
-
 def test_who_trained_on_everybody_has_nobody_to_score_on(refused, dataset, model):
     file = model(split={"train": list(NAMES), "tuning": [], "test": []})
     assert "its test part is empty;" in refused("evaluate", dataset, "--model", file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -143,7 +144,13 @@ def test_a_file_that_is_no_split_is_refused(tmp_path, text, one_sentence):
     assert read_split(tmp_path) == read_split(tmp_path / "split.json") == ALL
 
 
-def test_names_that_an_earlier_version_gave_are_known_again(make_dataset):
+def test_names_of_a_split_may_store_accents_apart(tmp_path):
+    decomposed = normalize("NFD", "pät_1")
+    (tmp_path / "split.json").write_text(json.dumps({**ALL, "train": [decomposed]}))
+    assert read_split(tmp_path)["train"] == [normalize("NFC", decomposed)]
+
+
+def test_a_split_may_name_scans_for_their_patients(make_dataset):
     names = ["sub-07_T1w", "sub-08_T1w", "sub-09_T1w", "heart03_visit2", "heart04_visit1"]
     people = open_dataset(make_dataset(names)).people
     parts = {
@@ -155,6 +162,6 @@ def test_names_that_an_earlier_version_gave_are_known_again(make_dataset):
     split = checked_split(parts, people, "split.json")
     assert split.train == ("sub-07", "heart03", "heart04")
     assert split.test == ("sub-09",)
-    # A patient who counted as two before is reported to be in two parts.
+    # Two scans of a patient are reported to be in two parts.
     parts["tuning"].append("sub-07_T2w")
     assert any("sub-07" in problem for problem in split_problems(parts, people, "split.json"))

@@ -50,6 +50,7 @@ from l2gnet_core.training.loop import (
     Trainer,
     TrainingConfig,
     _moving_average,
+    batches_of,
     make_fabric,
     precision,
     require_shareable,
@@ -661,7 +662,7 @@ def test_a_pytorch_that_does_not_know_its_processor_trains_in_float32(monkeypatc
     assert precision("cpu") == "32-true"
 
 
-@pytest.mark.parametrize(("batch", "late"), [(4, 2), (6, 3), (8, 4), (18, 8)])
+@pytest.mark.parametrize(("batch", "late"), [(4, 2), (6, 3), (8, 4), (18, 9)])
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 8])
 def test_processes_draw_together_what_one_draws(tmp_path, batch, late, processes, one_sentence):
     training = TrainingConfig(epochs=1, batch=batch, large_from=0.6)
@@ -669,12 +670,15 @@ def test_processes_draw_together_what_one_draws(tmp_path, batch, late, processes
     scans, stride = sampler(range(2)), trainer.network.config.stride
     drawn = {done: trainer._batch(scans, done)[0] for done in (0.0, 0.9)}
     assert [len(images) for images in drawn.values()] == [batch, late]
+    batches = batches_of(training, scans, stride)
     if batch % processes or late % processes:
         with pytest.raises(InputError, match=f"that {processes} devices can share") as error:
-            require_shareable(training, scans, stride, processes)
+            require_shareable(batches, processes)
         one_sentence(error.value)
+        advised = int(str(error.value).split("--batch ")[1].split()[0])
+        require_shareable(batches_of(replace(training, batch=advised), scans, stride), processes)
         return
-    require_shareable(training, scans, stride, processes)
+    require_shareable(batches, processes)
     for done, images in drawn.items():
         shares = []
         for rank in range(processes):
@@ -695,7 +699,15 @@ def test_devices_that_cannot_share_the_batches_are_refused_before_training(
         one_sentence(error.value)
         assert ("and 3 near the end" in str(error.value)) == near_the_end
     # Without larger views, batches stay.
-    require_shareable(replace(SHORT, batch=6, large_from=1.0), sampler(range(2)), 16, 2)
+    require_shareable(batches_of(replace(SHORT, batch=6, large_from=1.0), sampler(range(2)), 16), 2)
+
+
+def test_two_devices_can_share_the_usual_batch_of_slices_of_any_size():
+    for large in range(160, 240, 8):
+        views = SimpleNamespace(
+            view_size=lambda _, factor=1.0, large=large: min(160 * factor, large)
+        )
+        require_shareable(batches_of(TrainingConfig(minutes=1), views, 8), 4)
 
 
 def test_what_begins_with_an_older_model_is_normalised_as_that_is(dataset, tmp_path):

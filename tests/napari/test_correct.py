@@ -407,6 +407,7 @@ def test_time_left_is_that_of_learning_and_of_the_segmentation_that_follows(
     steps = [event for event in known if isinstance(event, Step)]
     done = [step.done for step in steps if step.message.startswith(("L", "C", "S"))]
     assert done == sorted(done)
+    assert {"Looking at the scan", "Checking the new model"} <= {step.message for step in steps}
     learning = [step for step in steps if step.message == "Learning"]
     assert all(600 <= step.seconds_left < 610 for step in learning)
     # It took less this time.

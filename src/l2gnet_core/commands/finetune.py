@@ -221,7 +221,7 @@ def _finetuned(
 
     for progress in learn(model, corrections, config, device):
         loss = progress.loss
-        doing = "checking slices left out" if loss is None else f"loss {loss:.3f}"
+        doing = progress.phase if loss is None else f"loss {loss:.3f}"
         bar.reach(share * progress.done, doing)
     result = progress.result
     assert result is not None

@@ -143,7 +143,7 @@ class Patients:
     held_out: Mapping[str, Part]
 
     def known(self, name: str) -> str:
-        """The present name of a patient whom an earlier version may have named differently."""
+        """The patient of this name, which may also be that of one of the patient's scans."""
         return name if name in self.names else patient_in(name)
 
 
@@ -267,6 +267,8 @@ def _pairs(folder: Path, layout: Layout, scans: list[Path]) -> tuple[list[Case],
         for place, clashes in ((images, twice), (labels, labelled_twice))
         for first, other in clashes
     ]
+    # Labels that have the very name of a scan are that scan's.
+    alone = [x for x in label_files if not {x, x + layout.channel} & scan_files.keys()]
     cases: list[Case] = []
     told: set[str] = set()
     for stem, path in scan_files.items():
@@ -280,7 +282,7 @@ def _pairs(folder: Path, layout: Layout, scans: list[Path]) -> tuple[list[Case],
                     f"{path.name} is of another; take the other channels out."
                 )
                 continue
-        if name not in label_files and (other := but_for_case(name, label_files)):
+        if name not in label_files and (other := but_for_case(name, alone)):
             told.add(other)
             problems.append(
                 f"Expected labels for every scan under its own name, but {path.name} and "

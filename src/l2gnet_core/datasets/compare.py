@@ -17,7 +17,10 @@ from l2gnet_core.scans.volume import Grid
 #: slices of 1 and 3 mm; confusing centimetres with millimetres is a factor of 10.
 _ODD_SIZE = 5.0
 #: What datasets call id 0, besides names with the word background in them.
-_BACKGROUND = {"bg", "clear label", "none", "nothing", "unlabeled", "unlabelled", "void"}
+_BACKGROUND = {
+    *("bg", "clear label", "exterior", "hintergrund", "none", "nothing", "other", "outside"),
+    *("rest", "unknown", "unlabeled", "unlabelled", "void"),
+}
 
 
 @dataclass(frozen=True)
@@ -151,11 +154,13 @@ def _structures(examined: list[Examined], names: Mapping[int, str]) -> Iterator[
         )
     for id, name in sorted(names.items()):
         if not 0 < id <= 65535 and not (id == 0 and _is_background(name)):
+            advice = (
+                "correct the labels or dataset.json"
+                if id
+                else f"call id 0 background, or give {name} an id from 1"
+            )
             yield Finding(
-                "error",
-                "",
-                f"Expected ids from 1 to 65535, but that of {name} is {id}; correct the labels or "
-                "dataset.json.",
+                "error", "", f"Expected ids from 1 to 65535, but that of {name} is {id}; {advice}."
             )
     found = Counter(id for one in examined for id in one.voxels)
     missing = [f"{id} {names[id]}" for id in ids if not found[id]]

@@ -20,11 +20,6 @@ def tuned_on(card: ModelCard, dataset: Dataset) -> list[str]:
     return [p for p in dataset.patients if not seen.isdisjoint(dataset.fingerprints[p])]
 
 
-def tuned_on_others(card: ModelCard) -> bool:
-    """Was a model fine-tuned on scans that its card does not name? Older cards do not name them."""
-    return any(SCANS not in entry for entry in card.history)
-
-
 def start_messages(card: ModelCard, dataset: Dataset, split: Split) -> Iterator[str]:
     """Sentences about the split of a run that begins with a model of this card."""
     tuned, names = tuned_on(card, dataset), dataset.people.names
@@ -41,11 +36,6 @@ def start_messages(card: ModelCard, dataset: Dataset, split: Split) -> Iterator[
             f"{some(tuned)} {'is' if len(tuned) == 1 else 'are'} learned from, and in no other "
             f"part of the split: {card.name} was fine-tuned on scans of "
             f"{'this patient' if len(tuned) == 1 else 'these patients'}."
-        )
-    if tuned_on_others(card):
-        yield (
-            f"{card.name} was fine-tuned on scans that its card does not tell: if they are in the "
-            "test or tuning part, scores there will be too good."
         )
     if not card.split:
         yield (

@@ -10,6 +10,7 @@ from typing import Any
 from unicodedata import normalize
 
 from l2gnet_core.errors import InputError
+from l2gnet_core.scans.labels import plain
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def _names(labels: Mapping[str, Any]) -> dict[int, str]:
                 f"{names[id]} and {name} are both {id}; give one of them another",
             )
         for other in names.values():
-            if other.casefold() == name.casefold():
+            if plain(other) == plain(name):
                 raise _Fault(
                     "a name of its own for each structure",
                     f"{other} and {name} differ in case or spaces at most; rename one of them",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -97,7 +98,8 @@ def read_split(file: Path) -> dict[Part, list[str]]:
             f"Expected lists of the patients of train, tuning and test in {file}, but it cannot be "
             "read so; name a run folder or its split.json, or correct that."
         ) from error
-    return {part: parts[part] for part in PARTS}
+    # Scans are called by names of the form NFC; see `l2gnet_core.files.stem_of`.
+    return {part: [normalize("NFC", name) for name in parts[part]] for part in PARTS}
 
 
 def checked_split(parts: Mapping[Part, Sequence[str]], patients: Patients, source: str) -> Split:

@@ -8,6 +8,7 @@ from l2gnet_core.files.folders import but_for_case, by_stem, scans_in
 from l2gnet_core.files.formats import (
     DICOM,
     FORMATS,
+    SUFFIXES,
     WRITABLE,
     format_of,
     is_supported,
@@ -28,6 +29,7 @@ from l2gnet_core.files.writing import write_labels
 __all__ = [
     "DICOM",
     "FORMATS",
+    "SUFFIXES",
     "WRITABLE",
     "LabelFile",
     "LabelText",

@@ -98,7 +98,8 @@ OTHERS = {
 HEADER_SUFFIXES = (".hdr", ".hdr.gz", ".head", ".par")
 VOXEL_SUFFIXES = (".img", ".img.gz", ".brik", ".brik.gz", ".rec")
 
-_KNOWN = (*(suffix for format in FORMATS for suffix in format.suffixes), *OTHERS)
+#: All suffixes that files are known by, also those of files that are not read as scans.
+SUFFIXES = (*(suffix for format in FORMATS for suffix in format.suffixes), *OTHERS)
 
 #: What messages list as readable.
 SUPPORTED = "NIfTI (.nii, .nii.gz), DICOM, NRRD, MetaImage (.mha), TIFF and neuroimaging files"
@@ -107,7 +108,7 @@ SUPPORTED = "NIfTI (.nii, .nii.gz), DICOM, NRRD, MetaImage (.mha), TIFF and neur
 def suffix_of(path: str | os.PathLike[str]) -> str:
     """The known suffix of a path in lower case (".nii.gz"), or else what follows its last dot."""
     name = Path(path).name.lower()
-    fitting = [s for s in _KNOWN if name.endswith(s) and name != s]
+    fitting = [s for s in SUFFIXES if name.endswith(s) and name != s]
     return max(fitting, key=len) if fitting else Path(name).suffix
 
 
@@ -119,7 +120,7 @@ def stem_of(path: Path) -> str:
     """
     suffix = suffix_of(path)
     # The last part of a DICOM UID ("1.2.840") is no suffix.
-    bare = path.is_dir() or suffix not in _KNOWN
+    bare = path.is_dir() or suffix not in SUFFIXES
     return normalize("NFC", path.name if bare else path.name[: len(path.name) - len(suffix)])
 
 

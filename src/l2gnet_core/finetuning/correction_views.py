@@ -65,18 +65,17 @@ class CorrectedScan:
     ) -> CorrectedScan:
         """A corrected scan as a model of this card sees it; the card's labels must have every id
         that the corrected slices hold. old: what slices teach beside their marks."""
-        view, window = correction.view(card), correction.window(card)
+        scan = correction.shown(card)
+        view = scan.view
 
         def shown(picture: NDArray[Any]) -> Tensor:
             alone = view.stack(np.expand_dims(picture, correction.axis))
             return torch.from_numpy(np.ascontiguousarray(alone))
 
         def seen(picture: NDArray[Any]) -> Tensor:
-            image = np.ascontiguousarray(normalise(picture, window))
-            return as_seen(torch.from_numpy(image)[None, None], view.size, appearance)[0]
+            image = np.ascontiguousarray(normalise(picture, scan.window))
+            return as_seen(torch.from_numpy(image)[None, None], view.size, scan.appearance)[0]
 
-        slices = view.stack(correction.scan)
-        appearance = card.appearance_of(slices, window)
         ids = [label.id for label in card.labels]
         lookup = np.zeros(65536, np.uint8)
         lookup[ids] = np.arange(1, len(ids) + 1)
@@ -98,7 +97,7 @@ class CorrectedScan:
             weights.append(shown(weight))
         return cls(
             # One slice at a time: a large scan in float32 may not fit into memory.
-            image=torch.cat([seen(picture).half() for picture in slices]),
+            image=torch.cat([seen(picture).half() for picture in scan.slices]),
             places=tuple(view.place(index) for index in correction.slices),
             classes=resized_classes(torch.cat(classes), view.size),
             weights=resized(torch.cat(weights)[None], view.size)[0],

@@ -192,6 +192,6 @@ def report(
         "scans": len(set(image_numbers(corrections))),
         "labels": {label.id: label.name for label in card.labels},
         "new": [label.id for label in card.labels if label.id not in known],
-        "steps": len(result.pace.shares[0]),
+        "steps": result.pace.main_steps,
         "seconds": round(result.seconds, 3),
     }

@@ -46,6 +46,11 @@ class Pace:
     shares: tuple[tuple[float, ...], ...]
     appearances: tuple[Appearance, ...] = ()
 
+    @property
+    def main_steps(self) -> int:
+        """Number of steps of the main run."""
+        return len(self.shares[0])
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Pace:
         """Read what `asdict` gave: JSON has no tuples."""

@@ -15,7 +15,7 @@ from l2gnet_core.scans.fingerprint import SCANS, fingerprints
 
 def with_provenance(model: Model, plan: Plan, verdict: Verdict, steps: int) -> Model:
     """A new model with its card. Scans are recorded by fingerprints, which do not identify
-    patients. steps: of all runs."""
+    patients. steps: of the main run."""
     setup = plan.setup
     old = setup.old.card
     model = replace(model, card=_shown(model.card, setup))

@@ -31,9 +31,9 @@ from l2gnet_core.network.model import SegmentationNetwork
 from l2gnet_core.relay import Result, Stoppable, relayed
 from l2gnet_core.segmenting.corrections import Correction, informative
 
-#: What a fine-tuning is doing: looking at the scans, the main run, a run without some slices, or a
-#: check of a model.
-Phase = Literal["preparing", "learning", "test run", "checking"]
+#: What a fine-tuning is doing: looking at the scans, the search for an appearance, the main run, a
+#: run without some slices, or a check of a model.
+Phase = Literal["preparing", "searching", "learning", "test run", "checking"]
 #: Shares of the main run after which a preview is shown.
 _PREVIEWS = (0.15, 0.4, 0.7, 1.0)
 
@@ -42,12 +42,12 @@ _PREVIEWS = (0.15, 0.4, 0.7, 1.0)
 class FineTuneResult:
     """The model to use from now on: the new one or, if the verdict is against it, the old one.
 
-    steps: of all runs. seconds: of all runs and checks, on `device`. pace: repeats it exactly.
+    all_steps: of all runs. seconds: of all runs and checks, on `device`. pace: repeats it exactly.
     """
 
     model: Model
     verdict: Verdict
-    steps: int
+    all_steps: int
     seconds: float
     pace: Pace
     device: str
@@ -120,10 +120,11 @@ def _steps(
     setup = Setup.of(model, corrections, config, device)
     clock = Clock(config, len(setup.folds), pace)
     said = yield from _preparing(old_answers(setup.base, corrections, device), clock)
-    appearances = yield from _preparing(appearances_of_runs(setup, said, clock), clock)
+    search = appearances_of_runs(setup, said, clock)
+    appearances = yield from relayed(search, lambda _: _progress("searching", clock, 0.0))
     base = setup.base_in(appearances[0])
     if setup.changes(appearances[0]):
-        yield _progress("preparing", clock, 0.0, preview=base)
+        yield _progress("searching", clock, 0.0, preview=base)
     plan = yield from _preparing(planned(setup, said, appearances), clock)
     scans = LearntScans(plan)
     learner = Learner(setup.base, setup.new, plan.config, device)
@@ -144,9 +145,9 @@ def _steps(
     known = [label.name for label in model.card.labels]
     verdict = judged(plan.config.limits, evidence, known)
     result = FineTuneResult(
-        model=with_provenance(new, plan, verdict, clock.steps) if verdict.kept else model,
+        model=with_provenance(new, plan, verdict, clock.pace.main_steps) if verdict.kept else model,
         verdict=verdict,
-        steps=clock.steps,
+        all_steps=clock.steps,
         seconds=clock.seconds,
         pace=clock.pace,
         device=device,

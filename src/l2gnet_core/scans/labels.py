@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,9 @@ _LIGHTNESS, _CHROMA = (0.5, 0.88), 0.09
 
 
 def plain(name: str) -> str:
-    """A name without differences of case and spaces, for comparing names."""
-    return " ".join(name.split()).casefold()
+    """A name without differences of case, of spaces and in how accents are stored, for comparing
+    names."""
+    return " ".join(normalize("NFC", name).split()).casefold()
 
 
 def in_charts(name: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from l2gnet_core.datasets.cases import PARTS, Case, Part, some
-from l2gnet_core.datasets.leakage import tuned_on, tuned_on_others
+from l2gnet_core.datasets.leakage import tuned_on
 from l2gnet_core.datasets.loading import Dataset
 from l2gnet_core.errors import InputError
 from l2gnet_core.models.card import ModelCard
@@ -58,11 +58,6 @@ def held_out(dataset: Dataset, card: ModelCard, part: Part) -> tuple[list[Case],
         )
     if tuned:
         notes.append(f"{some(sorted(tuned))}: left out, as {card.name} was fine-tuned on a scan.")
-    if tuned_on_others(card):
-        notes.append(
-            f"{card.name} was fine-tuned on scans that its card does not tell: if they are among "
-            "these, the scores are too good."
-        )
     return [case for case in dataset.cases if case.patient in patients - tuned], notes
 
 

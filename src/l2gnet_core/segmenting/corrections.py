@@ -18,7 +18,7 @@ from l2gnet_core.models.card import ModelCard
 from l2gnet_core.preprocessing.appearance import Appearance
 from l2gnet_core.preprocessing.scan_kind import Profile
 from l2gnet_core.scans.volume import Grid, Volume
-from l2gnet_core.segmenting.slice_view import Field, ShownScan, SliceView, field_of, shown_scan
+from l2gnet_core.segmenting.slice_view import Field, ShownScan, field_of, shown_scan
 
 #: The largest weight of a voxel: weights are transformed with images in float16.
 MOST_WEIGHT = 65504
@@ -165,14 +165,6 @@ class Correction:
     def profile(self, card: ModelCard) -> Profile:
         """How the scan looks before a model's appearance changes it."""
         return self.shown(card).profile
-
-    def window(self, card: ModelCard) -> tuple[float, float]:
-        """The two intensities that become 0 and 1 for a model of this card."""
-        return self.shown(card).window
-
-    def view(self, card: ModelCard) -> SliceView:
-        """The view that a model of this card has of the scan."""
-        return self.shown(card).view
 
     def _slice(self, array: NDArray[Any], index: int) -> NDArray[Any]:
         place: list[Any] = [slice(None)] * 3

@@ -53,8 +53,9 @@ class TrainingConfig:
     extra_share: share of slices that the sampler draws from its extra cases.
     large_from, large: normalisation takes its statistics from crops while training, but from whole
         slices later. Small crops train quickly; after this share of the run, crops are `large`
-        times as wide, as far as slices allow, and batches smaller in proportion, which closes the
-        gap (Touvron et al., "Fixing the train-test resolution discrepancy", NeurIPS 2019).
+        times as wide, as far as slices allow, and batches half as large if crops are much wider,
+        which closes the gap (Touvron et al., "Fixing the train-test resolution discrepancy",
+        NeurIPS 2019).
     mild_from: after this share of the run, augmentation is half as strong (He et al., "Data
         augmentation revisited: rethinking the distribution gap between clean and augmented data",
         2019).
@@ -120,8 +121,7 @@ def _no_such_run(folder: Path) -> InputError:
     """The error for a run that cannot be resumed."""
     return InputError(
         f"Expected the state of a run with this preset and these labels in {folder / STATE_FILE}, "
-        "but it is another's, an earlier version's or damaged; resume with the first settings, or "
-        "use a new run folder."
+        "but it is another's or damaged; resume with the first settings, or use a new run folder."
     )
 
 
@@ -173,24 +173,29 @@ def step_views(
     if done < training.large_from:
         return training.batch, size
     large = sampler.view_size(stride, training.large)
-    return max(1, round(training.batch * (size / large) ** 2)), large
+    # All or half of them, whichever is nearer to as many pixels: other numbers, such as 7 of 8,
+    # several processes could not share.
+    fewer = (size / large) ** 2 < 0.75
+    return (training.batch + 1) // 2 if fewer else training.batch, large
 
 
-def require_shareable(
-    training: TrainingConfig, sampler: Sampler, stride: int, processes: int
-) -> None:
-    """Raise InputError unless processes can share each batch of a run evenly."""
-    batches = [
-        step_views(training, sampler, stride, done)[0]
-        for done in (0.0, training.large_from)
-        if done < 1
-    ]
+def batches_of(training: TrainingConfig, sampler: Sampler, stride: int) -> list[int]:
+    """How many slices steps draw over all processes, at first and near the end of a run."""
+    times = (done for done in (0.0, training.large_from) if done < 1)
+    return [step_views(training, sampler, stride, done)[0] for done in times]
+
+
+def require_shareable(batches: Sequence[int], processes: int) -> None:
+    """Raise InputError unless processes can share the batches of a run, as of `batches_of`,
+    evenly."""
     if any(batch % processes for batch in batches):
         last = f", and {batches[-1]} near the end" if len(set(batches)) > 1 else ""
+        # Half of such a batch can be shared, too.
+        unit = 2 * processes
+        works = max(1, round(batches[0] / unit)) * unit
         raise InputError(
             f"Expected batches that {processes} devices can share evenly, but steps draw "
-            f"{batches[0]} slices{last}; take a number of devices that divides "
-            f"{math.gcd(*batches)}, or another --batch."
+            f"{batches[0]} slices{last}; give --batch {works} or another multiple of {unit}."
         )
 
 

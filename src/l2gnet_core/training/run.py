@@ -42,6 +42,7 @@ from l2gnet_core.training.loop import (
     Progress,
     Trainer,
     TrainingConfig,
+    batches_of,
     make_fabric,
     require_shareable,
     require_startable,
@@ -115,12 +116,7 @@ def train_dataset(
 
 def _require_possible(settings: RunSettings, training: TrainingConfig) -> None:
     """Raise InputError for settings that contradict each other."""
-    if training.batch % (settings.devices * settings.nodes):
-        raise InputError(
-            f"Expected a batch that {settings.devices * settings.nodes} devices can share evenly, "
-            "but got "
-            f"{training.batch} slices; give a multiple of the devices as --batch."
-        )
+    require_shareable([training.batch], settings.devices * settings.nodes)
     if training.extra_share and (settings.oriented or settings.resample):
         raise InputError(
             "Drawn phantoms have no left, no right and no true size: leave out --phantoms, or "
@@ -159,8 +155,8 @@ def _trained(
 ) -> Iterator[Progress]:
     """What `train_dataset` yields; the run folder is usable and locked."""
     run = _prepared(settings, training, augmentation, tell if fabric.is_global_zero else _nobody)
-    processes = settings.devices * settings.nodes
-    require_shareable(training, run.sampler, run.config.stride, processes)
+    batches = batches_of(training, run.sampler, run.config.stride)
+    require_shareable(batches, settings.devices * settings.nodes)
     trainer = _trainer(run, settings, training, fabric)
     if fabric.is_global_zero:
         keep_beginning(settings, run.split, run.card, choices)

@@ -102,10 +102,11 @@ def learn(session: Session, task: Task) -> TaskSteps[None]:
     config = _config(task, model, corrections)
     own = [correction for correction in corrections if correction.grid is scan.volume]
     doing: dict[Phase, str] = {
-        "preparing": f"Trying brightness and {'size' if config.kind == 'scan' else 'smoothness'}",
+        "preparing": "Looking at the scan" if len(task.scans) == 1 else "Looking at the scans",
+        "searching": f"Trying brightness and {'size' if config.kind == 'scan' else 'smoothness'}",
         "learning": "Learning",
         "test run": "Checking on slices left out",
-        "checking": "Checking on slices left out",
+        "checking": "Checking the new model",
     }
     preview: Model | None = None
     shown: set[SliceKey] = set()

@@ -62,13 +62,13 @@ def with_time_left(
     the seconds left instead. Returns what they return."""
     left: TimeLeft | None = None
 
-    def told(moment: tuple[int, int]) -> tuple[float, float | None]:
+    def share_and_left(moment: tuple[int, int]) -> tuple[float, float | None]:
         nonlocal left
         done, total = moment
         left = left or TimeLeft(total)
         return done / max(1, total), left.after(done)
 
-    return (yield from relayed(steps, told))
+    return (yield from relayed(steps, share_and_left))
 
 
 def in_words(seconds: float | None) -> str:

@@ -35,10 +35,11 @@ class Segmentation:
     """A mask that is worked on: the model's answer, what is shown, and which voxels are a person's.
 
     All arrays are (t,z,y,x). `shown` is what the Labels layer draws and a person paints on. `raw`
-    is the model's own answer, wherever it gave one. `answer` is the one to show where no person
-    decided, raw or tidied. `stroked` marks voxels under strokes that are not undone. Scripts write
-    without strokes: voxels in which `shown` differs from `known` are a person's, too. Answers are
-    shown neither in a person's voxels nor in `reviewed` slices.
+    is the untidied answer, wherever there is one: the model's or, where it was taken in later, that
+    of interpolation. `answer` is the one to show where no person decided, raw or tidied. `stroked`
+    marks voxels under strokes that are not undone. Scripts write without strokes: voxels in which
+    `shown` differs from `known` are a person's, too. Answers are shown neither in a person's voxels
+    nor in `reviewed` slices.
 
     `answering` is emitted before an answer is adopted, or its adoption undone or redone; `saving`
     before a save, for whoever still has to add to `events`; `choosing` after `clean_up` changed

@@ -17,7 +17,7 @@ from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QFileDialog, QPushButton
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import DICOM, WRITABLE, format_of, stem_of, suffix_of
+from l2gnet_core.files import DICOM, SUFFIXES, WRITABLE, format_of, stem_of, suffix_of
 from napari_l2gnet.annotating.preview import shows_proposal
 from napari_l2gnet.annotating.tasks import annotation_of
 from napari_l2gnet.jobs.worker import LatestJob
@@ -129,7 +129,7 @@ class MaskSaving(QObject):
     def _checked(mask: MaskLayer, path: Path, suffix: str) -> Path:
         """The path to write, with its suffix. Raises InputError if the mask cannot go there."""
         # Writing refuses the suffixes of other kinds of files.
-        if stem_of(path) == path.name:
+        if suffix_of(path) not in SUFFIXES:
             path = ended(path, WRITABLE, suffix)
         scans = (layer for layer in mask.viewer.layers if isinstance(layer, Image))
         if path.resolve() in {file.resolve() for file in map(_file_of, scans) if file is not None}:

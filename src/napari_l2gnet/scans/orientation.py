@@ -20,8 +20,8 @@ def is_asked_for(card: ModelCard, stored: GridOrVolume) -> bool:
 def given_orientation(layer: Layer, stored_axes: Sequence[int]) -> str:
     """The orientation that a person gave: the letter each axis grows to, in the file's order;
     "" for none."""
-    # Kept in the order of (z, y, x): a voxel size set in napari replaces the file's grid, and
-    # with it the file's order.
+    # Kept in the order of (z, y, x): a voxel size set in napari replaces the grid of a file that
+    # states none, and with it the file's order.
     codes: str = layer.metadata.get(ORIENTATION_KEY, "")
     return "".join(codes[axis] for axis in stored_axes) if codes else ""
 
