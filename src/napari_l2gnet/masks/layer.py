@@ -65,14 +65,21 @@ class MaskLayer(MaskView):
     ) -> MaskLayer | None:
         """The newest mask of an image by a model (None: by any) that is still in the viewer."""
         for layer in reversed(viewer.layers):
-            if (
-                SEGMENTATION_KEY in layer.metadata
-                and layer.metadata[IMAGE_KEY] is image
-                and model in (None, layer.metadata[MODEL_KEY])
-                and (mask := cls(viewer, layer)).connected
-            ):
-                return mask
+            if SEGMENTATION_KEY in layer.metadata:
+                mask = cls(viewer, layer)
+                if mask.belongs_to(image, model):
+                    return mask
         return None
+
+    def belongs_to(self, image: Image | None, model: str | None) -> bool:
+        """Is this the mask of an image by a model (None: by any), and still in the viewer?"""
+        metadata = self.layer.metadata
+        return (
+            self.layer in self.viewer.layers
+            and metadata[IMAGE_KEY] is image
+            and model in (None, metadata[MODEL_KEY])
+            and self.connected
+        )
 
     @classmethod
     def add(
