@@ -379,14 +379,14 @@ def test_the_verdict_stays_with_its_proposal(correct_widget: Any, qtbot: Any) ->
     assert widget.proposal.isHidden()
     assert not widget.verdict.text()
     # The list of versions says no more of them.
-    small = replace(
-        verdict, evidence=Evidence(1.0, 5, Improvement({"a": 0.8}, {"a": 0.802}), None, None)
-    )
-    for name, one in (("v1", verdict), ("v2", small)):
+    for name, before, after in (("v1", 0.7, 0.8), ("v2", 0.8, 0.802), ("v3", 0.0, 0.02)):
+        evidence = Evidence(1.0, 5, Improvement({"a": before}, {"a": after}), None, None)
+        one = replace(verdict, evidence=evidence)
         annotation.add_version(Version(name, "scan", 0, verdict=one))
-    assert [widget.version.itemText(n) for n in (1, 2)] == [
+    assert [widget.version.itemText(n) for n in (1, 2, 3)] == [
         "v1 · +0.100 Dice in test runs · this scan",
         "v2 · no clear change in test runs · this scan",
+        "v3 · hardly learnt in test runs · this scan",
     ]
 
 
