@@ -98,7 +98,10 @@ def test_cancel_keeps_what_is_finished_and_a_second_run_completes(
         assert voxels.startswith("≥")
         assert ml.startswith("≥")
         assert told in widget.organs.item(row, 3).toolTip()
-    assert run(qtbot, widget) == "finished"
+    with qtbot.waitSignal(widget.run_ended, timeout=20_000) as ended:
+        widget.start.click()
+        assert widget.bar.format() == ""
+    assert ended.args == ["finished"]
     qtbot.waitUntil(lambda: not any("≥" in "".join(row) for row in widget.organs.rows()))
     assert widget.coverage.isHidden()
     assert layer.name == "scan · scribbler"

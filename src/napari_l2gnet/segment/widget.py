@@ -354,7 +354,6 @@ class SegmentWidget(SegmentForm):
         self.notes.clear()
         self.notes.say(about)
         self.bar.setRange(0, len(request.places))
-        self.bar.setValue(0)
         self._new_run(about).segment(request)
 
     def cancel_run(self) -> None:
@@ -384,6 +383,8 @@ class SegmentWidget(SegmentForm):
         self._run.stepped.connect(self._on_step)
         self._run.ended.connect(self._on_end)
         self.table.running = True
+        self.bar.setValue(0)
+        self.bar.setFormat("")
         self._update_controls()
         return self._run
 
