@@ -766,6 +766,14 @@ def test_a_version_that_another_mask_taught_brings_its_organs(
     assert ends(qtbot, widget, lambda: widget.go_to_version(number)) == "finished"
     assert segmentation.card.labels.names == {**names, 4: "thrombus"}
     assert segmentation.unreviewed_organs == {((0, 2), 4)}
+    # They go and come with its answer.
+    layer = widget.current_mask.layer
+    layer.undo()
+    assert segmentation.card.labels.names == names
+    assert widget.organ.findText("thrombus") < 0
+    layer.redo()
+    assert segmentation.card.labels.names == {**names, 4: "thrombus"}
+    assert segmentation.unreviewed_organs == {((0, 2), 4)}
     # Not where that is called off.
     path = save_untrained(user_models, "more", labels={**NAMES, 5: "aorta"})
     number = widget.annotation.add_version(Version("v2", "project", 0, path=path))

@@ -35,8 +35,11 @@ def as_chosen(segmentation: Segmentation, answer: Answer) -> Answer:
     return replace(answer, tidied=labels, answered=answered)
 
 
-def take_in(mask: MaskLayer, answer: Answer, number: int) -> int:
-    """Adopt the answer of a version as one undoable step; returns how many voxels change."""
+def take_in(mask: MaskLayer, answer: Answer, number: int, brought: tuple[int, ...] = ()) -> int:
+    """Adopt the answer of a version as one undoable step; returns how many voxels change.
+
+    brought: ids of organs that the version gave the mask; undoing the step takes them away again.
+    """
     annotation_of(mask).keep_first_answer()
     segmentation = mask.segmentation
     changed = mask.adopt(
@@ -46,6 +49,7 @@ def take_in(mask: MaskLayer, answer: Answer, number: int) -> int:
         traces=answer.traces,
         completes=segmentation.places,
         model=answer.answered.model,
+        brings=brought,
     )
     _record(segmentation, answer.answered, changed)
     return changed

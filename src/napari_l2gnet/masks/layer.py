@@ -206,6 +206,7 @@ class MaskLayer(MaskView):
         completes: Iterable[SliceKey] = (),
         model: Model | None = None,
         clean_up: CleanUp | None = None,
+        brings: tuple[int, ...] = (),
     ) -> int:
         """Show a new answer (t,z,y,x) where no person decided, as one undoable step.
 
@@ -213,7 +214,7 @@ class MaskLayer(MaskView):
         """
         return self._adopt(
             self.segmentation.undo_history.adoption(
-                answer, raw, version, traces, completes, model, clean_up
+                answer, raw, version, traces, completes, model, clean_up, brings
             )
         )
 
@@ -269,7 +270,7 @@ class MaskLayer(MaskView):
     def take_out(self, id: int) -> None:
         """Take an organ without voxels out of the mask; nothing if it has voxels, or is not there.
 
-        Its voxels may have been taken away by redo, after which a person may paint with it.
+        Its voxels may have been taken away by undo or redo, and a person may have painted with it.
         """
         segmentation, layer = self.segmentation, self.layer
         before = segmentation.card.labels
