@@ -379,14 +379,14 @@ def test_the_verdict_stays_with_its_proposal(correct_widget: Any, qtbot: Any) ->
     assert widget.proposal.isHidden()
     assert not widget.verdict.text()
     # The list of versions says no more of them.
-    small = replace(
-        verdict, evidence=Evidence(1.0, 5, Improvement({"a": 0.8}, {"a": 0.802}), None, None)
-    )
-    for name, one in (("v1", verdict), ("v2", small)):
+    for name, before, after in (("v1", 0.7, 0.8), ("v2", 0.8, 0.802), ("v3", 0.0, 0.02)):
+        evidence = Evidence(1.0, 5, Improvement({"a": before}, {"a": after}), None, None)
+        one = replace(verdict, evidence=evidence)
         annotation.add_version(Version(name, "scan", 0, verdict=one))
-    assert [widget.version.itemText(n) for n in (1, 2)] == [
+    assert [widget.version.itemText(n) for n in (1, 2, 3)] == [
         "v1 · +0.100 Dice in test runs · this scan",
         "v2 · no clear change in test runs · this scan",
+        "v3 · hardly learnt in test runs · this scan",
     ]
 
 
@@ -765,6 +765,14 @@ def test_a_version_that_another_mask_taught_brings_its_organs(
     number = widget.annotation.add_version(Version("v1", "project", 0, path=path))
     widget.annotation.review((0, 2))
     assert ends(qtbot, widget, lambda: widget.go_to_version(number)) == "finished"
+    assert segmentation.card.labels.names == {**names, 4: "thrombus"}
+    assert segmentation.unreviewed_organs == {((0, 2), 4)}
+    # They go and come with its answer.
+    layer = widget.current_mask.layer
+    layer.undo()
+    assert segmentation.card.labels.names == names
+    assert widget.organ.findText("thrombus") < 0
+    layer.redo()
     assert segmentation.card.labels.names == {**names, 4: "thrombus"}
     assert segmentation.unreviewed_organs == {((0, 2), 4)}
     # Not where that is called off.

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from correcting import propose
 from gui import PLUGIN, open_scan, run
 from inspecting import click, inspect, inspectable, settle, world
+from napari.components import LayerList
+from napari.layers import Image
 from napari.settings import get_settings
 from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
@@ -14,6 +18,7 @@ from qtpy.QtWidgets import QApplication, QComboBox, QDockWidget, QLabel, QMainWi
 
 from napari_l2gnet.inspect.form import CODES
 from napari_l2gnet.scans.layers import VIEW_KEY
+from napari_l2gnet.widgets.layer_combo import LayerCombo
 
 
 def dock_of(widget: Any) -> QDockWidget:
@@ -52,6 +57,34 @@ def test_the_line_on_the_device_is_never_cut(
         assert line.height() >= line.heightForWidth(line.width())
 
 
+def test_a_long_name_is_shortened_where_layers_do_not_differ(qtbot: Any) -> None:
+    names = [f"{'a long name ' * 5} · {end}" for end in ("model", "model [1]")]
+    layers = LayerList([Image(np.zeros((2, 2)), name=name) for name in names])
+    combo = LayerCombo(layers, Image)
+    qtbot.addWidget(combo)
+    combo.resize(160, 24)
+    pictures = []
+    for layer in layers:
+        combo.choose(layer)
+        pictures.append(combo.grab().toImage())
+    assert pictures[0] != pictures[1]
+
+
+def test_what_decides_on_a_finished_preview_is_scrolled_to(
+    correct_widget: Callable[..., Any], qtbot: Any
+) -> None:
+    viewer, _, widget = correct_widget()
+    window = viewer.window._qt_window
+    window.resize(1000, 500)
+    window.show()
+    qtbot.waitExposed(window)
+    job, button = widget._new_run(), widget.accept
+    propose(widget.current_mask)
+    assert button.visibleRegion().isEmpty()
+    job.ended.emit("finished", "")
+    qtbot.waitUntil(lambda: button.visibleRegion().boundingRect() == button.rect())
+
+
 def test_words_in_inspect_lie_over_no_chart_in_a_small_window(
     make_napari_viewer: Callable[..., Any], qtbot: Any
 ) -> None:
@@ -69,6 +102,8 @@ def test_words_in_inspect_lie_over_no_chart_in_a_small_window(
             for label in chart.parentWidget().findChildren(QLabel):
                 assert label.height() >= label.heightForWidth(label.width())
                 assert not label.geometry().intersects(chart.geometry())
+            beside = chart.getPlotItem().getAxis("left")
+            assert beside.label.boundingRect().width() <= beside.size().height()
         heights.append(hint.heightForWidth(1000))
     # Small print is small beside the window's font, whatever that is.
     assert heights[1] > 1.5 * heights[0]

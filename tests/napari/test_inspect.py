@@ -496,7 +496,7 @@ def test_of_many_organs_the_legend_names_those_with_the_most_voxels(
         assert "organ&nbsp;35" in legend.toolTip()
 
 
-def test_part_of_a_scan_is_not_called_unlike(
+def test_part_of_a_scan_is_not_called_unlike_or_the_whole(
     make_napari_viewer: Callable[..., Any], qtbot: Any
 ) -> None:
     viewer = make_napari_viewer()
@@ -505,10 +505,17 @@ def test_part_of_a_scan_is_not_called_unlike(
     mask.segmentation.card = replace(mask.segmentation.card, codes=known)
     widget = inspect(qtbot, viewer)
     assert "unlike those that the model learnt from" in widget.message.text()
+    assert "codes occur in this volume" in widget.told.text()
     mask.segmentation.traces[0].codes[2] = -1
     widget.reading.read()
     settle(qtbot, widget)
     assert widget.inspection.found.unlike is None
+    # Nor are its numbers called those of the volume, or of a slice that was never segmented.
+    assert "codes occur in the 3 segmented slices" in widget.told.text()
+    widget.of.setCurrentIndex(widget.of.findData("slice"))
+    viewer.dims.set_point(0, 8 * 2)
+    settle(qtbot, widget)
+    assert "This slice is not segmented" in widget.told.text()
 
 
 def test_codes_without_transport(

@@ -56,7 +56,7 @@ def test_a_saved_mask_lies_on_its_scan_and_knows_its_organs(
     name: str,
 ) -> None:
     answer(monkeypatch, tmp_path / name)
-    assert save(qtbot, segmented) == f"Saved {name}."
+    assert save(qtbot, segmented) == f'Saved "scan · scribbler" as {name}.'
     saved, scan = read_labels(tmp_path / name), read_volume(scan_file)
     np.testing.assert_array_equal(saved.volume.data, segmented.current_mask.layer.data)
     assert saved.volume.spacing == pytest.approx(scan.spacing)
@@ -76,7 +76,7 @@ def test_an_image_of_one_frame_is_segmented_and_its_mask_saved(
     assert mask.any()
     for name in ("mask.nii.gz", "mask.tif"):
         answer(monkeypatch, tmp_path / name)
-        assert save(qtbot, widget) == f"Saved {name} in {tmp_path}."
+        assert save(qtbot, widget) == f'Saved "one frame · scribbler" as {name} in {tmp_path}.'
         np.testing.assert_array_equal(read_labels(tmp_path / name).volume.data, mask[0])
         assert read_volume(tmp_path / name).spacing == pytest.approx((8, 2, 2))
 
@@ -106,7 +106,7 @@ def test_the_second_patients_mask_is_not_suggested_over_the_first_ones(
     second.write_bytes(scan_file.read_bytes())
     beside = segmented.saving.suggested(segmented.current_mask)
     answer(monkeypatch, beside)
-    assert save(qtbot, segmented) == f"Saved {beside.name}."
+    assert save(qtbot, segmented) == f'Saved "scan · scribbler" as {beside.name}.'
     assert segmented.saving.suggested(segmented.current_mask) == beside
     answer(monkeypatch, elsewhere / beside.name)
     first, viewer = segmented.current_mask, segmented.current_mask.viewer
@@ -114,7 +114,9 @@ def test_the_second_patients_mask_is_not_suggested_over_the_first_ones(
     assert run(qtbot, segmented) == "finished"
     own = segmented.saving.suggested(segmented.current_mask)
     assert own == second.parent / beside.name
-    assert save(qtbot, segmented) == f"Saved {beside.name} in {elsewhere}."
+    assert (
+        save(qtbot, segmented) == f'Saved "scan [1] · scribbler" as {beside.name} in {elsewhere}.'
+    )
     numbered = elsewhere / beside.name.replace("_mask", "_mask_2")
     assert segmented.saving.suggested(first) == numbered
 
@@ -199,7 +201,7 @@ def test_correct_saves_what_was_painted(
     layer = widget.current_mask.layer
     layer.data_setitem((np.array([1]), np.array([2]), np.array([3])), 1)
     answer(monkeypatch, tmp_path / "mask.nii.gz")
-    assert save(qtbot, widget) == "Saved mask.nii.gz."
+    assert save(qtbot, widget) == 'Saved "scan · scribbler" as mask.nii.gz.'
     assert np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj).T[1, 2, 3] == 1
 
 
@@ -209,10 +211,49 @@ def test_of_a_preview_on_screen_the_mask_below_is_saved_and_that_is_said(
     annotation = propose(segmented.current_mask)
     answer(monkeypatch, tmp_path / "mask.nii.gz")
     assert save(qtbot, segmented) == (
-        "Saved mask.nii.gz. The preview on screen is not accepted, so the mask without it "
-        "was saved."
+        'Saved "scan · scribbler" as mask.nii.gz. The preview on screen is not accepted, so the '
+        "mask without it was saved."
     )
     written = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj).T
     np.testing.assert_array_equal(written, segmented.current_mask.layer.data)
     annotation.preview.show(BEFORE)
-    assert save(qtbot, segmented) == "Saved mask.nii.gz."
+    assert save(qtbot, segmented) == 'Saved "scan · scribbler" as mask.nii.gz.'
+
+
+def test_the_selected_mask_is_the_one_that_is_saved_and_tidied(
+    segment_widget: Any,
+    scan_file: Path,
+    tmp_path: Path,
+    qtbot: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    viewer, widget = segment_widget()
+    image = open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    first = widget.current_mask.layer
+    first.data_setitem((np.array([1]), np.array([2]), np.array([3])), 1)
+    run(qtbot, widget)
+    newest = widget.current_mask.layer
+    assert newest is not first
+    viewer.layers.selection.active = first
+    newest.visible = False
+    # What is shown stays while the scan itself is selected, or another layer.
+    viewer.layers.selection.active = image
+    assert widget.current_mask.layer is first
+    answer(monkeypatch, tmp_path / "mask.nii.gz")
+    assert save(qtbot, widget) == 'Saved "scan · scribbler" as mask.nii.gz.'
+    written = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj).T
+    np.testing.assert_array_equal(written, first.data)
+    untidied = newest.data.copy()
+    with qtbot.waitSignal(widget.run_ended, timeout=5000):
+        widget.holes.click()
+    np.testing.assert_array_equal(newest.data, untidied)
+    assert widget.current_mask.layer is first
+    # A mask by another model brings its model.
+    widget.model.setCurrentText("sided")
+    assert widget.current_mask is None
+    viewer.layers.selection.active = newest
+    assert widget.model.currentText() == "scribbler"
+    assert widget.current_mask.layer is newest
+    viewer.layers.remove(newest)
+    assert widget.current_mask.layer is first

@@ -47,3 +47,17 @@ def test_a_bar_is_drawn_now_and_then_and_at_last_as_it_is(qtbot: Any) -> None:
         qtbot.wait(10)
     assert paintings.count <= drawn + 10
     qtbot.waitUntil(lambda: QProgressBar.value(bar) == 29, timeout=1000)
+
+
+def test_a_bar_appears_with_the_text_of_its_own_job(qtbot: Any) -> None:
+    bar = ProgressBar()
+    qtbot.addWidget(bar)
+    with qtbot.waitExposed(bar):
+        bar.show()
+    bar.setFormat("Cancelling")
+    qtbot.waitUntil(lambda: QProgressBar.format(bar) == "Cancelling", timeout=1000)
+    bar.hide()
+    bar.setFormat("")
+    bar.show()
+    # What Qt draws.
+    assert QProgressBar.format(bar) == ""

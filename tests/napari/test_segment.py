@@ -98,7 +98,10 @@ def test_cancel_keeps_what_is_finished_and_a_second_run_completes(
         assert voxels.startswith("≥")
         assert ml.startswith("≥")
         assert told in widget.organs.item(row, 3).toolTip()
-    assert run(qtbot, widget) == "finished"
+    with qtbot.waitSignal(widget.run_ended, timeout=20_000) as ended:
+        widget.start.click()
+        assert widget.bar.format() == ""
+    assert ended.args == ["finished"]
     qtbot.waitUntil(lambda: not any("≥" in "".join(row) for row in widget.organs.rows()))
     assert widget.coverage.isHidden()
     assert layer.name == "scan · scribbler"
@@ -515,7 +518,7 @@ def test_a_mask_that_opens_as_an_image_is_not_taken_for_the_scan(
     assert "This looks like a mask, not a scan" in widget.message.text()
 
 
-def test_a_widget_that_is_opened_again_shows_the_newest_mask(
+def test_a_widget_that_is_opened_again_shows_the_newest_mask_or_the_selected_one(
     segment_widget: Any, scan_file: Path, qtbot: Any
 ) -> None:
     viewer, widget = segment_widget()
@@ -530,6 +533,14 @@ def test_a_widget_that_is_opened_again_shows_the_newest_mask(
     assert again.image.layer is first
     assert again.model.currentText() == "scribbler"
     assert again.current_mask.layer is mask
+    again.model.setCurrentText("sided")
+    run(qtbot, again)
+    assert again.current_mask.layer is not mask
+    viewer.layers.selection.active = mask
+    viewer.window.remove_dock_widget(again)
+    last = SegmentWidget(viewer, widget.session)
+    viewer.window.add_dock_widget(last, name="Segment")
+    assert last.current_mask.layer is mask
 
 
 def test_an_image_that_was_moved_gets_a_mask_that_lies_on_it(

@@ -27,6 +27,8 @@ _UNTOLD = 0.0005
 #: Smaller changes of the mean Dice are called unclear: gains of short test runs tell little of the
 #: other slices (docs/benchmarks.md).
 _CLEAR = 0.01
+#: Mean Dice below which a rise is not called better: most of what was marked is still missed.
+_HARDLY = 0.2
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,11 @@ class Improvement:
     def clear(self) -> bool:
         """Is the rise or fall large enough to be called one?"""
         return abs(self.gain()) >= _CLEAR
+
+    @property
+    def hardly_learnt(self) -> bool:
+        """Is most still missed after a clear rise? That is not to be called better."""
+        return self.clear and self.gain() > 0 and self.means()[1] < _HARDLY
 
     def share_worse(self) -> float:
         """Share of the groups that got worse."""

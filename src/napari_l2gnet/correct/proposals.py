@@ -24,8 +24,6 @@ from napari_l2gnet.masks.segmentation import Segmentation
 #: Dice of a new organ on slices left out, below which interpolation does better: that reaches 0.8
 #: to 0.9 on abdominal organs between five painted slices.
 _WELL = 0.8
-#: Mean Dice below which a rise is not called better: most of what was marked is still missed.
-_HARDLY = 0.2
 
 
 def as_chosen(segmentation: Segmentation, answer: Answer) -> Answer:
@@ -37,8 +35,11 @@ def as_chosen(segmentation: Segmentation, answer: Answer) -> Answer:
     return replace(answer, tidied=labels, answered=answered)
 
 
-def take_in(mask: MaskLayer, answer: Answer, number: int) -> int:
-    """Adopt the answer of a version as one undoable step; returns how many voxels change."""
+def take_in(mask: MaskLayer, answer: Answer, number: int, brought: tuple[int, ...] = ()) -> int:
+    """Adopt the answer of a version as one undoable step; returns how many voxels change.
+
+    brought: ids of organs that the version gave the mask; undoing the step takes them away again.
+    """
     annotation_of(mask).keep_first_answer()
     segmentation = mask.segmentation
     changed = mask.adopt(
@@ -48,6 +49,7 @@ def take_in(mask: MaskLayer, answer: Answer, number: int) -> int:
         traces=answer.traces,
         completes=segmentation.places,
         model=answer.answered.model,
+        brings=brought,
     )
     _record(segmentation, answer.answered, changed)
     return changed
@@ -178,7 +180,7 @@ def verdict_message(learnt: FineTuned) -> str:
     (before, after), gain = dice.means(), dice.gain()
     if dice.clear:
         fallen = "Lower on" if verdict.evidence.partly else "No worse on most"
-        risen = "Better on" if after >= _HARDLY else "Hardly anything is learnt yet on"
+        risen = "Hardly anything is learnt yet on" if dice.hardly_learnt else "Better on"
         where = risen if gain > 0 else fallen
         change = f"{gain:+.3f} Dice ({before:.3f} to {after:.3f})"
     else:

@@ -70,7 +70,7 @@ class CorrectRun(QObject):
         #: Adopts what the task has handed over.
         self._adoption: Callable[[], None] | None = None
         self._loading: Version | None = None
-        self._brought: Sequence[int] = ()
+        self._brought: tuple[int, ...] = ()
         self._abandoned = False
 
     def learn(self, task: Task) -> None:
@@ -81,7 +81,7 @@ class CorrectRun(QObject):
         self._start("Fine-tuning", steps, partial(self._take_lesson, task))
 
     def apply(
-        self, task: Task, number: int, brought: Sequence[int] = (), loaded: bool = False
+        self, task: Task, number: int, brought: tuple[int, ...] = (), loaded: bool = False
     ) -> None:
         """Adopt the answer of a version. If that fails or is cancelled, the organs (ids) that it
         `brought` are removed again, and so is a version that was just `loaded`."""
@@ -193,8 +193,9 @@ class CorrectRun(QObject):
         answer = as_chosen(self.annotation.segmentation, answer)
         version.raw, version.traces = answer.raw, answer.traces
         version.model, version.tidying = answer.answered.model, answer.answered.tidying
-        self._brought = ()
-        self._adopt(partial(take_in, self.mask, answer, number), f"Switched to {version.name}")
+        brought, self._brought = self._brought, ()
+        adopt = partial(take_in, self.mask, answer, number, brought)
+        self._adopt(adopt, f"Switched to {version.name}")
 
     def _finish(self) -> None:
         # Not kept: it holds a whole answer.

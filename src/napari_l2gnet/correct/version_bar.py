@@ -135,6 +135,8 @@ def _described(version: Version, first: str) -> str:
     if version.verdict is not None and version.verdict.evidence.dice.before:
         dice = version.verdict.evidence.dice
         change = f"{dice.gain():+.3f} Dice" if dice.clear else "no clear change"
+        if dice.hardly_learnt:
+            change = "hardly learnt"
         words.append(f"{change} in test runs")
     words.append(kinds[version.kind])
     return " · ".join(words)

@@ -377,6 +377,8 @@ class CorrectWidget(CorrectForm):
         if not any(self.curve.points):
             self._curve_of = lambda: None
         self._show_all()
+        if self.accept.isEnabled() and run.annotation is self.annotation:
+            self.scroll_to(self.accept)
         self.review.look_soon()
         self.run_ended.emit(outcome)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ class Chart(pg.PlotWidget):
         plot = self.getPlotItem()
         plot.setMenuEnabled(False)
         plot.hideButtons()
+        # Room for the number at the top of the scale, which would be cut off.
+        plot.layout.setContentsMargins(1, 7, 1, 1)
         plot.setMouseEnabled(False, False)
         for side in ("left", "bottom"):
             # No SI prefixes. Set before the axis has a label: a later call would add them.
@@ -52,8 +55,8 @@ class Chart(pg.PlotWidget):
             axis.label.setDefaultTextColor(pg.mkColor(text))
 
     def label(self, bottom: str, left: str) -> None:
-        """Label the axes."""
-        for side, text in (("bottom", bottom), ("left", left)):
+        """Label the axes; in a small window, a long line beside the chart would be cut off."""
+        for side, text in (("bottom", bottom), ("left", "<br>".join(wrap(left, 20)))):
             axis = self.getPlotItem().getAxis(side)
             axis.setLabel(text, color=self._text, **{"font-size": "8pt"})
 

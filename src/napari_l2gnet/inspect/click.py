@@ -10,6 +10,7 @@ import numpy as np
 from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QPushButton
 
+from napari_l2gnet.inspect.inspection import NOT_SEGMENTED
 from napari_l2gnet.inspect.state import InspectState
 from napari_l2gnet.masks.layer import MaskLayer
 from napari_l2gnet.widgets.visibility import why_all_unseen
@@ -70,7 +71,7 @@ class Clicks(QObject):
             return
         code = look.inspection.code_at(voxel[1:])
         if code is None:
-            self._show_message("This slice is not segmented: the model has not seen it.")
+            self._show_message(NOT_SEGMENTED)
             return
         self.picked.emit(code, voxel)
 

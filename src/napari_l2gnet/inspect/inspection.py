@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from napari_l2gnet.masks.layer import MaskLayer
 
 INSPECTIONS_KEY = "l2gnet_inspections"
+#: What to say of a slice without codes.
+NOT_SEGMENTED = "This slice is not segmented: the model has not seen it."
 #: Kinds of doubt by their names in the window; see `l2gnet_core.inspect.uncertainty`.
 DOUBTS = {
     "Chance to be wrong": "combined",

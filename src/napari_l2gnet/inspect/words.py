@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_l2gnet.inspect.inspection import Inspection
+from napari_l2gnet.inspect.inspection import NOT_SEGMENTED, Inspection
 from napari_l2gnet.inspect.parts import Part, Usage
 
 #: The views, in the order of their tabs.
@@ -61,7 +61,11 @@ class Words:
             return "this slice"
         if self.part.column is not None:
             return f"the {self.inspection.names[self.part.column]}"
-        return "this volume"
+        seen = self.inspection.trace.seen
+        if seen.all():
+            return "this volume"
+        count = int(np.count_nonzero(seen))
+        return "the segmented slice" if count == 1 else f"the {count} segmented slices"
 
     # ------------------------------------------------------------------ numbers
 
@@ -143,6 +147,8 @@ class Words:
 
     def tell_chosen(self, codes: Sequence[int]) -> str:
         """Describe no, one or two codes in a few lines of HTML."""
+        if self.part.index is not None and not self.inspection.trace.seen[self.part.index]:
+            return f"<b>{NOT_SEGMENTED}</b>"
         if not codes:
             many = int(np.count_nonzero(self.usage.table.sum(1)))
             return (
@@ -207,10 +213,10 @@ class Words:
 
     def tell_sent(self, reference: int, code: int | None) -> str:
         """Describe a reference."""
-        of = self.whole[0].upper() + self.whole[1:] if code is None else f"Code {code + 1}"
+        of = self.whole if code is None else f"code {code + 1}"
         return (
-            f"Reference {reference + 1}: {of} sends it {self.sent(code)[reference]:.2f} times an "
-            "even share of its mass.\nCells that send mass to the same reference exchange "
+            f"Reference {reference + 1} receives {self.sent(code)[reference]:.2f} times an even "
+            f"share of the mass of {of}.\nCells that send mass to the same reference exchange "
             "information."
         )
 

@@ -65,14 +65,21 @@ class MaskLayer(MaskView):
     ) -> MaskLayer | None:
         """The newest mask of an image by a model (None: by any) that is still in the viewer."""
         for layer in reversed(viewer.layers):
-            if (
-                SEGMENTATION_KEY in layer.metadata
-                and layer.metadata[IMAGE_KEY] is image
-                and model in (None, layer.metadata[MODEL_KEY])
-                and (mask := cls(viewer, layer)).connected
-            ):
-                return mask
+            if SEGMENTATION_KEY in layer.metadata:
+                mask = cls(viewer, layer)
+                if mask.belongs_to(image, model):
+                    return mask
         return None
+
+    def belongs_to(self, image: Image | None, model: str | None) -> bool:
+        """Is this the mask of an image by a model (None: by any), and still in the viewer?"""
+        metadata = self.layer.metadata
+        return (
+            self.layer in self.viewer.layers
+            and metadata[IMAGE_KEY] is image
+            and model in (None, metadata[MODEL_KEY])
+            and self.connected
+        )
 
     @classmethod
     def add(
@@ -199,6 +206,7 @@ class MaskLayer(MaskView):
         completes: Iterable[SliceKey] = (),
         model: Model | None = None,
         clean_up: CleanUp | None = None,
+        brings: tuple[int, ...] = (),
     ) -> int:
         """Show a new answer (t,z,y,x) where no person decided, as one undoable step.
 
@@ -206,7 +214,7 @@ class MaskLayer(MaskView):
         """
         return self._adopt(
             self.segmentation.undo_history.adoption(
-                answer, raw, version, traces, completes, model, clean_up
+                answer, raw, version, traces, completes, model, clean_up, brings
             )
         )
 
@@ -262,7 +270,7 @@ class MaskLayer(MaskView):
     def take_out(self, id: int) -> None:
         """Take an organ without voxels out of the mask; nothing if it has voxels, or is not there.
 
-        Its voxels may have been taken away by redo, after which a person may paint with it.
+        Its voxels may have been taken away by undo or redo, and a person may have painted with it.
         """
         segmentation, layer = self.segmentation, self.layer
         before = segmentation.card.labels

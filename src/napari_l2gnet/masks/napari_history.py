@@ -54,12 +54,12 @@ def report_edits(mask: MaskLayer) -> None:
         if not layer.editable:
             history.clear()  # as the layer does
 
-    def then(replay: Callable[[], None], tell: Callable[[], int | None]) -> Callable[[], None]:
+    def then(replay: Callable[[], None], tell: Callable[[], tuple[int, ...]]) -> Callable[[], None]:
         def replay_and_tell() -> None:
             replay()
             # First: reviews that are restored cover the organs of the mask.
             mask.bring_back_organs()
-            if (organ := tell()) is not None:
+            for organ in tell():
                 mask.take_out(organ)
             # An answer that is undone may have been the first one of some slices.
             mask.name_coverage()

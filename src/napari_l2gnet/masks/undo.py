@@ -32,7 +32,7 @@ class Stroke:
 
     before, after: their labels. places: the slices that they are in. free: where the model's answer
     was shown before. made: when, as `Segmentation.edits` counts. reviews: those that the stroke
-    withdrew, of slices that were not on screen. removes: the id of an organ that it removed.
+    withdrew, of slices that were not on screen. removes: ids of organs that it removed.
     """
 
     voxels: NDArray[np.intp]
@@ -42,7 +42,7 @@ class Stroke:
     free: NDArray[np.bool_]
     made: int = 0
     reviews: WithdrawnReviews = field(default_factory=WithdrawnReviews)
-    removes: int | None = None
+    removes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Adoption:
     """A new answer, adopted as one undoable step.
 
     shown, answer, raw: what changes in these arrays of the mask. version, model, traces, clean_up:
-    of the mask, each before and after the step. completes: slices that are segmented by it.
+    of the mask, each before and after the step. completes: slices that are segmented by it. brings:
+    ids of organs that the mask was given for it.
     """
 
     shown: ArrayDelta
@@ -61,6 +62,7 @@ class Adoption:
     traces: tuple[dict[int, Trace], dict[int, Trace]]
     clean_up: tuple[CleanUp, CleanUp]
     completes: frozenset[SliceKey]
+    brings: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,21 +131,22 @@ class UndoHistory:
         """The last stroke took all voxels of an organ (id) away, which is removed with them."""
         last = self._done[-1]
         assert isinstance(last, Stroke)
-        self._done[-1] = replace(last, removes=organ)
+        self._done[-1] = replace(last, removes=(organ,))
 
-    def undone(self) -> None:
-        """The layer has undone the last step in `shown`.
+    def undone(self) -> tuple[int, ...]:
+        """The layer has undone the last step in `shown`. Returns the ids of organs that this
+        removes.
 
         Voxels of a stroke belong to the model again, and an adoption gives way to the answer before
         it. The layer restores the labels from before the stroke; the answer may be a newer one.
         """
         if not self._done:
-            return  # the layer had nothing left to undo
+            return ()  # the layer had nothing left to undo
         mask, step = self._mask, self._done[-1]
         undone = Undone(step)
         if isinstance(step, Adoption):
             if self._differs(step.shown.voxels, step.shown.before):
-                return
+                return ()
             self._apply(step, back=True)
             mask.events.append(Stepped("undone"))
             free, before = step.shown.voxels, step.shown.before
@@ -151,7 +154,7 @@ class UndoHistory:
             undone = Undone(step, mask.reviews.invalidate(mask.places_of(free), "undo"))
         else:
             if self._differs(step.voxels, step.before):
-                return
+                return ()
             # Copying the voxels of a fill of the whole scan takes long.
             which = ... if step.free.all() else step.free
             free, before = step.voxels[which], step.before[which]
@@ -166,17 +169,18 @@ class UndoHistory:
         if not np.array_equal(answer, before):
             np.put(mask.known, free, answer)
             np.put(mask.shown, free, answer)
+        return step.brings if isinstance(step, Adoption) else ()
 
-    def redone(self) -> int | None:
-        """The layer has redone the last undone step in `shown`. Returns the id of an organ that
+    def redone(self) -> tuple[int, ...]:
+        """The layer has redone the last undone step in `shown`. Returns the ids of organs that
         this removes."""
         if not self._undone:
-            return None
+            return ()
         mask, undone = self._mask, self._undone[-1]
         step = undone.step
         if isinstance(step, Adoption):
             if self._differs(step.shown.voxels, step.shown.after):
-                return None
+                return ()
             self._apply(step)
             mask.events.append(Stepped("redone"))
             # Reviews since the undo do not hold for this answer; those before it do again.
@@ -184,7 +188,7 @@ class UndoHistory:
             mask.reviews.restore(undone.reviews)
         else:
             if self._differs(step.voxels, step.after):
-                return None
+                return ()
             np.put(mask.stroked, step.voxels, True)
             mask.reviews.invalidate(mask.reviews.since(undone.made, step.places), "redo")
             reviews = mask.reviews.invalidate(step.reviews.places, "redo")
@@ -192,7 +196,7 @@ class UndoHistory:
             step = replace(step, made=mask.edits, reviews=reviews)
         self._undone.pop()
         self._done.append(step)
-        return step.removes if isinstance(step, Stroke) else None
+        return step.removes if isinstance(step, Stroke) else ()
 
     def _differs(self, voxels: NDArray[np.intp], labels: NDArray[Any]) -> bool:
         return not np.array_equal(np.take(self._mask.shown, voxels), labels)
@@ -208,13 +212,14 @@ class UndoHistory:
         completes: Iterable[SliceKey] = (),
         model: Model | None = None,
         clean_up: CleanUp | None = None,
+        brings: tuple[int, ...] = (),
     ) -> Adoption:
         """The step that adopts a new answer (t,z,y,x) where no person decided. Nothing changes yet.
 
         raw: the answer before tidying, (t,z,y,x), which is taken in everywhere. version: number of
         the model version that gave it. traces: what the model saw, by frame; None if that stays.
         model: None if it stays. clean_up: how the mask is to be tidied from then on; None if that
-        stays.
+        stays. brings: ids of organs that the mask was given for this answer.
         """
         mask = self._mask
 
@@ -233,6 +238,7 @@ class UndoHistory:
             traces=(mask.traces, mask.traces if traces is None else traces),
             clean_up=(mask.clean_up, mask.clean_up if clean_up is None else clean_up),
             completes=frozenset(completes) - mask.finished - mask.reviewed,
+            brings=brings,
         )
 
     def filling(self, slices: Mapping[SliceKey, NDArray[Any]]) -> Adoption:

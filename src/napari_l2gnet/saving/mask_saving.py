@@ -121,7 +121,7 @@ class MaskSaving(QObject):
                 layer.metadata.get(_SAVED_KEY, set()).discard(path.resolve())
             mask.layer.metadata.setdefault(_SAVED_KEY, set()).add(path.resolve())
             where = f" in {path.parent}" if elsewhere else ""
-            self.said.emit(f"Saved {path.name}{where}.{beware}", False)
+            self.said.emit(f'Saved "{mask.layer.name}" as {path.name}{where}.{beware}', False)
 
         self._job.run(write(), tell)
 

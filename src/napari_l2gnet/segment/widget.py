@@ -18,7 +18,7 @@ from napari_l2gnet.annotating.annotation import Annotation
 from napari_l2gnet.annotating.take_over import holds_labels
 from napari_l2gnet.annotating.tasks import annotation_of
 from napari_l2gnet.jobs.session import Request, SegmentProgress, Session, shared_session
-from napari_l2gnet.masks.layer import CARD_KEY, IMAGE_KEY, MaskLayer
+from napari_l2gnet.masks.layer import CARD_KEY, IMAGE_KEY, SEGMENTATION_KEY, MaskLayer
 from napari_l2gnet.saving.autosave import KEEPER_KEY, keep, open_projects
 from napari_l2gnet.saving.mask_saving import MaskSaving
 from napari_l2gnet.saving.resume import Work, shown_again
@@ -108,11 +108,15 @@ class SegmentWidget(SegmentForm):
         self.session.models_changed.disconnect(self._on_models, missing_ok=True)
 
     def _begin_with_mask(self) -> None:
-        """Choose the model of the scan's newest mask, so that its table is there at once."""
-        mask = MaskLayer.find(self.viewer, self.image.layer, None)
+        """Choose the model of the selected mask, else of the scan's newest one, so that its table
+        is there at once."""
+        mask = self._active_mask or MaskLayer.find(self.viewer, self.image.layer, None)
         if mask is not None:
-            first, card = annotation_of(mask).versions[0], mask.layer.metadata[CARD_KEY]
-            self.model.choose(card, first.path)
+            self._choose_model_of(mask)
+
+    def _choose_model_of(self, mask: MaskLayer) -> None:
+        first, card = annotation_of(mask).versions[0], mask.layer.metadata[CARD_KEY]
+        self.model.choose(card, first.path)
 
     def _on_models(self) -> None:
         name, card = self.model.currentText(), self.card
@@ -177,14 +181,45 @@ class SegmentWidget(SegmentForm):
         return f"A job is running ({self._annotation.job}). Cancel it first."
 
     def _on_active(self, _: Any = None) -> None:
-        """Choose the scan that a person opens or works on."""
+        """Choose the scan and the mask that a person opens or works on."""
         active = active_layer(self.viewer)
         scan = active if active is None else active.metadata.get(IMAGE_KEY, active)
         if self.running:
             self._missed = True
-        elif scan is not self.image.layer and scan in self.image and not holds_labels(scan):
-            self.image.choose(scan)
+        else:
+            if scan is not self.image.layer and scan in self.image and not holds_labels(scan):
+                self.image.choose(scan)
+            self._follow_active()
         self.tell_again()
+
+    def _follow_active(self) -> None:
+        """Show the selected mask, so that no other one is tidied or saved."""
+        mask, shown = self._active_mask, self.current_mask
+        if mask is None or (shown is not None and shown.layer is mask.layer):
+            return
+        self._choose_model_of(mask)
+        self._follow(mask)
+        self._update_controls()
+
+    @property
+    def _active_mask(self) -> MaskLayer | None:
+        """The selected layer, if it is a mask of the chosen scan."""
+        layer = active_layer(self.viewer)
+        if layer is None or SEGMENTATION_KEY not in layer.metadata:
+            return None
+        mask = MaskLayer(self.viewer, layer)
+        of_scan = layer.metadata[IMAGE_KEY] is self.image.layer
+        return mask if of_scan and mask.connected and not self.choice.unreadable else None
+
+    @property
+    def _mask_chosen(self) -> MaskLayer | None:
+        """The mask of the chosen scan and model: the selected one, else the one that the table
+        shows, else the newest."""
+        image, model = self.image.layer, self.model.currentText()
+        for mask in (self._active_mask, self.current_mask):
+            if mask is not None and mask.belongs_to(image, model):
+                return mask
+        return MaskLayer.find(self.viewer, image, model)
 
     def _on_scan_changed(self) -> None:
         if not self.running:
@@ -206,8 +241,7 @@ class SegmentWidget(SegmentForm):
         self.offer.look_for(layer, choice.stored, open_projects(self.viewer))
         self.letters.draw()
         self.watch.follow(layer, choice.stored is not None)
-        found = MaskLayer.find(self.viewer, layer, self.model.currentText())
-        self._follow(None if choice.unreadable else found)
+        self._follow(None if choice.unreadable else self._mask_chosen)
         if choice.refusal:
             self.notes.say(choice.refusal, bad=choice.unreadable)
             self._update_controls()
@@ -320,7 +354,6 @@ class SegmentWidget(SegmentForm):
         self.notes.clear()
         self.notes.say(about)
         self.bar.setRange(0, len(request.places))
-        self.bar.setValue(0)
         self._new_run(about).segment(request)
 
     def cancel_run(self) -> None:
@@ -350,6 +383,8 @@ class SegmentWidget(SegmentForm):
         self._run.stepped.connect(self._on_step)
         self._run.ended.connect(self._on_end)
         self.table.running = True
+        self.bar.setValue(0)
+        self.bar.setFormat("")
         self._update_controls()
         return self._run
 
@@ -390,8 +425,7 @@ class SegmentWidget(SegmentForm):
         if self._run is not None and event.value is self._run.mask.layer:
             self.cancel_run()
         if self.current_mask is not None and event.value is self.current_mask.layer:
-            older = MaskLayer.find(self.viewer, self.image.layer, self.model.currentText())
-            self._follow(older)
+            self._follow(self._mask_chosen)
             self._update_controls()
             # A warning about a copy of the mask may not hold any more.
             self.tell_again()
@@ -414,7 +448,7 @@ class SegmentWidget(SegmentForm):
             f'The data of "{self.current_mask.layer.name}" were replaced and no longer match the '
             "scan."
         )
-        self._follow(MaskLayer.find(self.viewer, self.image.layer, self.model.currentText()))
+        self._follow(self._mask_chosen)
         self.notes.say(f"{text} Press Segment for a new mask.", bad=True)
         self._update_controls()
 

@@ -200,6 +200,14 @@ class DockedWidget(QWidget):
         """Set the least width of the controls."""
         self._content.setMinimumWidth(width)
 
+    def scroll_to(self, control: QWidget) -> None:
+        """Scroll to a control once everything is laid out."""
+
+        def scroll() -> None:
+            self._area.ensureWidgetVisible(control)
+
+        QTimer(self, singleShot=True, interval=50, timeout=scroll).start()
+
     def minimumSizeHint(self) -> QSize:
         """As wide as the controls and a scroll bar, so that the bar covers nothing."""
         bar = self._area.verticalScrollBar().sizeHint().width()

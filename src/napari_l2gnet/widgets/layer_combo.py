@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from napari.layers import Layer
-from qtpy.QtCore import QSignalBlocker, Signal
-from qtpy.QtWidgets import QComboBox
+from qtpy.QtCore import QSignalBlocker, Qt, Signal
+from qtpy.QtWidgets import QComboBox, QStyle, QStyleOptionComboBox, QStylePainter
 
 from napari_l2gnet.scans.layers import VIEW_KEY
 
@@ -30,6 +30,9 @@ class LayerCombo(QComboBox):
         self._items: list[Layer] = []
         # Long file names must not push the dock wider.
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        opened = self.view()
+        assert opened is not None
+        opened.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         for event in (layers.events.inserted, layers.events.removed, layers.events.reordered):
             event.connect(self._refill)
         self.currentIndexChanged.connect(lambda _: self.chosen.emit())
@@ -47,6 +50,24 @@ class LayerCombo(QComboBox):
     def choose(self, layer: Layer) -> None:
         """Choose a layer that is in the list."""
         self.setCurrentIndex(self._items.index(layer))
+
+    def paintEvent(self, _: Any) -> None:
+        """Shorten a long name in its middle: its end may be all that tells two layers apart."""
+        painter, option = QStylePainter(self), QStyleOptionComboBox()
+        self.initStyleOption(option)
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
+        style = self.style()
+        assert style is not None
+        room = style.subControlRect(
+            QStyle.ComplexControl.CC_ComboBox,
+            option,
+            QStyle.SubControl.SC_ComboBoxEditField,
+            self,
+        )
+        option.currentText = self.fontMetrics().elidedText(
+            option.currentText, Qt.TextElideMode.ElideMiddle, room.width()
+        )
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
 
     def disconnect_layers(self) -> None:
         """Stop following: events must not reach a widget that Qt has deleted."""

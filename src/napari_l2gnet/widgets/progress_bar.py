@@ -45,7 +45,10 @@ class ProgressBar(QProgressBar):
         self._draw_soon()
 
     def _draw_soon(self) -> None:
-        if not self._timer.isActive():
+        if not self.isVisible():
+            # Nobody waits for it now, and the next job's bar must not appear with the last text.
+            self._draw()
+        elif not self._timer.isActive():
             since = 1000 * (time.monotonic() - self._drawn)
             self._timer.start(max(0, round(_DRAW_EVERY - since)))
 
