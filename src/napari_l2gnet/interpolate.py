@@ -71,12 +71,14 @@ class InterpolateWidget(Container):
         self.message = Label()
         # Sentences must not push the dock wider.
         self.message.native.setWordWrap(True)
-        super().__init__(widgets=[self.mask, self.image, self.selected, self.message])
+        super().__init__(widgets=[self.mask, self.image, self.selected])
+        # Not rows of the form, which would begin where the fields do.
         buttons, layout = QHBoxLayout(), self.native.layout()
         buttons.addWidget(self.fill.native, 3)
         buttons.addWidget(self.cancel.native, 1)
-        layout.insertLayout(layout.count() - 1, buttons)
-        layout.insertWidget(layout.count() - 1, self.bar)
+        layout.addLayout(buttons)
+        layout.addWidget(self.bar)
+        layout.addWidget(self.message.native)
         self.job = LatestJob(self.native)
         self.job.yielded.connect(self._on_step)
         self.job.failed.connect(self._refuse)
