@@ -5,8 +5,8 @@
 Prints Dice of the patients in the card's test split, HD95 in plane per slice, and seconds per
 volume. The same scans are also segmented as other scanners might have stored them:
 
-- MRI: with noise around, with darker dark tissue, coarser, with few large pixels, noisier, and
-  brighter towards a surface coil;
+- MRI: with noise around, with darker dark tissue, coarser, with few large pixels, with oblong ones,
+  noisier, and brighter towards a surface coil;
 - abdomens: as other sequences show them;
 - CT: with noisy air, with a marker value outside of the reconstruction circle, and with a table;
 - hearts: turned, mirrored and scaled in plane, and ten drawn phantoms.
@@ -43,8 +43,9 @@ from l2gnet_core.scores.metrics import agreement
 
 Array = NDArray[np.generic]
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-#: How many times as many pixels along a side "few pixels" have.
-FEW = 0.4
+AS_STORED, FEW_PIXELS, OBLONG_PIXELS = "as stored", "few pixels", "oblong pixels"
+#: How many times as many pixels a scan has along x and y in views that say that these are larger.
+MATRICES = {FEW_PIXELS: (0.4, 0.4), OBLONG_PIXELS: (0.6, 1.0)}
 
 
 def scaled(factor: float) -> Callable[[Array, int], Array]:
@@ -56,11 +57,17 @@ def scaled(factor: float) -> Callable[[Array, int], Array]:
     return scale
 
 
-def few_pixels(array: Array, order: int) -> Array:
-    """An array (x,y,z) at a coarse in-plane matrix; pixels average what they cover."""
-    if order > 0:
-        array = ndimage.gaussian_filter(array.astype(np.float32), (0.4 / FEW, 0.4 / FEW, 0))
-    return scaled(FEW)(array, order)
+def at_matrix(title: str) -> Callable[[Array, int], Array]:
+    """An array (x,y,z) at one of `MATRICES`; pixels average what they cover."""
+    factors = (*MATRICES[title], 1.0)
+    widths = [0.4 / factor if factor < 1 else 0.0 for factor in factors]
+
+    def resampled(array: Array, order: int) -> Array:
+        if order > 0:
+            array = ndimage.gaussian_filter(array.astype(np.float32), widths)
+        return ndimage.zoom(array, factors, order=order, mode="nearest")
+
+    return resampled
 
 
 def noise_around(array: Array, order: int) -> Array:
@@ -131,7 +138,6 @@ def curved(*points: tuple[float, float]) -> Callable[[Array, int], Array]:
     return curve
 
 
-AS_STORED, FEW_PIXELS = "as stored", "few pixels"
 VIEWS: dict[str, Callable[[Array, int], Array]] = {
     AS_STORED: lambda a, _: a,
     "turned 90°": lambda a, _: np.rot90(a, 1),
@@ -144,7 +150,8 @@ VIEWS: dict[str, Callable[[Array, int], Array]] = {
     "noise around": noise_around,
     "contrast": looking("contrast", 2.2),
     "coarse": looking("resolution", 3.0),
-    FEW_PIXELS: few_pixels,
+    FEW_PIXELS: at_matrix(FEW_PIXELS),
+    OBLONG_PIXELS: at_matrix(OBLONG_PIXELS),
     "noise": looking("noise", 0.08),
     "surface coil": looking("bias", 1.0),
     # Air is dark in all. In the last two, fat is not suppressed; fluid is dark, then bright.
@@ -156,7 +163,7 @@ VIEWS: dict[str, Callable[[Array, int], Array]] = {
     "on a table": on_table,
 }
 #: MR scanners differ in how they show the same tissue.
-OF_MR = ("contrast", "coarse", FEW_PIXELS, "noise", "surface coil")
+OF_MR = ("contrast", "coarse", FEW_PIXELS, OBLONG_PIXELS, "noise", "surface coil")
 OF_SEQUENCES = ("exchanged", "bright fat", "fat and fluid")
 OF_CT = ("noisy air", "circle", "on a table")
 
@@ -219,14 +226,14 @@ def scans_of(data: Path, patients: set[str], slicing: str) -> dict[str, Scan]:
 
 
 def viewed(scan: Scan, title: str) -> Scan:
-    """A scan as another scanner might have stored it. "few pixels" are said to be larger; what is
+    """A scan as another scanner might have stored it. `MATRICES` come with larger pixels; what is
     scaled otherwise has the same voxel size."""
     view = VIEWS[title]
     images = view(scan.image, 1), view(scan.labels, 0)
-    larger = 1 / FEW if title == FEW_PIXELS else 1.0
+    columns, rows = (1 / factor for factor in MATRICES.get(title, (1.0, 1.0)))
     x, y, z = scan.spacing
-    affine = scan.affine @ np.diag([larger, larger, 1, 1])
-    return Scan(*images, affine, (larger * x, larger * y, z), scan.through)
+    affine = scan.affine @ np.diag([columns, rows, 1, 1])
+    return Scan(*images, affine, (columns * x, rows * y, z), scan.through)
 
 
 def elsewhere(image: str, labels: str, names: dict[int, str]) -> dict[str, Scan]:

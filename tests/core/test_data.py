@@ -209,8 +209,9 @@ def test_slices_lie_along_the_axis_of_the_rule(make_dataset, save_scan, rule, sh
     folder = make_dataset(["a"])
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, (4, 6, 8)).astype(np.uint8)
-    save_scan(folder / "images" / "a.nii.gz", labels.astype(np.int16) + 100)
-    save_scan(folder / "labels" / "a.nii.gz", labels)
+    # Oblong pixels would be made square.
+    save_scan(folder / "images" / "a.nii.gz", labels.astype(np.int16) + 100, spacing=(1, 1, 1))
+    save_scan(folder / "labels" / "a.nii.gz", labels, spacing=(1, 1, 1))
     (case,) = load_frames(open_dataset(folder).cases[0], card(slicing=rule))
     assert case.classes.shape == shape
     axis = {"axial": 0, "sagittal": 2}[rule]

@@ -384,6 +384,21 @@ def test_only_large_pixels_are_enlarged_by_more_than_half(make_model, units, pix
     assert slice_view(card, grid, 0).size == seen
 
 
+@pytest.mark.parametrize(
+    ("units", "pixel", "sides", "seen"),
+    [
+        ("mm", (2.0, 1.0), None, (210, 120)),
+        ("mm", (1.0, 2.0), (200, 300), (105, 240)),
+        ("mm", (3.0, 4.5), (200, 300), (146, 250)),  # 105×180, enlarged by 1.39
+        ("mm", (1.0, 1.04), None, (105, 120)),
+        ("pixel", (2.0, 1.0), None, (105, 120)),
+    ],
+)
+def test_oblong_pixels_are_seen_as_squares(make_model, units, pixel, sides, seen):
+    grid = Grid(affine=np.diag([*pixel[::-1], 9, 1]), units=units, shape=(20, 105, 120))
+    assert slice_view(make_model(sides=sides).card, grid, 0).size == seen
+
+
 def test_a_resized_scan_gets_a_mask_of_its_own_size(make_model):
     def drawn(rows: int, columns: int) -> np.ndarray:
         """The same smooth picture at any number of pixels."""

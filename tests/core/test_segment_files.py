@@ -14,7 +14,7 @@ import tifffile
 import torch
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import format_of, read_labels, write_labels
+from l2gnet_core.files import format_of, read_labels, read_volume, write_labels
 from l2gnet_core.models.card import Expectations, ModelCard
 from l2gnet_core.scans.cleanup import CleanUp, keep_largest_component, tidy
 from l2gnet_core.scans.labels import LabelSet
@@ -160,7 +160,7 @@ def test_a_mask_lies_on_its_image_and_the_report_says_what_is_in_it(
     assert mask.shape == stored.shape
     assert np.array_equal(mask.affine, stored.affine)
     found = read_labels(job.mask)
-    wanted = np.stack([done.labels for done in predict_slices(model, scan, Grid(scan.shape), 0)])
+    wanted = np.stack([done.labels for done in predict_slices(model, scan, read_volume(image), 0)])
     assert np.mean(found.volume.data != wanted) < 1e-3
     assert found.names == model.card.labels.names
 
@@ -203,7 +203,7 @@ def test_the_axis_counts_in_the_stored_array(make_model, save_scan, scan, tmp_pa
     along = 2 - axis  # stored (x, y, z) is (z, y, x) here
     wanted = np.zeros(scan.shape, np.uint8)
     target = np.moveaxis(wanted, along, 0)
-    for done in predict_slices(model, scan, Grid(scan.shape), along):
+    for done in predict_slices(model, scan, read_volume(image), along):
         target[done.index] = done.labels
     assert np.mean(read_labels(tmp_path / "m.nii.gz").volume.data != wanted) < 1e-3
 

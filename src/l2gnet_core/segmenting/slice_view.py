@@ -35,6 +35,8 @@ from l2gnet_core.scans.volume import AXIS_LETTERS, Grid, Volume
 #: Largest factor by which slices are enlarged for a model without a voxel size of its own; larger
 #: pixels are enlarged until they have this size in mm.
 MOST_ENLARGED, FINEST_PIXEL = 1.5, 1.0
+#: Pixels whose sides differ by a larger factor are made square, for such a model, too.
+MOST_OBLONG = 1.05
 #: Fewest pixels along a side that are left when margins are cut, if the scan has as many.
 LEAST_SEEN = 64
 #: Most pixels to which a side is enlarged, so that a wrong voxel size does not exhaust the memory.
@@ -179,13 +181,14 @@ def slice_view(
     height, width = (side - sum(cut) for side, cut in zip((height, width), margins, strict=True))
     between, *pixel = (grid.spacing[a] for a in axes)
     real = grid.units == "mm"
-    size, step = usual_size(card, height, width, max(pixel) if real else None), 1
+    size, step = (height, width), 1
     if card.spacing is not None and real:
-        size = (
-            _resampled_side(height, pixel[0], card.spacing[1]),
-            _resampled_side(width, pixel[1], card.spacing[2]),
-        )
+        size = _resampled(size, pixel, card.spacing[1:])
         step = max(1, round(min(n, card.spacing[0] / between)))
+    else:
+        if real and max(pixel) > MOST_OBLONG * min(pixel):
+            size = _resampled(size, pixel, (min(pixel), min(pixel)))
+        size = usual_size(card, *size, min(pixel) if real else None)
     seen = card.appearance.size(size)
     return SliceView(axes, flipped, shape=(n, height, width), size=seen, step=step, margins=margins)
 
@@ -208,8 +211,15 @@ def usual_size(
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
-def _resampled_side(pixels: int, spacing: float, wanted: float) -> int:
-    return max(1, round(min(pixels * spacing / wanted, max(pixels, LONGEST_SIDE))))
+def _resampled(
+    size: tuple[int, int], pixel: Sequence[float], wanted: tuple[float, float]
+) -> tuple[int, int]:
+    """Size of a slice of (height, width) whose pixels, in mm, become as large as `wanted`."""
+    height, width = (
+        max(1, round(min(side * old / new, max(side, LONGEST_SIDE))))
+        for side, old, new in zip(size, pixel, wanted, strict=True)
+    )
+    return height, width
 
 
 def _margins(stack: NDArray[Any]) -> Margins:
