@@ -14,12 +14,15 @@ from l2gnet_core.datasets.cases import Case, FilePair
 from l2gnet_core.datasets.check import Survey
 from l2gnet_core.datasets.loading import load_frames
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import read_volume
+from l2gnet_core.files import read_labels, read_volume
+from l2gnet_core.finetuning.correction_views import CorrectedScan
 from l2gnet_core.finetuning.files import CorrectedFiles, read_correction
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.scans.labels import LabelSet
 from l2gnet_core.scans.storage_order import in_order_of
+from l2gnet_core.scans.volume import slicing_axis
 from l2gnet_core.scores.evaluate import evaluate
+from l2gnet_core.segmenting.corrections import Correction
 
 SHAPE = (4, 5, 6)  # as the files store them: x, y, z
 CODES = [
@@ -95,6 +98,23 @@ def test_every_storage_order_gives_the_same_correction(tmp_path, scan, labels):
         correction, _ = read_correction(replace(files, labels=tmp_path / "other.nii"), CARD)
         assert correction.slices == expected.slices
         np.testing.assert_array_equal(correction.pictures, expected.pictures)
+
+
+def test_every_storage_order_teaches_the_same(tmp_path, scan, labels):
+    card = replace(CARD, slicing="axial", oriented=True)
+    found = []
+    for codes in CODES:
+        for image, name in ((nib.load(scan), "scan"), (labels, "labels")):
+            nib.save(stored(image, codes), tmp_path / f"{name}-{codes}.nii")
+        volume = read_volume(tmp_path / f"scan-{codes}.nii")
+        painted = read_labels(tmp_path / f"labels-{codes}.nii").volume.data
+        axis = slicing_axis(volume, "axial")
+        every = tuple(range(volume.shape[axis]))
+        seen = CorrectedScan.of(Correction(volume.data, volume.grid, axis, painted, every), card)
+        found.append((seen.image, seen.classes[np.argsort(seen.places)]))
+    for image, classes in found:
+        assert image.equal(found[0][0])
+        assert classes.equal(found[0][1])
 
 
 def test_frames_stay_in_their_order(tmp_path):

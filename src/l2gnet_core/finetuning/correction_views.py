@@ -69,8 +69,8 @@ class CorrectedScan:
         view = scan.view
 
         def shown(picture: NDArray[Any]) -> Tensor:
-            alone = view.stack(np.expand_dims(picture, correction.axis))
-            return torch.from_numpy(np.ascontiguousarray(alone))
+            # Not ascontiguousarray, which keeps the negative stride of a flipped axis of length 1.
+            return torch.from_numpy(view.stack(np.expand_dims(picture, correction.axis)).copy())
 
         def seen(picture: NDArray[Any]) -> Tensor:
             image = np.ascontiguousarray(normalise(picture, scan.window))
