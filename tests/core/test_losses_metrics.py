@@ -18,6 +18,7 @@ from l2gnet_core.errors import InputError
 from l2gnet_core.network.losses import (
     COMMITMENT_WEIGHT,
     as_background,
+    at_level,
     distillation_loss,
     segmentation_loss,
     soft_dice_loss,
@@ -263,6 +264,14 @@ def test_what_cannot_be_compared_is_refused(masks, tmp_path, save_scan, one_sent
         with pytest.raises(InputError, match=says) as error:
             list(evaluate(pair_files(prediction, against), 2.0))
         one_sentence(error.value)
+
+
+def test_a_coarser_output_is_taught_by_the_middles_of_its_cells():
+    rows, columns = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
+    assert at_level(rows, 0).equal(rows)
+    for level, middles in ((1, [1, 3, 5, 7]), (2, [2, 6])):
+        assert at_level(rows, level)[:, 0].tolist() == middles
+        assert at_level(columns, level)[0].tolist() == middles
 
 
 @quick

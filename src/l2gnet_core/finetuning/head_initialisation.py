@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from l2gnet_core.finetuning.correction_views import UNKNOWN, CorrectedScan
 from l2gnet_core.interpolation.shapes import interpolate_slices
+from l2gnet_core.network.losses import at_level
 from l2gnet_core.network.model import SegmentationNetwork
 from l2gnet_core.preprocessing.images import neighbours, pad_to_multiple
 
@@ -81,9 +82,10 @@ def fit_heads(
         known = torch.where(scan.weights[k] > 0, scan.classes[k], torch.tensor(UNKNOWN))
         height, width = known.shape
         bottom, right = image.shape[-2] - height, image.shape[-1] - width
-        truth = F.pad(known[None, None].float(), (0, right, 0, bottom), value=UNKNOWN)
-        for found, so_far in zip(_inputs(network, heads, image), seen, strict=True):
-            same = F.interpolate(truth, found.shape[-2:], mode="nearest")[0, 0].flatten()
+        truth = F.pad(known, (0, right, 0, bottom), value=UNKNOWN)
+        inputs = zip(_inputs(network, heads, image), seen, strict=True)
+        for level, (found, so_far) in enumerate(inputs):
+            same = at_level(truth, level).flatten()
             use = (same != UNKNOWN).to(device)
             features = found[0].flatten(1).T
             # A class that the scan does not hold takes no part in its pixels.

@@ -48,6 +48,13 @@ def _weighted(values: Tensor, weight: Tensor) -> Tensor:
     return (values * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
+def at_level(pixels: Tensor, level: int) -> Tensor:
+    """The pixels (…,H,W) that stand for those of an output 2^level times as coarse, from the middle
+    of each."""
+    step = 2**level
+    return pixels[..., step // 2 :: step, step // 2 :: step]
+
+
 def segmentation_loss(
     output: NetworkOutput, target: Tensor, weight: Tensor | None = None
 ) -> Tensor:
@@ -59,9 +66,8 @@ def segmentation_loss(
     """
     losses, weights = [], []
     for level, logits in enumerate((output.logits, *output.coarser)):
-        step = 2**level
-        pixels = (slice(None), *(slice(step // 2, None, step),) * 2)
-        truth, counts = target[pixels], None if weight is None else weight[pixels]
+        truth = at_level(target, level)
+        counts = None if weight is None else at_level(weight, level)
         dice = soft_dice_loss(logits, truth, counts)
         losses.append(0.5 * cross_entropy(logits, truth, counts) + 0.5 * dice)
         weights.append(0.5**level)
