@@ -15,18 +15,21 @@ from hypothesis import strategies as st
 from l2gnet_core.finetuning.config import PROJECT, SCAN
 from l2gnet_core.finetuning.correction_views import CorrectedScan
 from l2gnet_core.finetuning.cross_validation import best_mix, left_out_counts
+from l2gnet_core.finetuning.evidence import code_distance, usual_codes
 from l2gnet_core.finetuning.folds import folds
 from l2gnet_core.finetuning.guard import (
     Evidence,
     Improvement,
     Limits,
     Verdict,
-    code_distance,
     judged,
 )
 from l2gnet_core.finetuning.lost_structures import lost_shares
 from l2gnet_core.finetuning.overlap import pooled_dice
 from l2gnet_core.finetuning.rehearsal import heart_dice, replayed_hearts
+from l2gnet_core.models.card import CodeStatistics
+from l2gnet_core.network.config import preset
+from l2gnet_core.network.model import build
 from l2gnet_core.scans.volume import Grid
 from l2gnet_core.segmenting.corrections import Correction
 from l2gnet_core.segmenting.predict import predict_slices
@@ -234,21 +237,30 @@ def test_the_mix_that_others_speak_for_is_judged():
 def test_code_distance_is_total_variation(make_model):
     model = make_model()
     scan = CorrectedScan.of(correct(), model.card)
-    book = model.network.bottleneck.codebook
     with torch.inference_mode():
         codes = model.network(
             torch.nn.functional.pad(scan.image[:, None].float(), (0, 8, 0, 8))
         ).codes
-    used = torch.bincount(codes.flatten(), minlength=len(book.counts)).float()
-    book.counts.copy_(3 * used)
-    assert ended(code_distance(model.network, [scan])) == pytest.approx(0, abs=1e-6)
-    unused = int((used == 0).nonzero()[0])
-    book.counts.zero_()[unused] = 1
-    assert ended(code_distance(model.network, [scan])) == pytest.approx(1)
-    book.counts.copy_(torch.ones(len(used)))
+    used = torch.bincount(codes.flatten(), minlength=len(model.network.codebook.counts)).double()
+
+    def distance(usual: torch.Tensor) -> float:
+        return ended(code_distance(model.network, [scan], usual))
+
+    assert distance(3 * used) == pytest.approx(0, abs=1e-6)
+    assert distance((used == 0).double()) == pytest.approx(1)
     share = used.numpy() / float(used.sum())
     expected = np.abs(share - 1 / len(used)).sum() / 2
-    assert ended(code_distance(model.network, [scan])) == pytest.approx(expected, abs=1e-6)
+    assert distance(torch.ones_like(used)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_usual_codes_are_those_of_the_training_scans(make_model):
+    model = make_model()
+    count = len(model.network.codebook.counts)
+    assert torch.equal(usual_codes(model), model.network.codebook.counts.double())
+    counts = tuple(range(count))
+    with_counts = replace(model, card=replace(model.card, codes=CodeStatistics(counts)))
+    assert usual_codes(with_counts).tolist() == list(counts)
+    assert usual_codes(replace(model, network=build(preset("tiny", 4, 1, "unet")))) is None
 
 
 def test_hearts_are_for_models_that_can_know_them(make_model):

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from l2gnet_core.finetuning.guard import Evidence, Improvement, code_distance
+from l2gnet_core.finetuning.correction_views import CorrectedScan
+from l2gnet_core.finetuning.guard import Evidence, Improvement
 from l2gnet_core.finetuning.lost_structures import lost_shares, unpainted_answers
 from l2gnet_core.finetuning.plan import LearntScans, Plan
 from l2gnet_core.finetuning.rehearsal import KNOWN, heart_dice
 from l2gnet_core.models.checkpoint import Model
+from l2gnet_core.network.model import SegmentationNetwork
+from l2gnet_core.preprocessing.images import neighbours, pad_to_multiple
 from l2gnet_core.relay import Stoppable
+
+#: Slices of each scan in which codes are counted, about.
+_SLICES_FOR_CODES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +39,7 @@ def old_knowledge(plan: Plan, scans: LearntScans) -> Stoppable[Knowledge]:
     """What the old model knows, before anything is learnt."""
     base, device = plan.setup.base, plan.setup.device
     heart = yield from heart_dice(base, device)
-    codes = yield from code_distance(base.network, scans.whole(base.card.appearance))
+    codes = yield from _code_distance(plan, base, scans)
     return Knowledge(heart, codes, (yield from _unpainted(plan, base)))
 
 
@@ -42,13 +51,12 @@ def evidence_of(
     mix: the share of the new weights in it. dice: on slices left out.
     """
     setup = plan.setup
-    appearance = model.card.appearance
-    changed = setup.changes(appearance)
+    changed = setup.changes(model.card.appearance)
     heart, codes, lost = before.heart, before.codes, {}
     if mix:
         heart = yield from heart_dice(model, setup.device)
     if mix or changed:
-        codes = yield from code_distance(model.network, scans.whole(appearance))
+        codes = yield from _code_distance(plan, model, scans)
         now = yield from _unpainted(plan, model)
         lost = lost_shares(before.unpainted, now, setup.old.card.labels.names)
     knew_heart = before.heart is not None and before.heart >= KNOWN
@@ -58,12 +66,52 @@ def evidence_of(
         dice=dice,
         heart=_pair(before.heart, heart) if knew_heart else None,
         codes=_pair(before.codes, codes),
-        appearance=appearance if changed else None,
+        appearance=model.card.appearance if changed else None,
         lost=lost,
         alike=plan.config.kind == "project",
         anew=plan.anew,
         partly=any(one.partly_labelled for one in setup.corrections),
     )
+
+
+def _code_distance(plan: Plan, model: Model, scans: LearntScans) -> Stoppable[float | None]:
+    """`code_distance` between the scans, as the model is shown them, and the old one's training."""
+    usual = usual_codes(plan.setup.base)
+    if usual is None:
+        return None
+    return (yield from code_distance(model.network, scans.whole(model.card.appearance), usual))
+
+
+def usual_codes(model: Model) -> Tensor | None:
+    """How often codes occur in a model's training scans; None without codes."""
+    book = model.network.codebook
+    if book is None:
+        return None
+    known = model.card.codes
+    if known is None or len(known.counts) != len(book.counts):
+        # Its training was stopped: the codebook still knows the last views that were learnt from.
+        return book.counts.double().cpu()
+    return torch.tensor(known.counts, dtype=torch.float64)
+
+
+def code_distance(
+    network: SegmentationNetwork, scans: Sequence[CorrectedScan], usual: Tensor
+) -> Stoppable[float]:
+    """Total variation, 0 to 1, between how often codes occur in the scans and `usual`, (K,)."""
+    device = next(network.parameters()).device
+    found = torch.zeros_like(usual)
+    for scan in scans:
+        total = len(scan.image)
+        apart = max(1, total // _SLICES_FOR_CODES)
+        for place in range(apart // 2, total, apart):
+            around = neighbours([place], total, network.config.in_channels, scan.step)
+            seen = pad_to_multiple(scan.image[around].float().to(device), network.config.stride)
+            with torch.inference_mode():
+                # The decoder is left out: it takes most of the time.
+                codes = network.bottleneck(network.encoder(seen)[-1]).codes
+            found += torch.bincount(codes.flatten().cpu(), minlength=len(found))
+            yield
+    return float((found / found.sum() - usual / usual.sum()).abs().sum() / 2)
 
 
 def _unpainted(plan: Plan, model: Model) -> Stoppable[list[NDArray[Any]]]:

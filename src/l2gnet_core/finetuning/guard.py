@@ -10,16 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
-
-from l2gnet_core.finetuning.correction_views import CorrectedScan
-from l2gnet_core.network.model import SegmentationNetwork
 from l2gnet_core.preprocessing.appearance import Appearance
-from l2gnet_core.preprocessing.images import neighbours, pad_to_multiple
-from l2gnet_core.relay import Stoppable
 
-#: Slices of each scan in which codes are counted, about.
-_SLICES_FOR_CODES = 8
 #: A slice whose Dice changes by no more than this is neither better nor worse.
 _UNCHANGED = 0.005
 #: Smaller changes of a Dice are not mentioned.
@@ -268,31 +260,6 @@ def _printed_gain(before: float, after: float) -> float:
     if abs(after - before) < _UNTOLD:
         return 0.0
     return round(round(after, 3) - round(before, 3), 3)
-
-
-def code_distance(
-    network: SegmentationNetwork, scans: Sequence[CorrectedScan]
-) -> Stoppable[float | None]:
-    """Total variation, 0 to 1, between how often codes occur in the scans and in training; None
-    without codes."""
-    book = network.codebook
-    if book is None:
-        return None
-    device = book.counts.device
-    found = torch.zeros(len(book.counts), dtype=torch.float64)
-    for scan in scans:
-        total = len(scan.image)
-        apart = max(1, total // _SLICES_FOR_CODES)
-        for place in range(apart // 2, total, apart):
-            around = neighbours([place], total, network.config.in_channels, scan.step)
-            seen = pad_to_multiple(scan.image[around].float().to(device), network.config.stride)
-            with torch.inference_mode():
-                # The decoder is left out: it takes most of the time.
-                codes = network.bottleneck(network.encoder(seen)[-1]).codes
-            found += torch.bincount(codes.flatten().cpu(), minlength=len(found))
-            yield
-    usual = book.counts.double().cpu()
-    return float((found / found.sum() - usual / usual.sum()).abs().sum() / 2)
 
 
 def _rounded(value: Any) -> Any:
