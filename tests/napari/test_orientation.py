@@ -113,6 +113,24 @@ def test_a_tiff_is_asked_about_before_an_oriented_model_sees_it(
     assert not asked(widget)
 
 
+def test_a_whole_scan_is_told_of_if_sides_seem_to_be_exchanged(
+    sided: Any, tiff: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "l2gnet_core.segmenting.exchanged_sides.exchanged_sides",
+        lambda model, shown, grid, device: iter((None, f"Seen as {''.join(grid.axis_codes)}.")),
+    )
+    viewer, widget = sided()
+    open_scan(viewer, tiff)
+    answer(widget, "LPS")
+    widget.region.setCurrentIndex(THIS_SLICE)
+    assert run(qtbot, widget) == "finished"
+    assert "Seen as" not in widget.message.text()
+    widget.region.setCurrentIndex(0)
+    assert run(qtbot, widget) == "finished"
+    assert "Seen as LPS." in widget.message.text()
+
+
 def test_the_usual_ones_are_offered_in_words(sided: Any, tiff: Path) -> None:
     viewer, widget = sided()
     open_scan(viewer, tiff)

@@ -33,8 +33,9 @@ from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.scans.cleanup import CleanUp, tidy, tidy_around
 from l2gnet_core.scans.volume import Volume, oriented_as, slicing_axis
 from l2gnet_core.segmenting.corrections import Correction
+from l2gnet_core.segmenting.exchanged_sides import exchanged_sides
 from l2gnet_core.segmenting.predict import segment
-from l2gnet_core.segmenting.slice_view import field_of
+from l2gnet_core.segmenting.slice_view import field_of, shown_scan
 from l2gnet_core.segmenting.suitability import (
     doubts,
     mismatches,
@@ -220,6 +221,9 @@ def segmented(
         if index == 0:
             warnings = with_mismatches(warnings, mismatches(model.card, grid, along, field))
         mask = segment(model, frame, grid, along, device=device, field=field, warnings=warnings)
+        if index == 0:
+            shown = shown_scan(model.card, frame, grid, along, field)
+            warnings += [said for said in exchanged_sides(model, shown, grid, device) if said]
         choices = CleanUp() if raw else model.card.clean_up
         if correction and index == corrected_frame:
             masks.append(_around(correction, mask, choices))

@@ -104,7 +104,7 @@ def predict_slices(
         indices = waiting[:batch]
         try:
             placed = placed or replace(model, network=on_device(model.network, device))
-            images = _images(shown, indices, model.network.config.in_channels)
+            images = network_input(shown, indices, model.network.config.in_channels)
             for answer in _answers(placed, images, shown, views, device):
                 if answer is None:
                     yield None
@@ -169,8 +169,9 @@ def segment(
     return mask
 
 
-def _images(shown: ShownScan, indices: Sequence[int], channels: int) -> Tensor:
-    """Some slices of the stored axis with their neighbours, (k,channels,H,W) in [0,1]."""
+def network_input(shown: ShownScan, indices: Sequence[int], channels: int) -> Tensor:
+    """What a network is shown of some slices of the stored axis: they and their neighbours,
+    (k,channels,H,W) in [0,1], at their stored size and in no appearance yet."""
     places = [shown.view.place(index) for index in indices]
     seen = shown.slices[neighbours(places, len(shown.slices), channels, shown.view.step)]
     return torch.from_numpy(normalise(seen, shown.window))

@@ -16,7 +16,7 @@ from napari_l2gnet.scans.layers import frame_of
 
 if TYPE_CHECKING:
     from l2gnet_core.models.checkpoint import Model
-    from l2gnet_core.segmenting.slice_view import Field
+    from l2gnet_core.segmenting.slice_view import Field, ShownScan
     from l2gnet_core.segmenting.trace import SliceTrace, Trace
 
 
@@ -45,6 +45,13 @@ class ScanFrames:
         if key not in self._fields:
             self._fields[key] = field_of(card, self.volume, self.axis, self.frame(frame))
         return self._fields[key]
+
+    def shown(self, frame: int, card: ModelCard) -> ShownScan:
+        """A frame as a model is shown it."""
+        from l2gnet_core.segmenting.slice_view import shown_scan
+
+        field = self.field(frame, card)
+        return shown_scan(card, self.frame(frame), self.volume, self.axis, field)
 
     def forget(self, frame: int) -> None:
         """Free a frame's memory."""

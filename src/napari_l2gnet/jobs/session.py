@@ -93,6 +93,7 @@ class Session:
         """
         yield SegmentProgress("Loading the model")
         from l2gnet_core.network.device import choose_device
+        from l2gnet_core.segmenting.exchanged_sides import exchanged_sides
         from l2gnet_core.segmenting.suitability import mismatches
 
         device, _ = choose_device()
@@ -100,8 +101,9 @@ class Session:
         total = len(request.places)
         yield SegmentProgress("Reading the scan", 0, total, model=model, device=device)
         scan, checked = ScanFrames(request.volume, request.axis), False
+        frames = _by_frame(request.places)
         for step in segment_places(
-            model, scan, _by_frame(request.places).items(), total, device, traces=request.traces
+            model, scan, frames.items(), total, device, traces=request.traces
         ):
             if step.reading:
                 yield SegmentProgress("Reading the scan", step.done, total)
@@ -122,6 +124,12 @@ class Session:
                 traces={} if step.trace is None else {step.frame: step.trace},
                 warnings=warnings,
             )
+        whole, places = next(iter(frames.items()))
+        if len(places) == request.volume.shape[-3:][request.axis]:
+            for said in exchanged_sides(
+                model, scan.shown(whole, model.card), request.volume, device
+            ):
+                yield SegmentProgress("Checking the sides", total, warnings=[said] if said else [])
 
     def clean(
         self, segmentation: Segmentation, choices: CleanUp
