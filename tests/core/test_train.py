@@ -153,6 +153,13 @@ def test_the_learning_rate_warms_up_and_falls_with_what_is_done(tmp_path):
     assert rates[5] == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("given", [{}, {"epochs": 3, "minutes": 1.0}, {"steps": 2, "epochs": 3}])
+def test_a_run_is_told_once_how_long_it_is(given, one_sentence):
+    with pytest.raises(InputError, match="either epochs, steps or minutes") as error:
+        TrainingConfig(**given)
+    one_sentence(error.value)
+
+
 def test_minutes_count_training_time(tmp_path):
     training = TrainingConfig(minutes=0.5 / 60, batch=2)
     trainer = Trainer(build(preset("tiny", 3)), training, tmp_path, make_fabric())

@@ -76,6 +76,12 @@ class TrainingConfig:
     large: float = 1.4
     mild_from: float = 0.6
 
+    def __post_init__(self) -> None:
+        if [self.epochs, self.steps, self.minutes].count(None) != 2:
+            raise InputError(
+                "Expected either epochs, steps or minutes to train for; give one of them."
+            )
+
 
 @dataclass(frozen=True)
 class Progress:
