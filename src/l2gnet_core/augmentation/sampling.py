@@ -81,6 +81,7 @@ class Sampler:
         self.how = how
         self.channels = channels
         self.seed = seed
+        self._usual_width = float(np.median([max(case.classes.shape[1:]) for case in cases]))
 
     def milder(self) -> Self:
         """A sampler of the same slices with weaker augmentation."""
@@ -97,8 +98,8 @@ class Sampler:
         """Width of a view in pixels: `factor` times the augmentation's, but at most the median size
         of slices, because padding would distort the network's normalisation. Rounded to the
         nearest multiple of `stride`."""
-        usual = float(np.median([max(case.classes.shape[1:]) for case in self.cases]))
-        return max(1, int(min(self.how.size * factor, usual) / stride + 0.5)) * stride
+        width = min(self.how.size * factor, self._usual_width)
+        return max(1, int(width / stride + 0.5)) * stride
 
     def batch(
         self, step: int, samples: Iterable[int], size: int, device: str | torch.device = "cpu"
