@@ -46,8 +46,8 @@ class TrainingCase:
     @cached_property
     def _holds(self) -> Tensor:
         """(n, 256) bool: which class has a voxel in which slice."""
-        flat = self.classes.flatten(1).long()
-        return torch.zeros(len(flat), 256, dtype=torch.bool).scatter_(1, flat, True)
+        # Slice by slice: for the whole frame, indices would take eight times its memory.
+        return torch.stack([one.flatten().bincount(minlength=256) > 0 for one in self.classes])
 
     @cached_property
     def structures(self) -> list[int]:
