@@ -13,7 +13,12 @@ from test_volume import ORIENTATIONS
 
 from l2gnet_core.datasets.cases import find_cases, patient_in
 from l2gnet_core.datasets.check import Survey
-from l2gnet_core.datasets.loading import load_frames, median_spacing, open_dataset
+from l2gnet_core.datasets.loading import (
+    bytes_of_frames,
+    load_frames,
+    median_spacing,
+    open_dataset,
+)
 from l2gnet_core.errors import InputError
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.scans.labels import LabelSet
@@ -225,8 +230,12 @@ def test_each_frame_of_a_time_series_is_scaled_by_itself(make_dataset, save_scan
         folder / "images" / "a.nii.gz", series * np.array([1, 5, 90], np.uint8)[:, None, None, None]
     )
     save_scan(folder / "labels" / "a.nii.gz", series)
-    frames = load_frames(open_dataset(folder).cases[0], card())
+    (case,) = open_dataset(folder).cases
+    frames = load_frames(case, card())
     assert np.array_equal(torch.stack([frame.classes for frame in frames]), series)
+    assert bytes_of_frames(case, card()) == sum(
+        tensor.nbytes for frame in frames for tensor in (frame.image, frame.classes)
+    )
     for frame in frames:
         assert np.array_equal(frame.image.unique(), [0, 0.5, 1])
 

@@ -653,6 +653,21 @@ def test_too_little_memory_is_one_sentence(dataset, tmp_path, monkeypatch, one_s
     one_sentence(error.value)
 
 
+def test_too_little_memory_for_the_scans_is_another_sentence(
+    dataset, tmp_path, monkeypatch, one_sentence
+):
+    def short(*_, **__):
+        raise MemoryError
+
+    # 5 of 6 patients have 2 slices of a billion pixels to learn from or to tune on.
+    shown = SimpleNamespace(shape=(2, 48, 48), size=(10**4, 10**5))
+    monkeypatch.setattr("l2gnet_core.datasets.loading.slice_view", lambda *_: shown)
+    monkeypatch.setattr("l2gnet_core.training.run.load_frames", short)
+    with pytest.raises(InputError, match=r"about 30\.0 GB, .*fewer scans") as error:
+        run(dataset, tmp_path / "run")
+    one_sentence(error.value)
+
+
 def test_a_full_disk_leaves_the_state_that_was_there(dataset, tmp_path, monkeypatch, one_sentence):
     def full(_descriptor):
         raise OSError(28, "No space left on device")

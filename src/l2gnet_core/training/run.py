@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from l2gnet_core.augmentation.sampling import Sampler, TrainingCase
 from l2gnet_core.augmentation.views import Augmentation, keeping_sides
 from l2gnet_core.datasets.cases import Part, some
 from l2gnet_core.datasets.leakage import start_messages
-from l2gnet_core.datasets.loading import Dataset, load_frames, median_spacing
+from l2gnet_core.datasets.loading import Dataset, bytes_of_frames, load_frames, median_spacing
 from l2gnet_core.datasets.split import Split
 from l2gnet_core.errors import InputError, memory_is_short
 from l2gnet_core.inspect.populations import code_statistics
@@ -209,14 +209,7 @@ def _prepared(
     if start is not None:
         require_startable(start.config, config)
     left_out = dataset.labels.names.keys() - labels.names.keys()
-    frames, tuning = (
-        [
-            (case.patient, frame)
-            for case in split.cases(dataset, part)
-            for frame in load_frames(case, card, left_out)
-        ]
-        for part in _LEARNT_WITH
-    )
+    frames, tuning = _frames(split, settings, card, left_out)
     sampler = Sampler(
         [frame for _, frame in frames],
         augmentation,
@@ -236,6 +229,31 @@ def _prepared(
         state=state,
         start=start,
     )
+
+
+def _frames(
+    split: Split, settings: RunSettings, card: ModelCard, left_out: Collection[int]
+) -> list[list[tuple[str, TrainingCase]]]:
+    """The frames of the training and the tuning scans, each with its patient.
+
+    Raises InputError if they do not fit into memory.
+    """
+    parts = [split.cases(settings.dataset, part) for part in _LEARNT_WITH]
+    try:
+        return [
+            [(case.patient, one) for case in cases for one in load_frames(case, card, left_out)]
+            for cases in parts
+        ]
+    except (MemoryError, RuntimeError) as error:
+        if not memory_is_short(error):
+            raise
+        needed = sum(bytes_of_frames(case, card) for cases in parts for case in cases)
+        each = "" if settings.devices == 1 else f" for each of {settings.devices} processes"
+        raise InputError(
+            f"Expected enough memory for the scans, about {needed / 1e9:.1f} GB{each}, but there "
+            "is too little; train with fewer scans, on coarser voxels (--resample, --pixel), or on "
+            "a computer with more memory."
+        ) from error
 
 
 def _labels(
