@@ -38,8 +38,9 @@ class Augmentation:
         models without left and right.
     mirror_pairs: classes that are swapped in a mirror image; without any, models with left and
         right see no mirror images.
-    on_structure: share of views centred near a structure. Structures are drawn equally often, so
-        that small ones are not rare.
+    on_structure: share of views centred near a structure. A scan is drawn first, then one of its
+        structures, each equally often, so that small ones are not rare; one that few scans hold
+        is.
     alone: how often neighbouring slices are replaced by the middle one, so that a 2.5-D network
         also works on a single image.
     recolour: share of views that imitate another scanner or sequence
