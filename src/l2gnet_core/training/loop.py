@@ -30,6 +30,7 @@ from l2gnet_core.network.config import NetworkConfig, differences
 from l2gnet_core.network.device import memory_format, precision
 from l2gnet_core.network.losses import segmentation_loss
 from l2gnet_core.network.model import NetworkOutput, SegmentationNetwork
+from l2gnet_core.network.processes import gathered
 from l2gnet_core.preprocessing.images import neighbours, pad_to_multiple
 from l2gnet_core.scores.metrics import dice_per_class
 
@@ -88,7 +89,8 @@ class Progress:
     """One training step.
 
     done: share of the run, 0 to 1. seconds: of training so far; loading: how many of these were
-    spent on drawing slices. perplexity: of the batch's codes, if the architecture has codes.
+    spent on drawing slices. perplexity: of the codes of the whole batch, over all processes, if
+    the architecture has codes.
     dice: by structure, mean over the tuning scans; only on the last step of an epoch.
     best: did no epoch before have a higher mean Dice?
     """
@@ -329,7 +331,9 @@ class Trainer:
             if self.step % steps_per_epoch == 0 or done >= 1:
                 dice = self.validate(tuning)
                 best = self._is_best(dice)
-            used = None if codes is None else perplexity(codes.flatten().bincount().cpu().numpy())
+            used = None
+            if codes is not None:
+                used = perplexity(gathered(codes).flatten().bincount().cpu().numpy())
             yield Progress(
                 step=self.step,
                 epoch=math.ceil(self.step / steps_per_epoch),
