@@ -8,7 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2gnet_core.preprocessing.images import neighbours, pad_to_multiple, resized, resized_classes
+from l2gnet_core.network.config import preset
+from l2gnet_core.preprocessing.images import (
+    neighbours,
+    network_input,
+    network_inputs,
+    pad_to_multiple,
+    resized,
+    resized_classes,
+)
 from l2gnet_core.preprocessing.intensities import intensity_window, normalise
 
 quick = settings(max_examples=20, deadline=None)
@@ -97,6 +105,16 @@ def test_neighbours_may_lie_apart(total, count, step, data):
     assert [
         min(max(index + step * k, 0), total - 1) for k in range(-(count // 2), count // 2 + 1)
     ] == [*seen]
+
+
+def test_a_network_gets_all_slices_in_their_order_with_neighbours_and_padding():
+    image, config = torch.rand(9, 20, 33), preset("tiny", 2, in_channels=3)
+    together = torch.cat(list(network_inputs(image, config, 2)))
+    assert together.shape == (9, 3, 32, 48)
+    assert torch.equal(together[:, 1, :20, :33], image)
+    assert torch.equal(together[4, :, :20, :33], image[[2, 4, 6]])
+    assert torch.equal(network_input(image, [8], config, 2)[0], together[8])
+    assert not together[..., 20:, :].any()
 
 
 @quick

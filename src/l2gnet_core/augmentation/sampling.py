@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.random import Generator
+from numpy.typing import NDArray
 from torch import Tensor
 
 from l2gnet_core.augmentation.views import (
@@ -122,11 +123,7 @@ class Sampler:
             structure = int(rng.choice(case.structures))
             index = int(rng.choice(case.slices_with(structure)))
             inside = torch.nonzero(case.classes[index] == structure)
-        seen = neighbours([index], len(case.image), self.channels, case.step)[0]
-        if self.how.orientation_free and rng.random() < 0.5:
-            seen = seen[::-1].copy()
-        if rng.random() < self.how.alone:
-            seen = np.full_like(seen, index)
+        seen = drawn_neighbours(rng, index, len(case.image), self.how, self.channels, case.step)
         height, width = case.classes.shape[1:]
         if inside is None:
             centre = (rng.uniform(0.2, 0.8) * height, rng.uniform(0.2, 0.8) * width)
@@ -136,6 +133,20 @@ class Sampler:
             centre = (row + rng.uniform(-reach, reach), column + rng.uniform(-reach, reach))
         classes = case.classes[seen if self.how.recolour else [index]]
         return case.image[seen], classes, centre
+
+
+def drawn_neighbours(
+    rng: Generator, place: int, total: int, how: Augmentation, channels: int, step: int
+) -> NDArray[np.intp]:
+    """(channels,): the slices that a network sees together with the one at `place`, in either order
+    if models do not know which way is up, and sometimes that one alone. total, step: as in
+    `neighbours`."""
+    seen: NDArray[np.intp] = neighbours([place], total, channels, step)[0]
+    if how.orientation_free and rng.random() < 0.5:
+        seen = seen[::-1].copy()
+    if rng.random() < how.alone:
+        seen = np.full_like(seen, place)
+    return seen
 
 
 def turned_views(

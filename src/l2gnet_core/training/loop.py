@@ -31,7 +31,7 @@ from l2gnet_core.network.device import memory_format, precision
 from l2gnet_core.network.losses import segmentation_loss
 from l2gnet_core.network.model import NetworkOutput, SegmentationNetwork
 from l2gnet_core.network.processes import gathered
-from l2gnet_core.preprocessing.images import neighbours, pad_to_multiple
+from l2gnet_core.preprocessing.images import network_inputs
 from l2gnet_core.scores.metrics import dice_per_class
 
 if TYPE_CHECKING:
@@ -389,12 +389,10 @@ class Trainer:
         for number in range(self.fabric.global_rank, len(cases), self.fabric.world_size):
             case = cases[number]
             height, width = case.image.shape[-2:]
-            predicted, count = [], len(case.image)
-            for indices in torch.arange(count).split(4):
-                seen = neighbours(indices.tolist(), count, network.config.in_channels, case.step)
-                batch = pad_to_multiple(case.image[seen].to(weights), network.config.stride)
+            predicted = []
+            for batch in network_inputs(case.image, network.config, case.step):
                 with torch.inference_mode(), self.fabric.autocast():
-                    logits = network(batch).logits
+                    logits = network(batch.to(weights)).logits
                 predicted.append(logits.argmax(1)[:, :height, :width].cpu())
             scores[number] = dice_per_class(
                 torch.cat(predicted), case.classes, network.config.classes

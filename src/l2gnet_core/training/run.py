@@ -32,7 +32,7 @@ from l2gnet_core.models.checkpoint import (
 )
 from l2gnet_core.network.config import WITH_CODES, NetworkConfig, preset
 from l2gnet_core.network.model import SegmentationNetwork, build, widened
-from l2gnet_core.preprocessing.images import neighbours, pad_to_multiple
+from l2gnet_core.preprocessing.images import network_inputs
 from l2gnet_core.preprocessing.intensities import intensity_window, normalise
 from l2gnet_core.scans.labels import LabelSet, classes_by_name
 from l2gnet_core.scans.phantom import DRAWN, cardiac_phantom, drawn_as
@@ -338,12 +338,10 @@ def statistics_of(
     """Statistics of the codes that a network finds. frames: (patient, frame)."""
     scans = []
     for patient, frame in frames:
-        count, used = len(frame.image), np.zeros(network.config.codes, np.int64)
-        for indices in torch.arange(count).split(4):
-            seen = neighbours(indices.tolist(), count, network.config.in_channels, frame.step)
-            batch = pad_to_multiple(frame.image[seen].float(), network.config.stride)
+        used = np.zeros(network.config.codes, np.int64)
+        for batch in network_inputs(frame.image, network.config, frame.step):
             with torch.inference_mode():
-                codes = network(batch.to(device)).codes
+                codes = network(batch.float().to(device)).codes
             assert codes is not None
             used += np.bincount(codes.flatten().cpu().numpy(), minlength=len(used))
         scans.append((patient, used))
