@@ -57,9 +57,9 @@ def resized_classes(classes: Tensor, size: Sequence[int]) -> Tensor:
         return classes
     found = []
     for one in classes:
-        present, which = torch.unique(one, return_inverse=True)
-        shares = F.one_hot(which, len(present)).movedim(-1, 0)[None].float()
-        found.append(present[resized(shares, size)[0].argmax(0)])
+        present = one.unique()
+        shares = resized((one == present[:, None, None])[None].float(), size)[0]
+        found.append(present[shares.argmax(0)])
     return torch.stack(found)
 
 
