@@ -65,8 +65,10 @@ if TYPE_CHECKING:
 
 #: Network settings whose defaults changed over time without a change of the weights' names.
 KIND = ("normalisation", "tokens", "sinkhorn_iterations")
-#: First seed of phantoms for training; demonstrations and tests use smaller seeds.
+#: First seed of phantoms for training, and their number; demonstrations and tests use smaller
+#: seeds.
 FIRST_TRAINING_PHANTOM = 10_000
+_PHANTOMS = 40
 #: Magnification for models that see all scans at one voxel size: only the size of organs varies.
 RESAMPLED_SCALE = (0.7, 1.4)
 
@@ -437,7 +439,7 @@ def _answering(
     return model.network
 
 
-def _phantom_cases(share: float, labels: LabelSet, count: int = 40) -> list[TrainingCase]:
+def _phantom_cases(share: float, labels: LabelSet) -> list[TrainingCase]:
     """Phantoms of the heart in several phases, as training cases; none if `share` is zero.
 
     Raises InputError if the structures are not those of the phantom.
@@ -451,7 +453,7 @@ def _phantom_cases(share: float, labels: LabelSet, count: int = 40) -> list[Trai
             f"the dataset has {', '.join(classes)}; name them so, or leave out --phantoms."
         )
     lookup, cases = drawn_as(classes), []
-    for index in range(count):
+    for index in range(_PHANTOMS):
         phantom = cardiac_phantom(FIRST_TRAINING_PHANTOM + index, phase=index % 3 / 2)
         scan = normalise(phantom.image, intensity_window(phantom.image))
         drawn = lookup[phantom.labels].astype(phantom.labels.dtype)
