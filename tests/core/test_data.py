@@ -274,6 +274,17 @@ def test_an_oriented_case_is_one_whatever_its_storage_order(make_dataset, save_s
         assert torch.equal(frame.image, found[0].image)
 
 
+def test_a_single_slice_is_read_whichever_way_its_stack_runs(make_dataset, save_scan):
+    folder = make_dataset(["a"])
+    (case,) = open_dataset(folder).cases
+    picture = np.arange(80, dtype=np.uint8).reshape(1, 10, 8)
+    for above in (5.0, -5.0):
+        for path, array in ((case.files.image, picture), (case.files.labels, picture % 2)):
+            save_scan(path, array, spacing=(above, -1.5, -1.5))
+        (frame,) = load_frames(case, card(slicing="axial", oriented=True))
+        assert np.array_equal(frame.classes, picture % 2)
+
+
 def test_cases_are_resampled_to_the_median_voxel_size(make_dataset, save_scan, monkeypatch):
     folder = make_dataset(["a", "b", "c"])
     y, x = np.mgrid[0:40, 0:60]

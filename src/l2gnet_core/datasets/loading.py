@@ -172,7 +172,9 @@ def load_frames(case: Case, card: ModelCard, left_out: Collection[int] = ()) -> 
         view = _view(case, volume, card, scan)
         slices = view.stack(scan)
         image = np.ascontiguousarray(normalise(slices, intensity_window(slices)))
-        truth_slices = np.ascontiguousarray(view.stack(truth_classes))
+        # A copy: of a single slice, ascontiguousarray keeps a stack that runs backwards, which
+        # PyTorch does not take.
+        truth_slices = view.stack(truth_classes).copy()
         frames.append(
             TrainingCase(
                 resized(torch.from_numpy(image)[None], view.size)[0].half(),
