@@ -189,6 +189,17 @@ def test_each_step_does_what_its_name_says():
 
 
 @quick
+@given(st.floats(0.5, 0.9))
+def test_at_a_low_resolution_everything_stays_where_it_is(resolution):
+    y, x = np.mgrid[0:150, 0:160]
+    spot = torch.from_numpy(np.exp(-((y - 129) ** 2 + (x - 139) ** 2) / 72)).float()[None, None]
+    view = replace(PLAIN, resolution=resolution)
+    seen = intensity_views(spot, NOTHING, [view], [np.random.default_rng(0)])
+    middle = ndimage.center_of_mass(seen[0, 0].numpy())
+    assert middle == pytest.approx((129, 139), abs=0.1)
+
+
+@quick
 @given(st.integers(0, 9999))
 def test_recoloured_tissue_is_other_but_stays_where_it_is(seed):
     how = RandomNetwork.draw(np.random.default_rng(seed))

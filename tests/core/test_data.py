@@ -13,7 +13,12 @@ from test_volume import ORIENTATIONS
 
 from l2gnet_core.datasets.cases import find_cases, patient_in
 from l2gnet_core.datasets.check import Survey
-from l2gnet_core.datasets.loading import load_frames, median_spacing, open_dataset
+from l2gnet_core.datasets.loading import (
+    bytes_of_frames,
+    load_frames,
+    median_spacing,
+    open_dataset,
+)
 from l2gnet_core.errors import InputError
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.scans.labels import LabelSet
@@ -225,8 +230,12 @@ def test_each_frame_of_a_time_series_is_scaled_by_itself(make_dataset, save_scan
         folder / "images" / "a.nii.gz", series * np.array([1, 5, 90], np.uint8)[:, None, None, None]
     )
     save_scan(folder / "labels" / "a.nii.gz", series)
-    frames = load_frames(open_dataset(folder).cases[0], card())
+    (case,) = open_dataset(folder).cases
+    frames = load_frames(case, card())
     assert np.array_equal(torch.stack([frame.classes for frame in frames]), series)
+    assert bytes_of_frames(case, card()) == sum(
+        tensor.nbytes for frame in frames for tensor in (frame.image, frame.classes)
+    )
     for frame in frames:
         assert np.array_equal(frame.image.unique(), [0, 0.5, 1])
 
@@ -263,6 +272,17 @@ def test_an_oriented_case_is_one_whatever_its_storage_order(make_dataset, save_s
     for frame in found:
         assert np.array_equal(frame.classes, lps)
         assert torch.equal(frame.image, found[0].image)
+
+
+def test_a_single_slice_is_read_whichever_way_its_stack_runs(make_dataset, save_scan):
+    folder = make_dataset(["a"])
+    (case,) = open_dataset(folder).cases
+    picture = np.arange(80, dtype=np.uint8).reshape(1, 10, 8)
+    for above in (5.0, -5.0):
+        for path, array in ((case.files.image, picture), (case.files.labels, picture % 2)):
+            save_scan(path, array, spacing=(above, -1.5, -1.5))
+        (frame,) = load_frames(case, card(slicing="axial", oriented=True))
+        assert np.array_equal(frame.classes, picture % 2)
 
 
 def test_cases_are_resampled_to_the_median_voxel_size(make_dataset, save_scan, monkeypatch):

@@ -8,7 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2gnet_core.preprocessing.images import neighbours, pad_to_multiple, resized, resized_classes
+from l2gnet_core.network.config import preset
+from l2gnet_core.preprocessing import intensities
+from l2gnet_core.preprocessing.images import (
+    neighbours,
+    network_input,
+    network_inputs,
+    pad_to_multiple,
+    resized,
+    resized_classes,
+)
 from l2gnet_core.preprocessing.intensities import intensity_window, normalise
 
 quick = settings(max_examples=20, deadline=None)
@@ -52,17 +61,19 @@ def test_the_scanners_gain_and_offset_do_not_matter(gain, offset):
     assert np.allclose(normalise(other, intensity_window(other)), plain, atol=1e-3)
 
 
-def test_window_does_not_depend_on_how_the_array_lies_in_memory():
+def test_window_does_not_depend_on_how_the_array_lies_in_memory(monkeypatch):
     scan = np.random.default_rng(0).integers(0, 1000, (5, 40, 30)).astype(np.int16)
     stored = np.asfortranarray(scan)
-    for at_most in (500, 2_000_000):
-        assert intensity_window(stored, at_most) == intensity_window(scan, at_most)
+    for enough in (500, 2_000_000):
+        monkeypatch.setattr(intensities, "_ENOUGH", enough)
+        assert intensity_window(stored) == intensity_window(scan)
 
 
-def test_window_of_a_large_scan_is_read_off_a_fair_sample():
+def test_window_of_a_large_scan_is_read_off_a_fair_sample(monkeypatch):
     # Each column has its own brightness: a step that divides the width would sample one column.
     scan = np.broadcast_to(np.arange(64.0), (20, 64, 64)).copy()
-    low, high = intensity_window(scan, at_most=scan.size // 64)
+    monkeypatch.setattr(intensities, "_ENOUGH", scan.size // 64)
+    low, high = intensity_window(scan)
     assert low <= 2
     assert high >= 61
 
@@ -97,6 +108,16 @@ def test_neighbours_may_lie_apart(total, count, step, data):
     assert [
         min(max(index + step * k, 0), total - 1) for k in range(-(count // 2), count // 2 + 1)
     ] == [*seen]
+
+
+def test_a_network_gets_all_slices_in_their_order_with_neighbours_and_padding():
+    image, config = torch.rand(9, 20, 33), preset("tiny", 2, in_channels=3)
+    together = torch.cat(list(network_inputs(image, config, 2)))
+    assert together.shape == (9, 3, 32, 48)
+    assert torch.equal(together[:, 1, :20, :33], image)
+    assert torch.equal(together[4, :, :20, :33], image[[2, 4, 6]])
+    assert torch.equal(network_input(image, [8], config, 2)[0], together[8])
+    assert not together[..., 20:, :].any()
 
 
 @quick

@@ -64,6 +64,14 @@ def test_a_small_structure_is_seen_as_often_as_a_large_one():
     assert with_small > 0.5
 
 
+def test_a_frame_knows_which_slices_hold_a_structure():
+    case = frame(0)
+    assert case.structures == [1, 2]
+    assert case.slices_with(1) == [1, 2, 3]
+    assert case.slices_with(2) == [2]
+    assert case.slices_with(3) == []
+
+
 def test_extra_cases_make_up_their_share():
     black = TrainingCase(torch.zeros(1, 48, 48).half(), torch.zeros(1, 48, 48, dtype=torch.uint8))
     white = TrainingCase(black.image, torch.full((1, 48, 48), 2, dtype=torch.uint8))

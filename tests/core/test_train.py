@@ -153,6 +153,13 @@ def test_the_learning_rate_warms_up_and_falls_with_what_is_done(tmp_path):
     assert rates[5] == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("given", [{}, {"epochs": 3, "minutes": 1.0}, {"steps": 2, "epochs": 3}])
+def test_a_run_is_told_once_how_long_it_is(given, one_sentence):
+    with pytest.raises(InputError, match="either epochs, steps or minutes") as error:
+        TrainingConfig(**given)
+    one_sentence(error.value)
+
+
 def test_minutes_count_training_time(tmp_path):
     training = TrainingConfig(minutes=0.5 / 60, batch=2)
     trainer = Trainer(build(preset("tiny", 3)), training, tmp_path, make_fabric())
@@ -406,13 +413,14 @@ def seed_training(seed: int) -> TrainingConfig:
     return replace(SHORT, seed=seed)
 
 
-def test_drawn_hearts_are_mixed_in_by_name_or_refused(dataset, tmp_path, one_sentence):
+def test_drawn_hearts_are_mixed_in_by_name_or_refused(dataset, tmp_path, monkeypatch, one_sentence):
     mixed = replace(SHORT, epochs=1, extra_share=0.5)
     with pytest.raises(InputError, match="the dataset has rim, core") as error:
         run(dataset, tmp_path / "refused", mixed)
     one_sentence(error.value)
     labels = LabelSet.from_names({4: "left ventricle", 5: "right ventricle", 9: "myocardium"})
-    (case, *_) = _phantom_cases(0.5, labels, count=1)
+    monkeypatch.setattr("l2gnet_core.training.run._PHANTOMS", 1)
+    (case,) = _phantom_cases(0.5, labels)
     drawn = cardiac_phantom(FIRST_TRAINING_PHANTOM, phase=0).labels
     for number, label in ((1, LEFT_VENTRICLE), (2, RIGHT_VENTRICLE), (3, MYOCARDIUM)):
         np.testing.assert_array_equal(case.classes.numpy() == number, drawn == label)
@@ -479,6 +487,9 @@ def test_views_are_no_wider_than_slices(sides, small, large):
     case = TrainingCase(torch.zeros(2, *sides).half(), torch.zeros(2, *sides, dtype=torch.uint8))
     sampler = Sampler([case], Augmentation(size=64), 1, 0)
     assert (sampler.view_size(16), sampler.view_size(16, 1.4)) == (small, large)
+    # Looking through the frames of a large dataset in every step would take long.
+    sampler.cases = []
+    assert sampler.milder().view_size(16) == small
 
 
 def test_a_run_ends_on_larger_crops_in_smaller_batches(tmp_path, monkeypatch):
@@ -639,6 +650,21 @@ def test_too_little_memory_is_one_sentence(dataset, tmp_path, monkeypatch, one_s
 
     monkeypatch.setattr(Trainer, "_batch", short)
     with pytest.raises(InputError, match="smaller --batch or --preset") as error:
+        run(dataset, tmp_path / "run")
+    one_sentence(error.value)
+
+
+def test_too_little_memory_for_the_scans_is_another_sentence(
+    dataset, tmp_path, monkeypatch, one_sentence
+):
+    def short(*_, **__):
+        raise MemoryError
+
+    # 5 of 6 patients have 2 slices of a billion pixels to learn from or to tune on.
+    shown = SimpleNamespace(shape=(2, 48, 48), size=(10**4, 10**5))
+    monkeypatch.setattr("l2gnet_core.datasets.loading.slice_view", lambda *_: shown)
+    monkeypatch.setattr("l2gnet_core.training.run.load_frames", short)
+    with pytest.raises(InputError, match=r"about 30\.0 GB, .*fewer scans") as error:
         run(dataset, tmp_path / "run")
     one_sentence(error.value)
 

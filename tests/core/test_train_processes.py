@@ -87,8 +87,12 @@ def finish(process: subprocess.Popen) -> None:
 
 
 def losses(folder: Path) -> list[float]:
+    return [float(value) for value in logged(folder, "loss")]
+
+
+def logged(folder: Path, column: str) -> list[str]:
     with (folder / LOG_FILE).open(newline="") as file:
-        return [float(row["loss"]) for row in csv.DictReader(file)]
+        return [row[column] for row in csv.DictReader(file)]
 
 
 @pytest.mark.parametrize(
@@ -108,6 +112,7 @@ def test_two_processes_learn_what_one_does_with_the_whole_batch(dataset, tmp_pat
         finish(process)
     assert len(losses(one)) == len(losses(two)) == 6
     assert np.abs(np.subtract(losses(one), losses(two))).max() < 1e-4
+    assert logged(one, "perplexity") == logged(two, "perplexity")
     # Not only progress, but also the weights are equal.
     one, two = (
         {name: values.double() for name, values in load_file(folder / MODEL_FILE).items()}

@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.random import Generator
+from numpy.typing import NDArray
 from torch import Tensor
 
 from l2gnet_core.augmentation.views import (
@@ -46,8 +47,8 @@ class TrainingCase:
     @cached_property
     def _holds(self) -> Tensor:
         """(n, 256) bool: which class has a voxel in which slice."""
-        flat = self.classes.flatten(1).long()
-        return torch.zeros(len(flat), 256, dtype=torch.bool).scatter_(1, flat, True)
+        # Slice by slice: for the whole frame, indices would take eight times its memory.
+        return torch.stack([one.flatten().bincount(minlength=256) > 0 for one in self.classes])
 
     @cached_property
     def structures(self) -> list[int]:
@@ -81,6 +82,7 @@ class Sampler:
         self.how = how
         self.channels = channels
         self.seed = seed
+        self._usual_width = float(np.median([max(case.classes.shape[1:]) for case in cases]))
 
     def milder(self) -> Self:
         """A sampler of the same slices with weaker augmentation."""
@@ -97,8 +99,8 @@ class Sampler:
         """Width of a view in pixels: `factor` times the augmentation's, but at most the median size
         of slices, because padding would distort the network's normalisation. Rounded to the
         nearest multiple of `stride`."""
-        usual = float(np.median([max(case.classes.shape[1:]) for case in self.cases]))
-        return max(1, int(min(self.how.size * factor, usual) / stride + 0.5)) * stride
+        width = min(self.how.size * factor, self._usual_width)
+        return max(1, int(width / stride + 0.5)) * stride
 
     def batch(
         self, step: int, samples: Iterable[int], size: int, device: str | torch.device = "cpu"
@@ -121,11 +123,7 @@ class Sampler:
             structure = int(rng.choice(case.structures))
             index = int(rng.choice(case.slices_with(structure)))
             inside = torch.nonzero(case.classes[index] == structure)
-        seen = neighbours([index], len(case.image), self.channels, case.step)[0]
-        if self.how.orientation_free and rng.random() < 0.5:
-            seen = seen[::-1].copy()
-        if rng.random() < self.how.alone:
-            seen = np.full_like(seen, index)
+        seen = drawn_neighbours(rng, index, len(case.image), self.how, self.channels, case.step)
         height, width = case.classes.shape[1:]
         if inside is None:
             centre = (rng.uniform(0.2, 0.8) * height, rng.uniform(0.2, 0.8) * width)
@@ -135,6 +133,20 @@ class Sampler:
             centre = (row + rng.uniform(-reach, reach), column + rng.uniform(-reach, reach))
         classes = case.classes[seen if self.how.recolour else [index]]
         return case.image[seen], classes, centre
+
+
+def drawn_neighbours(
+    rng: Generator, place: int, total: int, how: Augmentation, channels: int, step: int
+) -> NDArray[np.intp]:
+    """(channels,): the slices that a network sees together with the one at `place`, in either order
+    if models do not know which way is up, and sometimes that one alone. total, step: as in
+    `neighbours`."""
+    seen: NDArray[np.intp] = neighbours([place], total, channels, step)[0]
+    if how.orientation_free and rng.random() < 0.5:
+        seen = seen[::-1].copy()
+    if rng.random() < how.alone:
+        seen = np.full_like(seen, place)
+    return seen
 
 
 def turned_views(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from l2gnet_core.augmentation.recolour import Recolouring, draw_recolouring
 from l2gnet_core.models.card import ModelCard
-from l2gnet_core.preprocessing.images import blurred
+from l2gnet_core.preprocessing.images import blurred, resized
 from l2gnet_core.scans.laterality import mirror_pairs
 
 #: Standard deviation, in pixels, below which a blur has no effect.
@@ -38,8 +38,9 @@ class Augmentation:
         models without left and right.
     mirror_pairs: classes that are swapped in a mirror image; without any, models with left and
         right see no mirror images.
-    on_structure: share of views centred near a structure. Structures are drawn equally often, so
-        that small ones are not rare.
+    on_structure: share of views centred near a structure. A scan is drawn first, then one of its
+        structures, each equally often, so that small ones are not rare; one that few scans hold
+        is.
     alone: how often neighbouring slices are replaced by the middle one, so that a 2.5-D network
         also works on a single image.
     recolour: share of views that imitate another scanner or sequence
@@ -241,10 +242,9 @@ def intensity_views(
         if view.blur is not None:
             images[i] = blurred(images[i], view.blur)
         if view.resolution is not None:
-            small = F.interpolate(
-                images[i : i + 1], scale_factor=view.resolution, mode="bilinear", antialias=True
-            )
-            images[i] = F.interpolate(small, shape, mode="bilinear")[0]
+            # Not by a factor, whose size is rounded down: the way back would shift the image.
+            fewer = [max(1, round(side * view.resolution)) for side in shape]
+            images[i : i + 1] = resized(resized(images[i : i + 1], fewer), shape)
         if view.noise is not None:
             noise = rngs[i].standard_normal(images.shape[1:], np.float32)
             images[i] += torch.from_numpy(noise).to(device) * view.noise

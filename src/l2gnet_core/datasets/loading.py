@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,6 +123,17 @@ def _view(
     return slice_view(card, grid, slicing_axis(grid, card.slicing), scan)
 
 
+def bytes_of_frames(case: Case, card: ModelCard) -> int:
+    """The memory that the frames of one case take as `load_frames` returns them: two bytes a voxel
+    for intensities, one for classes. Empty margins, which it leaves out, are counted, too.
+
+    Raises InputError if the file does not state the orientation or voxel size that the model needs.
+    """
+    grid = case.grid or case.files.read_image().grid
+    view = _view(case, grid, card)
+    return 3 * math.prod((*grid.shape[:-3], view.shape[0], *view.size))
+
+
 def load_frames(case: Case, card: ModelCard, left_out: Collection[int] = ()) -> list[TrainingCase]:
     """Read the frames of one case as a model of this card sees them at inference.
 
@@ -160,7 +172,9 @@ def load_frames(case: Case, card: ModelCard, left_out: Collection[int] = ()) -> 
         view = _view(case, volume, card, scan)
         slices = view.stack(scan)
         image = np.ascontiguousarray(normalise(slices, intensity_window(slices)))
-        truth_slices = np.ascontiguousarray(view.stack(truth_classes))
+        # A copy: of a single slice, ascontiguousarray keeps a stack that runs backwards, which
+        # PyTorch does not take.
+        truth_slices = view.stack(truth_classes).copy()
         frames.append(
             TrainingCase(
                 resized(torch.from_numpy(image)[None], view.size)[0].half(),

@@ -12,10 +12,10 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from l2gnet_core.augmentation.sampling import Drawn, turned_views
+from l2gnet_core.augmentation.sampling import Drawn, drawn_neighbours, turned_views
 from l2gnet_core.augmentation.views import Augmentation, draw_intensity, intensity_views, swapped
 from l2gnet_core.models.card import ModelCard
-from l2gnet_core.preprocessing.images import as_seen, neighbours, resized, resized_classes
+from l2gnet_core.preprocessing.images import as_seen, resized, resized_classes
 from l2gnet_core.preprocessing.intensities import normalise
 from l2gnet_core.segmenting.corrections import Correction
 
@@ -198,12 +198,7 @@ class CorrectionSampler:
         return self._views(drawn, rngs, torch.empty(count, 0), size, device) if drawn else None
 
     def _with_neighbours(self, rng: Generator, image: Tensor, place: int, step: int) -> Tensor:
-        seen = neighbours([place], len(image), self._channels, step)[0]
-        if self._how.orientation_free and rng.random() < 0.5:
-            seen = seen[::-1].copy()
-        if rng.random() < self._how.alone:
-            seen = np.full_like(seen, place)
-        return image[seen]
+        return image[drawn_neighbours(rng, place, len(image), self._how, self._channels, step)]
 
     def _centre(self, rng: Generator, classes: Tensor) -> tuple[float, float]:
         """The centre (row, column) of a view: near a structure of the slice, or anywhere in its

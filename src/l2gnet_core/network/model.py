@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,8 +16,8 @@ from l2gnet_core.network.encoder_decoder import Decoder, Encoder
 from l2gnet_core.network.quantizer import Codebook
 from l2gnet_core.network.transport import TransportPlan
 
-#: By how much a new structure's logit starts below the background's: it is answered nowhere at
-#: first, and the probabilities of the others change by less than 2 %.
+#: By how much the new structures together start below the background, in logits: they are answered
+#: nowhere at first, and the probabilities of the others change by less than 2 %.
 _BELOW_BACKGROUND = 4.0
 
 
@@ -93,19 +94,20 @@ def widened(network: SegmentationNetwork, classes: Sequence[int | None]) -> Segm
     """A copy whose class i answers as class classes[i] did, bit for bit; None stands for a new one.
 
     classes: the first is the background, 0. New classes start with the background's weights, only
-    less likely (as in Cermelli et al., "Modeling the Background for Incremental Learning in
-    Semantic Segmentation", CVPR 2020).
+    less likely, and the less the more there are (as in Cermelli et al., "Modeling the Background
+    for Incremental Learning in Semantic Segmentation", CVPR 2020).
     """
     network = copy.deepcopy(network)
     decoder = network.decoder
     rows = [row or 0 for row in classes]
     fresh = torch.tensor([row is None for row in classes])
+    lower = _BELOW_BACKGROUND + math.log(max(1, int(fresh.sum())))
     for head in (decoder.head, *decoder.coarser_heads):
         assert isinstance(head, nn.Conv2d)
         assert head.bias is not None
         head.weight = nn.Parameter(head.weight.detach()[rows].clone())
         bias = head.bias.detach()[rows].clone()
-        bias[fresh] -= _BELOW_BACKGROUND
+        bias[fresh] -= lower
         head.bias = nn.Parameter(bias)
         head.out_channels = len(rows)
     network.config = replace(network.config, classes=len(rows))

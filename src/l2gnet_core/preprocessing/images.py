@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,7 +11,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from l2gnet_core.network.config import NetworkConfig
 from l2gnet_core.preprocessing.appearance import Appearance
+
+#: Slices of a scan that a network is given at once.
+_AT_ONCE = 4
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
@@ -53,9 +57,9 @@ def resized_classes(classes: Tensor, size: Sequence[int]) -> Tensor:
         return classes
     found = []
     for one in classes:
-        present, which = torch.unique(one, return_inverse=True)
-        shares = F.one_hot(which, len(present)).movedim(-1, 0)[None].float()
-        found.append(present[resized(shares, size)[0].argmax(0)])
+        present = one.unique()
+        shares = resized((one == present[:, None, None])[None].float(), size)[0]
+        found.append(present[shares.argmax(0)])
     return torch.stack(found)
 
 
@@ -67,3 +71,19 @@ def neighbours(indices: Sequence[int], total: int, count: int, step: int = 1) ->
     """
     wanted = np.asarray(indices)[:, None] + step * (np.arange(count) - count // 2)
     return wanted.clip(0, total - 1)
+
+
+def network_input(
+    image: Tensor, places: Sequence[int], config: NetworkConfig, step: int = 1
+) -> Tensor:
+    """(k,C,H',W'): slices of an image (n,H,W) with their neighbours, at the end padded with zeros,
+    as a network of this config takes them. step: as in `neighbours`."""
+    seen = neighbours(places, len(image), config.in_channels, step)
+    return pad_to_multiple(image[seen], config.stride)
+
+
+def network_inputs(image: Tensor, config: NetworkConfig, step: int = 1) -> Iterator[Tensor]:
+    """All slices of an image (n,H,W) in their order, a few at a time, as `network_input` gives
+    them: a whole scan at once may not fit into memory."""
+    for places in torch.arange(len(image)).split(_AT_ONCE):
+        yield network_input(image, places.tolist(), config, step)

@@ -39,13 +39,13 @@ _FAINT, _LIKE_ITS_NEIGHBOUR = 0.2, 0.7
 _SPECKS = 0.001
 
 
-def intensity_window(scan: NDArray[Any], at_most: int = _ENOUGH) -> tuple[float, float]:
+def intensity_window(scan: NDArray[Any]) -> tuple[float, float]:
     """The two values of a 3-D scan that become 0 and 1. In a CT, values below those of air, which
     stand for "not measured", do not lower the window.
 
-    Percentiles are those of about `at_most` evenly spaced voxels, so that large scans stay quick.
+    Percentiles of large scans are those of evenly spaced voxels, so that they stay quick.
     """
-    some = _sample(scan, at_most)
+    some = _sample(scan)
     low, high = np.percentile(some, PERCENTILES)
     # "Not measured" is one value in many voxels, changed by less than 1 in resampling.
     if low < LOWEST_OF_CT and _is_ct(some) and low - some.min() < 1:
@@ -53,13 +53,13 @@ def intensity_window(scan: NDArray[Any], at_most: int = _ENOUGH) -> tuple[float,
     return float(low), float(high)
 
 
-def is_ct(scan: NDArray[Any], at_most: int = _ENOUGH) -> bool:
+def is_ct(scan: NDArray[Any]) -> bool:
     """Does a scan hold air and mostly soft tissue in Hounsfield units?
 
     MR that was scaled or shifted below zero has fewer values near those of soft tissue. A CT stored
     with 1024 added is not recognised: it is hard to tell from MR.
     """
-    return _is_ct(_sample(scan, at_most))
+    return _is_ct(_sample(scan))
 
 
 def _is_ct(values: NDArray[Any]) -> bool:
@@ -76,10 +76,10 @@ def _is_ct(values: NDArray[Any]) -> bool:
     return bool(2 * dark >= values.size - count and soft >= _SHARE_SOFT * count)
 
 
-def _sample(scan: NDArray[Any], at_most: int) -> NDArray[Any]:
-    """About `at_most` evenly spaced voxels."""
+def _sample(scan: NDArray[Any]) -> NDArray[Any]:
+    """About `_ENOUGH` evenly spaced voxels, or all if there are fewer."""
     # With an even step, images of even width would be sampled in some columns only.
-    step = max(1, scan.size // at_most) | 1
+    step = max(1, scan.size // _ENOUGH) | 1
     # Not ravel(), which copies a whole scan that is flipped or transposed.
     some: NDArray[Any] = scan.flat[::step]
     return some

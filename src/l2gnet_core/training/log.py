@@ -176,9 +176,9 @@ def _rewrite(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None
     replace_bytes(path, text.getvalue().encode())
 
 
-def _smoothed(values: list[float], share: float = 0.02) -> Iterator[float]:
+def _smoothed(values: list[float]) -> Iterator[float]:
     """Exponential moving average, as TensorBoard draws it."""
     mean = values[0] if values else 0.0
     for value in values:
-        mean += share * (value - mean)
+        mean += 0.02 * (value - mean)
         yield mean

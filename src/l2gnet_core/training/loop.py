@@ -30,7 +30,8 @@ from l2gnet_core.network.config import NetworkConfig, differences
 from l2gnet_core.network.device import memory_format, precision
 from l2gnet_core.network.losses import segmentation_loss
 from l2gnet_core.network.model import NetworkOutput, SegmentationNetwork
-from l2gnet_core.preprocessing.images import neighbours, pad_to_multiple
+from l2gnet_core.network.processes import gathered
+from l2gnet_core.preprocessing.images import network_inputs
 from l2gnet_core.scores.metrics import dice_per_class
 
 if TYPE_CHECKING:
@@ -76,13 +77,20 @@ class TrainingConfig:
     large: float = 1.4
     mild_from: float = 0.6
 
+    def __post_init__(self) -> None:
+        if [self.epochs, self.steps, self.minutes].count(None) != 2:
+            raise InputError(
+                "Expected either epochs, steps or minutes to train for; give one of them."
+            )
+
 
 @dataclass(frozen=True)
 class Progress:
     """One training step.
 
     done: share of the run, 0 to 1. seconds: of training so far; loading: how many of these were
-    spent on drawing slices. perplexity: of the batch's codes, if the architecture has codes.
+    spent on drawing slices. perplexity: of the codes of the whole batch, over all processes, if
+    the architecture has codes.
     dice: by structure, mean over the tuning scans; only on the last step of an epoch.
     best: did no epoch before have a higher mean Dice?
     """
@@ -323,7 +331,9 @@ class Trainer:
             if self.step % steps_per_epoch == 0 or done >= 1:
                 dice = self.validate(tuning)
                 best = self._is_best(dice)
-            used = None if codes is None else perplexity(codes.flatten().bincount().cpu().numpy())
+            used = None
+            if codes is not None:
+                used = perplexity(gathered(codes).flatten().bincount().cpu().numpy())
             yield Progress(
                 step=self.step,
                 epoch=math.ceil(self.step / steps_per_epoch),
@@ -379,12 +389,10 @@ class Trainer:
         for number in range(self.fabric.global_rank, len(cases), self.fabric.world_size):
             case = cases[number]
             height, width = case.image.shape[-2:]
-            predicted, count = [], len(case.image)
-            for indices in torch.arange(count).split(4):
-                seen = neighbours(indices.tolist(), count, network.config.in_channels, case.step)
-                batch = pad_to_multiple(case.image[seen].to(weights), network.config.stride)
+            predicted = []
+            for batch in network_inputs(case.image, network.config, case.step):
                 with torch.inference_mode(), self.fabric.autocast():
-                    logits = network(batch).logits
+                    logits = network(batch.to(weights)).logits
                 predicted.append(logits.argmax(1)[:, :height, :width].cpu())
             scores[number] = dice_per_class(
                 torch.cat(predicted), case.classes, network.config.classes

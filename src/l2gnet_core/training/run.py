@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from l2gnet_core.augmentation.sampling import Sampler, TrainingCase
 from l2gnet_core.augmentation.views import Augmentation, keeping_sides
 from l2gnet_core.datasets.cases import Part, some
 from l2gnet_core.datasets.leakage import start_messages
-from l2gnet_core.datasets.loading import Dataset, load_frames, median_spacing
+from l2gnet_core.datasets.loading import Dataset, bytes_of_frames, load_frames, median_spacing
 from l2gnet_core.datasets.split import Split
 from l2gnet_core.errors import InputError, memory_is_short
 from l2gnet_core.inspect.populations import code_statistics
@@ -32,7 +32,7 @@ from l2gnet_core.models.checkpoint import (
 )
 from l2gnet_core.network.config import WITH_CODES, NetworkConfig, preset
 from l2gnet_core.network.model import SegmentationNetwork, build, widened
-from l2gnet_core.preprocessing.images import neighbours, pad_to_multiple
+from l2gnet_core.preprocessing.images import network_inputs
 from l2gnet_core.preprocessing.intensities import intensity_window, normalise
 from l2gnet_core.scans.labels import LabelSet, classes_by_name
 from l2gnet_core.scans.phantom import DRAWN, cardiac_phantom, drawn_as
@@ -65,8 +65,10 @@ if TYPE_CHECKING:
 
 #: Network settings whose defaults changed over time without a change of the weights' names.
 KIND = ("normalisation", "tokens", "sinkhorn_iterations")
-#: First seed of phantoms for training; demonstrations and tests use smaller seeds.
+#: First seed of phantoms for training, and their number; demonstrations and tests use smaller
+#: seeds.
 FIRST_TRAINING_PHANTOM = 10_000
+_PHANTOMS = 40
 #: Magnification for models that see all scans at one voxel size: only the size of organs varies.
 RESAMPLED_SCALE = (0.7, 1.4)
 
@@ -209,14 +211,7 @@ def _prepared(
     if start is not None:
         require_startable(start.config, config)
     left_out = dataset.labels.names.keys() - labels.names.keys()
-    frames, tuning = (
-        [
-            (case.patient, frame)
-            for case in split.cases(dataset, part)
-            for frame in load_frames(case, card, left_out)
-        ]
-        for part in _LEARNT_WITH
-    )
+    frames, tuning = _frames(split, settings, card, left_out)
     sampler = Sampler(
         [frame for _, frame in frames],
         augmentation,
@@ -236,6 +231,31 @@ def _prepared(
         state=state,
         start=start,
     )
+
+
+def _frames(
+    split: Split, settings: RunSettings, card: ModelCard, left_out: Collection[int]
+) -> list[list[tuple[str, TrainingCase]]]:
+    """The frames of the training and the tuning scans, each with its patient.
+
+    Raises InputError if they do not fit into memory.
+    """
+    parts = [split.cases(settings.dataset, part) for part in _LEARNT_WITH]
+    try:
+        return [
+            [(case.patient, one) for case in cases for one in load_frames(case, card, left_out)]
+            for cases in parts
+        ]
+    except (MemoryError, RuntimeError) as error:
+        if not memory_is_short(error):
+            raise
+        needed = sum(bytes_of_frames(case, card) for cases in parts for case in cases)
+        each = "" if settings.devices == 1 else f" for each of {settings.devices} processes"
+        raise InputError(
+            f"Expected enough memory for the scans, about {needed / 1e9:.1f} GB{each}, but there "
+            "is too little; train with fewer scans, on coarser voxels (--resample, --pixel), or on "
+            "a computer with more memory."
+        ) from error
 
 
 def _labels(
@@ -320,12 +340,10 @@ def statistics_of(
     """Statistics of the codes that a network finds. frames: (patient, frame)."""
     scans = []
     for patient, frame in frames:
-        count, used = len(frame.image), np.zeros(network.config.codes, np.int64)
-        for indices in torch.arange(count).split(4):
-            seen = neighbours(indices.tolist(), count, network.config.in_channels, frame.step)
-            batch = pad_to_multiple(frame.image[seen].float(), network.config.stride)
+        used = np.zeros(network.config.codes, np.int64)
+        for batch in network_inputs(frame.image, network.config, frame.step):
             with torch.inference_mode():
-                codes = network(batch.to(device)).codes
+                codes = network(batch.float().to(device)).codes
             assert codes is not None
             used += np.bincount(codes.flatten().cpu().numpy(), minlength=len(used))
         scans.append((patient, used))
@@ -421,7 +439,7 @@ def _answering(
     return model.network
 
 
-def _phantom_cases(share: float, labels: LabelSet, count: int = 40) -> list[TrainingCase]:
+def _phantom_cases(share: float, labels: LabelSet) -> list[TrainingCase]:
     """Phantoms of the heart in several phases, as training cases; none if `share` is zero.
 
     Raises InputError if the structures are not those of the phantom.
@@ -435,7 +453,7 @@ def _phantom_cases(share: float, labels: LabelSet, count: int = 40) -> list[Trai
             f"the dataset has {', '.join(classes)}; name them so, or leave out --phantoms."
         )
     lookup, cases = drawn_as(classes), []
-    for index in range(count):
+    for index in range(_PHANTOMS):
         phantom = cardiac_phantom(FIRST_TRAINING_PHANTOM + index, phase=index % 3 / 2)
         scan = normalise(phantom.image, intensity_window(phantom.image))
         drawn = lookup[phantom.labels].astype(phantom.labels.dtype)
