@@ -167,15 +167,23 @@ def worked(volume, make_model) -> Annotator:
     return person
 
 
-def test_frames_of_an_image_are_known_as_such(worked):
+def test_corrections_come_back_as_they_were(worked):
     learnt = next(event for event in worked.events if isinstance(event, FineTuned))
     checked = {learnt.corrections[0].slices[0]: {2, 1}}
     frames = [replace(one, image="cine", checked=checked) for one in learnt.corrections * 2]
+    weights = np.random.default_rng(0).random(SHAPE).astype(np.float32)
+    frames[1] = replace(frames[1], weights=weights)
     worked.events = [replace(learnt, corrections=frames)]
     history = worked.save().history
     (entry,) = history.entries()
-    assert [one.image for one in history.corrections(entry)] == [0, 0]
-    assert [one.checked for one in history.corrections(entry)] == [{1: [1, 2]}] * 2
+    found = history.corrections(entry)
+    assert [one.image for one in found] == [0, 0]
+    assert [one.checked for one in found] == [{1: [1, 2]}] * 2
+    np.testing.assert_array_equal(found[0].pictures, frames[0].pictures)
+    np.testing.assert_array_equal(found[1].picture_weights, weights[[1, 2]])
+    # A scan may be large: it is in memory once, and weights only where they say something.
+    assert found[0].scan is found[1].scan
+    assert found[0].weights is None
 
 
 def test_a_project_comes_out_equal(worked, volume, l2gnet, tmp_path):

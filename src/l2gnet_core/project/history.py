@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +75,8 @@ class History:
         self._attached = folder / "attached"
         self._scans = folder / "scans"
         self.models = ModelStore(folder / "models")
+        # By hash. Corrections of one scan share its voxels.
+        self._in_use: WeakValueDictionary[str, NDArray[Any]] = WeakValueDictionary()
 
     def mend(self) -> None:
         """Delete a last line that a crash cut short, so that the next one is not appended to it."""
@@ -249,8 +252,14 @@ class History:
     # ------------------------------------------------------------------ lines → what they need
 
     def voxels(self, known: str) -> NDArray[Any]:
-        """The voxels with a hash, (z,y,x) or (t,z,y,x). Raises InputError if they are damaged."""
-        return load_voxels(self.scan_file(known), known)
+        """The voxels with a hash, (z,y,x) or (t,z,y,x); the same array again while it is in use.
+
+        Raises InputError if they are damaged.
+        """
+        voxels = self._in_use.get(known)
+        if voxels is None:
+            voxels = self._in_use[known] = load_voxels(self.scan_file(known), known)
+        return voxels
 
     def tidying(self, values: Mapping[str, Any]) -> Tidying:
         """Decode the tidying of an entry, and read its painted slices."""
@@ -325,10 +334,13 @@ class History:
         found = []
         for i, values in enumerate(entry["corrections"]):
             scan, axis = self.voxels(values["scan"]), int(values["axis"])
-            labels, weights = np.zeros(scan.shape, np.uint16), np.ones(scan.shape, np.float32)
             slices: Sequence[int] = values["slices"]
+            labels, weights = np.zeros(scan.shape, np.uint16), None
             np.moveaxis(labels, axis, 0)[slices] = arrays[f"{i}-pictures"]
-            np.moveaxis(weights, axis, 0)[slices] = arrays[f"{i}-picture_weights"]
+            of_slices = arrays[f"{i}-picture_weights"]
+            if (of_slices != 1).any():
+                weights = np.ones(scan.shape, np.float32)
+                np.moveaxis(weights, axis, 0)[slices] = of_slices
             grid = grid_from_json(values["grid"])
             found.append(
                 Correction(
