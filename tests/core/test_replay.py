@@ -196,6 +196,9 @@ def test_a_project_comes_out_equal(worked, volume, l2gnet, tmp_path):
     assert report["different_slices"] == []
     assert [one["equal"] for one in report["finetuned"]] == [True]
     assert report["labels"]["7"] == "cyst"
+    lines = (project.path / "history.jsonl").read_text().splitlines()
+    for line, entry in zip(lines, project.history.entries(), strict=True):
+        assert json.dumps({"at": json.loads(line)["at"], **entry.to_json()}) == line
     original, version = project.history.versions()
     assert (original.kind, original.model) == ("original", id_of(worked.parent))
     assert (version.kind, version.model) == ("scan", id_of(worked.model))
