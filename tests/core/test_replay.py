@@ -30,7 +30,7 @@ from l2gnet_core.project.events import (
 )
 from l2gnet_core.project.folder import ProjectFolder
 from l2gnet_core.project.models import id_of
-from l2gnet_core.project.replay import replay
+from l2gnet_core.project.replay import _Again, replay
 from l2gnet_core.project.scans import identify
 from l2gnet_core.project.state import ProjectState, SliceState
 from l2gnet_core.scans.cleanup import CleanUp
@@ -219,8 +219,15 @@ def test_a_project_comes_out_equal(worked, volume, l2gnet, tmp_path):
     )  # fmt: skip
 
 
-def test_undo_redo_and_rolling_back_are_done_again(worked, l2gnet, tmp_path):
-    person = worked
+def test_undo_redo_and_rolling_back_are_done_again(worked, l2gnet, tmp_path, monkeypatch):
+    person, replays = worked, []
+
+    class Noted(_Again):
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            replays.append(self)
+
+    monkeypatch.setattr("l2gnet_core.project.replay._Again", Noted)
 
     def equal(name: str) -> bool:
         person.events, told = list(person.events), person.events
@@ -244,6 +251,10 @@ def test_undo_redo_and_rolling_back_are_done_again(worked, l2gnet, tmp_path):
     tidying = person.tidying(CleanUp(largest_piece=True))
     person.go_back(person.parent, tidying, spared=[1], filled=[3])
     assert equal("remembered")
+    person.go_back(person.model)
+    assert equal("remembered again")
+    # Answers are as large as the scan: none is kept longer than a later entry needs it.
+    assert not any(one._said for one in replays)
 
 
 def test_undoing_takes_back_the_answer_and_not_what_was_tidied_since(worked, l2gnet, tmp_path):

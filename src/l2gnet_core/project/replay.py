@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -126,7 +127,10 @@ def replay(project: ProjectFolder, device: str = "cpu") -> Iterator[ReplayStep]:
     state = project.read_state()
     project.require_whole(state)
     entries = _whole(_known(project))
-    again = _Again(project, state, device)
+    recalled = (
+        one.model.sha256 for one in entries if isinstance(one, AnswerEntry) and one.remembered
+    )
+    again = _Again(project, state, device, Counter(recalled))
     for number, entry in enumerate(entries):
         try:
             messages = again.prepare(entry)
@@ -190,11 +194,16 @@ def _whole(entries: Sequence[KnownEntry]) -> list[KnownEntry]:
 
 @dataclass
 class _Again:
-    """A replay in progress. answer: of the models as shown, (t,z,y,x)."""
+    """A replay in progress.
+
+    recalled: how many entries to come are remembered answers, by the model's hash. answer: of the
+    models as shown, (t,z,y,x).
+    """
 
     project: ProjectFolder
     state: ProjectState
     device: str
+    recalled: Counter[str]
     learnt: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -204,7 +213,8 @@ class _Again:
         self._raw = np.zeros(self.state.shape, np.uint16)
         self.answer = np.zeros_like(self._raw)
         self._models: dict[str, Model] = {}
-        # Answers for the whole scan by the model's hash, and the hash of the first model.
+        # Answers for the whole scan that are recalled later, by the model's hash, and the hash of
+        # the first model.
         self._said: dict[str, NDArray[Any]] = {}
         self._first = ""
         # Changes of (raw, answer) that can be undone or redone, the latest one last.
@@ -287,10 +297,10 @@ class _Again:
         if first:
             self._first = entry.model.sha256
         else:
-            self._said.setdefault(self._first, before[0])
+            self._keep_first(before[0])
         places: Sequence[SliceKey] = entry.places
         if entry.remembered:
-            raw = self._said[entry.model.sha256]
+            raw = self._recall(entry.model.sha256)
             everywhere = np.ndindex(self.state.shape[0], self.state.shape[1 + self.state.axis])
             places = [(frame, index) for frame, index in everywhere]
         else:
@@ -298,7 +308,7 @@ class _Again:
             # keep only what they show.
             raw = self._raw.copy()
             yield from self._segment(entry.model, places, raw)
-            if not first:
+            if not first and self.recalled[entry.model.sha256]:
                 self._said[entry.model.sha256] = raw
         answer = tidying.whole(raw, self.state.axis) if tidying else raw
         taken = set(places) - set(entry.spared)
@@ -308,10 +318,20 @@ class _Again:
         if entry.undoable and not first:
             self._remember_change(*before)
 
+    def _keep_first(self, raw: NDArray[Any]) -> None:
+        """Keep the first model's answer, which is complete when something else is taken in."""
+        if self.recalled[self._first]:
+            self._said.setdefault(self._first, raw)
+
+    def _recall(self, model: str) -> NDArray[Any]:
+        """A model's last answer; it is kept no longer than it is needed."""
+        self.recalled[model] -= 1
+        return self._said[model] if self.recalled[model] else self._said.pop(model)
+
     def _interpolate(self, slices: _Slices, undoable: bool) -> Iterator[str]:
         yield from ()
         before = self._raw.copy(), self.answer.copy()
-        self._said.setdefault(self._first, before[0])
+        self._keep_first(before[0])
         self._fill(slices)
         if undoable:
             self._remember_change(*before)
