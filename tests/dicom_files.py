@@ -49,7 +49,8 @@ def save_series(
     """
     along = np.array(along, float)
     if step is None:
-        step = np.cross(along[:3], along[3:]) * spacing[0]
+        normal = np.cross(along[:3], along[3:])
+        step = normal / np.linalg.norm(normal) * spacing[0]
     files = []
     for k, pixels in enumerate(voxels):
         files.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pytest
@@ -15,6 +15,9 @@ from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.models.card import CodeStatistics, Expectations, ModelCard
 from l2gnet_core.models.catalog import find_model, models, odd_models, user_folder
 from l2gnet_core.models.checkpoint import FORMAT, MODEL_FILE, load_model, read_card, save_model
+from l2gnet_core.models.weights import model_hash
+from l2gnet_core.preprocessing import appearance
+from l2gnet_core.preprocessing.scan_kind import KindAppearance, ScanKind
 from l2gnet_core.scans.cleanup import CleanUp
 from l2gnet_core.scans.labels import Label, LabelSet
 
@@ -232,6 +235,40 @@ def test_models_that_are_shipped_in_half_precision_are_whole(model_file, make_mo
     model = make_model()
     save_model(model_file, model.network.half(), model.card)
     assert load_model(model_file).network.state_dict()[HEAD].dtype == torch.float32
+
+
+@dataclass(frozen=True)
+class Appearance(appearance.Appearance):
+    """As a later version may have it, under the same name."""
+
+    sharpness: float = 0.0
+
+
+@pytest.mark.parametrize("kind", [appearance.Appearance, Appearance])
+def test_the_hash_of_a_model_never_changes(make_model, kind):
+    """Projects find their models by it."""
+    quantiles, logarithms = (0.1, 0.2, 0.3, 0.4), (-1.5, 0.0)
+    like_these = ScanKind(quantiles + logarithms, (0.2, 0.3, 0.4, 0.5, -1.0, 0.25))
+    known = KindAppearance(like_these, kind(0.6, zoom=2**0.5))
+    model = make_model(appearance=kind(1 / 0.6, 1.0), kinds=(known,))
+    assert model_hash(model, "ab" * 32) == (
+        "2a8303630606296c20d92210a95a9b83fdb23ee24b2720b5158e1b9332484195"
+    )
+
+
+def test_whatever_decides_how_scans_are_shown_counts_in_the_hash(make_model):
+    model, shown, ends = make_model(), appearance.Appearance(0.6), (0.0,) * 6
+    known = KindAppearance(ScanKind(ends, ends), shown)
+    shows = [replace(shown, **{one.name: 1.5}) for one in fields(shown)]
+    kinds = [replace(known.kind, **{one.name: (*ends[1:], 9.0)}) for one in fields(known.kind)]
+    cards = [
+        *({"appearance": one} for one in (shown, *shows)),
+        *({"kinds": (replace(known, appearance=one),)} for one in (shown, *shows)),
+        *({"kinds": (replace(known, kind=one),)} for one in kinds),
+        {"kinds": (known, known)},
+    ]
+    models = [replace(model, card=replace(model.card, **values)) for values in cards]
+    assert len({model_hash(one, "ab" * 32) for one in models}) == len(cards)
 
 
 def test_missing_models_are_refused(tmp_path, one_sentence):

@@ -18,6 +18,7 @@ from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files import read_volume, write_labels
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.preprocessing.appearance import Appearance
+from l2gnet_core.project.entries import entry_from_json
 from l2gnet_core.project.events import Answered, Reviewed, Stepped
 from l2gnet_core.project.folder import (
     FORMAT,
@@ -87,7 +88,7 @@ def test_a_project_comes_back_as_it_was_saved():
     assert not slices.by_person[0, 1:].any()
     assert (slices.raw[0] == [[[1]], [[0]], [[1]]]).all()
     np.testing.assert_array_equal(again.read_voxels(state), VOXELS)
-    assert [entry["what"] for entry in again.history.entries()] == ["reviewed", "undone"]
+    assert [entry.what for entry in again.history.entries()] == ["reviewed", "undone"]
 
 
 SLICES = st.tuples(st.integers(0, 1), st.integers(0, 4))
@@ -133,7 +134,7 @@ def states(tmp_path, monkeypatch):
         state = project.read_state()
         project.require_whole(state)
         slices, saved = project.read_slices(state)
-        entries = [entry["what"] for entry in project.history.entries()]
+        entries = [entry.what for entry in project.history.entries()]
         labels = {at: int(slices.labels[at].max()) for at in saved}
         found.append((state, labels, entries))
 
@@ -290,7 +291,35 @@ def test_a_torn_last_line_is_no_deed_and_the_next_one_stands_alone():
     again.hold()
     assert not left.exists()
     again.save(state, {}, [Reviewed([(0, 1)], False)], SCAN)
-    assert [e["what"] for e in again.history.entries()] == ["undone", "not reviewed"]
+    assert [e.what for e in again.history.entries()] == ["undone", "not reviewed"]
+
+
+#: Lines of all kinds but "fine-tuned", as they are on disk.
+LINES = """\
+{"what": "segmented", "model": {"name": "a", "sha256": "b"}, "places": [[0, 1], [0, 0]], \
+"spared": [], "tidying": null, "device": "cuda", "remembered": false, "undoable": true, \
+"filled": null, "goes_on": true}
+{"what": "rolled back", "model": {"name": "a", "sha256": "b"}, "places": [], "spared": [[1, 2]], \
+"tidying": {"largest_piece": true, "fill_holes": false, "spared": [7], "painted": "1.npz"}, \
+"device": "cpu", "remembered": true, "undoable": false, "filled": "2.npz", "goes_on": false}
+{"what": "interpolated", "slices": "3.npz", "undoable": true}
+{"what": "found", "slices": "4.npz"}
+{"what": "tidied", "places": [[0, 1]], "tidying": null, "undoable": false}
+{"what": "redone"}
+{"what": "not reviewed", "places": [[0, 1]]}
+{"what": "discarded", "model": {"name": "a", "sha256": "b"}}
+""".splitlines()
+
+
+@pytest.mark.parametrize("line", LINES, ids=range(len(LINES)))
+def test_lines_of_a_history_are_written_as_they_were_read(line):
+    assert json.dumps(entry_from_json(json.loads(line)).to_json()) == line
+
+
+def test_deeds_of_a_newer_version_hide_no_version_of_the_model():
+    project, _ = new_project()
+    (project.path / "history.jsonl").write_text(LINES[0] + '\n{"what": "dreamt"}\n')
+    assert [one.model for one in project.history.versions()] == [ModelId("a", "b")]
 
 
 def test_a_damaged_project_is_one_sentence(one_sentence, tmp_path):
@@ -410,7 +439,7 @@ def test_a_deed_that_could_not_be_written_leaves_no_half_a_line(monkeypatch):
     assert len(project.history.entries()) == 1
     monkeypatch.undo()
     project.history.add(Stepped("redone"))
-    assert [e["what"] for e in project.history.entries()] == ["undone", "redone"]
+    assert [e.what for e in project.history.entries()] == ["undone", "redone"]
 
 
 def test_every_slice_and_its_name_are_synced(monkeypatch):
@@ -505,5 +534,5 @@ def test_a_kept_model_is_in_the_history(make_model):
     project, state = new_project()
     project.save(state, {}, [Answered("segmented", make_model(), [(0, 2), (0, 1)])], SCAN)
     (entry,) = project.history.entries()
-    assert entry["places"] == [[0, 2], [0, 1]]
-    assert project.history.models.path(ModelId(**entry["model"])).parent.name == "models"
+    assert entry.places == ((0, 2), (0, 1))
+    assert project.history.models.path(entry.model).parent.name == "models"

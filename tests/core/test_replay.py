@@ -30,7 +30,7 @@ from l2gnet_core.project.events import (
 )
 from l2gnet_core.project.folder import ProjectFolder
 from l2gnet_core.project.models import id_of
-from l2gnet_core.project.replay import replay
+from l2gnet_core.project.replay import _Again, replay
 from l2gnet_core.project.scans import identify
 from l2gnet_core.project.state import ProjectState, SliceState
 from l2gnet_core.scans.cleanup import CleanUp
@@ -167,15 +167,23 @@ def worked(volume, make_model) -> Annotator:
     return person
 
 
-def test_frames_of_an_image_are_known_as_such(worked):
+def test_corrections_come_back_as_they_were(worked):
     learnt = next(event for event in worked.events if isinstance(event, FineTuned))
     checked = {learnt.corrections[0].slices[0]: {2, 1}}
     frames = [replace(one, image="cine", checked=checked) for one in learnt.corrections * 2]
+    weights = np.random.default_rng(0).random(SHAPE).astype(np.float32)
+    frames[1] = replace(frames[1], weights=weights)
     worked.events = [replace(learnt, corrections=frames)]
     history = worked.save().history
     (entry,) = history.entries()
-    assert [one.image for one in history.corrections(entry)] == [0, 0]
-    assert [one.checked for one in history.corrections(entry)] == [{1: [1, 2]}] * 2
+    found = history.corrections(entry)
+    assert [one.image for one in found] == [0, 0]
+    assert [one.checked for one in found] == [{1: [1, 2]}] * 2
+    np.testing.assert_array_equal(found[0].pictures, frames[0].pictures)
+    np.testing.assert_array_equal(found[1].picture_weights, weights[[1, 2]])
+    # A scan may be large: it is in memory once, and weights only where they say something.
+    assert found[0].scan is found[1].scan
+    assert found[0].weights is None
 
 
 def test_a_project_comes_out_equal(worked, volume, l2gnet, tmp_path):
@@ -188,6 +196,9 @@ def test_a_project_comes_out_equal(worked, volume, l2gnet, tmp_path):
     assert report["different_slices"] == []
     assert [one["equal"] for one in report["finetuned"]] == [True]
     assert report["labels"]["7"] == "cyst"
+    lines = (project.path / "history.jsonl").read_text().splitlines()
+    for line, entry in zip(lines, project.history.entries(), strict=True):
+        assert json.dumps({"at": json.loads(line)["at"], **entry.to_json()}) == line
     original, version = project.history.versions()
     assert (original.kind, original.model) == ("original", id_of(worked.parent))
     assert (version.kind, version.model) == ("scan", id_of(worked.model))
@@ -208,8 +219,15 @@ def test_a_project_comes_out_equal(worked, volume, l2gnet, tmp_path):
     )  # fmt: skip
 
 
-def test_undo_redo_and_rolling_back_are_done_again(worked, l2gnet, tmp_path):
-    person = worked
+def test_undo_redo_and_rolling_back_are_done_again(worked, l2gnet, tmp_path, monkeypatch):
+    person, replays = worked, []
+
+    class Noted(_Again):
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            replays.append(self)
+
+    monkeypatch.setattr("l2gnet_core.project.replay._Again", Noted)
 
     def equal(name: str) -> bool:
         person.events, told = list(person.events), person.events
@@ -233,6 +251,10 @@ def test_undo_redo_and_rolling_back_are_done_again(worked, l2gnet, tmp_path):
     tidying = person.tidying(CleanUp(largest_piece=True))
     person.go_back(person.parent, tidying, spared=[1], filled=[3])
     assert equal("remembered")
+    person.go_back(person.model)
+    assert equal("remembered again")
+    # Answers are as large as the scan: none is kept longer than a later entry needs it.
+    assert not any(one._said for one in replays)
 
 
 def test_undoing_takes_back_the_answer_and_not_what_was_tidied_since(worked, l2gnet, tmp_path):

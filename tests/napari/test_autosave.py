@@ -91,7 +91,7 @@ def test_marks_and_scripts_count_without_a_stroke(
         lambda: open_project(folder).read_state().labels.colors[1] == "#102030", timeout=3000
     )
     entries = open_project(folder).history.entries()
-    assert [e["what"] for e in entries] == ["segmented", "reviewed", "not reviewed"]
+    assert [e.what for e in entries] == ["segmented", "reviewed", "not reviewed"]
 
 
 def test_resuming_brings_everything_back_and_it_replays(
@@ -458,7 +458,7 @@ def test_a_disk_that_fails_is_told_once_and_tried_again(
     projects.unlink()
     qtbot.waitUntil(lambda: is_saved(widget), timeout=5000)
     qtbot.waitUntil(lambda: "not being saved" not in widget.message.text(), timeout=5000)
-    assert [e["what"] for e in autosave_of(widget.current_mask).folder.history.entries()] == [
+    assert [e.what for e in autosave_of(widget.current_mask).folder.history.entries()] == [
         "segmented"
     ]
 

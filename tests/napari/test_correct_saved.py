@@ -100,7 +100,7 @@ def test_a_day_of_correcting_comes_back_after_a_crash_and_replays(
     layer.undo()
     layer.redo()
     path = saved(qtbot, widget)
-    whats = [entry["what"] for entry in open_project(path).history.entries()]
+    whats = [entry.what for entry in open_project(path).history.entries()]
     assert [what for what in whats if what != "reviewed"] == [
         *("segmented", "tidied", "fine-tuned", "discarded", "fine-tuned", "accepted"),
         *("rolled back", "undone", "interpolated", "undone", "redone"),

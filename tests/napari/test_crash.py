@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from annotator import checksum
 
+from l2gnet_core.project.entries import FineTunedEntry
 from l2gnet_core.project.folder import ProjectFolder, open_project
 from l2gnet_core.project.state import SliceState, slice_of
 
@@ -74,7 +75,7 @@ def check(project: ProjectFolder, log: Path, killed: float) -> None:
     for name, version in versions.items():
         assert project.history.models.load(version.model).card.name == name
     for entry in project.history.entries():
-        if entry["what"] == "fine-tuned":
+        if isinstance(entry, FineTunedEntry):
             assert len(project.history.corrections(entry)) == 1
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from l2gnet_core.errors import OutputError
 from l2gnet_core.models.card import ModelCard
+from l2gnet_core.project.entries import AnswerEntry, TidiedEntry
 from l2gnet_core.project.events import Found, Tidied, Tidying
 from l2gnet_core.project.folder import ProjectFolder
 from l2gnet_core.project.state import SliceKey, SliceState, slice_of
@@ -180,7 +181,8 @@ class Work:
         assert state.reviewed <= saved
         assert set(np.unique(slices.labels)) <= {0, *state.labels.names}
         # The history can be replayed.
-        tidied = [entry["places"] for entry in reader.history.entries() if "tidying" in entry]
+        entries = reader.history.entries()
+        tidied = [one.places for one in entries if isinstance(one, AnswerEntry | TidiedEntry)]
         noted = {(frame, index) for places in tidied for frame, index in places}
         assert not self.of_runs or state.finished <= noted
         for place in saved:
@@ -352,5 +354,5 @@ def test_what_a_crash_left_unsettled_is_noted_as_it_was_found(monkeypatch, tmp_p
     assert batch is not None
     queue.write(batch, VOLUME)
     assert not folder.read_state().unsettled
-    assert [one["what"] for one in folder.history.entries()][-1] == "found"
+    assert [one.what for one in folder.history.entries()][-1] == "found"
     queue.release()

@@ -659,7 +659,7 @@ def test_a_mask_that_is_put_back_while_nothing_can_be_saved_is_saved_later(
     qtbot.waitUntil(lambda: is_saved(correct), timeout=8000)
     folder = autosave_of(mask).folder
     folder.require_whole(folder.read_state())
-    whats = [entry["what"] for entry in autosave_of(mask).folder.history.entries()]
+    whats = [entry.what for entry in autosave_of(mask).folder.history.entries()]
     assert whats == ["segmented"]
     qtbot.waitUntil(lambda: "not being saved" not in correct.message.text())
 

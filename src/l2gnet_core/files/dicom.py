@@ -18,11 +18,10 @@ import SimpleITK as sitk
 from l2gnet_core.errors import InputError, memory_is_short
 from l2gnet_core.files.dicom_header import Plane
 from l2gnet_core.files.dicom_series import Series, series_of
-from l2gnet_core.files.itk import LPS_TO_RAS
 from l2gnet_core.files.labeltext import LabelText
 from l2gnet_core.files.quiet import quiet_itk
 from l2gnet_core.files.values import brightness, plain_values
-from l2gnet_core.scans.volume import Volume, default_affine
+from l2gnet_core.scans.volume import LPS_TO_RAS, Volume, default_affine
 
 # Images nearer to each other than both of these, in mm and in pixels, are at one position.
 _SAME_PLACE, _SAME_PIXEL = 0.01, 0.1

@@ -73,7 +73,8 @@ class Plane:
     """One image: a file, or a frame of one.
 
     position: (3,), of the first pixel, mm in LPS+; None where the file does not say.
-    along: (2, 3), unit vectors in LPS+ along which columns and rows are counted; None as position.
+    along: (2, 3), orthogonal unit vectors in LPS+ along which columns and rows are counted; None as
+        position.
     pixel: height and width, mm; 0 where not stated.
     thickness: from slice to slice, mm; 0 where not stated.
     order: sorts images at one position, earlier ones first.
@@ -212,7 +213,7 @@ def _plane(path: Path, frame: int, told: _Told) -> Plane:
         path,
         frame,
         position=np.array(position) if placed else None,
-        along=np.array(along).reshape(2, 3) if placed else None,
+        along=_orthonormal(np.array(along).reshape(2, 3)) if placed else None,
         pixel=(pixel[0], pixel[1]) if len(pixel) == 2 else (0.0, 0.0),
         thickness=abs(next(filter(None, thickness), 0.0)),
         order=(
@@ -245,6 +246,13 @@ def _are_directions(along: tuple[float, ...]) -> bool:
         return False
     pair = np.array(along).reshape(2, 3)
     return bool(np.abs(pair @ pair.T - np.eye(2)).max() < _NO_DIRECTION)
+
+
+def _orthonormal(pair: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The two directions (2, 3) without what rounding did to them, in the plane of both: as ITK
+    has them, the second one keeps its direction."""
+    normal, second = np.cross(*pair), pair[1] / np.linalg.norm(pair[1])
+    return np.array([np.cross(second, normal / np.linalg.norm(normal)), second])
 
 
 def _turned(told: _Told) -> float | None:

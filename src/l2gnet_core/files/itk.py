@@ -24,10 +24,8 @@ from l2gnet_core.files.labeltext import LabelText
 from l2gnet_core.files.quiet import quiet_itk
 from l2gnet_core.files.values import brightness, plain_values
 from l2gnet_core.scans.labels import hex_color
-from l2gnet_core.scans.volume import Volume
+from l2gnet_core.scans.volume import LPS_TO_RAS, Volume
 
-#: From the world of ITK and DICOM (LPS+: x to the left, y to the back) to RAS+.
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Most bytes of a header, which is text before the voxels; a table of segments can be long.
 _MOST_HEADER = 4 << 20
 _FIELD = re.compile(r"([^:=]+?)\s*(?::=|:|=)\s*(.*)")

@@ -38,9 +38,16 @@ def organ_table(trace: Trace, voxels: NDArray[np.int32]) -> NDArray[np.int64]:
     voxels: (n,h,w,L), number of voxels of each structure in each cell, from `CellGrid.counts`.
     """
     seen = trace.seen
-    table = np.zeros((len(trace.vectors), voxels.shape[-1]), np.int64)
-    np.add.at(table, trace.codes[seen].ravel(), voxels[seen].reshape(-1, voxels.shape[-1]))
-    return table
+    return sums_by_code(trace.codes[seen], voxels[seen], len(trace.vectors)).astype(np.int64)
+
+
+def sums_by_code(
+    codes: NDArray[np.integer], values: NDArray[np.generic], count: int
+) -> NDArray[np.float64]:
+    """(K,L): sums of values (…,L) over the cells (…) with each of `count` codes."""
+    of_cells, columns = codes.ravel(), values.reshape(codes.size, values.shape[-1]).T
+    # One by one, which is many times as fast as np.add.at with rows.
+    return np.stack([np.bincount(of_cells, column, count) for column in columns], axis=1)
 
 
 def purity(table: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from l2gnet_core.inspect.codes import sums_by_code
 from l2gnet_core.segmenting.trace import Trace
 
 
@@ -85,8 +86,7 @@ def organ_plan(trace: Trace, voxels: NDArray[np.generic]) -> NDArray[np.float64]
     for index in np.flatnonzero(trace.seen):
         counts = voxels[index].reshape(-1, structures).astype(np.float64)
         share = counts / np.maximum(counts.sum(1, keepdims=True), 1) / len(counts)
-        by_code = np.zeros((len(trace.vectors), structures))
-        np.add.at(by_code, trace.codes[index].ravel(), share)
+        by_code = sums_by_code(trace.codes[index], share, len(trace.vectors))
         received = by_code.T @ plans[index].astype(np.float64)
         total += (received / sums[index]) @ received.T
     return total / max(1, int(np.count_nonzero(trace.seen)))

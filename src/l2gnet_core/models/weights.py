@@ -12,7 +12,8 @@ from torch import Tensor
 
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.network.model import SegmentationNetwork
-from l2gnet_core.preprocessing.appearance import PLAIN
+from l2gnet_core.preprocessing.appearance import PLAIN, Appearance
+from l2gnet_core.preprocessing.scan_kind import KindAppearance
 
 
 def mixed(old: SegmentationNetwork, new: SegmentationNetwork, mix: float) -> SegmentationNetwork:
@@ -47,8 +48,19 @@ def model_hash(model: Model, weights: str | None = None) -> str:
     weights, card = weights or weights_hash(model.network), model.card
     if card.appearance == PLAIN and not card.kinds:
         return weights
-    shown = f"{weights} {card.appearance!r}" + "".join(f" {known!r}" for known in card.kinds)
-    return hashlib.sha256(shown.encode()).hexdigest()
+    shown = [weights, _stated(card.appearance), *map(_stated_kind, card.kinds)]
+    return hashlib.sha256(" ".join(shown).encode()).hexdigest()
+
+
+# Written out, because these texts must stay: a field that is added later must change the text only
+# where it is not at its default.
+def _stated(one: Appearance) -> str:
+    return f"Appearance(gamma={one.gamma!r}, smoothing={one.smoothing!r}, zoom={one.zoom!r})"
+
+
+def _stated_kind(known: KindAppearance) -> str:
+    ends = f"lowest={known.kind.lowest!r}, highest={known.kind.highest!r}"
+    return f"KindAppearance(kind=ScanKind({ends}), appearance={_stated(known.appearance)})"
 
 
 def weights_hash(network: SegmentationNetwork) -> str:

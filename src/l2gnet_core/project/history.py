@@ -5,15 +5,33 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from l2gnet_core.errors import InputError, OutputError
+from l2gnet_core.project.entries import (
+    OTHER_FORM,
+    AnswerEntry,
+    CorrectionEntry,
+    DiscardedEntry,
+    Entry,
+    FineTunedEntry,
+    FoundEntry,
+    InterpolatedEntry,
+    KnownEntry,
+    ReviewedEntry,
+    SteppedEntry,
+    TidiedEntry,
+    TidyingEntry,
+    UnknownEntry,
+    entry_from_json,
+)
 from l2gnet_core.project.events import (
     Answered,
     Discarded,
@@ -22,13 +40,12 @@ from l2gnet_core.project.events import (
     Found,
     Interpolated,
     Reviewed,
+    Stepped,
     Tidied,
     Tidying,
 )
 from l2gnet_core.project.models import ModelStore, id_of
 from l2gnet_core.project.scans import (
-    grid_from_json,
-    grid_to_json,
     identify,
     load_arrays,
     load_voxels,
@@ -36,20 +53,11 @@ from l2gnet_core.project.scans import (
     save_voxels,
     unnamed,
 )
-from l2gnet_core.project.state import (
-    ModelId,
-    SliceKey,
-    SliceState,
-    places_to_json,
-)
-from l2gnet_core.scans.cleanup import CleanUp
+from l2gnet_core.project.state import ModelId, SliceKey, SliceState
 
 if TYPE_CHECKING:
     from l2gnet_core.finetuning.guard import Verdict
     from l2gnet_core.segmenting.corrections import Correction
-
-#: A line of the history, decoded from JSON.
-Entry = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,8 @@ class History:
         self._attached = folder / "attached"
         self._scans = folder / "scans"
         self.models = ModelStore(folder / "models")
+        # By hash. Corrections of one scan share its voxels.
+        self._in_use: WeakValueDictionary[str, NDArray[Any]] = WeakValueDictionary()
 
     def mend(self) -> None:
         """Delete a last line that a crash cut short, so that the next one is not appended to it."""
@@ -87,7 +97,7 @@ class History:
         number = self._bytes().count(b"\n")
         entry = {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            **self._entry(event, number),
+            **self._entry(event, number).to_json(),
         }
         line = (json.dumps(entry) + "\n").encode()
         try:
@@ -110,12 +120,12 @@ class History:
         """All lines. Raises InputError for one that is damaged."""
         *lines, _ = self._bytes().split(b"\n")
         try:
-            entries: list[Entry] = [json.loads(line) for line in lines]
-            if any(not isinstance(entry, dict) or "what" not in entry for entry in entries):
+            decoded = [json.loads(line) for line in lines]
+            if any(not isinstance(line, dict) or "what" not in line for line in decoded):
                 raise ValueError
         except (ValueError, RecursionError) as error:
             raise self._damaged() from error
-        return entries
+        return list(map(entry_from_json, decoded))
 
     def _damaged(self) -> InputError:
         return InputError(
@@ -131,55 +141,58 @@ class History:
 
     # ------------------------------------------------------------------ events → lines
 
-    def _entry(self, event: Event, number: int) -> dict[str, Any]:
-        if isinstance(event, Answered):
-            tidying, filled = event.tidying and self._tidying(event.tidying, number), None
-            if event.filled:
-                filled = f"{number:05d}-filled.npz"
-                self._attach_slices(filled, event.filled, ("labels", "raw"))
-            return {
-                "what": event.what,
-                "model": asdict(self.models.keep(event.model)),
-                "places": places_to_json(event.places),
-                "spared": places_to_json(sorted(event.spared)),
-                "tidying": tidying,
-                "device": event.device,
-                "remembered": event.remembered,
-                "undoable": event.undoable,
-                "filled": filled,
-                "goes_on": event.goes_on,
-            }
-        if isinstance(event, Interpolated | Found):
-            file = f"{number:05d}-answers.npz"
-            self._attach_slices(file, event.slices, ("labels", "raw"))
-            if isinstance(event, Found):
-                return {"what": "found", "slices": file}
-            return {"what": "interpolated", "slices": file, "undoable": event.undoable}
-        if isinstance(event, Tidied):
-            places = places_to_json(event.places)
-            return {
-                "what": "tidied",
-                "places": places,
-                "tidying": event.tidying and self._tidying(event.tidying, number),
-                "undoable": event.undoable,
-            }
-        if isinstance(event, Reviewed):
-            what = "reviewed" if event.reviewed else "not reviewed"
-            return {"what": what, "places": places_to_json(sorted(event.places))}
-        if isinstance(event, FineTuned):
-            return self._fine_tuned(event, number)
-        if isinstance(event, Discarded):
-            return {"what": "discarded", "model": asdict(id_of(event.model))}
-        return {"what": event.what}
+    def _entry(self, event: Event, number: int) -> KnownEntry:
+        """The entry of an event, after the files that it refers to."""
+        match event:
+            case Answered():
+                tidying, filled = self._tidying(event.tidying, number), None
+                if event.filled:
+                    filled = f"{number:05d}-filled.npz"
+                    self._attach_slices(filled, event.filled, ("labels", "raw"))
+                return AnswerEntry(
+                    what=event.what,
+                    model=self.models.keep(event.model),
+                    places=tuple(event.places),
+                    spared=tuple(sorted(event.spared)),
+                    tidying=tidying,
+                    device=event.device,
+                    remembered=event.remembered,
+                    undoable=event.undoable,
+                    filled=filled,
+                    goes_on=event.goes_on,
+                )
+            case Interpolated():
+                return InterpolatedEntry(self._answers(event.slices, number), event.undoable)
+            case Found():
+                return FoundEntry(self._answers(event.slices, number))
+            case Tidied():
+                tidying = self._tidying(event.tidying, number)
+                return TidiedEntry(tuple(event.places), tidying, event.undoable)
+            case Stepped():
+                return SteppedEntry(event.what)
+            case Reviewed():
+                places = tuple(sorted(event.places))
+                return ReviewedEntry("reviewed" if event.reviewed else "not reviewed", places)
+            case FineTuned():
+                return self._fine_tuned(event, number)
+            case Discarded():
+                return DiscardedEntry(id_of(event.model))
 
-    def _tidying(self, tidying: Tidying, number: int) -> dict[str, Any]:
+    def _answers(self, slices: Mapping[SliceKey, SliceState], number: int) -> str:
+        file = f"{number:05d}-answers.npz"
+        self._attach_slices(file, slices, ("labels", "raw"))
+        return file
+
+    def _tidying(self, tidying: Tidying | None, number: int) -> TidyingEntry | None:
+        if tidying is None:
+            return None
         file = None
         if tidying.painted:
             file = f"{number:05d}-painted.npz"
             self._attach_slices(file, tidying.painted, ("labels", "by_person"))
-        return {**asdict(tidying.choices), "painted": file}
+        return TidyingEntry(tidying.choices, file)
 
-    def _fine_tuned(self, event: FineTuned, number: int) -> dict[str, Any]:
+    def _fine_tuned(self, event: FineTuned, number: int) -> FineTunedEntry:
         import torch
 
         from l2gnet_core.segmenting.corrections import image_numbers
@@ -190,27 +203,21 @@ class History:
             for name in ("pictures", "picture_weights"):
                 arrays[f"{i}-{name}"] = np.stack(getattr(correction, name))
         self._attach(file, arrays)
-        return {
-            "what": "fine-tuned",
-            "parent": asdict(self.models.keep(event.parent)),
-            "model": asdict(self.models.keep(result.model)),
-            "kept": result.verdict.kept,
-            "verdict": result.verdict.to_json(),
-            "config": event.config.to_json(),
-            "corrections": [
-                {**self._correction(one), "image": image}
-                for one, image in zip(
-                    event.corrections, image_numbers(event.corrections), strict=True
-                )
-            ],
-            "arrays": file,
-            "pace": asdict(result.pace),
-            "device": event.device,
-            # Floating-point sums depend on the number of threads.
-            "threads": torch.get_num_threads(),
-        }
+        images = image_numbers(event.corrections)
+        return FineTunedEntry(
+            parent=self.models.keep(event.parent),
+            model=self.models.keep(result.model),
+            kept=result.verdict.kept,
+            verdict=result.verdict.to_json(),
+            config=event.config.to_json(),
+            corrections=tuple(map(self._correction, event.corrections, images)),
+            arrays=file,
+            pace=asdict(result.pace),
+            device=event.device,
+            threads=torch.get_num_threads(),
+        )
 
-    def _correction(self, correction: Correction) -> dict[str, Any]:
+    def _correction(self, correction: Correction, image: int) -> CorrectionEntry:
         grid = unnamed(correction.grid).frame
         volume = grid.volume(np.asarray(correction.scan))
         # A scan may be learnt from more than once, or be the project's own.
@@ -219,14 +226,15 @@ class History:
         if not file.exists():
             self._scans.mkdir(exist_ok=True)
             save_voxels(file, volume)
-        return {
-            "scan": voxels,
-            "grid": grid_to_json(grid),
-            "axis": correction.axis,
-            "slices": list(correction.slices),
-            "unmarked": correction.unmarked,
-            "checked": {str(at): sorted(ids) for at, ids in correction.checked.items()},
-        }
+        return CorrectionEntry(
+            scan=voxels,
+            grid=grid,
+            axis=correction.axis,
+            slices=correction.slices,
+            unmarked=correction.unmarked,
+            checked={at: sorted(ids) for at, ids in correction.checked.items()},
+            image=image,
+        )
 
     def _attach_slices(
         self, file: str, slices: Mapping[SliceKey, SliceState], names: Sequence[str]
@@ -249,30 +257,27 @@ class History:
     # ------------------------------------------------------------------ lines → what they need
 
     def voxels(self, known: str) -> NDArray[Any]:
-        """The voxels with a hash, (z,y,x) or (t,z,y,x). Raises InputError if they are damaged."""
-        return load_voxels(self.scan_file(known), known)
+        """The voxels with a hash, (z,y,x) or (t,z,y,x); the same array again while it is in use.
 
-    def tidying(self, values: Mapping[str, Any]) -> Tidying:
-        """Decode the tidying of an entry, and read its painted slices."""
+        Raises InputError if they are damaged.
+        """
+        voxels = self._in_use.get(known)
+        if voxels is None:
+            voxels = self._in_use[known] = load_voxels(self.scan_file(known), known)
+        return voxels
+
+    def tidying(self, entry: TidyingEntry) -> Tidying:
+        """A tidying with its painted slices."""
         painted = {}
-        if values["painted"]:
-            for place, arrays in self._attached_slices(values["painted"]).items():
-                labels = arrays["labels"]
-                painted[place] = SliceState(labels, arrays["by_person"], labels)
-        choices = CleanUp.from_json({one.name: values[one.name] for one in fields(CleanUp)})
-        return Tidying(choices, painted)
+        for place, arrays in self.slices(entry.painted).items():
+            labels = arrays["labels"]
+            painted[place] = SliceState(labels, arrays["by_person"], labels)
+        return Tidying(entry.choices, painted)
 
-    def answers(self, entry: Entry) -> dict[SliceKey, dict[str, Any]]:
-        """Arrays "labels" and "raw", each (H,W), by slice."""
-        return self._attached_slices(entry["slices"])
-
-    def filled(self, entry: Entry) -> dict[SliceKey, dict[str, Any]]:
-        """As `answers`, for the slices of a model's answer that keep interpolated labels."""
-        return self._attached_slices(entry["filled"]) if entry["filled"] else {}
-
-    def _attached_slices(self, file: str) -> dict[SliceKey, dict[str, Any]]:
-        found: dict[SliceKey, dict[str, Any]] = {}
-        for name, array in load_arrays(self._attached / file).items():
+    def slices(self, file: str | None) -> dict[SliceKey, dict[str, NDArray[Any]]]:
+        """Arrays (H,W) by name, such as "labels" and "raw", by slice; none without a file."""
+        found: dict[SliceKey, dict[str, NDArray[Any]]] = {}
+        for name, array in (load_arrays(self._attached / file) if file else {}).items():
             frame, index, kind = name.split("-")
             found.setdefault((int(frame), int(index)), {})[kind] = array
         return found
@@ -285,7 +290,7 @@ class History:
         """
         try:
             return self._versions()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except OTHER_FORM as error:
             raise self._damaged() from error
 
     def _versions(self) -> list[SavedVersion]:
@@ -296,51 +301,50 @@ class History:
         accepted: set[ModelId] = set()
         answering: ModelId | None = None
         for entry in self.entries():
-            if "model" not in entry:
-                continue
-            what, model = entry["what"], ModelId(**entry["model"])
-            if what == "fine-tuned":
-                if entry["kept"]:
-                    parent, kind = ModelId(**entry["parent"]), entry["config"]["kind"]
-                    verdict = Verdict.from_json(entry["verdict"])
+            match entry:
+                case FineTunedEntry(parent, model, kept=True):
+                    kind, verdict = entry.config["kind"], Verdict.from_json(entry.verdict)
                     found.setdefault(model, SavedVersion(model, parent, kind, verdict))
-            elif what == "discarded":
-                # An equal model may have been learnt and accepted before.
-                if model not in accepted:
-                    found.pop(model, None)
-            else:
-                if what == "segmented":
-                    first = SavedVersion(model, model, "original")
-                elif model not in found and (first is None or first.model != model):
-                    found[model] = SavedVersion(model, answering or model, "file")
-                accepted.add(model)
-                answering = model
+                case DiscardedEntry(model):
+                    # An equal model may have been learnt and accepted before.
+                    if model not in accepted:
+                        found.pop(model, None)
+                case AnswerEntry(what, model):
+                    if what == "segmented":
+                        first = SavedVersion(model, model, "original")
+                    elif model not in found and (first is None or first.model != model):
+                        found[model] = SavedVersion(model, answering or model, "file")
+                    accepted.add(model)
+                    answering = model
+                case UnknownEntry(names_model=True):
+                    raise self._damaged()
         return [*([first] if first else []), *found.values()]
 
-    def corrections(self, entry: Entry) -> list[Correction]:
-        """The corrections of a "fine-tuned" entry."""
+    def corrections(self, entry: FineTunedEntry) -> list[Correction]:
+        """The corrections of a fine-tuning."""
         from l2gnet_core.segmenting.corrections import Correction
 
-        arrays = load_arrays(self._attached / entry["arrays"])
+        arrays = load_arrays(self._attached / entry.arrays)
         found = []
-        for i, values in enumerate(entry["corrections"]):
-            scan, axis = self.voxels(values["scan"]), int(values["axis"])
-            labels, weights = np.zeros(scan.shape, np.uint16), np.ones(scan.shape, np.float32)
-            slices: Sequence[int] = values["slices"]
-            np.moveaxis(labels, axis, 0)[slices] = arrays[f"{i}-pictures"]
-            np.moveaxis(weights, axis, 0)[slices] = arrays[f"{i}-picture_weights"]
-            grid = grid_from_json(values["grid"])
+        for i, one in enumerate(entry.corrections):
+            scan, slices = self.voxels(one.scan), list(one.slices)
+            labels, weights = np.zeros(scan.shape, np.uint16), None
+            np.moveaxis(labels, one.axis, 0)[slices] = arrays[f"{i}-pictures"]
+            of_slices = arrays[f"{i}-picture_weights"]
+            if (of_slices != 1).any():
+                weights = np.ones(scan.shape, np.float32)
+                np.moveaxis(weights, one.axis, 0)[slices] = of_slices
             found.append(
                 Correction(
                     scan,
-                    grid,
-                    axis,
+                    one.grid,
+                    one.axis,
                     labels,
-                    tuple(slices),
-                    unmarked=values["unmarked"],
+                    one.slices,
+                    unmarked=one.unmarked,
                     weights=weights,
-                    image=values["image"],
-                    checked={int(at): ids for at, ids in values["checked"].items()},
+                    image=one.image,
+                    checked=one.checked,
                 )
             )
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,12 +20,26 @@ from l2gnet_core.finetuning.learner import Pace
 from l2gnet_core.finetuning.run import finetune
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.project.array_delta import ArrayDelta
+from l2gnet_core.project.entries import (
+    OTHER_FORM,
+    AnswerEntry,
+    DiscardedEntry,
+    Entry,
+    FineTunedEntry,
+    FoundEntry,
+    InterpolatedEntry,
+    KnownEntry,
+    ReviewedEntry,
+    SteppedEntry,
+    TidiedEntry,
+    TidyingEntry,
+    UnknownEntry,
+)
 from l2gnet_core.project.events import Tidying
 from l2gnet_core.project.folder import ProjectFolder
-from l2gnet_core.project.history import Entry
 from l2gnet_core.project.models import id_of
 from l2gnet_core.project.scans import seen_grid
-from l2gnet_core.project.state import ModelId, ProjectState, SliceKey, places_from_json, slice_of
+from l2gnet_core.project.state import ModelId, ProjectState, SliceKey, slice_of
 from l2gnet_core.segmenting.corrections import Correction
 from l2gnet_core.segmenting.files import require_replaceable
 from l2gnet_core.segmenting.predict import predict_slices
@@ -32,8 +47,6 @@ from l2gnet_core.segmenting.predict import predict_slices
 MASK_FILE = "mask.nii.gz"
 #: "labels" and "raw" answers by slice.
 _Slices = Mapping[SliceKey, Mapping[str, NDArray[Any]]]
-# What decoding raises for a line of another form than this version writes.
-_OTHER_FORM = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -113,14 +126,17 @@ def replay(project: ProjectFolder, device: str = "cpu") -> Iterator[ReplayStep]:
     """
     state = project.read_state()
     project.require_whole(state)
-    entries = _whole(project, project.history.entries())
-    again = _Again(project, state, device)
+    entries = _whole(_known(project))
+    recalled = (
+        one.model.sha256 for one in entries if isinstance(one, AnswerEntry) and one.remembered
+    )
+    again = _Again(project, state, device, Counter(recalled))
     for number, entry in enumerate(entries):
         try:
             messages = again.prepare(entry)
         except InputError:
             raise
-        except _OTHER_FORM as error:
+        except OTHER_FORM as error:
             raise _unknown(project, number, entry) from error
         # Outside of the try, because an error here is a bug, not a fault of the project.
         for message in messages:
@@ -138,74 +154,56 @@ def replay(project: ProjectFolder, device: str = "cpu") -> Iterator[ReplayStep]:
     yield ReplayStep(1.0, "Done", result)
 
 
+def _known(project: ProjectFolder) -> list[KnownEntry]:
+    """The entries of the history. Raises InputError for one that this version does not know."""
+    known: list[KnownEntry] = []
+    for number, entry in enumerate(project.history.entries()):
+        if isinstance(entry, UnknownEntry):
+            raise _unknown(project, number, entry)
+        known.append(entry)
+    return known
+
+
 def _unknown(project: ProjectFolder, number: int, entry: Entry) -> InputError:
     return InputError(
         f"Expected a history that this version knows in {project.path}, but entry {number + 1} "
-        f"({entry['what']}) is another; update napari-l2gnet."
+        f"({entry.what}) is another; update napari-l2gnet."
     )
 
 
-def _whole(project: ProjectFolder, entries: Sequence[Entry]) -> list[Entry]:
+def _whole(entries: Sequence[KnownEntry]) -> list[KnownEntry]:
     """Merge entries of one run, which is noted in parts as its slices are saved.
 
     Results are bitwise equal only if batches hold the same slices. Entries between the parts do
-    not concern answers. Raises InputError for a part that lacks what it adds.
+    not concern answers.
     """
-    whole: list[Entry] = []
+    whole: list[KnownEntry] = []
     last: dict[str, int] = {}
-    for number, entry in enumerate(entries):
-        what = entry["what"]
-        goes_on = entry.get("goes_on") or (what == "tidied" and entry.get("tidying") is None)
-        try:
-            if goes_on and what in last:
-                first = whole[last[what]]
-                more = {n: first[n] + entry[n] for n in ("places", "spared") if n in first}
-                whole[last[what]] = {**first, **more}
-                continue
-            last[what] = len(whole)
-        except _OTHER_FORM as error:
-            raise _unknown(project, number, entry) from error
-        whole.append(entry)
+    for entry in entries:
+        at = last.get(entry.what, len(whole))
+        match entry, whole[at : at + 1]:
+            case AnswerEntry(goes_on=True) as more, [AnswerEntry() as first]:
+                whole[at] = first.and_then(more)
+            case TidiedEntry(tidying=None) as more, [TidiedEntry() as first]:
+                whole[at] = first.and_then(more)
+            case _:
+                last[entry.what] = len(whole)
+                whole.append(entry)
     return whole
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """A decoded line "segmented", "accepted" or "rolled back"; see `Answered`.
-
-    first: is it "segmented"?
-    """
-
-    first: bool
-    model: ModelId
-    places: list[SliceKey]
-    spared: list[SliceKey]
-    remembered: bool
-    tidying: Tidying | None
-    filled: _Slices
-    undoable: bool
-
-
-@dataclass(frozen=True)
-class _Learning:
-    """A decoded line "fine-tuned" whose result was kept; see `FineTuned`."""
-
-    parent: ModelId
-    model: ModelId
-    corrections: list[Correction]
-    config: FineTuneConfig
-    pace: Pace
-    device: str
-    threads: int
 
 
 @dataclass
 class _Again:
-    """A replay in progress. answer: of the models as shown, (t,z,y,x)."""
+    """A replay in progress.
+
+    recalled: how many entries to come are remembered answers, by the model's hash. answer: of the
+    models as shown, (t,z,y,x).
+    """
 
     project: ProjectFolder
     state: ProjectState
     device: str
+    recalled: Counter[str]
     learnt: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -215,110 +213,94 @@ class _Again:
         self._raw = np.zeros(self.state.shape, np.uint16)
         self.answer = np.zeros_like(self._raw)
         self._models: dict[str, Model] = {}
-        # Answers for the whole scan by the model's hash, and the hash of the first model.
+        # Answers for the whole scan that are recalled later, by the model's hash, and the hash of
+        # the first model.
         self._said: dict[str, NDArray[Any]] = {}
         self._first = ""
         # Changes of (raw, answer) that can be undone or redone, the latest one last.
         self._undo: list[tuple[ArrayDelta, ArrayDelta]] = []
         self._redo: list[tuple[ArrayDelta, ArrayDelta]] = []
 
-    # ------------------------------------------------------------------ decoding
+    # ------------------------------------------------------------------ reading
 
-    def prepare(self, entry: Entry) -> Iterator[str]:
-        """Decode one line of the history; iterating over the result does it again.
+    def prepare(self, entry: KnownEntry) -> Iterator[str]:
+        """Read what an entry of the history needs; iterating over the result does it again.
 
-        The iterator yields a message at each point where it can be stopped. Raises KeyError,
-        TypeError, ValueError, IndexError or AttributeError for a line that this version does not
-        know, InputError for damaged files.
+        The iterator yields a message at each point where it can be stopped. Raises one of
+        OTHER_FORM for an entry that does not fit the project, InputError for damaged files.
         """
-        what, history = entry["what"], self.project.history
-        if what in ("segmented", "accepted", "rolled back"):
-            return self._take(self._decoded_answer(entry))
-        if what == "interpolated":
-            return self._interpolate(self._checked(history.answers(entry)), entry["undoable"])
-        if what == "found":
-            return self._find(self._checked(history.answers(entry)))
-        if what == "tidied":
-            tidying, places = self._tidying(entry["tidying"]), self._places(entry["places"])
-            return self._tidy(tidying, places, entry["undoable"])
-        if what in ("undone", "redone"):
-            if not (self._undo if what == "undone" else self._redo):
-                raise IndexError(what)
-            return self._move(back=what == "undone")
-        if what == "fine-tuned":
+        match entry:
+            case AnswerEntry():
+                return self._prepared_answer(entry)
+            case InterpolatedEntry(file, undoable):
+                return self._interpolate(self._slices(file), undoable)
+            case FoundEntry(file):
+                return self._find(self._slices(file))
+            case TidiedEntry(places):
+                self._require_inside(places)
+                if entry.tidying is None:
+                    raise ValueError("a part of a tidying without its beginning")
+                return self._tidy(self._tidying(entry.tidying), places, entry.undoable)
+            case SteppedEntry(what):
+                if not (self._undo if what == "undone" else self._redo):
+                    raise IndexError(what)
+                return self._move(back=what == "undone")
+            case FineTunedEntry(kept=True):
+                corrections = self.project.history.corrections(entry)
+                config, pace = FineTuneConfig.from_json(entry.config), Pace.from_json(entry.pace)
+                return self._learn(entry, corrections, config, pace)
             # Where the old model stayed, there is nothing to do again.
-            return self._learn(self._decoded_learning(entry)) if entry["kept"] else iter(())
-        if what in ("reviewed", "not reviewed", "discarded"):
-            return iter(())
-        raise KeyError(what)
+            case FineTunedEntry() | ReviewedEntry() | DiscardedEntry():
+                return iter(())
 
-    def _decoded_answer(self, entry: Entry) -> _Answer:
-        first = entry["what"] == "segmented"
-        answer = _Answer(
-            first=first,
-            model=ModelId(**entry["model"]),
-            places=self._places(entry["places"]),
-            spared=self._places(entry["spared"]),
-            remembered=entry["remembered"],
-            tidying=self._tidying(entry["tidying"]) if entry["tidying"] else None,
-            filled={} if first else self._checked(self.project.history.filled(entry)),
-            undoable=not first and entry["undoable"],
-        )
-        if answer.remembered and answer.model.sha256 not in (*self._said, self._first):
-            raise KeyError(answer.model.name)
-        return answer
+    def _prepared_answer(self, entry: AnswerEntry) -> Iterator[str]:
+        self._require_inside(entry.places)
+        self._require_inside(entry.spared)
+        tidying = self._tidying(entry.tidying) if entry.tidying else None
+        filled = self._slices(entry.filled)
+        if entry.remembered and entry.model.sha256 not in (*self._said, self._first):
+            raise KeyError(entry.model.name)
+        return self._take(entry, tidying, filled)
 
-    def _decoded_learning(self, entry: Entry) -> _Learning:
-        return _Learning(
-            parent=ModelId(**entry["parent"]),
-            model=ModelId(**entry["model"]),
-            corrections=self.project.history.corrections(entry),
-            config=FineTuneConfig.from_json(entry["config"]),
-            pace=Pace.from_json(entry["pace"]),
-            device=self.device if entry["device"] != "cpu" else "cpu",
-            threads=int(entry["threads"]),
-        )
-
-    def _tidying(self, values: Mapping[str, Any]) -> Tidying:
-        tidying = self.project.history.tidying(values)
-        self._checked(
-            {
-                at: {"labels": one.labels, "raw": one.by_person}
-                for at, one in tidying.painted.items()
-            }
-        )
+    def _tidying(self, entry: TidyingEntry) -> Tidying:
+        tidying = self.project.history.tidying(entry)
+        for place, one in tidying.painted.items():
+            self._require_fits(place, one.labels, one.by_person)
         return tidying
 
-    def _places(self, values: Iterable[Iterable[int]]) -> list[SliceKey]:
-        """Slices of a line. Raises IndexError for one that the mask does not have."""
-        places = places_from_json(values)
+    def _slices(self, file: str | None) -> _Slices:
+        """The slices in a file, with "labels" and "raw"."""
+        slices = self.project.history.slices(file)
+        for place, arrays in slices.items():
+            self._require_fits(place, arrays["labels"], arrays["raw"])
+        return slices
+
+    def _require_inside(self, places: Iterable[SliceKey]) -> None:
+        """Raise IndexError for a slice that the mask does not have."""
         frames, count = self.state.shape[0], self.state.shape[1 + self.state.axis]
         if not all(0 <= frame < frames and 0 <= index < count for frame, index in places):
             raise IndexError("a slice outside of the mask")
-        return places
 
-    def _checked(self, slices: _Slices) -> _Slices:
-        """Slices with "labels" and "raw". Raises KeyError, IndexError or ValueError if they lack
-        one, or do not fit the mask."""
-        self._places(slices)
-        for place, arrays in slices.items():
-            shape = slice_of(self.answer, place, self.state.axis).shape
-            if not arrays["labels"].shape == arrays["raw"].shape == shape:
-                raise ValueError("slices of another shape")
-        return slices
+    def _require_fits(self, place: SliceKey, *arrays: NDArray[Any]) -> None:
+        """Raise IndexError or ValueError for arrays that are no slice of the mask at this place."""
+        self._require_inside([place])
+        shape = slice_of(self.answer, place, self.state.axis).shape
+        if any(array.shape != shape for array in arrays):
+            raise ValueError("slices of another shape")
 
     # ------------------------------------------------------------------ doing
 
-    def _take(self, entry: _Answer) -> Iterator[str]:
+    def _take(self, entry: AnswerEntry, tidying: Tidying | None, filled: _Slices) -> Iterator[str]:
         """Take a model's answer in, tidied as it was then."""
         before = self._raw.copy(), self.answer.copy()
-        if entry.first:
+        first = entry.what == "segmented"
+        if first:
             self._first = entry.model.sha256
         else:
-            self._said.setdefault(self._first, before[0])
-        places = entry.places
+            self._keep_first(before[0])
+        places: Sequence[SliceKey] = entry.places
         if entry.remembered:
-            raw = self._said[entry.model.sha256]
+            raw = self._recall(entry.model.sha256)
             everywhere = np.ndindex(self.state.shape[0], self.state.shape[1 + self.state.axis])
             places = [(frame, index) for frame, index in everywhere]
         else:
@@ -326,20 +308,30 @@ class _Again:
             # keep only what they show.
             raw = self._raw.copy()
             yield from self._segment(entry.model, places, raw)
-            if not entry.first:
+            if not first and self.recalled[entry.model.sha256]:
                 self._said[entry.model.sha256] = raw
-        answer = entry.tidying.whole(raw, self.state.axis) if entry.tidying else raw
+        answer = tidying.whole(raw, self.state.axis) if tidying else raw
         taken = set(places) - set(entry.spared)
         self._put(self._raw, raw, places)
         self._put(self.answer, answer, taken)
-        self._fill(entry.filled)
-        if entry.undoable:
+        self._fill(filled)
+        if entry.undoable and not first:
             self._remember_change(*before)
+
+    def _keep_first(self, raw: NDArray[Any]) -> None:
+        """Keep the first model's answer, which is complete when something else is taken in."""
+        if self.recalled[self._first]:
+            self._said.setdefault(self._first, raw)
+
+    def _recall(self, model: str) -> NDArray[Any]:
+        """A model's last answer; it is kept no longer than it is needed."""
+        self.recalled[model] -= 1
+        return self._said[model] if self.recalled[model] else self._said.pop(model)
 
     def _interpolate(self, slices: _Slices, undoable: bool) -> Iterator[str]:
         yield from ()
         before = self._raw.copy(), self.answer.copy()
-        self._said.setdefault(self._first, before[0])
+        self._keep_first(before[0])
         self._fill(slices)
         if undoable:
             self._remember_change(*before)
@@ -396,13 +388,18 @@ class _Again:
         for place in places:
             slice_of(array, place, self.state.axis)[...] = slice_of(new, place, self.state.axis)
 
-    def _learn(self, entry: _Learning) -> Iterator[str]:
+    def _learn(
+        self,
+        entry: FineTunedEntry,
+        corrections: Sequence[Correction],
+        config: FineTuneConfig,
+        pace: Pace,
+    ) -> Iterator[str]:
         """Fine-tune again. If other weights come out, replay goes on with the saved model."""
-        result = None
+        parent, result = self._model(entry.parent), None
+        device = self.device if entry.device != "cpu" else "cpu"
         with _threads(entry.threads):
-            steps = finetune(
-                self._model(entry.parent), entry.corrections, entry.config, entry.device, entry.pace
-            )
+            steps = finetune(parent, corrections, config, device, pace)
             for progress in steps:
                 result = progress.result
                 yield f"Fine-tuning {entry.parent.name}"

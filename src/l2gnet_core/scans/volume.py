@@ -19,8 +19,8 @@ AXIS_LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
 _WORLD_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
 #: Largest distance in mm between corners of two grids that count as equal: headers hold float32.
 HEADERS_ROUND = 0.1
-# As in ITK, a file without orientation is taken for LPS+: x grows to the left, y to the back.
-_ITK_SIGNS = (-1.0, -1.0, 1.0)
+#: From the world of ITK and DICOM (LPS+: x to the left, y to the back) to RAS+, (4, 4).
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 class NoSizeStated(str):
@@ -35,7 +35,7 @@ def default_affine(
     It is the identity direction of ITK's LPS+ world with the origin at the first voxel.
     spacing: (z, y, x) mm.
     """
-    return np.diag([s * v for s, v in zip(_ITK_SIGNS, spacing[::-1], strict=True)] + [1.0])
+    return np.diag(LPS_TO_RAS.diagonal() * (*spacing[::-1], 1.0))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from l2gnet_core.scans.bounding_box import bounding_box
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -64,7 +66,8 @@ def agreement(
         return Agreement(0.0, math.hypot(*sides), 0.0)
     overlap = 2 * int((predicted & truth).sum()) / (int(predicted.sum()) + int(truth.sum()))
     # Distances are computed in the box around both masks only: whole scans take seconds.
-    box = _bounding_box(predicted | truth)
+    box = bounding_box(predicted | truth)
+    assert box is not None
     a, b = _surface(predicted[box]), _surface(truth[box])
     there = ndimage.distance_transform_edt(~b, sampling=spacing)[a]
     back = ndimage.distance_transform_edt(~a, sampling=spacing)[b]
@@ -96,12 +99,3 @@ def agreement_per_label(
 def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Voxels of the mask that share a face with its outside or with the array's border."""
     return np.asarray(mask & ~ndimage.binary_erosion(mask))
-
-
-def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    box = []
-    for axis in range(mask.ndim):
-        others = tuple(a for a in range(mask.ndim) if a != axis)
-        hit = np.flatnonzero(mask.any(others))
-        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
-    return tuple(box)
