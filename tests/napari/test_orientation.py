@@ -122,13 +122,13 @@ def test_a_whole_scan_is_told_of_if_sides_seem_to_be_exchanged(
     )
     viewer, widget = sided()
     open_scan(viewer, tiff)
-    answer(widget, "LPS")
+    answer(widget, "SPL")
     widget.region.setCurrentIndex(THIS_SLICE)
     assert run(qtbot, widget) == "finished"
     assert "Seen as" not in widget.message.text()
     widget.region.setCurrentIndex(0)
     assert run(qtbot, widget) == "finished"
-    assert "Seen as LPS." in widget.message.text()
+    assert "Seen as SPL." in widget.message.text()
 
 
 def test_the_usual_ones_are_offered_in_words(sided: Any, tiff: Path) -> None:

@@ -17,7 +17,7 @@ from l2gnet_core.finetuning.plan import LearntScans, Plan
 from l2gnet_core.finetuning.rehearsal import KNOWN, heart_dice
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.network.model import SegmentationNetwork
-from l2gnet_core.preprocessing.images import neighbours, pad_to_multiple
+from l2gnet_core.preprocessing.images import network_input
 from l2gnet_core.relay import Stoppable
 
 #: Slices of each scan in which codes are counted, about.
@@ -104,8 +104,8 @@ def code_distance(
         total = len(scan.image)
         apart = max(1, total // _SLICES_FOR_CODES)
         for place in range(apart // 2, total, apart):
-            around = neighbours([place], total, network.config.in_channels, scan.step)
-            seen = pad_to_multiple(scan.image[around].float().to(device), network.config.stride)
+            image = network_input(scan.image, [place], network.config, scan.step)
+            seen = image.float().to(device)
             with torch.inference_mode():
                 # The decoder is left out: it takes most of the time.
                 codes = network.bottleneck(network.encoder(seen)[-1]).codes

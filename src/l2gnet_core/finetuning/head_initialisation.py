@@ -20,7 +20,7 @@ from l2gnet_core.finetuning.correction_views import UNKNOWN, CorrectedScan
 from l2gnet_core.interpolation.shapes import interpolate_slices
 from l2gnet_core.network.losses import at_level
 from l2gnet_core.network.model import SegmentationNetwork
-from l2gnet_core.preprocessing.images import neighbours, pad_to_multiple
+from l2gnet_core.preprocessing.images import network_input
 
 #: Weight of an interpolated pixel (a painted one has 1), and distance in pixels from an
 #: interpolated border within which pixels have no weight.
@@ -75,9 +75,8 @@ def fit_heads(
     pairs = [(scan, k) for scan in scans for k in range(len(scan.places))]
     few = np.linspace(0, len(pairs) - 1, min(len(pairs), _MOST_SLICES)).round().astype(int)
     for scan, k in (pairs[place] for place in few):
-        channels = network.config.in_channels
-        around = neighbours([scan.places[k]], len(scan.image), channels, scan.step)
-        image = pad_to_multiple(scan.image[around].float().to(device), network.config.stride)
+        image = network_input(scan.image, [scan.places[k]], network.config, scan.step)
+        image = image.float().to(device)
         # The padding is unknown.
         known = torch.where(scan.weights[k] > 0, scan.classes[k], torch.tensor(UNKNOWN))
         height, width = known.shape

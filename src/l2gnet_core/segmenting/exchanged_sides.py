@@ -15,7 +15,7 @@ from l2gnet_core.network.model import SegmentationNetwork
 from l2gnet_core.preprocessing.images import as_seen, pad_to_multiple
 from l2gnet_core.relay import Stoppable
 from l2gnet_core.scans.volume import AXIS_LETTERS, Grid, Volume
-from l2gnet_core.segmenting.predict import network_input
+from l2gnet_core.segmenting.predict import shown_images
 from l2gnet_core.segmenting.slice_view import ShownScan
 
 #: Slices that are looked at, evenly spaced in this part of the stack.
@@ -104,7 +104,7 @@ def _known(
     height, width = shown.view.size
     amount, answered, sure = 0.0, 0, 0.0
     for index in indices:
-        image = network_input(shown, [index], network.config.in_channels).to(device)
+        image = shown_images(shown, [index], network.config.in_channels).to(device)
         seen = as_seen(image, shown.view.size, shown.appearance).flip(turned)
         with torch.inference_mode():
             logits = network(pad_to_multiple(seen, network.config.stride)).logits

@@ -104,7 +104,7 @@ def predict_slices(
         indices = waiting[:batch]
         try:
             placed = placed or replace(model, network=on_device(model.network, device))
-            images = network_input(shown, indices, model.network.config.in_channels)
+            images = shown_images(shown, indices, model.network.config.in_channels)
             for answer in _answers(placed, images, shown, views, device):
                 if answer is None:
                     yield None
@@ -169,7 +169,7 @@ def segment(
     return mask
 
 
-def network_input(shown: ShownScan, indices: Sequence[int], channels: int) -> Tensor:
+def shown_images(shown: ShownScan, indices: Sequence[int], channels: int) -> Tensor:
     """What a network is shown of some slices of the stored axis: they and their neighbours,
     (k,channels,H,W) in [0,1], at their stored size and in no appearance yet."""
     places = [shown.view.place(index) for index in indices]
