@@ -14,7 +14,6 @@ from test_volume import ORIENTATIONS
 from l2gnet_core.datasets.cases import find_cases, patient_in
 from l2gnet_core.datasets.check import Survey
 from l2gnet_core.datasets.loading import (
-    bytes_of_frames,
     load_frames,
     median_spacing,
     open_dataset,
@@ -233,9 +232,6 @@ def test_each_frame_of_a_time_series_is_scaled_by_itself(make_dataset, save_scan
     (case,) = open_dataset(folder).cases
     frames = load_frames(case, card())
     assert np.array_equal(torch.stack([frame.classes for frame in frames]), series)
-    assert bytes_of_frames(case, card()) == sum(
-        tensor.nbytes for frame in frames for tensor in (frame.image, frame.classes)
-    )
     for frame in frames:
         assert np.array_equal(frame.image.unique(), [0, 0.5, 1])
 

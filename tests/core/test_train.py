@@ -44,6 +44,7 @@ from l2gnet_core.scans.labels import LabelSet
 from l2gnet_core.scans.phantom import LEFT_VENTRICLE, MYOCARDIUM, RIGHT_VENTRICLE, cardiac_phantom
 from l2gnet_core.scores.held_out import names_to_score
 from l2gnet_core.segmenting.predict import segment
+from l2gnet_core.training.frame_file import on_disk
 from l2gnet_core.training.log import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER, TrainingLog
 from l2gnet_core.training.loop import (
     Progress,
@@ -654,18 +655,47 @@ def test_too_little_memory_is_one_sentence(dataset, tmp_path, monkeypatch, one_s
     one_sentence(error.value)
 
 
-def test_too_little_memory_for_the_scans_is_another_sentence(
+def test_too_little_memory_for_a_scan_is_another_sentence(
     dataset, tmp_path, monkeypatch, one_sentence
 ):
     def short(*_, **__):
         raise MemoryError
 
-    # 5 of 6 patients have 2 slices of a billion pixels to learn from or to tune on.
-    shown = SimpleNamespace(shape=(2, 48, 48), size=(10**4, 10**5))
-    monkeypatch.setattr("l2gnet_core.datasets.loading.slice_view", lambda *_: shown)
     monkeypatch.setattr("l2gnet_core.training.run.load_frames", short)
-    with pytest.raises(InputError, match=r"about 30\.0 GB, .*fewer scans") as error:
+    with pytest.raises(InputError, match="enough memory for the scan patient") as error:
         run(dataset, tmp_path / "run")
+    one_sentence(error.value)
+
+
+def test_frames_in_a_file_are_the_same_and_leave_nothing_behind(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    frames = [
+        TrainingCase(
+            torch.rand(n, 7, 5, generator=generator).half(),
+            torch.randint(0, 9, (n, 7, 5), generator=generator).to(torch.uint8),
+            step,
+        )
+        for n, step in ((3, 1), (1, 2), (4, 1))
+    ]
+    kept = on_disk(iter(frames), tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+    for frame, same in zip(frames, kept, strict=True):
+        assert same.image.equal(frame.image)
+        assert same.classes.equal(frame.classes)
+        assert same.step == frame.step
+    assert on_disk([], tmp_path) == []
+
+
+def test_frames_for_which_the_disk_has_no_room_are_one_sentence(tmp_path, one_sentence):
+    resource = pytest.importorskip("resource")
+    frame = TrainingCase(torch.zeros(9, 99, 99).half(), torch.zeros(9, 99, 99, dtype=torch.uint8))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=r"no room for the scans .*--resample") as error:
+            on_disk([frame], tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     one_sentence(error.value)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,17 +120,6 @@ def _view(
     if card.spacing is not None:
         _check_voxel_size(case, grid)
     return slice_view(card, grid, slicing_axis(grid, card.slicing), scan)
-
-
-def bytes_of_frames(case: Case, card: ModelCard) -> int:
-    """The memory that the frames of one case take as `load_frames` returns them: two bytes a voxel
-    for intensities, one for classes. Empty margins, which it leaves out, are counted, too.
-
-    Raises InputError if the file does not state the orientation or voxel size that the model needs.
-    """
-    grid = case.grid or case.files.read_image().grid
-    view = _view(case, grid, card)
-    return 3 * math.prod((*grid.shape[:-3], view.shape[0], *view.size))
 
 
 def load_frames(case: Case, card: ModelCard, left_out: Collection[int] = ()) -> list[TrainingCase]:

@@ -15,9 +15,9 @@ from l2gnet_core.augmentation.sampling import Sampler, TrainingCase
 from l2gnet_core.augmentation.views import Augmentation, keeping_sides
 from l2gnet_core.datasets.cases import Part, some
 from l2gnet_core.datasets.leakage import start_messages
-from l2gnet_core.datasets.loading import Dataset, bytes_of_frames, load_frames, median_spacing
+from l2gnet_core.datasets.loading import Dataset, load_frames, median_spacing
 from l2gnet_core.datasets.split import Split
-from l2gnet_core.errors import InputError, memory_is_short
+from l2gnet_core.errors import InputError, enough_memory, memory_is_short
 from l2gnet_core.inspect.populations import code_statistics
 from l2gnet_core.models.card import CodeStatistics, ModelCard
 from l2gnet_core.models.checkpoint import (
@@ -37,6 +37,7 @@ from l2gnet_core.preprocessing.intensities import intensity_window, normalise
 from l2gnet_core.scans.labels import LabelSet, classes_by_name
 from l2gnet_core.scans.phantom import DRAWN, cardiac_phantom, drawn_as
 from l2gnet_core.segmenting.trace import code_vectors
+from l2gnet_core.training.frame_file import on_disk
 from l2gnet_core.training.log import TrainingLog
 from l2gnet_core.training.loop import (
     Progress,
@@ -236,26 +237,23 @@ def _prepared(
 def _frames(
     split: Split, settings: RunSettings, card: ModelCard, left_out: Collection[int]
 ) -> list[list[tuple[str, TrainingCase]]]:
-    """The frames of the training and the tuning scans, each with its patient.
+    """The frames of the training and the tuning scans, each with its patient, in a file.
 
-    Raises InputError if they do not fit into memory.
+    Raises InputError if a scan does not fit into memory, OutputError if all do not fit on the disk.
     """
     parts = [split.cases(settings.dataset, part) for part in _LEARNT_WITH]
-    try:
-        return [
-            [(case.patient, one) for case in cases for one in load_frames(case, card, left_out)]
-            for cases in parts
-        ]
-    except (MemoryError, RuntimeError) as error:
-        if not memory_is_short(error):
-            raise
-        needed = sum(bytes_of_frames(case, card) for cases in parts for case in cases)
-        each = "" if settings.devices == 1 else f" for each of {settings.devices} processes"
-        raise InputError(
-            f"Expected enough memory for the scans, about {needed / 1e9:.1f} GB{each}, but there "
-            "is too little; train with fewer scans, on coarser voxels (--resample, --pixel), or on "
-            "a computer with more memory."
-        ) from error
+    patients: list[list[str]] = [[] for _ in parts]
+
+    def read() -> Iterator[TrainingCase]:
+        for cases, of_frames in zip(parts, patients, strict=True):
+            for case in cases:
+                with enough_memory(f"the scan {case.name}"):
+                    frames = load_frames(case, card, left_out)
+                of_frames += [case.patient] * len(frames)
+                yield from frames
+
+    frames = iter(on_disk(read(), settings.folder))
+    return [[(patient, next(frames)) for patient in of_frames] for of_frames in patients]
 
 
 def _labels(
