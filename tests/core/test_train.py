@@ -286,14 +286,28 @@ def test_the_model_file_holds_the_best_epoch(dataset, tmp_path):
         assert means[steps // 2 - 1] == max(means[:epoch])
 
 
-def test_a_structure_that_was_renamed_keeps_its_scores_in_the_log(dataset, tmp_path, one_sentence):
+def test_a_run_goes_on_with_the_structures_it_began_with(dataset, tmp_path, one_sentence):
     run(dataset, tmp_path / "run", stop_after=2)
-    (dataset / "dataset.json").write_text('{"labels": {"edge": 1, "core": 2}}')
+    for names, says in (
+        ({"core": 1, "rim": 2}, "lacks 1 rim, 2 core and has 1 core, 2 rim; name and number"),
+        ({"edge": 1, "core": 2}, "lacks 1 rim and has 1 edge; .* --from"),
+    ):
+        (dataset / "dataset.json").write_text(json.dumps({"labels": names}))
+        with pytest.raises(InputError, match=says) as error:
+            run(dataset, tmp_path / "run", resume=True)
+        one_sentence(error.value)
+
+
+def test_a_name_that_is_written_otherwise_keeps_its_scores_in_the_log(
+    dataset, tmp_path, one_sentence
+):
+    run(dataset, tmp_path / "run", stop_after=2)
+    (dataset / "dataset.json").write_text('{"labels": {"Rim": 1, "core": 2}}')
     run(dataset, tmp_path / "run", stop_after=2, resume=True)
     rows = log_rows(tmp_path / "run")
     assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
     assert [bool(row["Dice rim"]) for row in rows] == [False, True, False, False]
-    assert [bool(row["Dice edge"]) for row in rows] == [False, False, False, True]
+    assert [bool(row["Dice Rim"]) for row in rows] == [False, False, False, True]
     for foreign in (
         "time,value\n1,2\n",
         "step,loss\nx,y\n",
