@@ -160,6 +160,21 @@ def test_a_run_is_told_once_how_long_it_is(given, one_sentence):
     one_sentence(error.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"steps": 0}, "steps above zero, but got 0;"),
+        ({"epochs": -1}, "epochs above zero, but got -1;"),
+        ({"minutes": math.nan}, "minutes above zero, but got nan;"),
+        ({"steps": 2, "batch": 0}, "batch above zero, but got 0;"),
+    ],
+)
+def test_nothing_to_train_is_refused(given, says, one_sentence):
+    with pytest.raises(InputError, match=says) as error:
+        TrainingConfig(**given)
+    one_sentence(error.value)
+
+
 def test_minutes_count_training_time(tmp_path):
     training = TrainingConfig(minutes=0.5 / 60, batch=2)
     trainer = Trainer(build(preset("tiny", 3)), training, tmp_path, make_fabric())

@@ -82,6 +82,10 @@ class TrainingConfig:
             raise InputError(
                 "Expected either epochs, steps or minutes to train for; give one of them."
             )
+        for name in ("epochs", "steps", "minutes", "batch"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"Expected {name} above zero, but got {value}; give more.")
 
 
 @dataclass(frozen=True)
