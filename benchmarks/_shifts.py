@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from l2gnet_core.datasets.cases import Patients, ScanFiles
 from l2gnet_core.datasets.loading import Dataset, open_dataset
 from l2gnet_core.datasets.split import Split, split_patients
-from l2gnet_core.files import read_volume
+from l2gnet_core.files import LabelFile, read_volume
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.catalog import find_model
 from l2gnet_core.models.checkpoint import read_card
@@ -282,10 +282,11 @@ class Without:
     def read_image(self) -> Volume:
         return self.files.read_image()
 
-    def read_labels(self) -> Volume:
-        volume = self.files.read_labels()
+    def read_labels(self) -> LabelFile:
+        labels = self.files.read_labels()
+        volume = labels.volume
         data = np.where(volume.data == self.structure, 0, volume.data).astype(volume.data.dtype)
-        return replace(volume, data=data)
+        return replace(labels, volume=replace(volume, data=data))
 
 
 @dataclass(frozen=True)
@@ -304,11 +305,12 @@ class Changed:
         scan = _as_sampled(self.sample, [volume.data], self._axis(volume))[0]
         return replace(volume, data=scan)
 
-    def read_labels(self) -> Volume:
-        volume = self.files.read_labels()
+    def read_labels(self) -> LabelFile:
+        labels = self.files.read_labels()
+        volume = labels.volume
         # `changed` needs a scan beside the labels; its values do not matter.
         stacks = _as_sampled(self.sample, [volume.data, volume.data], self._axis(volume))
-        return replace(volume, data=stacks[1])
+        return replace(labels, volume=replace(volume, data=stacks[1]))
 
     def _axis(self, volume: Volume) -> int:
         return slicing_axis(volume, STUDIES[self.sample.study].slicing)

@@ -213,7 +213,7 @@ def scans_of(data: Path, patients: set[str], slicing: str) -> dict[str, Scan]:
     found = {}
     for case in open_dataset(data).cases:
         if case.patient in patients:
-            volume, truth = case.files.read_image(), case.files.read_labels()
+            volume, truth = case.files.read_image(), case.files.read_labels().volume
             z, y, x = volume.spacing
             found[f"{case.name}.nii.gz"] = Scan(
                 volume.data.T,

@@ -188,7 +188,7 @@ def test_what_a_change_is_learnt_from_is_changed_as_what_is_tested(tmp_path, sav
     save_scan(labels_file, truth)
     sample = Sample("acdc", Frame("patient001_frame01", "patient001"), "orientation")
     files = Changed(FilePair(image_file, labels_file), sample)
-    image, labels = files.read_image(), files.read_labels()
+    image, labels = files.read_image(), files.read_labels().volume
     seen, turned = changed("orientation", [truth, truth], 0, [0, 0])
     np.testing.assert_allclose(image.data, seen)
     np.testing.assert_array_equal(labels.data, turned)

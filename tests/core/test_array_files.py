@@ -98,8 +98,8 @@ def test_slices_become_scans_and_test_volumes_stay_for_testing(synapse):
         image, label = drawn(int(case.name[-1]))
         scan, truth = case.read()
         assert np.array_equal(scan.data, image)
-        assert np.array_equal(truth.data, label)
-        assert truth.data.dtype == np.uint8
+        assert np.array_equal(truth.volume.data, label)
+        assert truth.volume.data.dtype == np.uint8
         assert (scan.units, scan.oriented, scan.stored_axes) == ("pixel", False, (0, 1, 2))
         (frame,) = load_frames(case, ModelCard("m", dataset.labels))
         assert np.array_equal(frame.classes, label)

@@ -21,6 +21,7 @@ from l2gnet_core.datasets.loading import open_dataset
 from l2gnet_core.datasets.settings import read_settings
 from l2gnet_core.datasets.split import read_split
 from l2gnet_core.errors import InputError
+from l2gnet_core.files import read_labels, write_labels
 from l2gnet_core.scans.fingerprint import order_free_fingerprint
 
 ACDC = Path(__file__).parents[3] / "shared" / "data" / "acdc"
@@ -69,6 +70,29 @@ def elsewhere(folder: Path) -> None:
 def mirrored(folder: Path) -> None:
     affine = nib.load(folder / "labels" / "patient1.nii.gz").affine @ np.diag([-1, 1, 1, 1])
     replace_file(folder / "labels" / "patient1.nii.gz", affine=affine)
+
+
+def name_labels(folder: Path, patient: int, **names: int) -> None:
+    """Write a label file again that names its structures itself."""
+    path = folder / "labels" / f"patient{patient}.nii.gz"
+    stored = read_labels(path).volume
+    write_labels(path, stored.data, stored.grid, {id: name for name, id in names.items()})
+
+
+def names_under_other_ids(folder: Path) -> None:
+    name_labels(folder, 0, one=1, two=2)
+    name_labels(folder, 1, TWO=1, one=2)
+
+
+def names_under_several_ids(folder: Path) -> None:
+    (folder / "dataset.json").unlink()
+    names_under_other_ids(folder)
+
+
+def ids_under_several_names(folder: Path) -> None:
+    (folder / "dataset.json").unlink()
+    name_labels(folder, 0, one=1, two=2)
+    name_labels(folder, 1, one=1, second=2)
 
 
 def unknown_ids(folder: Path) -> None:
@@ -163,6 +187,15 @@ def an_id_too_large(folder: Path) -> None:
         (other_shape, r"shape \(3, 20, 24\).*\(3, 20, 20\)"),
         (elsewhere, "8.7 mm apart"),
         (mirrored, "mm apart"),
+        (names_under_other_ids, "TWO is 2 in dataset.json and 1 in the labels; give it one id"),
+        (
+            names_under_several_ids,
+            r"one is 1 \(patient0\) and 2 \(patient1\); give it one",
+        ),
+        (
+            ids_under_several_names,
+            r"2 is two \(patient0\) and second \(patient1\); give it",
+        ),
         (unknown_ids, "ids 7 are not in dataset.json"),
         (a_scan_for_labels, r"ids \d+, \d+, \d+ and \d+ more are not in dataset.json"),
         (labels_for_a_scan, "both hold the same values"),
@@ -281,6 +314,11 @@ def nnunet_with_two_channels(folder: Path) -> None:
     settings.write_text(settings.read_text().replace('"0": "MRI"', '"0": "T1", "1": "T2"'))
 
 
+def a_scan_for_unnamed_labels(folder: Path) -> None:
+    (folder / "dataset.json").unlink()
+    a_scan_for_labels(folder)
+
+
 def two_patients(folder: Path) -> None:
     for part in ("images", "labels"):
         for patient in (2, 3):
@@ -300,6 +338,7 @@ WARNINGS = [
     (some_voxels_not_finite, "5 voxels that are not finite"),
     (labels_in_an_empty_margin, r"6 of \d+ labelled voxels lie in rows or columns at the edge"),
     (nnunet_with_two_channels, r"2 channels \(T1, T2\), but a model sees one"),
+    (a_scan_for_unnamed_labels, r"up to \d+ in the labels of patient1: if these are scans"),
     (two_patients, "at least 3 patients"),
 ]
 
@@ -444,6 +483,24 @@ def test_without_names_structures_go_by_their_ids(dataset, capsys):
     report = json.loads(capsys.readouterr().out)
     assert (report["cases"], report["patients"]) == (4, 4)
     assert [finding["kind"] for finding in report["findings"]] == ["note"]
+
+
+def test_without_settings_structures_have_the_names_of_label_files(dataset):
+    (dataset / "dataset.json").unlink()
+    name_labels(dataset, 0, Liver=1, nowhere=7)
+    name_labels(dataset, 2, liver=1)
+    assert open_dataset(dataset).labels.names == {1: "Liver", 2: "structure 2"}
+    named, unnamed = findings(dataset)
+    assert named == ("note", "No dataset.json is there: label files name 1 Liver.")
+    assert unnamed[0] == "note"
+    assert "the structures 2:" in unnamed[1]
+
+
+def test_settings_decide_where_label_files_have_names_of_their_own(dataset):
+    name_labels(dataset, 0, first=1, Two=2)
+    name_labels(dataset, 1, Segment_1=1, one=5)
+    assert findings(dataset) == []
+    assert open_dataset(dataset).labels.names == {1: "one", 2: "two"}
 
 
 def test_a_fault_of_every_scan_is_told_of_the_first_few(dataset, capsys):

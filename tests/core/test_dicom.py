@@ -463,7 +463,7 @@ def test_a_dataset_of_series(tmp_path, monkeypatch):
     assert [case.name for case in cases] == ["p1", "p2"]
     assert not findings
     image, labels = cases[0].read()
-    assert np.array_equal(labels.data, image.data > 0)
+    assert np.array_equal(labels.volume.data, image.data > 0)
 
 
 def test_segment_reads_a_folder(tmp_path, scan, l2gnet, model_file):

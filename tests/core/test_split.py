@@ -125,6 +125,7 @@ def test_both_names_of_a_patient_may_be_in_one_part():
 @pytest.mark.parametrize(
     "text",
     [
+        None,
         "",
         "[]",
         "{}",
@@ -133,10 +134,11 @@ def test_both_names_of_a_patient_may_be_in_one_part():
         "\xff",
         "[" * 100_000,
     ],
-    ids=lambda text: text[:20],
+    ids=lambda text: "no file" if text is None else text[:20],
 )
 def test_a_file_that_is_no_split_is_refused(tmp_path, text, one_sentence):
-    (tmp_path / "split.json").write_text(text, encoding="latin-1")
+    if text is not None:
+        (tmp_path / "split.json").write_text(text, encoding="latin-1")
     with pytest.raises(InputError, match="Expected lists of the patients") as error:
         read_split(tmp_path)
     one_sentence(error.value)

@@ -161,6 +161,21 @@ def test_a_run_is_told_once_how_long_it_is(given, one_sentence):
     one_sentence(error.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"steps": 0}, "steps above zero, but got 0;"),
+        ({"epochs": -1}, "epochs above zero, but got -1;"),
+        ({"minutes": math.nan}, "minutes above zero, but got nan;"),
+        ({"steps": 2, "batch": 0}, "batch above zero, but got 0;"),
+    ],
+)
+def test_nothing_to_train_is_refused(given, says, one_sentence):
+    with pytest.raises(InputError, match=says) as error:
+        TrainingConfig(**given)
+    one_sentence(error.value)
+
+
 def test_minutes_count_training_time(tmp_path):
     training = TrainingConfig(minutes=0.5 / 60, batch=2)
     trainer = Trainer(build(preset("tiny", 3)), training, tmp_path, make_fabric())
@@ -287,14 +302,28 @@ def test_the_model_file_holds_the_best_epoch(dataset, tmp_path):
         assert means[steps // 2 - 1] == max(means[:epoch])
 
 
-def test_a_structure_that_was_renamed_keeps_its_scores_in_the_log(dataset, tmp_path, one_sentence):
+def test_a_run_goes_on_with_the_structures_it_began_with(dataset, tmp_path, one_sentence):
     run(dataset, tmp_path / "run", stop_after=2)
-    (dataset / "dataset.json").write_text('{"labels": {"edge": 1, "core": 2}}')
+    for names, says in (
+        ({"core": 1, "rim": 2}, "lacks 1 rim, 2 core and has 1 core, 2 rim; name and number"),
+        ({"edge": 1, "core": 2}, "lacks 1 rim and has 1 edge; .* --from"),
+    ):
+        (dataset / "dataset.json").write_text(json.dumps({"labels": names}))
+        with pytest.raises(InputError, match=says) as error:
+            run(dataset, tmp_path / "run", resume=True)
+        one_sentence(error.value)
+
+
+def test_a_name_that_is_written_otherwise_keeps_its_scores_in_the_log(
+    dataset, tmp_path, one_sentence
+):
+    run(dataset, tmp_path / "run", stop_after=2)
+    (dataset / "dataset.json").write_text('{"labels": {"Rim": 1, "core": 2}}')
     run(dataset, tmp_path / "run", stop_after=2, resume=True)
     rows = log_rows(tmp_path / "run")
     assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
     assert [bool(row["Dice rim"]) for row in rows] == [False, True, False, False]
-    assert [bool(row["Dice edge"]) for row in rows] == [False, False, False, True]
+    assert [bool(row["Dice Rim"]) for row in rows] == [False, False, False, True]
     for foreign in (
         "time,value\n1,2\n",
         "step,loss\nx,y\n",
@@ -749,11 +778,14 @@ def test_processes_draw_together_what_one_draws(tmp_path, batch, late, processes
 def test_devices_that_cannot_share_the_batches_are_refused_before_training(
     dataset, tmp_path, one_sentence
 ):
-    for batch, near_the_end in ((3, False), (6, True)):
+    for batch, says in (
+        (3, "draw 3 slices; give --batch 4 or another multiple of 2, best of 4, because"),
+        (6, "draw 6 slices, and 3 near the end; give --batch 8 or another multiple of 4."),
+    ):
         with pytest.raises(InputError, match="2 devices can share evenly") as error:
             run(dataset, tmp_path / "run", replace(SHORT, batch=batch), devices=2)
         one_sentence(error.value)
-        assert ("and 3 near the end" in str(error.value)) == near_the_end
+        assert says in str(error.value)
     # Without larger views, batches stay.
     require_shareable(batches_of(replace(SHORT, batch=6, large_from=1.0), sampler(range(2)), 16), 2)
 

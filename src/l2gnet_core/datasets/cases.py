@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import (
+    LabelFile,
     but_for_case,
     by_stem,
     read_labels,
@@ -66,8 +67,9 @@ class ScanFiles(Protocol):
     def read_image(self) -> Volume:
         """The scan, (z,y,x) or (t,z,y,x). Raises InputError, one sentence."""
 
-    def read_labels(self) -> Volume:
-        """The labels, uint8 or uint16, on their own grid. Raises InputError, one sentence."""
+    def read_labels(self) -> LabelFile:
+        """The labels on their own grid, with the names that their file gives. Raises InputError,
+        one sentence."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,9 @@ class FilePair:
         """The scan, (z,y,x) or (t,z,y,x). Raises InputError."""
         return read_volume(self.image)
 
-    def read_labels(self) -> Volume:
-        """The labels, uint8 or uint16, on their own grid. Raises InputError."""
-        return read_labels(self.labels).volume
+    def read_labels(self) -> LabelFile:
+        """The labels on their own grid, with the names that their file gives. Raises InputError."""
+        return read_labels(self.labels)
 
 
 def patient_in(name: str) -> str:
@@ -122,13 +124,13 @@ class Case:
         """A case whose patient is taken from its name."""
         return cls(name, patient_in(name), files, part)
 
-    def read(self) -> tuple[Volume, Volume]:
+    def read(self) -> tuple[Volume, LabelFile]:
         """The scan and its labels in the scan's storage order. Raises InputError, one sentence."""
         scan, stored = self.files.read_image(), self.files.read_labels()
-        labels = in_order_of(scan.grid, stored)
-        if labels is not stored:
+        labels = in_order_of(scan.grid, stored.volume)
+        if labels is not stored.volume:
             labels = replace(labels, warnings=(*labels.warnings, _REORDERED))
-        return scan, labels
+        return scan, replace(stored, volume=labels)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +18,13 @@ from l2gnet_core.datasets.cases import (
     is_first_channel,
     some,
 )
-from l2gnet_core.datasets.compare import Examined, compare, same_patients
+from l2gnet_core.datasets.compare import Examined, compare, names_in_files, same_patients
 from l2gnet_core.datasets.settings import read_settings
 from l2gnet_core.datasets.split import read_split, split_problems
 from l2gnet_core.errors import InputError
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.scans.fingerprint import fingerprint, order_free_fingerprint
-from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.labels import LabelSet, may_be_a_scan, plain
 from l2gnet_core.scans.laterality import apart_by_direction
 from l2gnet_core.scans.volume import HEADERS_ROUND, Volume, distance_apart, slicing_axis
 from l2gnet_core.segmenting.slice_view import slice_view
@@ -33,7 +33,8 @@ from l2gnet_core.segmenting.slice_view import slice_view
 class Survey:
     """An examination of all files of a dataset.
 
-    cases: with the patients that files or dataset.json name. names, description: of dataset.json.
+    cases: with the patients that files or dataset.json name. names: structure by id, of
+    dataset.json or else of the label files. description: of dataset.json.
     findings: what is wrong; complete once `examine` is exhausted.
     Raises InputError if the folder is not a dataset.
     """
@@ -76,11 +77,9 @@ class Survey:
             yield case
         if not self.names:
             found = sorted({id for one in self._examined for id in one.voxels} - {0})
-            self.names = {id: f"structure {id}" for id in found}
-            if found:
-                told = some([str(id) for id in found])
-                sentence = f"No dataset.json names the structures {told}: they go by their ids."
-                self.findings.append(Finding("note", "", sentence))
+            named, contradictions = names_in_files(self._examined)
+            self.names = {id: named.get(id, f"structure {id}") for id in found}
+            self.findings += contradictions or _without_settings(found, named, self._examined)
         self.findings += compare(self._examined, self.names, self.patients)
 
     def examine_split(self, file: Path) -> None:
@@ -152,6 +151,32 @@ def grouped_messages(findings: Iterable[Finding], most: int = 3) -> Iterator[str
             yield f"{kind}: the same of {len(same) - most} more: {names}."
 
 
+def _without_settings(
+    ids: Sequence[int], named: Mapping[int, str], examined: Sequence[Examined]
+) -> Iterator[Finding]:
+    """What to say of structures without a dataset.json. named: those that label files name; labels
+    that hold very many others may be scans."""
+    if named:
+        told = some([f"{id} {name}" for id, name in sorted(named.items())])
+        yield Finding("note", "", f"No dataset.json is there: label files name {told}.")
+    unnamed = [str(id) for id in ids if id not in named]
+    if not unnamed:
+        return
+    told = some(unnamed)
+    odd = [one for one in examined if may_be_a_scan(one.voxels, named)]
+    if not odd:
+        sentence = f"No dataset.json names the structures {told}: they go by their ids."
+        yield Finding("note", "", sentence)
+        return
+    most = max(len(one.voxels.keys() - {0}) for one in odd)
+    sentence = (
+        f"No dataset.json names the structures {told}, and there are up to {most} in the labels of "
+        f"{some([one.case.name for one in odd])}: if these are scans, put their masks in their "
+        "place; otherwise name the structures."
+    )
+    yield Finding("warning", "", sentence)
+
+
 def _reader_code(case: Case, sentence: str) -> str:
     """A code for the sentence of a file reader: its words without the case's name and numbers,
     because readers give no codes."""
@@ -160,10 +185,20 @@ def _reader_code(case: Case, sentence: str) -> str:
 
 def _examine(case: Case, names: dict[int, str]) -> tuple[Examined, list[Finding]]:
     """A summary of a case, and its findings. Raises InputError if a file cannot be read."""
-    volume, truth = case.read()
+    volume, stored = case.read()
+    truth = stored.volume
     ids, counts = np.unique(truth.data, return_counts=True)
     voxels = dict(zip(ids.tolist(), counts.tolist(), strict=True))
-    findings = [*_errors(case, volume, truth, voxels, names), *_warnings(case, volume, truth)]
+    own = {
+        id: " ".join(name.split())
+        for id, name in stored.names.items()
+        if id and id in voxels and name.strip()
+    }
+    findings = [
+        *_errors(case, volume, truth, voxels, names),
+        *_other_ids(case, own, names),
+        *_warnings(case, volume, truth),
+    ]
     pairs = [
         (scan, marks if marks.shape == scan.shape else None)
         for scan, marks in zip(volume.frames, truth.frames, strict=False)
@@ -173,6 +208,7 @@ def _examine(case: Case, names: dict[int, str]) -> tuple[Examined, list[Finding]
         case,
         volume.grid,
         voxels,
+        own,
         fingerprints=tuple(fingerprint(scan) for scan, _ in pairs),
         frame_hashes=tuple(order_free_fingerprint(scan) for scan, _ in pairs),
         label_hashes=tuple(order_free_fingerprint(scan, marks) for scan, marks in pairs),
@@ -210,6 +246,21 @@ def _errors(
             "labels, in their place."
         )
         yield Finding("error", case.name, sentence, "same values")
+
+
+def _other_ids(case: Case, own: Mapping[int, str], names: Mapping[int, str]) -> Iterator[Finding]:
+    """An error if a label file has its `own` name of a structure under another id than dataset.json
+    (names)."""
+    ids = {plain(name): id for id, name in names.items()}
+    for id, name in own.items():
+        if (wanted := ids.get(plain(name), id)) != id:
+            sentence = (
+                f"Expected structures with the same ids in dataset.json and the labels, but {name} "
+                f"is {wanted} in dataset.json and {id} in the labels; give it one id in both."
+            )
+            yield Finding("error", case.name, sentence, "other ids")
+            # Where two are exchanged, one sentence is enough.
+            return
 
 
 def _warnings(case: Case, volume: Volume, truth: Volume) -> Iterator[Finding]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -27,15 +28,16 @@ _BACKGROUND = {
 class Examined:
     """What is kept of a case after reading it.
 
-    voxels: number of voxels by label id. fingerprints: of the scan's frames, except frames of a
-    single intensity, which are equal for all patients. frame_hashes: order-free fingerprints of
-    these frames, so that a scan is known in whichever order it is stored. label_hashes: the same of
-    frames with their labels.
+    voxels: number of voxels by label id. names: those that the label file itself gives such ids.
+    fingerprints: of the scan's frames, except frames of a single intensity, which are equal for all
+    patients. frame_hashes: order-free fingerprints of these frames, so that a scan is known in
+    whichever order it is stored. label_hashes: the same of frames with their labels.
     """
 
     case: Case
     grid: Grid
     voxels: Mapping[int, int]
+    names: Mapping[int, str]
     fingerprints: tuple[str, ...]
     frame_hashes: tuple[str, ...]
     label_hashes: tuple[str, ...]
@@ -49,6 +51,40 @@ def compare(
     yield from _patients(examined, patients)
     yield from _structures(examined, names)
     yield from _odd_grids(examined)
+
+
+def names_in_files(examined: Sequence[Examined]) -> tuple[dict[int, str], list[Finding]]:
+    """Structure by id, as far as label files name them, and an error for each name of several ids
+    and each id of several names."""
+    ids: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    called: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    spelt: dict[str, str] = {}
+    for one in examined:
+        for id, name in one.names.items():
+            # Two files may write one name differently.
+            name = spelt.setdefault(plain(name), name)
+            ids[name][id].append(one.case.name)
+            called[id][name].append(one.case.name)
+    told = [
+        f"Expected structures with the same ids in all label files, but {name} is "
+        f"{_where(cases)}; give it one id in all."
+        for name, cases in ids.items()
+        if len(cases) > 1
+    ]
+    told += [
+        f"Expected structures with the same names in all label files, but {id} is "
+        f"{_where(cases)}; give it one name in all, or name the structures in dataset.json."
+        for id, cases in called.items()
+        # Names that are exchanged have been told.
+        if len(cases) > 1 and all(len(ids[name]) == 1 for name in cases)
+    ]
+    names = {id: next(iter(cases)) for id, cases in called.items()}
+    return names, [Finding("error", "", sentence) for sentence in told]
+
+
+def _where(cases: Mapping[Any, list[str]]) -> str:
+    """Ids or names with the cases that have them, as text."""
+    return " and ".join(f"{one} ({some(names)})" for one, names in cases.items())
 
 
 def same_patients(cases: Iterable[Case], examined: Iterable[Examined]) -> dict[str, str]:

@@ -130,7 +130,8 @@ def load_frames(case: Case, card: ModelCard, left_out: Collection[int] = ()) -> 
     unknown id, or the scan does not state the orientation or voxel size that the model needs.
     """
     labels = card.labels
-    volume, truth = case.read()
+    volume, stored = case.read()
+    truth = stored.volume
     if volume.data.shape != truth.data.shape:
         raise InputError(
             f"Expected labels of the scan's shape {volume.data.shape} for {case.name}, but they "

@@ -82,7 +82,7 @@ def read_split(file: Path) -> dict[Part, list[str]]:
     """Names of patients by part, from a run folder or its split.json. They need not fit a dataset;
     see `checked_split`.
 
-    Raises InputError for a file of another form.
+    Raises InputError for a missing file and for one of another form.
     """
     file = file / SPLIT_FILE if file.is_dir() else file
     try:
@@ -93,7 +93,7 @@ def read_split(file: Path) -> dict[Part, list[str]]:
             for names in parts.values()
         ):
             raise ValueError
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(
             f"Expected lists of the patients of train, tuning and test in {file}, but it cannot be "
             "read so; name a run folder or its split.json, or correct that."

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from l2gnet_core.errors import InputError
 from l2gnet_core.files.compression import MOST_DEFLATE
 from l2gnet_core.files.formats import stem_of, suffix_of
+from l2gnet_core.files.reading import LabelFile
 from l2gnet_core.files.values import as_labels, plain_values
 from l2gnet_core.scans.volume import Volume
 
@@ -62,10 +63,11 @@ class ArrayFiles:
             )
         return Volume(data, name=self.name, warnings=tuple(warnings))
 
-    def read_labels(self) -> Volume:
-        """The labels in the scan's shape, uint8 or uint16. Raises InputError."""
+    def read_labels(self) -> LabelFile:
+        """The labels in the scan's shape, uint8 or uint16, without names. Raises InputError."""
         data = plain_values(self.name, self._stacked(_LABELS), [], mask=True)
-        return Volume(as_labels(data, f"The label of {self.name}"), name=self.name)
+        labels = as_labels(data, f"The label of {self.name}")
+        return LabelFile(Volume(labels, name=self.name))
 
     def _stacked(self, names: tuple[str, ...]) -> npt.NDArray[Any]:
         arrays = [read_array(path, names) for path in self.paths]

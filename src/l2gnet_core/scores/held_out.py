@@ -72,7 +72,7 @@ def names_to_score(dataset: Dataset, card: ModelCard) -> dict[int, str]:
     learnable = dataset.labels_of(filter(None, learnt_from)).names
     wanted = {id: dataset.labels.names[id] for id in dataset.labels.names if id in mine}
     for id, name in (wanted | learnable).items():
-        # Without dataset.json, structures are named after their ids.
+        # Structures that nothing names are called after their ids.
         if id not in mine or plain(name) not in (plain(mine[id]), f"structure {id}"):
             told = f"{id} is {mine[id]}" if id in mine else f"there is no {id}"
             raise InputError(
@@ -95,4 +95,4 @@ def score_held_out(
         found = segmented(scan, model, device)
         masks = np.stack(found.masks).reshape(scan.shape)
         prediction = scan.grid.volume(masks, tuple(found.warnings))
-        yield from scored(case.name, prediction, truth, names, tolerance)
+        yield from scored(case.name, prediction, truth.volume, names, tolerance)

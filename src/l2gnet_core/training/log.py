@@ -31,8 +31,8 @@ _SECONDS_BETWEEN_FLUSHES = 30.0
 class TrainingLog:
     """Writes the logs of a run folder; for a resumed run, continues after `step`.
 
-    Columns of structures that had other names before are kept. Raises InputError for a log of
-    another program, OutputError if nothing can be written.
+    Columns of structures whose names were written otherwise before are kept. Raises InputError for
+    a log of another program, OutputError if nothing can be written.
     """
 
     def __init__(self, folder: Path, labels: LabelSet, step: int) -> None:

@@ -82,6 +82,10 @@ class TrainingConfig:
             raise InputError(
                 "Expected either epochs, steps or minutes to train for; give one of them."
             )
+        for name in ("epochs", "steps", "minutes", "batch"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"Expected {name} above zero, but got {value}; give more.")
 
 
 @dataclass(frozen=True)
@@ -197,13 +201,21 @@ def require_shareable(batches: Sequence[int], processes: int) -> None:
     """Raise InputError unless processes can share the batches of a run, as of `batches_of`,
     evenly."""
     if any(batch % processes for batch in batches):
-        last = f", and {batches[-1]} near the end" if len(set(batches)) > 1 else ""
         # Half of such a batch can be shared, too.
         unit = 2 * processes
         works = max(1, round(batches[0] / unit)) * unit
+        if len(set(batches)) > 1:
+            last, others = f", and {batches[-1]} near the end", f"another multiple of {unit}"
+        else:
+            # Before scans are read, nobody knows how large views become.
+            last = ""
+            others = (
+                f"another multiple of {processes}, best of {unit}, because steps near the end may "
+                "draw half as many"
+            )
         raise InputError(
             f"Expected batches that {processes} devices can share evenly, but steps draw "
-            f"{batches[0]} slices{last}; give --batch {works} or another multiple of {unit}."
+            f"{batches[0]} slices{last}; give --batch {works} or {others}."
         )
 
 

@@ -55,6 +55,7 @@ from l2gnet_core.training.run_folder import (
     keep_beginning,
     locked,
     read_or_make_split,
+    require_same_structures,
     require_same_view,
     require_usable,
     start_of,
@@ -196,6 +197,7 @@ def _prepared(
         tell(sentence)
     state = saved_state(settings.folder) if settings.resume else None
     labels = _labels(dataset, split, training, tell)
+    require_same_structures(settings, labels)
     card = _begun_card(dataset, labels, split, settings)
     if settings.oriented:
         augmentation = keeping_sides(augmentation, card)

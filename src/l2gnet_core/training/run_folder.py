@@ -11,6 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from l2gnet_core.datasets.cases import some
 from l2gnet_core.datasets.leakage import inherited_split, require_kept_apart
 from l2gnet_core.datasets.loading import Dataset
 from l2gnet_core.datasets.split import Split, checked_split, read_split, split_patients
@@ -24,6 +25,7 @@ from l2gnet_core.models.checkpoint import (
     find_model_file,
     read_card,
 )
+from l2gnet_core.scans.labels import LabelSet, plain
 
 CHOICES_FILE = "settings.json"
 VIEW_FILE = "view.json"
@@ -158,6 +160,31 @@ def require_same_view(settings: RunSettings, card: ModelCard) -> None:
             "another; resume with the first --plane, --oriented, --resample and --pixel, or use a "
             "new run folder."
         )
+
+
+def require_same_structures(settings: RunSettings, labels: LabelSet) -> None:
+    """Raise InputError if the model of a resumed run has other structures than `labels`, or the
+    same under other ids: its outputs would go on as those of others."""
+    file = settings.folder / MODEL_FILE
+    # Without a model, no epoch has ended: next to nothing was learnt.
+    if not (settings.resume and file.is_file()):
+        return
+    told, known = labels.names, read_card(file).labels.names
+    gone, new = _differing(known, told), _differing(told, known)
+    but = [f"lacks {some(gone)}"] * bool(gone) + [f"has {some(new)}"] * bool(new)
+    if but:
+        raise InputError(
+            f"Expected the structures that the run in {settings.folder} began with, under their "
+            f"ids, but the dataset now {' and '.join(but)}; name and number them as before, or "
+            f"begin a new run with --from {settings.folder}, which takes outputs over by name."
+        )
+
+
+def _differing(names: Mapping[int, str], others: Mapping[int, str]) -> list[str]:
+    """Ids and names that are not among the others, as texts."""
+    return [
+        f"{id} {name}" for id, name in names.items() if plain(others.get(id, "")) != plain(name)
+    ]
 
 
 def _view(card: ModelCard) -> bytes:
