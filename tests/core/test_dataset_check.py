@@ -281,6 +281,11 @@ def nnunet_with_two_channels(folder: Path) -> None:
     settings.write_text(settings.read_text().replace('"0": "MRI"', '"0": "T1", "1": "T2"'))
 
 
+def a_scan_for_unnamed_labels(folder: Path) -> None:
+    (folder / "dataset.json").unlink()
+    a_scan_for_labels(folder)
+
+
 def two_patients(folder: Path) -> None:
     for part in ("images", "labels"):
         for patient in (2, 3):
@@ -300,6 +305,7 @@ WARNINGS = [
     (some_voxels_not_finite, "5 voxels that are not finite"),
     (labels_in_an_empty_margin, r"6 of \d+ labelled voxels lie in rows or columns at the edge"),
     (nnunet_with_two_channels, r"2 channels \(T1, T2\), but a model sees one"),
+    (a_scan_for_unnamed_labels, r"up to \d+ in the labels of patient1: if these are scans"),
     (two_patients, "at least 3 patients"),
 ]
 

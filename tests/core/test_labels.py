@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from l2gnet_core.scans.labels import OVER, PALETTE, LabelSet, own_colors
+from l2gnet_core.scans.labels import OVER, PALETTE, LabelSet, may_be_a_scan, own_colors
 
 
 def test_many_structures_have_colours_that_can_be_told_apart():
@@ -21,3 +22,17 @@ def test_many_structures_have_colours_that_can_be_told_apart():
     assert (rgb @ [0.3, 0.59, 0.11]).max() < 235
     over = [int(OVER[i : i + 2], 16) for i in (1, 3, 5)]
     assert np.abs(rgb - over).sum(1).min() > 40
+
+
+@pytest.mark.parametrize(
+    ("ids", "known", "odd"),
+    [
+        (range(11), (), False),
+        (range(12), (), True),
+        (range(118), range(118), False),
+        (range(31), range(16), False),
+        (range(31), range(15), True),
+    ],
+)
+def test_many_ids_that_nothing_knows_may_be_intensities(ids, known, odd):
+    assert may_be_a_scan(ids, known) == odd

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from l2gnet_core.datasets.split import read_split, split_problems
 from l2gnet_core.errors import InputError
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.scans.fingerprint import fingerprint, order_free_fingerprint
-from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.labels import LabelSet, may_be_a_scan
 from l2gnet_core.scans.laterality import apart_by_direction
 from l2gnet_core.scans.volume import HEADERS_ROUND, Volume, distance_apart, slicing_axis
 from l2gnet_core.segmenting.slice_view import slice_view
@@ -78,9 +78,7 @@ class Survey:
             found = sorted({id for one in self._examined for id in one.voxels} - {0})
             self.names = {id: f"structure {id}" for id in found}
             if found:
-                told = some([str(id) for id in found])
-                sentence = f"No dataset.json names the structures {told}: they go by their ids."
-                self.findings.append(Finding("note", "", sentence))
+                self.findings.append(_unnamed(found, self._examined))
         self.findings += compare(self._examined, self.names, self.patients)
 
     def examine_split(self, file: Path) -> None:
@@ -150,6 +148,22 @@ def grouped_messages(findings: Iterable[Finding], most: int = 3) -> Iterator[str
         if len(same) > most:
             names = some([finding.case for finding in same[most:]])
             yield f"{kind}: the same of {len(same) - most} more: {names}."
+
+
+def _unnamed(ids: Sequence[int], examined: Sequence[Examined]) -> Finding:
+    """What to say of structures that have no names: labels that hold very many may be scans."""
+    odd = [one for one in examined if may_be_a_scan(one.voxels, ())]
+    told = some([str(id) for id in ids])
+    if not odd:
+        sentence = f"No dataset.json names the structures {told}: they go by their ids."
+        return Finding("note", "", sentence)
+    most = max(len(one.voxels.keys() - {0}) for one in odd)
+    sentence = (
+        f"No dataset.json names the structures {told}, and there are up to {most} in the labels of "
+        f"{some([one.case.name for one in odd])}: if these are scans, put their masks in their "
+        "place; otherwise name the structures."
+    )
+    return Finding("warning", "", sentence)
 
 
 def _reader_code(case: Case, sentence: str) -> str:

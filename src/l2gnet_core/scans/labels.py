@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from unicodedata import normalize
@@ -17,6 +17,8 @@ PALETTE = ("#56b4e9", "#009e73", "#d55e00", "#f0e442", "#cc79a7", "#e69f00", "#0
 OVER = "#ff3df2"
 #: Number of different default colours; with more structures, they repeat.
 _COLORS = 255
+#: Number of unknown ids that a mask may have before it is suspected to be a scan.
+_MOST_UNKNOWN = 10
 #: In Oklab: lightness at which a colour differs from black, white and both themes of the window,
 #: and the least chroma at which it differs from a grey picture.
 _LIGHTNESS, _CHROMA = (0.5, 0.88), 0.09
@@ -26,6 +28,14 @@ def plain(name: str) -> str:
     """A name without differences of case, of spaces and in how accents are stored, for comparing
     names."""
     return " ".join(normalize("NFC", name).split()).casefold()
+
+
+def may_be_a_scan(ids: Collection[int], known: Collection[int]) -> bool:
+    """Could labels with these ids be a scan of 8 bits? Many of them, and most, are then not among
+    the ids `known` from elsewhere: from names, or from a mask that belongs to them."""
+    structures = {*ids} - {0}
+    unknown = structures.difference(known)
+    return len(unknown) > max(_MOST_UNKNOWN, len(structures) / 2)
 
 
 def in_charts(name: str) -> str:

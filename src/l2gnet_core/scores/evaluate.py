@@ -19,15 +19,13 @@ from l2gnet_core.files import (
     scans_in,
     stem_of,
 )
-from l2gnet_core.scans.labels import plain
+from l2gnet_core.scans.labels import may_be_a_scan, plain
 from l2gnet_core.scans.storage_order import in_order_of
 from l2gnet_core.scans.volume import HEADERS_ROUND, Volume, distance_apart
 from l2gnet_core.scores.metrics import Agreement, agreement_per_label
 
 #: Name of the mean over structures in a table of structures.
 MEAN = "mean"
-#: Number of ids that only one of two masks may have before it is suspected to be a scan.
-_MOST_ALONE = 10
 
 
 @dataclass(frozen=True)
@@ -127,8 +125,8 @@ def evaluate(pairs: list[tuple[Path, Path]], tolerance: float) -> Iterator[CaseS
         ids = sorted(mine | theirs)
         odd = [
             *_differing_names(prediction.names, reference.names, ids),
-            *_ids_of_a_scan("prediction", prediction, mine - theirs, len(mine)),
-            *_ids_of_a_scan("reference", reference, theirs - mine, len(theirs)),
+            *_ids_of_a_scan("prediction", prediction, mine, theirs),
+            *_ids_of_a_scan("reference", reference, theirs, mine),
         ]
         a = replace(a, warnings=(*a.warnings, *odd))
         yield from scored(stem_of(reference_file), a, b, _named(names, ids), tolerance)
@@ -178,14 +176,13 @@ def _differing_names(
     return [f"scored by id, though the names differ: {some(differing)}"] if differing else []
 
 
-def _ids_of_a_scan(what: str, mask: LabelFile, alone: set[int], count: int) -> list[str]:
-    """A sentence if a mask may be a scan of 8 bits: most of its ids (`alone` of `count`) are not in
-    the other mask, and it has no names."""
-    if mask.names or len(alone) <= max(_MOST_ALONE, count / 2):
+def _ids_of_a_scan(what: str, mask: LabelFile, ids: set[int], others: set[int]) -> list[str]:
+    """A sentence if a mask without names may be a scan; others: the ids in the other mask."""
+    if mask.names or not may_be_a_scan(ids, others):
         return []
     return [
-        f"{len(alone)} of the {count} ids in the {what} are in it alone, and it names none: if it "
-        "is a scan, give its mask"
+        f"{len(ids - others)} of the {len(ids)} ids in the {what} are in it alone, and it names "
+        "none: if it is a scan, give its mask"
     ]
 
 
