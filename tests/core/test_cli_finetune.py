@@ -310,6 +310,7 @@ def test_bad_input_is_one_sentence(refused, files, model_file, save_scan, labels
     shutil.copy(model_file, tmp_path / "older" / MODEL_FILE)
     assert "holds one already" in said(out=tmp_path / "older")
     assert "neither" in said(out=image)
+    assert "not as mine.pt; if that is to be a folder" in said(out=tmp_path / "mine.pt")
     assert "can be written to" in said(out=image / "new")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "split.json").write_text("{}")

@@ -71,6 +71,11 @@ def model_file_to_write(output: Path) -> Path:
             f"Expected a file called {_SUFFIX} or a folder for the model, but {output} is neither; "
             "choose another output."
         )
+    if output.suffix not in ("", _SUFFIX) and not output.exists():
+        raise InputError(
+            f"A model is saved as {_SUFFIX}, not as {output.name}; if that is to be a folder, make "
+            "it first."
+        )
     if any((file.parent / name).exists() for name in (STATE_FILE, SPLIT_FILE)):
         raise InputError(
             f"Expected another place than a training run's, but {file.parent} is one, with its own "
