@@ -311,6 +311,18 @@ def test_a_new_id_with_two_names_is_asked_about(
     assert report["labels"]["7"] == "kidney"
 
 
+def test_a_scan_is_no_labels(run, refused, files, save_scan, model_file, tmp_path, monkeypatch):
+    many = np.random.default_rng(0).integers(0, 16, SHAPE).astype(np.uint8)
+    scan, other = save_scan(tmp_path / "8bit.nii.gz", many), files[0].with_name("other.nii.gz")
+    save_scan(other, many[::-1].copy())
+    arguments = "--slices", "1,3", "--model", model_file, "-o", tmp_path / "new"
+    assert "the scan's own values" in refused("finetune", scan, scan, *arguments)
+    assert "12 ids that the model does not have" in refused("finetune", scan, other, *arguments)
+    keep_all(monkeypatch)
+    names = ",".join(f"{id}=organ {id}" for id in range(4, 16))
+    assert len(run("--names", names, scan=(scan, other))["labels"]) == 15
+
+
 def test_slices_count_along_the_axis_of_the_stored_array(run, labels, save_scan, files, tmp_path):
     # NIfTI stores (x,y,z): its axis 0 is our last one.
     only = np.full_like(labels, 200)

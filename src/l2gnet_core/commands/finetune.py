@@ -146,7 +146,7 @@ def finetune(
     chosen = choose_device(device)[0]
     loaded = load_model(parent)
     read = [
-        read_correction(one, loaded.card, axis, unmarked, orientation, frame, _warn)
+        read_correction(one, loaded.card, axis, unmarked, orientation, frame, given_names, _warn)
         for one in files
     ]
     corrections = [correction for correction, _ in read]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -16,7 +16,7 @@ from l2gnet_core.files import read_any, read_volume
 from l2gnet_core.finetuning.run import FineTuneResult
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import MODEL_FILE, SPLIT_FILE, STATE_FILE, save_model
-from l2gnet_core.scans.labels import plain
+from l2gnet_core.scans.labels import may_be_a_scan, plain
 from l2gnet_core.scans.storage_order import in_order_of
 from l2gnet_core.scans.volume import (
     HEADERS_ROUND,
@@ -108,6 +108,7 @@ def read_correction(
     unmarked: int | None = None,
     orientation: str | None = None,
     frame: int | None = None,
+    named: Collection[int] = (),
     tell: Callable[[str], None] = _nobody,
 ) -> tuple[Correction, dict[int, str]]:
     """A correction from files, and the names in the label file of ids that the model does not have.
@@ -115,9 +116,9 @@ def read_correction(
 
     axis: slicing axis of the stored array, instead of the card's rule. unmarked: id of voxels that
     are unknown. orientation: letters for a scan whose file gives none. frame: the corrected one of
-    a time series, from 0; the labels are of every frame, or of this one. tell: called with
-    sentences for the user. Raises InputError for files that do not belong together, and for names
-    that contradict the model's.
+    a time series, from 0; the labels are of every frame, or of this one. named: new ids that the
+    caller names. tell: called with sentences for the user. Raises InputError for files that do not
+    belong together, for labels that seem to be a scan, and for names that contradict the model's.
     """
     image, labels_file = Path(files.image), Path(files.labels)
     volume = read_volume(image)
@@ -164,6 +165,7 @@ def read_correction(
     except InputError as error:
         raise InputError(f"{labels_file.name}: {error}") from error
     names = {id: name for id, name in text.names.items() if _says_more_than(id, name)}
+    _require_no_scan(correction, labels_file.name, {*card.labels.names, *names, *named})
     ids = _ids_by_name(correction.structures, names, card, labels_file.name)
     if moved := [f"{names[id]} is {id} there and {ids[id]} here" for id in ids if ids[id] != id]:
         tell(f"organs of {labels_file.name} are matched by name: {', '.join(moved)}.")
@@ -187,6 +189,25 @@ def names_together(found: Iterable[Mapping[int, str]], given: Mapping[int, str])
                     "--names."
                 )
     return names
+
+
+def _require_no_scan(correction: Correction, file: str, known: Collection[int]) -> None:
+    """Raise InputError if the labels are the scan itself, or may be another one. known: ids of the
+    model, and those that something names."""
+    scan = np.moveaxis(correction.scan, correction.axis, 0)
+    slices = zip(correction.slices, correction.pictures, strict=True)
+    if correction.structures and all(np.array_equal(scan[i], picture) for i, picture in slices):
+        raise InputError(
+            f"Expected labels of the scan, but in the corrected slices {file} holds the scan's own "
+            "values; give its mask."
+        )
+    if may_be_a_scan(correction.structures, known):
+        unknown = len(correction.structures.difference(known))
+        raise InputError(
+            f"Expected labels of the scan, but in the corrected slices {file} has {unknown} ids "
+            "that the model does not have and nothing names; if it is a scan, give its mask, "
+            "otherwise name them."
+        )
 
 
 def _ids_by_name(
