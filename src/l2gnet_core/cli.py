@@ -206,7 +206,7 @@ def demo(headless: Path | None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: errors in the input become one line and exit code 2."""
+    """Run a command: errors in the input become one line and exit code 2."""
     with contextlib.suppress(AttributeError):
         # File names need not be valid UTF-8.
         sys.stdout.reconfigure(  # type: ignore[union-attr]

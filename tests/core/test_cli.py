@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -814,6 +815,22 @@ def test_the_demo_says_what_it_needs(refused, monkeypatch, error, says):
     said = refused("demo")
     assert says in said
     assert '`pip install ".[all]"`' in said
+
+
+def test_it_can_be_stopped_while_it_is_imported(run_python):
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    module, _, function = project["scripts"]["l2gnet"].partition(":")
+    # The way in imports nothing that takes time, and Ctrl-C comes while NumPy is imported.
+    code = (
+        "import sys\n"
+        "class Stopped:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'numpy': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Stopped())\n"
+        f"from {module} import {function}; {function}()"
+    )
+    result = run_python("-c", code)
+    assert (result.returncode, result.stderr) == (130, "l2gnet: stopped\n")
 
 
 def test_help_is_instant(run_python):

@@ -229,12 +229,98 @@ def test_new_organs_are_named_and_segmented_by(
 
 def test_names_in_the_label_file_serve_new_organs(run, labels, files, tmp_path, monkeypatch):
     keep_all(monkeypatch)
-    labels[labels == 2] = 7
+    labels[labels == 2], labels[1, :3, :3] = 7, 5
     truth = tmp_path / "named.nii.gz"
-    write_labels(truth, labels, read_volume(files[0]), {1: "something else", 7: "liver"})
+    # What structures without a name are called is no name: these go by their ids.
+    names = {1: "Segment_1", 5: "label 5", 7: "liver"}
+    write_labels(truth, labels, read_volume(files[0]), names)
     report = run(scan=(files[0], truth))
-    assert report["labels"]["7"] == "liver"
-    assert report["labels"]["1"] == "right ventricle"
+    assert report["labels"] == {
+        "1": "right ventricle",
+        "2": "myocardium",
+        "3": "left ventricle",
+        "5": "structure 5",
+        "7": "liver",
+    }
+
+
+def test_organs_that_the_label_file_names_get_the_ids_of_the_model(
+    l2gnet, run, files, labels, model_file, tmp_path, monkeypatch
+):
+    keep_all(monkeypatch)
+    run(out=tmp_path / "one")
+    # Garbage in other slices does not matter, as without names.
+    other = np.full_like(labels, 200)
+    other[[1, 3]] = np.array([0, 3, 2, 1])[labels[[1, 3]]]
+    names = {1: "Left  Ventricle", 2: "myocardium", 3: "right ventricle", 4: "nowhere"}
+    truth, mask = tmp_path / "other.nii.gz", tmp_path / "mask.nii.gz"
+    write_labels(truth, other, read_volume(files[0]), names)
+    code, _, err = l2gnet(
+        "finetune", files[0], truth, "--slices", "1,3", "--model", model_file, "--steps", 2,
+        "-o", tmp_path / "other", "--mask", mask,
+    )  # fmt: skip
+    assert code == 0
+    assert err.startswith(
+        "warning: organs of other.nii.gz are matched by name: Left  Ventricle is 1 there and 3 "
+        "here, right ventricle is 3 there and 1 here.\n"
+    )
+    assert written(tmp_path / "one") == written(tmp_path / "other")
+    found = read_volume(mask).data
+    np.testing.assert_array_equal(found[[1, 3]], labels[[1, 3]])
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (
+            {1: "liver", 2: "myocardium", 3: "left ventricle"},
+            "liver is 1 in named.nii.gz, as the right ventricle of tiny; give it a free id, such "
+            "as 4",
+        ),
+        ({1: "left ventricle", 2: "myocardium"}, "there is none for 3; name it, too"),
+        ({2: "myocardium", 3: "liver"}, "liver is 3 in named.nii.gz"),
+    ],
+)
+def test_an_id_of_another_name_is_not_taught_as_the_models(
+    refused, files, labels, model_file, tmp_path, names, says
+):
+    truth = tmp_path / "named.nii.gz"
+    write_labels(truth, labels, read_volume(files[0]), names)
+    assert says in refused(
+        "finetune", files[0], truth, "--slices", "1,3", "--model", model_file,
+        "-o", tmp_path / "new",
+    )  # fmt: skip
+
+
+def test_a_new_id_with_two_names_is_asked_about(
+    run, refused, files, labels, model_file, tmp_path, monkeypatch
+):
+    keep_all(monkeypatch)
+    truths = [tmp_path / "liver.nii.gz", tmp_path / "spleen.nii.gz"]
+    for truth in truths:
+        write_labels(
+            truth, np.where(labels == 2, 7, labels), read_volume(files[0]), {7: truth.name[:-7]}
+        )
+    another = shutil.copy(files[0], tmp_path / "another.nii.gz")
+    also = ("--also", another, truths[1], "0,2")
+    assert "7 is both liver and spleen" in refused(
+        "finetune", files[0], truths[0], "--slices", "1,3", "--model", model_file,
+        "-o", tmp_path / "new", *also,
+    )  # fmt: skip
+    report = run(*also, "--names", "7=kidney", scan=(files[0], truths[0]))
+    assert report["labels"]["7"] == "kidney"
+
+
+def test_a_scan_is_no_labels(run, refused, files, save_scan, model_file, tmp_path, monkeypatch):
+    many = np.random.default_rng(0).integers(0, 16, SHAPE).astype(np.uint8)
+    scan, other = save_scan(tmp_path / "8bit.nii.gz", many), files[0].with_name("other.nii.gz")
+    save_scan(other, many[::-1].copy())
+    arguments = "--slices", "1,3", "--model", model_file, "-o", tmp_path / "new"
+    assert "the scan's own values" in refused("finetune", scan, scan, *arguments)
+    assert "12 ids that the model does not have" in refused("finetune", scan, other, *arguments)
+    keep_all(monkeypatch)
+    names = ",".join(f"{id}=organ {id}" for id in range(4, 16))
+    assert len(run("--names", names, scan=(scan, other))["labels"]) == 15
 
 
 def test_slices_count_along_the_axis_of_the_stored_array(run, labels, save_scan, files, tmp_path):
@@ -310,6 +396,7 @@ def test_bad_input_is_one_sentence(refused, files, model_file, save_scan, labels
     shutil.copy(model_file, tmp_path / "older" / MODEL_FILE)
     assert "holds one already" in said(out=tmp_path / "older")
     assert "neither" in said(out=image)
+    assert "not as mine.pt; if that is to be a folder" in said(out=tmp_path / "mine.pt")
     assert "can be written to" in said(out=image / "new")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "split.json").write_text("{}")

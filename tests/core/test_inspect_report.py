@@ -277,6 +277,10 @@ def test_bad_input_ends_with_two_and_one_line(
 ):
     model = ("--model", model_file)
     assert "is a file" in refused("inspect", image, "-o", image, *model)
+    assert "another place than that of scans" in refused(
+        "inspect", image, "-o", image.parent, *model
+    )
+    assert list(image.parent.iterdir()) == [image]
     assert "no.nii" in refused("inspect", tmp_path / "no.nii", "-o", tmp_path / "out", *model)
     assert "three letters" in refused(
         "inspect", image, "-o", tmp_path / "out", *model, "--orientation", "LPX"

@@ -112,17 +112,19 @@ def finetune(
 ) -> None:
     """Learn from corrected slices of a scan, and keep the result only if it helps.
 
-    LABELS is a mask of IMAGE in which some slices are corrected. Ids that the model does not have
-    become new organs. The new model is checked on slices left out of learning. If they speak
-    against it, or if it forgets what the old model knew, the output is the old model. For one scan,
-    slices speak against it if most of them get worse, or if Dice falls by 0.1; for several scans,
-    and for new organs, if they do not get better.
+    LABELS is a mask of IMAGE in which some slices are corrected. Organs that it names are matched
+    by name, others by id. Those that the model does not have become new organs. The new model is
+    checked on slices left out of learning. If they speak against it, or if it forgets what the old
+    model knew, the output is the old model. For one scan, slices speak against it if most of them
+    get worse, or if Dice falls by 0.1; for several scans, and for new organs, if they do not get
+    better.
     """
     if steps is not None and seconds is not None:
         raise InputError("Expected --steps or --seconds, but got both; give one of them.")
     from l2gnet_core.finetuning.files import (
         CorrectedFiles,
         model_file_to_write,
+        names_together,
         parse_names,
         parse_slices,
         read_correction,
@@ -143,13 +145,15 @@ def finetune(
     file = model_file_to_write(output)
     chosen = choose_device(device)[0]
     loaded = load_model(parent)
-    read = [read_correction(one, loaded.card, axis, unmarked, orientation, frame) for one in files]
+    read = [
+        read_correction(one, loaded.card, axis, unmarked, orientation, frame, given_names, _warn)
+        for one in files
+    ]
     corrections = [correction for correction, _ in read]
-    stored_names = {id: name for _, found in read for id, name in found.items()}
     config = replace(
         _config(corrections, loaded.card, steps, seconds),
         seed=seed,
-        names={**stored_names, **given_names},
+        names=names_together([found for _, found in read], given_names),
     )
     for written in (file, *([job.mask] if job else [])):
         require_writable(written.parent)
@@ -180,6 +184,10 @@ def finetune(
         click.echo(json.dumps(printed, indent=1))
     else:
         click.echo(f"{output}: {result.verdict.reason}")
+
+
+def _warn(sentence: str) -> None:
+    click.echo(f"warning: {sentence}", err=True)
 
 
 def _mask_job(image: Path, mask: Path, files: Sequence[CorrectedFiles]) -> SegmentJob:

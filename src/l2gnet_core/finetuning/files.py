@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files import read_any, read_volume
 from l2gnet_core.finetuning.run import FineTuneResult
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import MODEL_FILE, SPLIT_FILE, STATE_FILE, save_model
+from l2gnet_core.scans.labels import may_be_a_scan, plain
 from l2gnet_core.scans.storage_order import in_order_of
 from l2gnet_core.scans.volume import (
     HEADERS_ROUND,
@@ -71,6 +75,11 @@ def model_file_to_write(output: Path) -> Path:
             f"Expected a file called {_SUFFIX} or a folder for the model, but {output} is neither; "
             "choose another output."
         )
+    if output.suffix not in ("", _SUFFIX) and not output.exists():
+        raise InputError(
+            f"A model is saved as {_SUFFIX}, not as {output.name}; if that is to be a folder, make "
+            "it first."
+        )
     if any((file.parent / name).exists() for name in (STATE_FILE, SPLIT_FILE)):
         raise InputError(
             f"Expected another place than a training run's, but {file.parent} is one, with its own "
@@ -88,6 +97,10 @@ def _taken(output: Path) -> InputError:
     )
 
 
+def _nobody(_: str) -> None:
+    """Ignore a message."""
+
+
 def read_correction(
     files: CorrectedFiles,
     card: ModelCard,
@@ -95,13 +108,17 @@ def read_correction(
     unmarked: int | None = None,
     orientation: str | None = None,
     frame: int | None = None,
+    named: Collection[int] = (),
+    tell: Callable[[str], None] = _nobody,
 ) -> tuple[Correction, dict[int, str]]:
     """A correction from files, and the names in the label file of ids that the model does not have.
+    Structures that the label file names get the model's ids of these names.
 
     axis: slicing axis of the stored array, instead of the card's rule. unmarked: id of voxels that
     are unknown. orientation: letters for a scan whose file gives none. frame: the corrected one of
-    a time series, from 0; the labels are of every frame, or of this one. Raises InputError for
-    files that do not belong together.
+    a time series, from 0; the labels are of every frame, or of this one. named: new ids that the
+    caller names. tell: called with sentences for the user. Raises InputError for files that do not
+    belong together, for labels that seem to be a scan, and for names that contradict the model's.
     """
     image, labels_file = Path(files.image), Path(files.labels)
     volume = read_volume(image)
@@ -147,8 +164,97 @@ def read_correction(
         )
     except InputError as error:
         raise InputError(f"{labels_file.name}: {error}") from error
+    names = {id: name for id, name in text.names.items() if _says_more_than(id, name)}
+    _require_no_scan(correction, labels_file.name, {*card.labels.names, *names, *named})
+    ids = _ids_by_name(correction.structures, names, card, labels_file.name)
+    if moved := [f"{names[id]} is {id} there and {ids[id]} here" for id in ids if ids[id] != id]:
+        tell(f"organs of {labels_file.name} are matched by name: {', '.join(moved)}.")
+        correction = _renumbered(correction, ids)
     new = correction.structures - set(card.labels.names)
-    return correction, {id: name for id, name in text.names.items() if id in new}
+    return correction, {id: name for id, name in names.items() if id in new}
+
+
+def names_together(found: Iterable[Mapping[int, str]], given: Mapping[int, str]) -> dict[int, str]:
+    """Names of new structures from several label files; `given` ones override them.
+
+    Raises InputError for an id that has two names.
+    """
+    names = dict(given)
+    for one in found:
+        for id, name in one.items():
+            if id not in given and plain(names.setdefault(id, name)) != plain(name):
+                raise InputError(
+                    f"Expected new organs with the same ids in all labels, but {id} is both "
+                    f"{names[id]} and {name}; give them ids of their own, or name {id} with "
+                    "--names."
+                )
+    return names
+
+
+def _require_no_scan(correction: Correction, file: str, known: Collection[int]) -> None:
+    """Raise InputError if the labels are the scan itself, or may be another one. known: ids of the
+    model, and those that something names."""
+    scan = np.moveaxis(correction.scan, correction.axis, 0)
+    slices = zip(correction.slices, correction.pictures, strict=True)
+    if correction.structures and all(np.array_equal(scan[i], picture) for i, picture in slices):
+        raise InputError(
+            f"Expected labels of the scan, but in the corrected slices {file} holds the scan's own "
+            "values; give its mask."
+        )
+    if may_be_a_scan(correction.structures, known):
+        unknown = len(correction.structures.difference(known))
+        raise InputError(
+            f"Expected labels of the scan, but in the corrected slices {file} has {unknown} ids "
+            "that the model does not have and nothing names; if it is a scan, give its mask, "
+            "otherwise name them."
+        )
+
+
+def _ids_by_name(
+    found: set[int], names: Mapping[int, str], card: ModelCard, file: str
+) -> dict[int, int]:
+    """The model's id for each id found in a label file with these names; structures that the model
+    does not have keep theirs.
+
+    Raises InputError for such a structure under an id of the model's, and for a structure without a
+    name if others show that the file's ids are not the model's.
+    """
+    known = card.labels.names
+    by_name = {plain(name): id for id, name in known.items()}
+    meant = {id: by_name.get(plain(name)) for id, name in names.items()}
+    taken = {id: names[id] for id, its in meant.items() if its is None and id in known}
+    if wrong := sorted(taken.keys() & found):
+        id = wrong[0]
+        free = next(one for one in count(1) if one not in {*known, *names, *found})
+        raise InputError(
+            f"Expected new organs under ids of their own, but {taken[id]} is {id} in {file}, as "
+            f"the {known[id]} of {card.name}; give it a free id, such as {free}, or the model's "
+            "name if it is the same organ."
+        )
+    elsewhere = [id for id, its in meant.items() if its not in (None, id)]
+    nameless = sorted(found - meant.keys())
+    if nameless and (taken or elsewhere):
+        raise InputError(
+            f"Expected a name for every label of {file}, as its names show that its ids are not "
+            f"those of {card.name}, but there is none for {nameless[0]}; name it, too."
+        )
+    return {id: meant.get(id) or id for id in sorted(found)}
+
+
+def _says_more_than(id: int, name: str) -> bool:
+    """Is it a name, and not what l2gnet, napari and 3D Slicer call structures without one?"""
+    return plain(name) not in ("", f"structure {id}", f"label {id}", f"segment_{id}")
+
+
+def _renumbered(correction: Correction, ids: Mapping[int, int]) -> Correction:
+    """A correction with other ids of its structures."""
+    labels = np.zeros(correction.scan.shape, np.uint16)
+    for index, picture in zip(correction.slices, correction.pictures, strict=True):
+        moved = picture.astype(np.uint16)
+        for id in ids:
+            moved[picture == id] = ids[id]
+        np.moveaxis(labels, correction.axis, 0)[index] = moved
+    return replace(correction, labels=labels)
 
 
 def _frame(volume: Volume, frame: int) -> Volume:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import read_volume, write_labels
+from l2gnet_core.files import read_volume, scans_in, write_labels
 from l2gnet_core.files.atomic import replace_bytes
 from l2gnet_core.files.nifti import write_map
 from l2gnet_core.inspect.findings import Findings, find
@@ -56,8 +56,9 @@ def inspect_file(
     """Segment one image and write to `folder` what the model saw, yielding progress.
 
     axis: slicing axis of the stored array, instead of the card's rule. orientation: letters for a
-    scan whose file gives none. frame: of a time series, from 0. Raises InputError, also if files in
-    the folder would be replaced that `l2gnet inspect` did not write, and OutputError.
+    scan whose file gives none. frame: of a time series, from 0. Raises InputError, also for a
+    folder with scans, or with files that `l2gnet inspect` would replace and did not write, and
+    OutputError.
     """
     _require_replaceable(folder)
     volume = read_volume(image)
@@ -94,11 +95,21 @@ def inspect_file(
 
 
 def _require_replaceable(folder: Path) -> None:
+    """Raise InputError for files that would be replaced, and for scans, which maps are not to join;
+    not in the folder of an earlier inspection."""
+    if not folder.is_dir() or _is_trace(folder / TABLES_FILE):
+        return
     taken = [name for name in FILES if (folder / name).exists()]
-    if taken and not _is_trace(folder / TABLES_FILE):
+    if taken:
         raise InputError(
             f"Expected a folder for the inspection, but {folder / taken[0]} is there already and "
             "l2gnet inspect did not write it; choose another output, or move that file."
+        )
+    scans = scans_in(folder)
+    if scans:
+        raise InputError(
+            f"Expected another place than that of scans and masks, but {folder} holds "
+            f"{scans[0].name}; choose another output."
         )
 
 
