@@ -122,7 +122,7 @@ def sampler(seeds, channels: int = 1) -> Sampler:
     return Sampler(training_cases(seeds), SMALL_VIEWS, channels, seed=0)
 
 
-def test_training_lowers_the_loss(tmp_path):
+def test_training_lowers_the_loss(tmp_path, seeded):
     training = TrainingConfig(
         epochs=15,
         batch=4,

@@ -21,6 +21,7 @@ from l2gnet_core.commands.parts import (
     model_option,
     orientation_option,
     seed_option,
+    warn,
 )
 from l2gnet_core.errors import InputError
 
@@ -146,7 +147,7 @@ def finetune(
     chosen = choose_device(device)[0]
     loaded = load_model(parent)
     read = [
-        read_correction(one, loaded.card, axis, unmarked, orientation, frame, given_names, _warn)
+        read_correction(one, loaded.card, axis, unmarked, orientation, frame, given_names, warn)
         for one in files
     ]
     corrections = [correction for correction, _ in read]
@@ -184,10 +185,6 @@ def finetune(
         click.echo(json.dumps(printed, indent=1))
     else:
         click.echo(f"{output}: {result.verdict.reason}")
-
-
-def _warn(sentence: str) -> None:
-    click.echo(f"warning: {sentence}", err=True)
 
 
 def _mask_job(image: Path, mask: Path, files: Sequence[CorrectedFiles]) -> SegmentJob:

@@ -109,6 +109,11 @@ def model_file(name_or_path: str) -> Path:
     return file
 
 
+def warn(sentence: str) -> None:
+    """Tell the user something on stderr, beside the result."""
+    click.echo(f"warning: {sentence}", err=True)
+
+
 def on_terminal() -> bool:
     """Is stderr a terminal? Programs may have closed it."""
     return sys.stderr is not None and sys.stderr.isatty()

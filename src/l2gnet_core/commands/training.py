@@ -22,6 +22,7 @@ from l2gnet_core.commands.parts import (
     json_option,
     model_file,
     seed_option,
+    warn,
 )
 from l2gnet_core.errors import InputError
 from l2gnet_core.network.config import ARCHITECTURES, NetworkConfig, preset_of
@@ -187,7 +188,7 @@ def train(
         start=model,
     )
     run = train_dataset(
-        settings, choices.training(), choices.augmentation(), choices=asdict(choices), tell=_warn
+        settings, choices.training(), choices.augmentation(), choices=asdict(choices), tell=warn
     )
     steps, scores = _followed(run)
     if steps:
@@ -366,10 +367,6 @@ def _options_of(config: NetworkConfig) -> dict[str, str]:
 def _row(dice: Sequence[float]) -> str:
     """Scores by structure as text; a dash for one that no tuning scan has."""
     return " ".join("–" if math.isnan(score) else f"{score:.3f}" for score in dice)
-
-
-def _warn(sentence: str) -> None:
-    click.echo(f"warning: {sentence}", err=True)
 
 
 def _is_given(context: click.Context, name: str) -> bool:
