@@ -19,6 +19,7 @@ from l2gnet_core.finetuning.guard import Limits
 from l2gnet_core.finetuning.run import finetune
 from l2gnet_core.models.checkpoint import MODEL_FILE, load_model, save_model
 from l2gnet_core.models.weights import weights_hash
+from l2gnet_core.scans.labels import LabelSet
 
 SHAPE = (5, 40, 44)
 
@@ -290,6 +291,18 @@ def test_an_id_of_another_name_is_not_taught_as_the_models(
         "finetune", files[0], truth, "--slices", "1,3", "--model", model_file,
         "-o", tmp_path / "new",
     )  # fmt: skip
+
+
+def test_a_model_that_only_numbers_its_structures_goes_by_ids(files, labels, make_model, tmp_path):
+    truth = tmp_path / "named.nii.gz"
+    write_labels(truth, labels, read_volume(files[0]), {1: "liver", 2: "spleen", 3: "kidney"})
+    numbered = make_model(LabelSet.from_names({id: f"structure {id}" for id in (1, 2, 3)}))
+    told: list[str] = []
+    correction, new = read_correction(
+        CorrectedFiles(files[0], truth, (1, 3)), numbered.card, tell=told.append
+    )
+    np.testing.assert_array_equal(correction.picture(1), labels[1])
+    assert (new, told) == ({}, [])
 
 
 def test_a_new_id_with_two_names_is_asked_about(

@@ -221,7 +221,11 @@ def _ids_by_name(
     """
     known = card.labels.names
     by_name = {plain(name): id for id, name in known.items()}
-    meant = {id: by_name.get(plain(name)) for id, name in names.items()}
+    # A model that only numbers its structures goes by the ids.
+    numbered = {id for id, name in known.items() if not _says_more_than(id, name)}
+    meant = {
+        id: by_name.get(plain(name), id if id in numbered else None) for id, name in names.items()
+    }
     taken = {id: names[id] for id, its in meant.items() if its is None and id in known}
     if wrong := sorted(taken.keys() & found):
         id = wrong[0]
