@@ -324,6 +324,9 @@ def test_bad_input_is_one_sentence(refused, files, model_file, save_scan, labels
     assert "background alone" in said(scan=(image, empty))
     fractions = save_scan(tmp_path / "fractions.nii.gz", labels * 0.5)
     assert "holds fractions" in said(scan=(image, fractions))
+    swapped = tmp_path / "swapped.nii.gz"
+    write_labels(swapped, labels, read_volume(image), {1: "Myocardium"})
+    assert "Myocardium is 1 in swapped.nii.gz and 2 in the model" in said(scan=(image, swapped))
     series = nib.Nifti1Image(np.zeros((44, 40, 5, 3), np.uint8), np.eye(4))
     nib.save(series, tmp_path / "series.nii.gz")
     cine = tmp_path / "series.nii.gz"

@@ -13,6 +13,7 @@ from l2gnet_core.files import read_any, read_volume
 from l2gnet_core.finetuning.run import FineTuneResult
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import MODEL_FILE, SPLIT_FILE, STATE_FILE, save_model
+from l2gnet_core.scans.labels import plain
 from l2gnet_core.scans.storage_order import in_order_of
 from l2gnet_core.scans.volume import (
     HEADERS_ROUND,
@@ -101,7 +102,7 @@ def read_correction(
     axis: slicing axis of the stored array, instead of the card's rule. unmarked: id of voxels that
     are unknown. orientation: letters for a scan whose file gives none. frame: the corrected one of
     a time series, from 0; the labels are of every frame, or of this one. Raises InputError for
-    files that do not belong together.
+    files that do not belong together, and for labels that give a structure the id of another.
     """
     image, labels_file = Path(files.image), Path(files.labels)
     volume = read_volume(image)
@@ -119,6 +120,7 @@ def read_correction(
     scan = _frame(volume, frame)
     # Not `read_labels`, which would refuse odd values in slices that were not corrected.
     labels, text = read_any(labels_file, mask=True)
+    _require_ids_of(card, labels_file.name, text.names)
     labelled = len(list(labels.frames))
     if labelled not in (1, count):
         whole = "one frame" if count == 1 else f"{count} frames, or of one of them"
@@ -149,6 +151,18 @@ def read_correction(
         raise InputError(f"{labels_file.name}: {error}") from error
     new = correction.structures - set(card.labels.names)
     return correction, {id: name for id, name in text.names.items() if id in new}
+
+
+def _require_ids_of(card: ModelCard, file: str, names: Mapping[int, str]) -> None:
+    """Raise InputError if a file's label has the id of one of the model's structures and the name
+    of another."""
+    for id in sorted(names.keys() & card.labels.names.keys()):
+        alike = [one.id for one in card.labels if plain(one.name) == plain(names[id])]
+        if alike and id not in alike:
+            raise InputError(
+                f"Expected labels with the ids of {card.name}, but {names[id]} is {id} in {file} "
+                f"and {alike[0]} in the model; give every structure its id in the model."
+            )
 
 
 def _frame(volume: Volume, frame: int) -> Volume:
