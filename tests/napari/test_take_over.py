@@ -183,6 +183,17 @@ def test_names_of_other_plugins_count_and_made_up_ones_do_not() -> None:
     assert (mask.layer.data == 2).all()
 
 
+def test_ids_that_no_organ_can_have_are_told() -> None:
+    mask = new_mask()
+    other = mask.viewer.add_layer(layer_of(np.full(SHAPE, 300), STRAIGHT, "labels"))
+    other.data[0] = 9
+    with pytest.raises(InputError, match=r"up to 255, .* has the label 300, too; give it"):
+        take_over(mask, other)
+    other.data[1:] = 9
+    with pytest.raises(InputError, match="label 9, too; add that organ with New"):
+        take_over(mask, other)
+
+
 @pytest.mark.parametrize("dtype", [bool, np.int16, np.uint8, np.float32, np.float64])
 def test_a_mask_that_opens_as_an_image_is_offered(dtype: Any) -> None:
     mask = new_mask()

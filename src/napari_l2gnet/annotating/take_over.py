@@ -89,7 +89,7 @@ def take_over(mask: MaskLayer, other: Labels | Image) -> TakenOver:
         segmentation.slice_of(changed, place)[...] = False
     voxels, after = np.flatnonzero(changed), labels[changed]
     if unknown := np.unique(ids[changed][after == UNMARKED]).tolist():
-        raise InputError(_unknown(other.name, unknown, names))
+        raise InputError(_unknown(other.name, unknown, names, segmentation.largest_id))
     if len(voxels):
         where = np.unravel_index(voxels, mask.layer.data.shape)
         mask.layer.data_setitem(where, after.astype(shown.dtype))
@@ -234,8 +234,15 @@ def _organs(names: dict[int, str], organs: LabelSet) -> NDArray[np.uint16]:
     return table
 
 
-def _unknown(mask: str, labels: list[int], names: dict[int, str]) -> str:
-    """A sentence that these labels are no organs'."""
+def _unknown(mask: str, labels: list[int], names: dict[int, str], largest: int) -> str:
+    """A sentence that these labels, in ascending order, are no organs'. largest: the largest id
+    that an organ can have."""
+    if not names and labels[-1] > largest:
+        return (
+            f"Expected labels up to {largest}, as the ids of organs are, but {mask} has the label "
+            f"{labels[-1]}, too; give it a smaller number, or all labels names, where the mask was "
+            "made."
+        )
     if not names:
         return (
             f"Expected the organs of this mask, but {mask} has the label {labels[0]}, too; "
