@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from test_volume import ORIENTATIONS, oriented_affine
 
 from l2gnet_core.errors import InputError, OutputError
-from l2gnet_core.files import read_any, read_labels, read_volume, write_labels
+from l2gnet_core.files import LabelText, read_any, read_labels, read_volume, write_labels
 from l2gnet_core.files.nifti import write_map
 from l2gnet_core.scans.volume import NoSizeStated, Volume, default_affine
 
@@ -194,6 +194,52 @@ def test_names_and_colours_travel(tmp_path_factory, names, suffix):
     back = read_labels(path)
     assert back.names == names
     assert back.colors == colors
+
+
+_TABLE = (
+    '<Label Key="0" Red="1" Green="1" Blue="1" Alpha="0"><![CDATA[???]]></Label>'
+    '<Label Key="1" Red="0.0" Green="1.0" Blue="0.5" Alpha="1"><![CDATA[spleen]]></Label>'
+    '<Label Key="90" Red="1" Green="2" Blue="0" Alpha="1">brain stem</Label>'
+)
+
+
+def caret(kind="Label", table=_TABLE):
+    """The extension in which Connectome Workbench and TotalSegmentator name labels."""
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?> <CaretExtension> <VolumeInformation Index="0"> '
+        f"<LabelTable>{table}</LabelTable> <VolumeType><![CDATA[{kind}]]></VolumeType>"
+        "</VolumeInformation></CaretExtension>\n   "
+    ).encode()
+
+
+@pytest.mark.parametrize("code", [0, 30])
+def test_labels_in_caret_s_table_have_names_and_colours(code, tmp_path):
+    image = nib.Nifti1Image(np.ones((3, 3, 3), np.uint8), np.eye(4))
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(6, b"by hand"))
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(code, caret()))
+    nib.save(image, tmp_path / "m.nii.gz")
+    text = read_any(tmp_path / "m.nii.gz")[1]
+    assert text.is_mask
+    assert text.names == {1: "spleen", 90: "brain stem"}
+    assert text.colors == {1: "#00ff80", 90: "#ffff00"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        caret("Functional"),
+        caret(table='<Label Key="one">'),
+        caret(table='<Label Key="1">spleen</Label>'),
+        caret(table='<Label Key="one" Red="0" Green="0" Blue="0">spleen</Label>'),
+        caret().replace(b"UTF-8", b"UTF-x"),
+        b"<CaretExtension/>",
+    ],
+)
+def test_other_text_of_caret_names_no_labels(content, tmp_path):
+    image = nib.Nifti1Image(np.ones((3, 3, 3), np.uint8), np.eye(4))
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(0, content))
+    nib.save(image, tmp_path / "m.nii")
+    assert read_any(tmp_path / "m.nii")[1] == LabelText()
 
 
 def test_nothing_about_the_patient_is_carried_over(tmp_path):

@@ -25,6 +25,11 @@ from l2gnet_core.segmenting.predict import predict_slices
 from l2gnet_core.segmenting.slice_view import field_of
 from l2gnet_core.segmenting.suitability import NoVoxelSize, doubts, mismatches, voxel_counts
 
+# Names of labels, as TotalSegmentator writes them into a header.
+BY_ANOTHER_TOOL = b"""<CaretExtension><VolumeInformation><LabelTable>
+<Label Key="1" Red="0" Green="1" Blue="0"><![CDATA[spleen]]></Label>
+</LabelTable><VolumeType><![CDATA[Label]]></VolumeType></VolumeInformation></CaretExtension>"""
+
 
 @pytest.fixture
 def touch(tmp_path):
@@ -132,7 +137,10 @@ def test_a_scan_that_lies_where_a_mask_would_is_not_replaced(tmp_path, one_sente
     image.touch()
     target.parent.mkdir()
     if "nii" in suffix:
-        nib.save(nib.Nifti1Image(np.ones((3, 4, 5), np.int16), np.eye(4)), target)
+        there = nib.Nifti1Image(np.ones((3, 4, 5), np.int16), np.eye(4))
+        if suffix == ".nii.gz":
+            there.header.extensions.append(nib.nifti1.Nifti1Extension(0, BY_ANOTHER_TOOL))
+        nib.save(there, target)
     else:
         tifffile.imwrite(target, np.ones((3, 4, 5), np.uint16), photometric="minisblack")
     for output in (target, target.parent):

@@ -434,6 +434,29 @@ def test_a_mask_deleted_by_mistake_is_offered_again(
     np.testing.assert_array_equal(widget.current_mask.segmentation.shown, shown)
 
 
+def test_segment_goes_on_along_the_axis_of_a_mask(
+    segment_widget: Widget, scan_file: Path, qtbot: Any, projects: Path
+) -> None:
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    automatic = widget.current_mask
+    widget.axis.setCurrentIndex(widget.axis.findData(2))
+    last = widget.last.maximum()
+    run(qtbot, widget)
+    paint(widget, 2, 3)
+    viewer.layers.selection.active = automatic.layer
+    assert widget.axis.currentData() == automatic.segmentation.axis == 0
+    viewer.layers.selection.active = viewer.layers[-1]
+    assert (widget.axis.currentData(), widget.last.value()) == (2, last)
+    viewer.layers.remove(widget.current_mask.layer)
+    widget.axis.setCurrentIndex(0)
+    qtbot.waitUntil(lambda: not widget.offer.isHidden(), timeout=5000)
+    widget.offer.resume.click()
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=5000)
+    assert (widget.axis.currentData(), widget.last.value()) == (2, last)
+
+
 def test_a_disk_that_fails_is_told_once_and_tried_again(
     segment_widget: Widget,
     scan_file: Path,

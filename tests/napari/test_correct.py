@@ -551,7 +551,16 @@ def test_a_mask_from_elsewhere_is_taken_over_where_it_differs(
     widget.masks.aboutToShow.emit()
     (action,) = widget.masks.actions()
     action.trigger()
-    assert "What it leaves out of the scan is background." in widget.message.text()
+    text = widget.message.text()
+    assert "What part leaves out of the scan counts as its background." in text
+    assert "other organs" not in text
+    viewer.layers.remove(image)
+    viewer.add_labels(np.where(layer.data == 2, 2, 0), scale=layer.scale, name="alone")
+    widget.masks.aboutToShow.emit()
+    (action,) = widget.masks.actions()
+    action.trigger()
+    text = widget.message.text()
+    assert "alone says the same as this mask. This mask keeps its other organs: right" in text
 
 
 def test_the_keys_are_none_of_naparis() -> None:

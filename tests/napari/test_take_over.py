@@ -183,6 +183,17 @@ def test_names_of_other_plugins_count_and_made_up_ones_do_not() -> None:
     assert (mask.layer.data == 2).all()
 
 
+def test_ids_that_no_organ_can_have_are_told() -> None:
+    mask = new_mask()
+    other = mask.viewer.add_layer(layer_of(np.full(SHAPE, 300), STRAIGHT, "labels"))
+    other.data[0] = 9
+    with pytest.raises(InputError, match=r"up to 255, .* has the label 300, too; give it"):
+        take_over(mask, other)
+    other.data[1:] = 9
+    with pytest.raises(InputError, match="label 9, too; add that organ with New"):
+        take_over(mask, other)
+
+
 @pytest.mark.parametrize("dtype", [bool, np.int16, np.uint8, np.float32, np.float64])
 def test_a_mask_that_opens_as_an_image_is_offered(dtype: Any) -> None:
     mask = new_mask()
@@ -192,6 +203,34 @@ def test_a_mask_that_opens_as_an_image_is_offered(dtype: Any) -> None:
     assert candidates(mask.viewer, mask) == [other]
     take_over(mask, other)
     np.testing.assert_array_equal(mask.layer.data, data)
+
+
+@pytest.mark.parametrize(
+    ("data", "more", "expected", "kept"),
+    [
+        ([0, 1, 1, 0], {"names": {1: "myocardium"}}, [1, 2, 2, 3], ("right", "left")),
+        ([0, 2, 2, 0], {}, [1, 2, 2, 3], ("right", "left")),
+        ([2, 0, 3, 0], {}, [2, 0, 3, 0], ()),
+        # What is named is told, even if there is none of it.
+        ([0, 0, 0, 0], {"names": {5: "myocardium", 6: "Left ventricle"}}, [1, 0, 0, 0], ("right",)),
+        ([0, 0, 0, 0], {}, [1, 2, 2, 3], ("right", "myocardium", "left")),
+        ([0, 0, 0, 0], {"names": NAMES}, [0, 0, 0, 0], ()),
+    ],
+)
+def test_organs_of_which_a_mask_says_nothing_stay(
+    data: Any, more: Any, expected: list[int], kept: tuple[str, ...]
+) -> None:
+    mask = new_mask()
+    mask.layer.data_setitem(np.unravel_index(range(120), SHAPE), np.repeat([1, 2, 2, 3], 30))
+    before = mask.layer.data.copy()
+    voxels = np.repeat(np.uint8(data), 30).reshape(SHAPE)
+    other = layer_of(voxels, STRAIGHT, "labels", **more)
+    taken = take_over(mask, mask.viewer.add_layer(other))
+    assert mask.layer.data[:, 0, 0].tolist() == expected
+    assert tuple(name.removesuffix(" ventricle") for name in taken.kept) == kept
+    if taken.voxels:
+        mask.layer.undo()
+    np.testing.assert_array_equal(mask.layer.data, before)
 
 
 def test_a_mask_of_floats_keeps_its_names() -> None:

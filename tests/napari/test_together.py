@@ -26,6 +26,7 @@ from l2gnet_core.project.models import id_of
 from l2gnet_core.scans.labels import Label
 from napari_l2gnet.annotating.learning import model_of
 from napari_l2gnet.annotating.preview import AFTER
+from napari_l2gnet.annotating.take_over import candidates
 from napari_l2gnet.annotating.tasks import project_masks
 from napari_l2gnet.correct.form import PROJECT
 from napari_l2gnet.inspect.form import EVERYWHERE
@@ -575,6 +576,35 @@ def test_work_on_a_deleted_mask_is_offered_again_beside_its_duplicate(
     _duplicate_layer(viewer.layers)
     viewer.layers.remove(mask.layer)
     qtbot.waitUntil(lambda: not segment.offer.isHidden(), timeout=5000)
+
+
+def test_a_mask_that_becomes_an_image_is_none_any_more(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    from napari.layers._layer_actions import _convert_to_image
+
+    viewer, segment = segment_widget()
+    scan = open_scan(viewer, scan_file)
+    run(qtbot, segment)
+    paint(segment.current_mask, 1)
+    qtbot.waitUntil(lambda: is_saved(segment), timeout=8000)
+    viewer.layers.selection.active = segment.current_mask.layer
+    _convert_to_image(viewer.layers)
+    image = viewer.layers[-1]
+    assert segment.current_mask is None
+    qtbot.waitUntil(lambda: not segment.offer.isHidden(), timeout=5000)
+    segment.offer.resume.click()
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3)
+    mask = segment.current_mask
+    np.testing.assert_array_equal(mask.layer.data, image.data)
+    assert candidates(viewer, mask) == [image]
+    viewer.layers.selection.active = image
+    assert segment.current_mask.layer is mask.layer
+    viewer.layers.remove(mask.layer)
+    viewer.layers.selection.active = scan
+    assert segment.current_mask is None
+    run(qtbot, segment)
+    assert segment.current_mask.layer is viewer.layers[-1]
 
 
 def test_of_a_copy_that_is_painted_on_is_said_that_nobody_saves_it(

@@ -21,12 +21,14 @@ class LabelText:
     names: id → name. colors: id → "#rrggbb".
     is_mask: does the file state that it is a mask?
     extra: what the format cannot state about the grid (units, oriented), for our own reader.
+    by_l2gnet: was it read in the form that l2gnet writes?
     """
 
     names: Mapping[int, str] = field(default_factory=dict)
     colors: Mapping[int, str] = field(default_factory=dict)
     is_mask: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
+    by_l2gnet: bool = False
 
     @classmethod
     def of(
@@ -73,4 +75,4 @@ class LabelText:
                 names[label] = entry["name"]
             if isinstance(entry.get("color"), str) and _COLOR.fullmatch(entry["color"]):
                 colors[label] = entry["color"]
-        return cls(names, colors, True, content)
+        return cls(names, colors, is_mask=True, extra=content, by_l2gnet=True)

@@ -6,6 +6,7 @@ import logging
 import math
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
+from xml.etree import ElementTree
 
 import numpy as np
 from nibabel.nifti1 import Nifti1Extension, Nifti1Extensions, Nifti1Header, Nifti1PairHeader
@@ -15,6 +16,7 @@ from nibabel.spm2analyze import Spm2AnalyzeHeader
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.files.labeltext import LabelText
+from l2gnet_core.scans.labels import hex_color
 from l2gnet_core.scans.volume import Geometry
 
 _MOST_EXTENSION = 16 << 20
@@ -140,15 +142,36 @@ def _label_text(block: bytes, endianness: str) -> LabelText | None:
     at = 4
     while at + 8 <= len(block):
         size = int.from_bytes(block[at : at + 4], order)  # type: ignore[arg-type]
-        code = int.from_bytes(block[at + 4 : at + 8], order)  # type: ignore[arg-type]
         if size < 16 or at + size > len(block):
             break
-        if code == _COMMENT:
-            text = LabelText.from_json(block[at + 8 : at + size].rstrip(b"\0"))
-            if text is not None:
-                return text
+        # Whatever their code: TotalSegmentator marks Caret's labels as to be ignored.
+        content = block[at + 8 : at + size].rstrip(b"\0")
+        text = LabelText.from_json(content) or _caret_labels(content)
+        if text is not None:
+            return text
         at += size
     return None
+
+
+def _caret_labels(content: bytes) -> LabelText | None:
+    """The table of labels that Connectome Workbench and TotalSegmentator write; None for any other
+    text, and for Caret's text about volumes that are no masks."""
+    if b"<CaretExtension" not in content:
+        return None
+    try:
+        volume = ElementTree.fromstring(content).find("VolumeInformation")
+        if volume is None or volume.findtext("VolumeType", "").strip() != "Label":
+            return None
+        names, colors = {}, {}
+        for label in volume.iter("Label"):
+            id, name = int(label.attrib["Key"]), (label.text or "").strip()
+            if id > 0 and name:  # 0 is Workbench's "???", what is not labelled
+                names[id] = name
+                shares = [float(label.attrib[one]) for one in ("Red", "Green", "Blue")]
+                colors[id] = hex_color(round(255 * min(max(share, 0), 1)) for share in shares)
+    except (ElementTree.ParseError, LookupError, ValueError):
+        return None
+    return LabelText(names, colors, is_mask=True)
 
 
 def _same_space(source: Any, shape: tuple[int, ...]) -> bool:

@@ -146,12 +146,12 @@ def require_apart(outputs: Iterable[Path], images: Iterable[Path]) -> None:
 
 def require_replaceable(mask: Path) -> None:
     """Raise InputError if a mask would replace a readable file that l2gnet did not write: a scan,
-    or a person's labels. Masks by l2gnet are told by the names that they hold."""
+    or a person's labels. Masks by l2gnet are told by the names that they hold, in its own form."""
     try:
-        known = read_label_text(mask).names
+        text = read_label_text(mask)
     except InputError:  # nothing is there, or nothing that can be read
         return
-    if not known:
+    if not (text.by_l2gnet and text.names):
         raise InputError(
             f"Expected a place for a mask, but {mask} is there already and is no mask that l2gnet "
             "wrote; choose another output, or take that file away."

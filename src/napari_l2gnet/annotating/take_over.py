@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
@@ -53,12 +54,23 @@ def why_none(viewer: napari.Viewer, mask: MaskLayer) -> str:
     )
 
 
-def take_over(mask: MaskLayer, other: Labels | Image) -> tuple[int, int]:
+@dataclass(frozen=True)
+class TakenOver:
+    """What taking over a mask changed: how many voxels, in how many slices. kept: names of organs
+    that this mask has and of which the other one says nothing."""
+
+    voxels: int
+    slices: int
+    kept: tuple[str, ...]
+
+
+def take_over(mask: MaskLayer, other: Labels | Image) -> TakenOver:
     """Write another mask's labels where they differ, as one stroke, so that they count as painted.
     Reviewed slices stay as they are. Organs are matched by name if the other mask has names.
 
-    Returns how many voxels changed, and in how many slices. Raises InputError for labels that are
-    no organ's, or could be two organs'.
+    The other mask's background replaces the organs that it names or, without names, that it holds:
+    a person who painted one organ elsewhere says nothing of the others. Raises InputError for
+    labels that are no organ's, or could be two organs'.
     """
     segmentation = mask.segmentation
     if (fit := fit_of(other, mask.layer)) is None:
@@ -66,19 +78,25 @@ def take_over(mask: MaskLayer, other: Labels | Image) -> tuple[int, int]:
             f'Expected a mask that lies on this scan, but "{other.name}" was moved; move it back.'
         )
     ids = fit.bring(_ids(other), mask.layer.data.shape).reshape(segmentation.shown.shape)
-    names = _names(other)
-    labels = _organs(names, segmentation.card.labels)[ids]
-    changed = labels != segmentation.shown
+    names, organs = _names(other), segmentation.card.labels
+    table, shown = _organs(names, organs), segmentation.shown
+    labels = table[ids]
+    told = np.zeros(UNMARKED + 1, bool)
+    told[table if names else labels] = True
+    stays = (labels == 0) & ~told[shown]
+    changed = (labels != shown) & ~stays
     for place in segmentation.reviewed:
         segmentation.slice_of(changed, place)[...] = False
     voxels, after = np.flatnonzero(changed), labels[changed]
     if unknown := np.unique(ids[changed][after == UNMARKED]).tolist():
-        raise InputError(_unknown(other.name, unknown, names))
+        raise InputError(_unknown(other.name, unknown, names, segmentation.largest_id))
     if len(voxels):
         where = np.unravel_index(voxels, mask.layer.data.shape)
-        mask.layer.data_setitem(where, after.astype(segmentation.shown.dtype))
+        mask.layer.data_setitem(where, after.astype(shown.dtype))
     slices: set[SliceKey] = segmentation.places_of(voxels)
-    return len(voxels), len(slices)
+    staying = shown[stays]
+    kept = tuple(organ.name for organ in organs if (staying == organ.id).any())
+    return TakenOver(len(voxels), len(slices), kept)
 
 
 def _foreign(viewer: napari.Viewer, mask: MaskLayer) -> list[Labels | Image]:
@@ -216,8 +234,15 @@ def _organs(names: dict[int, str], organs: LabelSet) -> NDArray[np.uint16]:
     return table
 
 
-def _unknown(mask: str, labels: list[int], names: dict[int, str]) -> str:
-    """A sentence that these labels are no organs'."""
+def _unknown(mask: str, labels: list[int], names: dict[int, str], largest: int) -> str:
+    """A sentence that these labels, in ascending order, are no organs'. largest: the largest id
+    that an organ can have."""
+    if not names and labels[-1] > largest:
+        return (
+            f"Expected labels up to {largest}, as the ids of organs are, but {mask} has the label "
+            f"{labels[-1]}, too; give it a smaller number, or all labels names, where the mask was "
+            "made."
+        )
     if not names:
         return (
             f"Expected the organs of this mask, but {mask} has the label {labels[0]}, too; "

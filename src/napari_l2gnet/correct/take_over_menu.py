@@ -49,20 +49,21 @@ class TakeOverMenu(QObject):
         if mask is None or not mask.connected or not self._is_free():
             return
         try:
-            voxels, slices = take_over(mask, layer)
+            taken = take_over(mask, layer)
         except InputError as error:
             self.refused.emit(error)
             return
-        if not voxels:
-            self.said.emit(f"{layer.name} says the same as this mask.", always)
+        kept = f" This mask keeps its other organs: {', '.join(taken.kept)}." if taken.kept else ""
+        if not taken.voxels:
+            self.said.emit(f"{layer.name} says the same as this mask.{kept}", always)
             return
         # Ctrl-Z acts on the selected layer; the other mask would hide this one.
         self._viewer.layers.selection.active = mask.layer
         layer.visible = False
         text = (
-            f"{voxels:,} voxels in {slices} slice{'s' * (slices != 1)} are as in {layer.name} now, "
-            "and count as painted by you; Ctrl-Z takes them back."
+            f"{taken.voxels:,} voxels in {taken.slices} slice{'s' * (taken.slices != 1)} are as in "
+            f"{layer.name} now, and count as painted by you; Ctrl-Z takes them back.{kept}"
         )
         if layer.data.size < mask.layer.data.size:
-            text += " What it leaves out of the scan is background."
+            text += f" What {layer.name} leaves out of the scan counts as its background."
         self.said.emit(text, mask.segmentation.undo_history.last_step())

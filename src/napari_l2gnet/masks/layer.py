@@ -143,12 +143,14 @@ class MaskLayer(MaskView):
     def connected(self) -> bool:
         """Does the layer draw the segmentation's own array?
 
-        A duplicate of the layer has the same metadata, but an array of its own. Another plugin may
-        have given the layer data that are no mask of the scan.
+        A duplicate of the layer has the same metadata, but an array of its own, and the image that
+        napari converts the layer to has both, but is none to paint on. Another plugin may have
+        given the layer data that are no mask of the scan.
         """
         data, shown = self.layer.data, self.segmentation.shown
         return (
-            isinstance(data, np.ndarray)
+            isinstance(self.layer, Labels)
+            and isinstance(data, np.ndarray)
             and data.size == shown.size
             and np.shares_memory(data, shown)
         )

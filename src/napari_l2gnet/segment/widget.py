@@ -118,6 +118,12 @@ class SegmentWidget(SegmentForm):
         first, card = annotation_of(mask).versions[0], mask.layer.metadata[CARD_KEY]
         self.model.choose(card, first.path)
 
+    def _choose_axis_of(self, mask: MaskLayer) -> None:
+        """Go on along the axis of a mask: along another one, a run would begin a mask of its
+        own."""
+        if (at := self.axis.findData(mask.segmentation.axis)) >= 0:
+            self.axis.setCurrentIndex(at)
+
     def _on_models(self) -> None:
         name, card = self.model.currentText(), self.card
         self.model.refresh()
@@ -198,6 +204,7 @@ class SegmentWidget(SegmentForm):
         if mask is None or (shown is not None and shown.layer is mask.layer):
             return
         self._choose_model_of(mask)
+        self._choose_axis_of(mask)
         self._follow(mask)
         self._update_controls()
 
@@ -370,6 +377,7 @@ class SegmentWidget(SegmentForm):
             return  # the scan was deleted meanwhile
         self.model.choose(work.state.card, work.versions[0].path)
         self._on_scan_or_model()
+        self._choose_axis_of(mask)
         self._follow(mask)
         hidden = hidden_message(mask, bring_into_view(mask, alone=True))
         self.notes.say(f"{work.problem} {hidden}".strip(), bad=bool(work.problem))
