@@ -5,7 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from l2gnet_core.scans.labels import OVER, PALETTE, LabelSet, may_be_a_scan, own_colors
+from l2gnet_core.scans.labels import OVER, PALETTE, LabelSet, may_be_a_scan, own_colors, plain
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("kidney_right", "Right kidney", True),
+        ("Ve\u0301sicule  biliaire", "v\u00e9sicule biliaire", True),
+        ("left kidney", "right kidney", False),
+        ("lung_upper_lobe_left", "lung_lower_lobe_left", False),
+        ("vertebrae_L1", "vertebrae_L11", False),
+    ],
+)
+def test_names_are_compared_by_their_words(one, other, same):
+    assert (plain(one) == plain(other)) is same
 
 
 def test_many_structures_have_colours_that_can_be_told_apart():

@@ -247,7 +247,8 @@ def _ids_by_name(
 
 def _says_more_than(id: int, name: str) -> bool:
     """Is it a name, and not what l2gnet, napari and 3D Slicer call structures without one?"""
-    return plain(name) not in ("", f"structure {id}", f"label {id}", f"segment_{id}")
+    said = (f"structure {id}", f"label {id}", f"segment {id}")
+    return plain(name) not in ("", *map(plain, said))
 
 
 def _renumbered(correction: Correction, ids: Mapping[int, int]) -> Correction:

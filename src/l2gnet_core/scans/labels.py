@@ -25,9 +25,9 @@ _LIGHTNESS, _CHROMA = (0.5, 0.88), 0.09
 
 
 def plain(name: str) -> str:
-    """A name without differences of case, of spaces and in how accents are stored, for comparing
-    names."""
-    return " ".join(normalize("NFC", name).split()).casefold()
+    """A name without differences of case, of spaces, in how accents are stored and in the order of
+    words, for comparing names: others write "kidney_right" for "right kidney"."""
+    return " ".join(sorted(normalize("NFC", name).replace("_", " ").casefold().split()))
 
 
 def may_be_a_scan(ids: Collection[int], known: Collection[int]) -> bool:

@@ -156,7 +156,7 @@ def scored(
 def _require_same_names(file: Path, mine: Mapping[int, str], theirs: Mapping[int, str]) -> None:
     """Raise InputError if a structure has one id in the prediction and another in the reference."""
     for id, name in mine.items():
-        others = [other for other, its in theirs.items() if its.casefold() == name.casefold()]
+        others = [other for other, its in theirs.items() if plain(its) == plain(name)]
         if others and id not in others:
             raise InputError(
                 f"Expected structures with the same ids in both masks, but {name} is {id} in "

@@ -73,7 +73,7 @@ def names_to_score(dataset: Dataset, card: ModelCard) -> dict[int, str]:
     wanted = {id: dataset.labels.names[id] for id in dataset.labels.names if id in mine}
     for id, name in (wanted | learnable).items():
         # Structures that nothing names are called after their ids.
-        if id not in mine or plain(name) not in (plain(mine[id]), f"structure {id}"):
+        if id not in mine or plain(name) not in (plain(mine[id]), plain(f"structure {id}")):
             told = f"{id} is {mine[id]}" if id in mine else f"there is no {id}"
             raise InputError(
                 f"Expected the structures of {card.name} in the dataset, but its {name} is {id}, "
