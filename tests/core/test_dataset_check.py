@@ -581,9 +581,18 @@ def test_voxels_that_nobody_labelled_are_not_learnt_as_a_structure(dataset):
         ('{"liver": true}', "that of liver is true;"),
         ('{"liver": "one"}', 'that of liver is "one";'),
         ('{"liver": null}', "that of liver is null;"),
-        ('{"Liver": 1, "liver": 2}', "Liver and liver differ in case or spaces at most;"),
-        ('{"1": "liver", "2": "liver"}', "liver and liver differ in case or spaces at most;"),
-        ('{"liver": 1, "liver ": 2}', "liver and liver differ in case or spaces at most;"),
+        (
+            '{"Liver": 1, "liver": 2}',
+            "Liver and liver differ in case, spaces or underscores",
+        ),
+        (
+            '{"1": "liver", "2": "liver"}',
+            "liver and liver differ in case, spaces or underscores",
+        ),
+        (
+            '{"liver": 1, "liver ": 2}',
+            "liver and liver differ in case, spaces or underscores",
+        ),
         ('{"": 1, "liver": 2}', "that of 1 is empty;"),
         ('{"1": " "}', 'that of "1" is empty;'),
         ('{"whole": [1, 2], "core": 2}', "whole is a region of several, as nnU-Net"),

@@ -50,10 +50,12 @@ class Knows(torch.nn.Module):
         return SimpleNamespace(logits=torch.stack([torch.zeros_like(logits), logits], 1))
 
 
-def told(scan: np.ndarray, sides: bool, card: ModelCard = CARD) -> str | None:
+def told(
+    scan: np.ndarray, sides: bool, card: ModelCard = CARD, network: Knows | None = None
+) -> str | None:
     grid = Grid(scan.T.shape, affine=AFFINE, units="mm", oriented=True, stored_axes=(2, 1, 0))
     shown = shown_scan(card, scan.T, grid, 0, field_of(card, grid, 0, scan.T))
-    steps = exchanged_sides(Model(Knows(sides), card), shown, grid, "cpu")
+    steps = exchanged_sides(Model(network or Knows(sides), card), shown, grid, "cpu")
     return next((said for said in steps if said), None)
 
 
@@ -89,6 +91,32 @@ def test_nothing_is_checked_where_it_tells_nothing():
     assert told(turned, True) is not None
     assert told(turned, True, replace(CARD, oriented=False)) is None
     assert told(turned[:, :, :5], True) is None
+
+
+def test_a_scan_that_lies_as_it_should_gets_a_quick_look():
+    scan = body()[RIGHT_WAY]
+    grid = Grid(scan.T.shape, affine=AFFINE, units="mm", oriented=True, stored_axes=(2, 1, 0))
+    shown = shown_scan(CARD, scan.T, grid, 0, field_of(CARD, grid, 0, scan.T))
+    seen: list[int] = []
+    network = Knows(True)
+    network.register_forward_pre_hook(lambda _, images: seen.append(len(images[0])))
+    assert not any(exchanged_sides(Model(network, CARD), shown, grid, "cpu"))
+    assert sum(seen) == 9  # three slices, as they are and with either side reversed
+
+
+class Glimpses(Knows):
+    """Finds the organ in four pixels of the picture at most."""
+
+    def forward(self, images: torch.Tensor) -> SimpleNamespace:
+        logits = torch.full_like(images[:, 0], -20.0)
+        logits[:, 14:16, 14:16] = torch.where(images[:, 0, 14:16, 14:16] > 0.9, 4.0, -20.0)
+        return SimpleNamespace(logits=torch.stack([torch.zeros_like(logits), logits], 1))
+
+
+def test_a_few_pixels_more_tell_nothing():
+    scan = body()[RIGHT_WAY][::-1]
+    assert told(scan, True) is not None
+    assert told(scan, True, network=Glimpses(True)) is None
 
 
 def test_the_command_warns(tmp_path):

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from l2gnet_core.scans.labels import OVER, PALETTE, LabelSet, may_be_a_scan, own_colors, plain
+from l2gnet_core.scans.labels import (
+    OVER,
+    PALETTE,
+    LabelSet,
+    classes_by_name,
+    is_automatic,
+    may_be_a_scan,
+    own_colors,
+    plain,
+)
 
 
 @pytest.mark.parametrize(
@@ -16,6 +25,7 @@ from l2gnet_core.scans.labels import OVER, PALETTE, LabelSet, may_be_a_scan, own
         ("left kidney", "right kidney", False),
         ("lung_upper_lobe_left", "lung_lower_lobe_left", False),
         ("vertebrae_L1", "vertebrae_L11", False),
+        ("disc_L4_L5", "disc_L5_L4", False),
     ],
 )
 def test_names_are_compared_by_their_words(one, other, same):
@@ -50,3 +60,17 @@ def test_many_structures_have_colours_that_can_be_told_apart():
 )
 def test_many_ids_that_nothing_knows_may_be_intensities(ids, known, odd):
     assert may_be_a_scan(ids, known) == odd
+
+
+def test_structures_without_names_are_matched_by_id():
+    known = LabelSet.from_names({1: "liver", 4: "structure 4", 5: "spleen"})
+    assert classes_by_name(known, LabelSet.from_names({1: "Liver", 5: "spleen"})) == [0, 1, 3]
+    numbered = LabelSet.from_names({1: "structure 1", 4: "structure 4"})
+    assert classes_by_name(known, numbered) == [0, 1, 2]
+    assert classes_by_name(known, LabelSet.from_names({7: "structure 7"})) is None
+
+
+@pytest.mark.parametrize("name", ["", " ", "Segment_1", "segment 12", "label 3", "structure 4"])
+def test_automatic_names_say_nothing(name):
+    assert is_automatic(name)
+    assert not is_automatic(f"left {name} of something")

@@ -213,7 +213,11 @@ def test_names_are_given_or_made_up():
         ("the model has 1 as liver", {1: "heart"}, None),
         ("got one for 4", {4: "heart"}, None),
         ("'spleen' comes twice", {3: "spleen"}, None),
-        ("' Spleen' comes twice where case and spaces do not count", {3: " Spleen"}, None),
+        (
+            "' Spleen' comes twice where case, spaces and underscores",
+            {3: " Spleen"},
+            None,
+        ),
         ("is its spleen", {}, 5),
     ],
 )

@@ -391,6 +391,7 @@ def test_only_large_pixels_are_enlarged_by_more_than_half(make_model, units, pix
         ("mm", (1.0, 2.0), (200, 300), (105, 240)),
         ("mm", (3.0, 4.5), (200, 300), (146, 250)),  # 105×180, enlarged by 1.39
         ("mm", (1.0, 1.04), None, (105, 120)),
+        ("mm", (5.0, 1.0), None, (105, 120)),  # a cut across thick slices
         ("pixel", (2.0, 1.0), None, (105, 120)),
     ],
 )

@@ -24,7 +24,7 @@ from l2gnet_core.datasets.split import read_split, split_problems
 from l2gnet_core.errors import InputError
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.scans.fingerprint import fingerprint, order_free_fingerprint
-from l2gnet_core.scans.labels import LabelSet, may_be_a_scan, plain
+from l2gnet_core.scans.labels import LabelSet, is_automatic, may_be_a_scan, plain
 from l2gnet_core.scans.laterality import apart_by_direction
 from l2gnet_core.scans.volume import HEADERS_ROUND, Volume, distance_apart, slicing_axis
 from l2gnet_core.segmenting.slice_view import slice_view
@@ -192,7 +192,7 @@ def _examine(case: Case, names: dict[int, str]) -> tuple[Examined, list[Finding]
     own = {
         id: " ".join(name.split())
         for id, name in stored.names.items()
-        if id and id in voxels and name.strip()
+        if id and id in voxels and not is_automatic(name)
     }
     findings = [
         *_errors(case, volume, truth, voxels, names),
@@ -256,7 +256,8 @@ def _other_ids(case: Case, own: Mapping[int, str], names: Mapping[int, str]) -> 
         if (wanted := ids.get(plain(name), id)) != id:
             sentence = (
                 f"Expected structures with the same ids in dataset.json and the labels, but {name} "
-                f"is {wanted} in dataset.json and {id} in the labels; give it one id in both."
+                f"is {wanted} in dataset.json and {id} in the labels; give it one id in both, "
+                "or remove the names from the header if they are older than the ids."
             )
             yield Finding("error", case.name, sentence, "other ids")
             # Where two are exchanged, one sentence is enough.

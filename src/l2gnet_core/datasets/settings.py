@@ -89,7 +89,8 @@ def _names(labels: Mapping[str, Any]) -> dict[int, str]:
             if plain(other) == plain(name):
                 raise _Fault(
                     "a name of its own for each structure",
-                    f"{other} and {name} differ in case or spaces at most; rename one of them",
+                    f"{other} and {name} differ in case, spaces or underscores at most; rename one "
+                    "of them",
                 )
         names[id] = name
     return names

@@ -16,7 +16,7 @@ from l2gnet_core.files import read_any, read_volume
 from l2gnet_core.finetuning.run import FineTuneResult
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import MODEL_FILE, SPLIT_FILE, STATE_FILE, save_model
-from l2gnet_core.scans.labels import may_be_a_scan, plain
+from l2gnet_core.scans.labels import is_automatic, may_be_a_scan, plain
 from l2gnet_core.scans.storage_order import in_order_of
 from l2gnet_core.scans.volume import (
     HEADERS_ROUND,
@@ -28,6 +28,8 @@ from l2gnet_core.scans.volume import (
 from l2gnet_core.segmenting.corrections import Correction, image_numbers
 
 _SUFFIX = ".safetensors"
+#: What other programs call models, and scans: not the name of a folder.
+_OTHER_SUFFIXES = (".pt", ".pth", ".ckpt", ".onnx", ".h5", ".nii", ".gz")
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def model_file_to_write(output: Path) -> Path:
             f"Expected a file called {_SUFFIX} or a folder for the model, but {output} is neither; "
             "choose another output."
         )
-    if output.suffix not in ("", _SUFFIX) and not output.exists():
+    if output.suffix in _OTHER_SUFFIXES and not output.exists():
         raise InputError(
             f"A model is saved as {_SUFFIX}, not as {output.name}; if that is to be a folder, make "
             "it first."
@@ -164,7 +166,9 @@ def read_correction(
         )
     except InputError as error:
         raise InputError(f"{labels_file.name}: {error}") from error
-    names = {id: name for id, name in text.names.items() if _says_more_than(id, name)}
+    names = {
+        id: name for id, name in text.names.items() if id not in named and not is_automatic(name)
+    }
     _require_no_scan(correction, labels_file.name, {*card.labels.names, *names, *named})
     ids = _ids_by_name(correction.structures, names, card, labels_file.name)
     if moved := [f"{names[id]} is {id} there and {ids[id]} here" for id in ids if ids[id] != id]:
@@ -222,7 +226,7 @@ def _ids_by_name(
     known = card.labels.names
     by_name = {plain(name): id for id, name in known.items()}
     # A model that only numbers its structures goes by the ids.
-    numbered = {id for id, name in known.items() if not _says_more_than(id, name)}
+    numbered = {id for id, name in known.items() if is_automatic(name)}
     meant = {
         id: by_name.get(plain(name), id if id in numbered else None) for id, name in names.items()
     }
@@ -233,7 +237,8 @@ def _ids_by_name(
         raise InputError(
             f"Expected new organs under ids of their own, but {taken[id]} is {id} in {file}, as "
             f"the {known[id]} of {card.name}; give it a free id, such as {free}, or the model's "
-            "name if it is the same organ."
+            "name if it is the same organ. If the names in the file's header are older than its "
+            "ids, remove them."
         )
     elsewhere = [id for id, its in meant.items() if its not in (None, id)]
     nameless = sorted(found - meant.keys())
@@ -242,13 +247,14 @@ def _ids_by_name(
             f"Expected a name for every label of {file}, as its names show that its ids are not "
             f"those of {card.name}, but there is none for {nameless[0]}; name it, too."
         )
-    return {id: meant.get(id) or id for id in sorted(found)}
-
-
-def _says_more_than(id: int, name: str) -> bool:
-    """Is it a name, and not what l2gnet, napari and 3D Slicer call structures without one?"""
-    said = (f"structure {id}", f"label {id}", f"segment {id}")
-    return plain(name) not in ("", *map(plain, said))
+    ids = {id: meant.get(id) or id for id in sorted(found)}
+    for id, its in ids.items():
+        if alike := [other for other in ids if other < id and ids[other] == its]:
+            raise InputError(
+                f"Expected different organs under different ids, but in {file} {alike[0]} and {id} "
+                f"are both the {known[its]}; give both one id, or one of them another name."
+            )
+    return ids
 
 
 def _renumbered(correction: Correction, ids: Mapping[int, int]) -> Correction:

@@ -47,7 +47,7 @@ def taught_labels(
                 "painted slices as complete."
             )
     for id, name in names.items():
-        if id in known.names and known.names[id] != name:
+        if id in known.names and plain(known.names[id]) != plain(name):
             raise InputError(
                 f"Expected names for new structures, but the model has {id} as "
                 f"{known.names[id]} already; leave its name out."
@@ -65,7 +65,7 @@ def taught_labels(
     if twice:
         raise InputError(
             f"Expected a name of its own for every structure, but '{twice[0]}' comes twice where "
-            "case and spaces do not count; choose another."
+            "case, spaces and underscores do not count; choose another."
         )
     if len(together) >= 255:
         raise InputError(f"Expected fewer than 255 structures, but there are {len(together)}.")

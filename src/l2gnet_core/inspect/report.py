@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import read_volume, scans_in, write_labels
+from l2gnet_core.files import format_of, read_volume, write_labels
 from l2gnet_core.files.atomic import replace_bytes
 from l2gnet_core.files.nifti import write_map
 from l2gnet_core.inspect.findings import Findings, find
@@ -105,11 +105,11 @@ def _require_replaceable(folder: Path) -> None:
             f"Expected a folder for the inspection, but {folder / taken[0]} is there already and "
             "l2gnet inspect did not write it; choose another output, or move that file."
         )
-    scans = scans_in(folder)
+    scans = sorted(one.name for one in folder.iterdir() if one.is_file() and format_of(one))
     if scans:
         raise InputError(
-            f"Expected another place than that of scans and masks, but {folder} holds "
-            f"{scans[0].name}; choose another output."
+            f"Expected another place than that of scans and masks, but {folder} holds {scans[0]}; "
+            "choose another output."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -25,9 +26,17 @@ _LIGHTNESS, _CHROMA = (0.5, 0.88), 0.09
 
 
 def plain(name: str) -> str:
-    """A name without differences of case, of spaces, in how accents are stored and in the order of
-    words, for comparing names: others write "kidney_right" for "right kidney"."""
-    return " ".join(sorted(normalize("NFC", name).replace("_", " ").casefold().split()))
+    """A name for comparing names: case, spaces, underscores, how accents are stored and the place
+    of "left" and "right" make no difference. Others write "kidney_right" for "right kidney"."""
+    words = normalize("NFC", name).replace("_", " ").casefold().split()
+    # Stable: all other words keep their order, so that L4_L5 is not L5_L4.
+    return " ".join(sorted(words, key=lambda word: word not in ("left", "right")))
+
+
+def is_automatic(name: str) -> bool:
+    """Is it no name of a structure, but what programs call one that has none: 3D Slicer
+    "Segment_2", l2gnet "label 2" and "structure 2"?"""
+    return re.fullmatch(r"((segment|label|structure) \d+)?", plain(name)) is not None
 
 
 def may_be_a_scan(ids: Collection[int], known: Collection[int]) -> bool:
@@ -95,7 +104,7 @@ def classes_by_name(known: LabelSet, labels: LabelSet) -> list[int] | None:
     Labels are matched by name or, in a dataset without names, by id. None if the model lacks one.
     """
     by_name = {plain(label.name): number for number, label in enumerate(known, 1)}
-    by_id = {f"structure {label.id}": number for number, label in enumerate(known, 1)}
+    by_id = {plain(f"structure {label.id}"): number for number, label in enumerate(known, 1)}
     names = [plain(label.name) for label in labels]
     for found in (by_name, by_id):
         if found.keys() >= set(names):

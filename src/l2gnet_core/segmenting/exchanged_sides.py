@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from l2gnet_core.errors import memory_is_short
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.network.device import choose_device, on_device
 from l2gnet_core.network.model import SegmentationNetwork
@@ -24,6 +25,8 @@ _SLICES, _PART = 6, (0.15, 0.85)
 #: the probability of what it finds is higher by so much. Of 28 abdomens and heads, stored as they
 #: should be, none reaches both, and hardly any reaches one.
 _MORE, _SURER = 1.25, 0.01
+#: It must find something then: this share of the pixels. In heads it finds at least 0.0035.
+_LEAST = 0.002
 
 #: Which of rows and columns are reversed.
 _TURNS = ((False, False), (True, False), (False, True), (True, True))
@@ -40,7 +43,8 @@ class _Known:
     sure: float
 
     def better_than(self, other: _Known) -> bool:
-        return self.amount >= _MORE * other.amount and self.sure >= other.sure + _SURER
+        more = self.amount >= max(_LEAST, _MORE * other.amount)
+        return more and self.sure >= other.sure + _SURER
 
 
 def exchanged_sides(
@@ -51,7 +55,7 @@ def exchanged_sides(
 
     A head is much the same in its mirror image, so there left and right remain unknown; an abdomen
     is not. Along the stack nothing is checked, nor are models that do not tell left from right,
-    stacks of a few slices, and what does not fit into a GPU's memory. device: as in
+    stacks of a few slices, and what does not fit into memory. device: as in
     `l2gnet_core.network.device.choose_device`.
     """
     count = len(shown.slices)
@@ -71,7 +75,9 @@ def exchanged_sides(
                 known[turn] = yield from _known(network, shown, some, turn, device)
             if known[_TURNS[0]].amount > max(known[turn].amount for turn in _TURNS[1:3]):
                 return
-    except torch.cuda.OutOfMemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not memory_is_short(error):
+            raise
         return
     better = [turn for turn, one in known.items() if one.better_than(known[False, False])]
     if not better:

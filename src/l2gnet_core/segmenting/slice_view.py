@@ -35,8 +35,9 @@ from l2gnet_core.scans.volume import AXIS_LETTERS, Grid, Volume
 #: Largest factor by which slices are enlarged for a model without a voxel size of its own; larger
 #: pixels are enlarged until they have this size in mm.
 MOST_ENLARGED, FINEST_PIXEL = 1.5, 1.0
-#: Pixels whose sides differ by a larger factor are made square, for such a model, too.
-MOST_OBLONG = 1.05
+#: Pixels whose sides differ by a factor between these are made square, for such a model, too. More
+#: oblong ones belong to cuts across thick slices, which would become many times as large.
+OBLONG = (1.05, 2.5)
 #: Fewest pixels along a side that are left when margins are cut, if the scan has as many.
 LEAST_SEEN = 64
 #: Most pixels to which a side is enlarged, so that a wrong voxel size does not exhaust the memory.
@@ -186,7 +187,7 @@ def slice_view(
         size = _resampled(size, pixel, card.spacing[1:])
         step = max(1, round(min(n, card.spacing[0] / between)))
     else:
-        if real and max(pixel) > MOST_OBLONG * min(pixel):
+        if real and OBLONG[0] < max(pixel) / min(pixel) <= OBLONG[1]:
             size = _resampled(size, pixel, (min(pixel), min(pixel)))
         size = usual_size(card, *size, min(pixel) if real else None)
     seen = card.appearance.size(size)

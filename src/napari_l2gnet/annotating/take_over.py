@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.project.state import SliceKey
-from l2gnet_core.scans.labels import LabelSet, plain
+from l2gnet_core.scans.labels import LabelSet, is_automatic, plain
 from napari_l2gnet.annotating.preview import PREVIEW_KEY
 from napari_l2gnet.masks.layer import IMAGE_KEY, SEGMENTATION_KEY, MaskLayer
 from napari_l2gnet.masks.organs import LARGEST_ID, UNMARKED
@@ -209,9 +209,7 @@ def _names(layer: Labels | Image) -> dict[int, str]:
         if isinstance(label, Real) and float(label).is_integer() and label > 0
         if isinstance(name, str) and name.strip()
     }
-    # `label_arguments` gives labels without names such names.
-    nameless = all(name == f"label {label}" for label, name in names.items())
-    return {} if nameless else names
+    return {} if all(map(is_automatic, names.values())) else names
 
 
 def _organs(names: dict[int, str], organs: LabelSet) -> NDArray[np.uint16]:

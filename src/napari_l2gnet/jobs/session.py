@@ -102,12 +102,22 @@ class Session:
         yield SegmentProgress("Reading the scan", 0, total, model=model, device=device)
         scan, checked = ScanFrames(request.volume, request.axis), False
         frames = _by_frame(request.places)
+        frame, places = next(iter(frames.items()))
+        # Of a single slice that is wanted soon the others need not be looked at.
+        whole = model.card.oriented and len(places) == request.volume.shape[-3:][request.axis]
         for step in segment_places(
             model, scan, frames.items(), total, device, traces=request.traces
         ):
             if step.reading:
                 yield SegmentProgress("Reading the scan", step.done, total)
                 continue
+            if whole and step.place is not None and step.done == total:
+                # Before the last slice: a run that is cancelled meanwhile is not complete.
+                shown = scan.shown(frame, model.card)
+                for said in exchanged_sides(model, shown, request.volume, device):
+                    yield SegmentProgress(
+                        "Checking the sides", total - 1, warnings=[said] if said else []
+                    )
             warnings = [step.notice] if step.notice else scan.warnings.pop(step.frame, [])
             if not checked:
                 checked, seen = True, scan.field(step.frame, model.card)
@@ -124,12 +134,6 @@ class Session:
                 traces={} if step.trace is None else {step.frame: step.trace},
                 warnings=warnings,
             )
-        whole, places = next(iter(frames.items()))
-        if len(places) == request.volume.shape[-3:][request.axis]:
-            for said in exchanged_sides(
-                model, scan.shown(whole, model.card), request.volume, device
-            ):
-                yield SegmentProgress("Checking the sides", total, warnings=[said] if said else [])
 
     def clean(
         self, segmentation: Segmentation, choices: CleanUp

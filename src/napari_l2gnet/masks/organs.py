@@ -54,7 +54,7 @@ def with_organs_of(labels: LabelSet, others: LabelSet) -> LabelSet:
     """
     ids = {plain(label.name): label.id for label in labels}
     for label in others:
-        if labels.names.get(label.id, label.name) != label.name:
+        if plain(labels.names.get(label.id, label.name)) != plain(label.name):
             raise InputError(
                 f"Expected a model whose organs are those of the mask, but its label {label.id} is "
                 f"{label.name} and the mask's is {labels.names[label.id]}; load another, or rename "
@@ -92,7 +92,7 @@ def same_names(masks: Mapping[str, LabelSet]) -> dict[int, str]:
     first: dict[str, tuple[int, str]] = {}
     for mask, labels in masks.items():
         for label in labels:
-            if names.setdefault(label.id, label.name) != label.name:
+            if plain(names.setdefault(label.id, label.name)) != plain(label.name):
                 raise InputError(
                     f"Expected the same organs in all masks, but label {label.id} is "
                     f"{names[label.id]} in one and {label.name} in another; rename one of them."
