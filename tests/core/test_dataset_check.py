@@ -490,8 +490,10 @@ def test_without_settings_structures_have_the_names_of_label_files(dataset):
     name_labels(dataset, 0, Liver=1, nowhere=7)
     name_labels(dataset, 2, liver=1)
     assert open_dataset(dataset).labels.names == {1: "Liver", 2: "structure 2"}
-    named, unnamed = findings(dataset)
+    named, silent, unnamed = findings(dataset)
     assert named == ("note", "No dataset.json is there: label files name 1 Liver.")
+    assert silent[0] == "warning"
+    assert "The labels of patient1" in silent[1]
     assert unnamed[0] == "note"
     assert "the structures 2:" in unnamed[1]
 

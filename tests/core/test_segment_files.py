@@ -228,6 +228,7 @@ def test_what_a_person_says_stays_also_of_structures_that_the_model_does_not_hav
     assert np.array_equal(mask[1], labels[1])
     assert not (mask == 9).any()
     assert any("does not have id 7" in warning for warning in report["warnings"])
+    assert any("without right ventricle, myocardium" in text for text in report["warnings"])
     for frame in (-1, 1):
         with pytest.raises(InputError, match=f"between 0 and 0 of this scan, but got {frame}"):
             segmented(Volume(scan), make_model(), "cpu", None, False, None, correction, frame)

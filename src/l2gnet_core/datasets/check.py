@@ -159,6 +159,13 @@ def _without_settings(
     if named:
         told = some([f"{id} {name}" for id, name in sorted(named.items())])
         yield Finding("note", "", f"No dataset.json is there: label files name {told}.")
+        silent = [one.case.name for one in examined if one.voxels.keys() - {0} and not one.names]
+        if silent:
+            sentence = (
+                f"The labels of {some(silent)} name nothing: their ids are taken for those of the "
+                "other files. If they mean something else, give the structures one id in all."
+            )
+            yield Finding("warning", "", sentence)
     unnamed = [str(id) for id in ids if id not in named]
     if not unnamed:
         return

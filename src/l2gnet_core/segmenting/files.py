@@ -29,6 +29,7 @@ from l2gnet_core.files import (
     write_labels,
 )
 from l2gnet_core.files.values import plain_values
+from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.scans.cleanup import CleanUp, tidy, tidy_around
 from l2gnet_core.scans.volume import Volume, oriented_as, slicing_axis
@@ -226,10 +227,26 @@ def segmented(
             warnings += [said for said in exchanged_sides(model, shown, grid, device) if said]
         choices = CleanUp() if raw else model.card.clean_up
         if correction and index == corrected_frame:
+            warnings += _left_out(correction, mask, model.card)
             masks.append(_around(correction, mask, choices))
         else:
             masks.append(tidy(mask, along, choices))
     return Segmented(masks, along, warnings)
+
+
+def _left_out(correction: Correction, mask: NDArray[Any], card: ModelCard) -> list[str]:
+    """A sentence on organs that a model finds where the corrected slices, which hold none of them,
+    say background."""
+    found: set[int] = set()
+    for index, picture in zip(correction.slices, correction.pictures, strict=True):
+        found.update(np.unique(np.take(mask, index, correction.axis)[picture == 0]).tolist())
+    names = [one.name for one in card.labels if one.id in found - correction.structures]
+    if not names or correction.unmarked == 0:
+        return []
+    return [
+        f"The corrected slices are as the labels say, without {', '.join(names)}, which the "
+        "model finds there, too."
+    ]
 
 
 def _around(correction: Correction, mask: NDArray[Any], choices: CleanUp) -> NDArray[Any]:
