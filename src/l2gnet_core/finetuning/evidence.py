@@ -115,9 +115,7 @@ def code_distance(
 
 
 def _unpainted(plan: Plan, model: Model) -> Stoppable[list[NDArray[Any]]]:
-    """A model's answers for structures that nobody painted; empty if the limits allow any."""
-    if plan.config.limits.most_lost >= 1:
-        return []
+    """A model's answers for structures that nobody painted."""
     return (yield from unpainted_answers(model, plan.setup.corrections, plan.setup.device))
 
 

@@ -19,6 +19,8 @@ _UNTOLD = 0.0005
 #: Smaller changes of the mean Dice are called unclear: gains of short test runs tell little of the
 #: other slices (docs/benchmarks.md).
 _CLEAR = 0.01
+#: Share of a structure above which its loss is told of, where it is no objection.
+_MOSTLY = 0.5
 #: Mean Dice below which a rise is not called better: most of what was marked is still missed.
 _HARDLY = 0.2
 
@@ -119,6 +121,17 @@ class Evidence:
         return self.mix == 0 and self.appearance is None
 
     @property
+    def nearly_lost(self) -> list[str]:
+        """A sentence on structures that nobody painted, if most of them is gone."""
+        gone = [name for name, share in self.lost.items() if share > _MOSTLY]
+        if not gone:
+            return []
+        return [
+            f"In these slices the new model no longer finds most of the {', '.join(gone)}, which "
+            "nobody painted: if it is there, paint it, too, or keep the old model."
+        ]
+
+    @property
     def adapted(self) -> list[str]:
         """Sentences on how the model was adapted to the scan beyond its weights."""
         found = []
@@ -199,7 +212,7 @@ def judged(limits: Limits, evidence: Evidence, known: Sequence[str]) -> Verdict:
             "Kept on weak evidence: a single corrected slice cannot show whether the other slices "
             "got better. Correct a second slice to find out."
         )
-    return Verdict(True, " ".join([reason, *evidence.adapted]), evidence)
+    return Verdict(True, " ".join([reason, *evidence.adapted, *evidence.nearly_lost]), evidence)
 
 
 def _objection(limits: Limits, evidence: Evidence, known: Sequence[str]) -> str | None:
