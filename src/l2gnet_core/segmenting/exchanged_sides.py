@@ -25,6 +25,8 @@ _SLICES, _PART = 6, (0.15, 0.85)
 #: the probability of what it finds is higher by so much. Of 28 abdomens and heads, stored as they
 #: should be, none reaches both, and hardly any reaches one.
 _MORE, _SURER = 1.25, 0.01
+#: With one side reversed, so much more is found of any scan that lies the other way round.
+_HARDLY_MORE = 1.05
 #: It must find something then: this share of the pixels. In heads it finds at least 0.0035.
 _LEAST = 0.002
 
@@ -73,7 +75,8 @@ def exchanged_sides(
         for some, turns in ((indices[::2], _TURNS[:3]), (indices, _TURNS)):
             for turn in turns:
                 known[turn] = yield from _known(network, shown, some, turn, device)
-            if known[_TURNS[0]].amount > max(known[turn].amount for turn in _TURNS[1:3]):
+            most = max(known[turn].amount for turn in _TURNS[1:3])
+            if most < _HARDLY_MORE * known[_TURNS[0]].amount:
                 return
     except (MemoryError, RuntimeError) as error:
         if not memory_is_short(error):
