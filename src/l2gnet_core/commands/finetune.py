@@ -125,13 +125,13 @@ def finetune(
     from l2gnet_core.finetuning.files import (
         CorrectedFiles,
         model_file_to_write,
-        names_together,
         parse_names,
         parse_slices,
         read_correction,
         report,
         write_result,
     )
+    from l2gnet_core.finetuning.label_names import names_together
 
     # Quick checks come before the import of PyTorch and the reading of files.
     wanted = [(image, labels, slices), *also]
