@@ -17,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
+from total_segmentator import write_total_segmentator
 
 import l2gnet_core
 from l2gnet_core.commands import parts
@@ -29,6 +30,7 @@ from l2gnet_core.finetuning.run import finetune
 from l2gnet_core.models.catalog import find_model, models
 from l2gnet_core.models.checkpoint import MODEL_FILE, load_model, save_model
 from l2gnet_core.scans.labels import LabelSet
+from l2gnet_core.scans.phantom import DRAWN, cardiac_phantom
 from l2gnet_core.scans.volume import Grid
 from l2gnet_core.scores.evaluate import evaluate, summary
 from l2gnet_core.training.log import CURVES_FILE
@@ -238,6 +240,7 @@ def test_bad_input_ends_with_two_and_one_line(
         (["evaluate", "a.nii"], "a.nii alone"),
         (["evaluate", "a.nii", "b.nii", "--model", "run"], "got both"),
         (["evaluate", "a.nii", "b.nii", "--part", "test"], "--part together with --model"),
+        (["evaluate", "a", "--model", "run", "--shared-organs"], "but got --model"),
         (["evaluate", "a.nii", "b.nii", "--tolerance", "0"], "tolerance"),
         (["evaluate", "a.nii", "b.nii", "--tolerance", "nan"], "nan is not a finite number"),
         (["evaluate", "a.nii", "b.nii", "--tolerance", "inf"], "inf is not a finite number"),
@@ -352,6 +355,28 @@ def test_evaluate_says_where_names_differ(l2gnet, tmp_path):
     differ = "scored by id, though the names differ"
     assert told[0] == (f"a: {differ}: 2 is myocardium in the prediction and liver in the reference")
     assert f"b: {differ}: 1 is Left Ventricle in the prediction and spleen in" in told[1]
+
+
+def test_evaluate_scores_the_organs_that_both_masks_name(l2gnet, refused, tmp_path):
+    heart = cardiac_phantom(0, shape=(6, 64, 64)).labels
+    affine = np.diag([1.5, 1.5, 8, 1])
+    like = Grid(heart.shape, affine=affine, units="mm", oriented=True)
+    mine, total = tmp_path / "mine.nii.gz", tmp_path / "total.nii.gz"
+    write_labels(mine, heart, like, {id: name for name, id in DRAWN.items()} | {4: "cyst"})
+    write_total_segmentator(total, heart, affine)
+    for pair in ((total, mine), (mine, total)):
+        told = refused("evaluate", *pair)
+        assert "in both, or match organs by name with --shared-organs." in told
+        code, out, err = l2gnet("evaluate", *pair, "--json", "--shared-organs")
+        assert code == 0, err
+        dice = {name: scores["dice"] for name, scores in json.loads(out)["overall"].items()}
+        assert len(dice) == 4
+        assert set(dice.values()) == {1}
+        assert "spleen, liver, stomach: not scored, as only one of the masks names them" in err
+    write_labels(mine, heart, like, {1: "brain"})
+    assert "total.nii.gz spleen, kidney_right, kidney_left and 17 more; call it" in refused(
+        "evaluate", mine, total, "--shared-organs"
+    )
 
 
 def test_evaluate_says_where_a_scan_passes_for_a_mask(l2gnet, two_folders, save_scan, tmp_path):

@@ -9,6 +9,7 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
+from total_segmentator import write_total_segmentator
 
 from l2gnet_core.commands import parts
 from l2gnet_core.errors import InputError
@@ -291,6 +292,58 @@ def test_an_id_of_another_name_is_not_taught_as_the_models(
         "finetune", files[0], truth, "--slices", "1,3", "--model", model_file,
         "-o", tmp_path / "new",
     )  # fmt: skip
+
+
+def test_a_mask_of_total_segmentator_teaches_the_organs_that_the_model_has(
+    l2gnet, refused, run, files, labels, make_model, model_file, tmp_path, monkeypatch
+):
+    keep_all(monkeypatch)
+    truth = tmp_path / "total.nii.gz"
+    write_total_segmentator(truth, labels, nib.load(files[0]).affine)
+    given = "finetune", files[0], truth, "--slices", "1,3", "--model", model_file
+    told = refused(*given, "-o", tmp_path / "new")
+    assert "spleen is 1 in total.nii.gz, as the right ventricle of tiny" in told
+    assert "or teach only the model's organs with --shared-organs." in told
+    assert "got both" in refused(
+        *given, "-o", tmp_path / "new", "--names", "4=a", "--shared-organs"
+    )
+    code, out, err = l2gnet(
+        *given, "-o", tmp_path / "new", "--steps", 2, "--json", "--shared-organs"
+    )
+    assert code == 0, err
+    assert json.loads(out)["new"] == []
+    assert (
+        "warning: tiny does not have spleen, liver, stomach of total.nii.gz: in the corrected "
+        "slices they count as background.\n"
+    ) in err
+    run(out=tmp_path / "plain")
+    assert written(tmp_path / "new") == written(tmp_path / "plain")
+    # Voxels that nobody marked stay unknown beside those of other organs.
+    card = make_model().card
+    chosen = CorrectedFiles(files[0], truth, (1, 3))
+    correction, new = read_correction(chosen, card, unmarked=0, shared=True)
+    assert new == {}
+    others = np.isin(read_volume(truth).data[1], (1, 5, 6))
+    unknown = correction.picture(1) == correction.unmarked
+    np.testing.assert_array_equal(unknown, (labels[1] == 0) & ~others)
+    np.testing.assert_array_equal(correction.picture(1)[~unknown], labels[1][~unknown])
+    abdomen = make_model(LabelSet.from_names({1: "brain", 2: "uterus"})).card
+    with pytest.raises(InputError, match=r"names none of them; call .* does: brain, uterus\."):
+        read_correction(chosen, abdomen, shared=True)
+
+
+def test_without_names_ids_are_shared(files, labels, make_model):
+    other = labels.copy()
+    other[:, 0] = 9
+    told: list[str] = []
+    model = make_model(LabelSet.from_names({2: "myocardium", 3: "left ventricle"}))
+    nib.save(nib.Nifti1Image(other.transpose(), nib.load(files[1]).affine), files[1])
+    correction, new = read_correction(
+        CorrectedFiles(*files, (1,)), model.card, shared=True, tell=told.append
+    )
+    assert new == {}
+    np.testing.assert_array_equal(correction.picture(1), np.where(labels[1] > 1, labels[1], 0))
+    assert told[0].startswith("tiny does not have id 1, id 9 of labels.nii.gz: ")
 
 
 def test_a_model_that_only_numbers_its_structures_goes_by_ids(files, labels, make_model, tmp_path):

@@ -15,9 +15,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import NAMES, save_untrained
-from correcting import correct_slice, ends, fine_tune
+from correcting import bright, correct_slice, ends, fine_tune
 from gui import is_saved, open_scan, run, slow_down
-from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QTableWidget
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QApplication, QComboBox, QTableWidget
+from total_segmentator import write_total_segmentator
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetuning.guard import Evidence, Improvement, Verdict
@@ -561,6 +563,39 @@ def test_a_mask_from_elsewhere_is_taken_over_where_it_differs(
     action.trigger()
     text = widget.message.text()
     assert "alone says the same as this mask. This mask keeps its other organs: right" in text
+
+
+def test_a_mask_with_other_organs_is_taken_over_if_a_person_agrees(
+    correct_widget: Any, qtbot: Any, tmp_path: Path
+) -> None:
+    viewer, _, widget = correct_widget()
+    layer, path = widget.current_mask.layer, tmp_path / "total.nii.gz"
+    before, after = layer.data.copy(), bright(viewer)
+    write_total_segmentator(path, after, nib.load(tmp_path / "scan.nii.gz").affine)
+    open_scan(viewer, path)
+    widget.masks.aboutToShow.emit()
+    (action,) = widget.masks.actions()
+    asked = []
+
+    def answer(button: str) -> None:
+        box = QApplication.activeModalWidget()
+        assert box.defaultButton().text() == "Take over"
+        asked.append(f"{box.text()} {box.informativeText()}")
+        next(one for one in box.buttons() if one.text().strip("&") == button).click()
+
+    QTimer.singleShot(0, lambda: answer("Cancel"))
+    action.trigger()
+    np.testing.assert_array_equal(layer.data, before)
+    QTimer.singleShot(0, lambda: answer("Take over"))
+    action.trigger()
+    np.testing.assert_array_equal(layer.data, after)
+    assert asked[1].startswith(
+        "Take over the 3 organs that both masks have: right ventricle, myocardium, left ventricle? "
+        "total also has spleen, liver, stomach. This mask becomes background there."
+    )
+    assert len(asked) == 2
+    layer.undo()
+    np.testing.assert_array_equal(layer.data, before)
 
 
 def test_the_keys_are_none_of_naparis() -> None:

@@ -20,7 +20,7 @@ from l2gnet_core.models.card import ModelCard
 from l2gnet_core.scans.labels import LabelSet
 from l2gnet_core.scans.storage_order import Fit
 from l2gnet_core.scans.volume import Grid
-from napari_l2gnet.annotating.take_over import candidates, take_over, why_none
+from napari_l2gnet.annotating.take_over import OtherOrgans, candidates, take_over, why_none
 from napari_l2gnet.masks.layer import MaskLayer
 from napari_l2gnet.reader import read
 from napari_l2gnet.scans.layers import filed_grid, to_layer_data
@@ -178,9 +178,43 @@ def test_names_of_other_plugins_count_and_made_up_ones_do_not() -> None:
     take_over(mask, other)
     assert (mask.layer.data == 2).all()
     other.data[0] = 1
-    with pytest.raises(InputError, match="has spleen, too; add that organ with New … first"):
+    with pytest.raises(OtherOrgans, match="has spleen, too; add that organ with New … first") as no:
         take_over(mask, other)
+    assert (no.value.shared, no.value.others) == (("myocardium",), ("spleen",))
     assert (mask.layer.data == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("names", "expected", "kept"),
+    [
+        # The left ventricle, of which the file says nothing, stays but under another organ.
+        ({1: "spleen", 2: "liver", 3: "myocardium"}, [2, 1, 0, 3], ["right", "left"]),
+        ({1: "spleen", 2: "RV", 3: "myocardium", 4: "right ventricle"}, [2, 0, 0, 3], ["left"]),
+    ],
+)
+def test_other_organs_of_a_mask_are_background_if_only_shared_ones_are_taken(
+    names: dict[int, str], expected: list[int], kept: list[str]
+) -> None:
+    mask = new_mask()
+    mask.layer.data_setitem(np.unravel_index(range(120), SHAPE), np.repeat([1, 1, 3, 3], 30))
+    voxels = np.repeat(np.uint8([3, 0, 2, 0]), 30).reshape(SHAPE)
+    other = mask.viewer.add_layer(layer_of(voxels, STRAIGHT, "labels", names=names))
+    taken = take_over(mask, other, only_shared=True)
+    assert mask.layer.data[:, 0, 0].tolist() == expected
+    assert [name.removesuffix(" ventricle") for name in taken.kept] == kept
+    # Nothing is left that differs.
+    assert take_over(mask, other, only_shared=True).voxels == 0
+
+
+def test_a_mask_that_shares_no_organ_or_has_none_with_a_name_is_refused() -> None:
+    mask = new_mask()
+    six = np.arange(120).reshape(SHAPE) % 6
+    ribs = {id: f"rib {id}" for id in range(1, 6)}
+    for names, why in ((ribs, "has rib 1, rib 2, rib 3 and 2 more, too"), ({}, "the label 4, too")):
+        other = mask.viewer.add_layer(layer_of(six, STRAIGHT, "labels", names=names))
+        with pytest.raises(InputError, match=why) as refused:
+            take_over(mask, other, only_shared=True)
+        assert not isinstance(refused.value, OtherOrgans)
 
 
 def test_ids_that_no_organ_can_have_are_told() -> None:

@@ -52,6 +52,12 @@ if TYPE_CHECKING:
     metavar="MM",
     help="Tolerance of the surface Dice.",
 )
+@click.option(
+    "--shared-organs",
+    is_flag=True,
+    help="Match the organs of masks by name, whatever their ids, and score only those that both "
+    "masks name, as for a mask of TotalSegmentator.",
+)
 @device_option
 @json_option
 def evaluate(
@@ -60,6 +66,7 @@ def evaluate(
     model: str | None,
     part: Part | None,
     tolerance: float,
+    shared_organs: bool,
     device: str,
     as_json: bool,
 ) -> None:
@@ -82,9 +89,14 @@ def evaluate(
         )
     if part is not None and model is None:
         raise InputError("Expected --part together with --model, but got it alone; add that.")
+    if shared_organs and model is not None:
+        raise InputError(
+            "Expected --shared-organs with masks and references, but got --model; organs that the "
+            "model did not learn are left out there anyway."
+        )
     about: dict[str, Any] = {}
     if references is not None:
-        cases = _of_masks(predictions, references, tolerance)
+        cases = _of_masks(predictions, references, tolerance, shared_organs)
     else:
         assert model is not None
         about["part"] = part or "test"
@@ -92,7 +104,9 @@ def evaluate(
     _tell(cases, tolerance, about, as_json)
 
 
-def _of_masks(predictions: Path, references: Path, tolerance: float) -> list[CaseScores]:
+def _of_masks(
+    predictions: Path, references: Path, tolerance: float, shared: bool
+) -> list[CaseScores]:
     from l2gnet_core.scores.evaluate import evaluate as score
     from l2gnet_core.scores.evaluate import pair_files, without_reference
 
@@ -100,17 +114,17 @@ def _of_masks(predictions: Path, references: Path, tolerance: float) -> list[Cas
     if spare := without_reference(predictions, references):
         click.echo(f"{len(spare)} predictions have no reference, as {spare[0]}.", err=True)
     with ProgressBar(len(pairs), "Scoring") as bar:
-        return list(bar.follow(score(pairs, tolerance)))
+        return list(bar.follow(score(pairs, tolerance, shared)))
 
 
 def _of_model(
     dataset: Path, model: str, part: Part, device: str, tolerance: float
 ) -> tuple[str, list[CaseScores]]:
     """The model's name, and its scores on one part of the dataset."""
-    from l2gnet_core.datasets.cases import some
     from l2gnet_core.datasets.loading import dataset_of
     from l2gnet_core.models.checkpoint import load_model
     from l2gnet_core.network.device import choose_device
+    from l2gnet_core.scans.labels import some
     from l2gnet_core.scores.held_out import held_out, names_to_score, score_held_out
 
     chosen, file = choose_device(device)[0], model_file(model)
@@ -131,7 +145,7 @@ def _of_model(
 
 
 def _tell(cases: list[CaseScores], tolerance: float, about: dict[str, Any], as_json: bool) -> None:
-    from l2gnet_core.datasets.cases import some
+    from l2gnet_core.scans.labels import some
     from l2gnet_core.scores.evaluate import summary
 
     warned: dict[str, list[str]] = defaultdict(list)

@@ -84,6 +84,12 @@ _PATH = FilePath()
 )
 @click.option("--names", metavar="ID=NAME,…", help="Names of new structures.")
 @click.option(
+    "--shared-organs",
+    is_flag=True,
+    help="Teach only the organs that the model has; other organs of LABELS, such as most of those "
+    "that TotalSegmentator names, count as background.",
+)
+@click.option(
     "--also",
     type=(_PATH, _PATH, str),
     multiple=True,
@@ -107,6 +113,7 @@ def finetune(
     frame: int | None,
     unmarked: int | None,
     names: str | None,
+    shared_organs: bool,
     also: tuple[tuple[Path, Path, str], ...],
     device: str,
     as_json: bool,
@@ -114,14 +121,18 @@ def finetune(
     """Learn from corrected slices of a scan, and keep the result only if it helps.
 
     LABELS is a mask of IMAGE in which some slices are corrected. Organs that it names are matched
-    by name, others by id. Those that the model does not have become new organs. The new model is
-    checked on slices left out of learning. If they speak against it, or if it forgets what the old
-    model knew, the output is the old model. For one scan, slices speak against it if most of them
-    get worse, or if Dice falls by 0.1; for several scans, and for new organs, if they do not get
-    better.
+    by name, others by id. Those that the model does not have become new organs, unless
+    --shared-organs is given. The new model is checked on slices left out of learning. If they speak
+    against it, or if it forgets what the old model knew, the output is the old model. For one scan,
+    slices speak against it if most of them get worse, or if Dice falls by 0.1; for several scans,
+    and for new organs, if they do not get better.
     """
     if steps is not None and seconds is not None:
         raise InputError("Expected --steps or --seconds, but got both; give one of them.")
+    if shared_organs and names is not None:
+        raise InputError(
+            "Expected --names or --shared-organs, but got both; name new organs, or teach none."
+        )
     from l2gnet_core.finetuning.files import (
         CorrectedFiles,
         model_file_to_write,
@@ -147,7 +158,17 @@ def finetune(
     chosen = choose_device(device)[0]
     loaded = load_model(parent)
     read = [
-        read_correction(one, loaded.card, axis, unmarked, orientation, frame, given_names, warn)
+        read_correction(
+            one,
+            loaded.card,
+            axis,
+            unmarked,
+            orientation,
+            frame,
+            given_names,
+            shared_organs,
+            warn,
+        )
         for one in files
     ]
     corrections = [correction for correction, _ in read]

@@ -21,6 +21,7 @@ from l2gnet_core.files import (
     suffix_of,
 )
 from l2gnet_core.files.arrays import ArrayFiles, array_scans
+from l2gnet_core.scans.labels import some
 from l2gnet_core.scans.storage_order import in_order_of
 from l2gnet_core.scans.volume import Grid, Volume
 
@@ -351,9 +352,3 @@ def _array_cases(folder: Path) -> tuple[list[Case], list[Finding]]:
 
 def _part_of(folder: str) -> Part | None:
     return next((part for part, name in _HELD_OUT.items() if name.search(folder)), None)
-
-
-def some(names: list[str], most: int = 3) -> str:
-    """The first names as text, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -16,7 +16,6 @@ from l2gnet_core.datasets.cases import (
     Patients,
     find_cases,
     is_first_channel,
-    some,
 )
 from l2gnet_core.datasets.compare import Examined, compare, names_in_files, same_patients
 from l2gnet_core.datasets.settings import read_settings
@@ -24,7 +23,7 @@ from l2gnet_core.datasets.split import read_split, split_problems
 from l2gnet_core.errors import InputError
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.scans.fingerprint import fingerprint, order_free_fingerprint
-from l2gnet_core.scans.labels import LabelSet, is_automatic, may_be_a_scan, plain
+from l2gnet_core.scans.labels import LabelSet, is_automatic, may_be_a_scan, plain, some
 from l2gnet_core.scans.laterality import apart_by_direction
 from l2gnet_core.scans.volume import HEADERS_ROUND, Volume, distance_apart, slicing_axis
 from l2gnet_core.segmenting.slice_view import slice_view

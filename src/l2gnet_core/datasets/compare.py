@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from l2gnet_core.datasets.cases import Case, Finding, Patients, some
-from l2gnet_core.scans.labels import plain
+from l2gnet_core.datasets.cases import Case, Finding, Patients
+from l2gnet_core.scans.labels import plain, some
 from l2gnet_core.scans.volume import Grid
 
 #: A voxel size is odd if it differs from the usual one by more than this factor. Datasets do mix

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from l2gnet_core.datasets.cases import PARTS, Part, some
+from l2gnet_core.datasets.cases import PARTS, Part
 from l2gnet_core.datasets.loading import Dataset
 from l2gnet_core.datasets.split import Split, checked_split, split_patients
 from l2gnet_core.errors import InputError
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import find_model_file, read_card
 from l2gnet_core.scans.fingerprint import SCANS
+from l2gnet_core.scans.labels import some
 
 
 def tuned_on(card: ModelCard, dataset: Dataset) -> list[str]:

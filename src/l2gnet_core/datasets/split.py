@@ -13,9 +13,10 @@ from unicodedata import normalize
 import numpy as np
 import torch
 
-from l2gnet_core.datasets.cases import PARTS, Case, Part, Patients, some
+from l2gnet_core.datasets.cases import PARTS, Case, Part, Patients
 from l2gnet_core.errors import InputError
 from l2gnet_core.models.checkpoint import SPLIT_FILE
+from l2gnet_core.scans.labels import some
 
 if TYPE_CHECKING:
     from l2gnet_core.datasets.loading import Dataset

@@ -14,7 +14,7 @@ from l2gnet_core.finetuning.label_names import ids_by_name, renumbered, require_
 from l2gnet_core.finetuning.run import FineTuneResult
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import MODEL_FILE, SPLIT_FILE, STATE_FILE, save_model
-from l2gnet_core.scans.labels import is_automatic
+from l2gnet_core.scans.labels import is_automatic, some
 from l2gnet_core.scans.storage_order import in_order_of
 from l2gnet_core.scans.volume import (
     HEADERS_ROUND,
@@ -105,6 +105,7 @@ def read_correction(
     orientation: str | None = None,
     frame: int | None = None,
     named: Collection[int] = (),
+    shared: bool = False,
     tell: Callable[[str], object] = lambda _: None,
 ) -> tuple[Correction, dict[int, str]]:
     """A correction from files, and the names in the label file of ids that the model does not have.
@@ -113,8 +114,9 @@ def read_correction(
     axis: slicing axis of the stored array, instead of the card's rule. unmarked: id of voxels that
     are unknown. orientation: letters for a scan whose file gives none. frame: the corrected one of
     a time series, from 0; the labels are of every frame, or of this one. named: new ids that the
-    caller names. tell: called with sentences for the user. Raises InputError for files that do not
-    belong together, for labels that seem to be a scan, and for names that contradict the model's.
+    caller names. shared: structures that the model does not have are background. tell: called with
+    sentences for the user. Raises InputError for files that do not belong together, for labels that
+    seem to be a scan, and for names that contradict the model's.
     """
     image, labels_file = Path(files.image), Path(files.labels)
     volume = read_volume(image)
@@ -164,9 +166,18 @@ def read_correction(
         id: name for id, name in text.names.items() if id not in named and not is_automatic(name)
     }
     require_no_scan(correction, labels_file.name, {*card.labels.names, *names, *named})
-    ids = ids_by_name(correction.structures, names, card, labels_file.name)
-    if moved := [f"{names[id]} is {id} there and {ids[id]} here" for id in ids if ids[id] != id]:
+    ids = ids_by_name(correction.structures, names, card, labels_file.name, shared)
+    moved = [
+        f"{names[id]} is {id} there and {its} here" for id, its in ids.items() if its and its != id
+    ]
+    if moved:
         tell(f"organs of {labels_file.name} are matched by name: {', '.join(moved)}.")
+    if others := [names.get(id, f"id {id}") for id, its in ids.items() if not its]:
+        tell(
+            f"{card.name} does not have {some(others)} of {labels_file.name}: in the corrected "
+            "slices they count as background."
+        )
+    if moved or others:
         correction = renumbered(correction, ids)
     new = correction.structures - set(card.labels.names)
     return correction, {id: name for id, name in names.items() if id in new}

@@ -10,7 +10,7 @@ import numpy as np
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.models.card import ModelCard
-from l2gnet_core.scans.labels import is_automatic, may_be_a_scan, plain
+from l2gnet_core.scans.labels import is_automatic, may_be_a_scan, plain, some
 from l2gnet_core.segmenting.corrections import Correction
 
 
@@ -51,13 +51,14 @@ def require_no_scan(correction: Correction, file: str, known: Collection[int]) -
 
 
 def ids_by_name(
-    found: set[int], names: Mapping[int, str], card: ModelCard, file: str
+    found: set[int], names: Mapping[int, str], card: ModelCard, file: str, shared: bool = False
 ) -> dict[int, int]:
     """The model's id for each id found in a label file with these names; structures that the model
-    does not have keep theirs.
+    does not have keep theirs or, with `shared`, get 0.
 
-    Raises InputError for such a structure under an id of the model's, and for a structure without a
-    name if others show that the file's ids are not the model's.
+    Raises InputError for such a structure that would keep an id of the model's, for a structure
+    without a name if others show that the file's ids are not the model's, and with `shared` for a
+    file with names of which the model has none.
     """
     known = card.labels.names
     by_name = {plain(name): id for id, name in known.items()}
@@ -67,14 +68,19 @@ def ids_by_name(
         id: by_name.get(plain(name), id if id in numbered else None) for id, name in names.items()
     }
     taken = {id: names[id] for id, its in meant.items() if its is None and id in known}
-    if wrong := sorted(taken.keys() & found):
+    if shared and names and not any(meant.values()):
+        raise InputError(
+            f"Expected organs of {card.name}, but {file} names none of them; call those that it "
+            f"has as the model does: {some(list(known.values()))}."
+        )
+    if not shared and (wrong := sorted(taken.keys() & found)):
         id = wrong[0]
         free = next(one for one in count(1) if one not in {*known, *names, *found})
         raise InputError(
             f"Expected new organs under ids of their own, but {taken[id]} is {id} in {file}, as "
             f"the {known[id]} of {card.name}; give it a free id, such as {free}, or the model's "
-            "name if it is the same organ. If the names in the file's header are older than its "
-            "ids, remove them."
+            "name if it is the same organ, or teach only the model's organs with --shared-organs. "
+            "If the names in the file's header are older than its ids, remove them."
         )
     elsewhere = [id for id, its in meant.items() if its not in (None, id)]
     nameless = sorted(found - meant.keys())
@@ -84,8 +90,10 @@ def ids_by_name(
             f"those of {card.name}, but there is none for {nameless[0]}; name it, too."
         )
     ids = {id: meant.get(id) or id for id in sorted(found)}
+    if shared:
+        ids = {id: its if meant.get(id, its) in known else 0 for id, its in ids.items()}
     for id, its in ids.items():
-        if alike := [other for other in ids if other < id and ids[other] == its]:
+        if its and (alike := [other for other in ids if other < id and ids[other] == its]):
             raise InputError(
                 f"Expected different organs under different ids, but in {file} {alike[0]} and {id} "
                 f"are both the {known[its]}; give both one id, or one of them another name."
@@ -94,11 +102,16 @@ def ids_by_name(
 
 
 def renumbered(correction: Correction, ids: Mapping[int, int]) -> Correction:
-    """A correction with other ids of its structures."""
+    """A correction with other ids of its structures; 0 is background, also where that is the id of
+    unknown voxels, which get another."""
+    unmarked = correction.unmarked
+    if unmarked == 0:
+        unmarked = next(id for id in range(65535, 0, -1) if id not in ids.values())
+        ids = {**ids, 0: unmarked}
     labels = np.zeros(correction.scan.shape, np.uint16)
     for index, picture in zip(correction.slices, correction.pictures, strict=True):
         moved = picture.astype(np.uint16)
         for id in ids:
             moved[picture == id] = ids[id]
         np.moveaxis(labels, correction.axis, 0)[index] = moved
-    return replace(correction, labels=labels)
+    return replace(correction, labels=labels, unmarked=unmarked)

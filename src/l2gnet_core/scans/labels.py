@@ -47,6 +47,12 @@ def may_be_a_scan(ids: Collection[int], known: Collection[int]) -> bool:
     return len(unknown) > max(_MOST_UNKNOWN, len(structures) / 2)
 
 
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first names as text, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
 def in_charts(name: str) -> str:
     """A name that matplotlib shows as text, rather than as mathematics or not at all."""
     return name.replace("$", r"\$").replace("_", " ") or " "

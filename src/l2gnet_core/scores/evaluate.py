@@ -9,7 +9,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from l2gnet_core.datasets.cases import FIRST_CHANNEL, some
+import numpy as np
+
+from l2gnet_core.datasets.cases import FIRST_CHANNEL
 from l2gnet_core.errors import InputError
 from l2gnet_core.files import (
     LabelFile,
@@ -19,7 +21,7 @@ from l2gnet_core.files import (
     scans_in,
     stem_of,
 )
-from l2gnet_core.scans.labels import may_be_a_scan, plain
+from l2gnet_core.scans.labels import is_automatic, may_be_a_scan, plain, some
 from l2gnet_core.scans.storage_order import in_order_of
 from l2gnet_core.scans.volume import HEADERS_ROUND, Volume, distance_apart
 from l2gnet_core.scores.metrics import Agreement, agreement_per_label
@@ -97,15 +99,24 @@ def _one_each(folder: Path) -> dict[str, Path]:
     return found
 
 
-def evaluate(pairs: list[tuple[Path, Path]], tolerance: float) -> Iterator[CaseScores]:
+def evaluate(
+    pairs: list[tuple[Path, Path]], tolerance: float, shared: bool = False
+) -> Iterator[CaseScores]:
     """Score pairs of files (prediction, reference), which may differ in storage order.
 
     tolerance: of the surface Dice in mm, or in pixels if neither file states a voxel size. Time
-    series are scored frame by frame, as cases "name[0]", "name[1]", …. Raises InputError if the
-    masks of a pair differ in shape or place, or have one structure under different ids.
+    series are scored frame by frame, as cases "name[0]", "name[1]", …. shared: match structures by
+    name, and score only those that both files of a pair name. Raises InputError if the masks of a
+    pair differ in shape or place, have one structure under different ids or, with `shared`, name no
+    structure that both have.
     """
     for prediction_file, reference_file in pairs:
         prediction, reference = read_labels(prediction_file), read_labels(reference_file)
+        left_out: list[str] = []
+        if shared:
+            prediction, reference, left_out = _shared(
+                prediction, prediction_file.name, reference, reference_file.name
+            )
         b = reference.volume
         a = in_order_of(b.grid, prediction.volume)
         if a.data.shape != b.data.shape:
@@ -124,6 +135,7 @@ def evaluate(pairs: list[tuple[Path, Path]], tolerance: float) -> Iterator[CaseS
         mine, theirs = _ids(a.data), _ids(b.data)
         ids = sorted(mine | theirs)
         odd = [
+            *left_out,
             *_differing_names(prediction.names, reference.names, ids),
             *_ids_of_a_scan("prediction", prediction, mine, theirs),
             *_ids_of_a_scan("reference", reference, theirs, mine),
@@ -160,8 +172,44 @@ def _require_same_names(file: Path, mine: Mapping[int, str], theirs: Mapping[int
         if others and id not in others:
             raise InputError(
                 f"Expected structures with the same ids in both masks, but {name} is {id} in "
-                f"{file.name} and {others[0]} in its reference; give it one id in both."
+                f"{file.name} and {others[0]} in its reference; give it one id in both, or match "
+                "organs by name with --shared-organs."
             )
+
+
+def _shared(
+    mine: LabelFile, my_file: str, theirs: LabelFile, their_file: str
+) -> tuple[LabelFile, LabelFile, list[str]]:
+    """A prediction (mine) and its reference with the structures that both name alone, under the
+    first id that the reference has for each, and a sentence on the others that they hold.
+
+    Raises InputError if there are none.
+    """
+    ids: dict[str, int] = {}
+    for id, name in sorted(theirs.names.items()):
+        ids.setdefault(plain(name), id)
+    common = ids.keys() & {plain(name) for name in mine.names.values()}
+    common = {name for name in common if not is_automatic(name)}
+    if not common:
+        raise InputError(
+            f"Expected masks that name an organ that both have, but {my_file} names "
+            f"{some(list(mine.names.values())) or 'none'} and {their_file} "
+            f"{some(list(theirs.names.values())) or 'none'}; call it by one name in both."
+        )
+    kept, others = [], []
+    for file in (mine, theirs):
+        table = np.zeros(65536, np.uint16)
+        for id, name in file.names.items():
+            if plain(name) in common:
+                table[id] = ids[plain(name)]
+        found = np.unique(file.volume.data)
+        others += [file.names.get(id, f"id {id}") for id in found[table[found] == 0].tolist() if id]
+        data = table[file.volume.data]
+        volume = file.volume.grid.volume(data, file.volume.warnings)
+        names = {ids[name]: theirs.names[ids[name]] for name in common}
+        kept.append(replace(file, volume=volume, names=names))
+    told = f"{some(list(dict.fromkeys(others)))}: not scored, as only one of the masks names them"
+    return kept[0], kept[1], [told] if others else []
 
 
 def _differing_names(
@@ -195,8 +243,6 @@ def _named(names: Mapping[int, str], ids: Sequence[int]) -> dict[int, str]:
 
 def _ids(data: Any) -> set[int]:
     """All ids but that of background."""
-    import numpy as np
-
     return {int(value) for value in np.unique(data)} - {0}
 
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from l2gnet_core.datasets.cases import PARTS, Case, Part, some
+from l2gnet_core.datasets.cases import PARTS, Case, Part
 from l2gnet_core.datasets.leakage import tuned_on
 from l2gnet_core.datasets.loading import Dataset
 from l2gnet_core.errors import InputError
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import Model
-from l2gnet_core.scans.labels import plain
+from l2gnet_core.scans.labels import plain, some
 from l2gnet_core.scores.evaluate import CaseScores, scored
 from l2gnet_core.segmenting.files import segmented
 

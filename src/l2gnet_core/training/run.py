@@ -13,7 +13,7 @@ import torch
 
 from l2gnet_core.augmentation.sampling import Sampler, TrainingCase
 from l2gnet_core.augmentation.views import Augmentation, keeping_sides
-from l2gnet_core.datasets.cases import Part, some
+from l2gnet_core.datasets.cases import Part
 from l2gnet_core.datasets.leakage import start_messages
 from l2gnet_core.datasets.loading import Dataset, load_frames, median_spacing
 from l2gnet_core.datasets.split import Split
@@ -34,7 +34,7 @@ from l2gnet_core.network.config import WITH_CODES, NetworkConfig, preset
 from l2gnet_core.network.model import SegmentationNetwork, build, widened
 from l2gnet_core.preprocessing.images import network_inputs
 from l2gnet_core.preprocessing.intensities import intensity_window, normalise
-from l2gnet_core.scans.labels import LabelSet, classes_by_name
+from l2gnet_core.scans.labels import LabelSet, classes_by_name, some
 from l2gnet_core.scans.phantom import DRAWN, cardiac_phantom, drawn_as
 from l2gnet_core.segmenting.trace import code_vectors
 from l2gnet_core.training.frame_file import on_disk

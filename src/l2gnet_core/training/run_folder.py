@@ -11,7 +11,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from l2gnet_core.datasets.cases import some
 from l2gnet_core.datasets.leakage import inherited_split, require_kept_apart
 from l2gnet_core.datasets.loading import Dataset
 from l2gnet_core.datasets.split import Split, checked_split, read_split, split_patients
@@ -25,7 +24,7 @@ from l2gnet_core.models.checkpoint import (
     find_model_file,
     read_card,
 )
-from l2gnet_core.scans.labels import LabelSet, plain
+from l2gnet_core.scans.labels import LabelSet, plain, some
 
 CHOICES_FILE = "settings.json"
 VIEW_FILE = "view.json"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.project.state import SliceKey
-from l2gnet_core.scans.labels import LabelSet, is_automatic, plain
+from l2gnet_core.scans.labels import LabelSet, is_automatic, plain, some
 from napari_l2gnet.annotating.preview import PREVIEW_KEY
 from napari_l2gnet.masks.layer import IMAGE_KEY, SEGMENTATION_KEY, MaskLayer
 from napari_l2gnet.masks.organs import LARGEST_ID, UNMARKED
@@ -64,13 +64,22 @@ class TakenOver:
     kept: tuple[str, ...]
 
 
-def take_over(mask: MaskLayer, other: Labels | Image) -> TakenOver:
+class OtherOrgans(InputError):
+    """A mask has, beside organs of this mask (shared), others that this one lacks."""
+
+    def __init__(self, sentence: str, shared: tuple[str, ...], others: tuple[str, ...]) -> None:
+        super().__init__(sentence)
+        self.shared, self.others = shared, others
+
+
+def take_over(mask: MaskLayer, other: Labels | Image, only_shared: bool = False) -> TakenOver:
     """Write another mask's labels where they differ, as one stroke, so that they count as painted.
     Reviewed slices stay as they are. Organs are matched by name if the other mask has names.
 
     The other mask's background replaces the organs that it names or, without names, that it holds:
-    a person who painted one organ elsewhere says nothing of the others. Raises InputError for
-    labels that are no organ's, or could be two organs'.
+    a person who painted one organ elsewhere says nothing of the others. only_shared: where the
+    other mask names organs that this one lacks, this one becomes background. Raises OtherOrgans for
+    these otherwise, and InputError for other labels that are no organ's, or could be two organs'.
     """
     segmentation = mask.segmentation
     if (fit := fit_of(other, mask.layer)) is None:
@@ -89,7 +98,15 @@ def take_over(mask: MaskLayer, other: Labels | Image) -> TakenOver:
         segmentation.slice_of(changed, place)[...] = False
     voxels, after = np.flatnonzero(changed), labels[changed]
     if unknown := np.unique(ids[changed][after == UNMARKED]).tolist():
-        raise InputError(_unknown(other.name, unknown, names, segmentation.largest_id))
+        said = _unknown(other.name, unknown, names, segmentation.largest_id)
+        shared = tuple(organ.name for organ in organs if told[organ.id])
+        if not shared or not names.keys() >= set(unknown):
+            raise InputError(said)
+        if not only_shared:
+            raise OtherOrgans(said, shared, tuple(names[id] for id in unknown))
+        after[after == UNMARKED] = 0
+        differs = after != shown[changed]
+        voxels, after = voxels[differs], after[differs]
     if len(voxels):
         where = np.unravel_index(voxels, mask.layer.data.shape)
         mask.layer.data_setitem(where, after.astype(shown.dtype))
@@ -253,6 +270,6 @@ def _unknown(mask: str, labels: list[int], names: dict[int, str], largest: int) 
             f"none for {nameless}; give it one where the mask was made."
         )
     return (
-        f"Expected the organs of this mask, but {mask} has {', '.join(names[i] for i in labels)}, "
+        f"Expected the organs of this mask, but {mask} has {some([names[i] for i in labels])}, "
         "too; add that organ with New … first, or call it there as it is called here."
     )

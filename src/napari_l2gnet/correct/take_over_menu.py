@@ -7,9 +7,11 @@ from functools import partial
 
 from napari.layers import Image, Labels
 from qtpy.QtCore import QObject, Signal
+from qtpy.QtWidgets import QMessageBox, QWidget
 
 from l2gnet_core.errors import InputError
-from napari_l2gnet.annotating.take_over import candidates, take_over
+from l2gnet_core.scans.labels import some
+from napari_l2gnet.annotating.take_over import OtherOrgans, candidates, take_over
 from napari_l2gnet.correct.form import CorrectForm
 from napari_l2gnet.masks.layer import MaskLayer
 from napari_l2gnet.widgets.docked import always
@@ -28,6 +30,7 @@ class TakeOverMenu(QObject):
 
     def __init__(self, form: CorrectForm, is_free: Callable[[], bool]) -> None:
         super().__init__(form)
+        self._form = form
         self._viewer = form.viewer
         self._menu = form.masks
         self._is_free = is_free
@@ -43,13 +46,17 @@ class TakeOverMenu(QObject):
         for layer in candidates(self._viewer, self._mask) if self._mask is not None else ():
             self._menu.addAction(layer.name, partial(self._take, layer))
 
-    def _take(self, layer: Labels | Image) -> None:
+    def _take(self, layer: Labels | Image, only_shared: bool = False) -> None:
         """Take another mask's labels where they differ, as if they were painted."""
         mask = self._mask
         if mask is None or not mask.connected or not self._is_free():
             return
         try:
-            taken = take_over(mask, layer)
+            taken = take_over(mask, layer, only_shared)
+        except OtherOrgans as apart:
+            if _only_shared(layer.name, apart, self._form):
+                self._take(layer, only_shared=True)
+            return
         except InputError as error:
             self.refused.emit(error)
             return
@@ -67,3 +74,24 @@ class TakeOverMenu(QObject):
         if layer.data.size < mask.layer.data.size:
             text += f" What {layer.name} leaves out of the scan counts as its background."
         self.said.emit(text, mask.segmentation.undo_history.last_step())
+
+
+def _only_shared(name: str, apart: OtherOrgans, parent: QWidget) -> bool:
+    """Ask whether to take over the shared organs alone."""
+    count = len(apart.shared)
+    one = f"the organ that both masks have, {apart.shared[0]}"
+    several = f"the {count} organs that both masks have: {', '.join(apart.shared)}"
+    box = QMessageBox(parent)
+    box.setIcon(QMessageBox.Icon.Question)
+    box.setWindowTitle("Take over a mask")
+    box.setText(f"Take over {one if count == 1 else several}?")
+    box.setInformativeText(
+        f"{name} also has {some(apart.others)}. This mask becomes background there. To take over "
+        "any of them too, cancel, and first add it with New … under the same name."
+    )
+    take = box.addButton("Take over", QMessageBox.ButtonRole.AcceptRole)
+    cancel = box.addButton(QMessageBox.StandardButton.Cancel)
+    box.setDefaultButton(take)
+    box.setEscapeButton(cancel)
+    box.exec()
+    return box.clickedButton() is take
