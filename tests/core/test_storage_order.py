@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from l2gnet_core.datasets.cases import Case, FilePair
 from l2gnet_core.datasets.check import Survey
@@ -49,6 +51,11 @@ def save(path: Path, data: np.ndarray, affine: np.ndarray = TILTED) -> nib.Nifti
     image.header.set_xyzt_units("mm")
     nib.save(image, path)
     return image
+
+
+def at_voxel(*first: int) -> np.ndarray:
+    """The affine of an array that begins at this voxel (x,y,z)."""
+    return nib.affines.from_matvec(TILTED[:3, :3], (TILTED @ [*first, 1])[:3])
 
 
 @pytest.fixture
@@ -117,6 +124,84 @@ def test_every_storage_order_teaches_the_same(tmp_path, scan, labels):
         assert classes.equal(found[0][1])
 
 
+@pytest.fixture
+def slicer(tmp_path, scan):
+    """Write labels as 3D Slicer does, only around what is labelled; in another orientation, or with
+    a margin of voxels of which some may lie outside the scan. Returns the labels on the scan, as
+    ITK has them."""
+    whole = sitk.ReadImage(str(scan))
+
+    def write(path: Path, orientation: str = "", pad: tuple[int, int, int] = (0, 0, 0)):
+        painted = np.zeros(SHAPE[::-1], np.uint8)
+        painted[1:4, 2:4, 1:3] = np.random.default_rng(3).integers(1, 3, (3, 2, 2))
+        image = sitk.GetImageFromArray(painted)
+        image.CopyInformation(whole)
+        part = sitk.RegionOfInterest(image, (2, 2, 3), (1, 2, 1))
+        part = sitk.ConstantPad(part, pad, pad, 0)
+        if orientation:
+            part = sitk.DICOMOrient(part, orientation)
+        for number, name in ((1, "one"), (2, "two")):
+            part.SetMetaData(f"Segment{number}_ID", f"Segment_{number}")
+            part.SetMetaData(f"Segment{number}_LabelValue", str(number))
+            part.SetMetaData(f"Segment{number}_Name", name)
+        sitk.WriteImage(part, str(path))
+        kept = sitk.Resample(
+            sitk.ReadImage(str(path)), whole, sitk.Transform(), sitk.sitkNearestNeighbor
+        )
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(kept), painted)
+        return painted
+
+    return write
+
+
+@pytest.mark.parametrize("pad", [(0, 0, 0), (2, 2, 4)], ids=["inside", "beyond"])
+@pytest.mark.parametrize("orientation", ["", "RAS", "SPL", "AIR"])
+def test_a_part_that_slicer_saved_is_as_good_as_the_whole(tmp_path, scan, slicer, orientation, pad):
+    file, whole = tmp_path / "labels.seg.nrrd", tmp_path / "whole.nii"
+    painted = slicer(file, orientation, pad)
+    save(whole, painted.transpose(), nib.load(scan).affine)
+    told: list[str] = []
+    corrected, _ = read_correction(CorrectedFiles(scan, file, (1, 2)), CARD, tell=told.append)
+    np.testing.assert_array_equal(corrected.pictures, painted[[1, 2]])
+    assert told == [
+        "labels.seg.nrrd holds a part of scan.nii: what it leaves out counts as background."
+    ] * (not any(pad))
+    case = Case.named("p1", FilePair(scan, file))
+    volume, stored = case.read()
+    np.testing.assert_array_equal(stored.volume.data, painted)
+    np.testing.assert_array_equal(stored.volume.affine, volume.affine)
+    assert stored.names == CARD.labels.names
+    said = " ".join(stored.volume.warnings)
+    assert ("hold a part of the scan" in said) == (not any(pad))
+    assert ("stored along other axes" in said) == bool(orientation)
+    # Also where the reference holds less than the prediction, or each has what the other lacks.
+    save(tmp_path / "part.nii", painted.transpose()[:3, 1:], at_voxel(0, 1, 0))
+    for pair in itertools.product((file, whole, tmp_path / "part.nii"), repeat=2):
+        (scores,) = evaluate([pair], 2.0)
+        assert {one.dice for one in scores.structures.values()} == {1}
+        part = [word for word in scores.warnings if "holds a part" in word]
+        assert bool(part) == (pair[0] != pair[1])
+
+
+def test_labels_outside_the_scan_are_refused(tmp_path, scan, labels):
+    more = np.pad(np.asarray(labels.dataobj), ((1, 1), (0, 0), (2, 0)), constant_values=1)
+    file, outside = tmp_path / "more.nii", int(more.size - np.prod(SHAPE))
+    save(file, more, at_voxel(-1, 0, -2))
+    says = f"but {outside} labelled voxels of more lie outside it"
+    with pytest.raises(InputError, match=says):
+        read_correction(CorrectedFiles(scan, file, (1,)), CARD)
+    for part, one in (("images", scan), ("labels", file)):
+        (tmp_path / "data" / part).mkdir(parents=True)
+        shutil.copy(one, tmp_path / "data" / part / "more.nii")
+    survey = Survey(tmp_path / "data")
+    list(survey.examine())
+    (wrong,) = survey.errors
+    assert says in wrong.sentence
+    # Two masks are compared on all that both cover.
+    (scores,) = evaluate([(file, tmp_path / "labels.nii")], 2.0)
+    assert scores.structures["label 2"].dice == 1 > scores.structures["label 1"].dice > 0
+
+
 def test_frames_stay_in_their_order(tmp_path):
     series = np.random.default_rng(2).integers(0, 3, (*SHAPE, 3)).astype(np.uint8)
     image = save(tmp_path / "a.nii", series)
@@ -136,7 +221,10 @@ def test_what_is_elsewhere_or_does_not_say_where_stays_as_it_is(tmp_path, labels
             (data, moved),
             (data, TILTED @ np.diag([-1, 1, 1, 1])),
             (data, TILTED @ np.diag([1, 1, 1.1, 1])),
-            (data[1:], nib.affines.from_matvec(TILTED[:3, :3], (TILTED @ [1, 0, 0, 1])[:3])),
+            # Scans of a study, or whose origins were lost, begin at one voxel.
+            (data[:3], TILTED),
+            (np.pad(data, ((0, 0), (0, 0), (0, 1))), TILTED),
+            (data, at_voxel(1, 0, 0)),
         ]
     ):
         save(tmp_path / f"{number}.nii", voxels, affine)

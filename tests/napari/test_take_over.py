@@ -97,16 +97,28 @@ def test_every_frame_of_a_series_comes_onto_the_grid() -> None:
     np.testing.assert_array_equal(fit.bring(turned, frames.shape), frames)
 
 
-@pytest.mark.parametrize("more", [((0, 0), (0, 0), (0, 2)), ((0, 1), (1, 0), (2, 3))])
-def test_a_mask_that_is_no_part_of_the_scan_is_of_another(more: Any) -> None:
-    # Scans of a study share one origin; larger ones contain this one.
+@pytest.mark.parametrize(
+    "data", [theirs()[:, :, :3], np.pad(theirs(), ((0, 0), (0, 0), (0, 2)))], ids=["less", "more"]
+)
+def test_a_mask_of_another_size_that_begins_where_the_scan_does_is_of_another(data: Any) -> None:
+    # Scans of a study share one origin.
+    mask = new_mask()
+    mask.viewer.add_layer(layer_of(data, STRAIGHT, "labels"))
+    assert not candidates(mask.viewer, mask)
+
+
+def test_what_a_mask_has_around_the_scan_is_cut_away_unless_it_is_labelled() -> None:
     mask, affine = new_mask(), STRAIGHT.copy()
-    affine[:3, 3] -= affine[:3, :3] @ [before for before, _ in more][::-1]
-    larger = mask.viewer.add_layer(layer_of(np.pad(theirs(), more), affine, "labels"))
-    assert not candidates(mask.viewer, mask)
-    mask.viewer.layers.remove(larger)
-    mask.viewer.add_layer(layer_of(theirs()[:, :, :3], STRAIGHT, "labels"))
-    assert not candidates(mask.viewer, mask)
+    affine[:3, 3] -= affine[:3, :3] @ [2, 1, 0]
+    larger = np.pad(theirs(), ((0, 1), (1, 0), (2, 3)))
+    other = mask.viewer.add_layer(layer_of(larger, affine, "labels"))
+    assert candidates(mask.viewer, mask) == [other]
+    assert not take_over(mask, other).part
+    np.testing.assert_array_equal(mask.layer.data, theirs())
+    other.data[-1] = 1
+    with pytest.raises(InputError, match=r"but 70 labelled voxels of .* lie outside it"):
+        take_over(mask, other)
+    np.testing.assert_array_equal(mask.layer.data, theirs())
 
 
 @pytest.mark.parametrize(

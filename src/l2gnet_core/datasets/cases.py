@@ -22,13 +22,14 @@ from l2gnet_core.files import (
 )
 from l2gnet_core.files.arrays import ArrayFiles, array_scans
 from l2gnet_core.scans.labels import some
-from l2gnet_core.scans.storage_order import in_order_of
+from l2gnet_core.scans.storage_order import fit_on, in_order_of
 from l2gnet_core.scans.volume import Grid, Volume
 
 _REORDERED = (
     "The labels are stored along other axes than the scan, or backwards, and are put in its order "
     "as their header says, voxel for voxel."
 )
+_PART = "The labels hold a part of the scan: what they leave out counts as background."
 
 #: What may follow a patient's name in a file name: frames and phases of one examination. The
 #: separator is needed: without it, "patient1" and "patient2" would lose "t1" and "t2" and be one.
@@ -126,11 +127,13 @@ class Case:
         return cls(name, patient_in(name), files, part)
 
     def read(self) -> tuple[Volume, LabelFile]:
-        """The scan and its labels in the scan's storage order. Raises InputError, one sentence."""
+        """The scan and its labels on the scan's voxels. Raises InputError, one sentence."""
         scan, stored = self.files.read_image(), self.files.read_labels()
         labels = in_order_of(scan.grid, stored.volume)
-        if labels is not stored.volume:
-            labels = replace(labels, warnings=(*labels.warnings, _REORDERED))
+        if fit := fit_on(stored.volume.grid, scan.grid):
+            part = fit.leaves_out(stored.volume.shape, scan.shape)
+            told = [_REORDERED] * fit.turned + [_PART] * part
+            labels = replace(labels, warnings=(*labels.warnings, *told))
         return scan, replace(stored, volume=labels)
 
 

@@ -15,7 +15,7 @@ from l2gnet_core.finetuning.run import FineTuneResult
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import MODEL_FILE, SPLIT_FILE, STATE_FILE, save_model
 from l2gnet_core.scans.labels import is_automatic, some
-from l2gnet_core.scans.storage_order import in_order_of
+from l2gnet_core.scans.storage_order import fit_on, in_order_of
 from l2gnet_core.scans.volume import (
     HEADERS_ROUND,
     Volume,
@@ -141,7 +141,14 @@ def read_correction(
             f"Expected labels of {image.name}'s {whole}, but {labels_file.name} has "
             f"{labelled}; save those of the corrected frame."
         )
-    labels = in_order_of(scan.grid, _frame(labels, frame if labelled > 1 else 0))
+    labels = _frame(labels, frame if labelled > 1 else 0)
+    fit = fit_on(labels.grid, scan.grid)
+    if fit and fit.leaves_out(labels.shape, scan.shape):
+        tell(
+            f"{labels_file.name} holds a part of {image.name}: what it leaves out counts as "
+            "background."
+        )
+    labels = in_order_of(scan.grid, labels)
     apart = distance_apart(scan, labels) if scan.shape == labels.shape else 0.0
     if apart > HEADERS_ROUND:
         raise InputError(

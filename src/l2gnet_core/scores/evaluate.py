@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import permutations
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,7 +23,7 @@ from l2gnet_core.files import (
     stem_of,
 )
 from l2gnet_core.scans.labels import is_automatic, may_be_a_scan, plain, some
-from l2gnet_core.scans.storage_order import in_order_of
+from l2gnet_core.scans.storage_order import fit_on, on_one_grid
 from l2gnet_core.scans.volume import HEADERS_ROUND, Volume, distance_apart
 from l2gnet_core.scores.metrics import Agreement, agreement_per_label
 
@@ -102,7 +103,8 @@ def _one_each(folder: Path) -> dict[str, Path]:
 def evaluate(
     pairs: list[tuple[Path, Path]], tolerance: float, shared: bool = False
 ) -> Iterator[CaseScores]:
-    """Score pairs of files (prediction, reference), which may differ in storage order.
+    """Score pairs of files (prediction, reference), which may differ in storage order, or in which
+    part of a scan they hold.
 
     tolerance: of the surface Dice in mm, or in pixels if neither file states a voxel size. Time
     series are scored frame by frame, as cases "name[0]", "name[1]", …. shared: match structures by
@@ -117,8 +119,7 @@ def evaluate(
             prediction, reference, left_out = _shared(
                 prediction, prediction_file.name, reference, reference_file.name
             )
-        b = reference.volume
-        a = in_order_of(b.grid, prediction.volume)
+        a, b = on_one_grid(prediction.volume, reference.volume)
         if a.data.shape != b.data.shape:
             raise InputError(
                 f"Expected masks of one shape, but {prediction_file.name} is {a.data.shape} and "
@@ -136,6 +137,7 @@ def evaluate(
         ids = sorted(mine | theirs)
         odd = [
             *left_out,
+            *_parts({"prediction": prediction.volume, "reference": reference.volume}),
             *_differing_names(prediction.names, reference.names, ids),
             *_ids_of_a_scan("prediction", prediction, mine, theirs),
             *_ids_of_a_scan("reference", reference, theirs, mine),
@@ -163,6 +165,18 @@ def scored(
         scores = agreement_per_label(one, two, names, sized.spacing, tolerance)
         told = tuple(warnings if index == 0 else ())
         yield CaseScores(case + suffix, scores, sized.units, told)
+
+
+def _parts(masks: Mapping[str, Volume]) -> list[str]:
+    """A sentence for each of two masks, by what they are called, that holds only a part of the
+    other's grid."""
+    said = []
+    for (what, one), (whole, other) in permutations(masks.items(), 2):
+        if (fit := fit_on(one.grid, other.grid)) and fit.leaves_out(one.shape, other.shape):
+            said.append(
+                f"the {what} holds a part of the {whole}'s grid: the rest counts as background"
+            )
+    return said
 
 
 def _require_same_names(file: Path, mine: Mapping[int, str], theirs: Mapping[int, str]) -> None:

@@ -57,11 +57,13 @@ def why_none(viewer: napari.Viewer, mask: MaskLayer) -> str:
 @dataclass(frozen=True)
 class TakenOver:
     """What taking over a mask changed: how many voxels, in how many slices. kept: names of organs
-    that this mask has and of which the other one says nothing."""
+    that this mask has and of which the other one says nothing. part: does the other one leave out
+    voxels of the scan?"""
 
     voxels: int
     slices: int
     kept: tuple[str, ...]
+    part: bool
 
 
 class OtherOrgans(InputError):
@@ -79,14 +81,16 @@ def take_over(mask: MaskLayer, other: Labels | Image, only_shared: bool = False)
     The other mask's background replaces the organs that it names or, without names, that it holds:
     a person who painted one organ elsewhere says nothing of the others. only_shared: where the
     other mask names organs that this one lacks, this one becomes background. Raises OtherOrgans for
-    these otherwise, and InputError for other labels that are no organ's, or could be two organs'.
+    these otherwise, and InputError for other labels that are no organ's, could be two organs', or
+    lie outside the scan.
     """
     segmentation = mask.segmentation
     if (fit := fit_of(other, mask.layer)) is None:
         raise InputError(
             f'Expected a mask that lies on this scan, but "{other.name}" was moved; move it back.'
         )
-    ids = fit.bring(_ids(other), mask.layer.data.shape).reshape(segmentation.shown.shape)
+    shape = mask.layer.data.shape
+    ids = fit.bring(_ids(other), shape, other.name).reshape(segmentation.shown.shape)
     names, organs = _names(other), segmentation.card.labels
     table, shown = _organs(names, organs), segmentation.shown
     labels = table[ids]
@@ -108,12 +112,12 @@ def take_over(mask: MaskLayer, other: Labels | Image, only_shared: bool = False)
         differs = after != shown[changed]
         voxels, after = voxels[differs], after[differs]
     if len(voxels):
-        where = np.unravel_index(voxels, mask.layer.data.shape)
+        where = np.unravel_index(voxels, shape)
         mask.layer.data_setitem(where, after.astype(shown.dtype))
     slices: set[SliceKey] = segmentation.places_of(voxels)
     staying = shown[stays]
     kept = tuple(organ.name for organ in organs if (staying == organ.id).any())
-    return TakenOver(len(voxels), len(slices), kept)
+    return TakenOver(len(voxels), len(slices), kept, fit.leaves_out(other.data.shape, shape))
 
 
 def _foreign(viewer: napari.Viewer, mask: MaskLayer) -> list[Labels | Image]:

@@ -71,7 +71,7 @@ class TakeOverMenu(QObject):
             f"{taken.voxels:,} voxels in {taken.slices} slice{'s' * (taken.slices != 1)} are as in "
             f"{layer.name} now, and count as painted by you; Ctrl-Z takes them back.{kept}"
         )
-        if layer.data.size < mask.layer.data.size:
+        if taken.part:
             text += f" What {layer.name} leaves out of the scan counts as its background."
         self.said.emit(text, mask.segmentation.undo_history.last_step())
 

@@ -1,4 +1,4 @@
-"""Finds layers on a scan's own voxels, though stored along other axes or only in part."""
+"""Finds layers on a scan's own voxels, though stored along other axes, in part or with more."""
 
 from __future__ import annotations
 
