@@ -87,7 +87,16 @@ class Task:
         if self.variant.touched != 1 and not scribbled:
             wrong = self.start != labels
             weights = np.where(wrong, np.float32(self.variant.touched), np.float32(1))
-        return Correction(scan.scan, scan.grid, scan.axis, labels, tuple(marked), unmarked, weights)
+        return Correction(
+            scan.scan,
+            scan.grid,
+            scan.axis,
+            labels,
+            tuple(marked),
+            unmarked,
+            weights,
+            checked={index: list(self.names) for index in marked},
+        )
 
     def naive(self, slices: Sequence[int]) -> tuple[Model, float, int]:
         """Naive fine-tuning → model, seconds, steps. Cached, because `half` mixes the same one."""

@@ -127,13 +127,17 @@ def corrected(
     """What the annotator corrects or marks; None if no structure is marked."""
     axis = slicing_axis(volume, model.card.slicing)
     if marks == "slices":
-        held = np.array(holding(truth, axis, list(model.card.labels.names)))
+        ids = list(model.card.labels.names)
+        held = np.array(holding(truth, axis, ids))
         middles = np.round(np.quantile(range(len(held)), (1 / 6, 1 / 2, 5 / 6))).astype(int)
-        return Correction(scan, volume, axis, truth, tuple(held[middles].tolist()))
+        slices = held[middles].tolist()
+        return Correction(
+            scan, volume, axis, truth, tuple(slices), checked=dict.fromkeys(slices, ids)
+        )
     said, proposed = doubted(model, scan, volume, axis)
     labels = strokes(said, truth, axis, proposed[:3]) if scribbles is None else scribbles
-    slices = [i for i in proposed[:3] if (np.take(labels, i, axis) != UNMARKED).any()]
-    correction = Correction(scan, volume, axis, labels, tuple(slices), UNMARKED) if slices else None
+    marked = [i for i in proposed[:3] if (np.take(labels, i, axis) != UNMARKED).any()]
+    correction = Correction(scan, volume, axis, labels, tuple(marked), UNMARKED) if marked else None
     return correction if correction is not None and correction.structures else None
 
 

@@ -179,6 +179,26 @@ def test_of_several_scans_a_slice_may_lose_but_no_scan(heart_model, phantom):
     assert not spares({(0, 1): 70, (0, 3): 95}, 1)
 
 
+def test_what_nobody_painted_must_stay(heart_model, phantom):
+    darker = Appearance(gamma=5 / 3)
+    judges = [(0, 1), (0, 3)]
+
+    def keeps(share: float, **more) -> bool:
+        alone = correct(phantom.image, np.where(phantom.labels == 3, 3, 0), **more)
+        search = AppearanceSearch(heart_model, [alone], "cpu")
+        ended(search._judged(PLAIN, judges))
+        for judge in judges:
+            search._counts[darker, judge] = search._counts[PLAIN, judge]
+            search._unpainted[darker, judge] = search._unpainted[PLAIN, judge] * share
+        return ended(search._keeps(darker, judges))
+
+    assert keeps(0.8)
+    assert keeps(3.0)
+    assert not keeps(0.6)
+    # Where somebody looked for it, the model may be wrong.
+    assert keeps(0.0, checked={1: {1, 2, 3}, 3: {1, 2, 3}})
+
+
 def test_new_structures_say_nothing_of_it(heart_model, phantom):
     labels = np.where(phantom.labels == 3, 9, 0)
     search = AppearanceSearch(heart_model, [correct(dark(phantom), labels)], "cpu")

@@ -271,6 +271,17 @@ def test_organs_that_the_label_file_names_get_the_ids_of_the_model(
     np.testing.assert_array_equal(found[[1, 3]], labels[[1, 3]])
 
 
+def test_a_label_file_says_something_of_what_it_names_or_holds(files, labels, make_model, tmp_path):
+    card, truth = make_model().card, tmp_path / "one.nii.gz"
+    names = {1: "left ventricle", 2: "Myocardium", 7: "nowhere", 8: "Segment_8"}
+    write_labels(truth, (labels == 3).astype(np.uint8), read_volume(files[0]), names)
+    named, _ = read_correction(CorrectedFiles(files[0], truth, (1, 3)), card)
+    assert named.checked == {1: {2, 3}, 3: {2, 3}}
+    write_labels(truth, np.where(labels == 3, labels, 0), read_volume(files[0]))
+    nameless, _ = read_correction(CorrectedFiles(files[0], truth, (1, 3)), card)
+    assert nameless.checked == {}
+
+
 @pytest.mark.parametrize(
     ("names", "says"),
     [

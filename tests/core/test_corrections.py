@@ -181,6 +181,18 @@ def test_no_view_holds_a_class_that_it_calls_absent(seed, held):
     for classes, absent in zip(views.classes, views.absent, strict=True):
         assert not absent[classes.unique()].any()
         assert absent.sum() == 4 - len(held)
+    assert torch.equal(views.unasked, views.absent)
+
+
+def test_of_what_nobody_painted_a_slice_may_say_that_it_is_not_there():
+    # Slice 1 was checked for everything, slice 3 for the liver alone.
+    one = correction(labels_with((1,)), checked={1: {1, 7}, 3: {1}})
+    scan = CorrectedScan.of(one, CARD)
+    assert scan.checked.tolist() == [[False, True, True], [False, True, False]]
+    assert scan.only([1]).checked.tolist() == [[False, True, False]]
+    views = CorrectionSampler([scan], Augmentation(size=32), 1, (0, 0)).corrected(0, 8, 32, "cpu")
+    assert views.absent.tolist() == [[False, False, True]] * 8
+    assert {tuple(one) for one in views.unasked.tolist()} == {(False,) * 3, (False, False, True)}
 
 
 def test_old_answers_are_asked_for_on_other_slices_and_other_images():

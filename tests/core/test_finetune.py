@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetuning import run as core
@@ -366,3 +367,22 @@ def test_seconds_or_steps():
     for how in ({"seconds": 1.0, "steps": 1}, {"seconds": None}):
         with pytest.raises(InputError, match="seconds or steps"):
             FineTuneConfig(**how)
+
+
+def test_beside_a_painted_organ_the_others_stay(heart_model, phantom):
+    # The ventricle is painted smaller than it is, so that there is something to learn.
+    smaller = ndimage.binary_erosion(phantom.labels == 3, np.ones((1, 3, 3)))
+    config = replace(
+        LONGER, learning_rate=2e-3, pull=0.0, mixes=(1.0,), cautious_mix=1.0, folds=0,
+        limits=Limits(-1, 1, 1, 1, 1, 1),
+    )  # fmt: skip
+
+    def lost(weight: float) -> float:
+        said = tuned(
+            heart_model,
+            correct(phantom, labels=np.where(smaller, 3, 0).astype(np.uint8)),
+            replace(config, soft_targets=weight),
+        ).verdict.evidence.lost
+        return max(said.values())
+
+    assert lost(1.0) < 0.5 * lost(0.0)

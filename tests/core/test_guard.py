@@ -104,7 +104,7 @@ def test_a_structure_that_nobody_painted_must_not_be_lost():
     gone = replace(evidence, lost={"liver": 0.9, "spleen": 0.4})
     verdict = judged(SCAN.limits, gone, ["liver"])
     assert verdict.kept
-    assert "no longer finds most of the liver, which nobody painted" in verdict.reason
+    assert "no longer finds most of the liver where the old one did" in verdict.reason
     assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
     before = [np.array([[0, 1, 1, 2]] * 60)]
     after = [np.array([[1, 1, 0, 1]] * 60)]

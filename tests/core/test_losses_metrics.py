@@ -20,6 +20,7 @@ from l2gnet_core.network.losses import (
     as_background,
     at_level,
     distillation_loss,
+    open_background,
     segmentation_loss,
     soft_dice_loss,
 )
@@ -314,6 +315,25 @@ def test_classes_called_background_share_its_probability():
     # Where the truth says background, an open class is pushed up like the background itself.
     assert (gradient[0, 2] < 0).all()
     assert (gradient[0, 1] > 0).all()
+
+
+def test_an_open_background_is_shared_by_its_classes_alone():
+    logits = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    open_classes = torch.tensor([[False, False, True, False], [True, True, False, True]])
+    p, q = logits.softmax(1), open_background(logits, open_classes).softmax(1)
+    torch.testing.assert_close(q[0, [0, 2]], p[0, [0, 2]] / p[0, [0, 2]].sum(0))
+    torch.testing.assert_close(q[1, [0, 1, 3]], p[1, [0, 1, 3]] / p[1, [0, 1, 3]].sum(0))
+    assert (q[0, [1, 3]] == 0).all()
+    loss = distillation_loss(
+        open_background(logits.requires_grad_(True), open_classes),
+        open_background(logits.detach().flip(0), open_classes),
+        torch.ones(2, 3, 3),
+    )
+    (gradient,) = torch.autograd.grad(loss, [logits])
+    # What else a pixel may be is not its business.
+    assert torch.isfinite(gradient).all()
+    assert (gradient[0, [1, 3]] == 0).all()
+    assert (gradient[0, [0, 2]] != 0).all()
 
 
 def test_distillation_is_the_divergence_from_the_teacher():

@@ -414,7 +414,8 @@ def test_what_a_painted_slice_teaches(complete: bool) -> None:
     # Where a new organ is absent, only the rest of the slice can teach.
     (all_of_it,) = annotation.lessons(complete, (1,))
     # The rest of the slice is the model's answer, which judges no model unless a person says so.
-    assert all_of_it.checked == ({} if complete else {1: {2}})
+    everything = {1, 2}
+    assert all_of_it.checked == {1: everything if complete else {2}, 3: everything}
     np.testing.assert_array_equal(all_of_it.labels[1], np.where(painted, 2, 1))
     # Copies: later strokes do not change the lessons.
     mask.layer.data_setitem(square(3), 0)

@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from l2gnet_core.finetuning.folds import Fold
-from l2gnet_core.finetuning.overlap import Counts, mean_dice, slice_counts
+from l2gnet_core.finetuning.lost_structures import SPECK, unpainted
+from l2gnet_core.finetuning.overlap import Counts, answer_counts, answers, mean_dice
 from l2gnet_core.finetuning.slice_consistency import unsteadiness
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.preprocessing.appearance import Appearance, steps_from
@@ -24,6 +26,8 @@ _GOOD, _GOOD_SEVERAL = 0.9, 0.95
 _LEAST_RISE, _LEAST_RISE_SEVERAL = 0.02, 0.01
 #: Largest fall of the Dice that is allowed in any slice or, with several scans, in any scan.
 _MOST_FALL = 0.05
+#: By which share a structure that nobody painted may shrink.
+_MOST_LOST = 0.3
 #: With a single corrected slice: least rise of its Dice. In any case: least Dice after the search,
 #: because any step may raise that of a model that knows next to nothing of the scan.
 _LEAST_ALONE, _LEAST_DICE = 0.1, 0.5
@@ -55,6 +59,7 @@ class AppearanceSearch:
         self._model = model
         self._zooms = zooms
         self._own = model.card.appearance
+        self._names = model.card.labels.names
         self._corrections = corrections
         several = len(corrections) > 1
         self._good = _GOOD_SEVERAL if several else _GOOD
@@ -62,6 +67,8 @@ class AppearanceSearch:
         self._device = device
         self._time_is_up = time_is_up
         self._counts: dict[tuple[Appearance, Judge], Counts] = {}
+        # Voxels of each structure outside of what somebody painted.
+        self._unpainted: dict[tuple[Appearance, Judge], NDArray[np.int64]] = {}
         self._silent = silent or [set() for _ in corrections]
 
     def agreed(self, folds: Sequence[Fold]) -> Stoppable[tuple[Appearance, ...]]:
@@ -72,7 +79,7 @@ class AppearanceSearch:
         count. New structures take no part.
         """
         runs = 1 + len(folds)
-        known = set(self._model.card.labels.names)
+        known = set(self._names)
         if not any(known & correction.structures for correction in self._corrections):
             return (self._own,) * runs
         nothing: Fold = [() for _ in self._corrections]
@@ -118,8 +125,10 @@ class AppearanceSearch:
                 if dice < top:
                     # A step that makes it worse now will hardly help later.
                     worse.add(name)
-                elif dice >= top + self._least_rise and (
-                    yield from self._spares(one, best, judges)
+                elif (
+                    dice >= top + self._least_rise
+                    and (yield from self._spares(one, best, judges))
+                    and (yield from self._keeps(one, judges))
                 ):
                     better[one] = dice
             if not better:
@@ -144,9 +153,14 @@ class AppearanceSearch:
         model = seen_as(self._model, appearance)
         for i, correction in enumerate(self._corrections):
             missing = [s for j, s in judges if j == i and (appearance, (i, s)) not in self._counts]
-            if missing:
-                found = yield from slice_counts(model, correction, missing, self._device)
-                self._counts.update({(appearance, (i, s)): one for s, one in found.items()})
+            for done in answers(model, correction, missing, self._device):
+                if done is not None:
+                    key = appearance, (i, done.index)
+                    ids = list(self._names)
+                    self._counts[key] = answer_counts(done.labels, correction, done.index, ids)
+                    rest = unpainted(done.labels, correction, done.index)
+                    self._unpainted[key] = np.array([np.count_nonzero(rest == id) for id in ids])
+                yield
         return [self._counts[appearance, judge] for judge in judges]
 
     def _dice(self, appearance: Appearance, judges: Sequence[Judge]) -> Stoppable[float]:
@@ -162,6 +176,16 @@ class AppearanceSearch:
         groups = np.array([i if len(self._corrections) > 1 else s for i, s in judges])
         pooled = ((new[groups == g].sum(0), old[groups == g].sum(0)) for g in np.unique(groups))
         return all(mean_dice(a) >= mean_dice(b) - _MOST_FALL for a, b in pooled)
+
+    def _keeps(self, appearance: Appearance, judges: Sequence[Judge]) -> Stoppable[bool]:
+        """Does the model find about as much of each structure that nobody painted? Not in the same
+        place, since in the old appearance it may have been wrong."""
+        yield from self._judged(self._own, judges)
+        old, new = (
+            np.sum([self._unpainted[seen, one] for one in judges], axis=0)
+            for seen in (self._own, appearance)
+        )
+        return bool((new >= (1 - _MOST_LOST) * old)[old >= SPECK].all())
 
     def _steadies(self, appearance: Appearance) -> Stoppable[bool]:
         """Do structures change less from slice to slice in whole scans? Scans that are corrected

@@ -44,8 +44,9 @@ class FineTuneConfig:
         Inductive Bias for Transfer Learning", ICML 2018).
     phantoms: share, 0 to 1, of the replayed slices that are drawn hearts, if the model knows these;
         the rest are untouched slices of the scans.
-    soft_targets: weight of the loss on the old model's answers beside the segmentation loss (Li and
-        Hoiem, "Learning without Forgetting", ECCV 2016).
+    soft_targets: weight of the loss on the old model's answers beside the segmentation loss: on
+        replayed slices (Li and Hoiem, "Learning without Forgetting", ECCV 2016), and in the
+        background of corrected ones for structures that nobody painted.
     mixes: shares of the new weights, 0 to 1, among which the slices left out choose (WiSE-FT:
         Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
     mix_tolerance: Dice, 0 to 1. Among mixes that are no more than this below the best, the one
@@ -158,7 +159,13 @@ def unconstrained(config: FineTuneConfig) -> FineTuneConfig:
     """
     limits = replace(config.limits, most_forgotten=1.0)
     return replace(
-        config, pull=0.0, learning_rate=1.5e-3, mixes=(1.0,), cautious_mix=1.0, limits=limits
+        config,
+        pull=0.0,
+        soft_targets=0.0,
+        learning_rate=1.5e-3,
+        mixes=(1.0,),
+        cautious_mix=1.0,
+        limits=limits,
     )
 
 

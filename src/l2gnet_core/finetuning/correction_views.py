@@ -46,7 +46,8 @@ class CorrectedScan:
     uint8, UNKNOWN where unmarked. weights: (k,H,W). absent: (classes,), which classes none of the
     corrected slices holds; that does not say that the scan has none of them. present: (k,classes),
     which classes a person marked in each slice. supervised: (k,classes), of which classes the slice
-    says where they are not, whether they are marked or not. step: distance in slices between
+    says where they are not, whether they are marked or not. checked: (k,classes), of which somebody
+    saw that the slice is right, even if it holds none. step: distance in slices between
     neighbours that the network sees together.
     """
 
@@ -57,6 +58,7 @@ class CorrectedScan:
     absent: Tensor
     present: Tensor
     supervised: Tensor
+    checked: Tensor
     step: int = 1
 
     @classmethod
@@ -82,12 +84,13 @@ class CorrectedScan:
         marked = lookup.copy()
         if correction.unmarked is not None:
             marked[correction.unmarked] = UNKNOWN
-        classes, weights, present, supervised = [], [], [], []
+        classes, weights, present, supervised, checked = [], [], [], [], []
         for index, weight in zip(correction.slices, correction.picture_weights, strict=True):
             picture = marked[correction.picture(index)]
             present.append(np.isin(range(len(ids) + 1), picture))
             beside = (old or {}).get(index)
             supervised.append([beside is not None and id in beside.supervised for id in (0, *ids)])
+            checked.append([id in correction.checked.get(index, ()) for id in (0, *ids)])
             if beside is not None:
                 weight = np.where(
                     beside.where, beside.weight * weight[picture != UNKNOWN].mean(), weight
@@ -104,6 +107,7 @@ class CorrectedScan:
             absent=torch.tensor([False, *(id not in correction.structures for id in ids)]),
             present=torch.from_numpy(np.array(present)),
             supervised=torch.tensor(supervised),
+            checked=torch.tensor(checked),
             step=view.step,
         )
 
@@ -126,6 +130,7 @@ class CorrectedScan:
             absent=absent,
             present=self.present[some],
             supervised=self.supervised[some],
+            checked=self.checked[some],
         )
 
     @property
@@ -137,12 +142,14 @@ class CorrectedScan:
 @dataclass(frozen=True)
 class Views:
     """images: (B,C,s,s) float32. classes: (B,s,s) long. weights: (B,s,s), zero where nothing is
-    known. absent: (B,classes), as in `CorrectedScan`."""
+    known. absent: (B,classes), as in `CorrectedScan`. unasked: (B,classes), the absent ones of
+    which nobody said anything."""
 
     images: Tensor
     classes: Tensor
     weights: Tensor
     absent: Tensor
+    unasked: Tensor
 
 
 class CorrectionSampler:
@@ -173,14 +180,15 @@ class CorrectionSampler:
     def corrected(self, step: int, count: int, size: int, device: str) -> Views:
         """Some views of corrected slices."""
         rngs = [np.random.default_rng((*self._seed, 0, step, i)) for i in range(count)]
-        drawn, absent = [], []
+        drawn, open_classes = [], []
         for rng in rngs:
             scan, k = self._corrected[int(rng.integers(len(self._corrected)))]
             image = self._with_neighbours(rng, scan.image, scan.places[k], scan.step)
             classes = scan.classes[k]
             drawn.append(_weighted(image, classes, scan.weights[k], self._centre(rng, classes)))
-            absent.append(scan.absent & ~scan.supervised[k])
-        return self._views(drawn, rngs, torch.stack(absent), size, device)
+            absent = scan.absent & ~scan.supervised[k]
+            open_classes.append(torch.stack([absent, absent & ~scan.checked[k]]))
+        return self._views(drawn, rngs, torch.stack(open_classes), size, device)
 
     def untouched(self, step: int, count: int, size: int, device: str) -> Views | None:
         """Some views of untouched slices and of the others; None if there are neither."""
@@ -195,7 +203,7 @@ class CorrectionSampler:
             classes = torch.zeros(image.shape[1:], dtype=torch.uint8)
             seen = self._with_neighbours(rng, image, place, apart)
             drawn.append(_weighted(seen, classes, torch.ones(1), self._centre(rng, classes)))
-        return self._views(drawn, rngs, torch.empty(count, 0), size, device) if drawn else None
+        return self._views(drawn, rngs, torch.empty(count, 2, 0), size, device) if drawn else None
 
     def _with_neighbours(self, rng: Generator, image: Tensor, place: int, step: int) -> Tensor:
         return image[drawn_neighbours(rng, place, len(image), self._how, self._channels, step)]
@@ -216,15 +224,17 @@ class CorrectionSampler:
         self,
         drawn: Sequence[Drawn],
         rngs: Sequence[Generator],
-        absent: Tensor,
+        open_classes: Tensor,
         size: int,
         device: str,
     ) -> Views:
+        """open_classes: (B,2,classes), for each view `absent` and `unasked`."""
         together, turned, mirrored = turned_views(drawn, rngs, self._how, size, device)
         classes = turned[:, 0]
         # In a mirror image, left and right structures change places.
-        partners = swapped(torch.arange(absent.shape[1]), self._how.mirror_pairs)
-        absent = torch.where(mirrored[:, None], absent[:, partners], absent)
+        partners = swapped(torch.arange(open_classes.shape[2]), self._how.mirror_pairs)
+        there = open_classes[..., partners]
+        open_classes = torch.where(mirrored[:, None, None], there, open_classes).to(device)
         images, weights = together[:, :-1], together[:, -1]
         intensities = [draw_intensity(rng, self._how) for rng in rngs]
         unknown = classes == UNKNOWN
@@ -232,7 +242,7 @@ class CorrectionSampler:
             intensity_views(images, turned, intensities, rngs),
             classes.masked_fill(unknown, 0),
             weights.masked_fill(unknown, 0),
-            absent.to(device),
+            *open_classes.unbind(1),
         )
 
 

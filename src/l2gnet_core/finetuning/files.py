@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files import read_any, read_volume
-from l2gnet_core.finetuning.label_names import ids_by_name, renumbered, require_no_scan
+from l2gnet_core.finetuning.label_names import (
+    ids_by_name,
+    meant_by,
+    renumbered,
+    require_no_scan,
+)
 from l2gnet_core.finetuning.run import FineTuneResult
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import MODEL_FILE, SPLIT_FILE, STATE_FILE, save_model
@@ -186,6 +191,11 @@ def read_correction(
         )
     if moved or others:
         correction = renumbered(correction, ids)
+    if names:
+        # The file says where these are, and so where they are not.
+        spoken_of = {*correction.structures, *filter(None, meant_by(names, card).values())}
+        checked = dict.fromkeys(correction.slices, frozenset(spoken_of))
+        correction = replace(correction, checked=checked)
     new = correction.structures - set(card.labels.names)
     return correction, {id: name for id, name in names.items() if id in new}
 

@@ -57,6 +57,7 @@ def filled_in(scan: CorrectedScan, new: Tensor) -> CorrectedScan | None:
         absent=absent,
         present=torch.zeros(len(between), len(new), dtype=torch.bool),
         supervised=torch.zeros(len(between), len(new), dtype=torch.bool),
+        checked=torch.zeros(len(between), len(new), dtype=torch.bool),
     )
 
 

@@ -50,6 +50,18 @@ def require_no_scan(correction: Correction, file: str, known: Collection[int]) -
         )
 
 
+def meant_by(names: Mapping[int, str], card: ModelCard) -> dict[int, int | None]:
+    """The model's id for each id that a label file names; None if the model has no such
+    structure."""
+    known = card.labels.names
+    by_name = {plain(name): id for id, name in known.items()}
+    # A model that only numbers its structures goes by the ids.
+    numbered = {id for id, name in known.items() if is_automatic(name)}
+    return {
+        id: by_name.get(plain(name), id if id in numbered else None) for id, name in names.items()
+    }
+
+
 def ids_by_name(
     found: set[int], names: Mapping[int, str], card: ModelCard, file: str, shared: bool = False
 ) -> dict[int, int]:
@@ -60,13 +72,7 @@ def ids_by_name(
     without a name if others show that the file's ids are not the model's, and with `shared` for a
     file with names of which the model has none.
     """
-    known = card.labels.names
-    by_name = {plain(name): id for id, name in known.items()}
-    # A model that only numbers its structures goes by the ids.
-    numbered = {id for id, name in known.items() if is_automatic(name)}
-    meant = {
-        id: by_name.get(plain(name), id if id in numbered else None) for id, name in names.items()
-    }
+    known, meant = card.labels.names, meant_by(names, card)
     taken = {id: names[id] for id, its in meant.items() if its is None and id in known}
     if shared and names and not any(meant.values()):
         raise InputError(

@@ -21,7 +21,12 @@ from l2gnet_core.finetuning.head_initialisation import filled_in, fit_heads
 from l2gnet_core.finetuning.rehearsal import replayed_hearts
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.network.device import memory_format, precision
-from l2gnet_core.network.losses import as_background, distillation_loss, segmentation_loss
+from l2gnet_core.network.losses import (
+    as_background,
+    distillation_loss,
+    open_background,
+    segmentation_loss,
+)
 from l2gnet_core.network.model import SegmentationNetwork
 from l2gnet_core.preprocessing.appearance import Appearance
 from l2gnet_core.relay import Stoppable
@@ -239,6 +244,13 @@ class Learner:
         )
         corrected = replace(output, logits=logits, coarser=tuple(coarser))
         loss = segmentation_loss(corrected, views.classes, views.weights)
+        kept = views.unasked & ~self._new
+        if self._config.soft_targets and kept.any():
+            with torch.no_grad():
+                teacher = self._base.network(views.images).logits
+            said, meant = (open_background(one, kept) for one in (output.logits[:count], teacher))
+            weights = views.weights * (views.classes == 0)
+            loss = loss + self._config.soft_targets * distillation_loss(said, meant, weights)
         if old is None:
             return loss
         with torch.no_grad():

@@ -14,46 +14,50 @@ from l2gnet_core.relay import Stoppable
 from l2gnet_core.segmenting.corrections import Correction
 
 #: A structure with fewer voxels than this in all corrected slices does not count as lost.
-_SPECK = 100
+SPECK = 100
 
 
 def unpainted_answers(
     model: Model, corrections: Sequence[Correction], device: str
 ) -> Stoppable[list[NDArray[Any]]]:
-    """A model's answers in the corrected slices of each correction, (n,H,W); 0 where somebody
-    painted, and for structures that somebody checked in any corrected slice of the scan."""
+    """A model's answers (`unpainted`) in the corrected slices of each correction, (n,H,W)."""
     found = []
     for correction in corrections:
-        checked = sorted(correction.checked_structures)
-        if set(model.card.labels.names) <= set(checked):
+        if set(model.card.labels.names) <= correction.checked_structures:
             found.append(np.zeros_like(np.stack(correction.pictures)))
             continue
         said: dict[int, NDArray[Any]] = {}
         for done in answers(model, correction, correction.slices, device):
             if done is not None:
-                truth = correction.picture(done.index)
-                painted = truth != 0
-                if correction.unmarked is not None:
-                    painted &= truth != np.uint16(correction.unmarked)
-                if done.index in correction.checked:
-                    painted &= np.isin(truth, list(correction.checked[done.index]))
-                hidden = painted | np.isin(done.labels, checked)
-                said[done.index] = np.where(hidden, 0, done.labels)
+                said[done.index] = unpainted(done.labels, correction, done.index)
             yield
         found.append(np.stack([said[index] for index in correction.slices]))
     return found
 
 
+def unpainted(said: NDArray[Any], correction: Correction, index: int) -> NDArray[Any]:
+    """An answer (H,W) in the corrected slice `index`; 0 where somebody painted, and for structures
+    that somebody checked in it, or painted in another corrected slice of the scan."""
+    truth = correction.picture(index)
+    painted = truth != 0
+    if correction.unmarked is not None:
+        painted &= truth != np.uint16(correction.unmarked)
+    if index in correction.checked:
+        painted &= np.isin(truth, list(correction.checked[index]))
+    known = correction.checked_structures.union(correction.checked.get(index, ()))
+    return np.where(painted | np.isin(said, list(known)), 0, said)
+
+
 def lost_shares(
     before: Sequence[NDArray[Any]], after: Sequence[NDArray[Any]], names: Mapping[int, str]
 ) -> dict[str, float]:
-    """By name, for structures with at least `_SPECK` voxels before: the share of these voxels that
+    """By name, for structures with at least `SPECK` voxels before: the share of these voxels that
     are something else after."""
     lost = {}
     for id, name in names.items():
         there = [old == id for old in before]
         count = sum(int(where.sum()) for where in there)
-        if count >= _SPECK:
+        if count >= SPECK:
             pairs = zip(there, after, strict=True)
             lost[name] = sum(int((where & (new != id)).sum()) for where, new in pairs) / count
     return lost

@@ -91,6 +91,14 @@ def as_background(logits: Tensor, classes: Tensor) -> Tensor:
     return torch.cat([any_of_them, others], 1)
 
 
+def open_background(logits: Tensor, classes: Tensor) -> Tensor:
+    """Logits (B,C,H,W) of the background and of `classes`, (B,C) bool, alone: which of them is it,
+    where it is one of them?"""
+    others = ~classes[:, :, None, None]
+    others[:, 0] = False
+    return precise(logits).masked_fill(others, _NEVER)
+
+
 def distillation_loss(logits: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
     """KL(teacher ‖ network) of class probabilities, both given as logits (B,C,H,W); mean over
     pixels, weighted by `weight` (B,H,W) (Li and Hoiem, "Learning without Forgetting", ECCV

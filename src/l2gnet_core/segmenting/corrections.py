@@ -34,8 +34,9 @@ class Correction:
     weights: (z,y,x), how much a voxel counts, from 0 to MOST_WEIGHT; 1 by default.
     image: equal for all corrections of one image, such as frames of a series; None if this is its
         only correction.
-    checked: slice → the structures that a person checked in it, if not all. The other labels there
-        are a model's answer: they teach, but no model is judged by them.
+    checked: slice → the structures that a person checked in it, whether it holds them or not. The
+        other labels there are a model's answer: they teach, but no model is judged by them. Without
+        it those that the corrected slices hold, since a mask of one organ says nothing of others.
 
     Raises InputError for a wrong axis, for slices that do not exist or hold nothing to learn from,
     and for scans of complex numbers.

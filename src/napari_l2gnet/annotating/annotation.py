@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Container, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -205,19 +205,21 @@ class Annotation:
         """Slices to learn from: the accepted ones and the painted ones."""
         return self.segmentation.reviewed | self.edited
 
-    def lessons(self, painted_is_complete: bool, structures: Container[int]) -> list[Lesson]:
+    def lessons(self, painted_is_complete: bool, structures: Collection[int]) -> list[Lesson]:
         """A person's corrections, one lesson for each frame, as copies.
 
         structures: ids of the model's own structures. painted_is_complete: are slices that were
         painted, but not accepted, correct as a whole? If not, only a person's voxels count there,
         unless some are of a structure that the model does not have: such strokes alone would not
         teach where that structure is absent. In these slices only what is painted counts as
-        checked, since the rest is the model's own answer. In slices reviewed before an organ was
-        added, the background is unknown; slices in which nothing is known are left out.
+        checked, since the rest is the model's own answer; in complete ones all structures do. In
+        slices reviewed before an organ was added, the background is unknown; slices in which
+        nothing is known are left out.
         """
         self.look_for_edits()
         segmentation = self.segmentation
         unreviewed_organs = self._silent_on(None)
+        everything = {*structures, *segmentation.card.labels.names}
         frames = sorted({frame for frame, _ in self.taught})
         lessons = []
         for frame in frames:
@@ -234,8 +236,8 @@ class Annotation:
                 vouched = painted_is_complete or place in segmentation.reviewed
                 complete = vouched or taught_new
                 target = shown if complete else np.where(by_person, shown, np.uint16(UNMARKED))
-                if taught_new and not vouched:
-                    checked[index] = painted
+                if complete:
+                    checked[index] = everything if vouched else painted
                 if place in unreviewed_organs:
                     target = np.where(shown == 0, np.uint16(UNMARKED), target)
                 if (target == UNMARKED).all():
