@@ -616,6 +616,22 @@ def test_layers_of_the_widget_are_no_scans_to_segment(
     combo.disconnect_layers()
 
 
+@pytest.mark.filterwarnings("ignore:Contours are not displayed")
+def test_it_opens_below_a_pointer_that_rests_in_3d(make_napari_viewer: Any, qtbot: Any) -> None:
+    viewer = make_napari_viewer()
+    inspectable(viewer)
+    viewer.mouse_over_canvas = True
+    viewer.dims.ndisplay = 3
+    viewer.cursor._view_direction = None
+    inspect(qtbot, viewer)
+    (codes,) = (layer for layer in viewer.layers if layer.name.startswith("code map"))
+    viewer.layers.selection.active = codes
+    assert (
+        "code"
+        in codes.get_status((3, 0, 0), view_direction=None, dims_displayed=[0, 1, 2])["value"]
+    )
+
+
 def test_deleted_layers_come_back_and_closing_is_safe(opened: Made, qtbot: Any) -> None:
     viewer, mask, widget = opened
     click(viewer, world(mask, 2, 30, 40))

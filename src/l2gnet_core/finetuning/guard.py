@@ -127,9 +127,9 @@ class Evidence:
         if not gone:
             return []
         return [
-            f"In these slices the new model no longer finds most of the {', '.join(gone)} where the "
-            "old one did, and nobody painted it: if the old one was right, paint it, too, or keep "
-            "the old model."
+            "In these slices the new model no longer finds most of the "
+            f"{', '.join(gone)} where the old one did, and nobody painted it: if the old one was "
+            "right, paint it, too, or keep the old model."
         ]
 
     @property

@@ -15,6 +15,7 @@ from napari_l2gnet.inspect.cell_array import CellArray, Lit, OneFrame
 from napari_l2gnet.inspect.colors import code_arguments, codes_of, colors_of, features_of
 from napari_l2gnet.inspect.inspection import Inspection
 from napari_l2gnet.masks.layer import MaskLayer
+from napari_l2gnet.masks.napari_history import allow_no_direction
 from napari_l2gnet.scans.layers import GRID_KEY, VIEW_KEY, draw, stay_on, transform_of
 
 if TYPE_CHECKING:
@@ -130,6 +131,8 @@ class InspectLayers:
         layer.metadata[VIEW_KEY] = (view, self.mask.segmentation)
         layer.metadata[GRID_KEY] = self.mask.layer.metadata.get(GRID_KEY)
         stay_on(layer, self.mask.layer)
+        if isinstance(layer, Labels):
+            allow_no_direction(layer)
         active = layers.selection.active
         at = layers.index(self.mask.layer) + above if self.mask.layer in layers else len(layers)
         self.inserting = True
