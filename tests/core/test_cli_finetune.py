@@ -343,18 +343,18 @@ def test_a_mask_of_total_segmentator_teaches_the_organs_that_the_model_has(
         read_correction(chosen, abdomen, shared=True)
 
 
-def test_without_names_ids_are_shared(files, labels, make_model):
+def test_only_a_model_without_names_shares_ids(files, labels, make_model):
     other = labels.copy()
     other[:, 0] = 9
-    told: list[str] = []
-    model = make_model(LabelSet.from_names({2: "myocardium", 3: "left ventricle"}))
     nib.save(nib.Nifti1Image(other.transpose(), nib.load(files[1]).affine), files[1])
-    correction, new = read_correction(
-        CorrectedFiles(*files, (1,)), model.card, shared=True, tell=told.append
-    )
+    chosen, told = CorrectedFiles(*files, (1,)), []
+    numbered = make_model(LabelSet.from_names({2: "label 2", 3: "label 3"}))
+    correction, new = read_correction(chosen, numbered.card, shared=True, tell=told.append)
     assert new == {}
     np.testing.assert_array_equal(correction.picture(1), np.where(labels[1] > 1, labels[1], 0))
     assert told[0].startswith("tiny does not have id 1, id 9 of labels.nii.gz: ")
+    with pytest.raises(InputError, match=r"labels\.nii\.gz names none of them"):
+        read_correction(chosen, make_model().card, shared=True)
 
 
 def test_a_model_that_only_numbers_its_structures_goes_by_ids(files, labels, make_model, tmp_path):

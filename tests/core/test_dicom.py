@@ -445,6 +445,10 @@ def test_masks_are_kept_away_from_slices(tmp_path, refused):
     write_labels(tmp_path / "s" / "m.nii.gz", np.zeros(scan.shape, np.uint8), scan)
     with pytest.raises(InputError, match=r"holds DICOM images and m\.nii\.gz beside them"):
         scans_in(tmp_path / "s")
+    # In a folder beside a mask, a series would be left out.
+    (tmp_path / "s" / "m.nii.gz").rename(tmp_path / "m.nii.gz")
+    with pytest.raises(InputError, match=r"holds m\.nii\.gz, and DICOM images in s; move one"):
+        scans_in(tmp_path)
 
 
 def test_a_dataset_of_series(tmp_path, monkeypatch):

@@ -86,8 +86,8 @@ _PATH = FilePath()
 @click.option(
     "--shared-organs",
     is_flag=True,
-    help="Teach only the organs that the model has; other organs of LABELS, such as most of those "
-    "that TotalSegmentator names, count as background.",
+    help="Teach only the organs that LABELS names as the model does; its others, such as most of "
+    "those of TotalSegmentator, count as background.",
 )
 @click.option(
     "--also",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def scans_in(folder: Path) -> list[Path]:
     its subfolders: for each its folder, if that holds no other, or else one of its files. Links to
     missing files are included: reading them raises, so that no scan is left out silently.
 
-    Raises InputError where DICOM images and other scans lie side by side: one may be a mask.
+    Raises InputError where DICOM images lie beside other scans or in a folder beside them: one may
+    be a mask, or another form of the other.
     """
     inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
     broken = [path for path in inside if path.is_symlink() and not path.exists()]
@@ -41,6 +43,14 @@ def scans_in(folder: Path) -> list[Path]:
             "beside them; move one of them to another folder."
         )
     if scans:
+        for below in sorted(path for path in inside if path.is_dir()):
+            # Not `iterdir`, which raises for a folder that may not be read.
+            names = next(os.walk(below), ("", [], []))[2]
+            if any(format_of(below / name) is DICOM for name in names):
+                raise InputError(
+                    f"Expected scans of one kind, but {folder} holds {scans[0].name}, and DICOM "
+                    f"images in {below.name}; move one of them, or name each scan."
+                )
         return scans
     # As with all formats, its module is imported only when needed.
     from l2gnet_core.files.dicom_series import scans_below

@@ -70,11 +70,13 @@ def ids_by_name(
 
     Raises InputError for such a structure that would keep an id of the model's, for a structure
     without a name if others show that the file's ids are not the model's, and with `shared` for a
-    file with names of which the model has none.
+    file that names no structure of a model that names its own.
     """
     known, meant = card.labels.names, meant_by(names, card)
     taken = {id: names[id] for id, its in meant.items() if its is None and id in known}
-    if shared and names and not any(meant.values()):
+    named = not all(is_automatic(name) for name in known.values())
+    if shared and named and not any(meant.values()):
+        # By ids, the spleen of a mask without names could be taught as the liver.
         raise InputError(
             f"Expected organs of {card.name}, but {file} names none of them; call those that it "
             f"has as the model does: {some(list(known.values()))}."
