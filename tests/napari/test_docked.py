@@ -186,3 +186,13 @@ def test_inspect_draws_nothing_over_the_scan_while_another_tab_is_on_top(
     qtbot.waitUntil(lambda: all(widget.layers.find(view) for view in ("codes", "heat", "lit")))
     assert widget.layers.find("codes").visible
     assert not widget.layers.find("heat").visible
+    # Who comes to look before it is read sees it afterwards.
+    dock_of(widget).hide()
+    widget.over.show(CODES)
+    inspectable(viewer, name="third")
+    widget.reading.read()
+    assert not widget.inspection.is_current
+    dock_of(widget).show()
+    dock_of(widget).raise_()
+    qtbot.waitUntil(lambda: widget.layers.find("codes") is not None)
+    assert widget.layers.find("codes").visible

@@ -118,8 +118,9 @@ class Over(QObject):
             self.draw()
 
     def catch_up(self) -> None:
-        """Draw what was not drawn while the widget was behind another tab."""
-        if self._waits:
+        """Draw what was not drawn while the widget was behind another tab; what is still being read
+        is drawn at the end of that."""
+        if self._waits and self._state.drawn:
             self.draw()
 
     def _heat(self, look: Look, name: str, values: Callable[[int], Any]) -> None:
