@@ -21,6 +21,7 @@ from napari_l2gnet.annotating.task_events import Step, as_steps
 from napari_l2gnet.jobs import warm_up
 from napari_l2gnet.jobs.worker import Job, LatestJob
 from napari_l2gnet.masks.layer import SEGMENTATION_KEY, reference
+from napari_l2gnet.masks.napari_history import set_voxels
 from napari_l2gnet.scans.layers import VIEW_KEY, lie_on_each_other, shown_index
 from napari_l2gnet.widgets.progress_bar import ProgressBar
 
@@ -202,7 +203,7 @@ class InterpolateWidget(Container):
         free = np.asarray(layer.data)[frame][filled.places] == 0
         places = [axis[free] for axis in filled.places]
         whole = (*(np.full(len(places[0]), index) for index in frame), *places)
-        layer.data_setitem(whole, filled.ids[free])
+        set_voxels(layer, whole, filled.ids[free])
         self.viewer.layers.selection.active = layer  # Ctrl-Z is the active layer's
         count = painted[-1] - painted[0] + 1 - len(painted)
         self._say(

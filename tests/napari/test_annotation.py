@@ -108,6 +108,24 @@ def test_an_answer_leaves_strokes_and_reviewed_slices_alone_and_is_undone_in_one
     assert not segmentation.by_person()[0, 1].any()
 
 
+def test_a_hidden_mask_is_written_into_like_a_shown_one() -> None:
+    # A hidden layer does not follow the slider, nor the change to 3-D and back.
+    mask, _ = new_mask()
+    layer, dims = mask.layer, mask.viewer.dims
+    layer.visible = False
+    dims.set_point(0, 3)
+    dims.ndisplay = 3
+    mask.adopt(everywhere(2), everywhere(2), 1)
+    dims.ndisplay = 2
+    assert mask.remove_organ(2) == layer.data.size
+    layer.undo()
+    assert (layer.data == 2).all()
+    layer.undo()
+    layer.visible = True
+    assert (layer.data == 1).all()
+    assert (layer._slice.image.view == layer._slice.image.view[0, 0]).all()
+
+
 def test_a_stroke_on_an_accepted_answer_shows_that_answer_once_undone() -> None:
     mask, _ = new_mask()
     mask.adopt(everywhere(2), everywhere(2), 1)

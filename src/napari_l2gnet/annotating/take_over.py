@@ -17,6 +17,7 @@ from l2gnet_core.project.state import SliceKey
 from l2gnet_core.scans.labels import LabelSet, is_automatic, plain, some
 from napari_l2gnet.annotating.preview import PREVIEW_KEY
 from napari_l2gnet.masks.layer import IMAGE_KEY, SEGMENTATION_KEY, MaskLayer
+from napari_l2gnet.masks.napari_history import set_voxels
 from napari_l2gnet.masks.organs import LARGEST_ID, UNMARKED
 from napari_l2gnet.scans.layers import LABELS_KEY, VIEW_KEY
 from napari_l2gnet.scans.on_grid import fit_of
@@ -113,7 +114,7 @@ def take_over(mask: MaskLayer, other: Labels | Image, only_shared: bool = False)
         voxels, after = voxels[differs], after[differs]
     if len(voxels):
         where = np.unravel_index(voxels, shape)
-        mask.layer.data_setitem(where, after.astype(shown.dtype))
+        set_voxels(mask.layer, where, after.astype(shown.dtype))
     slices: set[SliceKey] = segmentation.places_of(voxels)
     staying = shown[stays]
     kept = tuple(organ.name for organ in organs if (staying == organ.id).any())

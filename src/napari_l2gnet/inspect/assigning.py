@@ -17,6 +17,7 @@ from napari_l2gnet.inspect.over import Over
 from napari_l2gnet.inspect.state import SLICE, InspectState, Look
 from napari_l2gnet.jobs.worker import LatestJob
 from napari_l2gnet.masks.layer import MaskLayer
+from napari_l2gnet.masks.napari_history import set_voxels
 from napari_l2gnet.widgets.visibility import why_unseen
 
 
@@ -161,7 +162,7 @@ class Assigning(QObject):
             self.changed.emit()
             return
         where = np.unravel_index(flat, layer.data.shape)
-        layer.data_setitem(where, form.target.currentData())
+        set_voxels(layer, where, form.target.currentData())
         layers.darken()
         # Ctrl-Z acts on the selected layer.
         layers.viewer.layers.selection.active = layer

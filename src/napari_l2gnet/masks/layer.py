@@ -23,6 +23,7 @@ from napari_l2gnet.masks.napari_history import (
     is_stroke_under_way,
     painting_events,
     report_edits,
+    set_voxels,
 )
 from napari_l2gnet.masks.organs import with_organ
 from napari_l2gnet.masks.segmentation import Segmentation
@@ -230,7 +231,7 @@ class MaskLayer(MaskView):
         if len(voxels):
             segmentation.arriving = adoption
             try:
-                layer.data_setitem(np.unravel_index(voxels, layer.data.shape), adoption.shown.after)
+                set_voxels(layer, np.unravel_index(voxels, layer.data.shape), adoption.shown.after)
             finally:
                 segmentation.arriving = None
         else:
@@ -264,7 +265,7 @@ class MaskLayer(MaskView):
         segmentation, layer = self.segmentation, self.layer
         voxels = np.flatnonzero(segmentation.shown == id)
         if len(voxels):
-            layer.data_setitem(np.unravel_index(voxels, layer.data.shape), 0)
+            set_voxels(layer, np.unravel_index(voxels, layer.data.shape), 0)
             segmentation.undo_history.note_removal(id)
         self.take_out(id)
         return len(voxels)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Labels
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from l2gnet_core.project.state import SliceKey
 
@@ -29,6 +29,17 @@ def painting_events(layer: Labels) -> tuple[Any, Any]:
 def is_stroke_under_way(layer: Labels) -> bool:
     """Is a brush drawing? A write in the meantime would become part of its stroke."""
     return bool(layer._block_history)  # noqa: SLF001 – napari tells it nowhere else
+
+
+def set_voxels(layer: Labels, where: tuple[NDArray[np.intp], ...], labels: ArrayLike) -> None:
+    """Set voxels of a layer as one step that undo takes back; where: an index for each axis.
+
+    As `Labels.data_setitem`, which raises IndexError in a hidden layer: it also redraws what is on
+    screen, and napari does not keep that of hidden layers up to date.
+    """
+    if not layer.visible:
+        layer.set_view_slice()
+    layer.data_setitem(where, labels)
 
 
 def report_edits(mask: MaskLayer) -> None:
