@@ -31,6 +31,7 @@ from napari_l2gnet.annotating.preview import BEFORE
 from napari_l2gnet.correct.organ_dialog import OrganDialog
 from napari_l2gnet.correct.proposals import fill_in
 from napari_l2gnet.correct.widget import CorrectWidget
+from napari_l2gnet.jobs.segment_events import SliceTidied
 from napari_l2gnet.jobs.session import Session
 from napari_l2gnet.masks.layer import MaskLayer
 from napari_l2gnet.saving.autosave import autosave_of, keep
@@ -193,7 +194,12 @@ def test_an_answer_that_is_undone_while_it_is_tidied_stays_undone_and_replays(
     segmentation.clean_up = CleanUp(fill_holes=True)
     run = Run(Session(), mask, parent)
     undo = [mask.layer.undo]
-    run.stepped.connect(lambda step: undo.pop()() if undo and step.place == (0, 1) else None)
+
+    def undo_once(event: Any) -> None:
+        if undo and isinstance(event, SliceTidied) and event.place == (0, 1):
+            undo.pop()()
+
+    run.stepped.connect(undo_once)
     with qtbot.waitSignal(run.ended, timeout=10_000) as ended:
         (run.choose(CleanUp(fill_holes=True)) if one_step else run._tidy())
     assert ended.args[0] == "finished"
@@ -239,8 +245,8 @@ def test_whatever_is_done_to_answers_replays(
     def tidy(choices: CleanUp, one_step: bool) -> None:
         run = Run(session, mask, parent)
         run._choices, run._tidies = choices if one_step else None, True
-        for step in session.clean(mask.segmentation, choices):
-            run._take(step)
+        for event in session.clean(mask.segmentation, choices):
+            run._take(event)
         if one_step:
             run._adopt()
         run._record()

@@ -25,6 +25,7 @@ from l2gnet_core.models.card import Expectations
 from l2gnet_core.scans.volume import Grid
 from l2gnet_core.segmenting import slice_view
 from napari_l2gnet.inspect.inspection import inspection_of
+from napari_l2gnet.jobs.segment_events import SliceSegmented
 from napari_l2gnet.jobs.session import Request, Session
 from napari_l2gnet.scans.layers import VIEW_KEY, transform_of
 from napari_l2gnet.segment.form import RANGE, THIS_SLICE
@@ -667,8 +668,9 @@ def test_a_scan_is_searched_for_margins_once(
     searched, margins = [], slice_view._margins
     monkeypatch.setattr(slice_view, "_margins", lambda one: searched.append(1) or margins(one))
     volume = Grid((3, 24, 24)).volume(np.random.default_rng(0).random((3, 24, 24)))
-    *_, last = Session().segment(Request(volume, "scribbler", [(0, 1)], 0))
-    assert last.trace is not None
+    events = list(Session().segment(Request(volume, "scribbler", [(0, 1)], 0)))
+    (segmented,) = (event for event in events if isinstance(event, SliceSegmented))
+    assert segmented.trace is not None
     assert len(searched) == 1
 
 

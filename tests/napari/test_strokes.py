@@ -15,6 +15,7 @@ from l2gnet_core.models.card import ModelCard
 from l2gnet_core.project.events import Tidying
 from l2gnet_core.scans.cleanup import CleanUp
 from l2gnet_core.scans.labels import LabelSet
+from napari_l2gnet.jobs.segment_events import SliceTidied
 from napari_l2gnet.jobs.session import Session
 from napari_l2gnet.masks.layer import MaskLayer
 from napari_l2gnet.scans.layers import volume_of
@@ -159,9 +160,9 @@ def test_undo_after_tidying_shows_the_tidied_answer() -> None:
     ring[4:7, 4:7] = 0
     mask.put((0, 1), ring)
     layer.data_setitem(square(1, 4, 7), 2)
-    for step in Session().clean(mask.segmentation, CleanUp(fill_holes=True)):
-        if step.place is not None:
-            mask.put_tidied(step.place, step.labels)
+    for event in Session().clean(mask.segmentation, CleanUp(fill_holes=True)):
+        if isinstance(event, SliceTidied):
+            mask.put_tidied(event.place, event.labels)
     assert (layer.data[square(1, 4, 7)] == 2).all()
     layer.undo()
     filled = ring.copy()
@@ -178,10 +179,10 @@ def test_tidying_puts_the_slices_that_it_changes_and_no_others(choices: CleanUp)
 
     def tidied() -> list[int]:
         put = []
-        for step in Session().clean(segmentation, choices):
-            if step.place is not None:
-                mask.put_tidied(step.place, step.labels)
-                put.append(step.place[1])
+        for event in Session().clean(segmentation, choices):
+            if isinstance(event, SliceTidied):
+                mask.put_tidied(event.place, event.labels)
+                put.append(event.place[1])
         whole = Tidying(choices, segmentation.painted()).whole(segmentation.raw, 0)
         np.testing.assert_array_equal(segmentation.answer, whole)
         theirs = segmentation.by_person()

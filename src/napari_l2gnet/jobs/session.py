@@ -9,9 +9,8 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from numpy.typing import NDArray
 from psygnal import Signal
 
 from l2gnet_core.errors import InputError
@@ -20,14 +19,23 @@ from l2gnet_core.project.events import Tidying
 from l2gnet_core.project.state import SliceKey
 from l2gnet_core.scans.cleanup import CleanUp
 from l2gnet_core.scans.volume import Volume
+from napari_l2gnet.jobs.segment_events import (
+    FrameBegins,
+    ModelLoaded,
+    Progress,
+    SegmentEvent,
+    SliceSegmented,
+    SliceTidied,
+    TidyingBegins,
+    Warned,
+)
 from napari_l2gnet.jobs.segment_places import ScanFrames, segment_places
-from napari_l2gnet.jobs.time_left import in_words
 from napari_l2gnet.masks.segmentation import Segmentation
 from napari_l2gnet.scans.file_suffix import ended
 
 if TYPE_CHECKING:
     from l2gnet_core.models.checkpoint import Model
-    from l2gnet_core.segmenting.trace import SliceTrace, Trace
+    from l2gnet_core.segmenting.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -45,37 +53,6 @@ class Request:
     traces: Mapping[int, Trace] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class SegmentProgress:
-    """Progress of segmenting or tidying: a message, and the slice that is done.
-
-    labels: (rows, columns) of the slice at `place`, tidied or raw. trace: what the model saw of
-    that slice. traces: by frame, those to add it to from now on. slice_seconds: that a slice takes,
-    once that is known. model, device, tidying: given once a run.
-    """
-
-    message: str
-    done: int = 0
-    total: int = 0
-    seconds_left: float | None = None
-    slice_seconds: float | None = None
-    place: SliceKey | None = None
-    labels: NDArray[Any] | None = None
-    tidied: bool = False
-    trace: SliceTrace | None = None
-    traces: Mapping[int, Trace] = field(default_factory=dict)
-    model: Model | None = None
-    device: str = ""
-    tidying: Tidying | None = None
-    warnings: Sequence[str] = field(default_factory=tuple)
-
-    def __str__(self) -> str:
-        """As in "Segmenting 3/10 · 2 s left"."""
-        counted = f" {self.done}/{self.total}" if self.total else ""
-        left = in_words(self.seconds_left)
-        return f"{self.message}{counted}{left and ' · ' + left}"
-
-
 class Session:
     """The models in memory, and what can be done with them."""
 
@@ -86,12 +63,12 @@ class Session:
         # With each file's time and size, which tell whether it was overwritten.
         self._loaded: dict[tuple[Path, str], tuple[tuple[int, int], Model]] = {}
 
-    def segment(self, request: Request) -> Generator[SegmentProgress, None, None]:
+    def segment(self, request: Request) -> Generator[SegmentEvent, None, None]:
         """Segment, yielding after every slice; meant for a thread of its own.
 
         Raises InputError for what cannot be segmented.
         """
-        yield SegmentProgress("Loading the model")
+        yield Progress("Loading the model")
         from l2gnet_core.network.device import choose_device
         from l2gnet_core.segmenting.exchanged_sides import exchanged_sides
         from l2gnet_core.segmenting.suitability import mismatches
@@ -99,7 +76,8 @@ class Session:
         device, _ = choose_device()
         model = self.load(find_model(request.model), device)
         total = len(request.places)
-        yield SegmentProgress("Reading the scan", 0, total, model=model, device=device)
+        yield ModelLoaded(model, device)
+        yield Progress("Reading the scan", 0, total)
         scan, checked = ScanFrames(request.volume, request.axis), False
         frames = _by_frame(request.places)
         frame, places = next(iter(frames.items()))
@@ -109,47 +87,41 @@ class Session:
             model, scan, frames.items(), total, device, traces=request.traces
         ):
             if step.reading:
-                yield SegmentProgress("Reading the scan", step.done, total)
+                yield Progress("Reading the scan", step.done, total)
                 continue
             if whole and step.place is not None and step.done == total:
                 # Before the last slice: a run that is cancelled meanwhile is not complete.
                 shown = scan.shown(frame, model.card)
                 for said in exchanged_sides(model, shown, request.volume, device):
-                    yield SegmentProgress(
-                        "Checking the sides", total - 1, warnings=[said] if said else []
-                    )
+                    yield Warned([said]) if said else Progress("Checking the sides", total - 1)
             warnings = [step.notice] if step.notice else scan.warnings.pop(step.frame, [])
             if not checked:
                 checked, seen = True, scan.field(step.frame, model.card)
                 warnings += mismatches(model.card, request.volume, request.axis, seen)
-            yield SegmentProgress(
-                "Segmenting",
-                step.done,
-                total,
-                step.seconds_left,
-                step.slice_seconds,
-                step.place,
-                step.labels,
-                trace=step.slice_trace,
-                traces={} if step.trace is None else {step.frame: step.trace},
-                warnings=warnings,
-            )
+            if warnings:
+                yield Warned(warnings)
+            if step.trace is not None:
+                yield FrameBegins(step.frame, step.trace)
+            if step.place is not None:
+                assert step.labels is not None
+                yield SliceSegmented(step.place, step.labels, step.slice_trace, step.slice_seconds)
+            yield Progress("Segmenting", step.done, total, step.seconds_left)
 
     def clean(
         self, segmentation: Segmentation, choices: CleanUp
-    ) -> Generator[SegmentProgress, None, None]:
+    ) -> Generator[SegmentEvent, None, None]:
         """Tidy the raw answer as chosen, yielding the slices that change. Without any choice these
         are the raw slices."""
-        yield SegmentProgress("Tidying")
+        yield Progress("Tidying")
         tidying = Tidying(choices, segmentation.painted())
-        yield SegmentProgress("Tidying", tidying=tidying)
+        yield TidyingBegins(tidying)
         for place, labels in tidying.tidied(segmentation.raw, segmentation.axis):
             # Unchanged slices are left out: taking in hundreds of them blocks the window for
             # seconds.
             if not segmentation.holds(place, labels):
-                yield SegmentProgress("Tidying", place=place, labels=labels, tidied=True)
+                yield SliceTidied(place, labels)
             elif place[1] == 0:  # a chance to cancel between frames
-                yield SegmentProgress("Tidying")
+                yield Progress("Tidying")
 
     def load(self, path: Path, device: str) -> Model:
         """A model from its file, or from memory as long as the file stays the same."""

@@ -9,11 +9,19 @@ from napari.utils.notifications import show_error
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from l2gnet_core.project.events import Answered, Tidied
+from l2gnet_core.project.events import Answered, Tidied, Tidying
 from l2gnet_core.project.state import SliceKey
 from l2gnet_core.segmenting.suitability import doubts
 from napari_l2gnet.annotating.tasks import annotation_of
-from napari_l2gnet.jobs.session import Request, SegmentProgress, Session
+from napari_l2gnet.jobs.segment_events import (
+    FrameBegins,
+    ModelLoaded,
+    SegmentEvent,
+    SliceSegmented,
+    SliceTidied,
+    TidyingBegins,
+)
+from napari_l2gnet.jobs.session import Request, Session
 from napari_l2gnet.jobs.worker import Job
 from napari_l2gnet.masks.layer import MaskLayer
 from napari_l2gnet.widgets.docked import always
@@ -31,7 +39,7 @@ class Run(QObject):
     It stays with that mask while the user looks at another scan.
     """
 
-    #: A `SegmentProgress`, after the mask has taken it in.
+    #: A `SegmentEvent`, after the mask has taken it in.
     stepped = Signal(object)
     #: "finished", "cancelled" or "failed", and a sentence; emitted after everything is drawn.
     ended = Signal(str, str)
@@ -50,7 +58,8 @@ class Run(QObject):
         # False if another job of this mask, such as a fine-tuning, has announced itself.
         self._tells = not self._annotation.job
         self._job: Job | None = None
-        self._about = SegmentProgress("")
+        self._loaded: ModelLoaded | None = None
+        self._tidying: Tidying | None = None
         self._places: list[SliceKey] = []
         self._spared: set[SliceKey] = set()
         # Are slices of this step among the events already?
@@ -92,10 +101,11 @@ class Run(QObject):
             self._tell_end()
 
     def _start(
-        self, what: str, steps: Generator[SegmentProgress, None, None], then: Callable[[], None]
+        self, what: str, steps: Generator[SegmentEvent, None, None], then: Callable[[], None]
     ) -> None:
         self._tell(what)
-        self._about, self._places, self._spared, self._noted = SegmentProgress(""), [], set(), False
+        self._loaded = self._tidying = None
+        self._places, self._spared, self._noted = [], set(), False
         self._slices = {}
         self._job = Job(steps, self)
         self._job.yielded.connect(self._take)
@@ -117,30 +127,36 @@ class Run(QObject):
         self._tell("")
         self._tells = False
 
-    def _take(self, step: SegmentProgress) -> None:
+    def _take(self, event: SegmentEvent) -> None:
         if not self.mask.connected:
             self.cancel()
             return
-        if step.model is not None or step.tidying is not None:
-            self._about = step
-        if step.tidying is not None and self._choices is None:
-            self._annotation.version.tidying = step.tidying
-        self.mask.segmentation.traces.update(step.traces)
-        if step.place is not None and self._choices is not None:
-            assert step.labels is not None
-            self._slices[step.place] = step.labels
-        elif step.place is not None:
-            if step.slice_seconds is not None:
-                self.mask.segmentation.slice_seconds = step.slice_seconds
-            self._places.append(step.place)
-            if step.place in self.mask.segmentation.reviewed:
-                self._spared.add(step.place)
-            assert step.labels is not None
-            if step.tidied:
-                self.mask.put_tidied(step.place, step.labels)
-            else:
-                self.mask.put(step.place, step.labels, step.trace)
-        self.stepped.emit(step)
+        segmentation = self.mask.segmentation
+        match event:
+            case ModelLoaded():
+                self._loaded = event
+            case FrameBegins(frame, trace):
+                segmentation.traces[frame] = trace
+            case SliceSegmented(place, labels, trace, seconds):
+                if seconds is not None:
+                    segmentation.slice_seconds = seconds
+                self._take_place(place)
+                self.mask.put(place, labels, trace)
+            case TidyingBegins(tidying):
+                self._tidying = tidying
+                if self._choices is None:
+                    self._annotation.version.tidying = tidying
+            case SliceTidied(place, labels) if self._choices is not None:
+                self._slices[place] = labels
+            case SliceTidied(place, labels):
+                self._take_place(place)
+                self.mask.put_tidied(place, labels)
+        self.stepped.emit(event)
+
+    def _take_place(self, place: SliceKey) -> None:
+        self._places.append(place)
+        if place in self.mask.segmentation.reviewed:
+            self._spared.add(place)
 
     def _on_answering(self) -> None:
         """Stop before the answer changes: further results would belong to the old one."""
@@ -160,19 +176,15 @@ class Run(QObject):
 
     def _note(self) -> None:
         """Add the slices since the last time to the events."""
-        segmentation, about = self.mask.segmentation, self._about
+        segmentation, loaded = self.mask.segmentation, self._loaded
         places, self._places = tuple(self._places), []
-        events, spared, device = (
-            segmentation.events,
-            self._spared.intersection(places),
-            about.device,
-        )
-        if about.model is not None and places:
-            segmentation.model = about.model
-            more = {"device": device, "goes_on": self._noted}
-            events.append(Answered("segmented", about.model, places, None, spared, **more))
-        elif about.tidying is not None and places:
-            tidying = None if self._noted else about.tidying
+        events, spared = segmentation.events, self._spared.intersection(places)
+        if loaded is not None and places:
+            segmentation.model = loaded.model
+            more = {"device": loaded.device, "goes_on": self._noted}
+            events.append(Answered("segmented", loaded.model, places, None, spared, **more))
+        elif self._tidying is not None and places:
+            tidying = None if self._noted else self._tidying
             events.append(Tidied(tidying, [at for at in places if at not in spared]))
         self._noted |= bool(places)
 
@@ -184,7 +196,7 @@ class Run(QObject):
 
     def _adopt(self) -> None:
         """Adopt the tidied answer."""
-        mask, tidying = self.mask, self._about.tidying
+        mask, tidying = self.mask, self._tidying
         if not (self._tidies and mask.connected):
             self._cancelled()
             return

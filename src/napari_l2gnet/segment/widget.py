@@ -17,7 +17,8 @@ from l2gnet_core.scans.cleanup import CleanUp
 from napari_l2gnet.annotating.annotation import Annotation
 from napari_l2gnet.annotating.take_over import holds_labels
 from napari_l2gnet.annotating.tasks import annotation_of
-from napari_l2gnet.jobs.session import Request, SegmentProgress, Session, shared_session
+from napari_l2gnet.jobs.segment_events import Progress, SegmentEvent, Warned
+from napari_l2gnet.jobs.session import Request, Session, shared_session
 from napari_l2gnet.masks.layer import CARD_KEY, IMAGE_KEY, SEGMENTATION_KEY, MaskLayer
 from napari_l2gnet.saving.autosave import KEEPER_KEY, keep, open_projects
 from napari_l2gnet.saving.mask_saving import MaskSaving
@@ -396,11 +397,13 @@ class SegmentWidget(SegmentForm):
         self._update_controls()
         return self._run
 
-    def _on_step(self, step: SegmentProgress) -> None:
-        self.bar.setValue(step.done)
-        self.bar.setFormat(str(step))
-        if self._run is not None:
-            self.notes.take_warnings(self._run, step.warnings)
+    def _on_step(self, event: SegmentEvent) -> None:
+        match event:
+            case Progress():
+                self.bar.setValue(event.done)
+                self.bar.setFormat(str(event))
+            case Warned(sentences) if self._run is not None:
+                self.notes.take_warnings(self._run, sentences)
         self.table.count_soon()
 
     def _on_end(self, outcome: str, text: str) -> None:
