@@ -13,7 +13,7 @@ from total_segmentator import write_total_segmentator
 
 from l2gnet_core.commands import parts
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import read_volume, write_labels
+from l2gnet_core.files import read_label_text, read_volume, write_labels
 from l2gnet_core.finetuning import config as settings
 from l2gnet_core.finetuning.files import CorrectedFiles, read_correction
 from l2gnet_core.finetuning.guard import Limits
@@ -164,6 +164,30 @@ def test_what_was_rolled_back_is_told_and_the_old_model_written(
     assert report["reason"].endswith("The old model is kept.")
     assert report["model"] == "tiny"
     assert written(tmp_path / "new") == written(model_file)
+
+
+def test_new_organs_keep_their_names_in_the_mask_if_the_old_model_is_kept(
+    run, labels, files, tmp_path, monkeypatch
+):
+    strict = replace(settings.ORGAN, limits=Limits(least_gain=1.0))
+    monkeypatch.setattr(settings, "ORGAN", strict)
+    labels[1, 30:], labels[1, :3], labels[1, :3, :3] = 7, 44, 9
+    truth, mask = tmp_path / "named.nii.gz", tmp_path / "mask.nii.gz"
+    write_labels(truth, labels, read_volume(files[0]), {7: "papillary muscle"})
+    told = run("--mask", mask, "--names", "44=spleen", scan=(files[0], truth))
+    assert (told["kept"], told["model"]) == (False, "tiny")
+    new = {7: "papillary muscle", 9: "structure 9", 44: "spleen"}
+    text = read_label_text(mask)
+    assert text.names == load_model(tmp_path / "new").card.labels.names | new
+    assert text.colors[7] == LabelSet.from_names(new).colors[7]
+    found = read_volume(mask).data
+    counts = {one["name"]: one["voxels"] for one in told["mask"]["labels"] if one["id"] in new}
+    assert counts == {name: int((labels[[1, 3]] == id).sum()) for id, name in new.items()}
+    assert all((found == id).sum() == counts[name] for id, name in new.items())
+    assert (
+        "tiny does not have papillary muscle, structure 9, spleen: found in the corrected slices "
+        "alone."
+    ) in told["mask"]["warnings"]
 
 
 def test_a_model_that_came_there_meanwhile_is_not_written_over(

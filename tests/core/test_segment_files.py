@@ -227,7 +227,7 @@ def test_what_a_person_says_stays_also_of_structures_that_the_model_does_not_hav
     mask = read_labels(job.mask).volume.data
     assert np.array_equal(mask[1], labels[1])
     assert not (mask == 9).any()
-    assert any("does not have id 7" in warning for warning in report["warnings"])
+    assert any("does not have structure 7:" in warning for warning in report["warnings"])
     assert any("without right ventricle, myocardium" in text for text in report["warnings"])
     for frame in (-1, 1):
         with pytest.raises(InputError, match=f"between 0 and 0 of this scan, but got {frame}"):
@@ -425,10 +425,10 @@ def test_unusual_volumes_and_missing_structures_are_named():
 
 def test_voxels_are_counted_by_id():
     mask = np.array([[[0, 1, 1], [2, 2, 2]]], np.uint8)
-    assert voxel_counts(mask, card()) == {1: 2, 2: 3}
-    assert voxel_counts(np.zeros((1, 2, 2), np.uint8), card()) == {1: 0, 2: 0}
-    # Corrections may hold structures that the model does not have.
-    assert voxel_counts(mask * 100, card()) == {1: 0, 2: 0}
+    assert voxel_counts(mask, card().labels) == {1: 2, 2: 3}
+    assert voxel_counts(np.zeros((1, 2, 2), np.uint8), card().labels) == {1: 0, 2: 0}
+    # Other ids do not count.
+    assert voxel_counts(mask * 100, card().labels) == {1: 0, 2: 0}
 
 
 def test_counting_and_tidying_take_little_memory():
@@ -437,7 +437,10 @@ def test_counting_and_tidying_take_little_memory():
     mask[-1, -1, -1] = 1
     keep_largest_component(mask)  # imports SciPy, which does not count
     # Pieces have numbers of four bytes.
-    tidied, counted = partial(keep_largest_component, mask), partial(voxel_counts, mask, card())
+    tidied, counted = (
+        partial(keep_largest_component, mask),
+        partial(voxel_counts, mask, card().labels),
+    )
     for work, most in ((tidied, 7), (counted, 1)):
         tracemalloc.start()
         work()

@@ -197,6 +197,7 @@ def finetune(
                 orientation=orientation,
                 correction=corrections[0],
                 corrected_frame=frame or 0,
+                names=config.names,
             )
             bar.reach(1.0, tell=False)
     if job is not None:

@@ -58,18 +58,14 @@ def taught_labels(
                 f"Expected names for ids that the corrected slices hold (new ones: {there}), but "
                 f"got one for {id}; correct the id or leave it out."
             )
-    taught = {id: names.get(id, f"structure {id}") for id in new}
-    together = [*known.names.values(), *taught.values()]
-    alike = Counter(map(plain, together))
-    twice = [name for name in taught.values() if alike[plain(name)] > 1]
+    taught = known.with_new(new, names)
+    alike = Counter(plain(label.name) for label in taught)
+    twice = [taught.names[id] for id in new if alike[plain(taught.names[id])] > 1]
     if twice:
         raise InputError(
             f"Expected a name of its own for every structure, but '{twice[0]}' comes twice where "
             "case, spaces and underscores do not count; choose another."
         )
-    if len(together) >= 255:
-        raise InputError(f"Expected fewer than 255 structures, but there are {len(together)}.")
-    return LabelSet.from_names(
-        {**known.names, **taught},
-        known.colors,
-    )
+    if len(taught) >= 255:
+        raise InputError(f"Expected fewer than 255 structures, but there are {len(taught)}.")
+    return taught

@@ -87,6 +87,11 @@ class LabelSet:
             )
         )
 
+    def with_new(self, ids: Collection[int], names: Mapping[int, str]) -> LabelSet:
+        """These labels and those of other ids; without a name these get "structure <id>"."""
+        new = {id: names.get(id, f"structure {id}") for id in ids}
+        return LabelSet.from_names({**new, **self.names}, self.colors)
+
     def __iter__(self) -> Iterator[Label]:
         return iter(self.labels)
 

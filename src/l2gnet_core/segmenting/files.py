@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from l2gnet_core.files.values import plain_values
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.scans.cleanup import CleanUp, tidy, tidy_around
+from l2gnet_core.scans.labels import LabelSet, some
 from l2gnet_core.scans.volume import Volume, oriented_as, slicing_axis
 from l2gnet_core.segmenting.corrections import Correction
 from l2gnet_core.segmenting.exchanged_sides import exchanged_sides
@@ -173,10 +174,12 @@ def _of_frames(values: list[Any], series: bool) -> Any:
 
 @dataclass(frozen=True)
 class Segmented:
-    """A model's masks of a scan, one (z,y,x) for each frame. axis: of (z,y,x), along which it was
-    sliced. warnings: sentences for the user."""
+    """A model's masks of a scan, one (z,y,x) for each frame. labels: the model's structures and
+    those of the corrected slices. axis: of (z,y,x), along which it was sliced. warnings: sentences
+    for the user."""
 
     masks: list[NDArray[Any]]
+    labels: LabelSet
     axis: int
     warnings: list[str]
 
@@ -190,6 +193,7 @@ def segmented(
     orientation: str | None = None,
     correction: Correction | None = None,
     corrected_frame: int = 0,
+    names: Mapping[int, str] | None = None,
 ) -> Segmented:
     """Segment a scan frame by frame; the arguments after `device` are those of `segment_file`.
     Voxels that are no finite numbers count as the lowest of their frame, and a warning says so.
@@ -208,11 +212,13 @@ def segmented(
     grid = oriented_as(volume.grid, orientation) if orientation else volume.grid
     along = slicing_axis(grid, model.card.slicing, axis)
     warnings = list(volume.warnings)
-    unknown = correction.structures - set(model.card.labels.names) if correction else set()
+    known = model.card.labels
+    unknown = sorted(correction.structures - set(known.names)) if correction else []
+    labels = known.with_new(unknown, names or {})
     if unknown:
-        listed = ", ".join(map(str, sorted(unknown)))
+        listed = some([labels.names[id] for id in unknown])
         warnings.append(
-            f"{model.card.name} does not have id {listed}: found in the corrected slices alone."
+            f"{model.card.name} does not have {listed}: found in the corrected slices alone."
         )
     masks = []
     for index, stored in enumerate(volume.frames):
@@ -231,7 +237,7 @@ def segmented(
             masks.append(_around(correction, mask, choices))
         else:
             masks.append(tidy(mask, along, choices))
-    return Segmented(masks, along, warnings)
+    return Segmented(masks, labels, along, warnings)
 
 
 def _left_out(correction: Correction, mask: NDArray[Any], card: ModelCard) -> list[str]:
@@ -269,6 +275,7 @@ def segment_file(
     orientation: str | None = None,
     correction: Correction | None = None,
     corrected_frame: int = 0,
+    names: Mapping[int, str] | None = None,
 ) -> dict[str, Any]:
     """Segment one image and write its mask; returns what `--json` reports: voxels and volumes are
     numbers, or lists with one for each frame of a series.
@@ -276,7 +283,8 @@ def segment_file(
     axis: slicing axis of the stored array, instead of the card's rule. raw: leave out the tidying
     that the card asks for. orientation: letters for a scan whose file gives none, see
     `l2gnet_core.scans.volume.oriented_as`. correction: corrected slices of the frame
-    `corrected_frame`, which are written as they are. Raises InputError and OutputError.
+    `corrected_frame`, which are written as they are. names: of structures in them that the model
+    does not have. Raises InputError and OutputError.
     """
     started = time.perf_counter()
     volume = read_volume(job.image)
@@ -290,14 +298,14 @@ def segment_file(
         orientation=orientation,
         correction=correction,
         corrected_frame=corrected_frame,
+        names=names,
     )
-    masks, warnings = answer.masks, answer.warnings
+    masks, labels, warnings = answer.masks, answer.labels, answer.warnings
     result = np.stack(masks) if volume.data.ndim == 4 else masks[0]
     predicted = time.perf_counter()
     job.mask.parent.mkdir(parents=True, exist_ok=True)
-    labels = model.card.labels
     write_labels(job.mask, result, volume, labels.names, labels.colors)
-    counts = [voxel_counts(one, model.card) for one in masks]
+    counts = [voxel_counts(one, labels) for one in masks]
     ml = volume.voxel_volume_ml if volume.has_ml else None
     for count in counts:
         found = doubts(model.card, count, ml)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.preprocessing.intensities import SOFT_TISSUE_OF_CT, TISSUE_OF_CT
+from l2gnet_core.scans.labels import LabelSet
 from l2gnet_core.scans.volume import Grid, NoSizeStated, Volume
 from l2gnet_core.segmenting.slice_view import Field
 
@@ -132,9 +133,9 @@ def doubts(card: ModelCard, voxels: Mapping[int, int], ml: float | None) -> list
     return found
 
 
-def voxel_counts(mask: NDArray[np.generic], card: ModelCard) -> dict[int, int]:
-    """Number of voxels of each of the card's structures in a mask (z,y,x), by label id."""
-    ids = [label.id for label in card.labels]
+def voxel_counts(mask: NDArray[np.generic], labels: LabelSet) -> dict[int, int]:
+    """Number of voxels of each of these structures in a mask (z,y,x), by label id."""
+    ids = [label.id for label in labels]
     length = max(ids) + 1
     counts = np.zeros(length, np.int64)
     # bincount needs one pass without sorting, unlike np.unique, but eight bytes per voxel: hence
