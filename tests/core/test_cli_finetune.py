@@ -253,6 +253,28 @@ def test_new_organs_are_named_and_segmented_by(
     assert load_model(tmp_path / "new").network.config.classes == 6
 
 
+def test_new_organs_are_told_before_they_are_learnt(
+    l2gnet, files, labels, save_scan, model_file, tmp_path
+):
+    def said(*more) -> str:
+        code, _, err = l2gnet(
+            "finetune", files[0], truth, "--slices", "1,3", "--model", model_file, "--steps", 1,
+            "-o", tmp_path / f"new{len(more)}", *more,
+        )  # fmt: skip
+        assert code == 0
+        return err
+
+    labels[1:4, :3], labels[1:4, 30:] = 4, 255
+    truth = save_scan(tmp_path / "scribbles.nii.gz", labels)
+    named = "--names", "4=papillary muscle"
+    assert said(*named) == (
+        "New organs: 4 papillary muscle, 255 structure 255\n"
+        "warning: nothing names 255: --names gives organs their names, and --unmarked leaves out "
+        "unknown voxels.\n"
+    )
+    assert said(*named, "--unmarked", 255) == "New organs: 4 papillary muscle\n"
+
+
 def test_names_in_the_label_file_serve_new_organs(run, labels, files, tmp_path, monkeypatch):
     keep_all(monkeypatch)
     labels[labels == 2], labels[1, :3, :3] = 7, 5

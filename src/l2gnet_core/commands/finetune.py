@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -179,6 +179,7 @@ def finetune(
     )
     for written in (file, *([job.mask] if job else [])):
         require_writable(written.parent)
+    _tell_new(corrections, loaded.card, config.names)
     with ProgressBar(1.0, "Fine-tuning") as bar:
         # The rest of the bar is for segmenting IMAGE.
         share = 1.0 if job is None else 0.8
@@ -220,6 +221,23 @@ def _mask_job(image: Path, mask: Path, files: Sequence[CorrectedFiles]) -> Segme
             "labels; choose another output."
         )
     return job
+
+
+def _tell_new(corrections: Sequence[Correction], card: ModelCard, names: Mapping[int, str]) -> None:
+    """Say what is taught as a new organ, before time is spent on learning it: without a name, it
+    may be unknown voxels. Raises InputError for names that do not fit."""
+    from l2gnet_core.finetuning.new_structures import taught_labels
+
+    known = card.labels
+    new = [one for one in taught_labels(known, corrections, names) if one.id not in known.names]
+    if new:
+        listed = ", ".join(f"{one.id} {one.name}" for one in new)
+        click.echo(f"New organs: {listed}", err=True)
+    if nameless := [str(one.id) for one in new if one.id not in names]:
+        warn(
+            f"nothing names {', '.join(nameless)}: --names gives organs their names, and "
+            "--unmarked leaves out unknown voxels."
+        )
 
 
 def _config(
