@@ -179,11 +179,13 @@ def test_what_a_run_begins_with_is_told(dataset, model):
     names = "by their names: p0, p1, p2 and 1 more in train; p4 in tuning; p5 in test. If they"
     assert names in told()
     assert told(["elsewhere"]) == told()
-    assert told(["elsewhere"], split={"train": ["q1"]}) == ""
+    strangers = told(["elsewhere"], split={"train": ["q1"]})
+    assert strangers.startswith("No patient of tiny is in the dataset by name: if one is")
     tuned = told([mark(dataset, "p5")])
     assert "p5 is learned from" in tuned
     assert "p4 in tuning. If they" in tuned
-    assert "whom it learnt from" in told(split={})
+    assert "whom it learnt from" in (nobody := told(split={}))
+    assert "by name" not in nobody + tuned
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,11 @@ def start_messages(card: ModelCard, dataset: Dataset, split: Split) -> Iterator[
             f"{card.name} does not tell whom it learnt from: if these patients are in the test or "
             "tuning part, scores there will be too good."
         )
+    elif not known:
+        yield (
+            f"No patient of {card.name} is in the dataset by name: if one is in the test or tuning "
+            "part under another name, scores there will be too good."
+        )
 
 
 def require_kept_apart(start: Path, dataset: Dataset, split: Split, file: Path) -> None:
