@@ -124,6 +124,8 @@ def test_the_folder_holds_a_page_pictures_tables_and_maps(
 
     told = json.loads((out / "inspect.json").read_text())
     assert told["model"] == '<b>"tiny"&'
+    # As `--axis`, and in the order of shape and box_zyx.
+    assert stored.shape[told["slicing_axis"]] == told["shape"][told["slicing_axis_zyx"]] == 3
     assert sum(row["cells"] for row in told["usage"]) == trace.codes.size
     assert len(told["usage"]) + len(told["unused_codes"]) == told["codes"] == 32
     assert sorted(one["slice"] for one in told["check_first"]) == [0, 1, 2]

@@ -67,13 +67,15 @@ class Findings:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without voxels and without the file's name. Codes and references count from
-        1, slices from 0 as they are stored."""
+        1, slices from 0 as they are stored. The shape is that of (z,y,x), while `slicing_axis`
+        counts the stored array's axes."""
         cells, seen = self.trace.cells, [int(code) for code in np.flatnonzero(self.counts)]
         order = sorted(seen, key=lambda code: -int(self.counts[code]))
         found: dict[str, Any] = {
             "model": self.card.name,
             "shape": self.grid.shape,
             "slicing_axis": self.grid.stored_axes.index(cells.axis),
+            "slicing_axis_zyx": cells.axis,
             "cells": {"size": cells.size, "voxels_per_cell": cells.pitch},
             "codes": len(self.counts),
             "perplexity": round(perplexity(self.counts), 2),
