@@ -661,17 +661,20 @@ def test_nobody_trains_in_a_folder_where_somebody_does(dataset, tmp_path, one_se
     settings = RunSettings(open_dataset(dataset), tmp_path / "run", preset="tiny")
     first = train_dataset(settings, SHORT, SMALL_VIEWS)
     next(first)
-    left_by_a_crash = tmp_path / "run" / ".l2gnet-1234.pt"
-    left_by_a_crash.touch()
+    kinds = ("csv", "json", "png", "pt", "safetensors")
+    left_by_a_crash = {tmp_path / "run" / f".l2gnet-1234.{kind}" for kind in kinds}
+    of_a_mask = tmp_path / "run" / ".l2gnet-1234.nii.gz"
+    for file in (*left_by_a_crash, of_a_mask):
+        file.touch()
     for resume in (True, False):
         (tmp_path / "run" / STATE_FILE).unlink(missing_ok=True)  # as in the first moments
         with pytest.raises(InputError, match="another process is training") as error:
             run(dataset, tmp_path / "run", resume=resume)
         one_sentence(error.value)
     assert [step.step for step in first] == list(range(2, STEPS + 1))
-    assert left_by_a_crash.exists()
+    assert left_by_a_crash < {*(tmp_path / "run").iterdir()}
     assert run(dataset, tmp_path / "run", resume=True) == []
-    assert not left_by_a_crash.exists()
+    assert [*(tmp_path / "run").glob(".l2gnet-*")] == [of_a_mask]
 
 
 def test_too_little_memory_is_one_sentence(dataset, tmp_path, monkeypatch, one_sentence):

@@ -30,6 +30,8 @@ CHOICES_FILE = "settings.json"
 VIEW_FILE = "view.json"
 HISTORY_FILE = "history.json"
 LOCK_FILE = "lock"
+#: Suffixes of the files that a run replaces; only the process that holds the lock writes them.
+_SUFFIXES = (".csv", ".json", ".png", ".pt", ".safetensors")
 #: Shares of the patients to test on and to tune on.
 SHARES = (0.2, 0.0625)
 
@@ -103,10 +105,10 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror or error}.") from error
     try:
-        # Delete what a crash left half written. Other temporary files may belong to other
-        # processes of this run.
-        for name in (STATE_FILE, MODEL_FILE):
-            for file in folder.glob(f".l2gnet-*{Path(name).suffix}"):
+        # Delete what a crash left half written. Other temporary files may belong to a mask that
+        # somebody is writing there.
+        for suffix in _SUFFIXES:
+            for file in folder.glob(f".l2gnet-*{suffix}"):
                 file.unlink(missing_ok=True)
         yield
     finally:
