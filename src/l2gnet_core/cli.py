@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -223,7 +224,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(error.format_message().rstrip(".") + hint, 2)
     except OSError as error:
         # For example a full disk, missing permissions, or a file in place of a folder.
-        _fail(f"{error.filename or 'The system'}: {error.strerror or error}.", 2)
+        where = error.filename or "The system"
+        if any(frame.f_code is click.echo.__code__ for frame, _ in walk_tb(error.__traceback__)):
+            where = "Standard output cannot be written"  # what was saved in files is there
+        _fail(f"{where}: {error.strerror or error}.", 2)
     except (click.Abort, KeyboardInterrupt):
         _fail("stopped", 130)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -840,6 +841,18 @@ def test_the_demo_says_what_it_needs(refused, monkeypatch, error, says):
     said = refused("demo")
     assert says in said
     assert '`pip install ".[all]"`' in said
+
+
+def test_a_full_standard_output_is_not_taken_for_a_failed_mask(l2gnet, monkeypatch):
+    class Full(io.StringIO):
+        def write(self, _):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    code, _, err = l2gnet("models", "--json")
+    assert (code, err) == (
+        2, "l2gnet: Standard output cannot be written: No space left on device.\n"
+    )  # fmt: skip
 
 
 def test_it_can_be_stopped_while_it_is_imported(run_python):
