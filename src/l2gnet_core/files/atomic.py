@@ -51,7 +51,7 @@ def replace_file(
 
 
 def link_target(path: Path) -> Path:
-    """The path that symbolic links lead to; absolute. Raises OutputError if they lead in a circle."""
+    """The path that symbolic links lead to. Raises OutputError if they lead in a circle."""
     target = Path(os.path.realpath(path))
     if os.path.islink(target):
         raise OutputError(f"{path} is a link that leads back to itself: give another name.")
