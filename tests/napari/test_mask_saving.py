@@ -13,12 +13,11 @@ from conftest import NAMES
 from correcting import propose
 from gui import open_scan, run, slow_down
 from napari.layers._source import Source
-from qtpy.QtWidgets import QFileDialog, QPushButton
+from qtpy.QtWidgets import QFileDialog
 
 from l2gnet_core.files import read_labels, read_volume
 from napari_l2gnet.annotating.preview import BEFORE
 from napari_l2gnet.masks.layer import IMAGE_KEY
-from napari_l2gnet.saving.mask_saving import MaskSaving
 
 
 @pytest.fixture
@@ -166,9 +165,8 @@ def test_the_scan_itself_is_never_replaced(segmented: Any, scan_file: Path, tmp_
         segmented.saving.save(path)
     # Nor once its layer is deleted.
     mask.viewer.layers.remove(segmented.image.layer)
-    saving = MaskSaving(QPushButton(segmented), lambda: mask)
-    saving.said.connect(lambda text, bad: said.append((text, bad)))
-    saving.save(scan_file)
+    assert segmented.current_mask.layer is mask.layer
+    segmented.saving.save(scan_file)
     assert said == [
         (
             f"Expected a new file for the mask, but {path.name} is a scan; choose another name.",
@@ -261,6 +259,25 @@ def test_of_a_preview_on_screen_the_mask_below_is_saved_and_that_is_said(
     np.testing.assert_array_equal(written, segmented.current_mask.layer.data)
     annotation.preview.show(BEFORE)
     assert save(qtbot, segmented) == 'Saved "scan · scribbler" as mask.nii.gz.'
+
+
+def test_a_deleted_scans_mask_is_saved_and_no_other_patients(
+    segmented: Any,
+    scan_file: Path,
+    tmp_path: Path,
+    qtbot: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    viewer, first = segmented.viewer, segmented.current_mask.layer
+    scan = segmented.image.layer
+    viewer.add_image(scan.data[::-1] // 2, name="other", scale=(8, 1.4, 1.4))
+    run(qtbot, segmented)
+    viewer.layers.remove(scan)
+    viewer.layers.selection.active = first
+    asked = answer(monkeypatch, tmp_path / "mask.nii.gz")
+    assert save(qtbot, segmented) == 'Saved "scan · scribbler" as mask.nii.gz.'
+    assert Path(asked[0]) == scan_file.with_name("scan_mask.nii.gz")
+    np.testing.assert_array_equal(read_labels(tmp_path / "mask.nii.gz").volume.data, first.data)
 
 
 def test_the_selected_mask_is_the_one_that_is_saved_and_tidied(
