@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import napari
 import numpy as np
+from napari.layers import Image
 
 from l2gnet_core import files
 from l2gnet_core.errors import InputError
+from l2gnet_core.files.dicom_files import is_dicom
 from l2gnet_core.files.nifti import write_map
 from l2gnet_core.scans.labels import hex_color
 from l2gnet_core.scans.volume import Grid
-from napari_l2gnet.scans.layers import LABELS_KEY, grid_of
+from napari_l2gnet.scans.file_suffix import ended
+from napari_l2gnet.scans.layers import LABELS_KEY, file_of, grid_of
 
 #: Characters that some file systems refuse in a name.
 _NOT_IN_NAMES = re.compile(r'[\\/:*?"<>|\x00-\x1f]+')
@@ -27,20 +32,62 @@ class SaveError(RuntimeError):
     """
 
 
-def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
-    """Write one Labels layer as NIfTI or TIFF, by the path's suffix; returns the path written.
+def write_nifti(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
+    """Write one Labels layer as NIfTI or TIFF, by the path's suffix; without one, as .nii.gz.
 
     The grid is the scan's if the layer carries it or lies on the scan, else that of the layer's
-    transform. Raises SaveError with one sentence.
+    transform. Returns the path written. Raises SaveError with one sentence.
     """
+    return _write_labels(path, data, attributes, ".nii.gz")
+
+
+def write_tiff(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
+    """As `write_nifti`, but as .tif without a suffix."""
+    return _write_labels(path, data, attributes, ".tif")
+
+
+def _write_labels(path: str, data: Any, attributes: dict[str, Any], suffix: str) -> list[str]:
+    viewer = napari.current_viewer()
+    layers = viewer.layers if viewer is not None else ()
+    # A mask's metadata hold its scan, of which the layer may be deleted.
+    held = (attributes.get("metadata") or {}).values()
     try:
-        return [str(write_mask(Path(path), data, attributes))]
+        file = destination(Path(path), suffix, [*layers, *held])
+        return [str(write_mask(file, data, attributes))]
     except InputError as error:
         raise SaveError(str(error)) from error
 
 
+def destination(path: Path, suffix: str, scans: Iterable[Any]) -> Path:
+    """The file to write a mask to: the path, with `suffix` if it has none.
+
+    scans: the images among these may not be replaced. Raises InputError if that would replace the
+    file of one of them, or a file that a person was not asked about.
+    """
+    # Writing refuses the suffixes of other kinds of files.
+    if files.suffix_of(path) not in files.SUFFIXES:
+        path = ended(path, files.WRITABLE, suffix)
+    if _is_scan(path, [file_of(one) for one in scans if isinstance(one, Image)]):
+        raise InputError(
+            f"Expected a new file for the mask, but {path.name} is a scan; choose another name."
+        )
+    return path
+
+
+def _is_scan(path: Path, opened: Iterable[Path | None]) -> bool:
+    """Is a path one of the files that scans were opened from, or a link to one?"""
+    if not os.path.isfile(path):
+        return False
+    # Of a DICOM series, only the folder or one of the files is known.
+    return is_dicom(Path(os.path.realpath(path))) or any(
+        # Not by name: on some disks, case does not matter.
+        file is not None and os.path.exists(file) and os.path.samefile(path, file)
+        for file in opened
+    )
+
+
 def write_mask(path: Path, data: Any, attributes: Mapping[str, Any]) -> Path:
-    """As `write_labels`, but raises InputError with one sentence."""
+    """As `write_nifti`, but writes to this very path, and raises InputError with one sentence."""
     array, grid = _on_grid(data, attributes)
     names = _names(attributes)
     colors = _colors(attributes.get("colormap"), names)
@@ -71,7 +118,7 @@ def write_layers(path: str, layers: Sequence[tuple[Any, dict[str, Any], str]]) -
     for data, attributes, kind in layers:
         color = bool(attributes.get("rgb"))
         file = _free(folder, attributes.get("name") or kind, ".tif" if color else ".nii.gz")
-        write = write_labels if kind == "labels" else _write_color if color else _write_image
+        write = write_nifti if kind == "labels" else _write_color if color else _write_image
         # One layer that cannot be saved must not prevent the others from being saved.
         try:
             written += write(str(file), data, attributes)

@@ -571,10 +571,20 @@ def test_a_mask_that_does_not_read_back_is_not_claimed(tmp_path, monkeypatch):
 
 def test_where_to_write(tmp_path):
     v = Volume(np.zeros((3, 4, 5)))
-    for name, word in {"m.png": "saved as", "none/m.nii": "does not exist"}.items():
+    (tmp_path / "folder.nii").mkdir()
+    (tmp_path / "loop.nii").symlink_to(tmp_path / "back.nii")
+    (tmp_path / "back.nii").symlink_to(tmp_path / "loop.nii")
+    for name, word in {
+        "m.png": "saved as",
+        "none/m.nii": "does not exist",
+        "folder.nii": "folder.nii is a folder: give the name",
+        "loop.nii": "loop.nii is a link that leads back to itself",
+        f"{'m' * 250}.nii.gz": "cannot be written",
+    }.items():
         with pytest.raises(InputError, match=word) as error:
             write_labels(tmp_path / name, np.zeros(v.shape), v)
         assert_one_sentence(error)
+    assert (tmp_path / "loop.nii").is_symlink()
     (tmp_path / "real.nii").touch()
     (tmp_path / "link.nii").symlink_to(tmp_path / "real.nii")
     write_labels(tmp_path / "link.nii", np.zeros(v.shape), v)

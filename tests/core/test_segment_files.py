@@ -94,9 +94,12 @@ def test_plans_that_would_harm_are_refused_before_anything_is_written(
     )
     link.unlink()
     link.symlink_to(a)
+    loop = tmp_path / "loop.nii"
+    loop.symlink_to(loop)
     for images, output, says in (
         ([a], a, "choose another output"),
         ([a], link, "choose another output"),  # the image by another name
+        ([a], loop, "leads back to itself"),
         ([a], tmp_path, "choose another output"),  # into the image's own folder
         ([a, b], tmp_path, "choose another output"),
         ([tmp_path / "other"], tmp_path / "other", "choose another output"),

@@ -12,10 +12,12 @@ import pytest
 from conftest import NAMES
 from correcting import propose
 from gui import open_scan, run, slow_down
+from napari.layers._source import Source
 from qtpy.QtWidgets import QFileDialog
 
 from l2gnet_core.files import read_labels, read_volume
 from napari_l2gnet.annotating.preview import BEFORE
+from napari_l2gnet.masks.layer import IMAGE_KEY
 
 
 @pytest.fixture
@@ -152,25 +154,64 @@ def test_a_mask_is_not_written_as_another_kind_of_file(
     assert not list(tmp_path.glob("case01*"))
 
 
-def test_the_scan_itself_is_never_replaced(
-    segmented: Any, scan_file: Path, tmp_path: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_scan_itself_is_never_replaced(segmented: Any, scan_file: Path, tmp_path: Path) -> None:
     before = scan_file.read_bytes()
     link = tmp_path / "link.nii.gz"
     link.symlink_to(scan_file)
+    mask = segmented.current_mask
+    said = []
+    segmented.saving.said.connect(lambda text, bad: said.append((text, bad)))
     for path in (scan_file, link):
-        answer(monkeypatch, path)
-        assert "is an open scan" in save(qtbot, segmented)
+        segmented.saving.save(path)
+    # Nor once its layer is deleted.
+    mask.viewer.layers.remove(segmented.image.layer)
+    assert segmented.current_mask.layer is mask.layer
+    segmented.saving.save(scan_file)
+    assert said == [
+        (
+            f"Expected a new file for the mask, but {path.name} is a scan; choose another name.",
+            True,
+        )
+        for path in (scan_file, link, scan_file)
+    ]
     assert scan_file.read_bytes() == before
 
 
 def test_where_nothing_can_be_written_a_sentence_says_so(
-    segmented: Any, tmp_path: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+    segmented: Any,
+    tmp_path: Path,
+    qtbot: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    answer(monkeypatch, tmp_path / "gone" / "mask.nii.gz")
-    assert "does not exist" in save(qtbot, segmented)
-    assert "does not exist" in segmented.message.text()
-    assert segmented.save_mask.isEnabled()
+    loop, folder = tmp_path / "loop.nii.gz", tmp_path / "fold.nii.gz"
+    loop.symlink_to(loop)
+    folder.mkdir()
+    for path, word in {
+        tmp_path / "gone" / "mask.nii.gz": "does not exist",
+        loop: "loop.nii.gz is a link that leads back to itself",
+        folder: "fold.nii.gz is a folder: give the name",
+        tmp_path / ("m" * 250): ".nii.gz cannot be written",
+    }.items():
+        answer(monkeypatch, path)
+        assert word in save(qtbot, segmented)
+        assert word in segmented.message.text()
+        assert segmented.save_mask.isEnabled()
+    assert loop.is_symlink()
+    assert not any(folder.iterdir())
+    assert not caplog.records
+
+
+def test_a_name_that_cannot_be_looked_for_is_suggested_all_the_same(
+    segmented: Any, scan_file: Path
+) -> None:
+    mask = segmented.current_mask
+    suggested = segmented.saving.suggested(mask)
+    suggested.symlink_to(suggested)
+    assert segmented.saving.suggested(mask).name == suggested.name.replace("_mask", "_mask_2")
+    long = scan_file.with_name(f"{'s' * 240}.nii.gz")
+    mask.layer.metadata[IMAGE_KEY]._source = Source(path=str(long))
+    assert segmented.saving.suggested(mask).name == f"{'s' * 240}_mask.nii.gz"
 
 
 def test_a_partial_mask_is_said_to_be_one(
@@ -218,6 +259,25 @@ def test_of_a_preview_on_screen_the_mask_below_is_saved_and_that_is_said(
     np.testing.assert_array_equal(written, segmented.current_mask.layer.data)
     annotation.preview.show(BEFORE)
     assert save(qtbot, segmented) == 'Saved "scan · scribbler" as mask.nii.gz.'
+
+
+def test_a_deleted_scans_mask_is_saved_and_no_other_patients(
+    segmented: Any,
+    scan_file: Path,
+    tmp_path: Path,
+    qtbot: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    viewer, first = segmented.viewer, segmented.current_mask.layer
+    scan = segmented.image.layer
+    viewer.add_image(scan.data[::-1] // 2, name="other", scale=(8, 1.4, 1.4))
+    run(qtbot, segmented)
+    viewer.layers.remove(scan)
+    viewer.layers.selection.active = first
+    asked = answer(monkeypatch, tmp_path / "mask.nii.gz")
+    assert save(qtbot, segmented) == 'Saved "scan · scribbler" as mask.nii.gz.'
+    assert Path(asked[0]) == scan_file.with_name("scan_mask.nii.gz")
+    np.testing.assert_array_equal(read_labels(tmp_path / "mask.nii.gz").volume.data, first.data)
 
 
 def test_the_selected_mask_is_the_one_that_is_saved_and_tidied(

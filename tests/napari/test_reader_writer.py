@@ -11,7 +11,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
+from dicom_files import save_series
 from napari.layers import Image, Labels, Layer
+from napari.plugins._npe2 import file_extensions_string_for_layers
 from napari.utils.notifications import notification_manager
 
 from l2gnet_core.errors import InputError
@@ -27,7 +29,7 @@ from napari_l2gnet.scans.layers import (
     volume_of,
 )
 from napari_l2gnet.writer import SaveError, write_layers
-from napari_l2gnet.writer import write_labels as save_layer
+from napari_l2gnet.writer import write_nifti as save_layer
 
 MANIFEST = Path(__file__).parents[2] / "napari.yaml"
 ORIENTATIONS = [
@@ -402,6 +404,56 @@ def test_through_naparis_own_doors(nifti, tmp_path, make_napari_viewer, npe2pm):
         labels.data = labels.data.astype(np.int32) - 5
         with pytest.raises(SaveError):
             labels.save(str(tmp_path / "bad.nii"), plugin="napari-l2gnet")
+
+
+def test_naparis_dialog_gives_a_name_without_a_suffix(nifti, tmp_path, make_napari_viewer, npe2pm):
+    with npe2pm.tmp_plugin(manifest=MANIFEST):
+        viewer = make_napari_viewer()
+        viewer.open(nifti, plugin="napari-l2gnet")
+        labels = viewer.add_labels(np.ones((4, 5, 6), np.uint8), name="heart1.5 · model")
+        kinds, writers = file_extensions_string_for_layers([labels])
+        for kind, writer in zip(kinds.split(";;"), writers, strict=True):
+            suffix = {"NIfTI mask": ".nii.gz", "TIFF mask": ".tif"}.get(writer.display_name)
+            if not kind.startswith("L2GNet") or suffix is None:
+                continue
+            path, there = str(tmp_path / labels.name), tmp_path / f"{labels.name}{suffix}"
+            assert viewer.layers.save(path, selected=True, _writer=writer) == [str(there)]
+            written = there.read_bytes()
+            # The dialog has asked about a file of another name.
+            with pytest.raises(SaveError, match=f"{suffix} exists already"):
+                viewer.layers.save(path, selected=True, _writer=writer)
+            labels.data = labels.data + 1
+            assert viewer.layers.save(str(there), selected=True, _writer=writer) == [str(there)]
+            assert there.read_bytes() != written
+    assert len(list(tmp_path.glob("heart1.5 *"))) == 2
+
+
+def test_no_scan_is_replaced_by_a_mask(nifti, tmp_path, make_napari_viewer, npe2pm):
+    link = tmp_path / "link.nii"
+    link.symlink_to(nifti)
+    series = tmp_path / "series"
+    slices = save_series(series, np.ones((3, 5, 6), np.int16))
+    among = tmp_path / "slice.tif"
+    among.symlink_to(slices[0])
+    with npe2pm.tmp_plugin(manifest=MANIFEST):
+        viewer = make_napari_viewer()
+        scan, _ = (viewer.open(one, plugin="napari-l2gnet")[0] for one in (nifti, series))
+        mask = viewer.add_labels(
+            np.ones((4, 5, 6), np.uint8), metadata={**scan.metadata, "image": scan}
+        )
+        before = {file: file.read_bytes() for file in (nifti, *slices)}
+        for file in (nifti, link, among):
+            with pytest.raises(SaveError, match=f"{file.name} is a scan; choose another name"):
+                mask.save(str(file), plugin="napari-l2gnet")
+        # The mask's own scan may be gone.
+        viewer.layers.remove(scan)
+        with pytest.raises(SaveError, match="is a scan"):
+            mask.save(str(nifti), plugin="napari-l2gnet")
+        assert {file: file.read_bytes() for file in before} == before
+        # A mask that was opened is none.
+        path = mask.save(str(tmp_path / "mask.nii.gz"), plugin="napari-l2gnet")[0]
+        (again,) = viewer.open(path, plugin="napari-l2gnet")
+        assert again.save(path, plugin="napari-l2gnet") == [path]
 
 
 def test_new_labels_over_a_tilted_scan_save_onto_its_grid(tmp_path, make_napari_viewer, npe2pm):

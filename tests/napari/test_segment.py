@@ -416,6 +416,9 @@ def test_a_run_writes_to_its_own_mask_whatever_is_chosen_meanwhile(
     np.testing.assert_array_equal(finished.data, before)
     assert other.data.any()
     assert not widget.running
+    # The finished mask is selected.
+    assert widget.current_mask.layer is other
+    widget.image.choose(first)
     assert widget.start.isEnabled()
 
 
@@ -450,6 +453,78 @@ def test_the_scan_that_is_opened_or_worked_on_is_the_chosen_one(
     viewer.add_image(first.data, name="doubt", metadata={VIEW_KEY: ("heat", None)})
     viewer.add_labels(mask.data.copy())
     assert widget.image.layer is first
+
+
+def test_the_selected_mask_is_followed_though_its_scan_is_deleted(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    first = open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    mask = widget.current_mask.layer
+    widget.model.setCurrentText("sided")
+    run(qtbot, widget)
+    sided = widget.current_mask.layer
+    second = viewer.add_image(first.data // 2, name="second", scale=(8, 1.4, 1.4))
+    widget.model.setCurrentText("scribbler")
+    run(qtbot, widget)
+    other = widget.current_mask.layer
+    viewer.layers.remove(first)
+    assert (widget.image.layer, widget.current_mask.layer) == (second, other)
+    for layer, model in ((mask, "scribbler"), (sided, "sided")):
+        viewer.layers.selection.active = layer
+        assert widget.current_mask.layer is layer
+        assert widget.model.currentText() == model
+        assert widget.save_mask.isEnabled()
+        # Its scan is not there to be segmented, and no other one is instead.
+        second.name = f"the scan of no {model}"
+        assert widget.image.layer is None
+        assert "was deleted: open it again" in widget.message.text()
+        assert "was deleted: open it again" in widget.start.toolTip()
+        assert not widget.start.isEnabled()
+    assert widget.image.isEnabled()
+    before = other.data.copy()
+    mask.data_setitem((np.array([1]), np.array([2]), np.array([3])), 1)
+    viewer.layers.selection.active = mask
+    with qtbot.waitSignal(widget.run_ended, timeout=5000):
+        widget.largest.click()
+    assert widget.current_mask.layer is mask
+    np.testing.assert_array_equal(other.data, before)
+    viewer.layers.remove(mask)
+    viewer.layers.remove(sided)
+    viewer.layers.selection.active = None
+    assert widget.current_mask is None
+    assert "Choose a scan first" in widget.message.text()
+    assert widget.save_mask.toolTip() == "Press Segment first."
+    viewer.layers.selection.active = other
+    assert (widget.image.layer, widget.current_mask.layer) == (second, other)
+    # So if another scan is opened, or this one deleted while its mask is selected.
+    third = viewer.add_image(first.data // 3, name="third", scale=(8, 1.4, 1.4))
+    viewer.layers.selection.active = other
+    viewer.layers.remove(second)
+    assert widget.image.layer is None
+    assert widget.current_mask.layer is other
+    viewer.layers.remove(third)
+    assert widget.current_mask.layer is other
+    viewer.layers.clear()
+    assert "Open a scan first" in widget.message.text()
+    assert widget.image.layer is None
+    assert viewer.add_image(first.data, name="fourth") is widget.image.layer
+
+
+def test_the_mask_of_a_scan_that_looks_like_a_mask_is_followed(
+    segment_widget: Any, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, widget = segment_widget()
+    scan = open_scan(viewer, scan_file)
+    few = viewer.add_image(scan.data // scan.data.max(), name="few", scale=(8, 1.4, 1.4))
+    widget.image.choose(few)
+    run(qtbot, widget)
+    mask = widget.current_mask.layer
+    viewer.layers.selection.active = scan
+    run(qtbot, widget)
+    viewer.layers.selection.active = mask
+    assert (widget.image.layer, widget.current_mask.layer) == (few, mask)
 
 
 def test_a_scan_that_is_opened_during_a_run_is_chosen_after_it(
@@ -499,6 +574,7 @@ def test_what_is_unusual_about_a_scan_that_is_deleted_is_not_said_of_another(
         widget.start.click()
         viewer.layers.remove(first)
         assert widget.image.layer is second
+        viewer.layers.selection.active = second
     lines = widget.message.text().split("⚠ ")[1:]
     assert [line for line in lines if "1 mm apart" in line] == [lines[0]]
     assert lines[0].startswith("The slices")

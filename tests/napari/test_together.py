@@ -646,6 +646,28 @@ def test_of_a_copy_that_is_painted_on_is_said_that_nobody_saves_it(
         assert "is a copy" not in widget.message.text()
 
 
+def test_of_a_selected_copy_the_original_is_followed(correct_widget: Make, qtbot: Any) -> None:
+    from napari.layers._layer_actions import _duplicate_layer
+
+    viewer, segment, correct = correct_widget()
+    mask, scan = segment.current_mask.layer, segment.image.layer
+    viewer.layers.selection.active = mask
+    _duplicate_layer(viewer.layers)
+    copy = viewer.layers["scan · scribbler copy"]
+    viewer.add_image(scan.data // 2, name="second", scale=(8, 1.4, 1.4))
+    run(qtbot, segment)
+    other = segment.current_mask.layer
+    viewer.layers.selection.active = other
+    assert correct.current_mask.layer is other
+    for _ in ("its scan is there", "its scan is deleted"):
+        viewer.layers.selection.active = copy
+        for widget in (segment, correct):
+            assert widget.current_mask.layer is mask
+        viewer.layers.selection.active = other
+        if scan in viewer.layers:
+            viewer.layers.remove(scan)
+
+
 def test_a_mask_that_is_put_back_is_saved_again(correct_widget: Make, qtbot: Any) -> None:
     viewer, segment, correct = correct_widget()
     mask = segment.current_mask

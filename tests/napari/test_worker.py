@@ -60,6 +60,32 @@ def test_the_log_has_the_traceback_of_a_bug(qtbot: Any, caplog: pytest.LogCaptur
     assert isinstance(record.exc_info[1], KeyError)
 
 
+@pytest.mark.parametrize("urgent", [False, True])
+def test_what_fails_because_python_ends_is_no_bug(
+    qtbot: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, urgent: bool
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def outlasting() -> Iterator[None]:
+        begun.set()
+        assert ended.wait(10)
+        raise AttributeError("What it imports is gone.")
+        yield
+
+    parent = QObject()
+    job = Job(outlasting(), parent, urgent)
+    with qtbot.waitSignal(job.failed, timeout=10_000):
+        job.start()
+        assert begun.wait(10)
+        main = threading.main_thread()
+        with monkeypatch.context() as patched:
+            patched.setattr(main, "is_alive", lambda: False)
+            ended.set()
+            qtbot.waitUntil(lambda: not job._worker.is_running)
+    # Python waits for urgent jobs: nothing of theirs is gone.
+    assert len(caplog.records) == urgent
+
+
 @pytest.mark.parametrize("then", ["goes on", "is cancelled", "fails"])
 def test_a_job_that_outlasts_its_window_ends_without_a_word(qapp: Any, then: str) -> None:
     parent = QObject()

@@ -23,7 +23,7 @@ def replace_file(
     Raises OutputError; the destination is then unchanged.
     """
     # Replace the file that a symbolic link points to, not the link.
-    target = Path(os.path.realpath(path))
+    target = link_target(path)
     temporary = target.with_name(f".l2gnet-{secrets.token_hex(6)}{suffix}")
     try:
         if target.is_dir():
@@ -48,6 +48,14 @@ def replace_file(
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def link_target(path: Path) -> Path:
+    """The path that symbolic links lead to. Raises OutputError if they lead in a circle."""
+    target = Path(os.path.realpath(path))
+    if os.path.islink(target):
+        raise OutputError(f"{path} is a link that leads back to itself: give another name.")
+    return target
 
 
 def replace_bytes(path: Path, content: bytes | memoryview) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.files.formats import WRITABLE, format_of, suffix_of
+from l2gnet_core.files.formats import FORMATS, WRITABLE, suffix_of
 from l2gnet_core.files.labeltext import LabelText
 from l2gnet_core.files.values import as_labels
 from l2gnet_core.scans.volume import Grid, Volume, as_read_back
@@ -34,8 +34,9 @@ def write_labels(
     Returns the path. Raises InputError for what cannot be written, OutputError if writing fails.
     """
     path = Path(path)
-    found = format_of(path)
-    if found is None or suffix_of(path) not in found.writes:
+    # By its suffix alone: what is there, such as a folder, is no matter of formats.
+    found = next((one for one in FORMATS if suffix_of(path) in one.writes), None)
+    if found is None:
         raise InputError(f"A mask is saved as one of {', '.join(WRITABLE)}, not as {path.name}.")
     if tuple(labels.shape) != like.shape:
         raise InputError(

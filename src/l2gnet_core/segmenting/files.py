@@ -28,6 +28,7 @@ from l2gnet_core.files import (
     suffix_of,
     write_labels,
 )
+from l2gnet_core.files.atomic import link_target
 from l2gnet_core.files.values import plain_values
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.checkpoint import Model
@@ -96,11 +97,11 @@ def plan_jobs(images: Sequence[Path], output: Path) -> list[SegmentJob]:
                 "give a folder."
             )
         jobs = [SegmentJob(file, output / _mask_name(file)) for file in files]
-    inputs = {job.image.resolve() for job in jobs}
+    inputs = {Path(os.path.realpath(job.image)) for job in jobs}
     require_apart([job.mask for job in jobs], inputs)
     seen: dict[Path, Path] = {}
     for job in jobs:
-        target = job.mask.resolve()
+        target = link_target(job.mask)
         if target in inputs:
             raise InputError(
                 f"Expected another place than the image's for the mask, but {job.mask} is an "
@@ -138,7 +139,7 @@ def require_apart(outputs: Iterable[Path], images: Iterable[Path]) -> None:
     series = [image for image in images if format_of(image) is DICOM]
     folders = {(image if image.is_dir() else image.parent).resolve() for image in series}
     for output in outputs:
-        target = output.resolve()
+        target = link_target(output)
         for folder in folders.intersection((target, *target.parents)):
             raise InputError(
                 f"Expected a place outside of the scan's folder, but {output} is in {folder}, "

@@ -43,6 +43,7 @@ from napari_l2gnet.correct.version_bar import VersionBar
 from napari_l2gnet.jobs import warm_up
 from napari_l2gnet.jobs.session import Session, shared_session
 from napari_l2gnet.jobs.worker import Job
+from napari_l2gnet.masks.duplicates import selected_mask
 from napari_l2gnet.masks.layer import MaskLayer
 from napari_l2gnet.saving.autosave import keep_again
 from napari_l2gnet.saving.mask_saving import MaskSaving
@@ -195,10 +196,11 @@ class CorrectWidget(CorrectForm):
         """Drop the message if it does not hold any more."""
         self._update_controls()
 
-    def _on_active(self, event: Any) -> None:
-        # Choose the mask that a person selects to paint on.
-        if event.value is not self.layer.layer and event.value in self.layer:
-            self.layer.choose(event.value)
+    def _on_active(self, _: Any = None) -> None:
+        # Choose the mask that a person selects to paint on, or that is the original of a copy.
+        mask = selected_mask(self.viewer)
+        if mask is not None and mask.layer in self.layer:
+            self.layer.choose(mask.layer)
         self._update_controls()
 
     def _on_removed(self, event: Any) -> None:

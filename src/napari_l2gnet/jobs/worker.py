@@ -133,9 +133,18 @@ def _guarded(generator: Generator[Any, None, None]) -> Iterator[Any]:
     except InputError as error:
         raise JobError(str(error)) from error
     except Exception as error:
-        # The window shows one sentence; the traceback would be lost.
-        _log.exception("A background job failed")
+        if not _outlasts_python():
+            # The window shows one sentence; the traceback would be lost.
+            _log.exception("A background job failed")
         raise JobError(_sentence(error)) from error
+
+
+def _outlasts_python() -> bool:
+    """Is this a thread that Python does not wait for when it ends, and has it ended?
+
+    What such a thread uses, as PyTorch's operators in the midst of an import, may be gone by then.
+    """
+    return threading.current_thread().daemon and not threading.main_thread().is_alive()
 
 
 def _let_the_window_go_first() -> None:

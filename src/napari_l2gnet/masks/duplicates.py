@@ -7,22 +7,30 @@ import napari
 from napari_l2gnet.masks.layer import SEGMENTATION_KEY, MaskLayer
 
 
-def unsaved_copy(viewer: napari.Viewer) -> str:
-    """A warning sentence if the active layer is a copy of a mask; else ""."""
+def selected_mask(viewer: napari.Viewer) -> MaskLayer | None:
+    """The mask that the active layer is, or is a copy of; None if there is none."""
     active = viewer.layers.selection.active
     if active is None or SEGMENTATION_KEY not in active.metadata:
-        return ""
+        return None
+    drawn = active.metadata[SEGMENTATION_KEY]
+    masks = [
+        MaskLayer(viewer, one)
+        for one in viewer.layers
+        if one.metadata.get(SEGMENTATION_KEY) is drawn
+    ]
+    return next((mask for mask in masks if mask.connected), None)
+
+
+def unsaved_copy(viewer: napari.Viewer) -> str:
+    """A warning sentence if the active layer is a copy of a mask; else ""."""
+    active, mask = viewer.layers.selection.active, selected_mask(viewer)
     # Not by identity: napari gives its plugins a proxy of the active layer.
-    if MaskLayer(viewer, active).connected:
+    if mask is None or MaskLayer(viewer, active).connected:
         return ""
-    copied = active.metadata[SEGMENTATION_KEY]
-    masks = [one for one in viewer.layers if one.metadata.get(SEGMENTATION_KEY) is copied]
-    own = next((one for one in masks if MaskLayer(viewer, one).connected), None)
-    if own is None:
-        return ""
+    own = mask.layer.name
     return (
-        f'"{active.name}" is a copy, which is not saved automatically. Paint in "{own.name}" '
-        "instead: Take over a mask brings the copy's labels there."
+        f'"{active.name}" is a copy, which is not saved automatically. Paint in "{own}" instead: '
+        "Take over a mask brings the copy's labels there."
     )
 
 

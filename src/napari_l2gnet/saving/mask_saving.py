@@ -6,24 +6,24 @@ and refuses NIfTI.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from napari.layers import Image
 from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QFileDialog, QPushButton
 
 from l2gnet_core.errors import InputError
-from l2gnet_core.files import DICOM, SUFFIXES, WRITABLE, format_of, stem_of, suffix_of
+from l2gnet_core.files import DICOM, WRITABLE, format_of, stem_of, suffix_of
 from napari_l2gnet.annotating.preview import shows_proposal
 from napari_l2gnet.annotating.tasks import annotation_of
 from napari_l2gnet.jobs.worker import LatestJob
 from napari_l2gnet.masks.layer import IMAGE_KEY, MaskLayer
-from napari_l2gnet.scans.file_suffix import ended
-from napari_l2gnet.writer import write_mask
+from napari_l2gnet.scans.layers import file_of
+from napari_l2gnet.writer import destination, write_mask
 
 #: The button's tooltip.
 TIP = "Save as NIfTI or TIFF on the scan's own grid, with names and colours of the organs"
@@ -69,7 +69,8 @@ class MaskSaving(QObject):
         suffix = suffix_of(beside)
         path = (self._folder or beside.parent) / beside.name
         number = 1
-        while path.exists() and path.resolve() not in saved:
+        # A scan's name may be so long, or its mask's a link that leads to itself, that Path raises.
+        while os.path.lexists(path) and Path(os.path.realpath(path)) not in saved:
             number += 1
             path = path.with_name(f"{beside.name.removesuffix(suffix)}_{number}{suffix}")
         return path
@@ -95,8 +96,9 @@ class MaskSaving(QObject):
         mask = self._mask()
         if mask is None:
             return
+        image = mask.layer.metadata[IMAGE_KEY]  # its layer may be deleted
         try:
-            path = self._checked(mask, path, suffix)
+            path = destination(path, suffix, [*mask.viewer.layers, image])
         except InputError as error:
             self.said.emit(str(error), True)
             return
@@ -125,25 +127,11 @@ class MaskSaving(QObject):
 
         self._job.run(write(), tell)
 
-    @staticmethod
-    def _checked(mask: MaskLayer, path: Path, suffix: str) -> Path:
-        """The path to write, with its suffix. Raises InputError if the mask cannot go there."""
-        # Writing refuses the suffixes of other kinds of files.
-        if suffix_of(path) not in SUFFIXES:
-            path = ended(path, WRITABLE, suffix)
-        scans = (layer for layer in mask.viewer.layers if isinstance(layer, Image))
-        if path.resolve() in {file.resolve() for file in map(_file_of, scans) if file is not None}:
-            raise InputError(
-                f"Expected a new file for the mask, but {path.name} is an open scan; choose "
-                "another name."
-            )
-        return path
-
 
 def _beside(mask: MaskLayer) -> Path:
     """A path for a mask, named after its scan and beside the scan's file, if it has one."""
     image = mask.layer.metadata[IMAGE_KEY]
-    file = _file_of(image)
+    file = file_of(image)
     suffix, folder = _SUFFIX[_NIFTI], Path.home()
     # A DICOM series: names of its files say little, and its folder may hold several series.
     name = re.sub(r'[\\/:*?"<>|]+', "_", image.name)
@@ -154,8 +142,3 @@ def _beside(mask: MaskLayer) -> Path:
         name, folder = stem_of(file), file.parent
         suffix = suffix_of(file) if suffix_of(file) in WRITABLE else suffix
     return folder / f"{name}_mask{suffix}"
-
-
-def _file_of(image: Image) -> Path | None:
-    """The file or folder that an image was opened from; None if there is none."""
-    return Path(image.source.path) if image.source.path else None

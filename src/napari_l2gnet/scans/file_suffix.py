@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -19,7 +20,8 @@ def ended(path: Path, suffixes: Collection[str], suffix: str) -> Path:
         return path
     # with_suffix would replace the end of "case1.5mm".
     path = path.with_name(path.name + suffix)
-    if path.exists():
+    # path.exists() raises for names that are too long.
+    if os.path.lexists(path):
         raise InputError(
             f"Expected a new name, but {path.name} exists already; choose another name, or choose "
             "that file to replace it."

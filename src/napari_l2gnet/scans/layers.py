@@ -12,6 +12,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import napari
@@ -167,6 +168,11 @@ def lie_on_each_other(one: Any, other: Any) -> bool:
         np.allclose(one.data_to_world(corner), other.data_to_world(corner))
         for corner in ((0,) * one.ndim, one.data.shape)
     )
+
+
+def file_of(image: Image) -> Path | None:
+    """The file or folder that an image was opened from; None if there is none."""
+    return Path(image.source.path) if image.source.path else None
 
 
 def filed_grid(layer: Layer) -> Grid | None:

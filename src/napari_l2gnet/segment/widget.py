@@ -19,7 +19,8 @@ from napari_l2gnet.annotating.take_over import holds_labels
 from napari_l2gnet.annotating.tasks import annotation_of
 from napari_l2gnet.jobs.segment_events import Progress, SegmentEvent, Warned
 from napari_l2gnet.jobs.session import Request, Session, shared_session
-from napari_l2gnet.masks.layer import CARD_KEY, IMAGE_KEY, SEGMENTATION_KEY, MaskLayer
+from napari_l2gnet.masks.duplicates import selected_mask
+from napari_l2gnet.masks.layer import CARD_KEY, IMAGE_KEY, MaskLayer
 from napari_l2gnet.saving.autosave import KEEPER_KEY, keep, open_projects
 from napari_l2gnet.saving.mask_saving import MaskSaving
 from napari_l2gnet.saving.resume import Work, shown_again
@@ -189,15 +190,21 @@ class SegmentWidget(SegmentForm):
 
     def _on_active(self, _: Any = None) -> None:
         """Choose the scan and the mask that a person opens or works on."""
-        active = active_layer(self.viewer)
-        scan = active if active is None else active.metadata.get(IMAGE_KEY, active)
         if self.running:
             self._missed = True
         else:
-            if scan is not self.image.layer and scan in self.image and not holds_labels(scan):
-                self.image.choose(scan)
+            self._choose_scan()
             self._follow_active()
         self.tell_again()
+
+    def _choose_scan(self) -> None:
+        """Choose the selected scan, or that of the selected mask: none, if that was deleted."""
+        active = active_layer(self.viewer)
+        scan = active if active is None else active.metadata.get(IMAGE_KEY, active)
+        if scan in self.image and (scan is not active or not holds_labels(scan)):
+            self.image.choose(scan)
+        elif selected_mask(self.viewer) is not None:
+            self.image.choose(None)
 
     def _follow_active(self) -> None:
         """Show the selected mask, so that no other one is tidied or saved."""
@@ -211,23 +218,26 @@ class SegmentWidget(SegmentForm):
 
     @property
     def _active_mask(self) -> MaskLayer | None:
-        """The selected layer, if it is a mask of the chosen scan."""
-        layer = active_layer(self.viewer)
-        if layer is None or SEGMENTATION_KEY not in layer.metadata:
-            return None
-        mask = MaskLayer(self.viewer, layer)
-        of_scan = layer.metadata[IMAGE_KEY] is self.image.layer
-        return mask if of_scan and mask.connected and not self.choice.unreadable else None
+        """The selected mask, if it is of the chosen scan or, without one, of a deleted scan."""
+        mask = selected_mask(self.viewer)
+        return mask if mask and self._fits(mask) and not self.choice.unreadable else None
+
+    def _fits(self, mask: MaskLayer, model: str | None = None) -> bool:
+        """Is a mask, by a model (None: by any), of the chosen scan or, without one, of a deleted
+        scan?"""
+        scan, chosen = mask.layer.metadata[IMAGE_KEY], self.image.layer
+        fits = scan is chosen or (chosen is None and scan not in self.image)
+        return fits and mask.belongs_to(scan, model)
 
     @property
     def _mask_chosen(self) -> MaskLayer | None:
         """The mask of the chosen scan and model: the selected one, else the one that the table
         shows, else the newest."""
-        image, model = self.image.layer, self.model.currentText()
+        model = self.model.currentText()
         for mask in (self._active_mask, self.current_mask):
-            if mask is not None and mask.belongs_to(image, model):
+            if mask is not None and self._fits(mask, model):
                 return mask
-        return MaskLayer.find(self.viewer, image, model)
+        return MaskLayer.find(self.viewer, self.image.layer, model)
 
     def _on_scan_changed(self) -> None:
         if not self.running:
@@ -268,14 +278,10 @@ class SegmentWidget(SegmentForm):
         """Enable what can be done now; disabled controls say why."""
         busy = "A run is in progress. Cancel it first." if self.running else ""
         writing = busy or self._others_job
-        no_scan = no_model = ""
-        if self.image.layer is None:
-            no_scan = "Open a scan first: drag its file or DICOM folder into the window."
-        if self.card is None:
-            no_model = "No model is available."
+        no_scan, no_model = self._no_scan, "" if self.card else "No model is available."
         reason = self.choice.refusal or no_scan or no_model or busy
         self.allow(self.start, reason or writing)
-        self.allow(self.image, no_scan or busy)
+        self.allow(self.image, busy if self.image.count() else no_scan)
         self.allow(self.model, no_model or busy)
         self.allow(self.about, no_model)
         self.allow(self.orientation, busy)
@@ -290,6 +296,17 @@ class SegmentWidget(SegmentForm):
         self.bar.setVisible(self.running)
         if reason and not self.running and not self.message.text():
             self.notes.say(reason)
+
+    @property
+    def _no_scan(self) -> str:
+        """Why no scan is chosen, in a sentence; "" if one is."""
+        if self.image.layer is not None:
+            return ""
+        if self.current_mask is not None:
+            return "The scan of this mask was deleted: open it again to segment it."
+        if self.image.count():
+            return "Choose a scan first."
+        return "Open a scan first: drag its file or DICOM folder into the window."
 
     def _on_region(self, _: Any = None) -> None:
         if self._nowhere:
@@ -435,11 +452,19 @@ class SegmentWidget(SegmentForm):
     def _on_removed(self, event: Any) -> None:
         if self._run is not None and event.value is self._run.mask.layer:
             self.cancel_run()
+        mask = selected_mask(self.viewer)
+        if mask is not None and event.value is mask.layer.metadata[IMAGE_KEY]:
+            # Another scan has taken its place in the list.
+            self._on_active()
         if self.current_mask is not None and event.value is self.current_mask.layer:
             self._follow(self._mask_chosen)
             self._update_controls()
             # A warning about a copy of the mask may not hold any more.
             self.tell_again()
+        if self.image.layer is None and not self.running:
+            # There may be another reason for that now.
+            self.notes.say("")
+            self._update_controls()
         if KEEPER_KEY in event.value.metadata:
             # A mask deleted by mistake can be resumed once its project is released.
             QTimer.singleShot(0, self._offer_again)

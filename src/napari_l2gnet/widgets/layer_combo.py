@@ -47,9 +47,9 @@ class LayerCombo(QComboBox):
     def __contains__(self, layer: Layer) -> bool:
         return layer in self._items
 
-    def choose(self, layer: Layer) -> None:
-        """Choose a layer that is in the list."""
-        self.setCurrentIndex(self._items.index(layer))
+    def choose(self, layer: Layer | None) -> None:
+        """Choose a layer that is in the list; or none, until one is chosen."""
+        self.setCurrentIndex(-1 if layer is None else self._items.index(layer))
 
     def paintEvent(self, _: Any) -> None:
         """Shorten a long name in its middle: its end may be all that tells two layers apart."""
@@ -82,6 +82,7 @@ class LayerCombo(QComboBox):
 
     def _refill(self, _: Any = None) -> None:
         before = self.layer
+        none_chosen = before is None and bool(self._items)
         for layer in self._items:
             layer.events.name.disconnect(self._refill)
         self._items = [
@@ -96,7 +97,9 @@ class LayerCombo(QComboBox):
         with QSignalBlocker(self):
             self.clear()
             self.addItems([layer.name for layer in self._items])
-            if before in self._items:
+            if none_chosen:
+                self.setCurrentIndex(-1)
+            elif before in self._items:
                 self.setCurrentIndex(self._items.index(before))
             elif self._items:
                 self.setCurrentIndex(len(self._items) - 1)
