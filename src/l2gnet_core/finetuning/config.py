@@ -116,13 +116,19 @@ def _tuples(value: Any) -> Any:
 
 #: For one scan. Its limits are wide: short test runs on two or three slices show only that
 #: something went badly wrong. A scan that needs fine-tuning uses other codes than training scans
-#: do, and one worse slice says little: at half of the new weights the rest of a scan hardly ever
-#: gets worse.
+#: do, and worse slices say little: at half of the new weights the rest of a scan hardly ever gets
+#: worse.
 SCAN = FineTuneConfig(
     fold_share=0.15,
     mix_tolerance=0.1,
-    # In a new appearance the model may rightly drop what it found before.
-    limits=Limits(least_gain=-0.1, most_structure_loss=0.1, most_code_drift=0.3, most_lost=1.0),
+    limits=Limits(
+        least_gain=-0.1,
+        most_structure_loss=0.1,
+        most_code_drift=0.3,
+        most_worse=1.0,
+        # In a new appearance the model may rightly drop what it found before.
+        most_lost=1.0,
+    ),
 )
 #: To teach new structures in one scan. The old weights know nothing of them, so there is no pull
 #: and no mixing. Old answers on other slices keep the structures that nobody painted.

@@ -179,9 +179,8 @@ def verdict_message(learnt: FineTuned) -> str:
         return verdict.reason
     (before, after), gain = dice.means(), dice.gain()
     if dice.clear:
-        fallen = "Lower on" if verdict.evidence.partly else "No worse on most"
         risen = "Hardly anything is learnt yet on" if dice.hardly_learnt else "Better on"
-        where = risen if gain > 0 else fallen
+        where = risen if gain > 0 else "Lower on"
         change = f"{gain:+.3f} Dice ({before:.3f} to {after:.3f})"
     else:
         where = "No clear change on"
