@@ -145,6 +145,7 @@ ORGAN_VARIANTS: dict[str, Variant] = {
     "whole, 1e-3": Variant(replace(_ORGAN, learning_rate=1e-3)),
     "whole, 1e-3, no pull": Variant(replace(_ORGAN, learning_rate=1e-3, pull=0.0)),
     "whole, 2e-3, no pull": Variant(replace(_ORGAN, learning_rate=2e-3, pull=0.0)),
+    "2e-3, no pull": Variant(replace(ORGAN, learning_rate=2e-3, pull=0.0)),
     "nothing replayed": Variant(replace(ORGAN, replay=0)),
 }
 #: For the project's model.

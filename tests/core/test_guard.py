@@ -100,7 +100,7 @@ def test_a_structure_that_nobody_painted_must_not_be_lost():
     assert judged(Limits(), replace(evidence, lost={"liver": 0.2}), ["liver"]).kept
     verdict = judged(Limits(), replace(evidence, lost={"liver": 0.5, "spleen": 0}), ["liver"])
     assert not verdict.kept
-    assert "lost the liver, which nobody painted: in the corrected slices, 50% of" in verdict.reason
+    assert "lost the liver: where nobody painted it, 50% of what" in verdict.reason
     gone = replace(evidence, lost={"liver": 0.9, "spleen": 0.4})
     verdict = judged(SCAN.limits, gone, ["liver"])
     assert verdict.kept

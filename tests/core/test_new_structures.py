@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 from generators import ended
+from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 
 from l2gnet_core.errors import InputError
 from l2gnet_core.finetuning.config import ORGAN, PROJECT, SCAN, settings
 from l2gnet_core.finetuning.correction_views import CorrectedScan
 from l2gnet_core.finetuning.guard import Limits
 from l2gnet_core.finetuning.head_initialisation import filled_in, fit_heads
-from l2gnet_core.finetuning.lost_structures import unpainted_answers
+from l2gnet_core.finetuning.lost_structures import held_back, unpainted_answers
 from l2gnet_core.finetuning.new_structures import taught_labels, with_room_for
 from l2gnet_core.finetuning.overlap import slice_counts
 from l2gnet_core.finetuning.run import finetune
@@ -124,7 +127,7 @@ def test_a_new_organ_is_learnt_and_the_others_stay(make_model):
     limits = Limits(most_code_drift=1)
     *_, last = finetune(model, [correct(labels)], replace(config, limits=limits))
     assert not last.result.verdict.kept
-    assert "lost the liver, which nobody painted" in last.result.verdict.reason
+    assert "lost the liver: where nobody painted it" in last.result.verdict.reason
 
 
 def test_no_model_is_judged_by_structures_that_nobody_checked(model):
@@ -141,6 +144,51 @@ def test_no_model_is_judged_by_structures_that_nobody_checked(model):
     (kept,) = ended(unpainted_answers(wide, [correction], "cpu"))
     liver = (kept == 1).sum()
     assert liver == sum(((labels[z] == 1) & (seen[z] == 1)).sum() for z in (1, 3)) > 100
+
+
+@settings_of_hypothesis(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.data())
+def test_slices_are_held_back_from_all_parts_of_a_scan(count, data):
+    corrected = data.draw(st.sets(st.integers(0, count - 1), min_size=1))
+    labels = np.ones((count, 4, 4), np.uint8)
+    apart = held_back(Correction(labels, Grid(labels.shape), 0, labels, tuple(corrected)))
+    untouched = sorted(set(range(count)) - corrected)
+    assert set(apart) <= set(untouched)
+    assert len(set(apart)) == len(apart) == min(6, len(untouched) // 3)
+    # At least every other piece of equal length has one.
+    gaps = np.diff([-1, *map(untouched.index, apart), len(untouched)])
+    assert not apart or gaps.max() <= 2 * len(untouched) / len(apart)
+
+
+def test_nothing_is_learnt_from_slices_that_are_held_back(make_model):
+    model, (scan, labels) = make_model(KNOWN), scene()
+    corrections = [correct(labels, (1, 3))]
+    (apart,) = held_back(corrections[0])
+    changed = scan.copy()
+    changed[apart] = scan[apart, ::-1]  # the same voxels elsewhere: the scan's window stays
+    config = replace(ORGAN, seconds=None, steps=3, limits=UNLIMITED, adapts_appearance=False)
+
+    def taught(image):
+        *_, last = finetune(model, [correct(labels, (1, 3), image)], config)
+        return weights_hash(last.result.model.network)
+
+    assert taught(changed) == taught(scan)
+    changed[[0, 4, 5]] = scan[[0, 4, 5], ::-1]
+    assert taught(changed) != taught(scan)
+
+
+def test_a_structure_must_not_be_lost_where_nothing_is_learnt(make_model):
+    # All organs were checked in the corrected slices, which hold none of the liver.
+    model, labels = make_model(KNOWN, seed=3), scene()[1]
+    config = replace(
+        SCAN, seconds=None, steps=30, learning_rate=1e-2, pull=0.0, folds=0,
+        views=replace(SCAN.views, size=48), limits=Limits(most_code_drift=1), mixes=(1.0,),
+        cautious_mix=1.0,
+    )  # fmt: skip
+    checked = {index: [1, 3, 5] for index in (1, 3)}
+    *_, last = finetune(model, [correct(labels, (1, 3), checked=checked)], config)
+    assert not last.result.verdict.kept
+    assert "Fine-tuning lost the " in last.result.verdict.reason
 
 
 def test_a_taught_organ_keeps_all_its_pieces(make_model):

@@ -124,8 +124,7 @@ def finetune(
     by name, others by id. Those that the model does not have become new organs, unless
     --shared-organs is given. The new model is checked on slices left out of learning. If they speak
     against it, or if it forgets what the old model knew, the output is the old model. For one scan,
-    slices speak against it if Dice falls by 0.1; for several scans, and for new organs, if it does
-    not rise.
+    slices speak against it if Dice falls by 0.1; for several scans, if it does not rise.
     """
     if steps is not None and seconds is not None:
         raise InputError("Expected --steps or --seconds, but got both; give one of them.")

@@ -47,8 +47,9 @@ class CorrectedScan:
     corrected slices holds; that does not say that the scan has none of them. present: (k,classes),
     which classes a person marked in each slice. supervised: (k,classes), of which classes the slice
     says where they are not, whether they are marked or not. checked: (k,classes), of which somebody
-    saw that the slice is right, even if it holds none. step: distance in slices between
-    neighbours that the network sees together.
+    saw that the slice is right, even if it holds none. held_back: places of untouched slices from
+    which nothing is learnt. step: distance in slices between neighbours that the network sees
+    together.
     """
 
     image: Tensor
@@ -59,14 +60,20 @@ class CorrectedScan:
     present: Tensor
     supervised: Tensor
     checked: Tensor
+    held_back: tuple[int, ...] = ()
     step: int = 1
 
     @classmethod
     def of(
-        cls, correction: Correction, card: ModelCard, old: Mapping[int, OldAnswer] | None = None
+        cls,
+        correction: Correction,
+        card: ModelCard,
+        old: Mapping[int, OldAnswer] | None = None,
+        held_back: Sequence[int] = (),
     ) -> CorrectedScan:
         """A corrected scan as a model of this card sees it; the card's labels must have every id
-        that the corrected slices hold. old: what slices teach beside their marks."""
+        that the corrected slices hold. old: what slices teach beside their marks. held_back:
+        untouched slices from which nothing is learnt."""
         scan = correction.shown(card)
         view = scan.view
 
@@ -108,13 +115,15 @@ class CorrectedScan:
             present=torch.from_numpy(np.array(present)),
             supervised=torch.tensor(supervised),
             checked=torch.tensor(checked),
+            held_back=tuple(view.place(index) for index in held_back),
             step=view.step,
         )
 
     @property
     def untouched(self) -> list[int]:
-        """Places of the other slices."""
-        return [place for place in range(len(self.image)) if place not in self.places]
+        """Places of the other slices that may be learnt from."""
+        known = {*self.places, *self.held_back}
+        return [place for place in range(len(self.image)) if place not in known]
 
     def only(self, kept: Sequence[int]) -> CorrectedScan:
         """The same scan with only these corrected slices, counted from 0 to k − 1; the others count

@@ -12,7 +12,11 @@ from torch import Tensor
 
 from l2gnet_core.finetuning.correction_views import CorrectedScan
 from l2gnet_core.finetuning.guard import Evidence, Improvement
-from l2gnet_core.finetuning.lost_structures import lost_shares, unpainted_answers
+from l2gnet_core.finetuning.lost_structures import (
+    held_back_answers,
+    lost_shares,
+    unpainted_answers,
+)
 from l2gnet_core.finetuning.plan import LearntScans, Plan
 from l2gnet_core.finetuning.rehearsal import KNOWN, heart_dice
 from l2gnet_core.models.checkpoint import Model
@@ -27,8 +31,8 @@ _SLICES_FOR_CODES = 8
 @dataclass(frozen=True, eq=False)
 class Knowledge:
     """What the old model knows apart from the corrections: mean Dice on a drawn heart, distance of
-    its codes' frequencies from those in training (None where it has none), and its answers for
-    structures that nobody painted (`unpainted_answers`)."""
+    its codes' frequencies from those in training (None where it has none), and its answers where
+    nobody painted them: in corrected slices (`unpainted_answers`) and in those held back."""
 
     heart: float | None
     codes: float | None
@@ -115,8 +119,11 @@ def code_distance(
 
 
 def _unpainted(plan: Plan, model: Model) -> Stoppable[list[NDArray[Any]]]:
-    """A model's answers for structures that nobody painted."""
-    return (yield from unpainted_answers(model, plan.setup.corrections, plan.setup.device))
+    """A model's answers where nobody painted them, in slices that do not teach them."""
+    setup = plan.setup
+    found = yield from unpainted_answers(model, setup.corrections, setup.device)
+    apart = yield from held_back_answers(model, setup.corrections, setup.held_back, setup.device)
+    return found + apart
 
 
 def _pair(before: float | None, after: float | None) -> tuple[float, float] | None:

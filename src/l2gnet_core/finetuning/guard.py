@@ -33,8 +33,9 @@ class Limits:
     most_structure_loss: fall of the Dice of any structure there. most_forgotten: fall of the mean
     Dice on the drawn heart. most_code_drift: rise of the distance between the codes' frequencies in
     the scans and those in training. most_worse: share of the groups of slices left out that get
-    worse. most_lost: for a structure that nobody painted, share of the old model's answer in the
-    corrected slices that is missing in the new one's.
+    worse. most_lost: for a structure, share of the old model's answer that is missing in the new
+    one's, in slices that do not teach it: corrected ones in which nobody painted or checked it, and
+    untouched ones that were held back.
     """
 
     least_gain: float = 0.001
@@ -88,8 +89,9 @@ class Evidence:
     the drawn heart before and after, None if the old model does not know it. codes: distance of the
     codes' frequencies from those in training, before and after, None without codes. appearance: the
     new one in which scans are shown to it, None if unchanged; alike: only scans that look like the
-    corrected ones. lost: by name of structures that nobody painted, the share that the new model no
-    longer finds. anew: the old model hardly knew the scan, so the new one was not kept near it.
+    corrected ones. lost: by name, the share of a structure that the new model no longer finds where
+    nobody painted it. anew: the old model hardly knew the scan, so the new one was not kept near
+    it.
     partly: some corrected slices are labelled in part; Dice is that of their marked voxels alone.
     """
 
@@ -247,8 +249,8 @@ def _objection(limits: Limits, evidence: Evidence, known: Sequence[str]) -> str 
     gone = max(evidence.lost, key=lambda name: evidence.lost[name], default="")
     if gone and evidence.lost[gone] > limits.most_lost:
         return (
-            f"Fine-tuning lost the {gone}, which nobody painted: in the corrected slices, "
-            f"{evidence.lost[gone]:.0%} of what the old model found of it is missing"
+            f"Fine-tuning lost the {gone}: where nobody painted it, {evidence.lost[gone]:.0%} of "
+            "what the old model found of it is missing"
         )
     if heart and heart[0] - heart[1] > limits.most_forgotten:
         return (

@@ -37,7 +37,7 @@ def filled_in(scan: CorrectedScan, new: Tensor) -> CorrectedScan | None:
     new: (classes,), which classes are new. All other classes count as absent in these slices.
     """
     places = list(scan.places)
-    between = [place for place in range(min(places), max(places)) if place not in places]
+    between = [place for place in scan.untouched if min(places) < place < max(places)]
     painted = [c for c in torch.unique(scan.classes).tolist() if c != UNKNOWN and new[c]]
     if not between or not painted or (scan.classes == UNKNOWN).any():
         return None

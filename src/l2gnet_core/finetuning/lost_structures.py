@@ -1,4 +1,4 @@
-"""Structures that nobody painted: does a fine-tuned model still find them in corrected slices?"""
+"""Does a fine-tuned model still find what the old one found where nobody painted it?"""
 
 from __future__ import annotations
 
@@ -15,6 +15,32 @@ from l2gnet_core.segmenting.corrections import Correction
 
 #: A structure with fewer voxels than this in all corrected slices does not count as lost.
 SPECK = 100
+#: At most so many untouched slices of a scan are held back from learning, and a third of them.
+_MOST_HELD_BACK = 6
+
+
+def held_back(correction: Correction) -> tuple[int, ...]:
+    """Untouched slices from which nothing is to be learnt, evenly spaced, to judge a model by."""
+    count = correction.scan.shape[correction.axis]
+    untouched = [index for index in range(count) if index not in correction.slices]
+    some = min(_MOST_HELD_BACK, len(untouched) // 3)
+    return tuple(untouched[int((k + 0.5) * len(untouched) / some)] for k in range(some))
+
+
+def held_back_answers(
+    model: Model, corrections: Sequence[Correction], slices: Sequence[Sequence[int]], device: str
+) -> Stoppable[list[NDArray[Any]]]:
+    """A model's answers in the slices of each correction that are held back, (n,H,W)."""
+    found = []
+    for correction, some in zip(corrections, slices, strict=True):
+        said: list[NDArray[Any]] = []
+        for done in answers(model, correction, some, device):
+            if done is not None:
+                said.append(done.labels)
+            yield
+        if said:
+            found.append(np.stack(said))
+    return found
 
 
 def unpainted_answers(
