@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from l2gnet_core.files import read_volume, write_labels
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.preprocessing.appearance import Appearance
 from l2gnet_core.project.entries import entry_from_json
-from l2gnet_core.project.events import Answered, Reviewed, Stepped
+from l2gnet_core.project.events import Answered, Interpolated, Reviewed, Stepped
 from l2gnet_core.project.folder import (
     FORMAT,
     ProjectFolder,
@@ -414,6 +415,127 @@ def test_a_folder_that_is_gone_is_one_sentence(projects, one_sentence, tmp_path,
     with pytest.raises(OutputError, match="cannot be written") as caught:
         ProjectFolder.create(state.scan)
     one_sentence(caught.value)
+
+
+def lose_project(path):
+    shutil.rmtree(path)
+
+
+def lose_and_make_folder(path):
+    shutil.rmtree(path)
+    (path / "slices").mkdir(parents=True)
+
+
+def lose_slice(path):
+    (path / "slices" / "0-0.npz").unlink()
+
+
+def lose_history(path):
+    (path / "history.jsonl").unlink()
+
+
+def cut_slice(path):
+    file = path / "slices" / "0-0.npz"
+    file.write_bytes(file.read_bytes()[:50])
+
+
+def put_older_copy(path):
+    shutil.rmtree(path)
+    path.with_name("older").rename(path)
+
+
+def save_elsewhere(path):
+    shutil.copytree(path, path.with_name("copy"))
+    shutil.rmtree(path)
+    path.with_name("copy").rename(path)
+    other = open_project(path)
+    other.hold()
+    other.save(state_of(touched=frozenset({(0, 1)})), {}, [], SCAN)
+    other.release()
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [lose_project, lose_and_make_folder, lose_slice, lose_history, cut_slice, put_older_copy,
+     save_elsewhere],
+)  # fmt: skip
+def test_work_whose_folder_is_not_as_it_was_left_goes_on_in_another(
+    lose, projects, make_model, tmp_path
+):
+    project, state = new_project()
+    shutil.copytree(project.path, project.path.with_name("older"))
+    model, filled = make_model(), {(0, 0): blank(label=1)}
+    events = [Answered("segmented", model, [(0, 0)]), Interpolated(filled)]
+    state = replace(state, model=id_of(model))
+    project.save(state, {(0, 0): blank(label=1)}, events, SCAN)
+    lines = (project.path / "history.jsonl").read_bytes()
+    assert project.is_as_left()
+    lose(project.path)
+    before = {file: file.read_bytes() for file in project.path.rglob("*") if file.is_file()}
+    assert not project.is_as_left()
+    assert not project.is_as_left()
+    new = project.elsewhere(state.scan)
+    assert new.is_as_left()
+    # What is in memory is saved again, with the history and its models.
+    new.save(state, {(0, 0): blank(label=1)}, [Stepped("undone")], SCAN)
+    assert new.is_as_left()
+    if before:
+        assert new.path != project.path
+        assert {file: file.read_bytes() for file in before} == before
+    new.release()
+    again = open_project(new.path)
+    assert (again.read_slices(again.read_state())[0].labels[0, 0] == 1).all()
+    assert (new.path / "history.jsonl").read_bytes().startswith(lines)
+    assert [one.what for one in again.history.entries()] == ["segmented", "interpolated", "undone"]
+    (found,) = again.history.slices(again.history.entries()[1].slices).values()
+    assert (found["labels"] == 1).all()
+    assert id_of(again.history.models.load(id_of(model))) == id_of(model)
+    again.read_voxels(state)
+
+
+def test_an_equal_copy_of_a_folder_is_gone_on_with_unless_another_window_has_it(projects):
+    project, state = new_project()
+
+    def put_copy() -> None:
+        copy = project.path.with_name("copy")
+        shutil.copytree(project.path, copy)
+        shutil.rmtree(project.path)
+        copy.rename(project.path)
+
+    put_copy()
+    assert project.is_as_left()
+    other = open_project(project.path)
+    with pytest.raises(InputError, match="open in another window"):
+        other.hold()
+    put_copy()
+    other.hold()
+    assert not project.is_as_left()
+    new = project.elsewhere(state.scan)
+    new.save(state, {(0, 0): blank(label=1)}, [], SCAN)
+    assert new.is_as_left()
+    assert other.is_as_left()
+    # Letting go of it deletes nothing of the other's.
+    project.release()
+    assert other.is_as_left()
+
+
+def test_a_history_that_could_not_be_written_elsewhere_is_written_the_next_time(monkeypatch):
+    project, state = new_project()
+    project.save(state, {}, [Stepped("undone")], SCAN)
+    shutil.rmtree(project.path)
+    new = project.elsewhere(state.scan)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OutputError, match="No space left"):
+            new.save(state, {(0, 0): blank(label=1)}, [Stepped("redone")], SCAN)
+    assert new.is_as_left()
+    new.save(state, {(0, 0): blank(label=1)}, [Stepped("redone")], SCAN)
+    assert [one.what for one in new.history.entries()] == ["undone", "redone"]
+    assert new.is_as_left()
 
 
 def test_a_project_of_which_nothing_was_saved_is_not_left_behind(projects):

@@ -486,6 +486,67 @@ def test_a_disk_that_fails_is_told_once_and_tried_again(
     ]
 
 
+@pytest.mark.parametrize("loss", ["deleted", "older", "opened elsewhere"])
+def test_work_whose_folder_is_lost_while_it_is_open_is_saved_again(
+    segment_widget: Widget,
+    scan_file: Path,
+    qtbot: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+    loss: str,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("napari_l2gnet.saving.autosave.show_warning", told.append)
+    viewer, widget, folder = begun(segment_widget, scan_file, qtbot)
+    autosave, path = autosave_of(widget.current_mask), folder.path
+    widget.current_mask.segmentation.reviewed.add((0, 4))
+    qtbot.waitUntil(lambda: is_saved(widget), timeout=5000)
+    older = Path(shutil.copytree(path, tmp_path / "older"))
+    paint(widget, 3, 1)
+    qtbot.waitUntil(lambda: is_saved(widget), timeout=5000)
+    if loss == "opened elsewhere":
+        shutil.rmtree(older)
+        shutil.copytree(path, older)
+    shutil.rmtree(path)
+    if loss != "deleted":
+        shutil.copytree(older, path)
+    other = ProjectFolder(path)
+    if loss == "opened elsewhere":
+        other.hold()
+    paint(widget, 5, 2)
+    qtbot.waitUntil(lambda: autosave.folder is not folder and is_saved(widget), timeout=5000)
+    assert len(told) == 1
+    assert str(autosave.folder.path) in told[0]
+    assert (autosave.folder.path == path) == (loss == "deleted")
+    if loss == "opened elsewhere":
+        assert other.is_as_left()
+        other.release()
+    # Going on is as before, and so is coming back.
+    paint(widget, 1, 1)
+    qtbot.waitUntil(lambda: is_saved(widget), timeout=5000)
+    assert len(told) == 1
+    viewer.layers.remove(widget.current_mask.layer)
+    main(["replay", str(autosave.folder.path), "-o", str(tmp_path / "out"), "--json"])
+    assert json.loads(capsys.readouterr().out)["equal"] is True
+
+
+@pytest.mark.parametrize("strokes", [0, 1])
+def test_closing_saves_work_whose_folder_was_deleted(
+    segment_widget: Widget, scan_file: Path, qtbot: Any, strokes: int
+) -> None:
+    viewer, widget, folder = begun(segment_widget, scan_file, qtbot)
+    qtbot.waitUntil(lambda: is_saved(widget), timeout=5000)
+    shutil.rmtree(folder.path)
+    autosave = autosave_of(widget.current_mask)
+    for _ in range(strokes):
+        paint(widget, 3, 1)
+    shown = widget.current_mask.segmentation.shown.copy()
+    viewer.layers.clear()
+    again = open_project(autosave.folder.path)
+    np.testing.assert_array_equal(again.read_slices(again.read_state())[0].labels, shown)
+
+
 def test_a_damaged_project_is_told_and_not_offered(
     segment_widget: Widget, scan_file: Path, qtbot: Any, projects: Path
 ) -> None:

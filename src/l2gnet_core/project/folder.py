@@ -38,6 +38,8 @@ FORMAT = 1
 _STATE_FILE = "project.json"
 #: Slices written at a time: one is compressed while the disk writes another.
 _WRITERS = 2
+#: Raised for a file that is not there.
+_MISSING = (FileNotFoundError, NotADirectoryError)
 
 
 def projects_folder() -> Path:
@@ -129,9 +131,13 @@ class ProjectFolder:
         self.history = History(path)
         # Digests of the slices that were written since `hold`.
         self._written: dict[SliceKey, bytes] = {}
-        # The content of project.json; None until it is read or written.
+        # What project.json says; None until it is read or written.
         self._said: ProjectState | None = None
+        # What `is_as_left` compares: project.json, None if there is none, and the sizes of slices.
+        self._left: bytes | None = None
+        self._sizes: dict[str, int] = {}
         self._lock = FileLock(path / "lock", timeout=0, thread_local=False)
+        self._locked_file: tuple[int, int] | None = None
 
     @classmethod
     def create(cls, scan: ScanId) -> ProjectFolder:
@@ -158,8 +164,20 @@ class ProjectFolder:
 
         Raises InputError if it is locked, OutputError if the folder cannot be written.
         """
+        self._acquire()
+        # Another process may have written in the meantime.
+        self._written.clear()
+        self._said = None
+        # Delete what a crash left half written.
+        for file in self.path.glob("**/.l2gnet-*"):
+            file.unlink(missing_ok=True)
+        self._left, self._sizes = self._state_there(), self._sizes_there()
+        self.history.mend()
+
+    def _acquire(self) -> None:
         try:
             self._lock.acquire()
+            self._locked_file = self._lock_there()
         except Timeout as error:
             raise InputError(
                 "This work is open in another window: close the scan there first, then resume it "
@@ -169,23 +187,83 @@ class ProjectFolder:
             raise OutputError(
                 f"{self.path} cannot be written: {error.strerror or error}."
             ) from error
-        # Another process may have written in the meantime.
-        self._written.clear()
-        self._said = None
-        # Delete what a crash left half written.
-        for file in self.path.glob("**/.l2gnet-*"):
-            file.unlink(missing_ok=True)
-        self.history.mend()
 
     def release(self) -> None:
         """Unlock the project, and delete its folder if nothing was ever saved."""
+        unused = self._has_lock() and not (self.path / _STATE_FILE).exists()
         self._lock.release()
-        if not (self.path / _STATE_FILE).exists():
+        if unused:
             # rmdir deletes only empty folders, so nothing is lost if project.json disappeared.
             with suppress(OSError):
                 (self.path / "slices").rmdir()
                 (self.path / "lock").unlink(missing_ok=True)
                 self.path.rmdir()
+
+    # ------------------------------------------------------------------ is it still ours?
+
+    def is_as_left(self) -> bool:
+        """Is the folder as this process left it, and locked by it?
+
+        Not if it was deleted, replaced by a copy, or written by another process since. Takes a
+        millisecond or two, so that it can be asked before each save. Raises OutputError if the
+        folder cannot be read now.
+        """
+        try:
+            if not self._holds_what_was_left():
+                return False
+            if self._has_lock():
+                return True
+            # An equal copy has another lock file, which may be free.
+            self._lock.release()
+            self._acquire()
+            return self._holds_what_was_left()
+        except InputError:
+            return False
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be read: {error.strerror or error}.") from error
+
+    def _holds_what_was_left(self) -> bool:
+        # project.json differs after each save, as it holds the time.
+        return (
+            self._state_there() == self._left
+            and self._sizes.items() <= self._sizes_there().items()
+            and self.history.is_as_left()
+        )
+
+    def _has_lock(self) -> bool:
+        # No other file gets the number of one that is held open.
+        return self._lock.is_locked and self._lock_there() == self._locked_file
+
+    def _lock_there(self) -> tuple[int, int] | None:
+        try:
+            file = (self.path / "lock").stat()
+        except OSError:
+            return None
+        return file.st_dev, file.st_ino
+
+    def _state_there(self) -> bytes | None:
+        try:
+            return (self.path / _STATE_FILE).read_bytes()
+        except _MISSING:
+            return None
+
+    def _sizes_there(self) -> dict[str, int]:
+        try:
+            with os.scandir(self.path / "slices") as files:
+                return {file.name: file.stat().st_size for file in files}
+        except _MISSING:
+            return {}
+
+    def elsewhere(self, scan: ScanId) -> ProjectFolder:
+        """A new project with this one's history, held; all slices are to be saved in it.
+
+        For work whose folder is not `is_as_left` any more; the folder stays as it is. Raises
+        OutputError.
+        """
+        project = ProjectFolder.create(scan)
+        project.history.go_on(self.history)
+        self._lock.release()
+        return project
 
     # ------------------------------------------------------------------ writing
 
@@ -218,6 +296,7 @@ class ProjectFolder:
         theirs = state.touched | state.reviewed
         order = sorted(slices, key=lambda place: (place not in theirs, place))
         self.save_slices((place, slices[place]) for place in order)
+        self.history.write_earlier()
         while events:
             self.history.add(events[0])
             del events[0]
@@ -245,7 +324,9 @@ class ProjectFolder:
         digest = _digest(arrays)
         if self._written.get(place) != digest:
             self._written.pop(place, None)
-            save_arrays(self._slice_file(place), arrays)
+            file = self._slice_file(place)
+            save_arrays(file, arrays)
+            self._sizes[file.name] = file.stat().st_size
             self._written[place] = digest
 
     def _last_said(self) -> ProjectState | None:
@@ -260,8 +341,9 @@ class ProjectFolder:
             "saved": datetime.now(UTC).isoformat(),
             **state.to_json(),
         }
-        replace_bytes(self.path / _STATE_FILE, json.dumps(values, indent=1).encode())
-        self._said = state
+        content = json.dumps(values, indent=1).encode()
+        replace_bytes(self.path / _STATE_FILE, content)
+        self._said, self._left = state, content
 
     def _slice_file(self, place: SliceKey) -> Path:
         return self.path / "slices" / f"{place[0]}-{place[1]}.npz"

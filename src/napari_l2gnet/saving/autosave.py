@@ -11,7 +11,7 @@ from typing import Any
 import napari
 import numpy as np
 from napari.layers import Layer
-from napari.utils.notifications import show_error
+from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QMainWindow, QWidget
 
@@ -228,11 +228,22 @@ class Autosave(QObject):
         if problem:
             self._queue.take_over(batch)
             self._next_save = time.monotonic() + _RETRY_AFTER
+        elif batch.moved:
+            self._on_moved(batch)
         else:
             self._queue.settle(batch)
         self._tell(problem)
-        if not problem:
+        if not problem and not batch.moved:
             self.saved.emit()
+
+    def _on_moved(self, batch: Batch) -> None:
+        """The project goes on in a new folder: tell it, and save everything there."""
+        self._queue.take_over(batch)
+        assert self.folder is not None
+        show_warning(
+            f'The saved work on "{self._mask.layer.name}" was deleted, replaced or changed from '
+            f"outside while it was open. All of it is being saved again, in {self.folder.path}."
+        )
 
     def _tell(self, problem: str) -> None:
         """Show once that the mask cannot be saved, and keep that in its annotation; "": it can."""
@@ -262,7 +273,11 @@ class Autosave(QObject):
         except Exception:
             self._queue.take_over(batch)
             raise
-        self._queue.settle(batch)
+        if batch.moved:
+            self._on_moved(batch)
+            self.save_now()
+        else:
+            self._queue.settle(batch)
 
     # ------------------------------------------------------------------ the end
 
