@@ -371,6 +371,33 @@ def test_a_damaged_project_is_one_sentence(one_sentence, tmp_path):
     assert "is none" in said(lambda: open_project(tmp_path))
 
 
+def test_a_damaged_slice_hides_no_other_and_its_file_is_kept():
+    project, state = new_project()
+    project.save_slices(((0, index), blank(label=2)) for index in range(3))
+    cut, wider = (project.path / "slices" / f"0-{index}.npz" for index in range(2))
+    content = cut.read_bytes()[:50]
+    cut.write_bytes(content)
+    np.savez(wider, **{name: np.zeros((6, 8)) for name in ("labels", "by_person", "raw")})
+    project.release()
+    project.hold()
+    with pytest.raises(InputError, match="missing or damaged"):
+        project.read_slices(state)
+    damaged = set()
+    slices, saved = project.read_slices(state, damaged)
+    assert (damaged, saved) == ({(0, 0), (0, 1)}, {(0, 2)})
+    assert (slices.labels[0] == [[[0]], [[0]], [[2]]]).all()
+    project.set_aside(damaged)
+    (kept,) = project.path.glob("slices/0-0.damaged-*")
+    assert kept.read_bytes() == content
+    assert project.is_as_left()
+    assert project.read_slices(state)[1] == {(0, 2)}
+    # Work that was only painted is missed, too, unless a crash may have come before it was saved.
+    gone, place = replace(state, finished=frozenset()), frozenset({(0, 1)})
+    project.require_whole(replace(gone, touched=place, unsettled=place))
+    with pytest.raises(InputError, match="missing or damaged"):
+        project.require_whole(replace(gone, touched=place))
+
+
 def test_the_projects_at_hand_are_listed_the_latest_first(l2gnet, projects):
     code, out, _ = l2gnet("projects")
     assert (code, out) == (0, f"0 projects, 0.0 MB, in {projects}\n")

@@ -238,6 +238,42 @@ def test_slices_that_a_crash_kept_from_being_saved_are_not_reviewed(projects: Pa
     assert work.segmentation.unreviewed_organs == {(there, 1)}
     # Which slices are painted is found out anew.
     assert work.segmentation.changed == {there, missing, painted}
+    assert "slice 1 is missing or damaged" in work.problem
+    work.folder.release()
+
+
+def test_all_that_can_be_read_is_resumed_and_the_rest_is_named(
+    segment_widget: Widget, scan_file: Path, qtbot: Any, tmp_path: Path, capsys: Any
+) -> None:
+    viewer, widget, folder = begun(segment_widget, scan_file, qtbot)
+    paint(widget, 3, 1)
+    paint(widget, 4, 1)
+    widget.current_mask.segmentation.reviewed.add((0, 3))
+    qtbot.waitUntil(lambda: is_saved(widget), timeout=5000)
+    shown = widget.current_mask.segmentation.shown.copy()
+    viewer.layers.clear()
+    (folder.path / "slices" / "0-2.npz").unlink()
+    cut = folder.path / "slices" / "0-3.npz"
+    cut.write_bytes(content := cut.read_bytes()[:50])
+    open_scan(viewer, scan_file)
+    qtbot.waitUntil(lambda: not widget.offer.isHidden(), timeout=5000)
+    widget.offer.resume.click()
+    qtbot.waitUntil(lambda: widget.current_mask is not None, timeout=5000)
+    assert "slices 2, 3 are missing or damaged" in widget.message.text()
+    segmentation = widget.current_mask.segmentation
+    shown[0, 2:4] = 0
+    np.testing.assert_array_equal(segmentation.shown, shown)
+    assert segmentation.reviewed == set()
+    assert segmentation.finished == {(0, 0), (0, 1), (0, 4), (0, 5)}
+    qtbot.waitUntil(lambda: is_saved(widget), timeout=5000)
+    (kept,) = folder.path.glob("slices/0-3.damaged-*")
+    assert kept.read_bytes() == content
+    # From then on the project is whole, as it is.
+    viewer.layers.clear()
+    main(["replay", str(folder.path), "-o", str(tmp_path / "out"), "--json"])
+    assert json.loads(capsys.readouterr().out)["equal"] is True
+    (work,) = read_work(folder.path)
+    assert not work.problem
     work.folder.release()
 
 

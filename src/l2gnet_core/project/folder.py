@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,6 +37,8 @@ from l2gnet_core.scans.volume import Volume
 
 FORMAT = 1
 _STATE_FILE = "project.json"
+#: The arrays of a slice.
+_ARRAYS = ("labels", "by_person", "raw")
 #: Slices written at a time: one is compressed while the disk writes another.
 _WRITERS = 2
 #: Raised for a file that is not there.
@@ -320,7 +323,7 @@ class ProjectFolder:
                 written.result()
 
     def _save_slice(self, place: SliceKey, one: SliceState) -> None:
-        arrays = {"labels": one.labels, "by_person": one.by_person, "raw": one.raw}
+        arrays = {name: getattr(one, name) for name in _ARRAYS}
         digest = _digest(arrays)
         if self._written.get(place) != digest:
             self._written.pop(place, None)
@@ -368,35 +371,58 @@ class ProjectFolder:
     def require_whole(self, state: ProjectState) -> None:
         """Raise InputError if a file is missing that project.json relies on. A crash cannot cause
         this, because project.json is written last."""
-        reviewed_at = state.finished | state.reviewed
-        if not all(self._slice_file(place).exists() for place in reviewed_at) or (
+        if not all(self._slice_file(place).exists() for place in state.on_disk) or (
             state.model is not None and not self.history.entries()
         ):
             raise _broken(self.path)
 
-    def read_slices(self, state: ProjectState) -> tuple[SliceState, frozenset[SliceKey]]:
+    def read_slices(
+        self, state: ProjectState, damaged: set[SliceKey] | None = None
+    ) -> tuple[SliceState, frozenset[SliceKey]]:
         """Labels, painted voxels and raw predictions, all (t,z,y,x), and which slices are saved.
 
-        Raises InputError for damaged files.
+        damaged: takes up slices whose files are damaged; without it, they raise InputError.
         """
         found: dict[SliceKey, dict[str, NDArray[Any]]] = {}
-        count = state.shape[1 + state.axis]
-        for place in np.ndindex(state.shape[0], count):
-            file = self._slice_file(place)
-            if file.exists():
-                found[place] = load_arrays(file)
+        frames, *sizes = state.shape
+        count = sizes.pop(state.axis)
+        for place in np.ndindex(frames, count):
+            if not self._slice_file(place).exists():
+                continue
+            try:
+                found[place] = self._read_slice(place, tuple(sizes))
+            except InputError:
+                if damaged is None:
+                    raise
+                damaged.add(place)
         kinds = [one[name].dtype for one in found.values() for name in ("labels", "raw")]
         dtype = np.result_type(np.uint8, *kinds)
         labels, raw = np.zeros(state.shape, dtype), np.zeros(state.shape, dtype)
         by_person = np.zeros(state.shape, bool)
         whole = {"labels": labels, "by_person": by_person, "raw": raw}
-        try:
-            for place, arrays in found.items():
-                for name, array in whole.items():
-                    slice_of(array, place, state.axis)[...] = arrays[name]
-        except (KeyError, ValueError, TypeError) as error:
-            raise _broken(self.path) from error
+        for place, arrays in found.items():
+            for name, array in whole.items():
+                slice_of(array, place, state.axis)[...] = arrays[name]
         return SliceState(labels, by_person, raw), frozenset(found)
+
+    def _read_slice(self, place: SliceKey, shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:
+        arrays = load_arrays(self._slice_file(place))
+        if any(name not in arrays or arrays[name].shape != shape for name in _ARRAYS):
+            raise _broken(self.path)
+        return arrays
+
+    def set_aside(self, damaged: Iterable[SliceKey]) -> None:
+        """Rename the files of damaged slices, so that they are kept but not read again. Raises
+        OutputError."""
+        for place in damaged:
+            file = self._slice_file(place)
+            try:
+                file.rename(file.with_suffix(f".damaged-{secrets.token_hex(3)}"))
+            except OSError as error:
+                raise OutputError(
+                    f"{file} cannot be renamed: {error.strerror or error}."
+                ) from error
+            self._sizes.pop(file.name, None)
 
 
 def _meanwhile(state: ProjectState, before: ProjectState | None) -> ProjectState:
