@@ -569,6 +569,8 @@ def test_a_project_of_which_nothing_was_saved_is_not_left_behind(projects):
     empty = ProjectFolder.create(identify(SCAN))
     empty.release()
     assert list(projects.iterdir()) == []
+    assert not empty.is_as_left()
+    assert list(projects.iterdir()) == []
     project, _ = new_project()
     (project.path / "project.json").unlink()
     project.release()

@@ -583,6 +583,21 @@ def test_closing_saves_work_whose_folder_was_deleted(
     np.testing.assert_array_equal(again.read_slices(again.read_state())[0].labels, shown)
 
 
+def test_a_mask_that_is_put_back_is_saved_again(
+    segment_widget: Widget, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, widget, folder = begun(segment_widget, scan_file, qtbot)
+    layer = widget.current_mask.layer
+    for index in (3, 4):
+        viewer.layers.remove(layer)
+        viewer.layers.append(layer)
+        viewer.layers.selection.active = layer
+        assert widget.current_mask.layer is layer
+        paint(widget, index, 1)
+        qtbot.waitUntil(lambda: is_saved(widget), timeout=5000)
+        assert autosave_of(widget.current_mask).folder is folder
+
+
 def test_a_damaged_project_is_told_and_not_offered(
     segment_widget: Widget, scan_file: Path, qtbot: Any, projects: Path
 ) -> None:

@@ -228,7 +228,8 @@ class ProjectFolder:
     def _holds_what_was_left(self) -> bool:
         # project.json differs after each save, as it holds the time.
         return (
-            self._state_there() == self._left
+            (self.path / "slices").is_dir()
+            and self._state_there() == self._left
             and self._sizes.items() <= self._sizes_there().items()
             and self.history.is_as_left()
         )
