@@ -598,6 +598,35 @@ def test_a_mask_that_is_put_back_is_saved_again(
         assert autosave_of(widget.current_mask).folder is folder
 
 
+def test_a_mask_deleted_while_nothing_can_be_saved_is_saved_later(
+    segment_widget: Widget,
+    scan_file: Path,
+    qtbot: Any,
+    projects: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("napari_l2gnet.saving.autosave.show_error", told.append)
+    monkeypatch.setattr("napari_l2gnet.saving.autosave._RETRY_AFTER", 0.2)
+    projects.write_text("a file where a folder should be")
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    paint(widget, 2, 3)
+    autosave = autosave_of(widget.current_mask)
+    shown = widget.current_mask.segmentation.shown.copy()
+    viewer.layers.clear()
+    assert "Saving is tried again" in told[-1]
+    qtbot.wait(400)
+    assert not autosave.closed
+    projects.unlink()
+    qtbot.waitUntil(lambda: autosave.closed, timeout=5000)
+    again = open_project(autosave.folder.path)
+    again.hold()
+    np.testing.assert_array_equal(again.read_slices(again.read_state())[0].labels, shown)
+    again.release()
+
+
 def test_a_damaged_project_is_told_and_not_offered(
     segment_widget: Widget, scan_file: Path, qtbot: Any, projects: Path
 ) -> None:

@@ -152,6 +152,8 @@ class Autosave(QObject):
             batch = self._batch()
             if batch is None:
                 self._tell("")
+                if self._mask.layer not in self._mask.viewer.layers:
+                    self.close()
             else:
                 self._next_save = time.monotonic() + _SAVE_EVERY
                 self._under_way = batch
@@ -259,7 +261,12 @@ class Autosave(QObject):
     # ------------------------------------------------------------------ the end
 
     def _on_removed(self, event: Any) -> None:
-        if event.value is self._mask.layer:
+        if event.value is not self._mask.layer:
+            return
+        if problem := self.unsaved():
+            # `_look` goes on, and closes once all is saved.
+            show_error(f"{problem} Saving is tried again as long as this window is open.")
+        else:
             self.close()
 
     def _on_inserted(self, event: Any) -> None:
