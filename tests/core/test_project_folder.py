@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from l2gnet_core.files import read_volume, write_labels
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.preprocessing.appearance import Appearance
 from l2gnet_core.project.entries import entry_from_json
-from l2gnet_core.project.events import Answered, Reviewed, Stepped
+from l2gnet_core.project.events import Answered, Interpolated, Reviewed, Stepped
 from l2gnet_core.project.folder import (
     FORMAT,
     ProjectFolder,
@@ -370,6 +371,33 @@ def test_a_damaged_project_is_one_sentence(one_sentence, tmp_path):
     assert "is none" in said(lambda: open_project(tmp_path))
 
 
+def test_a_damaged_slice_hides_no_other_and_its_file_is_kept():
+    project, state = new_project()
+    project.save_slices(((0, index), blank(label=2)) for index in range(3))
+    cut, wider = (project.path / "slices" / f"0-{index}.npz" for index in range(2))
+    content = cut.read_bytes()[:50]
+    cut.write_bytes(content)
+    np.savez(wider, **{name: np.zeros((6, 8)) for name in ("labels", "by_person", "raw")})
+    project.release()
+    project.hold()
+    with pytest.raises(InputError, match="missing or damaged"):
+        project.read_slices(state)
+    damaged = set()
+    slices, saved = project.read_slices(state, damaged)
+    assert (damaged, saved) == ({(0, 0), (0, 1)}, {(0, 2)})
+    assert (slices.labels[0] == [[[0]], [[0]], [[2]]]).all()
+    project.set_aside(damaged)
+    (kept,) = project.path.glob("slices/0-0.damaged-*")
+    assert kept.read_bytes() == content
+    assert project.is_as_left()
+    assert project.read_slices(state)[1] == {(0, 2)}
+    # Work that was only painted is missed, too, unless a crash may have come before it was saved.
+    gone, place = replace(state, finished=frozenset()), frozenset({(0, 1)})
+    project.require_whole(replace(gone, touched=place, unsettled=place))
+    with pytest.raises(InputError, match="missing or damaged"):
+        project.require_whole(replace(gone, touched=place))
+
+
 def test_the_projects_at_hand_are_listed_the_latest_first(l2gnet, projects):
     code, out, _ = l2gnet("projects")
     assert (code, out) == (0, f"0 projects, 0.0 MB, in {projects}\n")
@@ -416,9 +444,132 @@ def test_a_folder_that_is_gone_is_one_sentence(projects, one_sentence, tmp_path,
     one_sentence(caught.value)
 
 
+def lose_project(path):
+    shutil.rmtree(path)
+
+
+def lose_and_make_folder(path):
+    shutil.rmtree(path)
+    (path / "slices").mkdir(parents=True)
+
+
+def lose_slice(path):
+    (path / "slices" / "0-0.npz").unlink()
+
+
+def lose_history(path):
+    (path / "history.jsonl").unlink()
+
+
+def cut_slice(path):
+    file = path / "slices" / "0-0.npz"
+    file.write_bytes(file.read_bytes()[:50])
+
+
+def put_older_copy(path):
+    shutil.rmtree(path)
+    path.with_name("older").rename(path)
+
+
+def save_elsewhere(path):
+    shutil.copytree(path, path.with_name("copy"))
+    shutil.rmtree(path)
+    path.with_name("copy").rename(path)
+    other = open_project(path)
+    other.hold()
+    other.save(state_of(touched=frozenset({(0, 1)})), {}, [], SCAN)
+    other.release()
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [lose_project, lose_and_make_folder, lose_slice, lose_history, cut_slice, put_older_copy,
+     save_elsewhere],
+)  # fmt: skip
+def test_work_whose_folder_is_not_as_it_was_left_goes_on_in_another(
+    lose, projects, make_model, tmp_path
+):
+    project, state = new_project()
+    shutil.copytree(project.path, project.path.with_name("older"))
+    model, filled = make_model(), {(0, 0): blank(label=1)}
+    events = [Answered("segmented", model, [(0, 0)]), Interpolated(filled)]
+    state = replace(state, model=id_of(model))
+    project.save(state, {(0, 0): blank(label=1)}, events, SCAN)
+    lines = (project.path / "history.jsonl").read_bytes()
+    assert project.is_as_left()
+    lose(project.path)
+    before = {file: file.read_bytes() for file in project.path.rglob("*") if file.is_file()}
+    assert not project.is_as_left()
+    assert not project.is_as_left()
+    new = project.elsewhere(state.scan)
+    assert new.is_as_left()
+    # What is in memory is saved again, with the history and its models.
+    new.save(state, {(0, 0): blank(label=1)}, [Stepped("undone")], SCAN)
+    assert new.is_as_left()
+    if before:
+        assert new.path != project.path
+        assert {file: file.read_bytes() for file in before} == before
+    new.release()
+    again = open_project(new.path)
+    assert (again.read_slices(again.read_state())[0].labels[0, 0] == 1).all()
+    assert (new.path / "history.jsonl").read_bytes().startswith(lines)
+    assert [one.what for one in again.history.entries()] == ["segmented", "interpolated", "undone"]
+    (found,) = again.history.slices(again.history.entries()[1].slices).values()
+    assert (found["labels"] == 1).all()
+    assert id_of(again.history.models.load(id_of(model))) == id_of(model)
+    again.read_voxels(state)
+
+
+def test_an_equal_copy_of_a_folder_is_gone_on_with_unless_another_window_has_it(projects):
+    project, state = new_project()
+
+    def put_copy() -> None:
+        copy = project.path.with_name("copy")
+        shutil.copytree(project.path, copy)
+        shutil.rmtree(project.path)
+        copy.rename(project.path)
+
+    put_copy()
+    assert project.is_as_left()
+    other = open_project(project.path)
+    with pytest.raises(InputError, match="open in another window"):
+        other.hold()
+    put_copy()
+    other.hold()
+    assert not project.is_as_left()
+    new = project.elsewhere(state.scan)
+    new.save(state, {(0, 0): blank(label=1)}, [], SCAN)
+    assert new.is_as_left()
+    assert other.is_as_left()
+    # Letting go of it deletes nothing of the other's.
+    project.release()
+    assert other.is_as_left()
+
+
+def test_a_history_that_could_not_be_written_elsewhere_is_written_the_next_time(monkeypatch):
+    project, state = new_project()
+    project.save(state, {}, [Stepped("undone")], SCAN)
+    shutil.rmtree(project.path)
+    new = project.elsewhere(state.scan)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OutputError, match="No space left"):
+            new.save(state, {(0, 0): blank(label=1)}, [Stepped("redone")], SCAN)
+    assert new.is_as_left()
+    new.save(state, {(0, 0): blank(label=1)}, [Stepped("redone")], SCAN)
+    assert [one.what for one in new.history.entries()] == ["undone", "redone"]
+    assert new.is_as_left()
+
+
 def test_a_project_of_which_nothing_was_saved_is_not_left_behind(projects):
     empty = ProjectFolder.create(identify(SCAN))
     empty.release()
+    assert list(projects.iterdir()) == []
+    assert not empty.is_as_left()
     assert list(projects.iterdir()) == []
     project, _ = new_project()
     (project.path / "project.json").unlink()

@@ -238,6 +238,42 @@ def test_slices_that_a_crash_kept_from_being_saved_are_not_reviewed(projects: Pa
     assert work.segmentation.unreviewed_organs == {(there, 1)}
     # Which slices are painted is found out anew.
     assert work.segmentation.changed == {there, missing, painted}
+    assert "slice 1 is missing or damaged" in work.problem
+    work.folder.release()
+
+
+def test_all_that_can_be_read_is_resumed_and_the_rest_is_named(
+    segment_widget: Widget, scan_file: Path, qtbot: Any, tmp_path: Path, capsys: Any
+) -> None:
+    viewer, widget, folder = begun(segment_widget, scan_file, qtbot)
+    paint(widget, 3, 1)
+    paint(widget, 4, 1)
+    widget.current_mask.segmentation.reviewed.add((0, 3))
+    qtbot.waitUntil(lambda: is_saved(widget), timeout=5000)
+    shown = widget.current_mask.segmentation.shown.copy()
+    viewer.layers.clear()
+    (folder.path / "slices" / "0-2.npz").unlink()
+    cut = folder.path / "slices" / "0-3.npz"
+    cut.write_bytes(content := cut.read_bytes()[:50])
+    open_scan(viewer, scan_file)
+    qtbot.waitUntil(lambda: not widget.offer.isHidden(), timeout=5000)
+    widget.offer.resume.click()
+    qtbot.waitUntil(lambda: widget.current_mask is not None, timeout=5000)
+    assert "slices 2, 3 are missing or damaged" in widget.message.text()
+    segmentation = widget.current_mask.segmentation
+    shown[0, 2:4] = 0
+    np.testing.assert_array_equal(segmentation.shown, shown)
+    assert segmentation.reviewed == set()
+    assert segmentation.finished == {(0, 0), (0, 1), (0, 4), (0, 5)}
+    qtbot.waitUntil(lambda: is_saved(widget), timeout=5000)
+    (kept,) = folder.path.glob("slices/0-3.damaged-*")
+    assert kept.read_bytes() == content
+    # From then on the project is whole, as it is.
+    viewer.layers.clear()
+    main(["replay", str(folder.path), "-o", str(tmp_path / "out"), "--json"])
+    assert json.loads(capsys.readouterr().out)["equal"] is True
+    (work,) = read_work(folder.path)
+    assert not work.problem
     work.folder.release()
 
 
@@ -484,6 +520,111 @@ def test_a_disk_that_fails_is_told_once_and_tried_again(
     assert [e.what for e in autosave_of(widget.current_mask).folder.history.entries()] == [
         "segmented"
     ]
+
+
+@pytest.mark.parametrize("loss", ["deleted", "older", "opened elsewhere"])
+def test_work_whose_folder_is_lost_while_it_is_open_is_saved_again(
+    segment_widget: Widget,
+    scan_file: Path,
+    qtbot: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+    loss: str,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("napari_l2gnet.saving.autosave.show_warning", told.append)
+    viewer, widget, folder = begun(segment_widget, scan_file, qtbot)
+    autosave, path = autosave_of(widget.current_mask), folder.path
+    widget.current_mask.segmentation.reviewed.add((0, 4))
+    qtbot.waitUntil(lambda: is_saved(widget), timeout=5000)
+    older = Path(shutil.copytree(path, tmp_path / "older"))
+    paint(widget, 3, 1)
+    qtbot.waitUntil(lambda: is_saved(widget), timeout=5000)
+    if loss == "opened elsewhere":
+        shutil.rmtree(older)
+        shutil.copytree(path, older)
+    shutil.rmtree(path)
+    if loss != "deleted":
+        shutil.copytree(older, path)
+    other = ProjectFolder(path)
+    if loss == "opened elsewhere":
+        other.hold()
+    paint(widget, 5, 2)
+    qtbot.waitUntil(lambda: autosave.folder is not folder and is_saved(widget), timeout=5000)
+    assert len(told) == 1
+    assert str(autosave.folder.path) in told[0]
+    assert (autosave.folder.path == path) == (loss == "deleted")
+    if loss == "opened elsewhere":
+        assert other.is_as_left()
+        other.release()
+    # Going on is as before, and so is coming back.
+    paint(widget, 1, 1)
+    qtbot.waitUntil(lambda: is_saved(widget), timeout=5000)
+    assert len(told) == 1
+    viewer.layers.remove(widget.current_mask.layer)
+    main(["replay", str(autosave.folder.path), "-o", str(tmp_path / "out"), "--json"])
+    assert json.loads(capsys.readouterr().out)["equal"] is True
+
+
+@pytest.mark.parametrize("strokes", [0, 1])
+def test_closing_saves_work_whose_folder_was_deleted(
+    segment_widget: Widget, scan_file: Path, qtbot: Any, strokes: int
+) -> None:
+    viewer, widget, folder = begun(segment_widget, scan_file, qtbot)
+    qtbot.waitUntil(lambda: is_saved(widget), timeout=5000)
+    shutil.rmtree(folder.path)
+    autosave = autosave_of(widget.current_mask)
+    for _ in range(strokes):
+        paint(widget, 3, 1)
+    shown = widget.current_mask.segmentation.shown.copy()
+    viewer.layers.clear()
+    again = open_project(autosave.folder.path)
+    np.testing.assert_array_equal(again.read_slices(again.read_state())[0].labels, shown)
+
+
+def test_a_mask_that_is_put_back_is_saved_again(
+    segment_widget: Widget, scan_file: Path, qtbot: Any
+) -> None:
+    viewer, widget, folder = begun(segment_widget, scan_file, qtbot)
+    layer = widget.current_mask.layer
+    for index in (3, 4):
+        viewer.layers.remove(layer)
+        viewer.layers.append(layer)
+        viewer.layers.selection.active = layer
+        assert widget.current_mask.layer is layer
+        paint(widget, index, 1)
+        qtbot.waitUntil(lambda: is_saved(widget), timeout=5000)
+        assert autosave_of(widget.current_mask).folder is folder
+
+
+def test_a_mask_deleted_while_nothing_can_be_saved_is_saved_later(
+    segment_widget: Widget,
+    scan_file: Path,
+    qtbot: Any,
+    projects: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("napari_l2gnet.saving.autosave.show_error", told.append)
+    monkeypatch.setattr("napari_l2gnet.saving.autosave._RETRY_AFTER", 0.2)
+    projects.write_text("a file where a folder should be")
+    viewer, widget = segment_widget()
+    open_scan(viewer, scan_file)
+    run(qtbot, widget)
+    paint(widget, 2, 3)
+    autosave = autosave_of(widget.current_mask)
+    shown = widget.current_mask.segmentation.shown.copy()
+    viewer.layers.clear()
+    assert "Saving is tried again" in told[-1]
+    qtbot.wait(400)
+    assert not autosave.closed
+    projects.unlink()
+    qtbot.waitUntil(lambda: autosave.closed, timeout=5000)
+    again = open_project(autosave.folder.path)
+    again.hold()
+    np.testing.assert_array_equal(again.read_slices(again.read_state())[0].labels, shown)
+    again.release()
 
 
 def test_a_damaged_project_is_told_and_not_offered(

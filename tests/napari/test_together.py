@@ -684,13 +684,16 @@ def test_a_mask_that_is_put_back_is_saved_again(correct_widget: Make, qtbot: Any
     assert autosave_of(mask).folder.path == folder.path
     touched = {(0, 1), (0, 2), (0, 3)}
     qtbot.waitUntil(lambda: folder.read_state().touched == touched, timeout=8000)
-    # Not while somebody else goes on with its work.
+    # In a project of its own while somebody else goes on with its work.
     viewer.layers.remove(mask.layer)
     other = open_project(folder.path)
     other.hold()
     viewer.layers.append(mask.layer)
     assert correct.current_mask.layer is mask.layer
-    assert autosave_of(mask) is None
+    paint(mask, 4)
+    qtbot.waitUntil(lambda: is_saved(correct), timeout=8000)
+    assert autosave_of(mask).folder.path != folder.path
+    assert other.is_as_left()
     other.release()
 
 

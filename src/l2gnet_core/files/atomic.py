@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,6 +71,17 @@ def replace_bytes(path: Path, content: bytes | memoryview) -> None:
             raise OutputError(f"{path} did not read back as it was written: check the disk.")
 
     replace_file(path, path.suffix, write, check)
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copy the files that a folder has and another lacks. A folder that is missing has none, and is
+    made if there is something to copy. Raises OutputError."""
+    for file in sorted(source.glob("*")):
+        copy = target / file.name
+        if not copy.exists():
+            target.mkdir(exist_ok=True)
+            with file.open("rb") as stream:
+                replace_file(copy, copy.suffix, partial(shutil.copyfileobj, stream), lambda _: None)
 
 
 def require_writable(folder: Path) -> None:

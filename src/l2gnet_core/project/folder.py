@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,8 +37,12 @@ from l2gnet_core.scans.volume import Volume
 
 FORMAT = 1
 _STATE_FILE = "project.json"
+#: The arrays of a slice.
+_ARRAYS = ("labels", "by_person", "raw")
 #: Slices written at a time: one is compressed while the disk writes another.
 _WRITERS = 2
+#: Raised for a file that is not there.
+_MISSING = (FileNotFoundError, NotADirectoryError)
 
 
 def projects_folder() -> Path:
@@ -129,9 +134,13 @@ class ProjectFolder:
         self.history = History(path)
         # Digests of the slices that were written since `hold`.
         self._written: dict[SliceKey, bytes] = {}
-        # The content of project.json; None until it is read or written.
+        # What project.json says; None until it is read or written.
         self._said: ProjectState | None = None
+        # What `is_as_left` compares: project.json, None if there is none, and the sizes of slices.
+        self._left: bytes | None = None
+        self._sizes: dict[str, int] = {}
         self._lock = FileLock(path / "lock", timeout=0, thread_local=False)
+        self._locked_file: tuple[int, int] | None = None
 
     @classmethod
     def create(cls, scan: ScanId) -> ProjectFolder:
@@ -158,8 +167,20 @@ class ProjectFolder:
 
         Raises InputError if it is locked, OutputError if the folder cannot be written.
         """
+        self._acquire()
+        # Another process may have written in the meantime.
+        self._written.clear()
+        self._said = None
+        # Delete what a crash left half written.
+        for file in self.path.glob("**/.l2gnet-*"):
+            file.unlink(missing_ok=True)
+        self._left, self._sizes = self._state_there(), self._sizes_there()
+        self.history.mend()
+
+    def _acquire(self) -> None:
         try:
             self._lock.acquire()
+            self._locked_file = self._lock_there()
         except Timeout as error:
             raise InputError(
                 "This work is open in another window: close the scan there first, then resume it "
@@ -169,23 +190,84 @@ class ProjectFolder:
             raise OutputError(
                 f"{self.path} cannot be written: {error.strerror or error}."
             ) from error
-        # Another process may have written in the meantime.
-        self._written.clear()
-        self._said = None
-        # Delete what a crash left half written.
-        for file in self.path.glob("**/.l2gnet-*"):
-            file.unlink(missing_ok=True)
-        self.history.mend()
 
     def release(self) -> None:
         """Unlock the project, and delete its folder if nothing was ever saved."""
+        unused = self._has_lock() and not (self.path / _STATE_FILE).exists()
         self._lock.release()
-        if not (self.path / _STATE_FILE).exists():
+        if unused:
             # rmdir deletes only empty folders, so nothing is lost if project.json disappeared.
             with suppress(OSError):
                 (self.path / "slices").rmdir()
                 (self.path / "lock").unlink(missing_ok=True)
                 self.path.rmdir()
+
+    # ------------------------------------------------------------------ is it still ours?
+
+    def is_as_left(self) -> bool:
+        """Is the folder as this process left it, and locked by it?
+
+        Not if it was deleted, replaced by a copy, or written by another process since. Takes a
+        millisecond or two, so that it can be asked before each save. Raises OutputError if the
+        folder cannot be read now.
+        """
+        try:
+            if not self._holds_what_was_left():
+                return False
+            if self._has_lock():
+                return True
+            # An equal copy has another lock file, which may be free.
+            self._lock.release()
+            self._acquire()
+            return self._holds_what_was_left()
+        except InputError:
+            return False
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be read: {error.strerror or error}.") from error
+
+    def _holds_what_was_left(self) -> bool:
+        # project.json differs after each save, as it holds the time.
+        return (
+            (self.path / "slices").is_dir()
+            and self._state_there() == self._left
+            and self._sizes.items() <= self._sizes_there().items()
+            and self.history.is_as_left()
+        )
+
+    def _has_lock(self) -> bool:
+        # No other file gets the number of one that is held open.
+        return self._lock.is_locked and self._lock_there() == self._locked_file
+
+    def _lock_there(self) -> tuple[int, int] | None:
+        try:
+            file = (self.path / "lock").stat()
+        except OSError:
+            return None
+        return file.st_dev, file.st_ino
+
+    def _state_there(self) -> bytes | None:
+        try:
+            return (self.path / _STATE_FILE).read_bytes()
+        except _MISSING:
+            return None
+
+    def _sizes_there(self) -> dict[str, int]:
+        try:
+            with os.scandir(self.path / "slices") as files:
+                return {file.name: file.stat().st_size for file in files}
+        except _MISSING:
+            return {}
+
+    def elsewhere(self, scan: ScanId) -> ProjectFolder:
+        """A new project with this one's history, held; all slices are to be saved in it.
+
+        For work whose folder is not `is_as_left` any more; the folder stays as it is. Raises
+        OutputError.
+        """
+        project = ProjectFolder.create(scan)
+        project.history.go_on(self.history)
+        self._lock.release()
+        return project
 
     # ------------------------------------------------------------------ writing
 
@@ -218,6 +300,7 @@ class ProjectFolder:
         theirs = state.touched | state.reviewed
         order = sorted(slices, key=lambda place: (place not in theirs, place))
         self.save_slices((place, slices[place]) for place in order)
+        self.history.write_earlier()
         while events:
             self.history.add(events[0])
             del events[0]
@@ -241,11 +324,13 @@ class ProjectFolder:
                 written.result()
 
     def _save_slice(self, place: SliceKey, one: SliceState) -> None:
-        arrays = {"labels": one.labels, "by_person": one.by_person, "raw": one.raw}
+        arrays = {name: getattr(one, name) for name in _ARRAYS}
         digest = _digest(arrays)
         if self._written.get(place) != digest:
             self._written.pop(place, None)
-            save_arrays(self._slice_file(place), arrays)
+            file = self._slice_file(place)
+            save_arrays(file, arrays)
+            self._sizes[file.name] = file.stat().st_size
             self._written[place] = digest
 
     def _last_said(self) -> ProjectState | None:
@@ -260,8 +345,9 @@ class ProjectFolder:
             "saved": datetime.now(UTC).isoformat(),
             **state.to_json(),
         }
-        replace_bytes(self.path / _STATE_FILE, json.dumps(values, indent=1).encode())
-        self._said = state
+        content = json.dumps(values, indent=1).encode()
+        replace_bytes(self.path / _STATE_FILE, content)
+        self._said, self._left = state, content
 
     def _slice_file(self, place: SliceKey) -> Path:
         return self.path / "slices" / f"{place[0]}-{place[1]}.npz"
@@ -286,35 +372,58 @@ class ProjectFolder:
     def require_whole(self, state: ProjectState) -> None:
         """Raise InputError if a file is missing that project.json relies on. A crash cannot cause
         this, because project.json is written last."""
-        reviewed_at = state.finished | state.reviewed
-        if not all(self._slice_file(place).exists() for place in reviewed_at) or (
+        if not all(self._slice_file(place).exists() for place in state.on_disk) or (
             state.model is not None and not self.history.entries()
         ):
             raise _broken(self.path)
 
-    def read_slices(self, state: ProjectState) -> tuple[SliceState, frozenset[SliceKey]]:
+    def read_slices(
+        self, state: ProjectState, damaged: set[SliceKey] | None = None
+    ) -> tuple[SliceState, frozenset[SliceKey]]:
         """Labels, painted voxels and raw predictions, all (t,z,y,x), and which slices are saved.
 
-        Raises InputError for damaged files.
+        damaged: takes up slices whose files are damaged; without it, they raise InputError.
         """
         found: dict[SliceKey, dict[str, NDArray[Any]]] = {}
-        count = state.shape[1 + state.axis]
-        for place in np.ndindex(state.shape[0], count):
-            file = self._slice_file(place)
-            if file.exists():
-                found[place] = load_arrays(file)
+        frames, *sizes = state.shape
+        count = sizes.pop(state.axis)
+        for place in np.ndindex(frames, count):
+            if not self._slice_file(place).exists():
+                continue
+            try:
+                found[place] = self._read_slice(place, tuple(sizes))
+            except InputError:
+                if damaged is None:
+                    raise
+                damaged.add(place)
         kinds = [one[name].dtype for one in found.values() for name in ("labels", "raw")]
         dtype = np.result_type(np.uint8, *kinds)
         labels, raw = np.zeros(state.shape, dtype), np.zeros(state.shape, dtype)
         by_person = np.zeros(state.shape, bool)
         whole = {"labels": labels, "by_person": by_person, "raw": raw}
-        try:
-            for place, arrays in found.items():
-                for name, array in whole.items():
-                    slice_of(array, place, state.axis)[...] = arrays[name]
-        except (KeyError, ValueError, TypeError) as error:
-            raise _broken(self.path) from error
+        for place, arrays in found.items():
+            for name, array in whole.items():
+                slice_of(array, place, state.axis)[...] = arrays[name]
         return SliceState(labels, by_person, raw), frozenset(found)
+
+    def _read_slice(self, place: SliceKey, shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:
+        arrays = load_arrays(self._slice_file(place))
+        if any(name not in arrays or arrays[name].shape != shape for name in _ARRAYS):
+            raise _broken(self.path)
+        return arrays
+
+    def set_aside(self, damaged: Iterable[SliceKey]) -> None:
+        """Rename the files of damaged slices, so that they are kept but not read again. Raises
+        OutputError."""
+        for place in damaged:
+            file = self._slice_file(place)
+            try:
+                file.rename(file.with_suffix(f".damaged-{secrets.token_hex(3)}"))
+            except OSError as error:
+                raise OutputError(
+                    f"{file} cannot be renamed: {error.strerror or error}."
+                ) from error
+            self._sizes.pop(file.name, None)
 
 
 def _meanwhile(state: ProjectState, before: ProjectState | None) -> ProjectState:

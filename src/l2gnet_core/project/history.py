@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2gnet_core.errors import InputError, OutputError
+from l2gnet_core.files.atomic import copy_files, replace_bytes
 from l2gnet_core.project.entries import (
     OTHER_FORM,
     AnswerEntry,
@@ -80,10 +81,15 @@ class History:
     def __init__(self, folder: Path) -> None:
         self._file = folder / "history.jsonl"
         self._attached = folder / "attached"
-        self._scans = folder / "scans"
+        self.scans = folder / "scans"
         self.models = ModelStore(folder / "models")
         # By hash. Corrections of one scan share its voxels.
         self._in_use: WeakValueDictionary[str, NDArray[Any]] = WeakValueDictionary()
+        # The lines and the small files, as they are on disk since `mend`.
+        self._lines = b""
+        self._arrays: dict[str, bytes] = {}
+        # The history that this one goes on with, until that is written here.
+        self._earlier: History | None = None
 
     def mend(self) -> None:
         """Delete a last line that a crash cut short, so that the next one is not appended to it."""
@@ -91,10 +97,43 @@ class History:
         end = whole.rfind(b"\n") + 1
         if end < len(whole):
             os.truncate(self._file, end)
+        self._lines = whole[:end]
+        self._arrays = {file.name: file.read_bytes() for file in self._attached.glob("*.npz")}
+
+    def is_as_left(self) -> bool:
+        """Are there as many bytes of lines as were written?"""
+        try:
+            return self._file.stat().st_size == len(self._lines)
+        except (FileNotFoundError, NotADirectoryError):
+            return not self._lines or self._earlier is not None
+
+    def go_on(self, earlier: History) -> None:
+        """Begin with the events of another history, whose folder may be gone; they are written by
+        `write_earlier`."""
+        self._lines, self._arrays = earlier._lines, dict(earlier._arrays)
+        self._earlier = earlier
+
+    def write_earlier(self) -> None:
+        """Write the history that this one goes on with, if that is not done yet.
+
+        Models that are not in memory, and other scans, are copied if they are still in its folder.
+        Raises OutputError.
+        """
+        earlier = self._earlier
+        if earlier is None:
+            return
+        self.models.take_over(earlier.models)
+        copy_files(earlier.scans, self.scans)
+        if self._arrays:
+            self._attached.mkdir(exist_ok=True)
+        for name, content in self._arrays.items():
+            replace_bytes(self._attached / name, content)
+        replace_bytes(self._file, self._lines)
+        self._earlier = None
 
     def add(self, event: Event) -> None:
         """Write one event, after the files that it refers to. Raises OutputError."""
-        number = self._bytes().count(b"\n")
+        number = self._lines.count(b"\n")
         entry = {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             **self._entry(event, number).to_json(),
@@ -115,6 +154,7 @@ class History:
             raise OutputError(
                 f"{self._file} cannot be written: {error.strerror or error}."
             ) from error
+        self._lines += line
 
     def entries(self) -> list[Entry]:
         """All lines. Raises InputError for one that is damaged."""
@@ -224,7 +264,7 @@ class History:
         voxels = identify(volume).voxels
         file = self.scan_file(voxels)
         if not file.exists():
-            self._scans.mkdir(exist_ok=True)
+            self.scans.mkdir(exist_ok=True)
             save_voxels(file, volume)
         return CorrectionEntry(
             scan=voxels,
@@ -249,10 +289,11 @@ class History:
     def _attach(self, file: str, arrays: Mapping[str, Any]) -> None:
         self._attached.mkdir(exist_ok=True)
         save_arrays(self._attached / file, arrays)
+        self._arrays[file] = (self._attached / file).read_bytes()
 
     def scan_file(self, voxels: str) -> Path:
         """The file of the voxels with this hash."""
-        return self._scans / f"{voxels[:16]}.npy"
+        return self.scans / f"{voxels[:16]}.npy"
 
     # ------------------------------------------------------------------ lines → what they need
 

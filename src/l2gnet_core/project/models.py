@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from l2gnet_core.errors import InputError
+from l2gnet_core.files.atomic import copy_files
 from l2gnet_core.models.card import ModelCard
 from l2gnet_core.models.catalog import BUNDLED_FOLDER
 from l2gnet_core.models.checkpoint import Model, load_model, save_model
@@ -35,6 +36,8 @@ class ModelStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        # Those stored here that are still in memory, by hash.
+        self._in_use: WeakValueDictionary[str, Model] = WeakValueDictionary()
 
     def keep(self, model: Model) -> ModelId:
         """Store a model unless it is stored or bundled. Raises OutputError."""
@@ -43,7 +46,15 @@ class ModelStore:
         if not file.exists() and _bundled(id.name) != (id.sha256, model.card):
             self._folder.mkdir(exist_ok=True)
             save_model(file, model.network, without_patients(model.card))
+        self._in_use[id.sha256] = model
         return id
+
+    def take_over(self, other: ModelStore) -> None:
+        """Store the models of another store: those in memory, and those still in its folder. Raises
+        OutputError."""
+        for model in list(other._in_use.values()):
+            self.keep(model)
+        copy_files(other._folder, self._folder)
 
     def file(self, id: ModelId) -> Path:
         """The file in which a model is stored if it is not bundled."""

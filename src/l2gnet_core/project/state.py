@@ -108,6 +108,11 @@ class ProjectState:
         z, y, x = self.grid.shape[-3:]
         return (self.grid.shape[0] if len(self.grid.shape) == 4 else 1, z, y, x)
 
+    @property
+    def on_disk(self) -> frozenset[SliceKey]:
+        """The slices that have a file, also after a crash."""
+        return self.finished | self.reviewed | (self.touched - self.unsettled)
+
 
 _PLACES = ("finished", "reviewed", "touched")
 

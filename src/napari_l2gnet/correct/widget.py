@@ -45,7 +45,6 @@ from napari_l2gnet.jobs.session import Session, shared_session
 from napari_l2gnet.jobs.worker import Job
 from napari_l2gnet.masks.duplicates import selected_mask
 from napari_l2gnet.masks.layer import MaskLayer
-from napari_l2gnet.saving.autosave import keep_again
 from napari_l2gnet.saving.mask_saving import MaskSaving
 from napari_l2gnet.widgets.docked import always
 from napari_l2gnet.widgets.visibility import why_unseen
@@ -165,7 +164,6 @@ class CorrectWidget(CorrectForm):
         self.current_mask = None if layer is None else MaskLayer(self.viewer, layer)
         if (annotation := self.annotation) is not None and self.current_mask is not None:
             annotation.changed.connect(self._show_all)
-            keep_again(self.current_mask, self)
         self.beware_unsaved(annotation)
         self.notes.follow(self.current_mask)
         self.taking_over.follow(self.current_mask)

@@ -11,11 +11,11 @@ from typing import Any
 import napari
 import numpy as np
 from napari.layers import Layer
-from napari.utils.notifications import show_error
+from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QMainWindow, QWidget
 
-from l2gnet_core.errors import InputError, OutputError
+from l2gnet_core.errors import InputError
 from l2gnet_core.project.folder import ProjectFolder
 from l2gnet_core.scans.labels import LabelSet
 from l2gnet_core.scans.volume import Volume
@@ -56,8 +56,13 @@ def keep(
     """
     autosave: Autosave | None = mask.layer.metadata.get(KEEPER_KEY)
     if autosave is None:
+        window = _main_window(widget)
         autosave = mask.layer.metadata[KEEPER_KEY] = Autosave(
-            mask, volume, _main_window(widget), folder, scripts
+            mask,
+            volume,
+            None if window is None else Closing.of(window),
+            SaveQueue(mask.segmentation, folder),
+            scripts or ScriptWatch(mask.segmentation, as_saved=folder is not None),
         )
     return autosave
 
@@ -65,35 +70,6 @@ def keep(
 def autosave_of(mask: MaskLayer) -> Autosave | None:
     """The autosave of a mask, if it has one."""
     return mask.layer.metadata.get(KEEPER_KEY)
-
-
-def keep_again(mask: MaskLayer, widget: QWidget) -> Autosave | None:
-    """Go on saving a mask that was removed from its viewer and put back. None if there is nothing
-    to do, or if it cannot be saved, which is shown as an error."""
-    closed = autosave_of(mask)
-    if closed is None or not closed.closed or not closed.keeps(mask.layer):
-        return None
-    if mask.layer not in mask.viewer.layers:
-        return None
-    # Before trying, so that an error is shown only once.
-    del mask.layer.metadata[KEEPER_KEY]
-    folder, segmentation = closed.folder, mask.segmentation
-    try:
-        # Save again everything that may not have been saved.
-        if folder is not None:
-            folder.hold()
-            segmentation.answered.update(segmentation.places)
-        else:
-            edited = [place for place in segmentation.places if segmentation.edited(place)]
-            segmentation.changed.update(edited)
-            # If all edits were undone, no slice is edited, but the project may still say so.
-            segmentation.answered.update(segmentation.finished)
-        return keep(mask, closed.volume, widget, folder)
-    except (InputError, OutputError) as error:
-        if folder is not None:
-            folder.release()
-        show_error(f'"{mask.layer.name}" is no longer saved automatically. {error}')
-        return None
 
 
 def open_projects(viewer: napari.Viewer) -> list[Path]:
@@ -110,7 +86,8 @@ def open_projects(viewer: napari.Viewer) -> list[Path]:
 class Autosave(QObject):
     """Saves a mask in a thread about a second after each change, from a person's first edit on.
 
-    Painting never waits: changed slices are copied a few milliseconds at a time.
+    Painting never waits: changed slices are copied a few milliseconds at a time. If the mask is
+    removed from its viewer and put back, another autosave goes on.
     """
 
     #: Emitted after each successful save.
@@ -120,15 +97,15 @@ class Autosave(QObject):
         self,
         mask: MaskLayer,
         volume: Volume,
-        window: QWidget | None,
-        folder: ProjectFolder | None,
-        scripts: ScriptWatch | None,
+        closing: Closing | None,
+        queue: SaveQueue,
+        scripts: ScriptWatch,
     ) -> None:
-        super().__init__(window)
+        super().__init__(closing)
         self._mask = mask
         self._segmentation: Segmentation = mask.segmentation
         self.volume = volume
-        self._queue = SaveQueue(self._segmentation, folder)
+        self._queue = queue
         self._job: Job | None = None
         self._under_way: Batch | None = None
         self._next_save = 0.0
@@ -136,15 +113,15 @@ class Autosave(QObject):
         self._shown_as: tuple[LabelSet, Any, LabelSet] = (LabelSet(()), None, LabelSet(()))
         #: It does not save any more.
         self.closed = False
-        as_saved = folder is not None
-        self._scripts = scripts or ScriptWatch(self._segmentation, as_saved)
+        self._scripts = scripts
         self._timer = QTimer(self, interval=_LOOK_EVERY)
         self._timer.timeout.connect(self._look)
         mask.viewer.layers.events.removed.connect(self._on_removed)
-        self._closing = None if window is None else Closing.of(window)
-        if self._closing is not None:
-            self._closing.add(self)
-        if folder is None and isinstance(volume.data, np.ndarray):
+        mask.viewer.layers.events.inserted.connect(self._on_inserted)
+        self._closing = closing
+        if closing is not None:
+            closing.add(self)
+        if queue.folder is None and isinstance(volume.data, np.ndarray):
             # Early, so that the first stroke is saved at once, but not while the mask is being
             # shown. Lazy data are read only when something must be saved.
             QTimer(self, singleShot=True, interval=_IDENTIFY_AFTER, timeout=self._identify).start()
@@ -175,6 +152,8 @@ class Autosave(QObject):
             batch = self._batch()
             if batch is None:
                 self._tell("")
+                if self._mask.layer not in self._mask.viewer.layers:
+                    self.close()
             else:
                 self._next_save = time.monotonic() + _SAVE_EVERY
                 self._under_way = batch
@@ -228,11 +207,22 @@ class Autosave(QObject):
         if problem:
             self._queue.take_over(batch)
             self._next_save = time.monotonic() + _RETRY_AFTER
+        elif batch.moved:
+            self._on_moved(batch)
         else:
             self._queue.settle(batch)
         self._tell(problem)
-        if not problem:
+        if not problem and not batch.moved:
             self.saved.emit()
+
+    def _on_moved(self, batch: Batch) -> None:
+        """The project goes on in a new folder: tell it, and save everything there."""
+        self._queue.take_over(batch)
+        assert self.folder is not None
+        show_warning(
+            f'The saved work on "{self._mask.layer.name}" was deleted, replaced or changed from '
+            f"outside while it was open. All of it is being saved again, in {self.folder.path}."
+        )
 
     def _tell(self, problem: str) -> None:
         """Show once that the mask cannot be saved, and keep that in its annotation; "": it can."""
@@ -262,13 +252,34 @@ class Autosave(QObject):
         except Exception:
             self._queue.take_over(batch)
             raise
-        self._queue.settle(batch)
+        if batch.moved:
+            self._on_moved(batch)
+            self.save_now()
+        else:
+            self._queue.settle(batch)
 
     # ------------------------------------------------------------------ the end
 
     def _on_removed(self, event: Any) -> None:
-        if event.value is self._mask.layer:
+        if event.value is not self._mask.layer:
+            return
+        if problem := self.unsaved():
+            # `_look` goes on, and closes once all is saved.
+            show_error(f"{problem} Saving is tried again as long as this window is open.")
+        else:
             self.close()
+
+    def _on_inserted(self, event: Any) -> None:
+        """Go on when the mask is put back."""
+        if event.value is not self._mask.layer or not self.closed:
+            return
+        self._mask.viewer.layers.events.inserted.disconnect(self._on_inserted)
+        if self.folder is not None:
+            # Scripts may have written meanwhile.
+            self._segmentation.answered.update(self._segmentation.places)
+        event.value.metadata[KEEPER_KEY] = Autosave(
+            self._mask, self.volume, self._closing, self._queue, self._scripts
+        )
 
     def close(self, told: bool = False) -> None:
         """Save what is left and release the project. told: the person knows already if it fails."""

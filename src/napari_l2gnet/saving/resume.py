@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,8 +44,8 @@ class Work:
     """Saved work that is read and whose project is held.
 
     segmentation: as it was saved, not shown yet. scripts: finds later writes to it. versions: of
-    its model, the first one first. shown: number of the version that the mask shows. problem: a
-    sentence if a model cannot be found, else "".
+    its model, the first one first. shown: number of the version that the mask shows. problem:
+    sentences about slices that cannot be read and a model that cannot be found, else "".
     """
 
     folder: ProjectFolder
@@ -69,17 +69,21 @@ def read_work(path: Path) -> Generator[Work, None, None]:
     folder.hold()
     try:
         state = folder.read_state()
-        slices, saved = folder.read_slices(state)
+        damaged: set[SliceKey] = set()
+        slices, saved = folder.read_slices(state, damaged)
+        folder.set_aside(damaged)
+        lost = (state.on_disk | damaged) - saved
         painted = {place for place in saved if slice_of(slices.by_person, place, state.axis).any()}
         # After a crash the state may be wrong about these; autosave looks at them again.
         unsure = painted ^ state.touched
         state = _with_slices(state, saved)
         segmentation = Segmentation.resumed(state.grid, state, slices)
         segmentation.changed |= unsure
-        if state.unsettled:
-            segmentation.events.append(Found(segmentation.answers(sorted(state.unsettled))))
+        if unsettled := state.unsettled | lost:
+            segmentation.events.append(Found(segmentation.answers(sorted(unsettled))))
         scripts = ScriptWatch(segmentation, as_saved=True)
         versions, numbers, problem = _versions(folder.history)
+        problem = " ".join(filter(None, (_left_out(lost, state, folder.path), problem)))
         shown = 0 if state.model is None else numbers.get(state.model, 0)
     except BaseException:
         folder.release()
@@ -106,6 +110,20 @@ def _versions(history: History) -> tuple[list[Version], dict[ModelId, int], str]
             parent = numbers.get(saved.parent, 0)
             versions.append(Version(name, saved.kind, parent, None, saved.verdict, path=path))
     return versions, numbers, problem
+
+
+def _left_out(lost: Collection[SliceKey], state: ProjectState, folder: Path) -> str:
+    """A sentence about slices that were not brought back; "" if all were."""
+    if not lost:
+        return ""
+    series = state.shape[0] > 1
+    names = [f"{frame} · {index}" if series else str(index) for frame, index in sorted(lost)]
+    one = len(names) == 1
+    return (
+        f"Expected all slices of the saved work in {folder}, but slice{'' if one else 's'} "
+        f"{', '.join(names)} {'is' if one else 'are'} missing or damaged; everything else is back, "
+        f"so segment or paint {'this slice' if one else 'these slices'} again."
+    )
 
 
 def _with_slices(state: ProjectState, saved: frozenset[SliceKey]) -> ProjectState:

@@ -33,7 +33,8 @@ class Batch:
     when the batch was made, among them all newly reviewed slices. waiting: slices that are copied
     for the next batch. later: slices that are copied only while the batch is written, as many as
     time allows; those that change meanwhile are saved again. saved: `slices` and `events` are
-    written. dropped: the next batch has all of it.
+    written. moved: instead, as the project's folder was not as it was left, a new one was made; the
+    next batch has everything. dropped: the next batch has all of it.
     """
 
     state: ProjectState
@@ -43,6 +44,7 @@ class Batch:
     later: set[SliceKey]
     events: list[Event]
     saved: bool = False
+    moved: bool = False
     dropped: bool = False
 
 
@@ -50,7 +52,7 @@ class SaveQueue:
     """Collects what is done to a mask and saves it batch by batch.
 
     `write` and `identify` take long and are meant for a thread of their own; all else is called
-    from the GUI's thread. After `write`, each batch goes to `settle` or, if it failed, to
+    from the GUI's thread. After `write`, each batch goes to `settle` or, if it failed or moved, to
     `take_over`.
     """
 
@@ -124,6 +126,9 @@ class SaveQueue:
             return None
         segmentation = self._segmentation
         segmentation.saving.emit()
+        if whole and self.folder is not None and not self.folder.is_as_left():
+            # Nothing may be left to save but what is not there any more.
+            segmentation.answered.update(segmentation.places)
         self._copy_at_once()
         state = self._state(labels, orientation)
         for places, now in (
@@ -181,14 +186,18 @@ class SaveQueue:
         return self.scan
 
     def write(self, batch: Batch, volume: Volume, seconds: float = float("inf")) -> None:
-        """Save a batch. seconds: about how long to go on with its slices for later. Raises
-        OutputError."""
+        """Save a batch, or only make a new folder if the project's is not as it was left. seconds:
+        about how long to go on with its slices for later. Raises OutputError."""
         with self._writing:
             if batch.dropped:
                 return
             scan = self.identify(volume)
             if self.folder is None:
                 self.folder = ProjectFolder.create(scan)
+            elif not self.folder.is_as_left():
+                self.folder = self.folder.elsewhere(scan)
+                batch.moved = True
+                return
             batch.state = replace(batch.state, scan=scan, model=self._model)
             unsaved = batch.later | batch.waiting
             self.folder.save(batch.state, batch.slices, batch.events, volume, unsaved)
@@ -232,6 +241,8 @@ class SaveQueue:
     def take_over(self, batch: Batch) -> None:
         """A batch was not written, or not completely: leave it to the next one."""
         segmentation = self._segmentation
+        if batch.moved:
+            segmentation.answered.update(segmentation.places)
         segmentation.answered |= batch.later
         # Newer copies of the same slices take precedence; events keep their order.
         self._copies = {**batch.slices, **self._copies}
