@@ -29,6 +29,7 @@ from napari_l2gnet.annotating.preview import AFTER
 from napari_l2gnet.annotating.take_over import candidates
 from napari_l2gnet.annotating.tasks import project_masks
 from napari_l2gnet.correct.form import PROJECT
+from napari_l2gnet.correct.widget import CorrectWidget
 from napari_l2gnet.inspect.form import EVERYWHERE
 from napari_l2gnet.masks.layer import IMAGE_KEY, MaskLayer
 from napari_l2gnet.masks.organs import with_organ
@@ -52,6 +53,18 @@ def another_scan(viewer: Any, segment: Any, **where: Any) -> Any:
 
 
 # ---------------------------------------------------------------------- one writer a mask
+
+
+def test_correct_opens_with_the_selected_mask(correct_widget: Make, qtbot: Any) -> None:
+    viewer, segment, correct = correct_widget()
+    first = correct.current_mask.layer
+    another_scan(viewer, segment)
+    run(qtbot, segment)
+    viewer.layers.selection.active = first
+    again = CorrectWidget(viewer, segment.session)
+    with qtbot.waitSignal(again.ready, timeout=30_000):
+        viewer.window.add_dock_widget(again, name="again")
+    assert again.current_mask.layer is first
 
 
 def test_nothing_else_writes_into_a_mask_while_a_version_comes_into_it(

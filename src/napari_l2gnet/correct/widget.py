@@ -71,6 +71,7 @@ class CorrectWidget(CorrectForm):
         self._run: CorrectRun | None = None
         #: The annotation whose fine-tuning the curve shows.
         self._curve_of: Callable[[], Annotation | None] = lambda: None
+        self._choose_selected()
         self._connect()
         self._import()
         self._follow()
@@ -195,11 +196,14 @@ class CorrectWidget(CorrectForm):
         self._update_controls()
 
     def _on_active(self, _: Any = None) -> None:
-        # Choose the mask that a person selects to paint on, or that is the original of a copy.
+        self._choose_selected()
+        self._update_controls()
+
+    def _choose_selected(self) -> None:
+        """Choose the mask that a person selects to paint on, or that is the original of a copy."""
         mask = selected_mask(self.viewer)
         if mask is not None and mask.layer in self.layer:
             self.layer.choose(mask.layer)
-        self._update_controls()
 
     def _on_removed(self, event: Any) -> None:
         if self._run is not None and event.value is self._run.mask.layer:
