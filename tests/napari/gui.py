@@ -33,9 +33,10 @@ def told(widget: Any) -> list[int]:
 
 
 def is_saved(widget: Any) -> bool:
-    """Is on disk what is in memory?"""
-    folder, mask = autosave_of(widget.current_mask).folder, widget.current_mask.segmentation
-    if folder is None or not (folder.path / "project.json").exists():
+    """Is on disk what is in memory, and nothing being written?"""
+    autosave, mask = autosave_of(widget.current_mask), widget.current_mask.segmentation
+    folder = autosave.folder
+    if autosave._job is not None or folder is None or not (folder.path / "project.json").exists():
         return False
     state = folder.read_state()
     slices, _ = folder.read_slices(state)
