@@ -91,8 +91,8 @@ class Evidence:
     new one in which scans are shown to it, None if unchanged; alike: only scans that look like the
     corrected ones. lost: by name, the share of a structure that the new model no longer finds where
     nobody painted it. anew: the old model hardly knew the scan, so the new one was not kept near
-    it.
-    partly: some corrected slices are labelled in part; Dice is that of their marked voxels alone.
+    it. partly: some corrected slices are labelled in part; Dice is that of their marked voxels
+    alone.
     """
 
     mix: float

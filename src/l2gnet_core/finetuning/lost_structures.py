@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from l2gnet_core.finetuning.overlap import answers
+from l2gnet_core.finetuning.overlap import labels_said
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.relay import Stoppable
 from l2gnet_core.segmenting.corrections import Correction
 
-#: A structure with fewer voxels than this in all corrected slices does not count as lost.
+#: A structure with fewer voxels than this in all slices that are looked at does not count as lost.
 SPECK = 100
 #: At most so many untouched slices of a scan are held back from learning, and a third of them.
 _MOST_HELD_BACK = 6
@@ -33,13 +33,9 @@ def held_back_answers(
     """A model's answers in the slices of each correction that are held back, (n,H,W)."""
     found = []
     for correction, some in zip(corrections, slices, strict=True):
-        said: list[NDArray[Any]] = []
-        for done in answers(model, correction, some, device):
-            if done is not None:
-                said.append(done.labels)
-            yield
-        if said:
-            found.append(np.stack(said))
+        if some:
+            said = yield from labels_said(model, correction, some, device)
+            found.append(np.stack([said[index] for index in some]))
     return found
 
 
@@ -52,12 +48,8 @@ def unpainted_answers(
         if set(model.card.labels.names) <= correction.checked_structures:
             found.append(np.zeros_like(np.stack(correction.pictures)))
             continue
-        said: dict[int, NDArray[Any]] = {}
-        for done in answers(model, correction, correction.slices, device):
-            if done is not None:
-                said[done.index] = unpainted(done.labels, correction, done.index)
-            yield
-        found.append(np.stack([said[index] for index in correction.slices]))
+        said = yield from labels_said(model, correction, correction.slices, device)
+        found.append(np.stack([unpainted(said[i], correction, i) for i in correction.slices]))
     return found
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from l2gnet_core.finetuning.correction_views import OldAnswer
-from l2gnet_core.finetuning.overlap import answers
+from l2gnet_core.finetuning.overlap import labels_said
 from l2gnet_core.models.checkpoint import Model
 from l2gnet_core.relay import Stoppable
 from l2gnet_core.segmenting.corrections import Correction
@@ -34,13 +34,10 @@ def old_answers(
     if there are many."""
     partly = [(n, i) for n, one in enumerate(corrections) for i in sorted(one.partly_labelled)]
     chosen = partly[:: max(1, -(-len(partly) // _MOST_SLICES))]
-    found: list[dict[int, NDArray[np.generic]]] = [{} for _ in corrections]
+    found = []
     for number, correction in enumerate(corrections):
         slices = [index for n, index in chosen if n == number]
-        for done in answers(model, correction, slices, device):
-            if done is not None:
-                found[number][done.index] = done.labels
-            yield
+        found.append((yield from labels_said(model, correction, slices, device)))
     return found
 
 

@@ -43,6 +43,18 @@ def answers(
     )
 
 
+def labels_said(
+    model: Model, correction: Correction, slices: Sequence[int], device: str
+) -> Stoppable[dict[int, NDArray[Any]]]:
+    """The labels (H,W) of a model's `answers`, by slice, in the order of `slices`."""
+    found: dict[int, NDArray[Any]] = {}
+    for done in answers(model, correction, slices, device):
+        if done is not None:
+            found[done.index] = done.labels
+        yield
+    return found
+
+
 def compared(said: NDArray[Any], truth: NDArray[Any], ids: Sequence[int]) -> Counts:
     """Counts of one slice."""
     pairs = [(said == id, truth == id) for id in ids]
@@ -69,12 +81,8 @@ def slice_counts(
 ) -> Stoppable[dict[int, Counts]]:
     """Counts (`answer_counts`) of corrected slices, by slice."""
     ids = [label.id for label in model.card.labels]
-    found: dict[int, Counts] = {}
-    for done in answers(model, correction, slices, device):
-        if done is not None:
-            found[done.index] = answer_counts(done.labels, correction, done.index, ids)
-        yield
-    return found
+    said = yield from labels_said(model, correction, slices, device)
+    return {index: answer_counts(labels, correction, index, ids) for index, labels in said.items()}
 
 
 def answer_counts(
