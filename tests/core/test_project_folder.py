@@ -320,7 +320,17 @@ def test_lines_of_a_history_are_written_as_they_were_read(line):
 def test_deeds_of_a_newer_version_hide_no_version_of_the_model():
     project, _ = new_project()
     (project.path / "history.jsonl").write_text(LINES[0] + '\n{"what": "dreamt"}\n')
-    assert [one.model for one in project.history.versions()] == [ModelId("a", "b")]
+    assert [one.model for one in project.history.versions(set())] == [ModelId("a", "b")]
+
+
+def test_damaged_lines_hide_no_other_version_of_the_model():
+    project, _ = new_project()
+    lost = ("nonsense", "[]", '{"what": "fine-tuned", "model": {"name": "a", "sha256": "b"}}',
+            '{"what": "dreamt", "model": 1}')  # fmt: skip
+    (project.path / "history.jsonl").write_text("\n".join([*lost, LINES[0], ""]))
+    damaged = set()
+    assert [one.model for one in project.history.versions(damaged)] == [ModelId("a", "b")]
+    assert damaged == {1, 2, 3, 4}
 
 
 def test_a_damaged_project_is_one_sentence(one_sentence, tmp_path):
@@ -362,12 +372,6 @@ def test_a_damaged_project_is_one_sentence(one_sentence, tmp_path):
         )
     (project.path / "history.jsonl").write_text('{"what": "undone"}\nnonsense\n{"what": "x"}\n')
     assert "a line of it is damaged" in said(project.history.entries)
-    for line in (
-        {"what": "fine-tuned", "model": {"name": "a", "sha256": "b"}},
-        {"what": "x", "model": 1},
-    ):
-        (project.path / "history.jsonl").write_text(json.dumps(line) + "\n")
-        assert "a line of it is damaged" in said(project.history.versions)
     assert "is none" in said(lambda: open_project(tmp_path))
 
 

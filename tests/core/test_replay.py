@@ -199,7 +199,7 @@ def test_a_project_comes_out_equal(worked, volume, l2gnet, tmp_path):
     lines = (project.path / "history.jsonl").read_text().splitlines()
     for line, entry in zip(lines, project.history.entries(), strict=True):
         assert json.dumps({"at": json.loads(line)["at"], **entry.to_json()}) == line
-    original, version = project.history.versions()
+    original, version = project.history.versions(set())
     assert (original.kind, original.model) == ("original", id_of(worked.parent))
     assert (version.kind, version.model) == ("scan", id_of(worked.model))
     assert version.parent == id_of(worked.parent)
@@ -356,14 +356,14 @@ def test_a_crash_amid_a_save_leaves_what_replays_and_goes_on(
 
 def test_versions_are_those_that_a_person_could_go_to(worked, make_model):
     project = worked.save()
-    first, learnt = project.history.versions()
+    first, learnt = project.history.versions(set())
     model = make_model(ORGANS)
     model = replace(model, card=replace(model.card, name="another"))
     with torch.no_grad():
         next(model.network.parameters()).add_(1)
     project.history.add(Answered("accepted", model, [(0, 0)]))
     project.history.add(Answered("rolled back", worked.parent, [(0, 0)]))
-    *_, loaded = project.history.versions()
+    *_, loaded = project.history.versions(set())
     assert (loaded.kind, loaded.verdict) == ("file", None)
     assert (loaded.model, loaded.parent) == (id_of(model), learnt.model)
     assert first.parent == first.model
@@ -372,12 +372,15 @@ def test_versions_are_those_that_a_person_could_go_to(worked, make_model):
         next(other.network.parameters()).add_(2)
     result = replace(worked.learnt.result, model=other)
     project.history.add(replace(worked.learnt, result=result))
-    assert [one.model for one in project.history.versions()][2:] == [loaded.model, id_of(other)]
+    assert [one.model for one in project.history.versions(set())][2:] == [
+        loaded.model,
+        id_of(other),
+    ]
     project.history.add(Discarded(other))
     # An accepted model stays if an equal one is learnt and discarded.
     project.history.add(worked.learnt)
     project.history.add(Discarded(worked.model))
-    assert project.history.versions() == [first, learnt, loaded]
+    assert project.history.versions(set()) == [first, learnt, loaded]
 
 
 def test_where_it_is_not_equal_is_told(worked, l2gnet, tmp_path):

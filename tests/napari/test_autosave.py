@@ -24,12 +24,15 @@ from superqt.utils import WorkerBase
 from l2gnet_core.cli import main
 from l2gnet_core.errors import OutputError
 from l2gnet_core.models.card import ModelCard
+from l2gnet_core.models.checkpoint import load_model
 from l2gnet_core.project.folder import ProjectFolder, open_project
+from l2gnet_core.project.models import id_of
 from l2gnet_core.project.scans import identify
 from l2gnet_core.project.state import ProjectState, SliceState, slice_of
 from l2gnet_core.scans.cleanup import CleanUp
 from l2gnet_core.scans.labels import LabelSet
 from l2gnet_core.scans.volume import Grid
+from napari_l2gnet.annotating.tasks import annotation_of
 from napari_l2gnet.masks.layer import MaskLayer
 from napari_l2gnet.masks.script_watch import ScriptWatch
 from napari_l2gnet.masks.segmentation import Segmentation
@@ -625,6 +628,36 @@ def test_a_mask_deleted_while_nothing_can_be_saved_is_saved_later(
     again.hold()
     np.testing.assert_array_equal(again.read_slices(again.read_state())[0].labels, shown)
     again.release()
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_work_is_resumed_without_its_history(
+    segment_widget: Widget, scan_file: Path, qtbot: Any, missing: bool
+) -> None:
+    viewer, widget, folder = begun(segment_widget, scan_file, qtbot)
+    model = widget.current_mask.segmentation.model
+    paint(widget, 3, 1)
+    saved(qtbot, widget)
+    shown = widget.current_mask.segmentation.shown.copy()
+    viewer.layers.clear()
+    history = folder.path / "history.jsonl"
+    if missing:
+        history.unlink()
+    else:
+        # The line that names the model and its line break are gone.
+        history.write_bytes(b"\0" * history.stat().st_size + b"\n")
+    open_scan(viewer, scan_file)
+    qtbot.waitUntil(lambda: not widget.offer.isHidden(), timeout=5000)
+    widget.offer.resume.click()
+    qtbot.waitUntil(lambda: widget.current_mask is not None, timeout=5000)
+    assert f"{history}, but some are missing or damaged" in widget.message.text()
+    np.testing.assert_array_equal(widget.current_mask.segmentation.shown, shown)
+    # The model is still known by its weights.
+    (version,) = annotation_of(widget.current_mask).versions
+    assert id_of(load_model(version.path)) == id_of(model)
+    paint(widget, 4, 1)
+    saved(qtbot, widget)
+    assert folder.read_state().touched == {(0, 2), (0, 3), (0, 4)}
 
 
 def test_a_damaged_project_is_told_and_not_offered(

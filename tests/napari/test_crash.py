@@ -69,7 +69,7 @@ def check(project: ProjectFolder, log: Path, killed: float) -> None:
     assert state.model is not None
     assert state.model.name in {line[4] for line in allowed}
     # Every version up to then is there and loads.
-    versions = {version.model.name: version for version in project.history.versions()}
+    versions = {version.model.name: version for version in project.history.versions(set())}
     assert set(old[-1][3]) <= versions.keys()
     assert len(old[-1][3]) > 1
     for name, version in versions.items():

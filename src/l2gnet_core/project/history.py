@@ -79,7 +79,7 @@ class History:
     """Events on disk, in order. A last line that a crash cut short is ignored."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = folder / "history.jsonl"
+        self.file = folder / "history.jsonl"
         self._attached = folder / "attached"
         self.scans = folder / "scans"
         self.models = ModelStore(folder / "models")
@@ -96,14 +96,14 @@ class History:
         whole = self._bytes()
         end = whole.rfind(b"\n") + 1
         if end < len(whole):
-            os.truncate(self._file, end)
+            os.truncate(self.file, end)
         self._lines = whole[:end]
         self._arrays = {file.name: file.read_bytes() for file in self._attached.glob("*.npz")}
 
     def is_as_left(self) -> bool:
         """Are there as many bytes of lines as were written?"""
         try:
-            return self._file.stat().st_size == len(self._lines)
+            return self.file.stat().st_size == len(self._lines)
         except (FileNotFoundError, NotADirectoryError):
             return not self._lines or self._earlier is not None
 
@@ -128,7 +128,7 @@ class History:
             self._attached.mkdir(exist_ok=True)
         for name, content in self._arrays.items():
             replace_bytes(self._attached / name, content)
-        replace_bytes(self._file, self._lines)
+        replace_bytes(self.file, self._lines)
         self._earlier = None
 
     def add(self, event: Event) -> None:
@@ -140,7 +140,7 @@ class History:
         }
         line = (json.dumps(entry) + "\n").encode()
         try:
-            with self._file.open("ab") as file:
+            with self.file.open("ab") as file:
                 at = file.tell()
                 try:
                     file.write(line)
@@ -148,34 +148,42 @@ class History:
                     os.fsync(file.fileno())
                 except OSError:
                     # On a full disk, half a line must not stay before the next one.
-                    os.truncate(self._file, at)
+                    os.truncate(self.file, at)
                     raise
         except OSError as error:
             raise OutputError(
-                f"{self._file} cannot be written: {error.strerror or error}."
+                f"{self.file} cannot be written: {error.strerror or error}."
             ) from error
         self._lines += line
 
     def entries(self) -> list[Entry]:
         """All lines. Raises InputError for one that is damaged."""
-        *lines, _ = self._bytes().split(b"\n")
-        try:
-            decoded = [json.loads(line) for line in lines]
-            if any(not isinstance(line, dict) or "what" not in line for line in decoded):
-                raise ValueError
-        except (ValueError, RecursionError) as error:
-            raise self._damaged() from error
-        return list(map(entry_from_json, decoded))
+        damaged: set[int] = set()
+        found = self._readable(damaged)
+        if damaged:
+            raise InputError(
+                f"Expected the history of a project in {self.file}, but a line of it is damaged; "
+                "restore the project folder from a copy."
+            )
+        return [entry for _, entry in found]
 
-    def _damaged(self) -> InputError:
-        return InputError(
-            f"Expected the history of a project in {self._file}, but a line of it is damaged; "
-            "restore the project folder from a copy."
-        )
+    def _readable(self, damaged: set[int]) -> list[tuple[int, Entry]]:
+        """The lines that can be read, with their numbers; those of the others go into `damaged`."""
+        *lines, _ = self._bytes().split(b"\n")
+        found = []
+        for number, line in enumerate(lines, 1):
+            try:
+                values = json.loads(line)
+                if not isinstance(values, dict) or "what" not in values:
+                    raise ValueError("not an event")
+                found.append((number, entry_from_json(values)))
+            except (ValueError, RecursionError):
+                damaged.add(number)
+        return found
 
     def _bytes(self) -> bytes:
         try:
-            return self._file.read_bytes()
+            return self.file.read_bytes()
         except FileNotFoundError:
             return b""
 
@@ -323,28 +331,26 @@ class History:
             found.setdefault((int(frame), int(index)), {})[kind] = array
         return found
 
-    def versions(self) -> list[SavedVersion]:
+    def versions(self, damaged: set[int]) -> list[SavedVersion]:
         """The models whose answers the mask can show, in order, the original one first.
 
-        Fine-tuned models that were not kept or were discarded are left out. Raises InputError for
-        a damaged line.
+        Fine-tuned models that were not kept or were discarded are left out. damaged: takes up the
+        numbers, from 1, of lines that cannot be read and may have named others.
         """
-        try:
-            return self._versions()
-        except OTHER_FORM as error:
-            raise self._damaged() from error
-
-    def _versions(self) -> list[SavedVersion]:
         from l2gnet_core.finetuning.guard import Verdict
 
         first: SavedVersion | None = None
         found: dict[ModelId, SavedVersion] = {}
         accepted: set[ModelId] = set()
         answering: ModelId | None = None
-        for entry in self.entries():
+        for number, entry in self._readable(damaged):
             match entry:
                 case FineTunedEntry(parent, model, kept=True):
-                    kind, verdict = entry.config["kind"], Verdict.from_json(entry.verdict)
+                    try:
+                        kind, verdict = entry.config["kind"], Verdict.from_json(entry.verdict)
+                    except OTHER_FORM:
+                        damaged.add(number)
+                        continue
                     found.setdefault(model, SavedVersion(model, parent, kind, verdict))
                 case DiscardedEntry(model):
                     # An equal model may have been learnt and accepted before.
@@ -358,7 +364,7 @@ class History:
                     accepted.add(model)
                     answering = model
                 case UnknownEntry(names_model=True):
-                    raise self._damaged()
+                    damaged.add(number)
         return [*([first] if first else []), *found.values()]
 
     def corrections(self, entry: FineTunedEntry) -> list[Correction]:

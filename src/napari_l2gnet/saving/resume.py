@@ -24,7 +24,7 @@ from l2gnet_core.project.folder import (
     open_project,
     projects_folder,
 )
-from l2gnet_core.project.history import History
+from l2gnet_core.project.history import History, SavedVersion
 from l2gnet_core.project.scans import identify
 from l2gnet_core.project.state import ModelId, ProjectState, SliceKey, slice_of
 from l2gnet_core.scans.volume import Volume
@@ -45,7 +45,7 @@ class Work:
 
     segmentation: as it was saved, not shown yet. scripts: finds later writes to it. versions: of
     its model, the first one first. shown: number of the version that the mask shows. problem:
-    sentences about slices that cannot be read and a model that cannot be found, else "".
+    sentences about slices, lines of the history and models that cannot be read or found, else "".
     """
 
     folder: ProjectFolder
@@ -82,26 +82,33 @@ def read_work(path: Path) -> Generator[Work, None, None]:
         if unsettled := state.unsettled | lost:
             segmentation.events.append(Found(segmentation.answers(sorted(unsettled))))
         scripts = ScriptWatch(segmentation, as_saved=True)
-        versions, numbers, problem = _versions(folder.history)
-        problem = " ".join(filter(None, (_left_out(lost, state, folder.path), problem)))
-        shown = 0 if state.model is None else numbers.get(state.model, 0)
+        versions, shown, problems = _versions(folder.history, state.model)
+        problem = " ".join(filter(None, (_left_out(lost, state, folder.path), *problems)))
     except BaseException:
         folder.release()
         raise
     yield Work(folder, state, segmentation, scripts, versions, shown, problem)
 
 
-def _versions(history: History) -> tuple[list[Version], dict[ModelId, int], str]:
-    """The versions of a project's model, their numbers, and a sentence if a model cannot be
-    found."""
-    versions, problem = [Version("original", "original", 0)], ""
+def _versions(history: History, model: ModelId | None) -> tuple[list[Version], int, list[str]]:
+    """The versions of a project's model, the number of the one that answers, and sentences about
+    what cannot be found. model: the one that answers."""
+    versions, problems = [Version("original", "original", 0)], []
     numbers: dict[ModelId, int] = {}
-    for saved in history.versions():
+    damaged: set[int] = set()
+    found = history.versions(damaged)
+    if model is not None and all(one.model != model for one in found):
+        # The line that named it is lost, but its weights may be there.
+        found.append(SavedVersion(model, model, "file" if found else "original"))
+        problems.append(_lost_history(history))
+    elif damaged:
+        problems.append(_lost_history(history))
+    for saved in found:
         path = None
         try:
             path = history.models.path(saved.model)
         except InputError as error:
-            problem = str(error)
+            problems.append(str(error))
         if saved.kind == "original":
             versions[0].path, numbers[saved.model] = path, 0
         elif path is not None:
@@ -109,7 +116,14 @@ def _versions(history: History) -> tuple[list[Version], dict[ModelId, int], str]
             name = saved.model.name if saved.kind == "file" else f"v{len(versions)}"
             parent = numbers.get(saved.parent, 0)
             versions.append(Version(name, saved.kind, parent, None, saved.verdict, path=path))
-    return versions, numbers, problem
+    return versions, 0 if model is None else numbers.get(model, 0), problems
+
+
+def _lost_history(history: History) -> str:
+    return (
+        f"Expected every line of {history.file}, but some are missing or damaged; the mask is "
+        "back, but versions of the model may be missing from the list."
+    )
 
 
 def _left_out(lost: Collection[SliceKey], state: ProjectState, folder: Path) -> str:
