@@ -24,25 +24,22 @@ from typing import Any
 
 import numpy as np
 import platformdirs
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files.atomic import replace_bytes
 from l2gnet_core.project.events import Event
 from l2gnet_core.project.history import History
+from l2gnet_core.project.hold import SLICES_FOLDER, STATE_FILE, Hold
 from l2gnet_core.project.scans import ScanId, load_arrays, save_arrays, save_voxels
 from l2gnet_core.project.state import ProjectState, SliceKey, SliceState, slice_of
 from l2gnet_core.scans.volume import Volume
 
 FORMAT = 1
-_STATE_FILE = "project.json"
 #: The arrays of a slice.
 _ARRAYS = ("labels", "by_person", "raw")
 #: Slices written at a time: one is compressed while the disk writes another.
 _WRITERS = 2
-#: Raised for a file that is not there.
-_MISSING = (FileNotFoundError, NotADirectoryError)
 
 
 def projects_folder() -> Path:
@@ -53,7 +50,7 @@ def projects_folder() -> Path:
 
 def any_of_shape(shape: tuple[int, ...]) -> bool:
     """Can there be a project of a scan of this shape? To be sure, the scan must be read."""
-    for file in projects_folder().glob(f"*/{_STATE_FILE}"):
+    for file in projects_folder().glob(f"*/{STATE_FILE}"):
         try:
             if _read_json(file.parent)["grid"]["shape"] == list(shape):
                 return True
@@ -116,12 +113,12 @@ def open_project(name_or_path: str | Path) -> ProjectFolder:
     Raises InputError if there is none, or if it is broken or of a newer version.
     """
     for path in (Path(name_or_path), projects_folder() / name_or_path):
-        if (path / _STATE_FILE).is_file():
+        if (path / STATE_FILE).is_file():
             project = ProjectFolder(path)
             project.read_state()
             return project
     raise InputError(
-        f"Expected a project folder, with {_STATE_FILE} in it, but {name_or_path} is none; "
+        f"Expected a project folder, with {STATE_FILE} in it, but {name_or_path} is none; "
         f"projects are kept in {projects_folder()}."
     )
 
@@ -136,11 +133,7 @@ class ProjectFolder:
         self._written: dict[SliceKey, bytes] = {}
         # What project.json says; None until it is read or written.
         self._said: ProjectState | None = None
-        # What `is_as_left` compares: project.json, None if there is none, and the sizes of slices.
-        self._left: bytes | None = None
-        self._sizes: dict[str, int] = {}
-        self._lock = FileLock(path / "lock", timeout=0, thread_local=False)
-        self._locked_file: tuple[int, int] | None = None
+        self._hold = Hold(path)
 
     @classmethod
     def create(cls, scan: ScanId) -> ProjectFolder:
@@ -155,7 +148,7 @@ class ProjectFolder:
                     break
                 except FileExistsError:
                     number += 1
-            (path / "slices").mkdir()
+            (path / SLICES_FOLDER).mkdir()
         except OSError as error:
             raise OutputError(f"{parent} cannot be written: {error.strerror or error}.") from error
         project = cls(path)
@@ -167,42 +160,26 @@ class ProjectFolder:
 
         Raises InputError if it is locked, OutputError if the folder cannot be written.
         """
-        self._acquire()
+        self._hold.acquire()
         # Another process may have written in the meantime.
         self._written.clear()
         self._said = None
         # Delete what a crash left half written.
         for file in self.path.glob("**/.l2gnet-*"):
             file.unlink(missing_ok=True)
-        self._left, self._sizes = self._state_there(), self._sizes_there()
+        self._hold.look()
         self.history.mend()
-
-    def _acquire(self) -> None:
-        try:
-            self._lock.acquire()
-            self._locked_file = self._lock_there()
-        except Timeout as error:
-            raise InputError(
-                "This work is open in another window: close the scan there first, then resume it "
-                "here."
-            ) from error
-        except OSError as error:
-            raise OutputError(
-                f"{self.path} cannot be written: {error.strerror or error}."
-            ) from error
 
     def release(self) -> None:
         """Unlock the project, and delete its folder if nothing was ever saved."""
-        unused = self._has_lock() and not (self.path / _STATE_FILE).exists()
-        self._lock.release()
+        unused = self._hold.has_lock() and not (self.path / STATE_FILE).exists()
+        self._hold.release()
         if unused:
             # rmdir deletes only empty folders, so nothing is lost if project.json disappeared.
             with suppress(OSError):
-                (self.path / "slices").rmdir()
+                (self.path / SLICES_FOLDER).rmdir()
                 (self.path / "lock").unlink(missing_ok=True)
                 self.path.rmdir()
-
-    # ------------------------------------------------------------------ is it still ours?
 
     def is_as_left(self) -> bool:
         """Is the folder as this process left it, and locked by it?
@@ -211,52 +188,7 @@ class ProjectFolder:
         millisecond or two, so that it can be asked before each save. Raises OutputError if the
         folder cannot be read now.
         """
-        try:
-            if not self._holds_what_was_left():
-                return False
-            if self._has_lock():
-                return True
-            # An equal copy has another lock file, which may be free.
-            self._lock.release()
-            self._acquire()
-            return self._holds_what_was_left()
-        except InputError:
-            return False
-        except OSError as error:
-            raise OutputError(f"{self.path} cannot be read: {error.strerror or error}.") from error
-
-    def _holds_what_was_left(self) -> bool:
-        # project.json differs after each save, as it holds the time.
-        return (
-            (self.path / "slices").is_dir()
-            and self._state_there() == self._left
-            and self._sizes.items() <= self._sizes_there().items()
-            and self.history.is_as_left()
-        )
-
-    def _has_lock(self) -> bool:
-        # No other file gets the number of one that is held open.
-        return self._lock.is_locked and self._lock_there() == self._locked_file
-
-    def _lock_there(self) -> tuple[int, int] | None:
-        try:
-            file = (self.path / "lock").stat()
-        except OSError:
-            return None
-        return file.st_dev, file.st_ino
-
-    def _state_there(self) -> bytes | None:
-        try:
-            return (self.path / _STATE_FILE).read_bytes()
-        except _MISSING:
-            return None
-
-    def _sizes_there(self) -> dict[str, int]:
-        try:
-            with os.scandir(self.path / "slices") as files:
-                return {file.name: file.stat().st_size for file in files}
-        except _MISSING:
-            return {}
+        return self._hold.is_as_left(self.history)
 
     def elsewhere(self, scan: ScanId) -> ProjectFolder:
         """A new project with this one's history, held; all slices are to be saved in it.
@@ -266,7 +198,7 @@ class ProjectFolder:
         """
         project = ProjectFolder.create(scan)
         project.history.go_on(self.history)
-        self._lock.release()
+        self._hold.release()
         return project
 
     # ------------------------------------------------------------------ writing
@@ -330,11 +262,11 @@ class ProjectFolder:
             self._written.pop(place, None)
             file = self._slice_file(place)
             save_arrays(file, arrays)
-            self._sizes[file.name] = file.stat().st_size
+            self._hold.wrote_slice(file)
             self._written[place] = digest
 
     def _last_said(self) -> ProjectState | None:
-        if self._said is None and (self.path / _STATE_FILE).exists():
+        if self._said is None and (self.path / STATE_FILE).exists():
             self._said = self.read_state()
         return self._said
 
@@ -346,11 +278,12 @@ class ProjectFolder:
             **state.to_json(),
         }
         content = json.dumps(values, indent=1).encode()
-        replace_bytes(self.path / _STATE_FILE, content)
-        self._said, self._left = state, content
+        replace_bytes(self.path / STATE_FILE, content)
+        self._said = state
+        self._hold.wrote_state(content)
 
     def _slice_file(self, place: SliceKey) -> Path:
-        return self.path / "slices" / f"{place[0]}-{place[1]}.npz"
+        return self.path / SLICES_FOLDER / f"{place[0]}-{place[1]}.npz"
 
     # ------------------------------------------------------------------ reading
 
@@ -423,7 +356,7 @@ class ProjectFolder:
                 raise OutputError(
                     f"{file} cannot be renamed: {error.strerror or error}."
                 ) from error
-            self._sizes.pop(file.name, None)
+            self._hold.forget_slice(file)
 
 
 def _meanwhile(state: ProjectState, before: ProjectState | None) -> ProjectState:
@@ -478,7 +411,7 @@ def _digest(arrays: Mapping[str, NDArray[Any]]) -> bytes:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values: dict[str, Any] = json.loads((path / _STATE_FILE).read_text(encoding="utf-8"))
+        values: dict[str, Any] = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
         format = int(values["format"])
         datetime.fromisoformat(values["saved"])
         _ = values["scan"]["scan"]
@@ -494,6 +427,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _broken(path: Path) -> InputError:
     return InputError(
-        f"Expected a project in {path}, but its {_STATE_FILE}, slices or history are missing or "
+        f"Expected a project in {path}, but its {STATE_FILE}, slices or history are missing or "
         "damaged; restore the folder from a copy."
     )
