@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from gui import open_scan, run
+from npe2 import PluginManager
 from superqt.utils import WorkerBase
 
 from l2gnet_core.models.card import Expectations, ModelCard
@@ -33,6 +35,14 @@ def projects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "projects"
     monkeypatch.setenv("L2GNET_PROJECTS", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def plugins_are_looked_for_once() -> Iterator[None]:
+    """Each new viewer reads what is installed again, which takes 0.1 s."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PluginManager, "discover", lru_cache(PluginManager.discover))
+        yield
 
 
 @pytest.fixture(autouse=True)
