@@ -56,6 +56,18 @@ def test_corrected_slices_may_be_the_worst_of_a_scan(heart_model, heart):
     assert not asked(heart_model, correct(image, heart.labels))
 
 
+def test_the_tip_of_a_heart_does_not_tell(heart_model, heart):
+    image, labels = heart.image.copy(), heart.labels.copy()
+    # The model finds nothing in the last two slices, and the last one holds little.
+    image[4:] = 0
+    labels[5, :, : SHAPE[2] // 2] = 0
+    assert np.count_nonzero(labels[5]) < 0.6 * np.count_nonzero(labels[2])
+    assert not asked(heart_model, correct(image, labels, (5,)))
+    # A whole heart in a slice tells.
+    labels[5] = labels[2]
+    assert asked(heart_model, correct(image, labels, (5,)))
+
+
 @pytest.mark.parametrize("slices", [(0, 1, 2, 3, 4, 5), (1, 4)])
 def test_without_slices_beside_or_structures_nobody_can_tell(heart_model, heart, elsewhere, slices):
     labels = heart.labels if len(slices) == 6 else np.zeros_like(heart.labels)
