@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
@@ -13,6 +14,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from l2gnet_core.errors import InputError, OutputError
+
+#: Seconds to wait before putting a file in place is tried again. Windows refuses it while anybody has
+#: one of the two files open, and virus scanners, search indexers and cloud folders open each new file
+#: for some milliseconds. pip tries again for a second, too (pip/_internal/utils/filesystem.py).
+_WAITS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.3) if os.name == "nt" else ()
 
 
 def replace_file(
@@ -35,7 +41,7 @@ def replace_file(
             stream.flush()
             os.fsync(stream.fileno())
         check(temporary)
-        os.replace(temporary, target)
+        _put_in_place(temporary, target)
         _sync_folder(target.parent)
     except OutputError:
         raise
@@ -50,6 +56,16 @@ def replace_file(
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _put_in_place(temporary: Path, target: Path) -> None:
+    for wait in _WAITS:
+        try:
+            os.replace(temporary, target)
+            return
+        except PermissionError:
+            time.sleep(wait)
+    os.replace(temporary, target)
 
 
 def link_target(path: Path) -> Path:
