@@ -9,7 +9,7 @@ import pytest
 
 from l2gnet_core.errors import OutputError
 from l2gnet_core.files import atomic
-from l2gnet_core.files.atomic import replace_bytes
+from l2gnet_core.files.atomic import replace_bytes, require_writable
 
 
 @pytest.fixture
@@ -50,3 +50,27 @@ def test_a_file_that_stays_open_is_left_as_it_was(tmp_path, held_open, one_sente
     one_sentence(error.value)
     assert (tmp_path / "a.json").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_an_output_on_a_drive_that_is_not_there_is_refused(tmp_path, monkeypatch, one_sentence):
+    def missing(path):
+        raise FileNotFoundError(2, "The system cannot find the path specified", str(path))
+
+    # As Z:\ on Windows: the topmost folder is missing, and is its own parent.
+    monkeypatch.setattr(os.path, "lexists", lambda path: False)
+    monkeypatch.setattr(Path, "mkdir", missing)
+    with pytest.raises(OutputError, match="choose another output") as error:
+        require_writable(tmp_path / "masks")
+    one_sentence(error.value)
+
+
+def test_a_new_folder_may_be_where_no_files_may_be(tmp_path, monkeypatch):
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    # As in C:\ on Windows, for users without an administrator's rights.
+    monkeypatch.setattr(Path, "open", refuse)
+    require_writable(tmp_path / "masks" / "today")
+    with pytest.raises(OutputError, match="Permission denied"):
+        require_writable(tmp_path)
+    assert not os.listdir(tmp_path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -15,9 +14,9 @@ from typing import BinaryIO
 
 from l2gnet_core.errors import InputError, OutputError
 
-#: Seconds to wait before putting a file in place is tried again. Windows refuses it while anybody has
-#: one of the two files open, and virus scanners, search indexers and cloud folders open each new file
-#: for some milliseconds. pip tries again for a second, too (pip/_internal/utils/filesystem.py).
+#: Seconds to wait before putting a file in place is tried again. Windows refuses it while anybody
+#: has one of the two files open, and virus scanners, search indexers and cloud folders open each
+#: new file for some milliseconds. pip tries for a second, too (pip/_internal/utils/filesystem.py).
 _WAITS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.3) if os.name == "nt" else ()
 
 
@@ -106,11 +105,20 @@ def require_writable(folder: Path) -> None:
     To be called before a long computation whose result goes there.
     """
     there = folder.absolute()
-    while not os.path.lexists(there):
+    # On Windows, the topmost folder may be missing: a drive that is not connected.
+    while not os.path.lexists(there) and there != there.parent:
         there = there.parent
+    probe = there / f".l2gnet-{secrets.token_hex(6)}"
+    # Not by `tempfile`, which on Windows takes a refusal for a name that is taken, and goes on
+    # trying for hours (github.com/python/cpython/issues/66305).
     try:
-        with tempfile.TemporaryFile(dir=there):
-            return
+        if there == folder.absolute():
+            probe.open("xb").close()
+            probe.unlink()
+        else:
+            # Not a file: in C:, users may make folders, but no files.
+            probe.mkdir()
+            probe.rmdir()
     except OSError as error:
         raise OutputError(
             f"Expected a folder that can be written to, but {folder} is none "
