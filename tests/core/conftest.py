@@ -204,6 +204,16 @@ def run_python() -> Callable[..., subprocess.CompletedProcess]:
 
 
 @pytest.fixture
+def mapped_files() -> Callable[[], str]:
+    """The files that this process has mapped into its memory, as Linux lists them. Windows refuses
+    to replace or to delete such a file."""
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("only Linux lists what is mapped")
+    return maps.read_text
+
+
+@pytest.fixture
 def one_sentence() -> Callable[[BaseException], None]:
     """Errors in the input are one sentence on one line."""
 

@@ -205,6 +205,16 @@ def test_truncated_or_foreign_weights_are_refused(model_file, tmp_path, one_sent
         load_model(path)
 
 
+def test_a_file_is_not_kept_mapped_while_an_error_is_shown(model_file, mapped_files):
+    # Windows would refuse to replace it, although the sentence asks for that.
+    metadata = metadata_of(model_file.read_bytes())
+    save_file({HEAD: torch.zeros(2, 2)}, model_file, metadata)
+    with pytest.raises(InputError, match="copy or download the file again") as error:
+        load_model(model_file)
+    assert str(model_file) not in mapped_files()
+    assert error.value.__traceback__ is not None
+
+
 def test_weights_that_are_not_as_saved_are_refused(model_file, make_model, one_sentence):
     whole = model_file.read_bytes()
     # As after a broken download: the right length, with a hole.

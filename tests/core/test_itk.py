@@ -229,6 +229,15 @@ def test_headers_that_claim_more_than_their_file_holds_take_no_memory(tmp_path, 
             read_volume(detached(tmp_path / name, "60 50 40"))
 
 
+def test_a_file_that_was_read_is_not_kept_mapped(tmp_path, mapped_files):
+    # Windows would refuse to replace it for as long as the scan is open.
+    file = tmp_path / "a.mgh"
+    nib.save(nib.MGHImage(VOXELS.T.astype(np.uint8), np.eye(4)), file)
+    volume = read_volume(file)
+    assert str(file) not in mapped_files()
+    assert np.array_equal(volume.data, VOXELS.astype(np.uint8))
+
+
 def test_freesurfer_files_lie_where_nibabel_has_them(tmp_path, one_sentence):
     affine = nib.affines.from_matvec([[0, 0, -1], [-1, 0, 0], [0, 2, 0]], [4, 5, 6])
     nib.save(nib.MGHImage(VOXELS.T, affine), tmp_path / "a.mgz")

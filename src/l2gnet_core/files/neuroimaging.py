@@ -23,7 +23,9 @@ def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
     try:
         with quiet_logger("nibabel.global"), python_warnings.catch_warnings():
             python_warnings.simplefilter("ignore")
-            image = nibabel.load(path)
+            # Not mapped: a file that is mapped cannot be replaced on Windows, and if it is cut short
+            # elsewhere, the process dies.
+            image = nibabel.load(path, mmap=False)
             if not isinstance(image, SpatialImage):
                 raise InputError(f"{path.name} holds no voxels: open the volume it was made from.")
             data = np.asanyarray(image.dataobj)

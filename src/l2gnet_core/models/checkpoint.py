@@ -152,7 +152,7 @@ def load_model(path: str | os.PathLike[str], device: str = "cpu") -> Model:
     """
     import torch
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     from l2gnet_core.models.weights import tensors_hash
     from l2gnet_core.network.device import choose_device
@@ -164,7 +164,9 @@ def load_model(path: str | os.PathLike[str], device: str = "cpu") -> Model:
     try:
         # `build` may raise: each setting can be valid and their combination not.
         network = build(config)
-        tensors: dict[str, Any] = load_file(file, device="cpu")
+        # Not from the file itself: safetensors maps it, and Windows refuses to replace a file that
+        # is mapped, here for as long as an error refers to the tensors.
+        tensors: dict[str, Any] = load(file.read_bytes())
         network.load_state_dict(tensors)
     except (SafetensorError, RuntimeError, ValueError, AssertionError) as error:
         raise InputError(
