@@ -1,4 +1,6 @@
+import locale
 import logging
+import sys
 import threading
 
 import nibabel as nib
@@ -48,6 +50,26 @@ def test_voxels_lie_where_simpleitk_has_them(tmp_path, name):
     assert volume.oriented
     assert volume.name == "a"
     assert [path.name for path in scans_in(tmp_path)] == [name]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_on_windows_names_are_read_as_utf8_meanwhile(tmp_path, monkeypatch, known):
+    here = ["German_Germany.1252"]
+
+    def setlocale(category, name=None):
+        assert category == locale.LC_CTYPE
+        if name == ".UTF-8" and not known:  # before Windows 10 version 1803
+            raise locale.Error
+        here.extend([name] if name else [])
+        return here[-1]
+
+    save(tmp_path / "Müller.mha", VOXELS)
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(locale, "setlocale", setlocale)
+    for _ in range(2):
+        assert np.array_equal(read_volume(tmp_path / "Müller.mha").data, VOXELS)
+    once = [".UTF-8"] * known + ["German_Germany.1252"]
+    assert here[1:] == 2 * once
 
 
 def test_a_space_of_right_anterior_superior(tmp_path):

@@ -8,8 +8,13 @@ its segmentation files.
 
 from __future__ import annotations
 
+import locale
 import math
 import re
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +40,8 @@ _VOXELS_IN = ("data file", "datafile", "elementdatafile")
 _MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "nm": 1e-6}
 # Bytes of MetaImage's types, without the prefix MET_ and the U of unsigned ones.
 _BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
+
+_locale_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -157,7 +164,7 @@ def _image(path: Path, header: dict[str, str]) -> sitk.Image:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        with quiet_itk():
+        with quiet_itk(), _utf8_names():
             reader.ReadImageInformation()
             _require_plausible(path, header, reader)
             image: sitk.Image = reader.Execute()
@@ -168,6 +175,28 @@ def _image(path: Path, header: dict[str, str]) -> sitk.Image:
         raise InputError(
             f"{path.name} is cut short or damaged ({_reason(error)}): copy or export it again."
         ) from error
+
+
+@contextmanager
+def _utf8_names() -> Iterator[None]:
+    """Let ITK open files whose names or folders are not ASCII on Windows, as of a user Müller.
+
+    ITK hands names in UTF-8 to the C runtime, which takes them for the system's code page
+    (github.com/InsightSoftwareConsortium/ITK/issues/6739), unless the locale says UTF-8. Windows 10
+    knows that since version 1803 ("UTF-8 support" in Microsoft's reference of setlocale).
+    """
+    if sys.platform != "win32":
+        yield
+        return
+    # The locale is the whole process's.
+    with _locale_lock:
+        before = locale.setlocale(locale.LC_CTYPE)
+        with suppress(locale.Error):
+            locale.setlocale(locale.LC_CTYPE, ".UTF-8")
+        try:
+            yield
+        finally:
+            locale.setlocale(locale.LC_CTYPE, before)
 
 
 def _require_plausible(path: Path, header: dict[str, str], reader: sitk.ImageFileReader) -> None:

@@ -23,8 +23,8 @@ def read(path: Path, mask: bool = False) -> tuple[Volume, LabelText]:
     try:
         with quiet_logger("nibabel.global"), python_warnings.catch_warnings():
             python_warnings.simplefilter("ignore")
-            # Not mapped: a file that is mapped cannot be replaced on Windows, and if it is cut short
-            # elsewhere, the process dies.
+            # Not mapped: Windows refuses to replace a mapped file, and elsewhere the process dies
+            # if such a file is cut short.
             image = nibabel.load(path, mmap=False)
             if not isinstance(image, SpatialImage):
                 raise InputError(f"{path.name} holds no voxels: open the volume it was made from.")
