@@ -367,6 +367,20 @@ def test_curves_are_drawn_of_whatever_name(tmp_path, name):
     assert {path.name for path in tmp_path.iterdir()} == {CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER}
 
 
+def test_a_program_that_shows_the_curves_does_not_end_the_run(tmp_path, monkeypatch):
+    put = os.replace
+
+    def replace(source, target):
+        if Path(target).name == CURVES_FILE:  # as on Windows while a viewer has it open
+            raise PermissionError(13, "Access is denied", str(target))
+        put(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with TrainingLog(tmp_path, LabelSet.from_names({1: "rim"}), 0) as log:
+        log.add(Progress(1, 1, 0.1, 0.5, 1e-3, 1.0, 0.1, None, (0.5,), best=True))
+    assert [row["step"] for row in log_rows(tmp_path)] == ["1"]
+
+
 def interrupted(after: int, work: Callable[[], None]) -> None:
     """Do work that Ctrl-C interrupts after so many lines and returns of Python, or at its end."""
     left = after

@@ -7,11 +7,12 @@ import io
 import math
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from l2gnet_core.errors import InputError
+from l2gnet_core.errors import InputError, OutputError
 from l2gnet_core.files.atomic import replace_bytes
 from l2gnet_core.scans.labels import LabelSet, in_charts
 from l2gnet_core.training.loop import Progress
@@ -107,7 +108,10 @@ class TrainingLog:
         right.legend()
         picture = io.BytesIO()
         figure.savefig(picture, format="png", dpi=100)
-        replace_bytes(self._folder / CURVES_FILE, picture.getbuffer())
+        # Windows refuses that while a program that shows the picture holds it open. No run must end
+        # for it: the log has all numbers, and the picture is drawn again.
+        with suppress(OutputError):
+            replace_bytes(self._folder / CURVES_FILE, picture.getbuffer())
 
 
 class _Events:
