@@ -19,6 +19,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from made_up_traces import new_trace
 from matplotlib.image import imread
 from safetensors.torch import load_file
@@ -61,7 +62,7 @@ from l2gnet_core.training.run import (
     _phantom_cases,
     train_dataset,
 )
-from l2gnet_core.training.run_folder import LOCK_FILE, VIEW_FILE, RunSettings
+from l2gnet_core.training.run_folder import LOCK_FILE, VIEW_FILE, RunSettings, locked
 
 SMALL_VIEWS = Augmentation(size=32)
 #: 4 of 6 patients with 2 slices each in batches of 4 are 2 steps an epoch: 6 steps.
@@ -605,6 +606,19 @@ def test_a_refused_run_leaves_nothing_to_the_next_one(dataset, tmp_path, monkeyp
             list(train_dataset(settings, SHORT, SMALL_VIEWS, choices={"seed": 1}))
     assert not (tmp_path / "new").exists()
     assert [path.name for path in (tmp_path / "old").iterdir()] == [LOCK_FILE]
+
+
+def test_a_refused_run_leaves_no_folder_on_windows(tmp_path, monkeypatch):
+    release = FileLock.release
+
+    def releasing(lock, *args, **more):
+        release(lock, *args, **more)
+        Path(lock.lock_file).unlink()  # as filelock does there
+
+    monkeypatch.setattr(FileLock, "release", releasing)
+    with pytest.raises(InputError), locked(tmp_path / "new" / "run"):
+        raise InputError("Refused.")
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_no_training_patient_has_is_left_out_of_the_model(dataset, save_scan, tmp_path):

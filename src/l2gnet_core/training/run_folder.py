@@ -115,8 +115,9 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
         # A run that was refused leaves no folder behind.
         with suppress(OSError):
-            if new and [path.name for path in folder.iterdir()] == [LOCK_FILE]:
-                (folder / LOCK_FILE).unlink()
+            # On Windows, the lock has deleted its file already.
+            if new and {path.name for path in folder.iterdir()} <= {LOCK_FILE}:
+                (folder / LOCK_FILE).unlink(missing_ok=True)
                 for path in new:
                     path.rmdir()
 
