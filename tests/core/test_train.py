@@ -821,6 +821,14 @@ def test_devices_that_cannot_share_the_batches_are_refused_before_training(
     require_shareable(batches_of(replace(SHORT, batch=6, large_from=1.0), sampler(range(2)), 16), 2)
 
 
+def test_several_devices_are_refused_on_windows(monkeypatch, one_sentence):
+    monkeypatch.setattr(sys, "platform", "win32")
+    for many in ({"devices": 2}, {"nodes": 2}):
+        with pytest.raises(InputError, match="one device on Windows, but got 2;") as error:
+            make_fabric(**many)
+        one_sentence(error.value)
+
+
 def test_two_devices_can_share_the_usual_batch_of_slices_of_any_size():
     for large in range(160, 240, 8):
         views = SimpleNamespace(

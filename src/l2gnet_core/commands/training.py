@@ -120,7 +120,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Number of GPUs, or of processes on the CPU, that share each batch.",
+    help="Number of GPUs, or of processes on the CPU, that share each batch; one on Windows.",
 )
 @click.option(
     "--nodes",

@@ -9,6 +9,7 @@ import io
 import logging
 import math
 import pickle
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -141,10 +142,18 @@ def make_fabric(device: str = "cpu", devices: int = 1, nodes: int = 1) -> Fabric
     """Lightning Fabric for `devices` GPUs, or processes on the CPU (gloo), on each of `nodes`
     machines.
 
-    Call `launch` before training with several. Raises InputError if there are fewer GPUs.
+    Call `launch` before training with several. Raises InputError if there are fewer GPUs, and for
+    several devices on Windows.
     """
     from lightning_fabric import Fabric
 
+    if sys.platform == "win32" and devices * nodes > 1:
+        # PyTorch has no NCCL there, and Lightning starts further processes with the path of
+        # l2gnet.exe without its suffix, which Python cannot run.
+        raise InputError(
+            f"Expected one device on Windows, but got {devices * nodes}; leave out --devices and "
+            "--nodes, or train in Linux or in Windows' subsystem for Linux (WSL)."
+        )
     # Its messages on how processes connect do not concern the user.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     if device == "cuda" and devices > torch.cuda.device_count():
