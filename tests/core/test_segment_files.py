@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import tracemalloc
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unicodedata import normalize
 
 import nibabel as nib
 import numpy as np
@@ -116,6 +118,17 @@ def test_plans_that_would_harm_are_refused_before_anything_is_written(
             plan_jobs(images, output)
         one_sentence(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_names_that_are_one_on_a_mac_are_refused_there(touch, tmp_path, monkeypatch, one_sentence):
+    first = touch("one/Äorta.nii.gz")[0]
+    for other in touch("two/äorta.nii.gz", f"three/{normalize('NFD', 'Äorta')}.nii.gz"):
+        assert len(plan_jobs([first, other], tmp_path / "out")) == 2
+        with monkeypatch.context() as on_mac:
+            on_mac.setattr(sys, "platform", "darwin")
+            with pytest.raises(InputError, match="different file names") as error:
+                plan_jobs([first, other], tmp_path / "out")
+        one_sentence(error.value)
 
 
 def test_planning_takes_twice_the_work_for_twice_the_scans(touch, tmp_path, monkeypatch):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 
@@ -97,11 +99,12 @@ def plan_jobs(images: Sequence[Path], output: Path) -> list[SegmentJob]:
                 "give a folder."
             )
         jobs = [SegmentJob(file, output / _mask_name(file)) for file in files]
-    inputs = {Path(os.path.realpath(job.image)) for job in jobs}
-    require_apart([job.mask for job in jobs], inputs)
+    opened = {Path(os.path.realpath(job.image)) for job in jobs}
+    require_apart([job.mask for job in jobs], opened)
+    inputs = set(map(_as_the_disk_sees, opened))
     seen: dict[Path, Path] = {}
     for job in jobs:
-        target = link_target(job.mask)
+        target = _as_the_disk_sees(link_target(job.mask))
         if target in inputs:
             raise InputError(
                 f"Expected another place than the image's for the mask, but {job.mask} is an "
@@ -115,6 +118,12 @@ def plan_jobs(images: Sequence[Path], output: Path) -> list[SegmentJob]:
         seen[target] = job.image
         require_replaceable(job.mask)
     return jobs
+
+
+def _as_the_disk_sees(path: Path) -> Path:
+    """Equal for two paths of one file. On macOS's usual disks, upper and lower case and the forms
+    of accents make no difference; Windows' own paths compare so already."""
+    return Path(normalize("NFC", str(path)).casefold()) if sys.platform == "darwin" else path
 
 
 def _once_a_series(files: list[Path]) -> list[Path]:
