@@ -637,7 +637,7 @@ def test_work_is_resumed_without_its_history(
     viewer, widget, folder = begun(segment_widget, scan_file, qtbot)
     model = widget.current_mask.segmentation.model
     paint(widget, 3, 1)
-    saved(qtbot, widget)
+    qtbot.waitUntil(lambda: is_saved(widget), timeout=5000)
     shown = widget.current_mask.segmentation.shown.copy()
     viewer.layers.clear()
     history = folder.path / "history.jsonl"
@@ -656,7 +656,7 @@ def test_work_is_resumed_without_its_history(
     (version,) = annotation_of(widget.current_mask).versions
     assert id_of(load_model(version.path)) == id_of(model)
     paint(widget, 4, 1)
-    saved(qtbot, widget)
+    qtbot.waitUntil(lambda: is_saved(widget), timeout=5000)
     assert folder.read_state().touched == {(0, 2), (0, 3), (0, 4)}
 
 
